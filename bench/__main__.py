@@ -1,0 +1,81 @@
+"""Runs the measures on each engine in turn, round by round, and prints medians and the ratio to dockerd."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+
+from tests.registry import busybox, docker_archive, image, layer
+
+from . import engines
+from .measures import ALL, IMAGE, Measure
+
+_SCALE = {"ms": 1e3, "us": 1e6, "MB": 1}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    parser.add_argument("measures", nargs="*", help=f"which (default all): {' '.join(m.key for m in ALL)}")
+    parser.add_argument("--crun", action="store_true", help="also Orlop with crun")
+    parser.add_argument("--podman", action="store_true", help="also podman")
+    parser.add_argument("--only-orlop", action="store_true", help="no comparison; for work on one measure")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a ratio is over its bound")
+    return parser.parse_args()
+
+
+def load(engine: engines.Engine, archive: str) -> None:
+    with open(archive, "rb") as file:
+        engine.docker("load", stdin=file)
+
+
+def measure(measure: Measure, fleet: list[engines.Engine]) -> dict[str, float]:
+    found: dict[str, list[float]] = {engine.name: [] for engine in fleet}
+    for _ in range(measure.rounds):
+        for engine in fleet:
+            found[engine.name].append(measure.run(engine))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def report(one: Measure, found: dict[str, float]) -> bool:
+    """Print a row; whether Orlop is within its bound."""
+    scale, ours = _SCALE[one.unit], found["orlop"]
+    cells = [f"{name} {value * scale:.1f}" for name, value in found.items()]
+    ratio = ours / found["dockerd"] if "dockerd" in found else 0.0
+    verdict = "" if not ratio else f"ratio {ratio:.2f} (<= {one.bound})" + ("" if ratio <= one.bound else "  OVER")
+    print(f"{one.label:48} {one.unit:3} {'  '.join(cells):60} {verdict}", flush=True)
+    return ratio <= one.bound
+
+
+def main() -> int:
+    asked = arguments()
+    chosen = [one for one in ALL if not asked.measures or one.key in asked.measures]
+    with tempfile.TemporaryDirectory(prefix="orlop-bench-") as top, ExitStack() as stack:
+        os.chmod(top, 0o711)
+        archive = f"{top}/busybox.tar"
+        with open(archive, "wb") as file:
+            file.write(docker_archive({IMAGE: image([layer(busybox())])}))
+        fleet = []
+        if not asked.only_orlop:
+            fleet.append(stack.enter_context(engines.dockerd(top)))
+        fleet.append(stack.enter_context(engines.orlop(top)))
+        if asked.crun:
+            fleet.append(stack.enter_context(engines.orlop(top, "crun", "orlop-crun")))
+        if asked.podman:
+            fleet.append(stack.enter_context(engines.podman(top)))
+        for engine in fleet:
+            engine.start()
+            load(engine, archive)
+        good = [report(one, measure(one, fleet)) for one in chosen]
+    return 0 if all(good) or not asked.check else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"bench: {error}")

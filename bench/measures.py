@@ -1,0 +1,214 @@
+"""What is measured. Each measure takes an engine and returns seconds (or MB, as its row says)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from .engines import Connection, Engine
+
+__all__ = ["ALL", "IMAGE", "Measure"]
+
+IMAGE = "bench/busybox:latest"
+LINES = 1_000_000
+BYTES = 200_000_000
+_LINE = "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`bound` is the ratio to dockerd that we hold ourselves to; `rounds` how often each engine is measured."""
+
+    key: str
+    label: str
+    bound: float
+    run: Callable[[Engine], float]
+    rounds: int = 5
+    unit: str = "ms"
+
+
+def timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def run_bridge(engine: Engine) -> float:
+    return timed(lambda: engine.docker("run", "--rm", IMAGE, "true"))
+
+
+def run_none(engine: Engine) -> float:
+    return timed(lambda: engine.docker("run", "--rm", "--network", "none", IMAGE, "true"))
+
+
+def exec_true(engine: Engine) -> float:
+    engine.docker("run", "-d", "--name", "exec-bench", IMAGE, "sleep", "1000")
+    try:
+        engine.docker("exec", "exec-bench", "true")
+        times = [timed(lambda: engine.docker("exec", "exec-bench", "true")) for _ in range(5)]
+        return sorted(times)[2]
+    finally:
+        engine.docker("rm", "-f", "exec-bench")
+
+
+def _fifty(engine: Engine, words: Callable[[int], list[str]]) -> float:
+    def all_of_them() -> None:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(lambda n: engine.docker(*words(n)), range(50)):
+                pass
+
+    return timed(all_of_them)
+
+
+def start_fifty(engine: Engine) -> float:
+    try:
+        return _fifty(engine, lambda n: ["run", "-d", "--name", f"many-{n}", IMAGE, "sleep", "1000"])
+    finally:
+        _fifty(engine, lambda n: ["rm", "-f", f"many-{n}"])
+
+
+def remove_fifty(engine: Engine) -> float:
+    _fifty(engine, lambda n: ["run", "-d", "--name", f"many-{n}", IMAGE, "sleep", "1000"])
+    return _fifty(engine, lambda n: ["rm", "-f", f"many-{n}"])
+
+
+def ping(engine: Engine) -> float:
+    """Seconds a request, 8 keep-alive connections that always have one request out."""
+    request = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    socks = []
+    for _ in range(8):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(engine.socket)
+        socks.append(sock)
+    done, total = 0, 16_000
+    poll = select.epoll()
+    by_fd = {sock.fileno(): sock for sock in socks}
+    for sock in socks:
+        poll.register(sock, select.EPOLLIN)
+    began = time.perf_counter()
+    for sock in socks:
+        sock.send(request)
+    while done < total:
+        for fd, _ in poll.poll():
+            if by_fd[fd].recv(65536).endswith(b"OK"):
+                done += 1
+                by_fd[fd].send(request)
+    took = time.perf_counter() - began
+    for sock in socks:
+        sock.close()
+    return took / total
+
+
+def _keep_alive(engine: Engine, path: str, times: int) -> float:
+    connection = Connection(engine.socket)
+    for _ in range(20):
+        connection.request("GET", path)
+        connection.getresponse().read()
+
+    def loop() -> None:
+        for _ in range(times):
+            connection.request("GET", path)
+            connection.getresponse().read()
+
+    took = timed(loop) / times
+    connection.close()
+    return took
+
+
+def with_fifty(measure: Callable[[Engine], float]) -> Callable[[Engine], float]:
+    """Measure while fifty containers run; they stay for the next measure of this kind."""
+
+    def measured(engine: Engine) -> float:
+        have = len(json.loads(engine.get("/containers/json")))
+        if have < 50:
+            _fifty(engine, lambda n: ["run", "-d", "--name", f"stay-{n}", IMAGE, "sleep", "10000"])
+        return measure(engine)
+
+    return measured
+
+
+def list_fifty(engine: Engine) -> float:
+    return _keep_alive(engine, "/containers/json", 300)
+
+
+def inspect(engine: Engine) -> float:
+    return _keep_alive(engine, "/containers/stay-0/json", 1000)
+
+
+def ps_fifty(engine: Engine) -> float:
+    return timed(lambda: engine.docker("ps"))
+
+
+def memory_per_container(engine: Engine) -> float:
+    with_fifty_running = engine.memory()
+    _fifty(engine, lambda n: ["rm", "-f", f"stay-{n}"])
+    time.sleep(1)
+    return (with_fifty_running - engine.memory()) / 50
+
+
+def memory_idle(engine: Engine) -> float:
+    return engine.memory()
+
+
+def write_lines(engine: Engine) -> float:
+    script = f"yes {_LINE} | head -n {LINES}"
+    return timed(lambda: _run_to_exit(engine, "lines", script))
+
+
+def _run_to_exit(engine: Engine, name: str, script: str) -> None:
+    engine.docker("run", "-d", "--name", name, IMAGE, "sh", "-c", script)
+    engine.docker("wait", name)
+    engine.docker("rm", "-f", name)
+
+
+def read_lines(engine: Engine) -> float:
+    if not json.loads(engine.get('/containers/json?all=1&filters={"name":{"kept-lines":true}}')):
+        engine.docker("run", "-d", "--name", "kept-lines", IMAGE, "sh", "-c", f"yes {_LINE} | head -n {LINES}")
+        engine.docker("wait", "kept-lines")
+    with open(os.devnull, "wb") as nothing:
+        return timed(lambda: engine.docker("logs", "kept-lines", stdout=nothing))
+
+
+def zeros_out(engine: Engine) -> float:
+    return timed(lambda: engine.docker("run", "--rm", IMAGE, "head", "-c", str(BYTES), "/dev/zero"))
+
+
+def zeros_in(engine: Engine) -> float:
+    def feed() -> None:
+        source = subprocess.Popen(["head", "-c", str(BYTES), "/dev/zero"], stdout=subprocess.PIPE)
+        engine.docker("run", "-i", "--rm", IMAGE, "wc", "-c", stdin=source.stdout)
+        source.wait()
+
+    return timed(feed)
+
+
+def boot(engine: Engine) -> float:
+    engine.stop()
+    return engine.start()
+
+
+ALL = (
+    Measure("boot", "orlopd from exec to the first _ping, empty", 0.34, boot, 3),
+    Measure("memory", "memory idle (PSS)", 0.41, memory_idle, 1, "MB"),
+    Measure("run", "docker run --rm busybox true, bridge", 0.33, run_bridge, 9),
+    Measure("run-none", "the same, --network none", 0.4, run_none, 9),
+    Measure("exec", "docker exec c true", 0.85, exec_true, 5),
+    Measure("start50", "50 x run -d, 8 at a time", 0.4, start_fifty, 2),
+    Measure("rm50", "rm -f of 50, 8 at a time", 0.4, remove_fifty, 2),
+    Measure("ping", "GET /_ping, 8 connections", 0.85, ping, 5, "us"),
+    Measure("list", "GET /containers/json, 50 containers", 0.33, with_fifty(list_fifty), 5, "us"),
+    Measure("inspect", "GET /containers/{id}/json", 1.0, with_fifty(inspect), 5, "us"),
+    Measure("ps", "docker ps of 50, whole command", 0.9, with_fifty(ps_fifty), 9),
+    Measure("memory50", "memory per container (PSS)", 0.43, with_fifty(memory_per_container), 1, "MB"),
+    Measure("json-write", "json-file: 1 M lines of 64 bytes, run to exit", 0.3, write_lines, 3),
+    Measure("json-read", "docker logs of 1 M lines", 0.3, read_lines, 3),
+    Measure("zeros-out", "docker run printing 200 MB of zeros", 0.5, zeros_out, 3),
+    Measure("zeros-in", "docker run -i reading 200 MB", 0.8, zeros_in, 3),
+)

@@ -1,0 +1,117 @@
+"""A hijacked connection to a container or exec, between our stdin, stdout and stderr.
+
+The main thread copies output; a daemon thread copies input. The stream belongs to both until run() returns; each uses one
+direction only. End of stdin closes the write side and output goes on; end of output ends it all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from orlop_cli import _terminal
+from orlop_cli._errors import CliError
+from orlop_cli._http import RECEIVE, Response
+from orlop_cli._streams import STDERR, STDOUT, copy_framed, copy_raw
+
+DEFAULT_DETACH = "ctrl-p,ctrl-q"
+DETACH_GRACE = 0.5
+
+
+class Wiring(NamedTuple):
+    """What is connected: our stdin, stdout, stderr, and whether a TTY is on the other side."""
+
+    tty: bool
+    stdin: bool
+    stdout: bool = True
+    stderr: bool = True
+    detach_keys: str | None = None
+
+
+def detach_bytes(keys: str | None) -> bytes:
+    """The bytes of a detach sequence (moby/term ascii.go). Raises CliError for a key nobody can type."""
+    out = bytearray()
+    for key in (keys or DEFAULT_DETACH).split(","):
+        if len(key) == 1:
+            out += key.encode()
+        elif key == "DEL":
+            out.append(127)
+        elif key.startswith("ctrl-") and len(key) == 6 and (key[5].islower() or key[5] in "@[\\]^_"):
+            out.append(ord(key[5].upper()) & 0x1F)
+        else:
+            raise CliError(f"invalid detach keys ({keys}) provided: {key!r} is neither one character nor ctrl-<letter>", 125)
+    return bytes(out)
+
+
+class Sequence:
+    """Sans-IO: has this sequence been typed? The daemon matches too and acts; here it only tells a detach from an end."""
+
+    def __init__(self, wanted: bytes) -> None:
+        self._wanted = wanted
+        self._seen = 0
+
+    def feed(self, data: bytes) -> bool:
+        """True once the last byte of the sequence has come."""
+        for byte in data:
+            if byte == self._wanted[self._seen]:
+                self._seen += 1
+            else:
+                self._seen = int(byte == self._wanted[0])
+            if self._seen == len(self._wanted):
+                return True
+        return False
+
+
+def check_terminal(tty: bool, stdin: bool) -> None:
+    """A TTY that reads from a pipe would never see its end: Docker refuses, so do we."""
+    if tty and stdin and not os.isatty(0):
+        raise CliError("the input device is not a TTY")
+
+
+class Attachment:
+    """Copies until the output ends. `detached` tells afterwards whether the user left by the detach keys."""
+
+    def __init__(self, answer: Response, wiring: Wiring) -> None:
+        self._stream, self._rest = answer.hijack()
+        self._wiring = wiring
+        self._keys = Sequence(detach_bytes(wiring.detach_keys)) if wiring.tty else None
+        self.detached = False
+
+    def run(self) -> None:
+        """Attach; with a TTY on both sides the terminal is raw meanwhile. Returns at the end of output."""
+        sys.stdout.flush()
+        with ExitStack() as stack:
+            if self._wiring.tty and self._wiring.stdin and os.isatty(0):
+                stack.enter_context(_terminal.Raw(0))
+            if self._wiring.stdin:
+                threading.Thread(target=self._copy_input, daemon=True).start()
+            self._copy_output()
+        self._stream.close()
+
+    def _copy_output(self) -> None:
+        if self._wiring.tty:
+            copy_raw(self._stream, self._rest, 1)
+            return
+        fds = {STDOUT: 1} if self._wiring.stdout else {}
+        copy_framed(self._stream, self._rest, {**fds, STDERR: 2} if self._wiring.stderr else fds)
+
+    def _copy_input(self) -> None:
+        try:
+            while data := os.read(0, RECEIVE):
+                self._stream.sendall(data)
+                if self._keys is not None and self._keys.feed(data):
+                    self._leave()
+                    return
+            self._stream.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other side has ended, or our stdin is closed: output decides when we are done
+
+    def _leave(self) -> None:
+        """The daemon has seen the keys and closes the stream; should it not, we do."""
+        self.detached = True
+        threading.Event().wait(DETACH_GRACE)
+        self._stream.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,240 @@
+"""The daemon as the commands see it: typed-by-convention JSON calls, errors as ApiError, streams.
+
+Version negotiation costs nothing in the usual case. Requests go out under BASE_API, which every daemon since 2023 serves;
+one that does not answers 400 and says what it speaks, and the request is repeated once under that. Flags of newer versions
+call `need()`, which asks `/_ping` first. DOCKER_API_VERSION pins, as with Docker's client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from orlop_cli import __version__, _hosts
+from orlop_cli._errors import ApiError, CannotConnect, CliError
+from orlop_cli._http import Connection, ProtocolError, Response
+
+BASE_API = (1, 43)  # what the commands are written for
+MAX_API = (1, 48)  # the newest version a single flag asks for
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+USER_AGENT = f"Orlop-Client/{__version__} (linux)"
+
+Json = dict[str, Any]
+Query = Mapping[str, str | int | list[str] | None]
+
+
+class Engine:
+    """One daemon at one address. Not shared between threads: `fork()` gives another thread its own connections."""
+
+    def __init__(self, address: _hosts.Address, tls: _hosts.Tls | None = None) -> None:
+        self.address = address
+        self._tls = tls
+        self._idle: Connection | None = None
+        pinned = os.environ.get("DOCKER_API_VERSION", "").lstrip("v")
+        self.pinned = bool(pinned)
+        self.version = _version(pinned) if pinned else BASE_API
+        self._server: tuple[int, int] | None = None
+
+    def fork(self) -> Engine:
+        """The same daemon, with connections of its own."""
+        other = Engine(self.address, self._tls)
+        other.version = self.version
+        return other
+
+    # --- versions
+
+    def server_version(self) -> tuple[int, int]:
+        """The newest API version the daemon serves (from `/_ping`, asked once)."""
+        if self._server is None:
+            answer = self._exchange("GET", "/_ping", {}, None, versioned=False)
+            answer.read()
+            self._server = _version(answer.headers.get("api-version", "1.24"))
+        return self._server
+
+    def negotiate(self) -> None:
+        """Settle the version before a request that cannot be repeated (a body read from a pipe)."""
+        if not self.pinned:
+            self.version = min(max(BASE_API, self.version), self.server_version())
+
+    def need(self, version: tuple[int, int], what: str) -> None:
+        """Raise the version in use for a flag that needs it, or say that the daemon is too old for it."""
+        if self.version >= version:
+            return
+        server = self.version if self.pinned else self.server_version()
+        if server < version:
+            raise CliError(
+                f'"{what}" requires API version {version[0]}.{version[1]}, '
+                f"but the daemon's API version is {server[0]}.{server[1]}"
+            )
+        self.version = version
+
+    # --- requests
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send a request; return the answer with its body unread. Raises ApiError for a status of 400 and above."""
+        target = path + _encode(query or {})
+        sent = dict(headers or {})
+        answer = self._exchange(method, target, sent, body)
+        if answer.status < 400:
+            return answer
+        error = _error(answer)
+        if self._other_version(error) and (body is None or isinstance(body, bytes)):
+            answer = self._exchange(method, target, sent, body)
+            if answer.status < 400:
+                return answer
+            error = _error(answer)
+        raise error
+
+    def _other_version(self, error: ApiError) -> bool:
+        """After a refusal because of our version, pick the one the daemon names; false if that was not the reason."""
+        if self.pinned or error.status != 400:
+            return False
+        found = re.search(r"client version [\d.]+ is too (new|old)\. M\w+ supported API version is ([\d.]+)", error.text)
+        if not found:
+            return False
+        self.version = _version(found[2])
+        if error.api_version:
+            self._server = _version(error.api_version)
+        return True
+
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None,
+        versioned: bool = True,
+    ) -> Response:
+        if versioned:
+            target = f"/v{self.version[0]}.{self.version[1]}{target}"
+        full = {"User-Agent": USER_AGENT, **headers}
+        if isinstance(body, bytes) and body and "Content-Type" not in full:
+            full["Content-Type"] = "application/json"
+        connection = self._connection()
+        try:
+            answer = connection.request(method, target, full, body)
+        except (ProtocolError, ConnectionError) as error:
+            raise CannotConnect(f"error during connect to {self.address.text}: {error}") from None
+        self._idle = connection
+        if os.environ.get("DEBUG"):
+            print(f"DEBUG {method} {target} {answer.status}", file=sys.stderr)
+        return answer
+
+    def _connection(self) -> Connection:
+        """The kept connection if the daemon has not closed it meanwhile, else a new one. A request that failed on a kept
+        connection could not be told from one that was carried out, so closed ones are found before, not after."""
+        kept, self._idle = self._idle, None
+        if kept is not None and kept.idle:
+            if not select.select([kept.stream], [], [], 0)[0]:
+                return kept
+            kept.close()
+        return Connection(_hosts.connect(self.address, self._tls), self.address.host or "orlop")
+
+    def get(self, path: str, query: Query | None = None) -> Any:
+        """GET a JSON document."""
+        return json.loads(self.open("GET", path, query).read())
+
+    def post(self, path: str, query: Query | None = None, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """POST a JSON document (or nothing); returns the decoded answer, None for an empty one."""
+        encoded = None if body is None else json.dumps(body).encode()
+        data = self.open("POST", path, query, encoded, headers).read()
+        return json.loads(data) if data.strip() else None
+
+    def delete(self, path: str, query: Query | None = None) -> Any:
+        """DELETE; returns the decoded answer, None for an empty one."""
+        data = self.open("DELETE", path, query).read()
+        return json.loads(data) if data.strip() else None
+
+    def hijack(self, path: str, query: Query | None = None, body: Any = None) -> Response:
+        """POST with `Upgrade: tcp`; the answer's connection belongs to the caller."""
+        encoded = None if body is None else json.dumps(body).encode()
+        answer = self.open("POST", path, query, encoded, {"Connection": "Upgrade", "Upgrade": "tcp"})
+        self._idle = None
+        return answer
+
+    def detached(self, method: str, path: str, query: Query | None = None) -> Response:
+        """A request whose answer takes long (wait, logs): on a connection of its own, later requests use another."""
+        answer = self.open(method, path, query)
+        self._idle = None
+        return answer
+
+
+def records(answer: Response) -> Iterator[Json]:
+    """JSON documents of a stream, one per line or run together (events, stats, progress), as they arrive."""
+    decoder = json.JSONDecoder()
+    pending = b""
+    for chunk in answer.chunks():
+        pending += chunk
+        *lines, pending = pending.split(b"\n")
+        for line in lines:
+            yield from _documents(decoder, line)
+    yield from _documents(decoder, pending)
+
+
+def _documents(decoder: json.JSONDecoder, line: bytes) -> Iterator[Json]:
+    text = line.decode("utf-8", "replace").strip()
+    while text:
+        value, end = decoder.raw_decode(text)
+        yield value
+        text = text[end:].lstrip()
+
+
+def segment(name: str) -> str:
+    """A name as a path segment; image names keep their slashes, as the routes expect."""
+    return _quote(name, b"/:@")
+
+
+def _quote(text: str, safe: bytes = b"") -> str:
+    """Percent-encode what RFC 3986 does not call unreserved. (`urllib.parse` takes 4 ms to import.)"""
+    return "".join(chr(byte) if byte in _UNRESERVED or byte in safe else f"%{byte:02X}" for byte in text.encode())
+
+
+def filters_json(pairs: Iterable[str]) -> str | None:
+    """`-f key=value` flags as the API's filters parameter, None without any."""
+    grouped: dict[str, dict[str, bool]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise CliError(f"invalid argument {pair!r} for filter: bad format of filter (expected name=value)", 125)
+        grouped.setdefault(key.strip().lower(), {})[value.strip()] = True
+    return json.dumps(grouped) if grouped else None
+
+
+def _encode(query: Query) -> str:
+    pairs: list[str] = []
+    for key, value in query.items():
+        items = value if isinstance(value, list) else () if value is None else (value,)
+        pairs += [f"{key}={_quote(str(item))}" for item in items]
+    return "?" + "&".join(pairs) if pairs else ""
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    try:
+        return int(major), int(minor)
+    except ValueError:
+        raise CliError(f"invalid API version {text!r}") from None
+
+
+def _error(answer: Response) -> ApiError:
+    body = answer.read().decode("utf-8", "replace").strip()
+    text = body
+    if body.startswith("{"):
+        try:
+            text = json.loads(body).get("message", body)
+        except (ValueError, AttributeError):
+            text = body
+    text = text or f"status {answer.status} without a message"
+    return ApiError(answer.status, text, answer.headers.get("api-version", ""))

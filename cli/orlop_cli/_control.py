@@ -1,0 +1,69 @@
+"""What goes on beside an attachment: signals to the container, the terminal's size to its TTY."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orlop_cli import _terminal
+from orlop_cli._client import Engine
+from orlop_cli._errors import CliError
+from orlop_cli._signals import FORWARDED, SignalThread
+
+
+def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
+    """Tell a TTY its size; false if the daemon would not (the process has not started yet, or has ended)."""
+    try:
+        engine.post(f"{path}/resize", {"h": rows, "w": columns})
+    except CliError:
+        return False
+    return True
+
+
+def resize_now(engine: Engine, path: str) -> bool:
+    """Pass our terminal's size on, if we have a terminal."""
+    here = _terminal.size()
+    return here is None or resize(engine, path, *here)
+
+
+@contextmanager
+def control(engine: Engine, path: str, forward: bool, tty: bool) -> Iterator[None]:
+    """Within: forwarded signals go to `path`/kill, SIGWINCH to `path`/resize. Signals that are not forwarded and would end
+    us do so, after the terminal has been restored."""
+    other = engine.fork()
+    raw = _terminal.Raw(0) if tty and os.isatty(0) else None
+
+    def handle(number: signal.Signals) -> None:
+        if tty and number == signal.SIGWINCH:
+            resize_now(other, path)
+        elif forward:
+            _kill(other, path, number)
+        else:
+            if raw:
+                raw.restore()
+            signal_self(number)
+
+    ending = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT} if raw else set()
+    watched = set(FORWARDED) if forward else ending
+    thread = SignalThread(watched | ({signal.SIGWINCH} if tty else set()), handle)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.stop()
+
+
+def _kill(engine: Engine, path: str, number: signal.Signals) -> None:
+    try:
+        engine.post(
+            f"{path}/kill", {"signal": number.name.removeprefix("SIG") if "RT" not in number.name else str(int(number))}
+        )
+    except CliError:
+        pass  # not started yet, or ended already: there is nobody to tell
+
+
+def signal_self(number: int) -> None:
+    """Exit with 128 + N, as a shell would report this signal. From any thread."""
+    os._exit(128 + number)

@@ -1,0 +1,69 @@
+"""--format of listings: `table`, `table TEMPLATE`, `json`, or a template; and the default table, which needs no template."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from orlop_cli import _table
+
+if TYPE_CHECKING:
+    from orlop_cli._template_row import Row
+
+
+def print_rows(
+    rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
+) -> None:
+    """Print a listing. `columns` are the default table's placeholders; `quiet` names the one that -q prints."""
+    sys.stdout.write(render_rows(rows, columns, headers, form, quiet))
+
+
+def render_rows(
+    rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
+) -> str:
+    """The text print_rows prints."""
+    if quiet and form in (None, "", "table"):
+        return "".join(f"{getattr(row, quiet)()}\n" for row in rows)
+    if form in (None, "", "table"):
+        lines = [[headers[name] for name in columns]]
+        lines += [[getattr(row, name)() for name in columns] for row in rows]
+        return _table.layout(lines)
+    if form == "json":
+        from orlop_cli._template_functions import to_json
+
+        return "".join(to_json(row) + "\n" for row in rows)
+    return _templated(rows, headers, str(form))
+
+
+def _templated(rows: Iterable[Row], headers: dict[str, str], form: str) -> str:
+    from orlop_cli._template import Template
+    from orlop_cli._template_functions import HEADER_TABLE
+    from orlop_cli._template_row import Headers
+
+    source = unescape(form)
+    table = source.startswith("table")
+    source = source[5:].strip(" ") if table else source
+    template = Template(source)
+    if not table:
+        return "".join(template.render(row) + "\n" for row in rows)
+    heading = Template(source, HEADER_TABLE).render(Headers(headers))
+    lines = [heading.split("\t")] + [template.render(row).split("\t") for row in rows]
+    return _table.layout(lines)
+
+
+def unescape(form: str) -> str:
+    """Shell-typed `\\t` and `\\n` mean tab and newline."""
+    return form.replace("\\t", "\t").replace("\\n", "\n")
+
+
+def render_values(values: Sequence[Any], form: str) -> str:
+    """Each value (JSON) through a template, a line each: inspect, info, version, events."""
+    if form == "json":
+        from orlop_cli._template_functions import to_json
+
+        return "".join(to_json(value) + "\n" for value in values)
+    from orlop_cli._template import Template
+
+    template = Template(form)
+    return "".join(template.render(value) + "\n" for value in values)

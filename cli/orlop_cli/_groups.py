@@ -1,0 +1,125 @@
+"""Groups of commands that import a command's module when it is called, and not before."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+from orlop_cli._errors import CliError
+
+ENTRY_POINTS = "orlop.cli"
+
+
+class Lazy(NamedTuple):
+    """Where a command is: module below orlop_cli.commands, attribute, and the line that help prints without importing it."""
+
+    module: str
+    attribute: str
+    summary: str
+    section: str = "Commands"
+
+
+class LazyGroup(click.Group):
+    """Commands by name from a table; with `installed`, also those of other distributions (entry points `orlop.cli`)."""
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        table: Mapping[str, Lazy],
+        aliases: Mapping[str, str] | None = None,
+        installed: bool = False,
+    ) -> None:
+        super().__init__(
+            name,
+            help=summary,
+            short_help=summary,
+            no_args_is_help=False,
+            invoke_without_command=True,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        )
+        self.table = table
+        self._aliases = aliases or {}
+        self._installed = installed
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        lazy = self.table.get(self._aliases.get(cmd_name, cmd_name))
+        if lazy is not None:
+            found: click.Command = getattr(importlib.import_module(f"orlop_cli.commands.{lazy.module}"), lazy.attribute)
+            return found
+        for entry in self._others():
+            if entry.name == cmd_name:
+                return _load(entry)
+        return None
+
+    def _others(self) -> Iterable[EntryPoint]:
+        if not self._installed:
+            return ()
+        from importlib.metadata import entry_points
+
+        return entry_points(group=ENTRY_POINTS)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        found = self.get_command(ctx, name)
+        if found is None and not ctx.resilient_parsing:
+            raise CliError(self._unknown(ctx, name))
+        return name, found, args[1:]
+
+    def _unknown(self, ctx: click.Context, name: str) -> str:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [*self.table, *self._aliases], 1, 0.6)
+        hint = f"\nDid you mean '{ctx.command_path} {near[0]}'?" if near else ""
+        return f"'{name}' is not a command of {ctx.command_path}.{hint}\nSee '{ctx.command_path} --help'"
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if not (getattr(ctx, "_protected_args", None) or ctx.args):
+            click.echo(self.get_help(ctx))
+            return None
+        return super().invoke(ctx)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"Usage:  {ctx.command_path} [OPTIONS] COMMAND\n\n{self.help}\n")
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, lazy in sorted(self.table.items()):
+            sections.setdefault(lazy.section, []).append((name, lazy.summary))
+        others = sorted((entry.name, _short(entry)) for entry in self._others())
+        if others:
+            sections["Commands of this host"] = others
+        records = [record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))]
+        for title, lines in [*sorted(sections.items(), key=_order), ("Options", records)]:
+            formatter.write(f"\n{title}:\n")
+            formatter.indent()
+            formatter.write_dl(lines, col_max=30)
+            formatter.dedent()
+        formatter.write(f"\nRun '{ctx.command_path} COMMAND --help' for what a command does and examples of it.\n")
+
+
+def _order(section: tuple[str, object]) -> tuple[int, str]:
+    order = ("Common Commands", "Management Commands", "Commands")
+    return order.index(section[0]) if section[0] in order else len(order), section[0]
+
+
+def _load(entry: EntryPoint) -> click.Command:
+    try:
+        loaded: click.Command = entry.load()
+    except Exception as error:  # somebody else's module may raise anything; name it and go on living
+        raise CliError(f"cannot load command {entry.name} of {entry.value}: {error!r}") from error
+    return loaded
+
+
+def _short(entry: EntryPoint) -> str:
+    try:
+        return _load(entry).get_short_help_str(80)
+    except CliError as error:
+        return f"({error.message})"

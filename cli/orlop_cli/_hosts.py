@@ -1,0 +1,125 @@
+"""Where the daemon is and how to get a stream to it; what to tell a user who cannot."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import NamedTuple
+
+from orlop_cli._errors import CannotConnect, CliError
+from orlop_cli._http import Stream
+
+DEFAULT_HOST = "unix:///run/orlop.sock"
+CONNECT_TIMEOUT = 20.0
+
+
+class Tls(NamedTuple):
+    """TLS as asked for by flags and environment; file names, or None for none."""
+
+    verify: bool
+    ca: str | None
+    cert: str | None
+    key: str | None
+
+
+class Address(NamedTuple):
+    """A parsed `-H` value: a path for unix sockets, host and port for TCP."""
+
+    text: str
+    path: str
+    host: str
+    port: int
+
+
+def parse(text: str, tls: bool) -> Address:
+    """Parse `unix://PATH` or `tcp://HOST[:PORT]` (also a bare HOST:PORT); the default ports are Docker's 2375 and 2376."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "tcp", text
+    if scheme == "unix":
+        return Address(text, rest or DEFAULT_HOST.partition("://")[2], "", 0)
+    if scheme not in ("tcp", "http", "https"):
+        raise CliError(f'unable to parse daemon host "{text}": use unix://PATH or tcp://HOST:PORT')
+    authority = rest.split("/", 1)[0]
+    host, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]"):
+        host, port = authority, "2376" if tls else "2375"
+    if not port.isdigit():
+        raise CliError(f'unable to parse daemon host "{text}": invalid port "{port}"')
+    return Address(f"tcp://{authority}" if not separator else text, "", host.strip("[]") or "127.0.0.1", int(port))
+
+
+def connect(address: Address, tls: Tls | None) -> Stream:
+    """Connect, or raise CannotConnect with a message that says what to do."""
+    try:
+        if address.path:
+            return _unix(address.path)
+        raw = socket.create_connection((address.host, address.port), CONNECT_TIMEOUT)
+        raw.settimeout(None)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except PermissionError:
+        raise CannotConnect(_denied(address)) from None
+    except OSError as error:
+        raise CannotConnect(_unreachable(address, error)) from None
+    return raw if tls is None else _secured(raw, address, tls)
+
+
+def _unix(path: str) -> socket.socket:
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        stream.connect(path)
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def _secured(raw: socket.socket, address: Address, tls: Tls) -> Stream:
+    import ssl
+
+    from orlop_cli import _tls
+
+    try:
+        context = _tls.context(tls.ca, tls.cert, tls.key, tls.verify)
+        return _tls.TlsStream(raw, context, address.host)
+    except FileNotFoundError as error:
+        named = ", ".join(name for name in (tls.ca, tls.cert, tls.key) if name and not os.path.exists(name))
+        raise CliError(f"cannot read TLS file {named}: {error.strerror}") from None
+    except (ssl.SSLError, OSError) as error:
+        reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
+        raise CannotConnect(f"cannot set up TLS with {address.text}: {reason}") from None
+
+
+def _unreachable(address: Address, error: OSError) -> str:
+    message = f"Cannot connect to the Orlop daemon at {address.text}. Is the daemon running?"
+    if address.text == DEFAULT_HOST:
+        return message + "\nStart it with `systemctl start orlop` (as root), or name another with -H or ORLOP_HOST."
+    if not address.path:
+        return f"{message}\n({error.strerror or error})"
+    return message
+
+
+def _denied(address: Address) -> str:
+    """Docker's wording, and who may use the socket."""
+    message = f"permission denied while trying to connect to the Orlop daemon socket at {address.text}"
+    try:
+        status = os.stat(address.path)
+    except OSError:
+        return f"{message}\nYou may not even look into the directory of that socket; ask who runs this machine."
+    import grp
+    import pwd
+
+    try:
+        owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        return f"{message}\nIt belongs to uid {status.st_uid}, gid {status.st_gid}."
+    if not status.st_mode & 0o020 or group == "root":
+        return f"{message}\nIt belongs to {owner}:{group}, and only {owner} may use it: run the command with sudo."
+    user = pwd.getpwuid(os.getuid()).pw_name if os.getuid() else "$USER"
+    if user in grp.getgrgid(status.st_gid).gr_mem:
+        return f'{message}\nYou joined group "{group}" after your last login: log out and in again, or run `newgrp {group}`.'
+    return (
+        f'{message}\nIt belongs to {owner}:{group}. To use it, join the group "{group}" and log in again:\n'
+        f"  sudo usermod -aG {group} $USER\n"
+        f"Members of that group can become root on this machine."
+    )

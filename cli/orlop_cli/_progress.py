@@ -1,0 +1,108 @@
+"""JSON progress of pull, load and import: one live line per layer on a terminal, plain lines elsewhere.
+
+The records decide success: the status 200 went out before anything had happened (formats, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import IO, TYPE_CHECKING, Any
+
+from orlop_cli._errors import CliError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+Record = dict[str, Any]
+
+
+def show(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | None = None) -> None:
+    """Print progress to `out` until the stream ends. Raises CliError for an error record."""
+    if out.isatty():
+        _live(records, out, aux)
+        return
+    for record in _checked(records, aux):
+        text = plain(record)
+        if text:
+            out.write(text)
+            out.flush()
+
+
+def _checked(records: Iterable[Record], aux: Callable[[Any], None] | None) -> Iterable[Record]:
+    for record in records:
+        raise_error(record)
+        if "aux" in record and aux is not None:
+            aux(record["aux"])
+        yield record
+
+
+def raise_error(record: Record) -> None:
+    """Raise CliError if this is the record of a failure."""
+    problem = (record.get("errorDetail") or {}).get("message") or record.get("error")
+    if problem:
+        raise CliError(str(problem))
+
+
+def plain(record: Record) -> str:
+    """The line of a record for a log file; moving progress gives none."""
+    if "stream" in record:
+        return str(record["stream"])
+    status = record.get("status")
+    if status is None or (record.get("progressDetail") or {}).get("current"):
+        return ""
+    return f"{record['id']}: {status}\n" if record.get("id") else f"{status}\n"
+
+
+def _live(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | None) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}:", markup=False),
+        TextColumn("{task.fields[status]}", markup=False),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
+    with Progress(*columns, console=console, refresh_per_second=10) as progress:
+        board = _Board(progress)
+        for record in _checked(records, aux):
+            if "stream" in record:
+                console.print(record["stream"].rstrip("\n"))
+            elif record.get("id") and "progressDetail" in record:
+                board.update(record)
+            elif record.get("status"):
+                console.print(plain(record).rstrip("\n"))
+
+
+class _Board:
+    """One task of the progress display per layer."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._status: dict[str, str] = {}
+
+    def update(self, record: Record) -> None:
+        layer, status = record["id"], record.get("status", "")
+        detail = record.get("progressDetail") or {}
+        task = self._tasks.get(layer)
+        if task is None:
+            task = self._tasks[layer] = self._progress.add_task(layer, total=None, start=False, status=status)
+        current, total = detail.get("current"), detail.get("total") or None
+        if current is not None and detail.get("units", "") == "":
+            if self._status.get(layer) != status:
+                self._progress.reset(task, start=True, total=total, status=status)  # the speed of another phase is no speed
+            self._progress.update(task, completed=current, total=total, status=status)
+        else:
+            self._settle(task, status)
+        self._status[layer] = status
+
+    def _settle(self, task: TaskID, status: str) -> None:
+        """A status without figures; the last ones fill the bar."""
+        fields: dict[str, Any] = {"status": status}
+        if status in ("Pull complete", "Already exists", "Download complete", "Pushed"):
+            known = self._progress.tasks[self._progress.task_ids.index(task)].total or 1
+            fields.update(completed=known, total=known)
+        self._progress.update(task, **fields)

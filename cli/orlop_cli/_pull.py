@@ -1,0 +1,27 @@
+"""Pulling an image, for `pull` and for `run` of an image that is not there."""
+
+from __future__ import annotations
+
+from typing import IO
+
+from orlop_cli import _auth, _progress, _reference
+from orlop_cli._client import Engine, records
+
+
+def pull(
+    engine: Engine,
+    reference: _reference.Reference,
+    out: IO[str] | None,
+    platform: str | None = None,
+    all_tags: bool = False,
+) -> None:
+    """Pull, with progress on `out` (None: quietly). Raises CliError when it fails."""
+    tag = None if all_tags else reference.digest or reference.tag
+    query = {"fromImage": reference.name, "tag": tag, "platform": platform}
+    answer = engine.open("POST", "/images/create", query, headers=_auth.header(reference.domain))
+    stream = records(answer)
+    if out is not None:
+        _progress.show(stream, out)
+        return
+    for record in stream:
+        _progress.raise_error(record)

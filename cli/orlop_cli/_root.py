@@ -1,0 +1,127 @@
+"""The table of all commands, and the root command with its global flags."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from orlop_cli import __version__
+from orlop_cli._command import Option
+from orlop_cli._groups import Lazy, LazyGroup
+from orlop_cli._session import Session
+
+COMMON, MANAGE = "Common Commands", "Management Commands"
+
+CONTAINER = {
+    "attach": Lazy("attach", "attach", "Attach local standard input, output, and error streams to a running container"),
+    "create": Lazy("create", "create", "Create a new container"),
+    "exec": Lazy("exec_", "exec_", "Execute a command in a running container"),
+    "inspect": Lazy("inspect", "container", "Display detailed information on one or more containers"),
+    "kill": Lazy("lifecycle", "kill", "Kill one or more running containers"),
+    "logs": Lazy("logs", "logs", "Fetch the logs of a container"),
+    "ls": Lazy("ps", "ps", "List containers"),
+    "pause": Lazy("lifecycle", "pause", "Pause all processes within one or more containers"),
+    "port": Lazy("port", "port", "List port mappings or a specific mapping for the container"),
+    "prune": Lazy("prune", "container", "Remove all stopped containers"),
+    "rename": Lazy("lifecycle", "rename", "Rename a container"),
+    "restart": Lazy("lifecycle", "restart", "Restart one or more containers"),
+    "rm": Lazy("lifecycle", "rm", "Remove one or more containers"),
+    "run": Lazy("run", "run", "Create and run a new container from an image"),
+    "start": Lazy("start", "start", "Start one or more stopped containers"),
+    "stats": Lazy("stats", "stats", "Display a live stream of container(s) resource usage statistics"),
+    "stop": Lazy("lifecycle", "stop", "Stop one or more running containers"),
+    "top": Lazy("top", "top", "Display the running processes of a container"),
+    "unpause": Lazy("lifecycle", "unpause", "Unpause all processes within one or more containers"),
+    "wait": Lazy("lifecycle", "wait", "Block until one or more containers stop, then print their exit codes"),
+}
+IMAGE = {
+    "import": Lazy("tarballs", "import_", "Import the contents from a tarball to create a filesystem image"),
+    "inspect": Lazy("inspect", "image", "Display detailed information on one or more images"),
+    "load": Lazy("tarballs", "load", "Load an image from a tar archive or STDIN"),
+    "ls": Lazy("images", "images", "List images"),
+    "prune": Lazy("prune", "image", "Remove unused images"),
+    "pull": Lazy("pull", "pull", "Download an image from a registry"),
+    "rm": Lazy("images_edit", "rmi", "Remove one or more images"),
+    "tag": Lazy("images_edit", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+}
+VOLUME = {
+    "create": Lazy("volume", "create", "Create a volume"),
+    "inspect": Lazy("inspect", "volume", "Display detailed information on one or more volumes"),
+    "ls": Lazy("volume", "ls", "List volumes"),
+    "prune": Lazy("prune", "volume", "Remove unused local volumes"),
+    "rm": Lazy("volume", "rm", "Remove one or more volumes"),
+}
+NETWORK = {
+    "connect": Lazy("network", "connect", "Connect a container to a network"),
+    "create": Lazy("network", "create", "Create a network"),
+    "disconnect": Lazy("network", "disconnect", "Disconnect a container from a network"),
+    "inspect": Lazy("inspect", "network", "Display detailed information on one or more networks"),
+    "ls": Lazy("network", "ls", "List networks"),
+    "prune": Lazy("prune", "network", "Remove all unused networks"),
+    "rm": Lazy("network", "rm", "Remove one or more networks"),
+}
+SYSTEM = {
+    "events": Lazy("events", "events", "Get real time events from the server"),
+    "info": Lazy("info", "info", "Display system-wide information"),
+    "prune": Lazy("prune", "system", "Remove unused data"),
+}
+LIST_ALIASES = {"list": "ls", "remove": "rm"}
+PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
+
+# Docker's top-level names of the commands above, and the few that are nowhere else.
+_TOP_CONTAINER = ("attach", "create", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stats", "stop")
+TABLE = {
+    **{name: CONTAINER[name] for name in (*_TOP_CONTAINER, "top", "unpause", "wait")},
+    "run": CONTAINER["run"]._replace(section=COMMON),
+    "exec": CONTAINER["exec"]._replace(section=COMMON),
+    "ps": CONTAINER["ls"]._replace(section=COMMON),
+    "pull": IMAGE["pull"]._replace(section=COMMON),
+    "images": IMAGE["ls"]._replace(section=COMMON),
+    "version": Lazy("version", "version", "Show the version information", COMMON),
+    "info": SYSTEM["info"]._replace(section=COMMON),
+    "events": SYSTEM["events"],
+    "import": IMAGE["import"],
+    "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),
+    "load": IMAGE["load"],
+    "rmi": IMAGE["rm"],
+    "tag": IMAGE["tag"],
+    "container": Lazy("groups", "container", "Manage containers", MANAGE),
+    "image": Lazy("groups", "image", "Manage images", MANAGE),
+    "network": Lazy("groups", "network", "Manage networks", MANAGE),
+    "system": Lazy("groups", "system", "Manage the daemon's data and show what it does", MANAGE),
+    "volume": Lazy("groups", "volume", "Manage volumes", MANAGE),
+}
+
+
+class Root(LazyGroup):
+    """`orlop`: settles the session, then hands over."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        given = ctx.params
+        if given["version"]:
+            click.echo(f"Orlop version {__version__}")
+            return None
+        if given["config"]:
+            os.environ["DOCKER_CONFIG"] = given["config"]
+        if given["debug"]:
+            os.environ["DEBUG"] = "1"
+        ctx.obj = Session(
+            given["host"], given["tls"], given["tlsverify"], given["tlscacert"], given["tlscert"], given["tlskey"]
+        )
+        return super().invoke(ctx)
+
+
+root = Root("orlop", "A client for the Orlop container engine, and for any Docker Engine API.", TABLE, installed=True)
+root.params += [
+    Option(["-H", "--host"], metavar="string", help="Daemon socket to connect to (unix://PATH, tcp://HOST:PORT)"),
+    Option(["--config"], metavar="string", help="Location of client config files (default ~/.docker)"),
+    Option(["-D", "--debug"], is_flag=True, help="Print each request to the daemon and the status of its answer"),
+    Option(["--tls"], is_flag=True, help="Use TLS; implied by --tlsverify"),
+    Option(["--tlscacert"], metavar="string", help="Trust certs signed only by this CA (default ~/.docker/ca.pem)"),
+    Option(["--tlscert"], metavar="string", help="Path to TLS certificate file (default ~/.docker/cert.pem)"),
+    Option(["--tlskey"], metavar="string", help="Path to TLS key file (default ~/.docker/key.pem)"),
+    Option(["--tlsverify"], is_flag=True, help="Use TLS and verify the remote"),
+    Option(["-v", "--version"], is_flag=True, help="Print version information and quit"),
+]

@@ -1,0 +1,49 @@
+"""What the global flags settle for a command: which daemon, and how to reach it."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from orlop_cli import _config, _hosts
+from orlop_cli._hosts import Tls
+
+if TYPE_CHECKING:
+    from orlop_cli._client import Engine
+
+
+class Session:
+    """Made once by the root command; `engine` connects only when a command first asks it something."""
+
+    def __init__(
+        self,
+        host: str | None = None,
+        tls: bool = False,
+        tlsverify: bool = False,
+        cacert: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        environ = os.environ
+        self._verify = tlsverify or bool(environ.get("DOCKER_TLS_VERIFY"))
+        self._tls = tls or self._verify or bool(environ.get("DOCKER_TLS"))
+        self._files = (cacert, cert, key)
+        text = host or environ.get("ORLOP_HOST") or environ.get("DOCKER_HOST") or _hosts.DEFAULT_HOST
+        self.address = _hosts.parse(text, self._tls)
+
+    @cached_property
+    def engine(self) -> Engine:
+        from orlop_cli._client import Engine
+
+        return Engine(self.address, self._secure() if self._tls and not self.address.path else None)
+
+    def _secure(self) -> Tls:
+        """Named files must exist; the default ones (ca.pem, cert.pem, key.pem) are used where they are."""
+        where = os.environ.get("DOCKER_CERT_PATH") or _config.directory()
+        found: list[str | None] = []
+        for named, default in zip(self._files, ("ca.pem", "cert.pem", "key.pem"), strict=True):
+            path = os.path.join(where, default)
+            found.append(named or (path if os.path.exists(path) else None))
+        ca, cert, key = found
+        return Tls(self._verify, ca, cert, key)

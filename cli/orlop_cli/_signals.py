@@ -1,0 +1,58 @@
+"""Signals while a container is attached: forwarded to it, or the terminal's size passed on, by a thread of their own.
+
+Python runs handlers in the main thread between bytecodes, which is where output is being copied; a request to the daemon has
+no business there. So the handlers do nothing, and `set_wakeup_fd` hands the numbers to a thread that has its own connection.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable
+
+# Go's SIGURG is its scheduler's, ours nobody's, but scripts know which signals Docker forwards.
+NOT_FORWARDED = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP}
+FORWARDED = sorted(
+    set(signal.Signals) - NOT_FORWARDED - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+)
+
+
+class SignalThread:
+    """Calls `handle(signal)` in its thread for each of `signals`, from start() to stop()."""
+
+    def __init__(self, signals: Iterable[int], handle: Callable[[signal.Signals], None]) -> None:
+        self._signals = list(signals)
+        self._handle = handle
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before: dict[int, object] = {}
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in self._signals:
+            self._before[number] = signal.signal(number, _ignore)
+
+    def stop(self) -> None:
+        """Give the signals back; what arrived before is still handled."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave us
+        signal.set_wakeup_fd(-1)
+        os.close(self._writer)
+        self._thread.join(timeout=1)
+
+    def _loop(self) -> None:
+        while True:
+            numbers = os.read(self._reader, 512)
+            if not numbers:
+                os.close(self._reader)
+                return
+            for number in numbers:
+                if number in self._signals:
+                    self._handle(signal.Signals(number))
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A handler must exist for the wakeup descriptor to be written."""

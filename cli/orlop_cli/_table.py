@@ -1,0 +1,44 @@
+"""Tables as Go's text/tabwriter lays them out with Docker's settings: minimum width 10, padding 3, blanks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MINIMUM, PADDING = 10, 3
+
+
+def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int = PADDING) -> str:
+    """Text of a table. The last cell of a line is never padded. A column is a block of consecutive lines that have a cell
+    in it followed by another, so a short line ends the column, as in tabwriter."""
+    widths = _widths(lines, minimum, padding)
+    out: list[str] = []
+    for cells, padded in zip(lines, widths, strict=True):
+        out.append("".join(cell + " " * (width - len(cell)) for cell, width in zip(cells, padded, strict=False)))
+        out.append(cells[-1] if cells else "")
+        out.append("\n")
+    return "".join(out)
+
+
+def _widths(lines: Sequence[Sequence[str]], minimum: int, padding: int) -> list[list[int]]:
+    """For each line, the widths of all its cells but the last."""
+    widths: list[list[int]] = [[] for _ in lines]
+    columns = max((len(cells) for cells in lines), default=0)
+    for column in range(columns - 1):
+        start = 0
+        while start < len(lines):
+            if len(lines[start]) <= column + 1:
+                start += 1
+                continue
+            stop = start
+            while stop < len(lines) and len(lines[stop]) > column + 1:
+                stop += 1
+            width = max([minimum] + [len(lines[at][column]) + padding for at in range(start, stop)])
+            for at in range(start, stop):
+                widths[at].append(width)
+            start = stop
+    return widths
+
+
+def ellipsis(text: str, limit: int) -> str:
+    """At most `limit` characters, the last of a cut text being an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,36 @@
+"""A line of a listing, as templates see it. Apart from the evaluator, which a plain `orlop ps` never imports."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class Row:
+    """One line of a listing. Placeholders are methods without an underscore; FIELDS are those `json` prints."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = ()
+    HEADERS: ClassVar[dict[str, str]] = {}
+
+    def field(self, name: str, *args: Any) -> Any:
+        method = getattr(self, name, None) if name[:1].isupper() and name not in ("FIELDS", "HEADERS") else None
+        from orlop_cli._template_parse import TemplateError
+
+        if method is None:
+            raise TemplateError(f"can't evaluate field {name}; known are: {', '.join('.' + f for f in self.FIELDS)}")
+        try:
+            return method(*args)
+        except TypeError:
+            raise TemplateError(f"wrong number of arguments for {name}") from None
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name)() for name in self.FIELDS}
+
+
+class Headers(Row):
+    """Column titles as the value of a table's header line; `.Label "k"` has its argument as the title."""
+
+    def __init__(self, titles: dict[str, str]) -> None:
+        self._titles = titles
+
+    def field(self, name: str, *args: Any) -> Any:
+        return args[0] if args else self._titles.get(name, name.upper())

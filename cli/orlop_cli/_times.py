@@ -1,0 +1,71 @@
+"""Time stamps of the API (RFC 3339 with nanoseconds) and what --since and --until accept."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from orlop_cli._errors import CliError
+from orlop_cli._units import parse_duration
+
+_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):?(\d\d)?(?::(\d\d))?(\.\d+)?)?(Z|[+-]\d\d:\d\d)?")
+_STAMP = re.compile(r"\d+(\.\d{1,9})?")
+
+
+def parse_nanoseconds(text: str) -> int:
+    """An RFC 3339 stamp as nanoseconds since 1970; without a zone it is local time. Raises ValueError."""
+    match = _RFC3339.fullmatch(text)
+    if not match:
+        raise ValueError(f"not a time stamp: {text}")
+    year, month, day = int(match[1]), int(match[2]), int(match[3])
+    hour, minute, second = (int(match[i] or 0) for i in (4, 5, 6))
+    import calendar
+
+    zone = match[8]
+    if zone is None:
+        seconds = int(time.mktime((year, month, day, hour, minute, second, 0, 0, -1)))
+    else:
+        seconds = calendar.timegm((year, month, day, hour, minute, second))
+        if zone != "Z":
+            offset = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
+            seconds -= -offset if zone[0] == "-" else offset
+    fraction = (match[7] or ".")[1:10].ljust(9, "0")
+    return seconds * 10**9 + int(fraction)
+
+
+def query_time(text: str | None, now: float | None = None) -> str | None:
+    """--since/--until as the API wants it, `seconds[.nanoseconds]`: Unix stamps pass, durations count back from now."""
+    if not text:
+        return None
+    if _STAMP.fullmatch(text):
+        return text
+    try:
+        nanoseconds = parse_nanoseconds(text)
+    except ValueError:
+        try:
+            nanoseconds = int((time.time() if now is None else now) * 10**9) - parse_duration(text)
+        except ValueError:
+            raise CliError(f'invalid value for "since" or "until": {text} is no time stamp and no duration') from None
+    return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
+
+
+def local_text(seconds: int) -> str:
+    """`2026-01-02 15:04:05 +0100 CET`, as Docker's CreatedAt columns."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
+
+
+def local_rfc3339(nanoseconds: int) -> str:
+    """RFC 3339 with nanoseconds in local time, as `events` prints it."""
+    local = time.localtime(nanoseconds // 10**9)
+    zone = time.strftime("%z", local)
+    zone = "Z" if local.tm_gmtoff == 0 else f"{zone[:3]}:{zone[3:]}"
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{nanoseconds % 10**9:09d}{zone}"
+
+
+def ago(stamp: str) -> str:
+    """`3 hours ago` for an RFC 3339 stamp, empty for the zero time."""
+    from orlop_cli._units import human_duration
+
+    if not stamp or stamp.startswith("0001-"):
+        return ""
+    return f"{human_duration(time.time() - parse_nanoseconds(stamp) / 1e9)} ago"

@@ -1,0 +1,112 @@
+"""TLS over a socket with a half-close, for hijacked streams.
+
+`ssl.SSLSocket.shutdown(SHUT_WR)` throws the TLS state away, and with it everything the daemon still has to say. Here the
+write side ends with close_notify (RFC 8446 section 6.1: it closes one direction only) and reading goes on.
+One lock guards the TLS object, which two threads use (stdin in, output out); nobody holds it while waiting for the peer.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+
+from orlop_cli._http import RECEIVE
+
+
+def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> ssl.SSLContext:
+    """A client context; without `verify` the peer's name and chain are not checked (Docker's `--tls`)."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    if ca:
+        made.load_verify_locations(ca)
+    elif verify:
+        made.load_default_certs()
+    if cert:
+        made.load_cert_chain(cert, key)
+    return made
+
+
+class TlsStream:
+    """orlop_cli._http.Stream over TLS. Raises ssl.SSLError and OSError."""
+
+    def __init__(self, raw: socket.socket, ctx: ssl.SSLContext, server: str) -> None:
+        self._raw = raw
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = ctx.wrap_bio(self._in, self._out, server_hostname=server)
+        self._lock = threading.Lock()
+        self._handshake()
+
+    def _handshake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                if not self._fill():
+                    raise ConnectionResetError("connection closed during the TLS handshake") from None
+            else:
+                self._flush()
+                return
+
+    def _flush(self) -> None:
+        data = self._out.read()
+        if data:
+            self._raw.sendall(data)
+
+    def _fill(self) -> bool:
+        data = self._raw.recv(RECEIVE)
+        if not data:
+            self._in.write_eof()
+            return False
+        with self._lock:
+            self._in.write(data)
+        return True
+
+    def recv(self, size: int, /) -> bytes:
+        while True:
+            with self._lock:
+                try:
+                    return self._tls.read(size)
+                except ssl.SSLWantReadError:
+                    self._flush()
+                except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                    return b""
+            self._fill()
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def sendall(self, data: bytes | memoryview, /) -> None:
+        view = memoryview(data)
+        while view:
+            with self._lock:
+                sent = self._tls.write(view[:RECEIVE])
+                self._flush()
+            view = view[sent:]
+
+    def shutdown(self, how: int, /) -> None:
+        """SHUT_WR says close_notify and keeps reading; anything else ends the socket."""
+        if how != socket.SHUT_WR:
+            self._raw.shutdown(how)
+            return
+        with self._lock:
+            try:
+                self._tls.unwrap()
+            except (ssl.SSLWantReadError, ssl.SSLError):
+                pass  # ours is in the buffer; the peer's close_notify comes with the end of its output
+            self._flush()
+
+    def settimeout(self, seconds: float | None, /) -> None:
+        self._raw.settimeout(seconds)
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def close(self) -> None:
+        self._raw.close()

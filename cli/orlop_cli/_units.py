@@ -1,0 +1,87 @@
+"""Sizes and durations as Docker reads and prints them (docker/go-units, Go's time.Duration)."""
+
+from __future__ import annotations
+
+import re
+
+_DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
+_SUFFIX = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+
+
+def _scaled(size: float, base: float, units: tuple[str, ...]) -> tuple[float, str]:
+    at = 0
+    while size >= base and at < len(units) - 1:
+        size /= base
+        at += 1
+    return size, units[at]
+
+
+def human_size(size: float, digits: int = 3) -> str:
+    """Powers of 1000, three significant digits: `1.23MB`, `0B`."""
+    value, unit = _scaled(size, 1000.0, _DECIMAL)
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}{unit}" if "e" in text else text + unit  # 999.9 rounds into an exponent
+
+
+def bytes_size(size: float) -> str:
+    """Powers of 1024, four significant digits: `12.5MiB`."""
+    value, unit = _scaled(size, 1024.0, _BINARY)
+    return f"{value:.4g}{unit}"
+
+
+def parse_bytes(text: str) -> int:
+    """`512m`, `1.5g`, `64k`, `100` (powers of 1024, optional `b`/`ib`) in bytes. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", text.strip().lower())
+    if not match:
+        raise ValueError(f"invalid size: '{text}'")
+    from decimal import Decimal  # 1.3 ms to import; `ps` parses no sizes
+
+    return int(Decimal(match[1]) * 1024 ** _SUFFIX[match[2]])
+
+
+def parse_cpus(text: str) -> int:
+    """A decimal number of CPUs in billionths, exactly. Raises ValueError."""
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        nano = Decimal(text) * 10**9
+    except InvalidOperation:
+        raise ValueError(f"failed to parse {text} as a rational number") from None
+    if nano != nano.to_integral_value():
+        raise ValueError("value is too precise")
+    return int(nano)
+
+
+def parse_duration(text: str) -> int:
+    """Go's duration syntax (`1h30m`, `1.5s`, `-2m`, `0`) in nanoseconds. Raises ValueError."""
+    body = text.lstrip("+-")
+    if body == "0":
+        return 0
+    parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", body)
+    if not parts or "".join(number + unit for number, unit in parts) != body:
+        raise ValueError(f'time: invalid duration "{text}"')
+    from decimal import Decimal
+
+    total = sum(int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in parts)
+    return -total if text.startswith("-") else total
+
+
+def human_duration(seconds: float) -> str:
+    """`Less than a second`, `5 minutes`, `About an hour`, `3 weeks` (formats: HumanDuration)."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole < 60:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    minutes = int(seconds / 60)
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    for limit, unit, name in ((24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months")):
+        if hours < limit:
+            return f"{hours // unit} {name}"
+    return f"{int(seconds / 3600 / 24 / 365)} years"

@@ -1,0 +1,27 @@
+"""Waiting for a container's end on a connection of its own, opened before the container starts."""
+
+from __future__ import annotations
+
+import json
+
+from orlop_cli._client import Engine
+from orlop_cli._errors import CliError
+from orlop_cli._http import ProtocolError
+
+
+class Wait:
+    """`POST .../wait`: the head of the answer is here when this object is, so no end can be missed."""
+
+    def __init__(self, engine: Engine, path: str, removed: bool) -> None:
+        self._answer = engine.detached("POST", f"{path}/wait", {"condition": "removed" if removed else "next-exit"})
+
+    def code(self) -> int:
+        """Block until the end; the container's exit code, 125 if waiting failed."""
+        try:
+            ended = json.loads(self._answer.read())
+        except (ProtocolError, ValueError, OSError) as error:
+            raise CliError(f"error waiting for container: {error}", 125) from None
+        problem = (ended.get("Error") or {}).get("Message")
+        if problem:
+            raise CliError(problem, 125)
+        return int(ended["StatusCode"])

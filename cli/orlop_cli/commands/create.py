@@ -1,0 +1,24 @@
+"""`orlop create`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orlop_cli._command import command
+from orlop_cli._session import Session
+from orlop_cli.create.container import create as make
+from orlop_cli.create.options import create_options
+
+
+@command(
+    "create",
+    "Create a new container",
+    usage="IMAGE [COMMAND] [ARG...]",
+    least=1,
+    most=None,
+    interspersed=False,
+    examples=["orlop create --name web -p 8080:80 nginx     prints the ID", "orlop start web"],
+)
+@create_options
+def create(session: Session, args: tuple[str, ...], **options: Any) -> None:
+    print(make(session.engine, options, args[0], args[1:]))

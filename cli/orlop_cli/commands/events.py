@@ -1,0 +1,63 @@
+"""`orlop events`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from orlop_cli._client import filters_json, records
+from orlop_cli._command import command, many, option
+from orlop_cli._session import Session
+from orlop_cli._times import local_rfc3339, query_time
+
+
+def line(event: dict[str, Any]) -> str:
+    """`time type action id (key=value, ...)`"""
+    actor = event.get("Actor") or {}
+    stamp = local_rfc3339(event.get("timeNano") or event.get("time", 0) * 10**9)
+    attributes = ", ".join(f"{key}={value}" for key, value in sorted((actor.get("Attributes") or {}).items()))
+    text = f"{stamp} {event.get('Type', '')} {event.get('Action', '')} {actor.get('ID', '')}"
+    return f"{text} ({attributes})" if attributes else text
+
+
+def renamed(event: dict[str, Any]) -> dict[str, Any]:
+    """Templates name the fields as the Go struct does: .Time, .TimeNano, .Status, .ID, .From, .Scope."""
+    names = {"time": "Time", "timeNano": "TimeNano", "status": "Status", "id": "ID", "from": "From", "scope": "Scope"}
+    return {**dict.fromkeys(("Status", "ID", "From", "Scope"), ""), **{names.get(key, key): event[key] for key in event}}
+
+
+@command(
+    "events",
+    "Get real time events from the server",
+    examples=[
+        "orlop events -f type=container -f event=die",
+        "orlop events --since 1h --until 0s --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}'",
+    ],
+)
+@many("-f", "--filter", "filters", metavar="filter", help="Filter output based on conditions provided")
+@option("--format", "form", metavar="string", help="'json', or a Go template")
+@option("--since", metavar="string", help="Show all events created since this time stamp (or duration)")
+@option("--until", metavar="string", help="Stream events until this time stamp (or duration)")
+def events(
+    session: Session, args: tuple[str, ...], filters: tuple[str, ...], form: str | None, since: str | None, until: str | None
+) -> None:
+    query = {"since": query_time(since), "until": query_time(until), "filters": filters_json(filters)}
+    answer = session.engine.detached("GET", "/events", query)
+    render = _renderer(form)
+    for event in records(answer):
+        sys.stdout.write(render(event) + "\n")
+        sys.stdout.flush()
+
+
+def _renderer(form: str | None) -> Any:
+    if not form:
+        return line
+    if form == "json":
+        from orlop_cli._template_functions import to_json
+
+        return to_json
+    from orlop_cli._format import unescape
+    from orlop_cli._template import Template
+
+    template = Template(unescape(form))
+    return lambda event: template.render(renamed(event))

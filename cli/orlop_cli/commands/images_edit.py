@@ -1,0 +1,43 @@
+"""`rmi` and `tag`."""
+
+from __future__ import annotations
+
+from orlop_cli import _reference
+from orlop_cli._client import segment
+from orlop_cli._command import command, each, flag
+from orlop_cli._session import Session
+
+
+@command(
+    "rmi",
+    "Remove one or more images",
+    usage="IMAGE [IMAGE...]",
+    least=1,
+    most=None,
+    examples=["orlop rmi alpine:3.19", "orlop rmi -f 3f57d9401f8d      all its names, even if stopped containers use it"],
+)
+@flag("-f", "--force", help="Force removal of the image")
+@flag("--no-prune", help="Do not delete untagged parents")
+def rmi(session: Session, args: tuple[str, ...], force: bool, no_prune: bool) -> None:
+    query = {"force": int(force) or None, "noprune": int(no_prune) or None}
+
+    def one(name: str) -> str:
+        done = session.engine.delete(f"/images/{segment(name)}", query) or []
+        return "\n".join(
+            f"Untagged: {item['Untagged']}" if item.get("Untagged") else f"Deleted: {item['Deleted']}" for item in done
+        )
+
+    each(args, one)
+
+
+@command(
+    "tag",
+    "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+    usage="SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+    least=2,
+    most=2,
+    examples=["orlop tag app:latest registry.example.com/team/app:1.4"],
+)
+def tag(session: Session, args: tuple[str, ...]) -> None:
+    target = _reference.parse(args[1])
+    session.engine.post(f"/images/{segment(args[0])}/tag", {"repo": target.name, "tag": target.tag or "latest"})

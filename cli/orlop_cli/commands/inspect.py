@@ -1,0 +1,122 @@
+"""`orlop inspect` and `inspect` of containers, images, networks and volumes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orlop_cli._client import Engine, segment
+from orlop_cli._command import Command, command, complain, fail, flag, option
+from orlop_cli._errors import ApiError, CliError, Exit
+from orlop_cli._format import render_values
+from orlop_cli._session import Session
+
+Fetch = Callable[[str], Any]
+
+
+def _getters(engine: Engine, size: bool = False) -> dict[str, Fetch]:
+    """Where each type is found, in the order in which `inspect` tries them."""
+    sized = {"size": 1} if size else None
+    return {
+        "container": lambda name: engine.get(f"/containers/{segment(name)}/json", sized),
+        "image": lambda name: engine.get(f"/images/{segment(name)}/json"),
+        "network": lambda name: engine.get(f"/networks/{segment(name)}"),
+        "volume": lambda name: engine.get(f"/volumes/{segment(name)}"),
+    }
+
+
+def _any(getters: dict[str, Fetch]) -> Fetch:
+    def fetch(name: str) -> Any:
+        for get in getters.values():
+            try:
+                return get(name)
+            except ApiError as error:
+                # 400: a name that this type could never have, such as an image's with a slash for a volume.
+                if error.status not in (400, 404):
+                    raise
+        raise CliError(f"no such object: {name}")
+
+    return fetch
+
+
+def _show(names: Sequence[str], fetch: Fetch, form: str | None) -> None:
+    """What was found, then what was not: the list is printed even if some are missing."""
+    found: list[Any] = []
+    problems: list[CliError] = []
+    for name in names:
+        try:
+            found.append(fetch(name))
+        except CliError as error:
+            if not isinstance(error, ApiError) and type(error) is not CliError:
+                raise
+            problems.append(error)
+    if form and form != "json":
+        sys.stdout.write(render_values(found, form))
+    elif form == "json":
+        sys.stdout.write(json.dumps(found, separators=(",", ":"), ensure_ascii=False) + "\n")
+    else:
+        print(json.dumps(found, indent=4, ensure_ascii=False))
+    for problem in problems:
+        complain(problem)
+    if problems:
+        raise Exit(1)
+
+
+@command(
+    "inspect",
+    "Return low-level information on containers, images, networks and volumes",
+    usage="NAME|ID [NAME|ID...]",
+    least=1,
+    most=None,
+    examples=[
+        "orlop inspect web",
+        "orlop inspect -f '{{.State.Status}} {{.State.ExitCode}}' web",
+        "orlop inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' web",
+        "orlop inspect --type image -f '{{json .Config.Env}}' nginx",
+    ],
+)
+@option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
+@flag("-s", "--size", help="Display total file sizes if the type is container")
+@option("--type", "kind", metavar="string", help="Return JSON for this type (container, image, network, volume)")
+def inspect(session: Session, args: tuple[str, ...], form: str | None, size: bool, kind: str | None) -> None:
+    getters = _getters(session.engine, size)
+    if kind is not None and kind not in getters:
+        fail(f'"{kind}" is not a valid value for --type: use one of {", ".join(getters)}')
+    _show(args, getters[kind] if kind else _any(getters), form)
+
+
+@command(
+    "inspect",
+    "Display detailed information on one or more containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop container inspect -f '{{.State.Pid}}' web"],
+)
+@option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
+@flag("-s", "--size", help="Display total file sizes")
+def container(session: Session, args: tuple[str, ...], form: str | None, size: bool) -> None:
+    _show(args, _getters(session.engine, size)["container"], form)
+
+
+def _typed(kind: str, word: str) -> Command:
+    @command(
+        "inspect",
+        f"Display detailed information on one or more {kind}s",
+        usage=f"{word} [{word}...]",
+        least=1,
+        most=None,
+        examples=[f"orlop {kind} inspect NAME"],
+    )
+    @option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
+    def show(session: Session, args: tuple[str, ...], form: str | None) -> None:
+        _show(args, _getters(session.engine)[kind], form)
+
+    return show
+
+
+image = _typed("image", "IMAGE")
+network = _typed("network", "NETWORK")
+volume = _typed("volume", "VOLUME")

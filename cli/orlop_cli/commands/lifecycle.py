@@ -1,0 +1,134 @@
+"""`stop`, `restart`, `kill`, `pause`, `unpause`, `wait`, `rename`, `rm`: one request per container."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orlop_cli._client import Engine, segment
+from orlop_cli._command import command, each, fail, flag, option
+from orlop_cli._session import Session
+from orlop_cli._types import INT
+
+
+def _post(engine: Engine, verb: str, name: str, query: dict[str, Any] | None = None) -> Any:
+    return engine.post(f"/containers/{segment(name)}/{verb}", query)
+
+
+@command(
+    "stop",
+    "Stop one or more running containers",
+    examples=[
+        "orlop stop web               ask it to end, kill it after its stop timeout (10 s)",
+        "orlop stop -t 60 db cache",
+    ],
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+)
+@option("-s", "--signal", metavar="string", help="Signal to send to the container")
+@option("-t", "--timeout", "--time", type=INT, help="Seconds to wait before killing the container")
+def stop(session: Session, args: tuple[str, ...], signal: str | None, timeout: int | None) -> None:
+    each(args, lambda name: _post(session.engine, "stop", name, {"signal": signal, "t": timeout}))
+
+
+@command(
+    "restart",
+    "Restart one or more containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop restart web"],
+)
+@option("-s", "--signal", metavar="string", help="Signal to send to the container")
+@option("-t", "--timeout", "--time", type=INT, help="Seconds to wait before killing the container")
+def restart(session: Session, args: tuple[str, ...], signal: str | None, timeout: int | None) -> None:
+    each(args, lambda name: _post(session.engine, "restart", name, {"signal": signal, "t": timeout}))
+
+
+@command(
+    "kill",
+    "Kill one or more running containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop kill web", "orlop kill -s HUP web         reread its configuration"],
+)
+@option("-s", "--signal", metavar="string", help="Signal to send to the container (default KILL)")
+def kill(session: Session, args: tuple[str, ...], signal: str | None) -> None:
+    each(args, lambda name: _post(session.engine, "kill", name, {"signal": signal or "KILL"}))
+
+
+@command(
+    "pause",
+    "Pause all processes within one or more containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop pause web"],
+)
+def pause(session: Session, args: tuple[str, ...]) -> None:
+    each(args, lambda name: _post(session.engine, "pause", name))
+
+
+@command(
+    "unpause",
+    "Unpause all processes within one or more containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop unpause web"],
+)
+def unpause(session: Session, args: tuple[str, ...]) -> None:
+    each(args, lambda name: _post(session.engine, "unpause", name))
+
+
+@command(
+    "wait",
+    "Block until one or more containers stop, then print their exit codes",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop wait job && echo done    prints the exit code, ends with 0"],
+)
+def wait(session: Session, args: tuple[str, ...]) -> None:
+    def one(name: str) -> str:
+        ended = json.loads(session.engine.open("POST", f"/containers/{segment(name)}/wait").read())
+        problem = (ended.get("Error") or {}).get("Message")
+        return fail(problem) if problem else str(ended["StatusCode"])
+
+    each(args, one)
+
+
+@command("rename", "Rename a container", usage="CONTAINER NEW_NAME", least=2, most=2, examples=["orlop rename web web-old"])
+def rename(session: Session, args: tuple[str, ...]) -> None:
+    old, new = args
+    if not new.strip():
+        fail("neither old nor new names may be empty")
+    _post(session.engine, "rename", old, {"name": new})
+
+
+@command(
+    "rm",
+    "Remove one or more containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=[
+        "orlop rm old                  a stopped container",
+        "orlop rm -f web               kill it first",
+        "orlop rm -v job               and its anonymous volumes",
+    ],
+)
+@flag("-f", "--force", help="Force the removal of a running container (uses SIGKILL)")
+@flag("-l", "--link", help="Remove the specified link")
+@flag("-v", "--volumes", help="Remove anonymous volumes associated with the container")
+def rm(session: Session, args: tuple[str, ...], force: bool, link: bool, volumes: bool) -> None:
+    query = {"force": int(force) or None, "link": int(link) or None, "v": int(volumes) or None}
+
+    def one(name: str) -> None:
+        if not name.strip("/"):
+            fail("container name cannot be empty")
+        session.engine.delete(f"/containers/{segment(name.strip('/'))}", query)
+
+    each(args, one)

@@ -1,0 +1,61 @@
+"""`orlop logs`."""
+
+from __future__ import annotations
+
+from orlop_cli._client import segment
+from orlop_cli._command import command, flag, option
+from orlop_cli._session import Session
+from orlop_cli._streams import STDERR, STDOUT, framed_writer, write_all
+from orlop_cli._times import query_time
+
+
+@command(
+    "logs",
+    "Fetch the logs of a container",
+    usage="CONTAINER",
+    least=1,
+    most=1,
+    examples=[
+        "orlop logs -f --tail 20 web           the last lines, and what follows",
+        "orlop logs --since 10m web            the last ten minutes",
+        "orlop logs web 2>/dev/null            only what it wrote to stdout",
+    ],
+)
+@flag("--details", help="Show extra details provided to logs")
+@flag("-f", "--follow", help="Follow log output")
+@option(
+    "--since", metavar="string", help="Show logs since a time stamp (2013-01-02T13:23:37Z) or relative (42m for 42 minutes)"
+)
+@option("-n", "--tail", metavar="string", default="all", help="Number of lines to show from the end of the logs")
+@flag("-t", "--timestamps", help="Show timestamps")
+@option("--until", metavar="string", help="Show logs before a time stamp or relative time")
+def logs(
+    session: Session,
+    args: tuple[str, ...],
+    details: bool,
+    follow: bool,
+    since: str | None,
+    tail: str,
+    timestamps: bool,
+    until: str | None,
+) -> None:
+    engine = session.engine
+    path = f"/containers/{segment(args[0])}"
+    query = {
+        "stdout": 1,
+        "stderr": 1,
+        "details": int(details) or None,
+        "follow": int(follow) or None,
+        "since": query_time(since),
+        "tail": tail,
+        "timestamps": int(timestamps) or None,
+        "until": query_time(until),
+    }
+    # From 1.42 on the content type tells a framed stream; older daemons call everything raw, and only the container knows.
+    answer = engine.detached("GET", f"{path}/logs", query)
+    framed = answer.headers.get("content-type", "").endswith("multiplexed-stream")
+    if not framed:
+        framed = not engine.get(f"{path}/json")["Config"]["Tty"]
+    write = framed_writer({STDOUT: 1, STDERR: 2}) if framed else lambda data: write_all(1, data)
+    for chunk in answer.chunks():
+        write(chunk)

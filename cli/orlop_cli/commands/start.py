@@ -1,0 +1,53 @@
+"""`orlop start`."""
+
+from __future__ import annotations
+
+from orlop_cli import _config
+from orlop_cli._attached import Attachment, Wiring, check_terminal, detach_bytes
+from orlop_cli._client import segment
+from orlop_cli._command import command, each, fail, flag, option
+from orlop_cli._control import control, resize_now
+from orlop_cli._errors import Exit
+from orlop_cli._session import Session
+from orlop_cli._wait import Wait
+
+
+@command(
+    "start",
+    "Start one or more stopped containers",
+    usage="CONTAINER [CONTAINER...]",
+    least=1,
+    most=None,
+    examples=["orlop start web db", "orlop start -ai shell          and use it"],
+)
+@flag("-a", "--attach", help="Attach STDOUT/STDERR and forward signals")
+@flag("-i", "--interactive", help="Attach container's STDIN")
+@option("--detach-keys", metavar="string", help="Override the key sequence for detaching a container")
+def start(session: Session, args: tuple[str, ...], attach: bool, interactive: bool, detach_keys: str | None) -> None:
+    if not (attach or interactive):
+        each(args, lambda name: session.engine.post(f"/containers/{segment(name)}/start"))
+        return
+    if len(args) > 1:
+        fail("you cannot start and attach multiple containers at once")
+    _attached(session, args[0], interactive, detach_keys)
+
+
+def _attached(session: Session, name: str, interactive: bool, detach_keys: str | None) -> None:
+    engine = session.engine
+    found = engine.get(f"/containers/{segment(name)}/json")
+    config, path = found["Config"], f"/containers/{found['Id']}"
+    tty, stdin = config["Tty"], interactive and bool(config["OpenStdin"])
+    check_terminal(tty, stdin)
+    keys = _config.detach_keys(detach_keys)
+    detach_bytes(keys)
+    query = {"stream": 1, "stdin": int(stdin) or None, "stdout": 1, "stderr": 1, "detachKeys": keys}
+    with control(engine, path, not tty, tty):
+        attachment = Attachment(engine.hijack(f"{path}/attach", query), Wiring(tty, stdin, True, True, keys))
+        wait = Wait(engine, path, found["HostConfig"].get("AutoRemove", False))
+        engine.post(f"{path}/start")
+        if tty:
+            resize_now(engine, path)
+        attachment.run()
+    if attachment.detached:
+        return
+    raise Exit(wait.code())

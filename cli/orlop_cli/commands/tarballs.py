@@ -1,0 +1,92 @@
+"""`load` and `import`: images from tar archives."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from orlop_cli import _progress, _reference
+from orlop_cli._client import records
+from orlop_cli._command import command, fail, flag, many, option
+from orlop_cli._errors import CliError
+from orlop_cli._session import Session
+
+BLOCK = 1 << 20
+
+
+@contextmanager
+def _input(path: str | None) -> Iterator[IO[bytes]]:
+    if path is None or path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise CliError(f"open {path}: {(error.strerror or str(error)).lower()}") from None
+    with file:
+        yield file
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := os.read(file.fileno(), BLOCK):
+        yield block
+
+
+@command(
+    "load",
+    "Load an image from a tar archive or STDIN",
+    examples=["orlop load -i app.tar.gz", "ssh build cat app.tar | orlop load"],
+)
+@option("-i", "--input", "path", metavar="string", help="Read from tar archive file, instead of STDIN")
+@flag("-q", "--quiet", help="Suppress the load output")
+def load(session: Session, args: tuple[str, ...], path: str | None, quiet: bool) -> None:
+    if path is None and os.isatty(0):
+        fail("requested load from stdin, but stdin is empty")
+    engine = session.engine
+    engine.negotiate()  # what comes through a pipe can be sent once only
+    query = {"quiet": int(quiet or not sys.stdout.isatty())}
+    with _input(path) as file:
+        answer = engine.open("POST", "/images/load", query, _blocks(file), {"Content-Type": "application/x-tar"})
+        _progress.show(records(answer), sys.stdout)
+
+
+@command(
+    "import",
+    "Import the contents from a tarball to create a filesystem image",
+    usage="file|URL|- [REPOSITORY[:TAG]]",
+    least=1,
+    most=2,
+    examples=["orlop import rootfs.tar.gz mine:1", "tar -C rootfs -c . | orlop import -c 'CMD [\"sh\"]' - mine:2"],
+)
+@many("-c", "--change", help="Apply Dockerfile instruction to the created image")
+@option("-m", "--message", metavar="string", help="Set commit message for imported image")
+@option(
+    "--platform", metavar="string", envvar="DOCKER_DEFAULT_PLATFORM", help="Set platform if server is multi-platform capable"
+)
+def import_(
+    session: Session, args: tuple[str, ...], change: tuple[str, ...], message: str | None, platform: str | None
+) -> None:
+    source, target = args[0], args[1] if len(args) > 1 else ""
+    if target:
+        _reference.parse(target)
+    repo, tag = _reference.split_tag(target)
+    remote = source.startswith(("http://", "https://"))
+    query = {
+        "fromSrc": source if remote else "-",
+        "repo": repo or None,
+        "tag": tag or None,
+        "message": message,
+        "platform": platform,
+        "changes": list(change),
+    }
+    engine = session.engine
+    if remote:
+        _progress.show(records(engine.open("POST", "/images/create", query)), sys.stdout)
+        return
+    engine.negotiate()
+    with _input(source) as file:
+        answer = engine.open("POST", "/images/create", query, _blocks(file), {"Content-Type": "text/plain"})
+        _progress.show(records(answer), sys.stdout)

@@ -1,0 +1,67 @@
+"""Creating the container of `run` and `create`: the image first, if it is missing; warnings; the cidfile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from orlop_cli import _pull, _reference
+from orlop_cli._client import Engine
+from orlop_cli._errors import ApiError, CliError
+from orlop_cli.create import body
+
+
+def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool = False) -> str:
+    """Create it and return its ID."""
+    if options["cidfile"]:
+        body.check_cidfile(options["cidfile"])
+    need = body.needed_version(options)
+    if need is not None:
+        engine.need(*need)
+    document = body.build(options, image, words, engine.version, detach)
+    query = {"name": options["name"], "platform": options["platform"]}
+    if options["pull"] == "always":
+        _fetch(engine, options, image)
+    try:
+        made = engine.post("/containers/create", query, document)
+    except ApiError as error:
+        if not _image_missing(error, options):
+            raise
+        if not options["quiet"]:
+            print(f"Unable to find image '{_tagged(image)}' locally", file=sys.stderr)
+        _fetch(engine, options, image)
+        made = engine.post("/containers/create", query, document)
+    for warning in made.get("Warnings") or []:
+        print(f"WARNING: {warning}", file=sys.stderr)
+    if options["cidfile"]:
+        with open(options["cidfile"], "w") as file:
+            file.write(made["Id"])
+    return str(made["Id"])
+
+
+def _image_missing(error: ApiError, options: dict[str, Any]) -> bool:
+    """404 is also the answer for a network or volume that is missing: the text tells."""
+    return error.status == 404 and options["pull"] == "missing" and "no such image" in error.text.lower()
+
+
+def _tagged(image: str) -> str:
+    reference = _reference.parse(image).with_default_tag()
+    return f"{reference.name}@{reference.digest}" if reference.digest else f"{reference.name}:{reference.tag}"
+
+
+def _fetch(engine: Engine, options: dict[str, Any], image: str) -> None:
+    reference = _reference.parse(image).with_default_tag()
+    _pull.pull(engine, reference, None if options["quiet"] else sys.stderr, options["platform"])
+
+
+def start_code(error: CliError) -> int:
+    """Docker's exit code for a container that could not be made or started: decided by the text (toStatusError)."""
+    text = error.message.lower()
+    if any(
+        hint in text for hint in ("executable file not found", "no such file or directory", "system cannot find the file")
+    ):
+        return 127
+    if "permission denied" in text or "is a directory" in text:
+        return 126
+    return 125

@@ -1,0 +1,156 @@
+"""`--mount`, `-v` and `--tmpfs`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from orlop_cli._types import boolean
+from orlop_cli._units import parse_bytes
+from orlop_cli.create.values import bad, csv_fields
+
+Json = dict[str, Any]
+
+
+def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:
+    """-v flags as (HostConfig.Binds, Config.Volumes): with a colon it has a source; without, the volume is anonymous."""
+    bound: list[str] = []
+    anonymous: dict[str, Json] = {}
+    for text in volumes:
+        source, colon, rest = text.partition(":")
+        if not colon:
+            anonymous[text] = {}
+        elif not source or not rest:
+            raise bad(f"invalid spec: {text}: empty section between colons")
+        else:
+            # Docker leaves names alone and makes ./path and ../path absolute: the daemon does not know where we are.
+            bound.append(f"{os.path.abspath(source) if source.startswith('.') else source}:{rest}")
+    return bound, anonymous
+
+
+def tmpfs(items: Iterable[str]) -> dict[str, str]:
+    """--tmpfs flags as HostConfig.Tmpfs."""
+    return {path: options for path, _, options in (item.partition(":") for item in items)}
+
+
+def mount(text: str) -> Json:
+    """One --mount as an element of HostConfig.Mounts. Raises UsageProblem with Docker's texts."""
+    made: Json = {"Type": "volume"}
+    fields = [field.partition("=") for field in csv_fields(text)]
+    for key, equals, value in fields:
+        _apply(made, key.lower(), equals, value)
+    if "Target" not in made:
+        raise bad("invalid argument for --mount: target is required")
+    _check(made, {key.lower() for key, _, _ in fields})
+    return made
+
+
+def _apply(made: Json, key: str, equals: str, value: str) -> None:
+    if not equals and key not in ("readonly", "ro", "volume-nocopy", "bind-nonrecursive"):
+        raise bad(f"invalid field '{key}' must be a key=value pair")
+    if key == "type":
+        made["Type"] = value.lower()
+    elif key in ("source", "src"):
+        made["Source"] = os.path.abspath(value) if value.startswith(".") else value
+    elif key in ("target", "dst", "destination"):
+        made["Target"] = value
+    elif key in ("readonly", "ro"):
+        made["ReadOnly"] = _bool(key, equals, value)
+    elif key == "consistency":
+        made["Consistency"] = value.lower()
+    elif key.startswith("bind-"):
+        _bind(made.setdefault("BindOptions", {}), key, equals, value)
+    elif key.startswith("volume-"):
+        _volume(made.setdefault("VolumeOptions", {}), key, equals, value)
+    elif key.startswith("tmpfs-"):
+        _tmpfs(made.setdefault("TmpfsOptions", {}), key, value)
+    elif key == "image-subpath":
+        made.setdefault("ImageOptions", {})["Subpath"] = value
+    else:
+        raise bad(f"unexpected key '{key}' in '{key}={value}'")
+
+
+def _bool(key: str, equals: str, value: str) -> bool:
+    if not equals:
+        return True
+    try:
+        return boolean(value)
+    except ValueError:
+        raise bad(f"invalid value for {key}: {value}") from None
+
+
+def _bind(options: Json, key: str, equals: str, value: str) -> None:
+    if key == "bind-propagation":
+        options["Propagation"] = value.lower()
+    elif key == "bind-nonrecursive":
+        options["NonRecursive"] = _bool(key, equals, value)
+    elif key == "bind-recursive":
+        known: dict[str, Json] = {
+            "enabled": {},
+            "disabled": {"NonRecursive": True},
+            "writable": {"ReadOnlyNonRecursive": True},
+            "readonly": {"ReadOnlyForceRecursive": True},
+        }
+        if value not in known:
+            raise bad(f"invalid value for {key}: {value} (must be one of {', '.join(known)})")
+        options.update(known[value])
+    elif key == "bind-create-src":
+        options["CreateMountpoint"] = _bool(key, equals, value)
+    else:
+        raise bad(f"unexpected key '{key}' in '{key}={value}'")
+
+
+def _volume(options: Json, key: str, equals: str, value: str) -> None:
+    if key == "volume-nocopy":
+        options["NoCopy"] = _bool(key, equals, value)
+    elif key == "volume-subpath":
+        options["Subpath"] = value
+    elif key == "volume-label":
+        name, _, text = value.partition("=")
+        options.setdefault("Labels", {})[name] = text
+    elif key == "volume-driver":
+        options.setdefault("DriverConfig", {})["Name"] = value
+    elif key == "volume-opt":
+        name, _, text = value.partition("=")
+        options.setdefault("DriverConfig", {}).setdefault("Options", {})[name] = text
+    else:
+        raise bad(f"unexpected key '{key}' in '{key}={value}'")
+
+
+def _tmpfs(options: Json, key: str, value: str) -> None:
+    try:
+        if key == "tmpfs-size":
+            options["SizeBytes"] = parse_bytes(value)
+        elif key == "tmpfs-mode":
+            options["Mode"] = int(value, 8)
+        else:
+            raise bad(f"unexpected key '{key}' in '{key}={value}'")
+    except ValueError:
+        raise bad(f"invalid value for {key}: {value}") from None
+
+
+def _check(made: Json, keys: set[str]) -> None:
+    kind = made["Type"]
+    for prefix in ("bind", "volume", "tmpfs", "image"):
+        stray = sorted(key for key in keys if key.startswith(f"{prefix}-"))
+        if stray and kind != prefix:
+            raise bad(f"cannot mix '{prefix}-*' options with mount type '{kind}'")
+
+
+def needed_version(mounts: Iterable[Json]) -> tuple[tuple[int, int], str] | None:
+    """The newest API version a mount asks for beyond the base, and the field that does."""
+    need: tuple[tuple[int, int], str] | None = None
+    for made in mounts:
+        for version, field, present in (
+            (
+                (1, 44),
+                "bind-recursive",
+                {"ReadOnlyNonRecursive", "ReadOnlyForceRecursive"} & set(made.get("BindOptions", {})),
+            ),
+            ((1, 45), "volume-subpath", "Subpath" in made.get("VolumeOptions", {})),
+            ((1, 48), "type=image", made["Type"] == "image"),
+        ):
+            if present and (need is None or version > need[0]):
+                need = (version, field)
+    return need

@@ -1,0 +1,134 @@
+"""Values of single flags: key=value lists and their files, ulimits, rates, comma-separated fields."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from orlop_cli._errors import UsageProblem
+from orlop_cli._units import parse_bytes
+
+
+def bad(message: str) -> UsageProblem:
+    """Docker exits 125 for every problem of `run` that comes before the container."""
+    return UsageProblem(message, 125)
+
+
+def csv_fields(text: str) -> list[str]:
+    """One record of RFC 4180, as Docker reads --mount and --network (a quoted field may hold a comma)."""
+    import csv
+
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise bad(f"invalid field list {text!r}: {error}") from None
+    return rows[0] if rows else []
+
+
+def pairs(items: Iterable[str]) -> dict[str, str]:
+    """`key=value` and `key` (empty value); the last of equal keys wins."""
+    return {key: value for key, _, value in (item.partition("=") for item in items)}
+
+
+def strict_pairs(items: Iterable[str], what: str) -> dict[str, str]:
+    """`key=value` only."""
+    for item in items:
+        if "=" not in item:
+            raise bad(f"invalid {what} '{item}': expected key=value")
+    return pairs(items)
+
+
+def environment(files: Sequence[str], given: Sequence[str], ours: Mapping[str, str] | None = None) -> list[str]:
+    """Lines of --env-file, then -e. A bare KEY takes our value, and is left out if we have none."""
+    ours = os.environ if ours is None else ours
+    out: list[str] = []
+    for item in [*(line for path in files for line in file_lines(path)), *given]:
+        key, equals, _ = item.partition("=")
+        if not key:
+            raise bad(f"invalid environment variable: {item}")
+        if equals:
+            out.append(item)
+        elif key in ours:
+            out.append(f"{key}={ours[key]}")
+    return out
+
+
+def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Lines of --label-file, then -l."""
+    found = pairs([*(line for path in files for line in file_lines(path)), *given])
+    if "" in found:
+        raise bad("invalid label: empty name")
+    return found
+
+
+def file_lines(path: str) -> list[str]:
+    """The lines of an env or label file: blank ones and comments left out, blanks before a key dropped, after it refused."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+    except OSError as error:
+        raise bad(f"open {path}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError:
+        raise bad(f"invalid file {path}: not UTF-8") from None
+    found: list[str] = []
+    for line in text.splitlines():
+        line = line.lstrip()
+        if not line or line.startswith("#"):
+            continue
+        key = line.partition("=")[0]
+        if not key:
+            raise bad(f"invalid file {path}: no variable name on line '{line}'")
+        if any(char.isspace() for char in key):
+            raise bad(f"invalid file {path}: variable '{key}' contains whitespaces")
+        found.append(line)
+    return found
+
+
+def ulimits(items: Iterable[str]) -> list[dict[str, Any]]:
+    """`nofile=1024:2048` and `nofile=1024`."""
+    found: dict[str, dict[str, Any]] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        soft, colon, hard = value.partition(":")
+        try:
+            low = int(soft)
+            high = int(hard) if colon else low
+        except ValueError:
+            raise bad(f"invalid ulimit argument: {item}") from None
+        if not equals or not name:
+            raise bad(f"invalid ulimit argument: {item}")
+        if high != -1 and (low > high or low == -1):
+            raise bad(f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}")
+        found[name] = {"Name": name, "Soft": low, "Hard": high}
+    return [found[name] for name in sorted(found)]
+
+
+def rates(items: Iterable[str], sizes: bool) -> list[dict[str, Any]]:
+    """`/dev/sda:1mb` (sizes) or `/dev/sda:1000`."""
+    found = []
+    for item in items:
+        path, colon, value = item.partition(":")
+        if not colon or not path.startswith("/dev/"):
+            raise bad(f"invalid device path and rate: {item}: the format is /dev/<device>:<number>")
+        try:
+            found.append({"Path": path, "Rate": parse_bytes(value) if sizes else int(value)})
+        except ValueError:
+            raise bad(f"invalid rate for device: {item}") from None
+    return found
+
+
+def weights(items: Iterable[str]) -> list[dict[str, Any]]:
+    """`/dev/sda:200`"""
+    found = []
+    for item in items:
+        path, colon, value = item.partition(":")
+        if (
+            not colon
+            or not path.startswith("/dev/")
+            or not value.isdigit()
+            or not (int(value) == 0 or 10 <= int(value) <= 1000)
+        ):
+            raise bad(f"invalid weight for device: {item}")
+        found.append({"Path": path, "Weight": int(value)})
+    return found

@@ -1,0 +1,207 @@
+"""The demo's steps. Everything lives in one temporary directory and is gone at the end, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests import registry
+
+from . import images
+
+BIN = os.path.join(sys.prefix, "bin")
+CONFIG = {
+    "log-driver": "json-file",
+    "log-opts": {"max-size": "10m", "max-file": "3"},
+    "storage-driver": "overlay2",
+    "live-restore": True,
+    "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 64000}},
+    "features": {"buildkit": True},
+}
+
+
+def say(text: str) -> None:
+    print(f"\n\033[1m== {text}\033[0m", flush=True)
+
+
+class Daemon:
+    """An orlopd of the demo's own."""
+
+    def __init__(self, top: str) -> None:
+        self.top = top
+        self.host = f"unix://{top}/orlop.sock"
+        self.config = f"{top}/daemon.json"
+        self.process: subprocess.Popen[bytes] | None = None
+        with open(self.config, "w") as file:
+            json.dump(CONFIG, file, indent=2)
+
+    @property
+    def command(self) -> list[str]:
+        roots = ["--data-root", f"{self.top}/data", "--exec-root", f"{self.top}/exec"]
+        return [f"{BIN}/orlopd", "--config-file", self.config, *roots, "-H", self.host]
+
+    def start(self) -> None:
+        with open(f"{self.top}/orlopd.log", "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while subprocess.run([f"{BIN}/orlop", "-H", self.host, "version"], capture_output=True).returncode:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                with open(f"{self.top}/orlopd.log") as log:
+                    sys.exit(f"orlopd did not start:\n{log.read()}")
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(60)
+        self.process = None
+
+    def orlop(self, *words: str, check: bool = True, quiet: bool = False) -> str:
+        """Run the client, showing the command and what came back."""
+        if not quiet:
+            print(f"\033[36m$ orlop {shlex.join(words)}\033[0m", flush=True)
+        live = words[0] == "pull" and sys.stdout.isatty()
+        done = subprocess.run(
+            [f"{BIN}/orlop", "-H", self.host, *words],
+            stdout=None if live else subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        output = done.stdout or ""
+        if output and not quiet:
+            print(output.rstrip(), flush=True)
+        if check and done.returncode:
+            sys.exit(f"orlop {shlex.join(words)} failed with {done.returncode}: {output}")
+        return output.strip()
+
+
+def fetch(port: int, path: str = "/") -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+@contextmanager
+def visitor(port: int) -> Iterator[list[str]]:
+    """Fetch the page without pause in the background; what failed is in the list."""
+    failures: list[str] = []
+    count, stop = [0], threading.Event()
+
+    def visit() -> None:
+        while not stop.is_set():
+            try:
+                fetch(port, f"/?visit={count[0]}")
+                count[0] += 1
+            except OSError as error:
+                failures.append(f"visit {count[0]}: {error}")
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        thread.join()
+        print(f"{count[0]} pages fetched meanwhile, {len(failures)} failures", flush=True)
+
+
+def main() -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="orlop-demo-") as top:
+        daemon = Daemon(top)
+        try:
+            steps(daemon)
+        finally:
+            if daemon.process is not None:
+                for container in daemon.orlop("ps", "-aq", check=False, quiet=True).split():
+                    daemon.orlop("rm", "-f", container, check=False, quiet=True)
+                daemon.stop()
+            left = leftovers(top)
+    say("What is left on the machine")
+    print("\n".join(left) if left else f"nothing, but the virtual environment ({time.monotonic() - began:.1f} s in all)")
+    sys.exit(1 if left else 0)
+
+
+def steps(daemon: Daemon) -> None:
+    say("Images from Debian's packages (the first time takes a minute)")
+    small, web = images.busybox_image(), images.nginx_image()
+    print(f"busybox {small.id[:19]}, nginx {web.id[:19]}")
+    with registry.running() as hub:
+        registry.push(hub, "busybox", "latest", small)
+        registry.push(hub, "nginx", "latest", web)
+        say(f"A registry on {hub.host} holds them; the daemon starts with this daemon.json")
+        print(json.dumps(CONFIG, indent=2))
+        daemon.start()
+        tour(daemon, hub.host)
+
+
+def tour(daemon: Daemon, hub: str) -> None:
+    say("Pull")
+    daemon.orlop("pull", f"{hub}/busybox")
+    daemon.orlop("pull", f"{hub}/nginx")
+    daemon.orlop("images")
+    say("Run nginx with a published port, and fetch its page")
+    daemon.orlop("run", "-d", "--name", "web", "-p", "80", f"{hub}/nginx")
+    port = int(daemon.orlop("port", "web", "80").splitlines()[0].rpartition(":")[2])
+    print(fetch(port).rstrip())
+    daemon.orlop("ps")
+    daemon.orlop("exec", "web", "nginx", "-v")
+    daemon.orlop("run", "--rm", f"{hub}/busybox", "echo", "hello from busybox")
+    say("Restart the daemon; then kill it. The page is fetched all along")
+    pid = daemon.orlop("inspect", "--format", "{{.State.Pid}}", "web", quiet=True)
+    with visitor(port) as failures:
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            daemon.stop(how)
+            print(f"orlopd is gone ({how.name}); the container lives: process {pid} {os.path.exists(f'/proc/{pid}')}")
+            time.sleep(0.5)
+            daemon.start()
+    if failures:
+        sys.exit("\n".join(failures))
+    same = daemon.orlop("inspect", "--format", "{{.State.Pid}}", "web", quiet=True)
+    print(f"the container's process before and after: {pid}, {same}")
+    check_log(daemon)
+    say("Stop, remove, info")
+    daemon.orlop("stop", "web")
+    daemon.orlop("ps", "-a")
+    daemon.orlop("rm", "web")
+    daemon.orlop("info")
+
+
+def check_log(daemon: Daemon) -> None:
+    daemon.orlop("logs", "--tail", "2", "web")
+    lines = daemon.orlop("logs", "web", quiet=True).splitlines()
+    visits = [int(line.split("visit=")[1].split()[0]) for line in lines if "visit=" in line]
+    gaps = [n for n, m in zip(visits, visits[1:], strict=False) if m != n + 1]
+    print(f"{len(visits)} visits in the log, {len(gaps)} gaps")
+    if gaps or not visits:
+        sys.exit(f"the log has gaps after visits {gaps[:5]}")
+
+
+def leftovers(top: str) -> list[str]:
+    """Anything of the demo's that outlived it."""
+    found = []
+    with open("/proc/self/mountinfo") as file:
+        found += [f"mount: {line.split()[4]}" for line in file if top in line]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                command = file.read().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            continue
+        if top in command:
+            found.append(f"process {pid}: {command}")
+    return found
+
+
+if __name__ == "__main__":
+    main()

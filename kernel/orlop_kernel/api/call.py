@@ -1,0 +1,103 @@
+"""One call of the API, as a route's handler gets it: the request, its version, and Docker's way of reading parameters."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from orlop_kernel.api.decode import decode_json
+from orlop_kernel.http.messages import Request
+from orlop_kernel.spi.errors import InvalidParameter
+
+__all__ = ["JSON_LIMIT", "Call"]
+
+T = TypeVar("T")
+
+JSON_LIMIT = 16 << 20
+"""Bytes of a JSON body. A create request with every field set is some KiB."""
+
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+_filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
+
+
+class Call:
+    """`params` are the parts of the path, decoded; `version` is what the client asked for, the newest if it did not say.
+    `pattern` is the route's, for policies, metrics and the audit log."""
+
+    __slots__ = ("_json", "params", "pattern", "request", "version")
+
+    def __init__(self, request: Request, version: tuple[int, int], params: dict[str, str], pattern: str = "") -> None:
+        self.request = request
+        self.version = version
+        self.params = params
+        self.pattern = pattern
+        self._json: bytes | None = None
+
+    def arg(self, name: str, default: str = "") -> str:
+        """The first value of a query parameter."""
+        return self.request.arg(name, default)
+
+    def args(self, name: str) -> list[str]:
+        """All values of a query parameter."""
+        return self.request.query.get(name, [])
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Docker's rule: "", 0, no, false and none are false, everything else is true; absent is `default`."""
+        values = self.request.query.get(name)
+        if not values:
+            return default
+        return values[0].strip().lower() not in _FALSE
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """A decimal number of 64 bits; absent or empty is `default`. Raises InvalidParameter."""
+        text = self.arg(name)
+        if not text:
+            return default
+        # int() alone would take " 1", "1_0" and digits of every script
+        digits = text[1:] if text[0] in "+-" else text
+        if not (digits.isascii() and digits.isdecimal()) or len(digits) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
+            raise InvalidParameter(f"invalid value for {name}: {text!r} is not an integer")
+        return int(text)
+
+    def filters(self, name: str = "filters") -> dict[str, list[str]]:
+        """The values of each filter key, in order, each once. Reads `{"key":{"value":true}}` and the older
+        `{"key":["value"]}`. Raises InvalidParameter."""
+        text = self.arg(name)
+        if not text:
+            return {}
+        try:
+            parsed = _filters.decode(text.encode("utf-8", "surrogateescape"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidParameter("invalid filter") from error
+        result: dict[str, list[str]] = {}
+        for key, values in (parsed or {}).items():
+            chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
+            result[key] = list(dict.fromkeys(chosen))
+        return result
+
+    async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
+        """The JSON body as it came, b"" when there is none; may be called again. What a policy looks at is what the
+        handler decodes. Raises InvalidParameter when it says that it is not JSON, BodyError when it is too large."""
+        if self._json is None:
+            declared = self.request.headers.get("content-type", "")
+            data = await self.request.body.read(limit)
+            if data or declared:
+                _check_content_type(declared)
+            self._json = data
+        return self._json
+
+    async def json(self, kind: type[T], required: bool = True, limit: int = JSON_LIMIT) -> T:
+        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give."""
+        data = await self.json_bytes(limit)
+        if not data and not required:
+            return kind()
+        return decode_json(data, kind)
+
+
+def _check_content_type(declared: str) -> None:
+    media = declared.partition(";")[0].strip().lower()
+    if not media:
+        raise InvalidParameter(f"malformed Content-Type header ({declared}): mime: no media type")
+    if media != "application/json":
+        raise InvalidParameter(f"unsupported Content-Type header ({declared}): must be 'application/json'")

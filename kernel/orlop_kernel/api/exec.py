@@ -1,0 +1,80 @@
+"""Routes of execs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio import SocketStream
+
+from orlop_kernel.engine.execs import ExecState
+from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response
+from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.types.containers import ExecConfig, ExecStart
+
+from .call import Call
+from .responses import hijack_head, json_response
+from .router import Route
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["routes"]
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.execs = engine.execs
+
+    async def create(self, call: Call) -> Answer:
+        container = self.engine.containers.get(call.params["id"])
+        config = await call.json(ExecConfig)
+        return json_response({"Id": self.execs.create(container, config)}, 201)
+
+    async def inspect(self, call: Call) -> Answer:
+        return json_response(self.execs.inspect(call.params["id"]))
+
+    async def resize(self, call: Call) -> Answer:
+        rows, columns = call.integer("h", -1), call.integer("w", -1)
+        if rows < 0 or columns < 0:
+            raise InvalidParameter("invalid resize: both h and w are needed, as numbers")
+        await self.execs.resize(call.params["id"], rows, columns)
+        return Response(200)
+
+    async def start(self, call: Call) -> Answer:
+        exec_id = call.params["id"]
+        request = await call.json(ExecStart)
+        state = self.execs.check_startable(exec_id)
+        size = request.console_size if call.version >= (1, 42) else None
+        if request.detach:
+            await self.engine.run(self._detached, exec_id, size)
+            return Response(200)
+
+        async def run(client: RawStream) -> None:
+            try:
+                started, stream = await self.engine.run(self._attached, exec_id, size)
+            except InvalidParameter as error:
+                # The head is gone: what the runtime says is the exec's output (and its exit code is set).
+                await client.send_all(f"{error}\r\n".encode())
+                await client.send_eof()
+                return
+            if stream is not None:
+                await self.execs.attach(started, client, stream)
+
+        return Hijack(hijack_head(call, state.config.tty, with_api_headers=True), run)
+
+    async def _detached(self, exec_id: str, size: list[int] | None) -> None:
+        await self.execs.start(exec_id, detach=True, console_size=size)
+
+    async def _attached(self, exec_id: str, size: list[int] | None) -> tuple[ExecState, SocketStream | None]:
+        return await self.execs.start(exec_id, detach=False, console_size=size)
+
+
+def routes(engine: Engine) -> list[Route]:
+    own = _Routes(engine)
+    return [
+        Route("POST", "/containers/{id}/exec", own.create),
+        Route("POST", "/exec/{id}/start", own.start),
+        Route("POST", "/exec/{id}/resize", own.resize),
+        Route("GET", "/exec/{id}/json", own.inspect),
+    ]

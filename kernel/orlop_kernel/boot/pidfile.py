@@ -1,0 +1,51 @@
+"""The pid file: for people and init scripts. Which daemon owns a data root is decided by flock, not by this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orlop_kernel.config import ConfigError
+
+__all__ = ["held"]
+
+
+def _read(path: str) -> int:
+    try:
+        with open(path, "rb") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return 0
+
+
+def _is_daemon(pid: int) -> bool:
+    """Whether that process is an orlopd. A pid alone proves nothing: after a reboot it may be anyone's."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"orlop" in file.read()
+    except OSError:
+        return False
+
+
+@contextmanager
+def held(path: str) -> Iterator[None]:
+    """Write our pid, remove it in the end. Raises `ConfigError` in dockerd's words when another daemon's is there."""
+    other = _read(path)
+    if other and other != os.getpid() and _is_daemon(other):
+        raise ConfigError(
+            f"failed to start daemon, ensure orlopd is not running or delete {path}: process with PID {other} is still running"
+        )
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(temporary, "w") as file:
+            file.write(f"{os.getpid()}\n")
+        os.rename(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"cannot write pid file {path}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if _read(path) == os.getpid():
+            os.unlink(path)

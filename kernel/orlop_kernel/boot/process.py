@@ -1,0 +1,47 @@
+"""This process among others: its roots, its locks, its limits. What is set here must not reach containers, which come out
+of the zygote: it is set after that has started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orlop_kernel.config import Config, ConfigError
+
+__all__ = ["adjust", "roots"]
+
+_log = logging.getLogger("orlop.daemon")
+_OOM_SCORE = -500  # dockerd's: killed late, but before nothing is left
+
+
+@contextmanager
+def roots(config: Config) -> Iterator[None]:
+    """The directories exist, and the exec root is ours alone (the store holds the data root)."""
+    from orlop_kernel.store import lock_root
+
+    for path in (config.data_root, config.exec_root):
+        try:
+            os.makedirs(path, mode=0o711, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make directory {path}: {error.strerror}") from error
+    lock = lock_root(config.exec_root, "exec root")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def adjust() -> None:
+    """As many files as we may have; late on the kernel's list when memory is short."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            if int(file.read()) > _OOM_SCORE:
+                file.write(str(_OOM_SCORE))
+    except OSError as error:
+        _log.debug("cannot adjust the OOM score: %s", error)  # in a container, without CAP_SYS_RESOURCE

@@ -1,0 +1,52 @@
+"""Talking with systemd: sd_notify(3) and sd_listen_fds(3). Without systemd, silence."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+__all__ = ["inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
+
+_FIRST_FD = 3
+
+
+def notify(state: str) -> None:
+    """Tell the service manager; a manager that does not listen is not our trouble."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address)
+            sock.send(state.encode())
+    except OSError:
+        pass
+
+
+def notify_ready(status: str) -> None:
+    notify(f"READY=1\nSTATUS={status}")
+
+
+def notify_reloading() -> None:
+    """systemd matches the time against its own, to know a reload from the one before."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+
+def notify_stopping() -> None:
+    notify("STOPPING=1")
+
+
+def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> dict[int, str]:
+    """The sockets that were opened for us, by fd, with their names. Takes the variables out of `environ`: children must
+    not think that the sockets are theirs."""
+    for_whom, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if for_whom != str(pid) or not count.isdigit():
+        return {}
+    labels = names.split(":") if names else []
+    fds = range(_FIRST_FD, _FIRST_FD + int(count))
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return {fd: labels[index] if index < len(labels) else "" for index, fd in enumerate(fds)}

@@ -1,0 +1,26 @@
+"""Configuration: daemon.json and dockerd's flags become one frozen `Config`. Imports no trio and no driver.
+
+config = load(sys.argv[1:], os.environ)
+"""
+
+from .errors import ConfigError
+from .load import Loaded, load, load_all
+from .model import AddressPool, Config, Proxies, RuntimeEntry, Ulimit
+from .policy import RELOADABLE
+from .reload import ReloadPlan, plan, reload_attributes
+
+__all__ = [
+    "RELOADABLE",
+    "AddressPool",
+    "Config",
+    "ConfigError",
+    "Loaded",
+    "Proxies",
+    "ReloadPlan",
+    "RuntimeEntry",
+    "Ulimit",
+    "load",
+    "load_all",
+    "plan",
+    "reload_attributes",
+]

@@ -1,0 +1,244 @@
+"""`Config`: what a daemon was told, as one frozen value. Field names are daemon.json's keys, with "_" for "-".
+
+Holds every key that dockerd 29 knows; `policy` says which of them Orlop ignores or refuses. What is derived from the
+configuration (names of the bridge, the nft table, the cgroup parent, the pid file) is derived here and nowhere else, so
+that daemons with different data roots never meet.
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import crc32
+from typing import Any
+
+import msgspec
+
+from orlop_kernel.types.base import ConfigBase
+
+from .values import parse_size
+
+__all__ = [
+    "BUILTIN_RUNTIME",
+    "DEFAULT_DATA_ROOT",
+    "DEFAULT_EXEC_ROOT",
+    "DEFAULT_HOST",
+    "AddressPool",
+    "Config",
+    "Proxies",
+    "RuntimeEntry",
+    "Ulimit",
+]
+
+DEFAULT_DATA_ROOT = "/var/lib/orlop"
+DEFAULT_EXEC_ROOT = "/run/orlop"
+DEFAULT_HOST = "unix:///run/orlop.sock"
+BUILTIN_RUNTIME = "runc"
+
+
+_CAMEL = {"runtime_args": "runtimeArgs", "runtime_type": "runtimeType"}  # the only keys of daemon.json that are not kebab
+
+
+class AddressPool(ConfigBase, frozen=True, kw_only=True):
+    """One pool that networks without a subnet are cut from: `size` is the prefix length of each cut."""
+
+    base: str
+    size: int
+
+
+class Ulimit(ConfigBase, frozen=True, kw_only=True, rename={"name": "Name", "hard": "Hard", "soft": "Soft"}):
+    """A resource limit; -1 is unlimited."""
+
+    name: str
+    hard: int
+    soft: int
+
+
+class RuntimeEntry(
+    ConfigBase,
+    frozen=True,
+    kw_only=True,
+    rename={"runtime_args": "runtimeArgs", "runtime_type": "runtimeType"},
+    omit_defaults=True,
+):
+    """An entry of `runtimes`: a program with runc's command line, by path."""
+
+    path: str = ""
+    runtime_args: tuple[str, ...] = ()
+    runtime_type: str = ""
+    options: dict[str, Any] | None = None
+
+
+class Proxies(ConfigBase, frozen=True, kw_only=True):
+    """The proxies for registry traffic; from the environment where daemon.json is silent."""
+
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+
+
+class Config(ConfigBase, frozen=True, kw_only=True):
+    """The merged configuration. Immutable: a reload makes a new one."""
+
+    allow_direct_routing: bool = False
+    allow_nondistributable_artifacts: tuple[str, ...] = ()
+    authorization_plugins: tuple[str, ...] = ()
+    bip: str = ""
+    bip6: str = ""
+    bridge: str = ""
+    bridge_accept_fwmark: str = ""
+    builder: dict[str, Any] = msgspec.field(default_factory=dict)
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    cgroup_parent: str = ""
+    containerd: str = ""
+    containerd_namespace: str = "moby"
+    containerd_plugin_namespace: str = "plugins.moby"
+    cpu_rt_period: int = 0
+    cpu_rt_runtime: int = 0
+    cri_containerd: bool = False
+    data_root: str = DEFAULT_DATA_ROOT
+    debug: bool = False
+    default_address_pools: tuple[AddressPool, ...] = ()
+    default_cgroupns_mode: str = ""
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    default_ipc_mode: str = "private"
+    default_network_opts: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    default_runtime: str = BUILTIN_RUNTIME
+    default_shm_size: str = "64M"
+    default_stop_timeout: int = 10
+    default_ulimits: dict[str, Ulimit] = msgspec.field(default_factory=dict)
+    deprecated_key_path: str = ""
+    dns: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    exec_opts: tuple[str, ...] = ()
+    exec_root: str = DEFAULT_EXEC_ROOT
+    experimental: bool = False
+    features: dict[str, bool] = msgspec.field(default_factory=dict)
+    firewall_backend: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    group: str = "docker"
+    host_gateway_ip: str = ""
+    host_gateway_ips: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    icc: bool = True
+    init: bool = False
+    init_path: str = ""
+    insecure_registries: tuple[str, ...] = ()
+    ip: str = "0.0.0.0"
+    ip_forward: bool = True
+    ip_forward_no_drop: bool = False
+    ip_masq: bool = True
+    ip6tables: bool = True
+    iptables: bool = True
+    ipv6: bool = False
+    labels: tuple[str, ...] = ()
+    live_restore: bool = False
+    log_driver: str = "json-file"
+    log_format: str = "text"
+    log_level: str = "info"
+    log_opts: dict[str, str] = msgspec.field(default_factory=dict)
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+    metrics_addr: str = ""
+    min_api_version: str = "1.24"
+    mtu: int = 1500
+    network_control_plane_mtu: int = 1500
+    network_diagnostic_port: int = 0
+    no_new_privileges: bool = False
+    node_generic_resources: tuple[str, ...] = ()
+    nri_opts: dict[str, Any] = msgspec.field(default_factory=dict)
+    pidfile: str = ""
+    proxies: Proxies = Proxies()
+    raw_logs: bool = False
+    registry_mirrors: tuple[str, ...] = ()
+    rootless: bool = False
+    runtimes: dict[str, RuntimeEntry] = msgspec.field(default_factory=dict)
+    seccomp_profile: str = "builtin"
+    selinux_enabled: bool = False
+    shutdown_timeout: int = 15
+    storage_driver: str = ""
+    storage_opts: tuple[str, ...] = ()
+    swarm_default_advertise_addr: str = ""
+    tls: bool = False
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
+    tlsverify: bool = False
+    userland_proxy: bool = True
+    userland_proxy_path: str = ""
+    userns_remap: str = ""
+
+    # --- what follows from it ---------------------------------------------------------------------------------------
+
+    @property
+    def instance(self) -> str:
+        """ "" for the daemon on the default data root, else eight hex digits made of its data root: part of every name
+        that this daemon gives to something of the host's."""
+        root = os.path.realpath(self.data_root)
+        return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
+
+    @property
+    def bridge_name(self) -> str:
+        """The link of the network `bridge`; "" when `bridge` is "none" (no such network). At most 15 bytes, as links are."""
+        if self.bridge:
+            return "" if self.bridge == "none" else self.bridge
+        return f"orlop-{self.instance}" if self.instance else "orlop0"
+
+    @property
+    def cgroup_driver(self) -> str:
+        """Who makes cgroups: `native.cgroupdriver` of exec-opts; else systemd on a pure cgroup v2 host that runs it."""
+        for option in self.exec_opts:
+            key, _, value = option.partition("=")
+            if key.strip().lower() == "native.cgroupdriver":
+                return value.strip()
+        unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+        return "systemd" if unified and os.path.isdir("/run/systemd/system") else "cgroupfs"
+
+    @property
+    def effective_cgroup_parent(self) -> str:
+        """Where containers without a `CgroupParent` of their own go."""
+        if self.cgroup_parent:
+            return self.cgroup_parent
+        if self.cgroup_driver == "systemd":
+            return f"orlop-{self.instance}.slice" if self.instance else "orlop.slice"
+        return f"/orlop-{self.instance}" if self.instance else "/orlop"
+
+    @property
+    def effective_hosts(self) -> tuple[str, ...]:
+        return self.hosts or (DEFAULT_HOST,)
+
+    @property
+    def pid_path(self) -> str:
+        """The pid file: beside the default exec root, inside any other."""
+        if self.pidfile:
+            return self.pidfile
+        return "/run/orlop.pid" if self.exec_root == DEFAULT_EXEC_ROOT else os.path.join(self.exec_root, "orlop.pid")
+
+    @property
+    def shm_bytes(self) -> int:
+        return parse_size(self.default_shm_size)
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.tls or self.tlsverify
+
+    @property
+    def effective_log_level(self) -> str:
+        return "debug" if self.debug else self.log_level
+
+    def all_runtimes(self) -> dict[str, RuntimeEntry]:
+        """Every runtime that a container may name, the built-in one included."""
+        return {BUILTIN_RUNTIME: RuntimeEntry(path=BUILTIN_RUNTIME), **self.runtimes}
+
+    def storage_options(self, driver: str) -> tuple[tuple[str, str], ...]:
+        """The `storage-opts` of one driver, without its prefix: `overlay2.size=10G` is ("size", "10G")."""
+        found = []
+        for option in self.storage_opts:
+            key, _, value = option.partition("=")
+            prefix, _, name = key.strip().partition(".")
+            if prefix == driver:
+                found.append((name, value.strip()))
+        return tuple(found)

@@ -1,0 +1,76 @@
+"""What Orlop makes of each key that is not simply honoured, and which keys a reload applies. Data, no code.
+
+A key whose absence would weaken a boundary that its writer counts on is refused; one that only tunes something Orlop does
+not have is ignored, said so at start and in `GET /info`. So a file written for dockerd works here, or says why not.
+"""
+
+from __future__ import annotations
+
+__all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
+
+REFUSED: dict[str, str] = {
+    "authorization-plugins": "Orlop has no authorization plugins; without them every client may do everything",
+    "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
+    "cpu-rt-runtime": "real-time scheduling of the parent cgroup is not supported",
+    "rootless": "Orlop runs as root",
+    "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
+    "userns-remap": "user namespaces are not supported; containers would run with the host's user ids",
+}
+"""Keys that are an error unless they have their default value, and why."""
+
+IGNORED: dict[str, str] = {
+    "bridge-accept-fwmark": "Orlop's rules have no such exception",
+    "builder": "there is no built-in builder",
+    "cdi-spec-dirs": "CDI devices are not supported",
+    "containerd": "Orlop uses no containerd",
+    "containerd-namespace": "Orlop uses no containerd",
+    "containerd-plugin-namespace": "Orlop uses no containerd",
+    "cri-containerd": "Orlop uses no containerd",
+    "metrics-addr": "no metrics are served",
+    "network-control-plane-mtu": "Orlop has no swarm mode",
+    "network-diagnostic-port": "Orlop has no network diagnostic server",
+    "node-generic-resources": "Orlop has no swarm mode",
+    "nri-opts": "NRI plugins are not supported",
+    "swarm-default-advertise-addr": "Orlop has no swarm mode",
+    "userland-proxy-path": "Orlop serves published ports without a proxy program",
+}
+"""Keys that are accepted without effect, with a warning when they are set."""
+
+SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "raw-logs"})
+"""Keys without effect in dockerd too (raw-logs: Orlop's log never has colours): no warning."""
+
+RELOADABLE = frozenset(
+    {
+        "debug",
+        "default-cgroupns-mode",
+        "default-ipc-mode",
+        "default-runtime",
+        "default-shm-size",
+        "default-stop-timeout",
+        "features",
+        "insecure-registries",
+        "labels",
+        "live-restore",
+        "log-level",
+        "max-concurrent-downloads",
+        "max-concurrent-uploads",
+        "max-download-attempts",
+        "proxies",
+        "registry-mirrors",
+        "runtimes",
+        "shutdown-timeout",
+    }
+)
+"""Keys that SIGHUP applies to the running daemon: dockerd's, and log-level and proxies."""
+
+HINTS: dict[str, str] = {
+    "config-file": "only as a flag",
+    "containerd-plugins-namespace": "containerd-plugin-namespace",
+    "http-proxy": "proxies",
+    "https-proxy": "proxies",
+    "no-proxy": "proxies",
+    "graph": "data-root",
+    "storage-opt": "storage-opts",
+    "validate": "only as a flag",
+}
+"""Names that people write in the file and that are no keys: what they mean."""

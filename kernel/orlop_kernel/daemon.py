@@ -1,0 +1,208 @@
+"""The daemon's life: boot -> restore -> serve -> reload -> shutdown. `_live` is the whole tree of nurseries.
+
+Owns the order of things and nothing else. All that a container needs to go on is in its monitor: this process may die at
+any line below, and the next one picks up.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_kernel import __version__
+from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd
+from orlop_kernel.config import ConfigError, Loaded, load_all, plan, reload_attributes
+from orlop_kernel.config.argv import Parsed
+from orlop_kernel.engine.processes.zygote import Zygote
+from orlop_kernel.spi import OrlopError
+
+if TYPE_CHECKING:
+    from orlop_kernel.api.router import Route
+    from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.http.server import Server
+
+__all__ = ["run"]
+
+_log = logging.getLogger("orlop.daemon")
+_STREAM_GRACE = 2.0  # for streams that do not end by themselves: nobody waits for `logs -f` when a daemon restarts
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Daemon:
+    """One run of orlopd."""
+
+    def __init__(self, loaded: Loaded, parsed: Parsed, began: float) -> None:
+        self._loaded, self._parsed, self._began = loaded, parsed, began
+        self._environ = dict(os.environ)
+        self._stop = trio.Event()
+        self._hurry = trio.CancelScope()
+        self._signals = 0
+        self._engine: Engine | None = None
+
+    async def live(self) -> None:
+        """Boot, serve until a signal, stop. Returns after a clean stop; raises what made a start impossible."""
+        config = self._loaded.config
+        inherited = systemd.inherited_sockets(os.environ, os.getpid())
+        listen.close_unused(inherited, config)
+        with pidfile.held(config.pid_path), process.roots(config):
+            async with Zygote.start(config.exec_root, [config.log_driver]) as zygote, trio.open_nursery() as outer:
+                process.adjust()
+                await outer.start(self._watch_signals)
+                # The zygote imports on the other processor while we import here
+                from orlop_kernel.api.errors import answer_error
+                from orlop_kernel.api.router import Api
+                from orlop_kernel.engine.engine import Engine
+                from orlop_kernel.events import EventBus
+                from orlop_kernel.http.server import Server
+                from orlop_kernel.store import Store
+
+                async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
+                    events = EventBus(store)
+                    async with trio.open_nursery() as state:  # operations that outlive the request they came by
+                        state.start_soon(events.run)
+                        async with Engine.open(config, store, events, zygote, state) as engine:
+                            self._engine = engine
+                            listeners = await listen.open_all(config, inherited)  # from here on clients wait, not fail
+                            await engine.restore()
+                            server = Server(Api(_routes(engine)), on_error=answer_error)
+                            async with trio.open_nursery() as inner:  # connections
+                                await inner.start(server.serve, listeners)
+                                self._ready()
+                                await self._stop.wait()
+                                await self._shutdown(engine, server)
+                                inner.cancel_scope.cancel()
+                            state.cancel_scope.cancel()
+                    with trio.move_on_after(5, shield=True):
+                        await events.flush()
+                outer.cancel_scope.cancel()
+
+    def _ready(self) -> None:
+        gc.freeze()  # what booting made stays for good: the collector need not look at it again
+        _log.info("orlopd %s is ready after %.0f ms", __version__, (time.monotonic() - self._began) * 1000)
+        systemd.notify_ready("serving")
+
+    async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            task_status.started()
+            async for signum in signals:
+                if signum == signal.SIGHUP:
+                    self._reload()
+                elif signum == signal.SIGUSR1:
+                    _log.info("tasks written to %s", dump.write(self._loaded.config.exec_root))
+                else:
+                    self._on_stop_signal(signum)
+
+    def _on_stop_signal(self, signum: int) -> None:
+        """The first one stops, the second stops waiting, the third is the end."""
+        self._signals += 1
+        name = signal.Signals(signum).name
+        if self._signals == 1:
+            _log.info("%s: shutting down", name)
+            self._stop.set()
+        elif self._signals == 2:
+            _log.warning("%s again: not waiting for containers and clients any longer", name)
+            self._hurry.cancel()
+        else:
+            _log.error("%s a third time: leaving at once", name)
+            os._exit(128 + signum)
+
+    def _reload(self) -> None:
+        """Read the file again; apply all that can be applied, or, when anything is wrong with it, nothing."""
+        if self._engine is None:
+            _log.warning("SIGHUP: still starting, nothing is reloaded")
+            return
+        systemd.notify_reloading()
+        running = self._engine.config
+        try:
+            loaded = load_all(self._parsed, self._environ)
+        except ConfigError as error:
+            _log.error("cannot reload the configuration, it stays as it is: %s", error)
+        else:
+            found = plan(running, loaded.config)
+            self._engine.reconfigure(found.config)
+            logs.set_level(found.config.effective_log_level)
+            for warning in loaded.warnings:
+                _log.warning("%s", warning)
+            if found.needs_restart:
+                _log.warning("changed, but needs a restart of the daemon: %s", ", ".join(found.needs_restart))
+            _log.info("configuration reloaded; applied: %s", ", ".join(found.applied) or "nothing, all is unchanged")
+            attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
+            self._engine.events.publish("daemon", "reload", self._engine_id(), attributes)
+        systemd.notify_ready("serving")
+
+    def _engine_id(self) -> str:
+        from orlop_kernel.engine.system import engine_id
+
+        return engine_id(self._loaded.config.data_root)
+
+    async def _shutdown(self, engine: Engine, server: Server) -> None:
+        """Accept nothing more, stop the containers or leave them, give what still streams a moment."""
+        systemd.notify_stopping()
+        leave = engine.config.live_restore
+        engine.events.close_subscriptions()
+        limit = _stop_limit(engine)
+        with self._hurry, trio.move_on_after(limit) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.drain, limit)
+                await engine.shutdown(leave_running=leave)
+                nursery.cancel_scope.deadline = trio.current_time() + _STREAM_GRACE
+        if scope.cancelled_caught or self._hurry.cancelled_caught:
+            _log.warning("force shutdown: containers that still run are stopped by the next start")
+        _log.info("%s", "containers are left running" if leave else "containers are stopped")
+
+
+def _routes(engine: Engine) -> Iterator[Route]:
+    from orlop_kernel.api import containers, exec, images, networks, system, volumes
+
+    for resource in (containers, exec, images, networks, system, volumes):
+        yield from resource.routes(engine)
+
+
+def _stop_limit(engine: Engine) -> float:
+    """dockerd's: `shutdown-timeout`, or the longest stop timeout of a running container and 5 s; negative: for ever."""
+    config = engine.config
+    own = [item.record.config.stop_timeout for item in engine.containers.index.values() if item.record.state.running]
+    seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
+    if config.shutdown_timeout < 0 or any(value < 0 for value in seconds):
+        return math.inf
+    return max(float(config.shutdown_timeout), max(seconds, default=0) + 5.0)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
+    """Be the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
+    config = loaded.config
+    os.umask(0o022)
+    os.chdir("/")
+    logs.setup(config.effective_log_level, config.log_format)
+    _log.info("starting, configuration from %s", loaded.file or "defaults and flags")
+    for warning in loaded.warnings:
+        _log.warning("%s", warning)
+    try:
+        trio.run(functools.partial(Daemon(loaded, parsed, began).live))
+    except BaseException as error:
+        leaves = list(_leaves(error))
+        for leaf in leaves:
+            if isinstance(leaf, (ConfigError, OrlopError)):
+                _log.critical("failed to start daemon: %s", leaf)
+            else:
+                _log.critical("the daemon failed: %s: %s", type(leaf).__name__, leaf, exc_info=leaf)
+        return 1
+    return 0

@@ -1,0 +1,185 @@
+"""Attach: a client's connection joined to the streams of a container or an exec.
+
+The daemon only relays: frames are made by the monitor, and are Docker's. It looks at the bytes in one case: detach keys,
+which only count with a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from orlop_kernel.monitor.protocol import Attach
+from orlop_kernel.spi import Conflict, InvalidParameter
+
+from .container import AttachWaiter, Container
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["DetachKeys", "Detached", "attach", "join", "parse_detach_keys", "relay"]
+
+DEFAULT_DETACH_KEYS = b"\x10\x11"
+_CHUNK = 256 << 10
+
+
+class Duplex(Protocol):
+    async def receive_some(self, limit: int = 65536) -> bytes: ...
+    async def send_all(self, data: bytes) -> None: ...
+    async def send_eof(self) -> None: ...
+
+
+class Detached(Exception):
+    """The detach sequence was typed."""
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """`ctrl-p,ctrl-q` to bytes; "" is the default."""
+    if not text:
+        return DEFAULT_DETACH_KEYS
+    out = bytearray()
+    for word in text.split(","):
+        if len(word) == 1 and word.isascii():
+            out += word.encode()
+        elif word == "DEL":
+            out.append(127)
+        elif word.startswith("ctrl-") and len(word) == 6 and (word[5].islower() or word[5] in "@[\\]^_"):
+            out.append(ord(word[5].upper()) - 64)
+        else:
+            raise InvalidParameter(f"Invalid detach keys ({text}) provided")
+    return bytes(out)
+
+
+class DetachKeys:
+    """Finds the sequence in a stream of typed bytes. A partly typed one is held back until it breaks. Sans-IO."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._held = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """(what to pass on, whether the sequence was completed)."""
+        out = bytearray()
+        for byte in data:
+            if byte == self._keys[self._held]:
+                self._held += 1
+                if self._held == len(self._keys):
+                    self._held = 0
+                    return bytes(out), True
+                continue
+            if self._held:
+                out += self._keys[: self._held]
+                self._held = 0
+                if byte == self._keys[0]:
+                    self._held = 1
+                    continue
+            out.append(byte)
+        return bytes(out), False
+
+
+async def join(container: Container, request: Attach) -> trio.SocketStream | None:
+    """The container's streams. Before its start: waits for the start (None: it failed)."""
+    state = container.record.state
+    if state.paused:
+        raise Conflict(f"container {container.id} is paused, unpause the container before attach")
+    if state.restarting:
+        raise Conflict(f"container {container.id} is restarting, wait until the container is running")
+    run = container.run
+    if state.running and run is not None and run.monitor is not None and not run.finished.is_set():
+        return await run.monitor.attach(request)
+    waiter = AttachWaiter(request)
+    container.attach_waiters.append(waiter)
+    try:
+        return await waiter.stream.get()
+    finally:
+        if waiter in container.attach_waiters:
+            container.attach_waiters.remove(waiter)
+
+
+async def relay(
+    client: Duplex,
+    streams: Callable[[], Awaitable[trio.SocketStream | None]],
+    *,
+    stdin: bool,
+    detach_keys: bytes | None,
+    end_on_stdin_eof: bool,
+    before_end: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Relay until the output ends, the client goes, or `Detached` is raised. `streams` may take its time (a container that
+    is yet to start): what the client sends meanwhile is kept, up to a chunk. `end_on_stdin_eof`: the end of the client's
+    input ends this attach. `before_end` runs between the last output and the end that the client sees."""
+    keys = DetachKeys(detach_keys) if detach_keys else None
+    inner: trio.SocketStream | None = None
+    ready = trio.Event()
+
+    async def upwards(scope: trio.CancelScope) -> None:
+        while True:
+            data = await client.receive_some(_CHUNK)
+            await ready.wait()
+            assert inner is not None
+            if not data:
+                break
+            done = False
+            if keys is not None:
+                data, done = keys.feed(data)
+            if data and stdin:
+                try:
+                    await inner.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return  # the container no longer reads; its output goes on
+            if done:
+                raise Detached
+        if stdin:
+            try:
+                await inner.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the container has ended; its output decides when we are done
+            if end_on_stdin_eof:
+                scope.cancel()
+
+    async def guarded_upwards(scope: trio.CancelScope) -> None:
+        try:
+            await upwards(scope)
+        except trio.BrokenResourceError:
+            scope.cancel()  # the client is gone
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(guarded_upwards, nursery.cancel_scope)
+        inner = await streams()
+        if inner is not None:
+            ready.set()
+            async with inner:
+                await _downwards(client, inner, before_end)
+        nursery.cancel_scope.cancel()
+
+
+async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Callable[[], Awaitable[None]] | None) -> None:
+    try:
+        while data := await inner.receive_some(_CHUNK):
+            await client.send_all(data)
+        if before_end is not None:
+            await before_end()
+        await client.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the client went away
+
+
+async def attach(room: Containers, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
+    """The whole life of one attach connection."""
+    config = container.record.config
+    stdin = request.stdin and config.open_stdin
+    once = stdin and config.stdin_once and not config.tty
+    wanted = Attach(stdin=stdin, stdout=request.stdout, stderr=request.stderr, stdin_once=once)
+    room.engine.events.publish("container", "attach", container.id, room.attributes(container))
+    try:
+        await relay(
+            client,
+            lambda: join(container, wanted),
+            stdin=stdin,
+            detach_keys=detach_keys if config.tty and stdin else None,
+            end_on_stdin_eof=stdin and not once,
+        )
+    except* Detached:
+        room.engine.events.publish("container", "detach", container.id, room.attributes(container))

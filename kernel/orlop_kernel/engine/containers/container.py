@@ -1,0 +1,75 @@
+"""One container in memory: its record, who waits for it, and its present run.
+
+The record is what is durable; everything else here is made anew when the daemon starts. `lock` serialises the operations
+that change the container's state; readers take none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from orlop_kernel.engine.futures import Once
+from orlop_kernel.engine.processes.monitor_client import Monitor
+from orlop_kernel.monitor.protocol import Attach, Exited
+
+from .record import ContainerRecord
+
+__all__ = ["AttachWaiter", "Container", "Run"]
+
+
+@dataclass(slots=True)
+class Run:
+    """One run, from the launch of its monitor to the monitor's end. `settled` is set when the start is decided;
+    an exit that is reported earlier waits for it. `finished` is set when the exit has been accounted for."""
+
+    run_dir: str
+    monitor: Monitor | None = None
+    settled: trio.Event = field(default_factory=trio.Event)
+    exited: Once[Exited] = field(default_factory=Once)
+    finished: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True)
+class AttachWaiter:
+    """A client that attached before the start: it gets its stream when the container's streams exist."""
+
+    request: Attach
+    stream: Once[trio.SocketStream | None] = field(default_factory=Once)
+
+
+class Container:
+    def __init__(self, record: ContainerRecord) -> None:
+        self.record = record
+        self.lock = trio.Lock()
+        self.run: Run | None = None
+        self.next_exit: Once[int] = Once()
+        self.removed: Once[int] = Once()
+        self.attach_waiters: list[AttachWaiter] = []
+        self.restart_timer: trio.CancelScope | None = None
+        self.restart_delay = 0.0
+        self.stop_requested = False
+        """The present run is being ended by a user or by the shutdown: no restart follows it."""
+        self.execs: set[str] = set()
+        self.on_change: Callable[[], None] | None = None
+        self.views: dict[str, bytes] = {}
+        """Encoded answers, until the next `touch`."""
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    def touch(self) -> None:
+        """The record changed: what was encoded from it is void."""
+        self.views.clear()
+
+    def exit_announced(self, code: int) -> None:
+        """Wake who waits for the next exit; later waiters wait for the one after."""
+        announced, self.next_exit = self.next_exit, Once()
+        announced.set(code)

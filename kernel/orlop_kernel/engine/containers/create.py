@@ -1,0 +1,285 @@
+"""Create: what was asked, what the image says and what the daemon defaults to, merged into one record. Then the storage's
+writable snapshot, the container's directory, and last the row: before the row there is no container, and what a crash left
+of one is swept at boot."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from orlop_kernel.engine.images.service import Image
+from orlop_kernel.engine.spec import environment
+from orlop_kernel.engine.spec.build import MASKED_PATHS, READONLY_PATHS
+from orlop_kernel.engine.spec.host import facts
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.store import Put
+from orlop_kernel.types.containers import (
+    ContainerConfig,
+    CreateRequest,
+    EndpointSettings,
+    Healthcheck,
+    HostConfig,
+    Ulimit,
+)
+from orlop_kernel.types.images import ImageConfig
+
+from . import mounts, names, validate
+from .container import Container
+from .record import ContainerRecord, MountRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["create", "encode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    container: Container
+    warnings: list[str]
+
+
+def _strings(value: list[str] | str | None) -> list[str] | None:
+    return [value] if isinstance(value, str) else value
+
+
+def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) -> ContainerConfig:
+    """Docker's merge of an image's configuration below the user's."""
+    cmd, entrypoint = _strings(given.cmd), _strings(given.entrypoint)
+    if entrypoint is None:
+        if not cmd:
+            cmd = list(image.cmd) if image.cmd else cmd
+        entrypoint = list(image.entrypoint) if image.entrypoint else None
+    elif entrypoint == [""]:
+        entrypoint = []
+    merged = {name: getattr(given, name) for name in ContainerConfig.__struct_fields__}
+    exposed = {**(image.exposed_ports or {}), **(given.exposed_ports or {})}
+    merged |= {
+        "hostname": given.hostname or container_id[:12],
+        "user": given.user or image.user,
+        "env": environment.merge(image.env or (), given.env or ()),
+        "cmd": cmd,
+        "entrypoint": entrypoint,
+        "exposed_ports": {port if "/" in port else f"{port}/tcp": {} for port in exposed} or UNSET,
+        "volumes": {path: {} for path in (*(image.volumes or ()), *(given.volumes or ()))} or None,
+        "working_dir": given.working_dir or image.working_dir,
+        "labels": {**(image.labels or {}), **(given.labels or {})},
+        "stop_signal": (given.stop_signal or image.stop_signal) or UNSET,
+        "shell": given.shell or image.shell or UNSET,
+        "healthcheck": _merge_health(given.healthcheck or None, image),
+    }
+    return ContainerConfig(**merged)
+
+
+def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
+    if image.healthcheck is None:
+        return given or UNSET
+    base = Healthcheck(**{name: getattr(image.healthcheck, name) for name in Healthcheck.__struct_fields__})
+    if given is None:
+        return base
+    for name in Healthcheck.__struct_fields__:
+        if value := getattr(given, name):
+            setattr(base, name, value)
+    return base
+
+
+def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> HostConfig:
+    daemon = room.engine.config
+    host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
+    if config.network_disabled is True:
+        host.network_mode = "none"
+    host.restart_policy.name = host.restart_policy.name or "no"
+    host.runtime = host.runtime or daemon.default_runtime
+    host.shm_size = host.shm_size or daemon.shm_bytes
+    host.ipc_mode = host.ipc_mode or daemon.default_ipc_mode
+    host.cgroupns_mode = (
+        host.cgroupns_mode or daemon.default_cgroupns_mode or ("private" if facts().cgroup_version == 2 else "host")
+    )
+    if host.oom_kill_disable is None:
+        host.oom_kill_disable = False if facts().cgroup_version == 1 else None
+    if host.log_config.type in ("", daemon.log_driver):
+        host.log_config.config = {**daemon.log_opts, **(host.log_config.config or {})}
+    host.log_config.type = host.log_config.type or daemon.log_driver
+    host.log_config.config = host.log_config.config or {}
+    own = {limit.name for limit in host.ulimits or ()}
+    defaults = [
+        Ulimit(name=limit.name, hard=limit.hard, soft=limit.soft)
+        for limit in daemon.default_ulimits.values()
+        if limit.name not in own
+    ]
+    host.ulimits = [*(host.ulimits or ()), *defaults] or None
+    unconfined = any(option in ("systempaths=unconfined", "systempaths:unconfined") for option in host.security_opt or ())
+    if host.privileged or unconfined:
+        host.masked_paths, host.readonly_paths = host.masked_paths or [], host.readonly_paths or []
+    else:
+        if host.masked_paths is None:
+            host.masked_paths = [*MASKED_PATHS, *facts().thermal_paths]
+        if host.readonly_paths is None:
+            host.readonly_paths = list(READONLY_PATHS)
+    return host
+
+
+def _joined(room: Containers, host: HostConfig) -> None:
+    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined."""
+    for name in ("network_mode", "ipc_mode", "pid_mode"):
+        mode = getattr(host, name)
+        if mode.startswith("container:"):
+            setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
+
+
+def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
+    found = []
+    for text in host.volumes_from or ():
+        name, _, mode = text.partition(":")
+        if mode not in ("", "ro", "rw", "z", "Z"):
+            raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
+        for mount in room.get(name).record.mounts:
+            if mount.type != "tmpfs":
+                found.append(replace(mount, rw=False) if mode == "ro" else mount)
+    return found
+
+
+def _platform(room: Containers, image: Image, platform: str, reference: str) -> list[str]:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    if platform:
+        os_name, _, rest = platform.partition("/")
+        architecture = rest.partition("/")[0]
+        if (os_name and os_name != image.os) or (architecture and architecture != image.architecture):
+            raise NotFound(
+                f"image with reference {reference} was found but does not match the specified platform: "
+                f"wanted {platform}, actual: {image.os}/{image.architecture}"
+            )
+    elif image.architecture and image.architecture != machine:
+        return [
+            f"The requested image's platform ({image.os}/{image.architecture}) does not match the detected host platform "
+            f"(linux/{machine}) and no specific platform was requested"
+        ]
+    return []
+
+
+def _endpoints(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+    given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
+    if host.network_mode.startswith("container:") or (host.network_mode in ("host", "none") and not given):
+        return {}
+    found = {("bridge" if name == "default" else name): settings or EndpointSettings() for name, settings in given.items()}
+    if request.mac_address and not any(settings.mac_address for settings in found.values()):
+        found.setdefault(host.network_mode, EndpointSettings()).mac_address = request.mac_address
+    return found
+
+
+async def create(room: Containers, name: str, platform: str, request: CreateRequest) -> Created:
+    """Make a container. Nothing of it exists when this raises."""
+    engine = room.engine
+    image = engine.images.resolve(request.image) if request.image else None
+    if image is None:
+        raise InvalidParameter("no image specified: set Image in the request")
+    warnings = _platform(room, image, platform, request.image)
+    container_id = names.new_id()
+    config = merge_config(request, image.config, container_id)
+    args = [*(config.entrypoint or ()), *(config.cmd or ())]
+    if not args:
+        raise InvalidParameter("no command specified")
+    if request.healthcheck is not UNSET:
+        validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
+    host = _defaults(room, config, request.host_config or HostConfig())
+    if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
+        config.hostname = os.uname().nodename
+    warnings += validate.check(request, host, facts())
+    _joined(room, host)
+    endpoints = _endpoints(request, host)
+    room.check_networks(host, endpoints)
+    engine.drivers.runtime(host.runtime)
+    engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
+    planned = mounts.plan(host, config.volumes or (), _inherited(room, host))
+    bare = names.check(name) if name else ""
+    with room.reserve_name(bare, container_id) as chosen:
+        record = ContainerRecord(
+            id=container_id,
+            name=chosen,
+            created_ns=time.time_ns(),
+            args=args,
+            config=config,
+            host_config=host,
+            image_id=image.id,
+            storage_driver=engine.storage_name,
+            endpoints=endpoints,
+            mounts=planned,
+        )
+        record.mounts = await _ensure_volumes(room, planned, host)
+        await _prepare(room, record, image)
+        container = Container(record)
+        try:
+            await engine.store.commit([Put("containers", container_id, encode(record))])
+        except BaseException:
+            await room.discard_files(container_id)
+            raise
+        room.add(container)
+    engine.events.publish("container", "create", container_id, room.attributes(container))
+    return Created(container, warnings)
+
+
+async def _ensure_volumes(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
+    out = []
+    options = {
+        mount.target: mount.volume_options for mount in host.mounts or () if mount.type == "volume" and mount.volume_options
+    }
+    for mount in planned:
+        if mount.type == "bind" and not os.path.exists(mount.source):
+            # Docker's promise for --volume; --mount refused it while it was parsed.
+            os.makedirs(mount.source, mode=0o755, exist_ok=True)
+        if mount.type == "volume":
+            extra = options.get(mount.destination)
+            driver = mount.driver or host.volume_driver or "local"
+            driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
+            await room.engine.volumes.ensure(
+                mount.name,
+                driver,
+                driver_options,
+                {"com.docker.volume.anonymous": ""} if mount.anonymous else (extra.labels if extra else None) or {},
+            )
+            mount = replace(mount, driver=driver)
+        out.append(mount)
+    return tuple(out)
+
+
+async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
+    storage = room.engine.storage
+    try:
+        await storage.prepare(record.id, image.chain_id or None)
+        target = await storage.unpack_target(record.id)
+        _mark(target.directory)
+        os.mkdir(room.directory(record.id), 0o710)
+        os.chmod(room.directory(record.id), 0o710)
+    except BaseException:
+        await room.discard_files(record.id)
+        raise
+
+
+def _mark(root: str) -> None:
+    """/.dockerenv, by which programs know that they are in a container. Mount points are made by the runtime."""
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        made = os.open(".dockerenv", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o755, dir_fd=fd)
+        os.close(made)
+    except FileExistsError:
+        pass  # the image brings one
+    finally:
+        os.close(fd)
+
+
+def encode(record: ContainerRecord) -> bytes:
+    """The record as its row holds it."""
+    return msgspec.json.encode(record)
+
+
+def conflict(name: str, holder: str) -> Conflict:
+    return Conflict(
+        f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to remove (or rename) '
+        "that container to be able to reuse that name."
+    )

@@ -1,0 +1,125 @@
+"""The end of a run: network released, row committed, events, waiters, restart policy, auto-remove.
+
+One task a run waits for the monitor's `Exited`, or for the monitor's end without one (then `exit.json` tells, or nobody
+does and it is 255). Nothing else accounts for an exit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_kernel.engine.processes import runs
+from orlop_kernel.monitor.protocol import Exited
+
+from . import restarts
+from .container import Container, Run
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["watch"]
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_EXIT = 255
+
+
+async def watch(room: Containers, container: Container, run: Run) -> None:
+    """See one run to its end."""
+    assert run.monitor is not None
+    exited = await _outcome(run)
+    await run.settled.wait()
+    if container.run is run:
+        await account(room, container, run, exited)
+
+
+async def _outcome(run: Run) -> Exited:
+    assert run.monitor is not None
+    found: list[Exited] = []
+
+    async def told() -> None:
+        found.append(await run.exited.get())
+        nursery.cancel_scope.cancel()
+
+    async def ended() -> None:
+        assert run.monitor is not None
+        await run.monitor.ended()
+        # The zygote writes the record of a monitor that died; it needs a moment to empty the cgroup.
+        with trio.move_on_after(12):
+            while (record := runs.exit_record(run.run_dir)) is None:
+                await trio.sleep(0.02)
+            found.append(Exited(record.code, record.time_ns, record.oom))
+        if not found:
+            if (init := runs.init_record(run.run_dir)) is not None:
+                await trio.to_thread.run_sync(runs.kill_cgroups, init)
+            found.append(Exited(UNKNOWN_EXIT, time.time_ns()))
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(told)
+        nursery.start_soon(ended)
+    return found[0]
+
+
+async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:
+    """Make the exit true everywhere: network, row, events, waiters; then what the policy wants."""
+    record = container.record
+    state = record.state
+    await room.release_network(container)
+    ran_for = (exited.time_ns - state.started_ns) / 1e9
+    policy = record.host_config.restart_policy
+    # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".
+    by_user = container.stop_requested or room.closing or (record.manually_stopped and policy.name == "unless-stopped")
+    again = restarts.wants_restart(policy, exited.code, record.restart_count, by_user)
+    state.running, state.paused, state.restarting = again, False, again
+    state.pid, state.pid_start_time = 0, 0
+    state.exit_code, state.finished_ns, state.oom_killed = exited.code, exited.time_ns, exited.oom
+    gone = record.host_config.auto_remove and not again and not room.restarting_now(container)
+    if not gone:
+        await room.save(container)
+    container.touch()
+    attributes = room.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
+    if exited.oom:
+        room.engine.events.publish("container", "oom", container.id, room.attributes(container))
+    room.engine.events.publish("container", "die", container.id, attributes)
+    room.engine.execs.container_ended(container)
+    container.exit_announced(exited.code)
+    run.finished.set()
+    if again:
+        container.restart_delay = restarts.next_delay(container.restart_delay, ran_for)
+        room.engine.nursery.start_soon(_restart_later, room, container, run)
+    elif gone:
+        room.engine.nursery.start_soon(room.auto_remove, container)
+    else:
+        room.engine.nursery.start_soon(_clean, room, container, run)
+
+
+async def _clean(room: Containers, container: Container, run: Run) -> None:
+    assert run.monitor is not None
+    await run.monitor.ended()
+    if container.run is run:
+        container.run = None
+        room.remove_run_directories(container.id)
+
+
+async def _restart_later(room: Containers, container: Container, run: Run) -> None:
+    assert run.monitor is not None
+    await run.monitor.ended()
+    with trio.CancelScope() as scope:
+        container.restart_timer = scope
+        await trio.sleep(container.restart_delay)
+    container.restart_timer = None
+    if scope.cancelled_caught or container.run is not run or room.closing:
+        return
+    async with container.lock:
+        if container.run is not run or not container.record.state.restarting:
+            return
+        container.record.restart_count += 1
+        try:
+            await room.start_locked(container)
+        except Exception as error:
+            log.warning("cannot restart container %s: %s", container.name, error)

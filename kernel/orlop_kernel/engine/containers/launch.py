@@ -1,0 +1,223 @@
+"""Start: from a record to a running process.
+
+    storage says what to mount, networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox
+    -> the network is attached to it -> files, spec, clients that attached before the start -> the runtime runs
+
+When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
+back. The row is committed with the sandbox *while* the runtime starts: a daemon that dies in between finds the monitor by
+its run directory and the endpoints in the row.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
+from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
+from orlop_kernel.spi import InvalidParameter, LogInfo, Outcome, Runtime, Task
+from orlop_kernel.types.containers import HostConfig
+
+from . import bundle, mounts
+from .container import Container, Run
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["launch", "log_info", "on_event", "task"]
+
+
+def task(room: Containers, container: Container) -> Task:
+    run_dir = room.run_dir(container.id)
+    console = f"{run_dir}/console" if container.record.config.tty else ""
+    return Task(container.id, run_dir, f"{run_dir}/init.pid", f"{run_dir}/runtime.log", console)
+
+
+def log_info(room: Containers, container: Container) -> LogInfo:
+    record = container.record
+    return LogInfo(
+        container_id=record.id,
+        container_name=record.name,
+        image_id=record.image_id,
+        image_name=record.config.image,
+        command=" ".join(record.args),
+        created=room.created(record),
+        directory=room.directory(record.id),
+        labels=record.config.labels or {},
+        env=tuple(record.config.env or ()),
+        hostname=record.config.hostname,
+    )
+
+
+async def launch(room: Containers, container: Container) -> Run:
+    """Run the container. On return it runs (or has run: a short one may be over); raises with everything undone."""
+    record = container.record
+    runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    run = Run(room.run_dir(record.id))
+    container.run = run
+    plan = None
+    try:
+        _make_directories(room, record.id)
+        # Other containers are looked up before anything is made.
+        network = _network_namespace(room, record.host_config)
+        if network == "new":
+            plan = await room.engine.networks.plan(
+                record.id,
+                record.name,
+                record.config.hostname,
+                record.host_config.network_mode,
+                record.endpoints,
+                set(record.config.exposed_ports or ()),
+                record.host_config.port_bindings or {},
+                record.host_config.publish_all_ports,
+            )
+        user_mounts = await _user_mounts(room, container)
+        monitor, _ = await Monitor.launch(
+            room.engine.zygote,
+            await _launch_message(room, container, runtime, network, user_mounts),
+            room.engine.nursery,
+            lambda event: on_event(room, container, run, event),
+        )
+        run.monitor = monitor
+        record.sandbox = None
+        if plan is not None:
+            record.sandbox = await room.engine.networks.attach(plan, monitor.netns_path)
+            if plan.sockets:
+                await monitor.serve(plan.forwards, plan.sockets)
+                for sock in plan.sockets:
+                    sock.close()
+        await bundle.write(room, container, monitor, user_mounts, network)
+        await _attach_waiters(container, monitor)
+        started = await _start(room, container, runtime, monitor)
+    except BaseException as error:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await _undo(room, container, run, plan)
+        if isinstance(error, StartFailed):
+            raise InvalidParameter(_explain(runtime, error)) from error
+        raise
+    state = record.state
+    state.running, state.paused, state.restarting, state.oom_killed = True, False, False, False
+    state.pid, state.pid_start_time = started.pid, started.start_time
+    state.exit_code, state.error = 0, ""
+    state.started_ns, state.finished_ns = started.time_ns, state.finished_ns
+    record.started_before = True
+    return run
+
+
+def _explain(runtime: Runtime, error: StartFailed) -> str:
+    failed = error.failed
+    if failed.status or failed.timed_out or failed.log or failed.stderr:
+        outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
+        return "failed to create task for container: failed to create shim task: " + runtime.explain(outcome, failed.log)
+    return f"failed to create task for container: {failed.message}"
+
+
+def _make_directories(room: Containers, container_id: str) -> None:
+    run_dir, root = room.run_dir(container_id), room.root(container_id)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    os.makedirs(run_dir, mode=0o700)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+
+
+def _network_namespace(room: Containers, host: HostConfig) -> str:
+    """ "new", "" for the host's, or the path of another container's."""
+    kind = room.engine.networks.sandbox_kind(host.network_mode)
+    if kind.startswith("container:"):
+        return room.namespace_of(kind.removeprefix("container:"), "net")
+    return "" if kind == "host" else "new"
+
+
+async def _user_mounts(room: Containers, container: Container) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    for record in container.record.mounts:
+        volume = await room.engine.volumes.mounts(record.name) if record.type == "volume" else ()
+        out += mounts.oci(record, volume)
+    return out
+
+
+async def _launch_message(
+    room: Containers, container: Container, runtime: Runtime, network: str, user_mounts: list[dict[str, Any]]
+) -> Launch:
+    record = container.record
+    config = record.host_config.log_config
+    log = None
+    if config.type != "none":
+        options = {key: value for key, value in (config.config or {}).items()}
+        log = Log(config.type, log_info(room, container), options)
+    return Launch(
+        id=record.id,
+        run_dir=room.run_dir(record.id),
+        root=room.root(record.id),
+        mounts=(*await room.engine.storage.mounts(record.id), *runtime.monitor_mounts()),
+        network=network,
+        detach=runtime.capabilities.detach_mounts,
+        keep=tuple(item["source"] for item in user_mounts if item["type"] == "bind"),
+        terminal=record.config.tty,
+        stdin=record.config.open_stdin,
+        log=log,
+        hostname=record.config.hostname,
+    )
+
+
+async def _start(room: Containers, container: Container, runtime: Runtime, monitor: Monitor) -> Started:
+    record = container.record
+    this = task(room, container)
+    rows, columns = (record.host_config.console_size or [0, 0])[:2]
+    message = Start(
+        run=runtime.run(this),
+        delete=runtime.delete(this),
+        pid_file=this.pid_file,
+        log_file=this.log,
+        console_socket=this.console_socket,
+        console_size=(rows, columns),
+    )
+    async with trio.open_nursery() as nursery:
+        if record.sandbox is not None:
+            nursery.start_soon(room.save, container)
+        try:
+            return await monitor.start(message)
+        except StartFailed as error:
+            failure = error
+    raise failure
+
+
+async def _attach_waiters(container: Container, monitor: Monitor) -> None:
+    """Give clients that attached before the start their streams, before there is any output to miss."""
+    waiters, container.attach_waiters = container.attach_waiters, []
+    for waiter in waiters:
+        try:
+            waiter.stream.set(await monitor.attach(waiter.request))
+        except Exception:
+            waiter.stream.set(None)
+            raise
+
+
+async def _undo(room: Containers, container: Container, run: Run, plan: Any) -> None:
+    for waiter in container.attach_waiters:
+        waiter.stream.set(None)
+    container.attach_waiters = []
+    if run.monitor is not None:
+        run.monitor.kill()
+        await run.monitor.ended()
+    sandbox, container.record.sandbox = container.record.sandbox, None
+    if sandbox is not None:
+        await room.engine.networks.release(sandbox)
+    elif plan is not None:
+        await room.engine.networks.abandon(plan)
+    room.remove_run_directories(container.id)
+    container.run = None
+    run.settled.set()
+    run.finished.set()
+
+
+def on_event(room: Containers, container: Container, run: Run, event: Event) -> None:
+    body = event.body
+    if isinstance(body, Exited):
+        run.exited.set(body)
+    elif isinstance(body, ExecExited):
+        room.engine.execs.exited(body)
+    elif isinstance(body, Oom):
+        room.engine.events.publish("container", "oom", container.id, room.attributes(container))

@@ -1,0 +1,266 @@
+"""What users do to a container's state: start, stop, kill, restart, pause, unpause, rename. Each takes the container's lock,
+checks the state in Docker's words, acts, commits, and tells."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_kernel import process
+from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotModified, OrlopError
+
+from . import exits, validate
+from .container import Container
+from .launch import launch, task
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["kill", "pause", "rename", "restart", "start", "start_locked", "stop", "unpause"]
+
+KILL_DEADLINE = 10.0
+
+
+async def start(room: Containers, container: Container) -> None:
+    async with container.lock:
+        state = container.record.state
+        if container.record.removing or state.dead:
+            raise Conflict("container is marked for removal and cannot be started")
+        if state.paused:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        if state.running and not state.restarting:
+            raise NotModified("container is already running")
+        _cancel_restart(container)
+        container.record.restart_count = 0
+        container.restart_delay = 0.0
+        await start_locked(room, container)
+
+
+def _cancel_restart(container: Container) -> None:
+    if container.restart_timer is not None:
+        container.restart_timer.cancel()
+    container.record.state.restarting = False
+    if container.run is None or container.run.finished.is_set():
+        container.record.state.running = False
+
+
+async def start_locked(room: Containers, container: Container) -> None:
+    """Start under the lock, from any state that is not running."""
+    record = container.record
+    if container.run is not None and container.run.monitor is not None:
+        await container.run.monitor.ended()
+    container.stop_requested = False
+    record.manually_stopped = False
+    try:
+        run = await launch(room, container)
+    except OrlopError as error:
+        raise await _failed(room, container, error) from error
+    room.engine.nursery.start_soon(exits.watch, room, container, run)
+    try:
+        await room.save(container)
+    finally:
+        container.touch()
+        room.publish_network(container, "connect")
+        room.engine.events.publish("container", "start", container.id, room.attributes(container))
+        run.settled.set()
+
+
+async def _failed(room: Containers, container: Container, error: OrlopError) -> OrlopError:
+    """Record why a start failed, with Docker's exit codes, which clients turn into their own."""
+    text = str(error)
+    state = container.record.state
+    state.exit_code, answer = 128, error
+    lower = text.lower()
+    if "permission denied" in lower or "is a directory" in lower:
+        if "is a directory" in lower:
+            text += ": permission denied"
+        state.exit_code, answer = 126, InvalidParameter(text)
+    elif "not a directory" in lower:
+        text += (
+            ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists "
+            "and is the expected type"
+        )
+        state.exit_code, answer = 127, InvalidParameter(text)
+    elif any(
+        words in lower
+        for words in ("executable file not found", "no such file or directory", "system cannot find the file specified")
+    ):
+        state.exit_code, answer = 127, InvalidParameter(text)
+    elif "failed to create task" in text:
+        answer = DriverError(text)
+    state.running, state.restarting, state.pid, state.error = False, False, 0, text
+    container.touch()
+    container.exit_announced(state.exit_code)
+    if container.record.host_config.auto_remove:
+        room.engine.nursery.start_soon(room.auto_remove, container)
+    else:
+        await room.save(container)
+    return answer
+
+
+async def _signal(container: Container, signum: int) -> None:
+    if container.run is None or container.run.monitor is None:
+        raise Conflict(f"container {container.id} is not running")
+    await container.run.monitor.signal(signum)
+
+
+def stop_signal(container: Container, given: str) -> int:
+    text = given or container.record.config.stop_signal or "SIGTERM"
+    return validate.parse_signal(text)
+
+
+async def stop(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
+    """Signal, wait, kill. `seconds` below 0 waits for ever."""
+    signum = stop_signal(container, given)
+    async with container.lock:
+        if not container.record.state.running:
+            raise NotModified("container is already stopped")
+        await stop_locked(room, container, signum, seconds)
+    room.engine.events.publish("container", "stop", container.id, room.attributes(container))
+
+
+def stop_timeout(room: Containers, container: Container) -> int:
+    """Seconds between the stop signal and SIGKILL; negative = for ever."""
+    configured = container.record.config.stop_timeout
+    return configured if isinstance(configured, int) else room.engine.config.default_stop_timeout
+
+
+async def stop_locked(room: Containers, container: Container, signum: int, seconds: int | None) -> None:
+    record = container.record
+    if seconds is None:
+        seconds = stop_timeout(room, container)
+    if not room.closing:
+        record.manually_stopped = True
+    container.stop_requested = True
+    if record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        _cancel_restart(container)
+        await room.save(container)
+        container.touch()
+        return
+    run = container.run
+    assert run is not None
+    if record.state.paused:
+        await _unpause(room, container)
+    await _send(room, container, signum)
+    with trio.move_on_after(seconds if seconds >= 0 else float("inf")):
+        await run.finished.wait()
+    if not run.finished.is_set():
+        await kill_now(room, container)
+
+
+async def _send(room: Containers, container: Container, signum: int) -> None:
+    try:
+        await _signal(container, signum)
+    except (OSError, OrlopError):
+        if container.record.state.running and (container.run and not container.run.finished.is_set()):
+            raise
+    room.engine.events.publish("container", "kill", container.id, room.attributes(container, signal=str(signum)))
+
+
+async def kill_now(room: Containers, container: Container) -> None:
+    """SIGKILL, and wait until it is accounted for. Stop stops."""
+    run = container.run
+    if run is None or run.finished.is_set():
+        return
+    if container.record.state.paused:
+        await _unpause(room, container)
+    with contextlib.suppress(OSError, OrlopError):
+        await _send(room, container, signal.SIGKILL)
+    with trio.move_on_after(KILL_DEADLINE):
+        await run.finished.wait()
+        return
+    # A monitor that does not answer is ended; what it leaves is killed through the cgroup.
+    if run.monitor is not None:
+        run.monitor.kill()
+    with trio.move_on_after(2 * KILL_DEADLINE):
+        await run.finished.wait()
+        return
+    raise DriverError(f"cannot kill container: {container.id}: it did not end within {3 * KILL_DEADLINE:g} s of SIGKILL")
+
+
+async def kill(room: Containers, container: Container, given: str = "") -> None:
+    signum = validate.parse_signal(given) if given else signal.SIGKILL
+    record = container.record
+    if record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        _cancel_restart(container)
+        await room.save(container)
+        container.touch()
+        return
+    if not record.state.running or container.run is None:
+        raise Conflict(f"cannot kill container: {container.id}: container {container.id} is not running")
+    configured = record.config.stop_signal
+    if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
+        container.stop_requested = True
+    record.manually_stopped = True
+    await _send(room, container, signum)
+    if record.state.paused and container.stop_requested:
+        async with container.lock:
+            await _unpause(room, container)
+    if signum == signal.SIGKILL and container.run is not None:
+        with trio.move_on_after(KILL_DEADLINE):
+            await container.run.finished.wait()
+
+
+async def restart(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
+    signum = stop_signal(container, given)
+    async with container.lock:
+        room.now_restarting.add(container.id)
+        try:
+            if container.record.state.running:
+                await stop_locked(room, container, signum, seconds)
+                room.engine.events.publish("container", "stop", container.id, room.attributes(container))
+            container.record.restart_count = 0
+            container.restart_delay = 0.0
+            await start_locked(room, container)
+        finally:
+            room.now_restarting.discard(container.id)
+    room.engine.events.publish("container", "restart", container.id, room.attributes(container))
+
+
+async def pause(room: Containers, container: Container) -> None:
+    async with container.lock:
+        state = container.record.state
+        if not state.running:
+            raise Conflict(f"container {container.id} is not running")
+        if state.paused:
+            raise Conflict(f"container {container.id} is already paused")
+        if state.restarting:
+            raise Conflict(f"container {container.id} is restarting, wait until the container is running")
+        runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+        await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
+        state.paused = True
+        await room.save(container)
+        container.touch()
+    room.engine.events.publish("container", "pause", container.id, room.attributes(container))
+
+
+async def unpause(room: Containers, container: Container) -> None:
+    async with container.lock:
+        if not container.record.state.paused:
+            raise DriverError(f"Container {container.id} is not paused")
+        await _unpause(room, container)
+
+
+async def _unpause(room: Containers, container: Container) -> None:
+    if not container.record.state.paused:
+        return
+    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+    await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+    container.record.state.paused = False
+    await room.save(container)
+    container.touch()
+    room.engine.events.publish("container", "unpause", container.id, room.attributes(container))
+
+
+async def rename(room: Containers, container: Container, given: str) -> None:
+    if not given:
+        raise InvalidParameter("Neither old nor new names may be empty")
+    async with container.lock:
+        old = container.record.name
+        if given.removeprefix("/") == old:
+            raise InvalidParameter("Renaming a container with the same name as its current name")
+        await room.rename(container, given)
+    room.engine.events.publish("container", "rename", container.id, room.attributes(container, oldName=f"/{old}"))

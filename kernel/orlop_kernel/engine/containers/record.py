@@ -1,0 +1,75 @@
+"""What is kept of a container: the row of the table `containers`. Fields are added, never renamed; each has a default, so
+that a row written by an older or newer Orlop decodes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orlop_kernel.engine.networks.records import Sandbox
+from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
+
+__all__ = ["ContainerRecord", "MountRecord", "State"]
+
+
+class State(msgspec.Struct):
+    """Docker's state fields. `restarting` and `paused` imply `running` (pid 0 while restarting)."""
+
+    running: bool = False
+    paused: bool = False
+    restarting: bool = False
+    oom_killed: bool = False
+    dead: bool = False
+    pid: int = 0
+    pid_start_time: int = 0
+    exit_code: int = 0
+    error: str = ""
+    started_ns: int = 0
+    finished_ns: int = 0
+
+    @property
+    def status(self) -> str:
+        if self.running:
+            return "paused" if self.paused else "restarting" if self.restarting else "running"
+        if self.dead:
+            return "dead"
+        return "exited" if self.started_ns else "created"
+
+
+class MountRecord(msgspec.Struct, frozen=True):
+    """One mount of a container, resolved at create. `source` is a host path for binds; for volumes it is looked up by
+    `name` at start. `options` go to a tmpfs."""
+
+    type: str
+    destination: str
+    source: str = ""
+    name: str = ""
+    driver: str = ""
+    mode: str = ""
+    rw: bool = True
+    propagation: str = ""
+    recursive: bool = True
+    subpath: str = ""
+    options: tuple[str, ...] = ()
+    anonymous: bool = False
+
+
+class ContainerRecord(msgspec.Struct, kw_only=True):
+    """`args` is entrypoint and command, resolved. `endpoints` is what the client asked of each network, by its name."""
+
+    id: str
+    name: str
+    created_ns: int
+    args: list[str]
+    config: ContainerConfig
+    host_config: HostConfig
+    image_id: str
+    storage_driver: str
+    endpoints: dict[str, EndpointSettings] = {}
+    mounts: tuple[MountRecord, ...] = ()
+    state: State = msgspec.field(default_factory=State)
+    sandbox: Sandbox | None = None
+    restart_count: int = 0
+    started_before: bool = False
+    manually_stopped: bool = False
+    removing: bool = False
+    platform: str = "linux"

@@ -1,0 +1,112 @@
+"""Remove: the row goes first, and is the answer; then what it stood for. What a crash in between leaves belongs to no row
+and is swept at boot, so a removed container never comes back and never leaves anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_kernel.spi import Conflict, OrlopError
+from orlop_kernel.store import Delete
+
+from . import lifecycle
+from .container import Container
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["auto_remove", "discard_files", "remove", "sweep"]
+
+log = logging.getLogger(__name__)
+
+
+async def remove(room: Containers, container: Container, *, force: bool, volumes: bool) -> None:
+    """`docker rm`. With `force` a running container is killed first."""
+    record = container.record
+    if record.removing:
+        raise Conflict(f"removal of container {record.name} is already in progress")
+    if force:
+        record.removing = container.stop_requested = True
+        try:
+            await lifecycle.kill_now(room, container)
+        except BaseException:
+            record.removing = False
+            raise
+    async with container.lock:
+        state = record.state
+        if state.restarting and container.restart_timer is not None:
+            container.restart_timer.cancel()
+        if state.running and not (force or state.restarting):
+            what = (
+                "container is paused and must be unpaused first"
+                if state.paused
+                else "container is running: stop the container before removing or force remove"
+            )
+            raise Conflict(f'cannot remove container "{record.name}": {what}')
+        record.removing = True
+        await _remove_locked(room, container, volumes=volumes)
+
+
+async def _remove_locked(room: Containers, container: Container, *, volumes: bool) -> None:
+    record = container.record
+    await room.release_network(container)
+    await room.engine.store.commit([Delete("containers", record.id)])
+    room.forget(container)
+    room.engine.events.publish("container", "destroy", record.id, room.attributes(container))
+    container.removed.set(record.state.exit_code)
+    if container.run is not None and container.run.monitor is not None:
+        # The root's mount point must not go before the monitor (see `launch`).
+        with trio.move_on_after(30):
+            await container.run.monitor.ended()
+    await discard_files(room, record.id)
+    if volumes:
+        await _remove_volumes(room, [mount.name for mount in record.mounts if mount.anonymous])
+
+
+async def _remove_volumes(room: Containers, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            await room.engine.volumes.remove(name)
+        except OrlopError as error:
+            log.info("volume %s stays: %s", name, error)
+
+
+async def auto_remove(room: Containers, container: Container) -> None:
+    """`--rm` at the container's end. The client is told when the row is gone, the rest follows."""
+    async with container.lock:
+        if container.record.removing:
+            return
+        container.record.removing = True
+        try:
+            await _remove_locked(room, container, volumes=True)
+        except OrlopError as error:
+            log.error("cannot remove container %s: %s", container.name, error)
+            container.record.removing = False
+            container.record.state.dead = True
+            container.touch()
+            container.removed.set(container.record.state.exit_code)
+
+
+async def discard_files(room: Containers, container_id: str) -> None:
+    """Everything a container has outside the store. Also for one that was never finished."""
+    room.remove_run_directories(container_id)
+    await room.engine.storage.remove(container_id)
+    directory = room.directory(container_id)
+    if os.path.isdir(directory):
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+async def sweep(room: Containers) -> None:
+    """At boot: directories and snapshots of containers that have no row."""
+    for name in os.listdir(room.containers_root):
+        if name not in room.index:
+            log.info("removing what is left of container %s", name[:12])
+            await discard_files(room, name)
+    for key in await room.engine.storage.keys():
+        if len(key) == 64 and all(c in "0123456789abcdef" for c in key) and key not in room.index:
+            await room.engine.storage.remove(key)

@@ -1,0 +1,175 @@
+"""Boot and shutdown: which containers go on, which are accounted for, which are started.
+
+A living monitor is adopted when the daemon lets containers live (live-restore); without it, what a crashed daemon left is
+stopped. A monitor that went while no daemon looked left `exit.json`; if even that is missing the code is 255.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_kernel.engine.processes import runs
+from orlop_kernel.engine.processes.monitor_client import Monitor
+from orlop_kernel.monitor.protocol import Status
+from orlop_kernel.spi import OrlopError
+
+from . import exits, lifecycle, removal, restarts
+from .container import Container, Run
+from .launch import on_event
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["restore", "shutdown"]
+
+log = logging.getLogger(__name__)
+
+
+async def restore(room: Containers) -> None:
+    async with trio.open_nursery() as nursery:
+        for container in list(room.index.values()):
+            nursery.start_soon(_restore_one, room, container)
+    living = [item for item in room.index.values() if item.record.state.running and item.run is not None]
+    await room.engine.networks.restore([item.record.sandbox for item in living if item.record.sandbox is not None])
+    await _sweep_runs(room)
+    await removal.sweep(room)
+    if not room.engine.config.live_restore:
+        async with trio.open_nursery() as nursery:
+            for container in living:
+                log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
+                nursery.start_soon(_stop_at_boot, room, container)
+    room.engine.nursery.start_soon(_start_wanted, room)
+
+
+async def _restore_one(room: Containers, container: Container) -> None:
+    record = container.record
+    run_dir = room.run_dir(record.id)
+    if not os.path.isdir(run_dir):
+        if record.state.running:
+            await _account_lost(room, container, None)
+        return
+    run = Run(run_dir)
+    monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
+    if monitor is not None:
+        status = await monitor.state()
+        if status.phase == "launched":
+            # The daemon died between the sandbox and the start: nobody was told that it runs.
+            monitor.kill()
+            await monitor.ended()
+        else:
+            await _adopt(room, container, run, monitor, status)
+            return
+    await _account_lost(room, container, runs.exit_record(run_dir))
+    room.remove_run_directories(record.id)
+
+
+async def _adopt(room: Containers, container: Container, run: Run, monitor: Monitor, status: Status) -> None:
+    run.monitor = monitor
+    container.run = run
+    record = container.record
+    init = runs.init_record(run.run_dir)
+    if init is not None and not (record.state.running and record.state.pid == init.pid):
+        record.state.running, record.state.restarting = True, False
+        record.state.pid, record.state.pid_start_time = init.pid, init.start_time
+        record.state.started_ns, record.state.error, record.state.exit_code = init.time_ns, "", 0
+        record.started_before = True
+        await room.save(container)
+    container.touch()
+    run.settled.set()
+    log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
+    room.engine.nursery.start_soon(exits.watch, room, container, run)
+
+
+async def _account_lost(room: Containers, container: Container, left: object) -> None:
+    """A container that was running for the last daemon and whose monitor is gone."""
+    record = container.record
+    run_dir = room.run_dir(record.id)
+    init = runs.init_record(run_dir) if os.path.isdir(run_dir) else None
+    if init is not None:
+        await trio.to_thread.run_sync(runs.kill_cgroups, init)
+    if not record.state.running and init is None:
+        return
+    exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None
+    code, when, oom = exits.UNKNOWN_EXIT, time.time_ns(), False
+    if exit_record is not None:
+        code, when, oom = exit_record.code, exit_record.time_ns, exit_record.oom
+    if init is not None and not record.state.running:
+        record.state.started_ns, record.started_before = init.time_ns, True
+    record.sandbox = None
+    state = record.state
+    state.running = state.paused = state.restarting = False
+    state.pid, state.pid_start_time = 0, 0
+    state.exit_code, state.finished_ns, state.oom_killed = code, when, oom
+    await room.save(container)
+    container.touch()
+    room.engine.events.publish(
+        "container", "die", container.id, room.attributes(container, exitCode=str(code), execDuration="0")
+    )
+
+
+async def _sweep_runs(room: Containers) -> None:
+    """Monitors and run directories that no row knows."""
+    for name in os.listdir(room.runs_root):
+        container = room.by_run_name(name)
+        if container is not None and container.run is not None:
+            continue
+        run_dir = os.path.join(room.runs_root, name)
+        monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: None)
+        if monitor is not None:
+            monitor.kill()
+            await monitor.ended()
+        if (init := runs.init_record(run_dir)) is not None:
+            await trio.to_thread.run_sync(runs.kill_cgroups, init)
+        room.remove_run(name)
+
+
+async def _stop_at_boot(room: Containers, container: Container) -> None:
+    try:
+        async with container.lock:
+            if container.record.state.running:
+                manually = container.record.manually_stopped
+                await lifecycle.stop_locked(room, container, lifecycle.stop_signal(container, ""), None)
+                container.record.manually_stopped = manually
+                await room.save(container)
+    except OrlopError as error:
+        log.error("cannot stop container %s: %s", container.name, error)
+
+
+async def _start_wanted(room: Containers) -> None:
+    for container in list(room.index.values()):
+        record = container.record
+        if record.state.running:
+            continue
+        if record.host_config.auto_remove and (record.started_before or record.removing):
+            await room.auto_remove(container)
+            continue
+        if not restarts.wants_start_at_boot(
+            record.host_config.restart_policy, record.started_before, record.manually_stopped, record.state.exit_code
+        ):
+            continue
+        async with container.lock:
+            if record.state.running or record.removing:
+                continue
+            try:
+                await room.start_locked(container)
+            except OrlopError as error:
+                log.error("cannot start container %s: %s", container.name, error)
+
+
+async def shutdown(room: Containers, *, leave_running: bool) -> None:
+    """Stop all in parallel, each within its own timeout; or leave all to their monitors."""
+    room.closing = True
+    for container in room.index.values():
+        if container.restart_timer is not None:
+            container.restart_timer.cancel()
+    if leave_running:
+        return
+    async with trio.open_nursery() as nursery:
+        for container in list(room.index.values()):
+            if container.record.state.running:
+                nursery.start_soon(_stop_at_boot, room, container)

@@ -1,0 +1,342 @@
+"""Containers: the index of all of them, and the door to what can be done to them.
+
+Owns: the in-memory index (by id and by name), the rows of table `containers`, `<data-root>/containers/<id>/`, and under
+exec-root the run directories (`run/<id>`) and the roots' mount points (`mnt/<id>`). After a crash the rows are the truth;
+directories without a row are swept.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from orlop_kernel.engine.images.service import ImageUser
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.store import Put
+from orlop_kernel.types.base import rfc3339
+from orlop_kernel.types.containers import CreateRequest, EndpointSettings, HostConfig
+
+from . import create, launch, lifecycle, listing, names, removal, restore, view
+from .container import Container
+from .record import ContainerRecord
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["Containers"]
+
+log = logging.getLogger(__name__)
+
+# Long enough to be unique, short enough for a unix socket's path (108 bytes) below any exec-root.
+_RUN_NAME = 32
+
+
+class Containers:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.index: dict[str, Container] = {}
+        self.names: dict[str, str] = {}
+        self.closing = False
+        self.now_restarting: set[str] = set()
+        self.containers_root = os.path.join(engine.config.data_root, "containers")
+        self.runs_root = os.path.join(engine.config.exec_root, "run")
+        os.makedirs(self.containers_root, mode=0o710, exist_ok=True)
+        os.makedirs(self.runs_root, mode=0o700, exist_ok=True)
+        self._decode = msgspec.json.Decoder(ContainerRecord).decode
+
+    # --- index ------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        for key, row in self.engine.store.load("containers"):
+            try:
+                self.add(Container(self._decode(row)))
+            except msgspec.MsgspecError as error:
+                log.error("container %s cannot be read and is set aside: %s", key[:12], error)
+                await self.engine.store.quarantine("containers", key, str(error))
+
+    def add(self, container: Container) -> None:
+        self.index[container.id] = container
+        self.names[container.name] = container.id
+
+    def forget(self, container: Container) -> None:
+        self.index.pop(container.id, None)
+        if self.names.get(container.name) == container.id:
+            del self.names[container.name]
+
+    def get(self, text: str) -> Container:
+        """By full id, full name, or a unique prefix of an id."""
+        found = self.index.get(text)
+        if found is not None:
+            return found
+        name = text.removeprefix("/")
+        if (container_id := self.names.get(name)) and container_id in self.index:
+            return self.index[container_id]
+        matches = [item for key, item in self.index.items() if key.startswith(text)] if text else []
+        if len(matches) > 1:
+            raise InvalidParameter(f"multiple IDs found with provided prefix: {text}")
+        if not matches:
+            raise NotFound(f"No such container: {text}")
+        return matches[0]
+
+    @contextmanager
+    def reserve_name(self, wanted: str, container_id: str) -> Iterator[str]:
+        """Hold a name (or a made-up one) for a container in the making."""
+        name = wanted or names.generate(self.names, container_id)
+        if holder := self.names.get(name):
+            raise create.conflict(name, holder)
+        self.names[name] = container_id
+        try:
+            yield name
+        except BaseException:
+            del self.names[name]
+            raise
+
+    async def rename(self, container: Container, given: str) -> None:
+        new, old = names.check(given), container.record.name
+        with self.reserve_name(new, container.id):
+            container.record.name = new
+            try:
+                await self.save(container)
+            except BaseException:
+                container.record.name = old
+                raise
+        self.names.pop(old, None)
+        container.touch()
+
+    def counts(self) -> dict[str, int]:
+        states = [item.record.state for item in self.index.values()]
+        paused = sum(state.paused for state in states)
+        running = sum(state.running for state in states) - paused
+        return {
+            "total": len(states),
+            "running": running,
+            "paused": paused,
+            "stopped": len(states) - running - paused,
+        }
+
+    def longest_stop_timeout(self) -> float:
+        """Of the running containers, in seconds; infinite when one is to be waited for for ever."""
+        longest = 0.0
+        for item in self.index.values():
+            if item.record.state.running:
+                seconds = lifecycle.stop_timeout(self, item)
+                longest = max(longest, float("inf") if seconds < 0 else float(seconds))
+        return longest
+
+    def users_of_image(self, image_id: str) -> list[ImageUser]:
+        return [
+            ImageUser(item.id, item.record.state.running) for item in self.index.values() if item.record.image_id == image_id
+        ]
+
+    def users_of_volume(self, name: str) -> list[str]:
+        return [item.id for item in self.index.values() if any(mount.name == name for mount in item.record.mounts)]
+
+    # --- places -----------------------------------------------------------------------------------------------------
+
+    def directory(self, container_id: str) -> str:
+        return os.path.join(self.containers_root, container_id)
+
+    def run_dir(self, container_id: str) -> str:
+        return os.path.join(self.runs_root, container_id[:_RUN_NAME])
+
+    def root(self, container_id: str) -> str:
+        """Where the container's root is mounted, in its monitor's mount namespace only."""
+        return os.path.join(self.engine.config.exec_root, "mnt", container_id[:_RUN_NAME])
+
+    def by_run_name(self, name: str) -> Container | None:
+        return next((item for key, item in self.index.items() if key.startswith(name)), None)
+
+    def remove_run(self, name: str) -> None:
+        shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
+        try:
+            os.rmdir(os.path.join(self.engine.config.exec_root, "mnt", name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("cannot remove mount point of %s: %s", name, error)
+
+    def remove_run_directories(self, container_id: str) -> None:
+        self.remove_run(container_id[:_RUN_NAME])
+
+    def namespace_of(self, text: str, kind: str) -> str:
+        """The path of a running container's namespace, for another one to join."""
+        other = self.get(text)
+        if not other.record.state.running or other.record.state.restarting:
+            raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+        return f"/proc/{other.record.state.pid}/ns/{kind}"
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    async def save(self, container: Container) -> None:
+        """Commit the row. A container that was removed meanwhile stays removed."""
+        if container.id in self.index:
+            await self.engine.store.commit([Put("containers", container.id, create.encode(container.record))])
+
+    def attributes(self, container: Container, **more: str) -> dict[str, str]:
+        record = container.record
+        return {**(record.config.labels or {}), **more, "image": record.config.image, "name": record.name}
+
+    def created(self, record: ContainerRecord) -> str:
+        return rfc3339(record.created_ns)
+
+    def restarting_now(self, container: Container) -> bool:
+        return container.id in self.now_restarting
+
+    # --- network ----------------------------------------------------------------------------------------------------
+
+    def check_networks(self, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
+        """Unknown networks are refused at create, as a container could never start."""
+        self.engine.networks.check(host.network_mode, endpoints)
+
+    async def release_network(self, container: Container) -> None:
+        sandbox, container.record.sandbox = container.record.sandbox, None
+        if sandbox is None:
+            return
+        await self.engine.networks.release(sandbox)
+        self._network_events(container, sandbox, "disconnect")
+
+    def publish_network(self, container: Container, action: str) -> None:
+        if container.record.sandbox is not None:
+            self._network_events(container, container.record.sandbox, action)
+
+    def _network_events(self, container: Container, sandbox: Any, action: str) -> None:
+        for network in self.engine.networks.of_sandbox(sandbox):
+            self.engine.events.publish(
+                "network", action, network.id, {"container": container.id, "name": network.name, "type": network.driver}
+            )
+
+    def network_settings(self, container: Container) -> dict[str, Any]:
+        record = container.record
+        return self.engine.networks.settings(
+            record.sandbox,
+            network_mode=record.host_config.network_mode,
+            endpoints=record.endpoints,
+            exposed=set(record.config.exposed_ports or ()),
+            running=record.state.running,
+        )
+
+    def ports(self, container: Container, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """`Ports` of a list item: published ones with their host side, exposed ones bare."""
+        out: list[dict[str, Any]] = []
+        if not container.record.state.running:
+            return out
+        for port, bindings in sorted((settings.get("Ports") or {}).items()):
+            number, _, protocol = port.partition("/")
+            base = {"PrivatePort": int(number), "Type": protocol or "tcp"}
+            if bindings:
+                out += [{"IP": b["HostIp"], "PublicPort": int(b["HostPort"]), **base} for b in bindings]
+            else:
+                out.append(base)
+        return out
+
+    # --- views ------------------------------------------------------------------------------------------------------
+
+    def volume_mountpoints(self, record: ContainerRecord) -> dict[str, str]:
+        return {mount.name: self.engine.volumes.mountpoint(mount.name) for mount in record.mounts if mount.type == "volume"}
+
+    def log_path(self, container: Container) -> str:
+        driver = self.engine.drivers.log(container.record.host_config.log_config.type)
+        return driver.path(launch.log_info(self, container))
+
+    def image_name(self, record: ContainerRecord) -> str:
+        """As typed at create, unless that name now means another image."""
+        try:
+            if self.engine.images.resolve(record.config.image).id == record.image_id:
+                return record.config.image
+        except NotFound:
+            return record.config.image
+        return record.image_id
+
+    async def inspect(self, container: Container, size: bool = False) -> bytes:
+        found = container.views.get("inspect")
+        if found is None or size:
+            graph = await self.engine.storage.describe(container.id)
+            shown = view.inspect(self, container, graph)
+            if size:
+                usage = await self.engine.storage.usage(container.id)
+                image = self.engine.images.get(container.record.image_id)
+                shown.size_rw, shown.size_root_fs = usage.size, usage.size + (image.size if image else 0)
+                return msgspec.json.encode(shown)
+            found = container.views["inspect"] = msgspec.json.encode(shown)
+        return found
+
+    def summaries(self, *, everything: bool, limit: int, filters: listing.Filters, version: tuple[int, int]) -> bytes:
+        chosen = listing.select(self, everything=everything, limit=limit, filters=filters)
+        return b"[" + b",".join(view.summary(self, item, version) for item in chosen) + b"]"
+
+    # --- operations -------------------------------------------------------------------------------------------------
+
+    async def create(self, name: str, platform: str, request: CreateRequest) -> create.Created:
+        return await create.create(self, name, platform, request)
+
+    async def start(self, container: Container) -> None:
+        await lifecycle.start(self, container)
+
+    async def start_locked(self, container: Container) -> None:
+        await lifecycle.start_locked(self, container)
+
+    async def stop(self, container: Container, signal: str, seconds: int | None) -> None:
+        await lifecycle.stop(self, container, signal, seconds)
+
+    async def restart(self, container: Container, signal: str, seconds: int | None) -> None:
+        await lifecycle.restart(self, container, signal, seconds)
+
+    async def kill(self, container: Container, signal: str) -> None:
+        await lifecycle.kill(self, container, signal)
+
+    async def pause(self, container: Container) -> None:
+        await lifecycle.pause(self, container)
+
+    async def unpause(self, container: Container) -> None:
+        await lifecycle.unpause(self, container)
+
+    async def rename_to(self, container: Container, given: str) -> None:
+        await lifecycle.rename(self, container, given)
+
+    async def remove(self, container: Container, force: bool, volumes: bool) -> None:
+        await removal.remove(self, container, force=force, volumes=volumes)
+
+    async def auto_remove(self, container: Container) -> None:
+        await removal.auto_remove(self, container)
+
+    async def discard_files(self, container_id: str) -> None:
+        await removal.discard_files(self, container_id)
+
+    async def prune(self, filters: listing.Filters) -> tuple[list[str], int]:
+        """Remove stopped containers. (ids, bytes given back)."""
+        gone, space = [], 0
+        chosen = listing.select(self, everything=True, limit=0, filters={"label": filters.get("label", ())})
+        for container in chosen:
+            if container.record.state.running or container.record.removing:
+                continue
+            usage = await self.engine.storage.usage(container.id)
+            try:
+                await removal.remove(self, container, force=False, volumes=False)
+            except Conflict:
+                continue  # started meanwhile
+            gone.append(container.id)
+            space += usage.size
+        self.engine.events.publish("container", "prune", "", {"reclaimed": str(space)})
+        return gone, space
+
+    async def wait(self, container: Container, condition: str) -> int:
+        """The exit code, when `condition` comes true."""
+        if condition == "removed":
+            return await container.removed.get()
+        if condition == "next-exit" or container.record.state.running:
+            return await container.next_exit.get()
+        return container.record.state.exit_code
+
+    async def restore(self) -> None:
+        await restore.restore(self)
+
+    async def shutdown(self, *, leave_running: bool) -> None:
+        with trio.CancelScope():
+            await restore.shutdown(self, leave_running=leave_running)

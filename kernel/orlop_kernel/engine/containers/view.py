@@ -1,0 +1,157 @@
+"""Containers as inspect and list answer them: made from records, no driver asked, no lock taken. Encoded once a change."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orlop_kernel.types.base import rfc3339
+from orlop_kernel.types.containers import ContainerView, StateView
+
+from . import mounts
+from .container import Container
+from .record import State
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["human_duration", "inspect", "status_text", "summary"]
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+_encode = msgspec.json.Encoder().encode
+
+
+def when(ns: int) -> str:
+    return rfc3339(ns) if ns else ZERO_TIME
+
+
+def state_view(state: State, removing: bool) -> StateView:
+    return StateView(
+        status="removing" if removing and not state.running else state.status,
+        running=state.running,
+        paused=state.paused,
+        restarting=state.restarting,
+        oom_killed=state.oom_killed,
+        dead=state.dead,
+        pid=state.pid,
+        exit_code=state.exit_code,
+        error=state.error,
+        started_at=when(state.started_ns),
+        finished_at=when(state.finished_ns),
+    )
+
+
+def inspect(room: Containers, container: Container, graph: dict[str, str]) -> ContainerView:
+    record = container.record
+    directory = room.directory(record.id)
+    args = record.args
+    return ContainerView(
+        id=record.id,
+        created=room.created(record),
+        path=args[0] if args else "",
+        args=args[1:],
+        state=state_view(record.state, record.removing),
+        image=record.image_id,
+        resolv_conf_path=f"{directory}/resolv.conf",
+        hostname_path=f"{directory}/hostname",
+        hosts_path=f"{directory}/hosts",
+        log_path=room.log_path(container),
+        name=f"/{record.name}",
+        restart_count=record.restart_count,
+        driver=record.storage_driver,
+        platform=record.platform,
+        mount_label="",
+        process_label="",
+        app_armor_profile="",
+        exec_ids=sorted(container.execs) or None,
+        host_config=record.host_config,
+        graph_driver={"Data": graph, "Name": record.storage_driver},
+        mounts=mounts.views(record.mounts, room.volume_mountpoints(record)),
+        config=record.config,
+        network_settings=room.network_settings(container),
+    )
+
+
+def human_duration(seconds: float) -> str:
+    """Docker's words (go-units HumanDuration)."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    minutes = whole // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 14:
+        return f"{hours // 24} days"
+    if hours < 24 * 60:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"
+
+
+def status_text(state: State, removing: bool, now_ns: int) -> str:
+    """`Status` of a list item."""
+    if state.running:
+        since = human_duration((now_ns - state.started_ns) / 1e9)
+        if state.paused:
+            return f"Up {since} (Paused)"
+        if state.restarting:
+            return f"Restarting ({state.exit_code}) {human_duration((now_ns - state.finished_ns) / 1e9)} ago"
+        return f"Up {since}"
+    if removing:
+        return "Removal In Progress"
+    if state.dead:
+        return "Dead"
+    if not state.started_ns:
+        return "Created"
+    if not state.finished_ns:
+        return ""
+    return f"Exited ({state.exit_code}) {human_duration((now_ns - state.finished_ns) / 1e9)} ago"
+
+
+def _command(args: list[str]) -> str:
+    return " ".join(f"'{arg}'" if " " in arg else arg for arg in args)
+
+
+def summary(room: Containers, container: Container, version: tuple[int, int]) -> bytes:
+    """One item of the list. All but `Status`, which changes by the second, is encoded once a change."""
+    key = "list"
+    found = container.views.get(key)
+    if found is None:
+        found = _encode(_summary(room, container))
+        container.views[key] = found
+    record = container.record
+    text = status_text(record.state, record.removing, time.time_ns())
+    return found[:-1] + b',"Status":"' + text.encode() + b'"}'
+
+
+def _summary(room: Containers, container: Container) -> dict[str, Any]:
+    record = container.record
+    settings = room.network_settings(container)
+    return {
+        "Id": record.id,
+        "Names": [f"/{record.name}"],
+        "Image": room.image_name(record),
+        "ImageID": record.image_id,
+        "Command": _command(record.args),
+        "Created": record.created_ns // 1_000_000_000,
+        "Ports": room.ports(container, settings),
+        "Labels": record.config.labels or {},
+        "State": "removing" if record.removing and not record.state.running else record.state.status,
+        "HostConfig": {"NetworkMode": record.host_config.network_mode},
+        "NetworkSettings": {"Networks": settings.get("Networks", {})},
+        "Mounts": mounts.views(record.mounts, room.volume_mountpoints(record)),
+    }

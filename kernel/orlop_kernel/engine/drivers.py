@@ -1,0 +1,162 @@
+"""The drivers in use: found by name on first need, made once, kept for the daemon's life.
+
+Every driver call that may reach the machine goes through `Deadlines`, so that a driver that hangs makes one operation fail
+with a message and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any, cast
+
+import trio
+
+from orlop_kernel import plugins
+from orlop_kernel.config import Config
+from orlop_kernel.spi import (
+    DeadlineExceeded,
+    DriverError,
+    InvalidParameter,
+    LogDriver,
+    NetworkContext,
+    NetworkDriver,
+    NotFound,
+    Runtime,
+    RuntimeContext,
+    Storage,
+    StorageContext,
+    VolumeContext,
+    VolumeDriver,
+)
+
+__all__ = ["DRIVER_DEADLINE", "Drivers"]
+
+DRIVER_DEADLINE = 60.0
+
+
+class Deadlines:
+    """Stands in front of a driver object: the same methods, each with a deadline when it is a coroutine."""
+
+    def __init__(self, driver: Any, label: str, seconds: float = DRIVER_DEADLINE) -> None:
+        self._driver, self._label, self._seconds = driver, label, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._driver, name)
+        if inspect.iscoroutinefunction(found):
+            found = self._bounded(name, found)
+            setattr(self, name, found)
+        return found
+
+    def _bounded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        async def bounded(*args: Any, **kwargs: Any) -> Any:
+            with trio.move_on_after(self._seconds) as scope:
+                return await call(*args, **kwargs)
+            if scope.cancelled_caught:
+                raise DeadlineExceeded(
+                    f"cannot {name.replace('_', ' ')}: {self._label} gave no answer in {self._seconds:g} s"
+                )
+
+        return bounded
+
+
+class Drivers:
+    """What daemon.json and requests select. `loaded` lists the factories for `info`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.loaded: dict[tuple[str, str], plugins.Factory] = {}
+        self._made: dict[tuple[str, str], Any] = {}
+
+    def _make(self, kind: str, name: str, context: Callable[[], Any] | None, label: str) -> Any:
+        found = self._made.get((kind, name))
+        if found is None:
+            factory = plugins.find(kind, name)
+            try:
+                driver = factory.make(context()) if context else factory.make()
+            except (OSError, ValueError) as error:
+                raise DriverError(f'cannot use {kind} driver "{name}": {error}') from error
+            found = Deadlines(driver, label)
+            self.loaded[kind, name] = factory
+            self._made[kind, name] = found
+        return found
+
+    def storage(self, name: str) -> Storage:
+        def context() -> StorageContext:
+            root = os.path.join(self.config.data_root, name)
+            os.makedirs(root, mode=0o710, exist_ok=True)
+            return StorageContext(root, self.config.storage_options(name))
+
+        return cast("Storage", self._make("storage", name, context, f'storage driver "{name}"'))
+
+    def log(self, name: str) -> LogDriver:
+        """A log driver; `InvalidParameter` for an unknown name, as it comes from requests."""
+        try:
+            return cast("LogDriver", self._make("log", name, None, f'log driver "{name}"'))
+        except NotFound as error:
+            raise InvalidParameter(f"logger: no log driver named '{name}' is registered: {error}") from None
+
+    async def network(self, name: str) -> NetworkDriver:
+        def context() -> NetworkContext:
+            state = os.path.join(self.config.exec_root, "network")
+            os.makedirs(state, mode=0o700, exist_ok=True)
+            config = self.config
+            return NetworkContext(
+                instance=config.instance,
+                default_bridge=config.bridge_name,
+                state_dir=state,
+                mtu=config.mtu,
+                iptables=config.iptables,
+                ip_forward=config.ip_forward,
+            )
+
+        return cast("NetworkDriver", self._make("network", name, context, f'network driver "{name}"'))
+
+    async def volume(self, name: str) -> VolumeDriver:
+        def context() -> VolumeContext:
+            root = os.path.join(self.config.data_root, "volumes")
+            os.makedirs(root, mode=0o701, exist_ok=True)
+            return VolumeContext(root)
+
+        return cast("VolumeDriver", self._make("volume", name, context, f'volume driver "{name}"'))
+
+    def runtime(self, name: str) -> Runtime:
+        """The driver `runc` serves every runtime of daemon.json that has runc's command line."""
+        entry = self.config.all_runtimes().get(name)
+        if entry is None:
+            known = ", ".join(sorted(self.config.all_runtimes()))
+            raise InvalidParameter(f"unknown or invalid runtime name: {name} (configured: {known})")
+
+        def context() -> RuntimeContext:
+            path = shutil.which(entry.path)
+            if path is None:
+                raise InvalidParameter(
+                    f'cannot use runtime "{name}": {entry.path} is not installed (not an executable on PATH); '
+                    "install it or name its path under runtimes in daemon.json"
+                )
+            root = os.path.join(self.config.exec_root, f"runtime-{name}")
+            os.makedirs(root, mode=0o700, exist_ok=True)
+            return RuntimeContext(name, path, root, tuple(entry.runtime_args), self.config.cgroup_driver == "systemd")
+
+        found = self._made.get(("runtime", name))
+        if found is None:
+            factory = plugins.find("runtime", "runc")
+            found = factory.make(context())
+            self.loaded["runtime", name] = factory
+            self._made["runtime", name] = found
+        return cast("Runtime", found)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take a reloaded configuration; runtimes are looked up anew."""
+        self.config = config
+        for key in [key for key in self._made if key[0] == "runtime"]:
+            del self._made[key]
+
+    async def close(self) -> None:
+        for (kind, _), driver in self._made.items():
+            if kind == "network":
+                await driver.close()

@@ -1,0 +1,92 @@
+"""The engine: what Docker means by container, image, network and volume. Owns the services and their order of life.
+
+    open: services are made and their rows loaded -> restore: living containers are adopted, the dead are accounted for
+    -> (requests) -> shutdown: containers are stopped, or left to their monitors
+
+Mutating operations run in the engine's nursery (`Engine.run`): a client that goes away does not cut them in half.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple, Unpack
+
+import trio
+
+from orlop_kernel.config import Config
+from orlop_kernel.events import EventBus
+from orlop_kernel.store import Store
+
+from .containers.service import Containers
+from .drivers import Drivers
+from .execs import Execs
+from .futures import uncut
+from .images.service import Images
+from .networks.service import Networks
+from .processes.runs import private_directory
+from .processes.zygote import Zygote
+from .volumes.service import Volumes
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Engine:
+    """The services, by name. `config` is replaced by a reload; everything else lives as long as the engine."""
+
+    def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
+        self.config = config
+        self.store = store
+        self.events = events
+        self.zygote = zygote
+        self.nursery = nursery
+        self.drivers = Drivers(config)
+        self.storage_name = config.storage_driver or "overlay2"
+        self.storage = self.drivers.storage(self.storage_name)
+        self.images = Images(os.path.join(config.data_root, "content"), store, events, self.storage, zygote, config)
+        self.volumes = Volumes(store, events, self.drivers.volume, self._volume_users)
+        self.networks = Networks(store, events, self.drivers.network, config)
+        self.containers = Containers(self)
+        self.execs = Execs(self)
+        self.images.users = self.containers.users_of_image
+
+    def _volume_users(self, name: str) -> list[str]:
+        return self.containers.users_of_volume(name)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery
+    ) -> AsyncIterator[Engine]:
+        """Make the services and load what they keep. No container is touched yet."""
+        private_directory(os.path.join(config.exec_root, "mnt"))
+        engine = cls(config, store, events, zygote, nursery)
+        try:
+            await engine.images.load()
+            await engine.volumes.load()
+            await engine.networks.boot()
+            await engine.containers.load()
+            yield engine
+        finally:
+            with trio.move_on_after(5, shield=True):
+                await engine.drivers.close()
+
+    async def restore(self) -> None:
+        """Adopt the containers that live, account for those that died while no daemon looked, sweep what belongs to
+        nobody, and start what its restart policy wants."""
+        await self.containers.restore()
+
+    async def shutdown(self, *, leave_running: bool) -> None:
+        await self.containers.shutdown(leave_running=leave_running)
+
+    def reconfigure(self, config: Config) -> None:
+        self.config = config
+        self.drivers.reconfigure(config)
+
+    async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: Unpack[Args]) -> T:
+        """Run an operation to its end, whatever becomes of the caller."""
+        return await uncut(self.nursery, operation, *args)

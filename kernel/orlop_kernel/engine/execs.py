@@ -1,0 +1,283 @@
+"""Execs: further processes in running containers. In memory only, as Docker's: an exec's life ends with its container's.
+
+The monitor runs the process and reports its exit, also of one that was started before this daemon was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from orlop_kernel.engine.containers import names
+from orlop_kernel.engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
+from orlop_kernel.engine.containers.bundle import bounding_set, process_input, resolve_user
+from orlop_kernel.engine.containers.container import Container
+from orlop_kernel.engine.containers.launch import task
+from orlop_kernel.engine.processes.monitor_client import StartFailed
+from orlop_kernel.engine.spec import build, capabilities, environment
+from orlop_kernel.monitor.protocol import Attach, Exec, ExecExited
+from orlop_kernel.spi import Conflict, Execution, InvalidParameter, NotFound, Outcome
+from orlop_kernel.types.containers import ExecConfig
+
+from .futures import Once
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Execs"]
+
+log = logging.getLogger(__name__)
+
+KEEP_ENDED = 600.0
+
+
+@dataclass(slots=True)
+class ExecState:
+    id: str
+    container: Container
+    config: ExecConfig
+    command: list[str]
+    detach_keys: bytes
+    running: bool = False
+    started: bool = False
+    pid: int = 0
+    exit_code: int | None = None
+    ended: Once[int] = field(default_factory=Once)
+
+
+class Execs:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.index: dict[str, ExecState] = {}
+
+    def get(self, exec_id: str) -> ExecState:
+        found = self.index.get(exec_id)
+        if found is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    def create(self, container: Container, config: ExecConfig) -> str:
+        command = [config.cmd] if isinstance(config.cmd, str) else list(config.cmd or ())
+        if not command:
+            raise InvalidParameter("No exec command specified")
+        keys = parse_detach_keys(config.detach_keys)
+        self._check_running(container)
+        if config.working_dir and not config.working_dir.startswith("/"):
+            raise InvalidParameter(
+                f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+            )
+        self._identity(container, config)
+        made = ExecState(names.new_id(), container, config, command, keys)
+        self.index[made.id] = made
+        container.execs.add(made.id)
+        container.touch()
+        self._publish(made, f"exec_create: {' '.join(command)}")
+        return made.id
+
+    def _check_running(self, container: Container) -> None:
+        state = container.record.state
+        if state.paused:
+            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+        if state.restarting:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        if not state.running or container.run is None or container.run.monitor is None:
+            raise Conflict(f"container {container.id} is not running")
+
+    def _identity(self, container: Container, config: ExecConfig) -> Any:
+        assert container.run is not None and container.run.monitor is not None
+        host = container.record.host_config
+        user = config.user or container.record.config.user
+        return resolve_user(self.engine.containers, container, container.run.monitor, user, host.group_add or ())
+
+    def _publish(self, state: ExecState, action: str, **more: str) -> None:
+        attributes = self.engine.containers.attributes(state.container, execID=state.id, **more)
+        self.engine.events.publish("container", action, state.container.id, attributes)
+
+    def _process(self, state: ExecState, console_size: list[int] | None) -> bytes:
+        room, container, config = self.engine.containers, state.container, state.config
+        record = container.record
+        identity = self._identity(container, config)
+        bounding = capabilities.available() if config.privileged else bounding_set(record.host_config)
+        base = process_input(room, container, identity, state.command, bounding)
+        env = environment.container(
+            record.config.hostname,
+            config.tty,
+            environment.merge(record.config.env or (), config.env or ()),
+            identity.home,
+        )
+        size = (console_size or config.console_size or [0, 0])[:2]
+        given = build.ProcessInput(
+            args=state.command,
+            env=env,
+            cwd=config.working_dir or base.cwd,
+            identity=identity,
+            capabilities=bounding,
+            terminal=config.tty,
+            console_size=(size[0], size[1]),
+            no_new_privileges=base.no_new_privileges,
+            rlimits=base.rlimits,
+        )
+        return msgspec.json.encode(build.process(given))
+
+    async def start(
+        self, exec_id: str, *, detach: bool, console_size: list[int] | None
+    ) -> tuple[ExecState, trio.SocketStream | None]:
+        """Start it. Returns the stream unless detached. A start that fails sets the exit code (126, 127) and raises
+        `InvalidParameter` with the reason; the caller has it go down the stream."""
+        state = self.check_startable(exec_id)
+        state.running = state.started = True
+        room, container = self.engine.containers, state.container
+        assert container.run is not None and container.run.monitor is not None
+        run_dir = room.run_dir(container.id)
+        base = f"{run_dir}/exec-{state.id[:16]}"
+        with open(f"{base}.json", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(self._process(state, console_size))
+        execution = Execution(
+            state.id, f"{base}.json", f"{base}.pid", f"{base}.log", f"{base}.tty" if state.config.tty else ""
+        )
+        runtime = self.engine.drivers.runtime(container.record.host_config.runtime)
+        config = state.config
+        wanted = None
+        if not detach:
+            wanted = Attach(
+                stdin=config.attach_stdin,
+                stdout=config.attach_stdout or config.tty,
+                stderr=config.attach_stderr,
+                stdin_once=True,
+            )
+        rows, columns = (console_size or config.console_size or [0, 0])[:2]
+        message = Exec(
+            exec_id=state.id,
+            run=runtime.exec(task(room, container), execution),
+            pid_file=execution.pid_file,
+            log_file=execution.log,
+            terminal=config.tty,
+            stdin=config.attach_stdin and not detach,
+            console_socket=execution.console_socket,
+            console_size=(rows, columns),
+            attach=wanted,
+        )
+        try:
+            started, stream = await container.run.monitor.exec(message)
+        except StartFailed as error:
+            failed = error.failed
+            reason = runtime.explain(Outcome(failed.status, b"", failed.stderr, failed.timed_out), failed.log)
+            self._end(state, _start_failure_code(reason))
+            raise InvalidParameter(reason) from error
+        except BaseException:
+            self._end(state, 126)
+            raise
+        state.pid = started.pid
+        self._publish(state, f"exec_start: {' '.join(state.command)}")
+        return state, stream
+
+    def check_startable(self, exec_id: str) -> ExecState:
+        """The exec, or the reason why it cannot be started now."""
+        state = self.get(exec_id)
+        if state.running:
+            raise Conflict(f"exec command {exec_id} is already running")
+        if state.started:
+            raise Conflict(f"exec command {exec_id} has already run")
+        self._check_running(state.container)
+        return state
+
+    async def attach(self, state: ExecState, client: Duplex, stream: trio.SocketStream) -> None:
+        """Relay until the exec's output ends. The exit code is known when this returns."""
+
+        async def ready() -> trio.SocketStream:
+            return stream
+
+        config = state.config
+        try:
+            await relay(
+                client,
+                ready,
+                stdin=config.attach_stdin,
+                detach_keys=state.detach_keys if config.tty and config.attach_stdin else None,
+                end_on_stdin_eof=config.tty and config.attach_stdin,
+                before_end=lambda: self._wait_ended(state),
+            )
+        except* Detached:
+            self._publish(state, "exec_detach")
+
+    async def _wait_ended(self, state: ExecState) -> None:
+        # Clients inspect the exit code as soon as the stream ends.
+        with trio.move_on_after(5):
+            await state.ended.get()
+
+    def exited(self, event: ExecExited) -> None:
+        state = self.index.get(event.exec_id)
+        if state is not None and state.running:
+            self._end(state, event.code)
+
+    def _end(self, state: ExecState, code: int) -> None:
+        state.running, state.exit_code, state.pid = False, code, 0
+        state.ended.set(code)
+        state.container.execs.discard(state.id)
+        state.container.touch()
+        self._publish(state, "exec_die", exitCode=str(code))
+        self.engine.nursery.start_soon(self._forget_later, state)
+
+    async def _forget_later(self, state: ExecState) -> None:
+        run_dir = self.engine.containers.run_dir(state.container.id)
+        for suffix in ("json", "pid", "log", "tty"):
+            try:
+                os.unlink(f"{run_dir}/exec-{state.id[:16]}.{suffix}")
+            except OSError:
+                pass  # the runtime did not make it, or the container's directory is gone
+        await trio.sleep(KEEP_ENDED)
+        self.index.pop(state.id, None)
+
+    def container_ended(self, container: Container) -> None:
+        """Its execs ended with it, whether or not their exits were reported."""
+        for exec_id in list(container.execs):
+            if (state := self.index.get(exec_id)) is not None and state.running:
+                self._end(state, 137)
+        for state in [state for state in self.index.values() if state.container is container and not state.started]:
+            container.execs.discard(state.id)
+            del self.index[state.id]
+
+    async def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        state = self.get(exec_id)
+        with trio.move_on_after(10):
+            while not state.pid and state.exit_code is None:
+                await trio.sleep(0.01)
+        if not state.running or not state.pid:
+            raise Conflict(f"exec process is not started: {exec_id}")
+        assert state.container.run is not None and state.container.run.monitor is not None
+        await state.container.run.monitor.resize(rows, columns, state.id)
+
+    def inspect(self, exec_id: str) -> dict[str, Any]:
+        state = self.get(exec_id)
+        config = state.config
+        return {
+            "ID": state.id,
+            "Running": state.running,
+            "ExitCode": state.exit_code,
+            "ProcessConfig": {
+                "tty": config.tty,
+                "entrypoint": state.command[0],
+                "arguments": state.command[1:],
+                "privileged": config.privileged,
+                **({"user": config.user} if config.user else {}),
+            },
+            "OpenStdin": config.attach_stdin,
+            "OpenStderr": config.attach_stderr,
+            "OpenStdout": config.attach_stdout,
+            "CanRemove": not state.running and state.started,
+            "ContainerID": state.container.id,
+            "DetachKeys": config.detach_keys,
+            "Pid": state.pid,
+        }
+
+
+def _start_failure_code(reason: str) -> int:
+    lower = reason.lower()
+    if any(words in lower for words in ("executable file not found", "no such file or directory")):
+        return 127
+    return 126

@@ -1,0 +1,61 @@
+"""A value that several tasks wait for, and a task that its asker cannot cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar, TypeVarTuple, Unpack
+
+import trio
+
+__all__ = ["Once", "uncut"]
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Once(Generic[T]):
+    """Set once, read by any number of waiters, before or after."""
+
+    __slots__ = ("_error", "_event", "_value")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    def set(self, value: T) -> None:
+        if not self._event.is_set():
+            self._value = value
+            self._event.set()
+
+    def fail(self, error: BaseException) -> None:
+        if not self._event.is_set():
+            self._error = error
+            self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def get(self) -> T:
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # T may include None
+
+
+async def uncut(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: Unpack[Args]) -> T:
+    """Run an operation in `nursery` and wait for it. When the waiter is cancelled the operation goes on to its end: a
+    client that hangs up must not leave a container half made."""
+    outcome: Once[T] = Once()
+
+    async def run() -> None:
+        try:
+            outcome.set(await operation(*args))
+        except trio.Cancelled:
+            outcome.fail(RuntimeError("the daemon is shutting down"))
+            raise
+        except Exception as error:
+            outcome.fail(error)
+
+    nursery.start_soon(run)
+    return await outcome.get()

@@ -1,0 +1,1 @@
+"""The images room: references, registry, content store, pull, load, import, and what `Images` says about them all."""

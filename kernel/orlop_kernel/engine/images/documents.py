@@ -1,0 +1,67 @@
+"""The configuration document of an image: parse what a registry or archive sent, and compute identities. Sans-IO."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from orlop_kernel.spi import DriverError
+from orlop_kernel.types.images import ImageDocument
+
+from .manifests import MAX_MANIFEST
+from .references import is_digest
+
+__all__ = ["ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "parse", "tidy"]
+
+ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def chain_ids(diff_ids: Iterable[str]) -> list[str]:
+    """The chain ID of each layer, lowest first (image-spec config.md, "Layer ChainID")."""
+    result: list[str] = []
+    for diff_id in diff_ids:
+        result.append(digest(f"{result[-1]} {diff_id}".encode()) if result else diff_id)
+    return result
+
+
+def tidy(value: Any) -> Any:
+    """Go's decoder takes null for absent, and one string where a list is wanted for commands."""
+    if isinstance(value, dict):
+        result = {key: tidy(item) for key, item in value.items() if item is not None}
+        for name in ("Cmd", "Entrypoint", "Shell"):
+            if isinstance(result.get(name), str):
+                result[name] = [result[name]]
+        return result
+    return [tidy(item) for item in value] if isinstance(value, list) else value
+
+
+def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
+    """`DriverError` when it is no configuration, or names another number of layers than the manifest has."""
+    if len(data) > MAX_MANIFEST:
+        raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
+    try:
+        document = msgspec.convert(tidy(msgspec.json.decode(data)), ImageDocument)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise DriverError(f"cannot read image configuration: {error}") from error
+    if document.rootfs is None:
+        raise DriverError("cannot read image configuration: it has no rootfs section")
+    if layers is not None and len(document.rootfs.diff_ids) != layers:
+        raise DriverError(ROOTFS_MISMATCH)
+    for diff_id in document.rootfs.diff_ids:
+        if not is_digest(diff_id):
+            raise DriverError(f"cannot read image configuration: unsupported digest {diff_id[:100]!r}")
+    return document
+
+
+def encode(document: ImageDocument) -> bytes:
+    """Bytes of a configuration of our own making; their hash is the image's ID."""
+    return _ENCODER.encode(document)

@@ -1,0 +1,64 @@
+"""Leases: content in use that no image names yet. What a running pull or load has fetched must not be swept away.
+
+A lease lives in memory and ends with its operation. A pull's lease is also a row (`resume:<reference>`), so that after a
+crash, a broken connection or a cancelled client the next pull goes on where this one stopped; such rows expire after a day.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from .records import ResumeRecord
+
+__all__ = ["RESUME_SECONDS", "Lease", "Leases"]
+
+RESUME_SECONDS = 24 * 3600.0
+
+
+class Lease:
+    """What one operation holds."""
+
+    def __init__(self) -> None:
+        self.blobs: set[str] = set()
+        self.chains: set[str] = set()
+
+    def record(self) -> ResumeRecord:
+        return ResumeRecord(tuple(sorted(self.blobs)), tuple(sorted(self.chains)), time.time() + RESUME_SECONDS)
+
+
+class Leases:
+    """All of them. `resumable` are interrupted pulls, by full reference."""
+
+    def __init__(self) -> None:
+        self._active: list[Lease] = []
+        self.resumable: dict[str, ResumeRecord] = {}
+
+    @contextmanager
+    def hold(self) -> Iterator[Lease]:
+        lease = Lease()
+        self._active.append(lease)
+        try:
+            yield lease
+        finally:
+            self._active.remove(lease)
+
+    def expired(self) -> list[str]:
+        """Interrupted pulls that nobody went on with."""
+        now = time.time()
+        return [name for name, record in self.resumable.items() if record.until < now]
+
+    def blobs(self) -> set[str]:
+        return set(_chain(lease.blobs for lease in self._active)) | set(_chain(r.blobs for r in self.resumable.values()))
+
+    def chains(self) -> set[str]:
+        return set(_chain(lease.chains for lease in self._active)) | set(_chain(r.chains for r in self.resumable.values()))
+
+    def holds_chain(self, chain_id: str) -> bool:
+        return any(chain_id in lease.chains for lease in self._active)
+
+
+def _chain(groups: Iterable[Iterable[str]]) -> Iterator[str]:
+    for group in groups:
+        yield from group

@@ -1,0 +1,139 @@
+"""How to prove oneself to a registry (distribution spec, token authentication; RFC 7235 challenges). Sans-IO."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+__all__ = [
+    "ANONYMOUS",
+    "Challenge",
+    "Credentials",
+    "Token",
+    "challenges",
+    "credentials",
+    "read_token",
+    "token_form",
+    "token_url",
+]
+
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?:\s+|$)")
+_PARAMETER = re.compile(r'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*(?:,|$)')
+_MIN_LIFETIME = 60.0  # what Docker assumes when a registry says nothing, or less
+
+
+class _AuthConfig(msgspec.Struct):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+
+class _TokenAnswer(msgspec.Struct):
+    token: str = ""
+    access_token: str = ""
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client sent along in `X-Registry-Auth`. Never shown: the representation holds no secret."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+    @property
+    def basic(self) -> str:
+        """The value of an Authorization header, "" without user and password."""
+        if not self.username and not self.password:
+            return ""
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+ANONYMOUS = Credentials()
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One way that `WWW-Authenticate` offers; names are lower case."""
+
+    scheme: str
+    parameters: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    value: str = field(repr=False)
+    lifetime: float
+
+
+def credentials(header: str) -> Credentials:
+    """`X-Registry-Auth`: base64url of JSON, padding optional. What cannot be read counts as anonymous, as with Docker."""
+    try:
+        raw = base64.urlsafe_b64decode(header.rstrip("=") + "=" * (-len(header.rstrip("=")) % 4))
+        found = msgspec.json.decode(raw, type=_AuthConfig)
+        if found.auth and not found.username:
+            user, _, secret = base64.b64decode(found.auth).decode().partition(":")
+            found.username, found.password = user, secret
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        return ANONYMOUS
+    return Credentials(found.username, found.password, found.identitytoken, found.registrytoken)
+
+
+def challenges(header: str) -> list[Challenge]:
+    """The challenges of a `WWW-Authenticate` header, as far as they can be read."""
+    result: list[Challenge] = []
+    rest = header[:8192]
+    while match := _SCHEME.match(rest):
+        rest = rest[match.end() :]
+        parameters: dict[str, str] = {}
+        while pair := _PARAMETER.match(rest):
+            name, quoted, plain = pair.groups()
+            parameters[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain
+            rest = rest[pair.end() :]
+        result.append(Challenge(match[1].lower(), parameters))
+        rest = rest.lstrip(", ")
+    return result
+
+
+def token_url(realm: str, service: str, scopes: list[str], account: str) -> str:
+    """Where to ask for a token with GET."""
+    query = [("account", account)] if account else []
+    query += [("scope", scope) for scope in scopes]
+    query += [("service", service)] if service else []
+    parts = urlsplit(realm)
+    return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(query))))))
+
+
+def token_form(service: str, scopes: list[str], refresh_token: str) -> bytes:
+    """The body of a POST that trades an identity token for an access token."""
+    return urlencode(
+        [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", refresh_token),
+            ("service", service),
+            ("scope", " ".join(scopes)),
+            ("client_id", "docker"),
+        ]
+    ).encode()
+
+
+def read_token(body: bytes) -> Token | None:
+    """The answer of a token service; None when there is no token in it."""
+    try:
+        answer = msgspec.json.decode(body, type=_TokenAnswer)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    value = answer.token or answer.access_token
+    if not value or not value.isascii() or not value.isprintable():
+        return None
+    return Token(value, max(answer.expires_in or 0, _MIN_LIFETIME))

@@ -1,0 +1,259 @@
+"""Images, as the rest of the engine knows them.
+
+Reads (`resolve`, `get`, `names`, `summaries`, ...) are answered from published values: no lock, no driver. Changes are
+ordered by the stock's lock and acknowledged after their commit. Pull, load and import run in the engine's nursery and
+report through a `Progress`, whose reader may leave: then they are cancelled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from contextlib import aclosing
+
+import trio
+
+from orlop_kernel.config import Config
+from orlop_kernel.engine.processes.zygote import Zygote
+from orlop_kernel.engine.unpacking import unpack as sandboxed_unpack
+from orlop_kernel.events import EventBus
+from orlop_kernel.spi import Conflict, InvalidParameter, Storage
+from orlop_kernel.store import Store
+from orlop_kernel.types import rfc3339
+from orlop_kernel.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport
+
+from . import listing, removal, views
+from .archive_load import Loader
+from .content import ContentStore
+from .download import Downloads
+from .imports import Importer, ImportRequest
+from .layers import Layers, Unpack
+from .listing import Filters
+from .platforms import Platform
+from .progress import Progress, Record, Report
+from .pull import Puller, PullRequest
+from .records import Image, ImageUser
+from .references import Reference, parse
+from .registry_hosts import CERTS_D, Timeouts
+from .removal import Removal
+from .stock import Collected, Stock
+
+__all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest"]
+
+Version = tuple[int, int]
+_NEWEST: Version = (9, 99)
+
+
+def _nobody(_: str) -> Sequence[ImageUser]:
+    return ()
+
+
+class Images:
+    """The image service. `users` is set by the engine: which containers were made from an image."""
+
+    def __init__(
+        self,
+        root: str,
+        store: Store,
+        events: EventBus,
+        storage: Storage,
+        zygote: Zygote,
+        config: Config,
+        nursery: trio.Nursery,
+        *,
+        unpack: Unpack = sandboxed_unpack,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        certificates: tuple[str, ...] = CERTS_D,
+        retry_wait: float = 5.0,
+    ) -> None:
+        self.users: Callable[[str], Sequence[ImageUser]] = _nobody
+        self._config = config
+        self._events, self._storage, self._nursery = events, storage, nursery
+        self._content = ContentStore(root)
+        self._layers = Layers(storage, self._content, zygote, unpack, nursery)
+        self._stock = Stock(store, self._content, self._layers)
+        slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
+        self._downloads = Downloads(self._content, nursery, slots, attempts, retry_wait)
+        depth = storage.capabilities.max_depth
+        self._puller = Puller(
+            self._stock,
+            self._downloads,
+            lambda: self._config,
+            self._pulled,
+            depth,
+            timeouts=timeouts,
+            certificates=certificates,
+        )
+        self._loader = Loader(self._stock, depth)
+        self._importer = Importer(self._stock)
+        self._pruning = False
+
+    async def load(self) -> None:
+        """At boot: read the rows, set bad ones aside, remove what a crash left over."""
+        await self._stock.load()
+
+    def reconfigure(self, config: Config) -> None:
+        """Mirrors, insecure registries and download limits take effect with the next pull."""
+        self._config = config
+        self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
+
+    # --- reads ------------------------------------------------------------------------------------------------------
+
+    def resolve(self, reference: str) -> Image:
+        """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`."""
+        return self._stock.catalog.resolve(reference)
+
+    def get(self, image_id: str) -> Image | None:
+        return self._stock.catalog.images.get(image_id)
+
+    def all(self) -> list[Image]:
+        return list(self._stock.catalog.images.values())
+
+    def names(self, image_id: str) -> list[str]:
+        """The image's references in familiar form, tags and digests, sorted."""
+        return [name.familiar for name in self._stock.catalog.names(image_id)]
+
+    def summaries(
+        self,
+        filters: Filters | None = None,
+        *,
+        everything: bool = False,
+        shared_size: bool = False,
+        version: Version = _NEWEST,
+    ) -> list[ImageSummary]:
+        """`GET /images/json`. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
+        chosen = listing.choose(self._stock.catalog, filters or {}, everything=everything)
+        shared = self._stock.shared_size if shared_size else (lambda _: -1)
+        counted = version >= (1, 51)
+        return [views.summary(image, version, shared, len(self.users(image.id)) if counted else -1) for image in chosen]
+
+    def layers_size(self) -> int:
+        """Bytes of all layers of all images, each once: `LayersSize` of `GET /system/df`."""
+        return sum(layer.size for layer in self._stock.catalog.layers().values())
+
+    async def inspect(self, name: str, version: Version = _NEWEST, platform: Platform | None = None) -> ImageInspect:
+        image = self.resolve(name)
+        listing.require_platform(image, name, platform)
+        data = await self._storage.describe(image.chain_id) if image.chain_id else {}
+        return views.inspect(image, self._config.storage_driver or "overlay2", data, version)
+
+    def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
+        image = self.resolve(name)
+        listing.require_platform(image, name, platform)
+        return views.history(image, self._stock.catalog)
+
+    # --- images come ------------------------------------------------------------------------------------------------
+
+    def _event(self, action: str, actor: str, name: str, image: Image | None = None) -> None:
+        labels = (image.config.labels if image else None) or {}
+        self._events.publish("image", action, actor, {**labels, "name": name})
+
+    def _pulled(self, reference: Reference, image: Image) -> None:
+        self._event("pull", reference.familiar, reference.familiar_name, image)
+
+    def pull(self, request: PullRequest) -> Progress:
+        """Begin to pull. Read the `Progress` to its end, or close it to cancel."""
+        return Progress(self._nursery, lambda report: self._puller.pull(request, report))
+
+    def load_archive(self, body: AsyncIterable[bytes], platform: Platform | None = None, *, quiet: bool = True) -> Progress:
+        """Load the images of a `docker save` archive or an OCI layout."""
+
+        async def run(report: Report) -> None:
+            for image, _ in await self._loader.load(body, platform, quiet, report):
+                self._event("load", image.id, image.id, image)
+
+        return Progress(self._nursery, run)
+
+    def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
+        """Make an image of a tar: `body`, or what the source's URL answers. A wrong change is raised here."""
+        config = self._importer.config(request.changes)
+
+        async def run(report: Report) -> None:
+            source = body
+            if request.source != "-":
+                from .fetch import fetch
+
+                source = fetch(request.source, self._config.proxies, report)
+            if isinstance(source, AsyncGenerator):
+                async with aclosing(source):
+                    image = await self._importer.make(request, config, source)
+            else:
+                image = await self._importer.make(request, config, source)
+            self._event("import", image.id, request.name.familiar if request.name else image.id, image)
+            report(Record(status=image.id))
+
+        return Progress(self._nursery, run)
+
+    async def tag(self, name: str, repository: str, tag: str) -> None:
+        """Give an image one more name; another image may lose it."""
+        reference = parse(repository)
+        if reference.digest:
+            raise InvalidParameter("refusing to create a tag with a digest reference")
+        reference = reference.with_tag(tag) if tag else reference.with_default_tag()
+        if reference.familiar_name == "sha256":
+            raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
+        async with self._stock.lock:
+            image = self.resolve(name)
+            await self._stock.point(reference, image.id, rfc3339(time.time_ns()))
+        self._event("tag", image.id, reference.familiar, image)
+
+    # --- images go --------------------------------------------------------------------------------------------------
+
+    async def remove(self, name: str, *, force: bool = False, prune: bool = True) -> list[DeletedItem]:
+        """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words."""
+        async with self._stock.lock:
+            planned = removal.plan(self._stock.catalog, self.users, name, force=force, prune=prune)
+            gone = await self._carry_out(planned)
+        return self._items(planned, gone, await self._stock.collect())
+
+    async def _carry_out(self, planned: Removal) -> list[Image]:
+        gone = [self._stock.catalog.images[id] for id in planned.images]
+        images = {id: self._stock.catalog.images[id] for id, _, _ in planned.steps}
+        await self._stock.forget(planned.names, planned.images)
+        for id, names, delete in planned.steps:
+            for _ in names:
+                self._event("untag", id, id, images[id])
+            if delete:
+                self._event("delete", id, id, images[id])
+        return gone
+
+    def _items(self, planned: Removal, gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
+        """In Docker's order: for each image its names, itself, its layers from the top."""
+        layers = {image.id: set(image.chain_ids) for image in gone}
+        result = []
+        told: set[str] = set()
+        for id, names, delete in planned.steps:
+            result += [DeletedItem(untagged=name.familiar) for name in names]
+            if delete:
+                result.append(DeletedItem(deleted=id))
+                mine = [chain for chain, _ in collected.layers if chain in layers[id] and chain not in told]
+                told.update(mine)
+                result += [DeletedItem(deleted=chain) for chain in mine]
+        return result
+
+    async def prune(self, filters: Filters) -> PruneReport:
+        """Remove unused images, and what interrupted pulls left. `SpaceReclaimed` counts layers and blobs."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        try:
+            return await self._prune(filters)
+        finally:
+            self._pruning = False
+
+    async def _prune(self, filters: Filters) -> PruneReport:
+        async with self._stock.lock:
+            catalog = self._stock.catalog
+            chosen = listing.prunable(catalog, filters, self.users, time.time())
+            planned = Removal([(image.id, catalog.names(image.id), True) for image in chosen])
+            gone = await self._carry_out(planned) if chosen else []
+        await self._stock.give_up(list(self._stock.leases.resumable))
+        collected = await self._stock.collect()
+        items = self._items(planned, gone, collected)
+        space = sum(size for _, size in collected.layers) + collected.blob_bytes
+        self._events.publish("image", "prune", "", {"reclaimed": str(space)})
+        return PruneReport(items or None, space)
+
+    async def collect(self) -> None:
+        """Remove layers that nothing needs any more; to be called when a container of a removed image has gone."""
+        await self._stock.collect()

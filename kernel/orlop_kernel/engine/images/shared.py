@@ -1,0 +1,81 @@
+"""Work that several askers wait for is done once: two pulls of one layer, two unpackings of one chain.
+
+The work runs in the engine's nursery, not in an asker's task. It is cancelled when the last asker has gone. Its failure is
+its starter's: whoever only waited tries for himself, because he may know a better source (another registry, other
+credentials).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from .progress import Record, Report
+
+__all__ = ["SharedWork"]
+
+T = TypeVar("T")
+
+
+class _Entry(Generic[T]):
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+        self.watchers: list[Report] = []
+        self.last: Record | None = None
+        self.result: T | None = None
+        self.error: Exception | None = None
+
+    def report(self, record: Record) -> None:
+        self.last = record
+        for watcher in self.watchers:
+            watcher(record)
+
+
+class SharedWork(Generic[T]):
+    """One kind of work, by key."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._entries: dict[str, _Entry[T]] = {}
+
+    async def _work(self, key: str, entry: _Entry[T], work: Callable[[Report], Awaitable[T]]) -> None:
+        try:
+            with entry.scope:
+                entry.result = await work(entry.report)
+        except Exception as error:
+            entry.error = error  # raised in the starter's task, by `run`
+        finally:
+            del self._entries[key]
+            entry.done.set()
+
+    async def run(self, key: str, work: Callable[[Report], Awaitable[T]], report: Report) -> T:
+        """The result of the work under `key`, begun now unless it is being done already."""
+        while True:
+            entry = self._entries.get(key)
+            starter = entry is None
+            if entry is None:
+                entry = self._entries[key] = _Entry()
+                self._nursery.start_soon(self._work, key, entry, work)
+            elif entry.scope.cancel_called:
+                await entry.done.wait()  # its askers left and it is winding up: what it holds must be free first
+                continue
+            await self._watch(entry, report)
+            if entry.error is not None:
+                if starter:
+                    raise entry.error
+            elif not entry.scope.cancelled_caught:
+                return entry.result  # type: ignore[return-value]  # set: no error, not cancelled
+
+    async def _watch(self, entry: _Entry[T], report: Report) -> None:
+        entry.watchers.append(report)
+        try:
+            if entry.last is not None:
+                report(entry.last)
+            await entry.done.wait()
+        finally:
+            entry.watchers.remove(report)
+            if not entry.watchers:
+                entry.scope.cancel()

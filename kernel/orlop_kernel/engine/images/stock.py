@@ -1,0 +1,207 @@
+"""What the engine keeps of images: rows, blobs and layers, and what goes when nothing names it any more.
+
+Order of a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never names
+what is not there, and what a crash leaves is always surplus: at boot everything is removed that no image, container or
+interrupted pull needs. An image that lost its content (a damaged disk) is set aside; the daemon starts without it.
+
+Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (the image's ID), `resume:<full reference>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from orlop_kernel.spi import OrlopError
+from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.types.images import ImageDocument
+
+from . import documents
+from .catalog import Catalog
+from .content import ContentStore
+from .layers import Built, Layers
+from .leases import Lease, Leases
+from .manifests import MAX_MANIFEST
+from .records import Image, ImageRecord, ResumeRecord
+from .references import Reference, parse
+
+__all__ = ["Collected", "Stock"]
+
+_TABLE = "images"
+_REF, _RESUME = "ref:", "resume:"
+_COMMIT_SECONDS = 30.0
+
+_record = msgspec.json.Decoder(ImageRecord)
+_resume = msgspec.json.Decoder(ResumeRecord)
+_encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection removed: layers with their sizes, highest first, and bytes of blobs."""
+
+    layers: tuple[tuple[str, int], ...] = ()
+    blob_bytes: int = 0
+
+
+class Stock:
+    """`lock` orders changes of rows and names; readers use `catalog` without it."""
+
+    def __init__(self, store: Store, content: ContentStore, layers: Layers) -> None:
+        self.store, self.content, self.layers = store, content, layers
+        self.catalog = Catalog()
+        self.leases = Leases()
+        self.lock = trio.Lock()
+
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read the rows, set aside what cannot be used, and remove what nothing needs."""
+        await trio.to_thread.run_sync(self.content.prepare)
+        stored = set(await self.layers.sweep())
+        names: list[tuple[str, str]] = []
+        for key, value in self.store.load(_TABLE):
+            if key.startswith(_REF):
+                names.append((key, value.decode("utf-8", "replace")))
+                continue
+            try:
+                self._load_row(key, value, stored)
+            except (msgspec.MsgspecError, OrlopError, OSError) as error:
+                await self.store.quarantine(_TABLE, key, str(error))
+        for key, id in names:
+            await self._load_name(key, id)
+        for chain_id in stored - self.layers.built.keys():
+            self.layers.built[chain_id] = Built("", "", await self.layers.size(chain_id))
+        await self.collect()
+
+    def _load_row(self, key: str, value: bytes, stored: set[str]) -> None:
+        if key.startswith(_RESUME):
+            self.leases.resumable[key.removeprefix(_RESUME)] = _resume.decode(value)
+            return
+        record = _record.decode(value)
+        raw = self.content.read(record.id, MAX_MANIFEST)
+        document = documents.parse(raw, layers=len(record.layers))
+        missing = [layer.chain_id for layer in record.layers if layer.chain_id not in stored]
+        if missing:
+            raise OrlopError(f"cannot use image {key}: its layer {missing[0]} is not in storage")
+        self.catalog.put(record, document, raw)
+        parent = ""
+        for layer in record.layers:
+            self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size)
+            parent = layer.chain_id
+
+    async def _load_name(self, key: str, id: str) -> None:
+        try:
+            reference = parse(key.removeprefix(_REF))
+        except OrlopError as error:
+            await self.store.quarantine(_TABLE, key, str(error))
+            return
+        if id in self.catalog.images:
+            self.catalog.point(reference, id)
+        else:
+            await self.store.quarantine(_TABLE, key, f"it names image {id[:80]}, which is not there")
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    async def _commit(self, operations: Sequence[Put | Delete]) -> None:
+        """Not cut short: whether it happened must be known, for the catalog to say the same."""
+        with trio.fail_after(_COMMIT_SECONDS, shield=True):
+            await self.store.commit(operations)
+
+    async def add(
+        self, record: ImageRecord, document: ImageDocument, raw: bytes, names: Iterable[Reference], *, resumed: str = ""
+    ) -> Image:
+        """Acknowledge an image with its names, in one commit. Its blobs and layers are held by a lease of the caller.
+        An image that is known already keeps its record, and gains manifests. `resumed` ends that interrupted pull."""
+        async with self.lock:
+            known = self.catalog.images.get(record.id)
+            if known is not None:
+                manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
+                record = msgspec.structs.replace(
+                    known.record, manifests=tuple(manifests), parent=known.parent or record.parent
+                )
+            names = list(names)
+            operations: list[Put | Delete] = [Put(_TABLE, record.id, _encode(record))]
+            operations += [Put(_TABLE, f"{_REF}{name}", record.id.encode()) for name in names]
+            if resumed:
+                operations.append(Delete(_TABLE, _RESUME + resumed))
+            await self._commit(operations)
+            self.leases.resumable.pop(resumed, None)
+            self.catalog.put(record, document, raw)
+            for name in names:
+                self.catalog.point(name, record.id)
+            return self.catalog.images[record.id]
+
+    async def point(self, name: Reference, id: str, tagged: str) -> None:
+        """Give an image one more name. The caller holds `lock`."""
+        image = self.catalog.images[id]
+        record = msgspec.structs.replace(image.record, tagged=tagged)
+        await self._commit([Put(_TABLE, id, _encode(record)), Put(_TABLE, f"{_REF}{name}", id.encode())])
+        self.catalog.put(record, image.document, image.raw)
+        self.catalog.point(name, id)
+
+    async def forget(self, names: Sequence[Reference], ids: Sequence[str]) -> None:
+        """Remove names, and images that have no others, in one commit. The caller holds `lock`."""
+        keys = [*(f"{_REF}{name}" for name in names), *ids]
+        await self._commit([Delete(_TABLE, key) for key in keys])
+        for name in names:
+            self.catalog.drop(name)
+        for id in ids:
+            self.catalog.remove(id)
+
+    async def begin(self, name: str, lease: Lease) -> None:
+        """Remember what a pull is about to fetch, so that the next one can go on with it."""
+        record = lease.record()
+        await self._commit([Put(_TABLE, _RESUME + name, _encode(record))])
+        self.leases.resumable[name] = record
+
+    async def give_up(self, names: Iterable[str]) -> None:
+        """What these interrupted pulls fetched is of no use."""
+        names = list(names)
+        if names:
+            await self._commit([Delete(_TABLE, _RESUME + name) for name in names])
+            for name in names:
+                self.leases.resumable.pop(name, None)
+
+    # --- collection -------------------------------------------------------------------------------------------------
+
+    async def collect(self) -> Collected:
+        """Remove every layer and blob that no image, lease, interrupted pull or container needs."""
+        await self.give_up(self.leases.expired())
+        async with self.layers.guard:
+            wanted = self.catalog.layers().keys() | self.leases.chains()
+            gone = await self.layers.remove([chain for chain in self.layers.built if chain not in wanted])
+            keep = self._named_blobs() | self.leases.blobs()
+            return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, keep))
+
+    def _named_blobs(self) -> set[str]:
+        keep: set[str] = set()
+        for image in self.catalog.images.values():
+            keep.add(image.id)
+            keep.update(image.record.manifests)
+            keep.update(layer.blob for layer in image.layers)
+        return keep
+
+    def _remove_blobs(self, keep: set[str]) -> int:
+        total = self.content.remove_partials(digest for digest in self.content.partials() if digest not in keep)
+        for digest in self.content.digests():
+            if digest not in keep:
+                total += self.content.size(digest)
+                self.content.remove(digest)
+        return total
+
+    async def barrier(self) -> None:
+        """After this, whatever a lease held before it stays: a collection that had not seen it is over."""
+        async with self.layers.guard:
+            return
+
+    def shared_size(self, image: Image) -> int:
+        """Bytes of an image's layers that other images have, too."""
+        others: set[str] = set()
+        for other in self.catalog.images.values():
+            if other.id != image.id:
+                others.update(other.chain_ids)
+        return sum(layer.size for layer in image.layers if layer.chain_id in others)

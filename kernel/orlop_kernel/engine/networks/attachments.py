@@ -1,0 +1,294 @@
+"""Endpoints of containers, from plan to release: addresses and ports reserved, drivers called, everything given back.
+
+Memory only; the sandboxes themselves are in the containers' rows. Reserving awaits nothing, so two starts cannot interleave
+in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import msgspec
+import trio
+
+from orlop_kernel.monitor.protocol import Forward
+from orlop_kernel.spi import (
+    Address,
+    Conflict,
+    DriverError,
+    Endpoint,
+    Forbidden,
+    NetworkDriver,
+    NotFound,
+    OrlopError,
+    PublishedPort,
+)
+
+from . import planning
+from .ports import Bound, PortAllocator, PortBindings, Wanted, wanted_ports
+from .records import AttachedEndpoint, NetworkRecord, Plan, PlannedEndpoint, Sandbox
+from .state import Network, mac_for, new_id
+
+__all__ = ["Attachments"]
+
+_log = logging.getLogger("orlop.networks")
+_UNDO_SECONDS = 20
+_FAILED = "failed to set up container networking: "
+_BINDING = "com.docker.network.bridge.host_binding_ipv4"
+
+
+class Attachments:
+    """Owns the host ports. `networks` is the service's own table, by id."""
+
+    def __init__(
+        self, drivers: Callable[[str], Awaitable[NetworkDriver]], networks: dict[str, Network], default_ip: str
+    ) -> None:
+        self._drivers = drivers
+        self._networks = networks
+        self._ports = PortAllocator(default_ip)
+
+    # --- plan -------------------------------------------------------------------------------------------------------
+
+    async def plan(
+        self,
+        plan: Plan,
+        requests: Sequence[planning.Request],
+        exposed: Collection[str],
+        bindings: PortBindings,
+        publish_all: bool,
+    ) -> Plan:
+        drivers = [await self._drivers(request.record.driver) for request in requests]
+        names = planning.interface_names(requests)
+        gateway = planning.choose_gateway(requests)
+        wanted = wanted_ports(exposed, bindings, publish_all)
+        try:
+            for request, driver, ifname in zip(requests, drivers, names, strict=True):
+                planned = self._plan_endpoint(plan, request, driver, ifname, default_route=request is gateway)
+                if request is gateway and wanted and driver.capabilities.publishes:
+                    bound = self._bind(plan, planned, wanted, request.record)
+                    ports = tuple(each.port for each in bound)
+                    endpoint = msgspec.structs.replace(planned.endpoint, ports=ports)
+                    plan.endpoints[-1] = msgspec.structs.replace(planned, endpoint=endpoint)
+        except BaseException:
+            self.abandon(plan)
+            raise
+        return plan
+
+    def _plan_endpoint(
+        self, plan: Plan, request: planning.Request, driver: NetworkDriver, ifname: str, *, default_route: bool
+    ) -> PlannedEndpoint:
+        record, settings = request
+        network = self._networks.get(record.id)
+        if network is None:
+            raise NotFound(f"network {record.name} not found")
+        addresses = network.allocate(settings) if driver.capabilities.addresses else ()
+        endpoint = Endpoint(
+            id=new_id(),
+            network=network.spec,
+            container_id=plan.container_id,
+            netns="",
+            ifname=ifname,
+            mac=mac_for(settings, addresses),
+            addresses=addresses,
+            default_route=default_route,
+            sysctls=planning.endpoint_sysctls(settings),
+        )
+        network.planned.add(endpoint.id)
+        planned = PlannedEndpoint(
+            driver=record.driver,
+            endpoint=endpoint,
+            settings=settings,
+            dns_names=planning.dns_names(record, settings, plan.container_name, plan.container_id, plan.hostname),
+        )
+        plan.endpoints.append(planned)
+        return planned
+
+    def _bind(self, plan: Plan, planned: PlannedEndpoint, wanted: Sequence[Wanted], record: NetworkRecord) -> list[Bound]:
+        try:
+            bound = self._ports.allocate(wanted, record.options.get(_BINDING, ""))
+        except OrlopError as error:
+            raise DriverError(
+                f"{_FAILED}driver failed programming external connectivity on endpoint "
+                f"{plan.container_name} ({planned.endpoint.id}): {error}"
+            ) from error
+        for each in bound:
+            if each.socket is not None:
+                plan.sockets.append(each.socket)
+                plan.forwards.append(_forward(each.port, planned.endpoint.addresses))
+        return bound
+
+    def abandon(self, plan: Plan) -> None:
+        plan.close_sockets()
+        if plan.attached:
+            return
+        for planned in plan.endpoints:
+            network = self._networks.get(planned.endpoint.network.id)
+            if network is not None and planned.endpoint.id in network.planned:
+                network.planned.discard(planned.endpoint.id)
+                network.release(planned.endpoint.addresses)
+                self._ports.release(planned.endpoint.ports)
+
+    # --- attach and release -----------------------------------------------------------------------------------------
+
+    async def attach(self, plan: Plan, netns: str) -> Sandbox:
+        done: list[AttachedEndpoint] = []
+        try:
+            for planned in plan.endpoints:
+                attached = await self._attach_one(planned, netns)
+                done.append(attached)
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                for attached in reversed(done):
+                    await self._detach_one(attached)
+            raise
+        plan.attached = True
+        sandbox = Sandbox(
+            container_id=plan.container_id,
+            container_name=plan.container_name,
+            network_mode=plan.network_mode,
+            hostname=plan.hostname,
+            endpoints=tuple(done),
+        )
+        self._enlist(sandbox)
+        return sandbox
+
+    async def _attach_one(self, planned: PlannedEndpoint, netns: str) -> AttachedEndpoint:
+        driver = await self._drivers(planned.driver)
+        endpoint = msgspec.structs.replace(planned.endpoint, netns=netns)
+        try:
+            state = await driver.attach(endpoint)
+        except (Conflict, DriverError) as error:
+            raise type(error)(f"{_FAILED}{error}") from error
+        return AttachedEndpoint(
+            driver=planned.driver, endpoint=endpoint, state=state, settings=planned.settings, dns_names=planned.dns_names
+        )
+
+    def _enlist(self, sandbox: Sandbox) -> None:
+        for attached in sandbox.endpoints:
+            network = self._networks.get(attached.network.id)
+            if network is not None:
+                network.planned.discard(attached.endpoint.id)
+                network.members[attached.endpoint.id] = (sandbox, attached)
+
+    async def _detach_one(self, attached: AttachedEndpoint, *, ending: bool = True) -> None:
+        """`ending`: the namespace goes as well, so the driver need not wait for its link to be gone."""
+        endpoint = msgspec.structs.replace(attached.endpoint, netns="") if ending else attached.endpoint
+        try:
+            driver = await self._drivers(attached.driver)
+            await driver.detach(endpoint, attached.state)
+        except OrlopError as error:
+            _log.error("endpoint %s on network %s: %s", endpoint.id[:12], attached.network.name, error)
+
+    async def release(self, sandbox: Sandbox) -> None:
+        for attached in sandbox.endpoints:
+            await self._release_one(attached, ending=True)
+
+    async def _release_one(self, attached: AttachedEndpoint, *, ending: bool) -> None:
+        network = self._networks.get(attached.network.id)
+        if network is None or network.members.pop(attached.endpoint.id, None) is None:
+            return
+        # Still in use for the rest of the engine until the driver has let go: nobody else may get the address.
+        network.planned.add(attached.endpoint.id)
+        try:
+            await self._detach_one(attached, ending=ending)
+        finally:
+            network.planned.discard(attached.endpoint.id)
+            network.release(attached.endpoint.addresses)
+            self._ports.release(attached.endpoint.ports)
+
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
+        by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
+        for sandbox in sandboxes:
+            for attached in sandbox.endpoints:
+                network = self._networks.get(attached.network.id)
+                if network is None:
+                    _log.error(
+                        "container %s is on network %s, which is gone", sandbox.container_id[:12], attached.network.name
+                    )
+                    continue
+                network.mark(attached.endpoint)
+                self._ports.adopt(attached.endpoint.ports)
+                by_driver[attached.driver].append(attached)
+            self._enlist(sandbox)
+        for name, living in by_driver.items():
+            specs = [
+                network.spec for network in self._networks.values() if network.record.driver == name and not network.fault
+            ]
+            try:
+                driver = await self._drivers(name)
+                await driver.restore(specs, [(attached.endpoint, attached.state) for attached in living])
+            except OrlopError as error:
+                _log.error("network driver %s cannot restore: %s", name, error)
+
+    # --- running containers -----------------------------------------------------------------------------------------
+
+    async def connect(self, sandbox: Sandbox, request: planning.Request, netns: str) -> Sandbox:
+        record = request.record
+        if any(attached.network.id == record.id for attached in sandbox.endpoints):
+            raise Forbidden(f"endpoint with name {sandbox.container_name} already exists in network {record.name}")
+        if any(attached.driver == "null" for attached in sandbox.endpoints):
+            raise Forbidden(planning.NONE_IS_ALONE)
+        driver = await self._drivers(record.driver)
+        plan = Plan(sandbox.container_id, sandbox.container_name, sandbox.network_mode, sandbox.hostname)
+        routed = any(attached.endpoint.default_route for attached in sandbox.endpoints)
+        try:
+            planned = self._plan_endpoint(
+                plan,
+                request,
+                driver,
+                _free_name(sandbox, request),
+                default_route=not routed and not record.internal,
+            )
+            attached = await self._attach_one(planned, netns)
+        except BaseException:
+            self.abandon(plan)
+            raise
+        grown = msgspec.structs.replace(sandbox, endpoints=(*sandbox.endpoints, attached))
+        self._enlist(grown)
+        return grown
+
+    async def disconnect(self, sandbox: Sandbox, record: NetworkRecord, netns: str) -> Sandbox:
+        for attached in sandbox.endpoints:
+            if attached.network.id == record.id:
+                living = msgspec.structs.replace(attached, endpoint=msgspec.structs.replace(attached.endpoint, netns=netns))
+                await self._release_one(living, ending=False)
+                rest = tuple(each for each in sandbox.endpoints if each is not attached)
+                return msgspec.structs.replace(sandbox, endpoints=rest)
+        raise Forbidden(f"container {sandbox.container_id} is not connected to network {record.name}")
+
+    def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
+        renamed = msgspec.structs.replace(sandbox, container_name=name)
+        self._enlist(renamed)
+        return renamed
+
+    @staticmethod
+    def dns_records(network: Network) -> dict[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for _, attached in network.members.values():
+            addresses = [each.address.partition("/")[0] for each in attached.endpoint.addresses]
+            for name in attached.dns_names:
+                found.setdefault(name, []).extend(addresses)
+        return {name: tuple(addresses) for name, addresses in found.items()}
+
+
+def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
+    """Where a listener's connections go: to the address of its own family if there is one."""
+    bare = [each.address.partition("/")[0] for each in addresses]
+    wanted = ":" in port.host_ip
+    target = next((address for address in bare if (":" in address) == wanted), bare[0])
+    return Forward(port.protocol, target, port.container_port)
+
+
+def _free_name(sandbox: Sandbox, request: planning.Request) -> str:
+    """The next eth of a running container."""
+    (name,) = planning.interface_names([request])
+    used = {attached.endpoint.ifname for attached in sandbox.endpoints}
+    prefix = name.rstrip("0123456789")
+    number = 0
+    while name in used:
+        name = f"{prefix}{number}"
+        number += 1
+    return name

@@ -1,0 +1,111 @@
+"""What a request to create a network comes to: checked, its subnets chosen. No I/O; what the host uses is passed in."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from msgspec import UNSET
+
+from orlop_kernel.spi import Forbidden, InvalidParameter
+from orlop_kernel.types.networks import CreateRequest, IPAMConfig
+
+from .ipam import AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
+from .records import SubnetRecord
+
+__all__ = ["PREDEFINED", "Choice", "check_request", "choose_subnets", "families", "ula_pool"]
+
+PREDEFINED = ("bridge", "host", "none", "default")
+
+
+class Choice(NamedTuple):
+    """What subnets are chosen from: pools, networks of ours, what the host uses."""
+
+    pools: Sequence[tuple[str, int]]
+    taken: Collection[IPNetwork]
+    avoid: Collection[IPNetwork]
+
+
+def ula_pool(host_id: str) -> tuple[str, int]:
+    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). Made of a digest, so that it stays the same."""
+    digest = hashlib.sha256(host_id.encode()).digest()
+    base = ipaddress.IPv6Network((int.from_bytes(b"\xfd" + digest[:5] + bytes(10), "big"), 48))
+    return str(base), 64
+
+
+def check_request(request: CreateRequest) -> None:
+    if not request.name.strip():
+        raise InvalidParameter("invalid name: name is empty")
+    if request.name in PREDEFINED:
+        raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
+    if request.driver in ("host", "null"):
+        raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
+    if request.ingress or request.scope == "swarm":
+        raise Forbidden("This node is not a swarm manager. Swarm-scoped networks are not available")
+    if request.config_only or (request.config_from and request.config_from.network):
+        raise InvalidParameter("configuration-only networks are not supported")
+    if request.ipam and request.ipam.driver not in ("", "default"):
+        raise InvalidParameter(f"could not find IPAM driver {request.ipam.driver}: only the default one is available")
+
+
+def _wanted(given: object, option: str | None, default: bool) -> bool:
+    """The field, else the option of older clients, else the default."""
+    if given is not UNSET and given is not None:
+        return bool(given)
+    return option in ("1", "t", "T", "true", "TRUE", "True") if option is not None else default
+
+
+def families(request: CreateRequest) -> tuple[bool, bool]:
+    """(IPv4, IPv6) wanted."""
+    options = request.options or {}
+    ipv4 = _wanted(request.enable_ipv4, options.get("com.docker.network.enable_ipv4"), True)
+    ipv6 = _wanted(request.enable_ipv6, options.get("com.docker.network.enable_ipv6"), False)
+    if not (ipv4 or ipv6):
+        raise InvalidParameter("IPv4 or IPv6 must be enabled")
+    return ipv4, ipv6
+
+
+def _sort(configs: Sequence[IPAMConfig]) -> dict[int, IPAMConfig]:
+    """By family; one each."""
+    found: dict[int, IPAMConfig] = {}
+    for config in configs:
+        text = config.subnet or config.gateway or config.ip_range
+        version = 6 if ":" in text else 4
+        if version in found:
+            raise InvalidParameter(f"bridge driver supports one subnet for each family: there are two for IPv{version}")
+        found[version] = config
+    return found
+
+
+def _one(version: int, config: IPAMConfig, choice: Choice) -> SubnetRecord:
+    size = None
+    if config.subnet:
+        subnet = parse_subnet(config.subnet)
+        if not int(subnet.network_address):  # "0.0.0.0/24", "::/64": any of this size
+            size = subnet.prefixlen
+    if config.subnet and size is None:
+        check_overlap(subnet, choice.taken)
+    elif config.gateway or config.ip_range:
+        raise InvalidParameter("invalid IPAM configuration: a gateway or an IP range needs a subnet")
+    else:
+        subnet = find_subnet(version, choice.pools, choice.taken, choice.avoid, size)
+    auxiliary = config.auxiliary_addresses or {}
+    for text in (config.gateway, *auxiliary.values()):
+        if text and parse_address(text, "address") not in subnet:
+            raise InvalidParameter(f"no matching subnet for {'gateway' if text == config.gateway else 'aux-address'} {text}")
+    pool = AddressPool(subnet, config.gateway, config.ip_range, auxiliary.values())
+    return SubnetRecord(str(subnet), pool.gateway, config.ip_range, dict(auxiliary), bool(config.subnet) and size is None)
+
+
+def choose_subnets(ipv4: bool, ipv6: bool, configs: Sequence[IPAMConfig], choice: Choice) -> tuple[SubnetRecord, ...]:
+    """IPv4 first. Raises `InvalidParameter` or `Forbidden` in Docker's words."""
+    given = _sort(configs)
+    if 6 in given and not ipv6:
+        raise InvalidParameter("IPv6 is not enabled on this network, but it has an IPv6 subnet")
+    if 4 in given and not ipv4:
+        raise InvalidParameter("IPv4 is not enabled on this network, but it has an IPv4 subnet")
+    return tuple(
+        _one(version, given.get(version) or IPAMConfig(), choice) for version, wanted in ((4, ipv4), (6, ipv6)) if wanted
+    )

@@ -1,0 +1,103 @@
+"""The networks that are always there: `bridge`, `host`, `none`. Their rows follow daemon.json at each boot; ids stay."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from orlop_kernel.config import Config
+from orlop_kernel.spi import InvalidParameter
+
+from .creation import Choice, choose_subnets
+from .ipam import AddressPool, parse_subnet
+from .records import NetworkRecord, SubnetRecord
+from .state import new_id
+
+__all__ = ["predefined_records"]
+
+_BRIDGE = "com.docker.network.bridge."
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _bridge_options(config: Config) -> dict[str, str]:
+    return {
+        _BRIDGE + "default_bridge": "true",
+        _BRIDGE + "enable_icc": _word(config.icc),
+        _BRIDGE + "enable_ip_masquerade": _word(config.ip_masq and config.iptables),
+        _BRIDGE + "host_binding_ipv4": config.ip,
+        _BRIDGE + "name": config.bridge_name,
+        "com.docker.network.driver.mtu": str(config.mtu),
+    }
+
+
+def _from_address(text: str, ip_range: str, what: str) -> SubnetRecord:
+    """`bip` is the bridge's address and its subnet in one."""
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError as error:
+        raise InvalidParameter(f"cannot use {what} {text}: not an address with a prefix length") from error
+    pool = AddressPool(interface.network, str(interface.ip), ip_range)
+    return SubnetRecord(str(interface.network), pool.gateway, ip_range)
+
+
+def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRecord | None:
+    for each in held:
+        if (":" in each.subnet) == (version == 6):
+            return msgspec.structs.replace(each, ip_range=ip_range)
+    return None
+
+
+def _bridge_subnets(
+    config: Config, held: Sequence[SubnetRecord], choice: Callable[[], Choice], address_of: Callable[[str], str]
+) -> tuple[SubnetRecord, ...]:
+    """daemon.json first, then an administrator's bridge, then what it was last time, then a free one."""
+    found: list[SubnetRecord] = []
+    given = config.bip or (address_of(config.bridge_name) if config.bridge else "")
+    if given:
+        found.append(_from_address(given, config.fixed_cidr, "bip"))
+    elif kept := _kept(held, 4, config.fixed_cidr):
+        found.append(kept)
+    else:
+        (chosen,) = choose_subnets(True, False, (), choice())
+        found.append(msgspec.structs.replace(chosen, ip_range=config.fixed_cidr))
+    if config.ipv6:
+        if config.bip6:
+            found.append(_from_address(config.bip6, config.fixed_cidr_v6, "bip6"))
+        elif config.fixed_cidr_v6:
+            pool = AddressPool(parse_subnet(config.fixed_cidr_v6))
+            found.append(SubnetRecord(str(pool.subnet), pool.gateway))
+        elif kept := _kept(held, 6, ""):
+            found.append(kept)
+        else:
+            found += choose_subnets(False, True, (), choice())
+    return tuple(found)
+
+
+def predefined_records(
+    config: Config,
+    held: dict[str, NetworkRecord],
+    choice: Callable[[], Choice],
+    address_of: Callable[[str], str],
+) -> list[NetworkRecord]:
+    """`held`: the rows of last time by name. `choice` is only called when a subnet must be found."""
+    found = []
+    for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
+        old = held.get(name)
+        record = old or NetworkRecord(id=new_id(), name=name, driver=driver, created_ns=time.time_ns(), predefined=True)
+        if name == "bridge":
+            if not config.bridge_name:
+                continue
+            record = msgspec.structs.replace(
+                record,
+                options=_bridge_options(config),
+                subnets=_bridge_subnets(config, record.subnets, choice, address_of),
+                ipv6=config.ipv6,
+            )
+        found.append(record)
+    return found

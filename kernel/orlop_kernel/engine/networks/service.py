@@ -1,0 +1,355 @@
+"""The networks of the engine: rows, addresses, host ports; what a container gets of them at its start.
+
+Owns the table `networks`. Addresses and ports in use are memory, rebuilt at boot from the sandboxes that living containers
+carry in their own rows. A driver's objects are made before the row is written and removed before it is deleted: after a
+crash in between, `restore` has the driver remove what belongs to no row, or the row makes its objects anew.
+
+A start: `plan` reserves everything, `attach` makes it real, `abandon` gives back a plan that came to nothing, `release` what
+a container had.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from orlop_kernel.config import Config
+from orlop_kernel.events import EventBus
+from orlop_kernel.spi import (
+    Conflict,
+    DriverError,
+    Forbidden,
+    InvalidParameter,
+    NetworkDriver,
+    NotFound,
+    OrlopError,
+)
+from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.types.containers import EndpointSettings
+from orlop_kernel.types.networks import CreateRequest, NetworkView
+
+from . import creation, host, planning, views
+from .attachments import Attachments
+from .ipam import DEFAULT_POOLS
+from .ports import PortBindings
+from .predefined import predefined_records
+from .records import NetworkRecord, Plan, Sandbox, decode, encode
+from .state import Network, new_id
+
+__all__ = ["Networks", "Plan", "Sandbox"]
+
+_log = logging.getLogger("orlop.networks")
+
+
+class Networks:
+    """Made once; `boot` before anything else, `restore` once the living containers are known."""
+
+    def __init__(
+        self, store: Store, events: EventBus, drivers: Callable[[str], Awaitable[NetworkDriver]], config: Config
+    ) -> None:
+        self._store, self._events, self._drivers, self._config = store, events, drivers, config
+        self._networks: dict[str, Network] = {}
+        self._by_name: dict[str, Network] = {}
+        self._changing = trio.Lock()
+        self._attachments = Attachments(drivers, self._networks, config.ip)
+        self._pruning = False
+
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    async def boot(self) -> None:
+        """Load the rows, add the predefined networks, have every network made. One that cannot be made is reported by
+        each start that needs it, and keeps nothing else from working."""
+        loaded: list[NetworkRecord] = []
+        for key, value in self._store.load("networks"):
+            try:
+                loaded.append(decode(value))
+            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+                await self._store.quarantine("networks", key, str(error))
+        for record in loaded:
+            if not record.predefined:
+                self._add(record)
+        held = {record.name: record for record in loaded if record.predefined}
+        records = predefined_records(self._config, held, self._choice, host.interface_address)
+        changed = [record for record in records if held.get(record.name) != record]
+        if changed:
+            await self._store.commit([Put("networks", record.id, encode(record)) for record in changed])
+        for record in records:
+            self._add(record)
+        for network in self._networks.values():
+            await self._make(network)
+
+    def _add(self, record: NetworkRecord) -> Network:
+        network = Network(record)
+        self._networks[record.id] = self._by_name[record.name] = network
+        return network
+
+    async def _make(self, network: Network) -> None:
+        try:
+            driver = await self._drivers(network.record.driver)
+            await driver.create_network(network.spec)
+            network.fault = ""
+        except OrlopError as error:
+            network.fault = str(error)
+            _log.error("network %s cannot be made: %s", network.record.name, error)
+
+    def _choice(self) -> creation.Choice:
+        config = self._config
+        pools = [(pool.base, pool.size) for pool in config.default_address_pools] or list(DEFAULT_POOLS)
+        if not any(":" in base for base, _ in pools):
+            pools.append(creation.ula_pool(_host_id(config.data_root)))
+        taken = [pool.subnet for network in self._networks.values() for pool in network.pools]
+        avoid = host.on_link_routes() + host.nameservers(host.read_resolv_conf())
+        return creation.Choice(pools, taken, avoid)
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def resolve(self, name_or_id: str) -> NetworkRecord:
+        """By id, name, or unambiguous start of an id, in this order."""
+        return self._resolve(name_or_id).record
+
+    def _resolve(self, ref: str) -> Network:
+        wanted = "bridge" if ref == "default" else ref
+        found = self._networks.get(wanted) or self._by_name.get(wanted)
+        if found is None and wanted:
+            matches = [network for ident, network in self._networks.items() if ident.startswith(wanted)]
+            if len(matches) > 1:
+                raise InvalidParameter(f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)")
+            found = matches[0] if matches else None
+        if found is None:
+            raise NotFound(f"network {ref} not found")
+        return found
+
+    def inspect(self, name_or_id: str) -> NetworkView:
+        network = self._resolve(name_or_id)
+        return views.network_view(network.record, network.members.values())
+
+    def records(self) -> list[tuple[NetworkRecord, bool]]:
+        """(row, whether a container uses it), the latest first."""
+        ordered = sorted(self._networks.values(), key=lambda network: (-network.record.created_ns, network.record.name))
+        return [(network.record, network.in_use) for network in ordered]
+
+    def list(self) -> Sequence[NetworkView]:
+        return [views.network_view(record) for record, _ in self.records()]
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateRequest) -> NetworkRecord:
+        """Make a user-defined network."""
+        creation.check_request(request)
+        async with self._changing:
+            if request.name in self._by_name:
+                raise Conflict(f"network with name {request.name} already exists")
+            driver = await self._drivers(request.driver or "bridge")
+            record = self._record(request, addresses=driver.capabilities.addresses)
+            network = Network(record)
+            await driver.create_network(network.spec)
+            try:
+                await self._store.commit([Put("networks", record.id, encode(record))])
+            except BaseException:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+                    await driver.delete_network(network.spec)
+                raise
+            self._networks[record.id] = self._by_name[record.name] = network
+        self._publish("create", record)
+        return record
+
+    def _record(self, request: CreateRequest, *, addresses: bool) -> NetworkRecord:
+        driver = request.driver or "bridge"
+        ipv4, ipv6 = creation.families(request)
+        configs = (request.ipam.config or ()) if request.ipam else ()
+        options = {**self._config.default_network_opts.get(driver, {}), **(request.options or {})}
+        return NetworkRecord(
+            id=new_id(),
+            name=request.name,
+            driver=driver,
+            created_ns=time.time_ns(),
+            subnets=creation.choose_subnets(ipv4, ipv6, configs, self._choice()) if addresses else (),
+            ipam_options=request.ipam.options if request.ipam else None,
+            options=options,
+            labels=request.labels or {},
+            ipv4=ipv4,
+            ipv6=ipv6,
+            internal=request.internal,
+            attachable=request.attachable,
+        )
+
+    async def remove(self, name_or_id: str) -> None:
+        async with self._changing:
+            network = self._resolve(name_or_id)
+            record = network.record
+            if record.predefined:
+                raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+            if network.in_use:
+                users = ", ".join(
+                    f'name:"{sandbox.container_name}" id:"{attached.endpoint.id[:12]}"'
+                    for sandbox, attached in network.members.values()
+                )
+                raise Forbidden(
+                    f"error while removing network: network {record.name} has active endpoints ({users or 'starting'})"
+                )
+            # Out of sight first: no start may plan an endpoint on what is being removed.
+            del self._networks[record.id], self._by_name[record.name]
+            try:
+                driver = await self._drivers(record.driver)
+                await driver.delete_network(network.spec)
+                await self._store.commit([Delete("networks", record.id)])
+            except BaseException:
+                self._networks[record.id] = self._by_name[record.name] = network
+                raise
+        self._publish("destroy", record)
+
+    async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> Sequence[str]:
+        """Remove the unused user-defined networks that `wanted` says yes to; their names."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        removed = []
+        try:
+            for record, in_use in self.records():
+                if record.predefined or in_use or not wanted(record):
+                    continue
+                try:
+                    await self.remove(record.id)
+                except (Forbidden, NotFound):
+                    continue  # taken into use, or removed, meanwhile
+                except DriverError as error:
+                    _log.warning("network %s cannot be pruned: %s", record.name, error)
+                    continue
+                removed.append(record.name)
+        finally:
+            self._pruning = False
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return removed
+
+    def _publish(self, action: str, record: NetworkRecord) -> None:
+        self._events.publish("network", action, record.id, {"name": record.name, "type": record.driver})
+
+    # --- containers -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def sandbox_kind(network_mode: str) -> str:
+        """ "new", "host", or "container:ID"."""
+        if network_mode == "host" or network_mode.startswith("container:"):
+            return network_mode
+        return "new"
+
+    def _requests(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> Sequence[planning.Request]:
+        first = self._resolve(network_mode or "bridge").record
+        found = {first.id: planning.Request(first, EndpointSettings())}
+        for name, settings in endpoints.items():
+            record = self._resolve(name).record
+            found[record.id] = planning.Request(record, settings)
+        if len(found) > 1 and first.driver in ("null", "host"):
+            raise Forbidden(planning.NONE_IS_ALONE if first.driver == "null" else planning.SHARED_IS_ALONE)
+        for request in found.values():
+            planning.check_settings(request.record, request.settings)
+        return planning.order(found, first.id)
+
+    def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
+        """At create: what could never start is refused. Raises what `plan` would."""
+        if not network_mode.startswith("container:"):
+            planning.interface_names(self._requests(network_mode, endpoints))
+
+    async def plan(
+        self,
+        container_id: str,
+        container_name: str,
+        hostname: str,
+        network_mode: str,
+        endpoints: Mapping[str, EndpointSettings],
+        exposed: Collection[str],
+        bindings: PortBindings,
+        publish_all: bool,
+    ) -> Plan:
+        """Reserve addresses and host ports, all or nothing. `endpoints` is by network name or id."""
+        requests = self._requests(network_mode, endpoints)
+        for request in requests:
+            network = self._networks[request.record.id]
+            if network.fault:
+                await self._make(network)
+            if network.fault:
+                raise DriverError(f"failed to set up container networking: {network.fault}")
+        return await self._attachments.plan(
+            Plan(container_id, container_name, network_mode, hostname), requests, exposed, bindings, publish_all
+        )
+
+    async def attach(self, plan: Plan, netns_path: str) -> Sandbox:
+        """Connect the namespace to all of the plan's networks, or to none. The plan's sockets stay the caller's to hand to
+        the monitor and to close."""
+        return await self._attachments.attach(plan, netns_path)
+
+    async def abandon(self, plan: Plan) -> None:
+        """Give back a plan that was not attached. May be called twice."""
+        self._attachments.abandon(plan)
+
+    async def release(self, sandbox: Sandbox) -> None:
+        """A container ended: withdraw its ports, give back its addresses. May be called twice; a driver's failure is
+        logged, as nobody could act on it here."""
+        await self._attachments.release(sandbox)
+
+    async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
+        """Once, at boot: what living containers hold is taken, and each driver makes the host exactly that."""
+        await self._attachments.restore(list(sandboxes))
+
+    async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox:
+        """Connect a running container to one more network. No ports are published there."""
+        record = self._resolve(name_or_id).record
+        planning.check_settings(record, settings)
+        if record.driver in ("null", "host") or self.sandbox_kind(sandbox.network_mode) != "new":
+            raise Forbidden(planning.SHARED_IS_ALONE)
+        return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
+
+    async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
+        """Take a running container off a network. Its published ports go when it is the network of its gateway."""
+        return await self._attachments.disconnect(sandbox, self._resolve(name_or_id).record, netns_path)
+
+    def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
+        """The container has a new name: inspect of its networks shows it."""
+        return self._attachments.renamed(sandbox, name)
+
+    def of_sandbox(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
+        """The rows of the networks a container is on."""
+        found = (self._networks.get(attached.network.id) for attached in sandbox.endpoints)
+        return [network.record for network in found if network is not None]
+
+    def names(self, network_id: str) -> dict[str, tuple[str, ...]]:
+        """What the DNS of a network answers: name -> addresses of its containers."""
+        network = self._networks.get(network_id)
+        return self._attachments.dns_records(network) if network else {}
+
+    def settings(
+        self,
+        sandbox: Sandbox | None,
+        *,
+        network_mode: str = "",
+        endpoints: Mapping[str, EndpointSettings] | None = None,
+        exposed: Collection[str] = (),
+        running: bool = True,
+    ) -> dict[str, Any]:
+        """`NetworkSettings` of inspect and list. Without a sandbox, what is configured."""
+        configured: dict[str, tuple[str, EndpointSettings]] = {}
+        if sandbox is None and not network_mode.startswith("container:"):
+            for name in (network_mode or "bridge", *(endpoints or ())):
+                settings = (endpoints or {}).get(name) or EndpointSettings()
+                try:
+                    record = self.resolve(name)
+                except OrlopError:
+                    configured.setdefault(name, ("", settings))  # removed since
+                else:
+                    if record.name not in configured or name in (endpoints or ()):
+                        configured[record.name] = (record.id, settings)
+        return views.container_settings(sandbox, configured, exposed, running=running)
+
+
+def _host_id(data_root: str) -> str:
+    """What tells this host's daemon from any other: for the IPv6 prefix."""
+    try:
+        with open("/etc/machine-id") as file:
+            return file.read().strip() + data_root
+    except OSError:
+        return data_root

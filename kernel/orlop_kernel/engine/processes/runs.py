@@ -1,0 +1,65 @@
+"""What runs leave behind in their directories, and ending what nobody looks after any more. Synchronous: the files are on a
+tmpfs; `kill_cgroups` waits and belongs on a worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from orlop_kernel import linux
+from orlop_kernel.monitor import cgroups, mountinfo, records
+from orlop_kernel.monitor.protocol import ExitRecord, InitRecord, MonitorRecord
+
+__all__ = [
+    "exit_record",
+    "init_record",
+    "kill_cgroups",
+    "monitor_record",
+    "private_directory",
+    "release_private_directory",
+]
+
+
+def monitor_record(run_dir: str) -> MonitorRecord | None:
+    """Which monitor listens, or listened, there; None when none ever did."""
+    return records.read_monitor(run_dir)
+
+
+def init_record(run_dir: str) -> InitRecord | None:
+    """The container that was started there."""
+    return records.read_init(run_dir)
+
+
+def exit_record(run_dir: str) -> ExitRecord | None:
+    """How it ended; None while it runs, or when monitor and zygote both died."""
+    return records.read_exit(run_dir)
+
+
+def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
+    """Kill everything in a container's cgroups and wait until they are empty: for a container that lost monitor and
+    zygote. False when something would not die in that time."""
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while not cgroups.kill(init.cgroups):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return True
+
+
+def private_directory(path: str) -> None:
+    """Make `path` a mount point of its own that propagates nothing, once: what monitors mount below it, in their own
+    namespaces, can then never appear on the host."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    path = os.path.realpath(path)
+    if not any(entry.path == path for entry in mountinfo.read()):
+        linux.mount("bind", path, path)
+    linux.mount("", "none", path, ["private"])
+
+
+def release_private_directory(path: str) -> None:
+    """The undo. Monitors that still run keep their own copies of it."""
+    path = os.path.realpath(path)
+    while any(entry.path == path for entry in mountinfo.read()):
+        linux.umount(path)

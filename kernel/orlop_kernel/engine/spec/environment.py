@@ -1,0 +1,33 @@
+"""A process's environment: the defaults, then what the image and the user say, the last of a name winning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .build import DEFAULT_PATH
+
+__all__ = ["container", "merge"]
+
+
+def merge(*lists: Iterable[str]) -> list[str]:
+    """Later entries replace earlier ones of the same name, in place. An entry without "=" removes the name."""
+    out: dict[str, str] = {}
+    for entries in lists:
+        for entry in entries:
+            name, sign, value = entry.partition("=")
+            if sign:
+                out[name] = value
+            else:
+                out.pop(name, None)
+    return [f"{name}={value}" for name, value in out.items()]
+
+
+def container(hostname: str, terminal: bool, entries: Iterable[str], home: str = "") -> list[str]:
+    """Docker's order: PATH, HOSTNAME, TERM with a terminal, then the rest. HOME is the user's unless set."""
+    base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
+    if terminal:
+        base.append("TERM=xterm")
+    out = merge(base, entries)
+    if home and not any(entry.startswith("HOME=") for entry in out):
+        out.append(f"HOME={home}")
+    return out

@@ -1,0 +1,34 @@
+"""The engine's identity: a UUID that stays with its data root."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+
+__all__ = ["engine_id"]
+
+_UUID = re.compile(r"[0-9A-Za-z:-]{16,64}")
+
+
+@lru_cache(maxsize=8)
+def engine_id(data_root: str) -> str:
+    """The content of `<data-root>/engine-id`, made on first use. A damaged file is replaced: an identity that nobody can
+    read identifies nothing."""
+    path = os.path.join(data_root, "engine-id")
+    try:
+        with open(path) as file:
+            found = file.read().strip()
+        if _UUID.fullmatch(found):
+            return found
+    except (OSError, UnicodeDecodeError):
+        pass
+    with open("/proc/sys/kernel/random/uuid") as file:
+        made = file.read().strip()
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w") as file:
+        file.write(made)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+    return made

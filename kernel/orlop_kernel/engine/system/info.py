@@ -1,0 +1,110 @@
+"""`GET /info` and `GET /version`, put together from what is known: configuration, counts, facts of the host. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import UNSET, UnsetType
+
+from orlop_kernel.config import Config
+from orlop_kernel.config.policy import IGNORED
+from orlop_kernel.types.system import AddressPoolInfo, IndexInfo, RegistryInfo, RuntimeInfo
+
+from .host import Cgroups
+
+__all__ = [
+    "address_pools",
+    "parse_runtime_version",
+    "registry",
+    "runtimes",
+    "security_options",
+    "warnings",
+    "without_password",
+]
+
+ALWAYS_INSECURE = ("::1/128", "127.0.0.0/8")
+_LIMITS = (
+    ("memory", "memory limit"),
+    ("swap", "swap limit"),
+    ("cfs_period", "cpu cfs period"),
+    ("cfs_quota", "cpu cfs quota"),
+    ("shares", "cpu shares"),
+    ("cpuset", "cpuset"),
+)
+
+
+def registry(config: Config) -> RegistryInfo:
+    """Docker Hub with its mirrors, and every registry that may be spoken to without TLS."""
+    mirrors = [mirror.rstrip("/") + "/" for mirror in config.registry_mirrors]
+    indexes = {"docker.io": IndexInfo(name="docker.io", mirrors=mirrors, secure=True, official=True)}
+    cidrs = list(ALWAYS_INSECURE)
+    for name in config.insecure_registries:
+        if "/" in name:
+            cidrs.append(name)
+        else:
+            indexes[name] = IndexInfo(name=name, mirrors=[], secure=False, official=False)
+    return RegistryInfo(insecure_registry_cidrs=cidrs, index_configs=indexes, mirrors=mirrors)
+
+
+def runtimes(config: Config) -> dict[str, RuntimeInfo]:
+    return {name: RuntimeInfo(entry.path, list(entry.runtime_args) or None) for name, entry in config.all_runtimes().items()}
+
+
+def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
+    """UNSET without any: the built-in ones are not shown, as in Docker."""
+    return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
+
+
+def security_options(config: Config, cgroups: Cgroups, seccomp: bool) -> list[str]:
+    options = []
+    if seccomp:
+        options.append(f"name=seccomp,profile={config.seccomp_profile}")
+    if cgroups.version == "2" and config.default_cgroupns_mode != "host":
+        options.append("name=cgroupns")
+    if config.no_new_privileges:
+        options.append("name=no-new-privileges")
+    return options
+
+
+def _open_tcp(config: Config) -> Sequence[str]:
+    return [host for host in config.effective_hosts if host.partition("://")[0] not in ("unix", "fd")]
+
+
+def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str]) -> list[str] | None:
+    """What `docker info` prints in red: limits that would have no effect, ways in without a lock, keys without effect."""
+    found = [f"WARNING: No {name} support" for field, name in _LIMITS if not getattr(cgroups, field)]
+    if config.ip_forward and not forwarding:
+        found.append("WARNING: IPv4 forwarding is disabled")
+    if not config.uses_tls:
+        found += [
+            f"WARNING: API is accessible on {host} without encryption: every user of this machine can become root by it"
+            for host in _open_tcp(config)
+        ]
+    defaults = Config()
+    for key, reason in IGNORED.items():
+        field = key.replace("-", "_")
+        if getattr(config, field) != getattr(defaults, field):
+            found.append(f"WARNING: {key} is ignored: {reason}")
+    found += [f"WARNING: runtime {name} is not installed" for name in missing_runtimes]
+    return found or None
+
+
+def parse_runtime_version(output: str) -> Mapping[str, str]:
+    """The words of `runc --version` (crun's and youki's alike): "runc version 1.1.15", "commit: ...", "spec: ..."."""
+    found: dict[str, str] = {}
+    for line in output.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and value.strip():
+            found.setdefault(name.strip().lower(), value.strip())
+        elif " version " in line:
+            found.setdefault("version", line.partition(" version ")[2].strip())
+    return found
+
+
+def without_password(url: str) -> str:
+    """dockerd's disguise of a proxy's user and password."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    if "@" not in authority:
+        return url
+    return f"{scheme}{separator}xxxxx:xxxxx@{authority.rpartition('@')[2]}{slash}{path}"

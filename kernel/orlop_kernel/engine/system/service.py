@@ -1,0 +1,201 @@
+"""The engine about itself. Answers come from what is already known: no lock, and no driver but once, at the first asking
+(the storage driver's status, the runtime's version), with a deadline, so that a sick driver cannot hang `docker info`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec import UNSET
+
+from orlop_kernel import __version__, plugins
+from orlop_kernel.process import run_supervised
+from orlop_kernel.spi import OrlopError
+from orlop_kernel.types import rfc3339
+from orlop_kernel.types.system import AuthConfig, Component, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
+
+from . import host, info
+from .identity import engine_id
+from .login import check_login
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["System"]
+
+_log = logging.getLogger("orlop.system")
+_PATIENCE = 3.0
+_INDEX = "https://index.docker.io/v1/"
+_NO_SWARM = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
+
+
+class System:
+    """One per engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._runtime_words: dict[str, dict[str, str]] = {}
+        self._storage_rows: list[tuple[str, str]] | None = None
+
+    @property
+    def id(self) -> str:
+        return engine_id(self._engine.config.data_root)
+
+    @cached_property
+    def _plugins(self) -> PluginsInfo:
+        return PluginsInfo(
+            volume=plugins.installed("volume"),
+            network=plugins.installed("network"),
+            authorization=None,
+            log=plugins.installed("log"),
+        )
+
+    async def _runtime_version(self) -> dict[str, str]:
+        """What the default runtime says of itself; asked again after a failure or a change of the default."""
+        name = self._engine.config.default_runtime
+        if name not in self._runtime_words:
+            try:
+                with trio.fail_after(_PATIENCE):
+                    outcome = await run_supervised(self._engine.drivers.runtime(name).version())
+            except (OSError, OrlopError, trio.TooSlowError) as error:
+                _log.warning("cannot ask runtime %s for its version: %s", name, error)
+                return {}
+            self._runtime_words[name] = dict(info.parse_runtime_version(outcome.stdout.decode("utf-8", "replace")))
+        return self._runtime_words[name]
+
+    async def _storage_status(self) -> list[tuple[str, str]]:
+        if self._storage_rows is None:
+            try:
+                with trio.fail_after(_PATIENCE):
+                    self._storage_rows = [(key, value) for key, value in await self._engine.storage.status()]
+            except (OrlopError, trio.TooSlowError) as error:
+                _log.warning("cannot ask storage driver %s for its status: %s", self._engine.storage_name, error)
+                return []
+        return self._storage_rows
+
+    async def version(self, newest: str, oldest: str) -> SystemVersion:
+        """`GET /version`; the API versions are the API's business."""
+        facts, runtime = host.facts(), await self._runtime_version()
+        details = {
+            "ApiVersion": newest,
+            "Arch": host.architecture(facts.machine),
+            "Experimental": str(self._engine.config.experimental).lower(),
+            "KernelVersion": facts.kernel,
+            "MinAPIVersion": oldest,
+            "Os": "linux",
+            "PythonVersion": host.python_version(),
+        }
+        name = self._engine.config.default_runtime
+        return SystemVersion(
+            platform={"Name": "Orlop"},
+            components=[
+                Component(name="Engine", version=__version__, details=details),
+                Component(
+                    name=name,
+                    version=runtime.get("version", "unknown"),
+                    details={"GitCommit": runtime.get("commit", ""), "Spec": runtime.get("spec", "")},
+                ),
+            ],
+            version=__version__,
+            api_version=newest,
+            min_api_version=oldest,
+            arch=host.architecture(facts.machine),
+            kernel_version=facts.kernel,
+        )
+
+    def _drivers(self) -> list[DriverInfo]:
+        return [
+            DriverInfo(kind=kind, name=name, distribution=factory.distribution, version=factory.version)
+            for (kind, name), factory in sorted(self._engine.drivers.loaded.items())
+        ]
+
+    def _missing_runtimes(self) -> list[str]:
+        return [name for name, entry in self._engine.config.all_runtimes().items() if shutil.which(entry.path) is None]
+
+    async def info(self, version: tuple[int, int]) -> SystemInfo:
+        """`GET /info` as clients of an API version read it."""
+        engine, config = self._engine, self._engine.config
+        facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.counts()
+        forwarding = host.ipv4_forwarding()
+        runtime = await self._runtime_version()
+        no_commit = {"ID": "N/A"}
+        return SystemInfo(
+            id=self.id,
+            containers=counts["total"],
+            containers_running=counts["running"],
+            containers_paused=counts["paused"],
+            containers_stopped=counts["stopped"],
+            images=len(engine.images.summaries()),
+            driver=engine.storage_name,
+            driver_status=await self._storage_status(),
+            docker_root_dir=config.data_root,
+            plugins=self._plugins,
+            memory_limit=cgroups.memory,
+            swap_limit=cgroups.swap,
+            cpu_cfs_period=cgroups.cfs_period,
+            cpu_cfs_quota=cgroups.cfs_quota,
+            cpu_shares=cgroups.shares,
+            cpu_set=cgroups.cpuset,
+            pids_limit=cgroups.pids,
+            ipv4_forwarding=forwarding,
+            bridge_nf_iptables=False if version < (1, 50) else UNSET,
+            bridge_nf_ip6tables=False if version < (1, 50) else UNSET,
+            oom_kill_disable=cgroups.oom_kill_disable,
+            debug=config.debug,
+            n_fd=host.open_files(),
+            n_goroutines=trio.lowlevel.current_statistics().tasks_living,
+            system_time=rfc3339(time.time_ns()),
+            logging_driver=config.log_driver,
+            cgroup_driver=config.cgroup_driver,
+            cgroup_version=cgroups.version,
+            n_events_listener=engine.events.listeners,
+            kernel_version=facts.kernel,
+            operating_system=facts.operating_system,
+            os_version=facts.os_version,
+            os_type="linux",
+            architecture=facts.machine,
+            index_server_address=_INDEX,
+            registry_config=info.registry(config),
+            ncpu=facts.cpus,
+            mem_total=facts.memory,
+            http_proxy=info.without_password(config.proxies.http_proxy),
+            https_proxy=info.without_password(config.proxies.https_proxy),
+            no_proxy=config.proxies.no_proxy,
+            name=socket.gethostname(),
+            labels=list(config.labels),
+            experimental_build=config.experimental,
+            server_version=__version__,
+            runtimes=info.runtimes(config),
+            default_runtime=config.default_runtime,
+            swarm=_NO_SWARM,
+            live_restore_enabled=config.live_restore,
+            init_binary=os.path.basename(config.init_path),
+            containerd_commit=no_commit,
+            runc_commit={"ID": runtime.get("commit", "")},
+            init_commit=no_commit,
+            security_options=info.security_options(config, cgroups, host.seccomp_supported()),
+            product_license="Apache License 2.0",
+            default_address_pools=info.address_pools(config),
+            firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
+            cdi_spec_dirs=[],
+            warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes()),
+            orlop_drivers=self._drivers(),
+        )
+
+    async def login(self, auth: AuthConfig) -> None:
+        """See `login.check_login`."""
+        await check_login(self._engine.config, auth)

@@ -1,0 +1,75 @@
+"""`GET /system/df`: what images, containers and volumes hold on the disk, and how much of it a prune would give back.
+
+The one answer that measures: it asks drivers for sizes, a few at a time, and once for all clients that ask meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from orlop_kernel.spi import OrlopError
+from orlop_kernel.types.system import DiskUsage
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["OBJECT_TYPES", "disk_usage"]
+
+OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
+
+_log = logging.getLogger("orlop.system")
+_AT_ONCE = 4  # measuring is reading directories: more at a time only makes everybody's disk slower
+
+
+async def _measure_all(
+    items: Iterable[dict[str, Any]], measure: Callable[[dict[str, Any]], Awaitable[None]]
+) -> list[dict[str, Any]]:
+    """Measure every item; one that cannot be measured keeps the sizes it had, and hides no other."""
+    found = list(items)
+    slots = trio.CapacityLimiter(_AT_ONCE)
+
+    async def one(item: dict[str, Any]) -> None:
+        async with slots:
+            try:
+                await measure(item)
+            except OrlopError as error:
+                _log.warning("cannot measure %s: %s", item.get("Id") or item.get("Name"), error)
+
+    async with trio.open_nursery() as nursery:
+        for item in found:
+            nursery.start_soon(one, item)
+    return found
+
+
+async def _containers(engine: Engine, version: tuple[int, int]) -> list[dict[str, Any]]:
+    async def measure(item: dict[str, Any]) -> None:
+        usage = await engine.storage.usage(item["Id"])
+        image = engine.images.get(item["ImageID"])
+        item["SizeRw"] = usage.size
+        item["SizeRootFs"] = usage.size + (image.size if image else 0)
+
+    shown = engine.containers.summaries(everything=True, limit=0, filters={}, version=version)
+    return await _measure_all(msgspec.json.decode(shown), measure)
+
+
+async def _volumes(engine: Engine) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(volume) for volume in await engine.volumes.with_usage()]
+
+
+async def disk_usage(engine: Engine, types: Collection[str], version: tuple[int, int]) -> DiskUsage:
+    """The answer for these object types; the others are null."""
+    images = "image" in types
+    return DiskUsage(
+        layers_size=engine.images.layers_size() if images else 0,
+        images=list(engine.images.summaries(shared_size=True, version=max(version, (1, 51)))) if images else None,
+        containers=await _containers(engine, version) if "container" in types else None,
+        volumes=await _volumes(engine) if "volume" in types else None,
+        build_cache=[] if "build-cache" in types else None,
+        builder_size=0 if version < (1, 42) else UNSET,
+    )

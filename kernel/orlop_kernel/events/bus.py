@@ -1,0 +1,175 @@
+"""Who tells whom what happened.
+
+The bus owns the history: the last `HISTORY` events, in memory and in the store's table `events`. `publish` is a few
+appends: it waits for nobody, neither for the disk (a task of the daemon's writes what has come together) nor for a
+subscriber (each has a bounded buffer of its own; one that does not keep up is told how many events it lost).
+Survives a crash: every event but those of the last write, a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from weakref import WeakSet
+
+import msgspec
+import trio
+
+from orlop_kernel.spi.errors import OrlopError
+from orlop_kernel.store import Delete, Put, Store
+
+from .event import Event, decode, encode
+from .filters import EventFilter
+
+__all__ = ["BUFFER", "HISTORY", "EventBus", "Subscription"]
+
+HISTORY = 4096
+BUFFER = 1024  # Docker's: a subscriber this far behind loses events
+
+_log = logging.getLogger("orlop.events")
+
+
+def _key(event: Event) -> str:
+    return f"{event.time_ns:020d}"
+
+
+class Subscription:
+    """An async iterator of the events one client wants. Ends at `until`; close it, or drop it, to unsubscribe."""
+
+    def __init__(self, wanted: EventFilter, past: list[Event], until_ns: int, live: bool) -> None:
+        self._wanted = wanted
+        self._waiting: deque[Event] = deque(past)
+        self._until_ns = until_ns
+        self._live = live
+        self._lost = 0
+        self._wake = trio.Event()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._waiting:
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                return Event("daemon", "events-lost", "", {"count": str(lost)}, time.time_ns())
+            if not self._live:
+                raise StopAsyncIteration
+            await self._sleep()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._waiting.popleft()
+
+    async def _sleep(self) -> None:
+        """Until something is waiting, the subscription is closed, or `until` has come."""
+        if not self._until_ns:
+            await self._wake.wait()
+            return
+        with trio.move_on_after(max(0.0, (self._until_ns - time.time_ns()) / 1e9)) as scope:
+            await self._wake.wait()
+        if scope.cancelled_caught:
+            self._live = False
+
+    def offer(self, event: Event) -> None:
+        """From the bus. Never waits: what does not fit is counted, and the client is told where the gap is."""
+        if not self._live or not self._wanted(event):
+            return
+        if self._lost or len(self._waiting) >= BUFFER:
+            self._lost += 1
+            return
+        self._waiting.append(event)
+        self._notify()
+
+    def close(self) -> None:
+        """End it: what is buffered is still delivered, nothing more comes."""
+        self._live = False
+        self._notify()
+
+    def _notify(self) -> None:
+        self._wake.set()
+        self._wake = trio.Event()
+
+
+class EventBus:
+    """Publish and subscribe. Without a store nothing outlives the process (tests, embedded use)."""
+
+    def __init__(self, store: Store | None = None, *, history: int = HISTORY) -> None:
+        self._store = store
+        self._limit = history
+        self._history: deque[Event] = deque()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._unsaved: list[Put | Delete] = []
+        self._work = trio.Event()
+        self._last_ns = 0
+        if store:
+            self._load(store)
+
+    def _load(self, store: Store) -> None:
+        for key, row in store.load("events"):
+            try:
+                self._history.append(decode(row))
+            except msgspec.MsgspecError:
+                self._unsaved.append(Delete("events", key))  # history, not state: nothing is lost that anyone acts on
+        if self._history:
+            self._last_ns = self._history[-1].time_ns
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._history) > self._limit:
+            oldest = self._history.popleft()
+            if self._store:
+                self._unsaved.append(Delete("events", _key(oldest)))
+
+    def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
+        """Tell everyone, now; durable a moment later. Time never goes backwards, even when the clock does."""
+        self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        event = Event(type, action, actor_id, dict(attributes), self._last_ns)
+        self._history.append(event)
+        if self._store:
+            self._unsaved.append(Put("events", _key(event), encode(event)))
+        self._trim()
+        for subscription in list(self._subscriptions):
+            subscription.offer(event)
+        self._work.set()
+
+    def subscribe(
+        self, since_ns: int = 0, until_ns: int = 0, filters: Mapping[str, Collection[str]] | None = None
+    ) -> Subscription:
+        """Events from now on; with `since_ns` or `until_ns` (Unix time, 0 = not given) those of the past first. An
+        `until_ns` in the past: only those. Nothing falls between the past and the present."""
+        wanted = EventFilter(filters)
+        past: list[Event] = []
+        if since_ns or until_ns:
+            end = until_ns or self._last_ns
+            past = [event for event in self._history if since_ns <= event.time_ns <= end and wanted(event)]
+        live = not until_ns or until_ns > time.time_ns()
+        subscription = Subscription(wanted, past, until_ns, live)
+        if live:
+            self._subscriptions.add(subscription)
+        return subscription
+
+    @property
+    def listeners(self) -> int:
+        """`NEventsListener` of `GET /info`."""
+        return sum(1 for subscription in self._subscriptions if subscription._live)
+
+    def close_subscriptions(self) -> None:
+        """End every stream of events: the daemon is about to stop serving."""
+        for subscription in list(self._subscriptions):
+            subscription.close()
+
+    async def flush(self) -> None:
+        """Write what is not in the store yet. A store that cannot be written costs history, never an operation."""
+        if self._store and self._unsaved:
+            batch, self._unsaved = self._unsaved, []
+            try:
+                await self._store.commit(batch)
+            except OrlopError as error:
+                _log.warning("%d events are not kept over a restart: %s", len(batch), error)
+
+    async def run(self) -> None:
+        """The writing task: everything that comes while one batch is written goes into the next."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            await self.flush()

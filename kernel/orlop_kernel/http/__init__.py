@@ -1,0 +1,52 @@
+"""HTTP/1.1 on trio, for a daemon's API: keep-alive, streaming, hijack. Knows nothing of Docker.
+
+`messages` is what handlers see. `head`, `framing` and `encode` are the protocol without IO; `transport` moves bytes,
+`connection` runs one client, `server` all of them. Nothing here survives a crash, and nothing needs to.
+"""
+
+from __future__ import annotations
+
+from orlop_kernel.http.head import BadRequest
+from orlop_kernel.http.listeners import (
+    UnixListener,
+    inherited_listener,
+    open_tcp_listeners,
+    open_tls_listeners,
+    open_unix_listener,
+)
+from orlop_kernel.http.messages import (
+    Answer,
+    Body,
+    BodyError,
+    Handler,
+    Hijack,
+    Limits,
+    Peer,
+    RawStream,
+    Request,
+    Response,
+    Streaming,
+)
+from orlop_kernel.http.server import Server, serve_connection
+
+__all__ = [
+    "Answer",
+    "BadRequest",
+    "Body",
+    "BodyError",
+    "Handler",
+    "Hijack",
+    "Limits",
+    "Peer",
+    "RawStream",
+    "Request",
+    "Response",
+    "Server",
+    "Streaming",
+    "UnixListener",
+    "inherited_listener",
+    "open_tcp_listeners",
+    "open_tls_listeners",
+    "open_unix_listener",
+    "serve_connection",
+]

@@ -1,0 +1,124 @@
+"""The body of a request, as its handler reads it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import trio
+
+from orlop_kernel.http.encode import CONTINUE
+from orlop_kernel.http.framing import Chunked, Counted, Framing
+from orlop_kernel.http.messages import BodyError
+from orlop_kernel.http.transport import Inbound
+
+__all__ = ["RequestBody"]
+
+_PIECE = 256 << 10
+_DISCARD = 256 << 10  # as Go: reading more than this away costs more than a new connection
+
+
+class RequestBody:
+    """Implements `messages.Body`; `length` is -1 for a chunked one. Once it failed it fails for good, and the connection
+    cannot be used further."""
+
+    def __init__(self, inbound: Inbound, length: int, timeout: float, *, expects: bool = False) -> None:
+        self._framing: Framing = Chunked() if length < 0 else Counted(length)
+        self._declared = length
+        self._inbound = inbound
+        self._timeout = timeout
+        self._failure: BodyError | None = None
+        self.expects = expects
+        """The client waits for `100 Continue` before it sends."""
+
+    @property
+    def done(self) -> bool:
+        """All of it was taken from the connection."""
+        return self._framing.done
+
+    async def read(self, limit: int) -> bytes:
+        """See Body."""
+        if self._declared > limit:
+            raise self._fail(413, f"request body too large: {self._declared} bytes, at most {limit} are allowed")
+        pieces, size = [], 0
+        while piece := await self._next():
+            size += len(piece)
+            if size > limit:
+                raise self._fail(413, f"request body too large: at most {limit} bytes are allowed")
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def __aiter__(self) -> Self:
+        # Not a generator: a handler may stop in the middle, and there is nothing to clean up
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._next()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def _next(self) -> bytes:
+        """The next piece; b"" only at the end."""
+        inbound = self._inbound
+        while True:
+            if self._failure:
+                raise self._failure
+            if self.done:
+                return b""
+            if inbound.buffer:
+                piece = self._take()
+                if piece or self.done:
+                    return piece
+            await self.invite()
+            await self._wait()
+
+    def _take(self) -> bytes:
+        try:
+            piece, rest = self._framing.take(self._inbound.buffer)
+        except BodyError as error:
+            self._failure = error
+            raise
+        self._inbound.leave(rest)
+        return piece
+
+    async def invite(self) -> None:
+        """Send `100 Continue` if the client waits for it."""
+        if self.expects:
+            self.expects = False
+            try:
+                await self._inbound.transport.answer(CONTINUE)
+            except trio.BrokenResourceError:
+                raise self._fail(400, "unexpected end of the request body") from None
+
+    async def _wait(self) -> None:
+        before = len(self._inbound.buffer)
+        with trio.move_on_after(self._timeout):
+            while await self._inbound.more(_PIECE):
+                if len(self._inbound.buffer) != before:
+                    return
+            raise self._fail(400, "unexpected end of the request body")
+        raise self._fail(408, "the request body did not come in time")
+
+    def _fail(self, status: int, message: str) -> BodyError:
+        self._failure = BodyError(status, message)
+        return self._failure
+
+    @property
+    def spoilt(self) -> bool:
+        """The next request on this connection can not be found: the rest of the body is lost or too long."""
+        if self._failure or (self.expects and not self.done):
+            return True
+        left = self._framing.left if isinstance(self._framing, Counted) else 0
+        return left > _DISCARD
+
+    async def discard(self) -> bool:
+        """Read the rest away. False when it is too long or broken."""
+        size = 0
+        try:
+            while piece := await self._next():
+                size += len(piece)
+                if size > _DISCARD:
+                    return False
+        except BodyError:
+            return False
+        return True

@@ -1,0 +1,220 @@
+"""One client's connection, from its first request to its end.
+
+Requests are answered strictly in order by one task; a further one exists only while a `Streaming` answer is produced, to
+notice that the client has gone. A request that arrives in one piece and is answered by a `Response` costs one wait, one
+read and one write.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import trio
+
+from orlop_kernel.http.body import RequestBody
+from orlop_kernel.http.encode import LAST_CHUNK, BadHeader, chunk, plain_error, stream_head, whole
+from orlop_kernel.http.head import BadRequest, Head, HeadParser
+from orlop_kernel.http.hijack import HijackedStream
+from orlop_kernel.http.messages import Answer, BodyError, Handler, Hijack, Limits, Peer, Request, Response, Streaming
+from orlop_kernel.http.transport import Inbound, Transport
+
+__all__ = ["Connection", "OnError", "default_on_error"]
+
+log = logging.getLogger("orlop.http")
+
+OnError = Callable[[Request, Exception], Response]
+"""Turns what a handler raised into what the client gets. Must not raise; called once for each failure, so it may log."""
+
+
+def default_on_error(request: Request, error: Exception) -> Response:
+    """For servers without an opinion: the text of an error that the client made, and nothing of any other."""
+    if isinstance(error, BodyError | BadRequest):
+        return Response(error.status, str(error).encode(), (("Content-Type", "text/plain; charset=utf-8"),))
+    log.error("cannot answer %s %s", request.method, request.target, exc_info=error)
+    return Response(500, b"internal server error", (("Content-Type", "text/plain; charset=utf-8"),))
+
+
+class Connection:
+    """`scope` ends it from outside; `idle_since` is trio's time, infinity while a request is in work."""
+
+    def __init__(
+        self, stream: trio.abc.Stream, handler: Handler, peer: Peer, limits: Limits, on_error: OnError = default_on_error
+    ) -> None:
+        self.scope = trio.CancelScope()
+        self.idle_since = math.inf
+        self._transport = Transport(stream, limits.send_timeout)
+        self._inbound = Inbound(self._transport)
+        self._no_body = RequestBody(self._inbound, 0, 0)
+        self._parser = HeadParser(limits)
+        self._handler = handler
+        self._peer = peer
+        self._limits = limits
+        self._on_error = on_error
+        self._last = False
+
+    def finish(self) -> None:
+        """End it at once when idle, or behind the answer to the present request."""
+        self._last = True
+        if self.idle_since != math.inf:
+            self.scope.cancel()
+
+    async def run(self) -> None:
+        """Serve until either side ends it. Owns the stream: it is closed when this returns."""
+        try:
+            with self.scope:
+                try:
+                    while await self._exchange(await self._next_head()):
+                        pass
+                except BadRequest as error:
+                    await self._transport.send(plain_error(error.status, str(error)))
+                if not self._inbound.eof:
+                    await self._transport.linger()
+        except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client is gone, and nobody else wants to know
+        except Exception:
+            log.exception("connection lost")  # a fault of ours must not take the other connections along
+        finally:
+            await self._transport.aclose()
+
+    async def _next_head(self) -> Head:
+        """The next request's head. Raises EOFError when there is none."""
+        inbound = self._inbound
+        if not inbound.buffer:
+            if self._last:
+                raise EOFError
+            self.idle_since = trio.current_time()
+            more = await inbound.more()
+            self.idle_since = math.inf
+            if not more:
+                raise EOFError
+        else:
+            # Pipelined: whoever sends a thousand requests at once takes turns with the others
+            await trio.lowlevel.checkpoint()
+        return self._parse() or await self._slow_head()
+
+    def _parse(self) -> Head | None:
+        inbound = self._inbound
+        if inbound.buffer[:1] == b"\r":
+            # An empty line in front is to be ignored (RFC 9112 section 2.2)
+            while inbound.buffer.startswith(b"\r\n"):
+                inbound.buffer = inbound.buffer[2:]
+            if inbound.buffer in (b"", b"\r"):
+                return None
+        parsed = self._parser.parse(inbound.buffer)
+        if parsed is None:
+            return None
+        head, size = parsed
+        inbound.buffer = inbound.buffer[size:]
+        return head
+
+    async def _slow_head(self) -> Head:
+        with trio.move_on_after(self._limits.head_timeout):
+            while await self._inbound.more():
+                head = self._parse()
+                if head:
+                    return head
+            if self._inbound.buffer.strip(b"\r\n"):
+                raise BadRequest(400, "unexpected end of the request")
+            raise EOFError
+        raise BadRequest(408, "the request did not come in time")
+
+    async def _exchange(self, head: Head) -> bool:
+        """Answer one request. False when it was the connection's last."""
+        body = self._no_body
+        if head.length:
+            body = RequestBody(self._inbound, head.length, self._limits.body_timeout, expects=head.expects)
+        request = Request(head.method, head.target, head.path, head.query, head.headers, body, self._peer, head.version)
+        answer: Answer
+        try:
+            if head.flaw:
+                raise BadRequest(400, head.flaw)
+            answer = await self._handler(request)
+        except Exception as error:
+            answer = self._on_error(request, error)
+        try:
+            if isinstance(answer, Response):
+                return await self._respond(head, body, answer)
+            if isinstance(answer, Streaming):
+                return await self._stream(head, body, answer)
+        except BadHeader as error:
+            return await self._respond(head, body, self._on_error(request, error))
+        await self._hijack(head, body, answer)
+        return False
+
+    async def _respond(self, head: Head, body: RequestBody, answer: Response) -> bool:
+        keep = head.keep_alive and not self._last and (body.done or not body.spoilt)
+        await self._transport.answer(
+            whole(head.version, answer.status, answer.headers, answer.body, head_only=head.method == "HEAD", keep=keep)
+        )
+        return keep and (body.done or await body.discard())
+
+    async def _stream(self, head: Head, body: RequestBody, answer: Streaming) -> bool:
+        keep = head.keep_alive and not self._last and head.version == "1.1"
+        try:
+            beginning = stream_head(head.version, answer.status, answer.headers, keep=keep)
+        except BadHeader:
+            await _close(answer)
+            raise
+        complete = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+            try:
+                if not body.done:
+                    await body.invite()  # now or never: `100 Continue` cannot follow the final head
+                await self._transport.answer(beginning)
+                if head.method != "HEAD":
+                    await self._produce(answer, chunked=head.version == "1.1")
+                complete = True
+            except Exception as error:
+                if not _client_left(error):
+                    log.exception("cannot finish the answer to %s %s", head.method, head.target)
+            finally:
+                await _close(answer)
+            nursery.cancel_scope.cancel()
+        if not complete:
+            raise EOFError
+        return keep and not body.spoilt and (body.done or await body.discard())
+
+    async def _produce(self, answer: Streaming, *, chunked: bool) -> None:
+        send = self._transport.send
+        async for piece in answer.pieces:
+            if piece:
+                await send(chunk(piece) if chunked else piece)
+        if chunked:
+            await send(LAST_CHUNK)
+
+    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        await self._inbound.closed()
+        scope.cancel()
+
+    async def _hijack(self, head: Head, body: RequestBody, answer: Hijack) -> None:
+        if not body.done and not body.expects:
+            await body.discard()
+        await self._transport.send(answer.head)
+        stream = HijackedStream(self._transport, self._inbound)
+        try:
+            await answer.run(stream)
+        except Exception as error:
+            if not _client_left(error):
+                log.exception("cannot serve the stream of %s %s", head.method, head.target)
+
+
+def _client_left(error: BaseException) -> bool:
+    """Nothing to tell the administrator: the client went away, or broke off its body."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_client_left(inner) for inner in error.exceptions)
+    return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | BodyError)
+
+
+async def _close(answer: Streaming) -> None:
+    """Let a generator clean up even when the client or the daemon is going; not for ever."""
+    aclose = getattr(answer.pieces, "aclose", None)
+    if aclose is None:
+        return
+    with trio.move_on_after(5, shield=True):
+        try:
+            await aclose()
+        except Exception:
+            log.exception("cannot end a stream cleanly")

@@ -1,0 +1,191 @@
+"""The head of a request: bytes to `Head`. Sans-IO.
+
+The lines are parsed by llhttp (httptools); what it lets pass and RFC 9112 or Go's server does not is refused here. One head
+at a time is handed over, never the body: where a message ends must be known to the byte, since what follows may belong to
+the next request or to a hijacked stream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+from orlop_kernel.http.messages import Limits
+
+__all__ = ["BadRequest", "Head", "HeadParser"]
+
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
+_TOKEN_START = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
+_NO_QUERY: Mapping[str, list[str]] = MappingProxyType({})
+
+# llhttp's reasons that name the smuggling tricks are worth passing on; all of them are constant strings.
+_UNSUPPORTED_CODING = "unsupported transfer encoding"
+
+
+class BadRequest(Exception):
+    """The peer does not speak HTTP as we do. `status` and the text are sent to it, then the connection is closed."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Head:
+    """A parsed head. `length` is of the body in bytes, -1 when it is chunked. `flaw` is why the query means nothing: the
+    request can be told from the next one, so that its answer may be the API's own."""
+
+    __slots__ = ("expects", "flaw", "headers", "keep_alive", "length", "method", "path", "query", "target", "version")
+
+    def __init__(self, method: str, target: str, version: str, headers: dict[str, str]) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.length = 0
+        self.expects = False
+        self.keep_alive = version == "1.1"
+        self.flaw = ""
+        self.query = _NO_QUERY
+        path, mark, query = _origin_form(method, target).partition("?")
+        self.path = _unescape(path)
+        if mark:
+            try:
+                self.query = _parse_query(query)
+            except BadRequest as error:
+                self.flaw = str(error)
+        if "connection" in headers:
+            self._connection(headers["connection"])
+        if "transfer-encoding" in headers:
+            self._coding(headers["transfer-encoding"])
+        elif "content-length" in headers:
+            self.length = int(headers["content-length"])  # llhttp: digits only, once, below 2**64
+        if "expect" in headers:
+            self._expect(headers["expect"])
+
+    def _connection(self, value: str) -> None:
+        tokens = [token.strip() for token in value.lower().split(",")]
+        if "close" in tokens:
+            self.keep_alive = False
+        elif "keep-alive" in tokens:
+            self.keep_alive = True
+
+    def _coding(self, value: str) -> None:
+        if value.strip().lower() != "chunked":
+            raise BadRequest(501, _UNSUPPORTED_CODING)
+        if self.version == "1.0":
+            raise BadRequest(400, "HTTP/1.0 knows no Transfer-Encoding")
+        self.length = -1
+
+    def _expect(self, value: str) -> None:
+        if value.strip().lower() != "100-continue":
+            raise BadRequest(417, "unknown expectation")
+        self.expects = self.version == "1.1" and self.length != 0
+
+
+def _unescape(text: str) -> str:
+    if "%" not in text:
+        return text
+    bad = _BAD_ESCAPE.search(text)
+    if bad:
+        raise BadRequest(400, f'invalid URL escape "{bad.group()}"')
+    # A file name in ?path= need not be UTF-8: os.fsencode gives back exactly the bytes that were meant
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _parse_query(text: str) -> Mapping[str, list[str]]:
+    query: dict[str, list[str]] = {}
+    for pair in text.split("&"):
+        if pair:
+            name, _, value = pair.replace("+", " ").partition("=")
+            query.setdefault(_unescape(name), []).append(_unescape(value))
+    return query
+
+
+def _origin_form(method: str, target: str) -> str:
+    """Path and query of an origin-form, absolute-form or `*` target (RFC 9112 section 3.2)."""
+    if target[0] == "/" or target == "*" or method == "CONNECT":
+        return target
+    absolute = _ABSOLUTE.match(target)
+    if not absolute:
+        raise BadRequest(400, "malformed request target")
+    rest = target[absolute.end() :]
+    return rest if rest[:1] == "/" else "/" + rest
+
+
+class HeadParser:
+    """Takes heads off the front of a connection's input, one at a time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._headers: dict[str, str] = {}
+        self._count = 0
+        self._parser = httptools.HttpRequestParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp's callback."""
+        self._count += 1
+        key = name.decode("ascii").lower()
+        text = value.decode("latin-1").rstrip(" \t")
+        headers = self._headers
+        if key in headers:
+            if key == "host":
+                raise BadRequest(400, "too many Host headers")
+            text = f"{headers[key]}{'; ' if key == 'cookie' else ', '}{text}"
+        headers[key] = text
+
+    def parse(self, data: bytes) -> tuple[Head, int] | None:
+        """The head at the front of `data` and its length in bytes; None when more is needed. Raises BadRequest as soon as
+        it is clear that no valid head can follow."""
+        end = data.find(b"\r\n\r\n", 0, self._limits.head)
+        if end < 0:
+            self._check_beginning(data)
+            return None
+        end += 4
+        line = _LINE.match(data)
+        if not line:
+            raise BadRequest(400, "malformed request line")
+        method, target, major, minor = line.groups()
+        if major != b"1" or minor not in b"01":
+            raise BadRequest(505, "unsupported protocol version")
+        self._headers, self._count = {}, 0
+        self._feed(data if end == len(data) else data[:end])
+        if self._count > self._limits.headers:
+            raise BadRequest(431, "too many headers")
+        version = "1.1" if minor == b"1" else "1.0"
+        if version == "1.1" and "host" not in self._headers:
+            raise BadRequest(400, "missing required Host header")
+        head = Head(method.decode("ascii"), target.decode("ascii"), version, self._headers)
+        if head.length or method == b"CONNECT" or "upgrade" in head.headers:
+            # llhttp waits for a body now, and the body is not its business
+            self._parser = httptools.HttpRequestParser(self)
+        return head, end
+
+    def _feed(self, head: bytes) -> None:
+        try:
+            self._parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            pass  # its way of saying that what follows is not HTTP; the handler decides that
+        except httptools.HttpParserInvalidMethodError:
+            # llhttp knows a list of methods; we leave it to the handler to know none of that name
+            self._parser = httptools.HttpRequestParser(self)
+            self._feed(b"GET" + head[head.index(b" ") :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, BadRequest):
+                raise cause from None
+            raise BadRequest(400, str(error).lower()) from error
+
+    def _check_beginning(self, data: bytes) -> None:
+        """Is this the beginning of a head? Says no early to TLS, HTTP/0.9 and noise, which would never end their head."""
+        if len(data) >= self._limits.head:
+            raise BadRequest(431, "header too large")
+        if data and not _TOKEN_START.match(data):
+            raise BadRequest(400, "malformed request line")
+        if b"\n" in data and not _LINE.match(data):
+            raise BadRequest(400, "malformed request line")

@@ -1,0 +1,120 @@
+"""Where a daemon listens: unix sockets, TCP, and sockets that systemd opened.
+
+A unix socket's name appears in one step, by rename, when its owner and mode are right and it listens: nobody sees it open
+to the world or deaf. What survives a crash is the name; the next daemon replaces it, after making sure that nobody answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+
+import trio
+
+__all__ = ["UnixListener", "inherited_listener", "open_tcp_listeners", "open_tls_listeners", "open_unix_listener"]
+
+_BACKLOG = 1024
+
+
+class UnixListener(trio.abc.Listener[trio.SocketStream]):
+    """A listening unix socket that takes its name along when it closes, unless that has become somebody else's."""
+
+    def __init__(self, sock: socket.socket, path: str) -> None:
+        self.path = path
+        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        self._identity = _identity(path)
+
+    async def accept(self) -> trio.SocketStream:
+        """See trio.abc.Listener."""
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        """See trio.abc.Listener. The name goes first, so that a client sees no socket, never a deaf one."""
+        if self._identity and _identity(self.path) == self._identity:
+            os.unlink(self.path)
+        self._identity = None
+        await self._listener.aclose()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse_living(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "there is a file that is not a socket", path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return  # left behind by a daemon that was killed
+    raise OSError(errno.EADDRINUSE, "another daemon is listening", path)
+
+
+def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None) -> UnixListener:
+    """Listen at `path` with this mode and group; missing directories are made. A stale socket is replaced. Raises OSError:
+    EADDRINUSE when another daemon answers there, EEXIST when it is no socket."""
+    directory, name = os.path.split(os.path.abspath(path))
+    os.makedirs(directory, 0o755, exist_ok=True)
+    _refuse_living(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        sock.bind(temporary)
+        try:
+            if gid is not None:
+                os.chown(temporary, -1, gid)
+            os.chmod(temporary, mode)
+            sock.listen(_BACKLOG)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return UnixListener(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listen at all addresses of `host`; "" is all of this machine's. Raises OSError."""
+    return list(await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG))
+
+
+def open_tls_listeners(
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]], context: ssl.SSLContext
+) -> list[trio.SSLListener[trio.SocketStream]]:
+    """The same listeners speaking TLS; `context` says whether client certificates are asked for."""
+    return [trio.SSLListener(listener, context, https_compatible=True) for listener in listeners]
+
+
+def inherited_listener(fd: int) -> trio.SocketListener:
+    """A socket that already listens, from systemd (fd 3 and up) or a test. Takes the fd over. Its name is not ours to
+    remove. Raises OSError when it is no listening stream socket."""
+    sock = socket.socket(fileno=fd)
+    try:
+        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, f"fd {fd} is not a listening stream socket")
+        sock.setblocking(False)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    except BaseException:
+        sock.detach()
+        raise

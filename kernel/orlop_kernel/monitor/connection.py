@@ -1,0 +1,158 @@
+"""The monitor's side of the protocol: frames on channels, and the socket that later connections come to.
+
+A connection lives until its peer closes it, or until `become_stream` gives its channel away. One whose peer does not read
+its answers is dropped: the monitor waits for no daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from . import records
+from .channel import Channel
+from .loop import Loop
+from .protocol import FRAME_LIMIT, HEADER, Event, ExecExited, Exited, Failed, Oom, Reply, Request, Started, Status
+
+__all__ = ["Connection", "FrameParser", "Listener"]
+
+_QUEUE_LIMIT = 4 << 20
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Request)
+
+
+class FrameParser:
+    """Sans-IO: bytes in, whole frames out. `ValueError` for one that is too long."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        if len(self._buffer) < HEADER.size:
+            return None
+        (length,) = HEADER.unpack_from(self._buffer)
+        if length > FRAME_LIMIT:
+            raise ValueError(f"a frame of {length} bytes")
+        if len(self._buffer) < HEADER.size + length:
+            return None
+        frame = bytes(self._buffer[HEADER.size : HEADER.size + length])
+        del self._buffer[: HEADER.size + length]
+        return frame
+
+    def rest(self) -> bytes:
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+
+class Connection:
+    """`on_request(connection, request)` for each; `on_end(connection)` once, unless it became a stream."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        on_request: Callable[[Connection, Request], None],
+        on_end: Callable[[Connection], None],
+    ) -> None:
+        self._channel = Channel(loop, sock)
+        self._parser = FrameParser()
+        self._fds: list[int] = []
+        self._on_request = on_request
+        self._on_end = on_end
+        self._held = False
+        self._given_away = False
+        self.subscribed = False
+        self._channel.on_data = self._data
+        self._channel.on_eof = self.close
+        self._channel.on_gone = self.close
+        self._channel.resume()
+
+    def _data(self, data: bytes, fds: list[int]) -> None:
+        self._parser.feed(data)
+        self._fds += fds
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        try:
+            while not self._held and not self._given_away and (frame := self._parser.next()) is not None:
+                self._on_request(self, _DECODER.decode(frame))
+        except (ValueError, msgspec.MsgspecError):
+            self.close()  # not our protocol; nothing after it can be understood
+
+    def hold(self) -> None:
+        """Take no further request until `release` or `become_stream`: the one at hand is still being worked on."""
+        self._held = True
+
+    def release(self) -> None:
+        self._held = False
+        self._dispatch()
+
+    def take_fds(self, count: int) -> list[int]:
+        """The descriptors that came with the request at hand; the caller owns them."""
+        taken, self._fds = self._fds[:count], self._fds[count:]
+        return taken
+
+    def reply(self, serial: int, body: Status | Started | Failed, fds: tuple[int, ...] = ()) -> None:
+        self._send(Reply(serial, body), fds)
+
+    def event(self, body: Exited | ExecExited | Oom) -> None:
+        self._send(Event(body))
+
+    def _send(self, message: Reply | Event, fds: tuple[int, ...] = ()) -> None:
+        data = _ENCODER.encode(message)
+        self._channel.send([HEADER.pack(len(data)) + data], fds)
+        if self._channel.pending > _QUEUE_LIMIT:
+            self.close()
+
+    def become_stream(self) -> tuple[Channel, bytes]:
+        """Give the channel away, and what the peer has sent on it already. This object is dead then."""
+        self._given_away = True
+        self._drop_fds()
+        self._channel.pause()
+        self._channel.takes_fds = False
+        return self._channel, self._parser.rest()
+
+    def _drop_fds(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+    def push_out(self) -> None:
+        self._channel.push_out()
+
+    def close(self) -> None:
+        if not self._given_away:
+            self._given_away = True
+            self._drop_fds()
+            self._channel.close()
+            self._on_end(self)
+
+
+class Listener:
+    """The socket `sock` in the run directory, whose 0700 is the access control. Closed by the process's end."""
+
+    def __init__(self, loop: Loop, run_dir: str, on_socket: Callable[[socket.socket], None]) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._on_socket = on_socket
+        directory, path = records.socket_directory(run_dir)
+        try:
+            self._socket.bind(path)
+        finally:
+            os.close(directory)
+        self._socket.listen(128)
+        self._socket.setblocking(False)
+        loop.on_readable(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._socket.accept()
+        except OSError:
+            return  # the peer went, or no descriptor is left; the peer will see silence and its own deadline
+        self._on_socket(sock)

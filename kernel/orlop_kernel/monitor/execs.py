@@ -1,0 +1,88 @@
+"""The further processes of a container: each from its request to its `ExecExited`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from .connection import Connection
+from .loop import Loop
+from .protocol import Exec, ExecExited, Failed, Started
+from .streams import Attachment, Input, Output
+from .task import Stdio, Task, failure
+
+__all__ = ["Execs"]
+
+
+class Execs:
+    """`streamed(connection)` gives a connection's channel and its early input away; `announce(event)` tells subscribers."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        attach: Callable[[Connection, Callable[..., Attachment]], None],
+        announce: Callable[[ExecExited], None],
+    ) -> None:
+        self._loop = loop
+        self._attach = attach
+        self._announce = announce
+        self._tasks: dict[str, Task] = {}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {exec_id: task.pid for exec_id, task in self._tasks.items() if task.pid}
+
+    def get(self, exec_id: str) -> Task | None:
+        return self._tasks.get(exec_id)
+
+    def start(self, connection: Connection, serial: int, request: Exec) -> None:
+        """Answers on the connection; with `attach` the connection is a stream after that."""
+        if request.exec_id in self._tasks:
+            connection.reply(serial, Failed(f"exec {request.exec_id} runs already"))
+            return
+        attach = request.attach
+        wanted = (
+            bool(attach and request.stdin and attach.stdin),
+            bool(attach and attach.stdout),
+            bool(attach and attach.stderr),
+        )
+        input_, output = Input(self._loop, request.terminal), Output(self._loop)
+        try:
+            stdio = Stdio(self._loop, input_, output, request.terminal, wanted)
+            if request.terminal:
+                stdio.expect_console(request.console_socket, request.console_size)
+        except OSError as error:
+            connection.reply(serial, failure("cannot make the streams of the process", error))
+            return
+        task = Task(self._loop, stdio, output)
+        self._tasks[request.exec_id] = task
+        connection.hold()  # what follows on a connection to be attached is input, not requests
+
+        def started(answer: Started) -> None:
+            connection.reply(serial, answer)
+            if attach is None:
+                connection.release()
+                return
+            # The end of an attached client's input is the end of the process's: there is nobody else to give any.
+            once = msgspec.structs.replace(attach, stdin_once=True)
+            process_input = input_ if request.stdin else None
+            self._attach(connection, lambda channel: Attachment(channel, once, process_input, output, not request.terminal))
+
+        def failed(answer: Failed) -> None:
+            del self._tasks[request.exec_id]
+            connection.reply(serial, answer)
+            connection.release()
+
+        def ended(code: int, time_ns: int) -> None:
+            del self._tasks[request.exec_id]
+            self._announce(ExecExited(request.exec_id, code, time_ns))
+            output.finish_attachments()
+
+        task.on_started, task.on_failed, task.on_ended = started, failed, ended
+        task.start(request.run, request.pid_file, request.log_file)
+
+    def end_all(self) -> None:
+        """The container is dead: kill what outlived its namespace, and wait for no more output."""
+        for task in tuple(self._tasks.values()):
+            task.kill()

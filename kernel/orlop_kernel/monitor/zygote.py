@@ -1,0 +1,169 @@
+"""The process that monitors and unpack workers are forked from: small, single-threaded, with everything imported already.
+
+    python -I -m orlop_kernel.monitor.zygote FD LOG_DRIVER...
+
+Started by orlopd, in a session of its own. It is the parent of every monitor and a subreaper: what a dead monitor leaves
+behind (its container's init, a runtime half-way) comes here. A monitor that ended without its exit record is accounted
+for: its container's cgroups are emptied, and the record is written in its stead.
+
+What survives: when orlopd goes, its socket reaches EOF; the zygote forks no more and ends with its last child. When the
+zygote goes, monitors live on as children of pid 1, and the daemon, which notices, takes over the accounting.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from orlop_kernel import linux
+from orlop_kernel.unpack import worker
+
+from . import cgroups, logs, main, orphans, records
+from .commands import IGNORED_SIGNALS
+from .forking import MESSAGE_LIMIT, Fork, Forked
+from .loop import Loop
+from .protocol import ExitRecord
+from .title import set_title
+
+__all__ = ["Zygote"]
+
+_ENTRIES: dict[str, Callable[[socket.socket], None]] = {"monitor": main.run, "unpack": worker.run}
+_KILL_SECONDS = 10.0
+_decoder = msgspec.msgpack.Decoder(Fork)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Zygote:
+    """Owns the daemon's socket and the children."""
+
+    def __init__(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._loop = Loop()
+        self._children: set[int] = set()
+        self._undertakers = 0
+        self._orphaned = False
+        self._loop.on_readable(control.fileno(), self._request)
+
+    def run(self) -> None:
+        self._loop.run()
+
+    # --- forking ----------------------------------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_LIMIT, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self._loop.forget(self._control.fileno())
+            self._control.close()
+            self._orphaned = True
+            self._end_if_done()
+            return
+        request = _decoder.decode(data)
+        try:
+            answer = self._fork(request, fds)
+        except OSError as error:
+            answer = Forked(request.serial, 0, f"fork: {error.strerror}")
+        for fd in fds:
+            os.close(fd)
+        try:
+            self._control.send(_encode(answer))
+        except OSError:
+            pass  # it is gone, and EOF comes next
+
+    def _fork(self, request: Fork, fds: list[int]) -> Forked:
+        if request.entry not in _ENTRIES or len(fds) != 1:
+            return Forked(request.serial, 0, "no such entry, or no connection came along")
+        pid = os.fork()
+        if pid == 0:
+            _child(request.entry, fds[0])
+        self._children.add(pid)
+        self._loop.on_child(pid, lambda status: self._ended(pid, status, request.run_dir))
+        return Forked(request.serial, pid)
+
+    # --- the end of children ----------------------------------------------------------------------------------------
+
+    def _ended(self, pid: int, status: int, run_dir: str) -> None:
+        self._children.discard(pid)
+        # A monitor exits with 0 when it has seen its container out, or has never started one.
+        if run_dir and status and records.read_exit(run_dir) is None:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            self._undertakers += 1
+            self._bury(run_dir, f"the container's monitor ended ({how}); the container was killed", time.monotonic(), 0.001)
+        self._end_if_done()
+
+    def _bury(self, run_dir: str, reason: str, since: float, pause: float) -> None:
+        """Kill what is left of a container, again and again until nothing is; then write its exit record."""
+        init = records.read_init(run_dir)
+        empty = cgroups.kill(init.cgroups if init else ())
+        # Whatever we did not fork is what a dead monitor left; others' containers are children of their own monitors.
+        empty = orphans.kill_children(self._children) and empty
+        if not empty and time.monotonic() - since < _KILL_SECONDS:
+            self._loop.call_later(pause, lambda: self._bury(run_dir, reason, since, min(2 * pause, 0.1)))
+            return
+        if not empty:
+            reason += f", but not all of it died within {_KILL_SECONDS:g} s"
+        try:
+            records.write(run_dir, ExitRecord(137, time.time_ns(), error=reason))
+        except OSError:
+            pass  # the daemon has given the run up and removed its directory
+        self._undertakers -= 1
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._orphaned and not self._children and not self._undertakers:
+            self._loop.stop()
+
+
+def _child(entry: str, fd: int) -> NoReturn:
+    """Be the child. The zygote's objects stay referenced by the frames below us: were they freed here, they would close
+    descriptors that have been taken over by others in the meantime."""
+    status = 70
+    try:
+        linux.close_other_fds([fd])
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for signum in (*IGNORED_SIGNALS, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_DFL)
+        set_title(f"orlop-{entry}")
+        _ENTRIES[entry](socket.socket(fileno=fd))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _main(arguments: list[str]) -> None:
+    for signum in IGNORED_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    linux.set_subreaper()
+    os.chdir("/")
+    control = socket.socket(fileno=int(arguments[0]))
+    os.set_inheritable(control.fileno(), False)
+    logs.preload(arguments[1:])
+    linux.close_other_fds([control.fileno()])
+    zygote = Zygote(control)
+    set_title("orlop-zygote")
+    # Collections in children would write to every page that is shared with them: 5 MB each instead of 1.2.
+    gc.collect()
+    gc.freeze()
+    zygote.run()
+    os._exit(0)  # nothing is left to clean up, and tearing an interpreter down takes longer than all of the above
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

@@ -1,0 +1,117 @@
+"""Running programs from the daemon: the one gateway for subprocesses.
+
+A child is supervised (`run_supervised`: we wait for it, it dies with its deadline), or it deliberately outlives us
+(`spawn_detached`). Both: an argv list, an explicit environment, /dev/null or given bytes on standard input, only listed
+fds inherited. Waits by pidfd: `subprocess` with a timeout polls with doubling sleeps and doubles the time of a fast child.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, Outcome
+
+__all__ = ["check", "describe", "run_supervised", "spawn_detached"]
+
+_TAIL = 64 << 10
+
+
+async def _collect(fd: int, into: bytearray, limit: int) -> None:
+    async with trio.lowlevel.FdStream(fd) as stream:
+        async for chunk in stream:
+            into += chunk
+            if len(into) > 2 * limit:
+                del into[:-limit]
+
+
+async def _feed(fd: int, data: bytes) -> None:
+    async with trio.lowlevel.FdStream(fd) as stream:
+        try:
+            await stream.send_all(data)
+        except trio.BrokenResourceError:
+            pass  # the child does not want it all; its exit code says whether that matters
+
+
+async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limit: int = _TAIL) -> Outcome:
+    """Run to the end and return how it ended; the last `limit` bytes of each output are kept. Kills it at its deadline or
+    when cancelled, and always reaps it. A grandchild that keeps the outputs open does not keep us: they are read until
+    100 ms after the child's end."""
+    process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, under a millisecond
+        command.argv,
+        env=dict(command.env),
+        cwd=command.cwd,
+        stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
+    assert process.stdout and process.stderr
+    out, err = bytearray(), bytearray()
+    timed_out = True
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        async with trio.open_nursery() as readers:
+            readers.start_soon(_collect, os.dup(process.stdout.fileno()), out, limit)
+            readers.start_soon(_collect, os.dup(process.stderr.fileno()), err, limit)
+            if process.stdin:
+                readers.start_soon(_feed, os.dup(process.stdin.fileno()), command.stdin)
+                process.stdin.close()
+            with trio.move_on_after(command.timeout):
+                await trio.lowlevel.wait_readable(pidfd)
+                timed_out = False
+            if timed_out:
+                process.kill()
+            readers.cancel_scope.deadline = trio.current_time() + 0.1
+    finally:
+        os.close(pidfd)
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for file in (process.stdin, process.stdout, process.stderr):
+            if file:
+                file.close()
+    return Outcome(process.returncode, bytes(out[-limit:]), bytes(err[-limit:]), timed_out)
+
+
+def describe(command: Command, outcome: Outcome) -> str:
+    """One line for an error: what was run, how it ended, the end of what it complained."""
+    how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
+    if outcome.timed_out:
+        how = f"no answer within {command.timeout:g} s"
+    complaint = (outcome.stderr or outcome.stdout)[-4096:].decode("utf-8", "replace").strip()
+    return f"{os.path.basename(command.argv[0])}: {how}" + (f": {complaint}" if complaint else "")
+
+
+async def check(command: Command, what: str) -> Outcome:
+    """`run_supervised`, raising `DriverError("cannot WHAT: ...")` unless it exits with 0."""
+    try:
+        outcome = await run_supervised(command)
+    except OSError as error:
+        raise DriverError(f"cannot {what}: cannot run {command.argv[0]}: {error.strerror}") from error
+    if outcome.timed_out:
+        raise DeadlineExceeded(f"cannot {what}: {describe(command, outcome)}")
+    if outcome.status:
+        raise DriverError(f"cannot {what}: {describe(command, outcome)}")
+    return outcome
+
+
+def spawn_detached(
+    argv: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int] = (), stderr: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that is meant to outlive us: a session of its own, /dev/null for standard input and output. The
+    caller keeps the handle only to reap it."""
+    return subprocess.Popen(
+        list(argv),
+        env=dict(env),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if stderr is None else stderr,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )

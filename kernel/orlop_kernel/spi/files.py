@@ -1,0 +1,369 @@
+"""File work that several drivers share: walking, counting, copying and deleting trees that containers have filled.
+
+Everything is relative to descriptors and follows no symlink, so a tree that changes meanwhile, or was made to mislead,
+leads nowhere else. All functions block: call them on a worker thread. Nothing here may import trio (`unpack` uses it).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import stat
+import threading
+import uuid
+from collections.abc import Iterator
+from fcntl import ioctl
+
+from .storage import Usage
+
+__all__ = ["Trash", "copy_tree", "delete_tree", "filesystem_type", "tree_usage", "walk"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FICLONE = 0x40049409
+_NO_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ETXTBSY, errno.EPERM})
+_NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA})
+_COPY_DEPTH = 512
+_STEP = 64 << 20
+
+Entry = tuple[str, os.stat_result]
+
+
+def _entries(fd: int) -> list[Entry]:
+    found = []
+    for name in os.listdir(fd):
+        try:
+            found.append((name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
+        except FileNotFoundError:
+            pass  # removed since: the tree may be in use
+    return found
+
+
+def _same(fd: int, identity: tuple[int, int]) -> bool:
+    info = os.fstat(fd)
+    return (info.st_dev, info.st_ino) == identity
+
+
+def walk(root: int) -> Iterator[tuple[str, int, list[Entry]]]:
+    """Yield (path, descriptor, entries) for the directory `root` and each one below it, parents first; the path is
+    relative, "" for the root, and the descriptor is valid until the next step. Take an entry out of the list and it is not
+    entered. Stays on the root's file system. Holds one descriptor at any depth: it goes up by "..", as fts(3) does, and
+    leaves out the rest of a directory that was moved away meanwhile."""
+    device = os.fstat(root).st_dev
+    fd = os.open(".", _DIRECTORY, dir_fd=root)
+    try:
+        entries = _entries(fd)
+        yield "", fd, entries
+        info = os.fstat(fd)
+        stack = [("", (info.st_dev, info.st_ino), _subdirectories(entries, device))]
+        while stack:
+            path, _, below = stack[-1]
+            if not below:
+                stack.pop()
+                fd = _up(fd, root, stack)
+                continue
+            name = below.pop()
+            try:
+                inner = os.open(name, _DIRECTORY, dir_fd=fd)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            os.close(fd)
+            fd = inner
+            info = os.fstat(fd)
+            entries = _entries(fd)
+            path = f"{path}/{name}" if path else name
+            yield path, fd, entries
+            stack.append((path, (info.st_dev, info.st_ino), _subdirectories(entries, device)))
+    finally:
+        os.close(fd)
+
+
+def _subdirectories(entries: list[Entry], device: int) -> list[str]:
+    return [name for name, info in entries if stat.S_ISDIR(info.st_mode) and info.st_dev == device]
+
+
+def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]]) -> int:
+    """Leave the directory `fd`, whose entry was just popped. Somebody may have moved it: then start over at the root, and
+    give up all levels but that one."""
+    if not stack:
+        return fd
+    parent = os.open("..", _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    if _same(parent, stack[-1][1]):
+        return parent
+    os.close(parent)
+    del stack[1:]
+    return os.open(".", _DIRECTORY, dir_fd=root)
+
+
+def tree_usage(path: str) -> Usage:
+    """Bytes of regular files and inodes below `path` (the directory itself not counted), hard links once, as Docker
+    counts."""
+    size = inodes = 0
+    linked: set[int] = set()
+    root = os.open(path, _DIRECTORY)
+    try:
+        for _, _, entries in walk(root):
+            for _, info in entries:
+                if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                    if info.st_ino in linked:
+                        continue
+                    linked.add(info.st_ino)
+                inodes += 1
+                if stat.S_ISREG(info.st_mode):
+                    size += info.st_size
+    finally:
+        os.close(root)
+    return Usage(size, inodes)
+
+
+# --- copying
+
+
+def copy_tree(source: int, target: int) -> None:
+    """Copy the content of directory `source` into `target`, and owner, mode, times and attributes of the directory itself.
+    Keeps hard links, holes, devices and extended attributes; shares blocks where the file system can. Sockets are left
+    out, as in a layer. `target` must be ours alone while this runs."""
+    _copy_directory(source, target, {}, 0)
+
+
+def _copy_directory(source: int, target: int, linked: dict[tuple[int, int], str], depth: int, path: str = "") -> None:
+    if depth > _COPY_DEPTH:
+        raise OSError(errno.ENAMETOOLONG, f"directories are nested deeper than {_COPY_DEPTH}", path)
+    for name, info in _entries(source):
+        if stat.S_ISDIR(info.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            inner = os.open(name, _DIRECTORY, dir_fd=source)
+            try:
+                copy = os.open(name, _DIRECTORY, dir_fd=target)
+                try:
+                    _copy_directory(inner, copy, linked, depth + 1, f"{path}{name}/")
+                finally:
+                    os.close(copy)
+            finally:
+                os.close(inner)
+        elif not stat.S_ISSOCK(info.st_mode):
+            _copy_entry(source, target, name, info, linked, path)
+    _copy_attributes(source, target, os.fstat(source))
+
+
+def _copy_entry(
+    source: int, target: int, name: str, info: os.stat_result, linked: dict[tuple[int, int], str], path: str
+) -> None:
+    if info.st_nlink > 1:
+        # By descriptor of the first copy's directory would cost one open file a link; the names are ours.
+        known = linked.get((info.st_dev, info.st_ino))
+        if known is not None:
+            try:
+                up = "../" * path.count("/")
+                os.link(up + known, name, src_dir_fd=target, dst_dir_fd=target, follow_symlinks=False)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENAMETOOLONG, errno.EMLINK):
+                    raise
+        linked[info.st_dev, info.st_ino] = path + name
+    if stat.S_ISREG(info.st_mode):
+        _copy_file(source, target, name)
+        return
+    if stat.S_ISLNK(info.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+    else:
+        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
+    if not stat.S_ISLNK(info.st_mode):
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
+    os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def _copy_file(source: int, target: int, name: str) -> None:
+    reader = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=source)
+    try:
+        info = os.fstat(reader)
+        writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+        try:
+            _copy_content(reader, writer, info)
+            _copy_attributes(reader, writer, info)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _copy_content(reader: int, writer: int, info: os.stat_result) -> None:
+    if not info.st_size:
+        return
+    try:
+        ioctl(writer, _FICLONE, reader)
+        return
+    except OSError as error:
+        if error.errno not in _NO_COPY and error.errno != errno.ENOTTY:
+            raise
+    os.truncate(writer, info.st_size)
+    at = 0
+    while at < info.st_size:
+        try:
+            at = os.lseek(reader, at, os.SEEK_DATA)
+            end = os.lseek(reader, at, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # nothing but a hole up to the end
+            raise
+        at = _copy_range(reader, writer, at, min(end, info.st_size))
+
+
+def _copy_range(reader: int, writer: int, at: int, end: int) -> int:
+    """Copy [at, end); returns where it ended, which is earlier when the file was cut short meanwhile."""
+    in_kernel = True
+    while at < end:
+        if in_kernel:
+            try:
+                done = os.copy_file_range(reader, writer, min(end - at, _STEP), at, at)
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            done = os.pwrite(writer, os.pread(reader, min(end - at, 1 << 20), at), at)
+        if not done:
+            return 1 << 62
+        at += done
+    return at
+
+
+def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(target, info.st_uid, info.st_gid)
+    os.chmod(target, stat.S_IMODE(info.st_mode))
+    try:
+        keys = os.listxattr(source)
+    except OSError as error:
+        if error.errno not in _NO_XATTR:
+            raise
+        keys = []
+    for key in keys:
+        if key.startswith("trusted.overlay."):
+            continue
+        try:
+            os.setxattr(target, key, os.getxattr(source, key))
+        except OSError as error:
+            if error.errno not in _NO_XATTR:
+                raise
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+# --- deleting
+
+
+def delete_tree(path: str) -> None:
+    """Delete a file or directory tree of any depth with two descriptors: a directory that is not empty is moved up beside
+    `path`, and comes next. A file that cannot be deleted (chattr +i) is left, and raises at the end."""
+    home = os.open(os.path.dirname(path), _DIRECTORY)
+    failure: OSError | None = None
+    try:
+        waiting = [os.path.basename(path)]
+        while waiting:
+            name = waiting.pop()
+            try:
+                waiting += _delete_level(home, name)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failure = error
+    finally:
+        os.close(home)
+    if failure:
+        raise failure
+
+
+def _delete_level(home: int, name: str) -> list[str]:
+    try:
+        os.unlink(name, dir_fd=home)
+        return []
+    except IsADirectoryError:
+        pass
+    moved: list[str] = []
+    fd = os.open(name, _DIRECTORY, dir_fd=home)
+    try:
+        for child in os.listdir(fd):
+            try:
+                os.unlink(child, dir_fd=fd)
+            except IsADirectoryError:
+                try:
+                    os.rmdir(child, dir_fd=fd)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    moved.append(f"{uuid.uuid4().hex}")
+                    os.rename(child, moved[-1], src_dir_fd=fd, dst_dir_fd=home)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=home)
+    return moved
+
+
+class Trash:
+    """A directory of what is to be deleted, and the thread that deletes it. Taking something in is one rename; the thread
+    runs while there is something to do. What a crash leaves in the directory is deleted after the next start. Must be on
+    the file system of what it takes in. A tree that cannot be deleted stays until the next start tries again."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        os.makedirs(directory, 0o700, exist_ok=True)
+        for name in os.listdir(directory):
+            self._delete_soon(name)
+
+    def take(self, path: str) -> None:
+        """Move `path` here. Gone already: no error."""
+        name = uuid.uuid4().hex
+        try:
+            os.rename(path, os.path.join(self.directory, name))
+        except FileNotFoundError:
+            return
+        self._delete_soon(name)
+
+    def _delete_soon(self, name: str) -> None:
+        with self._lock:
+            self._queue.put(name)
+            if self._thread is None:
+                # A daemon thread: the end of the process does not wait for it, and the next start goes on.
+                self._thread = threading.Thread(target=self._run, name="orlop-trash", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._queue.empty():
+                    self._thread = None
+                    return
+                name = self._queue.get()
+            try:
+                delete_tree(os.path.join(self.directory, name))
+            except OSError:
+                pass  # stays, and the next start tries again
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is empty; false when it is not in time. For tests and orderly shutdown."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+            return not thread.is_alive()
+        return True
+
+
+def filesystem_type(path: str) -> str:
+    """The file system that holds `path`, by Docker's names ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    found = "unknown"
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields = line.split()
+            if fields[2] == number:
+                found = fields[fields.index("-") + 1]
+    return {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs", "overlay": "overlayfs"}.get(found, found)

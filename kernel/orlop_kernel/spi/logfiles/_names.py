@@ -1,0 +1,27 @@
+"""The names of a log's files. PATH.1 is the newest rotated one; a compressed one has `.gz` after its number."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["numbered", "rotated"]
+
+
+def rotated(path: str, number: int, *, packed: bool = False) -> str:
+    return f"{path}.{number}.gz" if packed else f"{path}.{number}"
+
+
+def numbered(path: str) -> dict[int, str]:
+    """The rotated files there are, by number. Where a crash left both forms of one, the plain one is whole: it wins."""
+    directory, base = os.path.split(path)
+    found: dict[int, str] = {}
+    try:
+        names = os.listdir(directory or ".")
+    except FileNotFoundError:
+        return {}
+    for name in sorted(names, reverse=True):  # NAME.1.gz before NAME.1
+        if name.startswith(base + "."):
+            number = name[len(base) + 1 :].removesuffix(".gz")
+            if number.isascii() and number.isdigit():
+                found[int(number)] = os.path.join(directory, name)
+    return found

@@ -1,0 +1,350 @@
+"""The conformance suite of runtime drivers, and a verified fake.
+
+    from orlop_kernel.testing.runtime import RuntimeSuite
+
+    @pytest.mark.root
+    class TestMine(RuntimeSuite):
+        @pytest.fixture
+        def driver(self, tmp_path):
+            return MyRuntime(RuntimeContext("mine", "/usr/bin/mine", str(tmp_path / "state")))
+
+The suite runs what the driver returns, for real, on a bundle whose root holds a static busybox (`/bin/busybox` of the host).
+`FakeRuntime` makes ordinary processes, needs no root, and passes the same suite.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_kernel.spi import Command, Execution, Mount, Outcome, Runtime, RuntimeCapabilities, RuntimeContext, Task
+
+__all__ = ["FakeRuntime", "RuntimeSuite", "busybox_root", "oci_spec"]
+
+_APPLETS = ("sh", "cat", "dd", "echo", "head", "id", "sleep", "stty", "tr", "true", "yes")
+_ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm")
+
+
+def busybox_root(path: Path) -> Path:
+    """A root file system with one static program and links to it."""
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (path / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", path / "bin/busybox")
+    for applet in _APPLETS:
+        (path / "bin" / applet).symlink_to("busybox")
+    return path
+
+
+def oci_process(args: Sequence[str], terminal: bool = False) -> dict[str, Any]:
+    capabilities = ["CAP_KILL", "CAP_CHOWN", "CAP_SETUID", "CAP_SETGID"]
+    sets = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
+    user = {"uid": 0, "gid": 0}
+    return {"terminal": terminal, "user": user, "args": list(args), "env": list(_ENV), "cwd": "/", "capabilities": sets}
+
+
+def oci_spec(
+    root: str,
+    args: Sequence[str],
+    *,
+    cgroup: str,
+    terminal: bool = False,
+    network: str = "",
+    resources: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A small OCI runtime spec. `network` is the path of a namespace to join, "" makes one."""
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    namespaces.append({"type": "network", "path": network} if network else {"type": "network"})
+    return {
+        "ociVersion": "1.0.2",
+        "process": oci_process(args, terminal),
+        "root": {"path": root, "readonly": False},
+        "hostname": "suite",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            },
+        ],
+        "linux": {
+            "cgroupsPath": cgroup,
+            "rootfsPropagation": "rprivate",
+            "namespaces": namespaces,
+            "resources": dict(resources or {}),
+        },
+    }
+
+
+class FakeRuntime:
+    """Ordinary processes under runc's command line; state in `context.root`, which exists."""
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self._context = context
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        return RuntimeCapabilities()
+
+    def _command(self, *arguments: str, log: str = "", stdin: bytes = b"") -> Command:
+        script = os.path.join(os.path.dirname(__file__), "_fake_runtime.py")
+        argv = (sys.executable, "-I", "-S", script, "--root", self._context.root, "--log", log, *arguments)
+        return Command(argv, env=(("PATH", os.defpath),), stdin=stdin, timeout=30)
+
+    def version(self) -> Command:
+        return Command((sys.executable, "-I", "-S", "-c", "print('fake runtime 1')"))
+
+    def run(self, task: Task) -> Command:
+        console = ("--console-socket", task.console_socket) if task.console_socket else ()
+        paths = ("--bundle", task.bundle, "--pid-file", task.pid_file)
+        return self._command("run", "--detach", *paths, *console, task.id, log=task.log)
+
+    def exec(self, task: Task, execution: Execution) -> Command:
+        console = ("--console-socket", execution.console_socket) if execution.console_socket else ()
+        paths = ("--process", execution.process, "--pid-file", execution.pid_file)
+        return self._command("exec", "--detach", *paths, *console, task.id, log=execution.log)
+
+    def delete(self, task: Task) -> Command:
+        return self._command("delete", "--force", task.id)
+
+    def signal(self, task: Task, signum: int) -> Command:
+        return self._command("kill", task.id, str(signum))
+
+    def pause(self, task: Task) -> Command:
+        return self._command("pause", task.id)
+
+    def resume(self, task: Task) -> Command:
+        return self._command("resume", task.id)
+
+    def update(self, task: Task, resources: dict[str, Any]) -> Command:
+        return self._command("update", "--resources", "-", task.id, stdin=json.dumps(resources).encode())
+
+    def processes(self, task: Task) -> Command:
+        return self._command("ps", "--format", "json", task.id)
+
+    def explain(self, outcome: Outcome, log: bytes) -> str:
+        messages = [json.loads(line)["msg"] for line in log.splitlines()]
+        text = messages[-1] if messages else outcome.stderr.decode("utf-8", "replace").strip()
+        if text.startswith("exec failed: "):
+            return f"OCI runtime exec failed: {text}"
+        return "OCI runtime create failed: runc create failed: " + text.removeprefix("runc run failed: ")
+
+    def monitor_mounts(self) -> Sequence[Mount]:
+        return ()
+
+
+def _detached(mounts: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """The command as a monitor runs it: with these mounts out of its sight."""
+    if not mounts:
+        return list(argv)
+    script = "".join(f"mount --make-private $(dirname {path}) && umount -l {path} && " for path in mounts)
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", f'{script} exec "$@"', "sh", *argv]
+
+
+class _Bundle:
+    """One task of the suite. `finish` leaves nothing of it."""
+
+    def __init__(self, driver: Runtime, path: Path, args: Sequence[str], terminal: bool) -> None:
+        self._driver = driver
+        self._path = path
+        self.console = path / "console"
+        name = f"orlop-suite-{os.getpid()}-{time.monotonic_ns():x}"
+        self.task = Task(name, str(path), str(path / "pid"), str(path / "log.json"), str(self.console) if terminal else "")
+        spec = oci_spec(str(path.parent / "rootfs"), args, cgroup=f"/{name}", terminal=terminal)
+        (path / "config.json").write_text(json.dumps(spec))
+        self.output = path / "output"
+
+    def call(self, command: Command) -> Outcome:
+        """Run a command of the driver, with the output of what it starts going to a file."""
+        argv = _detached(self._driver.capabilities.detach_mounts, command.argv)
+        with self.output.open("ab") as out:
+            done = subprocess.run(
+                argv,
+                env=dict(command.env) | {"PATH": os.environ["PATH"]},
+                cwd=command.cwd,
+                input=command.stdin,
+                stdout=out,
+                stderr=out,
+                timeout=60,
+                check=False,
+            )
+        return Outcome(done.returncode)
+
+    def capture(self, command: Command) -> bytes:
+        before = self.output.stat().st_size if self.output.exists() else 0
+        assert self.call(command).status == 0
+        return self.output.read_bytes()[before:]
+
+    def run(self) -> int:
+        """Run the task; its init's pid."""
+        outcome = self.call(self._driver.run(self.task))
+        assert outcome.status == 0, self.output.read_text()
+        return int(Path(self.task.pid_file).read_text())
+
+    def execution(self, args: Sequence[str]) -> Execution:
+        process = self._path / "process.json"
+        process.write_text(json.dumps(oci_process(args)))
+        return Execution("e1", str(process), str(self._path / "exec.pid"), str(self._path / "exec.json"))
+
+    def finish(self) -> None:
+        assert self.call(self._driver.delete(self.task)).status == 0
+
+
+def _ended(pidfd: int, seconds: float = 10) -> bool:
+    return bool(select.select([pidfd], [], [], seconds)[0])
+
+
+@pytest.mark.skipif(not os.path.exists("/bin/busybox"), reason="needs a static busybox at /bin/busybox")
+class RuntimeSuite:
+    """What `orlop_kernel.spi.Runtime` promises."""
+
+    @pytest.fixture
+    def driver(self, tmp_path: Path) -> Runtime:
+        raise LookupError("a subclass overrides the fixture `driver`")
+
+    @pytest.fixture
+    def bundle(self, driver: Runtime, tmp_path: Path) -> Iterator[Callable[..., _Bundle]]:
+        busybox_root(tmp_path / "rootfs")
+        made: list[_Bundle] = []
+
+        def make(*args: str, terminal: bool = False) -> _Bundle:
+            path = tmp_path / f"b{len(made)}"
+            path.mkdir()
+            made.append(_Bundle(driver, path, args, terminal))
+            return made[-1]
+
+        yield make
+        for item in made:
+            item.finish()
+
+    def test_it_is_a_runtime(self, driver: Runtime) -> None:
+        assert isinstance(driver, Runtime)
+        assert isinstance(driver.capabilities, RuntimeCapabilities)
+        assert list(driver.monitor_mounts()) == []
+
+    def test_version(self, driver: Runtime, tmp_path: Path) -> None:
+        command = driver.version()
+        done = subprocess.run(command.argv, env=dict(command.env), capture_output=True, timeout=30, check=True)
+        assert done.stdout.strip()
+
+    def test_commands_are_pure(self, driver: Runtime, tmp_path: Path) -> None:
+        task = Task("nothing", str(tmp_path / "no"), str(tmp_path / "pid"), str(tmp_path / "log"))
+        before = sorted(tmp_path.rglob("*"))
+        for command in (driver.run(task), driver.delete(task), driver.pause(task), driver.signal(task, 9)):
+            assert command.argv and command.timeout > 0
+            assert all(isinstance(word, str) for word in command.argv)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_task_runs_with_our_stdio(self, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sh", "-c", "echo out; echo err >&2; exec sleep 60")
+        pid = made.run()
+        deadline = time.monotonic() + 10
+        while made.output.read_bytes() != b"out\nerr\n" and time.monotonic() < deadline:
+            select.select([], [], [], 0.01)
+        assert made.output.read_bytes() == b"out\nerr\n"
+        os.kill(pid, 0)
+
+    def test_delete_forces(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sleep", "60")
+        pidfd = os.pidfd_open(made.run())
+        try:
+            assert made.call(driver.delete(made.task)).status == 0
+            assert _ended(pidfd)
+        finally:
+            os.close(pidfd)
+
+    def test_delete_of_nothing_says_nothing(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("true")
+        assert made.capture(driver.delete(made.task)) == b""
+        assert made.capture(driver.delete(made.task)) == b""
+
+    def test_an_id_can_be_used_again(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sleep", "60")
+        first = made.run()
+        made.finish()
+        assert made.run() != first
+
+    def test_signal(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sleep", "60")
+        pidfd = os.pidfd_open(made.run())
+        try:
+            assert made.call(driver.signal(made.task, signal.SIGKILL)).status == 0
+            assert _ended(pidfd)
+        finally:
+            os.close(pidfd)
+
+    def test_exec_runs_beside_it(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sleep", "60")
+        init = made.run()
+        execution = made.execution(["sleep", "61"])
+        assert made.call(driver.exec(made.task, execution)).status == 0
+        pid = int(Path(execution.pid_file).read_text())
+        assert pid != init
+        assert sorted(json.loads(made.capture(driver.processes(made.task)))) == sorted([init, pid])
+
+    def test_pause_and_resume(self, driver: Runtime, bundle: Callable[..., _Bundle], tmp_path: Path) -> None:
+        made = bundle("sh", "-c", "while true; do echo x; sleep 0.01; done")
+        made.run()
+        assert made.call(driver.pause(made.task)).status == 0
+        size = made.output.stat().st_size
+        select.select([], [], [], 0.1)
+        assert made.output.stat().st_size == size
+        assert made.call(driver.resume(made.task)).status == 0
+        deadline = time.monotonic() + 10
+        while made.output.stat().st_size == size and time.monotonic() < deadline:
+            select.select([], [], [], 0.01)
+        assert made.output.stat().st_size > size
+
+    def test_update(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sleep", "60")
+        made.run()
+        assert made.call(driver.update(made.task, {"pids": {"limit": 64}})).status == 0
+
+    def test_the_console_comes_over_the_socket(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sh", "-c", "stty size; sleep 60", terminal=True)
+        with closing(socket.socket(socket.AF_UNIX)) as listener:
+            listener.bind(made.task.console_socket)
+            listener.listen(1)
+            made.run()
+            listener.settimeout(10)
+            peer, _ = listener.accept()
+            with closing(peer):
+                _, fds, _, _ = socket.recv_fds(peer, 4096, 1)
+        try:
+            assert os.isatty(fds[0])
+            assert _ended(fds[0])  # readable
+            assert os.read(fds[0], 100)
+        finally:
+            os.close(fds[0])
+
+    def test_a_missing_program_is_explained(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("nosuch")
+        outcome = made.call(driver.run(made.task))
+        assert outcome.status != 0
+        text = driver.explain(outcome, Path(made.task.log).read_bytes())
+        assert text.startswith("OCI runtime create failed: ")
+        assert text.endswith('exec: "nosuch": executable file not found in $PATH')
+
+    def test_a_missing_program_of_an_exec_is_explained(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        made = bundle("sleep", "60")
+        made.run()
+        execution = made.execution(["nosuch"])
+        outcome = made.call(driver.exec(made.task, execution))
+        assert outcome.status != 0
+        text = driver.explain(outcome, Path(execution.log).read_bytes())
+        assert 'exec: "nosuch": executable file not found in $PATH' in text

@@ -1,0 +1,166 @@
+"""Images: the configuration document (OCI image-spec config.md, Docker's additions) and what the API answers about images.
+
+Documents from registries tolerate unknown fields; the bytes are kept beside the parsed form, because an image's ID is
+their hash. Field order is Docker's, as clients show raw JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+__all__ = [
+    "DeletedItem",
+    "History",
+    "HistoryItem",
+    "ImageConfig",
+    "ImageDocument",
+    "ImageHealthcheck",
+    "ImageInspect",
+    "ImageSummary",
+    "PruneReport",
+    "RootFS",
+]
+
+
+class _Wire(Struct, frozen=True, rename="pascal"):
+    """Frozen, unlike request bodies: these values are shared by every answer that shows the image."""
+
+
+class ImageHealthcheck(_Wire, frozen=True, omit_defaults=True):
+    """`HEALTHCHECK` of an image. Durations in ns."""
+
+    test: list[str] | None = None
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+    retries: int = 0
+
+
+class ImageConfig(_Wire, frozen=True, omit_defaults=True):
+    """What an image says about the containers made from it. `None` where the image says nothing."""
+
+    user: str = ""
+    exposed_ports: dict[str, Any] | None = None
+    env: list[str] | None = None
+    cmd: list[str] | None = None
+    healthcheck: ImageHealthcheck | None = None
+    args_escaped: bool = False
+    volumes: dict[str, Any] | None = None
+    working_dir: str = ""
+    entrypoint: list[str] | None = None
+    on_build: list[str] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str = ""
+    shell: list[str] | None = None
+
+
+class RootFS(Struct, frozen=True):
+    """`diff_ids`: digests of the uncompressed layers, lowest first."""
+
+    type: str = "layers"
+    diff_ids: list[str] = []
+
+
+class History(Struct, frozen=True, omit_defaults=True):
+    """One build step. `empty_layer`: it made no layer."""
+
+    created: str = ""
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+class ImageDocument(Struct, frozen=True, omit_defaults=True):
+    """The configuration document whose hash is the image's ID. Times are RFC 3339."""
+
+    architecture: str = ""
+    comment: str = ""
+    config: ImageConfig | None = None
+    created: str = ""
+    docker_version: str = ""
+    history: list[History] | None = None
+    os: str = ""
+    os_version: str = field(name="os.version", default="")
+    rootfs: RootFS | None = None
+    variant: str = ""
+    author: str = ""
+
+
+class ImageSummary(_Wire, frozen=True):
+    """One item of `GET /images/json`. `virtual_size` is for clients before 1.44."""
+
+    containers: int
+    created: int
+    id: str
+    labels: dict[str, str] | None
+    parent_id: str
+    repo_digests: list[str]
+    repo_tags: list[str]
+    shared_size: int
+    size: int
+    virtual_size: int | UnsetType = UNSET
+
+
+class ImageMetadata(_Wire, frozen=True):
+    last_tag_time: str = "0001-01-01T00:00:00Z"
+
+
+class InspectRootFS(_Wire, frozen=True):
+    type: str
+    layers: list[str]
+
+
+class InspectGraphDriver(_Wire, frozen=True):
+    data: dict[str, str] | None
+    name: str
+
+
+class ImageInspect(_Wire, frozen=True):
+    """`GET /images/{name}/json`. `container_config` is for clients before 1.45, `virtual_size` before 1.44."""
+
+    id: str
+    repo_tags: list[str]
+    repo_digests: list[str]
+    parent: str
+    comment: str
+    created: str | UnsetType
+    container_config: Raw | UnsetType
+    docker_version: str
+    author: str
+    config: Raw
+    architecture: str
+    variant: str | UnsetType
+    os: str
+    os_version: str | UnsetType
+    size: int
+    virtual_size: int | UnsetType
+    graph_driver: InspectGraphDriver
+    root_fs: InspectRootFS = field(name="RootFS")
+    metadata: ImageMetadata = ImageMetadata()
+
+
+class HistoryItem(_Wire, frozen=True):
+    """One item of `GET /images/{name}/history`, newest first."""
+
+    comment: str
+    created: int
+    created_by: str
+    id: str
+    size: int
+    tags: list[str] | None
+
+
+class DeletedItem(_Wire, frozen=True, omit_defaults=True):
+    """One item of a removal's answer: exactly one of the two is set."""
+
+    untagged: str = ""
+    deleted: str = ""
+
+
+class PruneReport(_Wire, frozen=True):
+    images_deleted: list[DeletedItem] | None
+    space_reclaimed: int

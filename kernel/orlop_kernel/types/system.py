@@ -1,0 +1,181 @@
+"""What the daemon says about itself: `GET /version`, `GET /info`, `GET /system/df`, `POST /auth`.
+
+Field names are Docker's, of which not all are plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType, field
+
+__all__ = [
+    "AddressPoolInfo",
+    "AuthConfig",
+    "Component",
+    "DiskUsage",
+    "DriverInfo",
+    "IndexInfo",
+    "PluginsInfo",
+    "RegistryInfo",
+    "RuntimeInfo",
+    "SystemInfo",
+    "SystemVersion",
+]
+
+
+class _Wire(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Answers are made once and shown."""
+
+
+class Component(_Wire, frozen=True, kw_only=True):
+    name: str
+    version: str
+    details: dict[str, str]
+
+
+class SystemVersion(_Wire, frozen=True, kw_only=True):
+    """`GET /version`. The flat fields repeat the component `Engine`, for old clients."""
+
+    platform: dict[str, str]
+    components: list[Component]
+    version: str
+    api_version: str
+    min_api_version: str = field(name="MinAPIVersion")
+    git_commit: str = ""
+    go_version: str = ""
+    os: str = "linux"
+    arch: str = ""
+    kernel_version: str = ""
+    build_time: str = ""
+
+
+class PluginsInfo(_Wire, frozen=True, kw_only=True):
+    """Names a request may use, by kind."""
+
+    volume: list[str]
+    network: list[str]
+    authorization: list[str] | None
+    log: list[str]
+
+
+class IndexInfo(_Wire, frozen=True, kw_only=True):
+    name: str
+    mirrors: list[str]
+    secure: bool
+    official: bool
+
+
+class RegistryInfo(_Wire, frozen=True, kw_only=True):
+    insecure_registry_cidrs: list[str] = field(name="InsecureRegistryCIDRs")
+    index_configs: dict[str, IndexInfo]
+    mirrors: list[str]
+
+
+class RuntimeInfo(Struct, frozen=True, omit_defaults=True, rename={"runtime_args": "runtimeArgs"}):
+    path: str
+    runtime_args: list[str] | None = None
+
+
+class AddressPoolInfo(_Wire, frozen=True, kw_only=True):
+    base: str
+    size: int
+
+
+class DriverInfo(_Wire, frozen=True, kw_only=True):
+    """A driver in use and the package it came from: Orlop's own addition to `GET /info`."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+
+
+class SystemInfo(_Wire, frozen=True, kw_only=True):
+    """`GET /info`."""
+
+    id: str = field(name="ID")
+    containers: int
+    containers_running: int
+    containers_paused: int
+    containers_stopped: int
+    images: int
+    driver: str
+    driver_status: list[tuple[str, str]]
+    docker_root_dir: str
+    plugins: PluginsInfo
+    memory_limit: bool
+    swap_limit: bool
+    cpu_cfs_period: bool
+    cpu_cfs_quota: bool
+    cpu_shares: bool = field(name="CPUShares")
+    cpu_set: bool = field(name="CPUSet")
+    pids_limit: bool
+    ipv4_forwarding: bool = field(name="IPv4Forwarding")
+    bridge_nf_iptables: bool | UnsetType = UNSET
+    bridge_nf_ip6tables: bool | UnsetType = field(default=UNSET, name="BridgeNfIp6tables")
+    oom_kill_disable: bool
+    debug: bool
+    n_fd: int = field(name="NFd")
+    n_goroutines: int
+    system_time: str
+    logging_driver: str
+    cgroup_driver: str
+    cgroup_version: str
+    n_events_listener: int
+    kernel_version: str
+    operating_system: str
+    os_version: str = field(name="OSVersion")
+    os_type: str = field(name="OSType")
+    architecture: str
+    index_server_address: str
+    registry_config: RegistryInfo
+    ncpu: int = field(name="NCPU")
+    mem_total: int
+    generic_resources: list[Any] | None = None
+    http_proxy: str
+    https_proxy: str
+    no_proxy: str
+    name: str
+    labels: list[str]
+    experimental_build: bool
+    server_version: str
+    runtimes: dict[str, RuntimeInfo]
+    default_runtime: str
+    swarm: dict[str, Any]
+    live_restore_enabled: bool
+    isolation: str = ""
+    init_binary: str
+    containerd_commit: dict[str, str]
+    runc_commit: dict[str, str]
+    init_commit: dict[str, str]
+    security_options: list[str]
+    product_license: str
+    default_address_pools: list[AddressPoolInfo] | UnsetType = UNSET
+    firewall_backend: dict[str, Any] | UnsetType = UNSET
+    cdi_spec_dirs: list[str] = field(name="CDISpecDirs")
+    warnings: list[str] | None
+    orlop_drivers: list[DriverInfo]
+
+
+class DiskUsage(_Wire, frozen=True, kw_only=True):
+    """`GET /system/df`. Lists that were not asked for are null; those that are made elsewhere come as JSON."""
+
+    layers_size: int
+    images: list[Any] | Raw | None
+    containers: list[Any] | Raw | None
+    volumes: list[Any] | Raw | None
+    build_cache: list[Any] | None
+    builder_size: int | UnsetType = UNSET
+
+
+class AuthConfig(Struct, frozen=True):
+    """Body of `POST /auth`; also what the header X-Registry-Auth holds."""
+
+    username: str = ""
+    password: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+    auth: str = ""
+    email: str = ""

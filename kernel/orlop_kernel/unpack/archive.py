@@ -1,0 +1,141 @@
+"""A tar stream as a sequence of entries: joins GNU long names, pax headers and sparse maps to the entry they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from .errors import UnpackError, shown
+from .header import BLOCK, Entry, apply_pax, parse_gnu_sparse, parse_header, parse_pax, parse_pax_sparse
+
+__all__ = ["Source", "entries"]
+
+META_LIMIT = 1 << 20  # Go's archive/tar takes as much: the longest xattr is 64 KiB, the longest path 4 KiB
+SPARSE_LIMIT = 1 << 16  # segments of one file
+
+
+class Source(Protocol):
+    """Uncompressed bytes, in order."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes; fewer only at the end of the stream."""
+        ...
+
+    def skip(self, size: int) -> None:
+        """Pass over `size` bytes; `UnpackError` when the stream ends before."""
+        ...
+
+
+def _exactly(source: Source, size: int) -> bytes:
+    data = source.read(size)
+    if len(data) < size:
+        raise UnpackError("the tar archive ends in the middle of an entry")
+    return data
+
+
+def _padded(source: Source, size: int, what: str) -> bytes:
+    if size < 0 or size > META_LIMIT:
+        raise UnpackError(f"a {what} of {size} bytes is beyond the limit of {META_LIMIT}")
+    data = _exactly(source, -(-size // BLOCK) * BLOCK)
+    return data[:size]
+
+
+def _check_map(entry: Entry) -> None:
+    """A map must ascend without overlap, stay within the file, and hold exactly the data that follows."""
+    at = 0
+    for offset, length in entry.segments or ():
+        if offset < at or length < 0 or offset + length > entry.real_size:
+            raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is out of order")
+        at = offset + length
+    if sum(length for _, length in entry.segments or ()) != entry.size:
+        raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} does not add up")
+
+
+def _old_gnu_sparse(source: Source, block: bytes, entry: Entry) -> None:
+    segments = parse_gnu_sparse(block, 386, 4)
+    entry.real_size = parse_gnu_sparse(b"0" * 12 + block[483:495], 0, 1)[0][1]
+    extended = block[482]
+    while extended:
+        block = _exactly(source, BLOCK)
+        segments += parse_gnu_sparse(block, 0, 21)
+        extended = block[504]
+        if len(segments) > SPARSE_LIMIT:
+            raise UnpackError(f"{shown(entry.name)} has more than {SPARSE_LIMIT} sparse segments")
+    entry.segments = segments
+
+
+def _sparse_1_0(source: Source, entry: Entry) -> None:
+    """Format 1.0: the map is text at the beginning of the data, padded to a block."""
+    text, lines = b"", 1
+    while text.count(b"\n") < lines:
+        text += _exactly(source, BLOCK)
+        first, _, _ = text.partition(b"\n")
+        count = int(first) if first.isdigit() and len(first) < 8 else -1
+        if not 0 <= count <= SPARSE_LIMIT or len(text) > META_LIMIT:
+            raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is malformed")
+        lines = 1 + 2 * count
+    numbers = text.split(b"\n")[1:lines]
+    if not all(number.isdigit() for number in numbers):
+        raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is malformed")
+    plain = [int(number) for number in numbers]
+    entry.segments = list(zip(plain[::2], plain[1::2], strict=True))
+    entry.size -= len(text)
+
+
+def _pax_sparse(source: Source, entry: Entry, records: list[tuple[bytes, bytes]]) -> None:
+    segments, values = parse_pax_sparse(records)
+    if not values:
+        return
+    entry.name = values.get(b"name", entry.name)
+    size = values.get(b"realsize", values.get(b"size", b""))
+    if not size.isdigit():
+        raise UnpackError(f"damaged tar archive: sparse file {shown(entry.name)} has no size")
+    entry.real_size = int(size)
+    entry.segments = segments
+    if segments is None:
+        _sparse_1_0(source, entry)
+
+
+def entries(source: Source) -> Iterator[Entry]:
+    """Every member, in order. Between two steps the caller has read exactly `entry.size` bytes of content; the padding is
+    passed over here. Ends at the end-of-archive mark, or, as Go does, at the end of the stream between two entries.
+    Global pax headers are ignored, as Docker does."""
+    records: list[tuple[bytes, bytes]] = []
+    long_name = long_link = b""
+    while True:
+        block = source.read(BLOCK)
+        if not block:
+            return
+        if len(block) < BLOCK:
+            raise UnpackError("the tar archive ends in the middle of a header")
+        if not block[0] and not any(block):
+            return
+        entry = parse_header(block)
+        kind = entry.type
+        if kind == b"x":
+            records = parse_pax(_padded(source, entry.size, "pax header"))
+        elif kind == b"g":
+            _padded(source, entry.size, "global pax header")
+        elif kind == b"L":
+            long_name = _padded(source, entry.size, "long name").split(b"\0", 1)[0]
+        elif kind == b"K":
+            long_link = _padded(source, entry.size, "long link name").split(b"\0", 1)[0]
+        else:
+            entry.name = long_name or entry.name
+            entry.link = long_link or entry.link
+            apply_pax(entry, records)
+            if entry.size < 0:
+                raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a negative size")
+            if kind == b"S":
+                _old_gnu_sparse(source, block, entry)
+                entry.type = b"0"
+            elif records:
+                _pax_sparse(source, entry, records)
+            if entry.segments is not None:
+                _check_map(entry)
+            elif kind not in b"07":
+                # Only files have content; a hard link's size, where old tars state one, is its target's.
+                entry.size = 0 if kind in b"123456" else entry.size
+            yield entry
+            source.skip(-entry.size % BLOCK)
+            records, long_name, long_link = [], b"", b""

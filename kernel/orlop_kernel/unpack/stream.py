@@ -1,0 +1,238 @@
+"""Compressed bytes from a descriptor to uncompressed ones in order, hashed on the way.
+
+A second thread reads, decompresses and hashes (all in C, without the interpreter's lock) up to four chunks ahead of the
+one that writes files. It ends with the stream, with an error, or when `close` is called.
+"""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import lzma
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol, cast
+
+import zstandard
+from isal import igzip
+
+from .errors import UnpackError
+
+__all__ = ["COMPRESSIONS", "CompressedFile", "Uncompressed", "decompress", "sniff"]
+
+CHUNK = 1 << 20
+_AHEAD = 4
+_MEMORY = 256 << 20  # of one decompressor: xz -9 needs 65 MiB, zstd --ultra --long=27 128 MiB
+
+_MAGIC = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+)
+COMPRESSIONS = tuple(name for _, name in _MAGIC)
+
+
+def sniff(head: bytes) -> str:
+    """The compression that the first bytes of a stream show; "" for none. A zstd stream may begin with a skippable frame
+    (magic 0x184D2A50 to 5F), as zstd:chunked layers do."""
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
+        return "zstd"
+    return ""
+
+
+class CompressedFile:
+    """The descriptor as a file object for decompressors; counts what was read."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._head = b""
+        self.consumed = 0
+
+    def peek(self, size: int) -> bytes:
+        while len(self._head) < size:
+            data = os.read(self._fd, CHUNK)
+            if not data:
+                break
+            self._head += data
+        return self._head[:size]
+
+    def read(self, size: int = -1) -> bytes:
+        if self._head:
+            data, self._head = self._head, b""
+            if 0 <= size < len(data):
+                data, self._head = data[:size], data[size:]
+        else:
+            data = os.read(self._fd, CHUNK if size < 0 else size)
+        self.consumed += len(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def _members(file: CompressedFile, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """Decompress one or more members that follow each other; zeros may follow the last (xz stream padding)."""
+    pending = b""
+    while True:
+        pending = (pending or file.read(CHUNK)).lstrip(b"\0")
+        if not pending:
+            data = file.read(CHUNK)
+            if not data:
+                return
+            pending = data
+            continue
+        member = make()
+        while not member.eof:
+            if member.needs_input and not pending:
+                pending = file.read(CHUNK)
+                if not pending:
+                    raise EOFError("the compressed stream ends early")
+            data = member.decompress(pending, CHUNK)
+            pending = b""
+            if data:
+                yield data
+        pending = member.unused_data
+
+
+def decompress(file: CompressedFile) -> Iterator[bytes]:
+    """The uncompressed stream in chunks of at most 1 MiB. The kind is told by magic number alone: what a media type or a
+    file name claims is not looked at, and no program is run."""
+    kind = sniff(file.peek(8))
+    if kind == "gzip":
+        reader = igzip._IGzipReader(cast(BinaryIO, file), CHUNK)
+        while data := reader.read(CHUNK):
+            yield data
+    elif kind == "zstd":
+        zstd = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        with zstd.stream_reader(cast(BinaryIO, file), read_size=CHUNK, read_across_frames=True, closefd=False) as frames:
+            while data := frames.read(CHUNK):
+                yield data
+    elif kind == "bzip2":
+        yield from _members(file, bz2.BZ2Decompressor)
+    elif kind == "xz":
+        yield from _members(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY))
+    else:
+        while data := file.read(CHUNK):
+            yield data
+
+
+class Uncompressed:
+    """The consumer's end: an `archive.Source`. Used by one thread."""
+
+    def __init__(self, fd: int, limit: int) -> None:
+        self.size = 0
+        self._file = CompressedFile(fd)
+        self._limit = limit
+        self._hash = hashlib.sha256()
+        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
+        self._closed = False
+        self._chunk = memoryview(b"")
+        self._at = 0
+        self._ended = False
+        self._thread = threading.Thread(target=self._produce, daemon=True)
+        self._thread.start()
+
+    @property
+    def consumed(self) -> int:
+        """Compressed bytes read so far."""
+        return self._file.consumed
+
+    def _produce(self) -> None:
+        try:
+            for data in decompress(self._file):
+                self._hash.update(data)
+                self.size += len(data)
+                if self.size > self._limit:
+                    raise UnpackError(f"it holds more than {self._limit} bytes uncompressed, which is the limit")
+                self._queue.put(data)
+                if self._closed:
+                    return
+            self._queue.put(b"")
+        except BaseException as error:
+            self._queue.put(error)
+
+    def _next(self) -> bool:
+        """Make the next chunk current; false at the end."""
+        if self._ended:
+            return False
+        item = self._queue.get()
+        if isinstance(item, (UnpackError, OSError)) and not isinstance(item, igzip.BadGzipFile):
+            raise item
+        if isinstance(item, BaseException):
+            raise UnpackError(f"damaged compressed stream: {item}") from item
+        if not item:
+            self._ended = True
+            return False
+        self._chunk, self._at = memoryview(item), 0
+        return True
+
+    def read(self, size: int) -> bytes:
+        at = self._at
+        if at + size <= len(self._chunk):
+            self._at = at + size
+            return bytes(self._chunk[at : at + size])
+        parts = []
+        while size:
+            piece = self._piece(size)
+            if not piece:
+                break
+            parts.append(bytes(piece))
+            size -= len(piece)
+        return b"".join(parts)
+
+    def _piece(self, most: int) -> memoryview:
+        """Up to `most` bytes without a copy; empty at the end."""
+        if self._at == len(self._chunk) and not self._next():
+            return memoryview(b"")
+        piece = self._chunk[self._at : self._at + most]
+        self._at += len(piece)
+        return piece
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """Exactly `size` bytes, as views that are valid until the next call."""
+        while size:
+            piece = self._piece(size)
+            if not piece:
+                raise UnpackError("the tar archive ends in the middle of an entry")
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        for _ in self.pieces(size):
+            pass
+
+    def drain(self) -> None:
+        """Read to the end: a diffID covers what follows the end-of-archive mark, too."""
+        while self._piece(CHUNK):
+            pass
+
+    def digest(self) -> str:
+        """The diffID; only after `drain`."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def close(self) -> None:
+        """Let the thread end at its next chunk. One that waits for input ends with the process, or with its input."""
+        self._closed = True
+        while True:
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                return

@@ -1,0 +1,15 @@
+"""The log driver `json-file`: one JSON object a line, byte for byte what dockerd writes.
+
+The format is in `records`, the driver in `driver`; rotation, compression and reading come from `orlop_kernel.spi.logfiles`.
+"""
+
+from orlop_kernel.spi import Register, hookimpl
+
+from .driver import JsonFile
+
+__all__ = ["JsonFile", "orlop_log"]
+
+
+@hookimpl
+def orlop_log(register: Register) -> None:
+    register("json-file", JsonFile, spi_version=1)

@@ -1,0 +1,15 @@
+"""The log driver `local`: compact binary frames, bounded and compressed by default (5 files of 20 MiB).
+
+The format is in `frames`, the driver in `driver`; rotation, compression and reading come from `orlop_kernel.spi.logfiles`.
+"""
+
+from orlop_kernel.spi import Register, hookimpl
+
+from .driver import LocalLog
+
+__all__ = ["LocalLog", "orlop_log"]
+
+
+@hookimpl
+def orlop_log(register: Register) -> None:
+    register("local", LocalLog, spi_version=1)

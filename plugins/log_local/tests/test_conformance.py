@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import pytest
+
+from orlop_kernel.spi import LogDriver
+from orlop_kernel.testing.log import LogSuite
+from orlop_log_local import LocalLog
+
+
+class TestLocalLog(LogSuite):
+    name = "local"
+
+    @pytest.fixture
+    def driver(self) -> LogDriver:
+        return LocalLog()

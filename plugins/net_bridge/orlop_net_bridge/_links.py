@@ -1,0 +1,292 @@
+"""Bridges, veth pairs, addresses and routes, by netlink. For the network thread only.
+
+One long-lived socket for the host; one for a container's namespace as long as it takes to set the endpoint up. What we made
+carries an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon knows its own and touches nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pyroute2.iproute.linux import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from orlop_kernel import linux
+from orlop_kernel.spi import Address, Conflict, DriverError, Endpoint
+
+from ._network import Bridge
+
+__all__ = ["Links", "enable_forwarding"]
+
+_NODAD = 0x02  # IFA_F_NODAD: the kernel's own search for duplicates would hold an IPv6 address back for a second
+_GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
+_TABLE_MAIN = 254
+
+
+def _new_mac() -> str:
+    """Random, unicast, locally administered."""
+    first, *rest = secrets.token_bytes(6)
+    return ":".join(f"{byte:02x}" for byte in ((first & 0xFC) | 0x02, *rest))
+
+
+def _index(name: str) -> int | None:
+    """In the namespace this thread is in; one ioctl, where a netlink look-up lists every link."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def _sysctl_path(key: str) -> str:
+    # sysctl(8): with a slash in it, slashes separate and dots are literal.
+    parts = key.split("/") if "/" in key else key.split(".")
+    if not parts or parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
+        raise DriverError(f"cannot set {key}: only net.* belongs to a network namespace")
+    return "/proc/sys/" + "/".join(parts)
+
+
+def _write_sysctl(key: str, value: str) -> None:
+    try:
+        fd = os.open(_sysctl_path(key), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise DriverError(f"cannot set {key} to {value}: {error.strerror}") from error
+
+
+def enable_forwarding(version: int) -> None:
+    """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
+    key = "net/ipv4/ip_forward" if version == 4 else "net/ipv6/conf/all/forwarding"
+    try:
+        with open("/proc/sys/" + key) as file:
+            if file.read().strip() != "0":
+                return
+    except OSError as error:
+        raise DriverError(f"cannot read {key}: {error.strerror}") from error
+    _write_sysctl(key, "1")
+
+
+@contextlib.contextmanager
+def _errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        raise DriverError(f"cannot {what}: {os.strerror(error.code)}") from error
+    except OSError as error:
+        raise DriverError(f"cannot {what}: {error.strerror or error}") from error
+
+
+class Links:
+    """Owns the host's socket. `owner` begins every alias."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._host = IPRoute()
+
+    def close(self) -> None:
+        self._host.close()
+
+    # --- bridges ----------------------------------------------------------------------------------------------------
+
+    def _bridge_alias(self, network_id: str) -> str:
+        return f"{self._owner}:network:{network_id}"
+
+    def ensure_bridge(self, bridge: Bridge) -> None:
+        """Make the bridge or bring it in line. One that an administrator made is only given what it lacks."""
+        with _errors(f"create bridge {bridge.name}"):
+            index = _index(bridge.name)
+            if index is None:
+                self._host.link(
+                    "add",
+                    ifname=bridge.name,
+                    kind="bridge",
+                    address=_new_mac(),
+                    **({"mtu": bridge.mtu} if bridge.mtu else {}),
+                )
+                index = _index(bridge.name)
+                if index is None:
+                    raise DriverError(f"cannot create bridge {bridge.name}: it vanished")
+                self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
+                ours = True
+            else:
+                (link,) = self._host.link("get", index=index)
+                if (link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) != "bridge":
+                    raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is no bridge")
+                ours = link.get_attr("IFLA_IFALIAS") == self._bridge_alias(bridge.network_id)
+                if ours and bridge.mtu and link.get_attr("IFLA_MTU") != bridge.mtu:
+                    self._host.link("set", index=index, mtu=bridge.mtu)
+            self._set_bridge_addresses(index, bridge, ours)
+            self._host.link("set", index=index, state="up")
+
+    def _set_bridge_addresses(self, index: int, bridge: Bridge, ours: bool) -> None:
+        held = {
+            f"{entry.get_attr('IFA_ADDRESS')}/{entry['prefixlen']}"
+            for entry in self._host.get_addr(index=index)
+            if not ipaddress.ip_address(entry.get_attr("IFA_ADDRESS")).is_link_local
+        }
+        for address in bridge.addresses:
+            if address not in held:
+                self._add_address(self._host, index, address)
+        if ours:  # the subnet was changed in daemon.json: the old gateway must not stay
+            for address in held - set(bridge.addresses):
+                ip, length = address.split("/")
+                self._host.addr("delete", index=index, address=ip, prefixlen=int(length))
+
+    @staticmethod
+    def _add_address(socket_: Any, index: int, address: str) -> None:
+        interface = ipaddress.ip_interface(address)
+        more: dict[str, Any] = {"flags": _NODAD} if interface.version == 6 else {}
+        if interface.version == 4 and interface.network.prefixlen < 31:
+            more["broadcast"] = str(interface.network.broadcast_address)
+        socket_.addr("add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, **more)
+
+    def delete_bridge(self, bridge: Bridge) -> None:
+        """Remove the bridge if it is of our making."""
+        with _errors(f"delete bridge {bridge.name}"):
+            index = _index(bridge.name)
+            if index is None:
+                return
+            (link,) = self._host.link("get", index=index)
+            if link.get_attr("IFLA_IFALIAS") == self._bridge_alias(bridge.network_id):
+                self._delete(index)
+
+    def _delete(self, index: int) -> None:
+        try:
+            self._host.link("del", index=index)
+        except NetlinkError as error:
+            if error.code not in _GONE:
+                raise
+
+    # --- endpoints --------------------------------------------------------------------------------------------------
+
+    def connect(self, endpoint: Endpoint, bridge: Bridge) -> tuple[str, str]:
+        """Join the namespace and the bridge; (host link, MAC). Undoes itself when it fails."""
+        what = f"connect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
+        with _errors(what):
+            master = _index(bridge.name)
+            if master is None:
+                raise DriverError(f"cannot {what}: bridge {bridge.name} does not exist")
+            namespace = os.open(endpoint.netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                mac = endpoint.mac or _new_mac()
+                name, index = self._add_pair(endpoint, bridge, master, namespace, mac)
+                try:
+                    # Hairpin: what a container sends to its own published port leaves by the port it came in by.
+                    self._host.brport("set", index=index, mode=1, **({} if bridge.icc else {"isolated": 1}))
+                    with linux.in_network_namespace(namespace):
+                        self._set_up_inside(endpoint)
+                except BaseException:
+                    self._delete(index)
+                    raise
+            finally:
+                os.close(namespace)
+        return name, mac
+
+    def _add_pair(self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str) -> tuple[str, int]:
+        """A fresh name for every endpoint: a veth outlives its namespace by some milliseconds, and takes its name along."""
+        again = True
+        while True:
+            name = "veth" + secrets.token_hex(4)[:7]
+            peer: dict[str, Any] = {"ifname": endpoint.ifname, "net_ns_fd": namespace, "address": mac}
+            more: dict[str, Any] = {}
+            if bridge.mtu:
+                peer["mtu"] = more["mtu"] = bridge.mtu
+            try:
+                self._host.link("add", ifname=name, kind="veth", master=master, state="up", peer=peer, **more)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+                if not again:
+                    raise Conflict(
+                        f"cannot connect container {endpoint.container_id[:12]} to network {endpoint.network.name}: "
+                        f"it has a link named {endpoint.ifname}"
+                    ) from error
+                again = False
+                self._remove_endpoint(endpoint.id)
+                continue
+            index = _index(name)
+            if index is None:
+                raise DriverError(f"cannot find {name}, just made: the network namespace has ended")
+            self._host.link("set", index=index, ifalias=f"{self._owner}:endpoint:{endpoint.id}")
+            return name, index
+
+    def _set_up_inside(self, endpoint: Endpoint) -> None:
+        versions: set[int] = {ipaddress.ip_interface(each.address).version for each in endpoint.addresses}
+        self._prepare_inside(endpoint.ifname, versions)
+        inside = IPRoute()
+        try:
+            index = _index(endpoint.ifname)
+            if index is None:
+                raise DriverError(f"cannot find {endpoint.ifname}, just made")
+            inside.link("set", index=1, state="up")
+            for address in endpoint.addresses:
+                self._add_address(inside, index, address.address)
+            inside.link("set", index=index, state="up")
+            if endpoint.default_route:
+                self._add_default_routes(inside, index, endpoint.addresses)
+            for key, value in endpoint.sysctls:
+                _write_sysctl(key.replace("IFNAME", endpoint.ifname), value)
+        finally:
+            inside.close()
+
+    @staticmethod
+    def _prepare_inside(ifname: str, versions: set[int]) -> None:
+        # A neighbour that still holds the address's former MAC learns the new one at "up", not half a minute later.
+        settings = [("ipv4", "arp_notify", "1")]
+        # Without an address the container has no IPv6 there; with one, it is not taken from strangers' announcements.
+        settings.append(("ipv6", "accept_ra", "0") if 6 in versions else ("ipv6", "disable_ipv6", "1"))
+        for family, name, value in settings:
+            if os.path.exists(f"/proc/sys/net/{family}"):
+                _write_sysctl(f"net/{family}/conf/{ifname}/{name}", value)
+
+    @staticmethod
+    def _add_default_routes(inside: Any, index: int, addresses: Sequence[Address]) -> None:
+        for each in addresses:
+            if each.gateway:
+                default = "::/0" if ":" in each.gateway else "0.0.0.0/0"
+                inside.route("replace", dst=default, gateway=each.gateway, oif=index, table=_TABLE_MAIN)
+
+    def disconnect(self, host_link: str, endpoint_id: str) -> None:
+        """Remove the endpoint's pair by the name of its host end, or by alias when the name is not known."""
+        with _errors(f"disconnect endpoint {endpoint_id[:12]}"):
+            if not host_link:
+                self._remove_endpoint(endpoint_id)
+            elif (index := _index(host_link)) is not None:
+                self._delete(index)
+
+    def silence(self, host_link: str) -> None:
+        """Let nothing through this port of its bridge from now on, at no cost: its address is about to be given away."""
+        index = _index(host_link)
+        if index is None:
+            return
+        try:
+            self._host.brport("set", index=index, state=0)
+        except (NetlinkError, OSError):
+            self.disconnect(host_link, "")  # on its way out, or the bridge runs STP: then the dear way
+
+    def _remove_endpoint(self, endpoint_id: str) -> None:
+        alias = f"{self._owner}:endpoint:{endpoint_id}"
+        for link in self._host.get_links():
+            if link.get_attr("IFLA_IFALIAS") == alias:
+                self._delete(link["index"])
+
+    def remove_strangers(self, network_ids: set[str], endpoint_ids: set[str]) -> None:
+        """Remove what carries our alias and belongs to none of these."""
+        with _errors("remove left-over links"):
+            for link in self._host.get_links():
+                owner, _, rest = (link.get_attr("IFLA_IFALIAS") or "").partition(":")
+                kind, _, ident = rest.partition(":")
+                if owner != self._owner:
+                    continue
+                known = {"network": network_ids, "endpoint": endpoint_ids}.get(kind)
+                if known is not None and ident not in known:
+                    self._delete(link["index"])

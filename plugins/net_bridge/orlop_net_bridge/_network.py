@@ -1,0 +1,121 @@
+"""What a `NetworkSpec` means for this driver: its bridge and its options, checked. No I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from orlop_kernel.spi import InvalidParameter, NetworkContext, NetworkSpec
+
+__all__ = ["Bridge", "read_network"]
+
+_PREFIX = "com.docker.network."
+# What becomes text in an nft command must be unable to be anything but a name.
+_LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+class Bridge(msgspec.Struct, frozen=True):
+    """A network, ready to be made. `addresses` are the bridge's own ("172.17.0.1/16"); `mtu` 0 leaves the kernel's."""
+
+    network_id: str
+    name: str
+    addresses: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    mtu: int = 0
+    icc: bool = True
+    masquerade: bool = True
+    internal: bool = False
+    unprotected: frozenset[int] = frozenset()
+    """Address families (4, 6) whose containers may be reached from outside without publishing."""
+    snat: tuple[tuple[str, str], ...] = ()
+    """(subnet, source address): what to use in place of masquerading."""
+
+
+def _flag(options: Mapping[str, str], key: str, default: bool) -> bool:
+    value = options.get(_PREFIX + key, "")
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    if value:
+        raise InvalidParameter(f"failed to parse {_PREFIX}{key} value: {value!r} (invalid syntax)")
+    return default
+
+
+def _mtu(options: Mapping[str, str]) -> int:
+    value = options.get(_PREFIX + "driver.mtu", "0")
+    if not (value.isascii() and value.isdigit() and int(value) <= 65535):
+        raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {value!r} (invalid syntax)")
+    return int(value)
+
+
+def _link_name(network: NetworkSpec, context: NetworkContext) -> str:
+    name = network.options.get(_PREFIX + "bridge.name", "")
+    if not name and _flag(network.options, "bridge.default_bridge", False):
+        name = context.default_bridge
+    name = name or "br-" + network.id[:12]
+    if not _LINK_NAME.fullmatch(name) or name in (".", ".."):
+        raise InvalidParameter(f"failed to parse {_PREFIX}bridge.name value: {name!r} (not a link name)")
+    return name
+
+
+def _unprotected(options: Mapping[str, str], internal: bool) -> frozenset[int]:
+    found = set()
+    for family in (4, 6):
+        key = f"bridge.gateway_mode_ipv{family}"
+        mode = options.get(_PREFIX + key, "nat")
+        if mode not in ("", "nat", "nat-unprotected", "isolated"):
+            raise InvalidParameter(f"failed to parse {_PREFIX}{key} value: {mode!r} (unsupported gateway mode)")
+        if mode == "isolated" and not internal:
+            raise InvalidParameter("gateway mode 'isolated' can only be used for an internal network")
+        if mode == "nat-unprotected":
+            found.add(family)
+    return frozenset(found)
+
+
+def _host_sources(options: Mapping[str, str], subnets: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for subnet in subnets:
+        key = f"host_ipv{ipaddress.ip_network(subnet).version}"
+        value = options.get(_PREFIX + key, "")
+        if value:
+            try:
+                found.append((subnet, str(ipaddress.ip_address(value))))
+            except ValueError as error:
+                raise InvalidParameter(f"failed to parse {_PREFIX}{key} value: {value!r} ({error})") from error
+    return tuple(found)
+
+
+def _wants_address(options: Mapping[str, str], version: int) -> bool:
+    if options.get(f"{_PREFIX}bridge.gateway_mode_ipv{version}") == "isolated":
+        return False
+    return version == 6 or not _flag(options, "bridge.inhibit_ipv4", False)
+
+
+def read_network(network: NetworkSpec, context: NetworkContext) -> Bridge:
+    """Raises `InvalidParameter` in Docker's words for an option that cannot be understood; unknown ones are ignored."""
+    options = network.options
+    addresses, subnets = [], []
+    for each in network.subnets:
+        parsed = ipaddress.ip_network(each.subnet)
+        subnets.append(str(parsed))
+        if each.gateway and _wants_address(options, parsed.version):
+            addresses.append(f"{ipaddress.ip_address(each.gateway)}/{parsed.prefixlen}")
+    snat = _host_sources(options, tuple(subnets))
+    return Bridge(
+        network_id=network.id,
+        name=_link_name(network, context),
+        addresses=tuple(addresses),
+        subnets=tuple(subnets),
+        mtu=_mtu(options) or (context.mtu if _flag(options, "bridge.default_bridge", False) else 0),
+        icc=_flag(options, "bridge.enable_icc", True),
+        masquerade=_flag(options, "bridge.enable_ip_masquerade", True),
+        internal=network.internal,
+        unprotected=_unprotected(options, network.internal),
+        snat=snat,
+    )

@@ -1,0 +1,241 @@
+"""The nftables table as data: which elements a network and a published port need, and the text that leads from what the
+kernel holds to what it should hold. No I/O.
+
+The rules never change with networks and ports: they look things up in sets and maps. So publishing a port is one
+`add element`, which the kernel applies whole, and a key that is taken fails it, which is the check for conflicts.
+Every text made here is one nft transaction: packets see the state before it or the state after it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from orlop_kernel.spi import Endpoint, InvalidParameter
+
+from ._network import Bridge
+
+__all__ = [
+    "Element",
+    "add_elements",
+    "delete_elements",
+    "delete_table",
+    "network_elements",
+    "parse_elements",
+    "port_elements",
+    "replace_table",
+    "table_name",
+    "update_table",
+]
+
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_PROTOCOL_NAMES = {str(number): name for name, number in _PROTOCOLS.items()}
+
+# name -> (declaration, is a map)
+_SETS = {
+    "bridges": ("set", "type ifname;"),
+    "internal": ("set", "type ifname;"),
+    "talking": ("set", "type ifname . ifname;"),
+    "open4": ("set", "type ifname;"),
+    "open6": ("set", "type ifname;"),
+    "inside4": ("set", "type ipv4_addr; flags interval;"),
+    "inside6": ("set", "type ipv6_addr; flags interval;"),
+    "masquerade4": ("set", "type ipv4_addr; flags interval;"),
+    "masquerade6": ("set", "type ipv6_addr; flags interval;"),
+    "source4": ("map", "type ipv4_addr : ipv4_addr; flags interval;"),
+    "source6": ("map", "type ipv6_addr : ipv6_addr; flags interval;"),
+    "ports4": ("map", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
+    "ports6": ("map", "type inet_proto . inet_service : ipv6_addr . inet_service;"),
+    "ports4_at": ("map", "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;"),
+    "ports6_at": ("map", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;"),
+}
+
+_CHAINS = {
+    "publish": "",
+    "prerouting": "type nat hook prerouting priority -100; policy accept;",
+    "output": "type nat hook output priority -100; policy accept;",
+    "postrouting": "type nat hook postrouting priority 100; policy accept;",
+    "forward": "type filter hook forward priority 0; policy accept;",
+}
+
+_RULES = (
+    # A binding to one host address goes before one to all.
+    ("publish", "dnat ip to ip daddr . meta l4proto . th dport map @ports4_at"),
+    ("publish", "dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6_at"),
+    ("publish", "meta nfproto ipv4 dnat ip to meta l4proto . th dport map @ports4"),
+    ("publish", "meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6"),
+    ("prerouting", "fib daddr type local jump publish"),
+    # Loopback is the monitor's: an address of 127/8 cannot leave the host without route_localnet.
+    ("output", "ip daddr 127.0.0.0/8 return"),
+    ("output", "ip6 daddr ::1 return"),
+    ("output", "fib daddr type local jump publish"),
+    # A container that calls a published port of its own bridge, or its own: the answer must come back through us.
+    ("postrouting", "oifname @bridges ct status dnat ip saddr @inside4 masquerade"),
+    ("postrouting", "oifname @bridges ct status dnat ip6 saddr @inside6 masquerade"),
+    ("postrouting", "oifname != @bridges snat ip to ip saddr map @source4"),
+    ("postrouting", "oifname != @bridges snat ip6 to ip6 saddr map @source6"),
+    ("postrouting", "oifname != @bridges ip saddr @masquerade4 masquerade"),
+    ("postrouting", "oifname != @bridges ip6 saddr @masquerade6 masquerade"),
+    ("forward", "iifname . oifname @talking accept"),
+    ("forward", "iifname @internal drop"),
+    ("forward", "oifname @internal drop"),
+    ("forward", "oifname @bridges ct state established,related accept"),
+    ("forward", "oifname @bridges ct status dnat accept"),
+    ("forward", "meta nfproto ipv4 iifname != @bridges oifname @open4 accept"),
+    ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
+    ("forward", "oifname @bridges drop"),
+)
+
+
+class Element(NamedTuple):
+    """One element of a set (`value` "") or a map, in nft's words."""
+
+    set: str
+    key: str
+    value: str = ""
+
+
+def table_name(instance: str) -> str:
+    """`instance` tells daemons on one host apart; what nft would not take as a name becomes an underscore."""
+    return "orlop" + ("_" + re.sub(r"[^A-Za-z0-9_]", "_", instance) if instance else "")
+
+
+def network_elements(bridge: Bridge) -> frozenset[Element]:
+    name = f'"{bridge.name}"'
+    found = {Element("bridges", name)}
+    if bridge.icc:
+        found.add(Element("talking", f"{name} . {name}"))
+    if bridge.internal:
+        found.add(Element("internal", name))
+    found.update(Element(f"open{family}", name) for family in bridge.unprotected)
+    sources = dict(bridge.snat)
+    for subnet in bridge.subnets:
+        version = ipaddress.ip_network(subnet).version
+        found.add(Element(f"inside{version}", subnet))
+        if bridge.masquerade and not bridge.internal:
+            if subnet in sources:
+                found.add(Element(f"source{version}", subnet, sources[subnet]))
+            else:
+                found.add(Element(f"masquerade{version}", subnet))
+    return frozenset(found)
+
+
+def port_elements(endpoint: Endpoint) -> frozenset[Element]:
+    """What leads packets to the endpoint's published ports. Bindings to loopback, and to a family the endpoint has no
+    address of, are the monitor's alone."""
+    targets: dict[int, str] = {}
+    for each in endpoint.addresses:
+        interface = ipaddress.ip_interface(each.address)
+        targets.setdefault(interface.version, str(interface.ip))
+    found = set()
+    for port in endpoint.ports:
+        if port.protocol not in _PROTOCOLS:
+            raise InvalidParameter(f"cannot publish port {port.container_port}/{port.protocol}: unknown protocol")
+        host = ipaddress.ip_address(port.host_ip)
+        if host.is_loopback or host.version not in targets:
+            continue
+        key = f"{port.protocol} . {int(port.host_port)}"
+        value = f"{targets[host.version]} . {int(port.container_port)}"
+        if host.is_unspecified:
+            found.add(Element(f"ports{host.version}", key, value))
+        else:
+            found.add(Element(f"ports{host.version}_at", f"{host} . {key}", value))
+    return frozenset(found)
+
+
+def _by_set(elements: Iterable[Element]) -> list[tuple[str, list[Element]]]:
+    grouped: dict[str, list[Element]] = {}
+    for element in sorted(elements):
+        grouped.setdefault(element.set, []).append(element)
+    return list(grouped.items())
+
+
+def add_elements(table: str, elements: Iterable[Element]) -> str:
+    lines = []
+    for name, members in _by_set(elements):
+        inside = ", ".join(f"{e.key} : {e.value}" if e.value else e.key for e in members)
+        lines.append(f"add element inet {table} {name} {{ {inside} }}")
+    return "\n".join(lines)
+
+
+def delete_elements(table: str, elements: Iterable[Element]) -> str:
+    lines = []
+    for name, members in _by_set(elements):
+        lines.append(f"delete element inet {table} {name} {{ {', '.join(e.key for e in members)} }}")
+    return "\n".join(lines)
+
+
+def delete_table(table: str) -> str:
+    # "add" first: deleting what is not there fails.
+    return f"add table inet {table}\ndelete table inet {table}"
+
+
+def _skeleton(table: str) -> list[str]:
+    lines = [f"add table inet {table}"]
+    lines += [f"add {kind} inet {table} {name} {{ {body} }}" for name, (kind, body) in _SETS.items()]
+    lines += [f"add chain inet {table} {name}" + (f" {{ {body} }}" if body else "") for name, body in _CHAINS.items()]
+    lines += [f"flush chain inet {table} {name}" for name in _CHAINS]
+    lines += [f"add rule inet {table} {chain} {rule}" for chain, rule in _RULES]
+    return lines
+
+
+def update_table(table: str, held: frozenset[Element], wanted: frozenset[Element]) -> str:
+    """From a table (or none) that holds `held` to one that holds exactly `wanted`, elements of both staying untouched.
+    An element whose value changed is deleted and added in the same transaction."""
+    return "\n".join(
+        filter(
+            None,
+            [*_skeleton(table), delete_elements(table, held - wanted), add_elements(table, wanted - held)],
+        )
+    )
+
+
+def replace_table(table: str, wanted: frozenset[Element]) -> str:
+    """The same from a table of another version, whatever it holds."""
+    return "\n".join([delete_table(table), *_skeleton(table), add_elements(table, wanted)])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict) and "concat" in value:
+        return " . ".join(_word(part) for part in value["concat"])
+    if isinstance(value, dict) and "prefix" in value:
+        return f"{value['prefix']['addr']}/{value['prefix']['len']}"
+    if isinstance(value, dict) and "elem" in value:
+        return _word(value["elem"]["val"])
+    return str(value)
+
+
+_IFNAME_SETS = frozenset(name for name, (_, body) in _SETS.items() if "ifname" in body)
+_PROTOCOL_AT = {"ports4": 0, "ports6": 0, "ports4_at": 1, "ports6_at": 1}
+
+
+def _key(name: str, raw: Any) -> str:
+    parts = _word(raw).split(" . ")
+    if name in _IFNAME_SETS:
+        parts = [f'"{part}"' for part in parts]
+    elif name in _PROTOCOL_AT:
+        index = _PROTOCOL_AT[name]
+        parts[index] = _PROTOCOL_NAMES.get(parts[index], parts[index])
+    elif "/" not in parts[0]:  # nft prints a prefix of one address without its length
+        parts[0] += f"/{ipaddress.ip_address(parts[0]).max_prefixlen}"
+    return " . ".join(parts)
+
+
+def parse_elements(listing: dict[str, Any]) -> frozenset[Element]:
+    """The elements in the answer to `list table` in JSON. Raises ValueError or KeyError for one not of our making."""
+    found = set()
+    for entry in listing["nftables"]:
+        held = entry.get("set") or entry.get("map")
+        if held is None:
+            continue
+        name = held["name"]
+        if name not in _SETS:
+            raise ValueError(f"unknown set {name}")
+        for raw in held.get("elem", ()):
+            if "map" in entry:
+                found.add(Element(name, _key(name, raw[0]), _word(raw[1])))
+            else:
+                found.add(Element(name, _key(name, raw)))
+    return frozenset(found)

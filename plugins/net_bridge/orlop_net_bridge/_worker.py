@@ -1,0 +1,106 @@
+"""The one thread that touches the network.
+
+One, because twenty threads make nothing faster and each call twenty times slower, and because only a thread of our own may
+enter a container's namespace: an accident there must never leave a pool's worker in a foreign network. It starts in the
+namespace of the thread that made it. Holds nothing that outlives it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import outcome
+import trio
+
+from orlop_kernel.spi import DriverError
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Runs functions in order, one at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._timers: list[tuple[float, int, Callable[[], Any]]] = []
+        self._order = itertools.count()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    async def run(self, function: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+        """Run `function` in the thread. Cancelled before its turn, it never runs; cancelled while it runs, it goes on, and
+        `undo(result)` follows it in the thread, so that nothing is made that nobody knows of."""
+        if self._closed:
+            raise DriverError("cannot change the network: the driver is closed")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        task = trio.lowlevel.current_task()
+        token = trio.lowlevel.current_trio_token()
+        abandoned = False
+
+        def abort(_: Callable[[], Any]) -> trio.lowlevel.Abort:
+            nonlocal abandoned
+            abandoned = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        def take_back(result: outcome.Outcome[T]) -> None:
+            if undo is not None and isinstance(result, outcome.Value):
+                outcome.capture(undo, result.value)
+
+        def hand_over(result: outcome.Outcome[T]) -> None:
+            # Here and in `abort` we are in trio's thread: one of the two is first.
+            if abandoned:
+                self._queue.put(lambda: take_back(result))
+            else:
+                trio.lowlevel.reschedule(task, result)
+
+        def job() -> None:
+            if abandoned:
+                return
+            result = outcome.capture(function)
+            try:
+                token.run_sync_soon(hand_over, result)
+            except trio.RunFinishedError:
+                take_back(result)
+
+        self._queue.put(job)
+        value: T = await trio.lowlevel.wait_task_rescheduled(abort)
+        return value
+
+    def later(self, seconds: float, function: Callable[[], Any]) -> None:
+        """From inside the thread: run `function` once, after `seconds`, or at the close."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), function))
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+                job = self._queue.get(timeout=wait)
+            except queue.Empty:
+                job = heapq.heappop(self._timers)[2]
+                outcome.capture(job)
+                continue
+            if job is None:
+                return
+            job()
+
+    def _run_timers(self) -> None:
+        while self._timers:
+            outcome.capture(heapq.heappop(self._timers)[2])
+
+    async def close(self, last: Callable[[], None]) -> None:
+        """Finish what was queued or put off, then `last`, then end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(self._run_timers)
+            self._queue.put(last)
+            self._queue.put(None)
+            await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)

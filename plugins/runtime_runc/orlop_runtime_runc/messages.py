@@ -1,0 +1,75 @@
+"""From a runtime's complaint to the words Docker's clients match on. Sans-IO.
+
+`docker run` makes its exit code of the text: "executable file not found" and "no such file or directory" are 127, "permission
+denied" is 126; the prefix is what dockerd's shim puts before it.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from orlop_kernel.spi import Outcome
+
+__all__ = ["complaint", "explain"]
+
+_CRUN_NOT_A_FILE = re.compile(r"the path [`'\"]?(?P<name>[^`'\"]*)[`'\"]? is not a regular file")
+
+
+class _Line(msgspec.Struct):
+    level: str = ""
+    msg: str = ""
+
+
+_decoder = msgspec.json.Decoder(_Line)
+_PREFIX = re.compile(r"^(?:\S*/)?(?:runc|crun|youki) (run|exec|create) failed: ")
+# crun: `executable file `x` not found in $PATH: No such file or directory`
+_CRUN_NOT_FOUND = re.compile(r"executable file [`'\"]?(?P<name>[^`'\"]*)[`'\"]? not found(?: in \$PATH)?")
+
+
+def complaint(outcome: Outcome, log: bytes) -> str:
+    """The last error of the runtime's JSON log, else the last line of its standard error."""
+    for line in reversed(log.splitlines()):
+        try:
+            entry = _decoder.decode(line)
+        except msgspec.MsgspecError:
+            continue
+        if entry.level in ("error", "fatal") and entry.msg.strip():
+            return entry.msg.strip()
+    said = outcome.stderr.decode("utf-8", "replace").strip()
+    return said.splitlines()[-1].strip() if said else ""
+
+
+def _in_runc_words(text: str) -> str:
+    """crun's words for what clients look for, in runc's."""
+    if found := _CRUN_NOT_FOUND.search(text):
+        return f'unable to start container process: exec: "{found["name"]}": executable file not found in $PATH'
+    if found := _CRUN_NOT_A_FILE.search(text):
+        return f'unable to start container process: exec: "{found["name"]}": is a directory'
+    return re.sub(r": (No such file or directory|Permission denied|Is a directory|Not a directory)\b", _lower, text)
+
+
+def _lower(match: re.Match[str]) -> str:
+    return match[0].lower()
+
+
+def explain(runtime: str, outcome: Outcome, log: bytes) -> str:
+    """`OCI runtime create failed: runc create failed: CAUSE`, or `OCI runtime exec failed: exec failed: CAUSE`."""
+    text = complaint(outcome, log)
+    verb = "create"
+    if prefix := _PREFIX.match(text):
+        verb = "exec" if prefix[1] == "exec" else "create"
+        text = text[prefix.end() :]
+    elif text.startswith("exec failed: "):
+        verb, text = "exec", text.removeprefix("exec failed: ")
+    if runtime.endswith("crun"):
+        text = _in_runc_words(text)
+    if outcome.timed_out:
+        text = "the runtime gave no answer in time and was killed" + (f": {text}" if text else "")
+    elif not text:
+        how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
+        text = f"{runtime} ended with {how} and said nothing"
+    if verb == "exec":
+        return f"OCI runtime exec failed: exec failed: {text}"
+    return f"OCI runtime create failed: {runtime} create failed: {text}"

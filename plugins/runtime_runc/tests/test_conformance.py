@@ -1,0 +1,33 @@
+"""runc and crun against the suite that every runtime driver runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orlop_kernel.spi import Runtime, RuntimeContext
+from orlop_kernel.testing.runtime import RuntimeSuite
+from orlop_runtime_runc import Runc
+
+
+def _driver(name: str, tmp_path: Path) -> Runtime:
+    path = shutil.which(name)
+    assert path, f"{name} is not installed"
+    (tmp_path / "state").mkdir()
+    return Runc(RuntimeContext(name, path, str(tmp_path / "state")))
+
+
+@pytest.mark.root
+class TestRunc(RuntimeSuite):
+    @pytest.fixture
+    def driver(self, tmp_path: Path) -> Runtime:
+        return _driver("runc", tmp_path)
+
+
+@pytest.mark.root
+class TestCrun(RuntimeSuite):
+    @pytest.fixture
+    def driver(self, tmp_path: Path) -> Runtime:
+        return _driver("crun", tmp_path)

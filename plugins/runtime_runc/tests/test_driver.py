@@ -1,0 +1,113 @@
+"""Command lines and messages: no root, nothing is run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from orlop_kernel.spi import Execution, Outcome, RuntimeContext, Task
+from orlop_runtime_runc import Runc
+from orlop_runtime_runc.driver import hybrid_mounts
+from orlop_runtime_runc.messages import explain
+
+TASK = Task("c1", "/b", "/p", "/l")
+
+
+def _runc(**changes: object) -> Runc:
+    values: dict[str, object] = {"name": "runc", "path": "/usr/bin/runc", "root": "/r", **changes}
+    return Runc(RuntimeContext(**values))  # type: ignore[arg-type]  # the values are the fields' own
+
+
+def _log(*messages: str) -> bytes:
+    return b"".join(json.dumps({"level": "error", "msg": text}).encode() + b"\n" for text in messages)
+
+
+def test_run() -> None:
+    command = _runc().run(TASK)
+    assert command.argv == (
+        *("/usr/bin/runc", "--root", "/r", "--log", "/l", "--log-format", "json"),
+        *("run", "--detach", "--bundle", "/b", "--pid-file", "/p", "c1"),
+    )
+    assert dict(command.env).keys() == {"PATH"}
+
+
+def test_run_with_a_terminal() -> None:
+    argv = _runc().run(Task("c1", "/b", "/p", "/l", "/console")).argv
+    assert argv[-3:] == ("--console-socket", "/console", "c1")
+
+
+def test_exec() -> None:
+    argv = _runc().exec(TASK, Execution("e", "/process", "/ep", "/el")).argv
+    assert argv[argv.index("exec") :] == ("exec", "--detach", "--process", "/process", "--pid-file", "/ep", "c1")
+    assert argv[argv.index("--log") + 1] == "/el"
+
+
+def test_arguments_and_systemd_come_before_the_command() -> None:
+    argv = _runc(arguments=("--debug",), systemd_cgroup=True).delete(TASK).argv
+    assert argv == ("/usr/bin/runc", "--debug", "--root", "/r", "--systemd-cgroup", "delete", "--force", "c1")
+
+
+def test_update_sends_json() -> None:
+    assert json.loads(_runc().update(TASK, {"pids": {"limit": 5}}).stdin) == {"pids": {"limit": 5}}
+
+
+def test_hybrid_is_seen() -> None:
+    v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+    unified = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+    assert hybrid_mounts(v1 + unified) == ("/sys/fs/cgroup/unified",)
+    assert hybrid_mounts(v1) == ()
+    assert hybrid_mounts("41 31 0:38 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n") == ()
+
+
+def test_runc_needs_nothing_detached() -> None:
+    assert _runc().capabilities.detach_mounts == ()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "said", "expected"),
+    [
+        (
+            "runc",
+            'runc run failed: unable to start container process: exec: "x": executable file not found in $PATH',
+            "OCI runtime create failed: runc create failed: unable to start container process: "
+            'exec: "x": executable file not found in $PATH',
+        ),
+        (
+            "runc",
+            "exec failed: cannot exec in a paused container (use --ignore-paused to override)",
+            "OCI runtime exec failed: exec failed: cannot exec in a paused container (use --ignore-paused to override)",
+        ),
+        (
+            "crun",
+            "executable file `x` not found in $PATH: No such file or directory",
+            "OCI runtime create failed: crun create failed: unable to start container process: "
+            'exec: "x": executable file not found in $PATH',
+        ),
+        (
+            "crun",
+            "the path `/etc` is not a regular file: Operation not permitted",
+            "OCI runtime create failed: crun create failed: unable to start container process: "
+            'exec: "/etc": is a directory',
+        ),
+        (
+            "crun",
+            "open executable: Permission denied",
+            "OCI runtime create failed: crun create failed: open executable: permission denied",
+        ),
+    ],
+)
+def test_explain(runtime: str, said: str, expected: str) -> None:
+    assert explain(runtime, Outcome(1), _log("earlier", said)) == expected
+
+
+def test_explain_without_a_log_uses_stderr() -> None:
+    assert explain("runc", Outcome(1, b"", b"noise\nrunc run failed: no\n"), b"not json\n").endswith("failed: no")
+
+
+def test_explain_a_silent_one() -> None:
+    assert "signal 9" in explain("runc", Outcome(-9), b"")
+
+
+def test_explain_a_late_one() -> None:
+    assert "gave no answer in time" in explain("runc", Outcome(-9, b"", b"", True), b"")

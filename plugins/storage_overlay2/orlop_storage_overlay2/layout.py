@@ -1,0 +1,233 @@
+"""The directories on disk. Everything here blocks, and is called on worker threads."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+
+from orlop_kernel.spi import DriverError
+from orlop_kernel.spi.files import Trash, filesystem_type
+from orlop_kernel.spi.snapshots import SnapshotIndex, fsync_directory
+
+__all__ = ["Layout", "Snapshot"]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.opendir.restype = _libc.readdir.restype = ctypes.c_void_p
+_libc.readdir.argtypes = _libc.closedir.argtypes = [ctypes.c_void_p]
+_FEW = 64  # layers of fewer files are synced one by one: syncfs waits for everybody's dirty data
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """`lowers` are the short links of all parents, uppermost first. `children` counts snapshots that stand on this one."""
+
+    id: str
+    link: str
+    parent: str | None = None
+    lowers: tuple[str, ...] = ()
+    committed: bool = False
+    children: int = 0
+    broken: bool = field(default=False)
+
+
+class Layout:
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._private = os.path.join(root, ".orlop")
+        self._staging = os.path.join(self._private, "staging")
+        self._links = os.path.join(root, "l")
+        self.index = SnapshotIndex(self._private)
+        self.trash: Trash | None = None
+
+    def path(self, snapshot: Snapshot, *names: str) -> str:
+        return os.path.join(self.root, snapshot.id, *names)
+
+    # --- start
+
+    def load(self) -> dict[str, Snapshot]:
+        """Finish or undo what a crash interrupted; return all snapshots by key."""
+        for directory in (self._links, self._private, self._staging):
+            os.makedirs(directory, 0o700, exist_ok=True)
+        if not _tells_types(self.root):
+            raise DriverError(
+                f"cannot use overlay2 on {self.root}: its file system, {filesystem_type(self.root)}, does not keep the "
+                "types of files in directories (d_type). Format xfs with ftype=1, or use the vfs storage driver"
+            )
+        self.trash = Trash(os.path.join(self._private, "trash"))
+        for name in os.listdir(self._staging):
+            self.trash.take(os.path.join(self._staging, name))
+        links = self._load_links()
+        records = self.index.load()
+        keys = {record.id: key for key, record in records.items()}
+        found: dict[str, Snapshot] = {}
+        for key, record in records.items():
+            if os.path.isdir(os.path.join(self.root, record.id, "diff")):
+                parent = None if record.parent is None else keys.get(record.parent, "")
+                link = links.get(record.id) or self._new_link(record.id)
+                found[key] = Snapshot(record.id, link, parent, committed=record.committed)
+            else:
+                self.index.drop(key, committed=record.committed)
+        for key in found:
+            self._stack(found, key)
+        for snapshot in found.values():
+            self._restore_files(snapshot)
+        return found
+
+    def _load_links(self) -> dict[str, str]:
+        links = {}
+        for link in os.listdir(self._links):
+            path = os.path.join(self._links, link)
+            ident = os.path.basename(os.path.dirname(os.readlink(path)))
+            if os.path.isdir(os.path.join(self.root, ident)):
+                links[ident] = link
+            else:
+                os.unlink(path)
+        return links
+
+    def _stack(self, found: dict[str, Snapshot], key: str) -> None:
+        """Work out the lower layers of `key` and of its parents, and count children. A lost parent breaks the child."""
+        chain = []
+        while key in found and not found[key].lowers and found[key].parent is not None:
+            chain.append(found[key])
+            key = found[key].parent or ""
+        for snapshot in reversed(chain):
+            parent = found.get(snapshot.parent or "")
+            if parent is None or parent.broken:
+                snapshot.broken = True
+                continue
+            parent.children += 1
+            snapshot.lowers = (parent.link, *parent.lowers)
+
+    def _restore_files(self, snapshot: Snapshot) -> None:
+        """`link` and `lower` are not synced when made: a power cut may have left them empty."""
+        for name, content in (("link", snapshot.link), ("lower", _lower(snapshot))):
+            path = self.path(snapshot, name)
+            try:
+                with open(path) as file:
+                    same = file.read() == content
+            except FileNotFoundError:
+                same = not content
+            if not same and not snapshot.broken:
+                with open(path, "w") as file:
+                    file.write(content)
+
+    # --- snapshots
+
+    def _new_link(self, ident: str) -> str:
+        while True:
+            link = base64.b32encode(secrets.token_bytes(17)).decode()[:26]
+            try:
+                os.symlink(f"../{ident}/diff", os.path.join(self._links, link))
+                return link
+            except FileExistsError:
+                continue
+
+    def create(self, key: str, parent: Snapshot | None, parent_key: str | None) -> Snapshot:
+        ident = secrets.token_hex(32)
+        snapshot = Snapshot(ident, self._new_link(ident), parent_key, (parent.link, *parent.lowers) if parent else ())
+        staged = os.path.join(self._staging, ident)
+        # Modes are for umask 022 and 077 alike: the daemon may run with either.
+        os.mkdir(staged, 0o710)
+        os.mkdir(os.path.join(staged, "diff"))
+        os.chmod(os.path.join(staged, "diff"), 0o755)  # noqa: S103 - it becomes the root of a container
+        files = [("link", snapshot.link)]
+        if parent:
+            os.mkdir(os.path.join(staged, "work"), 0o700)
+            files.append(("lower", _lower(snapshot)))
+        for name, content in files:
+            fd = os.open(os.path.join(staged, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            os.write(fd, content.encode())
+            os.close(fd)
+        os.rename(staged, self.path(snapshot))
+        self.index.add(key, ident, parent.id if parent else None)
+        return snapshot
+
+    def commit(self, snapshot: Snapshot, key: str, name: str) -> None:
+        directory = self.path(snapshot)
+        marker = os.open(os.path.join(directory, "committed"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(marker)
+        if not _sync_few(directory):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if _libc.syncfs(fd) < 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number), directory)
+            finally:
+                os.close(fd)
+        fsync_directory(self._links)
+        fsync_directory(self.root)
+        self.index.commit(key, name)
+
+    def remove(self, snapshot: Snapshot, key: str) -> None:
+        """The directory first: what remains after a crash in between is a key without a directory, dropped by `load`."""
+        assert self.trash
+        self.trash.take(self.path(snapshot))
+        self.index.drop(key, committed=snapshot.committed)
+        try:
+            os.unlink(os.path.join(self._links, snapshot.link))
+        except FileNotFoundError:
+            pass
+
+    def allow_remount(self, snapshot: Snapshot) -> None:
+        """A volatile mount leaves a mark that makes the kernel refuse the next one (Documentation/filesystems/overlayfs,
+        "Volatile mount"): what was lost, if anything, was lost by agreement."""
+        mark = self.path(snapshot, "work", "work", "incompat")
+        if os.path.isdir(mark):
+            assert self.trash
+            self.trash.take(mark)
+
+
+def _lower(snapshot: Snapshot) -> str:
+    return ":".join(f"l/{link}" for link in snapshot.lowers)
+
+
+def _sync_few(directory: str) -> bool:
+    """Sync a small tree of plain files and directories; false, perhaps half done, when it is large or has others."""
+    waiting, seen = [directory], 0
+    while waiting:
+        here = waiting.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                seen += 1
+                info = entry.stat(follow_symlinks=False)
+                if seen > _FEW or not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+                    return False
+                if stat.S_ISDIR(info.st_mode):
+                    waiting.append(entry.path)
+                else:
+                    fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                    try:
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+        fsync_directory(here)
+    return True
+
+
+class _Dirent(ctypes.Structure):
+    _fields_ = (
+        ("ino", ctypes.c_uint64),
+        ("off", ctypes.c_int64),
+        ("reclen", ctypes.c_uint16),
+        ("type", ctypes.c_uint8),
+        ("name", ctypes.c_char * 256),
+    )
+
+
+def _tells_types(directory: str) -> bool:
+    """Whether the entries of a directory come with their type (d_type): whiteouts cannot be told without."""
+    stream = _libc.opendir(os.fsencode(directory))
+    if not stream:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)
+    try:
+        while entry := _libc.readdir(stream):
+            dirent = ctypes.cast(entry, ctypes.POINTER(_Dirent)).contents
+            if dirent.name not in (b".", b"..") and dirent.type == 0:
+                return False
+        return True
+    finally:
+        _libc.closedir(stream)

@@ -1,0 +1,16 @@
+"""overlay2 under the suite of the kernel: real overlay mounts."""
+
+from __future__ import annotations
+
+import pytest
+
+from orlop_kernel.testing.storage import Factory, StorageSuite
+from orlop_storage_overlay2 import Overlay2
+
+pytestmark = pytest.mark.root
+
+
+class TestOverlay2(StorageSuite):
+    @pytest.fixture
+    def factory(self) -> Factory:
+        return Overlay2

@@ -1,0 +1,277 @@
+"""The configuration as a whole: files, flags, what wins, and what the errors say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orlop_kernel.config import Config, ConfigError, load, load_all
+from orlop_kernel.config.argv import parse
+from orlop_kernel.config.file import KEYS
+from orlop_kernel.config.flags import FLAGS, help_text
+from orlop_kernel.config.policy import HINTS, IGNORED, REFUSED, RELOADABLE, SILENT
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def make(content: Any) -> str:
+        path = tmp_path / "daemon.json"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return str(path)
+
+    return make
+
+
+def configured(path: str, *argv: str, **environ: str) -> Config:
+    return load(["--config-file", path, *argv], environ)
+
+
+def complaint(path: str, *argv: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        configured(path, *argv)
+    return str(caught.value)
+
+
+def test_an_empty_file_gives_the_defaults(write: Any) -> None:
+    for content in (b"", b" \n", b"{}", b"\xef\xbb\xbf{}"):
+        assert configured(write(content)) == Config()
+
+
+def test_utf16_files_are_read(write: Any) -> None:
+    assert configured(write('{"mtu": 1400}'.encode("utf-16"))).mtu == 1400
+
+
+def test_file_values_arrive_in_their_types(write: Any) -> None:
+    config = configured(
+        write(
+            {
+                "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64, "Soft": 32}},
+                "default-address-pools": [{"base": "10.0.0.0/8", "size": 24}],
+                "runtimes": {"crun": {"path": "/usr/bin/crun", "runtimeArgs": ["--debug"]}},
+                "default-runtime": "crun",
+                "log-opts": {"max-size": "10m"},
+                "hosts": ["unix:///x"],
+                "icc": False,
+            }
+        )
+    )
+    assert config.default_ulimits["nofile"].soft == 32
+    assert config.default_address_pools[0].size == 24
+    assert config.runtimes["crun"].runtime_args == ("--debug",)
+    assert config.effective_hosts == ("unix:///x",)
+    assert not config.icc
+
+
+def test_zero_values_in_the_file_set_nothing_but_stop_timeout_and_booleans(write: Any) -> None:
+    config = configured(
+        write({"mtu": 0, "log-level": "", "shutdown-timeout": 0, "default-stop-timeout": 0, "iptables": False, "dns": None})
+    )
+    assert (config.mtu, config.log_level, config.shutdown_timeout) == (1500, "info", 15)
+    assert config.default_stop_timeout == 0
+    assert not config.iptables
+
+
+def test_flags_by_dockerds_rules() -> None:
+    values = parse(
+        ["-DH", "unix:///a", "-Hunix:///b", "-H=unix:///c", "--iptables=false", "--icc=f", "-l", "warn", "--mtu=0x5dc"]
+    ).values
+    assert values == {
+        "debug": True,
+        "hosts": ["unix:///a", "unix:///b", "unix:///c"],
+        "iptables": False,
+        "icc": False,
+        "log-level": "warn",
+        "mtu": 1500,
+    }
+
+
+def test_repeated_map_flags_add_up() -> None:
+    values = parse(
+        [
+            *("--log-opt", "max-size=1m", "--log-opt", "tag=a=b", "--default-ulimit", "nofile=5"),
+            *("--default-network-opt", "bridge=x=1", "--default-network-opt", "bridge=y=2"),
+            *("--default-address-pool", "base=10.0.0.0/8,size=24"),
+        ]
+    ).values
+    assert values["log-opts"] == {"max-size": "1m", "tag": "a=b"}
+    assert values["default-network-opts"] == {"bridge": {"x": "1", "y": "2"}}
+    assert values["default-ulimits"] == {"nofile": {"Name": "nofile", "Soft": 5, "Hard": 5}}
+    assert values["default-address-pools"] == [{"base": "10.0.0.0/8", "size": 24}]
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--dbug"], "unknown flag: --dbug (did you mean --debug?)"),
+        (["-Z"], "unknown shorthand flag: 'Z' in -Z"),
+        (["--mtu"], "flag needs an argument: --mtu"),
+        (["--mtu", "big"], 'invalid argument "big" for --mtu: "big" is not a whole number'),
+        (["--icc=no"], 'invalid argument "no" for --icc: "no" is neither true nor false'),
+        (["--log-opt", "x"], '"x" is not of the form key=value'),
+        (["--default-ulimit", "nofile=9:5"], "ulimit soft limit must be less than or equal to hard limit: 9 > 5"),
+        (["serve"], '"orlopd" accepts no arguments: serve'),
+    ],
+)
+def test_wrong_flags_say_what_is_wrong(argv: list[str], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(argv)
+    assert text in str(caught.value)
+
+
+def test_unknown_keys_name_the_nearest_known_one(write: Any) -> None:
+    path = write({"debgu": True, "log-opt": {}, "zzzzzzzz": 1})
+    assert complaint(path) == (
+        f"unable to configure the Docker daemon with file {path}: the following directives don't match any configuration "
+        'option: debgu (did you mean "debug"?), log-opt (did you mean "log-opts"?), zzzzzzzz'
+    )
+
+
+def test_broken_json_says_where(write: Any) -> None:
+    path = write(b'{\n  "debug": true,\n  "mtu" 5\n}')
+    assert f"with file {path}: invalid JSON: line 3, column 9: Expecting ':' delimiter" in complaint(path)
+    assert "an object is expected, not list" in complaint(write([]))
+    assert "not UTF-8" in complaint(write(b'{"x": "\xff"}'))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"mtu": "abc"}, "mtu: abc: expected a whole number, got a string (line 1)"),
+        ({"debug": 1}, "debug: 1: expected true or false, got a whole number"),
+        ({"log-opts": {"max-size": "1m", "max-file": 3}}, "log-opts.max-file: 3: expected a string, got a whole number"),
+        ({"hosts": "unix:///x"}, "hosts: unix:///x: expected a list, got a string"),
+        ({"default-shm-size": 64}, "default-shm-size: 64: expected a string, got a whole number"),
+    ],
+)
+def test_wrong_types_name_key_value_and_line(write: Any, content: Any, text: str) -> None:
+    assert text in complaint(write(content))
+
+
+def test_missing_file_is_an_error_only_when_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.json")
+    assert complaint(missing) == f"unable to configure the Docker daemon with file {missing}: No such file or directory"
+
+
+def test_flag_and_file_together_is_dockerds_error(write: Any) -> None:
+    path = write({"debug": True, "hosts": ["unix:///a"], "runtimes": {"a": {"path": "/a"}}})
+    text = complaint(path, "--debug=false", "-H", "unix:///b")
+    assert "the following directives are specified both as a flag and in the configuration file: " in text
+    assert "debug: (from flag: false, from file: true)" in text
+    assert "hosts: (from flag: unix:///b, from file: [unix:///a])" in text
+    assert sorted(configured(write({"runtimes": {"a": {"path": "/a"}}}), "--add-runtime", "b=/b").runtimes) == ["a", "b"]
+
+
+def test_passwords_of_proxies_are_not_shown(write: Any) -> None:
+    path = write({"proxies": {"http-proxy": "http://me:secret@p"}})
+    text = complaint(path, "--http-proxy", "http://you:hidden@q")
+    assert "secret" not in text
+    assert "hidden" not in text
+    assert "http://xxxxx:xxxxx@p" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"log-level": "loud"}, "invalid logging level: loud"),
+        ({"labels": ["a=1", "a=2"]}, "conflict labels for a="),
+        ({"labels": ["a"]}, "bad attribute format: a"),
+        ({"mtu": -1}, "invalid default MTU: -1"),
+        ({"max-concurrent-downloads": -1}, "invalid max concurrent downloads: -1"),
+        ({"dns": ["nine"]}, 'invalid dns "nine"'),
+        ({"dns-search": ["a b"]}, "a b is not a valid domain"),
+        ({"hosts": ["http://x"]}, "unsupported protocol: http"),
+        ({"hosts": ["tcp://1.2.3.4:99999"]}, "invalid port 99999"),
+        ({"registry-mirrors": ["https://u@x"]}, "invalid mirror"),
+        ({"insecure-registries": ["http://x"]}, "insecure registry http://x should not contain '://'"),
+        ({"exec-opts": ["native.cgroupdriver=x"]}, "invalid option for native.cgroupdriver: x"),
+        ({"bip": "172.17.0.1"}, "a prefix length is needed"),
+        ({"bip": "172.17.0.1/16", "bridge": "br0"}, "You specified -b & --bip"),
+        ({"icc": False, "iptables": False}, "You specified --iptables=false with --icc=false"),
+        ({"runtimes": {"runc": {"path": "/x"}}}, "runtime name 'runc' is reserved"),
+        ({"default-runtime": "nope"}, "specified default runtime 'nope' does not exist: known runtimes are: runc"),
+        ({"userns-remap": "default"}, "cannot use userns-remap: "),
+        ({"authorization-plugins": ["x"]}, "cannot use authorization-plugins: "),
+        ({"default-address-pools": [{"base": "10.0.0.0/24", "size": 8}]}, "size 8 does not fit into 10.0.0.0/24"),
+        ({"default-shm-size": "much"}, "invalid size: 'much'"),
+        ({"exec-opts": ["native.cgroupdriver=systemd"], "cgroup-parent": "/x"}, 'a valid slice named as "xxx.slice"'),
+        ({"tlsverify": True}, "invalid TLS configuration"),
+        ({"min-api-version": "1.12"}, "minimum supported API version is 1.24"),
+        ({"data-root": "here"}, "an absolute path is needed"),
+    ],
+)
+def test_values_that_cannot_be_used(write: Any, content: Any, text: str) -> None:
+    found = complaint(write(content))
+    assert found.startswith("merged configuration validation from file and command line flags failed: ")
+    assert text in found
+
+
+def test_ignored_keys_are_said(write: Any) -> None:
+    loaded = load_all(parse(["--config-file", write({"metrics-addr": "127.0.0.1:9", "builder": {"gc": {}}})]), {})
+    assert loaded.warnings == (
+        "builder is ignored: there is no built-in builder",
+        "metrics-addr is ignored: no metrics are served",
+    )
+
+
+def test_environment_counts_where_nothing_else_speaks(write: Any) -> None:
+    path = write({"proxies": {"http-proxy": "http://file"}})
+    config = configured(path, HTTP_PROXY="http://env", no_proxy="a,b", DOCKER_DRIVER="vfs")
+    assert (config.proxies.http_proxy, config.proxies.no_proxy) == ("http://file", "a,b")
+    assert config.storage_driver == "vfs"
+
+
+def test_names_derive_from_the_data_root() -> None:
+    first, second = Config(data_root="/srv/a"), Config(data_root="/srv/b")
+    assert Config().instance == ""
+    assert Config().bridge_name == "orlop0"
+    assert first.instance != second.instance
+    assert len(first.bridge_name) <= 15
+    assert first.effective_cgroup_parent != second.effective_cgroup_parent
+    assert first.instance == Config(data_root="/srv//x/../a").instance
+    assert Config(bridge="none").bridge_name == ""
+    assert Config(exec_root="/x").pid_path == "/x/orlop.pid"
+    assert Config().pid_path == "/run/orlop.pid"
+
+
+def test_storage_options_are_handed_to_their_driver_only() -> None:
+    config = Config(storage_opts=("overlay2.size=10G", "vfs.x=1"))
+    assert config.storage_options("overlay2") == (("size", "10G"),)
+
+
+def test_tables_agree_with_each_other() -> None:
+    for flag in FLAGS:
+        key = flag.key.partition(".")[0]
+        assert not key or key in KEYS, flag
+    for table in (IGNORED, REFUSED, RELOADABLE, SILENT):
+        assert set(table) <= KEYS
+    assert not set(HINTS) & KEYS
+    assert not REFUSED.keys() & IGNORED.keys()
+    assert not (REFUSED.keys() | IGNORED.keys()) & RELOADABLE
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+
+
+def test_help_shows_every_flag_that_is_not_hidden() -> None:
+    text = help_text()
+    for flag in FLAGS:
+        shown = f"--{flag.name} {flag.kind} " in text or f"--{flag.name}  " in text
+        assert shown != flag.hidden, flag.name
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(KEYS)), st.one_of(st.integers(), st.text(), st.booleans(), st.lists(st.text())))
+)
+def test_any_values_give_a_configuration_or_a_plain_error(content: dict[str, Any]) -> None:
+    from orlop_kernel.config.file import decode
+    from orlop_kernel.config.load import _typed
+    from orlop_kernel.config.validate import validate
+
+    text = json.dumps(content)
+    try:
+        validate(_typed(decode(text, "f"), text))
+    except ConfigError as error:
+        assert str(error)

@@ -1,0 +1,268 @@
+"""What needs no machine of the containers room: names, mounts, validation, policies, words, detach keys."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orlop_kernel.engine.containers import attach, mounts, names, restarts, validate, view
+from orlop_kernel.engine.containers.create import merge_config
+from orlop_kernel.engine.containers.record import State
+from orlop_kernel.engine.spec.host import Host
+from orlop_kernel.engine.top import parse
+from orlop_kernel.spi import DriverError, InvalidParameter
+from orlop_kernel.types.containers import ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
+from orlop_kernel.types.images import ImageConfig
+
+FACTS = Host(cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False)
+
+
+def test_names():
+    assert names.check("/web") == "web"
+    for bad in ("", "-x", "a", "a b", "a/b", "web\n"):
+        with pytest.raises(InvalidParameter, match="Invalid container name"):
+            names.check(bad)
+    made = names.generate({}, "f" * 64)
+    names.check(made)
+    assert len(names.new_id()) == 64
+
+
+class Everything:
+    def __contains__(self, name):
+        return True
+
+
+def test_a_made_up_name_falls_back_to_the_id():
+    assert names.generate(Everything(), "abcdef0123456789") == "abcdef012345"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "source", "destination", "rw"),
+    [
+        ("/host:/in", "bind", "/host", "/in", True),
+        ("/host:/in:ro,rslave", "bind", "/host", "/in", False),
+        ("data:/in", "volume", "data", "/in", True),
+        ("data:/in:ro,nocopy", "volume", "data", "/in", False),
+    ],
+)
+def test_bind_strings(text, kind, source, destination, rw):
+    made = mounts.parse_bind(text)
+    assert (made.type, made.source or made.name, made.destination, made.rw) == (kind, source, destination, rw)
+
+
+def test_an_anonymous_volume_is_named_by_chance():
+    made = mounts.parse_bind("/in")
+    assert made.anonymous and len(made.name) == 64
+
+
+@pytest.mark.parametrize("text", ["", ":", "a:b", "/a:/b:zz", "/a:/b:ro,ro", "a:/", "/a:/b:ro:rw", "data:/in:rshared"])
+def test_wrong_bind_strings(text):
+    with pytest.raises(InvalidParameter):
+        mounts.parse_bind(text)
+
+
+def test_one_place_one_mount():
+    with pytest.raises(InvalidParameter, match="Duplicate mount point: /x"):
+        mounts.plan(HostConfig(binds=["/a:/x", "/b:/x"]), ())
+
+
+def test_image_volumes_yield_to_what_the_user_mounts():
+    planned = mounts.plan(HostConfig(binds=["/a:/x"]), ["/x", "/y"])
+    assert [(m.destination, m.type) for m in planned] == [("/x", "bind"), ("/y", "volume")]
+
+
+def test_a_mount_needs_its_source():
+    with pytest.raises(InvalidParameter, match="bind source path does not exist: /no/such"):
+        mounts.plan(HostConfig(mounts=[MountSpec(type="bind", source="/no/such", target="/x")]), ())
+
+
+def test_tmpfs_options():
+    (made,) = mounts.plan(HostConfig(tmpfs={"/run": "exec,size=1m"}), ())
+    (oci,) = mounts.oci(made)
+    assert oci["options"] == ["nosuid", "nodev", "exec", "size=1m"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("SIGTERM", 15), ("term", 15), ("9", 9), ("RTMIN+1", 35), ("sigrtmax-14", 50), ("SIGRTMIN", 34)]
+)
+def test_signals(text, number):
+    assert validate.parse_signal(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "65", "SIGWHAT", "", "-1", "9x", "DFL"])
+def test_wrong_signals(text):
+    with pytest.raises(InvalidParameter, match="invalid signal"):
+        validate.parse_signal(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"memory": 1 << 20}, "Minimum memory limit allowed is 6MB"),
+        ({"memory": 10 << 20, "memory_swap": 8 << 20}, "larger than memory limit"),
+        ({"memory_swap": 8 << 20}, "always set the Memory limit"),
+        ({"nano_cpus": 3_000_000_000}, "as there are only 2 CPUs available"),
+        ({"nano_cpus": 1, "cpu_quota": 5000}, "Conflicting options"),
+        ({"cpu_period": 5}, "CPU cfs period"),
+        ({"blkio_weight": 5}, "Range of blkio weight"),
+        ({"memory_swappiness": 101}, "valid memory swappiness range"),
+    ],
+)
+def test_limits_that_cannot_be(given, message):
+    with pytest.raises(InvalidParameter, match=message):
+        validate.check_resources(Resources(**given), FACTS)
+
+
+def test_swap_defaults_to_twice_the_memory():
+    given = Resources(memory=8 << 20)
+    validate.check_resources(given, FACTS)
+    assert given.memory_swap == 16 << 20
+
+
+@pytest.mark.parametrize(
+    ("config", "host"),
+    [
+        ({"hostname": "a_b"}, {}),
+        ({"working_dir": "tmp"}, {}),
+        ({"env": ["=x"]}, {}),
+        ({"stop_signal": "NOPE"}, {}),
+        ({}, {"security_opt": ["fly=high"]}),
+        ({}, {"ipc_mode": "what"}),
+        ({}, {"pid_mode": "container:"}),
+        ({}, {"oom_score_adj": 2000}),
+        ({}, {"device_cgroup_rules": ["c 1 rwm"]}),
+        ({"hostname": "x"}, {"network_mode": "container:y"}),
+        ({}, {"restart_policy": RestartPolicy(name="sometimes")}),
+        ({}, {"restart_policy": RestartPolicy(name="always", maximum_retry_count=2)}),
+        ({}, {"restart_policy": RestartPolicy(name="always"), "auto_remove": True}),
+    ],
+)
+def test_requests_that_cannot_be(config, host):
+    with pytest.raises(InvalidParameter):
+        validate.check(ContainerConfig(**config), HostConfig(**host), FACTS)
+
+
+IMAGE = ImageConfig(env=["PATH=/img", "A=img"], cmd=["img-cmd"], entrypoint=["img-entry"], labels={"a": "img"}, user="web")
+
+
+@pytest.mark.parametrize(
+    ("given", "entrypoint", "cmd"),
+    [
+        ({}, ["img-entry"], ["img-cmd"]),
+        ({"cmd": ["mine"]}, ["img-entry"], ["mine"]),
+        ({"entrypoint": ["mine"]}, ["mine"], None),
+        ({"entrypoint": [""], "cmd": ["x"]}, [], ["x"]),
+        ({"entrypoint": "mine", "cmd": "x"}, ["mine"], ["x"]),
+    ],
+)
+def test_entrypoint_and_cmd(given, entrypoint, cmd):
+    merged = merge_config(ContainerConfig(**given), IMAGE, "f" * 64)
+    assert (merged.entrypoint, merged.cmd) == (entrypoint, cmd)
+
+
+def test_the_users_settings_win_by_key():
+    merged = merge_config(ContainerConfig(env=["A=mine"], labels={"b": "1"}), IMAGE, "0123456789abcdef")
+    assert merged.env == ["PATH=/img", "A=mine"]
+    assert merged.labels == {"a": "img", "b": "1"}
+    assert (merged.user, merged.hostname) == ("web", "0123456789ab")
+
+
+def test_restart_delays_double_to_a_minute_and_reset():
+    delays, delay = [], 0.0
+    for _ in range(11):
+        delay = restarts.next_delay(delay, ran_for=1)
+        delays.append(delay)
+    assert delays[:4] == [0.1, 0.2, 0.4, 0.8] and delays[-1] == 60
+    assert restarts.next_delay(60, ran_for=10) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "tries", "by_user", "again"),
+    [
+        ("no", 1, 0, False, False),
+        ("always", 0, 0, False, True),
+        ("always", 0, 0, True, False),
+        ("unless-stopped", 1, 9, False, True),
+        ("on-failure", 0, 0, False, False),
+        ("on-failure", 1, 0, False, True),
+    ],
+)
+def test_who_is_restarted(policy, code, tries, by_user, again):
+    assert restarts.wants_restart(RestartPolicy(name=policy), code, tries, by_user) is again
+
+
+def test_on_failure_counts():
+    policy = RestartPolicy(name="on-failure", maximum_retry_count=2)
+    assert [restarts.wants_restart(policy, 1, tries, False) for tries in range(3)] == [True, True, False]
+
+
+def test_always_starts_at_boot_even_after_a_stop():
+    assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0)
+    assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0)
+    assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.5, "Less than a second"),
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (60, "About a minute"),
+        (180, "3 minutes"),
+        (3600, "About an hour"),
+        (7200, "2 hours"),
+        (3 * 86400, "3 days"),
+        (20 * 86400, "2 weeks"),
+        (70 * 86400, "2 months"),
+        (3 * 365 * 86400, "3 years"),
+    ],
+)
+def test_durations_in_dockers_words(seconds, words):
+    assert view.human_duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (State(), "Created"),
+        (State(running=True, started_ns=1), "Up 5 seconds"),
+        (State(running=True, paused=True, started_ns=1), "Up 5 seconds (Paused)"),
+        (State(running=True, restarting=True, started_ns=1, finished_ns=1, exit_code=3), "Restarting (3) 5 seconds ago"),
+        (State(started_ns=1, finished_ns=1, exit_code=137), "Exited (137) 5 seconds ago"),
+        (State(dead=True), "Dead"),
+    ],
+)
+def test_status_texts(state, text):
+    assert view.status_text(state, False, 5_000_000_001) == text
+
+
+def test_detach_keys_are_parsed():
+    assert attach.parse_detach_keys("") == b"\x10\x11"
+    assert attach.parse_detach_keys("ctrl-a,x,DEL,ctrl-@") == b"\x01x\x7f\x00"
+    for bad in ("ctrl-", "ctrl-A", "xx", "ctrl-p,"):
+        with pytest.raises(InvalidParameter, match="Invalid detach keys"):
+            attach.parse_detach_keys(bad)
+
+
+@given(st.lists(st.binary(max_size=6)), st.sampled_from([b"\x10\x11", b"ab", b"aab", b"x"]))
+def test_nothing_typed_is_lost_until_the_sequence(chunks, keys):
+    """Whatever way input is cut, all of it before the first whole sequence goes through, and nothing after."""
+    finder, out, done = attach.DetachKeys(keys), b"", False
+    for chunk in chunks:
+        passed, done = finder.feed(chunk)
+        out += passed
+        if done:
+            break
+    typed = b"".join(chunks)
+    if done:
+        assert typed.startswith(out + keys)
+    else:
+        held = typed[len(out) :]
+        assert typed.startswith(out) and keys.startswith(held) and held != keys
+
+
+def test_top_takes_our_lines_only():
+    shown = parse("UID PID CMD\nroot 7 sh -c x y\nroot 8 other\n", [7])
+    assert shown.processes == [["root", "7", "sh -c x y"]]
+    with pytest.raises(DriverError, match="Couldn't find PID field"):
+        parse("UID CMD\n", [1])

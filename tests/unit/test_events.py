@@ -1,0 +1,191 @@
+"""Events: history, filters, slow subscribers, the wire."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from orlop_kernel.events import Event, EventBus, EventFilter, Subscription, to_wire
+from orlop_kernel.events.bus import BUFFER
+from orlop_kernel.store import Put, Store
+
+
+def event(type: str = "container", action: str = "start", id: str = "c0ffee", **attributes: str) -> Event:
+    return Event(type, action, id, attributes, 1_700_000_000_123_456_789)
+
+
+async def take(subscription: Subscription, count: int) -> list[Event]:
+    return [await subscription.__anext__() for _ in range(count)]
+
+
+def test_subscribers_see_what_happens_from_now_on() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        bus.publish("container", "create", "a", {})
+        subscription = bus.subscribe()
+        bus.publish("container", "start", "a", {"name": "x"})
+        (found,) = await take(subscription, 1)
+        assert (found.action, found.attributes) == ("start", {"name": "x"})
+        assert bus.listeners == 1
+        subscription.close()
+        with pytest.raises(StopAsyncIteration):
+            await subscription.__anext__()
+        assert bus.listeners == 0
+
+    trio.run(main)
+
+
+def test_a_dropped_subscription_is_forgotten() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        subscription = bus.subscribe()
+        assert bus.listeners == 1
+        del subscription
+        assert bus.listeners == 0
+
+    trio.run(main)
+
+
+def test_the_past_comes_with_since_or_until_only() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        for number in range(3):
+            bus.publish("container", f"step-{number}", "a", {})
+        times = [event.time_ns for event in bus._history]
+        past = [found.action async for found in bus.subscribe(times[1], time.time_ns() - 1)]
+        assert past == ["step-1", "step-2"]
+        assert [found.action async for found in bus.subscribe(0, times[1])] == ["step-0", "step-1"]
+        later = bus.subscribe(times[2])
+        bus.publish("container", "step-3", "a", {})
+        assert [found.action for found in await take(later, 2)] == ["step-2", "step-3"]
+
+    trio.run(main)
+
+
+def test_until_in_the_future_ends_the_stream() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        subscription = bus.subscribe(0, time.time_ns() + 20_000_000)
+        bus.publish("container", "start", "a", {})
+        assert [found.action async for found in subscription] == ["start"]
+
+    trio.run(main)
+
+
+def test_a_slow_subscriber_learns_how_many_it_lost() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        subscription = bus.subscribe()
+        for number in range(BUFFER + 7):
+            bus.publish("container", str(number), "a", {})
+        found = await take(subscription, BUFFER)
+        assert [item.action for item in found] == [str(number) for number in range(BUFFER)]
+        (gap,) = await take(subscription, 1)
+        assert (gap.type, gap.action, gap.attributes) == ("daemon", "events-lost", {"count": "7"})
+        bus.publish("container", "after", "a", {})
+        assert [item.action for item in await take(subscription, 1)] == ["after"]
+
+    trio.run(main)
+
+
+def test_time_never_repeats_or_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100, 100, 50, 200])
+    bus = EventBus()
+    monkeypatch.setattr("orlop_kernel.events.bus.time.time_ns", lambda: next(clock))
+    for _ in range(4):
+        bus.publish("image", "pull", "x", {})
+    assert [event.time_ns for event in bus._history] == [100, 101, 102, 200]
+
+
+def test_history_survives_a_restart_and_stays_bounded(tmp_path: Path) -> None:
+    async def first() -> None:
+        async with Store.open(str(tmp_path / "db")) as store:
+            await store.commit([Put("events", "0", b"garbage")])
+            bus = EventBus(store, history=5)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bus.run)
+                for number in range(4):
+                    bus.publish("container", str(number), "a", {"k": "v"})
+                    await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            for number in range(4, 9):
+                bus.publish("container", str(number), "a", {"k": "v"})
+            await bus.flush()
+
+    async def second() -> None:
+        async with Store.open(str(tmp_path / "db")) as store:
+            assert len(list(store.load("events"))) == 5
+            bus = EventBus(store, history=5)
+            past = [found async for found in bus.subscribe(1, time.time_ns())]
+            assert [found.action for found in past] == ["4", "5", "6", "7", "8"]
+            assert past[0].attributes == {"k": "v"}
+
+    import trio.testing
+
+    trio.run(first)
+    trio.run(second)
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ({}, True),
+        ({"type": ["container"]}, True),
+        ({"type": ["image", "container"]}, True),
+        ({"type": ["image"]}, False),
+        ({"event": ["start"]}, True),
+        ({"event": ["sta"]}, False),
+        ({"event": ["stop", "start"]}, True),
+        ({"container": ["c0f"]}, True),
+        ({"container": ["web"]}, True),
+        ({"container": ["eb"]}, False),
+        ({"network": ["nope"]}, False),
+        ({"image": ["alpine"]}, True),
+        ({"image": ["alpine:3.20"]}, True),
+        ({"image": ["alpine:3.21"]}, False),
+        ({"label": ["env"]}, True),
+        ({"label": ["env=prod", "name"]}, True),
+        ({"label": ["env=prod", "none"]}, False),
+        ({"label": ["env=test"]}, False),
+        ({"scope": ["local"]}, True),
+        ({"scope": ["swarm"]}, False),
+        ({"nosuchfilter": ["x"]}, True),
+        ({"type": ["container"], "event": ["stop"]}, False),
+    ],
+)
+def test_filters(filters: dict[str, list[str]], wanted: bool) -> None:
+    happened = event(name="web-1", image="alpine:3.20", env="prod")
+    assert EventFilter(filters)(happened) is wanted
+
+
+def test_actions_with_details_match_by_prefix() -> None:
+    for action, name in (("exec_create: sh -c x", "exec_create"), ("health_status: healthy", "health_status")):
+        assert EventFilter({"event": [name]})(event(action=action))
+        assert not EventFilter({"event": ["exec_die"]})(event(action=action))
+    assert EventFilter({"event": ["health_status: healthy"]})(event(action="health_status: healthy"))
+
+
+def test_image_filter_knows_long_and_short_names() -> None:
+    pulled = event("image", "pull", "docker.io/library/alpine:3.20", name="docker.io/library/alpine")
+    assert EventFilter({"image": ["alpine"]})(pulled)
+    with_port = event("image", "pull", "localhost:5000/a/b@sha256:00", name="localhost:5000/a/b")
+    assert EventFilter({"image": ["localhost:5000/a/b"]})(with_port)
+
+
+def test_the_wire_new_and_old() -> None:
+    happened = event(image="alpine", name="web")
+    expected = {
+        "Type": "container",
+        "Action": "start",
+        "Actor": {"ID": "c0ffee", "Attributes": {"image": "alpine", "name": "web"}},
+        "scope": "local",
+        "time": 1_700_000_000,
+        "timeNano": 1_700_000_000_123_456_789,
+    }
+    assert json.loads(to_wire(happened, legacy=False)) == expected
+    assert json.loads(to_wire(happened, legacy=True)) == {"status": "start", "id": "c0ffee", "from": "alpine", **expected}
+    assert "status" not in json.loads(to_wire(event("network", "create"), legacy=True))

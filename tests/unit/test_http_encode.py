@@ -1,0 +1,68 @@
+"""Answers as bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from orlop_kernel.http import encode
+
+
+def lines(data: bytes) -> list[str]:
+    return data.decode().split("\r\n")
+
+
+def test_order_of_a_whole_answer() -> None:
+    got = lines(encode.whole("1.1", 200, (("X-A", "1"), ("Content-Type", "t")), b"OK", head_only=False, keep=True))
+    assert got[:4] == ["HTTP/1.1 200 OK", "X-A: 1", "Content-Type: t", "Content-Length: 2"]
+    assert got[4].startswith("Date: ") and got[4].endswith(" GMT")
+    assert got[5:] == ["", "OK"]
+
+
+def test_date_is_an_imf_fixdate_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    for now, text in ((784111777.9, b"Sun, 06 Nov 1994 08:49:37 GMT"), (784111778.0, b"Sun, 06 Nov 1994 08:49:38 GMT")):
+        monkeypatch.setattr(encode.time, "time", lambda now=now: now)
+        assert b"Date: " + text + b"\r\n" in encode.whole("1.1", 200, (), b"", head_only=False, keep=True)
+
+
+def test_head_has_the_length_but_no_body() -> None:
+    got = encode.whole("1.1", 200, (), b"four", head_only=True, keep=True)
+    assert b"Content-Length: 4\r\n" in got
+    assert got.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_statuses_without_a_body(status: int) -> None:
+    got = encode.whole("1.1", status, (), b"lost", head_only=False, keep=True)
+    assert b"Content-Length" not in got
+    assert got.endswith(b"GMT\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "keep", "line"),
+    [("1.1", True, b""), ("1.1", False, b"Connection: close"), ("1.0", True, b"Connection: keep-alive"), ("1.0", False, b"")],
+)
+def test_connection_header(version: str, keep: bool, line: bytes) -> None:
+    for got in (
+        encode.whole(version, 200, (), b"", head_only=False, keep=keep),
+        encode.stream_head(version, 200, (), keep=keep),
+    ):
+        assert (b"Connection:" in got) is bool(line)
+        assert line in got
+
+
+def test_streams_are_chunked_to_those_who_know_it() -> None:
+    assert b"Transfer-Encoding: chunked\r\n" in encode.stream_head("1.1", 200, (), keep=True)
+    assert b"Transfer-Encoding" not in encode.stream_head("1.0", 200, (), keep=False)
+    assert encode.chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "header", [("X", "a\r\nSet-Cookie: b"), ("X", "a\x00"), ("X y", "a"), ("Content-Length", "3"), ("connection", "close")]
+)
+def test_headers_that_would_break_the_answer(header: tuple[str, str]) -> None:
+    with pytest.raises(encode.BadHeader):
+        encode.whole("1.1", 200, (header,), b"", head_only=False, keep=True)
+
+
+def test_text_beyond_latin1_is_sent_as_utf8() -> None:
+    assert "X: żółw".encode() in encode.stream_head("1.1", 200, (("X", "żółw"),), keep=True)

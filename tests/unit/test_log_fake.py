@@ -1,0 +1,16 @@
+"""The fake keeps the contract that the drivers keep."""
+
+from __future__ import annotations
+
+import pytest
+
+from orlop_kernel.spi import LogDriver
+from orlop_kernel.testing.log import FakeLog, LogSuite
+
+
+class TestFakeLog(LogSuite):
+    name = "fake"
+
+    @pytest.fixture
+    def driver(self) -> LogDriver:
+        return FakeLog()

@@ -1,0 +1,348 @@
+"""Rotation, repair, compression and reading, with the plainest record format there is: lines."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import select
+import stat
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orlop_kernel.spi import DriverError, LogQuery, LogRecord
+from orlop_kernel.spi.logfiles import FileLogReader, FileOptions, RotatingFile, rfc3339
+from orlop_kernel.spi.logfiles import _compression as compression
+from orlop_kernel.spi.logfiles import _rotation as rotation
+from orlop_kernel.spi.logfiles import _watch as watching
+
+SECOND = 1_000_000_000
+
+
+class Lines:
+    """A record is a line "SECONDS TEXT"; its time is the number before the blank."""
+
+    def whole(self, data: bytes) -> int:
+        return data.rfind(b"\n") + 1
+
+    def next_end(self, data: bytes, offset: int) -> int:
+        return data.index(b"\n", max(0, offset - 1)) + 1
+
+    def count(self, data: bytes) -> int:
+        return data.count(b"\n")
+
+    def sync(self, data: bytes) -> int:
+        return data.find(b"\n") + 1 or len(data)
+
+    def decode(self, data: bytes) -> list[LogRecord]:
+        lines = data.split(b"\n")[:-1]
+        return [LogRecord("stdout", line, rfc3339(int(line.split(b" ")[0]) * SECOND)) for line in lines]
+
+    def last(self, fd: int, end: int, count: int) -> tuple[int, int]:
+        lines = os.pread(fd, end, 0).splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        wanted = whole[len(whole) - min(count, len(whole)) :]
+        return sum(map(len, whole)) - sum(map(len, wanted)), len(wanted)
+
+    def sound(self, fd: int, size: int) -> int:
+        return self.last(fd, size, 0)[0]
+
+
+def line(number: int, size: int = 20) -> bytes:
+    return b"%d " % number + b"x" * size + b"\n"
+
+
+def contents(path: Path) -> list[bytes]:
+    """All records on disk, oldest first, each file's apart."""
+    reader = FileLogReader(str(path), Lines(), LogQuery())
+    found = []
+    while batch := reader.read():
+        found += [record.data for record in batch]
+    reader.close()
+    return found
+
+
+def names(path: Path) -> list[str]:
+    return sorted(os.listdir(path.parent))
+
+
+def per_record(lines: list[bytes], limit: int) -> list[list[bytes]]:
+    """What dockerd does: look before each record."""
+    files: list[list[bytes]] = [[]]
+    for one in lines:
+        if sum(map(len, files[-1])) >= limit:
+            files.append([])
+        files[-1].append(one)
+    return files
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), min_size=1, max_size=6),
+    st.integers(1, 200),
+)
+def test_rotation_in_a_batch_is_as_record_by_record(batches: list[list[int]], limit: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "log"
+        file = RotatingFile(str(path), FileOptions(limit, 1000), Lines())
+        every = []
+        for sizes in batches:
+            batch = [line(len(every) + index, size) for index, size in enumerate(sizes)]
+            every += batch
+            file.append(b"".join(batch), 1)
+        file.close()
+        wanted = per_record(every, limit)
+        numbered = [path.with_name(f"log.{n}") for n in range(len(wanted) - 1, 0, -1)] + [path]
+        assert [one.read_bytes() for one in numbered] == [b"".join(one) for one in wanted]
+        assert len(os.listdir(directory)) == len(wanted)
+
+
+def test_mode_and_names(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 3), Lines())
+    for number in range(20):
+        file.append(line(number), number)
+    file.close()
+    file.close()
+    assert names(path) == ["log", "log.1", "log.2"]
+    assert {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in names(path)} == {0o640}
+
+
+def test_one_file_is_started_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 1), Lines())
+    file.append(b"".join(line(number) for number in range(11)), 1)
+    file.close()
+    assert names(path) == ["log"]
+    assert contents(path) == [line(number)[:-1] for number in (9, 10)]
+
+
+def test_compressed_files_are_dockers(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 4, True), Lines())
+    for number in range(9):
+        file.append(line(number), 1_700_000_000 * SECOND + number * SECOND)
+    file.close()
+    assert names(path) == ["log", "log.1.gz", "log.2.gz"]
+    packed = (tmp_path / "log.1.gz").read_bytes()
+    assert gzip.decompress(packed) == line(3) + line(4) + line(5)
+    length = int.from_bytes(packed[10:12], "little")
+    assert msgspec.json.decode(packed[12 : 12 + length])["lastTime"] == "2023-11-14T22:13:25Z"
+    assert contents(path) == [line(number)[:-1] for number in range(9)]
+
+
+def test_an_interrupted_compression_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(line(2))
+    (tmp_path / "log.1").write_bytes(line(1))
+    (tmp_path / "log.1.gz").write_bytes(b"half of somethi")
+    (tmp_path / "log.1.gz.tmp").write_bytes(b"hal")
+    assert contents(path) == [line(1)[:-1], line(2)[:-1]]
+    RotatingFile(str(path), FileOptions(50, 3, True), Lines()).close()
+    assert names(path) == ["log", "log.1.gz"]
+    assert contents(path) == [line(1)[:-1], line(2)[:-1]]
+
+
+def test_a_compression_can_be_given_up(tmp_path: Path) -> None:
+    source = tmp_path / "log.1"
+    source.write_bytes(line(1) * 200_000)
+    one = compression.Compression(str(source), "")
+    one.wait(0)
+    # Either it was faster than we, or the plain file is as it was and nothing is beside it.
+    assert names(source) in (["log.1"], ["log.1.gz"])
+
+
+def test_a_full_disk_while_compressing_leaves_the_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compression, "_write_all", full)
+    source = tmp_path / "log.1"
+    source.write_bytes(line(1))
+    compression.Compression(str(source), "").wait()
+    assert names(source) == ["log.1"]
+
+
+def test_torn_tail_is_cut_at_open(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(line(1) + line(2)[:-4])
+    assert contents(path) == [line(1)[:-1]]
+    file = RotatingFile(str(path), FileOptions(), Lines())
+    file.append(line(3), 1)
+    file.close()
+    assert path.read_bytes() == line(1) + line(3)
+
+
+def test_cannot_open(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match=r"^cannot open log .*/none/log: No such file or directory$"):
+        RotatingFile(str(tmp_path / "none" / "log"), FileOptions(), Lines())
+
+
+def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DriverError):
+        RotatingFile(str(tmp_path / "log"), FileOptions(), Lines())
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_full_disk_cuts_back_to_a_whole_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = [70]
+
+    def write(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        count = real(fd, data[: room[0]])
+        room[0] -= count
+        return count
+
+    real = os.write
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(), Lines())
+    monkeypatch.setattr(rotation.os, "write", write)
+    file.append(b"".join(line(number) for number in range(5)), 1)
+    assert path.read_bytes() == b"".join(line(number) for number in range(3))
+    assert file.dropped == 2
+    file.append(line(7), 1)
+    assert file.dropped == 3
+    room[0] = 1000
+    file.append(line(8), 1)
+    file.close()
+    assert path.read_bytes() == line(0) + line(1) + line(2) + line(8)
+
+
+def test_no_inode_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rotation that could not be finished is not begun a second time: old files do not fall off the end."""
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 4), Lines())
+    for number in range(6):
+        file.append(line(number), 1)
+
+    def full(path: str, flags: int = 0, mode: int = 0) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation.os, "open", full)
+        for number in range(6, 12):
+            file.append(line(number), 1)
+    assert file.dropped == 6
+    assert names(path) == ["log.1", "log.2"]
+    file.append(line(12), 1)
+    file.close()
+    assert contents(path) == [line(number)[:-1] for number in (0, 1, 2, 3, 4, 5, 12)]
+
+
+def test_someone_empties_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(100, 3), Lines())
+    reader = FileLogReader(str(path), Lines(), LogQuery(follow=True))
+    file.append(line(0) * 4, 1)
+    assert len(reader.read()) == 4
+    os.truncate(path, 0)
+    file.append(line(1), 1)
+    file.append(line(2) * 3, 1)
+    assert names(path) == ["log"]
+    assert [record.data for record in reader.read()] == [line(1)[:-1]] + [line(2)[:-1]] * 3
+    reader.close()
+    file.close()
+
+
+def test_someone_removes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 3), Lines())
+    file.append(line(0) * 3, 1)
+    os.unlink(path)
+    file.append(line(1), 1)
+    file.close()
+    assert names(path) == ["log"]
+    assert path.read_bytes() == line(1)
+
+
+def test_since_in_a_big_file_reads_little_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(line(number, 80) for number in range(30_000)))
+    reader = FileLogReader(str(path), Lines(), LogQuery(since=25_000 * SECOND))
+    assert reader._segments[0].offset > 2_000_000  # type: ignore[union-attr]
+    found = []
+    while batch := reader.read():
+        found += [int(record.data.split()[0]) for record in batch]
+    reader.close()
+    assert found == list(range(25_000, 30_000))
+
+
+def test_since_finds_what_an_older_time_hides(tmp_path: Path) -> None:
+    """A long line's last piece may carry a time minutes old: probes look at many records."""
+    path = tmp_path / "log"
+    times = [1 if number % 3 else number for number in range(30_000)]
+    path.write_bytes(b"".join(line(one, 80) for one in times))
+    reader = FileLogReader(str(path), Lines(), LogQuery(since=15_000 * SECOND))
+    found = []
+    while batch := reader.read():
+        found += [int(record.data.split()[0]) for record in batch]
+    reader.close()
+    assert found == list(range(15_000, 30_000, 3))
+
+
+def test_since_skips_compressed_files_by_their_header(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 10, True), Lines())
+    for number in range(1, 16):
+        file.append(line(number), number * SECOND)
+    file.close()
+    reader = FileLogReader(str(path), Lines(), LogQuery(since=11 * SECOND))
+    assert len(reader._segments) == 2
+    reader.close()
+
+
+def test_until_ends_the_reading(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"".join(line(number, 80) for number in range(30_000)))
+    reader = FileLogReader(str(path), Lines(), LogQuery(until=10 * SECOND))
+    assert [int(record.data.split()[0]) for record in reader.read()] == list(range(11))
+    assert list(reader.read()) == []
+    assert list(reader.read()) == []
+    reader.close()
+
+
+def test_a_record_longer_than_a_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(line(1, 3 << 20) + line(2))
+    assert [len(one) for one in contents(path)] == [2 + (3 << 20), 22]
+
+
+def test_follow_from_a_file_that_was_compressed_since(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(str(path), FileOptions(50, 9, True), Lines())
+    file.append(line(0), 1)
+    reader = FileLogReader(str(path), Lines(), LogQuery(follow=True))
+    found = [record.data for record in reader.read()]
+    for number in range(1, 20):
+        file.append(line(number), 1)
+    file.close()
+    while batch := reader.read():
+        found += [record.data for record in batch]
+    reader.close()
+    assert found == [line(number)[:-1] for number in range(20)]
+
+
+def test_without_inotify_a_clock_wakes_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_inotify", lambda directory: -1)
+    reader = FileLogReader(str(tmp_path / "log"), Lines(), LogQuery(follow=True))
+    assert select.select([reader.fileno()], [], [], 5)[0]
+    assert list(reader.read()) == []
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("time_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1, "1970-01-01T00:00:00.000000001Z"),
+        (1_700_000_000_120_000_000, "2023-11-14T22:13:20.12Z"),
+        (1_700_000_000_000_000_000, "2023-11-14T22:13:20Z"),
+    ],
+)
+def test_times(time_ns: int, text: str) -> None:
+    assert rfc3339(time_ns) == text

@@ -1,0 +1,212 @@
+"""The OCI spec: golden documents for the plain run and for what security depends on."""
+
+import json
+import os
+
+import pytest
+
+from orlop_kernel.engine.spec import build, capabilities, environment, resources, seccomp, users
+from orlop_kernel.engine.spec.host import Host
+from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.types.containers import Device, HostConfig, Resources
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
+FACTS = Host(cgroup_version=2, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False)
+ROOT = users.Identity(0, 0, (0, 10), "/root")
+
+
+def make(host: HostConfig | None = None, **more):
+    host = host or HostConfig(
+        masked_paths=list(build.MASKED_PATHS), readonly_paths=list(build.READONLY_PATHS), ipc_mode="private", shm_size=64 << 20
+    )
+    process = build.ProcessInput(
+        args=["sh"],
+        env=environment.container("0123456789ab", False, (), "/root"),
+        cwd="/",
+        identity=ROOT,
+        capabilities=capabilities.DEFAULT,
+    )
+    given = {
+        "root": "/exec/mnt/c",
+        "process": process,
+        "host_config": host,
+        "hostname": "0123456789ab",
+        "domainname": "",
+        "namespaces": {"mount": "", "network": "/proc/7/fd/5", "uts": "", "pid": "", "ipc": "", "cgroup": ""},
+        "cgroup_path": "/orlop/c",
+        "mounts": [],
+        "files": {"/etc/resolv.conf": "/c/resolv.conf", "/etc/hostname": "/c/hostname", "/etc/hosts": "/c/hosts"},
+        "seccomp": None,
+        "facts": FACTS,
+        "sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
+        **more,
+    }
+    return build.build(build.SpecInput(**given))
+
+
+def check_golden(name: str, spec: object) -> None:
+    """Compare with the file; `ORLOP_GOLDEN=write` writes it anew, for a change that is meant."""
+    path = os.path.join(GOLDEN, f"{name}.json")
+    text = json.dumps(spec, indent=1, sort_keys=True) + "\n"
+    if os.environ.get("ORLOP_GOLDEN") == "write":
+        with open(path, "w") as file:
+            file.write(text)
+    with open(path) as file:
+        assert text == file.read(), f"{name}: the spec changed; if it is meant, run again with ORLOP_GOLDEN=write"
+
+
+def test_plain_run_is_dockers():
+    check_golden("plain", make())
+
+
+def test_privileged_opens_what_it_says_and_nothing_is_masked():
+    spec = make(HostConfig(privileged=True))
+    assert spec["linux"]["maskedPaths"] == [] and spec["linux"]["readonlyPaths"] == []
+    assert spec["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    sysfs = next(m for m in spec["mounts"] if m["destination"] == "/sys")
+    assert "ro" not in sysfs["options"]
+    assert any(node["path"] == "/dev/null" for node in spec["linux"]["devices"])
+
+
+def test_read_only_root_leaves_only_the_kernels_own_writable():
+    spec = make(HostConfig(readonly_rootfs=True))
+    assert spec["root"]["readonly"] is True
+    writable = {m["destination"] for m in spec["mounts"] if "ro" not in m["options"]}
+    assert writable == {"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"}
+
+
+def test_capabilities_are_never_inheritable_or_ambient():
+    held = make()["process"]["capabilities"]
+    assert set(held) == {"bounding", "effective", "permitted"}
+    assert len(held["bounding"]) == 14
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "expected"),
+    [
+        ([], ["ALL"], ()),
+        (["net_admin"], ["all"], ("CAP_NET_ADMIN",)),
+        (["CAP_CHOWN"], ["CHOWN"], None),
+    ],
+)
+def test_capability_rules(add, drop, expected, monkeypatch):
+    monkeypatch.setattr(capabilities, "available", lambda: tuple(f"CAP_{name}" for name in capabilities.NAMES))
+    held = capabilities.effective(add, drop, privileged=False)
+    if expected is None:
+        assert "CAP_CHOWN" in held and "CAP_KILL" in held
+    else:
+        assert held == expected
+
+
+def test_unknown_capability_is_refused():
+    with pytest.raises(InvalidParameter, match='unknown capability: "CAP_FLY"'):
+        capabilities.effective(["fly"], [], privileged=False)
+
+
+def test_a_mount_replaces_the_default_at_its_place_and_deeper_ones_come_later():
+    mounts = [
+        {"destination": "/a/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave"]},
+        {"destination": "/a", "type": "bind", "source": "/y", "options": ["rbind", "rprivate"]},
+        {"destination": "/dev/shm", "type": "bind", "source": "/z", "options": ["rbind", "rprivate"]},
+    ]
+    spec = make(mounts=mounts)
+    places = [m["destination"] for m in spec["mounts"]]
+    assert places.count("/dev/shm") == 1 and places.index("/a") < places.index("/a/b")
+    assert spec["linux"]["rootfsPropagation"] == "rslave"
+
+
+def test_propagation_is_never_left_out():
+    assert make()["linux"]["rootfsPropagation"] == "rprivate"
+
+
+def test_host_uts_has_no_hostname():
+    assert "hostname" not in make(namespaces={"mount": "", "pid": ""})
+
+
+def test_resources_become_limits():
+    given = Resources(memory=64 << 20, memory_swap=128 << 20, nano_cpus=1_500_000_000, pids_limit=50, cpu_shares=512)
+    spec = resources.of(given)
+    assert spec["memory"] == {"limit": 64 << 20, "swap": 128 << 20}
+    assert spec["cpu"] == {"shares": 512, "quota": 150_000, "period": 100_000}
+    assert spec["pids"] == {"limit": 50}
+    assert spec["devices"][0] == {"allow": False, "access": "rwm"}
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(InvalidParameter, match="not a device node"):
+        resources.device_nodes([Device(path_on_host="/etc/passwd", path_in_container="/dev/x")])
+
+
+def test_default_seccomp_depends_on_capabilities():
+    plain = seccomp.default(tuple(sorted(capabilities.DEFAULT)))
+    admin = seccomp.default(tuple(sorted([*capabilities.DEFAULT, "CAP_SYS_ADMIN"])))
+
+    def allowed(profile):
+        return {n for rule in profile["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule for n in rule["names"]}
+
+    assert plain["defaultAction"] == "SCMP_ACT_ERRNO" and plain["defaultErrnoRet"] == 1
+    assert "mount" in allowed(admin) - allowed(plain)
+    clone3 = [rule for rule in plain["syscalls"] if rule["names"] == ["clone3"]]
+    assert clone3 and clone3[0]["errnoRet"] == 38
+
+
+def test_environment_order_and_override():
+    env = environment.container("host", True, ["PATH=/x", "A=1", "A=2", "TERM"], "/home/a")
+    assert env == ["PATH=/x", "HOSTNAME=host", "A=2", "HOME=/home/a"]
+
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/srv:/bin/sh\nbad:x:99999999999:0::/:/bin/sh\n"
+GROUP = "root:x:0:\nwheel:x:10:root,web\nweb:x:1000:\nstaff:x:50:\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    (tmp_path / "etc/group").write_text(GROUP)
+    fd = os.open(tmp_path, os.O_PATH)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("", (0, 0, (0, 10), "/root")),
+        ("web", (1000, 1000, (1000, 10), "/srv")),
+        ("1000", (1000, 1000, (1000, 10), "/srv")),
+        ("4242", (4242, 0, (0,), "/")),
+        ("web:staff", (1000, 50, (50,), "/srv")),
+        ("5:6", (5, 6, (6,), "/")),
+    ],
+)
+def test_users_resolve_in_the_containers_own_files(root, user, expected):
+    assert users.resolve(root, user) == users.Identity(*expected)
+
+
+@pytest.mark.parametrize("user", ["4294967296", "-1", "0x0", "bad", "nobody-here", "+0", "0:4294967296", "web:nogroup", "２"])
+def test_strange_users_are_refused_never_root(root, user):
+    with pytest.raises(InvalidParameter):
+        users.resolve(root, user)
+
+
+def test_a_passwd_that_leads_outside_is_not_read(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").symlink_to("/etc/passwd")
+    (tmp_path / "etc/group").symlink_to("../../../../../../etc/group")
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        with pytest.raises(InvalidParameter, match="unable to find user daemon"):
+            users.resolve(fd, "daemon")
+    finally:
+        os.close(fd)
+
+
+def test_a_passwd_that_is_a_pipe_does_not_hang(tmp_path):
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/passwd")
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        assert users.resolve(fd, "12").uid == 12
+    finally:
+        os.close(fd)

@@ -1,0 +1,13 @@
+"""The fake storage driver keeps the contract that real ones keep."""
+
+from __future__ import annotations
+
+import pytest
+
+from orlop_kernel.testing.storage import Factory, FakeStorage, StorageSuite
+
+
+class TestFakeStorage(StorageSuite):
+    @pytest.fixture
+    def factory(self) -> Factory:
+        return FakeStorage
