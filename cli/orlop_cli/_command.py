@@ -205,6 +205,9 @@ def command(
     return decorate
 
 
+SILENT = "\0"  # what an action gives when there is nothing to print
+
+
 def each(names: Sequence[str], action: Callable[[str], str | None]) -> None:
     """Do something to several objects: print what it gives (default: the name), go on after failures, exit 1 if any."""
     failed = False
@@ -215,7 +218,8 @@ def each(names: Sequence[str], action: Callable[[str], str | None]) -> None:
             complain(error)
             failed = True
             continue
-        print(name if done is None else done, flush=True)
+        if done is not SILENT:
+            print(name if done is None else done, flush=True)
     if failed:
         raise Exit(1)
 

@@ -38,9 +38,7 @@ def main() -> int:
         print("configuration OK", file=sys.stderr)
         return 0
     if os.geteuid() != 0:
-        return _fail(
-            "orlopd needs to be started with root privileges: it makes namespaces, mounts and cgroups. Try sudo orlopd"
-        )
+        return _fail("orlopd needs to be started with root privileges: it makes namespaces and mounts. Try: sudo orlopd")
     from orlop_kernel import daemon
 
     return daemon.run(loaded, parsed, began)

@@ -120,13 +120,14 @@ def image(
         **document,
     }
     about = blob(body, OCI_CONFIG if oci else DOCKER_CONFIG)
+    kind = OCI_MANIFEST if oci else DOCKER_MANIFEST
     manifest = {
         "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST if oci else DOCKER_MANIFEST,
+        "mediaType": kind,
         "config": about.descriptor,
         "layers": [one.descriptor for one in layers],
     }
-    return Image(blob(manifest, manifest["mediaType"]), about, tuple(layers), where)
+    return Image(blob(manifest, kind), about, tuple(layers), where)
 
 
 def index(images: Sequence[Image], *, oci: bool = False, attestation: bool = False) -> Blob:

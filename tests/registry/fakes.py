@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ class DirectoryStorage:
             raise NotFound(f"no snapshot {key}")
         return os.path.join(self._root, key)
 
-    async def prepare(self, key: str, parent: str | None) -> None:
+    async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
         if parent is not None:
             self._path(parent)
         self.parents[key] = parent
@@ -81,7 +81,7 @@ class DirectoryStorage:
         shutil.rmtree(self._path(key))
         del self.parents[key]
 
-    async def mounts(self, key: str, *, readonly: bool = False) -> Sequence[Mount]:
+    async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
         return [Mount("bind", self._path(key), "", ("ro",) if readonly else ())]
 
     async def unpack_target(self, key: str) -> UnpackTarget:

@@ -182,7 +182,7 @@ def test_too_large_a_body(announced: bool) -> None:
     body = b"x" * 11 if announced else b"b\r\n" + b"x" * 11 + b"\r\n0\r\n\r\n"
     got = conversation(handler, b"PUT / HTTP/1.1\r\nHost: d\r\n" + framing + b"\r\n\r\n" + body)
     assert got.startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
-    assert b"Connection: close" in got
+    assert got.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"3\r\nabcd", b"3\r\nab"])
@@ -204,7 +204,7 @@ def test_an_unfinished_request_gets_400() -> None:
 
 
 def test_a_bad_query_is_answered_and_the_connection_goes_on() -> None:
-    got = conversation(echo, GET % b"/x?a=%%zz" + GET % b"/2")
+    got = conversation(echo, GET % b"/x?a=%zz" + GET % b"/2")
     assert bodies(got) == [b'invalid URL escape "%zz"', b"/2:"]
 
 

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from orlop_cli._client import Engine, segment
-from orlop_cli._command import command, each, fail, flag, option
+from orlop_cli._command import SILENT, command, complain, each, fail, flag, option
+from orlop_cli._errors import ApiError
 from orlop_cli._session import Session
 from orlop_cli._types import INT
 
@@ -126,9 +127,16 @@ def rename(session: Session, args: tuple[str, ...]) -> None:
 def rm(session: Session, args: tuple[str, ...], force: bool, link: bool, volumes: bool) -> None:
     query = {"force": int(force) or None, "link": int(link) or None, "v": int(volumes) or None}
 
-    def one(name: str) -> None:
+    def one(name: str) -> str | None:
         if not name.strip("/"):
             fail("container name cannot be empty")
-        session.engine.delete(f"/containers/{segment(name.strip('/'))}", query)
+        try:
+            session.engine.delete(f"/containers/{segment(name.strip('/'))}", query)
+        except ApiError as error:
+            if not (force and error.status == 404):
+                raise
+            complain(error)  # said, but with --force no failure (Docker since 20.10)
+            return SILENT
+        return None
 
     each(args, one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from typing import Any
 
 from orlop_cli import __version__, _table
@@ -12,6 +13,7 @@ from orlop_cli._command import command, complain, option
 from orlop_cli._errors import CliError, Exit
 from orlop_cli._format import render_values
 from orlop_cli._session import Session
+from orlop_cli._times import parse_nanoseconds
 
 ORDER = ("ApiVersion", "MinAPIVersion", "GoVersion", "GitCommit", "BuildTime", "Os", "Arch", "Experimental")
 TITLES = {"ApiVersion": "API version", "GoVersion": "Go version", "GitCommit": "Git commit", "BuildTime": "Built"}
@@ -54,13 +56,13 @@ def _server_text(server: dict[str, Any]) -> str:
     out = f"\nServer: {platform_name}\n".replace(" \n", "\n")
     for component in components:
         details = component.get("Details") or {}
-        rows = [("Version", component.get("Version", "")), *_details(details)]
+        rows = [("Version", component.get("Version", "")), *_details(details, component["Name"] == "Engine")]
         lines = [[f"  {name}:", value] for name, value in rows]
         out += f" {component['Name']}:\n{_table.layout(lines, minimum=20, padding=1)}"
     return out
 
 
-def _details(details: dict[str, Any]) -> list[tuple[str, str]]:
+def _details(details: dict[str, Any], engine: bool) -> list[tuple[str, str]]:
     """Docker's lines in Docker's order, then whatever else a daemon reports about itself."""
     rows: list[tuple[str, str]] = []
     for key in (*ORDER, *sorted(set(details) - set(ORDER) - {"KernelVersion", "Version", "Arch", "Platform", "Components"})):
@@ -72,8 +74,18 @@ def _details(details: dict[str, Any]) -> list[tuple[str, str]]:
             text += f" (minimum version {details.get('MinAPIVersion', '')})"
         if key == "Os":
             key, text = "OS/Arch", f"{text}/{details.get('Arch', '')}"
-        rows.append((TITLES.get(key, key), text))
+        if key == "BuildTime":
+            text = _built(text)
+        rows.append((TITLES.get(key, key) if engine else key, text))
     return rows
+
+
+def _built(text: str) -> str:
+    """RFC 3339 as `Thu Aug 13 05:35:48 2026`; anything else as it is."""
+    try:
+        return time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(parse_nanoseconds(text) // 10**9))
+    except ValueError:
+        return text
 
 
 @command(

@@ -82,12 +82,13 @@ async def _open_tcp(text: str, config: Config) -> Listeners:
             f"cannot listen on tcp://{text}: without TLS, whoever reaches this address is root on this machine; "
             "use --tlsverify with --tlscacert, --tlscert and --tlskey, or listen on 127.0.0.1"
         )
+    context = tls_context(config) if config.uses_tls else None
     try:
         listeners = await open_tcp_listeners(host, port)
     except OSError as error:
         raise ConfigError(f"cannot listen on tcp://{text}: {error.strerror or error}") from error
-    if config.uses_tls:
-        return list(open_tls_listeners(listeners, tls_context(config)))
+    if context:
+        return list(open_tls_listeners(listeners, context))
     _log.warning("tcp://%s has no TLS: every user and program of this machine can use it to become root", text)
     return list(listeners)
 

@@ -33,9 +33,7 @@ def held(path: str) -> Iterator[None]:
     """Write our pid, remove it in the end. Raises `ConfigError` in dockerd's words when another daemon's is there."""
     other = _read(path)
     if other and other != os.getpid() and _is_daemon(other):
-        raise ConfigError(
-            f"failed to start daemon, ensure orlopd is not running or delete {path}: process with PID {other} is still running"
-        )
+        raise ConfigError(f"ensure orlopd is not running or delete {path}: process with PID {other} is still running")
     temporary = f"{path}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

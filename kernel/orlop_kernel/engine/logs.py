@@ -19,7 +19,7 @@ import trio
 from orlop_kernel.spi.errors import InvalidParameter, OrlopError
 from orlop_kernel.spi.log import LogDriver, LogInfo, LogQuery, LogReader, LogRecord
 
-__all__ = ["LogStream", "LogsRequest", "frame_records", "parse_time", "parse_tail", "read_logs"]
+__all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_time", "read_logs"]
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _FRACTION = re.compile(r"\d{1,9}", re.ASCII)

@@ -90,7 +90,8 @@ class Transport:
             await trio.lowlevel.checkpoint()
         with trio.move_on_after(1):
             try:
-                await stream.unwrap()
+                tcp, _ = await stream.unwrap()  # no longer closed with `stream`
+                await trio.aclose_forcefully(tcp)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it closed first
 

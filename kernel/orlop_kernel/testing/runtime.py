@@ -32,9 +32,9 @@ import pytest
 
 from orlop_kernel.spi import Command, Execution, Mount, Outcome, Runtime, RuntimeCapabilities, RuntimeContext, Task
 
-__all__ = ["FakeRuntime", "RuntimeSuite", "busybox_root", "oci_spec"]
+__all__ = ["FakeRuntime", "RuntimeSuite", "busybox_root", "oci_process", "oci_spec"]
 
-_APPLETS = ("sh", "cat", "dd", "echo", "head", "id", "sleep", "stty", "tr", "true", "yes")
+_APPLETS = ("sh", "cat", "dd", "echo", "head", "id", "sleep", "stty", "tr", "true", "wc", "yes")
 _ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm")
 
 
@@ -209,7 +209,6 @@ def _ended(pidfd: int, seconds: float = 10) -> bool:
     return bool(select.select([pidfd], [], [], seconds)[0])
 
 
-@pytest.mark.skipif(not os.path.exists("/bin/busybox"), reason="needs a static busybox at /bin/busybox")
 class RuntimeSuite:
     """What `orlop_kernel.spi.Runtime` promises."""
 

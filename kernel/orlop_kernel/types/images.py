@@ -21,6 +21,7 @@ __all__ = [
     "ImageSummary",
     "PruneReport",
     "RootFS",
+    "SearchResult",
 ]
 
 
@@ -159,6 +160,16 @@ class DeletedItem(_Wire, frozen=True, omit_defaults=True):
 
     untagged: str = ""
     deleted: str = ""
+
+
+class SearchResult(Struct, frozen=True):
+    """One item of `GET /images/search`; the index's own names. `is_automated` is always false (deprecated)."""
+
+    star_count: int = 0
+    is_official: bool = False
+    name: str = ""
+    is_automated: bool = False
+    description: str = ""
 
 
 class PruneReport(_Wire, frozen=True):

@@ -33,7 +33,8 @@ def escape(data: bytes) -> bytes:
     pass in Python or any encoder, and most blocks have few of them."""
     for raw, escaped in _ESCAPES:
         if raw in data:
-            if raw * _RUN in data:  # replacing costs by the piece: binary output has long runs of NULs
+            # Replacing costs by the piece, and binary output has long runs of NULs. (`\\"` has a quote in it: not twice.)
+            if raw not in escaped and raw * _RUN in data:
                 data = data.replace(raw * _RUN, escaped * _RUN)
             data = data.replace(raw, escaped)
     return data if data.isascii() else _repair(data)
@@ -92,6 +93,7 @@ class _Entry(msgspec.Struct, gc=False):
     attrs: dict[str, str] | None = None
 
 
+_DAMAGE = (msgspec.MsgspecError, UnicodeDecodeError)
 _decode_one = msgspec.json.Decoder(_Entry).decode
 _decode_list = msgspec.json.Decoder(list[_Entry]).decode
 
@@ -122,13 +124,13 @@ class JsonRecords:
             entries = _decode_list(b"[%b]" % body.replace(b"\n", b","))
             if len(entries) == body.count(b"\n") + 1:  # two torn halves could make a whole
                 return _records(entries)
-        except msgspec.MsgspecError:
+        except _DAMAGE:
             pass
         entries = []
         for line in body.split(b"\n"):
             try:
                 entries.append(_decode_one(line.lstrip(b"\0")))  # NULs: where a power cut lost a block
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except _DAMAGE:
                 continue
         return _records(entries)
 

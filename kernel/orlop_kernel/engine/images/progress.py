@@ -73,8 +73,7 @@ def encode(record: Record) -> bytes:
 class Progress:
     """The records of one operation, to be iterated once as encoded pieces. Leaving early cancels the operation.
 
-    `run` is the operation; its error becomes the last record, unless nothing was sent yet: then `started` raises it, so
-    that it can be a plain HTTP error."""
+    `run` is the operation; its error becomes the last record, unless `started` raised it."""
 
     def __init__(self, nursery: trio.Nursery, run: Callable[[Report], Awaitable[None]]) -> None:
         self._kept: deque[Record] = deque()
@@ -110,14 +109,18 @@ class Progress:
             self._kept.append(record)
         self._wake.set()
 
-    async def started(self) -> None:
-        """Wait for the first record. Raises the operation's error if it comes before that."""
+    async def ready(self) -> None:
+        """Wait for the first record, or for the end."""
         try:
             while not self._any and not self._done:
                 await self._wait()
         except BaseException:
             self._scope.cancel()
             raise
+
+    async def started(self) -> None:
+        """The same, but raise the operation's error if it comes before any record: it can be a plain HTTP error then."""
+        await self.ready()
         if self._error is not None and not self._any:
             raise self._error
 

@@ -208,10 +208,13 @@ class Puller:
         lease.blobs.update(digests, (layer.digest for layer in plan.manifest.layers))
         lease.chains.update(plan.chain_ids)
         await self._stock.barrier()
-        known = self._present(plan, lease)
-        if len(known) < len(plan.chain_ids):
+        image = self._stock.catalog.images.get(plan.manifest.config.digest)
+        if image is not None:  # known by its configuration, so its layers are there: Docker shows none of them
+            layers: Sequence[Layer] = image.layers
+        else:
+            known = self._present(plan, lease)
             await self._stock.begin(name, lease)
-        layers = await _LayerPull(self._stock, self._downloads, registry, plan, known, report).run()
+            layers = await _LayerPull(self._stock, self._downloads, registry, plan, known, report).run()
         for data in plan.kept:
             await self._stock.content.put(data)
         record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))

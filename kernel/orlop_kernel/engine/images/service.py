@@ -20,7 +20,7 @@ from orlop_kernel.events import EventBus
 from orlop_kernel.spi import Conflict, InvalidParameter, Storage
 from orlop_kernel.store import Store
 from orlop_kernel.types import rfc3339
-from orlop_kernel.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport
+from orlop_kernel.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
 
 from . import listing, removal, views
 from .archive_load import Loader
@@ -184,6 +184,12 @@ class Images:
 
         return Progress(self._nursery, run)
 
+    async def search(self, term: str, limit: int, filters: Filters) -> list[SearchResult]:
+        """Ask the index of a registry (Docker Hub's, if the term names no other) for repositories."""
+        from .search import search
+
+        return await search(term, limit, filters, self._config.proxies)
+
     async def tag(self, name: str, repository: str, tag: str) -> None:
         """Give an image one more name; another image may lose it."""
         reference = parse(repository)
@@ -199,9 +205,14 @@ class Images:
 
     # --- images go --------------------------------------------------------------------------------------------------
 
-    async def remove(self, name: str, *, force: bool = False, prune: bool = True) -> list[DeletedItem]:
-        """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words."""
+    async def remove(
+        self, name: str, *, force: bool = False, prune: bool = True, platforms: Sequence[Platform] = ()
+    ) -> list[DeletedItem]:
+        """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words. An
+        image here is of one platform: other `platforms` are not there to be removed."""
         async with self._stock.lock:
+            for platform in platforms:
+                listing.require_platform(self.resolve(name), name, platform)
             planned = removal.plan(self._stock.catalog, self.users, name, force=force, prune=prune)
             gone = await self._carry_out(planned)
         return self._items(planned, gone, await self._stock.collect())

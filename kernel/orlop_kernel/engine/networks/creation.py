@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def ula_pool(host_id: str) -> tuple[str, int]:
-    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). Made of a digest, so that it stays the same."""
+    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). Made of a digest, so that it stays."""
     digest = hashlib.sha256(host_id.encode()).digest()
     base = ipaddress.IPv6Network((int.from_bytes(b"\xfd" + digest[:5] + bytes(10), "big"), 48))
     return str(base), 64

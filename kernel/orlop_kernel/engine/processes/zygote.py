@@ -178,7 +178,7 @@ class Zygote:
         """Close the socket. The process ends with its last child; without any it is waited for, at once."""
         self._drop_control()
         process, self._process = self._process, None
-        if process is None:
+        if process is None or process.returncode is not None:
             return
         with trio.move_on_after(0.25, shield=True), closing_pidfd(process.pid) as pidfd:
             await trio.lowlevel.wait_readable(pidfd)

@@ -18,7 +18,7 @@ def registry_host(address: str) -> str:
 
 
 async def check_login(config: Config, auth: AuthConfig) -> None:
-    """Return when the registry accepts them. Raises `Unauthorized` when it does not, `DriverError` when it cannot be asked."""
+    """Return when the registry accepts them. `Unauthorized` when it does not, `DriverError` when it cannot be asked."""
     # The HTTP client is 90 ms of imports: for the first login or pull, not for every start
     from orlop_kernel.engine.images.references import parse
     from orlop_kernel.engine.images.registry import Registry

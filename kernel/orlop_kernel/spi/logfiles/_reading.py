@@ -1,4 +1,4 @@
-"""Reads a log across its files: tail, since, until, follow. Each record once, whatever is rotated or compressed meanwhile."""
+"""Reads a log across its files: tail, since, until, follow. Each record once, whatever is rotated or compressed."""
 
 from __future__ import annotations
 

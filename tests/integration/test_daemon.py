@@ -1,0 +1,247 @@
+"""A real daemon process, on roots and a socket of its own: boot, answer, reload, refuse, stop, remember."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+pytestmark = pytest.mark.root
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=20)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(self.path)
+
+
+class Orlopd:
+    """One daemon on temporary roots; `start` may be called again after `stop`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.socket = str(home / "s.sock")
+        self.config = home / "daemon.json"
+        self.config.write_text('{"labels": ["ship=first"]}')
+        self.process: subprocess.Popen[str] | None = None
+        self.lines: list[str] = []
+
+    def command(self, *flags: str) -> list[str]:
+        own = ["--data-root", str(self.home / "data"), "--exec-root", str(self.home / "run"), "-H", f"unix://{self.socket}"]
+        return [sys.executable, "-m", "orlop_kernel", *own, "--config-file", str(self.config), "--bridge", "none", *flags]
+
+    def start(self, *flags: str) -> None:
+        self.process = subprocess.Popen(self.command(*flags), stderr=subprocess.PIPE, text=True)
+        self.wait_for("is ready after")
+
+    def wait_for(self, text: str) -> str:
+        assert self.process
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"the daemon ended without {text!r}:\n" + "".join(self.lines))
+
+    def stop(self) -> int:
+        assert self.process
+        assert self.process.stderr
+        self.process.send_signal(signal.SIGTERM)
+        self.lines += self.process.stderr.readlines()
+        status = self.process.wait(20)
+        self.process.stderr.close()
+        self.process = None
+        return status
+
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = UnixConnection(self.socket)
+        try:
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            response = connection.getresponse()
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        response, body = self.request("GET", path)
+        assert response.status == 200, body
+        return json.loads(body)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Orlopd]:
+    daemon = Orlopd(tmp_path)
+    yield daemon
+    if daemon.process:
+        daemon.stop()
+
+
+def mounts_below(path: Path) -> list[str]:
+    with open("/proc/self/mountinfo") as file:
+        return [line.split()[4] for line in file if line.split()[4].startswith(str(path))]
+
+
+def test_it_boots_answers_and_stops_without_a_trace(daemon: Orlopd) -> None:
+    daemon.start()
+    assert daemon.process
+    assert (daemon.home / "run" / "orlop.pid").read_text() == f"{daemon.process.pid}\n"
+    assert os.stat(daemon.socket).st_mode & 0o777 in (0o600, 0o660)
+    response, body = daemon.request("GET", "/_ping")
+    assert (response.status, body) == (200, b"OK")
+    assert response.headers["Cache-Control"] == "no-cache, no-store, must-revalidate"
+    assert response.headers["Swarm"] == "inactive"
+    response, body = daemon.request("HEAD", "/_ping")
+    assert (response.status, body) == (200, b"")
+    assert response.headers["Api-Version"]
+    assert daemon.stop() == 0
+    assert not os.path.exists(daemon.socket)
+    assert not (daemon.home / "run" / "orlop.pid").exists()
+    assert mounts_below(daemon.home) == []
+    assert "Traceback" not in "".join(daemon.lines)
+
+
+def test_version_and_info_as_the_sdk_reads_them(daemon: Orlopd) -> None:
+    daemon.start()
+    client = docker.DockerClient(base_url=f"unix://{daemon.socket}")
+    try:
+        version, info = client.version(), client.info()
+    finally:
+        client.close()
+    assert version["Os"] == "linux"
+    assert version["Components"][0]["Name"] == "Engine"
+    assert version["Components"][1]["Name"] == "runc"
+    assert version["Components"][1]["Version"] not in ("", "unknown")
+    assert version["MinAPIVersion"] == "1.24"
+    assert info["DockerRootDir"] == str(daemon.home / "data")
+    assert info["Labels"] == ["ship=first"]
+    assert info["Containers"] == info["Images"] == 0
+    assert info["ID"] == (daemon.home / "data" / "engine-id").read_text()
+    assert info["NCPU"] >= 1
+    assert info["Swarm"]["LocalNodeState"] == "inactive"
+    assert {"json-file", "none"} <= set(info["Plugins"]["Log"])
+    assert any(item["Distribution"] for item in info["OrlopDrivers"])
+
+
+def test_disk_usage_of_nothing(daemon: Orlopd) -> None:
+    daemon.start()
+    everything = daemon.get("/v1.43/system/df")
+    assert everything == {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
+    only = daemon.get("/v1.43/system/df?type=image&type=volume")
+    assert (only["Images"], only["Containers"], only["Volumes"]) == ([], None, [])
+    response, body = daemon.request("GET", "/v1.43/system/df?type=ship")
+    assert response.status == 400
+    assert b"unknown object type: ship" in body
+
+
+def test_login_to_a_registry_that_is_not_there_is_no_success(daemon: Orlopd) -> None:
+    daemon.start()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        response, body = daemon.request("POST", "/auth", {"username": "u", "password": "p", "serveraddress": address})
+    assert response.status == 500
+    assert b"connection refused" in body
+    assert b'"p"' not in body
+
+
+def test_a_reload_applies_or_changes_nothing(daemon: Orlopd) -> None:
+    daemon.start()
+    assert daemon.process
+    daemon.config.write_text('{"labels": ["ship=second"], "mtu": 1400, "debug": true}')
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("needs a restart of the daemon: mtu")
+    assert "applied: debug, labels" in daemon.wait_for("configuration reloaded")
+    assert daemon.get("/info")["Labels"] == ["ship=second"]
+    daemon.config.write_text('{"labels": ["ship=third"], "debug": "loud"}')
+    daemon.process.send_signal(signal.SIGHUP)
+    assert "debug: loud: expected true or false" in daemon.wait_for("cannot reload the configuration, it stays as it is")
+    assert daemon.get("/info")["Labels"] == ["ship=second"]
+    _, body = daemon.request("GET", f"/events?since=1&until={time.time():.3f}")
+    (event,) = [json.loads(line) for line in body.splitlines()]
+    assert (event["Type"], event["Action"]) == ("daemon", "reload")
+    assert event["Actor"]["Attributes"]["labels"] == '["ship=second"]'
+    assert event["Actor"]["Attributes"]["name"] == socket.gethostname()
+
+
+def test_events_are_remembered_over_a_crash(daemon: Orlopd) -> None:
+    daemon.start()
+    assert daemon.process
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for("configuration reloaded")
+    daemon.get("/info")  # the next thing the daemon does is done: the write is on its way
+    before = daemon.request("GET", f"/events?since=1&until={time.time():.3f}")[1]
+    assert daemon.stop() == 0
+    daemon.start()
+    after = daemon.request("GET", f"/events?since=1&until={time.time():.3f}")[1]
+    assert before.count(b"\n") == 1
+    assert after == before
+
+
+def test_an_open_stream_of_events_does_not_hold_up_a_stop(daemon: Orlopd) -> None:
+    daemon.start()
+    connection = UnixConnection(daemon.socket)
+    connection.request("GET", "/events")
+    response = connection.getresponse()
+    assert response.status == 200
+    began = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began < 2
+    assert response.read() == b""
+    connection.close()
+
+
+def test_a_second_daemon_on_the_same_roots_is_refused(daemon: Orlopd) -> None:
+    daemon.start()
+    assert daemon.process
+    flags = ["--pidfile", str(daemon.home / "other.pid")]
+    second = subprocess.run(daemon.command(*flags), capture_output=True, text=True, timeout=30)
+    assert second.returncode == 1
+    assert f"process with PID {daemon.process.pid} is still running" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert daemon.get("/info")["Containers"] == 0
+
+
+def test_a_killed_daemon_leaves_nothing_in_the_way_of_the_next(daemon: Orlopd) -> None:
+    daemon.start()
+    assert daemon.process
+    assert daemon.process.stderr
+    identity = daemon.get("/info")["ID"]
+    daemon.process.kill()
+    daemon.process.wait(20)
+    daemon.process.stderr.close()
+    daemon.start()
+    assert daemon.get("/info")["ID"] == identity
+
+
+def test_a_wrong_storage_driver_is_a_plain_message(daemon: Orlopd) -> None:
+    done = subprocess.run(daemon.command("-s", "nosuch"), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert 'cannot find storage driver "nosuch"' in done.stderr
+    assert "overlay2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_tasks_of_a_daemon_can_be_looked_at(daemon: Orlopd) -> None:
+    daemon.start()
+    assert daemon.process
+    daemon.process.send_signal(signal.SIGUSR1)
+    path = daemon.wait_for("tasks written to ").split("tasks written to ")[1].strip()
+    assert "_watch_signals" in Path(path).read_text()

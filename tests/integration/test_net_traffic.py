@@ -1,0 +1,344 @@
+"""Packets: a published port from everywhere, masquerading, isolation, restarts. On a "host" that is a namespace of its own,
+with a neighbour ("remote") on a link of its own; the machine's network is not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from orlop_kernel import linux
+from orlop_kernel.spi import Address, Endpoint, EndpointState, NetworkContext, NetworkSpec, PublishedPort, Subnet
+from orlop_kernel.testing.network import in_own_network
+from orlop_net_bridge import BridgeDriver
+
+pytestmark = pytest.mark.root
+
+HOST, REMOTE = "192.0.2.1", "192.0.2.2"
+NETWORK = NetworkSpec(id="a" * 64, name="net-a", subnets=(Subnet("10.211.0.0/24", "10.211.0.1"),))
+OTHER = NetworkSpec(id="b" * 64, name="net-b", subnets=(Subnet("10.212.0.0/24", "10.212.0.1"),))
+HTTP = PublishedPort("tcp", "0.0.0.0", 8080, 80)
+
+
+def run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True)
+
+
+class Namespace:
+    """A network namespace, and servers and clients in it."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.fd = linux.new_network_namespace()
+        stack.callback(os.close, self.fd)
+        self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
+        self._stack = stack
+
+    def inside(self) -> contextlib.AbstractContextManager[None]:
+        return linux.in_network_namespace(self.fd)
+
+    def serve(self, port: int, address: str = "0.0.0.0") -> None:
+        """Answer each connection with the address it comes from."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.inside():
+            listener = socket.create_server((address, port), family=family)
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, peer = listener.accept()
+                    with connection:
+                        connection.sendall(peer[0].encode())
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+
+        def end() -> None:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            listener.close()
+
+        self._stack.callback(end)
+
+    def call(self, address: str, port: int, timeout: float = 2.0) -> str:
+        """What the server there says; "" when it cannot be reached."""
+        with self.inside():
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        with sock:
+            sock.settimeout(timeout)
+            try:
+                sock.connect((address, port))
+                return sock.recv(100).decode()
+            except OSError:
+                return ""
+
+
+class Host:
+    """The host (this thread's namespace), its neighbour, a driver."""
+
+    def __init__(self, stack: contextlib.ExitStack, **context: Any) -> None:
+        self.stack = stack
+        self._context = context
+        self.driver = self.new_driver()
+        self.remote = Namespace(stack)
+        run("ip", "link", "set", "lo", "up")
+        run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
+        run("ip", "link", "set", "peer0", "netns", self.remote.path)
+        run("ip", "address", "add", f"{HOST}/24", "dev", "eth0")
+        run("ip", "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+        run("ip", "link", "set", "eth0", "up")
+        with self.remote.inside():
+            run("ip", "link", "set", "lo", "up")
+            run("ip", "address", "add", f"{REMOTE}/24", "dev", "peer0")
+            run("ip", "address", "add", "2001:db8::2/64", "dev", "peer0", "nodad")
+            run("ip", "link", "set", "peer0", "up")
+
+    def new_driver(self) -> BridgeDriver:
+        return BridgeDriver(
+            NetworkContext(instance="test", default_bridge="orlt0", state_dir="/nonexistent", **self._context)
+        )
+
+    def call(self, address: str, port: int) -> str:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+            sock.settimeout(2)
+            try:
+                sock.connect((address, port))
+                return sock.recv(100).decode()
+            except OSError:
+                return ""
+
+    async def container(
+        self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK
+    ) -> tuple[Namespace, Endpoint, EndpointState]:
+        """A container at .NUMBER that serves on port 80 and on 81."""
+        namespace = Namespace(self.stack)
+        addresses = []
+        for each in network.subnets:
+            base, _, length = each.subnet.partition("/")
+            addresses.append(Address(f"{base.removesuffix('0') if '.' in base else base}{number}/{length}", each.gateway))
+        endpoint = Endpoint(
+            id=f"{number:02x}" * 32,
+            network=network,
+            container_id=f"{number:02x}" * 32,
+            netns=namespace.path,
+            addresses=tuple(addresses),
+            ports=ports,
+        )
+        state = await self.driver.attach(endpoint)
+        namespace.serve(80)
+        namespace.serve(81)
+        return namespace, endpoint, state
+
+
+def on_host(**context: Any) -> Callable[[Callable[[Host], Awaitable[None]]], Callable[[], None]]:
+    def decorate(test: Callable[[Host], Awaitable[None]]) -> Callable[[], None]:
+        def wrapper() -> None:
+            async def main() -> None:
+                with contextlib.ExitStack() as stack:
+                    host = Host(stack, **context)
+                    try:
+                        await test(host)
+                    finally:
+                        await host.driver.close()
+
+            in_own_network(main)
+
+        wrapper.__name__ = test.__name__
+        wrapper.__doc__ = test.__doc__
+        return wrapper
+
+    return decorate
+
+
+@on_host()
+async def test_published_port_is_reached_from_everywhere(host: Host) -> None:
+    await host.driver.create_network(NETWORK)
+    await host.driver.create_network(OTHER)
+    one, _, _ = await host.container(2, HTTP)
+    two, _, _ = await host.container(3)
+    far, _, _ = await host.container(4, network=OTHER)
+    assert host.remote.call(HOST, 8080) == REMOTE, "the client's address is kept"
+    assert host.call(HOST, 8080) == HOST
+    assert two.call(HOST, 8080) == "10.211.0.1", "from its own bridge: masqueraded"
+    assert one.call(HOST, 8080) == "10.211.0.1", "its own port: hairpin"
+    assert one.call("10.211.0.1", 8080) == "10.211.0.1", "by the bridge's address"
+    assert far.call(HOST, 8080) != "", "from another network, by the host's address"
+    assert two.call("10.211.0.2", 80) == "10.211.0.3", "directly, container to container"
+
+
+@on_host()
+async def test_a_binding_to_one_address(host: Host) -> None:
+    run("ip", "address", "add", "192.0.2.9/24", "dev", "eth0")
+    await host.driver.create_network(NETWORK)
+    await host.container(2, PublishedPort("tcp", "192.0.2.9", 8080, 80))
+    await host.container(3, PublishedPort("tcp", "192.0.2.1", 8080, 81))
+    assert host.remote.call("192.0.2.9", 8080) == REMOTE
+    assert host.remote.call("192.0.2.1", 8080) == REMOTE
+    assert host.call("192.0.2.9", 8080) != ""
+
+
+@on_host()
+async def test_outgoing_is_masqueraded(host: Host) -> None:
+    await host.driver.create_network(NETWORK)
+    one, _, _ = await host.container(2)
+    host.remote.serve(9000)
+    assert one.call(REMOTE, 9000) == HOST
+
+
+@on_host()
+async def test_what_is_not_published_is_not_reached(host: Host) -> None:
+    await host.driver.create_network(NETWORK)
+    await host.driver.create_network(OTHER)
+    await host.container(2, HTTP)
+    far, _, _ = await host.container(3, network=OTHER)
+    with host.remote.inside():
+        run("ip", "route", "add", "10.211.0.0/24", "via", HOST)
+    assert host.remote.call("10.211.0.2", 81, 0.3) == ""
+    assert host.remote.call("10.211.0.2", 80, 0.3) == "", "the container's address is not the published one"
+    assert host.remote.call(HOST, 81, 0.3) == ""
+    assert far.call("10.211.0.2", 80, 0.3) == "", "bridges are apart"
+    assert host.call("10.211.0.2", 81) == "10.211.0.1", "the host itself may"
+
+
+@on_host()
+async def test_internal_network(host: Host) -> None:
+    network = msgspec.structs.replace(NETWORK, internal=True)
+    await host.driver.create_network(network)
+    one, _, _ = await host.container(2, network=network)
+    two, _, _ = await host.container(3, network=network)
+    host.remote.serve(9000)
+    assert one.call("10.211.0.3", 80) == "10.211.0.2"
+    assert one.call(REMOTE, 9000, 0.3) == ""
+    with two.inside(), contextlib.suppress(subprocess.CalledProcessError):
+        run("ip", "route", "replace", "default", "via", "10.211.0.1")
+    assert two.call(REMOTE, 9000, 0.3) == "", "not even with a route"
+
+
+@on_host()
+async def test_no_inter_container_traffic(host: Host) -> None:
+    network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
+    await host.driver.create_network(network)
+    await host.container(2, HTTP, network=network)
+    two, _, _ = await host.container(3, network=network)
+    host.remote.serve(9000)
+    assert two.call("10.211.0.2", 81, 0.3) == ""
+    assert two.call(REMOTE, 9000) == HOST
+    assert two.call(HOST, 8080) == "10.211.0.1", "what is published is for everyone"
+
+
+@on_host()
+async def test_ipv6(host: Host) -> None:
+    network = NetworkSpec(
+        id="c" * 64,
+        name="net-c",
+        subnets=(Subnet("10.213.0.0/24", "10.213.0.1"), Subnet("fd00:213::/64", "fd00:213::1")),
+        ipv6=True,
+    )
+    await host.driver.create_network(network)
+    one, _, _ = await host.container(2, PublishedPort("tcp", "::", 8080, 80), network=network)
+    one.serve(82, "::")
+    two, _, _ = await host.container(3, PublishedPort("tcp", "::", 8082, 82), network=network)
+    two.serve(82, "::")
+    assert host.remote.call("2001:db8::1", 8082) == "2001:db8::2"
+    assert two.call("fd00:213::2", 82) == "fd00:213::3"
+    host.remote.serve(9000, "::")
+    assert two.call("2001:db8::2", 9000) == "2001:db8::1"
+    with host.remote.inside():
+        run("ip", "-6", "route", "add", "fd00:213::/64", "via", "2001:db8::1")
+    assert host.remote.call("fd00:213::2", 82, 0.3) == ""
+
+
+@on_host()
+async def test_a_restart_is_not_noticed(host: Host) -> None:
+    """While one daemon ends and the next one restores, every new connection gets through."""
+    await host.driver.create_network(NETWORK)
+    _, endpoint, state = await host.container(2, HTTP)
+    failures, calls, stop = [], [], threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            answer = host.remote.call(HOST, 8080, 1.0)
+            calls.append(answer)
+            if answer != REMOTE:
+                failures.append(answer)
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        for _ in range(5):
+            await host.driver.close()
+            host.driver = host.new_driver()
+            await host.driver.create_network(NETWORK)
+            await host.driver.restore([NETWORK], [(endpoint, state)])
+    finally:
+        stop.set()
+        await trio.to_thread.run_sync(thread.join)
+    assert calls and not failures
+
+
+@on_host()
+async def test_flushed_rules_come_back(host: Host) -> None:
+    """Somebody reloads the firewall: the next start puts everything back."""
+    await host.driver.create_network(NETWORK)
+    await host.container(2, HTTP)
+    await trio.run_process(["nft", "flush", "ruleset"])
+    assert host.remote.call(HOST, 8080, 0.3) == ""
+    await host.container(3, PublishedPort("tcp", "0.0.0.0", 8081, 80))
+    assert host.remote.call(HOST, 8080) == REMOTE
+    assert host.remote.call(HOST, 8081) == REMOTE
+
+
+@on_host()
+async def test_beside_dockerd(host: Host) -> None:
+    """dockerd's FORWARD policy drops; our accepts in DOCKER-USER come with a network and go with it."""
+    rules = """
+        table ip filter {
+            chain DOCKER-USER { }
+            chain FORWARD { type filter hook forward priority filter; policy drop; jump DOCKER-USER
+            }
+        }
+    """
+    await trio.run_process(["nft", "-f", "-"], stdin=rules.encode())
+    await host.driver.create_network(NETWORK)
+    one, endpoint, state = await host.container(2, HTTP)
+    host.remote.serve(9000)
+    assert host.remote.call(HOST, 8080) == REMOTE
+    assert one.call(REMOTE, 9000) == HOST
+    await host.driver.detach(endpoint, state)
+    await host.driver.delete_network(NETWORK)
+    listing = await trio.run_process(["nft", "list", "table", "ip", "filter"], capture_stdout=True)
+    assert b"orlop" not in listing.stdout and b"policy drop" in listing.stdout
+
+
+@on_host()
+async def test_strangers_links_are_left_alone(host: Host) -> None:
+    """A bridge that an administrator made, and a link on it, outlive the network."""
+    run("ip", "link", "add", "br-admin", "type", "bridge")
+    run("ip", "link", "add", "veth1234567", "type", "veth", "peer", "name", "other0")
+    run("ip", "link", "set", "veth1234567", "master", "br-admin")
+    network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.name": "br-admin"})
+    await host.driver.create_network(network)
+    _, endpoint, state = await host.container(2, network=network)
+    await host.driver.restore([network], [])
+    await host.driver.detach(endpoint, state)
+    await host.driver.delete_network(network)
+    links = (await trio.run_process(["ip", "-o", "link"], capture_stdout=True)).stdout.decode()
+    assert "br-admin" in links and "veth1234567" in links
+    assert state.host_link not in links
+
+
+@on_host(iptables=False)
+async def test_without_a_firewall(host: Host) -> None:
+    await host.driver.create_network(NETWORK)
+    await host.container(2, HTTP)
+    two, _, _ = await host.container(3)
+    assert two.call("10.211.0.2", 80) == "10.211.0.3"
+    tables = await trio.run_process(["nft", "list", "tables"], capture_stdout=True)
+    assert b"orlop" not in tables.stdout

@@ -1,0 +1,194 @@
+"""What surrounds a daemon: its log, its pid file, its sockets, systemd."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from orlop_kernel.boot import listen, logs, pidfile, systemd
+from orlop_kernel.config import Config, ConfigError
+
+
+def record(message: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord("orlop.x", logging.WARNING, "f", 1, message, args, None)
+
+
+def test_log_lines_are_one_line_each() -> None:
+    line = logs._Text().format(record("name %s", "a\nERROR forged"))
+    assert "\n" not in line
+    assert line.endswith("warn  name a\\nERROR forged")
+
+
+def test_json_log_lines_have_dockerds_keys() -> None:
+    fields = json.loads(logs._Json().format(record("hello %d", 5)))
+    assert (fields["level"], fields["msg"], fields["logger"]) == ("warn", "hello 5", "orlop.x")
+    assert fields["time"].endswith("Z")
+
+
+def test_pid_file_is_written_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "orlop.pid"
+    with pidfile.held(str(path)):
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert not path.exists()
+
+
+def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "orlop.pid"
+    for content in ("1\n", "garbage", "999999999", ""):  # pid 1 lives, but is no orlopd
+        path.write_text(content)
+        with pidfile.held(str(path)):
+            assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_living_daemons_pid_file_is_refused(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()", "orlopd"], stdin=subprocess.PIPE)
+    try:
+        path = tmp_path / "orlop.pid"
+        path.write_text(str(child.pid))
+        with pytest.raises(ConfigError, match=f"process with PID {child.pid} is still running"), pidfile.held(str(path)):
+            pass
+        assert path.read_text() == str(child.pid)
+    finally:
+        child.communicate()
+
+
+def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        systemd.notify_ready("serving")
+        assert manager.recv(999) == b"READY=1\nSTATUS=serving"
+        systemd.notify_reloading()
+        assert manager.recv(999).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    systemd.notify_stopping()  # nobody listens any more: silence
+
+
+def test_inherited_sockets_are_for_us_only() -> None:
+    assert systemd.inherited_sockets({}, 5) == {}
+    environ = {"LISTEN_PID": "6", "LISTEN_FDS": "1", "OTHER": "x"}
+    assert systemd.inherited_sockets(environ, 5) == {}
+    assert environ == {"OTHER": "x"}
+
+
+def opened(config: Config, inherited: dict[int, str] | None = None) -> list[object]:
+    async def main() -> list[object]:
+        listeners = await listen.open_all(config, inherited or {})
+        seen: list[object] = []
+        for listener in listeners:
+            sock = getattr(getattr(listener, "_listener", listener), "socket", None)
+            seen.append(sock.getsockname() if sock else None)
+        paths = [host.removeprefix("unix://") for host in config.effective_hosts if host.startswith("unix://")]
+        seen += [stat.S_IMODE(os.stat(path).st_mode) for path in paths]
+        for listener in listeners:
+            await listener.aclose()
+        return seen
+
+    return trio.run(main)
+
+
+def test_unix_sockets_belong_to_the_group(tmp_path: Path) -> None:
+    assert 0o660 in opened(Config(hosts=(f"unix://{tmp_path}/s",), group=str(os.getgid())))
+
+
+def test_without_the_default_group_the_socket_is_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_group(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr("grp.getgrnam", no_group)
+    assert 0o600 in opened(Config(hosts=(f"unix://{tmp_path}/s",)))
+    assert 'there is no group "docker"' in caplog.text
+    with pytest.raises(ConfigError, match="group crew not found"):
+        opened(Config(hosts=(f"unix://{tmp_path}/s",), group="crew"))
+
+
+@pytest.mark.parametrize("host", ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://example.org:0", "tcp://127.0.0.1.example.org:0"])
+def test_tcp_without_tls_stays_on_loopback(host: str) -> None:
+    with pytest.raises(ConfigError, match="whoever reaches this address is root"):
+        opened(Config(hosts=(host,)))
+
+
+def test_tcp_on_loopback_is_served(caplog: pytest.LogCaptureFixture) -> None:
+    (name,) = opened(Config(hosts=("tcp://127.0.0.1:0",)))
+    assert isinstance(name, tuple)
+    assert name[0] == "127.0.0.1"
+    assert "has no TLS" in caplog.text
+
+
+def test_tcp_names_and_ports() -> None:
+    assert listen.split_tcp("", False) == ("localhost", 2375)
+    assert listen.split_tcp("0.0.0.0", True) == ("0.0.0.0", 2376)
+    assert listen.split_tcp("[::1]:99", False) == ("::1", 99)
+    assert listen.split_tcp("[::1]", False) == ("::1", 2375)
+    assert listen.split_tcp(":5", False) == ("localhost", 5)
+
+
+def test_tls_with_missing_files_says_which(tmp_path: Path) -> None:
+    config = Config(hosts=("tcp://0.0.0.0:0",), tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key")
+    with pytest.raises(ConfigError, match="invalid TLS configuration: cannot load /no/cert"):
+        opened(config)
+
+
+def test_sockets_of_systemd_are_taken_by_fd_or_name(tmp_path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s"))
+    sock.listen()
+    fd = sock.detach()
+    with pytest.raises(ConfigError, match=r"systemd passed .* \(api\)"):
+        opened(Config(hosts=("fd://other",)), {fd: "api"})
+    assert opened(Config(hosts=("fd://api",)), {fd: "api"}) == [str(tmp_path / "s")]
+    with pytest.raises(ConfigError, match="no sockets were passed by systemd"):
+        opened(Config(hosts=("fd://",)))
+
+
+def test_a_second_daemon_on_one_socket_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "s"))
+        other.listen()
+        with pytest.raises(ConfigError, match="another daemon is listening"):
+            opened(Config(hosts=(f"unix://{tmp_path}/s",), group="0"))
+
+
+def test_when_one_host_fails_none_is_left_open(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        opened(Config(hosts=(f"unix://{tmp_path}/s", "tcp://0.0.0.0:0"), group="0"))
+    assert not (tmp_path / "s").exists()
+
+
+def orlopd(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "orlop_kernel", *argv], capture_output=True, text=True, timeout=30)
+
+
+def test_the_quick_answers_of_the_program(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text('{"debug": true}')
+    bad.write_text('{"debug": "yes"}')
+    valid = orlopd("--validate", "--config-file", str(good))
+    assert (valid.returncode, valid.stdout, valid.stderr) == (0, "", "configuration OK\n")
+    invalid = orlopd("--validate", "--config-file", str(bad))
+    assert invalid.returncode == 1
+    assert "debug: yes: expected true or false, got a string (line 1)" in invalid.stderr
+    assert orlopd("--version").stdout.startswith("Orlop version ")
+    assert "Usage:  orlopd" in orlopd("--help").stdout
+    assert orlopd("--no-such").returncode == 1
+
+
+def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
+    program = (
+        "import sys; sys.argv = ['orlopd', '--validate', '--config-file', '/dev/null']\n"
+        "from orlop_kernel.__main__ import main\nassert main() == 0\n"
+        "print([m for m in sys.modules if m in ('trio', 'sqlite3', 'pyroute2', 'httpx', 'orlop_kernel.engine')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

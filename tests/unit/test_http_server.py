@@ -1,0 +1,399 @@
+"""A server on real sockets: listeners, who is there, back pressure, leaving, draining, TLS."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import ssl
+import stat
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_kernel.http import (
+    Answer,
+    Handler,
+    Hijack,
+    Limits,
+    RawStream,
+    Request,
+    Response,
+    Server,
+    Streaming,
+    inherited_listener,
+    open_tcp_listeners,
+    open_tls_listeners,
+    open_unix_listener,
+)
+
+GET = b"GET / HTTP/1.1\r\nHost: d\r\n\r\n"
+
+
+async def ok(request: Request) -> Answer:
+    return Response(200, b"OK")
+
+
+def serving(tmp_path: Path, handler: Handler, body: Callable[[Server, str], Awaitable[None]]) -> None:
+    """Run `body` while a server answers at a unix socket, then drain it at once."""
+    path = str(tmp_path / "s.sock")
+
+    async def main() -> None:
+        server = Server(handler, Limits())
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, [open_unix_listener(path)])
+                await body(server, path)
+                await server.drain(0)
+        assert server.connections == 0
+        assert not os.path.exists(path)
+
+    trio.run(main)
+
+
+async def answer_of(stream: trio.abc.Stream) -> bytes:
+    got = b""
+    while not got.endswith(b"OK"):
+        data = await stream.receive_some()
+        assert data, got
+        got += data
+    return got
+
+
+def test_many_clients_and_their_identity(tmp_path: Path) -> None:
+    seen = set()
+
+    async def handler(request: Request) -> Answer:
+        seen.add((request.peer.transport, request.peer.pid, request.peer.uid, request.peer.gid))
+        return Response(200, b"OK")
+
+    async def body(server: Server, path: str) -> None:
+        async def client() -> None:
+            async with await trio.open_unix_socket(path) as stream:
+                for _ in range(5):
+                    await stream.send_all(GET)
+                    await answer_of(stream)
+
+        async with trio.open_nursery() as clients:
+            for _ in range(8):
+                clients.start_soon(client)
+
+    serving(tmp_path, handler, body)
+    assert seen == {("unix", os.getpid(), os.getuid(), os.getgid())}
+
+
+def test_a_slow_reader_holds_the_stream_back_and_leaving_cancels_it(tmp_path: Path) -> None:
+    produced = 0
+    ended = trio.Event()
+
+    async def handler(request: Request) -> Answer:
+        async def pieces() -> AsyncIterator[bytes]:
+            nonlocal produced
+            try:
+                while True:
+                    produced += 1
+                    yield bytes(65536)
+            finally:
+                ended.set()
+
+        return Streaming(200, pieces())
+
+    async def body(server: Server, path: str) -> None:
+        stream = await trio.open_unix_socket(path)
+        await stream.send_all(GET)
+        await stream.receive_some(1)
+        await wait_all_tasks_blocked(0.05)
+        assert 1 <= produced < 50
+        before = produced
+        for _ in range(200):
+            await stream.receive_some(65536)
+        assert produced > before
+        await stream.aclose()
+        await ended.wait()
+
+    serving(tmp_path, handler, body)
+
+
+@pytest.mark.parametrize("how", ["close", "half-close"])
+def test_a_silent_stream_notices_that_its_client_left(tmp_path: Path, how: str) -> None:
+    ended = trio.Event()
+
+    async def handler(request: Request) -> Answer:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                await trio.sleep_forever()
+                yield b""
+            finally:
+                ended.set()
+
+        return Streaming(200, pieces())
+
+    async def body(server: Server, path: str) -> None:
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(GET)
+            await stream.receive_some()
+            await (stream.aclose() if how == "close" else stream.send_eof())
+            await ended.wait()
+
+    serving(tmp_path, handler, body)
+
+
+def test_drain_closes_the_idle_at_once_and_lets_the_others_finish(tmp_path: Path) -> None:
+    release = trio.Event()
+
+    async def handler(request: Request) -> Answer:
+        if request.method == "POST":
+            await release.wait()
+        return Response(200, b"OK")
+
+    async def body(server: Server, path: str) -> None:
+        idle, busy = await trio.open_unix_socket(path), await trio.open_unix_socket(path)
+        await idle.send_all(GET)
+        await answer_of(idle)
+        await busy.send_all(b"POST / HTTP/1.1\r\nHost: d\r\n\r\n")
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain, 10)
+            assert await idle.receive_some() == b""
+            await wait_all_tasks_blocked()
+            with pytest.raises(OSError, match="No such file"):
+                await trio.open_unix_socket(path)
+            release.set()
+            assert b"Connection: close\r\n" in await answer_of(busy)
+            assert await busy.receive_some() == b""
+            await busy.aclose()
+        assert server.connections == 0
+
+    serving(tmp_path, handler, body)
+
+
+def test_drain_cancels_what_takes_too_long(tmp_path: Path) -> None:
+    cancelled = trio.Event()
+
+    async def handler(request: Request) -> Answer:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def body(server: Server, path: str) -> None:
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(GET)
+            await wait_all_tasks_blocked()
+            await server.drain(0.01)
+            assert cancelled.is_set()
+            assert await stream.receive_some() == b""
+
+    serving(tmp_path, handler, body)
+
+
+def test_one_connection_that_fails_takes_no_other_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(request: Request) -> Answer:
+        if request.method == "POST":
+            return None  # type: ignore[return-value]  # a faulty handler
+        return Response(200, b"OK")
+
+    async def body(server: Server, path: str) -> None:
+        async with await trio.open_unix_socket(path) as good, await trio.open_unix_socket(path) as bad:
+            await bad.send_all(b"POST / HTTP/1.1\r\nHost: d\r\n\r\n")
+            assert await bad.receive_some() == b""
+            await good.send_all(GET)
+            await answer_of(good)
+
+    serving(tmp_path, handler, body)
+    assert "connection lost" in caplog.text
+
+
+def test_hijacked_stream_can_be_closed_while_it_is_read(tmp_path: Path) -> None:
+    async def handler(request: Request) -> Answer:
+        async def run(stream: RawStream) -> None:
+            async with trio.open_nursery() as nursery:
+
+                async def read() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await stream.receive_some()
+
+                nursery.start_soon(read)
+                await wait_all_tasks_blocked()
+                await stream.aclose()
+                await stream.aclose()
+
+        return Hijack(b"HTTP/1.1 200 OK\r\n\r\n", run)
+
+    async def body(server: Server, path: str) -> None:
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(GET)
+            assert await stream.receive_some() == b"HTTP/1.1 200 OK\r\n\r\n"
+            assert await stream.receive_some() == b""
+
+    serving(tmp_path, handler, body)
+
+
+def test_unix_listener_mode_and_group(tmp_path: Path) -> None:
+    path = str(tmp_path / "deep" / "s.sock")
+
+    async def main() -> None:
+        listener = open_unix_listener(path, 0o640, os.getgid())
+        status = os.stat(path)
+        assert stat.S_ISSOCK(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o640
+        assert status.st_gid == os.getgid()
+        assert os.listdir(tmp_path / "deep") == ["s.sock"]
+        await listener.aclose()
+        assert os.listdir(tmp_path / "deep") == []
+
+    trio.run(main)
+
+
+def test_a_stale_socket_is_replaced_a_living_one_and_a_file_are_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(path)
+    stale.close()
+
+    async def main() -> None:
+        async with open_unix_listener(path):
+            with pytest.raises(OSError, match="another daemon") as caught:
+                open_unix_listener(path)
+            assert caught.value.errno == errno.EADDRINUSE
+        file = tmp_path / "file"
+        file.write_text("precious")
+        with pytest.raises(FileExistsError):
+            open_unix_listener(str(file))
+        assert file.read_text() == "precious"
+
+    trio.run(main)
+
+
+def test_a_name_that_became_another_daemons_is_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+
+    async def main() -> None:
+        first = open_unix_listener(path)
+        os.unlink(path)
+        second = open_unix_listener(path)
+        await first.aclose()
+        assert os.path.exists(path)
+        await second.aclose()
+
+    trio.run(main)
+
+
+def test_inherited_sockets(tmp_path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "s.sock"))
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="not a listening"):
+            inherited_listener(sock.fileno())
+        sock.listen(1)
+        fd = os.dup(sock.fileno())
+        server = Server(ok)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, [inherited_listener(fd)])
+            async with await trio.open_unix_socket(str(tmp_path / "s.sock")) as stream:
+                await stream.send_all(GET)
+                await answer_of(stream)
+            await server.drain(0)
+
+    trio.run(main)
+    assert os.path.exists(tmp_path / "s.sock")
+    sock.close()
+
+
+def test_tcp_clients_have_an_address() -> None:
+    peers = []
+
+    async def handler(request: Request) -> Answer:
+        peers.append(request.peer)
+        return Response(200, b"OK")
+
+    async def main() -> None:
+        server = Server(handler)
+        async with trio.open_nursery() as nursery:
+            listeners = await open_tcp_listeners("127.0.0.1", 0)
+            await nursery.start(server.serve, listeners)
+            port = listeners[0].socket.getsockname()[1]
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(GET)
+                await answer_of(stream)
+                assert peers[0].address == "127.0.0.1:{}".format(stream.socket.getsockname()[1])
+            await server.drain(0)
+
+    trio.run(main)
+    assert peers[0].transport == "tcp"
+
+
+def certificate(directory: Path) -> tuple[str, str]:
+    key, cert = str(directory / "key.pem"), str(directory / "cert.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+        + ["-subj", "/O=crew/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cert, key = certificate(tmp_path)
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
+    server_side.load_cert_chain(cert, key)
+    server_side.verify_mode = ssl.CERT_REQUIRED
+    client_side = ssl.create_default_context(cafile=cert)
+    client_side.load_cert_chain(cert, key)
+    caplog.set_level(logging.WARNING)
+    subjects = []
+
+    async def handler(request: Request) -> Answer:
+        subjects.append(request.peer.subject)
+        if request.method == "GET":
+            return Response(200, b"OK")
+
+        async def run(stream: RawStream) -> None:
+            async with trio.open_nursery() as nursery:
+
+                async def read() -> None:
+                    assert await stream.receive_some() == b"in"
+                    assert await stream.receive_some() == b""  # ended by our own end
+
+                nursery.start_soon(read)
+                await stream.send_all(b"out")
+                await wait_all_tasks_blocked(0.05)
+                await stream.send_eof()
+
+        return Hijack(b"HTTP/1.1 101 UPGRADED\r\n\r\n", run)
+
+    async def client(port: int) -> None:
+        tcp = await trio.open_tcp_stream("localhost", port)
+        async with trio.SSLStream(tcp, client_side, server_hostname="localhost") as stream:
+            await stream.send_all(GET)
+            await answer_of(stream)
+            await stream.send_all(b"POST / HTTP/1.1\r\nHost: d\r\n\r\nin")
+            got = b""
+            while data := await stream.receive_some():  # raises unless the server ends with close_notify
+                got += data
+            assert got == b"HTTP/1.1 101 UPGRADED\r\n\r\nout"
+        async with await trio.open_tcp_stream("localhost", port) as plain:
+            await plain.send_all(GET)
+            assert b"Client sent an HTTP request to an HTTPS server." in await plain.receive_some()
+
+    async def main() -> None:
+        server = Server(handler)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                listeners = await open_tcp_listeners("localhost", 0)
+                await nursery.start(server.serve, open_tls_listeners(listeners[:1], server_side))
+                for extra in listeners[1:]:
+                    await extra.aclose()
+                await client(listeners[0].socket.getsockname()[1])
+                await server.drain(1)
+
+    trio.run(main)
+    assert subjects == ["O=crew,CN=localhost"] * 2
+    assert not caplog.records

@@ -1,0 +1,19 @@
+"""The fake is verified by the suite that real drivers run."""
+
+from __future__ import annotations
+
+import pytest
+
+from orlop_kernel.spi import NetworkContext, NetworkDriver
+from orlop_kernel.testing.network import Factory, FakeNetwork, NetworkSuite
+
+
+class TestFake(NetworkSuite):
+    @pytest.fixture
+    def factory(self) -> Factory:
+        hosts: dict[str, dict[tuple[str, str, int], str]] = {}
+
+        def make(context: NetworkContext) -> NetworkDriver:
+            return FakeNetwork(context, shared=hosts.setdefault(context.instance, {}))
+
+        return make

@@ -1,0 +1,180 @@
+"""What the daemon says about itself: pure parts, and the routes over an engine of parts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec import UNSET
+
+from orlop_kernel.api.system import event_media_type, event_pieces, parse_moment
+from orlop_kernel.config import AddressPool, Config, RuntimeEntry
+from orlop_kernel.engine.system import engine_id, host, info
+from orlop_kernel.engine.system.login import registry_host
+from orlop_kernel.events import EventBus
+from orlop_kernel.spi import InvalidParameter
+
+NO_LIMITS = host.Cgroups("1", False, True, True, True, True, True, True, True)
+
+
+def test_the_identity_is_made_once(tmp_path: Path) -> None:
+    engine_id.cache_clear()
+    made = engine_id(str(tmp_path))
+    assert len(made) == 36
+    engine_id.cache_clear()
+    assert engine_id(str(tmp_path)) == made
+
+
+def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "engine-id").write_bytes(b"\xff\x00")
+    engine_id.cache_clear()
+    assert len(engine_id(str(tmp_path))) == 36
+
+
+def test_os_release_and_meminfo() -> None:
+    text = '# c\nNAME="Debian \\"GNU\\""\nPRETTY_NAME=\'Debian 13\'\nVERSION_ID=13\nBAD\n'
+    assert host.parse_os_release(text) == {"NAME": 'Debian "GNU"', "PRETTY_NAME": "Debian 13", "VERSION_ID": "13"}
+    assert host.parse_meminfo("MemTotal:       2048 kB\nMemFree: 1 kB\n") == 2 << 20
+    assert host.parse_meminfo("") == 0
+
+
+def test_cgroups_of_both_kinds(tmp_path: Path) -> None:
+    old, new = tmp_path / "v1", tmp_path / "v2"
+    (old / "memory").mkdir(parents=True)
+    (old / "memory" / "memory.limit_in_bytes").touch()
+    new.mkdir()
+    (new / "cgroup.controllers").write_text("cpu memory pids\n")
+    first, second = host.cgroups(str(old)), host.cgroups(str(new))
+    assert (first.version, first.memory, first.swap, first.pids) == ("1", True, False, False)
+    assert (second.version, second.memory, second.cpuset, second.pids, second.oom_kill_disable) == (
+        "2",
+        True,
+        False,
+        True,
+        False,
+    )
+
+
+def test_this_machine_has_facts() -> None:
+    facts = host.facts()
+    assert facts.cpus >= 1
+    assert facts.memory > 1 << 20
+    assert host.architecture("x86_64") == "amd64"
+    assert host.open_files() > 2
+
+
+def test_registries_as_docker_shows_them() -> None:
+    found = info.registry(
+        Config(registry_mirrors=("https://m.example/x",), insecure_registries=("r.example:5000", "10.0.0.0/8"))
+    )
+    assert found.mirrors == ["https://m.example/x/"]
+    assert found.insecure_registry_cidrs == ["::1/128", "127.0.0.0/8", "10.0.0.0/8"]
+    assert found.index_configs["docker.io"].official
+    assert not found.index_configs["r.example:5000"].secure
+
+
+def test_runtimes_pools_and_options() -> None:
+    config = Config(
+        runtimes={"crun": RuntimeEntry(path="/usr/bin/crun", runtime_args=("-x",))},
+        default_address_pools=(AddressPool(base="10.0.0.0/8", size=24),),
+        no_new_privileges=True,
+    )
+    assert {name: item.path for name, item in info.runtimes(config).items()} == {"runc": "runc", "crun": "/usr/bin/crun"}
+    pools = info.address_pools(config)
+    assert isinstance(pools, list)
+    assert pools[0].base == "10.0.0.0/8"
+    assert info.address_pools(Config()) is UNSET
+    assert info.security_options(config, NO_LIMITS, True) == ["name=seccomp,profile=builtin", "name=no-new-privileges"]
+
+
+def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
+    config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), metrics_addr="127.0.0.1:9")
+    found = info.warnings(config, NO_LIMITS, False, ["kata"])
+    assert found is not None
+    text = "\n".join(found)
+    assert "WARNING: No memory limit support" in text
+    assert "WARNING: IPv4 forwarding is disabled" in text
+    assert "API is accessible on tcp://127.0.0.1:1 without encryption" in text
+    assert "unix:///x" not in text
+    assert "metrics-addr is ignored" in text
+    assert "runtime kata is not installed" in text
+    everything = host.Cgroups("2", True, True, True, True, True, True, True, False)
+    assert info.warnings(Config(), everything, True, []) is None
+
+
+@pytest.mark.parametrize(
+    ("output", "version", "commit"),
+    [
+        ("runc version 1.1.15+ds1\ncommit: 1.1.15+ds1-2\nspec: 1.2.0\ngo: go1.24\n", "1.1.15+ds1", "1.1.15+ds1-2"),
+        ("crun version 1.21\ncommit: 10269840\nrundir: /run/crun\nspec: 1.0.0\n+SYSTEMD +SELINUX\n", "1.21", "10269840"),
+        ("", None, None),
+    ],
+)
+def test_runtime_versions(output: str, version: str | None, commit: str | None) -> None:
+    found = info.parse_runtime_version(output)
+    assert (found.get("version"), found.get("commit")) == (version, commit)
+
+
+def test_proxies_are_shown_without_password() -> None:
+    assert info.without_password("http://u:p@h:1/x@y") == "http://xxxxx:xxxxx@h:1/x@y"
+    assert info.without_password("http://h:1/x@y") == "http://h:1/x@y"
+    assert info.without_password("") == ""
+
+
+def test_registry_hosts_of_logins() -> None:
+    assert registry_host("https://index.docker.io/v1/") == "docker.io"
+    assert registry_host("") == "docker.io"
+    assert registry_host("https://r.example:5000/v2/") == "r.example:5000"
+    assert registry_host("r.example") == "r.example"
+
+
+def test_moments() -> None:
+    assert parse_moment("", "since") == 0
+    assert parse_moment("1700000000", "since") == 1_700_000_000_000_000_000
+    assert parse_moment("1700000000.5", "since") == 1_700_000_000_500_000_000
+    assert parse_moment("1.000000001", "since") == 1_000_000_001
+    for text in ("2024-01-01", "10m", "-5", "1.x", " 1"):
+        with pytest.raises(InvalidParameter, match="invalid until"):
+            parse_moment(text, "until")
+
+
+def test_media_types_of_events() -> None:
+    assert event_media_type("", (1, 51)) == "application/json"
+    assert event_media_type("*/*", (1, 52)) == "application/jsonl"
+    assert event_media_type("application/x-ndjson", (1, 24)) == "application/x-ndjson"
+    assert event_media_type("application/json-seq", (1, 51)) == "application/json-seq"
+
+
+def test_event_records_for_old_and_new_clients() -> None:
+    async def records(version: tuple[int, int], sequence: bool) -> list[bytes]:
+        bus = EventBus()
+        bus.publish("image", "create", "sha256:0", {"name": "x"})
+        bus.publish("container", "start", "abc", {"image": "x"})
+        pieces: AsyncIterator[bytes] = event_pieces(bus.subscribe(1, time.time_ns()), version, sequence)
+        return [piece async for piece in pieces]
+
+    (old,) = trio.run(records, (1, 45), False)
+    assert json.loads(old)["status"] == "start"
+    both = trio.run(records, (1, 52), True)
+    assert [json.loads(piece.removeprefix(b"\x1e"))["Action"] for piece in both] == ["create", "start"]
+    assert all(piece.startswith(b"\x1e{") and piece.endswith(b"}\n") for piece in both)
+    assert "status" not in json.loads(both[1][1:])
+
+
+def test_a_stream_that_is_closed_unsubscribes() -> None:
+    async def main() -> int:
+        bus = EventBus()
+        pieces: Any = event_pieces(bus.subscribe(), (1, 51), False)
+        bus.publish("container", "start", "abc", {})
+        await pieces.__anext__()
+        before = bus.listeners
+        await pieces.aclose()
+        assert before == 1
+        return bus.listeners
+
+    assert trio.run(main) == 0
