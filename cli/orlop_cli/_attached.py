@@ -19,7 +19,6 @@ from orlop_cli._http import RECEIVE, Response
 from orlop_cli._streams import STDERR, STDOUT, copy_framed, copy_raw
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
-DETACH_GRACE = 0.5
 
 
 class Wiring(NamedTuple):
@@ -111,7 +110,6 @@ class Attachment:
             pass  # the other side has ended, or our stdin is closed: output decides when we are done
 
     def _leave(self) -> None:
-        """The daemon has seen the keys and closes the stream; should it not, we do."""
+        """The keys are on their way to the daemon, which acts on them; what is still coming out is not ours to see."""
         self.detached = True
-        threading.Event().wait(DETACH_GRACE)
         self._stream.shutdown(socket.SHUT_RDWR)

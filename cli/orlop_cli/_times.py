@@ -54,6 +54,15 @@ def local_text(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
 
 
+def go_text(stamp: str) -> str:
+    """An RFC 3339 stamp as Go's time.Time prints itself: `2026-01-02 15:04:05.123 +0000 UTC`."""
+    match = _RFC3339.fullmatch(stamp)
+    if not match or not match[4]:
+        return stamp
+    zone = "+0000 UTC" if match[8] in (None, "Z") else match[8].replace(":", "") + " " + match[8].replace(":", "")
+    return f"{stamp[:10]} {stamp[11:19]}{match[7] or ''} {zone}"
+
+
 def local_rfc3339(nanoseconds: int) -> str:
     """RFC 3339 with nanoseconds in local time, as `events` prints it."""
     local = time.localtime(nanoseconds // 10**9)

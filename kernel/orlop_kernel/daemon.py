@@ -23,6 +23,7 @@ from orlop_kernel import __version__
 from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd
 from orlop_kernel.config import ConfigError, Loaded, load_all, plan, reload_attributes
 from orlop_kernel.config.argv import Parsed
+from orlop_kernel.engine.processes.runs import release_private_directory
 from orlop_kernel.engine.processes.zygote import Zygote
 from orlop_kernel.spi import OrlopError
 
@@ -66,28 +67,30 @@ class Daemon:
                 from orlop_kernel.http.server import Server
                 from orlop_kernel.store import Store
 
-                async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
-                    events = EventBus(store)
-                    async with trio.open_nursery() as state:  # operations that outlive the request they came by
-                        state.start_soon(events.run)
-                        async with Engine.open(config, store, events, zygote, state) as engine:
-                            self._engine = engine
-                            listeners = await listen.open_all(config, inherited)  # from here on clients wait, not fail
-                            await engine.restore()
-                            server = Server(Api(_routes(engine)), on_error=answer_error)
-                            async with trio.open_nursery() as inner:  # connections
-                                await inner.start(server.serve, listeners)
-                                self._ready()
-                                await self._stop.wait()
-                                await self._shutdown(engine, server)
-                                inner.cancel_scope.cancel()
-                            state.cancel_scope.cancel()
-                    with trio.move_on_after(5, shield=True):
-                        await events.flush()
+                async with (
+                    Store.open(os.path.join(config.data_root, "orlop.db")) as store,
+                    trio.open_nursery() as state,  # operations that outlive the request they came by
+                    Engine.open(config, store, EventBus(store), zygote, state) as engine,
+                    listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
+                ):
+                    self._engine = engine
+                    state.start_soon(engine.events.run)
+                    _check_defaults(engine)
+                    await engine.restore()
+                    server = Server(Api(_routes(engine)), on_error=answer_error)
+                    async with trio.open_nursery() as connections:
+                        await connections.start(server.serve, listeners)
+                        self._ready()
+                        await self._stop.wait()
+                        await self._shutdown(engine, server)
+                        connections.cancel_scope.cancel()
+                    await engine.events.flush()
+                    state.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
 
     def _ready(self) -> None:
         gc.freeze()  # what booting made stays for good: the collector need not look at it again
+        gc.enable()
         _log.info("orlopd %s is ready after %.0f ms", __version__, (time.monotonic() - self._began) * 1000)
         systemd.notify_ready("serving")
 
@@ -151,14 +154,18 @@ class Daemon:
         leave = engine.config.live_restore
         engine.events.close_subscriptions()
         limit = _stop_limit(engine)
-        with self._hurry, trio.move_on_after(limit) as scope:
+        with self._hurry, trio.move_on_after(limit):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.drain, limit)
                 await engine.shutdown(leave_running=leave)
                 nursery.cancel_scope.deadline = trio.current_time() + _STREAM_GRACE
-        if scope.cancelled_caught or self._hurry.cancelled_caught:
-            _log.warning("force shutdown: containers that still run are stopped by the next start")
-        _log.info("%s", "containers are left running" if leave else "containers are stopped")
+        running = engine.containers.counts()["running"]
+        if leave or not running:
+            _log.info("stopped; %d containers are left running", running)
+        else:
+            _log.warning("force shutdown: %d containers still run, the next start will stop them", running)
+        if not running:
+            release_private_directory(os.path.join(engine.config.exec_root, "mnt"))
 
 
 def _routes(engine: Engine) -> Iterator[Route]:
@@ -166,6 +173,17 @@ def _routes(engine: Engine) -> Iterator[Route]:
 
     for resource in (containers, exec, images, networks, system, volumes):
         yield from resource.routes(engine)
+
+
+def _check_defaults(engine: Engine) -> None:
+    """What every container will use, unless it says otherwise, must be there: better to fail at the start than at each
+    create. A missing runtime is only a warning: containers may name another."""
+    config = engine.config
+    engine.drivers.log(config.log_driver).validate(config.log_opts)
+    try:
+        engine.drivers.runtime(config.default_runtime)
+    except OrlopError as error:
+        _log.warning("containers cannot be started with the default runtime: %s", error)
 
 
 def _stop_limit(engine: Engine) -> float:
@@ -188,6 +206,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
     """Be the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
+    gc.disable()  # until `_ready`: a boot makes objects by the hundred thousand and throws none away
     config = loaded.config
     os.umask(0o022)
     os.chdir("/")

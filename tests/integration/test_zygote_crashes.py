@@ -202,7 +202,8 @@ def test_monitor_and_zygote_both_killed(top: Path) -> None:
         assert not _gone(started.pid)
         assert await Monitor.adopt(case.run_dir, host.nursery, case.on_event) is None
         init = runs.init_record(case.run_dir)
-        assert init and await trio.to_thread.run_sync(runs.kill_cgroups, init)
+        assert init
+        assert await trio.to_thread.run_sync(runs.kill_cgroups, init)
         assert _gone(started.pid)
         await _delete(case)
 

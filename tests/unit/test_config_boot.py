@@ -82,16 +82,14 @@ def test_inherited_sockets_are_for_us_only() -> None:
 
 def opened(config: Config, inherited: dict[int, str] | None = None) -> list[object]:
     async def main() -> list[object]:
-        listeners = await listen.open_all(config, inherited or {})
-        seen: list[object] = []
-        for listener in listeners:
-            sock = getattr(getattr(listener, "_listener", listener), "socket", None)
-            seen.append(sock.getsockname() if sock else None)
-        paths = [host.removeprefix("unix://") for host in config.effective_hosts if host.startswith("unix://")]
-        seen += [stat.S_IMODE(os.stat(path).st_mode) for path in paths]
-        for listener in listeners:
-            await listener.aclose()
-        return seen
+        async with listen.opened(config, inherited or {}) as listeners:
+            seen: list[object] = []
+            for listener in listeners:
+                sock = getattr(getattr(listener, "_listener", listener), "socket", None)
+                seen.append(sock.getsockname() if sock else None)
+            paths = [host.removeprefix("unix://") for host in config.effective_hosts if host.startswith("unix://")]
+            seen += [stat.S_IMODE(os.stat(path).st_mode) for path in paths]
+            return seen
 
     return trio.run(main)
 

@@ -39,7 +39,12 @@ def test_statuses_without_a_body(status: int) -> None:
 
 @pytest.mark.parametrize(
     ("version", "keep", "line"),
-    [("1.1", True, b""), ("1.1", False, b"Connection: close"), ("1.0", True, b"Connection: keep-alive"), ("1.0", False, b"")],
+    [
+        ("1.1", True, b""),
+        ("1.1", False, b"Connection: close"),
+        ("1.0", True, b"Connection: keep-alive"),
+        ("1.0", False, b""),
+    ],
 )
 def test_connection_header(version: str, keep: bool, line: bytes) -> None:
     for got in (

@@ -25,7 +25,7 @@ def test_a_counted_body_leaves_the_next_request() -> None:
     assert feed(Counted(5), [b"ab", b"cdeGET"]) == (b"abcde", b"GET")
 
 
-WIRE = b"3\r\nabc\r\nA ; x=\"y\"\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\nGET"
+WIRE = b'3\r\nabc\r\nA ; x="y"\r\n0123456789\r\n0\r\nTrailer: t\r\n\r\nGET'
 
 
 def test_chunks_are_joined() -> None:

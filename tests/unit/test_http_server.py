@@ -167,6 +167,7 @@ def test_drain_closes_the_idle_at_once_and_lets_the_others_finish(tmp_path: Path
             assert b"Connection: close\r\n" in await answer_of(busy)
             assert await busy.receive_some() == b""
             await busy.aclose()
+            await idle.aclose()
         assert server.connections == 0
 
     serving(tmp_path, handler, body)
@@ -322,7 +323,7 @@ def test_tcp_clients_have_an_address() -> None:
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                 await stream.send_all(GET)
                 await answer_of(stream)
-                assert peers[0].address == "127.0.0.1:{}".format(stream.socket.getsockname()[1])
+                assert peers[0].address == f"127.0.0.1:{stream.socket.getsockname()[1]}"
             await server.drain(0)
 
     trio.run(main)

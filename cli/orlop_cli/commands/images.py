@@ -129,6 +129,4 @@ def images(
     found = session.engine.get("/images/json", query)
     columns = ("Repository", "Tag", *(("Digest",) if digests else ()), "ID", "CreatedSince", "Size")
     listed = list(rows(found, not no_trunc, digests or bool(form and ".Digest" in form)))
-    if quiet:  # every image once, however many names it has
-        listed = list({row.ID(): row for row in listed}.values()) if not form else listed
     print_rows(listed, columns, HEADERS, form, "ID" if quiet else "")

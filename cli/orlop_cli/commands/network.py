@@ -10,6 +10,7 @@ from orlop_cli._command import command, each, fail, flag, many, option
 from orlop_cli._format import print_rows
 from orlop_cli._session import Session
 from orlop_cli._template_row import Row
+from orlop_cli._times import go_text
 from orlop_cli.create.values import pairs, strict_pairs
 
 HEADERS = {
@@ -57,7 +58,7 @@ class Network(Row):
         return str((self._data.get("Labels") or {}).get(name, ""))
 
     def CreatedAt(self) -> str:  # noqa: N802
-        return str(self._data.get("Created", ""))
+        return go_text(str(self._data.get("Created", "")))
 
 
 @command("ls", "List networks", examples=["orlop network ls -f driver=bridge"])

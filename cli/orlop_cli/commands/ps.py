@@ -120,6 +120,11 @@ def _limit(last: int, latest: bool) -> int | None:
     return 1 if latest and last <= 0 else last if last > 0 else None
 
 
+def _asks_size(form: str | None) -> bool:
+    """Sizes are dear for the daemon: asked for only when they are printed."""
+    return form is not None and (".Size" in form or "json ." in form)
+
+
 @command(
     "ps",
     "List containers",
@@ -161,7 +166,7 @@ def ps(
     query = {
         "all": 1 if everything or limit else None,
         "limit": limit,
-        "size": 1 if size or (form and ".Size" in form) else None,
+        "size": 1 if size or _asks_size(form) else None,
         "filters": filters_json(filters),
     }
     found = session.engine.get("/containers/json", query)

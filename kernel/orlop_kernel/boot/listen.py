@@ -10,8 +10,8 @@ import grp
 import logging
 import os
 import ssl
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import trio
@@ -20,7 +20,7 @@ from orlop_kernel.config import Config, ConfigError
 from orlop_kernel.config.model import DEFAULT_HOST
 from orlop_kernel.http.listeners import inherited_listener, open_tcp_listeners, open_tls_listeners, open_unix_listener
 
-__all__ = ["Listeners", "close_unused", "open_all", "split_tcp", "tls_context"]
+__all__ = ["Listeners", "close_unused", "opened", "split_tcp", "tls_context"]
 
 _log = logging.getLogger("orlop.daemon")
 Listeners = list[trio.abc.Listener[Any]]
@@ -107,8 +107,9 @@ def _take(rest: str, inherited: Mapping[int, str]) -> Listeners:
         raise ConfigError(f"cannot listen on fd://{rest}: {error.strerror or error}") from error
 
 
-async def open_all(config: Config, inherited: Mapping[int, str]) -> Listeners:
-    """Listen on every host of the configuration, or on none of them."""
+@asynccontextmanager
+async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[Listeners]:
+    """Listen on every host of the configuration, or on none of them. Closed in the end, if nobody did so before."""
     async with AsyncExitStack() as undo:
         listeners: Listeners = []
         for host in config.effective_hosts:
@@ -123,8 +124,7 @@ async def open_all(config: Config, inherited: Mapping[int, str]) -> Listeners:
                 undo.push_async_callback(listener.aclose)
             listeners += opened
             _log.info("listening on %s", host)
-        undo.pop_all()
-        return listeners
+        yield listeners
 
 
 def close_unused(inherited: Mapping[int, str], config: Config) -> None:

@@ -47,7 +47,7 @@ class Engine:
         self.drivers = Drivers(config)
         self.storage_name = config.storage_driver or "overlay2"
         self.storage = self.drivers.storage(self.storage_name)
-        self.images = Images(os.path.join(config.data_root, "content"), store, events, self.storage, zygote, config)
+        self.images = Images(os.path.join(config.data_root, "content"), store, events, self.storage, zygote, config, nursery)
         self.volumes = Volumes(store, events, self.drivers.volume, self._volume_users)
         self.networks = Networks(store, events, self.drivers.network, config)
         self.containers = Containers(self)
@@ -86,6 +86,7 @@ class Engine:
     def reconfigure(self, config: Config) -> None:
         self.config = config
         self.drivers.reconfigure(config)
+        self.images.reconfigure(config)
 
     async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: Unpack[Args]) -> T:
         """Run an operation to its end, whatever becomes of the caller."""

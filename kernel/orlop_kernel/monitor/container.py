@@ -29,8 +29,8 @@ _STRAGGLER_SECONDS = 1.0
 
 
 class Container:
-    """`announce(event)` tells subscribers; `on_dead` once it has ended, before its state is deleted; `on_gone` when nothing
-    is left to do."""
+    """`announce(event)` tells subscribers; `on_dead` once its end is recorded, before it is announced; `on_gone` when
+    nothing is left to do."""
 
     def __init__(self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], None]) -> None:
         self._loop = loop
@@ -148,9 +148,9 @@ class Container:
         oom = self._oom.kills > 0
         records.write(self._launch.run_dir, ExitRecord(code, time_ns, oom))
         self.exited = Exited(code, time_ns, oom)
+        self.on_dead()
         self._announce(self.exited)
         self._output.finish_attachments()
-        self.on_dead()
         self._delete(self._start.delete, self.on_gone)
 
     def _delete(self, command: Command, then: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orlop_kernel import linux
 
@@ -22,6 +22,7 @@ from .commands import IGNORED_SIGNALS
 from .connection import Connection, Listener
 from .container import Container
 from .execs import Execs
+from .forward import Forwarder
 from .loop import Loop
 from .protocol import (
     Attach,
@@ -44,9 +45,6 @@ from .protocol import (
 from .streams import Attachment
 from .task import Task, failure
 from .title import set_title
-
-if TYPE_CHECKING:
-    from .forward import Forwarder
 
 __all__ = ["run"]
 
@@ -110,6 +108,12 @@ class Monitor:
         self._channels.append(channel)
         make(channel).join(early)
 
+    def _dead(self) -> None:
+        """Before anyone is told: who is may want the ports for the next container."""
+        self._execs.end_all()
+        if self._forwarder:
+            self._forwarder.close()
+
     def _gone(self) -> None:
         """The last thing: what peers have not read yet is handed to the kernel, which keeps it for them."""
         self._execs.end_all()
@@ -148,7 +152,7 @@ class Monitor:
             connection.reply(serial, failure("cannot build the sandbox:", error))
             self._gone()
             return
-        container.on_dead = self._execs.end_all
+        container.on_dead = self._dead
         container.on_gone = self._gone
         connection.reply(serial, self._status(), () if self._netns < 0 else (self._netns,))
 
@@ -167,8 +171,6 @@ class Monitor:
             connection.reply(serial, Failed(f"{len(request.forwards)} listeners to serve, {len(fds)} sockets"))
             return
         if self._forwarder is None:
-            from .forward import Forwarder
-
             self._forwarder = Forwarder(self._loop)
         self._forwarder.serve(sockets, request.forwards)
         connection.reply(serial, self._status())

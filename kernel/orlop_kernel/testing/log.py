@@ -300,6 +300,19 @@ class LogSuite(LogWriterSuite):
         write(driver, info, {}, [entry(number) for number in range(10, 13)])
         assert follower.join() == [10, 11, 12]
 
+    def test_descriptor_is_quiet_until_something_is_written(self, driver: LogDriver, info: LogInfo) -> None:
+        """Otherwise the daemon would turn in circles, or sleep through what was written."""
+        writer = driver.open_writer(info, {})
+        reader = driver.open_reader(info, {}, LogQuery(follow=True))
+        drain(reader)
+        for number in range(3):
+            assert not select.select([reader.fileno()], [], [], 0)[0]
+            writer.write([entry(number)])
+            assert select.select([reader.fileno()], [], [], PATIENCE)[0]
+            assert numbers(drain(reader)) == [number]
+        reader.close()
+        writer.close()
+
     def test_a_reader_that_does_not_follow_ends(self, driver: LogDriver, info: LogInfo) -> None:
         writer = driver.open_writer(info, {})
         writer.write([entry(0)])

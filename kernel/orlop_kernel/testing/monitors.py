@@ -208,7 +208,8 @@ class MonitorHost:
         return case
 
     def _launch(self, case: MonitorCase, terminal: bool, stdin: bool, log: Log | None) -> tuple[Launch, str]:
-        root, mounts, network = "/", (), ""
+        root, network = "/", ""
+        mounts: tuple[Mount, ...] = ()
         if self.rootfs:
             root, network = str(self.top / "mnt" / case.name), "new"
             upper, work = str(self.top / "layers" / case.name / "upper"), str(self.top / "layers" / case.name / "work")

@@ -63,6 +63,21 @@ def _write_sysctl(key: str, value: str) -> None:
         raise DriverError(f"cannot set {key} to {value}: {error.strerror}") from error
 
 
+def _skip_duplicate_search(link: str) -> None:
+    """Until the link-local address has passed it, a second or two, the kernel asks for no neighbour there: no packet."""
+    _write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
+
+
+def _bridge_is_filtered() -> bool:
+    """Whether bridged packets pass our rules (br_netfilter). They enforce "no traffic between containers" then, while
+    isolated ports would also stop what is rewritten from a published port to a port of the same bridge."""
+    try:
+        with open("/proc/sys/net/bridge/bridge-nf-call-iptables") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
 def enable_forwarding(version: int) -> None:
     """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
     key = "net/ipv4/ip_forward" if version == 4 else "net/ipv6/conf/all/forwarding"
@@ -124,6 +139,8 @@ class Links:
                 ours = link.get_attr("IFLA_IFALIAS") == self._bridge_alias(bridge.network_id)
                 if ours and bridge.mtu and link.get_attr("IFLA_MTU") != bridge.mtu:
                     self._host.link("set", index=index, mtu=bridge.mtu)
+            if any(":" in address for address in bridge.addresses):
+                _skip_duplicate_search(bridge.name)
             self._set_bridge_addresses(index, bridge, ours)
             self._host.link("set", index=index, state="up")
 
@@ -181,7 +198,8 @@ class Links:
                 name, index = self._add_pair(endpoint, bridge, master, namespace, mac)
                 try:
                     # Hairpin: what a container sends to its own published port leaves by the port it came in by.
-                    self._host.brport("set", index=index, mode=1, **({} if bridge.icc else {"isolated": 1}))
+                    isolated = not bridge.icc and not _bridge_is_filtered()
+                    self._host.brport("set", index=index, mode=1, **({"isolated": 1} if isolated else {}))
                     with linux.in_network_namespace(namespace):
                         self._set_up_inside(endpoint)
                 except BaseException:
@@ -247,6 +265,8 @@ class Links:
         for family, name, value in settings:
             if os.path.exists(f"/proc/sys/net/{family}"):
                 _write_sysctl(f"net/{family}/conf/{ifname}/{name}", value)
+        if 6 in versions:
+            _skip_duplicate_search(ifname)
 
     @staticmethod
     def _add_default_routes(inside: Any, index: int, addresses: Sequence[Address]) -> None:

@@ -1,7 +1,7 @@
 """From a runtime's complaint to the words Docker's clients match on. Sans-IO.
 
-`docker run` makes its exit code of the text: "executable file not found" and "no such file or directory" are 127, "permission
-denied" is 126; the prefix is what dockerd's shim puts before it.
+`docker run` makes its exit code of the text: "executable file not found" and "no such file or directory" are 127,
+"permission denied" is 126; the prefix is what dockerd's shim puts before it.
 """
 
 from __future__ import annotations

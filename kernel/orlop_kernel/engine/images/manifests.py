@@ -7,6 +7,7 @@ grammar here and by hash where the bytes arrive.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -79,7 +80,7 @@ class _Raw(msgspec.Struct, rename={"schema_version": "schemaVersion", "media_typ
     config: Descriptor | None = None
     layers: list[Descriptor] | None = None
     manifests: list[Descriptor] | None = None
-    fs_layers: msgspec.Raw | None = None
+    fs_layers: list[Any] | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Raw)

@@ -46,8 +46,10 @@ class Reference:
         if self.domain != DEFAULT_DOMAIN:
             return self.name
         short = self.path.removeprefix(LIBRARY)
-        # "library/a/b" is no official image: without its prefix it would name another repository
-        return self.path if "/" in short else short
+        if "/" not in short:
+            return short
+        # "library/a/b" is no official image, and "docker.io/x.y/z" without its domain would name another registry
+        return self.path if _split_domain(self.path) == (self.domain, self.path) else self.name
 
     @property
     def _suffix(self) -> str:
