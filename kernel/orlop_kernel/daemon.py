@@ -15,13 +15,14 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 from orlop_kernel import __version__
 from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd
-from orlop_kernel.config import ConfigError, Loaded, load_all, plan, reload_attributes
+from orlop_kernel.config import Config, ConfigError, Loaded, load_all, plan, reload_attributes
 from orlop_kernel.config.argv import Parsed
 from orlop_kernel.engine.processes.runs import release_private_directory
 from orlop_kernel.engine.processes.zygote import Zygote
@@ -55,7 +56,7 @@ class Daemon:
         config = self._loaded.config
         inherited = systemd.inherited_sockets(os.environ, os.getpid())
         listen.close_unused(inherited, config)
-        with pidfile.held(config.pid_path), process.roots(config):
+        with pidfile.held(config.pid_path), process.roots(config), _mount_point_released(config):
             async with Zygote.start(config.exec_root, [config.log_driver]) as zygote, trio.open_nursery() as outer:
                 process.adjust()
                 await outer.start(self._watch_signals)
@@ -164,8 +165,6 @@ class Daemon:
             _log.info("stopped; %d containers are left running", running)
         else:
             _log.warning("force shutdown: %d containers still run, the next start will stop them", running)
-        if not running:
-            release_private_directory(os.path.join(engine.config.exec_root, "mnt"))
 
 
 def _routes(engine: Engine) -> Iterator[Route]:
@@ -173,6 +172,18 @@ def _routes(engine: Engine) -> Iterator[Route]:
 
     for resource in (containers, exec, images, networks, system, volumes):
         yield from resource.routes(engine)
+
+
+@contextmanager
+def _mount_point_released(config: Config) -> Iterator[None]:
+    """The engine makes `<exec-root>/mnt` a mount point, for monitors to mount under. When no run is left, nothing of ours
+    stays mounted on the host, however the daemon ended."""
+    try:
+        yield
+    finally:
+        runs = os.path.join(config.exec_root, "run")
+        if not os.path.isdir(runs) or not os.listdir(runs):
+            release_private_directory(os.path.join(config.exec_root, "mnt"))
 
 
 def _check_defaults(engine: Engine) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import msgspec
 import trio
@@ -154,7 +155,7 @@ def assert_sound(answers: bytes) -> None:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 PLACES = st.lists(st.integers(0, 10_000), max_size=4)
@@ -214,7 +215,7 @@ class Inner(WireBase):
 
 class Outer(WireBase):
     inner: Inner = msgspec.field(default_factory=Inner)
-    table: dict[str, Inner | None] = {}
+    table: dict[str, Inner | None] = msgspec.field(default_factory=dict)
     flag: bool = False
 
 

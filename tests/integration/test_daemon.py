@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,17 +89,18 @@ class Orlopd:
         return json.loads(body)
 
 
+def mounts_below(path: Path) -> list[str]:
+    with open("/proc/self/mountinfo") as file:
+        return [line.split()[4] for line in file if line.split()[4].startswith(str(path))]
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Orlopd]:
     daemon = Orlopd(tmp_path)
     yield daemon
     if daemon.process:
         daemon.stop()
-
-
-def mounts_below(path: Path) -> list[str]:
-    with open("/proc/self/mountinfo") as file:
-        return [line.split()[4] for line in file if line.split()[4].startswith(str(path))]
+    assert mounts_below(tmp_path) == []
 
 
 def test_it_boots_answers_and_stops_without_a_trace(daemon: Orlopd) -> None:
@@ -181,7 +185,7 @@ def test_a_reload_applies_or_changes_nothing(daemon: Orlopd) -> None:
     assert event["Actor"]["Attributes"]["name"] == socket.gethostname()
 
 
-def test_events_are_remembered_over_a_crash(daemon: Orlopd) -> None:
+def test_events_are_remembered_over_a_restart(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     daemon.process.send_signal(signal.SIGHUP)
@@ -237,6 +241,19 @@ def test_a_wrong_storage_driver_is_a_plain_message(daemon: Orlopd) -> None:
     assert 'cannot find storage driver "nosuch"' in done.stderr
     assert "overlay2" in done.stderr
     assert "Traceback" not in done.stderr
+    assert mounts_below(daemon.home) == []
+
+
+def test_a_wrong_log_driver_or_option_is_a_plain_message(daemon: Orlopd) -> None:
+    for flags, text in (
+        (["--log-driver", "nosuch"], "no log driver named 'nosuch' is registered"),
+        (["--log-opt", "max-sise=1m"], "unknown log opt 'max-sise' for json-file log driver"),
+    ):
+        done = subprocess.run(daemon.command(*flags), capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
+    assert mounts_below(daemon.home) == []
 
 
 def test_the_tasks_of_a_daemon_can_be_looked_at(daemon: Orlopd) -> None:
@@ -245,3 +262,32 @@ def test_the_tasks_of_a_daemon_can_be_looked_at(daemon: Orlopd) -> None:
     daemon.process.send_signal(signal.SIGUSR1)
     path = daemon.wait_for("tasks written to ").split("tasks written to ")[1].strip()
     assert "_watch_signals" in Path(path).read_text()
+
+
+class LockedRegistry(http.server.BaseHTTPRequestHandler):
+    """`GET /v2/` for anna:secret only."""
+
+    def do_GET(self) -> None:
+        allowed = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"anna:secret").decode()
+        self.send_response(200 if allowed else 401)
+        self.send_header("WWW-Authenticate", 'Basic realm="ship"')
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_login_asks_the_registry(daemon: Orlopd) -> None:
+    daemon.start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), LockedRegistry) as registry:
+        threading.Thread(target=registry.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{registry.server_port}"
+        right = {"username": "anna", "password": "secret", "serveraddress": address}
+        response, body = daemon.request("POST", "/auth", right)
+        assert (response.status, json.loads(body)["Status"]) == (200, "Login Succeeded")
+        response, body = daemon.request("POST", "/auth", {**right, "password": "guess"})
+        assert response.status == 401
+        assert b"guess" not in body
+        registry.shutdown()

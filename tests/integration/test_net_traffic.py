@@ -356,3 +356,33 @@ async def test_without_a_firewall(host: Host) -> None:
     two, _, _ = await host.container(3)
     assert two.call("10.211.0.2", 80) == "10.211.0.3"
     assert "orlop" not in run("nft", "list", "tables")
+
+
+@on_host()
+async def test_a_udp_client_follows_the_port(host: Host) -> None:
+    """It never stops sending from one port, while the container behind the published one is replaced."""
+    await host.driver.create_network(NETWORK)
+    port = PublishedPort("udp", "0.0.0.0", 5353, 53)
+
+    def answer(namespace: Namespace, text: bytes) -> None:
+        with namespace.inside():
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with server:
+            server.bind(("0.0.0.0", 53))
+            server.settimeout(2)
+            client.send(b"?")
+            server.sendto(text, server.recvfrom(10)[1])
+
+    with host.remote.inside():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client:
+        client.settimeout(2)
+        client.connect((HOST, 5353))
+        client.send(b"before anyone is there")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+        for number, text in ((2, b"first"), (3, b"second")):
+            namespace, endpoint, state = await host.container(number, port)
+            answer(namespace, text)
+            assert client.recv(10) == text
+            await host.driver.detach(endpoint, state)

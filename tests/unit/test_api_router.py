@@ -327,19 +327,19 @@ def test_filters(text: str, filters: dict[str, list[str]]) -> None:
 
 @pytest.mark.parametrize("text", ["x", "[]", '{"a":1}', '{"a":"b"}', "{", "[" * 5000, "%ff"])
 def test_bad_filters(text: str) -> None:
-    with pytest.raises(errors.InvalidParameter, match="^invalid filter$"):
+    with pytest.raises(errors.InvalidParameter, match=r"^invalid filter$"):
         call("filters=" + text.replace('"', "%22")).filters()
 
 
 class Inner(WireBase):
     memory: int = 0
-    names: list[str] = []
+    names: list[str] = msgspec.field(default_factory=list)
 
 
 class Outer(WireBase):
     image: str = ""
     host_config: Inner = msgspec.field(default_factory=Inner)
-    endpoints: dict[str, Inner | None] = {}
+    endpoints: dict[str, Inner | None] = msgspec.field(default_factory=dict)
     labels: dict[str, str] | None = None
     extra: Any = None
     raw: msgspec.Raw = msgspec.Raw(b"")
@@ -386,7 +386,7 @@ def test_an_exact_key_wins_over_another_case() -> None:
 
 
 def test_a_missing_body() -> None:
-    with pytest.raises(errors.InvalidParameter, match="^invalid JSON: got EOF while reading request body$"):
+    with pytest.raises(errors.InvalidParameter, match=r"^invalid JSON: got EOF while reading request body$"):
         read(call())
     assert read(call(), required=False) == Outer()
     assert read(call(content_type="application/json"), required=False) == Outer()

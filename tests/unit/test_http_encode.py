@@ -20,7 +20,7 @@ def test_order_of_a_whole_answer() -> None:
 
 def test_date_is_an_imf_fixdate_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     for now, text in ((784111777.9, b"Sun, 06 Nov 1994 08:49:37 GMT"), (784111778.0, b"Sun, 06 Nov 1994 08:49:38 GMT")):
-        monkeypatch.setattr(encode.time, "time", lambda now=now: now)
+        monkeypatch.setattr("time.time", lambda now=now: now)
         assert b"Date: " + text + b"\r\n" in encode.whole("1.1", 200, (), b"", head_only=False, keep=True)
 
 

@@ -332,9 +332,10 @@ def test_tcp_clients_have_an_address() -> None:
 
 def certificate(directory: Path) -> tuple[str, str]:
     key, cert = str(directory / "key.pem"), str(directory / "cert.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = "-subj /O=crew/CN=localhost -addext subjectAltName=DNS:localhost"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-        + ["-subj", "/O=crew/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+        [*command.split(), *names.split(), "-keyout", key, "-out", cert],
         check=True,
         capture_output=True,
     )

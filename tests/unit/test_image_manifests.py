@@ -158,7 +158,9 @@ def test_chain_ids() -> None:
 
 
 def configuration(**more: Any) -> bytes:
-    return json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [A]}, **more}).encode()
+    return json.dumps(
+        {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [A]}, **more}
+    ).encode()
 
 
 def test_reads_a_configuration_as_go_would() -> None:

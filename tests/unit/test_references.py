@@ -110,7 +110,7 @@ def test_from_image_and_tag() -> None:
     assert with_tag_or_digest("a:x", "b").familiar == "a:b"
     assert with_tag_or_digest("a", DIGEST).familiar == f"a@{DIGEST}"
     assert with_tag_or_digest(f"a:b@{DIGEST}", "").familiar == f"a@{DIGEST}"
-    with pytest.raises(InvalidParameter, match="^invalid tag format$"):
+    with pytest.raises(InvalidParameter, match=r"^invalid tag format$"):
         with_tag_or_digest("a", "bad:tag")
 
 

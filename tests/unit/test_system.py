@@ -126,6 +126,11 @@ def test_proxies_are_shown_without_password() -> None:
     assert info.without_password("") == ""
 
 
+def test_old_clients_see_the_commit_they_expect() -> None:
+    assert info.commit("abc", (1, 48)) == {"ID": "abc", "Expected": "abc"}
+    assert info.commit("abc", (1, 49)) == {"ID": "abc"}
+
+
 def test_registry_hosts_of_logins() -> None:
     assert registry_host("https://index.docker.io/v1/") == "docker.io"
     assert registry_host("") == "docker.io"

@@ -13,7 +13,7 @@ class Wire(WireBase):
     id: str = msgspec.field(name="ID", default="")
 
 
-class Config(ConfigBase):
+class Config(ConfigBase, frozen=True):
     data_root: str = ""
 
 

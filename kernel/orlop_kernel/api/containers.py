@@ -150,13 +150,8 @@ class _Routes:
         )
         config = container.record.host_config.log_config
         driver = self.engine.drivers.log(config.type)
-        pieces = logs.read_logs(
-            driver,
-            log_info(self.room, container),
-            config.config or {},
-            request,
-            run.finished if living and run is not None else None,
-        )
+        ended = run.finished if living and run is not None else None
+        pieces = await logs.read_logs(driver, log_info(self.room, container), config.config or {}, request, ended).open()
         return Streaming(200, pieces, (("Content-Type", stream_type(call.version, terminal)),))
 
     async def attach(self, call: Call) -> Answer:

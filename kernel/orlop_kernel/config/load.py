@@ -120,7 +120,7 @@ def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
         values["proxies"] = proxies
     if driver := environ.get("DOCKER_DRIVER"):
         values["storage-driver"] = driver
-    if version := environ.get("DOCKER_MIN_API_VERSION"):
+    if version := environ.get("DOCKER_MIN_API_VERSION"):  # validated, as dockerd does
         values["min-api-version"] = version
 
 

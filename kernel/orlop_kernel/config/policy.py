@@ -12,6 +12,8 @@ REFUSED: dict[str, str] = {
     "authorization-plugins": "Orlop has no authorization plugins; without them every client may do everything",
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
     "cpu-rt-runtime": "real-time scheduling of the parent cgroup is not supported",
+    "default-gateway": "containers on the default bridge always leave by the bridge",
+    "default-gateway-v6": "containers on the default bridge always leave by the bridge",
     "rootless": "Orlop runs as root",
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
     "userns-remap": "user namespaces are not supported; containers would run with the host's user ids",
@@ -19,6 +21,7 @@ REFUSED: dict[str, str] = {
 """Keys that are an error unless they have their default value, and why."""
 
 IGNORED: dict[str, str] = {
+    "allow-direct-routing": "there is no such switch",
     "bridge-accept-fwmark": "Orlop's rules have no such exception",
     "builder": "there is no built-in builder",
     "cdi-spec-dirs": "CDI devices are not supported",
@@ -26,12 +29,18 @@ IGNORED: dict[str, str] = {
     "containerd-namespace": "Orlop uses no containerd",
     "containerd-plugin-namespace": "Orlop uses no containerd",
     "cri-containerd": "Orlop uses no containerd",
+    "experimental": "there are no experimental features",
+    "features": "there are no such switches",
+    "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
+    "ip6tables": "rules for IPv6 come and go with iptables",
     "metrics-addr": "no metrics are served",
+    "min-api-version": "clients since API 1.24 are always served",
     "network-control-plane-mtu": "Orlop has no swarm mode",
     "network-diagnostic-port": "Orlop has no network diagnostic server",
     "node-generic-resources": "Orlop has no swarm mode",
     "nri-opts": "NRI plugins are not supported",
     "swarm-default-advertise-addr": "Orlop has no swarm mode",
+    "userland-proxy": "published ports are always served on loopback, by the container's monitor",
     "userland-proxy-path": "Orlop serves published ports without a proxy program",
 }
 """Keys that are accepted without effect, with a warning when they are set."""
@@ -47,7 +56,6 @@ RELOADABLE = frozenset(
         "default-runtime",
         "default-shm-size",
         "default-stop-timeout",
-        "features",
         "insecure-registries",
         "labels",
         "live-restore",

@@ -17,6 +17,7 @@ import trio
 
 from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
+from orlop_kernel.monitor import cgroups
 from orlop_kernel.store import Store
 
 from .containers.service import Containers
@@ -25,7 +26,7 @@ from .execs import Execs
 from .futures import uncut
 from .images.service import Images
 from .networks.service import Networks
-from .processes.runs import private_directory
+from .processes.runs import private_directory, release_private_directory
 from .processes.zygote import Zygote
 from .volumes.service import Volumes
 
@@ -63,7 +64,8 @@ class Engine:
         cls, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery
     ) -> AsyncIterator[Engine]:
         """Make the services and load what they keep. No container is touched yet."""
-        private_directory(os.path.join(config.exec_root, "mnt"))
+        mount_points = os.path.join(config.exec_root, "mnt")
+        private_directory(mount_points)
         engine = cls(config, store, events, zygote, nursery)
         try:
             await engine.images.load()
@@ -72,6 +74,7 @@ class Engine:
             await engine.containers.load()
             yield engine
         finally:
+            release_private_directory(mount_points)
             with trio.move_on_after(5, shield=True):
                 await engine.drivers.close()
 
@@ -81,7 +84,11 @@ class Engine:
         await self.containers.restore()
 
     async def shutdown(self, *, leave_running: bool) -> None:
+        """Stop the containers, or leave them to their monitors. When none runs, nothing of ours stays on the host."""
         await self.containers.shutdown(leave_running=leave_running)
+        if not self.containers.any_alive():
+            await self.networks.withdraw()
+            cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 
     def reconfigure(self, config: Config) -> None:
         self.config = config

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 
-from . import mountinfo
+from . import mountinfo, smallfiles
 from .mountinfo import MountEntry
 
 __all__ = ["directories", "kill", "named", "oom_file", "oom_kills", "remove"]
@@ -18,24 +18,17 @@ __all__ = ["directories", "kill", "named", "oom_file", "oom_kills", "remove"]
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read()
+        return smallfiles.read(path).decode()
     except OSError:
         return ""  # gone with its process or its cgroup
 
 
 def _write(path: str, text: str) -> bool:
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        smallfiles.write(path, text.encode())
     except OSError:
         return False
-    try:
-        os.write(fd, text.encode())
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+    return True
 
 
 def memberships(content: str) -> dict[frozenset[str], str]:

@@ -38,7 +38,7 @@ class Container:
         self._announce = announce
         self._log: LogSink | None = None
         self._input = Input(loop, launch.terminal)
-        self._output = Output(loop, self._write_log)
+        self._output = Output(loop, self._write_log if launch.log else None)
         self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True))
         self._task: Task | None = None
         self._start: Start | None = None

@@ -44,7 +44,6 @@ from .protocol import (
 )
 from .streams import Attachment
 from .task import Task, failure
-from .title import set_title
 
 __all__ = ["run"]
 
@@ -140,7 +139,6 @@ class Monitor:
         if self._container is not None:
             connection.reply(serial, Failed("launched already"))
             return
-        set_title(f"orlop-monitor {request.id}")
         try:
             records.clear(request.run_dir)
             self._netns = self._build(request)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from . import smallfiles
+
 __all__ = ["MountEntry", "parse", "read"]
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -47,5 +49,4 @@ def parse(content: bytes) -> list[MountEntry]:
 
 
 def read() -> list[MountEntry]:
-    with open("/proc/self/mountinfo", "rb") as file:
-        return parse(file.read())
+    return parse(smallfiles.read("/proc/self/mountinfo"))

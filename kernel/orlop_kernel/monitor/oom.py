@@ -10,7 +10,7 @@ import ctypes
 import os
 from collections.abc import Callable
 
-from . import cgroups
+from . import cgroups, smallfiles
 from .loop import Loop
 
 __all__ = ["OomWatch"]
@@ -34,8 +34,7 @@ def _eventfd(path: str) -> int:
     try:
         control = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with open(os.path.join(os.path.dirname(path), "cgroup.event_control"), "w") as file:
-                file.write(f"{fd} {control}")
+            smallfiles.write(os.path.join(os.path.dirname(path), "cgroup.event_control"), f"{fd} {control}".encode())
         finally:
             os.close(control)
     except OSError:

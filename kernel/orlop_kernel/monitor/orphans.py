@@ -7,13 +7,14 @@ import os
 import signal
 from collections.abc import Container
 
+from . import smallfiles
+
 __all__ = ["kill_children"]
 
 
 def _parent(pid: str) -> tuple[int, bytes]:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        fields = smallfiles.read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0, b""
     return int(fields[1]), fields[0]

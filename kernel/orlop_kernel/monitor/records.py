@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from . import smallfiles
 from .protocol import ExitRecord, InitRecord, MonitorRecord
 
 __all__ = ["SOCKET", "clear", "read_exit", "read_init", "read_monitor", "socket_directory", "write"]
@@ -33,8 +34,7 @@ def write(run_dir: str, record: MonitorRecord | InitRecord | ExitRecord) -> None
 
 def _read(run_dir: str, kind: type[_Record]) -> _Record | None:
     try:
-        with open(os.path.join(run_dir, _NAMES[kind]), "rb") as file:
-            return msgspec.json.decode(file.read(), type=kind)
+        return msgspec.json.decode(smallfiles.read(os.path.join(run_dir, _NAMES[kind])), type=kind)
     except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return None  # one that does not decode tells as much as one that is not there
 

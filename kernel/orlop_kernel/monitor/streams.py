@@ -27,7 +27,9 @@ Sink = Callable[[str, bytes, int], None]
 _FRAME = struct.Struct(">BxxxL")  # Docker's multiplexed stream: stream number, three zeros, size
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SLOW = 1 << 20
-_READ_MIN, _READ_MAX = 64 << 10, 256 << 10
+_READ, _READ_UNLOGGED = 64 << 10, 256 << 10
+"""How much is read at once. Larger reads help a stream that is only passed on; for one that is encoded into a log, 64
+KiB and what becomes of them stay in the processor's cache."""
 _INPUT_LIMIT = 256 << 10
 _F_SETPIPE_SZ = 1031
 
@@ -118,7 +120,7 @@ class _Source:
     def __init__(self, stream: str, fd: int) -> None:
         self.stream = stream
         self.fd = fd
-        self.size = _READ_MIN
+        self.size = _READ
 
 
 class Output:
@@ -127,6 +129,7 @@ class Output:
     def __init__(self, loop: Loop, sink: Sink | None = None) -> None:
         self._loop = loop
         self._sink = sink
+        self._largest = _READ if sink else _READ_UNLOGGED
         self._sources: list[_Source] = []
         self._attachments: list[Attachment] = []
         self._running = False
@@ -171,12 +174,12 @@ class Output:
         if not data:
             self._close_source(source)
             return
-        if len(data) == source.size < _READ_MAX:
+        if len(data) == source.size < self._largest:
             self._grow(source)
         self._deliver(source.stream, data)
 
     def _grow(self, source: _Source) -> None:
-        source.size = min(2 * source.size, _READ_MAX)
+        source.size = min(2 * source.size, self._largest)
         try:
             fcntl.fcntl(source.fd, _F_SETPIPE_SZ, source.size)
         except OSError:

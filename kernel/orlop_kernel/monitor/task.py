@@ -15,7 +15,7 @@ from collections.abc import Callable
 from orlop_kernel import linux
 from orlop_kernel.spi.common import Command
 
-from . import commands
+from . import commands, smallfiles
 from .console import ConsoleSocket, set_size
 from .loop import Loop
 from .protocol import Failed, Started
@@ -35,9 +35,7 @@ def failure(what: str, error: OSError) -> Failed:
 
 def _tail(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-            return file.read(_TAIL)
+        return smallfiles.read(path)[-_TAIL:]
     except OSError:
         return b""
 
@@ -149,7 +147,7 @@ class Task:
             )
         except OSError as error:
             self._stdio.close_theirs()
-            self._fail(failure(f"cannot run {command.argv[0]}", error))
+            self._fail(failure("cannot run the runtime", error))
         else:
             self._stdio.close_theirs()
 
@@ -160,8 +158,7 @@ class Task:
             self._fail(Failed("the runtime failed", status=status, stderr=stderr, log=log, timed_out=timed_out))
             return
         try:
-            with open(pid_file) as file:
-                self.pid = int(file.read())
+            self.pid = int(smallfiles.read(pid_file))
         except (OSError, ValueError):
             self._fail(Failed("the runtime reported success and no process id", log=_tail(log_file)))
             return

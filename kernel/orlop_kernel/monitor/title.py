@@ -6,20 +6,24 @@ import ctypes
 
 from orlop_kernel import linux
 
-__all__ = ["set_title"]
+from . import smallfiles
+
+__all__ = ["Title"]
 
 
-def set_title(title: str) -> None:
-    """Set comm (its first word) and overwrite the command line in place, as far as it has room.
+class Title:
+    """Where the kernel reads this process's command line: the area between arg_start and arg_end (proc(5)), which a fork
+    keeps. Looked up once, before the first fork."""
 
-    The kernel shows the area between arg_start and arg_end, up to the first NUL if its last byte is not one (proc(5),
-    the setproctitle convention)."""
-    linux.set_process_name(title.split()[0])
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b") ")[2].split()
-    start, end = int(fields[45]), int(fields[46])  # fields 48 and 49 of proc(5), counted from the state, field 3
-    room = end - start
-    if start == 0 or room < 2:
-        return
-    text = title.encode()[: room - 2]
-    ctypes.memmove(start, text + b"\0" * (room - 1 - len(text)) + b".", room)
+    def __init__(self) -> None:
+        fields = smallfiles.read("/proc/self/stat").rpartition(b") ")[2].split()
+        self._start = int(fields[45])  # fields 48 and 49 of proc(5), counted from the state, field 3
+        self._room = int(fields[46]) - self._start
+
+    def set(self, title: str) -> None:
+        """Set comm (its first word) and overwrite the command line, as far as it has room. The kernel shows it up to the
+        first NUL if its last byte is not one: the setproctitle convention."""
+        linux.set_process_name(title.split()[0])
+        if self._start and self._room > 1:
+            text = title.encode()[: self._room - 2]
+            ctypes.memmove(self._start, text + b"\0" * (self._room - 1 - len(text)) + b".", self._room)

@@ -12,7 +12,6 @@ zygote goes, monitors live on as children of pid 1, and the daemon, which notice
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -27,12 +26,12 @@ import msgspec
 from orlop_kernel import linux
 from orlop_kernel.unpack import worker
 
-from . import cgroups, logs, main, orphans, records
+from . import cgroups, logs, main, orphans, records, sharing
 from .commands import IGNORED_SIGNALS
 from .forking import MESSAGE_LIMIT, Fork, Forked
 from .loop import Loop
 from .protocol import ExitRecord
-from .title import set_title
+from .title import Title
 
 __all__ = ["Zygote"]
 
@@ -45,8 +44,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Zygote:
     """Owns the daemon's socket and the children."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, title: Title) -> None:
         control.setblocking(False)
+        self._title = title
         self._control = control
         self._loop = Loop()
         self._children: set[int] = set()
@@ -89,6 +89,7 @@ class Zygote:
             return Forked(request.serial, 0, "no such entry, or no connection came along")
         pid = os.fork()
         if pid == 0:
+            self._title.set(f"orlop-{request.entry} {os.path.basename(request.run_dir)}".rstrip())
             _child(request.entry, fds[0])
         self._children.add(pid)
         self._loop.on_child(pid, lambda status: self._ended(pid, status, request.run_dir))
@@ -138,7 +139,6 @@ def _child(entry: str, fd: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for signum in (*IGNORED_SIGNALS, signal.SIGCHLD):
             signal.signal(signum, signal.SIG_DFL)
-        set_title(f"orlop-{entry}")
         _ENTRIES[entry](socket.socket(fileno=fd))
         status = 0
     except BaseException:
@@ -156,12 +156,10 @@ def _main(arguments: list[str]) -> None:
     os.set_inheritable(control.fileno(), False)
     logs.preload(arguments[1:])
     linux.close_other_fds([control.fileno()])
-    zygote = Zygote(control)
-    set_title("orlop-zygote")
-    # Collections in children would write to every page that is shared with them: 5 MB each instead of 1.2.
-    gc.collect()
-    gc.freeze()
-    zygote.run()
+    title = Title()
+    sharing.freeze()
+    title.set("orlop-zygote")
+    Zygote(control, title).run()
     os._exit(0)  # nothing is left to clean up, and tearing an interpreter down takes longer than all of the above
 
 

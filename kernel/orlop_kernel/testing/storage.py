@@ -1,23 +1,21 @@
 """For authors of storage drivers: the conformance suite, and a verified fake.
 
-class TestMine(StorageSuite):
-    @pytest.fixture
-    def factory(self):
-        return MyDriver                     # StorageContext -> Storage
+    class TestMine(StorageSuite):
+        @pytest.fixture
+        def factory(self):
+            return MyDriver                     # StorageContext -> Storage
 
-The suite opens the driver on an empty directory, and opens it again there to see what a restart does. Tests marked
-`root` mount for real, in namespaces of their own.
+The suite opens the driver on an empty directory, and opens it again there to see what a restart does. As root it mounts for
+real, in namespaces of its own; without, only drivers whose mounts are one bind mount can be tested.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import secrets
 import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,165 +23,25 @@ import pytest
 import trio
 
 from orlop_kernel.spi import (
-    Change,
-    ChangeKind,
     Conflict,
     InvalidParameter,
-    Mount,
     NotFound,
     OrlopError,
     Storage,
     StorageCapabilities,
     StorageContext,
     UnpackTarget,
-    Usage,
 )
-from orlop_kernel.spi.files import copy_tree, delete_tree
-from orlop_kernel.spi.snapshots import SnapshotIndex, check_key
 from orlop_kernel.unpack.extract import extract
 from orlop_kernel.unpack.request import Unpack
 from orlop_kernel.unpack.stream import Uncompressed
 
+from ._fake_storage import FakeStorage
 from ._mounted import ReadOnlyError, apply, look
 
 __all__ = ["FakeStorage", "StorageSuite", "unpack_members"]
 
 Factory = Callable[[StorageContext], Storage]
-
-
-class FakeStorage:
-    """A storage driver of whole copies, for tests of the kernel: needs no root, does everything at once, passes the
-    suite. State is in `context.root` and survives a reopening."""
-
-    def __init__(self, context: StorageContext) -> None:
-        self._root = context.root
-        self._index = SnapshotIndex(context.root)
-
-    @property
-    def capabilities(self) -> StorageCapabilities:
-        return StorageCapabilities(overlay_whiteouts=False)
-
-    def _get(self, key: str) -> tuple[str, str | None, bool]:
-        """(id, parent's key, committed)"""
-        records = self._index.load()
-        if key not in records:
-            raise NotFound(f"snapshot {key} does not exist")
-        record = records[key]
-        parent = next((other for other, each in records.items() if each.id == record.parent), None)
-        return record.id, parent, record.committed
-
-    def _path(self, ident: str) -> str:
-        return os.path.join(self._root, ident)
-
-    async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
-        await trio.lowlevel.checkpoint()
-        check_key(key)
-        if options:
-            raise InvalidParameter(f"cannot apply storage option {next(iter(options))}: the fake driver has none")
-        if key in self._index.load():
-            _, known, committed = self._get(key)
-            if committed or known != parent:
-                raise Conflict(f"cannot prepare snapshot {key}: it exists")
-            return
-        below = None
-        if parent is not None:
-            below, _, committed = self._get(parent)
-            if not committed:
-                raise Conflict(f"cannot prepare snapshot {key}: its parent {parent} is not committed")
-        ident = secrets.token_hex(8)
-        os.mkdir(self._path(ident))
-        if below is not None:
-            source, target = (os.open(self._path(each), os.O_RDONLY) for each in (below, ident))
-            try:
-                copy_tree(source, target)
-            finally:
-                os.close(source)
-                os.close(target)
-        self._index.add(key, ident, below)
-
-    async def commit(self, key: str, name: str) -> None:
-        await trio.lowlevel.checkpoint()
-        check_key(name)
-        records = self._index.load()
-        if name in records and name != key and not records[name].committed:
-            raise Conflict(f"cannot commit snapshot {key} as {name}: that is an active snapshot")
-        if key not in records and name in records:
-            return
-        _, _, committed = self._get(key)
-        if committed:
-            if name != key:
-                raise Conflict(f"cannot commit snapshot {key} as {name}: it is committed")
-        elif name in records and name != key:
-            await self.remove(key)
-        else:
-            self._index.commit(key, name)
-
-    async def remove(self, key: str) -> None:
-        await trio.lowlevel.checkpoint()
-        check_key(key)
-        records = self._index.load()
-        if key not in records:
-            return
-        ident = records[key].id
-        if any(record.parent == ident for record in records.values()):
-            raise Conflict(f"cannot remove snapshot {key}: other snapshots stand on it")
-        self._index.drop(key, committed=records[key].committed)
-        delete_tree(self._path(ident))
-
-    async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
-        await trio.lowlevel.checkpoint()
-        ident, _, committed = self._get(key)
-        return (Mount("bind", self._path(ident), "", ("bind", "ro" if readonly or committed else "rw", "rprivate")),)
-
-    async def unpack_target(self, key: str) -> UnpackTarget:
-        await trio.lowlevel.checkpoint()
-        ident, _, committed = self._get(key)
-        if committed:
-            raise Conflict(f"cannot unpack into snapshot {key}: it is committed")
-        return UnpackTarget(self._path(ident), False)
-
-    def _files(self, key: str | None) -> dict[str, tuple[int, int, int, bytes]]:
-        if key is None:
-            return {}
-        root, found = self._path(self._get(key)[0]), {}
-        for directory, names, files in os.walk(root):
-            for name in names + files:
-                path = os.path.join(directory, name)
-                info = os.lstat(path)
-                content = Path(path).read_bytes() if name in files and not os.path.islink(path) else b""
-                found["/" + os.path.relpath(path, root)] = (info.st_mode, info.st_uid, info.st_gid, content)
-        return found
-
-    async def usage(self, key: str) -> Usage:
-        await trio.lowlevel.checkpoint()
-        new, old = self._files(key), self._files(self._get(key)[1])
-        own = [value for path, value in new.items() if old.get(path) != value]
-        return Usage(sum(len(content) for *_, content in own), len(own))
-
-    async def changes(self, key: str) -> Sequence[Change]:
-        await trio.lowlevel.checkpoint()
-        new, old = self._files(key), self._files(self._get(key)[1])
-        found = {
-            path: ChangeKind.ADDED if path not in old else ChangeKind.MODIFIED for path in new if old.get(path) != new[path]
-        }
-        found |= {path: ChangeKind.DELETED for path in old.keys() - new.keys() if os.path.dirname(path) in {"/", *new}}
-        for path in list(found):
-            while (path := os.path.dirname(path)) != "/":
-                found.setdefault(path, ChangeKind.MODIFIED)
-        return [Change(path, found[path]) for path in sorted(found)]
-
-    async def describe(self, key: str) -> dict[str, str]:
-        await trio.lowlevel.checkpoint()
-        self._get(key)
-        return {}
-
-    async def keys(self) -> Sequence[str]:
-        await trio.lowlevel.checkpoint()
-        return list(self._index.load())
-
-    async def status(self) -> Sequence[tuple[str, str]]:
-        await trio.lowlevel.checkpoint()
-        return (("Backing Filesystem", "fake"),)
 
 
 def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> None:
@@ -195,9 +53,9 @@ def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> 
             info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
             info.mode, info.size, info.mtime = (0o755 if content is None else 0o644), len(content or b""), 1_000_000_000
             tar.addfile(info, io.BytesIO(content or b""))
-    reading, writing = os.pipe()
-    os.write(writing, out.getvalue())
-    os.close(writing)
+    reading = os.memfd_create("layer")
+    os.write(reading, out.getvalue())
+    os.lseek(reading, 0, os.SEEK_SET)
     root = os.open(target.directory, os.O_RDONLY)
     try:
         request = Unpack(target.overlay_whiteouts, ownership=os.geteuid() == 0)
@@ -374,12 +232,10 @@ class StorageSuite:
 
     def test_layers_delete_what_is_below(self, driver: Storage) -> None:
         async def main() -> None:
-            await _layer(
-                driver, "one", None, ("a", b"1"), ("d", None), ("d/x", b"x"), ("o", None), ("o/old", b"o"), ("k", b"")
-            )
-            await _layer(
-                driver, "two", "one", (".wh.a", b""), (".wh.d", b""), ("o", None), ("o/.wh..wh..opq", b""), ("o/new", b"n")
-            )
+            below = (("a", b"1"), ("d", None), ("d/x", b"x"), ("o", None), ("o/old", b"o"), ("k", b""))
+            await _layer(driver, "one", None, *below)
+            above = ((".wh.a", b""), (".wh.d", b""), ("o", None), ("o/.wh..wh..opq", b""), ("o/new", b"n"))
+            await _layer(driver, "two", "one", *above)
             await driver.prepare("c", "two")
             assert await look(await driver.mounts("c")) == {"k": "", "o": None, "o/new": "n"}, "a layer's .wh. entries hide"
             await _layer(driver, "three", "two", ("d", None), ("d/again", b"2"))
@@ -391,17 +247,8 @@ class StorageSuite:
 
     def test_changes(self, driver: Storage) -> None:
         async def main() -> None:
-            await _layer(
-                driver,
-                "base",
-                None,
-                ("etc", None),
-                ("etc/a", b"1"),
-                ("etc/b", b"2"),
-                ("gone", None),
-                ("gone/x", b""),
-                ("k", b""),
-            )
+            base = (("etc", None), ("etc/a", b"1"), ("etc/b", b"2"), ("gone", None), ("gone/x", b""), ("k", b""))
+            await _layer(driver, "base", None, *base)
             await driver.prepare("c", "base")
             assert list(await driver.changes("c")) == [], "changes(): nothing was done yet"
             await look(
@@ -427,9 +274,8 @@ class StorageSuite:
 
     def test_changes_of_a_directory_that_was_replaced(self, driver: Storage) -> None:
         async def main() -> None:
-            await _layer(
-                driver, "base", None, ("d", None), ("d/keep", b"1"), ("d/lost", b"2"), ("d/sub", None), ("d/sub/x", b"")
-            )
+            base = (("d", None), ("d/keep", b"1"), ("d/lost", b"2"), ("d/sub", None), ("d/sub/x", b""))
+            await _layer(driver, "base", None, *base)
             await driver.prepare("c", "base")
             await look(await driver.mounts("c"), ["remove", "d"], ["mkdir", "d"], ["write", "d/keep", "other"])
             assert [(change.path, change.kind.name) for change in await driver.changes("c")] == [
@@ -488,9 +334,8 @@ class StorageSuite:
                 for n in range(20):
                     nursery.start_soon(driver.prepare, f"c{n}", "base")
                     nursery.start_soon(driver.prepare, "same", "base")
-                    nursery.start_soon(
-                        partial(_layer, driver, f"l{n % 2}", "base", ("x", b"")), name=f"{n}"
-                    ) if n < 2 else None
+                for name in ("l0", "l1"):
+                    nursery.start_soon(_layer, driver, name, "base", ("x", b""))
             assert sorted(await driver.keys()) == sorted([*(f"c{n}" for n in range(20)), "base", "same", "l0", "l1"])
             await driver.prepare("p", None)
             await driver.prepare("q", None)

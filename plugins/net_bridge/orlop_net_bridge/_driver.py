@@ -20,6 +20,7 @@ from orlop_kernel.spi import (
 )
 
 from . import _docker_user, _plan
+from ._conntrack import forget_udp
 from ._links import Links, enable_forwarding
 from ._network import Bridge, read_network
 from ._nft import Nft, NftError, open_nft
@@ -28,6 +29,10 @@ from ._worker import Worker
 __all__ = ["BridgeDriver"]
 
 _LINGER = 1.0
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
 
 
 class BridgeDriver:
@@ -104,7 +109,7 @@ class BridgeDriver:
                 raise Conflict(f"cannot create bridge {bridge.name}: network {known.network_id[:12]} uses it")
         before = self._bridges.get(bridge.network_id)
         if self._context.ip_forward and not bridge.internal:
-            for version in sorted({6 if ":" in subnet else 4 for subnet in bridge.subnets}):
+            for version in sorted({_version(subnet) for subnet in bridge.subnets}):
                 enable_forwarding(version)
         self._open_links().ensure_bridge(bridge)
         nft = self._open_nft()
@@ -119,12 +124,14 @@ class BridgeDriver:
                 f"create the rules of bridge {bridge.name}",
             )
             _docker_user.admit(nft, self._table, [bridge.name])
-        except NftError as error:
-            if not error.exists:
+        except NftError:
+            # A table of another version, or a former subnet in the way: `restore` settles the rest.
+            try:
+                self._settle(nft, keep=True)
+                _docker_user.admit(nft, self._table, [bridge.name])
+            except DriverError:
                 self._forget(bridge, before)
                 raise
-            # A table of another version, or an element of a former network in the way: `restore` settles the rest.
-            self._settle(nft, keep_ports=True)
 
     def _forget(self, bridge: Bridge, before: Bridge | None) -> None:
         if before is not None:
@@ -145,19 +152,18 @@ class BridgeDriver:
         except (ValueError, KeyError, IndexError, TypeError):
             return None
 
-    def _settle(self, nft: Nft, *, keep_ports: bool = False) -> None:
-        """Make the table hold exactly what it should, in one transaction."""
+    def _settle(self, nft: Nft, *, keep: bool = False) -> None:
+        """Make the table hold exactly what it should, in one transaction; with `keep`, also what it holds besides."""
         held, wanted = self._held(nft), self._wanted()
         what = f"restore table {self._table}"
         if held is not None:
-            if keep_ports:
-                wanted |= {element for element in held if element.set.startswith("ports")}
+            if keep:
+                wanted = _plan.keep_compatible(wanted, held)
             try:
                 nft.run(_plan.update_table(self._table, held, wanted), what)
                 return
-            except NftError as error:
-                if not error.exists:
-                    raise
+            except NftError:
+                pass  # its sets are of another kind: then the whole of it
         nft.run(_plan.replace_table(self._table, wanted), what)
 
     def _delete(self, bridge: Bridge) -> None:
@@ -215,6 +221,10 @@ class BridgeDriver:
                 del self._ports[endpoint.id]
                 raise
         self._ports[endpoint.id] = wanted
+        for version in (4, 6):
+            udp = {port.host_port for port in endpoint.ports if port.protocol == "udp" and _version(port.host_ip) == version}
+            if udp:
+                forget_udp(version, udp)
 
     def _check_free(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
         keys = {(element.set, element.key) for element in wanted}

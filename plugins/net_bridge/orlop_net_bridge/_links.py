@@ -136,7 +136,11 @@ class Links:
                 (link,) = self._host.link("get", index=index)
                 if (link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) != "bridge":
                     raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is no bridge")
-                ours = link.get_attr("IFLA_IFALIAS") == self._bridge_alias(bridge.network_id)
+                alias = link.get_attr("IFLA_IFALIAS") or ""
+                # Also that of a data root that was wiped: its network is nobody's any more.
+                ours = alias.startswith(self._bridge_alias(""))
+                if ours and alias != self._bridge_alias(bridge.network_id):
+                    self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
                 if ours and bridge.mtu and link.get_attr("IFLA_MTU") != bridge.mtu:
                     self._host.link("set", index=index, mtu=bridge.mtu)
             if any(":" in address for address in bridge.addresses):

@@ -22,6 +22,7 @@ __all__ = [
     "add_elements",
     "delete_elements",
     "delete_table",
+    "keep_compatible",
     "network_elements",
     "parse_elements",
     "port_elements",
@@ -51,6 +52,8 @@ _SETS = {
     "ports4_at": ("map", "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;"),
     "ports6_at": ("map", "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;"),
 }
+
+_INTERVALS = frozenset(name for name, (_, body) in _SETS.items() if "interval" in body)
 
 _CHAINS = {
     "publish": "",
@@ -179,6 +182,20 @@ def _skeleton(table: str) -> list[str]:
     lines += [f"flush chain inet {table} {name}" for name in _CHAINS]
     lines += [f"add rule inet {table} {chain} {rule}" for chain, rule in _RULES]
     return lines
+
+
+def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> frozenset[Element]:
+    """`wanted`, and of `held` what does not stand in its way: at boot that may be a living container's."""
+    keys = {(element.set, element.key) for element in wanted}
+    subnets = [(element.set, ipaddress.ip_network(element.key)) for element in wanted if element.set in _INTERVALS]
+
+    def stands_in_the_way(element: Element) -> bool:
+        if element.set not in _INTERVALS:
+            return (element.set, element.key) in keys
+        mine = ipaddress.ip_network(element.key)
+        return any(name == element.set and other.overlaps(mine) for name, other in subnets)
+
+    return wanted | {element for element in held if not stands_in_the_way(element)}
 
 
 def update_table(table: str, held: frozenset[Element], wanted: frozenset[Element]) -> str:

@@ -87,8 +87,7 @@ def test_runc_needs_nothing_detached() -> None:
         (
             "crun",
             "the path `/etc` is not a regular file: Operation not permitted",
-            "OCI runtime create failed: crun create failed: unable to start container process: "
-            'exec: "/etc": is a directory',
+            'OCI runtime create failed: crun create failed: unable to start container process: exec: "/etc": is a directory',
         ),
         (
             "crun",

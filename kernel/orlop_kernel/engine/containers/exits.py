@@ -102,8 +102,7 @@ async def _clean(room: Containers, container: Container, run: Run) -> None:
     assert run.monitor is not None
     await run.monitor.ended()
     if container.run is run:
-        container.run = None
-        room.remove_run_directories(container.id)
+        room.settle(container)
 
 
 async def _restart_later(room: Containers, container: Container, run: Run) -> None:

@@ -167,9 +167,15 @@ async def shutdown(room: Containers, *, leave_running: bool) -> None:
     for container in room.index.values():
         if container.restart_timer is not None:
             container.restart_timer.cancel()
-    if leave_running:
-        return
-    async with trio.open_nursery() as nursery:
+    if not leave_running:
+        async with trio.open_nursery() as nursery:
+            for container in list(room.index.values()):
+                if container.record.state.running:
+                    nursery.start_soon(_stop_at_boot, room, container)
+    # Monitors of ended containers need a moment to put them away; what they hold would look alive.
+    with trio.move_on_after(5):
         for container in list(room.index.values()):
-            if container.record.state.running:
-                nursery.start_soon(_stop_at_boot, room, container)
+            if container.run is not None and not container.record.state.running:
+                assert container.run.monitor is not None
+                await container.run.monitor.ended()
+                room.settle(container)

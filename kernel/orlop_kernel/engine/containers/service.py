@@ -121,6 +121,10 @@ class Containers:
             "stopped": len(states) - running - paused,
         }
 
+    def any_alive(self) -> bool:
+        """Whether a container runs, or a monitor is still putting one away."""
+        return any(item.record.state.running or item.run is not None for item in self.index.values())
+
     def longest_stop_timeout(self) -> float:
         """Of the running containers, in seconds; infinite when one is to be waited for for ever."""
         longest = 0.0
@@ -164,6 +168,11 @@ class Containers:
 
     def remove_run_directories(self, container_id: str) -> None:
         self.remove_run(container_id[:_RUN_NAME])
+
+    def settle(self, container: Container) -> None:
+        """The monitor of its last run has ended: nothing of the run is left."""
+        container.run = None
+        self.remove_run_directories(container.id)
 
     def namespace_of(self, text: str, kind: str) -> str:
         """The path of a running container's namespace, for another one to join."""

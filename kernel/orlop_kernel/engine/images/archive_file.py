@@ -109,29 +109,31 @@ class Archive:
         file = _File(fd)
         try:
             for entry in entries(file):
-                self._note(_clean(entry.name), entry.type, _text(entry.link), Member(file.at, entry.size), entry.segments)
+                self._note(
+                    _normal(_text(entry.name)), entry.type, _text(entry.link), Member(file.at, entry.size), entry.segments
+                )
                 file.skip(entry.size)
         except UnpackError as error:
             raise InvalidParameter(f"cannot read the archive: {error}") from error
 
-    def _note(self, name: str, kind: bytes, link: str, member: Member, segments: object) -> None:
+    def _note(self, name: str, kind: bytes, link: str, content: Member | None) -> None:
         if len(self._files) + len(self._links) >= _MAX_MEMBERS:
             raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
         self._files.pop(name, None)
         self._links.pop(name, None)
-        if kind in (b"0", b"\0", b"7") and segments is None:
-            self._files[name] = member
+        if kind in (b"0", b"\0", b"7") and content is not None:
+            self._files[name] = content
         elif kind == b"1":
-            self._links[name] = posixpath.normpath("/" + link)
+            self._links[name] = _normal(link)
         elif kind == b"2":
-            self._links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+            self._links[name] = _normal(posixpath.join(posixpath.dirname(name), link))
 
     def close(self) -> None:
         os.close(self._fd)
 
     def find(self, name: str) -> Member | None:
         """The regular file under this name, through links of the archive's own."""
-        path = posixpath.normpath("/" + name)
+        path = _normal(name)
         for _ in range(_MAX_LINKS):
             if path in self._files:
                 return self._files[path]
@@ -145,7 +147,7 @@ class Archive:
         head, tail = path, ""
         while head != "/":
             if head in self._links:
-                return posixpath.normpath(posixpath.join(self._links[head], tail) if tail else self._links[head])
+                return _normal(posixpath.join(self._links[head], tail))
             head, name = posixpath.split(head)
             tail = posixpath.join(name, tail) if tail else name
         return ""
@@ -180,5 +182,6 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _clean(raw: bytes) -> str:
-    return posixpath.normpath("/" + _text(raw))
+def _normal(path: str) -> str:
+    """Absolute, without "." and "..", with one slash in front (normpath keeps two)."""
+    return "/" + posixpath.normpath("/" + path).lstrip("/")

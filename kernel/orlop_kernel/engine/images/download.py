@@ -74,7 +74,7 @@ class Downloads:
         if self._content.has(digest):
             return
         id = short(digest)
-        async with self._slot(id, report):
+        async with source.registry.borrowed(), self._slot(id, report):
             ingest = await self._content.ingest(digest)
             try:
                 await self._insist(source, ingest, report)
@@ -122,18 +122,20 @@ class Downloads:
         ingest.resumed = ingest.offset > 0
         if ingest.offset < wanted.size or wanted.size == 0:
             async with source.registry.blob(wanted.digest, ingest.offset) as (start, pieces):
-                if start != ingest.offset:
-                    await ingest.restart()  # a registry without ranges: all of it again
+                # A registry without ranges begins again: what we have is passed over, not thrown away
+                ahead = ingest.offset - start
                 await self._receive(
-                    pieces, wanted, ingest, lambda done: report(amount(id, "Downloading", done, wanted.size))
+                    pieces, ahead, wanted, ingest, lambda done: report(amount(id, "Downloading", done, wanted.size))
                 )
         report(state(id, "Verifying Checksum"))
         await ingest.commit()
 
     async def _receive(
-        self, pieces: AsyncIterator[bytes], wanted: Descriptor, ingest: Ingest, progress: Callable[[int], None]
+        self, pieces: AsyncIterator[bytes], ahead: int, wanted: Descriptor, ingest: Ingest, progress: Callable[[int], None]
     ) -> None:
         async for piece in pieces:
+            if ahead:
+                ahead, piece = max(0, ahead - len(piece)), piece[ahead:]
             if ingest.offset + len(piece) > wanted.size:
                 raise DriverError(f"cannot download {wanted.digest}: the registry sends more than its {wanted.size} bytes")
             await ingest.write(piece)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import httpx
 
 from orlop_kernel.spi import DriverError, NotFound
 
+from .http_body import body
 from .progress import Report, amount, message
 from .registry_errors import explain_os_error
 from .registry_hosts import Proxies, proxy_for
@@ -16,8 +18,9 @@ __all__ = ["fetch"]
 
 
 async def _beginning(answer: httpx.Response) -> str:
-    async for piece in answer.aiter_raw(500):
-        return piece.decode("utf-8", "replace").strip()
+    async with aclosing(body(answer)) as pieces:
+        async for piece in pieces:
+            return piece[:500].decode("utf-8", "replace").strip()
     return ""
 
 
@@ -35,10 +38,11 @@ async def fetch(url: str, proxies: Proxies, report: Report) -> AsyncGenerator[by
             report(message(f"Downloading from {url}"))
             size = answer.headers.get("content-length", "")
             total, done = int(size) if size.isdigit() else 0, 0
-            async for piece in answer.aiter_raw(256 << 10):
-                done += len(piece)
-                report(amount("", "Importing", done, total))
-                yield piece
+            async with aclosing(body(answer)) as pieces:
+                async for piece in pieces:
+                    done += len(piece)
+                    report(amount("", "Importing", done, total))
+                    yield piece
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         parsed = httpx.URL(url) if "://" in url else httpx.URL("http://invalid")
         cause = explain_os_error(error, parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))

@@ -8,8 +8,8 @@ pools; closed with them. What the other side sends is bounded: heads by the pars
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -19,6 +19,7 @@ import trio
 from orlop_kernel.spi import DriverError
 
 from .documents import digest as digest_of
+from .http_body import body
 from .manifests import ACCEPT, MAX_MANIFEST
 from .references import Reference
 from .registry_auth import Challenge, Credentials, challenges, read_token, token_form, token_url
@@ -32,7 +33,6 @@ _REDIRECTS = 10
 _PATIENT = Timeouts()
 _PAGES = 1000
 _NO_ANSWER = "net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)"
-_CHUNK = 256 << 10
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -54,6 +54,7 @@ class Registry:
         self._credentials = credentials
         self._timeouts = timeouts
         self._clients: dict[str, httpx.AsyncClient] = {}
+        self._users = 0
         self._challenges: list[Challenge] = []
         self._token: tuple[str, float] | None = None
         self._token_lock = trio.Lock()
@@ -89,13 +90,25 @@ class Registry:
             )
 
         registry._make_client = make
-        try:
+        async with registry.borrowed():
             await registry._ping()
             yield registry
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[None]:
+        """Keep the connections: a download that other pulls wait for, too, goes on when the pull that began it has gone.
+        The last to leave closes them."""
+        if self._users == 0 and self._clients:
+            raise RegistryError(f"cannot use {self.endpoint.host}: its connections were closed", retry=True)
+        self._users += 1
+        try:
+            yield
         finally:
-            with trio.move_on_after(5, shield=True):
-                for client in registry._clients.values():
-                    await client.aclose()
+            self._users -= 1
+            if not self._users:
+                with trio.move_on_after(5, shield=True):
+                    for client in self._clients.values():
+                        await client.aclose()
 
     def _client(self, url: str) -> httpx.AsyncClient:
         """One pool per origin: certificates and proxy depend on it."""
@@ -134,8 +147,8 @@ class Registry:
                 if response.status_code == 401 and attempt == 1 and await self._renew(response):
                     continue
                 if response.status_code >= 400:
-                    body = await self._body(response, _SMALL, method, url)
-                    raise from_answer(response.status_code, body, response.headers.get("www-authenticate", ""))
+                    said = await self._body(response, _SMALL, method, url)
+                    raise from_answer(response.status_code, said, response.headers.get("www-authenticate", ""))
                 yield response
                 return
             finally:
@@ -163,10 +176,11 @@ class Registry:
         data = bytearray()
         try:
             with trio.fail_after(self._timeouts.small):
-                async for piece in response.aiter_raw(_CHUNK):
-                    data += piece
-                    if len(data) > limit:
-                        raise RegistryError(f'{method.capitalize()} "{url}": the answer is larger than {limit} bytes')
+                async with aclosing(body(response)) as pieces:
+                    async for piece in pieces:
+                        data += piece
+                        if len(data) > limit:
+                            raise RegistryError(f'{method.capitalize()} "{url}": the answer is larger than {limit} bytes')
         except trio.TooSlowError as error:
             raise RegistryError(f'{method.capitalize()} "{url}": the registry stalled', retry=True) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
@@ -187,9 +201,9 @@ class Registry:
         try:
             self._challenges = challenges(", ".join(response.headers.get_list("www-authenticate")))
             if response.status_code not in (200, 401):
-                body = await self._body(response, _SMALL, "Get", url)
+                said = await self._body(response, _SMALL, "Get", url)
                 if response.status_code >= 400:
-                    raise from_answer(response.status_code, body)
+                    raise from_answer(response.status_code, said)
         finally:
             await response.aclose()
 
@@ -238,12 +252,12 @@ class Registry:
             proof = {"Authorization": self._credentials.basic} if self._credentials.basic else {}
             response = await self._send("GET", token_url(realm, service, scopes, self._credentials.username), proof)
         try:
-            body = await self._body(response, _SMALL, "Get", realm)
+            said = await self._body(response, _SMALL, "Get", realm)
             if response.status_code != 200:
-                raise from_answer(response.status_code, body, response.headers.get("www-authenticate", ""))
+                raise from_answer(response.status_code, said, response.headers.get("www-authenticate", ""))
         finally:
             await response.aclose()
-        token = read_token(body)
+        token = read_token(said)
         if token is None:
             raise RegistryError("authorization server did not include a token in the response", code="UNAUTHORIZED")
         return token.value, trio.current_time() + token.lifetime * 0.9
@@ -270,12 +284,14 @@ class Registry:
                 start = int(given[1]) if given else -1
                 if start != offset:
                     raise RegistryError(f"cannot resume {digest}: the registry sent another range", status=416, retry=True)
-            yield start, self._pieces(response, self.endpoint.url + path)
+            async with aclosing(self._pieces(response, self.endpoint.url + path)) as pieces:
+                yield start, pieces
 
-    async def _pieces(self, response: httpx.Response, url: str) -> AsyncIterator[bytes]:
+    async def _pieces(self, response: httpx.Response, url: str) -> AsyncGenerator[bytes, None]:
         try:
-            async for piece in response.aiter_raw(_CHUNK):
-                yield piece
+            async with aclosing(body(response)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise self._failure("Get", url, error) from error
 

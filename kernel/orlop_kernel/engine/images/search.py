@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import httpx
 import msgspec
 
 from orlop_kernel.spi import DriverError, InvalidParameter
 from orlop_kernel.types.images import SearchResult
 
+from .http_body import body
 from .listing import Filters, boolean, check
 from .registry_errors import explain_os_error
 from .registry_hosts import Proxies, proxy_for
@@ -36,14 +39,15 @@ async def _get(url: str, query: dict[str, str], proxies: Proxies) -> bytes:
     try:
         async with (
             httpx.AsyncClient(trust_env=False, timeout=30, follow_redirects=True, proxy=proxy_for(url, proxies)) as client,
-            client.stream("GET", target) as answer,
+            client.stream("GET", target, headers={"Accept-Encoding": "identity"}) as answer,
         ):
             if answer.status_code != 200:
                 raise DriverError(f"Unexpected status code {answer.status_code}")
-            async for piece in answer.aiter_bytes():
-                data += piece
-                if len(data) > _LIMIT:
-                    raise DriverError(f"cannot search {url}: the answer is larger than {_LIMIT} bytes")
+            async with aclosing(body(answer)) as pieces:
+                async for piece in pieces:
+                    data += piece
+                    if len(data) > _LIMIT:
+                        raise DriverError(f"cannot search {url}: the answer is larger than {_LIMIT} bytes")
     except httpx.HTTPError as error:
         raise DriverError(f'Get "{target}": {explain_os_error(error, target.host, target.port or 443)}') from error
     return bytes(data)

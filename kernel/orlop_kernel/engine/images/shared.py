@@ -41,6 +41,11 @@ class SharedWork(Generic[T]):
         self._nursery = nursery
         self._entries: dict[str, _Entry[T]] = {}
 
+    def waiting(self, key: str) -> int:
+        """How many askers wait for this work now."""
+        entry = self._entries.get(key)
+        return len(entry.watchers) if entry else 0
+
     async def _work(self, key: str, entry: _Entry[T], work: Callable[[Report], Awaitable[T]]) -> None:
         try:
             with entry.scope:

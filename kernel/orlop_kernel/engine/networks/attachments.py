@@ -214,9 +214,8 @@ class Attachments:
                 by_driver[attached.driver].append(attached)
             self._enlist(sandbox)
         for name, living in by_driver.items():
-            specs = [
-                network.spec for network in self._networks.values() if network.record.driver == name and not network.fault
-            ]
+            # Also those that could not be made just now: they are not nobody's, and their containers may live.
+            specs = [network.spec for network in self._networks.values() if network.record.driver == name]
             try:
                 driver = await self._drivers(name)
                 await driver.restore(specs, [(attached.endpoint, attached.state) for attached in living])

@@ -83,6 +83,15 @@ class Networks:
         for network in self._networks.values():
             await self._make(network)
 
+    async def withdraw(self) -> None:
+        """At a stop with nothing running: take the networks' objects off the host. `boot` makes them anew."""
+        for network in self._networks.values():
+            try:
+                driver = await self._drivers(network.record.driver)
+                await driver.delete_network(network.spec)
+            except OrlopError as error:
+                _log.warning("network %s stays on the host: %s", network.record.name, error)
+
     def _add(self, record: NetworkRecord) -> Network:
         network = Network(record)
         self._networks[record.id] = self._by_name[record.name] = network

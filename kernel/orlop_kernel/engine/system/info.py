@@ -14,6 +14,7 @@ from .host import Cgroups
 
 __all__ = [
     "address_pools",
+    "commit",
     "parse_runtime_version",
     "registry",
     "runtimes",
@@ -53,6 +54,11 @@ def runtimes(config: Config) -> dict[str, RuntimeInfo]:
 def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
     """UNSET without any: the built-in ones are not shown, as in Docker."""
     return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
+
+
+def commit(found: str, version: tuple[int, int]) -> dict[str, str]:
+    """Clients before 1.49 complain about a commit that is not the expected one; Orlop expects what it finds."""
+    return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
 
 
 def security_options(config: Config, cgroups: Cgroups, seccomp: bool) -> list[str]:

@@ -132,7 +132,6 @@ class System:
         facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.counts()
         forwarding = host.ipv4_forwarding()
         runtime = await self._runtime_version()
-        no_commit = {"ID": "N/A"}
         return SystemInfo(
             id=self.id,
             containers=counts["total"],
@@ -184,9 +183,9 @@ class System:
             swarm=_NO_SWARM,
             live_restore_enabled=config.live_restore,
             init_binary=os.path.basename(config.init_path),
-            containerd_commit=no_commit,
-            runc_commit={"ID": runtime.get("commit", "")},
-            init_commit=no_commit,
+            containerd_commit=info.commit("N/A", version),
+            runc_commit=info.commit(runtime.get("commit", ""), version),
+            init_commit=info.commit("N/A", version),
             security_options=info.security_options(config, cgroups, host.seccomp_supported()),
             product_license="Apache License 2.0",
             default_address_pools=info.address_pools(config),

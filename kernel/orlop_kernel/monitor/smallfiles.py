@@ -1,0 +1,28 @@
+"""Reading and writing small files by system calls: Python's file objects cost a forked process a hundred pages more."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["read", "write"]
+
+
+def read(path: str) -> bytes:
+    """The whole file. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, 16384)
+        while more := os.read(fd, 65536) if data else b"":
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def write(path: str, data: bytes) -> None:
+    """Write to a file that exists, in one call: what the kernel's control files want. Raises `OSError`."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)

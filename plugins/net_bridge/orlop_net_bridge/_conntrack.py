@@ -1,0 +1,54 @@
+"""Forgetting flows: a UDP client that goes on sending keeps its entry in the connection table, and with it the container
+that it was first led to, or that it was led to none, whatever the rules say now. So a published UDP port begins without.
+
+For the network thread only.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
+
+__all__ = ["forget_udp"]
+
+
+def _tuple(entry: Any, version: int) -> Any | None:
+    """The entry's original direction; None for what is not UDP."""
+    held = entry.get_attr("CTA_TUPLE_ORIG")
+    if held is None:
+        return None
+    addresses, ports = held.get_attr("CTA_TUPLE_IP"), held.get_attr("CTA_TUPLE_PROTO")
+    if addresses is None or ports is None or ports.get_attr("CTA_PROTO_NUM") != socket.IPPROTO_UDP:
+        return None
+    return NFCTAttrTuple(
+        saddr=addresses.get_attr(f"CTA_IP_V{version}_SRC"),
+        daddr=addresses.get_attr(f"CTA_IP_V{version}_DST"),
+        proto=socket.IPPROTO_UDP,
+        sport=ports.get_attr("CTA_PROTO_SRC_PORT"),
+        dport=ports.get_attr("CTA_PROTO_DST_PORT"),
+    )
+
+
+def forget_udp(version: int, ports: Collection[int]) -> None:
+    """Forget every UDP flow to these ports. As far as it goes: a kernel without the interface has nothing to say, and an
+    entry may end by itself meanwhile."""
+    try:
+        table = NFCTSocket(nfgen_family=socket.AF_INET if version == 4 else socket.AF_INET6)
+    except OSError:
+        return
+    try:
+        for entry in list(table.dump()):
+            flow = _tuple(entry, version)
+            if flow is not None and flow.dport in ports:
+                try:
+                    table.entry("del", tuple_orig=flow)
+                except NetlinkError:
+                    continue
+    except (NetlinkError, OSError):
+        return
+    finally:
+        table.close()

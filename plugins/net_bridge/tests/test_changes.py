@@ -1,0 +1,98 @@
+"""A network that is not what it was at the last boot, and a table that is not ours of today."""
+
+from __future__ import annotations
+
+import subprocess
+
+import msgspec
+import pytest
+
+from orlop_kernel.spi import Conflict, InvalidParameter, NetworkContext, NetworkSpec, Subnet
+from orlop_kernel.testing.network import in_own_network
+from orlop_net_bridge import BridgeDriver
+
+pytestmark = pytest.mark.root
+
+CONTEXT = NetworkContext(instance="", default_bridge="orlt0", state_dir="/nonexistent")
+NETWORK = NetworkSpec(
+    id="a" * 64,
+    name="bridge",
+    subnets=(Subnet("10.211.0.0/16", "10.211.0.1"),),
+    options={"com.docker.network.bridge.default_bridge": "true"},
+)
+SMALLER = msgspec.structs.replace(NETWORK, subnets=(Subnet("10.211.1.0/24", "10.211.1.1"),))
+
+
+def run(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def test_another_subnet() -> None:
+    async def main() -> None:
+        driver = BridgeDriver(CONTEXT)
+        await driver.create_network(NETWORK)
+        await driver.close()
+        driver = BridgeDriver(CONTEXT)
+        await driver.create_network(SMALLER)
+        await driver.restore([SMALLER], [])
+        table = run("nft", "list", "table", "inet", "orlop")
+        assert "10.211.1.0/24" in table and "10.211.0.0/16" not in table
+        addresses = run("ip", "-4", "-o", "address", "show", "orlt0")
+        assert "10.211.1.1/24" in addresses and "10.211.0.1/16" not in addresses
+        await driver.delete_network(SMALLER)
+        await driver.close()
+
+    in_own_network(main)
+
+
+def test_a_new_data_root_takes_the_bridge_over() -> None:
+    async def main() -> None:
+        driver = BridgeDriver(CONTEXT)
+        await driver.create_network(NETWORK)
+        await driver.close()
+        other = msgspec.structs.replace(SMALLER, id="b" * 64)
+        driver = BridgeDriver(CONTEXT)
+        await driver.create_network(other)
+        await driver.restore([other], [])
+        assert "10.211.1.1/24" in run("ip", "-4", "-o", "address", "show", "orlt0")
+        await driver.delete_network(other)
+        assert "orlt0" not in run("ip", "-o", "link")
+        await driver.close()
+
+    in_own_network(main)
+
+
+def test_a_table_of_another_version() -> None:
+    async def main() -> None:
+        run(
+            "nft",
+            "add table inet orlop; add set inet orlop bridges { type ipv4_addr; }; add set inet orlop old { type mark; }",
+        )
+        driver = BridgeDriver(CONTEXT)
+        await driver.create_network(NETWORK)
+        await driver.restore([NETWORK], [])
+        table = run("nft", "list", "table", "inet", "orlop")
+        assert '"orlt0"' in table and "set old" not in table
+        await driver.delete_network(NETWORK)
+        await driver.close()
+
+    in_own_network(main)
+
+
+def test_names_that_are_taken() -> None:
+    async def main() -> None:
+        driver = BridgeDriver(CONTEXT)
+        run("ip", "link", "add", "orlt0", "type", "veth", "peer", "name", "orlt1")
+        with pytest.raises(Conflict, match="is no bridge"):
+            await driver.create_network(NETWORK)
+        run("ip", "link", "delete", "orlt0")
+        await driver.create_network(NETWORK)
+        with pytest.raises(Conflict, match="uses it"):
+            await driver.create_network(msgspec.structs.replace(SMALLER, id="b" * 64))
+        bad = msgspec.structs.replace(SMALLER, options={"com.docker.network.driver.mtu": "x"})
+        with pytest.raises(InvalidParameter):
+            await driver.create_network(bad)
+        await driver.delete_network(NETWORK)
+        await driver.close()
+
+    in_own_network(main)

@@ -1,0 +1,177 @@
+"""The driver object. Blocking work runs on worker threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from orlop_kernel.spi import (
+    DriverError,
+    Mount,
+    NotFound,
+    Unavailable,
+    Usage,
+    Volume,
+    VolumeCapabilities,
+    VolumeContext,
+)
+from orlop_kernel.spi.files import Trash, tree_usage
+from orlop_kernel.spi.snapshots import fsync_directory
+
+from .options import Kept, address_to_resolve, check_name, check_options, kept_options, mount_of, with_address
+
+__all__ = ["LocalVolumes"]
+
+T = TypeVar("T")
+
+
+class LocalVolumes:
+    """`VolumeContext -> VolumeDriver`."""
+
+    def __init__(self, context: VolumeContext) -> None:
+        self._root = context.root
+        self._trash: Trash | None = None
+        self._mounting = trio.Lock()
+        self._slow = trio.CapacityLimiter(4)
+
+    @property
+    def capabilities(self) -> VolumeCapabilities:
+        return VolumeCapabilities(scope="local")
+
+    def _path(self, name: str, *names: str) -> str:
+        return os.path.join(self._root, name, *names)
+
+    async def _run(self, what: str, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+        try:
+            return await trio.to_thread.run_sync(work, limiter=limiter)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise DriverError(f"cannot {what}: {error.strerror}{where}") from error
+
+    async def create(self, name: str, options: Mapping[str, str]) -> Volume:
+        check_name(name)
+        check_options(options)
+        await self._run(f"create volume {name}", lambda: self._make(name, options))
+        return await self.get(name)
+
+    def _make(self, name: str, options: Mapping[str, str]) -> None:
+        directory = self._path(name)
+        if os.path.isdir(self._path(name, "_data")):
+            return
+        os.makedirs(directory, exist_ok=True)
+        os.chmod(directory, 0o701)
+        if options:
+            fd = os.open(self._path(name, "opts.json"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, msgspec.json.encode(kept_options(options)))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        os.mkdir(self._path(name, "_data"))
+        os.chmod(self._path(name, "_data"), 0o755)  # noqa: S103 - containers of any user read it, as with Docker
+        fsync_directory(directory)
+        fsync_directory(self._root)
+
+    async def remove(self, name: str) -> None:
+        check_name(name)
+        async with self._mounting:
+            if await self._run("look at mounts", lambda: os.path.ismount(self._path(name, "_data"))):
+                await self._mount_program("umount", self._path(name, "_data"))
+        await self._run(f"remove volume {name}", lambda: self._discard(name))
+
+    def _discard(self, name: str) -> None:
+        if self._trash is None:
+            self._trash = Trash(os.path.join(self._root, ".trash"))
+        self._trash.take(self._path(name))
+
+    async def _kept(self, name: str) -> Kept:
+        """The options of an existing volume."""
+        check_name(name)
+
+        def read() -> Kept:
+            if not os.path.isdir(self._path(name, "_data")):
+                raise NotFound(f"get {name}: no such volume")
+            try:
+                with open(self._path(name, "opts.json"), "rb") as file:
+                    return msgspec.json.decode(file.read(), type=Kept)
+            except FileNotFoundError:
+                return Kept()
+            except msgspec.DecodeError as error:
+                raise DriverError(
+                    f"cannot read options of volume {name}: {self._path(name, 'opts.json')}: {error}"
+                ) from error
+
+        return await self._run(f"read options of volume {name}", read)
+
+    async def get(self, name: str) -> Volume:
+        kept = await self._kept(name)
+        return Volume(name, self._path(name, "_data"), kept.options())
+
+    async def mounts(self, name: str) -> Sequence[Mount]:
+        kept = await self._kept(name)
+        data = self._path(name, "_data")
+        if not kept.needs_mount:
+            return (Mount("bind", data, "", ("bind", "rprivate")),)
+        host = address_to_resolve(kept)
+        if host:
+            kept = with_address(kept, await _resolve(host))
+        mount = mount_of(kept)
+        if mount.type == "bind" and not await trio.Path(mount.source).exists():
+            raise DriverError(
+                f"cannot mount volume {name}: failed to mount local volume: mount {mount.source}:{data}: no such file or directory"
+            )
+        if mount.type == "tmpfs":
+            await self._mount_shared(mount, data)
+            return (Mount("bind", data, "", ("bind", "rprivate")),)
+        return (mount,)
+
+    async def _mount_shared(self, mount: Mount, data: str) -> None:
+        """A tmpfs must be one for all containers, and outlive each: only a mount of the host's does."""
+        async with self._mounting:
+            if not await self._run("look at mounts", lambda: os.path.ismount(data)):
+                options = ["-o", ",".join(mount.options)] if mount.options else []
+                await self._mount_program("mount", "-t", mount.type, *options, mount.source, data)
+
+    async def _mount_program(self, *argv: str) -> None:
+        result = await trio.run_process(
+            argv,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        )
+        if result.returncode:
+            raise DriverError(f"cannot {argv[0]} {argv[-1]}: {result.stderr.decode(errors='replace').strip()}")
+
+    async def usage(self, name: str) -> Usage:
+        """Bytes of a directory of ours, or of a tmpfs; -1 for what is mounted from elsewhere."""
+        kept = await self._kept(name)
+        if kept.needs_mount and kept.mount_type != "tmpfs":
+            return Usage(-1)
+        return await self._run(f"measure volume {name}", lambda: tree_usage(self._path(name, "_data")), self._slow)
+
+    async def names(self) -> Sequence[str]:
+        def read() -> list[str]:
+            try:
+                found = os.listdir(self._root)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return []
+                raise
+            return sorted(name for name in found if name[0] != "." and os.path.isdir(self._path(name, "_data")))
+
+        return await self._run("list volumes", read)
+
+
+async def _resolve(host: str) -> str:
+    try:
+        found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable(f"error resolving passed in network volume address: lookup {host}: {error.strerror}") from error
+    return str(found[0][4][0])

@@ -1,0 +1,136 @@
+"""A start as the engine does it: plan, attach, and the monitor's relay for what the packet filter leaves to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from orlop_kernel import linux
+from orlop_kernel.config import Config
+from orlop_kernel.engine.networks.service import Networks, Plan, Sandbox
+from orlop_kernel.events import EventBus
+from orlop_kernel.monitor.forward import Forwarder
+from orlop_kernel.monitor.loop import Loop
+from orlop_kernel.spi import NetworkContext, NetworkDriver
+from orlop_kernel.store import Store
+from orlop_kernel.testing.network import FakeNetwork
+from orlop_kernel.types.containers import PortBinding
+from orlop_net_bridge import BridgeDriver
+
+pytestmark = pytest.mark.root
+
+
+def run(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def serve(fd: int, port: int) -> socket.socket:
+    """In a namespace: answer each connection with the address it comes from, until the socket is shut down."""
+    with linux.in_network_namespace(fd):
+        listener = socket.create_server(("0.0.0.0", port))
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, peer = listener.accept()
+                with connection:
+                    connection.sendall(peer[0].encode())
+
+    threading.Thread(target=answer, daemon=True).start()
+    return listener
+
+
+class Daemon:
+    """One after the other, over the same host and the same state."""
+
+    def __init__(self, root: Path) -> None:
+        self.config = Config(data_root=str(root), bip="10.211.0.1/24")
+        context = NetworkContext("test", "orlt0", "/nonexistent")
+        self.drivers: dict[str, NetworkDriver] = {
+            "bridge": BridgeDriver(context),
+            "host": FakeNetwork(),
+            "null": FakeNetwork(),
+        }
+
+    async def driver(self, name: str) -> NetworkDriver:
+        return self.drivers[name]
+
+    async def close(self) -> None:
+        for driver in self.drivers.values():
+            await driver.close()
+
+    @contextlib.asynccontextmanager
+    async def networks(self, store: Store) -> AsyncIterator[Networks]:
+        networks = Networks(store, EventBus(), self.driver, self.config)
+        await networks.boot()
+        try:
+            yield networks
+        finally:
+            await self.close()
+
+
+def test_loopback_is_the_monitors_and_outlives_the_daemon(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        host = linux.new_network_namespace()
+        stack.callback(os.close, host)
+        stack.enter_context(linux.in_network_namespace(host))
+        run("ip", "link", "set", "lo", "up")
+        container = linux.new_network_namespace()
+        stack.callback(os.close, container)
+        made: list[tuple[Plan, Sandbox]] = []
+
+        async def start() -> None:
+            daemon = Daemon(tmp_path)
+            async with Store.open(str(tmp_path / "db")) as store, daemon.networks(store) as networks:
+                bindings = {"80": [PortBinding(host_port="8080")]}
+                plan = await networks.plan("c" * 64, "c1", "c1", "bridge", {}, (), bindings, False)
+                made.append((plan, await networks.attach(plan, f"/proc/{os.getpid()}/fd/{container}")))
+
+        async def stop() -> None:
+            daemon = Daemon(tmp_path)
+            async with Store.open(str(tmp_path / "db")) as store, daemon.networks(store) as networks:
+                await networks.restore([made[0][1]])
+                await networks.release(made[0][1])
+                await daemon.drivers["bridge"].delete_network(made[0][1].endpoints[0].network)
+
+        trio.run(start)
+        server = serve(container, 80)
+        stack.callback(server.close)
+        stack.callback(server.shutdown, socket.SHUT_RDWR)
+        plan, _ = made[0]
+        answers: list[str] = []
+        done, finished = socket.socketpair()
+
+        def clients() -> None:
+            for address in ("127.0.0.1", "127.0.0.2", "::1", "10.211.0.1"):
+                with contextlib.suppress(OSError), socket.create_connection((address, 8080), 2) as sock:
+                    answers.append(sock.recv(100).decode())
+            finished.send(b"x")
+
+        loop = Loop()
+        forwarder = Forwarder(loop)
+        forwarder.serve(plan.sockets, plan.forwards)
+        loop.on_readable(done.fileno(), loop.stop)
+        thread = threading.Thread(target=clients)  # in our namespace, as it is ours that starts it
+        thread.start()
+        try:
+            loop.run()
+        finally:
+            thread.join()
+            forwarder.close()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for held in (done, finished, loop._epoll, loop._wake, loop._wakeup):
+                held.close()
+        trio.run(stop)
+        assert answers == ["10.211.0.1"] * 4
+        assert "orlt0" not in run("ip", "-o", "link") and "orlop" not in run("nft", "list", "tables")

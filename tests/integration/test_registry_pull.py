@@ -1,0 +1,457 @@
+"""Pulling from registries that lie, break off, stall, refuse and redirect: a clear error, nothing left, a retry works."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from tests.registry import Image, blob, image, index, layer
+from tests.registry.build import OCI_MANIFEST
+from tests.registry.fakes import DirectoryStorage, Room, Unpacker, drain, open_room
+from tests.registry.hostile import (
+    Answer,
+    Hostile,
+    endless,
+    flip,
+    hold,
+    redirect,
+    replace,
+    serving,
+    stall,
+    status,
+    truncate,
+)
+
+from orlop_kernel.engine.images import documents, platforms
+from orlop_kernel.engine.images.pull import PullRequest
+from orlop_kernel.engine.images.references import with_tag_or_digest
+from orlop_kernel.engine.images.registry_auth import Credentials
+from orlop_kernel.spi import OrlopError
+
+# Not compressible, so that a layer is many reads long
+NOISE = b"".join(documents.digest(b"%d" % n).encode() for n in range(8000))
+BASE = layer({"etc/": None, "etc/base": NOISE}, compression="none")
+TOP = layer({"hello": b"hi"})
+APP = image([BASE, TOP], config={"Env": ["A=b"], "Labels": {"who": "me"}})
+
+
+def request(host: str, name: str = "app", tag: str = "v1", **more: Any) -> PullRequest:
+    return PullRequest(with_tag_or_digest(f"{host}/{name}", tag), **more)
+
+
+async def pulled(room: Room, registry: Hostile, **more: Any) -> list[dict[str, Any]]:
+    return await drain(room.images.pull(request(registry.host, **more)))
+
+
+def error_of(records: list[dict[str, Any]]) -> str:
+    return str(records[-1].get("error", ""))
+
+
+def run(tmp_path: Path, test: Callable[[Room, Hostile], Awaitable[None]], **options: Any) -> None:
+    """One room and one registry that has APP as app:v1."""
+
+    async def main() -> None:
+        with serving() as registry:
+            registry.add("app", "v1", APP)
+            with trio.fail_after(30):
+                async with open_room(str(tmp_path), **options) as room:
+                    await test(room, registry)
+
+    trio.run(main)
+
+
+def statuses(records: list[dict[str, Any]], part: str) -> list[str]:
+    return [record["status"] for record in records if record.get("id", "").startswith(part)]
+
+
+def test_a_pull_in_dockers_words(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        records = await pulled(room, registry)
+        assert records[0] == {"status": "Pulling from app", "id": "v1"}
+        for part in (BASE, TOP):
+            states = statuses(records, part.digest[7:19])
+            quiet = [state for state in states if state not in ("Downloading", "Extracting")]
+            assert quiet == ["Pulling fs layer", "Verifying Checksum", "Download complete", "Pull complete"]
+        assert records[-2:] == [
+            {"status": f"Digest: {APP.manifest.digest}"},
+            {"status": f"Status: Downloaded newer image for {registry.host}/app:v1"},
+        ]
+        found = room.images.resolve(f"{registry.host}/app:v1")
+        assert (found.id, found.config.env, found.size) == (APP.id, ["A=b"], len(NOISE) + 2)
+        assert found.repo_digests == (f"{registry.host}/app@{APP.manifest.digest}",)
+        assert found.chain_ids == tuple(documents.chain_ids([BASE.diff_id, TOP.diff_id]))
+        assert room.actions() == [("pull", f"{registry.host}/app:v1", f"{registry.host}/app")]
+        again = await pulled(room, registry)
+        assert [record["status"] for record in again] == [
+            "Pulling from app",
+            f"Digest: {APP.manifest.digest}",
+            f"Status: Image is up to date for {registry.host}/app:v1",
+        ]
+
+    run(tmp_path, check)
+
+
+BAD_LAYER: list[tuple[str, list[Answer], str]] = [
+    ("another content", [flip()], f"filesystem layer verification failed for digest {BASE.digest}"),
+    ("another length", [replace(b"short")] * 9, "unexpected EOF"),
+    ("breaks off", [truncate(10)] * 9, "unexpected EOF"),
+    ("stalls", [stall(1000)] * 9, "the registry stalled"),
+    ("endless", [endless()], "the registry sends more than its"),
+    ("gone", [status(404, "BLOB_UNKNOWN", "gone")], "blob unknown: gone"),
+    ("denied", [status(403, "DENIED", "no")], "pull access denied for"),
+    ("too many", [status(429, "TOOMANYREQUESTS", "slow")], "toomanyrequests: slow"),
+    ("broken", [status(500)] * 9, "received unexpected HTTP status: 500 Internal Server Error"),
+    ("no JSON", [status(400)], "error parsing HTTP 400 response body"),
+    ("redirects for ever", [redirect("/v2/app/blobs/" + BASE.digest)] * 99, "stopped after 10 redirects"),
+    ("redirects to a file", [redirect("file:///etc/passwd")], "refusing a redirect"),
+]
+
+
+@pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_LAYER], ids=[case[0] for case in BAD_LAYER])
+def test_bad_layers(tmp_path: Path, answers: list[Answer], message: str) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.misbehave(BASE.digest, *answers)
+        records = await pulled(room, registry)
+        assert message in error_of(records)
+        assert not room.images.all() and room.actions() == []
+        # A transport that failed leaves what it brought, for the next try, until a prune
+        await room.images.prune({})
+        assert room.is_empty()
+        registry.misbehave(BASE.digest)
+        assert not error_of(await pulled(room, registry))
+        assert room.images.resolve(f"{registry.host}/app:v1").id == APP.id
+
+    run(tmp_path, check)
+
+
+BOMB = b"[" * (4 << 20) + b" "
+BAD_MANIFEST: list[tuple[str, list[Answer], str]] = [
+    ("unauthorized", [status(401, "UNAUTHORIZED", "who?")], "unauthorized: who?"),
+    ("denied", [status(403, "DENIED", "no")], "repository does not exist or may require 'docker login': denied: no"),
+    ("unknown", [status(404, "MANIFEST_UNKNOWN", "what?")], "app:v1 not found: manifest unknown: what?"),
+    ("no repository", [status(404, "NAME_UNKNOWN", "what?")], "app not found: name unknown: what?"),
+    ("rate", [status(429)], "toomanyrequests: too many requests"),
+    ("broken", [status(502)], "received unexpected HTTP status: 502 Bad Gateway"),
+    ("bomb", [replace(BOMB, OCI_MANIFEST)], "the answer is larger than 4194304 bytes"),
+    ("endless", [endless()], "the answer is larger than 4194304 bytes"),
+    ("stalls", [stall(10)], "the registry stalled"),
+    ("breaks off", [truncate(10)], "unexpected EOF"),
+    ("loop", [redirect("/v2/app/manifests/v1")] * 99, "stopped after 10 redirects"),
+]
+
+
+@pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_MANIFEST], ids=[case[0] for case in BAD_MANIFEST])
+def test_bad_manifests_are_plain_errors(tmp_path: Path, answers: list[Answer], message: str) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.misbehave("v1", *answers)
+        with pytest.raises(OrlopError) as caught:
+            await pulled(room, registry)
+        assert message in str(caught.value)
+        assert room.is_empty()
+        registry.misbehave("v1")
+        assert not error_of(await pulled(room, registry))
+
+    run(tmp_path, check)
+
+
+def with_manifest(**changes: Any) -> Image:
+    body = {**json.loads(APP.manifest.data), **changes}
+    return Image(blob(body, APP.manifest.media_type), APP.config, APP.layers, APP.platform)
+
+
+def test_documents_that_do_not_fit(tmp_path: Path) -> None:
+    lie = image([BASE, TOP], rootfs={"type": "layers", "diff_ids": [BASE.diff_id, BASE.diff_id]})
+    few = image([BASE, TOP], rootfs={"type": "layers", "diff_ids": [BASE.diff_id]})
+    deep = image([TOP] * 17)
+    odd = Image(blob(b"no JSON", APP.config.media_type), blob(b"no JSON", APP.config.media_type), APP.layers)
+    windows = image([TOP], platform={"os": "windows", "architecture": "amd64"})
+    config = {**APP.config.descriptor, "digest": documents.digest(b"not this")}
+    cases = {
+        "schema1": (with_manifest(schemaVersion=1), "schema 1"),
+        "page": (Image(blob(b"<html>", "text/html"), APP.config, APP.layers), "cannot read manifest"),
+        "artifact": (with_manifest(config={**config, "mediaType": "application/x"}), "not a container image"),
+        "missing": (with_manifest(config=config), "not here"),
+        "lie": (lie, "its diffID is"),
+        "few": (few, "layers from manifest don't match image configuration"),
+        "deep": (deep, "max depth exceeded"),
+        "windows": (windows, "operating system is not supported"),
+    }
+
+    async def check(room: Room, registry: Hostile) -> None:
+        for name, (bad, message) in cases.items():
+            registry.add(name, "v1", bad)
+            assert message in error_of(await pulled(room, registry, name=name)), name
+            assert room.is_empty(), name
+        bad_config = {**APP.config.descriptor, "digest": odd.config.digest, "size": len(odd.config.data)}
+        registry.add("odd", "v1", Image(with_manifest(config=bad_config).manifest, odd.config, APP.layers))
+        assert "cannot read image configuration" in error_of(await pulled(room, registry, name="odd"))
+        assert room.is_empty()
+
+    run(tmp_path, check)
+
+
+def test_a_manifest_by_digest_is_verified(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        wanted = APP.manifest.digest
+        registry.misbehave(wanted, replace(with_manifest(layers=[]).manifest.data))
+        with pytest.raises(OrlopError, match=f"manifest verification failed for digest {wanted}"):
+            await pulled(room, registry, tag=wanted)
+        assert room.is_empty()
+        records = await pulled(room, registry, tag=wanted)
+        assert records[0]["id"] == wanted
+        found = room.images.resolve(f"{registry.host}/app@{wanted}")
+        assert (found.id, found.repo_tags) == (APP.id, ())
+
+    run(tmp_path, check)
+
+
+def test_platforms(tmp_path: Path) -> None:
+    here = platforms.host()
+    mine = image([TOP], platform={"os": "linux", "architecture": here.architecture})
+    other = image([BASE], platform={"os": "linux", "architecture": "s390x"})
+
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.add("multi", "x", mine)
+        registry.add("multi", "y", other)
+        both = index([other, mine], oci=True, attestation=True)
+        registry.add_manifest("multi", "v1", both)
+        await pulled(room, registry, name="multi")
+        found = room.images.resolve(f"{registry.host}/multi:v1")
+        assert found.id == mine.id
+        assert found.repo_digests == (f"{registry.host}/multi@{both.digest}",)
+        await pulled(room, registry, name="multi", platform=platforms.parse("linux/s390x"))
+        assert room.images.resolve(f"{registry.host}/multi:v1").id == other.id
+        records = await pulled(room, registry, name="multi", platform=platforms.parse("linux/riscv64"))
+        assert error_of(records) == "no matching manifest for linux/riscv64 in the manifest list entries"
+        single = await pulled(room, registry, name="multi", tag="y", platform=platforms.parse("linux/riscv64"))
+        assert "does not match the specified platform: wanted linux/riscv64, actual: linux/s390x" in error_of(single)
+
+    run(tmp_path, check)
+
+
+def test_a_broken_download_goes_on_by_range(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.misbehave(BASE.digest, truncate(300_000), truncate(100_000))
+        records = await pulled(room, registry)
+        assert not error_of(records)
+        ranges = [headers.get("range") for _, path, headers in registry.requests if path.endswith(BASE.digest)]
+        assert ranges == [None, "bytes=300000-", "bytes=400000-"]
+        states = statuses(records, BASE.digest[7:19])
+        assert [state for state in states if state.startswith("Retrying")][:2] == [
+            "Retrying in 5 seconds",
+            "Retrying in 4 seconds",
+        ]
+        assert "Retrying in 1 second" in states
+
+    run(tmp_path, check)
+
+
+def test_without_ranges_it_begins_again(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.ranges = False
+        registry.misbehave(BASE.digest, truncate(300_000))
+        assert not error_of(await pulled(room, registry))
+
+    run(tmp_path, check)
+
+
+def test_a_bad_piece_of_an_earlier_try_is_forgotten(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        path = tmp_path / "content" / "ingest" / BASE.digest[7:]
+        path.write_bytes(b"x" * 300_000)
+        assert not error_of(await pulled(room, registry))
+        path.write_bytes(b"y" * (len(TOP.data) + 9))
+        assert room.partials() == {BASE.digest[7:]}
+
+    run(tmp_path, check)
+
+
+def test_a_pull_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
+    async def main() -> None:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        with serving() as registry, trio.fail_after(30):
+            registry.add("app", "v1", APP)
+            registry.misbehave(BASE.digest, truncate(300_000), stall(0))
+            async with open_room(str(tmp_path), storage=storage) as room:
+                seen = b""
+                async for piece in room.images.pull(request(registry.host)):
+                    seen += piece
+                    if b"Retrying" in seen and TOP.digest[7:].encode() in b"".join(map(str.encode, room.blobs())):
+                        break
+            # Nothing was told to end: the scope around everything was cancelled, as good as SIGKILL to files and rows
+            registry.requests.clear()
+            registry.misbehave(BASE.digest)
+            async with open_room(str(tmp_path), storage=storage) as room:
+                assert room.partials() == {BASE.digest[7:]}
+                assert not error_of(await pulled(room, registry))
+                ranges = [h.get("range") for _, path, h in registry.requests if path.endswith(BASE.digest)]
+                assert ranges == ["bytes=300000-"]
+                assert not registry.paths(TOP.digest), "what was whole is not fetched again"
+                assert not room.partials()
+
+    trio.run(main)
+
+
+def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -> None:
+    other = image([BASE, layer({"other": b"x"})])
+
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.add("other", "v1", other)
+        release = threading.Event()
+        registry.misbehave(BASE.digest, hold(release))
+        results: list[str] = []
+
+        async def one(name: str) -> None:
+            progress = room.images.pull(request(registry.host, name))
+            async for piece in progress:
+                if b"Pulling fs layer" in piece:
+                    results.append(name)
+                    if len(results) == 2:
+                        release.set()
+                assert b"errorDetail" not in piece
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, "app")
+            nursery.start_soon(one, "other")
+        assert len(registry.paths(BASE.digest)) == 1
+        assert room.unpacker.count == 3
+        assert len(room.images.all()) == 2
+        shared = room.images.summaries(shared_size=True)
+        assert {item.shared_size for item in shared} == {len(NOISE)}
+
+    run(tmp_path, check)
+
+
+async def waiters(room: Room, count: int) -> None:
+    while room.images._downloads._shared.waiting(BASE.digest) != count:
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.add("same", "v1", APP)
+        release = threading.Event()
+        registry.misbehave(BASE.digest, hold(release))
+        first = room.images.pull(request(registry.host))
+        await first.started()
+        second = room.images.pull(request(registry.host, "same"))
+        await second.started()
+        await waiters(room, 2)
+        await first.aclose()
+        await waiters(room, 1)
+        release.set()
+        assert not error_of(await drain(second))
+        assert [found.repo_tags for found in room.images.all()] == [(f"{registry.host}/same:v1",)]
+        assert len(registry.paths(BASE.digest)) == 1
+
+    run(tmp_path, check)
+
+
+def test_a_client_that_leaves_while_unpacking(tmp_path: Path) -> None:
+    unpacker = Unpacker()
+
+    async def check(room: Room, registry: Hostile) -> None:
+        unpacker.gate = trio.Event()
+        progress = room.images.pull(request(registry.host))
+        async for piece in progress:
+            if b"Download complete" in piece and unpacker.count:
+                break
+        await progress.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not room.images.all() and not room.storage.parents
+        unpacker.gate.set()
+        registry.requests.clear()
+        assert not error_of(await pulled(room, registry))
+        assert not registry.paths("/blobs/"), "the blobs were there"
+
+    run(tmp_path, check, unpacker=unpacker)
+
+
+def test_all_tags(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.add("app", "v2", image([TOP]))
+        records = await pulled(room, registry, tag="")
+        assert [record["id"] for record in records if record["status"].startswith("Pulling from")] == ["v1", "v2"]
+        assert records[-1]["status"] == f"Status: Downloaded newer image for {registry.host}/app"
+        assert len(room.images.all()) == 2
+
+    run(tmp_path, check)
+
+
+def challenge(realm: str) -> Answer:
+    return status(401, "UNAUTHORIZED", "", WWW_Authenticate=f'Bearer realm="{realm}",service="svc"')
+
+
+def test_tokens(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.ping = challenge(f"http://{registry.host}/token")
+        registry.misbehave("token", *[replace(b'{"token":"t0k"}')] * 9)
+        assert not error_of(await pulled(room, registry, credentials=Credentials("me", "secret")))
+        asked = [(path, headers.get("authorization", "")) for _, path, headers in registry.requests]
+        token = [path for path, proof in asked if path.startswith("/token") and proof.startswith("Basic ")]
+        assert token == ["/token?account=me&scope=repository%3Aapp%3Apull&service=svc"]
+        assert {proof for path, proof in asked if path.startswith("/v2/app/")} == {"Bearer t0k"}
+
+    run(tmp_path, check)
+
+
+def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        registry.ping = challenge(f"http://{registry.host}/token")
+        for answer, message in (
+            (status(401, "UNAUTHORIZED", "incorrect username or password"), "unauthorized: incorrect username or password"),
+            (replace(b"{}"), "authorization server did not include a token in the response"),
+            (replace(b"x" * (2 << 20)), "the answer is larger than"),
+        ):
+            registry.misbehave("token", answer)
+            with pytest.raises(OrlopError, match=message):
+                await pulled(room, registry)
+        registry.ping = challenge("file:///etc/passwd")
+        with pytest.raises(OrlopError, match="names no token service"):
+            await pulled(room, registry)
+        registry.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
+        with pytest.raises(OrlopError, match="no basic auth credentials"):
+            await pulled(room, registry)
+        assert room.is_empty()
+
+    run(tmp_path, check)
+
+
+def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        with serving() as elsewhere:
+            elsewhere.add("app", "v1", APP)
+            registry.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
+            registry.misbehave(BASE.digest, redirect(f"http://{elsewhere.host}/v2/app/blobs/{BASE.digest}?sig=1"))
+            assert not error_of(await pulled(room, registry, credentials=Credentials("me", "secret")))
+            assert [headers.get("authorization") for _, _, headers in elsewhere.requests] == [None]
+            assert all(headers.get("authorization") for _, path, headers in registry.requests if path != "/v2/")
+
+    run(tmp_path, check)
+
+
+def test_waiting_for_a_slot(tmp_path: Path) -> None:
+    async def check(room: Room, registry: Hostile) -> None:
+        assert "Waiting" in {record["status"] for record in await pulled(room, registry)}
+
+    run(tmp_path, check, max_concurrent_downloads=1)
+
+
+def test_mirrors_are_asked_first_and_passed_over(tmp_path: Path) -> None:
+    async def main() -> None:
+        with serving() as empty, serving() as mirror:
+            mirror.add("library/app", "v1", APP)
+            mirrors = (f"http://{empty.host}", f"http://{mirror.host}")
+            async with open_room(str(tmp_path), registry_mirrors=mirrors) as room:
+                records = await drain(room.images.pull(PullRequest(with_tag_or_digest("app", "v1"))))
+                assert records[0]["status"] == "Pulling from library/app"
+                assert room.images.resolve("app:v1").repo_tags == ("app:v1",)
+                assert empty.paths("/manifests/")
+
+    trio.run(main)

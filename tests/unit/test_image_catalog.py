@@ -1,0 +1,211 @@
+"""Look-up, removal plans and lists: Docker's rules on made-up images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from orlop_kernel.engine.images import listing, removal
+from orlop_kernel.engine.images.catalog import Catalog
+from orlop_kernel.engine.images.records import ImageRecord, ImageUser
+from orlop_kernel.engine.images.references import parse
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.types.images import ImageConfig, ImageDocument
+
+ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
+DIGEST = "sha256:" + "d" * 64
+
+
+def catalog(names: Mapping[str, Sequence[str]], parents: Mapping[str, str] | None = None) -> Catalog:
+    result = Catalog()
+    for number, (id, references) in enumerate(names.items()):
+        created = f"2024-01-0{number + 1}T00:00:00Z"
+        document = ImageDocument(os="linux", created=created, config=ImageConfig(labels={"n": str(number)}))
+        result.put(ImageRecord(id, (), parent=(parents or {}).get(id, "")), document, b"")
+        for reference in references:
+            result.point(parse(reference), id)
+    return result
+
+
+def test_look_up_order() -> None:
+    found = catalog({ONE: ["a:latest", f"a@{DIGEST}"], TWO: ["1111:latest"], THREE: []})
+    for text in ("a", "a:latest", f"a@{DIGEST}", f"a:other@{DIGEST}", ONE, ONE[7:], "sha256:11", "docker.io/library/a"):
+        assert found.resolve(text).id == ONE, text
+    assert found.resolve("1111").id == TWO, "a name goes before the prefix of an ID"
+    assert found.resolve("3").id == THREE
+    assert found.images[ONE].repo_tags == ("a:latest",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nope", "No such image: nope:latest"),
+        ("nope:x", "No such image: nope:x"),
+        ("sha256:0000", "No such image: sha256:0000"),
+        ("0" * 64, "No such image: sha256:" + "0" * 64),
+        (f"nope@{DIGEST}", f"No such image: nope@{DIGEST}"),
+    ],
+)
+def test_misses(text: str, message: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        catalog({ONE: []}).resolve(text)
+    assert str(caught.value) == message
+
+
+def test_ambiguous_prefix_and_bad_names() -> None:
+    found = catalog({"sha256:" + "1" * 63 + "a": [], ONE: []})
+    with pytest.raises(NotFound):
+        found.resolve("111")
+    with pytest.raises(InvalidParameter, match="must be lowercase"):
+        found.resolve("Nope")
+    with pytest.raises(InvalidParameter):
+        found.resolve("")
+
+
+def test_a_name_that_moves() -> None:
+    found = catalog({ONE: ["a:latest"], TWO: ["b:latest"]})
+    before = found.images[ONE]
+    found.point(parse("a:latest"), TWO)
+    assert (found.images[ONE].repo_tags, found.images[TWO].repo_tags) == ((), ("a:latest", "b:latest"))
+    assert before.repo_tags == ("a:latest",), "published values never change"
+
+
+def remove(
+    names: Mapping[str, Sequence[str]],
+    text: str,
+    *,
+    users: Mapping[str, list[ImageUser]] | None = None,
+    parents: Mapping[str, str] | None = None,
+    force: bool = False,
+    prune: bool = True,
+) -> list[tuple[str, list[str], bool]]:
+    plan = removal.plan(catalog(names, parents), lambda id: (users or {}).get(id, []), text, force=force, prune=prune)
+    return [(id, [name.familiar for name in gone], delete) for id, gone, delete in plan.steps]
+
+
+RUNNING, STOPPED = ImageUser("c" * 64, True), ImageUser("e" * 64, False)
+
+
+def test_removal_by_name() -> None:
+    assert remove({ONE: ["a:x", "b:y"]}, "a:x") == [(ONE, ["a:x"], False)]
+    assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x", f"a@{DIGEST}"], True)]
+    assert remove({ONE: ["a:x", "a:y", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x"], False)]
+    assert remove({ONE: ["a:x", "b:y", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x", f"a@{DIGEST}"], False)]
+    assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, f"a@{DIGEST}") == [(ONE, [f"a@{DIGEST}"], False)]
+
+
+def test_removal_by_id() -> None:
+    assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, "1111") == [(ONE, ["a:x", f"a@{DIGEST}"], True)]
+    assert remove({ONE: []}, ONE) == [(ONE, [], True)]
+    assert remove({ONE: ["a:x", "b:y"]}, ONE, force=True) == [(ONE, ["a:x", "b:y"], True)]
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "users", "force", "message"),
+    [
+        (["a:x", "b:y"], ONE, [], False, "(must be forced) - image is referenced in multiple repositories"),
+        (["a:x"], ONE, [STOPPED], False, "(must be forced) - image is being used by stopped container eeeeeeeeeeee"),
+        (["a:x"], ONE, [RUNNING], True, "(cannot be forced) - image is being used by running container cccccccccccc"),
+    ],
+)
+def test_conflicts(names: list[str], text: str, users: list[ImageUser], force: bool, message: str) -> None:
+    with pytest.raises(Conflict) as caught:
+        remove({ONE: names}, text, users={ONE: users}, force=force)
+    assert str(caught.value) == f"conflict: unable to delete 111111111111 {message}"
+
+
+def test_the_last_name_of_an_image_in_use() -> None:
+    for user in (RUNNING, STOPPED):
+        with pytest.raises(Conflict) as caught:
+            remove({ONE: ["a:x"]}, "a:x", users={ONE: [user]})
+        assert str(caught.value) == (
+            'conflict: unable to remove repository reference "a:x" (must force) - container '
+            f"{user.container_id[:12]} is using its referenced image 111111111111"
+        )
+    assert remove({ONE: ["a:x"]}, "a:x", users={ONE: [RUNNING]}, force=True) == [(ONE, ["a:x"], False)]
+    assert remove({ONE: ["a:x"]}, "a:x", users={ONE: [STOPPED]}, force=True) == [(ONE, ["a:x"], True)]
+    assert remove({ONE: ["a:x", "b:x"]}, "a:x", users={ONE: [RUNNING]}) == [(ONE, ["a:x"], False)]
+
+
+def test_parents_and_children() -> None:
+    names, parents = {ONE: [], TWO: [], THREE: ["a:x"]}, {TWO: ONE, THREE: TWO}
+    assert remove(names, "a:x", parents=parents) == [(THREE, ["a:x"], True), (TWO, [], True), (ONE, [], True)]
+    assert remove(names, "a:x", parents=parents, prune=False) == [(THREE, ["a:x"], True)]
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image has dependent child images"):
+        remove(names, TWO, parents=parents, force=True)
+    tagged = {ONE: ["base:x"], TWO: [], THREE: ["a:x"]}
+    assert remove(tagged, "base:x", parents=parents) == [(ONE, ["base:x"], False)]
+    assert remove(tagged, "a:x", parents=parents)[-1] == (TWO, [], True)
+
+
+IMAGES = catalog({ONE: ["a:x", "registry.io/n/b:y"], TWO: [], THREE: ["c:latest"]}, {THREE: TWO})
+
+
+def listed(filters: listing.Filters, everything: bool = False) -> str:
+    return "".join(image.id[-1] for image in listing.choose(IMAGES, filters, everything=everything, now=1704153600))
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, "31"),
+        ({"dangling": ["true"]}, ""),
+        ({"dangling": ["false"]}, "31"),
+        ({"label": ["n=0"]}, "1"),
+        ({"label": ["n"], "label!": ["n=2"]}, "1"),
+        ({"label": ["n=0", "n=2"]}, ""),
+        ({"reference": ["a"]}, "1"),
+        ({"reference": ["a:*"]}, "1"),
+        ({"reference": ["*"]}, "31"),
+        ({"reference": ["*/*/b"]}, "1"),
+        ({"reference": ["registry.io/*/b:y"]}, "1"),
+        ({"reference": ["docker.io/library/c:latest"]}, "3"),
+        ({"reference": ["[a-b]:?"]}, "1"),
+        ({"reference": ["[^c]:*", "nope"]}, "1"),
+        ({"before": ["c"]}, "1"),
+        ({"since": ["a:x"]}, "3"),
+        ({"until": ["2024-01-02"]}, "1"),
+        ({"until": ["1704067200"]}, "1"),
+        ({"until": ["36h"]}, ""),
+        ({"until": ["1h30m"]}, "1"),
+    ],
+)
+def test_list_filters(filters: listing.Filters, expected: str) -> None:
+    assert listed(filters) == expected
+
+
+def test_everything_shows_the_parents() -> None:
+    assert listed({}, everything=True) == "321"
+    assert listed({"dangling": ["1"]}, everything=True) == "2"
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"foo": ["x"]}, "invalid filter 'foo'"),
+        ({"dangling": ["x"]}, "invalid filter 'dangling=[x]'"),
+        ({"dangling": ["true", "false"]}, "invalid filter 'dangling=[false true]'"),
+        ({"until": ["x"]}, 'failed to parse value as time or duration: "x"'),
+        ({"until": ["1", "2"]}, "more than one until filter specified"),
+        ({"reference": ["[a"]}, "invalid filter 'reference=[[a]'"),
+        ({"reference": ["[b-a]"]}, r"invalid filter 'reference=[[b-a]]'"),
+    ],
+)
+def test_bad_filters(filters: listing.Filters, message: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        listed(filters)
+    assert str(caught.value) == message
+
+
+def test_prunable() -> None:
+    def chosen(filters: listing.Filters, used: str = "") -> set[str]:
+        users = {used: [STOPPED]}
+        return {image.id for image in listing.prunable(IMAGES, filters, lambda id: users.get(id, []), 1e12)}
+
+    assert chosen({}) == set(), "an untagged parent is needed"
+    assert chosen({"dangling": ["false"]}) == {ONE, THREE}
+    assert chosen({"dangling": ["0"]}, used=ONE) == {THREE}
+    assert chosen({"dangling": ["0"], "label": ["n=0"]}) == {ONE}
+    with pytest.raises(InvalidParameter, match="invalid filter 'reference'"):
+        chosen({"reference": ["a"]})

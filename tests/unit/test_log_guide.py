@@ -1,0 +1,49 @@
+"""docs/drivers.md: the driver it builds is built here, and passes the suite it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from orlop_kernel import plugins
+from orlop_kernel.spi import LogDriver
+
+GUIDE = Path(__file__).parents[2] / "docs" / "drivers.md"
+_FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name, text in _FILE.findall(GUIDE.read_text()):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_the_guides_driver_passes_the_suite(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_tsv.py"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d\d passed", done.stdout, re.MULTILINE)
+
+
+def test_the_guides_entry_point_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(project))
+    written = tomllib.loads((project / "pyproject.toml").read_text())
+    [(name, value)] = written["project"]["entry-points"]["orlop.log"].items()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [EntryPoint(name, value, group)])
+    driver = plugins.find("log", "tsv").make()
+    assert isinstance(driver, LogDriver)

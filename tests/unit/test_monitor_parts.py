@@ -1,0 +1,273 @@
+"""The parts of a monitor that decide without touching anything, and its loop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orlop_kernel.monitor import cgroups, mountinfo, records, smallfiles
+from orlop_kernel.monitor.connection import FrameParser
+from orlop_kernel.monitor.loop import Loop
+from orlop_kernel.monitor.protocol import HEADER, ExitRecord, InitRecord
+from orlop_kernel.monitor.sandbox import _paths, detachable
+from orlop_kernel.spi import Mount
+
+# --- frames ---------------------------------------------------------------------------------------------------------
+
+
+def _frame(body: bytes) -> bytes:
+    return HEADER.pack(len(body)) + body
+
+
+def test_frames_come_out_whole_however_they_arrive() -> None:
+    data = _frame(b"one") + _frame(b"") + _frame(b"three")
+    for step in (1, 2, 5, len(data)):
+        parser, found = FrameParser(), []
+        for at in range(0, len(data), step):
+            parser.feed(data[at : at + step])
+            while (frame := parser.next()) is not None:
+                found.append(frame)
+        assert found == [b"one", b"", b"three"]
+
+
+def test_what_follows_the_last_frame_is_kept() -> None:
+    parser = FrameParser()
+    parser.feed(_frame(b"attach") + b"raw input")
+    assert parser.next() == b"attach"
+    assert parser.rest() == b"raw input"
+    assert parser.next() is None
+
+
+def test_a_frame_too_long_is_refused() -> None:
+    parser = FrameParser()
+    parser.feed(HEADER.pack(1 << 30))
+    with pytest.raises(ValueError, match="frame"):
+        parser.next()
+
+
+# --- mounts ---------------------------------------------------------------------------------------------------------
+
+MOUNTS = b"""\
+20 1 8:1 / / rw - ext4 /dev/a rw
+21 20 0:5 / /proc rw - proc proc rw
+22 20 0:6 / /data rw - ext4 /dev/b rw
+23 22 0:7 / /data/docker rw - ext4 /dev/c rw
+24 20 0:8 / /mnt/usb\\040stick rw - vfat /dev/d rw
+25 20 0:9 / /srv rw shared:5 - ext4 /dev/e rw
+26 25 0:10 / /srv/x rw - ext4 /dev/f rw
+27 20 0:11 / /usr/share rw - squashfs /dev/g ro
+28 20 0:12 / /media rw shared:6 - ext4 /dev/h rw
+29 28 0:13 / /media/inner rw - ext4 /dev/i rw
+"""
+
+
+def _detached(needed: set[str], trees: set[str]) -> list[str]:
+    return [entry.path for entry in detachable(mountinfo.parse(MOUNTS), needed, trees)]
+
+
+def test_octal_escapes_of_mount_points() -> None:
+    assert "/mnt/usb stick" in [entry.path for entry in mountinfo.parse(MOUNTS)]
+
+
+def test_only_the_topmost_of_what_is_not_needed_goes() -> None:
+    # /media/inner is on a mount that propagates: to detach it here would detach it on the host. So /media stays as well.
+    assert _detached(set(), {"/proc", "/usr"}) == ["/data", "/mnt/usb stick"]
+
+
+def test_what_leads_to_something_needed_stays() -> None:
+    assert _detached({"/data/docker/overlay2"}, {"/proc", "/usr"}) == ["/mnt/usb stick"]
+    assert _detached({"/data/x"}, {"/proc", "/usr"}) == ["/data/docker", "/mnt/usb stick"]
+
+
+def test_what_lies_in_a_bind_source_stays() -> None:
+    assert _detached(set(), {"/proc", "/usr", "/data"}) == ["/mnt/usb stick"]
+
+
+def test_a_propagating_root_pins_nothing() -> None:
+    entries = mountinfo.parse(MOUNTS.replace(b"/ / rw - ext4 /dev/a", b"/ / rw shared:1 - ext4 /dev/a"))
+    assert [entry.path for entry in detachable(entries, set(), set())] == ["/data/docker"]
+
+
+def test_paths_of_an_overlay_are_needed() -> None:
+    mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
+    assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
+
+
+# --- cgroups --------------------------------------------------------------------------------------------------------
+
+V1 = mountinfo.parse(
+    b"32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+    b"35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    b"40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n"
+    b"41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+)
+V2 = mountinfo.parse(b"41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+
+
+def test_v1_directories() -> None:
+    theirs = "4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n2:name=systemd:/docker/abc\n0::/\n"
+    ours = "4:cpu,cpuacct:/\n3:memory:/x\n2:name=systemd:/\n0::/\n"
+    assert cgroups.select(theirs, ours, V1, "abc") == (
+        "/sys/fs/cgroup/cpu,cpuacct/docker/abc",
+        "/sys/fs/cgroup/memory/docker/abc",
+        "/sys/fs/cgroup/systemd/docker/abc",
+    )
+
+
+def test_v2_directories_are_cut_after_the_containers() -> None:
+    theirs = "0::/system.slice/docker-abc.scope/init.scope\n"
+    assert cgroups.select(theirs, "0::/system.slice/orlop.service\n", V2, "abc") == (
+        "/sys/fs/cgroup/system.slice/docker-abc.scope",
+    )
+
+
+@pytest.mark.parametrize("theirs", ["/", "/user", "/user/orlop"])
+def test_what_we_live_in_is_never_among_them(theirs: str) -> None:
+    assert cgroups.select(f"0::{theirs}\n", "0::/user/orlop\n", V2, "abc") == ()
+
+
+def test_a_neighbour_with_a_longer_name_is() -> None:
+    assert cgroups.select("0::/user/orlop\n", "0::/user/orlop2\n", V2, "abc") == ("/sys/fs/cgroup/user/orlop",)
+
+
+def test_a_cgroup_mount_of_a_part() -> None:
+    part = mountinfo.parse(b"41 31 0:38 /outer /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    assert cgroups.select("0::/outer/c/abc\n", "0::/outer\n", part, "abc") == ("/sys/fs/cgroup/c/abc",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("/docker/abc", "/docker/abc"),
+        ("docker/abc", "/docker/abc"),
+        ("system.slice:docker:abc", "/system.slice/docker-abc.scope"),
+        ("a-b-c.slice:docker:abc", "/a.slice/a-b.slice/a-b-c.slice/docker-abc.scope"),
+        (":docker:abc", "/system.slice/docker-abc.scope"),
+        ("-.slice:docker:abc", "/docker-abc.scope"),
+    ],
+)
+def test_cgroups_paths_of_a_spec(spec: str, path: str) -> None:
+    assert cgroups.relative(spec) == path
+
+
+def test_oom_counters_of_both_versions(tmp_path: Path) -> None:
+    v1, v2 = tmp_path / "v1", tmp_path / "v2"
+    for directory, name, text in (
+        (v1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+        (v2, "memory.events", "low 0\noom 4\noom_kill 3\noom_group_kill 0\n"),
+    ):
+        directory.mkdir()
+        (directory / name).write_text(text)
+    assert cgroups.oom_kills(cgroups.oom_file([str(v1)])) == 2
+    assert cgroups.oom_kills(cgroups.oom_file([str(tmp_path), str(v2)])) == 3
+    assert cgroups.oom_kills(cgroups.oom_file([])) == 0
+
+
+def test_killing_a_cgroup_that_is_gone_finds_it_empty(tmp_path: Path) -> None:
+    assert cgroups.kill([str(tmp_path / "gone")])
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    init, ended = InitRecord(1, 2, 3, ("/sys/fs/cgroup/x",)), ExitRecord(137, 5, True, "why")
+    records.write(str(tmp_path), init)
+    records.write(str(tmp_path), ended)
+    assert (records.read_init(str(tmp_path)), records.read_exit(str(tmp_path))) == (init, ended)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "exit.json": 0o600,
+        "init.json": 0o600,
+    }
+    records.clear(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_is_torn_or_missing_is_none(tmp_path: Path) -> None:
+    (tmp_path / "exit.json").write_text('{"code": 1')
+    assert records.read_exit(str(tmp_path)) is None
+    assert records.read_init(str(tmp_path)) is None
+    assert records.read_init(str(tmp_path / "nowhere")) is None
+
+
+def test_small_files_of_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for size in (0, 1, 16384, 16385, 300_000):
+        path.write_bytes(b"x" * size)
+        assert smallfiles.read(str(path)) == b"x" * size
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+_LOOP = """
+import os, sys
+from orlop_kernel.monitor.loop import Loop
+loop, said = Loop(), []
+"""
+
+
+def _in_a_process(code: str) -> list[str]:
+    """The loop owns SIGCHLD and every child of its process: it gets one of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOP + code],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout.split()
+
+
+def test_a_child_that_ends_before_it_is_claimed() -> None:
+    assert _in_a_process(
+        """
+loop.hold_unclaimed()
+pid = os.fork() or os._exit(7)
+def claim():
+    loop.on_child(pid, lambda status: (print(status), loop.stop()))
+loop.on_child(os.fork() or os._exit(0), lambda status: loop.call_later(0.05, claim))
+loop.run()
+"""
+    ) == ["7"]
+
+
+def test_a_status_nobody_holds_is_not_kept_for_a_later_process_of_that_pid() -> None:
+    assert _in_a_process(
+        """
+pid = os.fork() or os._exit(7)
+loop.on_child(pid + 100000, print)
+loop.call_later(0.05, loop.stop)
+loop.run()
+print(loop._unclaimed)
+"""
+    ) == ["{}"]
+
+
+def test_a_signal_is_a_negative_status() -> None:
+    code = "pid = os.fork() or os.kill(os.getpid(), 9)\nloop.on_child(pid, lambda s: (print(s), loop.stop()))\nloop.run()"
+    assert _in_a_process(code) == [str(-signal.SIGKILL)]
+
+
+def test_a_hangup_is_not_a_half_close() -> None:
+    said: list[str] = []
+    loop = Loop()
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            loop.on_hangup(ours.fileno(), lambda: (said.append("gone"), loop.forget(ours.fileno()), loop.stop()))
+            theirs.shutdown(socket.SHUT_WR)
+            loop.call_later(0.02, lambda: (said.append("still there"), theirs.close()))
+            loop.run()
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for sock in (loop._wake, loop._wakeup):
+            sock.close()
+        loop._epoll.close()
+    assert said == ["still there", "gone"]

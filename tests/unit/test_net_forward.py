@@ -1,0 +1,273 @@
+"""The relay of published ports, on the monitor's own loop, over real sockets of the loopback device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from orlop_kernel.monitor.forward import Forwarder
+from orlop_kernel.monitor.loop import Loop
+from orlop_kernel.monitor.protocol import Forward
+
+
+@contextlib.contextmanager
+def a_loop() -> Iterator[Loop]:
+    loop = Loop()
+    try:
+        yield loop
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for held in (loop._epoll, loop._wake, loop._wakeup):
+            held.close()
+
+
+def serve(client: Callable[[int], None], *, kind: str = "tcp", target: int, address: str = "127.0.0.1") -> None:
+    """Relay a new host port to `target` while `client(port)` runs in a thread."""
+    failures: list[BaseException] = []
+    done, finished = socket.socketpair()
+    with a_loop() as loop, done, finished:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+        listener.bind(("127.0.0.1", 0))
+        if kind == "tcp":
+            listener.listen()
+        port = listener.getsockname()[1]
+        forwarder = Forwarder(loop)
+        forwarder.serve([listener], [Forward(kind, address, target)])
+
+        def run() -> None:
+            try:
+                client(port)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                finished.send(b"x")
+
+        loop.on_readable(done.fileno(), loop.stop)
+        thread = threading.Thread(target=run)
+        thread.start()
+        loop.run()
+        thread.join()
+        forwarder.close()
+        loop.forget(done.fileno())
+        assert set(loop._readers) == {loop._wake.fileno()} and not loop._writers, "everything is closed"
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
+def upstream(handle: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that handles connections one after the other."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    handle(connection)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    parts = []
+    while part := sock.recv(1 << 16):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def assert_reset(port: int) -> None:
+    """At the connect already, or at the first read: the relay may be faster than we."""
+    with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), 5) as sock:
+        sock.recv(1)
+
+
+def reverse(connection: socket.socket) -> None:
+    connection.sendall(receive_all(connection)[::-1])
+
+
+def test_half_closed_both_ways() -> None:
+    """The answer comes after our end: what an HTTP/1.0 client, or `nc`, does."""
+
+    def client(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+            sock.sendall(b"hello")
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b"olleh"
+
+    with upstream(reverse) as target:
+        serve(client, target=target)
+
+
+def test_more_than_buffers_hold() -> None:
+    """A client that sends everything before it reads anything stops the relay, and loses nothing."""
+    data = bytes(range(256)) * (64 << 10)
+
+    def client(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == data[::-1]
+
+    with upstream(reverse) as target:
+        serve(client, target=target)
+
+
+def test_a_reader_that_stops_stops_the_writer() -> None:
+    taken = threading.Event()
+    sent: list[int] = []
+
+    def flood(connection: socket.socket) -> None:
+        connection.settimeout(0.3)
+        total = 0
+        with contextlib.suppress(TimeoutError):
+            while total < 256 << 20:
+                total += connection.send(bytes(1 << 16))
+        sent.append(total)
+        taken.set()
+
+    def client(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 5):
+            assert taken.wait(10)
+
+    with upstream(flood) as target:
+        serve(client, target=target)
+    assert 0 < sent[0] < 64 << 20, "bounded by the kernel's buffers and one chunk of ours"
+
+
+def test_nobody_listens_in_the_container() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        target = unused.getsockname()[1]
+
+    def client(port: int) -> None:
+        for _ in range(3):  # and the next connection is served as well
+            assert_reset(port)
+
+    serve(client, target=target)
+
+
+def test_an_unreachable_container() -> None:
+    def client(port: int) -> None:
+        assert_reset(port)
+
+    serve(client, target=80, address="255.255.255.255")
+
+
+def test_a_reset_is_passed_on() -> None:
+    seen: list[str] = []
+    over = threading.Event()
+
+    def handle(connection: socket.socket) -> None:
+        connection.recv(1)
+        try:
+            while connection.recv(1 << 16):
+                pass
+            seen.append("end")
+        except ConnectionResetError:
+            seen.append("reset")
+        over.set()
+
+    def client(port: int) -> None:
+        sock = socket.create_connection(("127.0.0.1", port), 5)
+        sock.sendall(b"x")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        sock.close()
+        assert over.wait(5)
+
+    with upstream(handle) as target:
+        serve(client, target=target)
+    assert seen == ["reset"]
+
+
+def test_many_at_once() -> None:
+    def echo(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(100))
+
+    def client(port: int) -> None:
+        with contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(100)]
+            for number, sock in enumerate(socks):
+                sock.sendall(b"%d" % number)
+            for number, sock in enumerate(socks):
+                assert receive_all(sock) == b"%d" % number
+
+    with upstream(echo) as target:
+        serve(client, target=target)
+
+
+def test_out_of_descriptors() -> None:
+    """Clients are put off, not the monitor ended: once there are descriptors again they are served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def client(port: int) -> None:
+        with socket.socket() as sock:
+            sock.settimeout(0.3)
+            lowest_free = os.dup(0)
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            try:
+                sock.connect(("127.0.0.1", port))
+                sock.sendall(b"hello")
+                sock.shutdown(socket.SHUT_WR)
+                with pytest.raises(TimeoutError):
+                    sock.recv(1)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            sock.settimeout(5)
+            assert receive_all(sock) == b"olleh"
+
+    with upstream(reverse) as target:
+        serve(client, target=target)
+
+
+def test_datagrams_find_their_way_back() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(5)
+
+        def client(port: int) -> None:
+            with contextlib.ExitStack() as stack:
+                socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)]
+                for number, sock in enumerate(socks):
+                    sock.settimeout(5)
+                    sock.connect(("127.0.0.1", port))
+                    sock.send(b"%d" % number)
+                requests = [server.recvfrom(100) for _ in socks]
+                assert len({peer for _, peer in requests}) == 3
+                for data, peer in requests:
+                    server.sendto(data * 2, peer)
+                assert [sock.recv(100) for sock in socks] == [b"00", b"11", b"22"]
+
+        serve(client, kind="udp", target=server.getsockname()[1])
+
+
+def test_datagrams_nobody_wants() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = unused.getsockname()[1]
+
+    def client(port: int) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", port))
+            for _ in range(3):
+                sock.send(b"x")
+            sock.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+
+    serve(client, kind="udp", target=target)

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from orlop_kernel.engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
+from orlop_kernel.spi import DriverError, InvalidParameter, PublishedPort
+from orlop_kernel.types.containers import PortBinding
+
+
+@pytest.fixture
+def held() -> Iterator[list[Bound]]:
+    found: list[Bound] = []
+    yield found
+    for bound in found:
+        if bound.socket:
+            bound.socket.close()
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("80", [(80, "tcp")]),
+        ("80/UDP", [(80, "udp")]),
+        ("80-82/sctp", [(80, "sctp"), (81, "sctp"), (82, "sctp")]),
+    ],
+)
+def test_port_texts(text: str, ports: list[tuple[int, str]]) -> None:
+    assert parse_port(text) == ports
+
+
+@pytest.mark.parametrize("text", ["", "x", "80/icmp", "82-80", "65536", "0", "-1", "٣"])
+def test_port_texts_that_cannot_be(text: str) -> None:
+    with pytest.raises(InvalidParameter):
+        parse_port(text)
+
+
+def test_bindings() -> None:
+    bindings = {
+        "80/tcp": [PortBinding(host_port="8080"), PortBinding(host_ip="127.0.0.1", host_port="8081-8089")],
+        "90-91/udp": [PortBinding(host_port="9000-9001")],
+        "100": None,
+        "101": [],
+    }
+    assert wanted_ports(["200/tcp", "80"], bindings, publish_all=True) == [
+        Wanted("tcp", 80, "", 8080, 8080),
+        Wanted("udp", 90, "", 9000, 9000),
+        Wanted("udp", 91, "", 9001, 9001),
+        Wanted("tcp", 80, "127.0.0.1", 8081, 8089),
+        Wanted("tcp", 100, "", 0, 0),
+        Wanted("tcp", 101, "", 0, 0),
+        Wanted("tcp", 200, "", 0, 0),
+    ]
+    assert wanted_ports(["200/tcp"], {}, publish_all=False) == []
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        {"80-82": [PortBinding(host_port="8080-8081")]},
+        {"80": [PortBinding(host_port="x")]},
+        {"80": [PortBinding(host_ip="x")]},
+        {"80": [PortBinding(host_port="70000")]},
+    ],
+)
+def test_bindings_that_cannot_be(bindings: dict[str, list[PortBinding]]) -> None:
+    with pytest.raises(InvalidParameter):
+        wanted_ports([], bindings, publish_all=False)
+
+
+def test_both_families_get_one_port(held: list[Bound]) -> None:
+    ports = PortAllocator()
+    held += ports.allocate([Wanted("tcp", 80, "", 0, 0)])
+    assert [bound.port.host_ip for bound in held] == ["0.0.0.0", "::"]
+    assert len({bound.port.host_port for bound in held}) == 1
+    for bound, address in zip(held, ("127.0.0.1", "::1"), strict=True):
+        assert bound.socket is not None and bound.socket.getsockname()[1] == bound.port.host_port
+        with socket.create_connection((address, bound.port.host_port), 2):
+            pass
+
+
+def test_taken_by_us(held: list[Bound]) -> None:
+    ports = PortAllocator()
+    held += ports.allocate([Wanted("tcp", 80, "127.0.0.1", 0, 0)])
+    port = held[0].port.host_port
+    with pytest.raises(DriverError, match=rf"^Bind for 0\.0\.0\.0:{port} failed: port is already allocated$"):
+        ports.allocate([Wanted("tcp", 80, "", port, port)])
+    held += ports.allocate([Wanted("tcp", 80, "127.0.0.2", port, port)])
+    held += ports.allocate([Wanted("udp", 80, "127.0.0.1", port, port)])
+
+
+def test_taken_by_a_stranger(held: list[Bound]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(DriverError, match=rf"^failed to bind host port 0\.0\.0\.0:{port}/tcp: address already in use$"):
+            PortAllocator().allocate([Wanted("tcp", 80, "", port, port)])
+
+
+def test_an_address_that_is_not_the_hosts() -> None:
+    with pytest.raises(DriverError, match="cannot assign requested address"):
+        PortAllocator().allocate([Wanted("tcp", 80, "192.0.2.77", 8080, 8080)])
+
+
+def test_the_first_free_of_a_range(held: list[Bound]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        if port > 65500:
+            pytest.fail("no room above the port the kernel chose")
+        held += PortAllocator().allocate([Wanted("tcp", 80, "127.0.0.1", port, port + 30)])
+        assert port < held[0].port.host_port <= port + 30
+
+
+def test_all_or_nothing(held: list[Bound]) -> None:
+    ports = PortAllocator()
+    first = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(DriverError):
+            ports.allocate([Wanted("tcp", 80, "127.0.0.1", first, first), Wanted("tcp", 81, "127.0.0.1", taken, taken)])
+    held += ports.allocate([Wanted("tcp", 80, "127.0.0.1", first, first)])
+    assert held[0].port.host_port == first
+
+
+def test_release_and_adopt(held: list[Bound]) -> None:
+    ports = PortAllocator()
+    number = free_port()
+    living = PublishedPort("tcp", "0.0.0.0", number, 80)
+    ports.adopt([living])
+    with pytest.raises(DriverError, match="port is already allocated"):
+        ports.allocate([Wanted("tcp", 80, "127.0.0.1", number, number)])
+    ports.release([living])
+    ports.release([living])
+    held += ports.allocate([Wanted("tcp", 80, "127.0.0.1", number, number)])
+
+
+def test_ephemeral_ports_go_on_from_the_last(held: list[Bound]) -> None:
+    ports = PortAllocator("127.0.0.1")
+    held += ports.allocate([Wanted("tcp", number, "", 0, 0) for number in (80, 81, 82)])
+    numbers = [bound.port.host_port for bound in held]
+    assert numbers == sorted(set(numbers))
+
+
+def test_sctp_has_no_listener() -> None:
+    (bound,) = PortAllocator().allocate([Wanted("sctp", 80, "127.0.0.1", 8080, 8080)])
+    assert bound.socket is None and bound.port == PublishedPort("sctp", "127.0.0.1", 8080, 80)
