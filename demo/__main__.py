@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -14,18 +16,21 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from tests import registry
 
 from . import images
 
 BIN = os.path.join(sys.prefix, "bin")
+# No more than this machine lets root give: some sandboxes take CAP_SYS_RESOURCE away.
+FILES = min(64000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 CONFIG = {
     "log-driver": "json-file",
     "log-opts": {"max-size": "10m", "max-file": "3"},
     "storage-driver": "overlay2",
     "live-restore": True,
-    "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 64000}},
+    "default-ulimits": {"nofile": {"Name": "nofile", "Hard": FILES, "Soft": FILES}},
     "features": {"buildkit": True},
 }
 
@@ -118,6 +123,7 @@ def visitor(port: int) -> Iterator[list[str]]:
 def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="orlop-demo-") as top:
+        before = host_objects(top)
         daemon = Daemon(top)
         try:
             steps(daemon)
@@ -126,7 +132,7 @@ def main() -> None:
                 for container in daemon.orlop("ps", "-aq", check=False, quiet=True).split():
                     daemon.orlop("rm", "-f", container, check=False, quiet=True)
                 daemon.stop()
-            left = leftovers(top)
+            left = sorted(host_objects(top) - before)
     say("What is left on the machine")
     print("\n".join(left) if left else f"nothing, but the virtual environment ({time.monotonic() - began:.1f} s in all)")
     sys.exit(1 if left else 0)
@@ -137,8 +143,8 @@ def steps(daemon: Daemon) -> None:
     small, web = images.busybox_image(), images.nginx_image()
     print(f"busybox {small.id[:19]}, nginx {web.id[:19]}")
     with registry.running() as hub:
-        registry.push(hub, "busybox", "latest", small)
-        registry.push(hub, "nginx", "latest", web)
+        registry.push(hub.host, "busybox", "latest", small)
+        registry.push(hub.host, "nginx", "latest", web)
         say(f"A registry on {hub.host} holds them; the daemon starts with this daemon.json")
         print(json.dumps(CONFIG, indent=2))
         daemon.start()
@@ -181,17 +187,20 @@ def check_log(daemon: Daemon) -> None:
     daemon.orlop("logs", "--tail", "2", "web")
     lines = daemon.orlop("logs", "web", quiet=True).splitlines()
     visits = [int(line.split("visit=")[1].split()[0]) for line in lines if "visit=" in line]
-    gaps = [n for n, m in zip(visits, visits[1:], strict=False) if m != n + 1]
+    gaps = [n for n, m in pairwise(visits) if m != n + 1]
     print(f"{len(visits)} visits in the log, {len(gaps)} gaps")
     if gaps or not visits:
         sys.exit(f"the log has gaps after visits {gaps[:5]}")
 
 
-def leftovers(top: str) -> list[str]:
-    """Anything of the demo's that outlived it."""
-    found = []
+def host_objects(top: str) -> set[str]:
+    """What an engine could leave on a host: processes and mounts of its own, links, firewall tables, cgroups."""
+    found = {f"network link {name}" for name in os.listdir("/sys/class/net")}
+    found |= {f"cgroup {path}" for path in glob.glob("/sys/fs/cgroup/*/") + glob.glob("/sys/fs/cgroup/*/*/")}
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
+    found |= {f"nftables {line}" for line in tables.splitlines()}
     with open("/proc/self/mountinfo") as file:
-        found += [f"mount: {line.split()[4]}" for line in file if top in line]
+        found |= {f"mount {line.split()[4]}" for line in file if top in line}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -199,7 +208,7 @@ def leftovers(top: str) -> list[str]:
         except OSError:
             continue
         if top in command:
-            found.append(f"process {pid}: {command}")
+            found.add(f"process {pid}: {command}")
     return found
 
 

@@ -33,6 +33,8 @@ def _guarded(arguments: list[str]) -> int:
         return 130
     except CliError as error:
         return _complain(error.message, error.code)
+    except ConnectionError as error:
+        return _complain(f"connection to the daemon lost: {error}", 1)
 
 
 def _run(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from orlop_cli import __version__, _hosts
 from orlop_cli._errors import ApiError, CannotConnect, CliError
-from orlop_cli._http import Connection, ProtocolError, Response
+from orlop_cli._http import Connection, Response
 
 BASE_API = (1, 43)  # what the commands are written for
 MAX_API = (1, 48)  # the newest version a single flag asks for
@@ -125,7 +125,7 @@ class Engine:
         connection = self._connection()
         try:
             answer = connection.request(method, target, full, body)
-        except (ProtocolError, ConnectionError) as error:
+        except ConnectionError as error:
             raise CannotConnect(f"error during connect to {self.address.text}: {error}") from None
         self._idle = connection
         if os.environ.get("DEBUG"):
@@ -144,18 +144,18 @@ class Engine:
 
     def get(self, path: str, query: Query | None = None) -> Any:
         """GET a JSON document."""
-        return json.loads(self.open("GET", path, query).read())
+        return _decode(self.open("GET", path, query).read())
 
     def post(self, path: str, query: Query | None = None, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """POST a JSON document (or nothing); returns the decoded answer, None for an empty one."""
         encoded = None if body is None else json.dumps(body).encode()
         data = self.open("POST", path, query, encoded, headers).read()
-        return json.loads(data) if data.strip() else None
+        return _decode(data) if data.strip() else None
 
     def delete(self, path: str, query: Query | None = None) -> Any:
         """DELETE; returns the decoded answer, None for an empty one."""
         data = self.open("DELETE", path, query).read()
-        return json.loads(data) if data.strip() else None
+        return _decode(data) if data.strip() else None
 
     def hijack(self, path: str, query: Query | None = None, body: Any = None) -> Response:
         """POST with `Upgrade: tcp`; the answer's connection belongs to the caller."""
@@ -218,6 +218,13 @@ def _encode(query: Query) -> str:
         items = value if isinstance(value, list) else () if value is None else (value,)
         pairs += [f"{key}={_quote(str(item))}" for item in items]
     return "?" + "&".join(pairs) if pairs else ""
+
+
+def _decode(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise CliError(f"the daemon's answer is not JSON: {data[:80]!r}") from None
 
 
 def _version(text: str) -> tuple[int, int]:

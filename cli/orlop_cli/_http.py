@@ -28,7 +28,7 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-class ProtocolError(Exception):
+class ProtocolError(ConnectionError):
     """The peer does not speak HTTP/1.1 as we know it, or closed in the middle of an answer."""
 
 

@@ -2,7 +2,8 @@
 
 `ssl.SSLSocket.shutdown(SHUT_WR)` throws the TLS state away, and with it everything the daemon still has to say. Here the
 write side ends with close_notify (RFC 8446 section 6.1: it closes one direction only) and reading goes on.
-One lock guards the TLS object, which two threads use (stdin in, output out); nobody holds it while waiting for the peer.
+Two threads use a stream, one to read and one to write. `_lock` guards the TLS object, `_sending` the order of records on
+the wire. A reader never waits for `_sending`: the writer may be waiting for a peer that waits for us to read.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class TlsStream:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = ctx.wrap_bio(self._in, self._out, server_hostname=server)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._ready = b""  # decrypted, not asked for yet
         self._handshake()
 
     def _handshake(self) -> None:
@@ -53,9 +56,19 @@ class TlsStream:
                 return
 
     def _flush(self) -> None:
-        data = self._out.read()
+        """Send what TLS has to say. The caller holds `_sending` and not `_lock`."""
+        with self._lock:
+            data = self._out.read()
         if data:
             self._raw.sendall(data)
+
+    def _flush_if_free(self) -> None:
+        """From the reading side (answers to key updates): now, or with whatever the busy writer sends next."""
+        if self._out.pending and self._sending.acquire(blocking=False):
+            try:
+                self._flush()
+            finally:
+                self._sending.release()
 
     def _fill(self) -> bool:
         data = self._raw.recv(RECEIVE)
@@ -69,12 +82,18 @@ class TlsStream:
     def recv(self, size: int, /) -> bytes:
         while True:
             with self._lock:
+                if self._ready:
+                    data, self._ready = self._ready[:size], self._ready[size:]
+                    return data
                 try:
                     return self._tls.read(size)
                 except ssl.SSLWantReadError:
-                    self._flush()
+                    pass
                 except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                     return b""
+                except ssl.SSLError as error:
+                    raise ConnectionResetError(f"TLS: {error.reason}") from None
+            self._flush_if_free()
             self._fill()
 
     def recv_into(self, buffer: memoryview, /) -> int:
@@ -84,23 +103,34 @@ class TlsStream:
 
     def sendall(self, data: bytes | memoryview, /) -> None:
         view = memoryview(data)
-        while view:
-            with self._lock:
-                sent = self._tls.write(view[:RECEIVE])
+        with self._sending:
+            while view:
+                with self._lock:
+                    sent = self._tls.write(view[:RECEIVE])
                 self._flush()
-            view = view[sent:]
+                view = view[sent:]
 
     def shutdown(self, how: int, /) -> None:
         """SHUT_WR says close_notify and keeps reading; anything else ends the socket."""
         if how != socket.SHUT_WR:
             self._raw.shutdown(how)
             return
-        with self._lock:
-            try:
-                self._tls.unwrap()
-            except (ssl.SSLWantReadError, ssl.SSLError):
-                pass  # ours is in the buffer; the peer's close_notify comes with the end of its output
+        with self._sending:
+            with self._lock:
+                self._drain()
+                try:
+                    self._tls.unwrap()
+                except ssl.SSLError:
+                    pass  # ours is in the buffer; the peer's close_notify comes with the end of its output
             self._flush()
+
+    def _drain(self) -> None:
+        """Decrypt what has arrived: unwrap() looks for the peer's close_notify and throws away data it finds instead."""
+        try:
+            while data := self._tls.read(RECEIVE):
+                self._ready += data
+        except ssl.SSLError:
+            pass  # no more for now, or no more at all: recv() will see
 
     def settimeout(self, seconds: float | None, /) -> None:
         self._raw.settimeout(seconds)

@@ -6,7 +6,6 @@ import json
 
 from orlop_cli._client import Engine
 from orlop_cli._errors import CliError
-from orlop_cli._http import ProtocolError
 
 
 class Wait:
@@ -19,7 +18,7 @@ class Wait:
         """Block until the end; the container's exit code, 125 if waiting failed."""
         try:
             ended = json.loads(self._answer.read())
-        except (ProtocolError, ValueError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise CliError(f"error waiting for container: {error}", 125) from None
         problem = (ended.get("Error") or {}).get("Message")
         if problem:

@@ -43,6 +43,9 @@ class Place:
             try:
                 with trio.fail_after(50):
                     yield host
+            except BaseException:
+                host.close()  # a test that failed half-way leaves no container; one that passed has nothing to clean
+                raise
             finally:
                 nursery.cancel_scope.cancel()
 

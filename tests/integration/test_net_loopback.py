@@ -71,7 +71,8 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def networks(self, store: Store) -> AsyncIterator[Networks]:
         networks = Networks(store, EventBus(), self.driver, self.config)
-        await networks.boot()
+        await networks.load()
+        await networks.restore([])
         try:
             yield networks
         finally:

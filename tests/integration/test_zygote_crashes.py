@@ -50,6 +50,9 @@ async def _host(top: Path, runtime: Runtime | None = None) -> AsyncIterator[tupl
         try:
             with trio.fail_after(50):
                 yield host, zygote
+        except BaseException:
+            host.close()  # a test that failed half-way leaves no container; one that passed has nothing to clean
+            raise
         finally:
             nursery.cancel_scope.cancel()
 

@@ -260,9 +260,19 @@ def test_a_hangup_is_not_a_half_close() -> None:
     try:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            loop.on_hangup(ours.fileno(), lambda: (said.append("gone"), loop.forget(ours.fileno()), loop.stop()))
+
+            def gone() -> None:
+                said.append("gone")
+                loop.forget(ours.fileno())
+                loop.stop()
+
+            def later() -> None:
+                said.append("still there")
+                theirs.close()
+
+            loop.on_hangup(ours.fileno(), gone)
             theirs.shutdown(socket.SHUT_WR)
-            loop.call_later(0.02, lambda: (said.append("still there"), theirs.close()))
+            loop.call_later(0.02, later)
             loop.run()
     finally:
         signal.set_wakeup_fd(-1)

@@ -48,7 +48,8 @@ def serve(tmp_path: Path) -> Callable[[Callable[[Ask], Awaitable[None]]], None]:
         async def main() -> None:
             async with Store.open(str(tmp_path / "db")) as store:
                 networks = Networks(store, EventBus(), driver, Config(data_root=str(tmp_path), bip="10.211.0.1/24"))
-                await networks.boot()
+                await networks.load()
+                await networks.restore([])
                 api = Api(routes.routes(cast("Any", SimpleNamespace(networks=networks, run=run))))
 
                 async def ask(method: str, path: str, payload: Any = None, **query: Any) -> tuple[int, Any]:

@@ -69,7 +69,8 @@ class Bench:
         async with Store.open(str(self.root / "db")) as store:
             self.store = store
             self.networks = Networks(store, self.events, self.driver, self.config)  # type: ignore[arg-type]
-            await self.networks.boot()
+            await self.networks.load()
+            await self.networks.restore([])
             yield self.networks
 
     async def start(self, number: int = 1, mode: str = "bridge", **options: Any) -> Sandbox:
@@ -151,7 +152,8 @@ def test_a_row_that_cannot_be_read_is_set_aside(bench: Callable[..., None]) -> N
     async def body(b: Bench) -> None:
         await b.store.commit([Put("networks", "x" * 64, b"\xff\xff")])
         networks = Networks(b.store, b.events, b.driver, b.config)  # type: ignore[arg-type]
-        await networks.boot()
+        await networks.load()
+        await networks.restore([])
         assert b.store.quarantined()[0][:2] == ("networks", "x" * 64)
 
     bench(body)

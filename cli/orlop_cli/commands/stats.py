@@ -11,7 +11,6 @@ from orlop_cli._client import Engine, records, segment
 from orlop_cli._command import command, complain, flag, option
 from orlop_cli._errors import CliError, Exit
 from orlop_cli._format import render_rows
-from orlop_cli._http import ProtocolError
 from orlop_cli._session import Session
 from orlop_cli._stats import COLUMNS, HEADERS, Figures, Line, figures
 
@@ -45,7 +44,7 @@ class Collector:
                 self.first.set()
         except CliError as error:
             self.problem = error
-        except (ProtocolError, OSError, ValueError):
+        except (OSError, ValueError):
             self.seen = None
         self.gone = self._stream
         self.first.set()

@@ -25,6 +25,7 @@ from orlop_kernel.spi import (
     NetworkContext,
     NetworkDriver,
     NotFound,
+    OrlopError,
     Runtime,
     RuntimeContext,
     Storage,
@@ -114,7 +115,17 @@ class Drivers:
                 ip_forward=config.ip_forward,
             )
 
+        if ("network", name) not in self._made:
+            # On a thread: what drivers import (pyroute2, 0.1 s) must not hold up every request.
+            await trio.to_thread.run_sync(self._preload, "network", name)
         return cast("NetworkDriver", self._make("network", name, context, f'network driver "{name}"'))
+
+    @staticmethod
+    def _preload(kind: str, name: str) -> None:
+        try:
+            plugins.find(kind, name)
+        except OrlopError:
+            pass  # said by who needs it, in its own place
 
     async def volume(self, name: str) -> VolumeDriver:
         def context() -> VolumeContext:

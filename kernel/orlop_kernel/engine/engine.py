@@ -70,7 +70,7 @@ class Engine:
         try:
             await engine.images.load()
             await engine.volumes.load()
-            await engine.networks.boot()
+            await engine.networks.load()
             await engine.containers.load()
             yield engine
         finally:

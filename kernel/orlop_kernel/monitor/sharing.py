@@ -1,9 +1,9 @@
 """Keeping the memory of a forked process shared with its parent.
 
 A page is copied when it is first written, and CPython writes to every object it so much as looks at: its reference count,
-and in a collection its place in the collector's lists. `gc.freeze` is the cure for the second. For the first,
-CPython since 3.12 knows immortal objects (PEP 683), whose count is never written; made for this use, but without an API. So the count is set
-from outside, after a probe has shown that this interpreter takes it so; any other is left alone. A monitor then dirties
+and in a collection its place in the collector's lists. `gc.freeze` is the cure for the second. For the first, CPython since
+3.12 knows immortal objects (PEP 683), whose count is never written: made for this use, but without an API. So the count is
+set from outside, after a probe has shown that this interpreter takes it so; any other is left alone. A monitor then dirties
 1.5 MB instead of 2.7. Nothing else changes: what is immortal is never freed, and was not going to be.
 """
 

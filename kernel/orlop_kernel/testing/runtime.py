@@ -52,7 +52,8 @@ def oci_process(args: Sequence[str], terminal: bool = False) -> dict[str, Any]:
     capabilities = ["CAP_KILL", "CAP_CHOWN", "CAP_SETUID", "CAP_SETGID"]
     sets = dict.fromkeys(("bounding", "effective", "permitted"), capabilities)
     user = {"uid": 0, "gid": 0}
-    return {"terminal": terminal, "user": user, "args": list(args), "env": list(_ENV), "cwd": "/", "capabilities": sets}
+    made = {"terminal": terminal, "user": user, "args": list(args), "env": list(_ENV), "cwd": "/", "capabilities": sets}
+    return {**made, "consoleSize": {"height": 24, "width": 80}} if terminal else made
 
 
 def oci_spec(

@@ -172,7 +172,9 @@ class Overlay2:
             return plain_mount(self._layout.path(snapshot, "diff"), readonly=readonly)
         if readonly:
             return overlay_mount(self._layout.root, (snapshot.link, *snapshot.lowers))
-        await self._run(f"mount snapshot {key}", lambda: self._layout.allow_remount(snapshot))
+        if snapshot.marked:
+            await self._run(f"mount snapshot {key}", lambda: self._layout.allow_remount(snapshot))
+        snapshot.marked = volatile
         return overlay_mount(self._layout.root, snapshot.lowers, self._layout.path(snapshot), volatile=volatile)
 
     async def unpack_target(self, key: str) -> UnpackTarget:

@@ -7,7 +7,7 @@ import ctypes
 import os
 import secrets
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orlop_kernel.spi import DriverError
 from orlop_kernel.spi.files import Trash, filesystem_type
@@ -23,7 +23,8 @@ _FEW = 64  # layers of fewer files are synced one by one: syncfs waits for every
 
 @dataclass(slots=True)
 class Snapshot:
-    """`lowers` are the short links of all parents, uppermost first. `children` counts snapshots that stand on this one."""
+    """`lowers` are the short links of all parents, uppermost first. `children` counts snapshots that stand on this one.
+    `marked`: it may have been mounted volatile (after a restart, nobody knows)."""
 
     id: str
     link: str
@@ -31,7 +32,8 @@ class Snapshot:
     lowers: tuple[str, ...] = ()
     committed: bool = False
     children: int = 0
-    broken: bool = field(default=False)
+    broken: bool = False
+    marked: bool = True
 
 
 class Layout:
@@ -129,6 +131,7 @@ class Layout:
     def create(self, key: str, parent: Snapshot | None, parent_key: str | None) -> Snapshot:
         ident = secrets.token_hex(32)
         snapshot = Snapshot(ident, self._new_link(ident), parent_key, (parent.link, *parent.lowers) if parent else ())
+        snapshot.marked = False
         staged = os.path.join(self._staging, ident)
         # Modes are for umask 022 and 077 alike: the daemon may run with either.
         os.mkdir(staged, 0o710)

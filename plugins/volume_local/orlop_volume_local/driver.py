@@ -124,7 +124,8 @@ class LocalVolumes:
         mount = mount_of(kept)
         if mount.type == "bind" and not await trio.Path(mount.source).exists():
             raise DriverError(
-                f"cannot mount volume {name}: failed to mount local volume: mount {mount.source}:{data}: no such file or directory"
+                f"cannot mount volume {name}: failed to mount local volume: mount {mount.source}:{data}: "
+                "no such file or directory"
             )
         if mount.type == "tmpfs":
             await self._mount_shared(mount, data)
@@ -139,13 +140,8 @@ class LocalVolumes:
                 await self._mount_program("mount", "-t", mount.type, *options, mount.source, data)
 
     async def _mount_program(self, *argv: str) -> None:
-        result = await trio.run_process(
-            argv,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-        )
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+        result = await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False, env=env)
         if result.returncode:
             raise DriverError(f"cannot {argv[0]} {argv[-1]}: {result.stderr.decode(errors='replace').strip()}")
 

@@ -29,7 +29,7 @@ from orlop_kernel.types.containers import (
 )
 from orlop_kernel.types.images import ImageConfig
 
-from . import mounts, names, validate
+from . import mounts, names, validate, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
@@ -141,7 +141,7 @@ def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
         for mount in room.get(name).record.mounts:
             if mount.type != "tmpfs":
-                found.append(replace(mount, rw=False) if mode == "ro" else mount)
+                found.append(replace(mount, rw=mount.rw and mode != "ro", copy=False))
     return found
 
 
@@ -211,7 +211,7 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
             endpoints=endpoints,
             mounts=planned,
         )
-        record.mounts = await _ensure_volumes(room, planned, host)
+        record.mounts = await volumes.ensure(room, planned, host)
         await _prepare(room, record, image)
         container = Container(record)
         try:
@@ -224,30 +224,6 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
     return Created(container, warnings)
 
 
-async def _ensure_volumes(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
-    out = []
-    options = {
-        mount.target: mount.volume_options for mount in host.mounts or () if mount.type == "volume" and mount.volume_options
-    }
-    for mount in planned:
-        if mount.type == "bind" and not os.path.exists(mount.source):
-            # Docker's promise for --volume; --mount refused it while it was parsed.
-            os.makedirs(mount.source, mode=0o755, exist_ok=True)
-        if mount.type == "volume":
-            extra = options.get(mount.destination)
-            driver = mount.driver or host.volume_driver or "local"
-            driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
-            await room.engine.volumes.ensure(
-                mount.name,
-                driver,
-                driver_options,
-                {"com.docker.volume.anonymous": ""} if mount.anonymous else (extra.labels if extra else None) or {},
-            )
-            mount = replace(mount, driver=driver)
-        out.append(mount)
-    return tuple(out)
-
-
 async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
     storage = room.engine.storage
     try:
@@ -256,6 +232,7 @@ async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> N
         _mark(target.directory)
         os.mkdir(room.directory(record.id), 0o710)
         os.chmod(room.directory(record.id), 0o710)
+        await volumes.populate(room, record)
     except BaseException:
         await room.discard_files(record.id)
         raise

@@ -72,6 +72,7 @@ def parse_bind(text: str) -> MountRecord:
         mode=mode or "z",
         rw="ro" not in words,
         anonymous=not source,
+        copy="nocopy" not in words,
     )
 
 
@@ -102,6 +103,7 @@ def parse_spec(spec: MountSpec) -> MountRecord:
             rw=not spec.read_only,
             subpath=options.subpath if options else "",
             anonymous=not spec.source,
+            copy=not (options and options.no_copy),
         )
     if spec.type == "tmpfs":
         if spec.source:

@@ -37,7 +37,7 @@ class State(msgspec.Struct):
 
 class MountRecord(msgspec.Struct, frozen=True):
     """One mount of a container, resolved at create. `source` is a host path for binds; for volumes it is looked up by
-    `name` at start. `options` go to a tmpfs."""
+    `name` at start. `options` go to a tmpfs. `copy`: an empty volume gets the image's files."""
 
     type: str
     destination: str
@@ -51,6 +51,7 @@ class MountRecord(msgspec.Struct, frozen=True):
     subpath: str = ""
     options: tuple[str, ...] = ()
     anonymous: bool = False
+    copy: bool = True
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):

@@ -35,7 +35,9 @@ async def restore(room: Containers) -> None:
         for container in list(room.index.values()):
             nursery.start_soon(_restore_one, room, container)
     living = [item for item in room.index.values() if item.record.state.running and item.run is not None]
-    await room.engine.networks.restore([item.record.sandbox for item in living if item.record.sandbox is not None])
+    sandboxes = [item.record.sandbox for item in living if item.record.sandbox is not None]
+    # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
+    room.engine.nursery.start_soon(room.engine.networks.restore, sandboxes)
     await _sweep_runs(room)
     await removal.sweep(room)
     if not room.engine.config.live_restore:

@@ -109,9 +109,8 @@ class Archive:
         file = _File(fd)
         try:
             for entry in entries(file):
-                self._note(
-                    _normal(_text(entry.name)), entry.type, _text(entry.link), Member(file.at, entry.size), entry.segments
-                )
+                content = Member(file.at, entry.size) if entry.segments is None else None  # None: a sparse file
+                self._note(_normal(_text(entry.name)), entry.type, _text(entry.link), content)
                 file.skip(entry.size)
         except UnpackError as error:
             raise InvalidParameter(f"cannot read the archive: {error}") from error

@@ -47,7 +47,7 @@ _log = logging.getLogger("orlop.networks")
 
 
 class Networks:
-    """Made once; `boot` before anything else, `restore` once the living containers are known."""
+    """Made once; `load` before anything else, `restore` once the living containers are known."""
 
     def __init__(
         self, store: Store, events: EventBus, drivers: Callable[[str], Awaitable[NetworkDriver]], config: Config
@@ -58,12 +58,13 @@ class Networks:
         self._changing = trio.Lock()
         self._attachments = Attachments(drivers, self._networks, config.ip)
         self._pruning = False
+        self._up = trio.Event()
+        """Set when drivers have brought the networks up. Loading them takes longer than everything else at boot."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
-    async def boot(self) -> None:
-        """Load the rows, add the predefined networks, have every network made. One that cannot be made is reported by
-        each start that needs it, and keeps nothing else from working."""
+    async def load(self) -> None:
+        """Load the rows and add the predefined networks. No driver is asked: that waits for `restore`."""
         loaded: list[NetworkRecord] = []
         for key, value in self._store.load("networks"):
             try:
@@ -80,11 +81,20 @@ class Networks:
             await self._store.commit([Put("networks", record.id, encode(record)) for record in changed])
         for record in records:
             self._add(record)
-        for network in self._networks.values():
-            await self._make(network)
+
+    async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
+        """Once, at boot: have every network made (one that cannot be is reported by each start that needs it), take what
+        living containers hold, and have each driver make the host exactly that. What changes networks waits for it."""
+        try:
+            for network in list(self._networks.values()):
+                await self._make(network)
+            await self._attachments.restore(list(sandboxes))
+        finally:
+            self._up.set()
 
     async def withdraw(self) -> None:
-        """At a stop with nothing running: take the networks' objects off the host. `boot` makes them anew."""
+        """At a stop with nothing running: take the networks' objects off the host. `restore` makes them anew."""
+        await self._up.wait()
         for network in self._networks.values():
             try:
                 driver = await self._drivers(network.record.driver)
@@ -149,6 +159,7 @@ class Networks:
 
     async def create(self, request: CreateRequest) -> NetworkRecord:
         """Make a user-defined network."""
+        await self._up.wait()
         creation.check_request(request)
         async with self._changing:
             if request.name in self._by_name:
@@ -188,6 +199,7 @@ class Networks:
         )
 
     async def remove(self, name_or_id: str) -> None:
+        await self._up.wait()
         async with self._changing:
             network = self._resolve(name_or_id)
             record = network.record
@@ -276,6 +288,7 @@ class Networks:
         publish_all: bool,
     ) -> Plan:
         """Reserve addresses and host ports, all or nothing. `endpoints` is by network name or id."""
+        await self._up.wait()
         requests = self._requests(network_mode, endpoints)
         for request in requests:
             network = self._networks[request.record.id]
@@ -299,14 +312,12 @@ class Networks:
     async def release(self, sandbox: Sandbox) -> None:
         """A container ended: withdraw its ports, give back its addresses. May be called twice; a driver's failure is
         logged, as nobody could act on it here."""
+        await self._up.wait()
         await self._attachments.release(sandbox)
-
-    async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
-        """Once, at boot: what living containers hold is taken, and each driver makes the host exactly that."""
-        await self._attachments.restore(list(sandboxes))
 
     async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox:
         """Connect a running container to one more network. No ports are published there."""
+        await self._up.wait()
         record = self._resolve(name_or_id).record
         planning.check_settings(record, settings)
         if record.driver in ("null", "host") or self.sandbox_kind(sandbox.network_mode) != "new":
@@ -315,6 +326,7 @@ class Networks:
 
     async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
         """Take a running container off a network. Its published ports go when it is the network of its gateway."""
+        await self._up.wait()
         return await self._attachments.disconnect(sandbox, self._resolve(name_or_id).record, netns_path)
 
     def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:

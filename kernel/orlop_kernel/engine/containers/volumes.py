@@ -1,0 +1,61 @@
+"""Volumes of a container that is being made: they exist before it does, and empty ones get what its image has there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from orlop_kernel.engine.unpacking import copy_up
+from orlop_kernel.types.containers import HostConfig
+
+from .record import ContainerRecord, MountRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["ensure", "populate"]
+
+
+async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
+    """Make the volumes that are not there yet, and the directories that `--volume` promises."""
+    out = []
+    options = {
+        mount.target: mount.volume_options for mount in host.mounts or () if mount.type == "volume" and mount.volume_options
+    }
+    for mount in planned:
+        if mount.type == "bind" and not os.path.exists(mount.source):
+            # Docker's promise for --volume; --mount refused it while it was parsed.
+            os.makedirs(mount.source, mode=0o755, exist_ok=True)
+        if mount.type == "volume":
+            extra = options.get(mount.destination)
+            driver = mount.driver or host.volume_driver or "local"
+            driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
+            await room.engine.volumes.ensure(
+                mount.name,
+                driver,
+                driver_options,
+                {"com.docker.volume.anonymous": ""} if mount.anonymous else (extra.labels if extra else None) or {},
+            )
+            mount = replace(mount, driver=driver)
+        out.append(mount)
+    return tuple(out)
+
+
+async def populate(room: Containers, record: ContainerRecord) -> None:
+    """Docker's promise for empty volumes: they start with the image's files. Only for volumes that are a directory of this
+    host: what a driver mounts elsewhere (nfs, tmpfs) does not exist before the container's start."""
+    for mount in record.mounts:
+        if mount.type != "volume" or not mount.copy or mount.subpath:
+            continue
+        sources = await room.engine.volumes.mounts(mount.name)
+        if len(sources) != 1 or sources[0].type != "bind" or os.listdir(sources[0].source):
+            continue
+        root = room.root(record.id)
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        try:
+            below = await room.engine.storage.mounts(record.id, readonly=True)
+            await copy_up(room.engine.zygote, below, mount.destination, sources[0].source, root)
+        finally:
+            os.rmdir(root)

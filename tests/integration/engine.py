@@ -1,0 +1,415 @@
+"""A real `orlopd` for tests: its own roots, socket and bridge, the clients that people use, and a look for what it leaves.
+
+`Engine` owns a directory under /tmp (short, because a socket's path may have 107 bytes) and every process that it starts.
+`close` ends the daemon, removes the directory, and returns what is still on the host: there must be nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import pty
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from orlop_kernel.config import Config
+from tests.registry import busybox, docker_archive, image, layer
+
+__all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "until"]
+
+BUSYBOX = "busybox:latest"
+DEADLINE = 20.0
+T = str | bytes
+
+
+def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
+    """Poll until the condition is true; its value. The conditions of these tests are states of other processes."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+        time.sleep(0.01)
+    return value
+
+
+@cache
+def archive() -> bytes:
+    return docker_archive({BUSYBOX: image([layer(busybox())])})
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def err(self) -> str:
+        return self.stderr.decode()
+
+    @property
+    def line(self) -> str:
+        return self.out.strip()
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=DEADLINE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(self._path)
+
+
+class Terminal:
+    """A program on a pseudo terminal, as a person would run it."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], rows: int = 24, columns: int = 80) -> None:
+        self.master, slave = pty.openpty()
+        self.resize(rows, columns)
+        self.process = subprocess.Popen(
+            argv, stdin=slave, stdout=slave, stderr=slave, env=dict(env), start_new_session=True, preexec_fn=self._control
+        )
+        os.close(slave)
+        self.output = b""
+
+    @staticmethod
+    def _control() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the kernel sends SIGWINCH
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str | bytes) -> None:
+        os.write(self.master, text.encode() if isinstance(text, str) else text)
+
+    def expect(self, text: str) -> bytes:
+        """Read until this comes; what came up to its end. The rest is kept."""
+        wanted = text.encode()
+        os.set_blocking(self.master, False)
+
+        def found() -> bool:
+            with contextlib.suppress(BlockingIOError, OSError):
+                self.output += os.read(self.master, 65536)
+            return wanted in self.output
+
+        try:
+            until(found, f"{text!r} on the terminal")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; there is {self.output!r}") from None
+        end = self.output.index(wanted) + len(wanted)
+        seen, self.output = self.output[:end], self.output[end:]
+        return seen
+
+    def wait(self) -> int:
+        """The exit code; output meanwhile is read, or the program could not end."""
+        os.set_blocking(self.master, False)
+
+        def ended() -> bool:
+            with contextlib.suppress(BlockingIOError, OSError):
+                self.output += os.read(self.master, 65536)
+            return self.process.poll() is not None
+
+        until(ended, f"end of {self.process.args!r}; there is {self.output!r}")
+        with contextlib.suppress(BlockingIOError, OSError):
+            while more := os.read(self.master, 65536):
+                self.output += more
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.master)
+
+
+class Engine:
+    """One daemon; `start` again after `stop` or `kill` is its next boot."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None, data_root: Path | None = None) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="ot-", dir="/tmp"))
+        self.socket = str(self.home / "s.sock")
+        self.data_root = data_root or self.home / "data"
+        self.exec_root = self.home / "run"
+        self.log_path = self.home / "orlopd.log"
+        self.config_path = self.home / "daemon.json"
+        self.configure(config or {})
+        self.process: subprocess.Popen[bytes] | None = None
+        self._derived = Config(data_root=str(self.data_root))
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._terminals: list[Terminal] = []
+        self._sdk: docker.DockerClient | None = None
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": str(self.home / "client"),
+            "LANG": "C.UTF-8",
+            "TERM": "xterm",
+        }
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        self.config_path.write_text(json.dumps(config))
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def command(self) -> list[str]:
+        own = ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root), "-H", f"unix://{self.socket}"]
+        return [sys.executable, "-m", "orlop_kernel", "--config-file", str(self.config_path), *own]
+
+    def start(self, *, pythonpath: str = "") -> None:
+        """Start, and wait until it answers."""
+        assert self.process is None
+        env = {**os.environ, **({"PYTHONPATH": pythonpath} if pythonpath else {})}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=env, cwd="/")
+        until(self._answers, "the daemon answers")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the daemon ended:\n{self.log()}"
+        try:
+            return self.api("GET", "/_ping")[0] == 200
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self._ended()
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self._ended()
+
+    def _ended(self) -> int:
+        assert self.process is not None
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def close(self) -> list[str]:
+        """End everything. Returns what is left on the host."""
+        if self._sdk is not None:
+            self._sdk.close()
+        for terminal in self._terminals:
+            terminal.close()
+        for child in self._children:
+            child.kill()
+            child.communicate()
+        if self.process is not None:
+            for container in self.docker("ps", "-aq").out.split():
+                self.docker("rm", "-f", container)
+            self.stop()
+        left = self.leaks()
+        shutil.rmtree(self.home, ignore_errors=True)
+        return left
+
+    # --- what is on the host ------------------------------------------------------------------------------------------
+
+    @property
+    def bridge(self) -> str:
+        return self._derived.bridge_name
+
+    def leaks(self) -> list[str]:
+        """What is left, after what ends by itself (a monitor, a link) had its moment."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: not self._left(), seconds=5)
+        return self._left()
+
+    def _left(self) -> list[str]:
+        left = [f"mount {line}" for line in _lines("/proc/self/mounts") if str(self.home) in line]
+        links = os.listdir("/sys/class/net")
+        left += [f"link {name}" for name in links if name == self.bridge or self._derived.instance in name]
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+        left += [line for line in tables.splitlines() if self._derived.instance in line]
+        parent = self._derived.effective_cgroup_parent.strip("/")
+        roots = Path("/sys/fs/cgroup")
+        left += [f"cgroup {path}" for path in (roots / parent, *roots.glob(f"*/{parent}")) if path.exists()]
+        left += [f"process {pid} {line}" for pid, line in _processes() if str(self.home) in line]
+        left += [f"process {pid} {name} with its directory here" for pid, name in self._inside()]
+        return left
+
+    def _inside(self) -> Iterator[tuple[int, str]]:
+        """Processes that hold files below the home: the zygote and monitors, whose command lines say nothing of it."""
+        for pid in _pids():
+            with contextlib.suppress(OSError):
+                held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+                if pid != os.getpid() and any(path.startswith(str(self.home)) for path in held):
+                    yield pid, Path(f"/proc/{pid}/comm").read_text().strip()
+
+    def children(self, comm: str) -> list[int]:
+        """Children of the daemon with this name."""
+        assert self.process is not None
+        return children_of(self.process.pid, comm)
+
+    @property
+    def zygote(self) -> int:
+        (pid,) = self.children("orlop-zygote")
+        return pid
+
+    def monitor(self, container: str) -> int:
+        """The monitor of a container: the parent of its first process."""
+        pid = int(self.inspect(container)["State"]["Pid"])
+        return parent_of(pid)
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def run(self, argv: Sequence[str], stdin: T = b"", check: int | None = None, seconds: float = 30) -> Result:
+        done = subprocess.run(
+            list(argv),
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            env=self.env,
+            timeout=seconds,
+            check=False,
+        )
+        result = Result(done.returncode, done.stdout, done.stderr)
+        assert check is None or result.code == check, f"{argv}: exit code {result.code}, not {check}\n{result.err}"
+        return result
+
+    def docker(self, *argv: str, stdin: T = b"", check: int | None = None, seconds: float = 30) -> Result:
+        return self.run(["docker", *argv], stdin, check, seconds)
+
+    def ok(self, *argv: str, stdin: T = b"") -> str:
+        """The output of a docker command that must succeed, without the blanks around it."""
+        return self.docker(*argv, stdin=stdin, check=0).line
+
+    def orlop(self, *argv: str, stdin: T = b"", check: int | None = None) -> Result:
+        own = [sys.executable, "-m", "orlop_cli", "--host", f"unix://{self.socket}"]
+        return self.run([*own, *argv], stdin, check)
+
+    def background(self, *argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """A docker command that goes on; ended by `close` at the latest."""
+        child = subprocess.Popen(
+            ["docker", *argv], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env
+        )
+        self._children.append(child)
+        return child
+
+    def terminal(self, *argv: str, rows: int = 24, columns: int = 80) -> Terminal:
+        made = Terminal(["docker", *argv], self.env, rows, columns)
+        self._terminals.append(made)
+        return made
+
+    def api(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """One request: status and decoded body. `body` of bytes is sent as it is, else as JSON."""
+        connection = UnixConnection(self.socket)
+        try:
+            data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            own = {"Content-Type": "application/json"} if data is not None else {}
+            connection.request(method, path, data, {**own, **(headers or {})})
+            answer = connection.getresponse()
+            raw = answer.read()
+            if "json" in (answer.getheader("Content-Type") or "") and raw.strip():
+                return answer.status, json.loads(raw)
+            return answer.status, raw
+        finally:
+            connection.close()
+
+    @property
+    def sdk(self) -> docker.DockerClient:
+        if self._sdk is None:
+            self._sdk = docker.DockerClient(base_url=f"unix://{self.socket}", timeout=30)
+        return self._sdk
+
+    def load(self) -> None:
+        result = self.docker("load", stdin=archive(), check=0)
+        assert result.out == f"Loaded image: {BUSYBOX}\n"
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        status, found = self.api("GET", f"/containers/{name}/json")
+        assert status == 200, found
+        return dict(found)
+
+    def state(self, name: str) -> str:
+        return str(self.inspect(name)["State"]["Status"])
+
+    def wait_state(self, name: str, wanted: str) -> None:
+        until(lambda: self.state(name) == wanted, f"{name} is {wanted}")
+
+    def address(self, name: str, network: str = "bridge") -> str:
+        return str(self.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"])
+
+    def cgroup(self, container_id: str, controller: str, file: str) -> str:
+        parent = self._derived.effective_cgroup_parent.strip("/")
+        base = Path("/sys/fs/cgroup")
+        base = base / controller if (base / controller).is_dir() else base
+        return (base / parent / container_id / file).read_text().strip()
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            yield pid, Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def children_of(parent: int, comm: str) -> list[int]:
+    found = []
+    for pid in _pids():
+        with contextlib.suppress(OSError, IndexError):
+            if parent_of(pid) == parent and Path(f"/proc/{pid}/comm").read_text().strip() == comm:
+                found.append(pid)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """A zombie is not alive."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,280 @@
+"""`docker run` as people type it: output, exit codes, and what each flag does inside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.integration.engine import Engine, until
+
+pytestmark = pytest.mark.root
+
+
+def test_hello(engine: Engine) -> None:
+    result = engine.docker("run", "busybox", "echo", "hello")
+    assert (result.code, result.out, result.err) == (0, "hello\n", "")
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 255])
+def test_exit_code_is_the_containers(engine: Engine, code: int) -> None:
+    assert engine.docker("run", "--rm", "busybox", "sh", "-c", f"exit {code}").code == code
+
+
+def test_killed_by_a_signal_is_128_and_its_number(engine: Engine) -> None:
+    # The first process of a pid namespace ignores what it has no handler for: its child gets the signal
+    assert engine.docker("run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?").code == 143
+
+
+def test_stdout_and_stderr_stay_apart(engine: Engine) -> None:
+    result = engine.docker("run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; echo out2")
+    assert (result.out, result.err) == ("out\nout2\n", "err\n")
+
+
+def test_missing_command_is_127(engine: Engine, name: str) -> None:
+    result = engine.docker("run", "--name", name, "busybox", "no-such-command")
+    assert (result.code, result.out) == (127, "")
+    assert result.err.startswith(
+        "docker: Error response from daemon: failed to create task for container: failed to create shim task: "
+        "OCI runtime create failed: runc create failed: unable to start container process: "
+    )
+    assert 'exec: "no-such-command": executable file not found in $PATH' in result.err
+    state = engine.inspect(name)["State"]
+    assert (state["Status"], state["ExitCode"]) == ("created", 127)
+    assert "executable file not found in $PATH" in state["Error"]
+
+
+def test_command_that_may_not_be_executed_is_126(engine: Engine) -> None:
+    result = engine.docker("run", "--rm", "busybox", "/etc/passwd")
+    assert result.code == 126
+    assert 'exec: "/etc/passwd": permission denied' in result.err
+    result = engine.docker("run", "--rm", "busybox", "/etc")
+    assert result.code == 126
+    assert "is a directory" in result.err or "permission denied" in result.err
+
+
+def test_error_of_the_daemon_is_125(engine: Engine) -> None:
+    result = engine.docker("run", "--rm", "--memory", "1m", "busybox", "true")
+    assert result.code == 125
+    assert result.err.startswith("docker: Error response from daemon: Minimum memory limit allowed is 6MB.")
+    result = engine.docker("run", "--rm", "--no-such-flag", "busybox", "true")
+    assert result.code == 125
+
+
+def test_rm_leaves_nothing(engine: Engine, name: str) -> None:
+    engine.ok("run", "--rm", "--name", name, "-v", "/anonymous", "busybox", "true")
+    # Nobody waits for the removal: the container's end answers the client
+    until(lambda: engine.docker("ps", "-aq", "--filter", f"name=^{name}$").out == "", "the container is gone")
+    until(lambda: engine.docker("volume", "ls", "-q").out == "", "its anonymous volume is gone")
+
+
+def test_detached_prints_the_id(engine: Engine, name: str) -> None:
+    container = engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
+    assert len(container) == 64
+    found = engine.inspect(name)
+    assert found["Id"] == container
+    assert found["State"]["Status"] == "running"
+    assert Path(f"/proc/{found['State']['Pid']}/cmdline").read_bytes() == b"sleep\x00600\x00"
+
+
+def test_input_through_a_pipe(engine: Engine) -> None:
+    result = engine.docker("run", "--rm", "-i", "busybox", "cat", stdin="one\ntwo")
+    assert (result.code, result.out) == (0, "one\ntwo")
+
+
+def test_without_i_there_is_no_input(engine: Engine) -> None:
+    assert engine.docker("run", "--rm", "busybox", "cat", stdin="one\n").out == ""
+
+
+def test_twenty_megabytes_through_cat(engine: Engine) -> None:
+    data = os.urandom(1 << 20) * 20
+    result = engine.docker("run", "--rm", "-i", "--log-driver", "none", "busybox", "cat", stdin=data)
+    assert result.code == 0
+    assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(data).digest()
+
+
+def test_twenty_megabytes_through_cat_and_the_log(engine: Engine, name: str) -> None:
+    data = (b"0123456789" * 9 + b"abcdef\n") * (20 * 10_000)
+    result = engine.docker("run", "-i", "--name", name, "busybox", "cat", stdin=data)
+    assert result.code == 0
+    assert result.stdout == data
+    assert engine.docker("logs", name).stdout == data
+
+
+def test_environment_and_directory(engine: Engine) -> None:
+    script = "echo $A-$B; pwd"
+    result = engine.docker("run", "--rm", "-e", "A=1", "-e", "B=x y", "-w", "/some/where", "busybox", "sh", "-c", script)
+    assert result.out == "1-x y\n/some/where\n"
+
+
+def test_default_environment(engine: Engine) -> None:
+    found = engine.docker("run", "--rm", "--hostname", "ship", "busybox", "env").out.splitlines()
+    assert found == [
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOSTNAME=ship",
+        "HOME=/root",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [("nobody", "65534:65534"), ("65534", "65534:65534"), ("1000:1001", "1000:1001"), ("nobody:0", "65534:0")],
+)
+def test_user(engine: Engine, user: str, expected: str) -> None:
+    assert engine.ok("run", "--rm", "-u", user, "busybox", "sh", "-c", "echo $(id -u):$(id -g)") == expected
+
+
+def test_unknown_user(engine: Engine) -> None:
+    result = engine.docker("run", "--rm", "-u", "captain", "busybox", "true")
+    assert result.code == 125 or result.code == 126
+    assert "unable to find user captain: no matching entries in passwd file" in result.err
+
+
+def test_bind_mounts(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("from the host\n")
+    engine.ok("run", "--rm", "-v", f"{tmp_path}:/data", "busybox", "cp", "/data/in", "/data/out")
+    assert (tmp_path / "out").read_text() == "from the host\n"
+    result = engine.docker("run", "--rm", "-v", f"{tmp_path}:/data:ro", "busybox", "touch", "/data/no")
+    assert result.code == 1
+    assert "Read-only file system" in result.err
+    missing = engine.docker("run", "--rm", "--mount", f"type=bind,src={tmp_path}/gone,dst=/x", "busybox", "true")
+    assert missing.code == 125
+    assert f'bind source path does not exist: {tmp_path}/gone' in missing.err
+
+
+def test_named_volume_keeps_data(engine: Engine, name: str) -> None:
+    volume = f"v-{name}"
+    engine.ok("run", "--rm", "-v", f"{volume}:/data", "busybox", "sh", "-c", "echo kept > /data/f")
+    assert engine.ok("run", "--rm", "-v", f"{volume}:/d:ro", "busybox", "cat", "/d/f") == "kept"
+    assert engine.ok("volume", "rm", volume) == volume
+
+
+def test_volume_starts_with_the_images_files(engine: Engine, name: str) -> None:
+    volume = f"v-{name}"
+    assert "passwd" in engine.ok("run", "--rm", "-v", f"{volume}:/etc", "busybox", "ls", "/etc").split()
+    engine.ok("run", "--rm", "-v", f"{volume}:/etc", "busybox", "rm", "/etc/passwd")
+    # Only an empty volume is filled
+    assert "passwd" not in engine.ok("run", "--rm", "-v", f"{volume}:/etc", "busybox", "ls", "/etc").split()
+    assert engine.ok("run", "--rm", "-v", f"n-{name}:/etc:nocopy", "busybox", "ls", "/etc").split() == [
+        "hostname", "hosts", "resolv.conf"
+    ]
+    engine.ok("volume", "rm", volume, f"n-{name}")
+
+
+def test_tmpfs(engine: Engine) -> None:
+    out = engine.ok("run", "--rm", "--tmpfs", "/t:size=1m,mode=700", "busybox", "sh", "-c", "grep ' /t ' /proc/mounts; touch /t/x")
+    assert out.startswith("tmpfs /t tmpfs rw,nosuid,nodev,noexec")
+    assert "size=1024k" in out
+
+
+def test_read_only(engine: Engine) -> None:
+    result = engine.docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", "touch /tmp/ok && touch /no")
+    assert result.code == 1
+    assert result.err == "touch: /no: Read-only file system\n"
+
+
+def test_memory_limit_reaches_the_cgroup(engine: Engine, name: str) -> None:
+    container = engine.ok("run", "-d", "--name", name, "-m", "64m", "--cpus", "0.5", "--pids-limit", "50", "busybox", "sleep", "600")
+    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    file = "memory.max" if unified else "memory.limit_in_bytes"
+    assert engine.cgroup(container, "memory", file) == str(64 << 20)
+    assert engine.cgroup(container, "pids", "pids.max") == "50"
+    if unified:
+        assert engine.cgroup(container, "cpu", "cpu.max") == "50000 100000"
+    else:
+        assert engine.cgroup(container, "cpu", "cpu.cfs_quota_us") == "50000"
+
+
+def test_out_of_memory(engine: Engine, name: str) -> None:
+    result = engine.docker("run", "--name", name, "-m", "16m", "busybox", "sh", "-c", "head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null; exit 137")
+    assert result.code == 137
+    assert engine.inspect(name)["State"]["OOMKilled"] is True
+
+
+def test_ulimit(engine: Engine) -> None:
+    assert engine.ok("run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn") == "123\n456"
+
+
+def test_capabilities(engine: Engine) -> None:
+    def effective(*flags: str) -> int:
+        return int(engine.ok("run", "--rm", *flags, "busybox", "awk", "/CapEff/ {print $2}", "/proc/1/status"), 16)
+
+    assert effective() == 0xA80425FB
+    assert effective("--cap-drop", "ALL") == 0
+    assert effective("--cap-drop", "ALL", "--cap-add", "NET_ADMIN") == 1 << 12
+    assert effective("--cap-drop", "CHOWN") == 0xA80425FA
+
+
+def test_privileged(engine: Engine) -> None:
+    script = "awk '/CapEff/ {print $2}' /proc/1/status; ls /dev/loop-control; mount -t tmpfs none /tmp && echo mounted"
+    lines = engine.ok("run", "--rm", "--privileged", "busybox", "sh", "-c", script).splitlines()
+    assert int(lines[0], 16) > 0xA80425FB
+    assert lines[-1] == "mounted"
+    assert engine.docker("run", "--rm", "busybox", "mount", "-t", "tmpfs", "none", "/tmp").code != 0
+
+
+def test_hostname(engine: Engine) -> None:
+    out = engine.ok("run", "--rm", "--hostname", "ship", "busybox", "sh", "-c", "hostname; cat /etc/hostname; cat /etc/hosts")
+    assert out.splitlines()[:2] == ["ship", "ship"]
+    assert out.splitlines()[-1].split()[1:] == ["ship"]
+
+
+def test_default_hostname_is_the_short_id(engine: Engine, name: str) -> None:
+    assert engine.ok("run", "--name", name, "busybox", "hostname") == engine.inspect(name)["Id"][:12]
+
+
+def test_init(engine: Engine) -> None:
+    assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
+    assert engine.ok("run", "--rm", "--init", "busybox", "cat", "/proc/1/comm") == "docker-init"
+
+
+def test_name_conflict(engine: Engine, name: str) -> None:
+    first = engine.ok("create", "--name", name, "busybox")
+    result = engine.docker("run", "--name", name, "busybox", "true")
+    assert result.code == 125
+    assert result.err.startswith(
+        f'docker: Error response from daemon: Conflict. The container name "/{name}" is already in use by container '
+        f'"{first}". You have to remove (or rename) that container to be able to reuse that name.'
+    )
+
+
+def test_unknown_image(engine: Engine) -> None:
+    result = engine.docker("run", "--pull", "never", "no-such-image", "true")
+    assert result.code == 125
+    assert "No such image: no-such-image:latest" in result.err
+
+
+def test_cidfile_and_entrypoint(engine: Engine, tmp_path: Path) -> None:
+    cid = tmp_path / "cid"
+    out = engine.ok("run", "--rm", "--cidfile", str(cid), "--entrypoint", "echo", "busybox", "a", "b")
+    assert out == "a b"
+    assert len(cid.read_text()) == 64
+
+
+def test_seccomp_of_docker_is_on(engine: Engine) -> None:
+    assert engine.ok("run", "--rm", "busybox", "awk", "/^Seccomp:/ {print $2}", "/proc/1/status") == "2"
+    unconfined = ["--security-opt", "seccomp=unconfined"]
+    assert engine.ok("run", "--rm", *unconfined, "busybox", "awk", "/^Seccomp:/ {print $2}", "/proc/1/status") == "0"
+
+
+def test_masked_paths(engine: Engine) -> None:
+    assert engine.docker("run", "--rm", "busybox", "cat", "/proc/kcore").out == ""
+    assert engine.docker("run", "--rm", "busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/panic").code != 0
+
+
+def test_sysctl_and_shm(engine: Engine) -> None:
+    script = "cat /proc/sys/net/ipv4/ip_forward; df -k /dev/shm | awk 'END {print $2}'"
+    out = engine.ok("run", "--rm", "--sysctl", "net.ipv4.ip_forward=1", "--shm-size", "8m", "busybox", "sh", "-c", script)
+    assert out.splitlines() == ["1", "8192"]
+
+
+def test_no_mount_of_a_container_is_seen_on_the_host(engine: Engine, name: str) -> None:
+    def ours() -> list[str]:
+        return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(engine.home) in line]
+
+    before = ours()
+    engine.ok("run", "-d", "--name", name, "--tmpfs", "/t", "-v", "/anonymous", "busybox", "sleep", "600")
+    assert ours() == before

@@ -1,0 +1,247 @@
+"""The volume service over the fake driver: names, filters, removal, what a crash leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from orlop_kernel.engine.volumes.record import VolumeRecord, encode
+from orlop_kernel.engine.volumes.service import Volumes
+from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, VolumeContext, VolumeDriver
+from orlop_kernel.store import Put, Store
+from orlop_kernel.testing.volume import Factory as VolumeFactory
+from orlop_kernel.testing.volume import FakeVolume, VolumeSuite
+
+
+class TestFakeVolume(VolumeSuite):
+    @pytest.fixture
+    def factory(self) -> VolumeFactory:
+        return FakeVolume
+
+
+class World:
+    """The service, its driver and what it published."""
+
+    def __init__(self, root: Path, store: Store) -> None:
+        (root / "volumes").mkdir(exist_ok=True)
+        self.driver: VolumeDriver = FakeVolume(VolumeContext(str(root / "volumes")))
+        self.events: list[tuple[str, str, str, dict[str, str]]] = []
+        self.used: dict[str, list[str]] = {}
+        self.store = store
+        self.volumes = Volumes(store, self, self._find, lambda name: self.used.get(name, []))  # type: ignore[arg-type]  # an EventBus's publish is all it needs
+
+    async def _find(self, name: str) -> VolumeDriver:
+        if name not in ("local", "fake"):
+            raise NotFound(f'cannot find volume driver "{name}": installed volume drivers are: local')
+        return self.driver
+
+    def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
+        self.events.append((type, action, actor_id, dict(attributes)))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
+    """Run a test with a world on the same store and directory as the last time: call twice for a restart."""
+
+    def runner(test: Callable[[World], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with Store.open(str(tmp_path / "orlop.db")) as store:
+                world = World(tmp_path, store)
+                await world.volumes.load()
+                await test(world)
+
+        trio.run(main)
+
+    return runner
+
+
+Run = Callable[[Callable[[World], Awaitable[None]]], None]
+
+
+def test_create_inspect_and_find_again(run: Run) -> None:
+    async def before(world: World) -> None:
+        record = await world.volumes.create("data", "", {"note": "n"}, {"a": "b"})
+        assert world.volumes.inspect("data").labels == {"a": "b"}
+        assert await world.volumes.create("data", "local", {}, {"other": "label"}) == record
+        assert world.events == [("volume", "create", "data", {"driver": "local"})]
+        shown = msgspec.json.decode(msgspec.json.encode(world.volumes.inspect("data")))
+        assert set(shown) == {"CreatedAt", "Driver", "Labels", "Mountpoint", "Name", "Options", "Scope"}
+        assert shown["Mountpoint"] == world.volumes.mountpoint("data") != ""
+
+    async def after(world: World) -> None:
+        assert world.volumes.inspect("data").options == {"note": "n"}
+        (mount,) = await world.volumes.mounts("data")
+        assert mount.source == world.volumes.mountpoint("data")
+
+    run(before)
+    run(after)
+
+
+def test_anonymous_volumes(run: Run) -> None:
+    async def test(world: World) -> None:
+        record = await world.volumes.create("", "", {}, {})
+        assert len(record.name) == 64 and set(record.name) <= set("0123456789abcdef")
+        assert record.labels == {"com.docker.volume.anonymous": ""}
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (("a", ""), InvalidParameter, "create a: volume name is too short, names should be at least two alphanumeric"),
+        (("a/b", ""), InvalidParameter, 'create a/b: "a/b" includes invalid characters for a local volume name'),
+        (("..", ""), InvalidParameter, "includes invalid characters"),
+        (("ok", "nope"), NotFound, 'create ok: error looking up volume plugin nope: plugin "nope" not found'),
+        (("ok", "", {"foo": "1"}), InvalidParameter, 'create ok: invalid option: "foo"'),
+        (("data", "fake"), Conflict, "create data: driver 'local' already has volume 'data': volume name must be unique"),
+    ],
+)
+def test_refusals_in_docker_s_words(run: Run, arguments: tuple[Any, ...], error: type[Exception], text: str) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("data")
+        with pytest.raises(error) as raised:
+            await world.volumes.create(*arguments)
+        assert text in str(raised.value)
+        assert [volume.name for volume in world.volumes.list({})] == ["data"]
+
+    run(test)
+
+
+def test_filters(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("one", "", {}, {"k": "v"})
+        await world.volumes.create("two", "fake", {}, {"k": "w"})
+        world.used["two"] = ["c"]
+
+        def names(**wanted: list[str]) -> list[str]:
+            return [volume.name for volume in world.volumes.list(wanted)]
+
+        assert names() == ["one", "two"]
+        assert names(dangling=["true"]) == ["one"]
+        assert names(dangling=["0"]) == ["two"]
+        assert names(driver=["fake"]) == ["two"]
+        assert names(label=["k"]) == ["one", "two"]
+        assert names(label=["k=v"]) == ["one"]
+        assert names(name=["^t"]) == ["two"]
+        assert names(name=["["]) == []
+        with pytest.raises(InvalidParameter, match=r"invalid filter 'dangling=\[x\]'"):
+            names(dangling=["x"])
+        with pytest.raises(InvalidParameter, match="invalid filter 'foo'"):
+            names(foo=["x"])
+
+    run(test)
+
+
+def test_remove(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("data")
+        world.used["data"] = ["c1", "c2"]
+        with pytest.raises(Conflict, match=r"remove data: volume is in use - \[c1, c2\]"):
+            await world.volumes.remove("data")
+        world.used.clear()
+        with world.volumes.hold(["data"]), pytest.raises(Conflict, match="in use by a container that is being created"):
+            await world.volumes.remove("data")
+        await world.volumes.remove("data")
+        assert await world.driver.names() == []
+        assert world.events[-1] == ("volume", "destroy", "data", {"driver": "local"})
+        with pytest.raises(NotFound, match="get data: no such volume"):
+            await world.volumes.remove("data")
+        await world.volumes.remove("data", force=True)
+
+    run(test)
+
+
+def test_prune(run: Run) -> None:
+    async def test(world: World) -> None:
+        anonymous = (await world.volumes.create()).name
+        for name, options in (("named", {}), ("used", {}), ("optioned", {"note": "x"}), ("labelled", {})):
+            await world.volumes.create(name, "", options, {"keep": "1"} if name == "labelled" else {})
+        world.used["used"] = ["c"]
+        Path(world.volumes.mountpoint(anonymous), "file").write_text("12345")
+        assert await world.volumes.prune({}, (1, 42)) == ([anonymous], 5)
+        assert world.events[-1] == ("volume", "prune", "", {"reclaimed": "5"})
+        assert await world.volumes.prune({"all": ["true"], "label!": ["keep"]}, (1, 42)) == (["named"], 0)
+        assert await world.volumes.prune({}, (1, 41)) == (["labelled"], 0)
+        assert [volume.name for volume in world.volumes.list({})] == ["optioned", "used"]
+        with pytest.raises(InvalidParameter, match="invalid filter 'all': strconv"):
+            await world.volumes.prune({"all": ["x"]}, (1, 42))
+
+    run(test)
+
+
+def test_usage(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("data")
+        Path(world.volumes.mountpoint("data"), "file").write_text("12345")
+        world.used["data"] = ["c1", "c2"]
+        (shown,) = await world.volumes.with_usage()
+        assert msgspec.to_builtins(shown)["UsageData"] == {"RefCount": 2, "Size": 5}
+
+    run(test)
+
+
+def test_a_removal_that_was_cut_short_is_finished(run: Run) -> None:
+    async def before(world: World) -> None:
+        record = await world.volumes.create("data")
+        await world.store.commit([Put("volumes", "data", encode(msgspec.structs.replace(record, removing=True)))])
+
+    async def after(world: World) -> None:
+        assert world.volumes.list({}) == []
+        assert await world.driver.names() == []
+
+    run(before)
+    run(after)
+
+
+def test_a_driver_that_fails_to_remove_is_asked_again(run: Run) -> None:
+    async def test(world: World) -> None:
+        async def broken(name: str) -> None:
+            raise DriverError("the disk is on fire")
+
+        await world.volumes.create("data")
+        Path(world.volumes.mountpoint("data"), "old").write_text("")
+        remove = world.driver.remove
+        world.driver.remove = broken  # type: ignore[method-assign]  # a fault, for this test
+        with pytest.raises(DriverError, match="remove data: the disk is on fire"):
+            await world.volumes.remove("data")
+        assert world.volumes.list({}) == []
+        world.driver.remove = remove  # type: ignore[method-assign]
+        record = await world.volumes.create("data")
+        assert list(Path(record.mountpoint).iterdir()) == [], "the old content must not show up in a new volume"
+
+    run(test)
+
+
+def test_content_without_a_row_is_adopted_and_bad_rows_are_set_aside(run: Run) -> None:
+    async def before(world: World) -> None:
+        await world.driver.create("orphan", {"note": "n"})
+        await world.store.commit([Put("volumes", "bad", b"\xc1")])
+
+    async def after(world: World) -> None:
+        assert world.volumes.inspect("orphan").options == {"note": "n"}
+        assert [(table, key) for table, key, _ in world.store.quarantined()] == [("volumes", "bad")]
+
+    run(before)
+    run(after)
+
+
+def test_two_creates_of_one_name_make_one(run: Run) -> None:
+    async def test(world: World) -> None:
+        made: list[VolumeRecord] = []
+
+        async def create() -> None:
+            made.append(await world.volumes.ensure("data", "local", {}, {}))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(create)
+        assert made == made[:1] * 5
+        assert len(world.events) == 1
+
+    run(test)
