@@ -39,12 +39,23 @@ class Engine:
         self.pinned = bool(pinned)
         self.version = _version(pinned) if pinned else BASE_API
         self._server: tuple[int, int] | None = None
+        self._opened: list[Connection] = []
+        self._forks: list[Engine] = []
 
     def fork(self) -> Engine:
-        """The same daemon, with connections of its own."""
+        """The same daemon, with connections of its own; closed with this one."""
         other = Engine(self.address, self._tls)
         other.version = self.version
+        self._forks.append(other)
         return other
+
+    def close(self) -> None:
+        """Close every connection, also those that hijacks and waits have taken."""
+        for other in self._forks:
+            other.close()
+        for connection in self._opened:
+            connection.close()
+        self._opened.clear()
 
     # --- versions
 
@@ -140,7 +151,9 @@ class Engine:
             if not select.select([kept.stream], [], [], 0)[0]:
                 return kept
             kept.close()
-        return Connection(_hosts.connect(self.address, self._tls), self.address.host or "orlop")
+        made = Connection(_hosts.connect(self.address, self._tls), self.address.host or "orlop")
+        self._opened.append(made)
+        return made
 
     def get(self, path: str, query: Query | None = None) -> Any:
         """GET a JSON document."""

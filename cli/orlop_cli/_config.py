@@ -38,6 +38,16 @@ def default_format(key: str) -> str:
     return str(load().get(key) or "")
 
 
+def proxy_environment(host: str) -> dict[str, str]:
+    """Variables for new containers from `proxies`, both spellings; the daemon's own entry wins over `default`."""
+    proxies = load().get("proxies") or {}
+    names = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "noProxy": "NO_PROXY", "ftpProxy": "FTP_PROXY"}
+    names["allProxy"] = "ALL_PROXY"
+    chosen = proxies.get(host) or proxies.get("default") or {}
+    found = {names[key]: str(value) for key, value in chosen.items() if key in names and value}
+    return {**found, **{name.lower(): value for name, value in found.items()}}
+
+
 def detach_keys(flag: str | None) -> str | None:
     """--detach-keys, else the configured ones, else None for the daemon's ctrl-p,ctrl-q."""
     return flag or load().get("detachKeys") or None

@@ -83,9 +83,11 @@ def _secured(raw: socket.socket, address: Address, tls: Tls) -> Stream:
         context = _tls.context(tls.ca, tls.cert, tls.key, tls.verify)
         return _tls.TlsStream(raw, context, address.host)
     except FileNotFoundError as error:
+        raw.close()
         named = ", ".join(name for name in (tls.ca, tls.cert, tls.key) if name and not os.path.exists(name))
         raise CliError(f"cannot read TLS file {named}: {error.strerror}") from None
     except (ssl.SSLError, OSError) as error:
+        raw.close()
         reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
         raise CannotConnect(f"cannot set up TLS with {address.text}: {reason}") from None
 

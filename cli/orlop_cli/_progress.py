@@ -59,12 +59,13 @@ def _live(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | 
 
     columns = (
         TextColumn("{task.description}:", markup=False),
-        TextColumn("{task.fields[status]}", markup=False),
+        TextColumn("{task.fields[status]:<18}", markup=False),
         BarColumn(bar_width=30),
         DownloadColumn(),
         TransferSpeedColumn(),
     )
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
+    last: list[str] = []  # Digest and Status, to stand below the layers
     with Progress(*columns, console=console, refresh_per_second=10) as progress:
         board = _Board(progress)
         for record in _checked(records, aux):
@@ -72,8 +73,12 @@ def _live(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | 
                 console.print(record["stream"].rstrip("\n"))
             elif record.get("id") and "progressDetail" in record:
                 board.update(record)
-            elif record.get("status"):
+            elif record.get("id"):
                 console.print(plain(record).rstrip("\n"))
+            else:
+                last.append(plain(record))
+    out.write("".join(last))
+    out.flush()
 
 
 class _Board:

@@ -107,10 +107,14 @@ class Root(LazyGroup):
             os.environ["DOCKER_CONFIG"] = given["config"]
         if given["debug"]:
             os.environ["DEBUG"] = "1"
-        ctx.obj = Session(
+        session = Session(
             given["host"], given["tls"], given["tlsverify"], given["tlscacert"], given["tlscert"], given["tlskey"]
         )
-        return super().invoke(ctx)
+        ctx.obj = session
+        try:
+            return super().invoke(ctx)
+        finally:
+            session.close()
 
 
 root = Root("orlop", "A client for the Orlop container engine, and for any Docker Engine API.", TABLE, installed=True)

@@ -38,6 +38,11 @@ class Session:
 
         return Engine(self.address, self._secure() if self._tls and not self.address.path else None)
 
+    def close(self) -> None:
+        """Close what the command has opened."""
+        if "engine" in self.__dict__:
+            self.engine.close()
+
     def _secure(self) -> Tls:
         """Named files must exist; the default ones (ca.pem, cert.pem, key.pem) are used where they are."""
         where = os.environ.get("DOCKER_CERT_PATH") or _config.directory()

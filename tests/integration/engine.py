@@ -326,9 +326,7 @@ class Engine:
         self._terminals.append(made)
         return made
 
-    def api(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Any]:
+    def api(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """One request: status and decoded body. `body` of bytes is sent as it is, else as JSON."""
         connection = UnixConnection(self.socket)
         try:

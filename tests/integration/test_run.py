@@ -142,7 +142,7 @@ def test_bind_mounts(engine: Engine, tmp_path: Path) -> None:
     assert "Read-only file system" in result.err
     missing = engine.docker("run", "--rm", "--mount", f"type=bind,src={tmp_path}/gone,dst=/x", "busybox", "true")
     assert missing.code == 125
-    assert f'bind source path does not exist: {tmp_path}/gone' in missing.err
+    assert f"bind source path does not exist: {tmp_path}/gone" in missing.err
 
 
 def test_named_volume_keeps_data(engine: Engine, name: str) -> None:
@@ -159,25 +159,33 @@ def test_volume_starts_with_the_images_files(engine: Engine, name: str) -> None:
     # Only an empty volume is filled
     assert "passwd" not in engine.ok("run", "--rm", "-v", f"{volume}:/etc", "busybox", "ls", "/etc").split()
     assert engine.ok("run", "--rm", "-v", f"n-{name}:/etc:nocopy", "busybox", "ls", "/etc").split() == [
-        "hostname", "hosts", "resolv.conf"
+        "hostname",
+        "hosts",
+        "resolv.conf",
     ]
     engine.ok("volume", "rm", volume, f"n-{name}")
 
 
 def test_tmpfs(engine: Engine) -> None:
-    out = engine.ok("run", "--rm", "--tmpfs", "/t:size=1m,mode=700", "busybox", "sh", "-c", "grep ' /t ' /proc/mounts; touch /t/x")
+    out = engine.ok(
+        "run", "--rm", "--tmpfs", "/t:size=1m,mode=700", "busybox", "sh", "-c", "grep ' /t ' /proc/mounts; touch /t/x"
+    )
     assert out.startswith("tmpfs /t tmpfs rw,nosuid,nodev,noexec")
     assert "size=1024k" in out
 
 
 def test_read_only(engine: Engine) -> None:
-    result = engine.docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", "touch /tmp/ok && touch /no")
+    result = engine.docker(
+        "run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", "touch /tmp/ok && touch /no"
+    )
     assert result.code == 1
     assert result.err == "touch: /no: Read-only file system\n"
 
 
 def test_memory_limit_reaches_the_cgroup(engine: Engine, name: str) -> None:
-    container = engine.ok("run", "-d", "--name", name, "-m", "64m", "--cpus", "0.5", "--pids-limit", "50", "busybox", "sleep", "600")
+    container = engine.ok(
+        "run", "-d", "--name", name, "-m", "64m", "--cpus", "0.5", "--pids-limit", "50", "busybox", "sleep", "600"
+    )
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     file = "memory.max" if unified else "memory.limit_in_bytes"
     assert engine.cgroup(container, "memory", file) == str(64 << 20)
@@ -189,13 +197,25 @@ def test_memory_limit_reaches_the_cgroup(engine: Engine, name: str) -> None:
 
 
 def test_out_of_memory(engine: Engine, name: str) -> None:
-    result = engine.docker("run", "--name", name, "-m", "16m", "busybox", "sh", "-c", "head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null; exit 137")
+    result = engine.docker(
+        "run",
+        "--name",
+        name,
+        "-m",
+        "16m",
+        "busybox",
+        "sh",
+        "-c",
+        "head -c 60000000 /dev/zero | tail -c 50000000 >/dev/null; exit 137",
+    )
     assert result.code == 137
     assert engine.inspect(name)["State"]["OOMKilled"] is True
 
 
 def test_ulimit(engine: Engine) -> None:
-    assert engine.ok("run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn") == "123\n456"
+    assert (
+        engine.ok("run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn") == "123\n456"
+    )
 
 
 def test_capabilities(engine: Engine) -> None:
@@ -217,7 +237,9 @@ def test_privileged(engine: Engine) -> None:
 
 
 def test_hostname(engine: Engine) -> None:
-    out = engine.ok("run", "--rm", "--hostname", "ship", "busybox", "sh", "-c", "hostname; cat /etc/hostname; cat /etc/hosts")
+    out = engine.ok(
+        "run", "--rm", "--hostname", "ship", "busybox", "sh", "-c", "hostname; cat /etc/hostname; cat /etc/hosts"
+    )
     assert out.splitlines()[:2] == ["ship", "ship"]
     assert out.splitlines()[-1].split()[1:] == ["ship"]
 

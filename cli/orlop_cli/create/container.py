@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from orlop_cli import _pull, _reference
+from orlop_cli import _config, _pull, _reference
 from orlop_cli._client import Engine
 from orlop_cli._errors import ApiError, CliError
 from orlop_cli.create import body
@@ -20,6 +20,7 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
     if need is not None:
         engine.need(*need)
     document = body.build(options, image, words, engine.version, detach)
+    _add_proxies(document, _config.proxy_environment(engine.address.text))
     query = {"name": options["name"], "platform": options["platform"]}
     if options["pull"] == "always":
         _fetch(engine, options, image)
@@ -38,6 +39,15 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
         with open(options["cidfile"], "w") as file:
             file.write(made["Id"])
     return str(made["Id"])
+
+
+def _add_proxies(document: dict[str, Any], proxies: dict[str, str]) -> None:
+    """Variables the user has not set; `-e HTTP_PROXY=` with an empty value is set."""
+    given = document.get("Env") or []
+    names = {item.partition("=")[0] for item in given}
+    added = [f"{name}={value}" for name, value in proxies.items() if name not in names]
+    if added:
+        document["Env"] = [*given, *added]
 
 
 def _image_missing(error: ApiError, options: dict[str, Any]) -> bool:

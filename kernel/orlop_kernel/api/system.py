@@ -23,17 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_moment", "routes"]
 
+
 # Docker's words: clients read the builder's version and the swarm state from a ping
-_PING = (
-    *COMMON,
-    ("Builder-Version", "1"),
-    ("Swarm", "inactive"),
-    ("Cache-Control", "no-cache, no-store, must-revalidate"),
-    ("Pragma", "no-cache"),
-    ("Content-Type", "text/plain; charset=utf-8"),
-)
-_PONG = Response(200, b"OK", _PING)
-_HEAD_PONG = Response(200, b"", _PING)
+def _pong(body: bytes, builder: str) -> Response:
+    headers = (
+        *COMMON,
+        ("Builder-Version", builder),
+        ("Swarm", "inactive"),
+        ("Cache-Control", "no-cache, no-store, must-revalidate"),
+        ("Pragma", "no-cache"),
+        ("Content-Type", "text/plain; charset=utf-8"),
+    )
+    return Response(200, body, headers)
+
+
+# By `features.buildkit`, which tells clients the builder to prefer. Made once: a ping is what a daemon is asked most.
+_PONG = {True: _pong(b"OK", "2"), False: _pong(b"OK", "1")}
+_HEAD_PONG = {True: _pong(b"", "2"), False: _pong(b"", "1")}
 
 _MOMENT = re.compile(r"(\d{1,15})(?:\.(\d{1,9})\d*)?", re.ASCII)
 _SEQUENCE = "application/json-seq"
@@ -78,10 +84,10 @@ class _Routes:
         self.system = System(engine)
 
     async def ping(self, call: Call) -> Answer:
-        return _PONG
+        return _PONG[self.engine.config.features.get("buildkit", True)]
 
     async def ping_head(self, call: Call) -> Answer:
-        return _HEAD_PONG
+        return _HEAD_PONG[self.engine.config.features.get("buildkit", True)]
 
     async def version(self, call: Call) -> Answer:
         return json_response(await self.system.version(API_VERSION, MIN_API_VERSION))

@@ -68,7 +68,7 @@ FLAGS: tuple[Flag, ...] = (
     _flag("exec-opt", "list", "Runtime execution options: native.cgroupdriver=cgroupfs|systemd", "exec-opts"),
     _flag("exec-root", "string", "Root directory of execution state (default /run/orlop)"),
     _flag("experimental", "bool", "Accepted and ignored", hidden=True),
-    _flag("feature", "feature", "Accepted and ignored: name=true", "features", hidden=True),
+    _flag("feature", "feature", "Switch a feature, name=true or name=false (buildkit)", "features"),
     _flag("firewall-backend", "string", "Firewall backend: nftables (default) or iptables, which is refused"),
     _flag("fixed-cidr", "string", "IPv4 range that containers on the default bridge get addresses from"),
     _flag("fixed-cidr-v6", "string", "IPv6 range that containers on the default bridge get addresses from"),

@@ -30,7 +30,6 @@ IGNORED: dict[str, str] = {
     "containerd-plugin-namespace": "Orlop uses no containerd",
     "cri-containerd": "Orlop uses no containerd",
     "experimental": "there are no experimental features",
-    "features": "there are no such switches",
     "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
     "ip6tables": "rules for IPv6 come and go with iptables",
     "metrics-addr": "no metrics are served",
@@ -51,6 +50,7 @@ SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "
 RELOADABLE = frozenset(
     {
         "debug",
+        "features",
         "default-cgroupns-mode",
         "default-ipc-mode",
         "default-runtime",

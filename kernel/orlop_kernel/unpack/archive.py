@@ -12,6 +12,7 @@ __all__ = ["Source", "entries"]
 
 META_LIMIT = 1 << 20  # Go's archive/tar takes as much: the longest xattr is 64 KiB, the longest path 4 KiB
 SPARSE_LIMIT = 1 << 16  # segments of one file
+_NO_ID = 0xFFFFFFFF
 
 
 class Source(Protocol):
@@ -49,6 +50,17 @@ def _check_map(entry: Entry) -> None:
         at = offset + length
     if sum(length for _, length in entry.segments or ()) != entry.size:
         raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} does not add up")
+
+
+def _check_numbers(entry: Entry) -> None:
+    """chown takes -1 for "as it is", so what is no ID must not get there. Times out of range become the epoch, as with
+    Docker (`boundTime`)."""
+    if entry.size < 0:
+        raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a negative size")
+    if not (0 <= entry.uid < _NO_ID and 0 <= entry.gid < _NO_ID):
+        raise UnpackError(f"{shown(entry.name)}: owner {entry.uid}:{entry.gid} cannot be")
+    if not 0 <= entry.mtime_ns < 1 << 63:
+        entry.mtime_ns = 0
 
 
 def _old_gnu_sparse(source: Source, block: bytes, entry: Entry) -> None:
@@ -124,8 +136,7 @@ def entries(source: Source) -> Iterator[Entry]:
             entry.name = long_name or entry.name
             entry.link = long_link or entry.link
             apply_pax(entry, records)
-            if entry.size < 0:
-                raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a negative size")
+            _check_numbers(entry)
             if kind == b"S":
                 _old_gnu_sparse(source, block, entry)
                 entry.type = b"0"

@@ -53,8 +53,10 @@ class _Extractor:
                 try:
                     self._one(entry)
                 except OSError as error:
-                    error.filename = shown(entry.name)
+                    error.filename, error.filename2 = shown(entry.name), None
                     raise
+                except (ValueError, OverflowError) as error:
+                    raise UnpackError(f"{shown(entry.name)}: {error}") from error
                 self._tick()
             self._source.drain()
             self._settle_times()

@@ -51,7 +51,7 @@ class Overlay2:
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._usage: dict[str, Usage] = {}
         # Quick calls and tree walks have threads of their own, so that no `docker run` waits for a `system df`.
-        self._quick = trio.CapacityLimiter(8)
+        self._quick = trio.CapacityLimiter(4)
         self._slow = trio.CapacityLimiter(4)
 
     @property

@@ -134,9 +134,9 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
         binds.append(
             {"destination": "/sbin/docker-init", "type": "bind", "source": given.init_binary, "options": ["bind", "ro"]}
         )
-    # A mount below another one must come after it.
-    binds += sorted((dict(item) for item in given.mounts), key=lambda item: item["destination"].rstrip("/").count("/"))
-    return defaults + binds
+    binds += [dict(item) for item in given.mounts]
+    # A mount below another one must come after it: also our files, when a volume is mounted at /etc.
+    return defaults + sorted(binds, key=lambda item: str(item["destination"]).rstrip("/").count("/"))
 
 
 def _shm(given: SpecInput) -> list[dict[str, Any]]:

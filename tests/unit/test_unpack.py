@@ -1,0 +1,310 @@
+"""Unpacking against Python's tarfile as the oracle, and against archives that mean harm. Without root, without a sandbox:
+what is tested is the unpacker's own wall."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orlop_kernel.unpack.errors import UnpackError, shown
+from orlop_kernel.unpack.extract import extract
+from orlop_kernel.unpack.header import parse_header, parse_pax
+from orlop_kernel.unpack.request import Limits, Unpack
+from orlop_kernel.unpack.stream import Uncompressed, sniff
+from orlop_kernel.unpack.tree import clean
+
+ROOT = os.geteuid() == 0
+quick = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
+
+
+@contextmanager
+def directory() -> Iterator[str]:
+    path = tempfile.mkdtemp()
+    try:
+        yield path
+    finally:
+        for each, names, _ in os.walk(path):
+            for name in names:
+                if not os.path.islink(os.path.join(each, name)):
+                    os.chmod(os.path.join(each, name), 0o700)
+        shutil.rmtree(path)
+
+
+def unpack(data: bytes, target: str, *, overlay: bool = False, **options: Any) -> int:
+    source = os.memfd_create("archive")
+    os.write(source, data)
+    os.lseek(source, 0, os.SEEK_SET)
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    before = os.umask(0)
+    try:
+        request = Unpack(overlay, ownership=ROOT, **options)
+        return extract(Uncompressed(source, request.limits.size), root, request)
+    finally:
+        os.umask(before)
+        os.close(root)
+        os.close(source)
+
+
+def archive(members: list[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form, errors="surrogateescape") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = kind, 0o755 if kind == tarfile.DIRTYPE else 0o644
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def picture(root: str) -> dict[str, tuple[Any, ...]]:
+    """Everything that unpacking decides, by path. Hard links show as equal inodes, numbered in order of path."""
+    found, inodes = {}, {}
+    for path in sorted(Path(root).rglob("*")):
+        info = os.lstat(path)
+        kind = stat.S_IFMT(info.st_mode)
+        what: Any = path.read_bytes() if kind == stat.S_IFREG else os.readlink(path) if kind == stat.S_IFLNK else None
+        mode = None if kind == stat.S_IFLNK else stat.S_IMODE(info.st_mode)
+        inode = inodes.setdefault(info.st_ino, len(inodes))
+        time = info.st_mtime_ns // 1000
+        found[str(path.relative_to(root))] = (kind, mode, info.st_uid, info.st_gid, time, info.st_rdev, inode, what)
+    return found
+
+
+# --- the oracle
+
+names = st.text("abcé .-\udc80", min_size=1, max_size=6).filter(lambda name: name.strip(". ")) | st.sampled_from(
+    ["x" * 90, "y" * 120, "é" * 70, "z" * 250]
+)
+paths = st.lists(names, min_size=1, max_size=4).map("/".join)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[list[tuple[tarfile.TarInfo, bytes]], int]:
+    form = draw(st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
+    members: list[tuple[tarfile.TarInfo, bytes]] = []
+    taken: set[str] = set()
+    files: list[str] = []
+    for path in draw(st.lists(paths, max_size=12)):
+        parts = path.split("/")
+        parents = ["/".join(parts[:n]) for n in range(1, len(parts))]
+        if path in taken or any(parent in files for parent in parents):
+            continue
+        time = draw(st.integers(0, 4_000_000_000)) + draw(st.sampled_from([0, 0.5, 0.25])) * (form == tarfile.PAX_FORMAT)
+        owner = {"uid": draw(st.sampled_from([0, 1, 70_000, 3_000_000])), "gid": draw(st.integers(0, 5))}
+        fields = {"mode": draw(st.sampled_from([0o644, 0o755, 0o4755, 0o2711, 0o600, 0o1777])), "mtime": time, **owner}
+        for parent in parents:
+            if parent not in taken:
+                members.append(member(parent, tarfile.DIRTYPE, **{**fields, "mode": 0o755}))
+                taken.add(parent)
+        taken.add(path)
+        files.append(path)
+        kind = draw(st.sampled_from(["file", "file", "dir", "link", "hard", "fifo"]))
+        regular = [info.name for info, _ in members if info.isreg()]
+        if kind == "hard" and regular:
+            members.append(member(path, tarfile.LNKTYPE, linkname=draw(st.sampled_from(regular)), **fields))
+            continue
+        if kind == "link":
+            members.append(member(path, tarfile.SYMTYPE, linkname=draw(paths), **fields))
+        elif kind == "dir":
+            members.append(member(path, tarfile.DIRTYPE, **{**fields, "mode": 0o755}))
+            files.remove(path)
+        elif kind == "fifo":
+            members.append(member(path, tarfile.FIFOTYPE, **fields))
+        else:
+            members.append(member(path, content=draw(st.binary(max_size=2000)), **fields))
+    # tarfile gives a link's attributes to its target, GNU tar and we do not: give both the same.
+    first = {info.name: info for info, _ in members}
+    for info, _ in members:
+        if info.islnk():
+            target = first[info.linkname]
+            info.mode, info.mtime, info.uid, info.gid = target.mode, target.mtime, target.uid, target.gid
+    return members, form
+
+
+@given(trees())
+@quick
+def test_unpacks_as_tarfile_does(tree: tuple[list[tuple[tarfile.TarInfo, bytes]], int]) -> None:
+    data = archive(*tree)
+    with directory() as ours, directory() as theirs:
+        assert unpack(data, ours) == len(tree[0])
+        with tarfile.open(fileobj=io.BytesIO(data), errors="surrogateescape") as tar:
+            tar.extractall(theirs, filter="fully_trusted", numeric_owner=True)
+        assert picture(ours) == picture(theirs)
+
+
+# --- harm
+
+parts = st.sampled_from(
+    ["a", "b", "c", "..", ".", "", "layer", "outside", ".wh.a", ".wh.b", ".wh..wh..opq", ".wh...", ".wh."]
+)
+wild = st.lists(parts, min_size=1, max_size=5).map("/".join)
+kinds = st.sampled_from(
+    [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
+)
+
+
+@pytest.mark.parametrize("overlay", [False, pytest.param(True, marks=pytest.mark.root)])
+@given(data=st.data())
+@quick
+def test_nothing_gets_out(overlay: bool, data: st.DataObject) -> None:
+    with directory() as world:
+        layer, outside = f"{world}/layer", f"{world}/outside"
+        os.makedirs(f"{outside}/a")
+        os.mkdir(layer)
+        Path(outside, "b").write_text("untouched")
+        targets = wild | st.sampled_from([outside, world, "/", f"../../../../../..{outside}", f"{outside}/a"])
+        entries = st.tuples(wild, kinds, targets)
+        members = [
+            member(name or "x", kind, b"evil" if kind == tarfile.REGTYPE else b"", linkname=target)
+            for name, kind, target in data.draw(st.lists(entries, max_size=15))
+        ]
+        before = picture(outside), os.stat(outside).st_mtime_ns, os.stat(f"{outside}/b").st_nlink
+        # One at a time, so that one that is refused does not keep the next from being tried.
+        for each in members:
+            try:
+                unpack(archive([each]), layer, overlay=overlay)
+            except (UnpackError, OSError):
+                pass
+        try:
+            unpack(archive(members), layer, overlay=overlay)
+        except (UnpackError, OSError):
+            pass
+        assert (picture(outside), os.stat(outside).st_mtime_ns, os.stat(f"{outside}/b").st_nlink) == before
+        assert sorted(os.listdir(world)) == ["layer", "outside"]
+
+
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 255)), min_size=1, max_size=8), cut=st.integers(0, 8000)
+)
+@quick
+def test_damage_never_surprises(flips: list[tuple[int, int]], cut: int) -> None:
+    long = "n" * 150
+    tree = [member("d", tarfile.DIRTYPE), member(f"d/{long}", content=b"x" * 700, pax_headers={"SCHILY.xattr.user.a": "b"})]
+    data = bytearray(archive([*tree, member("d/l", tarfile.SYMTYPE, linkname=long)]))
+    for at, value in flips:
+        data[at % len(data)] = value
+    with directory() as target:
+        try:
+            unpack(bytes(data[: cut + 512]), target)
+        except (UnpackError, OSError) as error:
+            assert str(error)
+
+
+# --- single rules
+
+
+def test_a_plain_layer_removes_what_is_below_and_not_its_own() -> None:
+    with directory() as target:
+        below = [member(name) for name in ("gone", "d/old", "o/old", "o/sub/old", "o/own/old", "file")]
+        unpack(archive(below), target)
+        above = [
+            member(".wh.gone"),
+            member("d/.wh.old"),
+            member("o/own/new"),
+            member("o/first"),
+            member("o/.wh..wh..opq"),
+            member("o/last"),
+            member("mine"),
+            member(".wh.mine"),
+            member("missing/.wh.x"),
+            member(".wh..wh.aufs"),
+        ]
+        unpack(archive(above), target)
+        assert sorted(picture(target)) == ["d", "file", "mine", "o", "o/first", "o/last", "o/own", "o/own/new"]
+
+
+def test_limits_name_the_entry() -> None:
+    cases = [
+        (Limits(entries=1), [member("a"), member("b")], "more than 1 entries"),
+        (Limits(depth=2), [member("a/b/c")], "a/b/c: it is more than 2 directories deep"),
+        (Limits(path=10), [member("abcdefghijk")], "abcdefghijk: the name is longer than 10 bytes"),
+        (Limits(size=4096), [member("a", content=bytes(8192))], "more than 4096 bytes uncompressed"),
+    ]
+    for limits, members, text in cases:
+        with directory() as target, pytest.raises(UnpackError, match=text):
+            unpack(archive(members), target, limits=limits)
+
+
+def test_devices_can_be_refused() -> None:
+    with directory() as target, pytest.raises(UnpackError, match="dev/sda: device nodes are not allowed"):
+        unpack(archive([member("dev/sda", tarfile.BLKTYPE)]), target, devices=False)
+
+
+def test_a_later_entry_replaces_an_earlier_one() -> None:
+    with directory() as target:
+        unpack(
+            archive(
+                [
+                    member("a", tarfile.DIRTYPE),
+                    member("a/x"),
+                    member("a", content=b"file"),
+                    member("b", tarfile.SYMTYPE, linkname="a"),
+                    member("b", content=b"own"),
+                    member("c", content=b"one"),
+                    member("d", tarfile.LNKTYPE, linkname="c"),
+                    member("c", content=b"two"),
+                    member("e", tarfile.SYMTYPE, linkname="nowhere"),
+                    member("e", tarfile.DIRTYPE),
+                    member("e/x", content=b"in"),
+                ]
+            ),
+            target,
+        )
+        content = {name: shown[-1] for name, shown in picture(target).items()}
+        assert content == {"a": b"file", "b": b"own", "c": b"two", "d": b"one", "e": None, "e/x": b"in"}
+
+
+def test_names() -> None:
+    assert clean(b"./a//b/./c/") == b"a/b/c"
+    assert clean(b"/etc/passwd") == b"etc/passwd"
+    assert clean(b"a/../b") == b"b"
+    assert clean(b"./") == clean(b"/") == b""
+    for bad in (b"..", b"a/../..", b"/..", b"a\0b"):
+        with pytest.raises(UnpackError):
+            clean(bad)
+    assert shown(b"a\x1b[31m\xff") == "a\\x1b[31m\\xff"
+    assert len(shown(b"x" * 5000)) < 130
+
+
+def test_headers() -> None:
+    info = tarfile.TarInfo("f")
+    info.uid, info.size, info.mtime = 1 << 24, 1 << 40, -5
+    entry = parse_header(info.tobuf(tarfile.GNU_FORMAT)[:512])
+    assert (entry.uid, entry.size, entry.mtime_ns) == (1 << 24, 1 << 40, -5_000_000_000)
+    with pytest.raises(UnpackError, match="checksum"):
+        parse_header(b"x" * 512)
+    assert parse_pax(b"13 path=a b\xff\n9 uid=12\n") == [(b"path", b"a b\xff"), (b"uid", b"12")]
+    for bad in (b"x", b"5 a=b", b"99 a=b\n", b"7 abcd\n", b"0 a=b\n", b"3 =\n"):
+        with pytest.raises(UnpackError):
+            parse_pax(bad)
+
+
+def test_compression_is_told_by_its_first_bytes() -> None:
+    assert [
+        sniff(head) for head in (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x52\x2a\x4d\x18", b"BZh9", b"\xfd7zXZ\0", b"ustar")
+    ] == [
+        "gzip",
+        "zstd",
+        "zstd",
+        "bzip2",
+        "xz",
+        "",
+    ]
