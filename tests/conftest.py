@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
 from tests.integration.engine import Engine
 
 _names = itertools.count(1)

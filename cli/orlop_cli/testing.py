@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+RAW_STREAM = b"Content-Type: application/vnd.docker.raw-stream\r\n"
+UPGRADED = b"HTTP/1.1 101 UPGRADED\r\n" + RAW_STREAM + b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 
 
 class Request(NamedTuple):

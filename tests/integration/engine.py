@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from tests.registry import busybox, docker_archive, image, layer
 
 from orlop_kernel.config import Config
-from tests.registry import busybox, docker_archive, image, layer
 
 __all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "until"]
 

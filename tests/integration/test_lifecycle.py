@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.integration.engine import Engine, alive, until
 
 pytestmark = pytest.mark.root
@@ -261,7 +261,7 @@ def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> No
     engine.ok("run", "-d", "--name", name, "--restart", "on-failure:3", "busybox", "sh", "-c", script)
     until(lambda: engine.state(name) == "exited" and engine.inspect(name)["RestartCount"] == 3, "three tries")
     began = [float(line) for line in engine.ok("logs", name).split()]
-    pauses = [after - before for before, after in zip(began, began[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(began)]
     assert len(pauses) == 3
     assert 0.1 <= pauses[0] < pauses[1] < pauses[2] < 2
     assert pauses[1] >= 0.2

@@ -231,9 +231,7 @@ def test_versions(tmp_path: Path) -> None:
             assert plain["1.51"]["SharedSize"] == -1
             content = sum(len(data) for data in busybox().values() if isinstance(data, bytes))
             shared = (await api.call("GET", "/images/json?shared-size=1"))[1]
-            assert {item["SharedSize"] for item in shared} == {
-                sum(len(data) for data in busybox().values() if isinstance(data, bytes))
-            }
+            assert {item["SharedSize"] for item in shared} == {content}
             shown = {v: (await api.call("GET", f"/v{v}/images/b:x/json"))[1] for v in ("1.43", "1.45", "1.50", "1.51")}
             assert "ContainerConfig" in shown["1.43"] and "ContainerConfig" not in shown["1.45"]
             assert "Hostname" in shown["1.45"]["Config"] and "Hostname" not in shown["1.50"]["Config"]

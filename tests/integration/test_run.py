@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from tests.integration.engine import Engine, until
 
 pytestmark = pytest.mark.root

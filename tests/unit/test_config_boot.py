@@ -50,15 +50,18 @@ def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_a_living_daemons_pid_file_is_refused(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()", "orlopd"], stdin=subprocess.PIPE)
+    program = "print(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program, "orlopd"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert child.stdout is not None
+        child.stdout.readline()  # it is itself now, with its own command line
         path = tmp_path / "orlop.pid"
         path.write_text(str(child.pid))
         with pytest.raises(ConfigError, match=f"process with PID {child.pid} is still running"), pidfile.held(str(path)):
             pass
         assert path.read_text() == str(child.pid)
     finally:
-        child.communicate()
+        child.communicate(b"\n")
 
 
 def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

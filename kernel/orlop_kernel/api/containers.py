@@ -72,7 +72,11 @@ class _Routes:
         return NO_CONTENT
 
     async def kill(self, call: Call) -> Answer:
-        await self.engine.run(self.room.kill, self._of(call), call.arg("signal"))
+        container = self._of(call)
+        try:
+            await self.engine.run(self.room.kill, container, call.arg("signal"))
+        except (Conflict, InvalidParameter) as error:
+            raise type(error)(f"cannot kill container: {call.params['id']}: {error}") from error
         return NO_CONTENT
 
     async def pause(self, call: Call) -> Answer:

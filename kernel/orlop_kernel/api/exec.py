@@ -8,11 +8,11 @@ from trio import SocketStream
 
 from orlop_kernel.engine.execs import ExecState
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response
-from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.spi import InvalidParameter, OrlopError
 from orlop_kernel.types.containers import ExecConfig, ExecStart
 
 from .call import Call
-from .responses import hijack_head, json_response
+from .responses import hijack_head, json_response, stdout_frame
 from .router import Route
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class _Routes:
         async def run(client: RawStream) -> None:
             try:
                 started, stream = await self.engine.run(self._attached, exec_id, size)
-            except InvalidParameter as error:
+            except OrlopError as error:
                 # The head is gone: what the runtime says is the exec's output (and its exit code is set).
-                await client.send_all(f"{error}\r\n".encode())
+                text = f"{error}\r\n".encode()
+                await client.send_all(text if state.config.tty else stdout_frame(text))
                 await client.send_eof()
                 return
             if stream is not None:

@@ -96,6 +96,11 @@ def stream_type(version: tuple[int, int], terminal: bool) -> str:
     return RAW if terminal or version < (1, 42) else MULTIPLEXED
 
 
+def stdout_frame(text: bytes) -> bytes:
+    """A text of ours in a framed stream, as output."""
+    return b"\1\0\0\0" + len(text).to_bytes(4, "big") + text
+
+
 def hijack_head(call: Call, terminal: bool, *, with_api_headers: bool = False) -> bytes:
     """The head of a hijack, byte for byte Docker's: 101 when the client asked to upgrade, whatever it asked to upgrade to,
     else 200 and always "raw". exec start adds the common headers, attach does not."""

@@ -55,12 +55,9 @@ class Deadlines:
     def _bounded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         async def bounded(*args: Any, **kwargs: Any) -> Any:
-            with trio.move_on_after(self._seconds) as scope:
+            with trio.move_on_after(self._seconds):
                 return await call(*args, **kwargs)
-            if scope.cancelled_caught:
-                raise DeadlineExceeded(
-                    f"cannot {name.replace('_', ' ')}: {self._label} gave no answer in {self._seconds:g} s"
-                )
+            raise DeadlineExceeded(f"cannot {name.replace('_', ' ')}: {self._label} gave no answer in {self._seconds:g} s")
 
         return bounded
 

@@ -95,6 +95,6 @@ class Engine:
         self.drivers.reconfigure(config)
         self.images.reconfigure(config)
 
-    async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: Unpack[Args]) -> T:
+    async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
         """Run an operation to its end, whatever becomes of the caller."""
         return await uncut(self.nursery, operation, *args)

@@ -47,6 +47,8 @@ class ExecState:
     started: bool = False
     pid: int = 0
     exit_code: int | None = None
+    begun: trio.Event = field(default_factory=trio.Event)
+    """Set when it runs, or has failed to."""
     ended: Once[int] = field(default_factory=Once)
 
 
@@ -173,6 +175,7 @@ class Execs:
             self._end(state, 126)
             raise
         state.pid = started.pid
+        state.begun.set()
         self._publish(state, f"exec_start: {' '.join(state.command)}")
         return state, stream
 
@@ -217,6 +220,7 @@ class Execs:
 
     def _end(self, state: ExecState, code: int) -> None:
         state.running, state.exit_code, state.pid = False, code, 0
+        state.begun.set()
         state.ended.set(code)
         state.container.execs.discard(state.id)
         state.container.touch()
@@ -245,8 +249,7 @@ class Execs:
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         state = self.get(exec_id)
         with trio.move_on_after(10):
-            while not state.pid and state.exit_code is None:
-                await trio.sleep(0.01)
+            await state.begun.wait()
         if not state.running or not state.pid:
             raise Conflict(f"exec process is not started: {exec_id}")
         assert state.container.run is not None and state.container.run.monitor is not None

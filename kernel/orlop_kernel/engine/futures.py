@@ -43,7 +43,7 @@ class Once(Generic[T]):
         return self._value  # type: ignore[return-value]  # T may include None
 
 
-async def uncut(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: Unpack[Args]) -> T:
+async def uncut(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
     """Run an operation in `nursery` and wait for it. When the waiter is cancelled the operation goes on to its end: a
     client that hangs up must not leave a container half made."""
     outcome: Once[T] = Once()

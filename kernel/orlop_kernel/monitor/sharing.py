@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Iterable
 from types import CodeType, FrameType
 
 __all__ = ["freeze"]
@@ -35,33 +34,41 @@ def _works() -> bool:
     probe *= 100
     raised = sys.getrefcount(probe[0])
     del probe[1:]
-    return before == raised == sys.getrefcount(probe[0])
+    return before == raised == sys.getrefcount(probe[0]) == _IMMORTAL
 
 
-def _reachable(roots: list[object]) -> Iterable[int]:
-    """The addresses of everything that the roots lead to, frames excepted: they are at work."""
-    seen = {id(roots)}
-    stack = roots.copy()
-    seen.add(id(stack))
-    while stack:
-        item = stack.pop()
-        address = id(item)
-        if address in seen:
-            continue
-        seen.add(address)
-        if isinstance(item, FrameType):
-            continue
-        if isinstance(item, CodeType):  # not of the collector's, and neither is what it holds
-            stack += (item.co_consts, item.co_names, item.co_varnames, item.co_filename, item.co_name, item.co_qualname)
-        else:
-            stack += gc.get_referents(item)
-        yield address
+def _types() -> list[object]:
+    """Every class. Builtin ones are immortal from birth and unknown to the collector, their methods are neither."""
+    found: list[type] = [object]
+    known: set[type] = {object}
+    for kind in found:
+        subclasses: list[type] = type.__subclasses__(kind)
+        fresh = [one for one in subclasses if one not in known]
+        known.update(fresh)
+        found += fresh
+    return list(found)
+
+
+def _make_reachable_immortal(roots: list[object]) -> None:
+    """Roots, and all they lead to; frames excepted, they are at work. An immortal object has been visited: it needs no list,
+    which would be larger than what it lists."""
+    for root in roots:
+        stack = gc.get_referents(root)
+        stack.append(root)
+        while stack:
+            item = stack.pop()
+            if sys.getrefcount(item) == _IMMORTAL or isinstance(item, FrameType):
+                continue
+            _make_immortal(id(item))
+            if isinstance(item, CodeType):  # not of the collector's, and neither is what it holds
+                stack += (item.co_consts, item.co_names, item.co_filename, item.co_name, item.co_qualname)
+            else:
+                stack += gc.get_referents(item)
 
 
 def freeze() -> None:
     """To be called once, after the last import and before the first fork."""
     gc.collect()
     if _works():
-        for address in _reachable(gc.get_objects()):
-            _make_immortal(address)
+        _make_reachable_immortal(_types() + gc.get_objects())
     gc.freeze()

@@ -61,7 +61,7 @@ def _number(raw: bytes) -> int:
     try:
         return int(text, 8)
     except ValueError:
-        raise UnpackError(f"damaged tar header: {shown(text)!r} is not a number") from None
+        raise UnpackError(f"damaged tar header, or no tar archive: {shown(text)!r} is not a number") from None
 
 
 def _text(raw: bytes) -> bytes:

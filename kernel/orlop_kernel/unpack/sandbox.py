@@ -16,7 +16,7 @@ import platform
 import resource
 import struct
 
-from orlop_kernel.linux import CLONE_NEWNET, CLONE_NEWNS, mount, umount, unshare
+from orlop_kernel.linux import CLONE_NEWNS, mount, umount, unshare
 
 __all__ = ["confine", "enter", "own_mounts"]
 
@@ -105,7 +105,7 @@ def confine(*, file_size: int, trusted_xattrs: bool) -> None:
     if os.geteuid():
         return
     resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048))
-    unshare(CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS)
+    unshare(_CLONE_NEWIPC | _CLONE_NEWUTS)
     _drop_capabilities(
         {_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP, *([_SYS_ADMIN] if trusted_xattrs else [])}
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from orlop_kernel.engine.images.service import Image
+from orlop_kernel.engine.networks.ports import wanted_ports
 from orlop_kernel.engine.spec import environment
 from orlop_kernel.engine.spec.build import MASKED_PATHS, READONLY_PATHS
 from orlop_kernel.engine.spec.host import facts
@@ -63,7 +65,7 @@ def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) 
     merged |= {
         "hostname": given.hostname or container_id[:12],
         "user": given.user or image.user,
-        "env": environment.merge(image.env or (), given.env or ()),
+        "env": environment.inherit(given.env or (), image.env or ()),
         "cmd": cmd,
         "entrypoint": entrypoint,
         "exposed_ports": {port if "/" in port else f"{port}/tcp": {} for port in exposed} or UNSET,
@@ -126,11 +128,13 @@ def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> Ho
 
 
 def _joined(room: Containers, host: HostConfig) -> None:
-    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined."""
+    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined. Who is not there (yet) is looked
+    for at the start: clients take a 404 of create for a missing image, and pull."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if mode.startswith("container:"):
-            setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
+            with suppress(NotFound):
+                setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
 
 
 def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
@@ -139,9 +143,8 @@ def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
         name, _, mode = text.partition(":")
         if mode not in ("", "ro", "rw", "z", "Z"):
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
-        for mount in room.get(name).record.mounts:
-            if mount.type != "tmpfs":
-                found.append(replace(mount, rw=mount.rw and mode != "ro", copy=False))
+        shared = (mount for mount in room.get(name).record.mounts if mount.type != "tmpfs")
+        found += [replace(mount, rw=mount.rw and mode != "ro", copy=False) for mount in shared]
     return found
 
 
@@ -194,6 +197,7 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
     _joined(room, host)
     endpoints = _endpoints(request, host)
     room.check_networks(host, endpoints)
+    wanted_ports(config.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
     engine.drivers.runtime(host.runtime)
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
     planned = mounts.plan(host, config.volumes or (), _inherited(room, host))
@@ -231,7 +235,7 @@ async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> N
         target = await storage.unpack_target(record.id)
         _mark(target.directory)
         os.mkdir(room.directory(record.id), 0o710)
-        os.chmod(room.directory(record.id), 0o710)
+        os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
         await volumes.populate(room, record)
     except BaseException:
         await room.discard_files(record.id)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orlop_kernel import process
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.monitor.protocol import Exited
 
 from . import restarts
 from .container import Container, Run
+from .launch import task
 
 if TYPE_CHECKING:
     from .service import Containers
@@ -26,43 +28,49 @@ __all__ = ["watch"]
 log = logging.getLogger(__name__)
 
 UNKNOWN_EXIT = 255
+ZYGOTE_PATIENCE = 2.0
 
 
 async def watch(room: Containers, container: Container, run: Run) -> None:
     """See one run to its end."""
     assert run.monitor is not None
-    exited = await _outcome(run)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_told, run, nursery.cancel_scope)
+        await run.monitor.ended()
+        nursery.cancel_scope.cancel()
+    if run.exited.is_set():
+        exited = await run.exited.get()
+    else:
+        exited = await _found(run)
+        await clean_runtime(room, container)
     await run.settled.wait()
     if container.run is run:
         await account(room, container, run, exited)
 
 
-async def _outcome(run: Run) -> Exited:
-    assert run.monitor is not None
-    found: list[Exited] = []
+async def _told(run: Run, scope: trio.CancelScope) -> None:
+    """The usual way: the monitor says so before it puts the container away."""
+    await run.exited.get()
+    scope.cancel()
 
-    async def told() -> None:
-        found.append(await run.exited.get())
-        nursery.cancel_scope.cancel()
 
-    async def ended() -> None:
-        assert run.monitor is not None
-        await run.monitor.ended()
-        # The zygote writes the record of a monitor that died; it needs a moment to empty the cgroup.
-        with trio.move_on_after(12):
-            while (record := runs.exit_record(run.run_dir)) is None:
-                await trio.sleep(0.02)
-            found.append(Exited(record.code, record.time_ns, record.oom))
-        if not found:
-            if (init := runs.init_record(run.run_dir)) is not None:
-                await trio.to_thread.run_sync(runs.kill_cgroups, init)
-            found.append(Exited(UNKNOWN_EXIT, time.time_ns()))
-        nursery.cancel_scope.cancel()
+async def _found(run: Run) -> Exited:
+    """The monitor died. Its zygote empties the cgroup and writes the record; when that died too, we do it."""
+    with trio.move_on_after(ZYGOTE_PATIENCE):
+        while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
+            await trio.sleep(0.01)
+        return Exited(record.code, record.time_ns, record.oom)
+    if (init := runs.init_record(run.run_dir)) is not None:
+        await trio.to_thread.run_sync(runs.kill_cgroups, init)
+    return Exited(UNKNOWN_EXIT, time.time_ns())
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(told)
-        nursery.start_soon(ended)
-    return found[0]
+
+async def clean_runtime(room: Containers, container: Container) -> None:
+    """What the monitor would have done last: have the runtime forget the container, or it could not start again."""
+    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+    outcome = await process.run_supervised(runtime.delete(task(room, container)))
+    if outcome.status:
+        log.warning("container %s: the runtime keeps state of it: %s", container.name, outcome.stderr[-500:])
 
 
 async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:

@@ -145,7 +145,7 @@ async def _launch_message(
     config = record.host_config.log_config
     log = None
     if config.type != "none":
-        options = {key: value for key, value in (config.config or {}).items()}
+        options = dict(config.config or {})
         log = Log(config.type, log_info(room, container), options)
     return Launch(
         id=record.id,
@@ -173,6 +173,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
         log_file=this.log,
         console_socket=this.console_socket,
         console_size=(rows, columns),
+        cgroup=bundle.cgroup_path(room, record.id, record.host_config),
     )
     async with trio.open_nursery() as nursery:
         if record.sandbox is not None:

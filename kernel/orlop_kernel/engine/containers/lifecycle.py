@@ -190,7 +190,7 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
         container.touch()
         return
     if not record.state.running or container.run is None:
-        raise Conflict(f"cannot kill container: {container.id}: container {container.id} is not running")
+        raise Conflict(f"container {container.id} is not running")
     configured = record.config.stop_signal
     if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
         container.stop_requested = True

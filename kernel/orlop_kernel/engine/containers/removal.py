@@ -47,7 +47,7 @@ async def remove(room: Containers, container: Container, *, force: bool, volumes
                 if state.paused
                 else "container is running: stop the container before removing or force remove"
             )
-            raise Conflict(f'cannot remove container "{record.name}": {what}')
+            raise Conflict(f'cannot remove container "/{record.name}": {what}')
         record.removing = True
         await _remove_locked(room, container, volumes=volumes)
 

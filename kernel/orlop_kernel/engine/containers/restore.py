@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
+from orlop_kernel import linux
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Status
-from orlop_kernel.spi import OrlopError
+from orlop_kernel.spi import DeadlineExceeded, OrlopError, Unavailable
 
 from . import exits, lifecycle, removal, restarts
 from .container import Container, Run
@@ -56,7 +58,13 @@ async def _restore_one(room: Containers, container: Container) -> None:
             await _account_lost(room, container, None)
         return
     run = Run(run_dir)
-    monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
+    try:
+        monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
+    except (Unavailable, DeadlineExceeded) as error:
+        # A monitor that lives and does not answer cannot be trusted with a container: its zygote kills what it leaves.
+        log.error("container %s is lost: %s", record.name, error)
+        _kill_monitor(run_dir)
+        monitor = None
     if monitor is not None:
         status = await monitor.state()
         if status.phase == "launched":
@@ -68,6 +76,23 @@ async def _restore_one(room: Containers, container: Container) -> None:
             return
     await _account_lost(room, container, runs.exit_record(run_dir))
     room.remove_run_directories(record.id)
+
+
+def _kill_monitor(run_dir: str) -> None:
+    record = runs.monitor_record(run_dir)
+    if record is None:
+        return
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if linux.process_start_time(record.pid) == record.start_time:
+            linux.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
 
 
 async def _adopt(room: Containers, container: Container, run: Run, monitor: Monitor, status: Status) -> None:
@@ -94,6 +119,7 @@ async def _account_lost(room: Containers, container: Container, left: object) ->
     init = runs.init_record(run_dir) if os.path.isdir(run_dir) else None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
+        await exits.clean_runtime(room, container)
     if not record.state.running and init is None:
         return
     exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None
@@ -121,10 +147,7 @@ async def _sweep_runs(room: Containers) -> None:
         if container is not None and container.run is not None:
             continue
         run_dir = os.path.join(room.runs_root, name)
-        monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: None)
-        if monitor is not None:
-            monitor.kill()
-            await monitor.ended()
+        _kill_monitor(run_dir)
         if (init := runs.init_record(run_dir)) is not None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
         room.remove_run(name)

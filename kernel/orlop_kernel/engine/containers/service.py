@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -201,8 +201,10 @@ class Containers:
     # --- network ----------------------------------------------------------------------------------------------------
 
     def check_networks(self, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
-        """Unknown networks are refused at create, as a container could never start."""
-        self.engine.networks.check(host.network_mode, endpoints)
+        """Refuse what could never be. A network that does not exist (yet) is looked for at the start: clients take a 404 of
+        create for a missing image, and pull."""
+        with suppress(NotFound):
+            self.engine.networks.check(host.network_mode, endpoints)
 
     async def release_network(self, container: Container) -> None:
         sandbox, container.record.sandbox = container.record.sandbox, None

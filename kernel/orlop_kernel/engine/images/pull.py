@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import trio
@@ -93,6 +94,7 @@ class Puller:
         reference = request.reference
         if reference.familiar_name == "scratch":
             raise Forbidden("'scratch' is a reserved name")
+        await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms, once, beside the loop
         try:
             async with AsyncExitStack() as stack:
                 registry, first = await self._reach(stack, request)
@@ -151,7 +153,7 @@ class Puller:
         self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
     ) -> bool:
         """Pull one image; whether it brought anything new."""
-        report(message(f"Pulling from {reference.path}", reference.tag or reference.digest))
+        report(message(f"Pulling from {reference.path}", reference.tag or str(reference)))
         name = str(reference)
         try:
             with self._stock.leases.hold() as lease:

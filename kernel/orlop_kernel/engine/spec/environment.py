@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .build import DEFAULT_PATH
 
-__all__ = ["container", "merge"]
+__all__ = ["container", "inherit", "merge"]
 
 
 def merge(*lists: Iterable[str]) -> list[str]:
@@ -20,6 +20,14 @@ def merge(*lists: Iterable[str]) -> list[str]:
             else:
                 out.pop(name, None)
     return [f"{name}={value}" for name, value in out.items()]
+
+
+def inherit(own: Iterable[str], image: Iterable[str]) -> list[str]:
+    """What a container's user says, then what else the image says: the order in which Docker keeps and shows it. An entry
+    of the user's without "=" takes the image's of that name away."""
+    kept = list(own)
+    names = {entry.partition("=")[0] for entry in kept}
+    return kept + [entry for entry in image if entry.partition("=")[0] not in names]
 
 
 def container(hostname: str, terminal: bool, entries: Iterable[str], home: str = "") -> list[str]:

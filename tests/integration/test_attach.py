@@ -1,0 +1,136 @@
+"""Attach and terminals: `run -it`, detach keys, resize, several clients, half-closed input."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import pytest
+from tests.integration.engine import Engine, until
+
+pytestmark = pytest.mark.root
+
+ECHO = ("busybox", "sh", "-c", "while read line; do echo got $line; done; echo over")
+
+
+def test_shell_on_a_terminal(engine: Engine, name: str) -> None:
+    terminal = engine.terminal("run", "-it", "--name", name, "busybox", "sh", rows=33, columns=101)
+    terminal.expect("/ # ")
+    terminal.type("stty size; tty; echo $TERM\n")
+    terminal.expect("33 101\r\n/dev/pts/0\r\nxterm\r\n")
+    terminal.resize(50, 120)
+    terminal.type("while [ \"$(stty size)\" != '50 120' ]; do :; done; echo re''sized\n")
+    terminal.expect("resized\r\n")
+    terminal.type("exit 9\n")
+    assert terminal.wait() == 9
+    assert engine.inspect(name)["State"]["ExitCode"] == 9
+
+
+def test_ctrl_c_on_a_terminal(engine: Engine) -> None:
+    terminal = engine.terminal(
+        "run", "-it", "--rm", "busybox", "sh", "-c", "trap 'exit 44' INT; echo rea''dy; while :; do sleep 0.05; done"
+    )
+    terminal.expect("ready")
+    terminal.type(b"\x03")
+    assert terminal.wait() == 44
+
+
+def test_detach_and_attach_again(engine: Engine, name: str) -> None:
+    terminal = engine.terminal("run", "-it", "--name", name, "busybox", "sh")
+    terminal.expect("/ # ")
+    terminal.type("A=kept\n")
+    terminal.expect("/ # ")
+    terminal.type(b"\x10\x11")
+    assert terminal.wait() == 0
+    assert b"read escape sequence" in terminal.output
+    assert engine.state(name) == "running"
+    again = engine.terminal("attach", name)
+    again.type("echo $A\n")
+    again.expect("kept\r\n")
+    again.type("exit 3\n")
+    assert again.wait() == 3
+
+
+def test_own_detach_keys(engine: Engine, name: str) -> None:
+    engine.ok("run", "-dit", "--name", name, "busybox", "cat")
+    terminal = engine.terminal("attach", "--detach-keys", "ctrl-a,b", name)
+    terminal.type(b"x\x01y\n")  # a sequence that breaks is passed on
+    terminal.expect("x^Ay\r\n")
+    terminal.type(b"\x01b")
+    terminal.wait()
+    assert b"read escape sequence" in terminal.output
+    assert engine.state(name) == "running"
+    result = engine.docker("attach", "--detach-keys", "ctrl-", name, stdin="")
+    assert result.code == 1
+
+
+def test_attach_gives_output_and_code(engine: Engine, name: str) -> None:
+    engine.ok("run", "-di", "--name", name, *ECHO)
+    client = engine.background("attach", name, stdin=subprocess.PIPE)
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(b"one\n")
+    client.stdin.flush()
+    assert client.stdout.readline() == b"got one\n"
+    engine.ok("kill", name)
+    client.communicate(timeout=10)
+    assert client.returncode == 137
+
+
+def test_end_of_input_of_a_started_one(engine: Engine, name: str) -> None:
+    engine.ok("create", "-i", "--name", name, *ECHO)
+    result = engine.docker("start", "-ai", name, stdin="one\ntwo\n")
+    assert (result.code, result.out) == (0, "got one\ngot two\nover\n")
+
+
+def test_several_clients_see_the_same(engine: Engine, name: str) -> None:
+    engine.ok("run", "-di", "--name", name, *ECHO)
+    clients = [engine.background("attach", "--no-stdin", name) for _ in range(3)]
+    writer = engine.background("attach", name, stdin=subprocess.PIPE)
+    assert writer.stdin is not None
+    # Who attaches late sees only what comes after
+    outputs = [client.stdout for client in [*clients, writer]]
+    seen: set[int] = set()
+    while len(seen) < len(outputs):
+        writer.stdin.write(b"again\n")
+        writer.stdin.flush()
+        for number, output in enumerate(outputs):
+            assert output is not None
+            if number not in seen:
+                assert output.readline() == b"got again\n"
+                seen.add(number)
+    engine.ok("kill", name)
+    for client in [*clients, writer]:
+        client.communicate(timeout=10)
+        assert client.returncode == 137
+
+
+def test_attach_to_what_is_not_running(engine: Engine, name: str) -> None:
+    engine.ok("create", "--name", name, "busybox", "true")
+    assert engine.docker("attach", name).err.startswith("You cannot attach to a stopped container")
+    engine.ok("start", name)
+    engine.ok("wait", name)
+    assert engine.docker("attach", name).code == 1
+    engine.ok("run", "-d", "--name", f"{name}p", "busybox", "sleep", "600")
+    engine.ok("pause", f"{name}p")
+    assert engine.docker("attach", f"{name}p").err.startswith("You cannot attach to a paused container")
+    engine.ok("unpause", f"{name}p")
+
+
+def test_client_that_does_not_read_stops_nobody(engine: Engine, name: str) -> None:
+    engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "sleep 0.2; seq 1 200000; echo end; sleep 600")
+    deaf = engine.background("attach", "--no-stdin", name)
+    until(lambda: engine.ok("logs", "--tail", "1", name) == "end", "the container wrote all")
+    assert engine.docker("logs", name).out.splitlines() == [*map(str, range(1, 200_001)), "end"]
+    deaf.kill()
+    deaf.communicate()
+
+
+def test_signals_go_to_the_container(engine: Engine, name: str) -> None:
+    script = "trap 'echo got it; exit 12' USR1; echo ready; while :; do sleep 0.05; done"
+    client = engine.background("run", "--name", name, "busybox", "sh", "-c", script)
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"ready\n"
+    client.send_signal(signal.SIGUSR1)
+    assert client.communicate(timeout=10)[0] == b"got it\n"
+    assert client.returncode == 12

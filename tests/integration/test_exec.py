@@ -1,0 +1,148 @@
+"""`docker exec`: streams, codes, who and where, and what is printed when the command cannot be started."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import pytest
+from tests.integration.engine import Engine, alive, until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def box(engine: Engine, name: str) -> Iterator[str]:
+    engine.ok("run", "-d", "--name", name, "-e", "FROM=container", "-w", "/tmp", "busybox", "sleep", "600")
+    yield name
+
+
+def test_output_and_code(engine: Engine, box: str) -> None:
+    result = engine.docker("exec", box, "sh", "-c", "echo out; echo err >&2; exit 5")
+    assert (result.code, result.out, result.err) == (5, "out\n", "err\n")
+    assert engine.docker("exec", box, "true").code == 0
+
+
+def test_input(engine: Engine, box: str) -> None:
+    assert engine.docker("exec", "-i", box, "cat", stdin="through\n").out == "through\n"
+    assert engine.docker("exec", box, "cat", stdin="not\n").out == ""
+
+
+def test_ten_megabytes_through_cat(engine: Engine, box: str) -> None:
+    data = os.urandom(10 << 20)
+    result = engine.docker("exec", "-i", box, "cat", stdin=data)
+    assert result.code == 0
+    assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(data).digest()
+
+
+def test_user_environment_directory(engine: Engine, box: str) -> None:
+    assert engine.ok("exec", box, "sh", "-c", "echo $FROM; pwd; id -u") == "container\n/tmp\n0"
+    flags = ["-u", "nobody", "-e", "FROM=exec", "-e", "B=2", "-w", "/etc"]
+    assert engine.ok("exec", *flags, box, "sh", "-c", "echo $FROM $B; pwd; id -u") == "exec 2\n/etc\n65534"
+
+
+def test_capabilities(engine: Engine, box: str) -> None:
+    script = ["awk", "/CapEff/ {print $2}", "/proc/self/status"]
+    assert int(engine.ok("exec", box, *script), 16) == 0xA80425FB
+    assert int(engine.ok("exec", "--privileged", box, *script), 16) > 0xA80425FB
+    assert int(engine.ok("exec", "-u", "nobody", box, *script), 16) == 0
+
+
+def test_missing_command(engine: Engine, box: str) -> None:
+    result = engine.docker("exec", box, "no-such-command")
+    assert result.code == 127
+    assert result.out.startswith("OCI runtime exec failed: exec failed: unable to start container process: ")
+    assert result.out.endswith('exec: "no-such-command": executable file not found in $PATH\r\n')
+    terminal = engine.terminal("exec", "-t", box, "no-such-command")
+    assert terminal.wait() == 127
+    assert b"executable file not found in $PATH\r\n" in terminal.output
+
+
+def test_command_that_is_a_directory(engine: Engine, box: str) -> None:
+    result = engine.docker("exec", box, "/etc")
+    assert result.code == 126
+    assert 'exec: "/etc": is a directory' in result.out
+
+
+def test_missing_directory(engine: Engine, box: str) -> None:
+    result = engine.docker("exec", "-w", "/no/where", box, "true")
+    assert result.code in (126, 127)
+    assert 'chdir to cwd ("/no/where") set in config.json failed: no such file or directory' in result.out
+
+
+def test_refusals(engine: Engine, box: str) -> None:
+    result = engine.docker("exec", "-u", "captain", box, "true")
+    assert result.code == 1
+    assert result.err == "Error response from daemon: unable to find user captain: no matching entries in passwd file\n"
+    assert engine.docker("exec", "no-such", "true").err == "Error response from daemon: No such container: no-such\n"
+    container = engine.inspect(box)["Id"]
+    engine.ok("kill", box)
+    result = engine.docker("exec", box, "true")
+    assert (result.code, result.err) == (1, f"Error response from daemon: container {container} is not running\n")
+
+
+def test_detached(engine: Engine, box: str) -> None:
+    assert engine.ok("exec", "-d", box, "sh", "-c", "echo done > /tmp/f") == ""
+    until(lambda: engine.docker("exec", box, "cat", "/tmp/f").out == "done\n", "the file")
+
+
+def test_detached_missing_command(engine: Engine, box: str) -> None:
+    result = engine.docker("exec", "-d", box, "no-such-command")
+    assert result.code != 0
+    assert "executable file not found in $PATH" in result.err
+
+
+def test_terminal(engine: Engine, box: str) -> None:
+    terminal = engine.terminal("exec", "-it", box, "sh", rows=31, columns=77)
+    terminal.expect("/tmp # ")
+    terminal.type("stty size\n")
+    terminal.expect("31 77")
+    terminal.resize(40, 100)
+    terminal.type("while [ \"$(stty size)\" != '40 100' ]; do :; done; echo re''sized\n")
+    terminal.expect("resized")
+    terminal.type("exit 6\n")
+    assert terminal.wait() == 6
+
+
+def test_detach_keys(engine: Engine, box: str) -> None:
+    terminal = engine.terminal("exec", "-it", "--detach-keys", "ctrl-x,x", box, "sh")
+    terminal.expect("# ")
+    terminal.type(b"\x18x")
+    assert terminal.wait() in (0, 1)
+    assert engine.ok("exec", box, "pgrep", "-x", "sh") != ""  # it goes on
+
+
+def test_inspect(engine: Engine, box: str) -> None:
+    container = engine.inspect(box)["Id"]
+    status, made = engine.api("POST", f"/containers/{box}/exec", {"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": True})
+    assert status == 201
+    found = engine.api("GET", f"/exec/{made['Id']}/json")[1]
+    assert (found["Running"], found["ExitCode"], found["ContainerID"]) == (False, None, container)
+    assert found["ProcessConfig"]["entrypoint"] == "sh"
+    assert engine.api("POST", f"/exec/{made['Id']}/start", {})[0] in (101, 200)
+    found = engine.api("GET", f"/exec/{made['Id']}/json")[1]
+    assert (found["Running"], found["ExitCode"], found["CanRemove"]) == (False, 3, True)
+    status, answer = engine.api("POST", f"/exec/{made['Id']}/start", {})
+    assert (status, answer) == (409, {"message": f"exec command {made['Id']} has already run"})
+
+
+def test_execs_end_with_their_container(engine: Engine, box: str) -> None:
+    running = engine.background("exec", box, "sleep", "600")
+    until(lambda: engine.inspect(box)["ExecIDs"], "the exec")
+    (exec_id,) = engine.inspect(box)["ExecIDs"]
+    pid = until(lambda: engine.api("GET", f"/exec/{exec_id}/json")[1]["Pid"], "its pid")
+    engine.ok("kill", box)
+    running.communicate(timeout=10)
+    assert running.returncode == 137
+    assert not alive(pid)
+
+
+def test_client_that_goes_leaves_the_exec(engine: Engine, box: str) -> None:
+    running = engine.background("exec", box, "sh", "-c", "echo started; while :; do echo x; sleep 0.01; done")
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"started\n"
+    running.kill()
+    running.communicate()
+    assert len(engine.inspect(box)["ExecIDs"]) == 1
+    assert engine.ok("exec", box, "echo", "well") == "well"

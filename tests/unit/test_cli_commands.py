@@ -1,0 +1,647 @@
+"""Commands against recorded answers: what they ask, what they print, how they exit."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_cli import __main__ as entry
+from orlop_cli import _root
+from orlop_cli._groups import Lazy
+from orlop_cli.testing import UPGRADED, RecordedDaemon, Request, answer, chunked, frame
+
+ID = "0123456789abcdef" * 4
+MISSING = answer({"message": "No such container: nope"}, 404)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Any:
+    with RecordedDaemon(str(tmp_path / "d.sock")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DOCKER_API_VERSION", "DOCKER_DEFAULT_PLATFORM", "DOCKER_TLS_VERIFY", "DOCKER_HOST", "ORLOP_HOST", "DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("TZ", "UTC")
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str]) -> Any:
+    def call(*args: str) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            entry.main(["-H", daemon.host, *args])
+        captured = capfd.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def container(**fields: Any) -> dict[str, Any]:
+    return {
+        "Id": ID,
+        "Names": ["/web"],
+        "Image": "nginx",
+        "ImageID": "sha256:" + "f" * 64,
+        "Command": "nginx",
+        "Created": 1_700_000_000,
+        "Ports": [{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}],
+        "State": "running",
+        "Status": "Up 2 hours",
+        **fields,
+    }
+
+
+# --- ps
+
+
+def test_ps_is_one_round_trip(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("GET", "/containers/json", answer([container()]))
+    done = orlop("ps")
+    assert daemon.seen() == ["GET /containers/json"]
+    assert daemon.requests[0].target == "/v1.43/containers/json"
+    head, row, end = done.out.split("\n")
+    assert head == "CONTAINER ID   IMAGE     COMMAND   CREATED       STATUS       PORTS                  NAMES"
+    assert re.fullmatch(r'0123456789ab   nginx     "nginx"   \d years ago   Up 2 hours   0.0.0.0:8080->80/tcp   web', row)
+    assert (end, done.code) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "query"),
+    [
+        (["-a"], "?all=1"),
+        (["-n", "3"], "?all=1&limit=3"),
+        (["-l"], "?all=1&limit=1"),
+        (["-s"], "?size=1"),
+        (["--format", "{{.Size}}"], "?size=1"),
+        (
+            ["-f", "name=a b", "-f", "name=c"],
+            "?filters=%7B%22name%22%3A%20%7B%22a%20b%22%3A%20true%2C%20%22c%22%3A%20true%7D%7D",
+        ),
+    ],
+)
+def test_ps_query(daemon: RecordedDaemon, orlop: Any, flags: list[str], query: str) -> None:
+    daemon.on("GET", "/containers/json", answer([]))
+    assert orlop("ps", *flags).code == 0
+    assert daemon.requests[0].target == "/v1.43/containers/json" + query
+
+
+def test_ps_quiet_and_configured_format(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+    from orlop_cli import _config
+
+    daemon.on("GET", "/containers/json", answer([container()]))
+    (tmp_path / "config.json").write_text('{"psFormat": "{{.Names}}!"}')
+    _config.load.cache_clear()
+    try:
+        assert orlop("ps").out == "web!\n"
+        assert orlop("ps", "-q").out == "0123456789ab\n"
+        assert orlop("container", "list", "-q", "--no-trunc").out == ID + "\n"
+    finally:
+        _config.load.cache_clear()
+
+
+# --- versions
+
+
+@pytest.mark.parametrize(
+    ("text", "then"),
+    [
+        ("client version 1.43 is too new. Maximum supported API version is 1.41", "/v1.41/"),
+        (
+            "client version 1.43 is too old. Minimum supported API version is 1.44, "
+            "please upgrade your client to a newer version",
+            "/v1.44/",
+        ),
+    ],
+)
+def test_another_version_is_taken_when_the_daemon_says_so(daemon: RecordedDaemon, orlop: Any, text: str, then: str) -> None:
+    daemon.on("GET", "/containers/json", answer([]))
+    daemon.on("GET", "/containers/json", answer({"message": text}, 400), times=1)
+    assert orlop("ps").code == 0
+    assert [request.target.split("containers")[0] for request in daemon.requests] == ["/v1.43/", then]
+
+
+def test_pinned_version(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_API_VERSION", "1.30")
+    daemon.on("GET", "/containers/json", answer([]))
+    orlop("ps")
+    assert daemon.requests[0].target == "/v1.30/containers/json"
+
+
+# --- errors
+
+
+def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["-H", f"unix://{tmp_path}/none", "ps"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        f"orlop: Cannot connect to the Orlop daemon at unix://{tmp_path}/none. Is the daemon running?\n"
+    )
+
+
+def test_permission_denied_names_owner_and_group(monkeypatch: pytest.MonkeyPatch, daemon: RecordedDaemon) -> None:
+    import grp
+    import pwd
+
+    from orlop_cli import _hosts
+    from orlop_cli._errors import CannotConnect
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    Path(daemon.path).chmod(0o660)
+    monkeypatch.setattr(_hosts, "_unix", refuse)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("docker", "x", 999, [])))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("root", "x", 0, 0, "", "/", "/")))
+    with pytest.raises(CannotConnect) as caught:
+        _hosts.connect(_hosts.parse(daemon.host, tls=False), None)
+    assert caught.value.message == (
+        f"permission denied while trying to connect to the Orlop daemon socket at {daemon.host}\n"
+        'It belongs to root:docker. To use it, join the group "docker" and log in again:\n'
+        "  sudo usermod -aG docker $USER\n"
+        "Members of that group can become root on this machine."
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhey",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[]",
+    ],
+)
+def test_a_server_that_is_no_daemon(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
+    def speak(connection: Any, request: Request) -> None:
+        connection.sendall(said)
+
+    daemon.on("GET", "/containers/json", speak)
+    done = orlop("ps")
+    assert done.code == 1
+    assert done.err.startswith("orlop: ")
+    assert "Traceback" not in done.err
+
+
+def test_many_arguments_go_on_after_failures(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("POST", "/containers/nope/stop", MISSING)
+    daemon.on("POST", "/containers/a/stop", answer(status=204))
+    daemon.on("POST", "/containers/b/stop", answer(status=304))
+    done = orlop("stop", "-t", "3", "a", "nope", "b")
+    assert (done.code, done.out) == (1, "a\nb\n")
+    assert done.err == "orlop: Error response from daemon: No such container: nope\n"
+    assert daemon.requests[0].target.endswith("?t=3")
+
+
+def test_rm_force_of_a_missing_one_is_no_failure(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("DELETE", "/containers/nope", MISSING)
+    assert orlop("rm", "nope").code == 1
+    done = orlop("rm", "-fv", "nope")
+    assert (done.code, done.out) == (0, "")
+    assert daemon.requests[1].target.endswith("?force=1&v=1")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["stop"], 1, "'orlop stop' requires at least 1 argument"),
+        (["rename", "a"], 1, "'orlop rename' requires 2 arguments"),
+        (["ps", "x"], 1, "'orlop ps' accepts no arguments"),
+        (["port", "a", "b", "c"], 1, "'orlop port' requires at least 1 and at most 2 arguments"),
+        (["imges"], 1, "'imges' is not a command of orlop.\nDid you mean 'orlop images'?"),
+        (["container", "foo"], 1, "'foo' is not a command of orlop container."),
+        (["ps", "--bogus"], 125, "unknown flag: --bogus"),
+        (["ps", "-n"], 125, "flag needs an argument: -n"),
+        (["ps", "-n", "x"], 125, 'invalid argument "x" for "-n, --last" flag'),
+        (["ps", "-f", "x"], 125, "bad format of filter"),
+    ],
+)
+def test_usage_errors(daemon: RecordedDaemon, orlop: Any, args: list[str], code: int, text: str) -> None:
+    done = orlop(*args)
+    assert done.code == code
+    assert text in done.err
+    assert done.out == ""
+    assert daemon.requests == []
+
+
+# --- run
+
+
+def attached(daemon: RecordedDaemon, output: bytes, code: int, start: bytes | None = None) -> None:
+    """The sequence of `run`: wait answers its head at once and its body when the output has gone out."""
+    import threading
+
+    done = threading.Event()
+    started = threading.Event()
+
+    def attach(connection: Any, request: Request) -> None:
+        connection.sendall(UPGRADED)
+        started.wait(5)
+        connection.sendall(output)
+        done.set()
+
+    def wait(connection: Any, request: Request) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        done.wait(5)
+        body = json.dumps({"StatusCode": code}).encode()
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+
+    def go(connection: Any, request: Request) -> None:
+        if start is not None:
+            done.set()
+        connection.sendall(start or answer(status=204))
+        started.set()
+
+    daemon.on("POST", "/containers/create", answer({"Id": ID, "Warnings": []}, 201))
+    daemon.on("POST", f"/containers/{ID}/attach", attach)
+    daemon.on("POST", f"/containers/{ID}/wait", wait)
+    daemon.on("POST", f"/containers/{ID}/start", go)
+
+
+def test_run_attached(daemon: RecordedDaemon, orlop: Any) -> None:
+    attached(daemon, frame(1, b"out\n") + frame(2, b"err\n"), 7)
+    done = orlop("run", "--rm", "busybox", "x")
+    assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
+    assert daemon.seen() == [
+        "POST /containers/create",
+        *(f"POST /containers/{ID}/{verb}" for verb in ("attach", "wait", "start")),
+    ]
+    assert daemon.requests[1].headers["upgrade"] == "tcp"
+    assert daemon.requests[1].target.endswith("/attach?stream=1&stdout=1&stderr=1")
+    assert daemon.requests[2].target.endswith("/wait?condition=removed")
+
+
+def test_run_detached(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("POST", "/containers/create", answer({"Id": ID, "Warnings": []}, 201))
+    daemon.on("POST", f"/containers/{ID}/start", answer(status=204))
+    done = orlop("run", "-d", "--name", "n", "busybox")
+    assert (done.code, done.out) == (0, ID + "\n")
+    assert daemon.seen() == ["POST /containers/create", f"POST /containers/{ID}/start"]
+    assert daemon.requests[0].target.endswith("/create?name=n")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('exec: "x": executable file not found in $PATH', 127),
+        ("stat /x: no such file or directory", 127),
+        ('exec: "/etc": permission denied', 126),
+        ('exec: "/etc": is a directory', 126),
+        ("driver failed programming external connectivity", 125),
+    ],
+)
+def test_run_codes_of_a_failed_start(daemon: RecordedDaemon, orlop: Any, text: str, code: int) -> None:
+    attached(daemon, b"", 0, answer({"message": text}, 400))
+    done = orlop("run", "--rm", "busybox", "x")
+    assert done.code == code
+    assert done.err == f"orlop: Error response from daemon: {text}\n"
+
+
+def test_run_pulls_a_missing_image(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("POST", "/containers/create", answer({"Id": ID, "Warnings": []}, 201))
+    daemon.on("POST", "/containers/create", answer({"message": "No such image: nginx:latest"}, 404), times=1)
+    daemon.on("POST", f"/containers/{ID}/start", answer(status=204))
+    daemon.on("POST", "/images/create", chunked(PULL))
+    done = orlop("run", "-d", "nginx")
+    assert (done.code, done.out) == (0, ID + "\n")
+    assert done.err.splitlines()[:2] == ["Unable to find image 'nginx:latest' locally", "latest: Pulling from library/nginx"]
+    assert daemon.requests[1].target.endswith("/images/create?fromImage=nginx&tag=latest")
+
+
+@pytest.mark.parametrize(("message", "flags"), [("No such image: x", ["--pull", "never"]), ("network x not found", [])])
+def test_run_does_not_pull(daemon: RecordedDaemon, orlop: Any, message: str, flags: list[str]) -> None:
+    daemon.on("POST", "/containers/create", answer({"message": message}, 404))
+    assert orlop("run", *flags, "x").code == 125
+    assert daemon.seen() == ["POST /containers/create"]
+
+
+def test_a_tty_needs_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
+    done = orlop("run", "-it", "busybox")
+    assert (done.code, done.err) == (1, "orlop: the input device is not a TTY\n")
+    assert daemon.requests == []
+
+
+# --- pull, load
+
+
+PULL = [
+    json.dumps(record).encode() + b"\r\n"
+    for record in (
+        {"status": "Pulling from library/nginx", "id": "latest"},
+        {"status": "Pulling fs layer", "progressDetail": {}, "id": "a1"},
+        {"status": "Downloading", "progressDetail": {"current": 5, "total": 10}, "id": "a1"},
+        {"status": "Download complete", "progressDetail": {}, "id": "a1"},
+        {"status": "Pull complete", "progressDetail": {}, "id": "a1"},
+        {"status": "Digest: sha256:" + "d" * 64},
+        {"status": "Status: Downloaded newer image for nginx:latest"},
+    )
+]
+
+
+def test_pull_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
+    whole = b"".join(PULL)
+    daemon.on("POST", "/images/create", chunked([whole[:70], whole[70:]]))
+    done = orlop("pull", "nginx")
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        "Using default tag: latest",
+        "latest: Pulling from library/nginx",
+        "a1: Pulling fs layer",
+        "a1: Download complete",
+        "a1: Pull complete",
+        "Digest: sha256:" + "d" * 64,
+        "Status: Downloaded newer image for nginx:latest",
+        "docker.io/library/nginx:latest",
+    ]
+
+
+def test_a_pull_that_fails_half_way(daemon: RecordedDaemon, orlop: Any) -> None:
+    last = b'{"errorDetail":{"message":"unexpected EOF"},"error":"unexpected EOF"}\r\n'
+    daemon.on("POST", "/images/create", chunked([*PULL[:3], last]))
+    done = orlop("pull", "-q", "nginx")
+    assert (done.code, done.out, done.err) == (1, "", "orlop: unexpected EOF\n")
+
+
+def test_stored_credentials_are_sent(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+    import base64
+
+    from orlop_cli import _config
+
+    _config.load.cache_clear()
+    auth = base64.b64encode(b"me:pass:word").decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"reg.io": {"auth": auth}}}))
+    daemon.on("POST", "/images/create", chunked(PULL))
+    try:
+        orlop("pull", "-q", "reg.io/x")
+        orlop("pull", "-q", "other.io/x")
+    finally:
+        _config.load.cache_clear()
+    sent = json.loads(base64.urlsafe_b64decode(daemon.requests[0].headers["x-registry-auth"]))
+    assert sent == {"username": "me", "password": "pass:word", "serveraddress": "reg.io"}
+    assert "x-registry-auth" not in daemon.requests[1].headers
+
+
+def test_load_streams_the_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 5000
+    (tmp_path / "image.tar").write_bytes(data)
+    daemon.on("GET", "/_ping", answer())
+    daemon.on("POST", "/images/load", chunked([b'{"stream":"Loaded image: a:b\\n"}\r\n']))
+    done = orlop("load", "-i", str(tmp_path / "image.tar"))
+    assert (done.code, done.out) == (0, "Loaded image: a:b\n")
+    assert daemon.find("POST", "/images/load").body == data
+
+
+# --- logs, events, inspect and others
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.docker.multiplexed-stream", "application/vnd.docker.raw-stream"])
+@pytest.mark.parametrize("tty", [True, False])
+def test_logs(daemon: RecordedDaemon, orlop: Any, kind: str, tty: bool) -> None:
+    if tty and "multiplexed" in kind:
+        return  # no daemon frames a TTY's log
+    body = b"all\n" if tty else frame(1, b"out\n") + frame(2, b"err\n")
+    daemon.on("GET", "/containers/web/logs", chunked([body[:5], body[5:]] if not tty else [body], {"Content-Type": kind}))
+    daemon.on("GET", "/containers/web/json", answer({"Id": ID, "Config": {"Tty": tty}}))
+    done = orlop("logs", "-t", "--tail", "5", "--since", "1700000000", "web")
+    assert (done.code, done.out, done.err) == ((0, "all\n", "") if tty else (0, "out\n", "err\n"))
+    assert daemon.requests[0].target.endswith("?stdout=1&stderr=1&since=1700000000&tail=5&timestamps=1")
+
+
+EVENT = {
+    "Type": "container",
+    "Action": "die",
+    "Actor": {"ID": "ab", "Attributes": {"name": "web", "exitCode": "0"}},
+    "scope": "local",
+    "time": 1_700_000_000,
+    "timeNano": 1_700_000_000_000_000_007,
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "2023-11-14T22:13:20.000000007Z container die ab (exitCode=0, name=web)"),
+        (["--format", "{{.Actor.Attributes.name}} {{.Time}} {{.Action}}"], "web 1700000000 die"),
+        (["--format", "json"], json.dumps(EVENT, separators=(",", ":"))),
+    ],
+)
+def test_events(daemon: RecordedDaemon, orlop: Any, flags: list[str], line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    time.tzset()
+    daemon.on("GET", "/events", chunked([json.dumps(EVENT).encode() + b"\n"] * 2))
+    assert orlop("events", *flags).out == f"{line}\n{line}\n"
+
+
+def test_inspect_finds_any_type_and_reports_what_is_missing(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("GET", "/volumes/data", answer({"Name": "data"}))
+    daemon.on("GET", "/containers/web/json", answer({"Name": "/web"}))
+    done = orlop("inspect", "-f", "{{.Name}}", "web", "nope", "data")
+    assert (done.code, done.out, done.err) == (1, "/web\ndata\n", "orlop: no such object: nope\n")
+    assert json.loads(orlop("inspect", "--type", "volume", "data").out) == [{"Name": "data"}]
+    assert orlop("inspect", "nope").out == "[]\n"
+
+
+def test_exec(daemon: RecordedDaemon, orlop: Any) -> None:
+    def start(connection: Any, request: Request) -> None:
+        connection.sendall(UPGRADED + frame(1, b"hi\n"))
+
+    daemon.on("POST", "/containers/web/exec", answer({"Id": "e1"}, 201))
+    daemon.on("POST", "/exec/e1/start", start)
+    daemon.on("GET", "/exec/e1/json", answer({"ExitCode": 5}))
+    done = orlop("exec", "-e", "A=1", "-w", "/x", "web", "ls", "-l")
+    assert (done.code, done.out) == (5, "hi\n")
+    sent = daemon.requests[0].json()
+    assert (sent["Cmd"], sent["Env"], sent["WorkingDir"], sent["AttachStdin"]) == (["ls", "-l"], ["A=1"], "/x", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({"Running": False}, "cannot attach to a stopped container, start it first"),
+        ({"Running": True, "Paused": True}, "cannot attach to a paused container, unpause it first"),
+        ({"Running": True, "Restarting": True}, "cannot attach to a restarting container, wait until it is running"),
+    ],
+)
+def test_attach_refuses(daemon: RecordedDaemon, orlop: Any, state: dict[str, bool], text: str) -> None:
+    daemon.on(
+        "GET", "/containers/web/json", answer({"Id": ID, "State": state, "Config": {"Tty": False, "OpenStdin": False}})
+    )
+    done = orlop("attach", "web")
+    assert (done.code, done.err) == (1, f"orlop: {text}\n")
+
+
+def test_wait_prints_codes(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("POST", "/containers/a/wait", answer({"StatusCode": 3}))
+    daemon.on("POST", "/containers/b/wait", answer({"StatusCode": 0}))
+    assert orlop("wait", "a", "b").out == "3\n0\n"
+
+
+def test_port(daemon: RecordedDaemon, orlop: Any) -> None:
+    ports = {"443/tcp": None, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]}
+    daemon.on("GET", "/containers/web/json", answer({"NetworkSettings": {"Ports": ports}}))
+    assert orlop("port", "web").out == "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n"
+    assert orlop("port", "web", "80").out == "0.0.0.0:8080\n[::]:8080\n"
+    assert orlop("port", "web", "443").err == "orlop: no public port '443' published for web\n"
+
+
+SAMPLE = {
+    "read": "2024-01-01T00:00:00Z",
+    "name": "/web",
+    "id": ID,
+    "cpu_stats": {"cpu_usage": {"total_usage": 3000}, "system_cpu_usage": 20000, "online_cpus": 2},
+    "precpu_stats": {"cpu_usage": {"total_usage": 2000}, "system_cpu_usage": 10000},
+    "memory_stats": {"usage": 50 << 20, "limit": 100 << 20, "stats": {"inactive_file": 25 << 20}},
+    "networks": {"eth0": {"rx_bytes": 1500, "tx_bytes": 20}},
+    "blkio_stats": {"io_service_bytes_recursive": [{"op": "read", "value": 4096}, {"op": "Write", "value": 10}]},
+    "pids_stats": {"current": 3},
+}
+
+
+def test_stats(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("GET", "/containers/json", answer([container()]))
+    daemon.on("GET", "/containers/0123456789ab/stats", answer(SAMPLE))
+    form = "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.MemPerc}} {{.NetIO}} {{.BlockIO}} {{.PIDs}}"
+    done = orlop("stats", "--no-stream", "--format", form)
+    assert done.out == "web 20.00% 25MiB / 100MiB 25.00% 1.5kB / 20B 4.1kB / 10B 3\n"
+
+
+def test_stats_of_a_missing_container(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("GET", "/containers/nope/stats", MISSING)
+    done = orlop("stats", "--no-stream", "nope")
+    assert (done.code, done.err) == (1, "orlop: Error response from daemon: No such container: nope\n")
+
+
+def test_images(daemon: RecordedDaemon, orlop: Any) -> None:
+    image = {
+        "Id": "sha256:" + "a" * 64,
+        "Created": 1_700_000_000,
+        "Size": 2_026_471,
+        "RepoTags": ["x/y:1", "x:2"],
+        "RepoDigests": [],
+    }
+    bare = {"Id": "sha256:" + "b" * 64, "Created": 1_700_000_000, "Size": 10, "RepoTags": [], "RepoDigests": []}
+    pulled = {"Id": "sha256:" + "c" * 64, "Created": 0, "Size": 10, "RepoTags": [], "RepoDigests": ["z@sha256:12"]}
+    daemon.on("GET", "/images/json", answer([image, bare, pulled]))
+    rows = orlop("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}} {{.Size}} {{.CreatedAt}}").out.splitlines()
+    assert rows[0] == "x/y:1 aaaaaaaaaaaa 2.03MB 2023-11-14 22:13:20 +0000 UTC"
+    assert rows[1].startswith("x:2 aaaa")
+    assert rows[2].startswith("<none>:<none> bbbb")
+    assert rows[3].startswith("z:<none> cccc")
+    orlop("images", "x:2")
+    assert "reference" in daemon.requests[-1].target
+
+
+def test_network_create(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("POST", "/networks/create", answer({"Id": "n1"}, 201))
+    flags = ["--subnet", "10.1.0.0/16", "--subnet", "fd00::/64", "--gateway", "10.1.0.1", "--ip-range", "10.1.5.0/24"]
+    assert orlop("network", "create", *flags, "--aux-address", "a=10.1.0.2", "--internal", "back").out == "n1\n"
+    assert daemon.requests[0].json()["IPAM"]["Config"] == [
+        {"Subnet": "10.1.0.0/16", "IPRange": "10.1.5.0/24", "Gateway": "10.1.0.1", "AuxiliaryAddresses": {"a": "10.1.0.2"}},
+        {"Subnet": "fd00::/64"},
+    ]
+    assert orlop("network", "create", "--gateway", "10.1.0.1", "x").err == "orlop: no matching subnet for 10.1.0.1\n"
+
+
+def test_prune_asks(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    daemon.on("POST", "/containers/prune", answer({"ContainersDeleted": [ID], "SpaceReclaimed": 1500}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert orlop("container", "prune").code == 1
+    assert daemon.requests == []
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert orlop("container", "prune", "--filter", "label!=keep").out.endswith(
+        f"Deleted Containers:\n{ID}\n\nTotal reclaimed space: 1.5kB\n"
+    )
+    assert "label%21" in daemon.requests[0].target
+
+
+def test_version_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["-H", f"unix://{tmp_path}/none", "version"])
+    captured = capsys.readouterr()
+    assert ended.value.code == 1
+    assert captured.out.startswith("Client: Orlop\n Version: ")
+    assert "Cannot connect" in captured.err
+
+
+# --- the table of commands
+
+
+def commands(table: dict[str, Lazy], path: tuple[str, ...] = ()) -> Any:
+    for name, lazy in table.items():
+        yield (*path, name), lazy
+
+
+ALL = [
+    *commands(_root.TABLE),
+    *commands(_root.CONTAINER, ("container",)),
+    *commands(_root.IMAGE, ("image",)),
+    *commands(_root.VOLUME, ("volume",)),
+    *commands(_root.NETWORK, ("network",)),
+    *commands(_root.SYSTEM, ("system",)),
+]
+
+
+@pytest.mark.parametrize(("path", "lazy"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_help(path: tuple[str, ...], lazy: Lazy, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command explains itself; its first line is the one in the table, which help prints without importing it."""
+    monkeypatch.setenv("COLUMNS", "120")
+    done = orlop(*path, "--help")
+    assert done.code == 0
+    usage, _, summary, *_ = done.out.splitlines()
+    assert usage.startswith(f"Usage:  orlop {' '.join(path)} [OPTIONS]")
+    assert summary == lazy.summary
+    if lazy.module != "groups":
+        assert "\nExamples:\n  orlop " in done.out or "\nExamples:\n  tar" in done.out
+
+
+def test_installed_commands_are_loaded_when_called(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+    import importlib.metadata
+
+    import click
+
+    @click.command("check", help="Compare the database with the kernel")
+    def check() -> None:
+        click.echo("checked")
+
+    class Entry:
+        name, value = "check", "x:check"
+        loaded = 0
+
+        def load(self) -> click.Command:
+            self.loaded += 1
+            return check
+
+    entry_point = Entry()
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry_point] if group == "orlop.cli" else [])
+    assert orlop("volume", "--help").code == 0
+    assert entry_point.loaded == 0
+    assert orlop("check").out == "checked\n"
+    assert "Compare the database with the kernel" in orlop("--help").out
+
+
+def test_a_broken_installed_command_does_not_break_help(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+    import importlib.metadata
+
+    class Entry:
+        name, value = "bad", "gone:bad"
+
+        def load(self) -> Any:
+            raise ImportError("no module named gone")
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [Entry()])
+    assert "cannot load command bad" in orlop("--help").out
+    assert orlop("bad").code == 1

@@ -1,0 +1,160 @@
+"""Go templates: what is supported does what Go does, and what is not says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from orlop_cli._errors import CliError
+from orlop_cli._format import render_rows
+from orlop_cli._template import Template
+from orlop_cli.commands.ps import COLUMNS, HEADERS, Container
+
+WEB = {
+    "Name": "/web",
+    "State": {"Status": "running", "Pid": 42, "Running": True, "Error": "", "Load": 1.5},
+    "Config": {"Labels": {"app": "shop", "tier": "front"}, "Env": ["A=1", "B=2"], "Cmd": None},
+    "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "443/tcp": None}},
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{.State.Status}}", "running"),
+        ("{{ .State.Pid }}{{/* nothing */}}", "42"),
+        ("{{json .Config.Labels}}", '{"app":"shop","tier":"front"}'),
+        ("{{json .State.Error}}", '""'),
+        ("{{.Config.Env}} {{.Config.Labels}}", "[A=1 B=2] map[app:shop tier:front]"),
+        ("{{.Config.Cmd}} {{.State.Running}} {{.State.Load}}", "<no value> true 1.5"),
+        ('{{index .Config.Labels "app"}}', "shop"),
+        ('[{{index .Config.Labels "none"}}]', "[]"),
+        ("{{.Config.Labels.none}}", "<no value>"),
+        ('{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}', "8080"),
+        ("{{range .Config.Env}}{{.}};{{end}}", "A=1;B=2;"),
+        ("{{range $i, $e := .Config.Env}}{{if $i}}, {{end}}{{$i}}={{$e}}{{end}}", "0=A=1, 1=B=2"),
+        ("{{range $k, $v := .Config.Labels}}{{$k}}:{{$v}} {{end}}", "app:shop tier:front "),
+        ("{{range .Config.Cmd}}x{{else}}empty{{end}}", "empty"),
+        ("{{range .Config.Env}}{{.}}{{break}}{{end}}", "A=1"),
+        ("{{range .Config.Env}}{{if eq . `A=1`}}{{continue}}{{end}}{{.}}{{end}}", "B=2"),
+        ("{{if .State.Running}}up{{else}}down{{end}}", "up"),
+        ("{{if .State.Error}}a{{else if gt .State.Pid 100}}b{{else}}c{{end}}", "c"),
+        ("{{with .Config.Labels}}{{.app}}{{end}}", "shop"),
+        ("{{with $x := .State.Pid}}{{$x}}{{end}}", "42"),
+        ("{{with .Config.Cmd}}x{{else}}none{{end}}", "none"),
+        ("{{range .Config.Env}}{{$.Name}}{{end}}", "/web/web"),
+        ("{{$n := .Name}}{{$n = `other`}}{{$n}}", "other"),
+        ("{{len .Config.Env}} {{len .Name}} {{len .Config.Cmd}}", "2 4 0"),
+        ("{{upper .State.Status}} {{.State.Status | title | lower}}", "RUNNING running"),
+        ('{{join .Config.Env ","}} {{split .Name "e"}}', "A=1,B=2 [/w b]"),
+        ('{{join (split "a:b" ":") "-"}}', "a-b"),
+        ("{{pad .State.Status 1 2}}|{{truncate .State.Status 3}}", " running  |run"),
+        (
+            '{{printf "%-8s|%5d|%q|%.1f|%v|%%" .State.Status .State.Pid .Name .State.Load .Config.Env}}',
+            'running |   42|"/web"|1.5|[A=1 B=2]|%',
+        ),
+        ("{{println .State.Pid}}", "42\n"),
+        ('{{print "a" 1 2 "b"}}', "a1 2b"),
+        ("{{and .State.Running .State.Pid}} {{or .State.Error `none`}} {{not .State.Running}}", "42 none false"),
+        (
+            "{{eq .State.Status `x` `running`}} {{ne 1 2}} {{lt 1 2}} {{le 2 2}} {{gt 1 2}} {{ge 2 2}}",
+            "true true true true false true",
+        ),
+        ("{{slice .State.Status 0 3}}", "run"),
+        ("a {{- ` b ` -}} c", "a b c"),
+        (r'{{"tab\there é \""}}', 'tab\there é "'),
+        ('{{"}}"}}', "}}"),
+        ("no actions", "no actions"),
+    ],
+)
+def test_renders(source: str, expected: str) -> None:
+    assert Template(source).render(WEB) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{.Nope}}", 'executing "" at <.Nope>: map has no entry for key "Nope"'),
+        ("{{.State.Health.Status}}", 'at <.State.Health>: map has no entry for key "Health"'),
+        ("{{.Name.X}}", "can't evaluate field X in type string"),
+        ("{{.Config.Cmd.X}}", "nil data"),
+        ("{{foo .}}", 'function "foo" not defined'),
+        ("{{html .Name}}", 'function "html" not defined'),
+        ("{{template `x`}}", "{{template}} is not supported"),
+        ("{{define `x`}}{{end}}", "{{define}} is not supported"),
+        ("{{.Name", "unclosed action"),
+        ("{{if .Name}}x", "unexpected end of the template in {{if}}"),
+        ("x{{end}}", "unexpected {{end}}"),
+        ("{{}}", "missing value for command"),
+        ("{{.Name | }}", "missing value for command"),
+        ("{{(.Name}}", "unclosed left paren"),
+        ("{{$x}}", 'undefined variable "$x"'),
+        ("{{break}}", "outside"),
+        ("{{range .State.Running}}{{end}}", "range can't iterate over true"),
+        ("{{index .Config.Env 7}}", "index out of range: 7"),
+        ("{{index .Config.Cmd 0}}", "index of untyped nil"),
+        ("{{eq .Name 1}}", "incompatible types"),
+        ("{{len .State.Pid}}", "len of type int"),
+        ("{{upper}}", "wrong number or type of arguments for upper"),
+        ("{{.Name .Name}}", "can't give argument to non-function .Name"),
+        ("{{.Name | 3}}", "non executable command in pipeline"),
+        ("{{&}}", "unexpected '&'"),
+    ],
+)
+def test_says_what_is_wrong(source: str, message: str) -> None:
+    with pytest.raises(CliError) as caught:
+        Template(source).render(WEB)
+    assert caught.value.message.startswith("template parsing error: ")
+    assert message in caught.value.message
+
+
+ITEM = {
+    "Id": "0123456789abcdef" * 4,
+    "Names": ["/web", "/other/alias"],
+    "Image": "nginx:1",
+    "ImageID": "sha256:" + "f" * 64,
+    "Command": 'nginx -g "daemon off;" and more',
+    "Created": 1_700_000_000,
+    "Ports": [],
+    "Labels": {"b": "2", "a": "1"},
+    "State": "running",
+    "Status": "Up 3 minutes (healthy)",
+    "Mounts": [{"Type": "volume", "Name": "a-very-long-volume-name", "Driver": "local"}, {"Type": "bind", "Source": "/srv"}],
+    "NetworkSettings": {"Networks": {"front": {}, "back": {}}},
+    "SizeRw": 1234567,
+    "SizeRootFs": 21_500_000,
+}
+
+
+def rendered(form: str | None, trunc: bool = True) -> str:
+    return render_rows([Container(ITEM, trunc)], COLUMNS, HEADERS, form)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("{{.ID}}\\t{{.Names}}", "0123456789ab\tweb\n"),
+        ("{{.Command}}", '"nginx -g \\"daemon of…"\n'),
+        ('{{.Labels}} {{.Label "a"}}|{{.Label "x"}}|', "a=1,b=2 1||\n"),
+        ("{{.Mounts}} {{.LocalVolumes}} {{.Networks}}", "a-very-long-vo…,/srv 1 back,front\n"),
+        ("{{.Size}} {{.HealthStatus}}", "1.23MB (virtual 21.5MB) healthy\n"),
+        ('table {{.ID}}\\t{{.Label "a"}}', "CONTAINER ID   a\n0123456789ab   1\n"),
+        ("table {{.Names}} {{upper .State}}\\t{{.Image}}", "NAMES STATE   IMAGE\nweb RUNNING   nginx:1\n"),
+    ],
+)
+def test_rows(form: str, expected: str) -> None:
+    assert rendered(form) == expected
+
+
+def test_untruncated_rows_show_link_names() -> None:
+    assert rendered("{{.Names}} {{.ID}}", trunc=False) == f"web,other/alias {ITEM['Id']}\n"
+
+
+def test_json_rows_hold_every_placeholder() -> None:
+    import json
+
+    assert sorted(json.loads(rendered("json"))) == sorted(Container.FIELDS)
+
+
+def test_unknown_placeholder_names_the_known_ones() -> None:
+    with pytest.raises(CliError, match=r"can't evaluate field Nope.*\.Names"):
+        rendered("{{.Nope}}")

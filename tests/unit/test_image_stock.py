@@ -1,0 +1,217 @@
+"""What survives, what is set aside and what is swept away: the room opened again on what an earlier daemon left."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from tests.registry import docker_archive, image, layer, oci_archive
+from tests.registry.build import tar
+from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
+
+from orlop_kernel.engine.images.references import parse
+from orlop_kernel.engine.images.service import ImportRequest
+from orlop_kernel.spi import InvalidParameter, NotFound, OrlopError
+from orlop_kernel.store import Put, Store
+
+BASE = layer({"base": b"12345"})
+APP = image([BASE, layer({"top": b"1"})], config={"Labels": {"a": "b"}})
+OTHER = image([BASE, layer({"other": b"22"})])
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    stream = io.BytesIO(data)
+    while piece := stream.read(4096):
+        yield piece
+        await trio.lowlevel.checkpoint()
+
+
+async def load(room: Room, data: bytes) -> str:
+    """The error of a load, or nothing."""
+    try:
+        records = await drain(room.images.load_archive(pieces(data)))
+    except OrlopError as error:
+        return str(error)
+    return str(records[-1].get("error", ""))
+
+
+def reopened(
+    tmp_path: Path, damage: Callable[[DirectoryStorage], None], rows: list[tuple[str, bytes]] | None = None
+) -> Room:
+    """A room with a:x and b:x, ended, damaged, and opened again; returned closed, to be looked at."""
+
+    async def main() -> Room:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_room(str(tmp_path), storage=storage) as room:
+            assert not await load(room, docker_archive({"a:x": APP, "b:x": OTHER}))
+        damage(storage)
+        async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
+            await store.commit([Put("images", key, value) for key, value in rows or []])
+        async with open_room(str(tmp_path), storage=storage) as room:
+            return room
+
+    return trio.run(main)
+
+
+def names(room: Room) -> list[str]:
+    return sorted(name for found in room.images.all() for name in found.repo_tags)
+
+
+def quarantined(tmp_path: Path) -> list[str]:
+    async def main() -> list[str]:
+        async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
+            return sorted(key for _, key, _ in store.quarantined())
+
+    return trio.run(main)
+
+
+def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:
+    def leave(storage: DirectoryStorage) -> None:
+        content = tmp_path / "content"
+        (content / "blobs" / "sha256" / ("e" * 64)).write_bytes(b"an orphan")
+        (content / "ingest" / ("f" * 64)).write_bytes(b"a partial nobody goes on with")
+        (content / "ingest" / "tmp-1").write_bytes(b"x")
+        for key, parent in (("extract-1", None), ("sha256:" + "1" * 64, None), ("sha256:" + "2" * 64, "sha256:" + "1" * 64)):
+            storage.parents[key] = parent
+            os.mkdir(tmp_path / "layers" / key)
+
+    room = reopened(tmp_path, leave)
+    assert names(room) == ["a:x", "b:x"]
+    assert len(room.storage.parents) == 3 and not room.partials()
+    assert len(room.blobs()) == 2 + 3, "two configurations, three layers"
+    assert room.images.resolve("a:x").config.labels == {"a": "b"}
+    assert quarantined(tmp_path) == []
+
+
+def test_a_layer_that_a_container_stands_on_stays(tmp_path: Path) -> None:
+    async def main() -> None:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_room(str(tmp_path), storage=storage) as room:
+            await load(room, docker_archive({"a:x": APP}))
+            top = room.images.resolve("a:x").chain_id
+            await storage.prepare("container", top)
+            gone = await room.images.remove("a:x", force=True)
+            assert [item.untagged or item.deleted for item in gone] == ["a:x", APP.id]
+        async with open_room(str(tmp_path), storage=storage) as room:
+            assert not room.images.all() and len(storage.parents) == 3
+            assert not await load(room, docker_archive({"a:x": APP})), "found again, not unpacked again"
+            assert room.unpacker.count == 0
+            await room.images.remove("a:x", force=True)
+            await storage.remove("container")
+            await room.images.collect()
+            assert room.is_empty()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (lambda tmp_path, storage: (tmp_path / "content/blobs/sha256" / APP.id[7:]).unlink(), ["b:x"]),
+        (lambda tmp_path, storage: (tmp_path / "content/blobs/sha256" / APP.id[7:]).write_bytes(b"{}"), ["b:x"]),
+        (lambda tmp_path, storage: storage.parents.clear(), []),
+    ],
+    ids=["no configuration", "damaged configuration", "no layers"],
+)
+def test_damaged_images_are_set_aside(
+    tmp_path: Path, damage: Callable[[Path, DirectoryStorage], None], left: list[str]
+) -> None:
+    room = reopened(tmp_path, lambda storage: damage(tmp_path, storage))
+    assert names(room) == left
+    lost = {"a:x": APP.id, "b:x": OTHER.id}
+    expected = [id for name, id in lost.items() if name not in left]
+    expected += [f"ref:{parse(name)}" for name in lost if name not in left]
+    assert quarantined(tmp_path) == sorted(expected)
+
+
+def test_rows_that_mean_nothing_are_set_aside(tmp_path: Path) -> None:
+    rows = [
+        ("sha256:" + "1" * 64, b"no JSON"),
+        ("sha256:" + "2" * 64, json.dumps({"id": "sha256:" + "2" * 64, "layers": []}).encode()),
+        ("ref:NOT A NAME", APP.id.encode()),
+        ("ref:docker.io/library/c:x", b"\xff"),
+        ("resume:x", b"[]"),
+    ]
+    room = reopened(tmp_path, lambda storage: None, rows)
+    assert names(room) == ["a:x", "b:x"]
+    assert quarantined(tmp_path) == sorted(key for key, _ in rows)
+
+
+@pytest.mark.parametrize(("until", "kept"), [(4e9, True), (1.0, False)])
+def test_interrupted_pulls_expire(tmp_path: Path, until: float, kept: bool) -> None:
+    row = {"blobs": ["sha256:" + "e" * 64], "chains": [], "until": until}
+    orphan = tmp_path / "content" / "blobs" / "sha256" / ("e" * 64)
+
+    def leave(storage: DirectoryStorage) -> None:
+        orphan.write_bytes(b"x")
+
+    room = reopened(tmp_path, leave, [("resume:docker.io/library/z:x", json.dumps(row).encode())])
+    assert orphan.exists() == kept
+    assert names(room) == ["a:x", "b:x"]
+
+
+def test_tags_move_and_are_remembered(tmp_path: Path) -> None:
+    async def main() -> None:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_room(str(tmp_path), storage=storage) as room:
+            await load(room, docker_archive({"a:x": APP, "b:x": OTHER}))
+            await room.images.tag("b:x", "a", "x")
+            await room.images.tag(APP.id, "reg.io/c", "")
+            for repository, tag, message in (
+                ("sha256", "x", "ambiguous tag"),
+                (f"a@{APP.id}", "", "digest reference"),
+                ("a", ":", "invalid tag format"),
+            ):
+                with pytest.raises(InvalidParameter, match=message):
+                    await room.images.tag("b:x", repository, tag)
+            with pytest.raises(NotFound, match="No such image: nope:latest"):
+                await room.images.tag("nope", "a", "x")
+        async with open_room(str(tmp_path), storage=storage) as room:
+            assert room.images.names(OTHER.id) == ["a:x", "b:x"]
+            assert room.images.names(APP.id) == ["reg.io/c:latest"]
+            shown = await room.images.inspect("reg.io/c")
+            assert shown.metadata.last_tag_time > "2020"
+
+    trio.run(main)
+
+
+def test_an_oci_layout(tmp_path: Path) -> None:
+    oci = image([layer({"x": b"y"}, compression="zstd", oci=True)], oci=True)
+
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            assert not await load(room, oci_archive({"docker.io/library/o:1": oci, "": APP}))
+            assert room.images.resolve("o:1").id == oci.id
+            assert room.images.resolve(APP.id).repo_tags == ()
+            changed = oci_archive({"docker.io/library/o:2": image([OTHER.layers[1]])}).replace(b"ADD layer0", b"ADD_layer0")
+            assert "has another content" in await load(room, changed)
+            assert len(room.images.all()) == 2
+            await room.images.prune({"dangling": ["false"]})
+            assert room.is_empty()
+
+    trio.run(main)
+
+
+def test_import(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            request = ImportRequest("-", parse("imp:v1"), changes=("CMD a", "LABEL k=v"))
+            records = await drain(room.images.import_image(request, pieces(tar({"hi": b"there"}))))
+            found = room.images.resolve("imp:v1")
+            assert records == [{"status": found.id}]
+            assert found.document.comment == "Imported from -"
+            assert (found.config.labels, len(found.layers)) == ({"k": "v"}, 1)
+            assert [step.size for step in room.images.history("imp:v1")] == [5]
+            with pytest.raises(InvalidParameter, match="RUN is not a valid change command"):
+                room.images.import_image(ImportRequest("-", changes=("RUN x",)), pieces(b""))
+            with pytest.raises(InvalidParameter):
+                await drain(room.images.import_image(ImportRequest("-"), pieces(b"no tar" * 500)))
+            await room.images.remove("imp:v1")
+            assert room.is_empty()
+
+    trio.run(main)
