@@ -42,6 +42,7 @@ class LazyGroup(click.Group):
             short_help=summary,
             no_args_is_help=False,
             invoke_without_command=True,
+            callback=_help_alone,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         )
         self.table = table
@@ -82,12 +83,6 @@ class LazyGroup(click.Group):
         hint = f"\nDid you mean '{ctx.command_path} {near[0]}'?" if near else ""
         return f"'{name}' is not a command of {ctx.command_path}.{hint}\nSee '{ctx.command_path} --help'"
 
-    def invoke(self, ctx: click.Context) -> Any:
-        if not (getattr(ctx, "_protected_args", None) or ctx.args):
-            click.echo(self.get_help(ctx))
-            return None
-        return super().invoke(ctx)
-
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"Usage:  {ctx.command_path} [OPTIONS] COMMAND\n\n{self.help}\n")
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -103,6 +98,13 @@ class LazyGroup(click.Group):
             formatter.write_dl(lines, col_max=30)
             formatter.dedent()
         formatter.write(f"\nRun '{ctx.command_path} COMMAND --help' for what a command does and examples of it.\n")
+
+
+def _help_alone(**_flags: Any) -> None:
+    """What a group does when no command is named."""
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _order(section: tuple[str, object]) -> tuple[int, str]:

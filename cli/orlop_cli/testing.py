@@ -69,6 +69,7 @@ class RecordedDaemon:
         self.path = path
         self.host = f"unix://{path}"
         self.requests: list[Request] = []
+        self.closing = threading.Event()  # for replies that wait for something: they should stop then
         self._rules: list[list[Any]] = []
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -98,6 +99,7 @@ class RecordedDaemon:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.closing.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for connection in list(self._connections):

@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import time
@@ -57,7 +58,10 @@ class Daemon:
         inherited = systemd.inherited_sockets(os.environ, os.getpid())
         listen.close_unused(inherited, config)
         with pidfile.held(config.pid_path), process.roots(config), _mount_point_released(config):
-            async with Zygote.start(config.exec_root, [config.log_driver]) as zygote, trio.open_nursery() as outer:
+            async with (
+                Zygote.start(config.exec_root, [config.log_driver], _programs(config)) as zygote,
+                trio.open_nursery() as outer,
+            ):
                 process.adjust()
                 await outer.start(self._watch_signals)
                 # The zygote imports on the other processor while we import here
@@ -195,6 +199,13 @@ def _check_defaults(engine: Engine) -> None:
         engine.drivers.runtime(config.default_runtime)
     except OrlopError as error:
         _log.warning("containers cannot be started with the default runtime: %s", error)
+
+
+def _programs(config: Config) -> list[str]:
+    """The default runtime's program: what most containers start by."""
+    entry = config.all_runtimes().get(config.default_runtime)
+    found = shutil.which(entry.path) if entry and entry.path else None
+    return [found] if found else []
 
 
 def _stop_limit(engine: Engine) -> float:

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import termios
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -328,16 +329,20 @@ class Engine:
 
     def api(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """One request: status and decoded body. `body` of bytes is sent as it is, else as JSON."""
+        status, raw, kind = self.raw(method, path, body, headers)
+        return status, json.loads(raw) if "json" in kind and raw.strip() else raw
+
+    def raw(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes, str]:
+        """The same, with the body as it came, and its type."""
         connection = UnixConnection(self.socket)
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
             own = {"Content-Type": "application/json"} if data is not None else {}
             connection.request(method, path, data, {**own, **(headers or {})})
             answer = connection.getresponse()
-            raw = answer.read()
-            if "json" in (answer.getheader("Content-Type") or "") and raw.strip():
-                return answer.status, json.loads(raw)
-            return answer.status, raw
+            return answer.status, answer.read(), answer.getheader("Content-Type") or ""
         finally:
             connection.close()
 
@@ -355,6 +360,12 @@ class Engine:
         status, found = self.api("GET", f"/containers/{name}/json")
         assert status == 200, found
         return dict(found)
+
+    def events(self, **filters: str) -> list[str]:
+        """The actions of what has happened so far (the last 256 of all)."""
+        wanted = json.dumps({key: [value] for key, value in filters.items()})
+        query = urllib.parse.urlencode({"since": "0", "until": f"{time.time():.9f}", "filters": wanted})
+        return [json.loads(line)["Action"] for line in self.raw("GET", f"/events?{query}")[1].splitlines()]
 
     def state(self, name: str) -> str:
         return str(self.inspect(name)["State"]["Status"])

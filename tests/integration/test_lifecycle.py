@@ -1,4 +1,4 @@
-"""A container's states as its users drive them: create, start, stop, kill, restart, wait, pause, rename, rm, prune, ps, logs."""
+"""A container's states as its users drive them, what `ps`, `inspect` and `logs` say of them, and restart policies."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_kill_with_a_signal(engine: Engine, name: str) -> None:
     engine.ok("kill", "-s", "TERM", name)
     assert engine.ok("wait", name) == "7"
     result = engine.docker("kill", "-s", "NOSUCH", name)
-    assert result.err.strip().lower() == "error response from daemon: invalid signal: nosuch"
+    assert result.err == f"Error response from daemon: cannot kill container: {name}: invalid signal: NOSUCH\n"
 
 
 def test_restart(engine: Engine, name: str) -> None:

@@ -31,7 +31,8 @@ def test_holes_stay_holes(tmp_path: Path, form: str) -> None:
     with open(tmp_path / "a.tar", "rb") as archive:
         root = os.open(target, os.O_RDONLY)
         try:
-            extract(Uncompressed(archive.fileno(), 1 << 30), root, Unpack(False, ownership=os.geteuid() == 0))
+            with Uncompressed(archive.fileno(), 1 << 30) as stream:
+                extract(stream, root, Unpack(False, ownership=os.geteuid() == 0))
         finally:
             os.close(root)
     for name in os.listdir(source):

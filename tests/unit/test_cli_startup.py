@@ -39,7 +39,7 @@ def cpu_of(command: list[str], environment: dict[str, str]) -> float:
 
 
 def test_ps_within_its_cpu_budget(tmp_path: Path) -> None:
-    """Measured beside the bare interpreter: where that alone takes longer than usual, the machine is slow, not the client."""
+    """Measured beside the bare interpreter: where that alone takes longer, the machine is slow, not we."""
     paths = [path for path in sys.path if (path and Path(path, "orlop_cli").is_dir()) or Path(path or ".", "click").is_dir()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DOCKER_CONFIG": str(tmp_path)}
     with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:

@@ -89,7 +89,7 @@ class Shell:
     """A recorded container with a TTY: echoes, ends on `exit\\r`, and is detached from by keys, as the daemon does it."""
 
     def __init__(self, daemon: RecordedDaemon, keys: bytes = b"\x10\x11") -> None:
-        self.keys = keys
+        self.keys, self.closing = keys, daemon.closing
         self.ended = threading.Event()
         self.input = b""
         daemon.on("POST", "/containers/create", answer({"Id": ID, "Warnings": []}, 201))
@@ -116,7 +116,8 @@ class Shell:
 
     def wait(self, connection: Any, request: Request) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n")
-        self.ended.wait(10)
+        while not self.ended.wait(0.05) and not self.closing.is_set():
+            pass
         connection.sendall(b'{"StatusCode":3}')
 
 

@@ -54,7 +54,8 @@ def unpack(data: bytes, target: str, *, overlay: bool = False, **options: Any) -
     before = os.umask(0)
     try:
         request = Unpack(overlay, ownership=ROOT, **options)
-        return extract(Uncompressed(source, request.limits.size), root, request)
+        with Uncompressed(source, request.limits.size) as stream:
+            return extract(stream, root, request)
     finally:
         os.umask(before)
         os.close(root)

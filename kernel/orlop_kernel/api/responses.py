@@ -24,6 +24,7 @@ __all__ = [
     "hijack_head",
     "json_bytes",
     "json_response",
+    "stdout_frame",
     "stream_head",
     "stream_type",
     "text_response",

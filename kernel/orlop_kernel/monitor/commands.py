@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from orlop_kernel.spi.common import Command
 
+from . import sealed
 from .loop import Loop
 
 __all__ = ["IGNORED_SIGNALS", "run"]
@@ -36,7 +37,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     os.chdir(command.cwd)  # posix_spawn has no way to say it; we have one thread
     try:
         pid = os.posix_spawnp(
-            command.argv[0],
+            sealed.executable(command.argv[0]),
             command.argv,
             dict(command.env),
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, *stdio[1:]))],

@@ -1,6 +1,6 @@
 """The process that monitors and unpack workers are forked from: small, single-threaded, with everything imported already.
 
-    python -I -m orlop_kernel.monitor.zygote FD LOG_DRIVER...
+    python -I -m orlop_kernel.monitor.zygote FD [LOG_DRIVER | /PATH/OF/A/RUNTIME]...
 
 Started by orlopd, in a session of its own. It is the parent of every monitor and a subreaper: what a dead monitor leaves
 behind (its container's init, a runtime half-way) comes here. A monitor that ended without its exit record is accounted
@@ -26,7 +26,7 @@ import msgspec
 from orlop_kernel import linux
 from orlop_kernel.unpack import worker
 
-from . import cgroups, logs, main, orphans, records, sharing
+from . import cgroups, logs, main, orphans, records, sealed, sharing
 from .commands import IGNORED_SIGNALS
 from .forking import MESSAGE_LIMIT, Fork, Forked
 from .loop import Loop
@@ -134,7 +134,7 @@ def _child(entry: str, fd: int) -> NoReturn:
     descriptors that have been taken over by others in the meantime."""
     status = 70
     try:
-        linux.close_other_fds([fd])
+        linux.close_other_fds([fd, *sealed.descriptors()])
         os.setsid()
         signal.set_wakeup_fd(-1)
         for signum in (*IGNORED_SIGNALS, signal.SIGCHLD):
@@ -154,8 +154,9 @@ def _main(arguments: list[str]) -> None:
     os.chdir("/")
     control = socket.socket(fileno=int(arguments[0]))
     os.set_inheritable(control.fileno(), False)
-    logs.preload(arguments[1:])
     linux.close_other_fds([control.fileno()])
+    logs.preload(name for name in arguments[1:] if not name.startswith("/"))
+    sealed.hold(name for name in arguments[1:] if name.startswith("/"))
     title = Title()
     sharing.freeze()
     title.set("orlop-zygote")

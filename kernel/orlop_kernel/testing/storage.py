@@ -59,7 +59,8 @@ def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> 
     root = os.open(target.directory, os.O_RDONLY)
     try:
         request = Unpack(target.overlay_whiteouts, ownership=os.geteuid() == 0)
-        extract(Uncompressed(reading, 1 << 20), root, request)
+        with Uncompressed(reading, 1 << 20) as source:
+            extract(source, root, request)
     finally:
         os.close(root)
         os.close(reading)

@@ -1,7 +1,8 @@
 """Compressed bytes from a descriptor to uncompressed ones in order, hashed on the way.
 
 A second thread reads, decompresses and hashes (all in C, without the interpreter's lock) up to four chunks ahead of the
-one that writes files. It ends with the stream, with an error, or when `close` is called.
+one that writes files. It ends with the stream, with an error, or after `close`; it has a descriptor of its own, so that
+the caller may close his while it still reads.
 """
 
 from __future__ import annotations
@@ -135,11 +136,12 @@ def decompress(file: CompressedFile) -> Iterator[bytes]:
 
 
 class Uncompressed:
-    """The consumer's end: an `archive.Source`. Used by one thread."""
+    """The consumer's end: an `archive.Source`. Used by one thread. `fd` stays the caller's."""
 
     def __init__(self, fd: int, limit: int) -> None:
         self.size = 0
-        self._file = CompressedFile(fd)
+        self._fd = os.dup(fd)
+        self._file = CompressedFile(self._fd)
         self._limit = limit
         self._hash = hashlib.sha256()
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
@@ -149,6 +151,12 @@ class Uncompressed:
         self._ended = False
         self._thread = threading.Thread(target=self._produce, daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Uncompressed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def consumed(self) -> int:
@@ -168,6 +176,8 @@ class Uncompressed:
             self._queue.put(b"")
         except BaseException as error:
             self._queue.put(error)
+        finally:
+            os.close(self._fd)
 
     def _next(self) -> bool:
         """Make the next chunk current; false at the end."""

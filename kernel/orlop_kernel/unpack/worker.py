@@ -85,12 +85,9 @@ def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_f
         os.close(target_fd)
         target_fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     confine(file_size=request.limits.size, trusted_xattrs=request.overlay_whiteouts)
-    source = Uncompressed(source_fd, request.limits.size)
-    try:
+    with Uncompressed(source_fd, request.limits.size) as source:
         entries = extract(source, target_fd, request, _Reporter(connection, source))
         return Done(source.digest(), source.size, entries)
-    finally:
-        source.close()
 
 
 def _copy_up(request: CopyUp, target_fd: int) -> Done:

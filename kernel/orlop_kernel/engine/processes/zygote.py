@@ -53,9 +53,9 @@ def closing_pidfd(pid: int) -> Iterator[int]:
 class Zygote:
     """`async with Zygote.start(...)`. `spawn` may be called at once: it waits until the process has imported all."""
 
-    def __init__(self, exec_root: str, log_drivers: Sequence[str]) -> None:
+    def __init__(self, exec_root: str, preload: Sequence[str]) -> None:
         self._exec_root = exec_root
-        self._log_drivers = tuple(log_drivers)
+        self._preload = tuple(preload)
         self._control: trio.socket.SocketType | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._turn = trio.Lock()
@@ -64,10 +64,13 @@ class Zygote:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, exec_root: str, log_drivers: Sequence[str] = ()) -> AsyncIterator[Zygote]:
-        """Start it with these log drivers imported. Returns at once: its imports run beside ours."""
+    async def start(
+        cls, exec_root: str, log_drivers: Sequence[str] = (), programs: Sequence[str] = ()
+    ) -> AsyncIterator[Zygote]:
+        """Start it with these log drivers imported, and these runtimes (absolute paths) held in memory (see
+        `monitor.sealed`). Returns at once: its imports run beside ours."""
         os.makedirs(exec_root, mode=0o711, exist_ok=True)
-        zygote = cls(exec_root, log_drivers)
+        zygote = cls(exec_root, (*log_drivers, *programs))
         zygote._spawn_process()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(zygote._keep)
@@ -86,7 +89,7 @@ class Zygote:
         stderr = _open_log(self._exec_root)
         try:
             self._process = spawn_detached(
-                [sys.executable, "-I", "-m", "orlop_kernel.monitor.zygote", str(theirs.fileno()), *self._log_drivers],
+                [sys.executable, "-I", "-m", "orlop_kernel.monitor.zygote", str(theirs.fileno()), *self._preload],
                 env={"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C.UTF-8"},
                 pass_fds=[theirs.fileno()],
                 stderr=stderr,

@@ -1,0 +1,315 @@
+"""The first promise: restart, upgrade or kill any part of Orlop, and containers do not notice (with live-restore); without
+it, they stop with the daemon. What happened while no daemon looked is known afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.engine import Engine, alive, free_port, until
+
+import orlop_kernel
+
+pytestmark = pytest.mark.root
+
+SLEEP = ("busybox", "sleep", "600")
+LIVE = {"live-restore": True, "shutdown-timeout": 3}
+
+
+@pytest.fixture
+def live(fresh: Callable[..., Engine]) -> Engine:
+    return fresh(LIVE)
+
+
+def test_restart_of_the_daemon(live: Engine) -> None:
+    container = live.ok("run", "-d", "--name", "cc", "-v", "data:/data", *SLEEP)
+    before = live.inspect("cc")
+    live.stop()
+    assert alive(before["State"]["Pid"])
+    live.start()
+    after = live.inspect("cc")
+    assert after["Id"] == container
+    for key in ("State", "Mounts", "RestartCount", "NetworkSettings"):
+        assert after[key] == before[key]
+    assert live.ok("exec", "cc", "echo", "well") == "well"
+    assert live.ok("ps", "--format", "{{.Names}}") == "cc"
+    assert live.docker("volume", "rm", "data").code == 1  # still in use
+    live.ok("stop", "-t", "0", "cc")
+    assert live.inspect("cc")["State"]["ExitCode"] == 137
+    live.ok("rm", "cc")
+    live.ok("volume", "rm", "data")
+
+
+def test_kill_of_the_daemon(live: Engine) -> None:
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    pid = live.inspect("cc")["State"]["Pid"]
+    live.kill()
+    live.start()
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    assert live.ok("exec", "cc", "hostname") == live.inspect("cc")["Id"][:12]
+    live.ok("restart", "-t", "0", "cc")
+    assert live.inspect("cc")["State"]["Pid"] != pid
+    live.ok("rm", "-f", "cc")
+
+
+def test_kill_of_the_zygote(live: Engine) -> None:
+    """A daemon whose zygote is gone starts another one."""
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    pid = live.inspect("cc")["State"]["Pid"]
+    first = live.zygote
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not alive(first), "the zygote's end")
+    assert live.state("cc") == "running"
+    assert live.ok("exec", "cc", "echo", "well") == "well"
+    assert live.ok("run", "--rm", "busybox", "echo", "next") == "next"
+    assert alive(pid)
+    live.restart()
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    live.ok("rm", "-f", "cc")
+
+
+def test_kill_of_daemon_and_zygote(live: Engine) -> None:
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    pid, zygote = live.inspect("cc")["State"]["Pid"], live.zygote
+    os.kill(zygote, signal.SIGKILL)
+    live.kill()
+    live.start()
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    live.ok("stop", "-t", "0", "cc")
+    live.ok("rm", "cc")
+
+
+def test_kill_of_everything(live: Engine) -> None:
+    """Daemon, zygote and monitor die together: the container cannot be adopted. It is ended, and said to be."""
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    live.ok("run", "-d", "--name", "again", "--restart", "always", *SLEEP)
+    monitors = [live.monitor(name) for name in ("cc", "again")]
+    pids = [live.inspect(name)["State"]["Pid"] for name in ("cc", "again")]
+    os.kill(live.zygote, signal.SIGKILL)
+    for monitor in monitors:
+        os.kill(monitor, signal.SIGKILL)
+    live.kill()
+    live.start()
+    assert not any(map(alive, pids))
+    state = live.inspect("cc")["State"]
+    assert (state["Status"], state["Pid"]) == ("exited", 0)
+    assert state["ExitCode"] != 0
+    live.wait_state("again", "running")
+    live.ok("start", "cc")
+    assert live.ok("exec", "cc", "echo", "well") == "well"
+    live.ok("rm", "-f", "cc", "again")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_log_written_while_there_is_no_daemon(live: Engine, end: str) -> None:
+    script = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); echo line $i; done; echo complete; sleep 600"
+    live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", script)
+    path = Path(live.inspect("cc")["LogPath"])
+    until(lambda: path.stat().st_size > 1000, "the first lines")
+    getattr(live, end)()
+    until(lambda: b"complete" in _end_of(path), "the last line is written, without a daemon")
+    live.start()
+    lines = live.ok("logs", "cc").splitlines()
+    assert lines == [*(f"line {n}" for n in range(1, 60001)), "complete"]
+    live.ok("rm", "-f", "cc")
+
+
+def _end_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 200))
+        return file.read()
+
+
+def test_log_goes_on_across_restarts_of_the_daemon(live: Engine) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo $i; [ $((i % 500)) != 0 ] || sleep 0.01; done"
+    live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", script)
+    for end in (live.stop, live.kill, live.stop):
+        end()
+        live.start()
+    live.ok("kill", "cc")
+    lines = [int(line) for line in live.ok("logs", "cc").split()]
+    assert lines == list(range(1, len(lines) + 1))
+    assert len(lines) > 5000
+    live.ok("rm", "cc")
+
+
+def test_exits_that_nobody_saw(live: Engine) -> None:
+    until_go = "until [ -e /go/go ]; do sleep 0.02; done"
+    second = f"[ -e /go/second ] && exec sleep 600; {until_go}; touch /go/second; exit 9"
+
+    def run(name: str, script: str, *flags: str) -> None:
+        live.ok("run", "-d", "--name", name, "-v", "go:/go", *flags, "busybox", "sh", "-c", script)
+
+    for code in (0, 3, 77):
+        run(f"c{code}", f"{until_go}; exit {code}")
+    run("killed", "exec sleep 600")
+    run("removed", until_go, "--rm")
+    run("again", second, "--restart", "on-failure")
+    pids = {name: live.inspect(name)["State"]["Pid"] for name in ("c0", "c3", "c77", "killed", "removed", "again")}
+    go = Path(live.inspect("c0")["Mounts"][0]["Source"])
+    live.kill()
+    (go / "go").touch()
+    os.kill(pids["killed"], signal.SIGKILL)
+    until(lambda: not any(map(alive, pids.values())), "all ended")
+    live.start()
+    for code in (0, 3, 77):
+        state = live.inspect(f"c{code}")["State"]
+        assert (state["Status"], state["ExitCode"]) == ("exited", code)
+        assert state["FinishedAt"] > state["StartedAt"]
+    assert live.inspect("killed")["State"]["ExitCode"] == 137
+    until(lambda: live.docker("inspect", "removed").code == 1, "--rm is kept")
+    live.wait_state("again", "running")
+    live.ok("rm", "-f", "c0", "c3", "c77", "killed", "again")
+
+
+def test_a_new_version_adopts(live: Engine, tmp_path: Path) -> None:
+    live.ok("run", "-d", "--name", "cc", "--restart", "always", *SLEEP)
+    pid = live.inspect("cc")["State"]["Pid"]
+    live.stop()
+    source = Path(orlop_kernel.__file__).parent
+    shutil.copytree(source, tmp_path / "orlop_kernel", ignore=shutil.ignore_patterns("__pycache__"))
+    init = tmp_path / "orlop_kernel" / "__init__.py"
+    init.write_text(init.read_text().replace(orlop_kernel.__version__, "99.1.0"))
+    live.start(pythonpath=str(tmp_path))
+    assert live.api("GET", "/version")[1]["Version"] == "99.1.0"
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    assert live.ok("exec", "cc", "echo", "well") == "well"
+    live.stop()
+    live.start()  # and back
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    live.ok("rm", "-f", "cc")
+
+
+class Caller:
+    """Asks a published port all the time; remembers who failed."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.answers, self.failures = url, 0, []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    failures: list[str]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with urllib.request.urlopen(self.url, timeout=5) as answer:
+                    assert answer.read() == b"served\n"
+                self.answers += 1
+            except (OSError, AssertionError) as error:
+                self.failures.append(f"{time.time()}: {error!r}")
+            time.sleep(0.005)
+
+    def __enter__(self) -> Caller:
+        self._thread.start()
+        until(lambda: self.answers, "the first answer")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def served(engine: Engine, port: int) -> Iterator[None]:
+    page = "mkdir /www; echo served > /www/index.html; exec httpd -f -h /www"
+    engine.ok("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", "sh", "-c", page)
+    yield
+    engine.ok("rm", "-f", "web")
+
+
+def test_published_port_answers_all_along(live: Engine) -> None:
+    port = free_port()
+    address = os.environ.get("TEST_HOST_ADDRESS") or _own_address()
+    with served(live, port):
+        until(lambda: live.run(["curl", "-sf", f"http://127.0.0.1:{port}/"]).out == "served\n", "the server is up")
+        with Caller(f"http://127.0.0.1:{port}/") as loopback, Caller(f"http://{address}:{port}/") as outside:
+            for end in (live.stop, live.kill):
+                end()
+                counts = loopback.answers, outside.answers
+                until(lambda counts=counts: loopback.answers > counts[0] + 3 and outside.answers > counts[1] + 3, "answers")
+                live.start()
+                counts = loopback.answers, outside.answers
+                until(lambda counts=counts: loopback.answers > counts[0] + 3 and outside.answers > counts[1] + 3, "answers")
+        assert loopback.failures == []
+        assert outside.failures == []
+
+
+def _own_address() -> str:
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # no packet is sent: it only asks for a route
+        return str(sock.getsockname()[0])
+
+
+# --- without live-restore -----------------------------------------------------------------------------------------------
+
+
+def test_stop_of_the_daemon_stops_containers(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"shutdown-timeout": 3})
+    script = "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.05; done"
+    for name, policy in (("none", "no"), ("always", "always"), ("unless", "unless-stopped"), ("failure", "on-failure")):
+        engine.ok("run", "-d", "--name", name, "--restart", policy, "busybox", "sh", "-c", script)
+    engine.ok("run", "-d", "--name", "stopped-always", "--restart", "always", "--stop-timeout", "0", *SLEEP)
+    engine.ok("run", "-d", "--name", "stopped-unless", "--restart", "unless-stopped", "--stop-timeout", "0", *SLEEP)
+    engine.ok("stop", "stopped-always", "stopped-unless")
+    for name in ("none", "always", "unless", "failure"):
+        until(lambda name=name: engine.ok("logs", name) == "ready", "ready")
+    pids = [engine.inspect(name)["State"]["Pid"] for name in ("none", "always", "unless", "failure")]
+    assert engine.stop() == 0
+    assert not any(map(alive, pids))
+    assert engine.leaks() == []
+    engine.start()
+    for name in ("always", "unless", "failure", "stopped-always"):
+        engine.wait_state(name, "running")
+    state = engine.inspect("none")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 4)
+    assert engine.ok("logs", "none") == "ready\nbye"
+    assert engine.state("stopped-unless") == "exited"
+
+
+def test_boot_after_a_crash_cleans_up(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"shutdown-timeout": 3})
+    engine.ok("run", "-d", "--name", "cc", "--stop-timeout", "0", *SLEEP)
+    engine.ok("run", "-d", "--name", "again", "--stop-timeout", "0", "--restart", "always", *SLEEP)
+    pids = [engine.inspect(name)["State"]["Pid"] for name in ("cc", "again")]
+    engine.kill()
+    engine.start()
+    until(lambda: not any(map(alive, pids)), "what the crash left is stopped")
+    engine.wait_state("cc", "exited")
+    engine.wait_state("again", "running")
+    assert engine.inspect("again")["State"]["Pid"] not in pids
+
+
+def test_kill_of_a_monitor(engine: Engine, name: str) -> None:
+    engine.ok("run", "-d", "--name", name, *SLEEP)
+    engine.ok("run", "-d", "--name", f"{name}r", "--restart", "always", *SLEEP)
+    waiting = engine.background("wait", name)
+    first = {one: engine.inspect(one)["State"]["Pid"] for one in (name, f"{name}r")}
+    for one in first:
+        os.kill(engine.monitor(one), signal.SIGKILL)
+    engine.wait_state(name, "exited")
+    assert not alive(first[name])
+    assert engine.inspect(name)["State"]["ExitCode"] in (137, 255)
+    assert waiting.communicate(timeout=10)[0].strip() in (b"137", b"255")
+    until(lambda: engine.inspect(f"{name}r")["State"]["Pid"] not in (0, first[f"{name}r"]), "it runs again")
+    assert engine.ok("exec", f"{name}r", "echo", "well") == "well"
+    engine.ok("start", name)
+    assert engine.state(name) == "running"
+
+
+def test_a_second_daemon_on_the_same_roots_is_refused(engine: Engine) -> None:
+    result = engine.run([*engine.command[:-1], f"unix://{engine.home}/second.sock"])
+    assert result.code == 1
+    assert engine.process is not None
+    assert f"process with PID {engine.process.pid} is still running" in result.err
+    assert engine.docker("ps").code == 0

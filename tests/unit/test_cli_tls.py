@@ -1,0 +1,166 @@
+"""TLS: the half-close that hijacked streams need, both directions at once, and who is not believed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_cli import _hosts
+from orlop_cli._errors import CannotConnect, CliError
+from orlop_cli._http import Stream
+
+# A key pair for localhost that protects nothing: valid for a hundred years so that no test run needs to make one.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUGgAwIBAgIUdJrrSAnKr1/Drbm23PL6/RFds9swCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNDEwMTAxNloYDzIxMjYxMDMx
+MTAxMDE2WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAATLe/oDOpRkQCnqNd8FSkmKiMARgf7+7nZBGyzN7FIU4Q15HqU898LC
+fdgFFzVYCVWF1ytbU+0DW9b5b9pv5Ivdo28wbTAdBgNVHQ4EFgQUoG6lTEPSkq9c
++b9q1yEmUYTa0EkwHwYDVR0jBBgwFoAUoG6lTEPSkq9c+b9q1yEmUYTa0EkwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSAAwRQIhAIAs+QyfVcQLuz67Bix4wLIMhthOv1AgD4638NGaTScPAiAf
+NXDGgwwDCut4i72vzS5YJEeldfI+vDsif8QfPN3jpw==
+-----END CERTIFICATE-----
+"""
+KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgl7uNGRvSicasz106
+9oTOtJd+ejJSc9llltS7/2biW7ehRANCAATLe/oDOpRkQCnqNd8FSkmKiMARgf7+
+7nZBGyzN7FIU4Q15HqU898LCfdgFFzVYCVWF1ytbU+0DW9b5b9pv5Ivd
+-----END PRIVATE KEY-----
+"""
+SIZE = 8 << 20
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    (tmp_path / "cert.pem").write_text(CERTIFICATE)
+    (tmp_path / "key.pem").write_text(KEY)
+    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+
+
+@pytest.fixture
+def serve(files: tuple[str, str]) -> Any:
+    """Start a TLS server that handles one connection with a function; gives its address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    listener = socket.create_server(("0.0.0.0", 0))
+    threads: list[threading.Thread] = []
+
+    def start(handle: Callable[[ssl.SSLSocket], None]) -> _hosts.Address:
+        def run() -> None:
+            raw, _ = listener.accept()
+            with raw:
+                try:
+                    with context.wrap_socket(raw, server_side=True) as secured:
+                        handle(secured)
+                except OSError:
+                    return  # the client did not like us
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        return _hosts.parse(f"tcp://localhost:{listener.getsockname()[1]}", tls=True)
+
+    yield start
+    listener.close()
+    for thread in threads:
+        thread.join(5)
+
+
+def everything(stream: Stream) -> bytes:
+    pieces = []
+    while piece := stream.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def test_half_close_keeps_the_other_direction(serve: Any, files: tuple[str, str]) -> None:
+    answer = os.urandom(SIZE)
+    got: list[bytes] = []
+
+    def handle(peer: ssl.SSLSocket) -> None:
+        while data := peer.recv(1 << 16):
+            got.append(data)
+        peer.sendall(answer)
+
+    stream = _hosts.connect(serve(handle), _hosts.Tls(True, files[0], None, None))
+    stream.sendall(b"question")
+    stream.shutdown(socket.SHUT_WR)
+    assert everything(stream) == answer
+    assert b"".join(got) == b"question"
+    stream.close()
+
+
+def test_nothing_is_lost_or_stuck_with_both_directions_full(serve: Any, files: tuple[str, str]) -> None:
+    """A peer that echoes stops reading while we do not read; the end of our side comes while its data is under way."""
+
+    def handle(peer: ssl.SSLSocket) -> None:
+        while data := peer.recv(1 << 16):
+            peer.sendall(data)
+
+    sent = os.urandom(SIZE)
+    stream = _hosts.connect(serve(handle), _hosts.Tls(True, files[0], None, None))
+
+    def send() -> None:
+        stream.sendall(sent)
+        stream.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert everything(stream) == sent
+    thread.join(5)
+    assert not thread.is_alive()
+    stream.close()
+
+
+def test_an_unknown_certificate_is_refused_unless_asked_not_to_verify(serve: Any) -> None:
+    with pytest.raises(CannotConnect, match=r"cannot set up TLS with tcp://localhost:.*certificate"):
+        _hosts.connect(serve(lambda peer: None), _hosts.Tls(True, None, None, None))
+    stream = _hosts.connect(serve(lambda peer: peer.sendall(b"hi")), _hosts.Tls(False, None, None, None))
+    assert everything(stream) == b"hi"
+    stream.close()
+
+
+def test_a_name_that_is_not_in_the_certificate(serve: Any, files: tuple[str, str]) -> None:
+    address = serve(lambda peer: None)._replace(host="127.0.0.2")
+    with pytest.raises(CannotConnect, match=r"IP address mismatch, certificate is not valid for '127\.0\.0\.2'"):
+        _hosts.connect(address, _hosts.Tls(True, files[0], None, None))
+
+
+def test_missing_files_are_named(serve: Any) -> None:
+    with pytest.raises(CliError, match="cannot read TLS file /nonexistent"):
+        _hosts.connect(serve(lambda peer: None), _hosts.Tls(True, "/nonexistent", None, None))
+
+
+@pytest.mark.parametrize(
+    ("text", "tls", "expected"),
+    [
+        ("tcp://h", False, ("h", 2375)),
+        ("tcp://h", True, ("h", 2376)),
+        ("tcp://[::1]:5", True, ("::1", 5)),
+        ("h:9", False, ("h", 9)),
+        ("tcp://", False, ("127.0.0.1", 2375)),
+    ],
+)
+def test_addresses(text: str, tls: bool, expected: tuple[str, int]) -> None:
+    address = _hosts.parse(text, tls)
+    assert (address.host, address.port) == expected
+
+
+@pytest.mark.parametrize("text", ["ssh://x", "tcp://h:x", "npipe://y"])
+def test_addresses_refused(text: str) -> None:
+    with pytest.raises(CliError, match="unable to parse daemon host"):
+        _hosts.parse(text, tls=False)
+
+
+def test_unix_address() -> None:
+    assert _hosts.parse("unix:///a/b", tls=True).path == "/a/b"
+    assert _hosts.parse("unix://", tls=False).path == "/run/orlop.sock"
