@@ -361,11 +361,15 @@ class Engine:
         assert status == 200, found
         return dict(found)
 
-    def events(self, **filters: str) -> list[str]:
-        """The actions of what has happened so far (the last 256 of all)."""
+    def all_events(self, **filters: str) -> list[dict[str, Any]]:
+        """What has happened so far (the last 256 of all)."""
         wanted = json.dumps({key: [value] for key, value in filters.items()})
         query = urllib.parse.urlencode({"since": "0", "until": f"{time.time():.9f}", "filters": wanted})
-        return [json.loads(line)["Action"] for line in self.raw("GET", f"/events?{query}")[1].splitlines()]
+        return [json.loads(line) for line in self.raw("GET", f"/v1.45/events?{query}")[1].splitlines()]
+
+    def events(self, **filters: str) -> list[str]:
+        """The actions alone."""
+        return [event["Action"] for event in self.all_events(**filters)]
 
     def state(self, name: str) -> str:
         return str(self.inspect(name)["State"]["Status"])
@@ -422,3 +426,10 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
         return int(sock.getsockname()[1])
+
+
+def own_address() -> str:
+    """This machine's address on the way out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # no packet is sent: it only asks for a route
+        return str(sock.getsockname()[0])

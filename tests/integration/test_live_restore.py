@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, alive, free_port, until
+from tests.integration.engine import Engine, alive, free_port, own_address, until
 
 import orlop_kernel
 
@@ -228,7 +228,7 @@ def served(engine: Engine, port: int) -> Iterator[None]:
 
 def test_published_port_answers_all_along(live: Engine) -> None:
     port = free_port()
-    address = os.environ.get("TEST_HOST_ADDRESS") or _own_address()
+    address = own_address()
     with served(live, port):
         until(lambda: live.run(["curl", "-sf", f"http://127.0.0.1:{port}/"]).out == "served\n", "the server is up")
         with Caller(f"http://127.0.0.1:{port}/") as loopback, Caller(f"http://{address}:{port}/") as outside:
@@ -241,14 +241,6 @@ def test_published_port_answers_all_along(live: Engine) -> None:
                 until(lambda counts=counts: loopback.answers > counts[0] + 3 and outside.answers > counts[1] + 3, "answers")
         assert loopback.failures == []
         assert outside.failures == []
-
-
-def _own_address() -> str:
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("192.0.2.1", 9))  # no packet is sent: it only asks for a route
-        return str(sock.getsockname()[0])
 
 
 # --- without live-restore -----------------------------------------------------------------------------------------------

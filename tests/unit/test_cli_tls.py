@@ -57,13 +57,12 @@ def serve(files: tuple[str, str]) -> Any:
 
     def start(handle: Callable[[ssl.SSLSocket], None]) -> _hosts.Address:
         def run() -> None:
-            raw, _ = listener.accept()
-            with raw:
-                try:
-                    with context.wrap_socket(raw, server_side=True) as secured:
-                        handle(secured)
-                except OSError:
-                    return  # the client did not like us
+            try:
+                raw, _ = listener.accept()
+                with raw, context.wrap_socket(raw, server_side=True) as secured:
+                    handle(secured)
+            except OSError:
+                return  # the client did not like us, or never came
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[-1].start()

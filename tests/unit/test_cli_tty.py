@@ -252,6 +252,7 @@ def test_attach_forces_a_redraw(daemon: RecordedDaemon, terminal: Any) -> None:
     daemon.on("GET", "/containers/web/json", answer({"Id": ID, "State": state, "Config": {"Tty": True, "OpenStdin": True}}))
     here = terminal("attach", "web")
     here.see(b"$ ")
+    here.until(lambda: is_raw(here.mode()))
     here.type(b"\x10\x11")
     assert here.wait() == 1
     assert b"read escape sequence" in here.output

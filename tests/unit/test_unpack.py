@@ -279,6 +279,16 @@ def test_a_later_entry_replaces_an_earlier_one() -> None:
         assert content == {"a": b"file", "b": b"own", "c": b"two", "d": b"one", "e": None, "e/x": b"in"}
 
 
+def test_directories_of_tars_without_a_type_for_them() -> None:
+    with directory() as target:
+        unpack(archive([member("d/", tarfile.AREGTYPE), member("f", tarfile.AREGTYPE)]), target)
+        assert [shown[0] for shown in picture(target).values()] == [stat.S_IFDIR, stat.S_IFREG]
+    with directory() as target:
+        long = "x" * 99 + "/" + "y" * 60  # its first 100 bytes, all that the header holds, end in a slash
+        unpack(archive([member(long, content=b"file")], tarfile.PAX_FORMAT), target)
+        assert Path(target, long).read_bytes() == b"file"
+
+
 def test_names() -> None:
     assert clean(b"./a//b/./c/") == b"a/b/c"
     assert clean(b"/etc/passwd") == b"etc/passwd"

@@ -136,6 +136,9 @@ def entries(source: Source) -> Iterator[Entry]:
             entry.name = long_name or entry.name
             entry.link = long_link or entry.link
             apply_pax(entry, records)
+            if kind == b"\0":
+                # v7 had no type for directories. Only the whole name tells: a header may hold the beginning of a long one.
+                kind = entry.type = b"5" if entry.name.endswith(b"/") else b"0"
             _check_numbers(entry)
             if kind == b"S":
                 _old_gnu_sparse(source, block, entry)

@@ -97,10 +97,6 @@ def parse_header(block: bytes) -> Entry:
     gnu = magic == b"ustar  \0"
     if magic[:5] == b"ustar" and not gnu and prefix[0]:
         name = _text(prefix) + b"/" + name
-    if kind == b"\0":
-        kind = b"0"
-    if kind == b"0" and name.endswith(b"/"):
-        kind = b"5"  # v7 had no type for directories
     return Entry(
         name,
         kind,

@@ -64,6 +64,8 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
         with trio.move_on_after(30):
             await container.run.monitor.ended()
     await discard_files(room, record.id)
+    if room.engine.images.get(record.image_id) is None:
+        await room.engine.images.collect()  # the image was removed before its last container: now its layers can go
     if volumes:
         await _remove_volumes(room, [mount.name for mount in record.mounts if mount.anonymous])
 

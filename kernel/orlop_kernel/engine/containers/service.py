@@ -108,6 +108,8 @@ class Containers:
                 container.record.name = old
                 raise
         self.names.pop(old, None)
+        if container.record.sandbox is not None:
+            container.record.sandbox = self.engine.networks.renamed(container.record.sandbox, new)
         container.touch()
 
     def counts(self) -> dict[str, int]:

@@ -1,0 +1,196 @@
+"""Networks as users see them: published ports from every side, modes, names in DNS, user-defined networks."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+
+import pytest
+from tests.integration.engine import Engine, free_port, own_address, until
+
+pytestmark = pytest.mark.root
+
+SLEEP = ("busybox", "sleep", "600")
+
+
+def web(engine: Engine, name: str, *flags: str) -> str:
+    """A server of a page that says its name."""
+    page = f"mkdir /www; echo page of {name} > /www/index.html; exec httpd -f -h /www"
+    return engine.ok("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", page)
+
+
+def curl(engine: Engine, address: str) -> str:
+    return engine.run(["curl", "-sf", "--max-time", "5", f"http://{address}/"]).line
+
+
+def served(engine: Engine, address: str, name: str) -> None:
+    until(lambda: curl(engine, address) == f"page of {name}", f"{name} answers at {address}")
+
+
+def wget(engine: Engine, address: str, *flags: str) -> str:
+    return engine.docker("run", "--rm", *flags, "busybox", "wget", "-qO-", "-T", "5", f"http://{address}/").line
+
+
+def test_published_port_from_every_side(engine: Engine, name: str) -> None:
+    port = free_port()
+    web(engine, name, "-p", f"{port}:80")
+    served(engine, f"127.0.0.1:{port}", name)
+    served(engine, f"localhost:{port}", name)
+    served(engine, f"[::1]:{port}", name)
+    served(engine, f"{own_address()}:{port}", name)
+    served(engine, f"{engine.address(name)}:80", name)
+    gateway = engine.inspect(name)["NetworkSettings"]["Gateway"]
+    assert wget(engine, f"{gateway}:{port}") == f"page of {name}"
+    assert wget(engine, f"{own_address()}:{port}") == f"page of {name}"
+    assert wget(engine, f"{engine.address(name)}:80") == f"page of {name}"
+    # Also from itself, through the host
+    assert engine.ok("exec", name, "wget", "-qO-", "-T", "5", f"http://{own_address()}:{port}/") == f"page of {name}"
+    engine.ok("stop", "-t", "0", name)
+    assert curl(engine, f"127.0.0.1:{port}") == ""
+    engine.ok("start", name)
+    served(engine, f"127.0.0.1:{port}", name)
+    assert engine.ok("port", name) == f"80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}"
+
+
+def test_published_on_one_address(engine: Engine, name: str) -> None:
+    port = free_port()
+    web(engine, name, "-p", f"127.0.0.1:{port}:80")
+    served(engine, f"127.0.0.1:{port}", name)
+    assert curl(engine, f"{own_address()}:{port}") == ""
+    assert engine.ok("ps", "--filter", f"name={name}", "--format", "{{.Ports}}") == f"127.0.0.1:{port}->80/tcp"
+
+
+def test_published_on_a_port_of_the_hosts_choice(engine: Engine, name: str) -> None:
+    web(engine, name, "-P", "--expose", "80")
+    address = engine.ok("port", name, "80").splitlines()[0]
+    served(engine, f"127.0.0.1:{address.rpartition(':')[2]}", name)
+
+
+def test_udp_port(engine: Engine, name: str) -> None:
+    port = free_port()
+    engine.ok("run", "-d", "--name", name, "-p", f"{port}:5000/udp", "busybox", "nc", "-u", "-l", "-p", "5000", "-e", "cat")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.2)
+        sock.connect(("127.0.0.1", port))
+
+        def answered() -> bool:
+            try:
+                sock.send(b"echo")
+                return sock.recv(100) == b"echo"
+            except OSError:
+                return False  # not listening yet
+
+        until(answered, "an answer by UDP")
+
+
+def test_port_that_is_taken(engine: Engine, name: str) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        result = engine.docker("run", "-d", "--name", name, "-p", f"{port}:80", *SLEEP)
+        assert result.code == 125
+        assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in result.err or (
+            f"0.0.0.0:{port}" in result.err and "address already in use" in result.err
+        )
+        assert engine.state(name) == "created"
+    assert engine.ok("start", name) == name
+    result = engine.docker("run", "-d", "--name", f"{name}b", "-p", f"{port}:80", *SLEEP)
+    assert result.code == 125
+    assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in result.err
+    assert engine.state(f"{name}b") == "created"
+    engine.ok("rm", "-f", name)
+    engine.ok("start", f"{name}b")
+
+
+def test_network_none(engine: Engine) -> None:
+    out = engine.ok("run", "--rm", "--network", "none", "busybox", "sh", "-c", "ls /sys/class/net; ip route")
+    assert out == "lo"
+
+
+def test_network_host(engine: Engine) -> None:
+    own = json.loads(engine.run(["ip", "-j", "link"], check=0).out)
+    out = engine.ok("run", "--rm", "--network", "host", "busybox", "sh", "-c", "ls /sys/class/net; hostname")
+    assert "lo" in out.split()
+    assert {link["ifname"] for link in own if link["ifname"].startswith("eth")} <= set(out.split())
+    assert out.splitlines()[-1] == socket.gethostname()
+
+
+def test_network_of_another_container(engine: Engine, name: str) -> None:
+    web(engine, name)
+    until(lambda: wget(engine, "127.0.0.1:80", "--network", f"container:{name}") == f"page of {name}", "the shared loopback")
+    out = engine.ok("run", "--rm", "--network", f"container:{name}", "busybox", "hostname")
+    assert out == engine.inspect(name)["Id"][:12]
+    engine.ok("kill", name)
+    result = engine.docker("run", "--rm", "--network", f"container:{name}", "busybox", "true")
+    assert result.code == 125
+    assert "cannot join network namespace of a non running container" in result.err or (
+        "cannot join net namespace of a non running container" in result.err
+    )
+
+
+def test_missing_networks(engine: Engine, name: str) -> None:
+    result = engine.docker("run", "--name", name, "--network", "no-such", "busybox", "true")
+    assert (result.code, result.err) == (125, "docker: Error response from daemon: network no-such not found.\n")
+    assert engine.state(name) == "created"
+    result = engine.docker("run", "--rm", "--network", "container:no-such", "busybox", "true")
+    assert (result.code, result.err) == (125, "docker: Error response from daemon: No such container: no-such.\n")
+
+
+def test_user_network_with_names(engine: Engine, name: str) -> None:
+    network = f"n-{name}"
+    engine.ok("network", "create", network)
+    try:
+        web(engine, name, "--network", network, "--network-alias", "other-name")
+        for host in (name, "other-name", engine.inspect(name)["Id"][:12]):
+            until(lambda host=host: wget(engine, host, "--network", network) == f"page of {name}", f"{host} by name")
+        # Names of one network are none of another's
+        assert wget(engine, name) == ""
+        assert engine.docker("network", "rm", network).code == 1
+        engine.ok("run", "-d", "--name", f"{name}b", *SLEEP)
+        engine.ok("network", "connect", network, f"{name}b")
+        assert engine.ok("exec", f"{name}b", "wget", "-qO-", f"http://{name}/") == f"page of {name}"
+        engine.ok("network", "disconnect", network, f"{name}b")
+        assert engine.docker("exec", f"{name}b", "wget", "-qO-", "-T", "2", f"http://{name}/").code == 1
+    finally:
+        engine.docker("rm", "-f", name, f"{name}b")
+        engine.ok("network", "rm", network)
+
+
+def test_fixed_address(engine: Engine, name: str) -> None:
+    network = f"n-{name}"
+    engine.ok("network", "create", "--subnet", "10.213.7.0/24", network)
+    try:
+        out = engine.ok(
+            "run", "--rm", "--network", network, "--ip", "10.213.7.77", "busybox", "ip", "-4", "addr", "show", "eth0"
+        )
+        assert "inet 10.213.7.77/24" in out
+    finally:
+        engine.ok("network", "rm", network)
+
+
+def test_a_link_goes_with_its_container(engine: Engine, name: str) -> None:
+    def ports() -> list[str]:
+        links = json.loads(engine.run(["ip", "-j", "link", "show", "master", engine.bridge], check=0).out)
+        return [link["ifname"] for link in links]
+
+    assert ports() == []
+    engine.ok("run", "-d", "--name", name, *SLEEP)
+    assert len(ports()) == 1
+    engine.ok("rm", "-f", name)
+    until(lambda: ports() == [], "the link is gone")
+
+
+def test_hosts_and_resolv_conf(engine: Engine, name: str) -> None:
+    flags = ["--add-host", "db:10.1.2.3", "--dns", "192.0.2.53", "--dns-search", "ships.example", "--dns-option", "ndots:3"]
+    out = engine.ok("run", "--rm", *flags, "busybox", "cat", "/etc/hosts", "/etc/resolv.conf").splitlines()
+    assert "10.1.2.3\tdb" in out
+    assert "nameserver 192.0.2.53" in out
+    assert "search ships.example" in out
+    assert "options ndots:3" in out
+
+
+def test_bridge_that_an_administrator_chose(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"bip": "10.214.9.1/24", "shutdown-timeout": 3})
+    engine.ok("run", "-d", "--name", "first", *SLEEP)
+    assert engine.address("first") == "10.214.9.2"
+    assert engine.inspect("first")["NetworkSettings"]["Gateway"] == "10.214.9.1"
