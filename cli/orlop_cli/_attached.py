@@ -101,15 +101,13 @@ class Attachment:
     def _copy_input(self) -> None:
         try:
             while data := os.read(0, RECEIVE):
+                # Known before the daemon can know: it may close the stream before sendall() has returned.
+                self.detached = self._keys is not None and self._keys.feed(data)
                 self._stream.sendall(data)
-                if self._keys is not None and self._keys.feed(data):
-                    self._leave()
+                if self.detached:
+                    # The daemon acts on the keys; what is still coming out is not ours to see.
+                    self._stream.shutdown(socket.SHUT_RDWR)
                     return
             self._stream.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the other side has ended, or our stdin is closed: output decides when we are done
-
-    def _leave(self) -> None:
-        """The keys are on their way to the daemon, which acts on them; what is still coming out is not ours to see."""
-        self.detached = True
-        self._stream.shutdown(socket.SHUT_RDWR)

@@ -86,17 +86,8 @@ def test_attributes(engine: Engine, name: str) -> None:
 
 
 def test_live_with_filters_and_format(engine: Engine, name: str) -> None:
-    other = f"{name}-other"
-    filters = [
-        "--filter",
-        f"container={name}",
-        "--filter",
-        "type=container",
-        "--filter",
-        "event=start",
-        "--filter",
-        "event=die",
-    ]
+    other = f"other-{name}"
+    filters = [f"--filter={one}" for one in (f"container={name}", "type=container", "event=start", "event=die")]
     watching = engine.background("events", "--since", "0", *filters, "--format", "{{.Action}} {{.Actor.Attributes.name}}")
     for one in (other, name):
         engine.ok("run", "-d", "--name", one, "busybox", "true")

@@ -49,8 +49,8 @@ def test_inspect_and_history(engine: Engine) -> None:
 def test_save_and_load_elsewhere(engine: Engine, name: str) -> None:
     engine.ok("tag", "busybox", f"{name}:saved")
     saved = engine.docker("save", f"{name}:saved", check=0).stdout
-    names = tarfile.open(fileobj=io.BytesIO(saved)).getnames()
-    assert "manifest.json" in names
+    with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
+        assert "manifest.json" in tar.getnames()
     engine.ok("rmi", f"{name}:saved")
     assert engine.docker("load", stdin=saved, check=0).out == f"Loaded image: {name}:saved\n"
     assert engine.ok("images", "-q", name) == engine.ok("images", "-q", "busybox")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable
 
 import pytest
 from tests.integration.engine import Engine, free_port, own_address, until
+
+from orlop_kernel import linux
 
 pytestmark = pytest.mark.root
 
@@ -69,19 +72,25 @@ def test_published_on_a_port_of_the_hosts_choice(engine: Engine, name: str) -> N
 
 def test_udp_port(engine: Engine, name: str) -> None:
     port = free_port()
-    engine.ok("run", "-d", "--name", name, "-p", f"{port}:5000/udp", "busybox", "nc", "-u", "-l", "-p", "5000", "-e", "cat")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.2)
-        sock.connect(("127.0.0.1", port))
-
-        def answered() -> bool:
-            try:
-                sock.send(b"echo")
-                return sock.recv(100) == b"echo"
-            except OSError:
-                return False  # not listening yet
-
-        until(answered, "an answer by UDP")
+    engine.ok("run", "-d", "--name", name, "-p", f"{port}:5000/udp", *SLEEP)
+    # busybox has no server for UDP: ours, in the container's network
+    namespace = os.open(f"/proc/{engine.inspect(name)['State']['Pid']}/ns/net", os.O_RDONLY)
+    with linux.in_network_namespace(namespace):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("0.0.0.0", 5000))
+    os.close(namespace)
+    with server:
+        server.settimeout(5)
+        for address in ("127.0.0.1", own_address(), engine.address(name)):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                client.connect((address, 5000 if address == engine.address(name) else port))
+                for text in (b"one", b"two"):
+                    client.send(text)
+                    got, peer = server.recvfrom(100)
+                    assert got == text
+                    server.sendto(b"got " + text, peer)
+                    assert client.recv(100) == b"got " + text
 
 
 def test_port_that_is_taken(engine: Engine, name: str) -> None:

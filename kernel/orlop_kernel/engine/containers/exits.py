@@ -16,7 +16,7 @@ from orlop_kernel import process
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.monitor.protocol import Exited
 
-from . import restarts
+from . import restarts, volumes
 from .container import Container, Run
 from .launch import task
 
@@ -78,6 +78,7 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
     record = container.record
     state = record.state
     await room.release_network(container)
+    volumes.announce(room, container, "unmount")
     ran_for = (exited.time_ns - state.started_ns) / 1e9
     policy = record.host_config.restart_policy
     # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".

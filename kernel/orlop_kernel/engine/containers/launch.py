@@ -63,6 +63,7 @@ async def launch(room: Containers, container: Container) -> Run:
         _make_directories(room, record.id)
         # Other containers are looked up before anything is made.
         network = _network_namespace(room, record.host_config)
+        _share_names(room, container)
         if network == "new":
             plan = await room.engine.networks.plan(
                 record.id,
@@ -128,6 +129,14 @@ def _network_namespace(room: Containers, host: HostConfig) -> str:
     if kind.startswith("container:"):
         return room.namespace_of(kind.removeprefix("container:"), "net")
     return "" if kind == "host" else "new"
+
+
+def _share_names(room: Containers, container: Container) -> None:
+    """Who shares a network with another container shares its host name, as Docker has it: /etc/hosts is the other's too."""
+    mode = container.record.host_config.network_mode
+    if mode.startswith("container:"):
+        other = room.get(mode.removeprefix("container:")).record.config
+        container.record.config.hostname, container.record.config.domainname = other.hostname, other.domainname
 
 
 async def _user_mounts(room: Containers, container: Container) -> list[dict[str, Any]]:

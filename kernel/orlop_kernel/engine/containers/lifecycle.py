@@ -12,7 +12,7 @@ import trio
 from orlop_kernel import process
 from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotModified, OrlopError
 
-from . import exits, validate
+from . import exits, validate, volumes
 from .container import Container
 from .launch import launch, task
 
@@ -63,6 +63,7 @@ async def start_locked(room: Containers, container: Container) -> None:
         await room.save(container)
     finally:
         container.touch()
+        volumes.announce(room, container, "mount")
         room.publish_network(container, "connect")
         room.engine.events.publish("container", "start", container.id, room.attributes(container))
         run.settled.set()

@@ -10,12 +10,13 @@ from msgspec.structs import replace
 from orlop_kernel.engine.unpacking import copy_up
 from orlop_kernel.types.containers import HostConfig
 
+from .container import Container
 from .record import ContainerRecord, MountRecord
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["ensure", "populate"]
+__all__ = ["announce", "ensure", "populate"]
 
 
 async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
@@ -59,3 +60,18 @@ async def populate(room: Containers, record: ContainerRecord) -> None:
             await copy_up(room.engine.zygote, below, mount.destination, sources[0].source, root)
         finally:
             os.rmdir(root)
+
+
+def announce(room: Containers, container: Container, action: str) -> None:
+    """The events `mount` and `unmount` of its volumes. Their drivers are not asked: the monitor mounts."""
+    for mount in container.record.mounts:
+        if mount.type != "volume":
+            continue
+        attributes = {"driver": mount.driver or "local", "container": container.id}
+        if action == "mount":
+            attributes |= {
+                "destination": mount.destination,
+                "read/write": str(mount.rw).lower(),
+                "propagation": mount.propagation,
+            }
+        room.engine.events.publish("volume", action, mount.name, attributes)
