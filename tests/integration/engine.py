@@ -232,6 +232,10 @@ class Engine:
         for child in self._children:
             child.kill()
             child.communicate()
+        if self.process is not None and self.process.poll() is not None:
+            self.process = None
+            with contextlib.suppress(AssertionError):
+                self.start()  # it ended by itself: the failure has been seen; let it clean up
         if self.process is not None:
             for container in self.docker("ps", "-aq").out.split():
                 self.docker("rm", "-f", container)
@@ -370,6 +374,11 @@ class Engine:
     def events(self, **filters: str) -> list[str]:
         """The actions alone."""
         return [event["Action"] for event in self.all_events(**filters)]
+
+    def recorded_late(self) -> list[str]:
+        """Runs that have ended and are still on disk: their exits are yet to be committed."""
+        runs = self.exec_root / "run"
+        return [name for name in os.listdir(runs) if (runs / name / "exit.json").exists()]
 
     def state(self, name: str) -> str:
         return str(self.inspect(name)["State"]["Status"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -299,3 +301,34 @@ def test_no_mount_of_a_container_is_seen_on_the_host(engine: Engine, name: str) 
     before = ours()
     engine.ok("run", "-d", "--name", name, "--tmpfs", "/t", "-v", "/anonymous", "busybox", "sleep", "600")
     assert ours() == before
+
+
+# --- the three literal calls --------------------------------------------------------------------------------------------
+
+
+def test_curl_lists_containers(engine: Engine, name: str) -> None:
+    engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
+    result = engine.run(["curl", "-sS", "--unix-socket", engine.socket, "http://localhost/v1.43/containers/json"], check=0)
+    (found,) = json.loads(result.out)
+    assert (found["Names"], found["Image"], found["Command"], found["State"]) == (
+        [f"/{name}"],
+        "busybox",
+        "sleep 600",
+        "running",
+    )
+
+
+def test_post_create_with_nothing_but_an_image(engine: Engine) -> None:
+    status, answer = engine.api("POST", "/containers/create", {"Image": "busybox"})
+    assert status == 201
+    assert sorted(answer) == ["Id", "Warnings"]
+    assert engine.api("POST", f"/containers/{answer['Id']}/start")[0] == 204
+    assert engine.api("POST", f"/containers/{answer['Id']}/wait") == (200, {"StatusCode": 0})
+    found = engine.inspect(answer["Id"])
+    assert (found["Path"], found["Args"], found["HostConfig"]["NetworkMode"]) == ("sh", [], "bridge")
+    assert re.fullmatch(r"/[a-z]+_[a-z]+\d?", found["Name"])
+
+
+def test_docker_run(engine: Engine) -> None:
+    result = engine.docker("run", "busybox", "true")
+    assert (result.code, result.out, result.err) == (0, "", "")

@@ -161,7 +161,7 @@ def test_entrypoint_and_cmd(given, entrypoint, cmd):
 
 def test_the_users_settings_win_by_key():
     merged = merge_config(ContainerConfig(env=["A=mine"], labels={"b": "1"}), IMAGE, "0123456789abcdef")
-    assert merged.env == ["PATH=/img", "A=mine"]
+    assert merged.env == ["A=mine", "PATH=/img"]
     assert merged.labels == {"a": "img", "b": "1"}
     assert (merged.user, merged.hostname) == ("web", "0123456789ab")
 

@@ -23,13 +23,15 @@ __all__ = ["AttachWaiter", "Container", "Run"]
 @dataclass(slots=True)
 class Run:
     """One run, from the launch of its monitor to the monitor's end. `settled` is set when the start is decided;
-    an exit that is reported earlier waits for it. `finished` is set when the exit has been accounted for."""
+    an exit that is reported earlier waits for it. `finished` is set when the exit has been accounted for; `recorded`: the
+    row says so."""
 
     run_dir: str
     monitor: Monitor | None = None
     settled: trio.Event = field(default_factory=trio.Event)
     exited: Once[Exited] = field(default_factory=Once)
     finished: trio.Event = field(default_factory=trio.Event)
+    recorded: bool = True
 
 
 @dataclass(slots=True)

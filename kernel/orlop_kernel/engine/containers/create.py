@@ -38,7 +38,7 @@ from .record import ContainerRecord, MountRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["create", "encode"]
+__all__ = ["conflict", "create", "encode", "prepare_root"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,8 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
     planned = mounts.plan(host, config.volumes or (), _inherited(room, host))
     bare = names.check(name) if name else ""
-    with room.reserve_name(bare, container_id) as chosen:
+    named = [mount.name for mount in planned if mount.type == "volume"]
+    with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
         record = ContainerRecord(
             id=container_id,
             name=chosen,
@@ -229,17 +230,21 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
 
 
 async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
-    storage = room.engine.storage
     try:
-        await storage.prepare(record.id, image.chain_id or None)
-        target = await storage.unpack_target(record.id)
-        _mark(target.directory)
+        await prepare_root(room, record, image)
         os.mkdir(room.directory(record.id), 0o710)
         os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
         await volumes.populate(room, record)
     except BaseException:
         await room.discard_files(record.id)
         raise
+
+
+async def prepare_root(room: Containers, record: ContainerRecord, image: Image) -> None:
+    """The writable snapshot. Also at boot, for one that a power cut took before it reached the disk."""
+    await room.engine.storage.prepare(record.id, image.chain_id or None)
+    target = await room.engine.storage.unpack_target(record.id)
+    _mark(target.directory)
 
 
 def _mark(root: str) -> None:

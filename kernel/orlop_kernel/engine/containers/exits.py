@@ -15,6 +15,7 @@ import trio
 from orlop_kernel import process
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.monitor.protocol import Exited
+from orlop_kernel.spi import OrlopError
 
 from . import restarts, volumes
 from .container import Container, Run
@@ -28,6 +29,7 @@ __all__ = ["watch"]
 log = logging.getLogger(__name__)
 
 UNKNOWN_EXIT = 255
+_RECORD_AGAIN = 1.0  # seconds
 ZYGOTE_PATIENCE = 2.0
 
 
@@ -89,7 +91,7 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
     state.exit_code, state.finished_ns, state.oom_killed = exited.code, exited.time_ns, exited.oom
     gone = record.host_config.auto_remove and not again and not room.restarting_now(container)
     if not gone:
-        await room.save(container)
+        await _record(room, container, run)
     container.touch()
     attributes = room.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
     if exited.oom:
@@ -100,16 +102,33 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
     run.finished.set()
     if again:
         container.restart_delay = restarts.next_delay(container.restart_delay, ran_for)
-        room.engine.nursery.start_soon(_restart_later, room, container, run)
+        room.background(_restart_later, room, container, run)
     elif gone:
-        room.engine.nursery.start_soon(room.auto_remove, container)
+        room.background(room.auto_remove, container)
     else:
-        room.engine.nursery.start_soon(_clean, room, container, run)
+        room.background(_clean, room, container, run)
+
+
+async def _record(room: Containers, container: Container, run: Run) -> None:
+    """Commit the row. A full disk must not keep an exit from being true: it is told, and recorded as soon as there is space.
+    Until then the run's directory stays, whose exit record tells the next daemon."""
+    try:
+        await room.save(container)
+    except OrlopError as error:
+        log.error("cannot record the exit of container %s yet: %s", container.name, error)
+        run.recorded = False
 
 
 async def _clean(room: Containers, container: Container, run: Run) -> None:
     assert run.monitor is not None
     await run.monitor.ended()
+    while not run.recorded and container.run is run:
+        await trio.sleep(_RECORD_AGAIN)
+        try:
+            await room.save(container)
+            run.recorded = True
+        except OrlopError:
+            continue  # said already
     if container.run is run:
         room.settle(container)
 

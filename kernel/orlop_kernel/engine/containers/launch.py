@@ -18,7 +18,7 @@ import trio
 
 from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
 from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
-from orlop_kernel.spi import InvalidParameter, LogInfo, Outcome, Runtime, Task
+from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime, Task
 from orlop_kernel.types.containers import HostConfig
 
 from . import bundle, mounts
@@ -156,11 +156,12 @@ async def _launch_message(
     if config.type != "none":
         options = dict(config.config or {})
         log = Log(config.type, log_info(room, container), options)
+    throwaway = record.host_config.auto_remove  # nobody reads it after a power cut: no write of it needs to be waited for
     return Launch(
         id=record.id,
         run_dir=room.run_dir(record.id),
         root=room.root(record.id),
-        mounts=(*await room.engine.storage.mounts(record.id), *runtime.monitor_mounts()),
+        mounts=(*await room.engine.storage.mounts(record.id, volatile=throwaway), *runtime.monitor_mounts()),
         network=network,
         detach=runtime.capabilities.detach_mounts,
         keep=tuple(item["source"] for item in user_mounts if item["type"] == "bind"),
@@ -184,14 +185,24 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
         console_size=(rows, columns),
         cgroup=bundle.cgroup_path(room, record.id, record.host_config),
     )
+    failures: list[Exception] = []
+
+    async def save() -> None:
+        try:
+            await room.save(container)
+        except OrlopError as error:
+            failures.append(error)
+
     async with trio.open_nursery() as nursery:
         if record.sandbox is not None:
-            nursery.start_soon(room.save, container)
+            nursery.start_soon(save)
         try:
-            return await monitor.start(message)
+            started = await monitor.start(message)
         except StartFailed as error:
-            failure = error
-    raise failure
+            failures.insert(0, error)
+    if failures:
+        raise failures[0]
+    return started
 
 
 async def _attach_waiters(container: Container, monitor: Monitor) -> None:

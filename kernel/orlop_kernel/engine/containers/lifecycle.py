@@ -4,6 +4,7 @@ checks the state in Docker's words, acts, commits, and tells."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .service import Containers
 
 __all__ = ["kill", "pause", "rename", "restart", "start", "start_locked", "stop", "unpause"]
+
+log = logging.getLogger(__name__)
 
 KILL_DEADLINE = 10.0
 
@@ -58,7 +61,7 @@ async def start_locked(room: Containers, container: Container) -> None:
         run = await launch(room, container)
     except OrlopError as error:
         raise await _failed(room, container, error) from error
-    room.engine.nursery.start_soon(exits.watch, room, container, run)
+    room.background(exits.watch, room, container, run)
     try:
         await room.save(container)
     finally:
@@ -96,9 +99,12 @@ async def _failed(room: Containers, container: Container, error: OrlopError) -> 
     container.touch()
     container.exit_announced(state.exit_code)
     if container.record.host_config.auto_remove:
-        room.engine.nursery.start_soon(room.auto_remove, container)
+        room.background(room.auto_remove, container)
     else:
-        await room.save(container)
+        try:
+            await room.save(container)
+        except OrlopError as failure:
+            log.error("cannot record why container %s did not start: %s", container.name, failure)
     return answer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import trio
 from orlop_kernel.spi import Conflict, OrlopError
 from orlop_kernel.store import Delete
 
-from . import lifecycle
+from . import create, lifecycle
 from .container import Container
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["auto_remove", "discard_files", "remove", "sweep"]
 
 log = logging.getLogger(__name__)
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 async def remove(room: Containers, container: Container, *, force: bool, volumes: bool) -> None:
@@ -104,11 +107,19 @@ async def discard_files(room: Containers, container_id: str) -> None:
 
 
 async def sweep(room: Containers) -> None:
-    """At boot: directories and snapshots of containers that have no row."""
+    """At boot: make directories and snapshots agree with the rows. What has no row goes; a snapshot that a power cut took
+    back comes again, empty, as its writes had never reached the disk."""
     for name in os.listdir(room.containers_root):
         if name not in room.index:
             log.info("removing what is left of container %s", name[:12])
             await discard_files(room, name)
-    for key in await room.engine.storage.keys():
-        if len(key) == 64 and all(c in "0123456789abcdef" for c in key) and key not in room.index:
+    keys = set(await room.engine.storage.keys())
+    for key in keys:
+        if _CONTAINER_ID.fullmatch(key) and key not in room.index:
             await room.engine.storage.remove(key)
+    for container in room.index.values():
+        image = room.engine.images.get(container.record.image_id)
+        if container.id not in keys and image is not None:
+            log.warning("container %s lost what it had written: its root is made anew", container.name)
+            await create.prepare_root(room, container.record, image)
+            os.makedirs(room.directory(container.id), mode=0o710, exist_ok=True)

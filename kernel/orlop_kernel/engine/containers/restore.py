@@ -47,7 +47,7 @@ async def restore(room: Containers) -> None:
             for container in living:
                 log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
                 nursery.start_soon(_stop_at_boot, room, container)
-    room.engine.nursery.start_soon(_start_wanted, room)
+    room.background(_start_wanted, room)
 
 
 async def _restore_one(room: Containers, container: Container) -> None:
@@ -109,7 +109,7 @@ async def _adopt(room: Containers, container: Container, run: Run, monitor: Moni
     container.touch()
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
-    room.engine.nursery.start_soon(exits.watch, room, container, run)
+    room.background(exits.watch, room, container, run)
 
 
 async def _account_lost(room: Containers, container: Container, left: object) -> None:
@@ -201,6 +201,8 @@ async def shutdown(room: Containers, *, leave_running: bool) -> None:
     with trio.move_on_after(5):
         for container in list(room.index.values()):
             if container.run is not None and not container.record.state.running:
-                assert container.run.monitor is not None
-                await container.run.monitor.ended()
-                room.settle(container)
+                run = container.run
+                assert run.monitor is not None
+                await run.monitor.ended()
+                if run.recorded:
+                    room.settle(container)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
 
 import msgspec
 import trio
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Containers"]
 
 log = logging.getLogger(__name__)
+
+Args = TypeVarTuple("Args")
 
 # Long enough to be unique, short enough for a unix socket's path (108 bytes) below any exec-root.
 _RUN_NAME = 32
@@ -199,6 +201,17 @@ class Containers:
 
     def restarting_now(self, container: Container) -> bool:
         return container.id in self.now_restarting
+
+    def background(self, operation: Callable[[Unpack[Args]], Awaitable[object]], *args: *Args) -> None:
+        """Start work that nobody waits for. What goes wrong with one container is logged, and ends nothing else."""
+
+        async def guarded() -> None:
+            try:
+                await operation(*args)
+            except Exception:
+                log.exception("a background task of a container failed")
+
+        self.engine.nursery.start_soon(guarded)
 
     # --- network ----------------------------------------------------------------------------------------------------
 
