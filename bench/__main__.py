@@ -46,9 +46,11 @@ def report(one: Measure, found: dict[str, float]) -> bool:
     scale, ours = _SCALE[one.unit], found["orlop"]
     cells = [f"{name} {value * scale:.1f}" for name, value in found.items()]
     ratio = ours / found["dockerd"] if "dockerd" in found else 0.0
-    verdict = "" if not ratio else f"ratio {ratio:.2f} (<= {one.bound})" + ("" if ratio <= one.bound else "  OVER")
+    held = ours if one.unit == "MB" else ratio
+    verdict = f"ratio {ratio:.2f}" if ratio else ""
+    verdict += f" (<= {one.bound}{' MB' if one.unit == 'MB' else ''})" + ("" if held <= one.bound else "  OVER")
     print(f"{one.label:48} {one.unit:3} {'  '.join(cells):60} {verdict}", flush=True)
-    return ratio <= one.bound
+    return held <= one.bound
 
 
 def main() -> int:

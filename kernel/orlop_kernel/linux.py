@@ -19,6 +19,7 @@ __all__ = [
     "change_mount",
     "close_other_fds",
     "in_network_namespace",
+    "keep_freed_memory",
     "mount",
     "new_network_namespace",
     "open_in_root",
@@ -26,6 +27,7 @@ __all__ = [
     "pidfd_send_signal",
     "process_start_time",
     "relative_layers",
+    "release_freed_memory",
     "set_parent_death_signal",
     "set_process_name",
     "set_subreaper",
@@ -72,6 +74,8 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _SYS_OPENAT2, _SYS_PIDFD_SEND_SIGNAL = 437, 424
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN; a busy one never succeeds
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -239,6 +243,24 @@ def set_parent_death_signal(signum: int) -> None:
 def set_process_name(name: str) -> None:
     """The name `ps -o comm` shows: 15 bytes at most."""
     _check(_libc.prctl(_PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0))
+
+
+def keep_freed_memory(size: int) -> None:
+    """Have malloc keep up to `size` bytes of freed memory, blocks of that size included, instead of giving them back to the
+    kernel at once and faulting them in again, page by page, for the next buffer. Where there is no mallopt: nothing."""
+    try:
+        _libc.mallopt(_M_TRIM_THRESHOLD, size)
+        _libc.mallopt(_M_MMAP_THRESHOLD, size)
+    except AttributeError:
+        pass  # musl has no such knobs, and no such habit
+
+
+def release_freed_memory() -> None:
+    """Give back what `keep_freed_memory` kept."""
+    try:
+        _libc.malloc_trim(0)
+    except AttributeError:
+        pass
 
 
 def pidfd_send_signal(pidfd: int, signum: int) -> None:

@@ -147,6 +147,38 @@ def test_rm(engine: Engine, name: str) -> None:
     assert engine.docker("rm", "-f", name).code == 0  # the client takes it as done
 
 
+def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
+    engine.ok("run", "-d", "--name", name, "--restart", "always", "busybox", "false")
+    until(lambda: engine.inspect(name)["RestartCount"] >= 3, "pauses that are long enough")
+    engine.wait_state(name, "restarting")
+    result = engine.docker("rm", name)
+    assert result.code == 1
+    assert f'cannot remove container "/{name}": container is restarting: stop the container' in result.err
+    engine.ok("rm", "-f", name)
+    assert engine.docker("inspect", name).code == 1
+
+
+def test_everything_at_once(engine: Engine, name: str) -> None:
+    """Operations that cross each other: each succeeds or is refused, and the container is gone in the end."""
+    engine.ok("run", "-d", "--name", name, *SLEEP)
+    pid = engine.inspect(name)["State"]["Pid"]
+    commands = (
+        ["stop", "-t", "0"],
+        ["kill"],
+        ["restart", "-t", "0"],
+        ["start"],
+        ["pause"],
+        ["unpause"],
+        ["stop", "-t", "0"],
+    )
+    running = [engine.background(*command, name) for command in commands]
+    for process in running:
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == 0 or b"is not running" in error or b"paused" in error or b"is running" in error, error
+    engine.ok("rm", "-f", name)
+    assert not alive(pid)
+
+
 def test_rm_with_volumes(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "-v", "/anonymous", "-v", f"{name}:/named", "busybox")
     (anonymous,) = [mount["Name"] for mount in engine.inspect(name)["Mounts"] if mount["Name"] != name]

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, until
+from tests.integration.engine import Engine, Result, until
 
 pytestmark = pytest.mark.root
 
@@ -165,6 +165,24 @@ def test_volume_starts_with_the_images_files(engine: Engine, name: str) -> None:
         "resolv.conf",
     ]
     engine.ok("volume", "rm", volume, f"n-{name}")
+
+
+def test_subpath_of_a_volume_never_leads_out_of_it(engine: Engine, name: str) -> None:
+    script = "mkdir /v/sub; echo inside > /v/sub/f; ln -s / /v/out; ln -s sub /v/in; ln -s ../../../../../.. /v/up"
+    engine.ok("run", "--rm", "-v", f"{name}:/v", "busybox", "sh", "-c", script)
+
+    def run(subpath: str) -> Result:
+        mount = f"type=volume,src={name},dst=/x,volume-subpath={subpath}"
+        return engine.docker("run", "--rm", "--mount", mount, "busybox", "ls", "/x")
+
+    assert run("sub").out == "f\n"
+    assert run("in").out == "f\n"
+    for outside in ("out", "up"):  # to the root, which is the volume's own
+        assert run(outside).out.split() == ["in", "out", "sub", "up"]
+    for bad in ("..", "sub/../..", "/etc"):
+        assert "subpath must be a relative path within the volume" in run(bad).err
+    assert "no such file or directory" in run("no/where").err
+    engine.ok("volume", "rm", name)
 
 
 def test_tmpfs(engine: Engine) -> None:

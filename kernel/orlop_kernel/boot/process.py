@@ -10,11 +10,13 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from orlop_kernel import linux
 from orlop_kernel.config import Config, ConfigError
 
 __all__ = ["adjust", "roots"]
 
 _log = logging.getLogger("orlop.daemon")
+_BUFFERS = 2 << 20  # what relaying a stream allocates and frees in turn
 _OOM_SCORE = -500  # dockerd's: killed late, but before nothing is left
 
 
@@ -37,6 +39,7 @@ def roots(config: Config) -> Iterator[None]:
 
 def adjust() -> None:
     """As many files as we may have; late on the kernel's list when memory is short."""
+    linux.keep_freed_memory(_BUFFERS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from orlop_kernel import linux
+
 from .channel import Channel
 from .loop import Loop, Timer
 from .protocol import Attach
@@ -27,6 +29,7 @@ Sink = Callable[[str, bytes, int], None]
 _FRAME = struct.Struct(">BxxxL")  # Docker's multiplexed stream: stream number, three zeros, size
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SLOW = 1 << 20
+_LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
 """How much is read at once. Larger reads help a stream that is only passed on; for one that is encoded into a log, 64
 KiB and what becomes of them stay in the processor's cache."""
@@ -135,6 +138,7 @@ class Output:
         self._running = False
         self._on_end: Callable[[], None] | None = None
         self._deadline: Timer | None = None
+        self._trim: Timer | None = None
 
     def start(self, sources: Mapping[str, int]) -> None:
         """Read from now on; the fds are ours."""
@@ -186,6 +190,8 @@ class Output:
             pass  # a terminal, or the pipe budget of the user is used up: it works as it is
 
     def _deliver(self, stream: str, data: bytes) -> None:
+        if len(data) >= _LARGE and self._trim is None:
+            self._trim = self._loop.call_later(_TRIM_AFTER, self._give_back)
         if self._sink:
             self._sink(stream, data, time.time_ns())
         slow = False
@@ -194,6 +200,11 @@ class Output:
             slow = slow or attachment.slow
         if slow:
             self._adjust()
+
+    def _give_back(self) -> None:
+        """Buffers of a burst of output are kept while it lasts (see `linux.keep_freed_memory`), not for ever."""
+        self._trim = None
+        linux.release_freed_memory()
 
     def _close_source(self, source: _Source) -> None:
         self._sources.remove(source)

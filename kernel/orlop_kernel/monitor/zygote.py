@@ -37,6 +37,7 @@ __all__ = ["Zygote"]
 
 _ENTRIES: dict[str, Callable[[socket.socket], None]] = {"monitor": main.run, "unpack": worker.run}
 _KILL_SECONDS = 10.0
+_BUFFERS = 4 << 20  # what a monitor or an unpack worker at work allocates and frees in turn; inherited by fork
 _decoder = msgspec.msgpack.Decoder(Fork)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -151,6 +152,7 @@ def _main(arguments: list[str]) -> None:
     for signum in IGNORED_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     linux.set_subreaper()
+    linux.keep_freed_memory(_BUFFERS)
     os.chdir("/")
     control = socket.socket(fileno=int(arguments[0]))
     os.set_inheritable(control.fileno(), False)

@@ -81,9 +81,9 @@ class JsonEncoder:
             self._time(block.time_ns).encode(),
         )
         if block.partial:
-            return _HEAD + escape(data) + tail
+            return b"".join((_HEAD, escape(data), tail))
         tail = b"\\n" + tail
-        return _HEAD + escape(data[:-1]).replace(b"\n", tail + _HEAD) + tail
+        return b"".join((_HEAD, escape(data[:-1]).replace(b"\n", tail + _HEAD), tail))
 
 
 class _Entry(msgspec.Struct, gc=False):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orlop_kernel.spi import LogDriver
-from orlop_kernel.testing.log import LogSuite
+from orlop_kernel.testing import LogSuite
 from orlop_log_jsonfile import JsonFile
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from orlop_kernel.spi import Conflict, InvalidParameter, NetworkContext, NetworkSpec, Subnet
-from orlop_kernel.testing.network import in_own_network
+from orlop_kernel.testing import in_own_network
 from orlop_net_bridge import BridgeDriver
 
 pytestmark = pytest.mark.root

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from orlop_kernel import linux
-from orlop_kernel.testing.network import Factory, Main, NetworkSuite, in_own_network
+from orlop_kernel.testing import NetworkFactory, NetworkMain, NetworkSuite, in_own_network
 from orlop_net_bridge import BridgeDriver
 
 pytestmark = pytest.mark.root
@@ -21,10 +21,10 @@ class TestBridge(NetworkSuite):
     real = True
 
     @pytest.fixture
-    def factory(self) -> Factory:
+    def factory(self) -> NetworkFactory:
         return BridgeDriver
 
-    def host(self, main: Main) -> None:
+    def host(self, main: NetworkMain) -> None:
         async def watched() -> None:
             await main()
             left = _output("ip", "-o", "link")

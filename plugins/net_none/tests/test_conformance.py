@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from orlop_kernel import linux
-from orlop_kernel.testing.network import Factory, Main, NetworkSuite, in_own_network
+from orlop_kernel.testing import NetworkFactory, NetworkMain, NetworkSuite, in_own_network
 from orlop_net_none import NoneDriver
 
 pytestmark = pytest.mark.root
@@ -19,10 +19,10 @@ class TestNone(NetworkSuite):
     real = True
 
     @pytest.fixture
-    def factory(self) -> Factory:
+    def factory(self) -> NetworkFactory:
         return NoneDriver
 
-    def host(self, main: Main) -> None:
+    def host(self, main: NetworkMain) -> None:
         in_own_network(main)
 
     def look(self, netns: str) -> set[str] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orlop_kernel.spi import Runtime, RuntimeContext
-from orlop_kernel.testing.runtime import RuntimeSuite
+from orlop_kernel.testing import RuntimeSuite
 from orlop_runtime_runc import Runc
 
 

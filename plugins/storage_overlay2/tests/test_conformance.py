@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing.storage import Factory, StorageSuite
+from orlop_kernel.testing import StorageFactory, StorageSuite
 from orlop_storage_overlay2 import Overlay2
 
 pytestmark = pytest.mark.root
@@ -12,5 +12,5 @@ pytestmark = pytest.mark.root
 
 class TestOverlay2(StorageSuite):
     @pytest.fixture
-    def factory(self) -> Factory:
+    def factory(self) -> StorageFactory:
         return Overlay2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing.storage import Factory, StorageSuite
+from orlop_kernel.testing import StorageFactory, StorageSuite
 from orlop_storage_vfs import Vfs
 
 
 class TestVfs(StorageSuite):
     @pytest.fixture
-    def factory(self) -> Factory:
+    def factory(self) -> StorageFactory:
         return Vfs

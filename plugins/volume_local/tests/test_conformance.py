@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing.volume import Factory, VolumeSuite
+from orlop_kernel.testing import VolumeFactory, VolumeSuite
 from orlop_volume_local import LocalVolumes
 
 
 class TestLocalVolumes(VolumeSuite):
     @pytest.fixture
-    def factory(self) -> Factory:
+    def factory(self) -> VolumeFactory:
         return LocalVolumes

@@ -143,7 +143,7 @@ async def _restart_later(room: Containers, container: Container, run: Run) -> No
     if scope.cancelled_caught or container.run is not run or room.closing:
         return
     async with container.lock:
-        if container.run is not run or not container.record.state.restarting:
+        if container.run is not run or container.record.removing or not container.record.state.restarting:
             return
         container.record.restart_count += 1
         try:

@@ -21,7 +21,7 @@ from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log
 from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime, Task
 from orlop_kernel.types.containers import HostConfig
 
-from . import bundle, mounts
+from . import bundle, mounts, volumes
 from .container import Container, Run
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _share_names(room: Containers, container: Container) -> None:
 async def _user_mounts(room: Containers, container: Container) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for record in container.record.mounts:
-        volume = await room.engine.volumes.mounts(record.name) if record.type == "volume" else ()
+        volume = await volumes.mounts(room, record) if record.type == "volume" else ()
         out += mounts.oci(record, volume)
     return out
 

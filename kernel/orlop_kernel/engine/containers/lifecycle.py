@@ -25,6 +25,7 @@ __all__ = ["kill", "pause", "rename", "restart", "start", "start_locked", "stop"
 log = logging.getLogger(__name__)
 
 KILL_DEADLINE = 10.0
+_SIGNAL_FAILED = 2  # seconds that a container has to end by itself when it could not be sent the stop signal: Docker's
 
 
 async def start(room: Containers, container: Container) -> None:
@@ -151,7 +152,10 @@ async def stop_locked(room: Containers, container: Container, signum: int, secon
     assert run is not None
     if record.state.paused:
         await _unpause(room, container)
-    await _send(room, container, signum)
+    try:
+        await _send(room, container, signum)
+    except (OSError, OrlopError):
+        seconds = _SIGNAL_FAILED  # it ends this very moment, most likely
     with trio.move_on_after(seconds if seconds >= 0 else float("inf")):
         await run.finished.wait()
     if not run.finished.is_set():
@@ -202,7 +206,13 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
     if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
         container.stop_requested = True
     record.manually_stopped = True
-    await _send(room, container, signum)
+    try:
+        await _send(room, container, signum)
+    except OrlopError as error:
+        with trio.move_on_after(_SIGNAL_FAILED):
+            await container.run.finished.wait()
+            raise Conflict(f"container {container.id} is not running") from error
+        raise
     if record.state.paused and container.stop_requested:
         async with container.lock:
             await _unpause(room, container)

@@ -93,6 +93,8 @@ def parse_spec(spec: MountSpec) -> MountRecord:
         return _bind_spec(spec, destination)
     if spec.type == "volume":
         options = spec.volume_options
+        if options and options.subpath and (options.subpath.startswith("/") or ".." in options.subpath.split("/")):
+            raise _invalid(spec, "subpath must be a relative path within the volume")
         driver = options.driver_config.name if options and options.driver_config else ""
         return MountRecord(
             type="volume",
@@ -196,12 +198,11 @@ def oci(record: MountRecord, volume: Iterable[Mount] = ()) -> list[dict[str, Any
         words = list(mount.options)
         if mount.type == "bind":
             words = ["rbind", record.propagation or "rprivate", *(w for w in words if w not in ("bind", "rbind", "rw"))]
-        source = posixpath.join(mount.source, record.subpath) if record.subpath else mount.source
         out.append(
             {
                 "destination": posixpath.join(record.destination, mount.target) if mount.target else record.destination,
                 "type": mount.type,
-                "source": source,
+                "source": mount.source,
                 "options": list(dict.fromkeys([*words, *readonly])),
             }
         )

@@ -42,15 +42,15 @@ async def remove(room: Containers, container: Container, *, force: bool, volumes
             raise
     async with container.lock:
         state = record.state
-        if state.restarting and container.restart_timer is not None:
-            container.restart_timer.cancel()
-        if state.running and not (force or state.restarting):
+        if state.running and not force:
             what = (
                 "container is paused and must be unpaused first"
                 if state.paused
-                else "container is running: stop the container before removing or force remove"
+                else f"container is {state.status}: stop the container before removing or force remove"
             )
             raise Conflict(f'cannot remove container "/{record.name}": {what}')
+        if container.restart_timer is not None:
+            container.restart_timer.cancel()
         record.removing = True
         await _remove_locked(room, container, volumes=volumes)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from orlop_kernel.engine.unpacking import copy_up
+from orlop_kernel.linux import open_in_root
+from orlop_kernel.spi import InvalidParameter, Mount
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
@@ -16,7 +19,7 @@ from .record import ContainerRecord, MountRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["announce", "ensure", "populate"]
+__all__ = ["announce", "ensure", "mounts", "populate"]
 
 
 async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
@@ -42,6 +45,27 @@ async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostC
             mount = replace(mount, driver=driver)
         out.append(mount)
     return tuple(out)
+
+
+async def mounts(room: Containers, record: MountRecord) -> Sequence[Mount]:
+    """What to mount for a volume. A subpath is looked up inside the volume, whatever symlinks its containers made there."""
+    found = await room.engine.volumes.mounts(record.name)
+    return [replace(mount, source=_inside(mount.source, record.subpath)) for mount in found] if record.subpath else found
+
+
+def _inside(directory: str, subpath: str) -> str:
+    try:
+        root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = open_in_root(root, subpath, os.O_PATH)
+        finally:
+            os.close(root)
+    except OSError as error:
+        raise InvalidParameter(f"cannot access path {directory}/{subpath}: {(error.strerror or '').lower()}") from None
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 async def populate(room: Containers, record: ContainerRecord) -> None:
