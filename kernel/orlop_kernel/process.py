@@ -8,7 +8,9 @@ fds inherited. Waits by pidfd: `subprocess` with a timeout polls with doubling s
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 
 import trio
@@ -18,6 +20,7 @@ from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, Outcome
 __all__ = ["check", "describe", "run_supervised", "spawn_detached"]
 
 _TAIL = 64 << 10
+_DEATH = 2.0  # seconds from SIGKILL to the end; more only for who sits in the kernel on a disk that hangs
 
 
 async def _collect(fd: int, into: bytearray, limit: int) -> None:
@@ -68,14 +71,26 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 process.kill()
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:
+        await _reap(process, pidfd)
         os.close(pidfd)
-        if process.poll() is None:
-            process.kill()
-        process.wait()
         for file in (process.stdin, process.stdout, process.stderr):
             if file:
                 file.close()
-    return Outcome(process.returncode, bytes(out[-limit:]), bytes(err[-limit:]), timed_out)
+    status = -signal.SIGKILL if process.returncode is None else process.returncode
+    return Outcome(status, bytes(out[-limit:]), bytes(err[-limit:]), timed_out)
+
+
+async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
+    """Kill it if it lives, and take its status. One that does not die is left to a thread: waiting here would be everybody's
+    waiting."""
+    if process.poll() is not None:
+        return
+    process.kill()
+    with trio.move_on_after(_DEATH, shield=True):
+        await trio.lowlevel.wait_readable(pidfd)
+        process.wait()
+        return
+    threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
 
 
 def describe(command: Command, outcome: Outcome) -> str:

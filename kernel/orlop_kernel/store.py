@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import trio
@@ -263,7 +263,8 @@ class Store:
             execute("COMMIT")
         except sqlite3.Error as error:
             if self._connection.in_transaction:
-                execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # a disk that fails; the thread must live, or nobody is answered any more
+                    execute("ROLLBACK")
             failure = _translate(error)
             for job in group:
                 job.error = job.error or failure

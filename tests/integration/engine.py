@@ -162,7 +162,7 @@ class Engine:
         self._derived = Config(data_root=str(self.data_root))
         self._children: list[subprocess.Popen[bytes]] = []
         self._terminals: list[Terminal] = []
-        self._sdk: docker.DockerClient | None = None
+        self._sdk: Any = None
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -351,7 +351,7 @@ class Engine:
             connection.close()
 
     @property
-    def sdk(self) -> docker.DockerClient:
+    def sdk(self) -> Any:
         if self._sdk is None:
             self._sdk = docker.DockerClient(base_url=f"unix://{self.socket}", timeout=30)
         return self._sdk

@@ -46,17 +46,6 @@ def test_inspect_and_history(engine: Engine) -> None:
     assert engine.ok("history", "--format", "{{.CreatedBy}}", "busybox") == "ADD layer0.tar /"
 
 
-def test_save_and_load_elsewhere(engine: Engine, name: str) -> None:
-    engine.ok("tag", "busybox", f"{name}:saved")
-    saved = engine.docker("save", f"{name}:saved", check=0).stdout
-    with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
-        assert "manifest.json" in tar.getnames()
-    engine.ok("rmi", f"{name}:saved")
-    assert engine.docker("load", stdin=saved, check=0).out == f"Loaded image: {name}:saved\n"
-    assert engine.ok("images", "-q", name) == engine.ok("images", "-q", "busybox")
-    engine.ok("rmi", f"{name}:saved")
-
-
 def test_images_settings_are_the_containers(engine: Engine, name: str) -> None:
     config = {
         "Env": ["PATH=/bin", "A=image", "B=image"],

@@ -404,3 +404,19 @@ def test_many_at_once(engine: Engine, name: str) -> None:
         assert process.communicate(timeout=30)[0] == f"{n}\n".encode()
         assert process.returncode == n
     until(lambda: engine.docker("ps", "-aq").out == "", "all are removed")
+
+
+def test_a_monitor_that_hangs_hangs_nothing_else(engine: Engine, name: str) -> None:
+    engine.ok("run", "-d", "--name", name, *SLEEP)
+    pid, monitor = engine.inspect(name)["State"]["Pid"], engine.monitor(name)
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        assert name in engine.ok("ps", "--format", "{{.Names}}").split()
+        assert engine.inspect(name)["State"]["Running"]
+        assert engine.ok("run", "--rm", "busybox", "echo", "next") == "next"
+        # What does not answer is ended
+        assert engine.docker("rm", "-f", name, check=0, seconds=40).line == name
+        until(lambda: not alive(pid) and not alive(monitor), "both are gone")
+    finally:
+        if alive(monitor):
+            os.kill(monitor, signal.SIGCONT)

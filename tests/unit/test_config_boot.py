@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel.boot import listen, logs, pidfile, systemd
+from orlop_kernel.boot import listen, logs, pidfile, process, systemd
 from orlop_kernel.config import Config, ConfigError
 
 
@@ -62,6 +62,26 @@ def test_a_living_daemons_pid_file_is_refused(tmp_path: Path) -> None:
         assert path.read_text() == str(child.pid)
     finally:
         child.communicate(b"\n")
+
+
+def test_another_engines_data_root_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "data" / "containers" / "precious").mkdir(parents=True)
+    config = Config(data_root=str(tmp_path / "data"), exec_root=str(tmp_path / "run"))
+    with (
+        pytest.raises(ConfigError, match=r"holds data of another engine \(containers\) and no orlop.db"),
+        process.roots(config),
+    ):
+        pass
+    assert os.listdir(tmp_path / "data") == ["containers"]
+
+
+def test_our_own_data_root_and_an_empty_disk_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "ours" / "containers").mkdir(parents=True)
+    (tmp_path / "ours" / "orlop.db").touch()
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+    for name in ("ours", "disk", "new"):
+        with process.roots(Config(data_root=str(tmp_path / name), exec_root=str(tmp_path / "run"))):
+            assert (tmp_path / "run" / "orlop.lock").exists()
 
 
 def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

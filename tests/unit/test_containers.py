@@ -13,7 +13,9 @@ from orlop_kernel.spi import DriverError, InvalidParameter
 from orlop_kernel.types.containers import ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
 from orlop_kernel.types.images import ImageConfig
 
-FACTS = Host(cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False)
+FACTS = Host(
+    cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False
+)
 
 
 def test_names():

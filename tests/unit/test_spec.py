@@ -11,13 +11,18 @@ from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import Device, HostConfig, Resources
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
-FACTS = Host(cgroup_version=2, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False)
+FACTS = Host(
+    cgroup_version=2, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False
+)
 ROOT = users.Identity(0, 0, (0, 10), "/root")
 
 
 def make(host: HostConfig | None = None, **more):
     host = host or HostConfig(
-        masked_paths=list(build.MASKED_PATHS), readonly_paths=list(build.READONLY_PATHS), ipc_mode="private", shm_size=64 << 20
+        masked_paths=list(build.MASKED_PATHS),
+        readonly_paths=list(build.READONLY_PATHS),
+        ipc_mode="private",
+        shm_size=64 << 20,
     )
     process = build.ProcessInput(
         args=["sh"],
@@ -142,7 +147,12 @@ def test_default_seccomp_depends_on_capabilities():
     admin = seccomp.default(tuple(sorted([*capabilities.DEFAULT, "CAP_SYS_ADMIN"])))
 
     def allowed(profile):
-        return {n for rule in profile["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule for n in rule["names"]}
+        return {
+            n
+            for rule in profile["syscalls"]
+            if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule
+            for n in rule["names"]
+        }
 
     assert plain["defaultAction"] == "SCMP_ACT_ERRNO" and plain["defaultErrnoRet"] == 1
     assert "mount" in allowed(admin) - allowed(plain)
@@ -184,7 +194,9 @@ def test_users_resolve_in_the_containers_own_files(root, user, expected):
     assert users.resolve(root, user) == users.Identity(*expected)
 
 
-@pytest.mark.parametrize("user", ["4294967296", "-1", "0x0", "bad", "nobody-here", "+0", "0:4294967296", "web:nogroup", "２"])
+@pytest.mark.parametrize(
+    "user", ["4294967296", "-1", "0x0", "bad", "nobody-here", "+0", "0:4294967296", "web:nogroup", "２"]
+)
 def test_strange_users_are_refused_never_root(root, user):
     with pytest.raises(InvalidParameter):
         users.resolve(root, user)

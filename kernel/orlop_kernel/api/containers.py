@@ -12,6 +12,7 @@ from orlop_kernel.engine import logs, top
 from orlop_kernel.engine.containers import attach
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.launch import log_info
+from orlop_kernel.engine.futures import Once
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError
@@ -120,13 +121,13 @@ class _Routes:
         if condition not in _CONDITIONS:
             raise InvalidParameter(f'invalid condition: "{condition}"')
         container = self._of(call)
-        pending = self.room.wait(container, condition)
+        pending = self.room.waiting(container, condition)
         return Streaming(200, self._waited(pending), (("Content-Type", "application/json"),))
 
-    async def _waited(self, pending: object) -> AsyncIterator[bytes]:
+    async def _waited(self, pending: Once[int]) -> AsyncIterator[bytes]:
         answer = WaitResponse(status_code=0, error=UNSET)
         try:
-            answer.status_code = await pending  # type: ignore[misc]
+            answer.status_code = await pending.get()
         except OrlopError as error:
             answer.error = WaitError(message=str(error))
         yield msgspec.json.encode(answer) + b"\n"

@@ -18,6 +18,21 @@ __all__ = ["adjust", "roots"]
 _log = logging.getLogger("orlop.daemon")
 _BUFFERS = 2 << 20  # what relaying a stream allocates and frees in turn
 _OOM_SCORE = -500  # dockerd's: killed late, but before nothing is left
+# What dockerd, podman and containerd keep in theirs, and what a root of ours without its database would have
+_SIGNS = frozenset(
+    {"containers", "image", "overlay2", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
+)
+
+
+def _refuse_foreign(data_root: str) -> None:
+    """A `data-root` written for another engine (its daemon.json is read where ours is missing): at boot we would remove what
+    our database does not know, which is all of it."""
+    names = set(os.listdir(data_root))
+    if "orlop.db" not in names and (found := sorted(names & _SIGNS)):
+        raise ConfigError(
+            f"cannot use data root {data_root}: it holds data of another engine ({', '.join(found)}) and no orlop.db; "
+            "give Orlop a data-root of its own in /etc/orlop/daemon.json"
+        )
 
 
 @contextmanager
@@ -30,6 +45,7 @@ def roots(config: Config) -> Iterator[None]:
             os.makedirs(path, mode=0o711, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make directory {path}: {error.strerror}") from error
+    _refuse_foreign(config.data_root)
     lock = lock_root(config.exec_root, "exec root")
     try:
         yield

@@ -119,7 +119,7 @@ FLAGS: tuple[Flag, ...] = (
     _flag("selinux-enabled", "bool", "Refused", hidden=True),
     _flag("shutdown-timeout", "int", "Seconds that containers have to stop when the daemon does (default 15)"),
     _flag("storage-driver", "string", "Storage driver to use (default overlay2)", short="s"),
-    _flag("storage-opt", "list", "Storage driver options: overlay2.size=10G", "storage-opts"),
+    _flag("storage-opt", "list", "Storage driver options: DRIVER.NAME=VALUE", "storage-opts"),
     _flag("swarm-default-advertise-addr", "string", "Accepted and ignored (swarm)", hidden=True),
     _flag("tls", "bool", "Use TLS on tcp:// sockets, and verify clients; implied by --tlsverify"),
     _flag("tlscacert", "string", "Trust clients with certificates signed by this CA only"),

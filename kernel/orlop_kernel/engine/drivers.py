@@ -1,7 +1,7 @@
 """The drivers in use: found by name on first need, made once, kept for the daemon's life.
 
-Every driver call that may reach the machine goes through `Deadlines`, so that a driver that hangs makes one operation fail
-with a message and nothing else.
+Every driver call that may reach the machine goes through `Deadlines`, so that a driver that hangs, or raises what it should
+not, makes one operation fail with a message and nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import trio
 
 from orlop_kernel import plugins
 from orlop_kernel.config import Config
+from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import (
     DeadlineExceeded,
     DriverError,
@@ -40,7 +41,8 @@ DRIVER_DEADLINE = 60.0
 
 
 class Deadlines:
-    """Stands in front of a driver object: the same methods, each with a deadline when it is a coroutine."""
+    """Stands in front of a driver object: the same methods; those that are coroutines have a deadline and raise nothing but
+    `OrlopError`."""
 
     def __init__(self, driver: Any, label: str, seconds: float = DRIVER_DEADLINE) -> None:
         self._driver, self._label, self._seconds = driver, label, seconds
@@ -55,9 +57,15 @@ class Deadlines:
     def _bounded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         async def bounded(*args: Any, **kwargs: Any) -> Any:
+            what = f"cannot {name.replace('_', ' ')}: {self._label}"
             with trio.move_on_after(self._seconds):
-                return await call(*args, **kwargs)
-            raise DeadlineExceeded(f"cannot {name.replace('_', ' ')}: {self._label} gave no answer in {self._seconds:g} s")
+                try:
+                    return await call(*args, **kwargs)
+                except OrlopError:
+                    raise
+                except Exception as error:
+                    raise as_orlop_error(error, f"{what} failed") from error
+            raise DeadlineExceeded(f"{what} gave no answer in {self._seconds:g} s")
 
         return bounded
 

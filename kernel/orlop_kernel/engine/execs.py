@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from orlop_kernel.monitor.protocol import Attach, Exec, ExecExited
 from orlop_kernel.spi import Conflict, Execution, InvalidParameter, NotFound, Outcome
 from orlop_kernel.types.containers import ExecConfig
 
+from .failures import as_orlop_error
 from .futures import Once
 
 if TYPE_CHECKING:
@@ -50,12 +52,16 @@ class ExecState:
     begun: trio.Event = field(default_factory=trio.Event)
     """Set when it runs, or has failed to."""
     ended: Once[int] = field(default_factory=Once)
+    early: int | None = None
+    """Its exit, when that is told before its start: they come by different connections."""
 
 
 class Execs:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.index: dict[str, ExecState] = {}
+        self._forgotten: deque[tuple[float, str]] = deque()
+        """What has ended, and when it may be forgotten: at the next exec after that."""
 
     def get(self, exec_id: str) -> ExecState:
         found = self.index.get(exec_id)
@@ -74,6 +80,7 @@ class Execs:
                 f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
             )
         self._identity(container, config)
+        self._forget_old()
         made = ExecState(names.new_id(), container, config, command, keys)
         self.index[made.id] = made
         container.execs.add(made.id)
@@ -133,10 +140,27 @@ class Execs:
         `InvalidParameter` with the reason; the caller has it go down the stream."""
         state = self.check_startable(exec_id)
         state.running = state.started = True
+        run = state.container.run
+        try:
+            stream = await self._run(state, detach=detach, console_size=console_size)
+        except BaseException as error:
+            self._end(state, _start_failure_code(str(error)))
+            if isinstance(error, Exception):
+                raise as_orlop_error(error, "cannot run the exec") from error
+            raise
+        state.begun.set()
+        self._publish(state, f"exec_start: {' '.join(state.command)}")
+        if state.early is not None:
+            self._end(state, state.early)
+        elif run is None or run.finished.is_set():
+            self._end(state, 137)  # its container ended in the same moment
+        return state, stream
+
+    async def _run(self, state: ExecState, *, detach: bool, console_size: list[int] | None) -> trio.SocketStream | None:
         room, container = self.engine.containers, state.container
         assert container.run is not None and container.run.monitor is not None
-        run_dir = room.run_dir(container.id)
-        base = f"{run_dir}/exec-{state.id[:16]}"
+        monitor = container.run.monitor
+        base = f"{room.run_dir(container.id)}/exec-{state.id[:16]}"
         with open(f"{base}.json", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(self._process(state, console_size))
         execution = Execution(
@@ -165,19 +189,13 @@ class Execs:
             attach=wanted,
         )
         try:
-            started, stream = await container.run.monitor.exec(message)
+            started, stream = await monitor.exec(message)
         except StartFailed as error:
             failed = error.failed
-            reason = runtime.explain(Outcome(failed.status, b"", failed.stderr, failed.timed_out), failed.log)
-            self._end(state, _start_failure_code(reason))
-            raise InvalidParameter(reason) from error
-        except BaseException:
-            self._end(state, 126)
-            raise
+            outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
+            raise InvalidParameter(runtime.explain(outcome, failed.log)) from error
         state.pid = started.pid
-        state.begun.set()
-        self._publish(state, f"exec_start: {' '.join(state.command)}")
-        return state, stream
+        return stream
 
     def check_startable(self, exec_id: str) -> ExecState:
         """The exec, or the reason why it cannot be started now."""
@@ -215,32 +233,41 @@ class Execs:
 
     def exited(self, event: ExecExited) -> None:
         state = self.index.get(event.exec_id)
-        if state is not None and state.running:
+        if state is None:
+            return
+        if state.begun.is_set():
             self._end(state, event.code)
+        else:
+            state.early = event.code
 
     def _end(self, state: ExecState, code: int) -> None:
+        if not state.running:
+            return
         state.running, state.exit_code, state.pid = False, code, 0
         state.begun.set()
         state.ended.set(code)
         state.container.execs.discard(state.id)
         state.container.touch()
         self._publish(state, "exec_die", exitCode=str(code))
-        self.engine.nursery.start_soon(self._forget_later, state)
+        self._remove_files(state)
+        self._forgotten.append((trio.current_time() + KEEP_ENDED, state.id))
 
-    async def _forget_later(self, state: ExecState) -> None:
+    def _forget_old(self) -> None:
+        while self._forgotten and self._forgotten[0][0] <= trio.current_time():
+            self.index.pop(self._forgotten.popleft()[1], None)
+
+    def _remove_files(self, state: ExecState) -> None:
         run_dir = self.engine.containers.run_dir(state.container.id)
         for suffix in ("json", "pid", "log", "tty"):
             try:
                 os.unlink(f"{run_dir}/exec-{state.id[:16]}.{suffix}")
             except OSError:
                 pass  # the runtime did not make it, or the container's directory is gone
-        await trio.sleep(KEEP_ENDED)
-        self.index.pop(state.id, None)
 
     def container_ended(self, container: Container) -> None:
         """Its execs ended with it, whether or not their exits were reported."""
         for exec_id in list(container.execs):
-            if (state := self.index.get(exec_id)) is not None and state.running:
+            if (state := self.index.get(exec_id)) is not None and state.begun.is_set():
                 self._end(state, 137)
         for state in [state for state in self.index.values() if state.container is container and not state.started]:
             container.execs.discard(state.id)

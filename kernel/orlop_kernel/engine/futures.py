@@ -51,11 +51,11 @@ async def uncut(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Await
     async def run() -> None:
         try:
             outcome.set(await operation(*args))
-        except trio.Cancelled:
-            outcome.fail(RuntimeError("the daemon is shutting down"))
-            raise
         except Exception as error:
             outcome.fail(error)
+        except BaseException:  # also a group with a cancellation in it
+            outcome.fail(RuntimeError("the daemon is shutting down"))
+            raise
 
     nursery.start_soon(run)
     return await outcome.get()

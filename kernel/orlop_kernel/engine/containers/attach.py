@@ -80,14 +80,15 @@ class DetachKeys:
 
 
 async def join(container: Container, request: Attach) -> trio.SocketStream | None:
-    """The container's streams. Before its start: waits for the start (None: it failed)."""
+    """The container's streams. Before its start: waits for the start (None: it failed). While it is being started the
+    monitor is there already, and takes attachments."""
     state = container.record.state
     if state.paused:
         raise Conflict(f"container {container.id} is paused, unpause the container before attach")
     if state.restarting:
         raise Conflict(f"container {container.id} is restarting, wait until the container is running")
     run = container.run
-    if state.running and run is not None and run.monitor is not None and not run.finished.is_set():
+    if run is not None and run.monitor is not None and not run.finished.is_set():
         return await run.monitor.attach(request)
     waiter = AttachWaiter(request)
     container.attach_waiters.append(waiter)

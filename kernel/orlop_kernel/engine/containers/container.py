@@ -32,6 +32,8 @@ class Run:
     exited: Once[Exited] = field(default_factory=Once)
     finished: trio.Event = field(default_factory=trio.Event)
     recorded: bool = True
+    killed: bool = False
+    """SIGKILL is on its way: it must not be paused any more, for a frozen process does not die."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class Container:
         self.restart_delay = 0.0
         self.stop_requested = False
         """The present run is being ended by a user or by the shutdown: no restart follows it."""
+        self.row_going = False
+        """Its row is being deleted, or is: no `save` may bring it back."""
         self.execs: set[str] = set()
         self.on_change: Callable[[], None] | None = None
         self.views: dict[str, bytes] = {}
@@ -70,6 +74,12 @@ class Container:
     def touch(self) -> None:
         """The record changed: what was encoded from it is void."""
         self.views.clear()
+
+    def release_attach_waiters(self) -> None:
+        """There will be no stream: the start failed, or the container is removed."""
+        waiters, self.attach_waiters = self.attach_waiters, []
+        for waiter in waiters:
+            waiter.stream.set(None)
 
     def exit_announced(self, code: int) -> None:
         """Wake who waits for the next exit; later waiters wait for the one after."""

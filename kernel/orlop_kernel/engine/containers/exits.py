@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_kernel import process
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.monitor.protocol import Exited
-from orlop_kernel.spi import OrlopError
+from orlop_kernel.spi import DeadlineExceeded, OrlopError
 
-from . import restarts, volumes
+from . import restarts, runtime, volumes
 from .container import Container, Run
-from .launch import task
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["watch"]
+__all__ = ["put_away", "record_again", "watch"]
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_EXIT = 255
 _RECORD_AGAIN = 1.0  # seconds
 ZYGOTE_PATIENCE = 2.0
+_PUT_AWAY = 30.0
 
 
 async def watch(room: Containers, container: Container, run: Run) -> None:
@@ -44,7 +43,7 @@ async def watch(room: Containers, container: Container, run: Run) -> None:
         exited = await run.exited.get()
     else:
         exited = await _found(run)
-        await clean_runtime(room, container)
+        await runtime.clean(room, container)
     await run.settled.wait()
     if container.run is run:
         await account(room, container, run, exited)
@@ -67,19 +66,34 @@ async def _found(run: Run) -> Exited:
     return Exited(UNKNOWN_EXIT, time.time_ns())
 
 
-async def clean_runtime(room: Containers, container: Container) -> None:
-    """What the monitor would have done last: have the runtime forget the container, or it could not start again."""
-    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-    outcome = await process.run_supervised(runtime.delete(task(room, container)))
-    if outcome.status:
-        log.warning("container %s: the runtime keeps state of it: %s", container.name, outcome.stderr[-500:])
+async def put_away(room: Containers, container: Container, run: Run) -> None:
+    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. A monitor that told the exit and then
+    hangs is ended. `DeadlineExceeded` when even that does not end it."""
+    await run.finished.wait()
+    monitor = run.monitor
+    assert monitor is not None
+    with trio.move_on_after(_PUT_AWAY):
+        await monitor.ended()
+        return
+    log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
+    monitor.kill()
+    with trio.move_on_after(_PUT_AWAY):
+        await monitor.ended()
+        await runtime.clean(room, container)
+        return
+    raise DeadlineExceeded(
+        f"container {container.name} is still being put away: its monitor (pid {monitor.pid}) does not end"
+    )
 
 
 async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:
     """Make the exit true everywhere: network, row, events, waiters; then what the policy wants."""
     record = container.record
     state = record.state
-    await room.release_network(container)
+    try:
+        await room.release_network(container)
+    except Exception:
+        log.exception("container %s has ended, and not all of its network is given back", container.name)
     volumes.announce(room, container, "unmount")
     ran_for = (exited.time_ns - state.started_ns) / 1e9
     policy = record.host_config.restart_policy
@@ -119,23 +133,27 @@ async def _record(room: Containers, container: Container, run: Run) -> None:
         run.recorded = False
 
 
-async def _clean(room: Containers, container: Container, run: Run) -> None:
-    assert run.monitor is not None
-    await run.monitor.ended()
-    while not run.recorded and container.run is run:
+async def record_again(room: Containers, container: Container) -> None:
+    """Until it succeeds: a full disk passes."""
+    while container.id in room.index:
         await trio.sleep(_RECORD_AGAIN)
         try:
             await room.save(container)
-            run.recorded = True
         except OrlopError:
             continue  # said already
+        return
+
+
+async def _clean(room: Containers, container: Container, run: Run) -> None:
+    await put_away(room, container, run)
+    if not run.recorded:
+        await record_again(room, container)
+        run.recorded = True
     if container.run is run:
         room.settle(container)
 
 
 async def _restart_later(room: Containers, container: Container, run: Run) -> None:
-    assert run.monitor is not None
-    await run.monitor.ended()
     with trio.CancelScope() as scope:
         container.restart_timer = scope
         await trio.sleep(container.restart_delay)

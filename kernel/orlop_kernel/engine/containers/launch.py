@@ -10,6 +10,7 @@ its run directory and the endpoints in the row.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -18,22 +19,20 @@ import trio
 
 from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
 from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
-from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime, Task
+from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
 from orlop_kernel.types.containers import HostConfig
 
 from . import bundle, mounts, volumes
+from . import runtime as runtimes
 from .container import Container, Run
+from .runtime import task
 
 if TYPE_CHECKING:
     from .service import Containers
 
 __all__ = ["launch", "log_info", "on_event", "task"]
 
-
-def task(room: Containers, container: Container) -> Task:
-    run_dir = room.run_dir(container.id)
-    console = f"{run_dir}/console" if container.record.config.tty else ""
-    return Task(container.id, run_dir, f"{run_dir}/init.pid", f"{run_dir}/runtime.log", console)
+log = logging.getLogger(__name__)
 
 
 def log_info(room: Containers, container: Container) -> LogInfo:
@@ -95,7 +94,7 @@ async def launch(room: Containers, container: Container) -> Run:
         started = await _start(room, container, runtime, monitor)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await _undo(room, container, run, plan)
+            await _undo(room, container, run, plan, deleted=isinstance(error, StartFailed))
         if isinstance(error, StartFailed):
             raise InvalidParameter(_explain(runtime, error)) from error
         raise
@@ -198,7 +197,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
             nursery.start_soon(save)
         try:
             started = await monitor.start(message)
-        except StartFailed as error:
+        except OrlopError as error:  # here, or the nursery would make a group of it
             failures.insert(0, error)
     if failures:
         raise failures[0]
@@ -206,32 +205,39 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
 
 
 async def _attach_waiters(container: Container, monitor: Monitor) -> None:
-    """Give clients that attached before the start their streams, before there is any output to miss."""
-    waiters, container.attach_waiters = container.attach_waiters, []
-    for waiter in waiters:
-        try:
-            waiter.stream.set(await monitor.attach(waiter.request))
-        except Exception:
-            waiter.stream.set(None)
-            raise
+    """Give clients that attached before the start their streams, before there is any output to miss. Whoever comes while
+    this goes on finds the monitor by itself (see `attach.join`)."""
+    while container.attach_waiters:
+        waiter = container.attach_waiters[0]
+        stream = await monitor.attach(waiter.request)
+        if waiter in container.attach_waiters:
+            container.attach_waiters.remove(waiter)
+            waiter.stream.set(stream)
+        else:
+            await stream.aclose()  # the client went away meanwhile
 
 
-async def _undo(room: Containers, container: Container, run: Run, plan: Any) -> None:
-    for waiter in container.attach_waiters:
-        waiter.stream.set(None)
-    container.attach_waiters = []
-    if run.monitor is not None:
-        run.monitor.kill()
-        await run.monitor.ended()
-    sandbox, container.record.sandbox = container.record.sandbox, None
-    if sandbox is not None:
-        await room.engine.networks.release(sandbox)
-    elif plan is not None:
-        await room.engine.networks.abandon(plan)
-    room.remove_run_directories(container.id)
-    container.run = None
-    run.settled.set()
-    run.finished.set()
+async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
+    """Every step, whatever becomes of the others. `deleted`: the monitor has had the runtime forget the container."""
+    container.release_attach_waiters()
+    try:
+        if run.monitor is not None:
+            run.monitor.kill()
+            await run.monitor.ended()
+            if not deleted:
+                await runtimes.clean(room, container)
+        sandbox, container.record.sandbox = container.record.sandbox, None
+        if sandbox is not None:
+            await room.engine.networks.release(sandbox)
+        if plan is not None:
+            await room.engine.networks.abandon(plan)  # after `attach`, only its sockets
+    except Exception:
+        log.exception("cannot undo all of the start of container %s", container.name)
+    finally:
+        room.remove_run_directories(container.id)
+        container.run = None
+        run.settled.set()
+        run.finished.set()
 
 
 def on_event(room: Containers, container: Container, run: Run, event: Event) -> None:

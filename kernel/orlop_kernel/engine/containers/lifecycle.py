@@ -3,7 +3,6 @@ checks the state in Docker's words, acts, commits, and tells."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 from typing import TYPE_CHECKING
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel import process
-from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotModified, OrlopError
+from orlop_kernel.engine.failures import as_orlop_error
+from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
 
 from . import exits, validate, volumes
 from .container import Container
@@ -54,14 +54,19 @@ def _cancel_restart(container: Container) -> None:
 async def start_locked(room: Containers, container: Container) -> None:
     """Start under the lock, from any state that is not running."""
     record = container.record
-    if container.run is not None and container.run.monitor is not None:
-        await container.run.monitor.ended()
-    container.stop_requested = False
-    record.manually_stopped = False
+    if record.removing or container.row_going:
+        raise Conflict("container is marked for removal and cannot be started")
+    if room.closing:
+        raise Unavailable(f"cannot start container {container.id}: the daemon is shutting down")
     try:
+        if container.run is not None:
+            await exits.put_away(room, container, container.run)
+        container.stop_requested = False
+        record.manually_stopped = False
         run = await launch(room, container)
-    except OrlopError as error:
-        raise await _failed(room, container, error) from error
+    except Exception as error:
+        failure = as_orlop_error(error, f"cannot start container {record.name}")
+        raise await _failed(room, container, failure) from error
     room.background(exits.watch, room, container, run)
     try:
         await room.save(container)
@@ -144,14 +149,11 @@ async def stop_locked(room: Containers, container: Container, signum: int, secon
         record.manually_stopped = True
     container.stop_requested = True
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        _cancel_restart(container)
-        await room.save(container)
-        container.touch()
+        await _end_restarting(room, container)
         return
     run = container.run
     assert run is not None
-    if record.state.paused:
-        await _unpause(room, container)
+    await _thaw(room, container)
     try:
         await _send(room, container, signum)
     except (OSError, OrlopError):
@@ -171,16 +173,44 @@ async def _send(room: Containers, container: Container, signum: int) -> None:
     room.engine.events.publish("container", "kill", container.id, room.attributes(container, signal=str(signum)))
 
 
+async def _end_restarting(room: Containers, container: Container) -> None:
+    """It was waiting to be started again, and will not be: for who waits for its end, this is it."""
+    _cancel_restart(container)
+    container.exit_announced(container.record.state.exit_code)
+    await room.save(container)
+
+
+async def _thaw(room: Containers, container: Container) -> None:
+    """Before a signal that is to end it. What fails here is no reason not to send one: SIGKILL has other ways too."""
+    try:
+        await _unpause(room, container)
+    except OrlopError as error:
+        log.warning("%s", error)
+
+
+async def _decided(container: Container) -> None:
+    """Wait for a start that is under way, on a connection of its own: what to do with its container depends on it."""
+    if container.run is not None:
+        with trio.move_on_after(KILL_DEADLINE):
+            await container.run.settled.wait()
+
+
 async def kill_now(room: Containers, container: Container) -> None:
     """SIGKILL, and wait until it is accounted for. Stop stops."""
     run = container.run
     if run is None or run.finished.is_set():
         return
-    if container.record.state.paused:
-        await _unpause(room, container)
-    with contextlib.suppress(OSError, OrlopError):
+    run.killed = True
+    await _decided(container)
+    if run.finished.is_set():
+        return
+    await _thaw(room, container)
+    patience: float = KILL_DEADLINE
+    try:
         await _send(room, container, signal.SIGKILL)
-    with trio.move_on_after(KILL_DEADLINE):
+    except (OSError, OrlopError):
+        patience = _SIGNAL_FAILED
+    with trio.move_on_after(patience):
         await run.finished.wait()
         return
     # A monitor that does not answer is ended; what it leaves is killed through the cgroup.
@@ -195,13 +225,14 @@ async def kill_now(room: Containers, container: Container) -> None:
 async def kill(room: Containers, container: Container, given: str = "") -> None:
     signum = validate.parse_signal(given) if given else signal.SIGKILL
     record = container.record
+    await _decided(container)
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        _cancel_restart(container)
-        await room.save(container)
-        container.touch()
+        await _end_restarting(room, container)
         return
-    if not record.state.running or container.run is None:
+    run = container.run
+    if not record.state.running or run is None:
         raise Conflict(f"container {container.id} is not running")
+    run.killed = run.killed or signum == signal.SIGKILL
     configured = record.config.stop_signal
     if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
         container.stop_requested = True
@@ -209,16 +240,23 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
     try:
         await _send(room, container, signum)
     except OrlopError as error:
-        with trio.move_on_after(_SIGNAL_FAILED):
-            await container.run.finished.wait()
-            raise Conflict(f"container {container.id} is not running") from error
+        await _unless_it_ended(container, error)
         raise
     if record.state.paused and container.stop_requested:
         async with container.lock:
             await _unpause(room, container)
-    if signum == signal.SIGKILL and container.run is not None:
+    if signum == signal.SIGKILL:
         with trio.move_on_after(KILL_DEADLINE):
-            await container.run.finished.wait()
+            await run.finished.wait()
+
+
+async def _unless_it_ended(container: Container, error: OrlopError) -> None:
+    """What could not be done to a container that was ending this very moment: say that, not what the runtime said of it."""
+    run = container.run
+    with trio.move_on_after(_SIGNAL_FAILED):
+        if run is not None:
+            await run.finished.wait()
+        raise Conflict(f"container {container.id} is not running") from error
 
 
 async def restart(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
@@ -247,7 +285,14 @@ async def pause(room: Containers, container: Container) -> None:
         if state.restarting:
             raise Conflict(f"container {container.id} is restarting, wait until the container is running")
         runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-        await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
+        try:
+            await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
+        except DriverError as error:
+            await _unless_it_ended(container, error)
+            raise
+        if container.run is not None and container.run.killed:
+            await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+            raise Conflict(f"container {container.id} is not running")
         state.paused = True
         await room.save(container)
         container.touch()
@@ -276,6 +321,8 @@ async def rename(room: Containers, container: Container, given: str) -> None:
     if not given:
         raise InvalidParameter("Neither old nor new names may be empty")
     async with container.lock:
+        if container.record.removing or container.row_going:
+            raise NotFound(f"No such container: {container.id}")
         old = container.record.name
         if given.removeprefix("/") == old:
             raise InvalidParameter("Renaming a container with the same name as its current name")

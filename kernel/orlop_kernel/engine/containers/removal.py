@@ -7,18 +7,21 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_kernel.spi import Conflict, OrlopError
+from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import Delete
 
-from . import create, lifecycle
+from . import create, exits, lifecycle
 from .container import Container
 
 if TYPE_CHECKING:
+    from orlop_kernel.engine.images.service import Image
+
     from .service import Containers
 
 __all__ = ["auto_remove", "discard_files", "remove", "sweep"]
@@ -33,39 +36,74 @@ async def remove(room: Containers, container: Container, *, force: bool, volumes
     record = container.record
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
-    if force:
-        record.removing = container.stop_requested = True
-        try:
+    if not force:
+        async with container.lock:
+            await _remove_stopped(room, container, volumes=volumes)
+        return
+    record.removing = container.stop_requested = True
+    try:
+        await lifecycle.kill_now(room, container)
+        async with container.lock:
+            _check_there(room, container)
+            # Who held the lock until now may have started it again.
+            container.stop_requested = True
             await lifecycle.kill_now(room, container)
-        except BaseException:
-            record.removing = False
-            raise
-    async with container.lock:
-        state = record.state
-        if state.running and not force:
-            what = (
-                "container is paused and must be unpaused first"
-                if state.paused
-                else f"container is {state.status}: stop the container before removing or force remove"
-            )
-            raise Conflict(f'cannot remove container "/{record.name}": {what}')
-        if container.restart_timer is not None:
-            container.restart_timer.cancel()
-        record.removing = True
+            await _remove_locked(room, container, volumes=volumes)
+    except BaseException:
+        record.removing = False
+        raise
+
+
+def _check_there(room: Containers, container: Container) -> None:
+    """Another removal may have been faster to the lock."""
+    if container.id not in room.index:
+        raise NotFound(f"No such container: {container.id}")
+
+
+async def _remove_stopped(room: Containers, container: Container, *, volumes: bool) -> None:
+    record, state = container.record, container.record.state
+    _check_there(room, container)
+    if state.running or record.removing:
+        if record.removing:
+            raise Conflict(f"removal of container {record.name} is already in progress")
+        what = (
+            "container is paused and must be unpaused first"
+            if state.paused
+            else f"container is {state.status}: stop the container before removing or force remove"
+        )
+        raise Conflict(f'cannot remove container "/{record.name}": {what}')
+    record.removing = True
+    try:
         await _remove_locked(room, container, volumes=volumes)
+    except BaseException:
+        record.removing = False  # as far as it still exists, it can be removed again
+        raise
 
 
 async def _remove_locked(room: Containers, container: Container, *, volumes: bool) -> None:
     record = container.record
+    if container.restart_timer is not None:
+        container.restart_timer.cancel()
+    run = container.run
+    if run is not None:
+        await run.finished.wait()  # its `die` comes before our `destroy`
     await room.release_network(container)
-    await room.engine.store.commit([Delete("containers", record.id)])
+    container.row_going = True
+    try:
+        await room.engine.store.commit([Delete("containers", record.id)])
+    except BaseException:
+        container.row_going = False
+        raise
     room.forget(container)
     room.engine.events.publish("container", "destroy", record.id, room.attributes(container))
     container.removed.set(record.state.exit_code)
-    if container.run is not None and container.run.monitor is not None:
+    container.exit_announced(record.state.exit_code)
+    container.release_attach_waiters()
+    room.engine.execs.container_ended(container)
+    if run is not None:
         # The root's mount point must not go before the monitor (see `launch`).
-        with trio.move_on_after(30):
-            await container.run.monitor.ended()
+        with suppress(DeadlineExceeded):
+            await exits.put_away(room, container, run)
     await discard_files(room, record.id)
     if room.engine.images.get(record.image_id) is None:
         await room.engine.images.collect()  # the image was removed before its last container: now its layers can go
@@ -84,12 +122,12 @@ async def _remove_volumes(room: Containers, names: Iterable[str]) -> None:
 async def auto_remove(room: Containers, container: Container) -> None:
     """`--rm` at the container's end. The client is told when the row is gone, the rest follows."""
     async with container.lock:
-        if container.record.removing:
-            return
+        if container.record.removing or container.id not in room.index or container.record.state.running:
+            return  # removed by someone, or started again
         container.record.removing = True
         try:
             await _remove_locked(room, container, volumes=True)
-        except OrlopError as error:
+        except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
             container.record.removing = False
             container.record.state.dead = True
@@ -112,14 +150,26 @@ async def sweep(room: Containers) -> None:
     for name in os.listdir(room.containers_root):
         if name not in room.index:
             log.info("removing what is left of container %s", name[:12])
-            await discard_files(room, name)
+            await _try(f"what is left of container {name[:12]} stays", discard_files(room, name))
     keys = set(await room.engine.storage.keys())
     for key in keys:
         if _CONTAINER_ID.fullmatch(key) and key not in room.index:
-            await room.engine.storage.remove(key)
-    for container in room.index.values():
+            await _try(f"snapshot {key[:12]} of no container stays", room.engine.storage.remove(key))
+    for container in list(room.index.values()):  # a living one with --rm may end, and leave the index, meanwhile
         image = room.engine.images.get(container.record.image_id)
-        if container.id not in keys and image is not None:
+        if container.id not in keys and container.id in room.index and image is not None:
             log.warning("container %s lost what it had written: its root is made anew", container.name)
-            await create.prepare_root(room, container.record, image)
-            os.makedirs(room.directory(container.id), mode=0o710, exist_ok=True)
+            await _try(f"container {container.name} has no root", _prepare_again(room, container, image))
+
+
+async def _prepare_again(room: Containers, container: Container, image: Image) -> None:
+    await create.prepare_root(room, container.record, image)
+    os.makedirs(room.directory(container.id), mode=0o710, exist_ok=True)
+
+
+async def _try(otherwise: str, step: Awaitable[None]) -> None:
+    """A step of the boot that concerns one container: the daemon starts without it."""
+    try:
+        await step
+    except (OSError, OrlopError) as error:
+        log.error("%s: %s", otherwise, error)

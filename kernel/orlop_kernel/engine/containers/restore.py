@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel import linux
+from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Status
-from orlop_kernel.spi import DeadlineExceeded, OrlopError, Unavailable
+from orlop_kernel.spi import OrlopError
 
-from . import exits, lifecycle, removal, restarts
+from . import exits, lifecycle, removal, restarts, runtime
 from .container import Container, Run
 from .launch import on_event
 
@@ -31,15 +32,17 @@ __all__ = ["restore", "shutdown"]
 
 log = logging.getLogger(__name__)
 
+_STARTS = 8
+
 
 async def restore(room: Containers) -> None:
     async with trio.open_nursery() as nursery:
         for container in list(room.index.values()):
-            nursery.start_soon(_restore_one, room, container)
+            nursery.start_soon(_restore_guarded, room, container)
     living = [item for item in room.index.values() if item.record.state.running and item.run is not None]
     sandboxes = [item.record.sandbox for item in living if item.record.sandbox is not None]
     # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
-    room.engine.nursery.start_soon(room.engine.networks.restore, sandboxes)
+    room.background(room.engine.networks.restore, sandboxes)
     await _sweep_runs(room)
     await removal.sweep(room)
     if not room.engine.config.live_restore:
@@ -50,23 +53,36 @@ async def restore(room: Containers) -> None:
     room.background(_start_wanted, room)
 
 
+async def _restore_guarded(room: Containers, container: Container) -> None:
+    """One sick container, or a full disk, must not keep the daemon from starting."""
+    try:
+        await _restore_one(room, container)
+    except Exception as error:
+        log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
+        if container.run is None:
+            state = container.record.state
+            state.running = state.paused = state.restarting = False
+            state.pid = state.pid_start_time = 0
+            container.touch()
+
+
 async def _restore_one(room: Containers, container: Container) -> None:
     record = container.record
     run_dir = room.run_dir(record.id)
     if not os.path.isdir(run_dir):
         if record.state.running:
-            await _account_lost(room, container, None)
+            await _account_lost(room, container)
         return
     run = Run(run_dir)
     try:
         monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
-    except (Unavailable, DeadlineExceeded) as error:
+        status = await monitor.state() if monitor is not None else None
+    except OrlopError as error:
         # A monitor that lives and does not answer cannot be trusted with a container: its zygote kills what it leaves.
         log.error("container %s is lost: %s", record.name, error)
         _kill_monitor(run_dir)
         monitor = None
-    if monitor is not None:
-        status = await monitor.state()
+    if monitor is not None and status is not None:
         if status.phase == "launched":
             # The daemon died between the sandbox and the start: nobody was told that it runs.
             monitor.kill()
@@ -74,7 +90,11 @@ async def _restore_one(room: Containers, container: Container) -> None:
         else:
             await _adopt(room, container, run, monitor, status)
             return
-    await _account_lost(room, container, runs.exit_record(run_dir))
+    try:
+        await _account_lost(room, container)
+    except OrlopError as error:
+        log.error("cannot record the exit of container %s yet: %s", record.name, error)
+        room.background(exits.record_again, room, container)
     room.remove_run_directories(record.id)
 
 
@@ -99,6 +119,7 @@ async def _adopt(room: Containers, container: Container, run: Run, monitor: Moni
     run.monitor = monitor
     container.run = run
     record = container.record
+    record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
     init = runs.init_record(run.run_dir)
     if init is not None and not (record.state.running and record.state.pid == init.pid):
         record.state.running, record.state.restarting = True, False
@@ -112,14 +133,15 @@ async def _adopt(room: Containers, container: Container, run: Run, monitor: Moni
     room.background(exits.watch, room, container, run)
 
 
-async def _account_lost(room: Containers, container: Container, left: object) -> None:
+async def _account_lost(room: Containers, container: Container) -> None:
     """A container that was running for the last daemon and whose monitor is gone."""
     record = container.record
+    record.sandbox = None
     run_dir = room.run_dir(record.id)
     init = runs.init_record(run_dir) if os.path.isdir(run_dir) else None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
-        await exits.clean_runtime(room, container)
+        await runtime.clean(room, container)
     if not record.state.running and init is None:
         return
     exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None
@@ -128,7 +150,6 @@ async def _account_lost(room: Containers, container: Container, left: object) ->
         code, when, oom = exit_record.code, exit_record.time_ns, exit_record.oom
     if init is not None and not record.state.running:
         record.state.started_ns, record.started_before = init.time_ns, True
-    record.sandbox = None
     state = record.state
     state.running = state.paused = state.restarting = False
     state.pid, state.pid_start_time = 0, 0
@@ -161,33 +182,49 @@ async def _stop_at_boot(room: Containers, container: Container) -> None:
                 await lifecycle.stop_locked(room, container, lifecycle.stop_signal(container, ""), None)
                 container.record.manually_stopped = manually
                 await room.save(container)
-    except OrlopError as error:
-        log.error("cannot stop container %s: %s", container.name, error)
+    except Exception as error:
+        log.error("container %s: %s", container.name, as_orlop_error(error, "cannot stop it"))
 
 
 async def _start_wanted(room: Containers) -> None:
-    for container in list(room.index.values()):
-        record = container.record
-        if record.state.running:
-            continue
-        if record.host_config.auto_remove and (record.started_before or record.removing):
-            await room.auto_remove(container)
-            continue
-        if not restarts.wants_start_at_boot(
-            record.host_config.restart_policy, record.started_before, record.manually_stopped, record.state.exit_code
-        ):
-            continue
-        async with container.lock:
-            if record.state.running or record.removing:
-                continue
+    """Side by side: one that hangs holds up a few, not all."""
+    limit = trio.CapacityLimiter(_STARTS)
+
+    async def bounded(container: Container) -> None:
+        async with limit:
             try:
-                await room.start_locked(container)
-            except OrlopError as error:
-                log.error("cannot start container %s: %s", container.name, error)
+                await _start_if_wanted(room, container)
+            except Exception as error:
+                log.error("container %s: %s", container.name, as_orlop_error(error, "cannot start it"))
+
+    async with trio.open_nursery() as nursery:
+        for container in list(room.index.values()):
+            nursery.start_soon(bounded, container)
+
+
+async def _start_if_wanted(room: Containers, container: Container) -> None:
+    record = container.record
+    if record.state.running:
+        return
+    if record.removing:
+        # The last daemon died while it removed it.
+        record.removing = False
+        await removal.remove(room, container, force=True, volumes=record.host_config.auto_remove)
+        return
+    if record.host_config.auto_remove and record.started_before:
+        await room.auto_remove(container)
+        return
+    if not restarts.wants_start_at_boot(
+        record.host_config.restart_policy, record.started_before, record.manually_stopped, record.state.exit_code
+    ):
+        return
+    async with container.lock:
+        if not (record.state.running or record.removing):
+            await room.start_locked(container)
 
 
 async def shutdown(room: Containers, *, leave_running: bool) -> None:
-    """Stop all in parallel, each within its own timeout; or leave all to their monitors."""
+    """Stop all in parallel, each within its own timeout; or leave all to their monitors. None starts from now on."""
     room.closing = True
     for container in room.index.values():
         if container.restart_timer is not None:
@@ -195,14 +232,15 @@ async def shutdown(room: Containers, *, leave_running: bool) -> None:
     if not leave_running:
         async with trio.open_nursery() as nursery:
             for container in list(room.index.values()):
-                if container.record.state.running:
+                if container.record.state.running or container.run is not None:  # or is just being started
                     nursery.start_soon(_stop_at_boot, room, container)
     # Monitors of ended containers need a moment to put them away; what they hold would look alive.
     with trio.move_on_after(5):
         for container in list(room.index.values()):
             if container.run is not None and not container.record.state.running:
                 run = container.run
-                assert run.monitor is not None
+                if run.monitor is None:
+                    continue  # being started, which the end of the daemon undoes
                 await run.monitor.ended()
-                if run.recorded:
+                if run.recorded and container.run is run:
                     room.settle(container)

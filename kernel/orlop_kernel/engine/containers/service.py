@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
 import msgspec
 import trio
 
+from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.images.service import ImageUser
-from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.store import Put
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import CreateRequest, EndpointSettings, HostConfig
@@ -108,8 +109,10 @@ class Containers:
                 await self.save(container)
             except BaseException:
                 container.record.name = old
+                container.touch()
                 raise
-        self.names.pop(old, None)
+        if self.names.get(old) == container.id:
+            del self.names[old]
         if container.record.sandbox is not None:
             container.record.sandbox = self.engine.networks.renamed(container.record.sandbox, new)
         container.touch()
@@ -188,8 +191,10 @@ class Containers:
     # --- state ------------------------------------------------------------------------------------------------------
 
     async def save(self, container: Container) -> None:
-        """Commit the row. A container that was removed meanwhile stays removed."""
-        if container.id in self.index:
+        """Commit the row; what was encoded from the record is void, whether or not the commit succeeds. A container that was
+        removed meanwhile stays removed."""
+        container.touch()
+        if container.id in self.index and not container.row_going:
             await self.engine.store.commit([Put("containers", container.id, create.encode(container.record))])
 
     def attributes(self, container: Container, **more: str) -> dict[str, str]:
@@ -342,23 +347,29 @@ class Containers:
         for container in chosen:
             if container.record.state.running or container.record.removing:
                 continue
-            usage = await self.engine.storage.usage(container.id)
             try:
+                usage = await self.engine.storage.usage(container.id)
                 await removal.remove(self, container, force=False, volumes=False)
-            except Conflict:
-                continue  # started meanwhile
+            except (Conflict, NotFound):
+                continue  # started or removed meanwhile
+            except OrlopError as error:
+                log.warning("container %s cannot be pruned: %s", container.name, error)
+                continue
             gone.append(container.id)
             space += usage.size
         self.engine.events.publish("container", "prune", "", {"reclaimed": str(space)})
         return gone, space
 
-    async def wait(self, container: Container, condition: str) -> int:
-        """The exit code, when `condition` comes true."""
-        if condition == "removed":
-            return await container.removed.get()
+    def waiting(self, container: Container, condition: str) -> Once[int]:
+        """The exit code, once `condition` comes true: from this very moment on, so that no exit is missed. A removal ends
+        every wait."""
+        if condition == "removed" or container.removed.is_set():
+            return container.removed
         if condition == "next-exit" or container.record.state.running:
-            return await container.next_exit.get()
-        return container.record.state.exit_code
+            return container.next_exit
+        ended: Once[int] = Once()
+        ended.set(container.record.state.exit_code)
+        return ended
 
     async def restore(self) -> None:
         await restore.restore(self)

@@ -9,6 +9,7 @@ import os
 import socket
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -64,7 +65,11 @@ async def receive(stream: trio.SocketStream) -> Reply | Event:
     (length,) = HEADER.unpack(await _exactly(stream, HEADER.size))
     if length > FRAME_LIMIT:
         raise Disconnected
-    return _decoder.decode(await _exactly(stream, length))
+    data = await _exactly(stream, length)
+    try:
+        return _decoder.decode(data)
+    except msgspec.MsgspecError:
+        raise Disconnected from None  # not our protocol: nothing after it can be understood
 
 
 class Control:
@@ -125,5 +130,6 @@ class Control:
                 raise Disconnected from None
             except trio.Cancelled:
                 # Half a frame may be out: nothing sensible can follow on this connection.
-                self._stream.socket.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    self._stream.socket.shutdown(socket.SHUT_RDWR)
                 raise

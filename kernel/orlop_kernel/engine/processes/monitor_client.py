@@ -171,8 +171,12 @@ class Monitor:
                     return
                 try:
                     stream = await connect(self.run_dir)
+                except OSError:
+                    continue
+                try:
                     await stream.send_all(encode(Request(0, Subscribe())))
-                except (OSError, trio.BrokenResourceError):
+                except trio.BrokenResourceError:
+                    stream.socket.close()
                     continue
                 control = self._control = Control(stream, self._event)
         finally:
