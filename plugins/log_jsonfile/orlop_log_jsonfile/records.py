@@ -31,8 +31,9 @@ _SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
 def escape(data: bytes) -> bytes:
     """The inside of a JSON string, newlines left raw. Looking for 36 characters by memchr is faster (2.4 GB/s) than one
     pass in Python or any encoder, and most blocks have few of them."""
+    given = data
     for raw, escaped in _ESCAPES:
-        if raw in data:
+        if raw in given:  # not in `data`, which grows six times as long by the escapes of zeros
             # Replacing costs by the piece, and binary output has long runs of NULs. (`\\"` has a quote in it: not twice.)
             if raw not in escaped and raw * _RUN in data:
                 data = data.replace(raw * _RUN, escaped * _RUN)
