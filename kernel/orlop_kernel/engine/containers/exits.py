@@ -67,8 +67,8 @@ async def _found(run: Run) -> Exited:
 
 
 async def put_away(room: Containers, container: Container, run: Run) -> None:
-    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. A monitor that told the exit and then
-    hangs is ended. `DeadlineExceeded` when even that does not end it."""
+    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. A monitor that told the exit and
+    then hangs is ended. `DeadlineExceeded` when even that does not end it."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None

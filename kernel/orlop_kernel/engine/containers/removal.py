@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import Delete
 
@@ -33,13 +34,12 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 async def remove(room: Containers, container: Container, *, force: bool, volumes: bool) -> None:
     """`docker rm`. With `force` a running container is killed first."""
+    if not force:
+        await _remove_stopped(room, container, volumes=volumes)
+        return
     record = container.record
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
-    if not force:
-        async with container.lock:
-            await _remove_stopped(room, container, volumes=volumes)
-        return
     record.removing = container.stop_requested = True
     try:
         await lifecycle.kill_now(room, container)
@@ -60,24 +60,30 @@ def _check_there(room: Containers, container: Container) -> None:
         raise NotFound(f"No such container: {container.id}")
 
 
-async def _remove_stopped(room: Containers, container: Container, *, volumes: bool) -> None:
+def _check_stopped(container: Container) -> None:
     record, state = container.record, container.record.state
-    _check_there(room, container)
-    if state.running or record.removing:
-        if record.removing:
-            raise Conflict(f"removal of container {record.name} is already in progress")
+    if record.removing:
+        raise Conflict(f"removal of container {record.name} is already in progress")
+    if state.running:
         what = (
             "container is paused and must be unpaused first"
             if state.paused
             else f"container is {state.status}: stop the container before removing or force remove"
         )
         raise Conflict(f'cannot remove container "/{record.name}": {what}')
-    record.removing = True
-    try:
-        await _remove_locked(room, container, volumes=volumes)
-    except BaseException:
-        record.removing = False  # as far as it still exists, it can be removed again
-        raise
+
+
+async def _remove_stopped(room: Containers, container: Container, *, volumes: bool) -> None:
+    _check_stopped(container)  # as it is now: not after a stop that goes on has let go of the lock
+    async with container.lock:
+        _check_there(room, container)
+        _check_stopped(container)
+        container.record.removing = True
+        try:
+            await _remove_locked(room, container, volumes=volumes)
+        except BaseException:
+            container.record.removing = False  # as far as it still exists, it can be removed again
+            raise
 
 
 async def _remove_locked(room: Containers, container: Container, *, volumes: bool) -> None:
@@ -171,5 +177,5 @@ async def _try(otherwise: str, step: Awaitable[None]) -> None:
     """A step of the boot that concerns one container: the daemon starts without it."""
     try:
         await step
-    except (OSError, OrlopError) as error:
-        log.error("%s: %s", otherwise, error)
+    except Exception as error:
+        log.error("%s: %s", otherwise, as_orlop_error(error, "cannot sweep"))
