@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 
@@ -64,6 +65,9 @@ def answer_error(request: Request, error: Exception) -> Response:
     leaf = _leaf(error)
     status = _status(leaf)
     message = explain_validation(leaf) if isinstance(leaf, msgspec.ValidationError) else str(leaf)
+    if isinstance(leaf, OSError) and leaf.errno == errno.ENOSPC:
+        # Nobody's fault here, and the one failure of the machine that users mend by themselves.
+        status, message = 500, "no space left on device: free some space, the request can then be made again"
     if not status:
         log.error("cannot answer %s %s", request.method, request.target, exc_info=error)
         return error_response(500, message or type(leaf).__name__)

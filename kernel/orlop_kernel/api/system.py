@@ -103,6 +103,10 @@ class _Routes:
         subscription = self.engine.events.subscribe(since, until, call.filters())
         return stream_head(event_pieces(subscription, call.version, media == _SEQUENCE), media)
 
+    async def prune_builds(self, call: Call) -> Answer:
+        """`docker system prune` asks for it. Nothing is built here, so there is never anything to give back."""
+        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
     async def disk_usage(self, call: Call) -> Answer:
         types = frozenset(call.args("type")) if call.version >= (1, 42) else frozenset()
         for name in types - OBJECT_TYPES:
@@ -122,6 +126,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("GET", "/version", own.version),
         Route("GET", "/info", own.info),
         Route("GET", "/events", own.events),
+        Route("POST", "/build/prune", own.prune_builds, (1, 31)),
         Route("GET", "/system/df", own.disk_usage, (1, 25)),
         Route("POST", "/auth", own.auth),
     ]

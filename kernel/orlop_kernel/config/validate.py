@@ -144,14 +144,12 @@ def _runtimes(config: Config) -> None:
     if BUILTIN_RUNTIME in config.runtimes:
         _fail(f"runtime name '{BUILTIN_RUNTIME}' is reserved")
     for name, entry in config.runtimes.items():
-        if entry.runtime_type and entry.path:
-            _fail(f"runtime '{name}': path and runtimeType are mutually exclusive")
-        if entry.runtime_type:
+        if entry.runtime_type.startswith("io.containerd."):
             _fail(
                 f"runtime '{name}': runtimeType {entry.runtime_type} is a containerd shim, and Orlop uses no containerd; "
-                "name a program with runc's command line by path"
+                "name a program with runc's command line by path, or an installed runtime driver by runtimeType"
             )
-        if not entry.path:
+        if not entry.path and not entry.runtime_type:
             _fail(f"runtime '{name}': a path is needed")
     if config.default_runtime not in config.all_runtimes():
         have = ", ".join(sorted(config.all_runtimes()))

@@ -141,14 +141,15 @@ class Drivers:
         return cast("VolumeDriver", self._make("volume", name, context, f'volume driver "{name}"'))
 
     def runtime(self, name: str) -> Runtime:
-        """The driver `runc` serves every runtime of daemon.json that has runc's command line."""
+        """A runtime of daemon.json. Its `runtimeType` names the driver; without one it has runc's command line, and that
+        driver's."""
         entry = self.config.all_runtimes().get(name)
         if entry is None:
             known = ", ".join(sorted(self.config.all_runtimes()))
             raise InvalidParameter(f"unknown or invalid runtime name: {name} (configured: {known})")
 
         def context() -> RuntimeContext:
-            path = shutil.which(entry.path)
+            path = shutil.which(entry.path) if entry.path else ""
             if path is None:
                 raise InvalidParameter(
                     f'cannot use runtime "{name}": {entry.path} is not installed (not an executable on PATH); '
@@ -160,7 +161,7 @@ class Drivers:
 
         found = self._made.get(("runtime", name))
         if found is None:
-            factory = plugins.find("runtime", "runc")
+            factory = plugins.find("runtime", entry.runtime_type or "runc")
             found = factory.make(context())
             self.loaded["runtime", name] = factory
             self._made["runtime", name] = found

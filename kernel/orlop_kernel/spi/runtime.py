@@ -25,8 +25,8 @@ class RuntimeCapabilities(msgspec.Struct, frozen=True):
 
 
 class RuntimeContext(msgspec.Struct, frozen=True):
-    """What the kernel gives a runtime factory: the `runtimes` entry of daemon.json, resolved. `root` is a directory under
-    exec-root for the runtime's own state."""
+    """What the kernel gives a runtime factory: the `runtimes` entry of daemon.json, resolved. `path` is "" when the entry
+    names a driver by `runtimeType` and no program. `root` is a directory under exec-root for the runtime's own state."""
 
     name: str
     path: str

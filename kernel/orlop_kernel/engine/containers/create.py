@@ -242,7 +242,8 @@ async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> N
 
 async def prepare_root(room: Containers, record: ContainerRecord, image: Image) -> None:
     """The writable snapshot. Also at boot, for one that a power cut took before it reached the disk."""
-    await room.engine.storage.prepare(record.id, image.chain_id or None)
+    options = record.host_config.storage_opt or None
+    await room.engine.storage.prepare(record.id, image.chain_id or None, options=options)
     target = await room.engine.storage.unpack_target(record.id)
     _mark(target.directory)
 

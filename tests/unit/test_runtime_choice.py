@@ -1,0 +1,51 @@
+"""Which driver serves a runtime of daemon.json."""
+
+import pytest
+
+from orlop_kernel import plugins
+from orlop_kernel.config import Config, ConfigError
+from orlop_kernel.config.model import RuntimeEntry
+from orlop_kernel.config.validate import validate
+from orlop_kernel.engine.drivers import Drivers
+from orlop_kernel.spi import InvalidParameter, NotFound
+from orlop_kernel.testing import FakeRuntime
+
+
+def config(tmp_path, **runtimes: RuntimeEntry) -> Config:
+    return Config(exec_root=str(tmp_path), data_root=str(tmp_path), runtimes=runtimes)
+
+
+def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
+    asked = []
+
+    def find(kind, name):
+        asked.append((kind, name))
+        return plugins.Factory(kind, name, FakeRuntime, 1, "mine", "1")
+
+    monkeypatch.setattr(plugins, "find", find)
+    drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="mine"), sh=RuntimeEntry(path="sh")))
+    drivers.runtime("mine")
+    drivers.runtime("sh")
+    assert asked == [("runtime", "mine"), ("runtime", "runc")]
+
+
+def test_a_driver_that_is_not_installed_lists_those_that_are(tmp_path):
+    drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this")))
+    with pytest.raises(NotFound, match="installed runtime drivers are: runc"):
+        drivers.runtime("mine")
+
+
+def test_a_runtime_that_is_not_configured_lists_those_that_are(tmp_path):
+    with pytest.raises(InvalidParameter, match=r"unknown or invalid runtime name: no \(configured: runc\)"):
+        Drivers(config(tmp_path)).runtime("no")
+
+
+def test_a_program_that_is_not_there(tmp_path):
+    drivers = Drivers(config(tmp_path, gone=RuntimeEntry(path="/no/such/program")))
+    with pytest.raises(InvalidParameter, match="/no/such/program is not installed"):
+        drivers.runtime("gone")
+
+
+def test_containerd_shims_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is a containerd shim"):
+        validate(config(tmp_path, shim=RuntimeEntry(runtime_type="io.containerd.kata.v2")))
