@@ -103,12 +103,18 @@ class Daemon:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             task_status.started()
             async for signum in signals:
-                if signum == signal.SIGHUP:
-                    self._reload()
-                elif signum == signal.SIGUSR1:
-                    _log.info("tasks written to %s", dump.write(self._loaded.config.exec_root))
-                else:
-                    self._on_stop_signal(signum)
+                try:
+                    self._on_signal(signum)
+                except Exception:
+                    _log.exception("cannot do what %s asks for", signal.Signals(signum).name)
+
+    def _on_signal(self, signum: int) -> None:
+        if signum == signal.SIGHUP:
+            self._reload()
+        elif signum == signal.SIGUSR1:
+            _log.info("tasks written to %s", dump.write(self._loaded.config.exec_root))
+        else:
+            self._on_stop_signal(signum)
 
     def _on_stop_signal(self, signum: int) -> None:
         """The first one stops, the second stops waiting, the third is the end."""
@@ -211,7 +217,9 @@ def _programs(config: Config) -> list[str]:
 def _stop_limit(engine: Engine) -> float:
     """dockerd's: `shutdown-timeout`, or the longest stop timeout of a running container and 5 s; negative: for ever."""
     config = engine.config
-    own = [item.record.config.stop_timeout for item in engine.containers.index.values() if item.record.state.running]
+    items = engine.containers.index.values()
+    # `run`: also those that are just being started, which will have to be stopped too.
+    own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
     seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
     if config.shutdown_timeout < 0 or any(value < 0 for value in seconds):
         return math.inf

@@ -218,6 +218,12 @@ class Store:
         """(table, key, reason) of what was set aside."""
         return list(self._connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time"))
 
+    def lost_rows(self) -> bool:
+        """Whether a damaged database was set aside beside this one, and is still there: rows may be missing, so what has no
+        row must not be taken for garbage."""
+        directory, name = os.path.split(self.path)
+        return any(entry.startswith(f"{name}.damaged-") for entry in os.listdir(directory))
+
     def close(self) -> None:
         """Finish what was handed over, then close. May be called twice."""
         if not self._closed:

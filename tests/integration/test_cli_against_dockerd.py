@@ -93,9 +93,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
 
 
 def plain(text: str) -> str:
-    """Without the clients' names, Docker's advice to read its help, and ages that move between two calls."""
+    """Without the clients' names, Docker's advice to read its help, and ages that move between two calls, which makes
+    columns wider or narrower."""
     text = re.sub(r"(?m)^(orlop|docker): |\.$|^See 'docker.*\n?", "", text)
-    return re.sub(r"Less than a second|\b\d+ seconds?\b|About a minute", "N", text)
+    return re.sub(r" {2,}", "  ", re.sub(r"Less than a second|\b\d+ seconds?\b|About a minute", "N", text))
 
 
 RUN = ["run", "--rm", "--network", "none"]

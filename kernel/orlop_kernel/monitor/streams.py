@@ -305,4 +305,7 @@ class Attachment:
         self._channel.finish()
 
     def _gone(self) -> None:
+        """It broke, perhaps while its input was held up: what it could not say any more is the end of it all the same."""
         self._output.detach(self)
+        if self._input is not None and self._request.stdin_once:
+            self._input.end()

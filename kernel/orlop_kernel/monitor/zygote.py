@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -40,6 +40,21 @@ _KILL_SECONDS = 10.0
 _BUFFERS = 4 << 20  # what a monitor or an unpack worker at work allocates and frees in turn; inherited by fork
 _decoder = msgspec.msgpack.Decoder(Fork)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class _Dead(NamedTuple):
+    """A monitor that ended too early, and what it leaves."""
+
+    pid: int
+    run_dir: str
+    cgroups: tuple[str, ...]
+    reason: str
+
+
+def _is_of(run_dir: str, pid: int) -> bool:
+    """Whether the records there are of this monitor's run."""
+    record = records.read_monitor(run_dir)
+    return record is not None and record.pid == pid
 
 
 class Zygote:
@@ -104,22 +119,26 @@ class Zygote:
         if run_dir and status and records.read_exit(run_dir) is None:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             self._undertakers += 1
-            self._bury(run_dir, f"the container's monitor ended ({how}); the container was killed", time.monotonic(), 0.001)
+            init = records.read_init(run_dir) if _is_of(run_dir, pid) else None
+            dead = _Dead(pid, run_dir, init.cgroups if init else (), f"the container's monitor ended ({how})")
+            self._bury(dead, time.monotonic(), 0.001)
         self._end_if_done()
 
-    def _bury(self, run_dir: str, reason: str, since: float, pause: float) -> None:
-        """Kill what is left of a container, again and again until nothing is; then write its exit record."""
-        init = records.read_init(run_dir)
-        empty = cgroups.kill(init.cgroups if init else ())
+    def _bury(self, dead: _Dead, since: float, pause: float) -> None:
+        """Kill what is left of a container, again and again until nothing is; then write its exit record. By then the
+        container may run again, in a directory of the same name: neither it nor its record is ours."""
+        empty = cgroups.kill(dead.cgroups)
         # Whatever we did not fork is what a dead monitor left; others' containers are children of their own monitors.
         empty = orphans.kill_children(self._children) and empty
         if not empty and time.monotonic() - since < _KILL_SECONDS:
-            self._loop.call_later(pause, lambda: self._bury(run_dir, reason, since, min(2 * pause, 0.1)))
+            self._loop.call_later(pause, lambda: self._bury(dead, since, min(2 * pause, 0.1)))
             return
+        reason = f"{dead.reason}; the container was killed"
         if not empty:
             reason += f", but not all of it died within {_KILL_SECONDS:g} s"
         try:
-            records.write(run_dir, ExitRecord(137, time.time_ns(), error=reason))
+            if _is_of(dead.run_dir, dead.pid):
+                records.write(dead.run_dir, ExitRecord(137, time.time_ns(), error=reason))
         except OSError:
             pass  # the daemon has given the run up and removed its directory
         self._undertakers -= 1

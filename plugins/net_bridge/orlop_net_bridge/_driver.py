@@ -21,9 +21,10 @@ from orlop_kernel.spi import (
 
 from . import _docker_user, _plan
 from ._conntrack import forget_udp
-from ._links import Links, enable_forwarding
+from ._links import Links
 from ._network import Bridge, read_network
 from ._nft import Nft, NftError, open_nft
+from ._sysctl import enable_forwarding
 from ._worker import Worker
 
 __all__ = ["BridgeDriver"]

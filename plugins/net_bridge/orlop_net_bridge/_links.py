@@ -1,6 +1,6 @@
-"""Bridges, veth pairs, addresses and routes, by netlink. For the network thread only.
+"""Bridges and veth pairs, by netlink. For the network thread only.
 
-One long-lived socket for the host; one for a container's namespace as long as it takes to set the endpoint up. What we made
+Bridges and listings go through pyroute2, what every container needs through messages of our own. What we made
 carries an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon knows its own and touches nothing else.
 """
 
@@ -12,22 +12,25 @@ import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from orlop_kernel import linux
-from orlop_kernel.spi import Address, Conflict, DriverError, Endpoint
+from orlop_kernel.spi import Conflict, DriverError, Endpoint
 
+from . import _netlink
+from ._inside import set_up_inside
 from ._network import Bridge
+from ._route_socket import Refused, RouteSocket
+from ._sysctl import skip_duplicate_search
 
-__all__ = ["Links", "enable_forwarding"]
+__all__ = ["Links"]
 
 _NODAD = 0x02  # IFA_F_NODAD: the kernel's own search for duplicates would hold an IPv6 address back for a second
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
-_TABLE_MAIN = 254
 
 
 def _new_mac() -> str:
@@ -44,30 +47,6 @@ def _index(name: str) -> int | None:
         return None
 
 
-def _sysctl_path(key: str) -> str:
-    # sysctl(8): with a slash in it, slashes separate and dots are literal.
-    parts = key.split("/") if "/" in key else key.split(".")
-    if not parts or parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
-        raise DriverError(f"cannot set {key}: only net.* belongs to a network namespace")
-    return "/proc/sys/" + "/".join(parts)
-
-
-def _write_sysctl(key: str, value: str) -> None:
-    try:
-        fd = os.open(_sysctl_path(key), os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise DriverError(f"cannot set {key} to {value}: {error.strerror}") from error
-
-
-def _skip_duplicate_search(link: str) -> None:
-    """Until the link-local address has passed it, a second or two, the kernel asks for no neighbour there: no packet."""
-    _write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
-
-
 def _bridge_is_filtered() -> bool:
     """Whether bridged packets pass our rules (br_netfilter). They enforce "no traffic between containers" then, while
     isolated ports would also stop what is rewritten from a published port to a port of the same bridge."""
@@ -76,18 +55,6 @@ def _bridge_is_filtered() -> bool:
             return file.read().strip() == "1"
     except OSError:
         return False
-
-
-def enable_forwarding(version: int) -> None:
-    """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
-    key = "net/ipv4/ip_forward" if version == 4 else "net/ipv6/conf/all/forwarding"
-    try:
-        with open("/proc/sys/" + key) as file:
-            if file.read().strip() != "0":
-                return
-    except OSError as error:
-        raise DriverError(f"cannot read {key}: {error.strerror}") from error
-    _write_sysctl(key, "1")
 
 
 @contextlib.contextmanager
@@ -101,13 +68,19 @@ def _errors(what: str) -> Iterator[None]:
 
 
 class Links:
-    """Owns the host's socket. `owner` begins every alias."""
+    """Owns the host's two sockets: one for pairs, one for everything else. `owner` begins every alias."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._host = IPRoute()
+        self._pairs = RouteSocket()
+        try:
+            self._host = IPRoute()
+        except BaseException:
+            self._pairs.close()
+            raise
 
     def close(self) -> None:
+        self._pairs.close()
         self._host.close()
 
     # --- bridges ----------------------------------------------------------------------------------------------------
@@ -144,7 +117,7 @@ class Links:
                 if ours and bridge.mtu and link.get_attr("IFLA_MTU") != bridge.mtu:
                     self._host.link("set", index=index, mtu=bridge.mtu)
             if any(":" in address for address in bridge.addresses):
-                _skip_duplicate_search(bridge.name)
+                skip_duplicate_search(bridge.name)
             self._set_bridge_addresses(index, bridge, ours)
             self._host.link("set", index=index, state="up")
 
@@ -199,33 +172,31 @@ class Links:
             namespace = os.open(endpoint.netns, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 mac = endpoint.mac or _new_mac()
-                name, index = self._add_pair(endpoint, bridge, master, namespace, mac)
+                name = self._add_pair(endpoint, bridge, master, namespace, mac)
                 try:
-                    # Hairpin: what a container sends to its own published port leaves by the port it came in by.
-                    isolated = not bridge.icc and not _bridge_is_filtered()
-                    self._host.brport("set", index=index, mode=1, **({"isolated": 1} if isolated else {}))
+                    self._mark(name, endpoint, bridge)
                     with linux.in_network_namespace(namespace):
-                        self._set_up_inside(endpoint)
+                        set_up_inside(endpoint)
                 except BaseException:
-                    self._delete(index)
+                    self._delete_pair(name)
                     raise
             finally:
                 os.close(namespace)
         return name, mac
 
-    def _add_pair(self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str) -> tuple[str, int]:
+    def _endpoint_alias(self, endpoint_id: str) -> str:
+        return f"{self._owner}:endpoint:{endpoint_id}"
+
+    def _add_pair(self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str) -> str:
         """A fresh name for every endpoint: a veth outlives its namespace by some milliseconds, and takes its name along."""
         again = True
         while True:
             name = "veth" + secrets.token_hex(4)[:7]
-            peer: dict[str, Any] = {"ifname": endpoint.ifname, "net_ns_fd": namespace, "address": mac}
-            more: dict[str, Any] = {}
-            if bridge.mtu:
-                peer["mtu"] = more["mtu"] = bridge.mtu
             try:
-                self._host.link("add", ifname=name, kind="veth", master=master, state="up", peer=peer, **more)
-            except NetlinkError as error:
-                if error.code != errno.EEXIST:
+                self._pairs.change(_netlink.add_veth(name, master, endpoint.ifname, namespace, mac, bridge.mtu))
+                return name
+            except Refused as error:
+                if error.errno != errno.EEXIST:
                     raise
                 if not again:
                     raise Conflict(
@@ -234,71 +205,43 @@ class Links:
                     ) from error
                 again = False
                 self._remove_endpoint(endpoint.id)
-                continue
-            index = _index(name)
-            if index is None:
-                raise DriverError(f"cannot find {name}, just made: the network namespace has ended")
-            self._host.link("set", index=index, ifalias=f"{self._owner}:endpoint:{endpoint.id}")
-            return name, index
 
-    def _set_up_inside(self, endpoint: Endpoint) -> None:
-        versions: set[int] = {ipaddress.ip_interface(each.address).version for each in endpoint.addresses}
-        self._prepare_inside(endpoint.ifname, versions)
-        inside = IPRoute()
+    def _mark(self, name: str, endpoint: Endpoint, bridge: Bridge) -> None:
+        """Not in one datagram with `_add_pair`, whose name might be a stranger's: the kernel would go on and mark his."""
+        # Hairpin: what a container sends to its own published port leaves by the port it came in by.
+        isolated = not bridge.icc and not _bridge_is_filtered()
         try:
-            index = _index(endpoint.ifname)
-            if index is None:
-                raise DriverError(f"cannot find {endpoint.ifname}, just made")
-            inside.link("set", index=1, state="up")
-            for address in endpoint.addresses:
-                self._add_address(inside, index, address.address)
-            inside.link("set", index=index, state="up")
-            if endpoint.default_route:
-                self._add_default_routes(inside, index, endpoint.addresses)
-            for key, value in endpoint.sysctls:
-                _write_sysctl(key.replace("IFNAME", endpoint.ifname), value)
-        finally:
-            inside.close()
+            self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolated))
+        except Refused as error:
+            if error.errno == errno.ENODEV:
+                raise DriverError(f"cannot find {name}, just made: the network namespace has ended") from error
+            raise
 
-    @staticmethod
-    def _prepare_inside(ifname: str, versions: set[int]) -> None:
-        # A neighbour that still holds the address's former MAC learns the new one at "up", not half a minute later.
-        settings = [("ipv4", "arp_notify", "1")]
-        # Without an address the container has no IPv6 there; with one, it is not taken from strangers' announcements.
-        settings.append(("ipv6", "accept_ra", "0") if 6 in versions else ("ipv6", "disable_ipv6", "1"))
-        for family, name, value in settings:
-            if os.path.exists(f"/proc/sys/net/{family}"):
-                _write_sysctl(f"net/{family}/conf/{ifname}/{name}", value)
-        if 6 in versions:
-            _skip_duplicate_search(ifname)
-
-    @staticmethod
-    def _add_default_routes(inside: Any, index: int, addresses: Sequence[Address]) -> None:
-        for each in addresses:
-            if each.gateway:
-                default = "::/0" if ":" in each.gateway else "0.0.0.0/0"
-                inside.route("replace", dst=default, gateway=each.gateway, oif=index, table=_TABLE_MAIN)
+    def _delete_pair(self, name: str) -> None:
+        try:
+            self._pairs.change(_netlink.delete_link(name))
+        except Refused as error:
+            if error.errno not in _GONE:
+                raise
 
     def disconnect(self, host_link: str, endpoint_id: str) -> None:
         """Remove the endpoint's pair by the name of its host end, or by alias when the name is not known."""
         with _errors(f"disconnect endpoint {endpoint_id[:12]}"):
             if not host_link:
                 self._remove_endpoint(endpoint_id)
-            elif (index := _index(host_link)) is not None:
-                self._delete(index)
+            else:
+                self._delete_pair(host_link)
 
     def silence(self, host_link: str) -> None:
         """Let nothing through this port of its bridge from now on, at no cost: its address is about to be given away."""
-        index = _index(host_link)
-        if index is None:
-            return
         try:
-            self._host.brport("set", index=index, state=0)
-        except (NetlinkError, OSError):
-            self.disconnect(host_link, "")  # on its way out, or the bridge runs STP: then the dear way
+            self._pairs.change(_netlink.silence_port(host_link))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                self.disconnect(host_link, "")  # on its way out, or the bridge runs STP: then the dear way
 
     def _remove_endpoint(self, endpoint_id: str) -> None:
-        alias = f"{self._owner}:endpoint:{endpoint_id}"
+        alias = self._endpoint_alias(endpoint_id)
         for link in self._host.get_links():
             if link.get_attr("IFLA_IFALIAS") == alias:
                 self._delete(link["index"])

@@ -32,6 +32,8 @@ class Run:
     exited: Once[Exited] = field(default_factory=Once)
     finished: trio.Event = field(default_factory=trio.Event)
     recorded: bool = True
+    oom_told: bool = False
+    """The event `oom` has been published: the kill was seen as it happened."""
     killed: bool = False
     """SIGKILL is on its way: it must not be paused any more, for a frozen process does not die."""
 

@@ -4,10 +4,12 @@ of one is swept at boot."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from .service import Containers
 
 __all__ = ["conflict", "create", "encode", "prepare_root"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,44 +204,53 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
     wanted_ports(config.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
     engine.drivers.runtime(host.runtime)
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
-    planned = mounts.plan(host, config.volumes or (), _inherited(room, host))
+    plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host))
+    planned = await volumes.patiently(plan) if host.mounts else plan()
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
-    with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
-        record = ContainerRecord(
-            id=container_id,
-            name=chosen,
-            created_ns=time.time_ns(),
-            args=args,
-            config=config,
-            host_config=host,
-            image_id=image.id,
-            storage_driver=engine.storage_name,
-            endpoints=endpoints,
-            mounts=planned,
-        )
-        record.mounts = await volumes.ensure(room, planned, host)
-        await _prepare(room, record, image)
-        container = Container(record)
-        try:
-            await engine.store.commit([Put("containers", container_id, encode(record))])
-        except BaseException:
-            await room.discard_files(container_id)
-            raise
-        room.add(container)
+    try:
+        with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
+            record = ContainerRecord(
+                id=container_id,
+                name=chosen,
+                created_ns=time.time_ns(),
+                args=args,
+                config=config,
+                host_config=host,
+                image_id=image.id,
+                storage_driver=engine.storage_name,
+                endpoints=endpoints,
+                mounts=planned,
+            )
+            container = Container(record)
+            try:
+                record.mounts = await volumes.ensure(room, planned, host)
+                await _prepare(room, record, image)
+                await engine.store.commit([Put("containers", container_id, encode(record))])
+            except Exception:
+                await _undo(room, record)
+                raise
+            room.add(container)
+    except Exception:
+        await volumes.discard(room, planned)  # now that they are held no longer
+        raise
     engine.events.publish("container", "create", container_id, room.attributes(container))
     return Created(container, warnings)
 
 
 async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
+    await prepare_root(room, record, image)
+    os.mkdir(room.directory(record.id), 0o710)
+    os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
+    await volumes.populate(room, record)
+
+
+async def _undo(room: Containers, record: ContainerRecord) -> None:
+    """What failed is what the user wants to hear, not what this meets. The daemon's end leaves it to the next boot."""
     try:
-        await prepare_root(room, record, image)
-        os.mkdir(room.directory(record.id), 0o710)
-        os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
-        await volumes.populate(room, record)
-    except BaseException:
         await room.discard_files(record.id)
-        raise
+    except Exception as error:
+        log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
 
 
 async def prepare_root(room: Containers, record: ContainerRecord, image: Image) -> None:

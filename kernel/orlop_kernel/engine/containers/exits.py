@@ -108,7 +108,7 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
         await _record(room, container, run)
     container.touch()
     attributes = room.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
-    if exited.oom:
+    if exited.oom and not run.oom_told:
         room.engine.events.publish("container", "oom", container.id, room.attributes(container))
     room.engine.events.publish("container", "die", container.id, attributes)
     room.engine.execs.container_ended(container)

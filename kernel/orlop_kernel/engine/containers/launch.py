@@ -247,4 +247,5 @@ def on_event(room: Containers, container: Container, run: Run, event: Event) -> 
     elif isinstance(body, ExecExited):
         room.engine.execs.exited(body)
     elif isinstance(body, Oom):
+        run.oom_told = True
         room.engine.events.publish("container", "oom", container.id, room.attributes(container))

@@ -7,17 +7,18 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from orlop_kernel.engine.failures import as_orlop_error
-from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
+from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound
 from orlop_kernel.store import Delete
 
 from . import create, exits, lifecycle
+from . import volumes as anonymous
 from .container import Container
 
 if TYPE_CHECKING:
@@ -114,15 +115,7 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
     if room.engine.images.get(record.image_id) is None:
         await room.engine.images.collect()  # the image was removed before its last container: now its layers can go
     if volumes:
-        await _remove_volumes(room, [mount.name for mount in record.mounts if mount.anonymous])
-
-
-async def _remove_volumes(room: Containers, names: Iterable[str]) -> None:
-    for name in names:
-        try:
-            await room.engine.volumes.remove(name)
-        except OrlopError as error:
-            log.info("volume %s stays: %s", name, error)
+        await anonymous.discard(room, record.mounts)
 
 
 async def auto_remove(room: Containers, container: Container) -> None:
@@ -151,21 +144,31 @@ async def discard_files(room: Containers, container_id: str) -> None:
 
 
 async def sweep(room: Containers) -> None:
-    """At boot: make directories and snapshots agree with the rows. What has no row goes; a snapshot that a power cut took
-    back comes again, empty, as its writes had never reached the disk."""
-    for name in os.listdir(room.containers_root):
-        if name not in room.index:
-            log.info("removing what is left of container %s", name[:12])
-            await _try(f"what is left of container {name[:12]} stays", discard_files(room, name))
+    """At boot: make directories and snapshots agree with the rows. What has no row goes, unless its row was set aside as
+    unreadable: then it may be all that is left. A snapshot that a power cut took back comes again, empty, as its writes had
+    never reached the disk."""
+    store = room.engine.store
+    known = {*room.index, *(key for table, key, _ in store.quarantined() if table == "containers")}
+    if sweeping := not store.lost_rows():
+        await _sweep_unknown(room, known)
+    else:
+        log.warning("containers' files are kept, rows or not, while a damaged state database lies in the data root")
     keys = set(await room.engine.storage.keys())
     for key in keys:
-        if _CONTAINER_ID.fullmatch(key) and key not in room.index:
+        if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
             await _try(f"snapshot {key[:12]} of no container stays", room.engine.storage.remove(key))
     for container in list(room.index.values()):  # a living one with --rm may end, and leave the index, meanwhile
         image = room.engine.images.get(container.record.image_id)
         if container.id not in keys and container.id in room.index and image is not None:
             log.warning("container %s lost what it had written: its root is made anew", container.name)
             await _try(f"container {container.name} has no root", _prepare_again(room, container, image))
+
+
+async def _sweep_unknown(room: Containers, known: set[str]) -> None:
+    for name in os.listdir(room.containers_root):
+        if name not in known:
+            log.info("removing what is left of container %s", name[:12])
+            await _try(f"what is left of container {name[:12]} stays", discard_files(room, name))
 
 
 async def _prepare_again(room: Containers, container: Container, image: Image) -> None:

@@ -141,7 +141,8 @@ async def _account_lost(room: Containers, container: Container) -> None:
     init = runs.init_record(run_dir) if os.path.isdir(run_dir) else None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
-        await runtime.clean(room, container)
+    if os.path.isdir(run_dir):
+        await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
     if not record.state.running and init is None:
         return
     exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None

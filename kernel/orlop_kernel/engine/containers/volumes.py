@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
+import trio
 from msgspec.structs import replace
 
 from orlop_kernel.engine.unpacking import copy_up
 from orlop_kernel.linux import open_in_root
-from orlop_kernel.spi import InvalidParameter, Mount
+from orlop_kernel.spi import DeadlineExceeded, InvalidParameter, Mount, NotFound, OrlopError
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
@@ -19,7 +22,19 @@ from .record import ContainerRecord, MountRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["announce", "ensure", "mounts", "populate"]
+__all__ = ["announce", "discard", "ensure", "mounts", "patiently", "populate"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_PATIENCE = 20.0
+
+
+async def patiently(look: Callable[[], T]) -> T:
+    """Look at paths that users name, on a thread: on a server that is gone, that would be everybody's last moment."""
+    with trio.move_on_after(_PATIENCE):
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+    raise DeadlineExceeded(f"cannot look at what is to be mounted: its file system gave no answer in {_PATIENCE:g} s")
 
 
 async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
@@ -29,9 +44,8 @@ async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostC
         mount.target: mount.volume_options for mount in host.mounts or () if mount.type == "volume" and mount.volume_options
     }
     for mount in planned:
-        if mount.type == "bind" and not os.path.exists(mount.source):
-            # Docker's promise for --volume; --mount refused it while it was parsed.
-            os.makedirs(mount.source, mode=0o755, exist_ok=True)
+        if mount.type == "bind":
+            await patiently(partial(_promised, mount.source))
         if mount.type == "volume":
             extra = options.get(mount.destination)
             driver = mount.driver or host.volume_driver or "local"
@@ -45,6 +59,12 @@ async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostC
             mount = replace(mount, driver=driver)
         out.append(mount)
     return tuple(out)
+
+
+def _promised(source: str) -> None:
+    if not os.path.exists(source):
+        # Docker's promise for --volume; --mount refused it while it was parsed.
+        os.makedirs(source, mode=0o755, exist_ok=True)
 
 
 async def mounts(room: Containers, record: MountRecord) -> Sequence[Mount]:
@@ -84,6 +104,18 @@ async def populate(room: Containers, record: ContainerRecord) -> None:
             await copy_up(room.engine.zygote, below, mount.destination, sources[0].source, root)
         finally:
             os.rmdir(root)
+
+
+async def discard(room: Containers, mounts: Sequence[MountRecord]) -> None:
+    """The anonymous ones go with their container, or with the attempt to make one."""
+    for mount in mounts:
+        if mount.type == "volume" and mount.anonymous:
+            try:
+                await room.engine.volumes.remove(mount.name)
+            except NotFound:
+                continue
+            except OrlopError as error:
+                log.info("volume %s stays: %s", mount.name, error)
 
 
 def announce(room: Containers, container: Container, action: str) -> None:

@@ -1,0 +1,211 @@
+"""The few rtnetlink messages that connect and disconnect an endpoint, as bytes, and what the kernel answers. No I/O.
+
+A general library spends milliseconds on each container here; these need microseconds. Everything else, bridges and listings,
+is pyroute2's. Formats: linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h. All is in the byte order of the host.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+__all__ = [
+    "Request",
+    "add_address",
+    "add_veth",
+    "delete_link",
+    "encode",
+    "mark_port",
+    "notify_neighbours",
+    "read_answers",
+    "replace_default_route",
+    "set_up",
+    "silence_port",
+]
+
+_HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_ATTRIBUTE = Struct("=HH")  # nlattr: length, type
+_LINK = Struct("=BBHiII")  # ifinfomsg: family, padding, type, index, flags, change
+_ADDRESS = Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
+_ROUTE = Struct("=BBBBBBBBI")  # rtmsg: family, lengths, tos, table, protocol, scope, type, flags
+_U32 = Struct("=I")
+_U8 = Struct("=B")
+_ERROR = Struct("=i")
+
+_NLMSG_ERROR = 2
+_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
+_ASK = 0x01 | 0x04  # NLM_F_REQUEST | NLM_F_ACK
+_REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
+
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 18, 20, 26, 28
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
+_VETH_INFO_PEER = 1
+_BRPORT_STATE, _BRPORT_MODE, _BRPORT_ISOLATED = 1, 4, 33
+_IFLA_INET_CONF, _ARP_NOTIFY = 1, 22
+_IFF_UP = 1
+
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_NODAD = 0x02  # IFA_F_NODAD: the kernel's own search for duplicates would hold an IPv6 address back for a second
+
+_RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 4, 5, 15
+_TABLE_MAIN, _PROTO_STATIC, _UNICAST = 254, 4, 1
+
+
+class Request(NamedTuple):
+    """One message but for its header. `what` completes "cannot ..."."""
+
+    kind: int
+    flags: int
+    body: bytes
+    what: str
+
+
+# --- attributes -----------------------------------------------------------------------------------------------------
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    # The length is without the padding to four bytes.
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def _text(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _number(kind: int, value: int) -> bytes:
+    return _attribute(kind, _U32.pack(value))
+
+
+def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return _LINK.pack(0, 0, 0, index, flags, change)
+
+
+def _packed(address: str) -> tuple[int, bytes]:
+    """Family and bytes. Raises OSError for what is no address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, socket.inet_pton(family, address)
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: int) -> Request:
+    """A pair: `name` here, a port of the bridge `master`, up; `peer` in the namespace that the fd opens, down. `mtu` 0
+    leaves the kernel's."""
+    size = _number(_IFLA_MTU, mtu) if mtu else b""
+    inside = (
+        _link()
+        + _text(_IFLA_IFNAME, peer)
+        + _number(_IFLA_NET_NS_FD, namespace)
+        + _attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        + size
+    )
+    info = _text(_INFO_KIND, "veth") + _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, inside))
+    body = (
+        _link(flags=_IFF_UP, change=_IFF_UP)
+        + _text(_IFLA_IFNAME, name)
+        + _number(_IFLA_MASTER, master)
+        + size
+        + _attribute(_IFLA_LINKINFO, info)
+    )
+    return Request(_NEWLINK, _ASK | _CREATE | _EXCL, body, f"add veth {name} with peer {peer}")
+
+
+def _port(settings: bytes) -> bytes:
+    # Without IFLA_INFO_KIND "bridge_slave": the kernel looks at the master, and may ask modprobe for a kind it lacks.
+    return _attribute(_IFLA_LINKINFO, _attribute(_INFO_SLAVE_DATA, settings))
+
+
+def mark_port(name: str, alias: str, isolated: bool) -> Request:
+    """Name a port's owner, and let out by it what came in by it (hairpin). `isolated`: no traffic to its like."""
+    settings = _attribute(_BRPORT_MODE, _U8.pack(1))
+    if isolated:
+        settings += _attribute(_BRPORT_ISOLATED, _U8.pack(1))
+    body = _link() + _text(_IFLA_IFNAME, name) + _text(_IFLA_IFALIAS, alias) + _port(settings)
+    return Request(_NEWLINK, _ASK, body, f"mark bridge port {name}")
+
+
+def silence_port(name: str) -> Request:
+    """Disabled in its bridge, and down: the bridge forgets what it learned there."""
+    settings = _attribute(_BRPORT_STATE, _U8.pack(0))
+    body = _link(change=_IFF_UP) + _text(_IFLA_IFNAME, name) + _port(settings)
+    return Request(_NEWLINK, _ASK, body, f"disable bridge port {name}")
+
+
+def delete_link(name: str) -> Request:
+    return Request(_DELLINK, _ASK, _link() + _text(_IFLA_IFNAME, name), f"delete link {name}")
+
+
+def set_up(index: int) -> Request:
+    return Request(_NEWLINK, _ASK, _link(index, _IFF_UP, _IFF_UP), f"set link {index} up")
+
+
+def notify_neighbours(index: int) -> Request:
+    """The setting arp_notify: announce the link's addresses when it comes up."""
+    settings = _attribute(_IFLA_INET_CONF, _number(_ARP_NOTIFY, 1))
+    body = _link(index) + _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET, settings))
+    return Request(_NEWLINK, _ASK, body, f"set arp_notify of link {index}")
+
+
+# --- addresses and routes -------------------------------------------------------------------------------------------
+
+
+def add_address(index: int, address: str) -> Request:
+    """`address` with its prefix length: "10.1.0.2/16"."""
+    host, _, prefix = address.partition("/")
+    family, packed = _packed(host)
+    bits = 8 * len(packed)
+    length = int(prefix) if prefix else bits
+    attributes = _attribute(_IFA_ADDRESS, packed)
+    if family == socket.AF_INET6:
+        attributes += _number(_IFA_FLAGS, _NODAD)
+    else:
+        if length < 31:
+            broadcast = int.from_bytes(packed, "big") | ((1 << (bits - length)) - 1)
+            attributes += _attribute(_IFA_BROADCAST, broadcast.to_bytes(4, "big"))
+        attributes += _attribute(_IFA_LOCAL, packed)
+    body = _ADDRESS.pack(family, length, 0, 0, index) + attributes
+    return Request(_NEWADDR, _ASK | _CREATE | _EXCL, body, f"add address {address}")
+
+
+def replace_default_route(index: int, gateway: str) -> Request:
+    family, packed = _packed(gateway)
+    body = (
+        _ROUTE.pack(family, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, 0, _UNICAST, 0)
+        + _attribute(_RTA_GATEWAY, packed)
+        + _number(_RTA_OIF, index)
+        + _number(_RTA_TABLE, _TABLE_MAIN)
+    )
+    return Request(_NEWROUTE, _ASK | _CREATE | _REPLACE, body, f"set default route by {gateway}")
+
+
+# --- framing --------------------------------------------------------------------------------------------------------
+
+
+def encode(requests: Sequence[Request], sequence: int) -> bytes:
+    """One datagram. The kernel carries all of it out, in order, also what follows a request that fails. `sequence` is the
+    first one's number."""
+    parts = []
+    for number, request in enumerate(requests, sequence):
+        parts.append(_HEADER.pack(_HEADER.size + len(request.body), request.kind, request.flags, number & 0xFFFFFFFF, 0))
+        parts.append(request.body)  # attributes are padded: the next header is aligned
+    return b"".join(parts)
+
+
+def read_answers(datagram: bytes) -> Iterator[tuple[int, int]]:
+    """(sequence, errno) of each acknowledgement; errno 0 is success. Raises ValueError for what is cut short."""
+    offset = 0
+    while offset < len(datagram):
+        if offset + _HEADER.size > len(datagram):
+            raise ValueError("cut short in a header")
+        length, kind, _, sequence, _ = _HEADER.unpack_from(datagram, offset)
+        if length < _HEADER.size or offset + length > len(datagram):
+            raise ValueError(f"a message of {length} bytes")
+        if kind == _NLMSG_ERROR:
+            if length < _HEADER.size + _ERROR.size:
+                raise ValueError("cut short in an acknowledgement")
+            yield sequence, -_ERROR.unpack_from(datagram, offset + _HEADER.size)[0]
+        offset += length + -length % 4

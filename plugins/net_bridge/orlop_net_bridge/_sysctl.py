@@ -1,0 +1,45 @@
+"""Settings of the network namespace that this thread is in, under /proc/sys/net."""
+
+from __future__ import annotations
+
+import os
+
+from orlop_kernel.spi import DriverError
+
+__all__ = ["enable_forwarding", "skip_duplicate_search", "write_sysctl"]
+
+
+def _sysctl_path(key: str) -> str:
+    # sysctl(8): with a slash in it, slashes separate and dots are literal.
+    parts = key.split("/") if "/" in key else key.split(".")
+    if not parts or parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
+        raise DriverError(f"cannot set {key}: only net.* belongs to a network namespace")
+    return "/proc/sys/" + "/".join(parts)
+
+
+def write_sysctl(key: str, value: str) -> None:
+    try:
+        fd = os.open(_sysctl_path(key), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise DriverError(f"cannot set {key} to {value}: {error.strerror}") from error
+
+
+def skip_duplicate_search(link: str) -> None:
+    """Until the link-local address has passed it, a second or two, the kernel asks for no neighbour there: no packet."""
+    write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
+
+
+def enable_forwarding(version: int) -> None:
+    """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
+    key = "net/ipv4/ip_forward" if version == 4 else "net/ipv6/conf/all/forwarding"
+    try:
+        with open("/proc/sys/" + key) as file:
+            if file.read().strip() != "0":
+                return
+    except OSError as error:
+        raise DriverError(f"cannot read {key}: {error.strerror}") from error
+    write_sysctl(key, "1")

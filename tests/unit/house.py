@@ -1,0 +1,252 @@
+"""A house for one container: the real `Containers` on a fake engine, whose monitors, network and disk do what a test says.
+
+What is started in it is no process: `lifecycle.launch` is replaced, but in the tests of `launch` itself.
+"""
+
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import trio
+from trio.testing import MockClock
+
+from orlop_kernel.engine.containers import lifecycle
+from orlop_kernel.engine.containers.container import Container, Run
+from orlop_kernel.engine.containers.record import ContainerRecord
+from orlop_kernel.engine.containers.service import Containers
+from orlop_kernel.engine.execs import Execs
+from orlop_kernel.engine.networks.records import Sandbox
+from orlop_kernel.events import EventBus
+from orlop_kernel.monitor.protocol import Exited, Started
+from orlop_kernel.spi import Command, DriverError, Unavailable
+from orlop_kernel.types.containers import ContainerConfig, HostConfig
+
+__all__ = ["ID", "SANDBOX", "TRUE", "FakeMonitor", "FakeRuntime", "house", "run_fast"]
+
+ID = "c" * 64
+SANDBOX = Sandbox(container_id=ID, container_name="web", network_mode="bridge", hostname="web", endpoints=())
+TRUE = Command(("true",), (("PATH", "/bin:/usr/bin"),))
+
+
+class FakeStore:
+    """Rows in memory. `full`: commits fail. `slow`: they wait for this event first."""
+
+    def __init__(self):
+        self.rows, self.full, self.slow, self.lost, self.aside = {}, False, None, False, []
+
+    def lost_rows(self):
+        return self.lost
+
+    def quarantined(self):
+        return self.aside
+
+    def load(self, table):
+        return iter(())
+
+    async def commit(self, operations):
+        if self.slow is not None:
+            await self.slow.wait()
+        await trio.lowlevel.checkpoint()
+        if self.full:
+            raise Unavailable("cannot write the state database: no space left on device")
+        for operation in operations:
+            if hasattr(operation, "value"):
+                self.rows[operation.key] = operation.value
+            else:
+                self.rows.pop(operation.key, None)
+
+
+class FakeMonitor:
+    """Ends its container at SIGKILL, as `run` hears; `deaf`: answers nothing and dies of `kill` alone."""
+
+    pid, netns_path = 4242, ""
+
+    def __init__(self, run, deaf=False):
+        self.run, self.deaf, self.gone, self.attached = run, deaf, trio.Event(), []
+        self.refuse_attach = self.start_error = None
+
+    def exit(self, code=0):
+        self.run.exited.set(Exited(code, 10**9))
+        self.gone.set()
+
+    async def signal(self, signum):
+        if self.deaf:
+            await trio.sleep(10)
+            raise DriverError("its monitor gave no answer")
+        if signum == 9:
+            self.exit(137)
+
+    def kill(self):
+        self.gone.set()
+
+    async def ended(self):
+        await self.gone.wait()
+
+    async def attach(self, request):
+        await trio.lowlevel.checkpoint()
+        if self.refuse_attach:
+            raise self.refuse_attach
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.attached.append(theirs)
+        return ours
+
+    async def start(self, message):
+        if self.start_error:
+            raise self.start_error
+        return Started(77, 1, 10**9)
+
+
+class FakeNetworks:
+    def __init__(self):
+        self.plan_made, self.released, self.abandoned, self.release_error = None, [], [], None
+
+    @staticmethod
+    def sandbox_kind(mode):
+        return "new"
+
+    async def plan(self, *wanted):
+        return self.plan_made
+
+    async def attach(self, plan, netns):
+        return SANDBOX
+
+    async def abandon(self, plan):
+        self.abandoned.append(plan)
+
+    async def release(self, sandbox):
+        self.released.append(sandbox)
+        if self.release_error:
+            raise self.release_error
+
+    def of_sandbox(self, sandbox):
+        return []
+
+    def renamed(self, sandbox, name):
+        return sandbox
+
+    async def restore(self, sandboxes):
+        pass
+
+
+class FakeStorage:
+    removed = ()
+
+    async def remove(self, key):
+        self.removed = (*self.removed, key)
+
+    async def keys(self):
+        return [ID, "d" * 64]
+
+    async def mounts(self, key, **options):
+        return ()
+
+
+class FakeRuntime:
+    capabilities = SimpleNamespace(detach_mounts=())
+
+    def delete(self, task):
+        return TRUE
+
+    pause = resume = run = delete
+
+    def exec(self, task, execution):
+        return TRUE
+
+    def monitor_mounts(self):
+        return ()
+
+    def explain(self, outcome, log):
+        return "it failed"
+
+
+class FakeEngine:
+    zygote = None
+
+    def __init__(self, tmp, nursery):
+        self.config = SimpleNamespace(
+            data_root=str(tmp / "data"),
+            exec_root=str(tmp / "run"),
+            default_stop_timeout=10,
+            live_restore=True,
+            effective_cgroup_parent="/orlop-test",
+            cgroup_driver="cgroupfs",
+            no_new_privileges=False,
+            init=False,
+            init_path="",
+        )
+        self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
+        self.networks, self.storage = FakeNetworks(), FakeStorage()
+        self.images = SimpleNamespace(get=lambda image: object())
+        self.runtime_error = None
+        self.drivers = SimpleNamespace(runtime=self._runtime)
+        self.containers = Containers(self)
+        self.execs = Execs(self)
+        self.told = self.events.subscribe()
+
+    def _runtime(self, name):
+        if self.runtime_error:
+            raise self.runtime_error
+        return FakeRuntime()
+
+    def actions(self):
+        return [event.action for event in self.told._waiting if event.type == "container"]
+
+
+class House:
+    """A room with one container, and what is needed to run it."""
+
+    def __init__(self, engine):
+        self.engine, self.room = engine, engine.containers
+        self.container = self.add("web")
+        self.launched, self.launching, self.launch_error = [], None, None
+
+    def add(self, name, key=ID, **host):
+        record = ContainerRecord(
+            id=key,
+            name=name,
+            created_ns=1,
+            args=["true"],
+            config=ContainerConfig(open_stdin=True),
+            host_config=HostConfig(network_mode="bridge", runtime="runc", **host),
+            image_id="i",
+            storage_driver="fake",
+        )
+        container = Container(record)
+        self.room.add(container)
+        self.engine.store.rows[key] = b"created"
+        return container
+
+    async def launch(self, room, container):
+        """In place of the real one. `launching`: an event that it waits for."""
+        container.run = run = Run(room.run_dir(container.id))
+        if self.launching is not None:
+            await self.launching.wait()
+        if self.launch_error is not None:
+            container.run = None
+            run.settled.set()
+            run.finished.set()
+            raise self.launch_error
+        run.monitor = FakeMonitor(run)
+        container.record.state.running, container.record.state.restarting = True, False
+        container.record.state.started_ns, container.record.started_before = 1, True
+        self.launched.append(run)
+        return run
+
+    @property
+    def run(self):
+        return self.launched[-1]
+
+
+@asynccontextmanager
+async def house(tmp_path, monkeypatch, **host):
+    async with trio.open_nursery() as nursery:
+        made = House(FakeEngine(tmp_path, nursery))
+        for key, value in host.items():
+            setattr(made.container.record.host_config, key, value)
+        if monkeypatch is not None:
+            monkeypatch.setattr(lifecycle, "launch", made.launch)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def run_fast(main):
+    trio.run(main, clock=MockClock(autojump_threshold=0))

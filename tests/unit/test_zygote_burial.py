@@ -1,0 +1,44 @@
+"""What the zygote does for a container whose monitor died, when the container is started again before it is done."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from orlop_kernel.monitor import records, zygote
+from orlop_kernel.monitor.protocol import InitRecord, MonitorRecord
+
+
+@pytest.fixture
+def one(monkeypatch):
+    """A zygote without a process. `rounds`: what each round of killing finds; `killed`: what it was told to kill."""
+    made = object.__new__(zygote.Zygote)
+    made._children, made._undertakers, made._orphaned = {1}, 0, False
+    made.later, made.killed, made.rounds = [], [], [False, True]
+    made._loop = SimpleNamespace(call_later=lambda seconds, call: made.later.append(call), stop=lambda: None)
+    monkeypatch.setattr(zygote.cgroups, "kill", lambda found: (made.killed.append(found), made.rounds.pop(0))[1])
+    monkeypatch.setattr(zygote.orphans, "kill_children", lambda known: True)
+    return made
+
+
+def run(directory, pid, cgroup):
+    records.clear(directory)
+    records.write(directory, MonitorRecord(pid, 1, "c"))
+    records.write(directory, InitRecord(100 + pid, 1, 1, (cgroup,)))
+
+
+def test_what_a_dead_monitor_leaves_is_killed_and_recorded(one, tmp_path):
+    run(str(tmp_path), 1, "/sys/fs/cgroup/first")
+    one._ended(1, -9, str(tmp_path))
+    one.later.pop()()
+    assert one.killed == [("/sys/fs/cgroup/first",)] * 2
+    found = records.read_exit(str(tmp_path))
+    assert found.code == 137 and found.error == "the container's monitor ended (signal 9); the container was killed"
+
+
+def test_the_next_run_in_the_same_place_is_left_alone(one, tmp_path):
+    run(str(tmp_path), 1, "/sys/fs/cgroup/first")
+    one._ended(1, -9, str(tmp_path))
+    run(str(tmp_path), 2, "/sys/fs/cgroup/second")
+    one.later.pop()()
+    assert one.killed == [("/sys/fs/cgroup/first",)] * 2
+    assert records.read_exit(str(tmp_path)) is None
