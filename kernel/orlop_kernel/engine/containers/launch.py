@@ -4,8 +4,8 @@
     -> the network is attached to it -> files, spec, clients that attached before the start -> the runtime runs
 
 When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
-back. The row is committed with the sandbox *while* the runtime starts: a daemon that dies in between finds the monitor by
-its run directory and the endpoints in the row.
+back. The row is committed *while* the runtime starts, with the sandbox and the fact of the start: a daemon that dies in
+between finds the monitor by its run directory and the endpoints in the row, and after a power cut restart policies apply.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ async def launch(room: Containers, container: Container) -> Run:
     state.pid, state.pid_start_time = started.pid, started.start_time
     state.exit_code, state.error = 0, ""
     state.started_ns, state.finished_ns = started.time_ns, state.finished_ns
-    record.started_before = True
     return run
 
 
@@ -185,6 +184,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
         cgroup=bundle.cgroup_path(room, record.id, record.host_config),
     )
     failures: list[Exception] = []
+    started_before, record.started_before = record.started_before, True
 
     async def save() -> None:
         try:
@@ -193,13 +193,13 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
             failures.append(error)
 
     async with trio.open_nursery() as nursery:
-        if record.sandbox is not None:
-            nursery.start_soon(save)
+        nursery.start_soon(save)
         try:
             started = await monitor.start(message)
         except OrlopError as error:  # here, or the nursery would make a group of it
             failures.insert(0, error)
     if failures:
+        record.started_before = started_before
         raise failures[0]
     return started
 

@@ -68,14 +68,13 @@ async def start_locked(room: Containers, container: Container) -> None:
         failure = as_orlop_error(error, f"cannot start container {record.name}")
         raise await _failed(room, container, failure) from error
     room.background(exits.watch, room, container, run)
-    try:
-        await room.save(container)
-    finally:
-        container.touch()
-        volumes.announce(room, container, "mount")
-        room.publish_network(container, "connect")
-        room.engine.events.publish("container", "start", container.id, room.attributes(container))
-        run.settled.set()
+    # That it was started is committed (see `launch`); its pid is in the monitor's own record, where a next daemon looks.
+    room.background(room.save, container)
+    container.touch()
+    volumes.announce(room, container, "mount")
+    room.publish_network(container, "connect")
+    room.engine.events.publish("container", "start", container.id, room.attributes(container))
+    run.settled.set()
 
 
 async def _failed(room: Containers, container: Container, error: OrlopError) -> OrlopError:
