@@ -1,0 +1,25 @@
+"""The stand-in for pyroute2's umbrella: our modules work without it, and who wants the rest still gets it."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import orlop_net_bridge._links, orlop_net_bridge._conntrack
+assert "pyroute2.ndb" not in sys.modules and "pyroute2.iproute.linux" in sys.modules
+import pyroute2
+assert pyroute2.__name__ == "pyroute2" and not hasattr(pyroute2, "no_such_name")
+from pyroute2 import NDB, IPRoute
+from pyroute2.iproute.linux import IPRoute as ours
+assert issubclass(IPRoute, ours) or IPRoute is ours, (IPRoute, ours)
+assert "pyroute2.ndb" in sys.modules
+"""
+
+
+def test_ours_first_and_the_rest_on_demand():
+    subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], check=True, timeout=60)
+
+
+def test_a_package_that_is_there_already_is_left_alone():
+    program = "import pyroute2; before = pyroute2.NDB; import orlop_net_bridge._links; assert pyroute2.NDB is before"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
