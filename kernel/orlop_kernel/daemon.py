@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_kernel import __version__
+from orlop_kernel import __version__, linux
 from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd
 from orlop_kernel.config import Config, ConfigError, Loaded, load_all, plan, reload_attributes
 from orlop_kernel.config.argv import Parsed
@@ -237,6 +237,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
     """Be the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
     gc.disable()  # until `_ready`: a boot makes objects by the hundred thousand and throws none away
+    linux.share_one_arena()
     config = loaded.config
     os.umask(0o022)
     os.chdir("/")

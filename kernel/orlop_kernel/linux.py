@@ -32,6 +32,7 @@ __all__ = [
     "set_process_name",
     "set_subreaper",
     "setns",
+    "share_one_arena",
     "umount",
     "unshare",
 ]
@@ -75,7 +76,7 @@ _SYS_OPENAT2, _SYS_PIDFD_SEND_SIGNAL = 437, 424
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN; a busy one never succeeds
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -253,6 +254,15 @@ def keep_freed_memory(size: int) -> None:
         _libc.mallopt(_M_MMAP_THRESHOLD, size)
     except AttributeError:
         pass  # musl has no such knobs, and no such habit
+
+
+def share_one_arena() -> None:
+    """Have all threads allocate from one heap, for a process whose threads work in turn (they do, under one lock). To be
+    called before there is a second thread."""
+    try:
+        _libc.mallopt(_M_ARENA_MAX, 1)
+    except AttributeError:
+        pass  # musl has one heap anyway
 
 
 def release_freed_memory() -> None:

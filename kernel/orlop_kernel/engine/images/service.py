@@ -23,7 +23,6 @@ from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
 
 from . import listing, removal, views
-from .archive_load import Loader
 from .content import ContentStore
 from .download import Downloads
 from .imports import Importer, ImportRequest
@@ -84,7 +83,7 @@ class Images:
             timeouts=timeouts,
             certificates=certificates,
         )
-        self._loader = Loader(self._stock, depth)
+        self._depth = depth
         self._importer = Importer(self._stock)
         self._pruning = False
 
@@ -159,7 +158,10 @@ class Images:
         """Load the images of a `docker save` archive or an OCI layout."""
 
         async def run(report: Report) -> None:
-            for image, _ in await self._loader.load(body, platform, quiet, report):
+            from .archive_load import Loader  # tarfile and decompressors: two megabytes that few daemons ever need
+
+            loader = Loader(self._stock, self._depth)
+            for image, _ in await loader.load(body, platform, quiet, report):
                 self._event("load", image.id, image.id, image)
 
         return Progress(self._nursery, run)
