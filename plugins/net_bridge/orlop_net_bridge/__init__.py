@@ -13,7 +13,7 @@ All of it is in the host's kernel and outlives the daemon. A veth pair ends with
 from orlop_kernel.spi import Register, hookimpl
 
 from . import _pyroute2  # noqa: F401 - before the modules that import pyroute2
-from ._driver import BridgeDriver
+from .driver import BridgeDriver
 
 __all__ = ["BridgeDriver", "orlop_network"]
 

@@ -1,49 +1,10 @@
 """The network driver `host`: the container runs in the host's network namespace, and there is nothing to do."""
 
-from __future__ import annotations
+from orlop_kernel.spi import Register, hookimpl
 
-from collections.abc import Sequence
-
-from orlop_kernel.spi import (
-    Endpoint,
-    EndpointState,
-    NetworkCapabilities,
-    NetworkContext,
-    NetworkSpec,
-    Register,
-    hookimpl,
-)
+from .driver import HostDriver
 
 __all__ = ["HostDriver", "orlop_network"]
-
-
-class HostDriver:
-    """Owns nothing, changes nothing."""
-
-    def __init__(self, context: NetworkContext) -> None:
-        pass
-
-    @property
-    def capabilities(self) -> NetworkCapabilities:
-        return NetworkCapabilities(sandbox="host", addresses=False, publishes=False)
-
-    async def create_network(self, network: NetworkSpec) -> None:
-        pass
-
-    async def delete_network(self, network: NetworkSpec) -> None:
-        pass
-
-    async def attach(self, endpoint: Endpoint) -> EndpointState:
-        return EndpointState()
-
-    async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
-        pass
-
-    async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
 
 @hookimpl

@@ -1,0 +1,44 @@
+"""Nothing is done: the container is in the host's network namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orlop_kernel.spi import (
+    Endpoint,
+    EndpointState,
+    NetworkCapabilities,
+    NetworkContext,
+    NetworkSpec,
+)
+
+__all__ = ["HostDriver"]
+
+
+class HostDriver:
+    """Owns nothing, changes nothing."""
+
+    def __init__(self, context: NetworkContext) -> None:
+        pass
+
+    @property
+    def capabilities(self) -> NetworkCapabilities:
+        return NetworkCapabilities(sandbox="host", addresses=False, publishes=False)
+
+    async def create_network(self, network: NetworkSpec) -> None:
+        pass
+
+    async def delete_network(self, network: NetworkSpec) -> None:
+        pass
+
+    async def attach(self, endpoint: Endpoint) -> EndpointState:
+        return EndpointState()
+
+    async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
+        pass
+
+    async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
