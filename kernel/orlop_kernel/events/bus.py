@@ -28,6 +28,7 @@ __all__ = ["BUFFER", "HISTORY", "EventBus", "Subscription"]
 HISTORY = 4096
 BUFFER = 1024  # Docker's: a subscriber this far behind loses events
 
+_GATHER = 0.1
 _log = logging.getLogger("orlop.events")
 
 
@@ -168,8 +169,10 @@ class EventBus:
                 _log.warning("%d events are not kept over a restart: %s", len(batch), error)
 
     async def run(self) -> None:
-        """The writing task: everything that comes while one batch is written goes into the next."""
+        """The writing task. What comes within a moment goes into one commit: a container's start alone is three events, and
+        each commit of theirs would be waited for by the commits that users wait for. `kill -9` costs that moment of history."""
         while True:
             await self._work.wait()
+            await trio.sleep(_GATHER)
             self._work = trio.Event()
             await self.flush()
