@@ -183,3 +183,10 @@ def test_a_stream_that_is_closed_unsubscribes() -> None:
         return bus.listeners
 
     assert trio.run(main) == 0
+
+
+def test_an_identity_that_cannot_be_kept_is_one_all_the_same(tmp_path: Path) -> None:
+    root = str(tmp_path / "gone")
+    made = engine_id(root)
+    assert made == engine_id(root)
+    assert len(made) == 36

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from functools import lru_cache
 
 __all__ = ["engine_id"]
 
+_log = logging.getLogger("orlop.system")
 _UUID = re.compile(r"[0-9A-Za-z:-]{16,64}")
 
 
@@ -25,10 +27,18 @@ def engine_id(data_root: str) -> str:
         pass
     with open("/proc/sys/kernel/random/uuid") as file:
         made = file.read().strip()
+    try:
+        _keep(path, made)
+    except OSError as error:
+        # `info` must answer on a full disk too; the next daemon gets another chance to keep one.
+        _log.warning("the engine's id is not kept: %s: %s", path, error.strerror)
+    return made
+
+
+def _keep(path: str, identity: str) -> None:
     temporary = f"{path}.{os.getpid()}"
     with open(temporary, "w") as file:
-        file.write(made)
+        file.write(identity)
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)
-    return made
