@@ -169,8 +169,8 @@ class EventBus:
                 _log.warning("%d events are not kept over a restart: %s", len(batch), error)
 
     async def run(self) -> None:
-        """The writing task. What comes within a moment goes into one commit: a container's start alone is three events, and
-        each commit of theirs would be waited for by the commits that users wait for. `kill -9` costs that moment of history."""
+        """The writing task. What comes within a moment goes into one commit: a start alone is three events, and each commit
+        of theirs would be waited for by the commits that users wait for. `kill -9` costs that moment of history."""
         while True:
             await self._work.wait()
             await trio.sleep(_GATHER)
