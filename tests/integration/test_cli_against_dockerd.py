@@ -93,9 +93,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
 
 
 def plain(text: str) -> str:
-    """Without the clients' names, Docker's advice to read its help, and ages that move between two calls, which makes
-    columns wider or narrower."""
+    """Without the clients' names, Docker's advice to read its help, and what moves between two calls: ages (which make
+    columns wider or narrower) and the processor time that ps shows."""
     text = re.sub(r"(?m)^(orlop|docker): |\.$|^See 'docker.*\n?", "", text)
+    text = re.sub(r"(\d+ +\d+ +)\d+( +\d\d:\d\d +\? +)[\d:]+", r"\1C\2T", text)
     return re.sub(r" {2,}", "  ", re.sub(r"Less than a second|\b\d+ seconds?\b|About a minute", "N", text))
 
 
