@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from orlop_cli.testing import RecordedDaemon, answer
 
 BUDGET = 0.090  # seconds of user and system time for the whole `orlop ps`
-RUNS = 7
+RUNS = 9
 
 
 def containers(number: int) -> list[dict[str, object]]:
@@ -39,17 +38,18 @@ def cpu_of(command: list[str], environment: dict[str, str]) -> float:
 
 
 def test_ps_within_its_cpu_budget(tmp_path: Path) -> None:
-    """Measured beside the bare interpreter: where that alone takes longer, the machine is slow, not we."""
+    """The best of several runs: what other processes do to the caches only ever adds. Measured beside the bare interpreter:
+    where that alone takes longer, the machine is slow, not we."""
     paths = [path for path in sys.path if (path and Path(path, "orlop_cli").is_dir()) or Path(path or ".", "click").is_dir()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DOCKER_CONFIG": str(tmp_path)}
     with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:
         daemon.on("GET", "/containers/json", answer(containers(50)))
         command = [sys.executable, "-m", "orlop_cli", "-H", daemon.host, "ps"]
         cpu_of(command, environment)  # writes the byte code
-        median = statistics.median(cpu_of(command, environment) for _ in range(RUNS))
-        bare = statistics.median(cpu_of([sys.executable, "-c", "pass"], environment) for _ in range(RUNS))
+        best = min(cpu_of(command, environment) for _ in range(RUNS))
+        bare = min(cpu_of([sys.executable, "-c", "pass"], environment) for _ in range(RUNS))
     usual = 0.025
-    assert median < BUDGET * max(1.0, bare / usual), f"ps took {median * 1000:.0f} ms of CPU, bare Python {bare * 1000:.0f}"
+    assert best < BUDGET * max(1.0, bare / usual), f"ps took {best * 1000:.0f} ms of CPU, bare Python {bare * 1000:.0f}"
 
 
 def test_ps_imports_nothing_it_does_not_need(tmp_path: Path) -> None:
