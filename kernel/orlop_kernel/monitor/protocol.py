@@ -83,7 +83,6 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     terminal: bool = False
     stdin: bool = False
     log: Log | None = None
-    hostname: str = ""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -166,7 +166,6 @@ async def _launch_message(
         terminal=record.config.tty,
         stdin=record.config.open_stdin,
         log=log,
-        hostname=record.config.hostname,
     )
 
 

@@ -132,15 +132,6 @@ class Containers:
         """Whether a container runs, or a monitor is still putting one away."""
         return any(item.record.state.running or item.run is not None for item in self.index.values())
 
-    def longest_stop_timeout(self) -> float:
-        """Of the running containers, in seconds; infinite when one is to be waited for for ever."""
-        longest = 0.0
-        for item in self.index.values():
-            if item.record.state.running:
-                seconds = lifecycle.stop_timeout(self, item)
-                longest = max(longest, float("inf") if seconds < 0 else float(seconds))
-        return longest
-
     def users_of_image(self, image_id: str) -> list[ImageUser]:
         return [
             ImageUser(item.id, item.record.state.running) for item in self.index.values() if item.record.image_id == image_id
