@@ -58,6 +58,7 @@ def main() -> int:
     chosen = [one for one in ALL if not asked.measures or one.key in asked.measures]
     with tempfile.TemporaryDirectory(prefix="orlop-bench-") as top, ExitStack() as stack:
         os.chmod(top, 0o711)
+        stack.enter_context(engines.in_memory(f"{top}/run"))
         archive = f"{top}/busybox.tar"
         with open(archive, "wb") as file:
             file.write(docker_archive({IMAGE: image([layer(busybox())])}))

@@ -1,4 +1,5 @@
-"""The engines to compare: each started on roots and a socket of its own, and ended with everything it made."""
+"""The engines to compare: each started on roots and a socket of its own, and ended with everything it made. Data roots are on
+the disk and exec roots in memory, as /var/lib and /run are on the machines that engines run on."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-__all__ = ["Connection", "Engine", "dockerd", "orlop", "podman"]
+__all__ = ["Connection", "Engine", "dockerd", "in_memory", "orlop", "podman"]
 
 BIN = os.path.join(sys.prefix, "bin")
 
@@ -148,12 +149,22 @@ def _engine(name: str, top: str, command: list[str], **environment: str) -> Iter
 
 
 @contextmanager
+def in_memory(path: str) -> Iterator[None]:
+    os.makedirs(path, 0o711, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=False)
+
+
+@contextmanager
 def orlop(top: str, runtime: str = "runc", name: str = "orlop") -> Iterator[Engine]:
     base = f"{top}/{name}"
     os.makedirs(base, exist_ok=True)
     with open(f"{base}/daemon.json", "w") as file:
         json.dump({"runtimes": {"crun": {"path": "crun"}}, "default-runtime": runtime, "log-driver": "json-file"}, file)
-    roots = ["--data-root", f"{base}/data", "--exec-root", f"{base}/exec"]
+    roots = ["--data-root", f"{base}/data", "--exec-root", f"{top}/run/{name}"]
     command = [f"{BIN}/orlopd", "--config-file", f"{base}/daemon.json", *roots, "-H", f"unix://{base}/s.sock"]
     with _engine(name, top, command) as engine:
         yield engine
@@ -170,7 +181,7 @@ def dockerd(top: str) -> Iterator[Engine]:
     subprocess.run(["ip", "addr", "add", "172.29.0.1/16", "dev", bridge], check=True)
     subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
     command = [
-        *("dockerd", "--config-file", f"{base}/daemon.json", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec"),
+        *("dockerd", "--config-file", f"{base}/daemon.json", "--data-root", f"{base}/data", "--exec-root", f"{top}/run/dockerd"),
         *("-H", f"unix://{base}/s.sock", "--pidfile", f"{base}/pid", "--bridge", bridge),
     ]
     try:
@@ -178,7 +189,7 @@ def dockerd(top: str) -> Iterator[Engine]:
             yield engine
     finally:
         subprocess.run(["ip", "link", "del", bridge], check=False)
-        for path in (f"{base}/exec", f"{base}/data"):
+        for path in (f"{top}/run/dockerd", f"{base}/data"):
             with open("/proc/self/mountinfo") as file:
                 for place in [line.split()[4] for line in file if path in line]:
                     subprocess.run(["umount", "-l", place], check=False)
@@ -188,7 +199,7 @@ def dockerd(top: str) -> Iterator[Engine]:
 def podman(top: str) -> Iterator[Engine]:
     base = f"{top}/podman"
     os.makedirs(base, exist_ok=True)
-    roots = ["--root", f"{base}/data", "--runroot", f"{base}/exec"]
+    roots = ["--root", f"{base}/data", "--runroot", f"{top}/run/podman"]
     command = ["podman", *roots, "system", "service", "--time", "0", f"unix://{base}/s.sock"]
     with _engine("podman", top, command) as engine:
         yield engine

@@ -152,6 +152,7 @@ class Monitor:
             return
         container.on_dead = self._dead
         container.on_gone = self._gone
+        connection.subscribed = True
         connection.reply(serial, self._status(), () if self._netns < 0 else (self._netns,))
 
     def _start(self, connection: Connection, serial: int, request: Start) -> None:

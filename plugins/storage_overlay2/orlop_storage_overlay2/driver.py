@@ -171,7 +171,7 @@ class Overlay2:
         if not snapshot.lowers:
             return plain_mount(self._layout.path(snapshot, "diff"), readonly=readonly)
         if readonly:
-            return overlay_mount(self._layout.root, (snapshot.link, *snapshot.lowers))
+            return overlay_mount(self._layout.root, snapshot.as_lower())
         if snapshot.marked:
             await self._run(f"mount snapshot {key}", lambda: self._layout.allow_remount(snapshot))
         snapshot.marked = volatile

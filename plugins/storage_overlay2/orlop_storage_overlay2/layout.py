@@ -7,6 +7,7 @@ import ctypes
 import os
 import secrets
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 
 from orlop_kernel.spi import DriverError
@@ -23,17 +24,22 @@ _FEW = 64  # layers of fewer files are synced one by one: syncfs waits for every
 
 @dataclass(slots=True)
 class Snapshot:
-    """`lowers` are the short links of all parents, uppermost first. `children` counts snapshots that stand on this one.
+    """`link` is the short name of a committed one, `lowers` are all parents' paths below the root by those names, uppermost
+    first. `children` counts snapshots that stand on this one.
     `marked`: it may have been mounted volatile (after a restart, nobody knows)."""
 
     id: str
-    link: str
     parent: str | None = None
+    link: str = ""
     lowers: tuple[str, ...] = ()
     committed: bool = False
     children: int = 0
     broken: bool = False
     marked: bool = True
+
+    def as_lower(self) -> tuple[str, ...]:
+        """The lower layers of what stands on this one."""
+        return (f"l/{self.link}" if self.link else f"{self.id}/diff", *self.lowers)
 
 
 class Layout:
@@ -69,14 +75,14 @@ class Layout:
         for key, record in records.items():
             if os.path.isdir(os.path.join(self.root, record.id, "diff")):
                 parent = None if record.parent is None else keys.get(record.parent, "")
-                link = links.get(record.id) or self._new_link(record.id)
-                found[key] = Snapshot(record.id, link, parent, committed=record.committed)
+                link = links.get(record.id, "")
+                if record.committed and not link:
+                    link = self._new_link(record.id)
+                found[key] = Snapshot(record.id, parent, link, committed=record.committed)
             else:
                 self.index.drop(key, committed=record.committed)
         for key in found:
             self._stack(found, key)
-        for snapshot in found.values():
-            self._restore_files(snapshot)
         return found
 
     def _load_links(self) -> dict[str, str]:
@@ -102,20 +108,7 @@ class Layout:
                 snapshot.broken = True
                 continue
             parent.children += 1
-            snapshot.lowers = (parent.link, *parent.lowers)
-
-    def _restore_files(self, snapshot: Snapshot) -> None:
-        """`link` and `lower` are not synced when made: a power cut may have left them empty."""
-        for name, content in (("link", snapshot.link), ("lower", _lower(snapshot))):
-            path = self.path(snapshot, name)
-            try:
-                with open(path) as file:
-                    same = file.read() == content
-            except FileNotFoundError:
-                same = not content
-            if not same and not snapshot.broken:
-                with open(path, "w") as file:
-                    file.write(content)
+            snapshot.lowers = parent.as_lower()
 
     # --- snapshots
 
@@ -130,21 +123,14 @@ class Layout:
 
     def create(self, key: str, parent: Snapshot | None, parent_key: str | None) -> Snapshot:
         ident = secrets.token_hex(32)
-        snapshot = Snapshot(ident, self._new_link(ident), parent_key, (parent.link, *parent.lowers) if parent else ())
-        snapshot.marked = False
+        snapshot = Snapshot(ident, parent_key, lowers=parent.as_lower() if parent else (), marked=False)
         staged = os.path.join(self._staging, ident)
         # Modes are for umask 022 and 077 alike: the daemon may run with either.
         os.mkdir(staged, 0o710)
         os.mkdir(os.path.join(staged, "diff"))
         os.chmod(os.path.join(staged, "diff"), 0o755)  # noqa: S103 - it becomes the root of a container
-        files = [("link", snapshot.link)]
         if parent:
             os.mkdir(os.path.join(staged, "work"), 0o700)
-            files.append(("lower", _lower(snapshot)))
-        for name, content in files:
-            fd = os.open(os.path.join(staged, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            os.write(fd, content.encode())
-            os.close(fd)
         os.rename(staged, self.path(snapshot))
         self.index.add(key, ident, parent.id if parent else None)
         return snapshot
@@ -161,6 +147,7 @@ class Layout:
                     raise OSError(number, os.strerror(number), directory)
             finally:
                 os.close(fd)
+        snapshot.link = snapshot.link or self._new_link(snapshot.id)
         fsync_directory(self._links)
         fsync_directory(self.root)
         self.index.commit(key, name)
@@ -170,10 +157,9 @@ class Layout:
         assert self.trash
         self.trash.take(self.path(snapshot))
         self.index.drop(key, committed=snapshot.committed)
-        try:
-            os.unlink(os.path.join(self._links, snapshot.link))
-        except FileNotFoundError:
-            pass
+        if snapshot.link:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._links, snapshot.link))
 
     def allow_remount(self, snapshot: Snapshot) -> None:
         """A volatile mount leaves a mark that makes the kernel refuse the next one (Documentation/filesystems/overlayfs,
@@ -182,10 +168,6 @@ class Layout:
         if os.path.isdir(mark):
             assert self.trash
             self.trash.take(mark)
-
-
-def _lower(snapshot: Snapshot) -> str:
-    return ":".join(f"l/{link}" for link in snapshot.lowers)
 
 
 def _sync_few(directory: str) -> bool:

@@ -32,10 +32,10 @@ def plain_mount(diff: str, *, readonly: bool) -> tuple[Mount, ...]:
 def overlay_mount(
     root: str, lowers: Sequence[str], directory: str | None = None, *, volatile: bool = False
 ) -> tuple[Mount, ...]:
-    """Stack layers by their short names, uppermost first, below the writable layer `directory` (None: read-only).
+    """Stack layers (paths below `root`), uppermost first, below the writable layer `directory` (None: read-only).
     `DriverError` when the options can not be made to fit: they fit for 128 layers when named relative to `root`, which
     the mounting side does where needed."""
-    options = [*_FIXED, "lowerdir=" + ":".join(f"{root}/l/{link}" for link in lowers)]
+    options = [*_FIXED, "lowerdir=" + ":".join(f"{root}/{path}" for path in lowers)]
     if directory is not None:
         options += [f"upperdir={directory}/diff", f"workdir={directory}/work"]
     if directory is not None and volatile:

@@ -98,7 +98,6 @@ class Monitor:
         monitor._begin(stream, nursery)
         try:
             status = await monitor._status(f"launch container {launch.id}", lambda n: Request(n, launch), _LAUNCH_DEADLINE)
-            await monitor._subscribe()
         except BaseException:
             monitor.kill()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
