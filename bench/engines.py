@@ -181,7 +181,15 @@ def dockerd(top: str) -> Iterator[Engine]:
     subprocess.run(["ip", "addr", "add", "172.29.0.1/16", "dev", bridge], check=True)
     subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
     command = [
-        *("dockerd", "--config-file", f"{base}/daemon.json", "--data-root", f"{base}/data", "--exec-root", f"{top}/run/dockerd"),
+        *(
+            "dockerd",
+            "--config-file",
+            f"{base}/daemon.json",
+            "--data-root",
+            f"{base}/data",
+            "--exec-root",
+            f"{top}/run/dockerd",
+        ),
         *("-H", f"unix://{base}/s.sock", "--pidfile", f"{base}/pid", "--bridge", bridge),
     ]
     try:

@@ -19,7 +19,7 @@ from orlop_kernel.engine.containers.record import MountRecord
 from orlop_kernel.engine.drivers import Deadlines
 from orlop_kernel.engine.futures import uncut
 from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.monitor.protocol import Attach, Event, Exited, Oom, Started
+from orlop_kernel.monitor.protocol import Attach, Event, Exited, Launch, Oom, Started
 from orlop_kernel.monitor.streams import Attachment, Output
 from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, InvalidParameter, NotFound, Unavailable
 from orlop_kernel.store import Store
@@ -103,11 +103,11 @@ class RealLaunch:
         self.attach_error = self.start_error = self.bundle_error = None
         monkeypatch.setattr(Monitor, "launch", self.launch)
         monkeypatch.setattr(bundle, "write", self.write)
-        monkeypatch.setattr(launch, "_launch_message", self.message)
+        monkeypatch.setattr(launch, "_wanted", self.wanted)
         monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)
 
-    async def message(self, *of):
-        return None
+    def wanted(self, room, container, *of):
+        return Launch(container.id, room.run_dir(container.id), room.root(container.id), ())
 
     async def launch(self, *of):
         monitor = FakeMonitor(self.h.container.run)

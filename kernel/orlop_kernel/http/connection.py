@@ -179,6 +179,7 @@ class Connection:
 
     async def _produce(self, answer: Streaming, *, chunked: bool) -> None:
         send = self._transport.send
+        self._transport.widen()
         async for piece in answer.pieces:
             if piece:
                 await send(chunk(piece) if chunked else piece)

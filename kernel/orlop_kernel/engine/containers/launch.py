@@ -1,7 +1,8 @@
 """Start: from a record to a running process.
 
-    storage says what to mount, networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox
-    -> the network is attached to it -> files, spec, clients that attached before the start -> the runtime runs
+    networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox of what storage says to
+    mount (`ahead` of the start, often) -> the network is attached to it -> files, spec, clients that attached before the
+    start -> the runtime runs
 
 When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
 back. The row is committed *while* the runtime starts, with the sandbox and the fact of the start: a daemon that dies in
@@ -11,8 +12,6 @@ between finds the monitor by its run directory and the endpoints in the row, and
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -22,7 +21,7 @@ from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log
 from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
 from orlop_kernel.types.containers import HostConfig
 
-from . import bundle, mounts, volumes
+from . import ahead, bundle, mounts, volumes
 from . import runtime as runtimes
 from .container import Container, Run
 from .runtime import task
@@ -30,7 +29,7 @@ from .runtime import task
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["launch", "log_info", "on_event", "task"]
+__all__ = ["begin", "launch", "log_info", "on_event", "task"]
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +58,12 @@ async def launch(room: Containers, container: Container) -> Run:
     container.run = run
     plan = None
     try:
-        _make_directories(room, record.id)
         # Other containers are looked up before anything is made.
         network = _network_namespace(room, record.host_config)
         _share_names(room, container)
+        user_mounts = await _user_mounts(room, container)
+        wanted = _wanted(room, container, runtime, network, user_mounts)
+        run.monitor = await ahead.take(room, container, wanted)
         if network == "new":
             plan = await room.engine.networks.plan(
                 record.id,
@@ -74,14 +75,8 @@ async def launch(room: Containers, container: Container) -> Run:
                 record.host_config.port_bindings or {},
                 record.host_config.publish_all_ports,
             )
-        user_mounts = await _user_mounts(room, container)
-        monitor, _ = await Monitor.launch(
-            room.engine.zygote,
-            await _launch_message(room, container, runtime, network, user_mounts),
-            room.engine.nursery,
-            lambda event: on_event(room, container, run, event),
-        )
-        run.monitor = monitor
+        run.monitor = monitor = run.monitor or await ahead.fork(room, container, wanted, runtime)
+        monitor.on_event = lambda event: on_event(room, container, run, event)
         record.sandbox = None
         if plan is not None:
             record.sandbox = await room.engine.networks.attach(plan, monitor.netns_path)
@@ -114,13 +109,6 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
     return f"failed to create task for container: {failed.message}"
 
 
-def _make_directories(room: Containers, container_id: str) -> None:
-    run_dir, root = room.run_dir(container_id), room.root(container_id)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    os.makedirs(run_dir, mode=0o700)
-    os.makedirs(root, mode=0o700, exist_ok=True)
-
-
 def _network_namespace(room: Containers, host: HostConfig) -> str:
     """ "new", "" for the host's, or the path of another container's."""
     kind = room.engine.networks.sandbox_kind(host.network_mode)
@@ -145,21 +133,34 @@ async def _user_mounts(room: Containers, container: Container) -> list[dict[str,
     return out
 
 
-async def _launch_message(
+def begin(room: Containers, container: Container) -> None:
+    """What can be made of a start before it is asked for: not where that depends on others, or makes a volume work."""
+    record = container.record
+    if any(mount.type == "volume" for mount in record.mounts):
+        return
+    if room.engine.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
+        return
+    runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    user_mounts = [item for mount in record.mounts for item in mounts.oci(mount, ())]
+    network = _network_namespace(room, record.host_config)
+    ahead.begin(room, container, _wanted(room, container, runtime, network, user_mounts), runtime)
+
+
+def _wanted(
     room: Containers, container: Container, runtime: Runtime, network: str, user_mounts: list[dict[str, Any]]
 ) -> Launch:
+    """The launch, all but its mounts."""
     record = container.record
     config = record.host_config.log_config
     log = None
     if config.type != "none":
         options = dict(config.config or {})
         log = Log(config.type, log_info(room, container), options)
-    throwaway = record.host_config.auto_remove  # nobody reads it after a power cut: no write of it needs to be waited for
     return Launch(
         id=record.id,
         run_dir=room.run_dir(record.id),
         root=room.root(record.id),
-        mounts=(*await room.engine.storage.mounts(record.id, volatile=throwaway), *runtime.monitor_mounts()),
+        mounts=(),
         network=network,
         detach=runtime.capabilities.detach_mounts,
         keep=tuple(item["source"] for item in user_mounts if item["type"] == "bind"),

@@ -17,7 +17,7 @@ from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound
 from orlop_kernel.store import Delete
 
-from . import create, exits, lifecycle
+from . import ahead, create, exits, lifecycle
 from . import volumes as anonymous
 from .container import Container
 
@@ -111,6 +111,7 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
         # The root's mount point must not go before the monitor (see `launch`).
         with suppress(DeadlineExceeded):
             await exits.put_away(room, container, run)
+    await ahead.drop(room, container)
     await discard_files(room, record.id)
     if room.engine.images.get(record.image_id) is None:
         await room.engine.images.collect()  # the image was removed before its last container: now its layers can go

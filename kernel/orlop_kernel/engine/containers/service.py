@@ -25,6 +25,7 @@ from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import CreateRequest, EndpointSettings, HostConfig
 
 from . import create, launch, lifecycle, listing, names, removal, restore, view
+from .ahead import Ahead
 from .container import Container
 from .record import ContainerRecord
 
@@ -48,6 +49,7 @@ class Containers:
         self.names: dict[str, str] = {}
         self.closing = False
         self.now_restarting: set[str] = set()
+        self.ahead: dict[str, Ahead] = {}
         self.containers_root = os.path.join(engine.config.data_root, "containers")
         self.runs_root = os.path.join(engine.config.exec_root, "run")
         os.makedirs(self.containers_root, mode=0o710, exist_ok=True)
@@ -296,7 +298,9 @@ class Containers:
     # --- operations -------------------------------------------------------------------------------------------------
 
     async def create(self, name: str, platform: str, request: CreateRequest) -> create.Created:
-        return await create.create(self, name, platform, request)
+        created = await create.create(self, name, platform, request)
+        launch.begin(self, created.container)
+        return created
 
     async def start(self, container: Container) -> None:
         await lifecycle.start(self, container)

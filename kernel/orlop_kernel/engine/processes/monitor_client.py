@@ -63,13 +63,14 @@ class StartFailed(MonitorFailed):
 
 
 class Monitor:
-    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the nursery given."""
+    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the nursery given; there
+    is none before the start."""
 
     def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
         self.run_dir = run_dir
         self.pid = pid
+        self.on_event = on_event
         self._pidfd = pidfd
-        self._on_event = on_event
         self._netns = -1
         self._control: Control | None = None
         self._dead = trio.Event()
@@ -80,7 +81,7 @@ class Monitor:
 
     @classmethod
     async def launch(
-        cls, zygote: Zygote, launch: Launch, nursery: trio.Nursery, on_event: Callable[[Event], None]
+        cls, zygote: Zygote, launch: Launch, nursery: trio.Nursery, on_event: Callable[[Event], None] = lambda _: None
     ) -> tuple[Monitor, Status]:
         """Fork a monitor and have it build the sandbox. `MonitorFailed` when it cannot: it has ended then. The run directory
         is made if need be, and an earlier run's records in it are removed."""
@@ -155,7 +156,7 @@ class Monitor:
 
     def _event(self, event: Event) -> None:
         try:
-            self._on_event(event)
+            self.on_event(event)
         except Exception:
             log.exception("event of monitor %d", self.pid)  # the listener's fault; the next event may fare better
 
@@ -293,6 +294,10 @@ class Monitor:
     def netns_path(self) -> str:
         """Opens the container's network namespace while the monitor lives; "" for the host's."""
         return f"/proc/{self.pid}/fd/{self._netns}" if self._netns >= 0 else ""
+
+    @property
+    def is_over(self) -> bool:
+        return self._dead.is_set()
 
     async def ended(self) -> None:
         """Wait for the monitor's end. Its events have all been delivered then."""
