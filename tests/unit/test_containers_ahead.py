@@ -1,0 +1,137 @@
+"""Sandboxes made ahead of a start: taken, outdated, too late, in the way."""
+
+import os
+
+import pytest
+import trio
+from tests.unit.house import FakeMonitor, FakeRuntime, house
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from orlop_kernel.engine.containers import ahead, launch, lifecycle, removal
+from orlop_kernel.engine.processes.monitor_client import Monitor
+from orlop_kernel.monitor.protocol import Launch
+from orlop_kernel.spi import DriverError
+
+
+class Forge:
+    """Stands for the zygote: counts what it forks, and waits with it when told to."""
+
+    def __init__(self, monkeypatch):
+        self.monitors, self.hold, self.error = [], None, None
+        monkeypatch.setattr(Monitor, "launch", self.launch)
+
+    async def launch(self, zygote, message, nursery):
+        assert os.path.isdir(message.run_dir)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.error is not None:
+            raise self.error
+        monitor = FakeMonitor(None)
+        monitor.is_over = False
+        self.monitors.append(monitor)
+        return monitor, None
+
+
+def wanted(h, **more):
+    key = h.container.id
+    return Launch(key, h.room.run_dir(key), h.room.root(key), (), **more)
+
+
+def with_house(tmp_path, monkeypatch, body):
+    async def main():
+        async with house(tmp_path, None) as h:
+            await body(h, Forge(monkeypatch))
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.1))
+
+
+def test_a_start_takes_what_was_made_and_the_moment_passes_over_it(tmp_path, monkeypatch):
+    async def body(h, forge):
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        forge.hold = trio.Event()
+        await wait_all_tasks_blocked()
+        forge.hold.set()  # a start may come while it is being made
+        async with h.container.lock:
+            assert await ahead.take(h.room, h.container, wanted(h)) is forge.monitors[0]
+        await trio.sleep(5)
+        assert not forge.monitors[0].gone.is_set() and len(forge.monitors) == 1
+        assert await ahead.take(h.room, h.container, wanted(h)) is None
+
+    with_house(tmp_path, monkeypatch, body)
+
+
+def test_what_is_no_longer_wanted_is_ended_first(tmp_path, monkeypatch):
+    async def body(h, forge):
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        assert await ahead.take(h.room, h.container, wanted(h, terminal=True)) is None
+        assert forge.monitors[0].gone.is_set()
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        forge.monitors[1].is_over = True  # killed by the administrator, say
+        assert await ahead.take(h.room, h.container, wanted(h)) is None
+
+    with_house(tmp_path, monkeypatch, body)
+
+
+def test_without_a_start_nothing_stays(tmp_path, monkeypatch):
+    async def body(h, forge):
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        await trio.sleep(3)
+        assert forge.monitors[0].gone.is_set() and not h.room.ahead and not os.listdir(h.room.runs_root)
+
+    with_house(tmp_path, monkeypatch, body)
+
+
+def test_a_removal_ends_it(tmp_path, monkeypatch):
+    async def body(h, forge):
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        await removal.remove(h.room, h.container, force=False, volumes=False)
+        assert forge.monitors[0].gone.is_set() and not os.listdir(h.room.runs_root)
+
+    with_house(tmp_path, monkeypatch, body)
+
+
+@pytest.mark.parametrize("error", [DriverError("no such layer"), OSError(28, "No space left on device")])
+def test_a_failure_is_the_starts_to_tell(tmp_path, monkeypatch, error):
+    async def body(h, forge):
+        forge.error = error
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        assert await ahead.take(h.room, h.container, wanted(h)) is None
+
+    with_house(tmp_path, monkeypatch, body)
+
+
+def test_only_a_few_at_a_time_and_none_for_who_needs_others(tmp_path, monkeypatch):
+    async def body(h, forge):
+        for n in range(12):
+            other = h.add(f"c{n}", f"{n:064}")
+            ahead.begin(h.room, other, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        assert len(forge.monitors) == 8
+        await trio.sleep(3)
+        h.engine.networks.sandbox_kind = lambda mode: f"container:{'d' * 64}"
+        launch.begin(h.room, h.container)
+        assert not h.room.ahead
+
+    with_house(tmp_path, monkeypatch, body)
+
+
+def test_a_failed_start_ends_what_it_took(tmp_path, monkeypatch):
+    async def body(h, forge):
+        monkeypatch.setattr(launch, "_wanted", lambda *of: wanted(h))
+        h.engine.networks.plan_made = None
+        ahead.begin(h.room, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+
+        async def broken(*of):
+            raise DriverError("port is already allocated")
+
+        h.engine.networks.plan = broken
+        with pytest.raises(DriverError, match="port is already allocated"):
+            await lifecycle.start(h.room, h.container)
+        assert forge.monitors[0].gone.is_set() and h.container.run is None and not os.listdir(h.room.runs_root)
+
+    with_house(tmp_path, monkeypatch, body)
