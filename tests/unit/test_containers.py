@@ -235,7 +235,7 @@ def test_durations_in_dockers_words(seconds, words):
     ],
 )
 def test_status_texts(state, text):
-    assert view.status_text(state, False, 5_000_000_001) == text
+    assert view.status_text(state, False, "", 5_000_000_001) == text
 
 
 def test_detach_keys_are_parsed():

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from orlop_kernel.engine.containers.launch import task
 from orlop_kernel.engine.processes.monitor_client import StartFailed
 from orlop_kernel.engine.spec import build, capabilities, environment
 from orlop_kernel.monitor.protocol import Attach, Exec, ExecExited
-from orlop_kernel.spi import Conflict, Execution, InvalidParameter, NotFound, Outcome
+from orlop_kernel.spi import Conflict, Execution, InvalidParameter, NotFound, OrlopError, Outcome
 from orlop_kernel.types.containers import ExecConfig
 
 from .failures import as_orlop_error
@@ -251,6 +253,19 @@ class Execs:
         self._publish(state, "exec_die", exitCode=str(code))
         self._remove_files(state)
         self._forgotten.append((trio.current_time() + KEEP_ENDED, state.id))
+
+    async def kill(self, state: ExecState) -> None:
+        """SIGKILL to its process. Ended already, or with its container: no error."""
+        run = state.container.run
+        if state.running and run is not None and run.monitor is not None:
+            with suppress(OrlopError):
+                await run.monitor.signal(signal.SIGKILL, state.id)
+
+    def forget(self, exec_id: str) -> None:
+        """One of our own that has ended: nobody will ask for it."""
+        state = self.index.get(exec_id)
+        if state is not None and not state.running:
+            del self.index[exec_id]
 
     def _forget_old(self) -> None:
         while self._forgotten and self._forgotten[0][0] <= trio.current_time():

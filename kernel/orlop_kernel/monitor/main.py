@@ -210,7 +210,7 @@ class Monitor:
         self._on_task(connection, serial, request.exec_id, "cannot resize", lambda task: task.resize(rows, columns))
 
     def _signal(self, connection: Connection, serial: int, request: Signal) -> None:
-        self._on_task(connection, serial, "", "cannot send the signal", lambda task: task.signal(request.signum))
+        self._on_task(connection, serial, request.exec_id, "cannot send the signal", lambda task: task.signal(request.signum))
 
     def _subscribe(self, connection: Connection, serial: int, request: Subscribe) -> None:
         connection.subscribed = True

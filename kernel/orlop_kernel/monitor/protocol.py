@@ -148,9 +148,11 @@ class Resize(msgspec.Struct, frozen=True, tag=True):
 
 
 class Signal(msgspec.Struct, frozen=True, tag=True):
-    """Send a signal to the container's init (by pidfd: never to a stranger). Answer: `Status` or `Failed`."""
+    """Send a signal to the container's init (`exec_id` "") or to an exec's process (by pidfd: never to a stranger).
+    Answer: `Status` or `Failed`."""
 
     signum: int
+    exec_id: str = ""
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag=True):

@@ -334,6 +334,7 @@ class StateView(WireBase, kw_only=True):
     error: str
     started_at: str
     finished_at: str
+    health: dict[str, Any] | UnsetType = UNSET
 
 
 class ContainerView(WireBase, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,6 +17,9 @@ from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Attach, Exited
 
 from .record import ContainerRecord
+
+if TYPE_CHECKING:
+    from .health import Health
 
 __all__ = ["AttachWaiter", "Container", "Run"]
 
@@ -61,6 +65,8 @@ class Container:
         self.row_going = False
         """Its row is being deleted, or is: no `save` may bring it back."""
         self.execs: set[str] = set()
+        self.health: Health | None = None
+        """Of the last run, when it has a check."""
         self.on_change: Callable[[], None] | None = None
         self.views: dict[str, bytes] = {}
         """Encoded answers, until the next `touch`."""

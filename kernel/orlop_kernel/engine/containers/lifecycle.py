@@ -13,7 +13,7 @@ from orlop_kernel import process
 from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
 
-from . import exits, validate, volumes
+from . import exits, health, validate, volumes
 from .container import Container
 from .launch import launch, task
 
@@ -68,6 +68,7 @@ async def start_locked(room: Containers, container: Container) -> None:
         failure = as_orlop_error(error, f"cannot start container {record.name}")
         raise await _failed(room, container, failure) from error
     room.background(exits.watch, room, container, run)
+    room.background(health.watch, room, container, run)
     # That it was started is committed (see `launch`); its pid is in the monitor's own record, where a next daemon looks.
     room.background(room.save, container)
     container.touch()
@@ -294,6 +295,7 @@ async def pause(room: Containers, container: Container) -> None:
             raise Conflict(f"container {container.id} is not running")
         state.paused = True
         await room.save(container)
+        health.suspend(room, container)
         container.touch()
     room.engine.events.publish("container", "pause", container.id, room.attributes(container))
 

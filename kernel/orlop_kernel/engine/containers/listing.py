@@ -143,7 +143,7 @@ def _by_port(public: bool) -> Callable[[Containers, Sequence[str]], Test]:
 
 
 def _by_health(room: Containers, values: Sequence[str]) -> Test:
-    return lambda item: "none" in values
+    return lambda item: (item.health.status if item.health else "none") in values
 
 
 _TESTS: dict[str, Callable[[Containers, Sequence[str]], Test]] = {

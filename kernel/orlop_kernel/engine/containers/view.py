@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import ContainerView, StateView
@@ -27,7 +28,8 @@ def when(ns: int) -> str:
     return rfc3339(ns) if ns else ZERO_TIME
 
 
-def state_view(state: State, removing: bool) -> StateView:
+def state_view(container: Container) -> StateView:
+    state, removing = container.record.state, container.record.removing
     return StateView(
         status="removing" if removing and not state.running else state.status,
         running=state.running,
@@ -40,6 +42,7 @@ def state_view(state: State, removing: bool) -> StateView:
         error=state.error,
         started_at=when(state.started_ns),
         finished_at=when(state.finished_ns),
+        health=container.health.view() if container.health else UNSET,
     )
 
 
@@ -52,7 +55,7 @@ def inspect(room: Containers, container: Container, graph: dict[str, str]) -> Co
         created=room.created(record),
         path=args[0] if args else "",
         args=args[1:],
-        state=state_view(record.state, record.removing),
+        state=state_view(container),
         image=record.image_id,
         resolv_conf_path=f"{directory}/resolv.conf",
         hostname_path=f"{directory}/hostname",
@@ -102,14 +105,16 @@ def human_duration(seconds: float) -> str:
     return f"{hours // 24 // 365} years"
 
 
-def status_text(state: State, removing: bool, now_ns: int) -> str:
-    """`Status` of a list item."""
+def status_text(state: State, removing: bool, health: str, now_ns: int) -> str:
+    """`Status` of a list item. `health` is "" where there is no check."""
     if state.running:
         since = human_duration((now_ns - state.started_ns) / 1e9)
         if state.paused:
             return f"Up {since} (Paused)"
         if state.restarting:
             return f"Restarting ({state.exit_code}) {human_duration((now_ns - state.finished_ns) / 1e9)} ago"
+        if health:
+            return f"Up {since} ({'health: ' if health == 'starting' else ''}{health})"
         return f"Up {since}"
     if removing:
         return "Removal In Progress"
@@ -134,7 +139,8 @@ def summary(room: Containers, container: Container, version: tuple[int, int]) ->
         found = _encode(_summary(room, container))
         container.views[key] = found
     record = container.record
-    text = status_text(record.state, record.removing, time.time_ns())
+    health = container.health.status if container.health else ""
+    text = status_text(record.state, record.removing, health, time.time_ns())
     return found[:-1] + b',"Status":"' + text.encode() + b'"}'
 
 

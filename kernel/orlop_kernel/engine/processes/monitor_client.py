@@ -243,9 +243,9 @@ class Monitor:
     async def resize(self, rows: int, columns: int, exec_id: str = "") -> None:
         await self._status("resize", lambda n: Request(n, Resize(rows, columns, exec_id)))
 
-    async def signal(self, signum: int) -> None:
-        """To the container's init. `MonitorFailed` when it is not running."""
-        await self._status("send a signal", lambda n: Request(n, Signal(signum)))
+    async def signal(self, signum: int, exec_id: str = "") -> None:
+        """To the container's init, or to an exec's process. `MonitorFailed` when it is not running."""
+        await self._status("send a signal", lambda n: Request(n, Signal(signum, exec_id)))
 
     async def attach(self, attach: Attach) -> trio.SocketStream:
         """A raw duplex stream on the container's standard streams (see `protocol`); before the start too, to miss nothing.

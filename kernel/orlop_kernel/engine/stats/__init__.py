@@ -1,0 +1,1 @@
+"""What running containers use: read from their cgroups, told to any number of viewers."""
