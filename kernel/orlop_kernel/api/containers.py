@@ -9,14 +9,21 @@ import msgspec
 from msgspec import UNSET
 
 from orlop_kernel.engine import logs, top
-from orlop_kernel.engine.containers import attach
+from orlop_kernel.engine.containers import attach, update
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.launch import log_info
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError
-from orlop_kernel.types.containers import CreateRequest, CreateResponse, WaitError, WaitResponse
+from orlop_kernel.types.containers import (
+    CreateRequest,
+    CreateResponse,
+    UpdateRequest,
+    UpdateResponse,
+    WaitError,
+    WaitResponse,
+)
 
 from .call import Call
 from .responses import hijack_head, json_bytes, json_response, stream_type
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["routes"]
 
 NO_CONTENT = Response(204)
+_JSON_STREAM = (("Content-Type", "application/json"),)
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
@@ -111,6 +119,20 @@ class _Routes:
             raise Conflict(f"container {container.id} is not running")
         await container.run.monitor.resize(rows, columns)
         return Response(200)
+
+    async def stats(self, call: Call) -> Answer:
+        container, one_shot = self._of(call), call.flag("one-shot")
+        if call.flag("stream", True):
+            if one_shot:
+                raise InvalidParameter("cannot have stream=true and one-shot=true")
+            return Streaming(200, self.engine.stats.stream(container), _JSON_STREAM)
+        return json_bytes(await self.engine.stats.once(container, twice=not one_shot))
+
+    async def update(self, call: Call) -> Answer:
+        request = await call.json(UpdateRequest)
+        return json_response(
+            UpdateResponse(warnings=await self.engine.run(update.update, self.room, self._of(call), request))
+        )
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
@@ -196,6 +218,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("GET", "/containers/json", own.list),
         Route("POST", "/containers/prune", own.prune, (1, 25)),
         Route("GET", "/containers/{id}/json", own.inspect),
+        Route("GET", "/containers/{id}/stats", own.stats),
         Route("GET", "/containers/{id}/top", own.top),
         Route("GET", "/containers/{id}/logs", own.logs),
         Route("POST", "/containers/{id}/start", own.start),
@@ -206,6 +229,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("POST", "/containers/{id}/unpause", own.unpause),
         Route("POST", "/containers/{id}/rename", own.rename),
         Route("POST", "/containers/{id}/resize", own.resize),
+        Route("POST", "/containers/{id}/update", own.update),
         Route("POST", "/containers/{id}/wait", own.wait),
         Route("POST", "/containers/{id}/attach", own.attach),
         Route("DELETE", "/containers/{id}", own.remove),

@@ -31,6 +31,7 @@ __all__ = [
     "TopResponse",
     "Ulimit",
     "UpdateRequest",
+    "UpdateResponse",
     "WaitResponse",
 ]
 
@@ -189,6 +190,10 @@ class Resources(WireBase):
 
 class UpdateRequest(Resources):
     restart_policy: RestartPolicy | None = None
+
+
+class UpdateResponse(WireBase):
+    warnings: list[str]
 
 
 class HostConfig(Resources):

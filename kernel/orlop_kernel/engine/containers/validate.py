@@ -134,16 +134,16 @@ def _check_security_opt(option: str) -> None:
         raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
 
 
-def check_resources(given: Resources, facts: Host) -> list[str]:
-    """Limits in Docker's words. Changes what Docker fills in: MemorySwap."""
+def check_resources(given: Resources, facts: Host, *, update: bool = False) -> list[str]:
+    """Limits in Docker's words. Changes what Docker fills in: MemorySwap. `update`: the limits that are not given stay."""
     memory, swap = given.memory, given.memory_swap
     if memory and memory < _SMALLEST_MEMORY:
         raise InvalidParameter("Minimum memory limit allowed is 6MB")
-    if swap > 0 and not memory:
+    if swap > 0 and not memory and not update:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     if 0 < swap < memory:
         raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if memory and not swap:
+    if memory and not swap and not update:
         given.memory_swap = 2 * memory
     if given.memory_swappiness is not None and not -1 <= given.memory_swappiness <= 100:
         raise InvalidParameter(f"Invalid value: {given.memory_swappiness}, valid memory swappiness range is 0-100")

@@ -1,0 +1,64 @@
+"""What an update may change, in Docker's words."""
+
+import pytest
+
+from orlop_kernel.engine.containers.update import merge
+from orlop_kernel.spi import Conflict, InvalidParameter
+from orlop_kernel.types.containers import Device, HostConfig, RestartPolicy, Ulimit, UpdateRequest
+
+MB = 1 << 20
+
+
+def test_what_is_given_changes_and_the_rest_stays():
+    host = HostConfig(memory=64 * MB, memory_swap=128 * MB, cpu_shares=10, pids_limit=5, privileged=True)
+    after = merge(host, UpdateRequest(memory=100 * MB, pids_limit=0, cpuset_cpus="0"))
+    assert (after.memory, after.memory_swap, after.cpu_shares, after.cpuset_cpus) == (100 * MB, 128 * MB, 10, "0")
+    assert after.pids_limit == 0 and after.privileged
+    assert host.memory == 64 * MB
+    assert merge(host, UpdateRequest()) == host
+
+
+def test_the_restart_policy():
+    host = HostConfig(restart_policy=RestartPolicy(name="always"))
+    after = merge(host, UpdateRequest(restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=3)))
+    assert (after.restart_policy.name, after.restart_policy.maximum_retry_count) == ("on-failure", 3)
+    assert merge(host, UpdateRequest(restart_policy=RestartPolicy())).restart_policy.name == "always"
+    with pytest.raises(InvalidParameter, match="unknown policy"):
+        merge(host, UpdateRequest(restart_policy=RestartPolicy(name="sometimes")))
+    with pytest.raises(Conflict, match="AutoRemove is enabled"):
+        merge(HostConfig(auto_remove=True), UpdateRequest(restart_policy=RestartPolicy(name="always")))
+    merge(HostConfig(auto_remove=True), UpdateRequest(restart_policy=RestartPolicy(name="no")))
+
+
+@pytest.mark.parametrize(
+    ("host", "request_", "words"),
+    [
+        ({"cpu_period": 1000}, {"nano_cpus": 1}, "Nano CPUs cannot be updated as CPU Period"),
+        ({"cpu_quota": 1000}, {"nano_cpus": 1}, "Nano CPUs cannot be updated as CPU Quota"),
+        ({"nano_cpus": 1}, {"cpu_period": 1000}, "CPU Period cannot be updated as NanoCPUs"),
+        ({"nano_cpus": 1}, {"cpu_quota": 1000}, "CPU Quota cannot be updated as NanoCPUs"),
+        ({"memory_swap": 64 * MB}, {"memory": 65 * MB}, "update the memoryswap at the same time"),
+        ({}, {"memory": 65 * MB}, "update the memoryswap at the same time"),
+    ],
+)
+def test_conflicts(host, request_, words):
+    with pytest.raises(Conflict, match=words):
+        merge(HostConfig(**host), UpdateRequest(**request_))
+
+
+def test_unlimited_swap_stays_unlimited():
+    assert merge(HostConfig(memory_swap=-1), UpdateRequest(memory=65 * MB)).memory == 65 * MB
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"devices": [Device(path_on_host="/dev/null")]}, "Devices"),
+        ({"ulimits": [Ulimit(name="nofile", soft=1, hard=1)]}, "Ulimits"),
+        ({"cgroup_parent": "/x"}, "CgroupParent"),
+        ({"memory_swappiness": 3}, "MemorySwappiness"),
+    ],
+)
+def test_what_is_fixed_is_said_to_be(given, name):
+    with pytest.raises(InvalidParameter, match=f"cannot update {name}"):
+        merge(HostConfig(), UpdateRequest(**given))
