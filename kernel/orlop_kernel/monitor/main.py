@@ -21,6 +21,8 @@ from .channel import Channel
 from .commands import IGNORED_SIGNALS
 from .connection import Connection, Listener
 from .container import Container
+from .dns.names import Tables
+from .dns.server import NameServer
 from .execs import Execs
 from .forward import Forwarder
 from .loop import Loop
@@ -35,6 +37,7 @@ from .protocol import (
     Oom,
     Request,
     Resize,
+    Resolve,
     Serve,
     Signal,
     Start,
@@ -59,12 +62,14 @@ class Monitor:
         self._container: Container | None = None
         self._execs = Execs(self._loop, self._become_stream, self._announce)
         self._forwarder: Forwarder | None = None
+        self._names: NameServer | None = None
         self._netns = -1
         self._listener: Listener | None = None
         self._handlers: dict[type, Callable[[Connection, int, Any], None]] = {
             Launch: self._launch,
             Start: self._start,
             Serve: self._serve,
+            Resolve: self._resolve,
             Attach: self._attach,
             Exec: self._exec,
             Resize: self._resize,
@@ -112,6 +117,8 @@ class Monitor:
         self._execs.end_all()
         if self._forwarder:
             self._forwarder.close()
+        if self._names:
+            self._names.close()
 
     def _gone(self) -> None:
         """The last thing: what peers have not read yet is handed to the kernel, which keeps it for them."""
@@ -174,6 +181,17 @@ class Monitor:
         self._forwarder.serve(sockets, request.forwards)
         connection.reply(serial, self._status())
 
+    def _resolve(self, connection: Connection, serial: int, request: Resolve) -> None:
+        if self._names is not None or self._netns < 0:
+            connection.reply(serial, self._status())
+            return
+        try:
+            tables = Tables(request.path)
+            ready = lambda: connection.reply(serial, self._status())  # noqa: E731
+            self._names = NameServer(self._loop, self._netns, tables, ready)
+        except OSError as error:
+            connection.reply(serial, failure("cannot answer names:", error))
+
     def _attach(self, connection: Connection, serial: int, request: Attach) -> None:
         container = self._container
         if container is None or container.phase == "ended":
@@ -210,7 +228,9 @@ class Monitor:
         self._on_task(connection, serial, request.exec_id, "cannot resize", lambda task: task.resize(rows, columns))
 
     def _signal(self, connection: Connection, serial: int, request: Signal) -> None:
-        self._on_task(connection, serial, request.exec_id, "cannot send the signal", lambda task: task.signal(request.signum))
+        self._on_task(
+            connection, serial, request.exec_id, "cannot send the signal", lambda task: task.signal(request.signum)
+        )
 
     def _subscribe(self, connection: Connection, serial: int, request: Subscribe) -> None:
         connection.subscribed = True

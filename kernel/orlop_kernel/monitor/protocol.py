@@ -42,6 +42,7 @@ __all__ = [
     "Reply",
     "Request",
     "Resize",
+    "Resolve",
     "Serve",
     "Signal",
     "Start",
@@ -114,6 +115,13 @@ class Serve(msgspec.Struct, frozen=True, tag=True):
     forwards: tuple[Forward, ...]
 
 
+class Resolve(msgspec.Struct, frozen=True, tag=True):
+    """Answer names at 127.0.0.11 in the container's network namespace from now on, by this file (see `dns.names`); again: no
+    change. Answer: `Status` once names resolve, or `Failed`."""
+
+    path: str
+
+
 class Attach(msgspec.Struct, frozen=True, tag=True):
     """Join the container's standard streams. `stdin_once`: the end of our input closes the container's.
     Answer: `Status`, then the raw stream."""
@@ -165,7 +173,7 @@ class State(msgspec.Struct, frozen=True, tag=True):
 
 class Request(msgspec.Struct, frozen=True):
     serial: int
-    body: Launch | Start | Serve | Attach | Exec | Resize | Signal | Subscribe | State
+    body: Launch | Start | Serve | Resolve | Attach | Exec | Resize | Signal | Subscribe | State
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from orlop_kernel.engine.networks import files as network_files
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.engine.spec import build, capabilities, environment, seccomp, users
 from orlop_kernel.engine.spec.host import facts
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import HostConfig
 
+from . import netfiles
 from .container import Container
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def write(
     record = container.record
     identity = resolve_user(room, container, monitor, record.config.user, record.host_config.group_add or ())
     names = _namespaces(room, container, monitor, network)
-    files = _network_files(room, container, network)
+    files = netfiles.write(room, container, network)
     bounding = bounding_set(record.host_config)
     spec = build.build(
         build.SpecInput(
@@ -134,14 +134,18 @@ def _seccomp(room: Containers, host: HostConfig, bounding: tuple[str, ...]) -> d
     return seccomp.parse(profile, bounding)
 
 
+def find_init(configured: str) -> str:
+    """The init of `--init`: the configured one, else the first known one that is installed; "" when there is none."""
+    names = (configured,) if configured else ("docker-init", "tini", "tini-static", "catatonit")
+    return next((found for name in names if (found := shutil.which(name))), "")
+
+
 def _init_binary(room: Containers, host: HostConfig) -> str:
     wanted = room.engine.config.init if host.init is UNSET else host.init
     if not wanted or host.pid_mode:
         return ""
-    configured = room.engine.config.init_path
-    for name in (configured,) if configured else ("docker-init", "tini", "tini-static", "catatonit"):
-        if name and (found := shutil.which(name)):
-            return found
+    if found := find_init(room.engine.config.init_path):
+        return found
     raise InvalidParameter(
         "cannot use --init: no init program found (docker-init, tini or catatonit on PATH, or init-path in daemon.json)"
     )
@@ -182,20 +186,3 @@ def cgroup_path(room: Containers, container_id: str, host: HostConfig) -> str:
             )
         return f"{parent}:orlop:{container_id}"
     return f"/{parent.strip('/')}/{container_id}"
-
-
-def _network_files(room: Containers, container: Container, network: str) -> dict[str, str]:
-    record = container.record
-    directory = room.directory(record.id)
-    if network not in ("", "new"):
-        other = room.get(record.host_config.network_mode.removeprefix("container:"))
-        directory = room.directory(other.id)
-    else:
-        for name, text in network_files.for_container(
-            room.engine.config, record.config, record.host_config, record.sandbox
-        ).items():
-            path = f"{directory}/{name}"
-            with open(path, "w") as file:
-                file.write(text)
-            os.chmod(path, 0o644)
-    return {f"/etc/{name}": f"{directory}/{name}" for name in ("resolv.conf", "hostname", "hosts")}

@@ -42,10 +42,16 @@ class Attachments:
     """Owns the host ports. `networks` is the service's own table, by id."""
 
     def __init__(
-        self, drivers: Callable[[str], Awaitable[NetworkDriver]], networks: dict[str, Network], default_ip: str
+        self,
+        drivers: Callable[[str], Awaitable[NetworkDriver]],
+        networks: dict[str, Network],
+        default_ip: str,
+        changed: Callable[[Network], None],
     ) -> None:
+        """`changed` is told of every network whose members are others now."""
         self._drivers = drivers
         self._networks = networks
+        self._changed = changed
         self._ports = PortAllocator(default_ip)
 
     # --- plan -------------------------------------------------------------------------------------------------------
@@ -170,6 +176,7 @@ class Attachments:
             if network is not None:
                 network.planned.discard(attached.endpoint.id)
                 network.members[attached.endpoint.id] = (sandbox, attached)
+                self._changed(network)
 
     async def _detach_one(self, attached: AttachedEndpoint, *, ending: bool = True) -> None:
         """`ending`: the namespace goes as well, so the driver need not wait for its link to be gone."""
@@ -188,6 +195,7 @@ class Attachments:
         network = self._networks.get(attached.network.id)
         if network is None or network.members.pop(attached.endpoint.id, None) is None:
             return
+        self._changed(network)
         # Still in use for the rest of the engine until the driver has let go: nobody else may get the address.
         network.planned.add(attached.endpoint.id)
         try:
@@ -259,18 +267,14 @@ class Attachments:
         raise Forbidden(f"container {sandbox.container_id} is not connected to network {record.name}")
 
     def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
-        renamed = msgspec.structs.replace(sandbox, container_name=name)
+        old = sandbox.container_name
+        endpoints = [
+            msgspec.structs.replace(attached, dns_names=tuple(name if each == old else each for each in attached.dns_names))
+            for attached in sandbox.endpoints
+        ]
+        renamed = msgspec.structs.replace(sandbox, container_name=name, endpoints=tuple(endpoints))
         self._enlist(renamed)
         return renamed
-
-    @staticmethod
-    def dns_records(network: Network) -> dict[str, tuple[str, ...]]:
-        found: dict[str, list[str]] = {}
-        for _, attached in network.members.values():
-            addresses = [each.address.partition("/")[0] for each in attached.endpoint.addresses]
-            for name in attached.dns_names:
-                found.setdefault(name, []).extend(addresses)
-        return {name: tuple(addresses) for name, addresses in found.items()}
 
 
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:

@@ -149,6 +149,7 @@ def hosts_file(
     addresses: Iterable[str] = (),
     extra: Iterable[str] = (),
     gateway_addresses: Sequence[str] = (),
+    linked: Iterable[tuple[str, str]] = (),
     *,
     ipv6: bool = True,
 ) -> str:
@@ -160,6 +161,7 @@ def hosts_file(
             continue
         address = address.removeprefix("[").removesuffix("]")
         lines += [f"{each}\t{name}" for each in (gateway_addresses if address == "host-gateway" else (address,))]
+    lines += [f"{address}\t{names}" for address, names in linked]
     if hostname:
         names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
         lines += [f"{address}\t{names}" for address in addresses]
@@ -182,15 +184,19 @@ def _gateways(config: Config, sandbox: Sandbox | None) -> list[str]:
     found = []
     for attached in sandbox.endpoints if sandbox else ():
         if not attached.network.internal:
-            found += [address.gateway for address in attached.endpoint.addresses if address.gateway]
+            found += [subnet.gateway for subnet in attached.network.subnets if subnet.gateway]
     return found
 
 
 def for_container(
-    config: Config, container: ContainerConfig, host: HostConfig, sandbox: Sandbox | None, *, embedded: bool = False
+    config: Config,
+    container: ContainerConfig,
+    host: HostConfig,
+    sandbox: Sandbox | None,
+    linked: Iterable[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """File name -> text. Without a sandbox the container shares the host's network, and gets copies of the host's files.
-    `embedded`: its monitor answers at 127.0.0.11, which it then asks if it is on a user-defined network."""
+    """File name -> text. Without a sandbox the container shares the host's network, and gets copies of the host's files. On
+    a user-defined network it asks its monitor for names. `linked`: (address, names) of containers on the default bridge."""
     overrides = Overrides(
         host.dns or config.dns,
         host.dns_search or config.dns_search,
@@ -222,6 +228,7 @@ def for_container(
             addresses,
             host.extra_hosts or (),
             _gateways(config, sandbox),
+            linked,
         ),
-        "resolv.conf": resolv_conf(parse_resolv_conf(original), overrides, embedded=embedded and named, ipv6=ipv6),
+        "resolv.conf": resolv_conf(parse_resolv_conf(original), overrides, embedded=named, ipv6=ipv6),
     }

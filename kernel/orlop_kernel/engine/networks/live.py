@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from orlop_kernel.engine.containers import netfiles
 from orlop_kernel.spi import Conflict, Forbidden, OrlopError
 from orlop_kernel.types.containers import EndpointSettings
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
 
 __all__ = ["connect", "disconnect"]
+
+_log = logging.getLogger("orlop.networks")
 
 
 def _publish(engine: Engine, action: str, record: NetworkRecord, container: Container) -> None:
@@ -61,10 +65,21 @@ async def connect(engine: Engine, container: Container, network: str, settings: 
         if living:
             container.record.sandbox = await engine.networks.connect(living[0], record.id, settings, living[1])
         container.record.endpoints[record.name] = settings
+        if living:
+            await _told(engine, container, living[0])
         container.touch()
         await engine.containers.save(container)
     if living:
         _publish(engine, "connect", record, container)
+
+
+async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
+    """What the container reads of its networks follows. It is connected all the same when that fails."""
+    try:
+        netfiles.refresh(engine.containers, container, before)
+        await netfiles.answer_names(engine.containers, container)
+    except (OSError, OrlopError) as error:
+        _log.warning("container %s is not told of its networks: %s", container.name, error)
 
 
 def _check_modes(container: Container, record: NetworkRecord) -> None:
@@ -84,6 +99,7 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
         living = _living(container)
         if living:
             container.record.sandbox = await engine.networks.disconnect(living[0], record.id, living[1])
+            await _told(engine, container, living[0])
         elif name is None and not _is_mode(engine, container, record):
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
         if name is not None:

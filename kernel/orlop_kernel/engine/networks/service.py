@@ -15,7 +15,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import trio
 
 from orlop_kernel.config import Config
@@ -29,15 +28,16 @@ from orlop_kernel.spi import (
     NotFound,
     OrlopError,
 )
-from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_kernel.types.containers import EndpointSettings
 from orlop_kernel.types.networks import CreateRequest, NetworkView
 
 from . import creation, host, planning, views
 from .attachments import Attachments
 from .ipam import DEFAULT_POOLS
+from .names import Names
 from .ports import PortBindings
-from .predefined import predefined_records
+from .predefined import PREDEFINED, predefined_records
 from .records import NetworkRecord, Plan, Sandbox, decode, encode
 from .state import Network, new_id
 
@@ -56,7 +56,8 @@ class Networks:
         self._networks: dict[str, Network] = {}
         self._by_name: dict[str, Network] = {}
         self._changing = trio.Lock()
-        self._attachments = Attachments(drivers, self._networks, config.ip)
+        self.names = Names(config)
+        self._attachments = Attachments(drivers, self._networks, config.ip, self.names.publish)
         self._pruning = False
         self._up = trio.Event()
         """Set when drivers have brought the networks up. Loading them takes longer than everything else at boot."""
@@ -68,8 +69,8 @@ class Networks:
         loaded: list[NetworkRecord] = []
         for key, value in self._store.load("networks"):
             try:
-                loaded.append(decode(value))
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+                loaded.append(_checked(key, decode(value), loaded))
+            except (*UNREADABLE, OrlopError) as error:
                 await self._store.quarantine("networks", key, str(error))
         for record in loaded:
             if not record.predefined:
@@ -89,8 +90,19 @@ class Networks:
             for network in list(self._networks.values()):
                 await self._make(network)
             await self._attachments.restore(list(sandboxes))
+            self.names.keep(self._networks)
+            for network in self._networks.values():
+                self.names.publish(network)
         finally:
             self._up.set()
+
+    async def up(self) -> None:
+        """Wait until drivers have brought the networks up after the boot."""
+        await self._up.wait()
+
+    def in_flight(self, endpoint_id: str) -> bool:
+        """Whether this endpoint is just being made or taken down."""
+        return any(endpoint_id in network.planned for network in self._networks.values())
 
     async def withdraw(self) -> None:
         """At a stop with nothing running: take the networks' objects off the host. `restore` makes them anew."""
@@ -222,6 +234,7 @@ class Networks:
             except BaseException:
                 self._networks[record.id] = self._by_name[record.name] = network
                 raise
+        self.names.drop(record.id)
         self._publish("destroy", record)
 
     async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> Sequence[str]:
@@ -338,11 +351,6 @@ class Networks:
         found = (self._networks.get(attached.network.id) for attached in sandbox.endpoints)
         return [network.record for network in found if network is not None]
 
-    def names(self, network_id: str) -> dict[str, tuple[str, ...]]:
-        """What the DNS of a network answers: name -> addresses of its containers."""
-        network = self._networks.get(network_id)
-        return self._attachments.dns_records(network) if network else {}
-
     def settings(
         self,
         sandbox: Sandbox | None,
@@ -365,6 +373,18 @@ class Networks:
                     if record.name not in configured or name in (endpoints or ()):
                         configured[record.name] = (record.id, settings)
         return views.container_settings(sandbox, configured, exposed, running=running)
+
+
+def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:
+    """A record that may stand beside the others. Raises what is wrong with it."""
+    if record.id != key:
+        raise ValueError(f"it says that its id is {record.id[:80]!r}")
+    if any(other.name == record.name for other in others):
+        raise ValueError(f"its name {record.name[:80]!r} is another network's")
+    if record.predefined != (record.name in PREDEFINED):
+        raise ValueError(f"a predefined network cannot be called {record.name[:80]!r}, nor another as one of those")
+    Network(record)  # its subnets can be used
+    return record
 
 
 def _host_id(data_root: str) -> str:

@@ -28,6 +28,7 @@ from orlop_kernel.monitor.protocol import (
     Reply,
     Request,
     Resize,
+    Resolve,
     Serve,
     Signal,
     Start,
@@ -111,7 +112,7 @@ class Monitor:
     async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> Monitor | None:
         """The living monitor of a run that another daemon started; None when it is dead. By pid *and* start time: a pid
         alone may be someone else's by now. `Unavailable` or `DeadlineExceeded` for one that lives and does not answer."""
-        record = records.read_monitor(run_dir)
+        record = records.read_monitor(run_dir) or await cls._who_listens(run_dir)
         if record is None:
             return None
         try:
@@ -134,6 +135,19 @@ class Monitor:
             return None  # it ended while we were asking
         monitor._netns = status.netns_fd
         return monitor
+
+    @staticmethod
+    async def _who_listens(run_dir: str) -> MonitorRecord | None:
+        """For a record that cannot be read: the process at the other end of the socket, which only a monitor of ours could
+        have made there."""
+        if not os.path.lexists(os.path.join(run_dir, records.SOCKET)):
+            return None
+        try:
+            async with await connect(run_dir) as stream:
+                pid, _, _ = linux.peer_credentials(stream.socket)  # type: ignore[arg-type]
+            return MonitorRecord(pid, linux.process_start_time(pid), "")
+        except OSError:
+            return None
 
     @staticmethod
     async def _connect_to(run_dir: str, record: MonitorRecord, pidfd: int) -> trio.SocketStream | None:
@@ -239,6 +253,10 @@ class Monitor:
 
     async def _serve_part(self, part: Serve, fds: Sequence[int]) -> None:
         await self._status("serve the container's ports", lambda n: Request(n, part), fds=fds)
+
+    async def resolve(self, path: str) -> None:
+        """Have it answer names at 127.0.0.11, by the tables that this file names."""
+        await self._status("answer names", lambda n: Request(n, Resolve(path)))
 
     async def resize(self, rows: int, columns: int, exec_id: str = "") -> None:
         await self._status("resize", lambda n: Request(n, Resize(rows, columns, exec_id)))

@@ -1,0 +1,104 @@
+"""What the name servers of containers answer from: files below exec-root, written anew whenever a network's members change.
+
+Owns `<exec-root>/network/names/` (one file a user-defined network) and `names` in the run directories of containers on such
+networks. Each write replaces a file as a whole. Monitors read them, also while no daemon runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from orlop_kernel.config import Config
+from orlop_kernel.monitor.dns.names import ContainerNames, NetworkNames, container_file, network_file
+from orlop_kernel.types.containers import HostConfig
+
+from . import files
+from .host import read_resolv_conf
+from .records import Sandbox
+from .state import Network
+
+__all__ = ["Names", "is_named"]
+
+_log = logging.getLogger("orlop.networks")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def is_named(sandbox: Sandbox | None) -> bool:
+    """Whether a container is on a network whose members know each other by name."""
+    return sandbox is not None and any(attached.dns_names for attached in sandbox.endpoints)
+
+
+class Names:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._directory = os.path.dirname(network_file(config.exec_root, "-"))
+
+    def reconfigure(self, config: Config) -> None:
+        self._config = config
+
+    def publish(self, network: Network) -> None:
+        """Write who is on a network now. Predefined networks have no names."""
+        if network.record.predefined:
+            return
+        names: dict[str, list[str]] = {}
+        reverse: dict[str, str] = {}
+        for _, attached in network.members.values():
+            addresses = [each.address.partition("/")[0] for each in attached.endpoint.addresses]
+            for name in attached.dns_names:
+                names.setdefault(name.lower(), []).extend(addresses)
+            for address in addresses if attached.dns_names else ():
+                reverse[address] = f"{attached.dns_names[0]}.{network.record.name}"
+        found = {name: tuple(addresses) for name, addresses in names.items()}
+        table = NetworkNames(network.record.name, found, reverse)
+        self._replace(network_file(self._config.exec_root, network.record.id), _encode(table))
+
+    def drop(self, network_id: str) -> None:
+        """A network was removed."""
+        try:
+            os.unlink(network_file(self._config.exec_root, network_id))
+        except FileNotFoundError:
+            pass
+
+    def keep(self, network_ids: Iterable[str]) -> None:
+        """At boot: drop the files of all other networks."""
+        known = set(network_ids)
+        if os.path.isdir(self._directory):
+            for name in os.listdir(self._directory):
+                if name not in known:
+                    self.drop(name)
+
+    def configure(self, run_dir: str, host: HostConfig, sandbox: Sandbox, links: Mapping[str, str]) -> str:
+        """Write where one container's name server looks; the path."""
+        config = self._config
+        overrides = files.Overrides(
+            host.dns or config.dns, host.dns_search or config.dns_search, host.dns_options or config.dns_opts
+        )
+        named = [attached for attached in sandbox.endpoints if attached.dns_names]
+        reaches_out = not all(attached.network.internal for attached in sandbox.endpoints)
+        outside = files.embedded_servers(files.parse_resolv_conf(read_resolv_conf()), overrides)
+        inside = bool(overrides.servers)
+        ndots = [word.removeprefix("ndots:") for word in overrides.options if word.startswith("ndots:")]
+        table = ContainerNames(
+            networks=tuple(network_file(config.exec_root, attached.network.id) for attached in named),
+            servers=tuple(outside) if inside or reaches_out else (),
+            links={alias.lower(): name.lower() for alias, name in links.items()},
+            inside=inside,
+            dotted=bool(ndots) and ndots[-1].isdigit() and int(ndots[-1]) > 0,
+        )
+        path = container_file(run_dir)
+        self._replace(path, _encode(table))
+        return path
+
+    def _replace(self, path: str, content: bytes) -> None:
+        """A name server that reads an old table is better than a container that does not start: failures are logged."""
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            with open(f"{path}.new", "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(content)
+            os.rename(f"{path}.new", path)
+        except OSError as error:
+            _log.error("cannot write the names that containers resolve: %s", error)
