@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from orlop_kernel.engine.spec import build, capabilities, environment, resources, seccomp, users
+from orlop_kernel import users
+from orlop_kernel.engine.spec import build, capabilities, environment, resources, seccomp
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import Device, HostConfig, Resources

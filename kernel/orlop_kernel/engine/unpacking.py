@@ -17,10 +17,23 @@ from typing import Protocol
 import msgspec
 import trio
 
-from orlop_kernel.spi import DriverError, InvalidParameter, Mount, UnpackTarget
-from orlop_kernel.unpack.request import HEADER, CopyUp, Done, Failed, Limits, Progress, Unpack, decode_answer, encode
+from orlop_kernel.spi import DriverError, InvalidParameter, Mount, NotFound, UnpackTarget
+from orlop_kernel.unpack.request import (
+    HEADER,
+    Answer,
+    CopyUp,
+    Done,
+    Failed,
+    Found,
+    Limits,
+    Progress,
+    Request,
+    Unpack,
+    decode_answer,
+    encode,
+)
 
-__all__ = ["Limits", "Spawner", "Unpacked", "copy_up", "unpack"]
+__all__ = ["Answers", "Limits", "Spawner", "Unpacked", "copy_up", "feed", "refusal", "unpack", "worker"]
 
 _FAREWELL = 5.0  # seconds a killed worker may take to die; longer only in an uninterruptible system call
 
@@ -42,7 +55,7 @@ class Unpacked(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def _worker(zygote: Spawner, request: Unpack | CopyUp, fds: Sequence[int]) -> AsyncIterator[trio.SocketStream]:
+async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> AsyncIterator[trio.SocketStream]:
     """A worker with its request, as the stream of its answers. Killed and gone when the block is left."""
     ours, theirs = socket.socketpair()
     with ours:
@@ -64,14 +77,14 @@ async def _worker(zygote: Spawner, request: Unpack | CopyUp, fds: Sequence[int])
             os.close(pidfd)
 
 
-class _Answers:
+class Answers:
     """Frames of the worker, as messages."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = bytearray()
 
-    async def next(self) -> Progress | Done | Failed | None:
+    async def next(self) -> Answer | None:
         """None at the end."""
         buffer = self._buffer
         while True:
@@ -91,15 +104,24 @@ class _Answers:
 
 
 async def _result(stream: trio.SocketStream, progress: Callable[[int], None] | None, what: str) -> Done:
-    answers = _Answers(stream)
+    answers = Answers(stream)
     while answer := await answers.next():
         if isinstance(answer, Done):
             return answer
         if isinstance(answer, Failed):
-            raise (InvalidParameter if answer.archive else DriverError)(f"cannot {what}: {answer.message}")
-        if progress:
+            raise refusal(what, answer)
+        if progress and isinstance(answer, Progress):
             progress(answer.consumed)
-    raise DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
+    raise refusal(what, None)
+
+
+def refusal(what: str, answer: Failed | Found | Progress | Done | None) -> Exception:
+    """What a worker that did not do it is to be raised as."""
+    if not isinstance(answer, Failed):
+        return DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
+    if answer.missing:
+        return NotFound(f"cannot {what}: there is no {answer.message}")
+    return (InvalidParameter if answer.archive else DriverError)(f"cannot {what}: {answer.message}")
 
 
 async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> None:
@@ -139,10 +161,10 @@ async def unpack(
     try:
         with trio.fail_after(timeout) if timeout < math.inf else trio.CancelScope():
             if isinstance(source, int):
-                async with _worker(zygote, request, (source, directory)) as stream:
+                async with worker(zygote, request, (source, directory)) as stream:
                     done = await _result(stream, progress, "unpack layer")
             else:
-                done = await _unpack_stream(zygote, source, directory, request, progress)
+                done = await feed(zygote, source, request, lambda pipe: (pipe, directory), "unpack layer", progress)
     except trio.TooSlowError:
         raise DriverError(f"cannot unpack layer: it took longer than {timeout:g} s") from None
     finally:
@@ -152,19 +174,22 @@ async def unpack(
     return Unpacked(done.diff_id, done.size, done.entries)
 
 
-async def _unpack_stream(
+async def feed(
     zygote: Spawner,
     source: AsyncIterable[bytes],
-    directory: int,
-    request: Unpack,
-    progress: Callable[[int], None] | None,
+    request: Request,
+    fds: Callable[[int], Sequence[int]],
+    what: str,
+    progress: Callable[[int], None] | None = None,
 ) -> Done:
+    """Have a worker read `source` from a pipe, whose end is among the descriptors that `fds` makes of it. Whatever `source`
+    raises comes through as it is."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pipe = trio.lowlevel.FdStream(writing)
     failure: Exception | None = None
     done: Done | None = None
 
-    async def feed() -> None:
+    async def pour() -> None:
         nonlocal failure
         try:
             await _feed(source, pipe)
@@ -175,11 +200,11 @@ async def _unpack_stream(
     try:
         async with trio.open_nursery() as nursery:
             try:
-                async with _worker(zygote, request, (reading, directory)) as stream:
+                async with worker(zygote, request, fds(reading)) as stream:
                     os.close(reading)
                     reading = -1
-                    nursery.start_soon(feed)
-                    done = await _result(stream, progress, "unpack layer")
+                    nursery.start_soon(pour)
+                    done = await _result(stream, progress, what)
             except Exception as error:
                 failure = failure or error
             nursery.cancel_scope.cancel()
@@ -199,7 +224,7 @@ async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: s
     `DriverError("cannot copy ...: cannot mount volume over existing file, file exists")` when `path` is a file."""
     directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        async with _worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (directory,)) as stream:
+        async with worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (directory,)) as stream:
             done = await _result(stream, None, f"copy {path} of the image into the volume")
     finally:
         os.close(directory)

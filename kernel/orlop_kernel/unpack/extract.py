@@ -48,6 +48,8 @@ class _Extractor:
         try:
             for entry in entries(self._source):
                 count += 1
+                if self._request.owner is not None:
+                    entry.uid, entry.gid = self._request.owner
                 if count > limits.entries:
                     raise UnpackError(f"it holds more than {limits.entries} entries, which is the limit")
                 try:
@@ -75,7 +77,7 @@ class _Extractor:
             self._source.skip(entry.size)
             return  # the root's own attributes are the driver's, as with Docker
         head, _, name = path.rpartition(b"/")
-        if name.startswith(b".wh."):
+        if self._request.layer and name.startswith(b".wh."):
             self._whiteouts.apply(head, name)
             self._source.skip(entry.size)
             return
@@ -83,8 +85,21 @@ class _Extractor:
         make = _MAKERS.get(entry.type)
         if make is None:
             raise UnpackError(f"{shown(entry.name)}: entries of type {shown(entry.type)} are not supported")
+        if self._request.keep_kind:
+            self._check_kind(parent, name, entry)
         make(self, parent, path, name, entry)
         self._whiteouts.added(path)
+
+    @staticmethod
+    def _check_kind(parent: Parent, name: bytes, entry: Entry) -> None:
+        try:
+            there = stat.S_ISDIR(os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return
+        if there and entry.type != b"5":
+            raise UnpackError(f"cannot overwrite directory {shown(entry.name)} with non-directory")
+        if not there and entry.type == b"5":
+            raise UnpackError(f"cannot overwrite non-directory {shown(entry.name)} with directory")
 
     def _retry(self, parent: Parent, path: bytes, name: bytes) -> Parent:
         """Something is there already: remove it, and open the parent anew (the descriptor may have been dropped)."""

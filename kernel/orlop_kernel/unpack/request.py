@@ -1,9 +1,9 @@
 """What the daemon and an unpack worker say to each other.
 
 One connection (SOCK_STREAM, the socketpair end handed over at the fork) carries frames: uint32 little endian length, then
-msgpack. Daemon: one `Unpack` or `CopyUp`, its descriptors attached by SCM_RIGHTS in the order the docstrings give. Worker:
-any number of `Progress`, then one `Done` or `Failed`, then end of file. Both ends are always of one version: a worker does
-not outlive the request, nor the daemon that made it.
+msgpack. Daemon: one request, its descriptors attached by SCM_RIGHTS in the order the docstrings give. Worker: `Found` where
+the request is about a path in a container, any number of `Progress`, then one `Done` or `Failed`, then end of file. Both
+ends are always of one version: a worker does not outlive the request, nor the daemon that made it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,29 @@ import struct
 
 import msgspec
 
+from orlop_kernel.linux import receive_fds
 from orlop_kernel.spi.common import Mount
 
-__all__ = ["CopyUp", "Done", "Failed", "Limits", "Progress", "Unpack", "decode_answer", "encode", "receive_request"]
+__all__ = [
+    "Answer",
+    "Bind",
+    "Change",
+    "CopyUp",
+    "Done",
+    "Failed",
+    "Found",
+    "Limits",
+    "Look",
+    "Pack",
+    "Place",
+    "Progress",
+    "Request",
+    "Unpack",
+    "View",
+    "decode_answer",
+    "encode",
+    "receive_request",
+]
 
 HEADER = struct.Struct("<I")
 FRAME_LIMIT = 1 << 20
@@ -32,12 +52,17 @@ class Limits(msgspec.Struct, frozen=True):
 
 class Unpack(msgspec.Struct, frozen=True, tag=True):
     """Unpack the tar stream of the first descriptor into the directory of the second. `devices`: false refuses device
-    nodes. `ownership`: false leaves everything to the user who runs the worker (a worker without root)."""
+    nodes. `ownership`: false leaves everything to the user who runs the worker (a worker without root). `owner`: whose
+    everything becomes, whatever the archive says. `layer`: names that begin with ".wh." are whiteouts; false: they are
+    names. `keep_kind`: no directory is replaced by a file, nor the other way round."""
 
     overlay_whiteouts: bool
     limits: Limits = Limits()
     devices: bool = True
     ownership: bool = True
+    owner: tuple[int, int] | None = None
+    layer: bool = True
+    keep_kind: bool = False
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
@@ -48,6 +73,73 @@ class CopyUp(msgspec.Struct, frozen=True, tag=True):
     mounts: tuple[Mount, ...]
     mountpoint: str
     path: str
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """What is mounted at a place in a container: a volume, or what the user bound there."""
+
+    source: str
+    destination: str
+    readonly: bool = False
+
+
+class View(msgspec.Struct, frozen=True):
+    """A container's files. `root` is where its root is mounted in the mount namespace of its monitor, which comes as the
+    first descriptor (`joined`); without one, where to mount `mounts`. `binds` are put in their places, outermost first.
+    `writable`: mount points that are missing are made. `readonly`: the root is."""
+
+    root: str
+    mounts: tuple[Mount, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    joined: bool = False
+    writable: bool = False
+    readonly: bool = False
+
+
+class Look(msgspec.Struct, frozen=True, tag=True):
+    """What is at `path`?"""
+
+    view: View
+    path: str
+
+
+class Pack(msgspec.Struct, frozen=True, tag=True):
+    """Write a tar stream to the last descriptor: of `path` under its own last name; of everything when `path` is ""; of the
+    changes that the descriptor before it lists (a layer) when `layer`. `sparse`: leave holes out, in a way that most
+    readers of tar know."""
+
+    view: View
+    path: str = ""
+    layer: bool = False
+    sparse: bool = True
+
+
+class Place(msgspec.Struct, frozen=True, tag=True):
+    """Unpack the tar stream of the last descriptor into the directory `path`. `keep_kind` as in `Unpack`. `user`: whose
+    everything becomes, as the container's own files know him; "" for whoever the archive says."""
+
+    view: View
+    path: str
+    keep_kind: bool = False
+    user: str = ""
+    limits: Limits = Limits()
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """What is at the path asked for. `mode` is Go's `os.FileMode`, `link` where a symlink leads to within the container."""
+
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    link: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """A line of the list of changes that a layer is made of."""
+
+    path: str
+    gone: bool
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
@@ -66,31 +158,36 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It is not. `archive`: the archive is at fault, and it would fail anywhere; otherwise `errno` of what failed here."""
+    """It is not. `archive`: the archive, or what was asked, is at fault, and it would fail anywhere; otherwise `errno` of
+    what failed here. `missing`: there is no such path in the container."""
 
     message: str
     archive: bool = False
     errno: int = 0
+    missing: bool = False
 
 
-_requests: msgspec.msgpack.Decoder[Unpack | CopyUp] = msgspec.msgpack.Decoder(Unpack | CopyUp)
-_answers: msgspec.msgpack.Decoder[Progress | Done | Failed] = msgspec.msgpack.Decoder(Progress | Done | Failed)
+Request = Unpack | CopyUp | Look | Pack | Place
+Answer = Progress | Found | Done | Failed
+
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(message: Unpack | CopyUp | Progress | Done | Failed) -> bytes:
+def encode(message: Request | Answer) -> bytes:
     """One frame."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body
 
 
-def decode_answer(body: bytes) -> Progress | Done | Failed:
+def decode_answer(body: bytes) -> Answer:
     return _answers.decode(body)
 
 
-def receive_request(connection: socket.socket) -> tuple[Unpack | CopyUp, list[int]]:
+def receive_request(connection: socket.socket) -> tuple[Request, list[int]]:
     """Read the request and its descriptors. `EOFError` when the daemon went away first."""
-    data, fds, _, _ = socket.recv_fds(connection, HEADER.size, 4)
+    data, fds = receive_fds(connection, HEADER.size, 4)
     while len(data) < HEADER.size:
         data += _some(connection, HEADER.size - len(data))
     (length,) = HEADER.unpack(data)
@@ -99,7 +196,7 @@ def receive_request(connection: socket.socket) -> tuple[Unpack | CopyUp, list[in
     body = b""
     while len(body) < length:
         body += _some(connection, length - len(body))
-    return _requests.decode(body), list(fds)
+    return _requests.decode(body), fds
 
 
 def _some(connection: socket.socket, size: int) -> bytes:

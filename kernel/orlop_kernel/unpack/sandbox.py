@@ -87,9 +87,10 @@ def own_mounts() -> None:
     mount("", "none", "/", ("rprivate",))
 
 
-def enter(directory: str) -> None:
-    """Make `directory` the root of a file system view in which there is nothing else. Call `own_mounts` first."""
-    mount("bind", directory, directory, ("nosuid", "nodev", "noexec"))
+def enter(directory: str, *, recursive: bool = False) -> None:
+    """Make `directory` the root of a file system view in which there is nothing else. Call `own_mounts` first. `recursive`:
+    with what is mounted below it."""
+    mount("bind", directory, directory, ("rbind" if recursive else "bind", "nosuid", "nodev", "noexec"))
     os.chdir(directory)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     umount(".")

@@ -11,12 +11,30 @@ import signal
 import socket
 import time
 
+from orlop_kernel import users
 from orlop_kernel.linux import close_other_fds, set_process_name
+from orlop_kernel.spi.errors import OrlopError
 
+from . import view
 from .copyup import copy_up, mount_root
 from .errors import UnpackError
 from .extract import extract
-from .request import CopyUp, Done, Failed, Progress, Unpack, encode, receive_request
+from .layer import pack_layer
+from .pack import Packer
+from .request import (
+    CopyUp,
+    Done,
+    Failed,
+    Look,
+    Pack,
+    Place,
+    Progress,
+    Request,
+    Unpack,
+    View,
+    encode,
+    receive_request,
+)
 from .sandbox import confine, enter, own_mounts
 from .stream import Uncompressed
 
@@ -60,13 +78,23 @@ def run(connection: socket.socket) -> None:
         pass
 
 
-def _serve(connection: socket.socket, request: Unpack | CopyUp, fds: list[int]) -> Done | Failed:
+def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done | Failed:
     close_other_fds([connection.fileno(), *fds])
     os.umask(0)
     try:
-        if isinstance(request, Unpack):
-            return _unpack(connection, request, *fds)
-        return _copy_up(request, *fds)
+        match request:
+            case Unpack():
+                return _unpack(connection, request, *fds)
+            case CopyUp():
+                return _copy_up(request, *fds)
+            case Look():
+                return _look(connection, request, fds)
+            case Pack():
+                return _pack(connection, request, fds)
+            case Place():
+                return _place(connection, request, fds)
+    except view.NoSuchPath as error:
+        return Failed(str(error), archive=True, missing=True)
     except UnpackError as error:
         return Failed(str(error), archive=True)
     except OSError as error:
@@ -97,3 +125,54 @@ def _copy_up(request: CopyUp, target_fd: int) -> Done:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     confine(file_size=1 << 62, trusted_xattrs=False)
     return Done(copied=copy_up(root, request.path, target_fd))
+
+
+def _enter(wanted: View, fds: list[int]) -> None:
+    view.make(wanted, fds.pop(0) if wanted.joined else -1)
+
+
+def _look(connection: socket.socket, request: Look, fds: list[int]) -> Done:
+    _enter(request.view, fds)
+    connection.sendall(encode(view.look(view.Spot(request.path))))
+    return Done()
+
+
+def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
+    _enter(request.view, fds)
+    out = fds.pop()
+    packer = Packer(out, sparse=request.sparse)
+    if request.path:
+        spot = view.Spot(request.path)
+        connection.sendall(encode(view.look(spot)))
+        view.pack(packer, spot)
+    elif request.layer:
+        pack_layer(packer, fds.pop())
+    else:
+        view.pack_all(packer)
+    packer.finish()
+    os.close(out)
+    return Done(entries=packer.entries)
+
+
+def _place(connection: socket.socket, request: Place, fds: list[int]) -> Done:
+    _enter(request.view, fds)
+    target, source_fd = view.directory(request.path), fds.pop()
+    owner = None
+    if request.user:
+        root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            who = users.resolve(root, request.user)
+        except OrlopError as error:
+            raise UnpackError(str(error)) from None
+        finally:
+            os.close(root)
+        owner = (who.uid, who.gid)
+    unpack = Unpack(
+        overlay_whiteouts=False,
+        limits=request.limits,
+        owner=owner,
+        layer=False,
+        keep_kind=request.keep_kind,
+    )
+    with Uncompressed(source_fd, request.limits.size) as source:
+        return Done(entries=extract(source, target, unpack, _Reporter(connection, source)))

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import UNSET
 
 from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.engine.spec import build, capabilities, environment, seccomp, users
+from orlop_kernel import users
+from orlop_kernel.engine.spec import build, capabilities, environment, seccomp
 from orlop_kernel.engine.spec.host import facts
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import HostConfig
@@ -136,7 +137,7 @@ def _seccomp(room: Containers, host: HostConfig, bounding: tuple[str, ...]) -> d
 
 def find_init(configured: str) -> str:
     """The init of `--init`: the configured one, else the first known one that is installed; "" when there is none."""
-    names = (configured,) if configured else ("docker-init", "tini", "tini-static", "catatonit")
+    names = (configured,) if configured else ("docker-init", "tini-static", "tini", "catatonit")
     return next((found for name in names if (found := shutil.which(name))), "")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from orlop_kernel.types.containers import (
 )
 from orlop_kernel.types.images import ImageConfig
 
-from . import mounts, names, validate, volumes
+from . import links, mounts, names, validate, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
@@ -180,8 +181,10 @@ def _endpoints(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSe
     return found
 
 
-async def create(room: Containers, name: str, platform: str, request: CreateRequest) -> Created:
-    """Make a container. Nothing of it exists when this raises."""
+async def create(
+    room: Containers, name: str, platform: str, request: CreateRequest, volume_labels: Mapping[str, str] | None = None
+) -> Created:
+    """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too."""
     engine = room.engine
     image = engine.images.resolve(request.image) if request.image else None
     if image is None:
@@ -199,6 +202,7 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
     _joined(room, host)
+    links.check(room, host.links)
     endpoints = _endpoints(request, host)
     room.check_networks(host, endpoints)
     wanted_ports(config.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
@@ -208,6 +212,7 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
     planned = await volumes.patiently(plan) if host.mounts else plan()
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
+    promised = await volumes.promise(room, container_id, planned)
     try:
         with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
             record = ContainerRecord(
@@ -221,18 +226,20 @@ async def create(room: Containers, name: str, platform: str, request: CreateRequ
                 storage_driver=engine.storage_name,
                 endpoints=endpoints,
                 mounts=planned,
+                monitor_pid=0,
             )
             container = Container(record)
             try:
-                record.mounts = await volumes.ensure(room, planned, host)
+                record.mounts = await volumes.ensure(room, planned, host, volume_labels)
                 await _prepare(room, record, image)
-                await engine.store.commit([Put("containers", container_id, encode(record))])
+                await engine.store.commit([Put("containers", container_id, encode(record)), *promised])
             except Exception:
                 await _undo(room, record)
                 raise
             room.add(container)
     except Exception:
         await volumes.discard(room, planned)  # now that they are held no longer
+        await volumes.forget_promise(room, promised)
         raise
     engine.events.publish("container", "create", container_id, room.attributes(container))
     return Created(container, warnings)

@@ -5,8 +5,9 @@
     start -> the runtime runs
 
 When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
-back. The row is committed *while* the runtime starts, with the sandbox and the fact of the start: a daemon that dies in
-between finds the monitor by its run directory and the endpoints in the row, and after a power cut restart policies apply.
+back. The row is committed *while* the runtime starts, with the sandbox, the monitor and the fact of the start: after a daemon
+that died in between, the next one finds the monitor by its run directory. It is adopted when the row knows of it, and with it
+the endpoints; else it is ended: nobody was told that it runs. After a power cut restart policies apply.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log
 from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
 from orlop_kernel.types.containers import HostConfig
 
-from . import ahead, bundle, mounts, volumes
+from . import ahead, bundle, mounts, netfiles, volumes
 from . import runtime as runtimes
 from .container import Container, Run
 from .runtime import task
@@ -79,11 +80,13 @@ async def launch(room: Containers, container: Container) -> Run:
         monitor.on_event = lambda event: on_event(room, container, run, event)
         record.sandbox = None
         if plan is not None:
-            record.sandbox = await room.engine.networks.attach(plan, monitor.netns_path)
+            with room.engine.tally.timed("network", "allocate"):
+                record.sandbox = await room.engine.networks.attach(plan, monitor.netns_path)
             if plan.sockets:
                 await monitor.serve(plan.forwards, plan.sockets)
                 for sock in plan.sockets:
                     sock.close()
+            await netfiles.answer_names(room, container)
         await bundle.write(room, container, monitor, user_mounts, network)
         await _attach_waiters(container, monitor)
         started = await _start(room, container, runtime, monitor)
@@ -185,6 +188,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
     )
     failures: list[Exception] = []
     started_before, record.started_before = record.started_before, True
+    record.monitor_pid = monitor.pid
 
     async def save() -> None:
         try:

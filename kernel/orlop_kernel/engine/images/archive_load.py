@@ -167,7 +167,7 @@ class Loader:
         for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
             parent = layers[-1].chain_id if layers else ""
             have = known.get(chain_id)
-            if have is not None and chain_id in self._stock.layers.built:
+            if have is not None and chain_id in self._stock.layers.built and self._stock.content.has(have.blob):
                 lease.blobs.add(have.blob)
                 layers.append(have)
                 continue

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable
 
@@ -23,11 +24,16 @@ from orlop_kernel.spi import DriverError, NotFound
 
 from .documents import digest as digest_of
 
-__all__ = ["ContentStore", "DigestMismatch", "Ingest"]
+__all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
 
+_HEX = re.compile(r"[0-9a-f]{64}")
 _BATCH = 1 << 20  # one thread hop a MiB: hashing it takes about a millisecond, which the loop should not spend
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+
+
+class DamagedBlob(DriverError):
+    """A blob is no longer what its name says."""
 
 
 class DigestMismatch(DriverError):
@@ -143,7 +149,7 @@ class ContentStore:
 
     def prepare(self) -> None:
         """Make the layout, and remove what a crash left without a name. Once, at boot."""
-        for path in (self.blobs, self.partial):
+        for path in (self.root, os.path.dirname(self.blobs), self.blobs, self.partial):
             os.makedirs(path, 0o700, exist_ok=True)
         for name, data in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
             path = os.path.join(self.root, name)
@@ -180,7 +186,7 @@ class ContentStore:
         with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit or digest_of(data) != digest:
-            raise DriverError(f"cannot read blob {digest}: its content is damaged")
+            raise DamagedBlob(f"cannot read blob {digest}: its content is damaged")
         return data
 
     async def put(self, data: bytes) -> str:
@@ -210,11 +216,11 @@ class ContentStore:
             pass
 
     def digests(self) -> list[str]:
-        return [f"sha256:{name}" for name in os.listdir(self.blobs)]
+        return [f"sha256:{name}" for name in os.listdir(self.blobs) if _HEX.fullmatch(name)]
 
     def partials(self) -> list[str]:
         """Digests of interrupted downloads."""
-        return [f"sha256:{name}" for name in os.listdir(self.partial) if not name.startswith("tmp-")]
+        return [f"sha256:{name}" for name in os.listdir(self.partial) if _HEX.fullmatch(name)]
 
     def remove_partials(self, digests: Iterable[str]) -> int:
         """Give up interrupted downloads; returns the bytes that were in them."""

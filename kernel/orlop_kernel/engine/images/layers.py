@@ -6,6 +6,7 @@ nothing: boot removes those that a crash left. Whoever needs a layer holds it in
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,13 +15,15 @@ from typing import Any, Protocol
 
 import trio
 
-from orlop_kernel.spi import Conflict, Storage, UnpackTarget
+from orlop_kernel.spi import Conflict, OrlopError, Storage, UnpackTarget
 
 from .content import ContentStore
 from .progress import Report
 from .shared import SharedWork
 
 __all__ = ["Layers", "Unpack", "Unpacked"]
+
+log = logging.getLogger("orlop.images")
 
 _ACTIVE = "extract-"
 
@@ -71,7 +74,10 @@ class Layers:
         found = []
         for key in await self._storage.keys():
             if key.startswith(_ACTIVE):
-                await self._storage.remove(key)
+                try:
+                    await self._storage.remove(key)
+                except OrlopError as error:
+                    log.warning("a half-made layer stays until the next start: %s", error)
             elif key.startswith("sha256:"):
                 found.append(key)
         return found
@@ -79,6 +85,16 @@ class Layers:
     async def size(self, chain_id: str) -> int:
         """Bytes of file content in the layer alone: what Docker calls a layer's size."""
         return (await self._storage.usage(chain_id)).size
+
+    async def found(self, chain_ids: Iterable[str]) -> None:
+        """Layers that storage has and no row tells of."""
+        for chain_id in chain_ids:
+            try:
+                size = await self.size(chain_id)
+            except OrlopError as error:
+                log.warning("layer %s: %s", chain_id[:19], error)
+                size = 0
+            self.built[chain_id] = Built("", "", size)
 
     async def build(
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]

@@ -171,7 +171,9 @@ class Progress:
         if self._error is None:
             raise StopAsyncIteration
         error, self._error = self._error, None
-        return encode(error_record(str(error)))
+        # "[Errno 28]" is for programs; Docker's words for a full disk are the system's, in lower case
+        text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+        return encode(error_record(text))
 
     async def aclose(self) -> None:
         """The client went away: the operation is cancelled, as nobody waits for it."""

@@ -211,7 +211,8 @@ class Puller:
         lease.chains.update(plan.chain_ids)
         await self._stock.barrier()
         image = self._stock.catalog.images.get(plan.manifest.config.digest)
-        if image is not None:  # known by its configuration, so its layers are there: Docker shows none of them
+        # Known by its configuration, so its layers are there: Docker shows none of them
+        if image is not None and all(self._stock.content.has(layer.blob) for layer in image.layers):
             layers: Sequence[Layer] = image.layers
         else:
             known = self._present(plan, lease)
@@ -238,7 +239,7 @@ class Puller:
                 continue
             if self._stock.content.has(part.digest):
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
-            elif chain_id in known:
+            elif chain_id in known and self._stock.content.has(known[chain_id].blob):
                 result[chain_id] = known[chain_id]
                 lease.blobs.add(known[chain_id].blob)
         return result

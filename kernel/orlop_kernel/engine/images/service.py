@@ -17,12 +17,14 @@ from orlop_kernel.config import Config
 from orlop_kernel.engine.processes.zygote import Zygote
 from orlop_kernel.engine.unpacking import unpack as sandboxed_unpack
 from orlop_kernel.events import EventBus
+from orlop_kernel.metrics.tally import Tally
 from orlop_kernel.spi import Conflict, InvalidParameter, Storage
 from orlop_kernel.store import Store
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
 
 from . import listing, removal, views
+from .committed import CommitRequest, Committer
 from .content import ContentStore
 from .download import Downloads
 from .imports import Importer, ImportRequest
@@ -66,6 +68,7 @@ class Images:
         retry_wait: float = 5.0,
     ) -> None:
         self.users: Callable[[str], Sequence[ImageUser]] = _nobody
+        self.tally = Tally()
         self._config = config
         self._events, self._storage, self._nursery = events, storage, nursery
         self._content = ContentStore(root)
@@ -85,6 +88,7 @@ class Images:
         )
         self._depth = depth
         self._importer = Importer(self._stock)
+        self._committer = Committer(self._stock, depth)
         self._pruning = False
 
     async def load(self) -> None:
@@ -152,7 +156,12 @@ class Images:
 
     def pull(self, request: PullRequest) -> Progress:
         """Begin to pull. Read the `Progress` to its end, or close it to cancel."""
-        return Progress(self._nursery, lambda report: self._puller.pull(request, report))
+
+        async def run(report: Report) -> None:
+            with self.tally.timed("image", "pull"):
+                await self._puller.pull(request, report)
+
+        return Progress(self._nursery, run)
 
     def load_archive(self, body: AsyncIterable[bytes], platform: Platform | None = None, *, quiet: bool = True) -> Progress:
         """Load the images of a `docker save` archive or an OCI layout."""
@@ -185,6 +194,10 @@ class Images:
             report(Record(status=image.id))
 
         return Progress(self._nursery, run)
+
+    async def commit(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
+        """Make an image of a container's image and of what the container changed, a tar."""
+        return await self._committer.make(request, diff)
 
     async def search(self, term: str, limit: int, filters: Filters) -> list[SearchResult]:
         """Ask the index of a registry (Docker Hub's, if the term names no other) for repositories."""

@@ -9,6 +9,7 @@ Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,12 @@ import msgspec
 import trio
 
 from orlop_kernel.spi import OrlopError
-from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_kernel.types.images import ImageDocument
 
 from . import documents
 from .catalog import Catalog
-from .content import ContentStore
+from .content import ContentStore, DamagedBlob
 from .layers import Built, Layers
 from .leases import Lease, Leases
 from .manifests import MAX_MANIFEST
@@ -29,6 +30,8 @@ from .records import Image, ImageRecord, ResumeRecord
 from .references import Reference, parse
 
 __all__ = ["Collected", "Stock"]
+
+log = logging.getLogger("orlop.images")
 
 _TABLE = "images"
 _REF, _RESUME = "ref:", "resume:"
@@ -55,6 +58,8 @@ class Stock:
         self.catalog = Catalog()
         self.leases = Leases()
         self.lock = trio.Lock()
+        self._kept: frozenset[str] | set[str] = frozenset()
+        """Layers and blobs that were there at boot, while rows of images may be missing."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
@@ -69,20 +74,37 @@ class Stock:
                 continue
             try:
                 self._load_row(key, value, stored)
-            except (msgspec.MsgspecError, OrlopError, OSError) as error:
+            except (*UNREADABLE, OrlopError, OSError) as error:
                 await self.store.quarantine(_TABLE, key, str(error))
         for key, id in names:
             await self._load_name(key, id)
-        for chain_id in stored - self.layers.built.keys():
-            self.layers.built[chain_id] = Built("", "", await self.layers.size(chain_id))
-        await self.collect()
+        await self.layers.found(stored - self.layers.built.keys())
+        if self._rows_are_missing():
+            log.warning("layers and blobs of no image are kept, as rows of images may be missing")
+            self._kept = await trio.to_thread.run_sync(lambda: stored.union(self.content.digests()))
+        try:
+            await self.collect()
+        except (OrlopError, OSError) as error:
+            log.warning("what no image needs is not removed yet: %s", error)
+
+    def _rows_are_missing(self) -> bool:
+        """Then what no row names may be all that is left of an image."""
+        return self.store.lost_rows() or any(
+            table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
+        )
 
     def _load_row(self, key: str, value: bytes, stored: set[str]) -> None:
         if key.startswith(_RESUME):
             self.leases.resumable[key.removeprefix(_RESUME)] = _resume.decode(value)
             return
         record = _record.decode(value)
-        raw = self.content.read(record.id, MAX_MANIFEST)
+        if record.id != key:
+            raise OrlopError(f"it says that its id is {record.id[:80]!r}")
+        try:
+            raw = self.content.read(record.id, MAX_MANIFEST)
+        except DamagedBlob:
+            self.content.remove(record.id)  # or a pull would take it for the real one
+            raise
         document = documents.parse(raw, layers=len(record.layers))
         missing = [layer.chain_id for layer in record.layers if layer.chain_id not in stored]
         if missing:
@@ -120,8 +142,11 @@ class Stock:
             known = self.catalog.images.get(record.id)
             if known is not None:
                 manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
+                layers = known.record.layers
+                if not all(self.content.has(layer.blob) for layer in layers):
+                    layers = record.layers  # damage has cost it some
                 record = msgspec.structs.replace(
-                    known.record, manifests=tuple(manifests), parent=known.parent or record.parent
+                    known.record, layers=layers, manifests=tuple(manifests), parent=known.parent or record.parent
                 )
             names = list(names)
             operations: list[Put | Delete] = [Put(_TABLE, record.id, _encode(record))]
@@ -172,9 +197,9 @@ class Stock:
         """Remove every layer and blob that no image, lease, interrupted pull or container needs."""
         await self.give_up(self.leases.expired())
         async with self.layers.guard:
-            wanted = self.catalog.layers().keys() | self.leases.chains()
+            wanted = self.catalog.layers().keys() | self.leases.chains() | self._kept
             gone = await self.layers.remove([chain for chain in self.layers.built if chain not in wanted])
-            keep = self._named_blobs() | self.leases.blobs()
+            keep = self._named_blobs() | self.leases.blobs() | self._kept
             return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, keep))
 
     def _named_blobs(self) -> set[str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orlop_kernel.types.containers import HostConfig
+from orlop_kernel.users import Identity
 
 from . import resources
 from .host import Host
-from .users import Identity
 
 __all__ = ["DEFAULT_PATH", "MASKED_PATHS", "READONLY_PATHS", "ProcessInput", "SpecInput", "build", "process"]
 

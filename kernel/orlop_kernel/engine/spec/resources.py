@@ -11,12 +11,12 @@ from orlop_kernel.types.containers import Device, Resources, ThrottleDevice
 
 __all__ = ["device_nodes", "of"]
 
-# What Docker's containers may use, in its order: none, then zero, null, urandom, random, tty, console; not fuse.
+# What Docker's containers may use, in its order: none, then zero, null, urandom, random, tty, console. Docker's last rule, which
+# denies fuse what nothing allowed, is left out: crun's systemd manager (before 1.22) refuses any denial but the first.
 _DEVICE_RULES: tuple[dict[str, Any], ...] = (
     {"allow": False, "access": "rwm"},
     *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (5, 3, 9, 8)),
     *({"allow": True, "type": "c", "major": 5, "minor": minor, "access": "rwm"} for minor in (0, 1)),
-    {"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rwm"},
 )
 
 

@@ -1,0 +1,139 @@
+"""`docker commit`: a container's changes as a layer on its image. `docker export`: its root as one tar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from orlop_kernel.engine.containers import lifecycle
+from orlop_kernel.engine.containers.container import Container
+from orlop_kernel.engine.images import changes as instructions
+from orlop_kernel.engine.images.committed import CommitRequest, merge
+from orlop_kernel.engine.images.records import Image
+from orlop_kernel.engine.images.references import Reference
+from orlop_kernel.spi import Change, Conflict, NotFound, OrlopError
+from orlop_kernel.spi.storage import ChangeKind
+from orlop_kernel.types.containers import ContainerConfig
+from orlop_kernel.types.images import ImageConfig, ImageHealthcheck
+from orlop_kernel.unpack.request import Change as Listed
+from orlop_kernel.unpack.request import Pack
+
+from . import archive, views
+from .changes import changed
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["commit", "export"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def export(engine: Engine, container: Container) -> AsyncGenerator[bytes, None]:
+    """The root as it is, without what is mounted in it."""
+    async with views.opened(engine.containers, container, mounts=False) as seen:
+        engine.events.publish("container", "export", container.id, engine.containers.attributes(container))
+        pieces = archive.stream(engine.containers, Pack(seen.view), seen.fds, f"export container {container.name}")
+        async with aclosing(pieces):
+            async for piece in pieces:
+                assert isinstance(piece, bytes)
+                yield piece
+
+
+def _image_config(config: ContainerConfig) -> ImageConfig:
+    """What a container's configuration says that an image can say."""
+    health = None
+    if config.healthcheck is not UNSET:
+        health = ImageHealthcheck(**{name: getattr(config.healthcheck, name) for name in ImageHealthcheck.__struct_fields__})
+    return ImageConfig(
+        user=config.user,
+        exposed_ports=config.exposed_ports or None,
+        env=list(config.env) if config.env else None,
+        cmd=[config.cmd] if isinstance(config.cmd, str) else config.cmd,
+        healthcheck=health,
+        volumes=config.volumes or None,
+        working_dir=config.working_dir,
+        entrypoint=[config.entrypoint] if isinstance(config.entrypoint, str) else config.entrypoint,
+        labels=config.labels or None,
+        stop_signal=config.stop_signal or "",
+        shell=config.shell or None,
+    )
+
+
+async def commit(
+    engine: Engine,
+    container: Container,
+    name: Reference | None,
+    *,
+    config: ContainerConfig | None,
+    instructions_: Sequence[str],
+    comment: str,
+    author: str,
+    pause: bool,
+) -> Image:
+    """Returns the image once it is durable. What is wrong with the request is raised before anything is touched."""
+    record = container.record
+    base = engine.images.get(record.image_id)
+    if base is None:
+        raise NotFound(f"cannot commit container {container.id}: its image {record.image_id} has been removed")
+    if record.removing or record.state.dead:
+        raise Conflict(f"you cannot commit container {container.id} which is being removed")
+    wanted = instructions.apply(_image_config(config or ContainerConfig()), instructions_)
+    request = CommitRequest(
+        base=base,
+        config=merge(wanted, _image_config(record.config)),
+        name=name,
+        comment=comment,
+        author=author,
+        created_by=" ".join(record.args),
+    )
+    async with _still(engine, container, pause), AsyncExitStack() as stack:
+        listed = _listed(await changed(engine.containers, container, quiet=False))
+        stack.callback(os.close, listed)
+        seen = await stack.enter_async_context(views.opened(engine.containers, container, mounts=False))
+        packing = Pack(seen.view, layer=True, sparse=False)
+        pieces = archive.stream(engine.containers, packing, (*seen.fds, listed), f"commit container {container.name}")
+        async with aclosing(pieces):
+            image = await engine.images.commit(request, _bytes(pieces))
+    reference = name.familiar if name else ""
+    attributes = engine.containers.attributes(container, comment=comment, imageID=image.id, imageRef=reference)
+    engine.events.publish("container", "commit", container.id, attributes)
+    return image
+
+
+async def _bytes(pieces: AsyncGenerator[object, None]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        assert isinstance(piece, bytes)
+        yield piece
+
+
+@asynccontextmanager
+async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIterator[None]:
+    """Nothing runs in the container meanwhile. One that a user had paused stays so."""
+    paused = False
+    if pause and container.record.state.running and not container.record.state.paused:
+        try:
+            await lifecycle.pause(engine.containers, container)
+            paused = True
+        except OrlopError:
+            if container.record.state.running:
+                raise  # it has ended otherwise, and is still enough
+    try:
+        yield
+    finally:
+        if paused and container.record.state.paused:
+            await lifecycle.unpause(engine.containers, container)
+
+
+def _listed(changes: Sequence[Change]) -> int:
+    """The changes as a file for the worker: in memory, sealed by its having no name."""
+    fd = os.memfd_create("changes", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.writelines(_encode(Listed(change.path, change.kind == ChangeKind.DELETED)) + b"\n" for change in changes)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

@@ -1,0 +1,113 @@
+"""Tar headers out: an `Entry` to its blocks. The counterpart of `header`; pure.
+
+ustar where it fits, a pax header before it where it does not, as Go's archive/tar writes: every tar reads that, and an
+archive of the same files has the same bytes.
+"""
+
+from __future__ import annotations
+
+from .header import BLOCK, Entry
+
+__all__ = ["END", "entry_header", "padding"]
+
+END = bytes(2 * BLOCK)
+_OCTAL_11 = 8**11
+_OCTAL_7 = 8**7
+_MAGIC = b"ustar\x0000"
+
+
+def padding(size: int) -> bytes:
+    """What follows `size` bytes of content."""
+    return bytes(-size % BLOCK)
+
+
+def _octal(value: int, width: int) -> bytes:
+    return b"%0*o\0" % (width - 1, value)
+
+
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """(prefix, name) of ustar's two fields; None when the name has no place to be cut at."""
+    if len(name) <= 100:
+        return b"", name
+    if len(name) > 256:
+        return None
+    at = name.rfind(b"/", 0, 156)
+    while at > 0:
+        if len(name) - at - 1 > 100:
+            return None
+        if name[at + 1 :]:
+            return name[:at], name[at + 1 :]
+        at = name.rfind(b"/", 0, at)
+    return None
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    body = b" " + key + b"=" + value + b"\n"
+    length = len(body) + len(str(len(body)))
+    if len(str(length)) + len(body) != length:
+        length = len(str(length)) + len(body)
+    return str(length).encode() + body
+
+
+def _block(name: bytes, prefix: bytes, entry: Entry, kind: bytes, size: int, link: bytes) -> bytes:
+    block = bytearray(BLOCK)
+    block[0 : len(name)] = name
+    block[100:108] = _octal(entry.mode, 8)
+    block[108:116] = _octal(entry.uid if entry.uid < _OCTAL_7 else 0, 8)
+    block[116:124] = _octal(entry.gid if entry.gid < _OCTAL_7 else 0, 8)
+    block[124:136] = _octal(size if size < _OCTAL_11 else 0, 12)
+    seconds = entry.mtime_ns // 1_000_000_000
+    block[136:148] = _octal(seconds if 0 <= seconds < _OCTAL_11 else 0, 12)
+    block[148:156] = b"        "
+    block[156:157] = kind
+    block[157 : 157 + len(link)] = link
+    block[257:265] = _MAGIC
+    block[329:337] = _octal(entry.major if entry.major < _OCTAL_7 else 0, 8)
+    block[337:345] = _octal(entry.minor if entry.minor < _OCTAL_7 else 0, 8)
+    block[345 : 345 + len(prefix)] = prefix
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def entry_header(entry: Entry, sparse: tuple[int, bytes] | None = None) -> bytes:
+    """All blocks before an entry's content. `sparse`: (real size, map) of a file whose holes are left out; the map is the
+    first part of the content."""
+    records: list[tuple[bytes, bytes]] = []
+    split = _split(entry.name) if entry.name.isascii() else None
+    name, link, size = entry.name, entry.link, entry.size
+    if sparse is not None:
+        records += [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", entry.name)]
+        records.append((b"GNU.sparse.realsize", str(sparse[0]).encode()))
+        head, _, last = entry.name.rpartition(b"/")
+        name = (head + b"/" if head else b"") + b"GNUSparseFile.0/" + last
+        split = (b"", name[:100])
+        size += len(sparse[1])
+        entry_size = size
+    else:
+        entry_size = entry.size
+    if split is None:
+        records.append((b"path", entry.name))
+        split = (b"", entry.name[:100].decode("ascii", "replace").replace("\ufffd", "_").encode()[:100])
+    if len(link) > 100 or not link.isascii():
+        records.append((b"linkpath", link))
+        link = link[:100].decode("ascii", "replace").replace("\ufffd", "_").encode()[:100]
+    for key, value, limit in (
+        (b"uid", entry.uid, _OCTAL_7),
+        (b"gid", entry.gid, _OCTAL_7),
+        (b"size", entry_size, _OCTAL_11),
+    ):
+        if value >= limit:
+            records.append((key, str(value).encode()))
+    seconds = entry.mtime_ns // 1_000_000_000
+    if not 0 <= seconds < _OCTAL_11:
+        records.append((b"mtime", str(seconds).encode()))
+    records += [(b"SCHILY.xattr." + key, value) for key, value in entry.xattrs]
+    block = _block(split[1], split[0], entry, entry.type, entry_size, link)
+    if not records:
+        return block
+    body = b"".join(_record(key, value) for key, value in records)
+    head, _, last = entry.name.rstrip(b"/").rpartition(b"/")
+    pax_name = ((head + b"/" if head else b"") + b"PaxHeaders.0/" + last)[:100]
+    pax_name = pax_name.decode("ascii", "replace").replace("\ufffd", "_").encode()[:100]
+    plain = Entry(pax_name, b"x", 0, 0, 0, len(body), 0, b"", 0, 0)
+    return _block(pax_name, b"", plain, b"x", len(body), b"") + body + padding(len(body)) + block

@@ -1,0 +1,153 @@
+"""Files to tar: headers that every reader understands, trees that change meanwhile. Without root."""
+
+import io
+import os
+import stat
+import tarfile
+import threading
+
+import pytest
+
+from orlop_kernel.unpack.archive import entries
+from orlop_kernel.unpack.encode import END, entry_header, padding
+from orlop_kernel.unpack.header import Entry
+from orlop_kernel.unpack.pack import Packer, go_mode
+
+
+def entry(name=b"f", kind=b"0", **more):
+    base = {"mode": 0o644, "uid": 1, "gid": 2, "size": 0, "mtime_ns": 5 * 10**9, "link": b"", "major": 0, "minor": 0}
+    return Entry(name, kind, **{**base, **more})
+
+
+def read(data):
+    return tarfile.open(fileobj=io.BytesIO(data + END), mode="r:")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"plain",
+        b"a/" * 40 + b"b",  # fits by its prefix
+        b"x" * 101,
+        b"d/" + b"x" * 200,
+        b"dir/" * 80 + b"end",
+        "umläut/ß".encode(),
+        b"d" * 150 + b"/" + b"f" * 99,
+    ],
+)
+def test_names_of_every_length(name):
+    with read(entry_header(entry(name))) as tar:
+        (member,) = tar.getmembers()
+        assert member.name.encode() == name and (member.uid, member.gid, member.mtime) == (1, 2, 5)
+
+
+def test_numbers_beyond_the_header():
+    big = entry(uid=3_000_000, gid=2**31, mtime_ns=-(10**9), xattrs=[(b"security.capability", b"\1\0=\n")])
+    with read(entry_header(big)) as tar:
+        (member,) = tar.getmembers()
+    assert (member.uid, member.gid, int(member.mtime)) == (3_000_000, 2**31, -1)
+    assert member.pax_headers["SCHILY.xattr.security.capability"].encode() == b"\1\0=\n"
+    huge = entry_header(entry(size=9 * 2**30))
+    with tarfile.open(fileobj=io.BytesIO(huge), mode="r|") as tar:
+        assert tar.next().size == 9 * 2**30
+
+
+def test_links_and_devices():
+    long = b"to/" * 60 + b"here"
+    data = entry_header(entry(b"l", b"2", link=long)) + entry_header(entry(b"d", b"3", major=10, minor=229))
+    with read(data) as tar:
+        link, device = tar.getmembers()
+    assert link.linkname.encode() == long and (device.devmajor, device.devminor) == (10, 229)
+
+
+def packed(tmp_path, write, **options):
+    """What a packer writes, as bytes; through a pipe, as a worker does."""
+    reading, writing = os.pipe()
+    got = []
+
+    def drain():
+        with open(reading, "rb") as file:
+            got.append(file.read())
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        packer = Packer(writing, **options)
+        write(packer, root)
+        packer.finish()
+    finally:
+        os.close(root)
+        os.close(writing)
+        thread.join()
+    return got[0]
+
+
+def test_a_tree(tmp_path):
+    (tmp_path / "t/sub").mkdir(parents=True)
+    (tmp_path / "t/a").write_bytes(b"x" * 100_000)
+    os.link(tmp_path / "t/a", tmp_path / "t/sub/b")
+    (tmp_path / "t/l").symlink_to("/outside")
+    os.mkfifo(tmp_path / "t/pipe")
+    os.chmod(tmp_path / "t/a", 0o4755)
+    data = packed(tmp_path, lambda packer, root: packer.tree(root, "t", b"shown"))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {member.name: member for member in tar}
+        assert list(found) == ["shown", "shown/a", "shown/l", "shown/pipe", "shown/sub", "shown/sub/b"]
+        assert tar.extractfile("shown/a").read() == b"x" * 100_000
+    assert found["shown/a"].mode == 0o4755 and found["shown/l"].linkname == "/outside"
+    assert found["shown/sub/b"].islnk() and found["shown/sub/b"].linkname == "shown/a"
+    assert found["shown/pipe"].isfifo()
+
+
+def test_our_own_reader_reads_it(tmp_path):
+    class Source(io.BytesIO):
+        def skip(self, size):
+            self.read(size)
+
+    (tmp_path / ("n" * 120)).write_bytes(b"content")
+    source = Source(packed(tmp_path, lambda packer, root: packer.content(root, b"")))
+    for found in entries(source):
+        assert found.name == b"n" * 120 and source.read(found.size) == b"content"
+
+
+def test_holes_are_left_out_and_come_back(tmp_path):
+    with open(tmp_path / "holes", "wb") as file:
+        file.seek(50 << 20)
+        file.write(b"middle")
+        file.truncate(100 << 20)
+    data = packed(tmp_path, lambda packer, root: packer.tree(root, "holes", b"holes"))
+    assert len(data) < 1 << 20
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        (member,) = tar.getmembers()
+        assert (member.name, member.size) == ("holes", 100 << 20)
+        file = tar.extractfile(member)
+        file.seek(50 << 20)
+        assert file.read(7) == b"middle\0"
+    whole = packed(tmp_path, lambda packer, root: packer.tree(root, "holes", b"holes"), sparse=False)
+    assert len(whole) > 100 << 20
+
+
+def test_what_shrinks_or_vanishes_does_not_break_the_stream(tmp_path):
+    (tmp_path / "a").write_bytes(b"y" * 300_000)
+    (tmp_path / "z").write_bytes(b"last")
+
+    def write(packer, root):
+        truncate = packer._copy
+        packer._copy = lambda fd, offset, size: (os.truncate(tmp_path / "a", 10), truncate(fd, offset, size))
+        packer.tree(root, "a", b"a")
+        packer._copy = truncate
+        packer.tree(root, "gone", b"gone")
+        packer.tree(root, "z", b"z")
+
+    with tarfile.open(fileobj=io.BytesIO(packed(tmp_path, write))) as tar:
+        assert tar.getnames() == ["a", "z"]
+        assert tar.extractfile("a").read() == b"y" * 10 + bytes(299_990) and tar.extractfile("z").read() == b"last"
+
+
+def test_modes_as_go_has_them():
+    assert go_mode(stat.S_IFREG | 0o644) == 0o644
+    assert go_mode(stat.S_IFDIR | 0o1777) == (1 << 31) | (1 << 20) | 0o777
+    assert go_mode(stat.S_IFLNK | 0o777) == (1 << 27) | 0o777
+    assert go_mode(stat.S_IFREG | 0o6755) == (1 << 23) | (1 << 22) | 0o755
+    assert padding(0) == b"" and len(padding(1)) == 511
