@@ -1,0 +1,87 @@
+"""The audit log's file: appended to, rotated by size. Knows nothing of trio: `audit` calls it in a thread.
+
+Root's alone (0600). What is written is written whole or not at all: a write that the disk has no room for is taken back.
+Rotation is renames (`audit.log.1` is the newest of the old ones): a crash in between loses a number, never a line. Somebody
+who moves the file away gets a new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+__all__ = ["AuditFile"]
+
+
+class AuditFile:
+    """Not for several threads at once. All methods raise OSError; after one, the next `append` starts anew."""
+
+    def __init__(self, path: str, max_bytes: int, max_files: int) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+        self._fd = -1
+        self._size = 0
+
+    def open(self) -> None:
+        """Make it, and its directory, if they are not there."""
+        if not os.path.lexists(directory := os.path.dirname(self.path)):
+            os.makedirs(directory, 0o700)
+        # O_NONBLOCK: a named pipe in its place must not hold the daemon
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(self.path, flags, 0o600)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", self.path)
+            if (status.st_uid, stat.S_IMODE(status.st_mode)) != (os.geteuid(), 0o600):
+                os.fchown(fd, os.geteuid(), -1)
+                os.fchmod(fd, 0o600)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd, self._size = fd, status.st_size
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def append(self, lines: bytes) -> None:
+        """Add whole lines, behind a rotation if the file would become too large."""
+        if self._fd >= 0 and not self._is_ours():
+            self.close()
+        if self._fd < 0:
+            self.open()
+        if self._size and self._size + len(lines) > self._max_bytes:
+            self._rotate()
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            self.close()
+            raise
+        self._size += len(lines)
+
+    def _is_ours(self) -> bool:
+        try:
+            named, held = os.stat(self.path, follow_symlinks=False), os.fstat(self._fd)
+        except FileNotFoundError:
+            return False
+        self._size = held.st_size
+        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+
+    def _rotate(self) -> None:
+        self.close()
+        if self._max_files == 1:
+            os.unlink(self.path)
+        for number in range(self._max_files - 1, 0, -1):
+            newer = f"{self.path}.{number - 1}" if number > 1 else self.path
+            with suppress(FileNotFoundError):
+                os.rename(newer, f"{self.path}.{number}")
+        self.open()

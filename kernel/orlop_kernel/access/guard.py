@@ -1,0 +1,278 @@
+"""The way of one call through a listener: role, labels, plugins, the handler, plugins again; and what the log says of it.
+
+Stands around the router's answer (`api.router.Guard`). All of it judges the same `Call` that the handler gets: the object
+that `scope` finds is the one that is worked on, the body that a plugin sees is the one that is decoded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from orlop_kernel.api.call import Call
+from orlop_kernel.api.errors import answer_error
+from orlop_kernel.http.messages import Answer, BodyError, Hijack, RawStream, Response, Streaming
+from orlop_kernel.spi import DriverError
+from orlop_kernel.types.base import rfc3339
+from orlop_kernel.types.containers import CreateRequest, UpdateRequest
+from orlop_kernel.types.networks import CreateRequest as NetworkRequest
+from orlop_kernel.types.volumes import VolumeCreateRequest
+
+from . import walls
+from .audit import Audit, Line, Who
+from .authz import BODY_LIMIT, Chain, Question, is_json
+from .door import DEFAULT, Door
+from .objects import clean, describe
+from .roles import ROUTES, UNKNOWN, Level
+from .scope import Judge
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["Guard"]
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HIDDEN = "(hidden)"
+COMPLETE, BROKEN = "complete", "broken off"
+_numbers = itertools.count(1)
+_boot = secrets.token_hex(4)
+
+
+class _TooLarge(DriverError):
+    by = "plugins"
+
+
+class Guard:
+    """Of one listener; `door` is None for those of `hosts`, where no role holds anybody back."""
+
+    def __init__(self, engine: Engine, door: Door | None, audit: Audit | None, plugins: Chain) -> None:
+        self._engine = engine
+        self._door = door
+        self._judge = Judge(engine, door) if door and door.labels else None
+        self._audit = audit
+        self._plugins = plugins
+
+    async def __call__(self, call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        """See api.router.Guard."""
+        began = time.perf_counter()
+        line = self._line(call) if self._audit else None
+        try:
+            if self._audit and line and self._audit.required and _changes(call):
+                line.event = "request"
+                await self._audit.wait(self._audit.write(line))
+            answer = await self._through(call, proceed)
+        except Exception as error:
+            answer = answer_error(call.request, error)
+            if line and (by := getattr(error, "by", "")):
+                line.decision, line.by, line.reason = "denied", by, clean(str(error))
+        except BaseException:
+            if line:
+                line.outcome = BROKEN
+                self._close(line, "call", began)
+            raise
+        return self._noted(call, line, answer, began) if line else answer
+
+    async def _through(self, call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        if not call.pattern:
+            return await proceed()
+        question = await self._question(call) if self._plugins else None
+        if self._door:
+            await self._check(self._door, call)
+        if question:
+            await self._plugins.may_ask(question)
+        answer = await proceed()
+        if self._door:
+            answer = self._shown(self._door, call, answer)
+        return await self._approved(question, answer) if question else answer
+
+    # --- role and labels --------------------------------------------------------------------------------------------
+
+    async def _check(self, door: Door, call: Call) -> None:
+        method, pattern = call.request.method, call.pattern
+        rule = ROUTES.get(f"{method} {pattern}", UNKNOWN)
+        if rule.level > door.level:
+            raise door.denied(f"{method} {pattern}")
+        if door.level is Level.READ and pattern == "/containers/{id}/top" and call.arg("ps_args") not in walls.PS_ARGS:
+            raise door.denied(f'ps_args "{call.arg("ps_args")}"')
+        if door.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
+            raise door.denied("attaching to standard input")
+        if door.guarded:
+            for what in await self._beyond(door, call):
+                raise door.denied(what)
+        if self._judge:
+            await self._judge(call, rule.scope)
+
+    async def _beyond(self, door: Door, call: Call) -> list[str]:
+        """What the body asks of the host."""
+        if call.pattern == "/containers/create":
+            return [*walls.of_container(await call.json(CreateRequest), apart=not door.labels)]
+        if call.pattern == "/containers/{id}/update":
+            return [*walls.of_update(await call.json(UpdateRequest))]
+        if call.pattern == "/volumes/create":
+            return [*walls.of_volume(await call.json(VolumeCreateRequest))]
+        if call.pattern == "/networks/create":
+            return [*walls.of_network(await call.json(NetworkRequest))]
+        return []
+
+    def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:
+        """Without what is not for these eyes."""
+        if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
+            return answer
+        if call.pattern == "/containers/{id}/json" and door.level is Level.READ and not door.show_env:
+            shown = msgspec.json.decode(answer.body)
+            env = shown["Config"].get("Env") or []
+            shown["Config"]["Env"] = [f"{text.partition('=')[0]}={_HIDDEN}" for text in env]
+        elif call.pattern == "/networks/{id}" and self._judge:
+            shown = msgspec.json.decode(answer.body)
+            members: dict[str, Any] = shown.get("Containers") or {}
+            shown["Containers"] = {key: each for key, each in members.items() if self._judge.has_container(key)}
+        else:
+            return answer
+        return Response(answer.status, msgspec.json.encode(shown) + b"\n", answer.headers)
+
+    # --- plugins ----------------------------------------------------------------------------------------------------
+
+    async def _question(self, call: Call) -> Question:
+        """What the plugins are asked. A JSON body is read for them, and for the handler, once: whatever it does with it."""
+        request = call.request
+        body = b""
+        if is_json(request.headers.get("content-type", "")):
+            try:
+                body = await request.body.read(BODY_LIMIT)
+            except BodyError as error:
+                if error.status != 413:
+                    raise
+                text = f"request body too large for authorization plugin: size exceeds {BODY_LIMIT} bytes"
+                raise _TooLarge(text) from error
+            request.body = _Held(body)
+        # Credentials are for the registry, not for plugins
+        return Question.about(request, b"" if call.pattern == "/auth" else body)
+
+    async def _approved(self, question: Question, answer: Answer) -> Answer:
+        """The answer, if no plugin holds it back. A failure is told as it is, as by Docker."""
+        try:
+            await self._plugins.may_answer(question.with_answer(answer))
+        except Exception:
+            if isinstance(answer, Response) and answer.status >= 400:
+                return answer
+            if isinstance(answer, Streaming):
+                with trio.move_on_after(5, shield=True):
+                    await _close(answer.pieces)
+            raise
+        return answer
+
+    # --- audit ------------------------------------------------------------------------------------------------------
+
+    def _line(self, call: Call) -> Line:
+        request = call.request
+        return Line(
+            time=rfc3339(time.time_ns()),
+            event="call",
+            id=f"{_boot}-{next(_numbers)}",
+            listener=self._door.host if self._door else DEFAULT,
+            role=self._door.role if self._door else "full",
+            peer=Who.of(request.peer),
+            method=request.method,
+            path=request.target.partition("?")[0],
+            route=call.pattern,
+            object=describe(self._engine, call),  # now: the call may be what removes it
+            decision="allowed",
+        )
+
+    def _noted(self, call: Call, line: Line, answer: Answer, began: float) -> Answer:
+        """Write the line of the call, or that of its beginning and, later, that of its end."""
+        if isinstance(answer, Response):
+            line.status = answer.status
+            self._close(line, "call", began)
+            return answer
+        end = partial(self._close, line, "end", began)
+        line.status = answer.status if isinstance(answer, Streaming) else int(answer.head[9:12])
+        self._close(line, "begin", began)
+        line.outcome = BROKEN  # until it is known to be otherwise
+        if isinstance(answer, Streaming):
+            return Streaming(answer.status, _Noted(answer.pieces, line, end), answer.headers)
+        run = answer.run
+
+        async def noted(stream: RawStream) -> None:
+            try:
+                await run(stream)
+                line.outcome = COMPLETE
+            finally:
+                end()
+
+        return Hijack(answer.head, noted)
+
+    def _close(self, line: Line, event: str, began: float) -> None:
+        assert self._audit
+        line.event, line.time = event, rfc3339(time.time_ns())
+        line.seconds = round(time.perf_counter() - began, 6)
+        self._audit.write(line)
+
+
+class _Noted:
+    """The pieces of a stream, whose end is written down. No generator: one that was never asked for a piece cannot say that
+    it is closed."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], line: Line, end: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._line = line
+        self._end: Callable[[], None] | None = end
+
+    def __aiter__(self) -> _Noted:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            self._line.outcome = COMPLETE
+            raise
+
+    async def aclose(self) -> None:
+        """The server closes every stream, whatever became of it."""
+        end, self._end = self._end, None
+        if end:
+            end()
+        await _close(self._pieces)
+
+
+async def _close(pieces: AsyncIterator[bytes]) -> None:
+    aclose = getattr(pieces, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+class _Held:
+    """A body that was read already. Implements http's Body."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self, limit: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if len(self._data) > limit:
+            raise BodyError(413, f"request body too large: {len(self._data)} bytes, at most {limit} are allowed")
+        data, self._data = self._data, b""
+        return data
+
+    def __aiter__(self) -> _Held:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.read(len(self._data))
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
+def _changes(call: Call) -> bool:
+    """Whether the call may change something; what no route knows does not."""
+    rule = ROUTES.get(f"{call.request.method} {call.pattern}", UNKNOWN)
+    return bool(call.pattern) and call.request.method not in _READS and rule.level > Level.READ

@@ -1,0 +1,222 @@
+"""A listener's labels: only objects that have all of them are there, and what is made gets them.
+
+Judges by what the engine finds for a name, and puts the object's ID in the name's place: what is judged is what the handler
+works on, whatever is renamed meanwhile. Bodies are judged, and given the labels, as the decoded objects that the handlers
+carry out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from orlop_kernel.api.call import Call
+from orlop_kernel.engine.containers.mounts import parse_bind
+from orlop_kernel.spi import NotFound
+from orlop_kernel.types.containers import CreateRequest, ExecConfig, HostConfig
+from orlop_kernel.types.networks import ConnectRequest, DisconnectRequest
+from orlop_kernel.types.networks import CreateRequest as NetworkRequest
+from orlop_kernel.types.volumes import VolumeCreateRequest
+
+from .door import Door
+from .roles import Scope
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["Judge"]
+
+_SHARED_NETWORKS = frozenset({"bridge", "none"})
+"""Predefined, without labels, and what a container without further wishes is on."""
+
+
+class Judge:
+    """Of one listener with labels. Raises `Denied`, or `NotFound` as the engine would."""
+
+    def __init__(self, engine: Engine, door: Door) -> None:
+        self._engine = engine
+        self._door = door
+        self._stamp = {key: value for key, value in door.labels if value is not None}
+        by_route: dict[Scope, Callable[[Call], Awaitable[None]]] = {
+            Scope.FILTER: self._filter,
+            Scope.CONTAINER: self._container,
+            Scope.EXEC: self._exec,
+            Scope.NETWORK: self._network,
+            Scope.VOLUME: self._volume,
+            Scope.IMAGE: self._image,
+            Scope.READ_IMAGE: self._image,
+            Scope.IMAGES: self._filter,
+            Scope.PULL: self._pull,
+            Scope.CREATE: self._create,
+            Scope.EXEC_CREATE: self._exec_create,
+            Scope.CONNECT: self._connect,
+            Scope.DISCONNECT: self._disconnect,
+            Scope.NEW_NETWORK: self._new_network,
+            Scope.NEW_VOLUME: self._new_volume,
+        }
+        self._by_route = by_route
+
+    async def __call__(self, call: Call, scope: Scope) -> None:
+        """Return if the call stays within the labels; narrows and completes what it asks for."""
+        if scope is Scope.OPEN or (self._door.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
+            return
+        judge = self._by_route.get(scope)
+        if judge is None:
+            raise self._door.outside(f"{call.request.method} {call.pattern}")
+        await judge(call)
+
+    def holds(self, labels: Mapping[str, str] | None) -> bool:
+        have = labels or {}
+        return all(key in have and value in (None, have[key]) for key, value in self._door.labels)
+
+    def has_container(self, container_id: str) -> bool:
+        found = self._engine.containers.index.get(container_id)
+        return found is not None and self.holds(found.record.config.labels)
+
+    # --- objects, by the names that clients use ---------------------------------------------------------------------
+
+    def _container_id(self, text: str) -> str:
+        container = self._engine.containers.get(text)
+        if not self.holds(container.record.config.labels):
+            raise self._door.outside(f"container {text}")
+        return container.id
+
+    def _network_id(self, text: str, *, shared: bool = False) -> str:
+        record = self._engine.networks.resolve(text)
+        if not self.holds(record.labels) and not (shared and record.predefined and record.name in _SHARED_NETWORKS):
+            raise self._door.outside(f"network {text}")
+        return record.id
+
+    def _check_image(self, text: str) -> None:
+        if not self.holds(self._engine.images.resolve(text).config.labels):
+            raise self._door.outside(f"image {text}")
+
+    def _check_volume(self, name: str) -> None:
+        """It is in the scope, or is made with the labels."""
+        try:
+            record = self._engine.volumes.get(name)
+        except NotFound:
+            if len(self._stamp) < len(self._door.labels):
+                raise self._door.outside(f"volume {name}, which does not exist yet,") from None
+            return
+        if not self.holds(record.labels):
+            raise self._door.outside(f"volume {name}")
+
+    # --- routes by path ---------------------------------------------------------------------------------------------
+
+    async def _filter(self, call: Call) -> None:
+        call.only = self._door.label_texts
+        if call.pattern == "/containers/json":
+            filters = call.filters()
+            for name in (*filters.get("before", ()), *filters.get("since", ())):
+                self._container_id(name)  # what comes before or after it would say when it was made
+
+    async def _container(self, call: Call) -> None:
+        call.params["id"] = self._container_id(call.params["id"])
+
+    async def _exec(self, call: Call) -> None:
+        state = self._engine.execs.get(call.params["id"])
+        self._container_id(state.container.id)
+
+    async def _network(self, call: Call) -> None:
+        call.params["id"] = self._network_id(call.params["id"])
+
+    async def _volume(self, call: Call) -> None:
+        if not self.holds(self._engine.volumes.get(call.params["name"]).labels):
+            raise self._door.outside(f"volume {call.params['name']}")
+
+    async def _image(self, call: Call) -> None:
+        self._check_image(call.params["name"])
+
+    async def _pull(self, call: Call) -> None:
+        if not self._door.shared_images or not call.arg("fromImage"):
+            raise self._door.outside("an image from elsewhere")
+
+    # --- routes by body ---------------------------------------------------------------------------------------------
+
+    def _labelled(self, given: dict[str, str] | None, what: str) -> dict[str, str]:
+        labels = {**self._stamp, **(given or {})}
+        if not self.holds(labels):
+            raise self._door.outside(f"{what} with these labels")
+        return labels
+
+    async def _create(self, call: Call) -> None:
+        request = await call.json(CreateRequest)
+        request.labels = self._labelled(request.labels, "a container")
+        if request.image and not self._door.shared_images:
+            self._check_image(request.image)
+        if request.host_config is None:
+            request.host_config = HostConfig()
+        host = request.host_config
+        self._joined(host)
+        for name in self._volume_names(host):
+            self._check_volume(name)
+        call.stamp = self._stamp
+        endpoints = (request.networking_config and request.networking_config.endpoints_config) or {}
+        for name in endpoints:
+            self._join_network(name)
+        links = [*(host.links or ()), *(link for each in endpoints.values() if each for link in each.links or ())]
+        for link in links:
+            self._container_id(link.partition(":")[0])
+
+    def _joined(self, host: HostConfig) -> None:
+        for field in ("network_mode", "ipc_mode", "pid_mode"):
+            mode = getattr(host, field)
+            if mode.startswith("container:"):
+                setattr(host, field, f"container:{self._container_id(mode.removeprefix('container:'))}")
+        if not host.network_mode.startswith("container:"):
+            self._join_network(host.network_mode or "bridge")
+        if host.volumes_from:
+            split = [text.partition(":") for text in host.volumes_from]
+            host.volumes_from = [f"{self._container_id(name)}{colon}{mode}" for name, colon, mode in split]
+
+    def _join_network(self, name: str) -> None:
+        """Not by its ID: inspect shows what was asked for, and nobody but an administrator gives a name to another network.
+        One that does not exist yet could be anybody's when the container starts."""
+        try:
+            self._network_id(name, shared=True)
+        except NotFound:
+            raise self._door.outside(f"network {name}, which does not exist,") from None
+
+    @staticmethod
+    def _volume_names(host: HostConfig) -> Iterator[str]:
+        for text in host.binds or ():
+            record = parse_bind(text)
+            if record.type == "volume" and not record.anonymous:
+                yield record.name
+        for spec in host.mounts or ():
+            if spec.type == "volume" and spec.source:
+                yield spec.source
+
+    async def _exec_create(self, call: Call) -> None:
+        await self._container(call)
+        if (await call.json(ExecConfig)).privileged:
+            raise self._door.denied("a privileged exec")
+
+    async def _connect(self, call: Call) -> None:
+        request = await call.json(ConnectRequest)
+        request.container = self._container_id(request.container)
+        call.params["id"] = self._network_id(call.params["id"], shared=True)
+
+    async def _disconnect(self, call: Call) -> None:
+        request = await call.json(DisconnectRequest)
+        request.container = self._container_id(request.container)
+        call.params["id"] = self._network_id(call.params["id"], shared=True)
+
+    async def _new_network(self, call: Call) -> None:
+        request = await call.json(NetworkRequest)
+        request.labels = self._labelled(request.labels, "a network")
+
+    async def _new_volume(self, call: Call) -> None:
+        request = await call.json(VolumeCreateRequest)
+        if request.name:
+            self._check_existing(request.name)
+        request.labels = self._labelled(request.labels, "a volume")
+
+    def _check_existing(self, name: str) -> None:
+        try:
+            record = self._engine.volumes.get(name)
+        except NotFound:
+            return
+        if not self.holds(record.labels):
+            raise self._door.outside(f"volume {name}")

@@ -1,0 +1,83 @@
+"""What may stand in `listeners`, `audit-log` and `authorization-plugins`. Pure; `validate` asks it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from .model import Config, Listener
+from .values import parse_size_decimal
+
+__all__ = ["ROLES", "problems"]
+
+ROLES = ("read-only", "no-exec", "full")
+
+_PLUGIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+# Attributes that events carry beside an object's labels: a scope by one of these would match what is no label.
+_NO_LABELS = frozenset(
+    {"container", "driver", "execDuration", "execID", "exitCode", "id", "image", "name", "reclaimed", "signal", "type"}
+)
+
+Found = Iterator[tuple[str, tuple[str, ...]]]
+
+
+def _place(listener: Listener, config: Config) -> Iterator[str]:
+    scheme, separator, rest = listener.host.partition("://")
+    if not separator or scheme not in ("unix", "tcp"):
+        yield "its host is unix://PATH or tcp://HOST:PORT"
+    elif scheme == "unix" and not os.path.isabs(rest):
+        yield "an absolute path is needed"
+    elif scheme == "tcp":
+        host, colon, port = rest.rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+            yield "its host is tcp://HOST:PORT"
+        if not config.verifies_clients:
+            yield "tcp needs client certificates: tlsverify"
+        for key in ("owner", "group", "mode"):
+            if getattr(listener, key):
+                yield f"{key} is for unix sockets"
+
+
+def _rights(listener: Listener) -> Iterator[str]:
+    if listener.role not in ROLES:
+        yield f'there is no role "{listener.role}" ({", ".join(ROLES)})'
+    if listener.mode and not re.fullmatch(r"0?[0-7]{3}", listener.mode):
+        yield f'mode "{listener.mode}" is not octal, as in "0660"'
+    elif listener.mode and int(listener.mode, 8) & 0o002 and listener.role == "full" and not listener.labels:
+        yield f'mode "{listener.mode}" with role full: every user of this machine could become root'
+    for label in listener.labels:
+        key = label.partition("=")[0]
+        if not key:
+            yield f'label "{label}" has no name'
+        elif key in _NO_LABELS:
+            yield f'label "{key}" cannot be told from what events say of an object by that name: use com.example.{key}'
+    if len({label.partition("=")[0] for label in listener.labels}) < len(listener.labels):
+        yield "one label stands there twice"
+    if listener.shared_images and not listener.labels:
+        yield "shared-images is for listeners with labels"
+
+
+def problems(config: Config) -> Found:
+    """(what is wrong, the keys it is about)."""
+    seen = set(config.hosts)
+    for listener in config.listeners:
+        wrong = [*_place(listener, config), *_rights(listener)]
+        if listener.host in seen:
+            wrong.append("something else listens there already")
+        seen.add(listener.host)
+        for text in wrong:
+            yield f"invalid listener ({listener.host or 'without a host'}): {text}", ("listeners",)
+    if audit := config.audit_log:
+        if not os.path.isabs(audit.path):
+            yield f'invalid audit-log path "{audit.path}": an absolute path is needed', ("audit-log",)
+        if not 1 <= audit.max_file <= 1000:
+            yield f"invalid audit-log max-file: {audit.max_file} (1 to 1000)", ("audit-log",)
+        try:
+            if parse_size_decimal(audit.max_size) < 4096:
+                yield f'invalid audit-log max-size "{audit.max_size}": at least 4k', ("audit-log",)
+        except ValueError as error:
+            yield f'invalid audit-log max-size "{audit.max_size}": {error}', ("audit-log",)
+    for name in config.authorization_plugins:
+        if not _PLUGIN.fullmatch(name):
+            yield f'invalid authorization plugin "{name}": a plugin\'s name is needed', ("authorization-plugins",)

@@ -1,0 +1,474 @@
+"""Listeners with roles and labels, the audit log and authorization plugins, as `docker` and curl meet them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import json
+import os
+import secrets
+import signal
+import socket
+import socketserver
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from tests.integration.engine import BUSYBOX, Engine, Result, UnixConnection, until
+
+pytestmark = pytest.mark.root
+
+TEAM = "com.example.team"
+
+
+class House:
+    """One daemon with a door for each kind of client."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        home = self.engine.home
+        self.audit = home / "log" / "audit.log"
+
+        def door(name: str, role: str, **more: Any) -> dict[str, Any]:
+            return {"host": f"unix://{home}/{name}.sock", "role": role, **more}
+
+        self.config: dict[str, Any] = {
+            "listeners": [
+                door("read", "read-only", mode="0600"),
+                door("env", "read-only", **{"show-env": True, "group": "nogroup"}),
+                door("ci", "no-exec"),
+                door("web", "full", labels=[f"{TEAM}=web"], **{"shared-images": True}),
+                door("db", "full", labels=[f"{TEAM}=db"]),
+                door("webread", "read-only", labels=[f"{TEAM}=web"]),
+            ],
+            "audit-log": {"path": str(self.audit), "max-size": "1m"},
+        }
+        self.engine.configure(self.config)
+        self.engine.start()
+        self.engine.load()
+        self.engine.ok(
+            "run", "-d", "--name", "web1", "-l", f"{TEAM}=web", "-e", "PASSWORD=secret", "busybox", "sh", "-c", SERVE
+        )
+        self.engine.ok("run", "-d", "--name", "db1", "-l", f"{TEAM}=db", "busybox", "sleep", "600")
+
+    def docker(self, door: str, *argv: str) -> Result:
+        return self.engine.run(["docker", "-H", f"unix://{self.engine.home}/{door}.sock", *argv])
+
+    def ok(self, door: str, *argv: str) -> str:
+        result = self.docker(door, *argv)
+        assert result.code == 0, result.err
+        return result.line
+
+    def denied(self, door: str, *argv: str) -> str:
+        result = self.docker(door, *argv)
+        assert result.code != 0, result.out
+        return result.err
+
+    def curl(self, door: str, *argv: str) -> str:
+        *flags, path, write, form = argv
+        socket = f"{self.engine.home}/{door}.sock"
+        return self.engine.run(["curl", "-s", "--unix-socket", socket, *flags, f"http://d/v1.45{path}", write, form]).out
+
+    def api(self, door: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        connection = UnixConnection(f"{self.engine.home}/{door}.sock")
+        try:
+            data = json.dumps(body).encode() if body is not None else None
+            connection.request(method, f"/v1.45{path}", data, {"Content-Type": "application/json"} if data else {})
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text.strip() and "json" in (
+                answer.getheader("Content-Type") or ""
+            ) else text
+        finally:
+            connection.close()
+
+    def lines(self, **wanted: Any) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [line for line in found if all(line.get(key) == value for key, value in wanted.items())]
+
+
+SERVE = "echo hello; sleep 600"
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    made = House()
+    try:
+        yield made
+    finally:
+        left = made.engine.close()
+    assert left == []
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_reader_may(house: House) -> None:
+    assert sorted(house.ok("read", "ps", "--format", "{{.Names}}").split()) == ["db1", "web1"]
+    assert house.ok("read", "logs", "web1") == "hello"
+    until(lambda: "web1" in house.ok("read", "events", "--since", "1h", "--until", "0s"))  # whole seconds
+    assert "sleep" in house.ok("read", "top", "web1")
+    assert house.ok("read", "version", "-f", "{{.Server.Version}}")
+    assert house.ok("read", "info", "-f", "{{.Containers}}") == "2"
+    assert house.ok("read", "images", "-q")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "run busybox true",
+        "exec web1 true",
+        "rm -f web1",
+        "stop web1",
+        "pull busybox",
+        "rmi busybox",
+        "tag busybox x",
+        "volume create x",
+        "network create x",
+        "network connect bridge web1",
+        "system prune -f",
+        "top web1 e",
+    ],
+)
+def test_what_a_reader_may_not(house: House, argv: str) -> None:
+    text = house.denied("read", *argv.split())
+    assert f"is not allowed for role read-only of listener unix://{house.engine.home}/read.sock" in text
+    assert house.engine.state("web1") == "running"
+
+
+def test_a_reader_sees_no_values_of_the_environment(house: House) -> None:
+    env = "{{json .Config.Env}}"
+    assert "PASSWORD=(hidden)" in house.ok("read", "inspect", "-f", env, "web1")
+    assert "secret" not in house.ok("read", "inspect", "web1")
+    assert "PASSWORD=secret" in house.ok("env", "inspect", "-f", env, "web1")
+
+
+def test_sockets_are_whose_the_entry_says(house: House) -> None:
+    read, env = (os.stat(house.engine.home / f"{name}.sock") for name in ("read", "env"))
+    assert (stat.S_IMODE(read.st_mode), read.st_gid) == (0o600, 0)
+    assert (stat.S_IMODE(env.st_mode), env.st_gid) == (0o660, 65534)
+
+
+def test_no_exec_runs_containers_and_nothing_in_them(house: House) -> None:
+    assert house.ok("ci", "run", "--rm", "-v", "ci-data:/d", "busybox", "echo", "made") == "made"
+    for argv, what in (
+        ("exec web1 true", "POST /containers/{id}/exec"),
+        ("run --privileged busybox true", "Privileged"),
+        ("run -v /:/host busybox true", "the bind mount /:/host"),
+        ("run --mount type=bind,src=/,dst=/h busybox true", "the bind mount of /"),
+        ("run --device /dev/null busybox true", "Devices"),
+        ("run --pid host busybox true", "PidMode host"),
+        ("run --pid container:web1 busybox true", "PidMode container:web1"),
+        ("run --network host busybox true", "NetworkMode host"),
+        ("run --cap-add SYS_ADMIN busybox true", "CapAdd"),
+        ("run --security-opt seccomp=unconfined busybox true", "SecurityOpt seccomp=unconfined"),
+        ("run --security-opt systempaths=unconfined busybox true", "MaskedPaths"),
+        ("volume create -o type=none -o o=bind -o device=/ evil", "a volume with options of its driver"),
+        ("network create -d macvlan evil", "a network of driver macvlan"),
+    ):
+        assert f"{what} is not allowed for role no-exec" in house.denied("ci", *argv.split())
+    house.ok("ci", "volume", "rm", "ci-data")
+
+
+def test_attaching(house: House) -> None:
+    stdin = "standard input is not allowed for role no-exec"
+    for door, query, status, text in (
+        ("read", "", 403, "not allowed for role read-only"),
+        ("ci", "&stdin=1", 403, stdin),
+        ("ci", "&stdin=true", 403, stdin),
+        ("ci", "&stdin=0&logs=1", 200, "hello"),
+    ):
+        stream = "0" if status == 200 else "1"
+        path = f"/containers/web1/attach?stream={stream}&stdout=1{query}"
+        said = house.curl(door, "-X", "POST", path, "-w", "%{http_code}")
+        assert said.endswith(str(status))
+        assert text in said
+
+
+def test_a_key_in_other_case_is_the_same_key(house: House) -> None:
+    """What is judged is what is carried out, however it is spelt."""
+    body = {"image": BUSYBOX, "hostconfig": {"PRIVILEGED": True}}
+    status, answer = house.api("ci", "POST", "/containers/create", body)
+    assert (status, "Privileged is not allowed" in answer["message"]) == (403, True)
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_team_sees_its_own(house: House) -> None:
+    assert house.ok("web", "ps", "-a", "--format", "{{.Names}}") == "web1"
+    assert house.ok("db", "ps", "-a", "--format", "{{.Names}}") == "db1"
+    assert house.ok("webread", "ps", "--format", "{{.Names}}") == "web1"
+    assert house.ok("web", "ps", "-q", "-f", f"label={TEAM}=db") == ""
+    ident = house.engine.inspect("db1")["Id"]
+    for name in ("db1", ident, ident[:8]):
+        assert f"container {name} is outside the labels ({TEAM}=web) of listener" in house.denied("web", "inspect", name)
+    for argv in ("exec db1 true", "rm -f db1", "logs db1", "stop db1", "rename db1 x", "wait db1"):
+        assert "is outside the labels" in house.denied("web", *argv.split())
+    seen = house.ok("web", "events", "--since", "1h", "--until", "0s", "--format", "{{.Actor.Attributes.name}}").split()
+    assert set(seen) == {"web1"}
+
+
+def test_an_exec_of_another_team(house: House) -> None:
+    _, made = house.engine.api("POST", "/containers/db1/exec", {"Cmd": ["true"]})
+    for method, path in (("GET", "json"), ("POST", "start"), ("POST", "resize?h=1&w=1")):
+        assert house.api("web", method, f"/exec/{made['Id']}/{path}", {} if method == "POST" else None)[0] == 403
+    assert house.ok("web", "exec", "web1", "echo", "in") == "in"
+    assert "a privileged exec is not allowed" in house.denied("web", "exec", "--privileged", "web1", "true")
+
+
+def test_what_a_team_makes_is_its_own(house: House) -> None:
+    assert house.ok("web", "run", "--rm", "busybox", "echo", "made") == "made"
+    ident = house.ok("web", "create", "--name", "web2", "-v", "web-data:/d", "-v", "/anonymous", "busybox", "true")
+    made = house.engine.inspect(ident)
+    assert made["Config"]["Labels"] == {TEAM: "web"}
+    names = [mount["Name"] for mount in made["Mounts"]]
+    assert sorted(house.ok("web", "volume", "ls", "-q").split()) == sorted(names)
+    assert house.ok("db", "volume", "ls", "-q") == ""
+    assert "outside" in house.denied("web", "create", "-l", f"{TEAM}=db", "busybox")
+    assert "outside" in house.denied("db", "volume", "inspect", "web-data")
+    assert "outside" in house.denied("db", "volume", "create", "web-data")
+    house.ok("web", "network", "create", "web-net")
+    assert house.ok("web", "network", "ls", "--format", "{{.Name}}") == "web-net"
+    assert house.ok("web", "network", "inspect", "-f", "{{json .Labels}}", "web-net") == json.dumps(
+        {TEAM: "web"}, separators=(",", ":")
+    )
+    house.ok("web", "network", "connect", "web-net", "web1")
+    house.engine.ok("network", "connect", "web-net", "db1")
+    members = house.ok("web", "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", "web-net")
+    assert members == "web1"
+    house.engine.ok("network", "disconnect", "web-net", "db1")
+    house.ok("web", "network", "disconnect", "web-net", "web1")
+    house.ok("web", "network", "rm", "web-net")
+    house.ok("web", "rm", "-v", "web2")
+    house.ok("web", "volume", "rm", "web-data")
+
+
+def test_what_a_team_may_not_join(house: House) -> None:
+    house.engine.ok("volume", "create", "private")
+    house.engine.ok("network", "create", "private")
+    for argv in (
+        "--network container:db1",
+        "--pid container:db1",
+        "--ipc container:db1",
+        "--volumes-from db1",
+        "--link db1:x",
+        "-v private:/d",
+        "--mount type=volume,src=private,dst=/d",
+        "--network private",
+        "--network nowhere",
+    ):
+        assert "is outside the labels" in house.denied("web", "create", *argv.split(), "busybox"), argv
+    assert "Privileged is not allowed" in house.denied("web", "create", "--privileged", "busybox")
+    assert "the bind mount /:/h is not allowed" in house.denied("web", "create", "-v", "/:/h", "busybox")
+    assert "outside" in house.denied("web", "network", "connect", "private", "web1")
+    assert "outside" in house.denied("web", "network", "connect", "bridge", "db1")
+    for argv in ("system df", "tag busybox x", "rmi busybox"):
+        assert "is outside the labels" in house.denied("web", *argv.split())
+    assert house.ok("web", "create", "--pid", "container:web1", "--name", "beside", "busybox")
+    assert house.engine.inspect("beside")["HostConfig"]["PidMode"] == f"container:{house.engine.inspect('web1')['Id']}"
+    house.ok("web", "rm", "beside")
+    house.engine.ok("network", "rm", "private")
+    house.engine.ok("volume", "rm", "private")
+
+
+def test_images_are_shared_only_where_it_says_so(house: House) -> None:
+    assert house.ok("web", "images", "-q")
+    assert house.ok("db", "images", "-q") == ""
+    assert f"image {BUSYBOX.removesuffix(':latest')} is outside the labels" in house.denied("db", "run", "busybox", "true")
+    assert "an image from elsewhere is outside" in house.denied("db", "pull", "nowhere.invalid/x")
+    assert "outside" in house.denied("web", "load", "-i", "/dev/null")
+
+
+def test_prune_takes_ones_own(house: House) -> None:
+    house.engine.ok("create", "--name", "other", "busybox", "true")
+    house.ok("web", "create", "--name", "mine", "busybox", "true")
+    house.ok("web", "container", "prune", "-f")
+    assert sorted(house.engine.ok("ps", "-a", "--format", "{{.Names}}").split()) == ["db1", "other", "web1"]
+    house.engine.ok("rm", "other")
+
+
+# --- the audit log ----------------------------------------------------------------------------------------------------
+
+
+def test_who_did_what_is_written_down(house: House) -> None:
+    house.denied("read", "rm", "-f", "web1")
+    listener = f"unix://{house.engine.home}/read.sock"
+    (line,) = until(lambda: house.lines(route="/containers/{id}", listener=listener, decision="denied")[-1:])
+    assert (line["event"], line["by"], line["status"], line["method"]) == ("call", "role read-only", 403, "DELETE")
+    assert line["object"] == {"type": "container", "id": house.engine.inspect("web1")["Id"], "name": "web1"}
+    assert (line["peer"]["uid"], line["peer"]["gid"]) == (0, 0)
+    assert line["peer"]["pid"] > 1
+    assert line["path"].endswith("/containers/web1")
+    status = house.audit.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, 0)
+
+
+def test_streams_have_a_beginning_and_an_end(house: House) -> None:
+    house.engine.ok("exec", "web1", "true")
+    follower = subprocess.Popen(
+        ["curl", "-sN", "--unix-socket", house.engine.socket, "http://d/v1.45/containers/web1/logs?stdout=1&follow=1"],
+        stdout=subprocess.PIPE,
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.read(8)
+    mine = until(lambda: [line for line in house.lines(event="begin") if line["peer"]["pid"] == follower.pid])
+    (begun,) = mine
+    follower.kill()
+    follower.communicate()
+    (ended,) = until(lambda: house.lines(event="end", id=begun["id"]))
+    assert ended["outcome"] == "broken off"
+    (hijack,) = until(lambda: house.lines(event="end", route="/exec/{id}/start")[-1:])
+    assert (hijack["status"], hijack["outcome"], hijack["object"]["name"]) == (101, "complete", "web1")
+    assert hijack["seconds"] >= house.lines(event="begin", id=hijack["id"])[0]["seconds"]
+
+
+def test_unknown_routes_are_written_down_too(house: House) -> None:
+    assert house.api("read", "POST", "/no/such")[0] == 404
+    assert until(lambda: house.lines(path="/v1.45/no/such", status=404))[0].get("route", "") == ""
+
+
+# --- plugins ----------------------------------------------------------------------------------------------------------
+
+
+class Plugin:
+    """A real plugin on a unix socket where Docker looks for it. `decide` gives the verdict."""
+
+    def __init__(self, decide: Callable[[str, dict[str, Any]], dict[str, Any]], implements: str = "authz") -> None:
+        self.name = f"orlop-test-{secrets.token_hex(4)}"
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        plugin = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                method, question = self.path[1:], json.loads(data or b"{}")
+                plugin.asked.append((method, question))
+                answer = {"Implements": [implements]} if method == "Plugin.Activate" else decide(method, question)
+                body = json.dumps(answer).encode()
+                self.send_response(answer.pop("status", 200))
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def address_string(self) -> str:
+                return "unix"
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        class Server(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+            opened: ClassVar[list[Any]] = []
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                self.opened.append(request)
+                super().process_request(request, client_address)
+
+        self._made = [path for path in (Path("/run/docker"), Path("/run/docker/plugins")) if not path.exists()]
+        for path in self._made:
+            path.mkdir()
+        self._path = Path(f"/run/docker/plugins/{self.name}.sock")
+        self._server = Server(str(self._path), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        for connection in self._server.opened:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._path.unlink(missing_ok=True)
+        for path in reversed(self._made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    def questions(self, method: str, uri: str) -> list[dict[str, Any]]:
+        return [asked for name, asked in self.asked if name == f"AuthZPlugin.{method}" and uri in asked["RequestUri"]]
+
+
+def _no_volumes(method: str, question: dict[str, Any]) -> dict[str, Any]:
+    if question["RequestMethod"] == "POST" and question["RequestUri"].endswith("/volumes/create"):
+        name = json.loads(base64.b64decode(question["RequestBody"]))["Name"]
+        return {"Allow": name != "forbidden", "Msg": f"no volume {name}"}
+    if "break" in question["RequestUri"]:
+        return {"status": 500, "Err": "it broke"}
+    if method == "AuthZPlugin.AuthZRes" and "/hide" in question["RequestUri"]:
+        return {"Allow": False, "Msg": "not for you"}
+    return {"Allow": True}
+
+
+def test_plugins_are_asked_about_everything(house: House) -> None:
+    """Switched on and off by a reload, on all listeners."""
+    engine = house.engine
+    first, second = Plugin(_no_volumes), Plugin(lambda method, question: {"Allow": True})
+    try:
+        _reload(engine, {**house.config, "authorization-plugins": [first.name, second.name]})
+        assert engine.ok("info", "-f", "{{json .Plugins.Authorization}}") == json.dumps(
+            [first.name, second.name], separators=(",", ":")
+        )
+        said = engine.docker("volume", "create", "forbidden")
+        assert f"authorization denied by plugin {first.name}: no volume forbidden" in said.err
+        assert not second.questions("AuthZReq", "/volumes/create")
+        assert engine.ok("volume", "create", "welcome") == "welcome"
+        (asked,) = second.questions("AuthZReq", "/volumes/create")
+        assert json.loads(base64.b64decode(asked["RequestBody"]))["Name"] == "welcome"
+        assert asked["RequestHeaders"]["Content-Type"] == "application/json"
+        (told,) = second.questions("AuthZRes", "/volumes/create")
+        assert told["ResponseStatusCode"] == 201
+        assert json.loads(base64.b64decode(told["ResponseBody"]))["Name"] == "welcome"
+        assert house.ok("read", "volume", "ls", "-q") == "welcome"
+        engine.ok("volume", "rm", "welcome")
+
+        assert engine.ok("run", "--rm", "busybox", "echo", "through") == "through"
+        (hijack,) = second.questions("AuthZRes", "/attach")
+        assert hijack["ResponseStatusCode"] == 101
+        assert engine.api("GET", "/volumes/break") == (
+            500,
+            {"message": f"plugin {first.name} failed with error: AuthZPlugin.AuthZReq: it broke"},
+        )
+        engine.ok("volume", "create", "hide")
+        assert engine.api("GET", "/volumes/hide") == (
+            403,
+            {"message": f"authorization denied by plugin {first.name}: not for you"},
+        )
+        large = json.dumps({"Name": "x", "Labels": {"a": "b" * (4 << 20)}}).encode()
+        status, answer = engine.api("POST", "/volumes/create", large)
+        assert (status, answer["message"]) == (
+            500,
+            "request body too large for authorization plugin: size exceeds 4194304 bytes",
+        )
+
+        first.close()
+        status, answer = engine.api("GET", "/_ping")
+        assert (status, f"plugin {first.name} failed with error" in answer["message"]) == (500, True)
+        denied = until(lambda: house.lines(decision="denied", by=f"plugin {first.name}", path="/_ping"))
+        assert "cannot reach unix:///run/docker/plugins/" in denied[-1]["reason"]
+        _reload(
+            engine,
+            {**house.config, "authorization-plugins": ["no-such-plugin"]},
+            'authorization plugin "no-such-plugin" not found',
+        )
+        assert engine.api("GET", "/_ping")[0] == 500
+    finally:
+        first.close()
+        second.close()
+        _reload(engine, house.config)
+    engine.ok("volume", "rm", "hide")
+
+
+def _reload(engine: Engine, config: dict[str, Any], said: str = "configuration reloaded") -> None:
+    engine.configure(config)
+    before = engine.log().count(said)
+    assert engine.process
+    engine.process.send_signal(signal.SIGHUP)
+    until(lambda: engine.log().count(said) > before, f"the reload: {said}")

@@ -1,0 +1,186 @@
+"""The audit log on its disk: whole lines, rotation, a full disk, and what `required` holds up."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from orlop_kernel.access import audit_file
+from orlop_kernel.access.audit import Audit, Line, Unwritable
+from orlop_kernel.access.audit_file import AuditFile
+from orlop_kernel.config import AuditLog, ConfigError
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def line(number: int) -> Line:
+    return Line(time="t", event="call", id=str(number), path="/x\n/y")
+
+
+class Disk:
+    """Writes fail with ENOSPC while it is full, after half of the data, as they do."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full, self.write = False, os.write
+        monkeypatch.setattr(audit_file.os, "write", self._write)
+
+    def _write(self, fd: int, data: Any) -> int:
+        if self.full and len(data) <= 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.write(fd, data[: max(4, len(data) // 2)] if self.full else data)
+
+
+def test_the_file_is_roots_alone_and_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "audit.log"
+    path.parent.mkdir()
+    path.write_bytes(b"before\n")
+    path.chmod(0o644)
+    file = AuditFile(str(path), 1 << 20, 2)
+    file.append(b"one\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == b"before\none\n"
+    file.close()
+
+
+def test_links_and_pipes_are_no_logs(tmp_path: Path) -> None:
+    (tmp_path / "target").touch()
+    (tmp_path / "link").symlink_to("target")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError):
+            AuditFile(str(tmp_path / name), 1 << 20, 2).open()
+
+
+def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    file = AuditFile(str(path), 10, 3)
+    for number in range(5):
+        file.append(b"line %d\n" % number)
+    assert sorted(os.listdir(tmp_path)) == ["audit.log", "audit.log.1", "audit.log.2"]
+    assert [(tmp_path / name).read_bytes() for name in ("audit.log", "audit.log.1", "audit.log.2")] == [
+        b"line 4\n",
+        b"line 3\n",
+        b"line 2\n",
+    ]
+    file.close()
+    single = AuditFile(str(tmp_path / "single"), 10, 1)
+    single.append(b"line 1\n")
+    single.append(b"line 2\n")
+    assert (tmp_path / "single").read_bytes() == b"line 2\n"
+    single.close()
+
+
+def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    file = AuditFile(str(path), 1 << 20, 2)
+    file.append(b"one\n")
+    path.rename(tmp_path / "taken")
+    file.append(b"two\n")
+    assert (path.read_bytes(), (tmp_path / "taken").read_bytes()) == (b"two\n", b"one\n")
+    file.close()
+
+
+def test_half_a_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, path = Disk(monkeypatch), tmp_path / "audit.log"
+    file = AuditFile(str(path), 1 << 20, 2)
+    file.append(b"one whole line\n")
+    disk.full = True
+    with pytest.raises(OSError, match="No space left"):
+        file.append(b"another whole line\n")
+    assert path.read_bytes() == b"one whole line\n"
+    disk.full = False
+    file.append(b"third\n")
+    assert path.read_bytes() == b"one whole line\nthird\n"
+    file.close()
+
+
+def run(path: Path, body: Callable[[Audit], Any], **settings: Any) -> None:
+    async def main() -> None:
+        with trio.fail_after(20):
+            async with Audit.open(AuditLog(path=str(path), **settings)) as audit:
+                await body(audit)
+
+    trio.run(main)
+
+
+def test_lines_are_written_soon_and_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+
+    async def body(audit: Audit) -> None:
+        await audit.wait(audit.write(line(1)))
+        assert [each["id"] for each in lines(path)] == ["1"]
+        audit.write(line(2))
+
+    run(path, body)
+    assert [each["id"] for each in lines(path)] == ["1", "2"]
+    assert lines(path)[0]["path"] == "/x\n/y"
+
+
+def test_a_daemon_that_is_cancelled_still_writes(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            async with Audit.open(AuditLog(path=str(path))) as audit:
+                audit.write(line(1))
+                scope.cancel()
+                await trio.sleep_forever()
+
+    trio.run(main)
+    assert len(lines(path)) == 1
+
+
+def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    disk, path = Disk(monkeypatch), tmp_path / "audit.log"
+
+    async def body(audit: Audit) -> None:
+        disk.full = True
+        for number in (1, 2):
+            with pytest.raises(Unwritable, match="nothing may be changed without it: No space left on device"):
+                await audit.wait(audit.write(line(number)))
+        assert caplog.text.count("cannot write the audit log") == 1
+        disk.full = False
+        await audit.wait(audit.write(line(3)))
+
+    run(path, body)
+    assert [each["id"] for each in lines(path)] == ["1", "2", "3"]
+    assert "is written again" in caplog.text
+
+
+def test_what_has_no_room_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop_kernel.access.audit._KEEP", 200)
+    disk, path = Disk(monkeypatch), tmp_path / "audit.log"
+
+    async def body(audit: Audit) -> None:
+        disk.full = True
+        numbers = [audit.write(line(number)) for number in range(10)]
+        assert numbers[:2] == [1, 2]
+        assert numbers[-1] == 0
+        with pytest.raises(Unwritable):
+            await audit.wait(numbers[-1])
+        disk.full = False
+
+    run(path, body)
+    kept = [each for each in lines(path) if each["event"] == "call"]
+    (lost,) = [each for each in lines(path) if each["event"] == "lost"]
+    assert len(kept) + lost["count"] == 10
+
+
+def test_what_is_no_place_for_a_log_is_an_error_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    async def body(audit: Audit) -> None:
+        raise AssertionError("it was opened")
+
+    with pytest.raises(ConfigError, match=r"cannot write the audit log .*: Not a directory"):
+        run(tmp_path / "file" / "audit.log", body)

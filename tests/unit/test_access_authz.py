@@ -1,0 +1,371 @@
+"""Authorization plugins and the guard around a call: order, bodies, answers, and plugins that are not as they should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self, cast
+
+import msgspec
+import pytest
+import trio
+
+from orlop_kernel.access import authz, authz_find
+from orlop_kernel.access.audit import Audit
+from orlop_kernel.access.authz import Chain, Plugin, Question
+from orlop_kernel.access.authz_find import Address, find
+from orlop_kernel.access.guard import Guard
+from orlop_kernel.api.call import Call
+from orlop_kernel.api.responses import hijack_head, json_response
+from orlop_kernel.api.router import Api, Route
+from orlop_kernel.config import AuditLog, ConfigError
+from orlop_kernel.http import Server
+from orlop_kernel.http.listeners import open_unix_listener
+from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
+
+Verdict = dict[str, Any]
+ALLOW: Verdict = {"Allow": True}
+
+
+class Body:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def read(self, limit: int) -> bytes:
+        if len(self.data) > limit:
+            raise BodyError(413, "request body too large")
+        data, self.data = self.data, b""
+        return data
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self.data = self.data, b""
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
+PEER = Peer("tls", address="192.0.2.1:5", subject="CN=anna,O=crew", common_name="anna", certificate=b"\x30\x01\x00")
+
+
+def request(method: str, path: str, body: bytes = b"", kind: str = "application/json", peer: Peer = PEER) -> Request:
+    headers = {"host": "d", "x-registry-auth": "secret", **({"content-type": kind} if body else {})}
+    return Request(method, f"{path}?a=b", path, {}, headers, Body(body), peer)
+
+
+class Fake:
+    """A plugin on a socket, served by our own server in this loop."""
+
+    def __init__(self, name: str, directory: Path, verdict: Callable[[str, Verdict], Verdict | None]) -> None:
+        self.path = str(directory / f"{name}.sock")
+        self.plugin = Plugin(name, Address(f"unix://{self.path}", self.path))
+        self.asked: list[tuple[str, Verdict]] = []
+        self.implements = ["authz"]
+        self._verdict = verdict
+
+    async def __call__(self, asked: Request) -> Answer:
+        method, question = asked.path[1:], json.loads(await asked.body.read(1 << 24) or b"{}")
+        self.asked.append((method, question))
+        if method == "Plugin.Activate":
+            return json_response({"Implements": self.implements})
+        verdict = self._verdict(method, question)
+        if verdict is None:
+            await trio.sleep_forever()
+        return json_response(verdict) if isinstance(verdict, dict) else Response(200, b"what?")
+
+    def questions(self, method: str) -> list[Verdict]:
+        return [question for name, question in self.asked if name == f"AuthZPlugin.{method}"]
+
+
+@asynccontextmanager
+async def serving(*fakes: Fake) -> AsyncIterator[Chain]:
+    chain = Chain()
+    chain.replace(tuple(fake.plugin for fake in fakes))
+    async with trio.open_nursery() as nursery:
+        for fake in fakes:
+            await nursery.start(Server(fake).serve, [open_unix_listener(fake.path)])
+        with trio.fail_after(20):
+            yield chain
+        await chain.aclose()
+        nursery.cancel_scope.cancel()
+
+
+def api(handler: Callable[[Call], Awaitable[Answer]], chain: Chain, audit: Audit | None = None) -> Api:
+    guard = Guard(cast("Any", SimpleNamespace()), None, audit, chain)
+    return Api([Route(method, "/x", handler) for method in ("GET", "POST")], guard=guard)
+
+
+def told(answer: Answer) -> tuple[int, str]:
+    assert isinstance(answer, Response)
+    return answer.status, str(msgspec.json.decode(answer.body)["message"])
+
+
+def test_the_question_has_dockers_fields(tmp_path: Path) -> None:
+    data = b'{ "a" : 1 }'
+    seen = []
+
+    async def handler(call: Call) -> Answer:
+        seen.append(await call.json_bytes())
+        return json_response({"b": 2}, 201)
+
+    async def main() -> None:
+        fake = Fake("one", tmp_path, lambda method, question: ALLOW)
+        async with serving(fake) as chain:
+            answer = await api(handler, chain)(request("POST", "/x", data))
+            assert isinstance(answer, Response)
+            assert answer.status == 201
+        assert [name for name, _ in fake.asked] == ["Plugin.Activate", "AuthZPlugin.AuthZReq", "AuthZPlugin.AuthZRes"]
+        first, second = fake.questions("AuthZReq")[0], fake.questions("AuthZRes")[0]
+        certificate = msgspec.convert(first.pop("RequestPeerCertificates")[0], bytes, strict=False)
+        assert certificate.startswith(b"-----BEGIN CERTIFICATE-----\n")
+        assert first == {
+            "User": "anna",
+            "UserAuthNMethod": "TLS",
+            "RequestMethod": "POST",
+            "RequestUri": "/x?a=b",
+            "RequestBody": "eyAiYSIgOiAxIH0=",
+            "RequestHeaders": {"Content-Type": "application/json"},
+        }
+        assert second["ResponseStatusCode"] == 201
+        assert second["ResponseHeaders"]["Content-Type"] == "application/json"
+        assert msgspec.convert(second["ResponseBody"], bytes, strict=False) == b'{"b":2}\n'
+
+    trio.run(main)
+    assert seen == [data]
+
+
+def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path) -> None:
+    """Also one that only says that it is JSON."""
+    seen = []
+
+    async def handler(call: Call) -> Answer:
+        seen.extend([piece async for piece in call.request.body])
+        return Response(200)
+
+    async def main() -> None:
+        fake = Fake("one", tmp_path, lambda method, question: ALLOW)
+        async with serving(fake) as chain:
+            await api(handler, chain)(request("POST", "/x", b"tar"))
+            await api(handler, chain)(request("POST", "/x", b"tar", "application/x-tar"))
+        assert [question.get("RequestBody") for question in fake.questions("AuthZReq")] == ["dGFy", None]
+
+    trio.run(main)
+    assert seen == [b"tar", b"tar"]
+
+
+def test_the_first_no_ends_it(tmp_path: Path) -> None:
+    reached = []
+
+    async def handler(call: Call) -> Answer:
+        reached.append(1)
+        return json_response({})
+
+    async def main() -> None:
+        no = Fake("no", tmp_path, lambda method, question: {"Allow": False, "Msg": "never"})
+        later = Fake("later", tmp_path, lambda method, question: ALLOW)
+        async with serving(later, no) as chain:
+            answer = await api(handler, chain)(request("GET", "/x"))
+            assert told(answer) == (403, "authorization denied by plugin no: never")
+        assert (len(later.questions("AuthZReq")), later.questions("AuthZRes")) == (1, [])
+
+    trio.run(main)
+    assert not reached
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "text"),
+    [
+        ({"Err": "it broke"}, 500, "plugin bad failed with error: it broke"),
+        ({"Allow": True, "Err": "it broke"}, 500, "plugin bad failed with error: it broke"),
+        ({}, 403, "authorization denied by plugin bad: "),
+        ("nonsense", 500, "plugin bad failed with error: AuthZPlugin.AuthZReq: its answer cannot be read"),
+        (None, 500, "plugin bad failed with error: AuthZPlugin.AuthZReq: no answer in"),
+    ],
+)
+def test_everything_but_a_yes_is_a_no(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Any, status: int, text: str
+) -> None:
+    monkeypatch.setattr(authz, "PATIENCE", 0.3)
+
+    async def handler(call: Call) -> Answer:
+        raise AssertionError("it was carried out")
+
+    async def main() -> None:
+        async with serving(Fake("bad", tmp_path, lambda method, question: verdict)) as chain:
+            found = told(await api(handler, chain)(request("GET", "/x")))
+            assert (found[0], text in found[1]) == (status, True), found
+
+    trio.run(main)
+
+
+def test_a_plugin_of_another_kind_or_none_at_all(tmp_path: Path) -> None:
+    async def main() -> None:
+        fake = Fake("volumes", tmp_path, lambda method, question: ALLOW)
+        fake.implements = ["VolumeDriver"]
+        async with serving(fake) as chain:
+            with pytest.raises(authz.PluginFailed, match="does not implement the requested driver: authz"):
+                await chain.may_ask(Question())
+        missing = Plugin("gone", Address("unix:///no/such.sock", "/no/such.sock"))
+        with pytest.raises(authz.PluginFailed, match=r"cannot reach unix:///no/such\.sock"):
+            await missing.ask("AuthZPlugin.AuthZReq", Question())
+        await missing.aclose()
+
+    trio.run(main)
+
+
+def test_a_body_too_large_to_show_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(call: Call) -> Answer:
+        raise AssertionError("it was carried out")
+
+    async def main() -> None:
+        async with serving(Fake("one", tmp_path, lambda method, question: ALLOW)) as chain:
+            large = request("POST", "/x", b" " * (authz.BODY_LIMIT + 1))
+            text = "request body too large for authorization plugin: size exceeds 4194304 bytes"
+            assert told(await api(handler, chain)(large)) == (500, text)
+
+    trio.run(main)
+
+
+class Pieces:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise AssertionError("it was read")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def test_streams_are_judged_before_they_begin(tmp_path: Path) -> None:
+    pieces, ran = Pieces(), []
+
+    async def run(stream: RawStream) -> None:
+        ran.append(1)
+
+    async def stream(call: Call) -> Answer:
+        return Streaming(200, pieces, (("Content-Type", "application/json"),))
+
+    async def hijack(call: Call) -> Answer:
+        return Hijack(hijack_head(call, True), run)
+
+    async def main() -> None:
+        fake = Fake("one", tmp_path, lambda method, question: {"Allow": method.endswith("Req"), "Msg": "not that"})
+        async with serving(fake) as chain:
+            for handler in (stream, hijack):
+                answer = await api(handler, chain)(request("GET", "/x"))
+                assert told(answer) == (403, "authorization denied by plugin one: not that")
+        streamed, hijacked = fake.questions("AuthZRes")
+        assert (streamed["ResponseStatusCode"], "ResponseBody" in streamed) == (200, False)
+        assert hijacked["ResponseStatusCode"] == 101
+
+    trio.run(main)
+    assert pieces.closed
+    assert not ran
+
+
+def test_a_failure_is_told_as_it_is(tmp_path: Path) -> None:
+    async def handler(call: Call) -> Answer:
+        return json_response({"message": "No such thing"}, 404)
+
+    async def main() -> None:
+        async with serving(Fake("one", tmp_path, lambda method, question: {"Allow": method.endswith("Req")})) as chain:
+            assert told(await api(handler, chain)(request("GET", "/x"))) == (404, "No such thing")
+
+    trio.run(main)
+
+
+# --- the audit log around it ------------------------------------------------------------------------------------------
+
+
+def test_what_the_log_must_have_and_cannot_is_not_done(tmp_path: Path) -> None:
+    reached = []
+
+    async def handler(call: Call) -> Answer:
+        reached.append(call.request.method)
+        return json_response({})
+
+    async def main() -> None:
+        path = tmp_path / "log" / "audit.log"
+        async with Audit.open(AuditLog(path=str(path), required=True)) as audit:
+            served = api(handler, Chain(), audit)
+            await served(request("POST", "/x"))
+            written = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+            assert written == ["request"]  # before the call; its end follows in a moment
+            path.unlink()
+            path.mkdir()
+            refused = told(await served(request("POST", "/x")))
+            assert (refused[0], "nothing may be changed without it: Is a directory" in refused[1]) == (503, True), refused
+            await served(request("GET", "/x"))
+            path.rmdir()
+        last = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(each["event"], each.get("by", "")) for each in last if each["method"] == "POST"][-1] == (
+            "call",
+            "audit log",
+        )
+        assert last[-1]["peer"] == {"address": "192.0.2.1:5", "certificate": "CN=anna,O=crew"}
+
+    trio.run(main)
+    assert reached == ["POST", "GET"]
+
+
+# --- discovery --------------------------------------------------------------------------------------------------------
+
+
+def test_where_plugins_are_found(tmp_path: Path) -> None:
+    sockets, specs = tmp_path / "run", tmp_path / "etc"
+    (sockets / "sub").mkdir(parents=True)
+    specs.mkdir()
+
+    def found(name: str) -> Address:
+        return find(name, str(sockets), (str(specs),))
+
+    with pytest.raises(
+        ConfigError, match=r'authorization plugin "none" not found: there is no none\.sock, \.spec or \.json in'
+    ):
+        found("none")
+    (specs / "a.spec").write_text("tcp://127.0.0.1:99\n")
+    assert found("a")[:4] == ("tcp://127.0.0.1:99", "", "127.0.0.1", 99)
+    (specs / "b.spec").write_text("unix:///run/b.sock")
+    assert found("b").unix == "/run/b.sock"
+    (specs / "c.json").write_text('{"Name": "c", "Addr": "https://localhost:99", "TLSConfig": {"InsecureSkipVerify": true}}')
+    assert (found("c").host, found("c").context is None) == ("localhost", False)
+    (specs / "d.spec").write_text("somewhere")
+    with pytest.raises(ConfigError, match=r"cannot use .*d.spec: the address \"somewhere\" is neither"):
+        found("d")
+    (specs / "e.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"cannot use .*e.json"):
+        found("e")
+    (specs / "f.json").write_text('{"Addr": "tcp://h:1", "TLSConfig": {"CAFile": "/no/such/ca.pem"}}')
+    with pytest.raises(ConfigError, match="No such file"):
+        found("f")
+    (sockets / "a.sock").touch()
+    assert not found("a").unix  # a file of that name is no socket
+    trio.run(_socket, sockets / "sub" / "sub.sock", found)
+
+
+async def _socket(path: Path, found: Callable[[str], Address]) -> None:
+    listener = open_unix_listener(str(path))
+    assert found("sub") == Address(f"unix://{path}", str(path))
+    await listener.aclose()
+
+
+def test_known_plugins_are_kept_over_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop_kernel.access.authz.find", lambda name: Address(f"unix:///{name}", f"/{name}"))
+    chain = Chain()
+    first = chain.prepare(["a", "b"])
+    chain.replace(first)
+    assert chain.prepare(["b", "c", "b"])[0] is first[1]
+    assert [plugin.name for plugin in chain.prepare(["b", "c", "b"])] == ["b", "c"]
+    assert chain
+    chain.replace(())
+    assert not chain
+    assert authz_find.SOCKETS == "/run/docker/plugins"

@@ -1,0 +1,233 @@
+"""Roles, walls and configuration of listeners: what they let through, without a daemon."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_kernel.access import walls
+from orlop_kernel.access.audit import Line
+from orlop_kernel.access.door import Door
+from orlop_kernel.access.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Level, Rule, Scope
+from orlop_kernel.api.decode import decode_json
+from orlop_kernel.config import AuditLog, ConfigError, Listener, load
+from orlop_kernel.config.access import ROLES
+from orlop_kernel.types.containers import CreateRequest, UpdateRequest
+from orlop_kernel.types.networks import CreateRequest as NetworkRequest
+from orlop_kernel.types.volumes import VolumeCreateRequest
+
+
+def test_what_nobody_thought_about_is_for_role_full_without_labels() -> None:
+    assert UNKNOWN == (Level.FULL, Scope.CLOSED)
+    assert tuple(ROLE_LEVEL) == ROLES
+
+
+def test_readers_change_nothing_and_get_no_files() -> None:
+    readable = {route for route, rule in ROUTES.items() if rule.level is Level.READ}
+    assert {route for route in readable if not route.startswith(("GET", "HEAD"))} == {"POST /containers/{id}/wait"}
+    assert not [route for route in readable if route.endswith(("/archive", "/export", "/get", "/attach/ws", "/search"))]
+    for needed in ("GET /containers/{id}/logs", "GET /events", "GET /containers/{id}/stats", "GET /containers/{id}/json"):
+        assert needed in readable
+
+
+def test_no_exec_runs_nothing_in_what_is_there() -> None:
+    beyond = {route for route, rule in ROUTES.items() if rule.level is Level.FULL}
+    assert beyond == {
+        "POST /containers/{id}/exec",
+        "POST /exec/{id}/start",
+        "POST /exec/{id}/resize",
+        "PUT /containers/{id}/archive",
+        "GET /containers/{id}/attach/ws",
+    }
+
+
+def test_labels_leave_nothing_about_a_thing_open() -> None:
+    unjudged = {route for route, rule in ROUTES.items() if rule.scope is Scope.OPEN}
+    assert not [route for route in unjudged if "{id}" in route]
+    assert unjudged == {
+        *("GET /_ping", "HEAD /_ping", "GET /version", "GET /info", "POST /auth"),
+        *("GET /images/search", "GET /distribution/{name}/json"),
+    }
+
+
+def beyond(apart: bool = True, **host: Any) -> list[str]:
+    body = json.dumps({"Image": "x", "HostConfig": host}).encode()
+    return [*walls.of_container(decode_json(body, CreateRequest), apart=apart)]
+
+
+@pytest.mark.parametrize(
+    ("host", "what"),
+    [
+        ({"Privileged": True}, "Privileged"),
+        ({"Binds": ["/etc:/e:ro"]}, "the bind mount /etc:/e:ro"),
+        ({"Binds": ["/run/orlop.sock:/s"]}, "the bind mount /run/orlop.sock:/s"),
+        ({"Mounts": [{"Type": "bind", "Source": "/", "Target": "/h"}]}, "the bind mount of /"),
+        (
+            {
+                "Mounts": [
+                    {
+                        "Type": "volume",
+                        "Source": "v",
+                        "Target": "/h",
+                        "VolumeOptions": {"DriverConfig": {"Options": {"o": "bind"}}},
+                    }
+                ]
+            },
+            "the volume v with options of its driver",
+        ),
+        ({"Devices": [{"PathOnHost": "/dev/sda"}]}, "Devices"),
+        ({"DeviceCgroupRules": ["a *:* rwm"]}, "DeviceCgroupRules"),
+        ({"DeviceRequests": [{}]}, "DeviceRequests"),
+        ({"CapAdd": ["SYS_ADMIN"]}, "CapAdd"),
+        ({"CapAdd": "ALL"}, "CapAdd"),
+        ({"SecurityOpt": ["apparmor=unconfined"]}, "SecurityOpt apparmor=unconfined"),
+        ({"SecurityOpt": ["label:disable"]}, "SecurityOpt label:disable"),
+        ({"MaskedPaths": []}, "MaskedPaths"),
+        ({"ReadonlyPaths": []}, "ReadonlyPaths"),
+        ({"CgroupParent": "/x"}, "CgroupParent"),
+        ({"Annotations": {"run.oci.hooks.stdout": "/etc/x"}}, "Annotations"),
+        ({"NetworkMode": "host"}, "NetworkMode host"),
+        ({"PidMode": "host"}, "PidMode host"),
+        ({"IpcMode": "host"}, "IpcMode host"),
+        ({"UTSMode": "host"}, "UTSMode host"),
+        ({"UsernsMode": "host"}, "UsernsMode host"),
+        ({"CgroupnsMode": "host"}, "CgroupnsMode host"),
+        ({"PidMode": "container:x"}, "PidMode container:x"),
+    ],
+)
+def test_what_takes_something_of_the_hosts(host: dict[str, Any], what: str) -> None:
+    assert beyond(**host) == [what]
+
+
+def test_what_takes_nothing_of_the_hosts() -> None:
+    harmless = {
+        "Binds": ["data:/d", "/anonymous"],
+        "Mounts": [{"Type": "tmpfs", "Target": "/t"}, {"Type": "volume", "Target": "/v"}],
+        "SecurityOpt": ["no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"],
+        "NetworkMode": "container:x",
+        "IpcMode": "private",
+        "CapDrop": ["ALL"],
+        "MaskedPaths": None,
+        "Annotations": {},
+        "Memory": 1 << 26,
+        "PortBindings": {"80/tcp": [{"HostPort": "80"}]},
+    }
+    assert beyond(**harmless) == []
+    assert beyond(apart=False, PidMode="container:x") == []
+    assert [*walls.of_container(CreateRequest(image="x"), apart=True)] == []
+
+
+def test_other_bodies() -> None:
+    assert [*walls.of_update(UpdateRequest(memory=5))] == []
+    assert [*walls.of_update(UpdateRequest(device_cgroup_rules=["a"]))] == ["DeviceCgroupRules"]
+    assert [*walls.of_volume(VolumeCreateRequest(name="x", driver_opts={"device": "/"}))] == [
+        "a volume with options of its driver"
+    ]
+    assert [*walls.of_volume(VolumeCreateRequest(name="x", driver_opts={}))] == []
+    assert [*walls.of_network(NetworkRequest(name="x"))] == []
+    assert [*walls.of_network(NetworkRequest(name="x", driver="macvlan"))] == ["a network of driver macvlan"]
+    named = NetworkRequest(name="x", options={"com.docker.network.bridge.name": "docker0"})
+    assert [*walls.of_network(named)] == ["a network with com.docker.network.bridge.name"]
+
+
+def test_who_is_walled_in() -> None:
+    def door(role: str, *labels: str) -> Door:
+        return Door.of(Listener(host="unix:///x", role=role, labels=labels))
+
+    assert [door(role).guarded for role in ROLES] == [True, True, False]
+    assert door("full", "a=b").guarded
+    assert door("full", "a=b", "c").labels == (("a", "b"), ("c", None))
+    assert door("full", "a=b", "c").label_texts == ("a=b", "c")
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+def configured(tmp_path: Path, content: dict[str, Any]) -> Any:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps(content))
+    return load(["--config-file", str(path)], {})
+
+
+def test_listeners_as_they_should_be(tmp_path: Path) -> None:
+    entry = {"host": "unix:///run/read.sock", "role": "read-only", "labels": ["com.example.team=web"], "mode": "0660"}
+    config = configured(tmp_path, {"listeners": [entry], "audit-log": {"path": "/a"}, "authorization-plugins": ["opa"]})
+    assert config.listeners == (
+        Listener(host="unix:///run/read.sock", role="read-only", labels=("com.example.team=web",), mode="0660"),
+    )
+    assert (config.audit_log.max_size, config.audit_log.max_file, config.audit_log.required) == ("100m", 5, False)
+    assert config.authorization_plugins == ("opa",)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (
+            {"host": "unix:///x", "role": "reader"},
+            'invalid listener (unix:///x): there is no role "reader" (read-only, no-exec, full)',
+        ),
+        ({"host": "/x", "role": "full"}, "its host is unix://PATH or tcp://HOST:PORT"),
+        ({"host": "fd://3", "role": "full"}, "its host is unix://PATH or tcp://HOST:PORT"),
+        ({"host": "unix://x", "role": "full"}, "an absolute path is needed"),
+        ({"host": "tcp://127.0.0.1:99", "role": "read-only"}, "tcp needs client certificates: tlsverify"),
+        ({"host": "tcp://127.0.0.1", "role": "read-only"}, "its host is tcp://HOST:PORT"),
+        ({"host": "tcp://h:1", "role": "full", "group": "x"}, "group is for unix sockets"),
+        ({"host": "unix:///x", "role": "full", "mode": "rw"}, 'mode "rw" is not octal'),
+        ({"host": "unix:///x", "role": "full", "mode": "0666"}, "every user of this machine could become root"),
+        ({"host": "unix:///x", "role": "full", "labels": ["=a"]}, 'label "=a" has no name'),
+        ({"host": "unix:///x", "role": "full", "labels": ["name=web"]}, 'label "name" cannot be told from'),
+        ({"host": "unix:///x", "role": "full", "labels": ["a=1", "a=2"]}, "one label stands there twice"),
+        ({"host": "unix:///x", "role": "full", "shared-images": True}, "shared-images is for listeners with labels"),
+        ({"host": "unix:///s", "role": "full"}, "something else listens there already"),
+        ({"host": "unix:///x"}, "listeners"),
+        ({"host": "unix:///x", "role": "full", "rol": 1}, "rol"),
+    ],
+)
+def test_listeners_that_cannot_be(tmp_path: Path, entry: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        configured(tmp_path, {"hosts": ["unix:///s"], "listeners": [entry]})
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"audit-log": {"path": "x"}}, 'invalid audit-log path "x": an absolute path is needed'),
+        ({"audit-log": {"path": "/x", "max-size": "much"}}, 'invalid audit-log max-size "much"'),
+        ({"audit-log": {"path": "/x", "max-size": "1k"}}, "at least 4k"),
+        ({"audit-log": {"path": "/x", "max-file": 0}}, "invalid audit-log max-file: 0 (1 to 1000)"),
+        ({"audit-log": {}}, "audit-log"),
+        ({"authorization-plugins": ["../x"]}, 'invalid authorization plugin "../x"'),
+    ],
+)
+def test_other_keys_that_cannot_be(tmp_path: Path, content: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        configured(tmp_path, content)
+    assert text in str(error.value)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_routes_is_on_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if re.match(r"\| `[A-Z]+ /", line)
+    ]
+
+    def may(rule: Rule, level: Level) -> str:
+        return "yes" if rule.level <= level else "no"
+
+    assert rows == [
+        [f"`{route}`", may(rule, Level.READ), may(rule, Level.CHANGE), rule.scope.value] for route, rule in ROUTES.items()
+    ]
+
+
+def test_members_are_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    fields = {*Listener.__struct_encode_fields__, *AuditLog.__struct_encode_fields__, *Line.__struct_encode_fields__}
+    assert not [field for field in fields if f"`{field}`" not in page and f'"{field}":' not in page]

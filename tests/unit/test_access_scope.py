@@ -1,0 +1,177 @@
+"""Labels of a listener: what is inside them, and what a request is made into."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from orlop_kernel.access.door import Denied, Door
+from orlop_kernel.access.roles import Scope
+from orlop_kernel.access.scope import Judge
+from orlop_kernel.api.call import Call
+from orlop_kernel.config import Listener
+from orlop_kernel.http.messages import Peer, Request
+from orlop_kernel.spi import NotFound
+from orlop_kernel.types.containers import CreateRequest
+
+TEAM = "com.example.team"
+
+
+class Things:
+    """A room of the engine: things by name."""
+
+    def __init__(self, **things: Any) -> None:
+        self.things = things
+
+    def get(self, name: str) -> Any:
+        if name not in self.things:
+            raise NotFound(f"no {name}")
+        return self.things[name]
+
+    resolve = get
+
+
+def container(ident: str, **labels: str) -> Any:
+    return SimpleNamespace(id=ident, record=SimpleNamespace(config=SimpleNamespace(labels=labels)))
+
+
+def labelled(**more: Any) -> Any:
+    return SimpleNamespace(**{"labels": {}, "predefined": False, **more})
+
+
+ENGINE = SimpleNamespace(
+    containers=Things(mine=container("1" * 64, **{TEAM: "web"}), theirs=container("2" * 64, **{TEAM: "db"})),
+    networks=Things(
+        bridge=labelled(id="b", name="bridge", predefined=True),
+        host=labelled(id="h", name="host", predefined=True),
+        mine=labelled(id="n", name="mine", labels={TEAM: "web"}),
+    ),
+    volumes=Things(mine=labelled(labels={TEAM: "web"}), theirs=labelled(labels={TEAM: "db"})),
+    images=Things(plain=SimpleNamespace(config=SimpleNamespace(labels=None))),
+)
+
+
+def judge(*labels: str, **more: Any) -> Judge:
+    entry = Listener(host="unix:///x", role="full", labels=labels or (f"{TEAM}=web",), **more)
+    return Judge(cast("Any", ENGINE), Door.of(entry))
+
+
+class Body:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def read(self, limit: int) -> bytes:
+        return self.data
+
+
+def call(pattern: str, body: Any = None, query: dict[str, list[str]] | None = None, **params: str) -> Call:
+    data = msgspec.json.encode(body) if body is not None else b""
+    headers = {"content-type": "application/json"} if data else {}
+    asked = Request("POST", pattern, pattern, query or {}, headers, cast("Any", Body(data)), Peer("unix"))
+    return Call(asked, (1, 51), params, pattern)
+
+
+def judged(made: Judge, asked: Call, scope: Scope) -> Call:
+    async def main() -> None:
+        await made(asked, scope)
+
+    trio.run(main)
+    return asked
+
+
+def created(made: Judge, **body: Any) -> CreateRequest:
+    async def main() -> CreateRequest:
+        asked = call("/containers/create", body)
+        await made(asked, Scope.CREATE)
+        return await asked.json(CreateRequest)
+
+    return trio.run(main)
+
+
+def test_a_name_becomes_the_id_of_what_was_judged() -> None:
+    assert judged(judge(), call("/containers/{id}/start", id="mine"), Scope.CONTAINER).params == {"id": "1" * 64}
+    assert judged(judge(), call("/networks/{id}", id="mine"), Scope.NETWORK).params == {"id": "n"}
+    with pytest.raises(
+        Denied, match=r"container theirs is outside the labels \(com.example.team=web\) of listener unix:///x"
+    ):
+        judged(judge(), call("/containers/{id}/start", id="theirs"), Scope.CONTAINER)
+    with pytest.raises(NotFound):
+        judged(judge(), call("/containers/{id}/start", id="nobody"), Scope.CONTAINER)
+    with pytest.raises(Denied):
+        judged(judge(), call("/networks/{id}", id="bridge"), Scope.NETWORK)
+
+
+def test_what_is_closed_is_refused_and_what_is_open_is_not() -> None:
+    with pytest.raises(Denied, match="POST /commit is outside the labels"):
+        judged(judge(), call("/commit"), Scope.CLOSED)
+    judged(judge(), call("/version"), Scope.OPEN)
+
+
+def test_every_scope_is_judged_somehow() -> None:
+    known = {Scope.OPEN, Scope.CLOSED, *judge()._by_route}
+    assert known == set(Scope)
+
+
+def test_lists_are_narrowed() -> None:
+    assert judged(judge(), call("/containers/json"), Scope.FILTER).only == (f"{TEAM}=web",)
+    before = {"filters": ['{"before":["theirs"]}']}
+    with pytest.raises(Denied):
+        judged(judge(), call("/containers/json", query=before), Scope.FILTER)
+    assert judged(judge(shared_images=True), call("/images/json"), Scope.IMAGES).only == ()
+
+
+def test_a_container_gets_the_labels_and_ids() -> None:
+    made = created(
+        judge(shared_images=True),
+        image="plain",
+        labels={"other": "x"},
+        hostconfig={"NetworkMode": "container:mine", "PidMode": "container:mine", "VolumesFrom": ["mine:ro"]},
+    )
+    assert made.labels == {TEAM: "web", "other": "x"}
+    assert made.host_config
+    assert (made.host_config.network_mode, made.host_config.pid_mode) == (f"container:{'1' * 64}",) * 2
+    assert made.host_config.volumes_from == [f"{'1' * 64}:ro"]
+    assert created(judge(shared_images=True), Image="plain").host_config is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Labels": {TEAM: "db"}},
+        {"HostConfig": {"NetworkMode": "host"}},
+        {"HostConfig": {"NetworkMode": "nowhere"}},
+        {"HostConfig": {"NetworkMode": "container:theirs"}},
+        {"HostConfig": {"VolumesFrom": ["theirs"]}},
+        {"HostConfig": {"Binds": ["theirs:/d"]}},
+        {"HostConfig": {"Mounts": [{"Type": "volume", "Source": "theirs", "Target": "/d"}]}},
+        {"HostConfig": {"Links": ["theirs:x"]}},
+        {"NetworkingConfig": {"EndpointsConfig": {"host": {}}}},
+        {"NetworkingConfig": {"EndpointsConfig": {"mine": {"Links": ["theirs:x"]}}}},
+    ],
+)
+def test_what_a_container_may_not_name(body: dict[str, Any]) -> None:
+    with pytest.raises(Denied):
+        created(judge(shared_images=True), Image="plain", **body)
+
+
+def test_images_need_the_label_unless_they_are_shared() -> None:
+    with pytest.raises(Denied, match="image plain is outside"):
+        created(judge(), Image="plain")
+    judged(judge(shared_images=True), call("/images/create", query={"fromImage": ["x"]}), Scope.PULL)
+    for made, query in ((judge(), {"fromImage": ["x"]}), (judge(shared_images=True), {"fromSrc": ["-"]})):
+        with pytest.raises(Denied):
+            judged(made, call("/images/create", query=query), Scope.PULL)
+
+
+def test_a_label_without_a_value_has_to_be_there() -> None:
+    made = judge(TEAM, shared_images=True)
+    assert created(made, Image="plain", Labels={TEAM: "any"}).labels == {TEAM: "any"}
+    with pytest.raises(Denied, match="a container with these labels is outside"):
+        created(made, Image="plain")
+    with pytest.raises(Denied, match="volume new, which does not exist yet, is outside"):
+        created(made, Image="plain", Labels={TEAM: "any"}, HostConfig={"Binds": ["new:/d"]})
+    created(judge(shared_images=True), Image="plain", HostConfig={"Binds": ["new:/d", "mine:/m", "/anonymous"]})
