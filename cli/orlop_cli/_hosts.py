@@ -55,13 +55,14 @@ def connect(address: Address, tls: Tls | None) -> Stream:
         if address.path:
             return _unix(address.path)
         raw = socket.create_connection((address.host, address.port), CONNECT_TIMEOUT)
-        raw.settimeout(None)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except PermissionError:
         raise CannotConnect(_denied(address)) from None
     except OSError as error:
         raise CannotConnect(_unreachable(address, error)) from None
-    return raw if tls is None else _secured(raw, address, tls)
+    stream = raw if tls is None else _secured(raw, address, tls)
+    raw.settimeout(None)  # a daemon may be silent for as long as it likes once it is there
+    return stream
 
 
 def _unix(path: str) -> socket.socket:

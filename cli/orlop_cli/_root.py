@@ -63,10 +63,18 @@ NETWORK = {
     "rm": Lazy("network", "rm", "Remove one or more networks"),
 }
 SYSTEM = {
+    "check": Lazy("check", "check", "Compare the daemon's database with files, monitors and the kernel"),
+    "df": Lazy("system", "df", "Show docker disk usage"),
     "events": Lazy("events", "events", "Get real time events from the server"),
     "info": Lazy("info", "info", "Display system-wide information"),
     "prune": Lazy("prune", "system", "Remove unused data"),
 }
+TLS = {
+    "init": Lazy("tls", "init", "Make a CA, a certificate for the daemon, and one for a client"),
+    "renew": Lazy("tls", "renew", "Make a new certificate for the daemon, of the same CA and names"),
+}
+CONFIG = {"show": Lazy("config", "show", "Show the daemon's configuration")}
+DEBUG = {"bundle": Lazy("bundle", "bundle", "Write what a report of a bug needs into one file, without secrets")}
 LIST_ALIASES = {"list": "ls", "remove": "rm"}
 PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
 
@@ -87,10 +95,13 @@ TABLE = {
     "load": IMAGE["load"],
     "rmi": IMAGE["rm"],
     "tag": IMAGE["tag"],
+    "config": Lazy("groups", "config", "Look at the daemon's configuration", MANAGE),
     "container": Lazy("groups", "container", "Manage containers", MANAGE),
+    "debug": Lazy("groups", "debug", "Help those who look for a fault", MANAGE),
     "image": Lazy("groups", "image", "Manage images", MANAGE),
     "network": Lazy("groups", "network", "Manage networks", MANAGE),
     "system": Lazy("groups", "system", "Manage the daemon's data and show what it does", MANAGE),
+    "tls": Lazy("groups", "tls", "Make certificates for a daemon on the network, and for its clients", MANAGE),
     "volume": Lazy("groups", "volume", "Manage volumes", MANAGE),
 }
 

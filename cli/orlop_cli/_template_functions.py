@@ -55,7 +55,8 @@ def to_json(value: Any) -> str:
     if value is NO_VALUE:
         return "null"
     as_json = getattr(value, "as_json", None)
-    return json.dumps(as_json() if as_json else value, separators=(",", ":"), ensure_ascii=False)
+    plain = as_json() if as_json else value
+    return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, default=lambda row: row.as_json())
 
 
 def _index(value: Any, *keys: Any) -> Any:

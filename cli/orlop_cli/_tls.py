@@ -31,6 +31,12 @@ def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> 
     return made
 
 
+def _told(error: ssl.SSLError) -> str:
+    """A daemon that refuses our certificate says so only after the handshake is done for us (TLS 1.3)."""
+    _, alert, why = (error.reason or "").partition("_ALERT_")
+    return f"the daemon refuses us: {why.replace('_', ' ').lower()}" if alert else f"TLS: {error.reason}"
+
+
 class TlsStream:
     """orlop_cli._http.Stream over TLS. Raises ssl.SSLError and OSError."""
 
@@ -92,7 +98,7 @@ class TlsStream:
                 except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                     return b""
                 except ssl.SSLError as error:
-                    raise ConnectionResetError(f"TLS: {error.reason}") from None
+                    raise ConnectionResetError(_told(error)) from None
             self._flush_if_free()
             self._fill()
 

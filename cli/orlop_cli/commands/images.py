@@ -62,7 +62,7 @@ class Image(Row):
         return _units.human_size(self._data.get("Size") or 0)
 
     def VirtualSize(self) -> str:  # noqa: N802
-        return _units.human_size(self._data.get("VirtualSize") or self._data.get("Size") or 0)
+        return _units.human_size(self._data.get("VirtualSize") or self._data.get("Size") or 0, 4)
 
     def Containers(self) -> str:  # noqa: N802
         count = self._data.get("Containers", -1)
@@ -70,11 +70,11 @@ class Image(Row):
 
     def SharedSize(self) -> str:  # noqa: N802
         shared = self._data.get("SharedSize", -1)
-        return "N/A" if shared < 0 else _units.human_size(shared)
+        return "N/A" if shared < 0 else _units.human_size(shared, 4)
 
     def UniqueSize(self) -> str:  # noqa: N802
         shared = self._data.get("SharedSize", -1)
-        return "N/A" if shared < 0 else _units.human_size((self._data.get("Size") or 0) - shared)
+        return "N/A" if shared < 0 else _units.human_size((self._data.get("Size") or 0) - shared, 4)
 
 
 def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Image]:

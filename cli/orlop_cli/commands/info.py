@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -149,12 +150,24 @@ def warnings(info: Info) -> list[str]:
     return [f"WARNING: {text}" for key, text in _LIMITS if info.get(key) is False]
 
 
+def _client(session: Session) -> Info:
+    """What Docker's client says of itself, with the daemon's address besides."""
+    return {
+        "Debug": bool(os.environ.get("DEBUG")),
+        "Version": __version__,
+        "Context": "default",
+        "Plugins": [],
+        "Warnings": None,
+        "Host": session.address.text,
+    }
+
+
 @command(
     "info", "Display system-wide information", examples=["orlop info", "orlop info -f '{{.Driver}} {{.ServerVersion}}'"]
 )
 @option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
 def info(session: Session, args: tuple[str, ...], form: str | None) -> None:
-    client = {"ClientInfo": {"Version": __version__, "Host": session.address.text}}
+    client = _client(session)
     try:
         found: Info = session.engine.get("/info")
     except CliError as error:
@@ -163,9 +176,12 @@ def info(session: Session, args: tuple[str, ...], form: str | None) -> None:
     else:
         problem = None
     if form:
-        sys.stdout.write(render_values([{**found, **client}], form))
+        sys.stdout.write(render_values([{**found, "ClientInfo": client}], form))
     else:
-        print(f"Client: Orlop\n Version:    {__version__}\n Host:       {session.address.text}\n\nServer:")
+        print("Client: Orlop")
+        for title, key in (("Version", "Version"), ("Context", "Context"), ("Host", "Host")):
+            print(f" {title + ':':<11} {client[key]}")
+        print(f" Debug Mode: {_bool(client['Debug'])}\n\nServer:")
         sys.stdout.write(pretty(found) if found else "")
     if problem:
         complain(problem)

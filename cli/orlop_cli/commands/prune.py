@@ -50,6 +50,11 @@ def _images(engine: Engine, filters: str | None) -> tuple[str, int]:
     return _text("Deleted Images:", lines), int(report.get("SpaceReclaimed") or 0)
 
 
+def _build_cache(engine: Engine, everything: bool, filters: str | None) -> tuple[str, int]:
+    query = {"all": int(everything) or None, "filters": filters}
+    return _listed("Deleted build cache objects:", engine.post("/build/prune", query), "CachesDeleted")
+
+
 def _listed(title: str, report: dict[str, Any], key: str) -> tuple[str, int]:
     return _text(title, report.get(key) or []), int(report.get("SpaceReclaimed") or 0)
 
@@ -116,9 +121,14 @@ def system(
     what = ["stopped containers", "networks not used by at least one container"]
     what += ["anonymous volumes not used by at least one container"] if volumes else []
     what += [images]
-    _confirm("This will remove:\n" + "".join(f"  - all {item}\n" for item in what), force)
+    lines = [*(f"all {item}" for item in what), "all build cache" if everything else "unused build cache"]
+    warning = "This will remove:\n" + "".join(f"  - {line}\n" for line in lines)
+    if filters:
+        warning += "\n  Items to be pruned will be filtered with:\n" + "".join(f"  - {item}\n" for item in filters)
+    _confirm(warning, force)
     engine, chosen = session.engine, _filters(filters)
     done = [_containers(engine, chosen), _networks(engine, chosen)]
     done += [_volumes(engine, chosen)] if volumes else []
     done += [_images(engine, _filters(filters, (f"dangling={str(not everything).lower()}",)))]
+    done += [_build_cache(engine, everything, chosen)]
     _report("".join(text for text, _ in done), sum(space for _, space in done))

@@ -56,7 +56,7 @@ class Volume(Row):
 
     def Size(self) -> str:  # noqa: N802
         usage = self._data.get("UsageData")
-        return human_size(usage["Size"]) if usage else "N/A"
+        return human_size(usage["Size"], 4) if usage and usage["Size"] >= 0 else "N/A"
 
 
 @command("ls", "List volumes", examples=["orlop volume ls -f dangling=true"])

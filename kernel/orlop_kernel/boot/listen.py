@@ -1,7 +1,6 @@
-"""From `hosts` to listening sockets: who may reach the daemon.
+"""From `hosts` and `listeners` to listening sockets: who may reach the daemon.
 
-A unix socket belongs to root and the group of the configuration. TCP without TLS answers on loopback only: whoever reaches
-the API is root on this machine. With TLS, clients show a certificate of `tlscacert`, always.
+A unix socket belongs to root and the group of the configuration. TCP is checked by `exposure`, TLS files by `tls`.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 import grp
 import logging
 import os
+import pwd
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,11 +17,13 @@ from typing import Any
 
 import trio
 
-from orlop_kernel.config import Config, ConfigError
+from orlop_kernel.config import Config, ConfigError, Listener
 from orlop_kernel.config.model import DEFAULT_HOST
-from orlop_kernel.http.listeners import inherited_listener, open_tcp_listeners, open_tls_listeners, open_unix_listener
+from orlop_kernel.http.listeners import TlsListener, inherited_listener, open_tcp_listeners, open_unix_listener
 
-__all__ = ["Listeners", "close_unused", "opened", "split_tcp", "tls_context"]
+from . import exposure, tls
+
+__all__ = ["Listeners", "close_unused", "opened", "opened_entries", "renew"]
 
 _log = logging.getLogger("orlop.daemon")
 Listeners = list[trio.abc.Listener[Any]]
@@ -49,52 +52,18 @@ def _open_unix(path: str, config: Config) -> trio.abc.Listener[Any]:
         raise ConfigError(f"cannot listen on unix://{path}: {error.strerror}") from error
 
 
-def split_tcp(text: str, tls: bool) -> tuple[str, int]:
-    """Host and port of `host:port`, dockerd's defaults where one is missing."""
-    host, colon, port = text.rpartition(":")
-    if not colon or "]" in port:
-        host, port = text, ""
-    return host.strip("[]") or "localhost", int(port or (2376 if tls else 2375))
-
-
-def _is_loopback(host: str) -> bool:
-    """By name or number only: what a resolver says may change after we asked it."""
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
-
-
-def tls_context(config: Config) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(config.tlscert, config.tlskey)
-        context.load_verify_locations(config.tlscacert)
-    except (OSError, ssl.SSLError) as error:
-        files = f"{config.tlscert}, {config.tlskey}, {config.tlscacert}"
-        raise ConfigError(f"invalid TLS configuration: cannot load {files}: {error}") from error
-    return context
-
-
-async def _open_tcp(text: str, config: Config) -> Listeners:
-    host, port = split_tcp(text, config.uses_tls)
-    if not config.uses_tls and not _is_loopback(host):
-        raise ConfigError(
-            f"cannot listen on tcp://{text}: without TLS, whoever reaches this address is root on this machine; "
-            "use --tlsverify with --tlscacert, --tlscert and --tlskey, or listen on 127.0.0.1"
-        )
-    context = tls_context(config) if config.uses_tls else None
+async def _open_tcp(url: str, config: Config, context: ssl.SSLContext | None) -> Listeners:
+    host, port = exposure.split_tcp(url.removeprefix("tcp://"), config.uses_tls)
+    exposure.check(url, host, config)
     try:
         listeners = await open_tcp_listeners(host, port)
     except OSError as error:
-        raise ConfigError(f"cannot listen on tcp://{text}: {error.strerror or error}") from error
-    if context:
-        return list(open_tls_listeners(listeners, context))
-    _log.warning("tcp://%s has no TLS: every user and program of this machine can use it to become root", text)
-    return list(listeners)
+        raise ConfigError(f"cannot listen on {url}: {error.strerror or error}") from error
+    return [TlsListener(listener, context) for listener in listeners] if context else list(listeners)
 
 
-def _take(rest: str, inherited: Mapping[int, str]) -> Listeners:
-    """`fd://` is all sockets that systemd opened, `fd://3` or `fd://name` those."""
+def _take(rest: str, inherited: Mapping[int, str], config: Config, context: ssl.SSLContext | None) -> Listeners:
+    """`fd://` is all sockets that systemd opened, `fd://3` or `fd://name` those. TCP ones are guarded as if named here."""
     if not inherited:
         raise ConfigError(f"cannot listen on fd://{rest}: no sockets were passed by systemd (LISTEN_FDS is not set for us)")
     fds = [fd for fd, name in inherited.items() if rest in ("", name, str(fd))]
@@ -102,29 +71,90 @@ def _take(rest: str, inherited: Mapping[int, str]) -> Listeners:
         have = ", ".join(f"{fd} ({name})" if name else str(fd) for fd, name in inherited.items())
         raise ConfigError(f"cannot listen on fd://{rest}: systemd passed {have}")
     try:
-        return [inherited_listener(fd) for fd in fds]
+        listeners = [inherited_listener(fd) for fd in fds]
     except OSError as error:
         raise ConfigError(f"cannot listen on fd://{rest}: {error.strerror or error}") from error
+    try:
+        return [_guarded(listener, config, context) for listener in listeners]
+    except ConfigError:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+
+
+def _guarded(
+    listener: trio.SocketListener, config: Config, context: ssl.SSLContext | None
+) -> trio.SocketListener | TlsListener:
+    if listener.socket.family == socket.AF_UNIX:
+        return listener
+    host, port = listener.socket.getsockname()[:2]
+    exposure.check(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}", host, config)
+    return TlsListener(listener, context) if context else listener
 
 
 @asynccontextmanager
 async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[Listeners]:
     """Listen on every host of the configuration, or on none of them. Closed in the end, if nobody did so before."""
     async with AsyncExitStack() as undo:
+        context = tls.server_context(config) if config.uses_tls else None
         listeners: Listeners = []
         for host in config.effective_hosts:
             scheme, separator, rest = host.partition("://")
             if scheme == "unix" and separator:
                 opened: Listeners = [_open_unix(rest or DEFAULT_HOST.removeprefix("unix://"), config)]
             elif scheme == "fd" and separator:
-                opened = _take(rest, inherited)
+                opened = _take(rest, inherited, config, context)
             else:
-                opened = await _open_tcp(rest if separator else host, config)
+                opened = await _open_tcp(host, config, context)
             for listener in opened:
                 undo.push_async_callback(listener.aclose)
             listeners += opened
             _log.info("listening on %s", host)
         yield listeners
+
+
+def _user(name: str) -> int | None:
+    if not name or name.isdigit():
+        return int(name) if name else None
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(f"cannot make the socket: user {name} not found") from None
+
+
+def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
+    """Root's alone, unless the entry says who else."""
+    try:
+        uid, gid = _user(entry.owner), _group(entry.group)
+        mode = int(entry.mode, 8) if entry.mode else 0o660 if gid is not None else 0o600
+        return open_unix_listener(path, mode, gid, uid)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {entry.host}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"cannot listen on {entry.host}: {error}") from error
+
+
+@asynccontextmanager
+async def opened_entries(config: Config) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
+    """The sockets of `listeners`, each with its entry: all of them, or none."""
+    async with AsyncExitStack() as undo:
+        found: list[tuple[Listener, Listeners]] = []
+        context = tls.server_context(config) if any(e.host.startswith("tcp:") for e in config.listeners) else None
+        for entry in config.listeners:
+            scheme, _, rest = entry.host.partition("://")
+            own: Listeners = [_open_entry(rest, entry)] if scheme == "unix" else await _open_tcp(entry.host, config, context)
+            for listener in own:
+                undo.push_async_callback(listener.aclose)
+            found.append((entry, own))
+            _log.info("listening on %s (role %s)", entry.host, entry.role)
+        yield found
+
+
+def renew(listeners: Listeners, context: ssl.SSLContext | None) -> None:
+    """Serve what connects from now on with this context; connections that are there go on with theirs."""
+    for listener in listeners:
+        if isinstance(listener, TlsListener) and context is not None:
+            listener.context = context
 
 
 def close_unused(inherited: Mapping[int, str], config: Config) -> None:

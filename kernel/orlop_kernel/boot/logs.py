@@ -1,8 +1,12 @@
-"""The daemon's own log: one line an event to standard error, for people or, with `--log-format json`, for machines."""
+"""The daemon's own log: one line an event to standard error, for people or, with `--log-format json`, for machines.
+
+When standard error is systemd's journal, each line begins with its priority (sd-daemon(3)), and the journal keeps the time.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 
@@ -26,6 +30,10 @@ _NAMES = {
 }
 
 
+# syslog(3): what `journalctl -p err` selects by
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+
 def _time(record: logging.LogRecord) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     return f"{whole}.{int(record.msecs):03d}Z"
@@ -39,6 +47,21 @@ class _Text(logging.Formatter):
         message = record.getMessage().replace("\n", "\\n")
         line = f"{_time(record)} {_NAMES.get(record.levelno, record.levelname):5} {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _Journal(logging.Formatter):
+    """What another formatter makes, each line with the record's priority in front."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._inner.format(record)
+        if isinstance(self._inner, _Text):
+            text = text.removeprefix(f"{_time(record)} ")
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
 class _Json(logging.Formatter):
@@ -64,9 +87,20 @@ def set_level(level: str) -> None:
     logging.getLogger("orlop_kernel").setLevel(_LEVELS[level])
 
 
+def _is_journal(fd: int, stream: str) -> bool:
+    """JOURNAL_STREAM names the device and inode of the journal's socket: standard error may have gone elsewhere since."""
+    try:
+        info = os.fstat(fd)
+    except OSError:
+        return False
+    return stream == f"{info.st_dev}:{info.st_ino}"
+
+
 def setup(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    formatter = _Json() if form == "json" else _Text()
+    journal = _is_journal(2, os.environ.get("JOURNAL_STREAM", ""))
+    handler.setFormatter(_Journal(formatter) if journal else formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

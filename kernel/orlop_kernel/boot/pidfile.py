@@ -36,7 +36,7 @@ def held(path: str) -> Iterator[None]:
         raise ConfigError(f"ensure orlopd is not running or delete {path}: process with PID {other} is still running")
     temporary = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        os.makedirs(os.path.dirname(path) or ".", mode=0o711, exist_ok=True)
         with open(temporary, "w") as file:
             file.write(f"{os.getpid()}\n")
         os.rename(temporary, path)

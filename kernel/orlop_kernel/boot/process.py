@@ -4,6 +4,7 @@ of the zygote: it is set after that has started.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import resource
@@ -40,9 +41,10 @@ def roots(config: Config) -> Iterator[None]:
     """The directories exist, and the exec root is ours alone (the store holds the data root)."""
     from orlop_kernel.store import lock_root
 
-    for path in (config.data_root, config.exec_root):
+    # The data root as Docker's: nobody shall reach a setuid program in a volume by its path on the host.
+    for path, mode in ((config.data_root, 0o710), (config.exec_root, 0o711)):
         try:
-            os.makedirs(path, mode=0o711, exist_ok=True)
+            os.makedirs(path, mode=mode, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make directory {path}: {error.strerror}") from error
     _refuse_foreign(config.data_root)
@@ -54,8 +56,11 @@ def roots(config: Config) -> Iterator[None]:
 
 
 def adjust() -> None:
-    """As many files as we may have; late on the kernel's list when memory is short."""
+    """As many files as we may have; late on the kernel's list when memory is short; heard of when we hang."""
     linux.keep_freed_memory(_BUFFERS)
+    # Where every thread is goes to the log when a watchdog aborts us; the core would only fill the disk
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

@@ -1,4 +1,4 @@
-"""Talking with systemd: sd_notify(3) and sd_listen_fds(3). Without systemd, silence."""
+"""Talking with systemd: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Without systemd, silence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-__all__ = ["inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
+import trio
+
+__all__ = ["feed_watchdog", "inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
 
 _FIRST_FD = 3
+_MARGIN = 15.0  # after the time that containers and clients are given, for what comes after them
 
 
 def notify(state: str) -> None:
@@ -35,8 +38,20 @@ def notify_reloading() -> None:
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
-def notify_stopping() -> None:
-    notify("STOPPING=1")
+def notify_stopping(limit: float) -> None:
+    """`limit`: the seconds that stopping may take. The unit's TimeoutStopSec knows nothing of containers' stop timeouts."""
+    seconds = min(limit + _MARGIN, 365 * 86400.0)  # for ever, when a container has for ever
+    notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+
+
+async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
+    """Tell as long as this loop turns that it does, twice in the time that the unit's WatchdogSec gives."""
+    for_whom, microseconds = (environ.pop(name, "") for name in ("WATCHDOG_PID", "WATCHDOG_USEC"))
+    if for_whom not in ("", str(pid)) or not microseconds.isdigit() or int(microseconds) == 0:
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await trio.sleep(int(microseconds) / 2e6)
 
 
 def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> dict[int, str]:

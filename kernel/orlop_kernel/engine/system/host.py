@@ -8,7 +8,17 @@ from functools import cache
 
 import msgspec
 
-__all__ = ["Cgroups", "HostFacts", "architecture", "cgroups", "facts", "ipv4_forwarding", "open_files", "seccomp_supported"]
+__all__ = [
+    "Cgroups",
+    "HostFacts",
+    "architecture",
+    "bridged_packets_filtered",
+    "cgroups",
+    "facts",
+    "ipv4_forwarding",
+    "open_files",
+    "seccomp_supported",
+]
 
 _GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "ppc64le": "ppc64le"}
 
@@ -116,6 +126,12 @@ def cgroups(root: str = "/sys/fs/cgroup") -> Cgroups:
 
 def ipv4_forwarding() -> bool:
     return _text("/proc/sys/net/ipv4/ip_forward").strip() == "1"
+
+
+def bridged_packets_filtered(version: int) -> bool:
+    """Whether packets between ports of a bridge pass iptables' (6: ip6tables') rules. Without br_netfilter they do not."""
+    name = {4: "iptables", 6: "ip6tables"}[version]
+    return _text(f"/proc/sys/net/bridge/bridge-nf-call-{name}").strip() == "1"
 
 
 def seccomp_supported() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import suppress
 from functools import lru_cache
 
 __all__ = ["engine_id"]
@@ -37,8 +38,13 @@ def engine_id(data_root: str) -> str:
 
 def _keep(path: str, identity: str) -> None:
     temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w") as file:
-        file.write(identity)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, path)
+    try:
+        with open(temporary, "w") as file:
+            file.write(identity)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 ALWAYS_INSECURE = ("::1/128", "127.0.0.0/8")
+_ROOT = "\n         Access to the remote API is equivalent to root access on the host."
 _LIMITS = (
     ("memory", "memory limit"),
     ("swap", "swap limit"),
@@ -47,8 +48,11 @@ def registry(config: Config) -> RegistryInfo:
     return RegistryInfo(insecure_registry_cidrs=cidrs, index_configs=indexes, mirrors=mirrors)
 
 
-def runtimes(config: Config) -> dict[str, RuntimeInfo]:
-    return {name: RuntimeInfo(entry.path, list(entry.runtime_args) or None) for name, entry in config.all_runtimes().items()}
+def runtimes(config: Config, status: Mapping[str, dict[str, str]]) -> dict[str, RuntimeInfo]:
+    return {
+        name: RuntimeInfo(entry.path, list(entry.runtime_args) or None, status.get(name) or None)
+        for name, entry in config.all_runtimes().items()
+    }
 
 
 def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
@@ -73,7 +77,8 @@ def security_options(config: Config, cgroups: Cgroups, seccomp: bool) -> list[st
 
 
 def _open_tcp(config: Config) -> Sequence[str]:
-    return [host for host in config.effective_hosts if host.partition("://")[0] not in ("unix", "fd")]
+    hosts = [host for host in config.effective_hosts if host.partition("://")[0] not in ("unix", "fd")]
+    return [] if config.verifies_clients else [host.removeprefix("tcp://") for host in hosts]
 
 
 def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str]) -> list[str] | None:
@@ -81,11 +86,12 @@ def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtime
     found = [f"WARNING: No {name} support" for field, name in _LIMITS if not getattr(cgroups, field)]
     if config.ip_forward and not forwarding:
         found.append("WARNING: IPv4 forwarding is disabled")
-    if not config.uses_tls:
-        found += [
-            f"WARNING: API is accessible on {host} without encryption: every user of this machine can become root by it"
-            for host in _open_tcp(config)
-        ]
+    found += [
+        f"WARNING: API is accessible on https://{host} without TLS client verification.{_ROOT}"
+        if config.uses_tls
+        else f"WARNING: API is accessible on http://{host} without encryption.{_ROOT}"
+        for host in _open_tcp(config)
+    ]
     defaults = Config()
     for key, reason in IGNORED.items():
         field = key.replace("-", "_")

@@ -1,5 +1,5 @@
-"""The engine about itself. Answers come from what is already known: no lock, and no driver but once, at the first asking
-(the storage driver's status, the runtime's version), with a deadline, so that a sick driver cannot hang `docker info`.
+"""The engine about itself. Answers come from what is already known: no lock, and no driver or program but once, at the first
+asking (the storage driver's status, `programs`), with a deadline, so that a sick one cannot hang `docker info`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from orlop_kernel import __version__, plugins
-from orlop_kernel.process import run_supervised
-from orlop_kernel.spi import OrlopError
+from orlop_kernel.engine.containers.bundle import find_init
+from orlop_kernel.spi import OrlopError, Runtime
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.system import AuthConfig, Component, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
 
 from . import host, info
 from .identity import engine_id
 from .login import check_login
+from .programs import Programs
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
@@ -48,7 +51,7 @@ class System:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._runtime_words: dict[str, dict[str, str]] = {}
+        self._programs = Programs()
         self._storage_rows: list[tuple[str, str]] | None = None
 
     @property
@@ -64,18 +67,31 @@ class System:
             log=plugins.installed("log"),
         )
 
-    async def _runtime_version(self) -> dict[str, str]:
-        """What the default runtime says of itself; asked again after a failure or a change of the default."""
-        name = self._engine.config.default_runtime
-        if name not in self._runtime_words:
-            try:
-                with trio.fail_after(_PATIENCE):
-                    outcome = await run_supervised(self._engine.drivers.runtime(name).version())
-            except (OSError, OrlopError, trio.TooSlowError) as error:
-                _log.warning("cannot ask runtime %s for its version: %s", name, error)
-                return {}
-            self._runtime_words[name] = dict(info.parse_runtime_version(outcome.stdout.decode("utf-8", "replace")))
-        return self._runtime_words[name]
+    def _runtime(self, name: str) -> Runtime | None:
+        try:
+            return self._engine.drivers.runtime(name)
+        except OrlopError as error:
+            _log.warning("cannot ask runtime %s what it is: %s", name, error)
+            return None
+
+    async def _runtime_version(self) -> Mapping[str, str]:
+        """What the default runtime says of itself."""
+        runtime = self._runtime(self._engine.config.default_runtime)
+        return info.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
+
+    async def _runtime_status(self) -> dict[str, dict[str, str]]:
+        """Of every runtime that is installed; they are asked at the same time."""
+        found: dict[str, dict[str, str]] = {}
+
+        async def ask(name: str, runtime: Runtime) -> None:
+            found[name] = await self._programs.runtime_status(runtime)
+
+        missing = self._missing_runtimes()
+        async with trio.open_nursery() as nursery:
+            for name in self._engine.config.all_runtimes():
+                if name not in missing and (runtime := self._runtime(name)):
+                    nursery.start_soon(ask, name, runtime)
+        return found
 
     async def _storage_status(self) -> list[tuple[str, str]]:
         if self._storage_rows is None:
@@ -131,7 +147,7 @@ class System:
         engine, config = self._engine, self._engine.config
         facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.counts()
         forwarding = host.ipv4_forwarding()
-        runtime = await self._runtime_version()
+        runtime, init = await self._runtime_version(), find_init(config.init_path)
         return SystemInfo(
             id=self.id,
             containers=counts["total"],
@@ -142,7 +158,7 @@ class System:
             driver=engine.storage_name,
             driver_status=await self._storage_status(),
             docker_root_dir=config.data_root,
-            plugins=self._plugins,
+            plugins=replace(self._plugins, authorization=list(config.authorization_plugins) or None),
             memory_limit=cgroups.memory,
             swap_limit=cgroups.swap,
             cpu_cfs_period=cgroups.cfs_period,
@@ -151,8 +167,8 @@ class System:
             cpu_set=cgroups.cpuset,
             pids_limit=cgroups.pids,
             ipv4_forwarding=forwarding,
-            bridge_nf_iptables=False if version < (1, 50) else UNSET,
-            bridge_nf_ip6tables=False if version < (1, 50) else UNSET,
+            bridge_nf_iptables=host.bridged_packets_filtered(4) if version < (1, 50) else UNSET,
+            bridge_nf_ip6tables=host.bridged_packets_filtered(6) if version < (1, 50) else UNSET,
             oom_kill_disable=cgroups.oom_kill_disable,
             debug=config.debug,
             n_fd=host.open_files(),
@@ -178,14 +194,14 @@ class System:
             labels=list(config.labels),
             experimental_build=config.experimental,
             server_version=__version__,
-            runtimes=info.runtimes(config),
+            runtimes=info.runtimes(config, await self._runtime_status()),
             default_runtime=config.default_runtime,
             swarm=_NO_SWARM,
             live_restore_enabled=config.live_restore,
-            init_binary=os.path.basename(config.init_path),
+            init_binary=os.path.basename(init or config.init_path),
             containerd_commit=info.commit("N/A", version),
             runc_commit=info.commit(runtime.get("commit", ""), version),
-            init_commit=info.commit("N/A", version),
+            init_commit=info.commit(await self._programs.init_version(init) or "N/A", version),
             security_options=info.security_options(config, cgroups, host.seccomp_supported()),
             product_license="Apache License 2.0",
             default_address_pools=info.address_pools(config),

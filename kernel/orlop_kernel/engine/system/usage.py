@@ -1,6 +1,7 @@
 """`GET /system/df`: what images, containers and volumes hold on the disk, and how much of it a prune would give back.
 
 The one answer that measures: it asks drivers for sizes, a few at a time, and once for all clients that ask meanwhile.
+Drivers walk on threads that nothing else waits for. When the last client that asks has gone, the measuring ends.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import msgspec
 import trio
 from msgspec import UNSET
 
+from orlop_kernel.engine.images.shared import SharedWork
 from orlop_kernel.spi import OrlopError
 from orlop_kernel.types.system import DiskUsage
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
 
-__all__ = ["OBJECT_TYPES", "disk_usage"]
+__all__ = ["OBJECT_TYPES", "Measuring"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
@@ -47,29 +49,50 @@ async def _measure_all(
     return found
 
 
-async def _containers(engine: Engine, version: tuple[int, int]) -> list[dict[str, Any]]:
-    async def measure(item: dict[str, Any]) -> None:
-        usage = await engine.storage.usage(item["Id"])
-        image = engine.images.get(item["ImageID"])
-        item["SizeRw"] = usage.size
-        item["SizeRootFs"] = usage.size + (image.size if image else 0)
+class Measuring:
+    """One per engine."""
 
-    shown = engine.containers.summaries(everything=True, limit=0, filters={}, version=version)
-    return await _measure_all(msgspec.json.decode(shown), measure)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._shared: SharedWork[list[dict[str, Any]]] = SharedWork(engine.nursery)
+
+    async def _containers(self, version: tuple[int, int]) -> list[dict[str, Any]]:
+        engine = self._engine
+
+        async def measure(item: dict[str, Any]) -> None:
+            usage = await engine.storage.usage(item["Id"])
+            image = engine.images.get(item["ImageID"])
+            item["SizeRw"] = usage.size
+            item["SizeRootFs"] = usage.size + (image.size if image else 0)
+
+        shown = engine.containers.summaries(everything=True, limit=0, filters={}, version=version)
+        return await _measure_all(msgspec.json.decode(shown), measure)
+
+    async def _volumes(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(volume) for volume in await self._engine.volumes.with_usage()]
+
+    async def disk_usage(self, types: Collection[str], version: tuple[int, int]) -> DiskUsage:
+        """The answer for these object types; the others are null."""
+        found: dict[str, list[dict[str, Any]]] = {}
+
+        async def share(name: str, key: str, work: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
+            found[name] = await self._shared.run(key, lambda _report: work(), _quiet)
+
+        async with trio.open_nursery() as nursery:
+            if "container" in types:
+                nursery.start_soon(share, "container", f"containers {version}", lambda: self._containers(version))
+            if "volume" in types:
+                nursery.start_soon(share, "volume", "volumes", self._volumes)
+        images = self._engine.images
+        return DiskUsage(
+            layers_size=images.layers_size() if "image" in types else 0,
+            images=list(images.summaries(shared_size=True, version=max(version, (1, 51)))) if "image" in types else None,
+            containers=found.get("container"),
+            volumes=found.get("volume"),
+            build_cache=[] if "build-cache" in types else None,
+            builder_size=0 if version < (1, 42) else UNSET,
+        )
 
 
-async def _volumes(engine: Engine) -> list[dict[str, Any]]:
-    return [msgspec.to_builtins(volume) for volume in await engine.volumes.with_usage()]
-
-
-async def disk_usage(engine: Engine, types: Collection[str], version: tuple[int, int]) -> DiskUsage:
-    """The answer for these object types; the others are null."""
-    images = "image" in types
-    return DiskUsage(
-        layers_size=engine.images.layers_size() if images else 0,
-        images=list(engine.images.summaries(shared_size=True, version=max(version, (1, 51)))) if images else None,
-        containers=await _containers(engine, version) if "container" in types else None,
-        volumes=await _volumes(engine) if "volume" in types else None,
-        build_cache=[] if "build-cache" in types else None,
-        builder_size=0 if version < (1, 42) else UNSET,
-    )
+def _quiet(_record: object) -> None:
+    """Nobody watches a measuring."""

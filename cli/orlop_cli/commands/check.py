@@ -1,0 +1,61 @@
+"""`orlop system check`: whether database, files, monitors and the kernel agree."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from orlop_cli._command import command, flag, many, option
+from orlop_cli._errors import ApiError, CannotConnect, CliError, Exit
+from orlop_cli._format import render_values
+from orlop_cli._session import Session
+
+UNSOUND, UNABLE = 1, 2
+
+
+def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The daemon's report. Ends with 2 when there is none to be had."""
+    query: dict[str, str | int | list[str] | None] = {"deep": int(deep), "forget": list(forget)}
+    try:
+        call = session.engine.post if repair or forget else session.engine.get
+        return dict(call("/orlop/check", query))
+    except CannotConnect as error:
+        raise CliError(f"{error.message}\n`orlopd --check` checks without a daemon", UNABLE) from None
+    except ApiError as error:
+        if error.status == 404:
+            raise CliError(f"the daemon at {session.address.text} cannot check: it is not Orlop's", UNABLE) from None
+        raise CliError(error.message, UNABLE) from None
+
+
+def text(report: dict[str, Any]) -> str:
+    """As people read it: a line a finding, what would be done about it below."""
+    lines = [f"repaired  {line}" for line in report.get("repaired") or ()]
+    for finding in report["findings"]:
+        lines.append(f"{finding['severity']:9} {finding['area']}: {finding['object']} {finding['text']}")
+        if finding["repair"]:
+            lines.append(f"{'':9} --repair: {finding['repair']}")
+    lines.append("All is sound." if report["ok"] else f"{len(report['findings'])} findings.")
+    return "".join(f"{line}\n" for line in lines)
+
+
+@command(
+    "check",
+    "Compare the daemon's database with files, monitors and the kernel",
+    examples=[
+        "orlop system check",
+        "orlop system check --deep                        also read all blobs of images",
+        "orlop system check --repair                      remove what belongs to nothing; no user data",
+        "orlop system check --forget containers/0123...   give up a row that was set aside",
+    ],
+)
+@flag("--deep", help="Also read all blobs of images and compare them with their digests")
+@many("--forget", metavar="row", help="Give up this quarantined row (TABLE/KEY), and with it the files it stood for")
+@option("--format", "form", metavar="string", help="'json', or a Go template")
+@flag("--repair", help="Do what is safe about each finding, and say what was done")
+def check(
+    session: Session, args: tuple[str, ...], deep: bool, forget: tuple[str, ...], form: str | None, repair: bool
+) -> None:
+    report = ask(session, repair=repair, deep=deep, forget=forget)
+    sys.stdout.write(render_values([report], form) if form else text(report))
+    if not report["ok"]:
+        raise Exit(UNSOUND)

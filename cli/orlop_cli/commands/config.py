@@ -1,0 +1,69 @@
+"""`orlop config show`: the daemon's configuration, and where each value comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+from orlop_cli import _table
+from orlop_cli._command import command, flag, option
+from orlop_cli._errors import ApiError, CannotConnect, CliError
+from orlop_cli._format import render_values
+from orlop_cli._session import Session
+
+Found = dict[str, Any]
+
+
+def _running(session: Session) -> Found:
+    try:
+        return dict(session.engine.get("/orlop/config"))
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise CliError(f"the daemon at {session.address.text} does not show its configuration: it is not Orlop's") from None
+
+
+def _offline() -> Found | None:
+    """What a daemon of this machine would start with: `orlopd` beside us, or on PATH. None without one."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "orlopd")
+    program = beside if os.access(beside, os.X_OK) else shutil.which("orlopd")
+    if program is None:
+        return None
+    done = subprocess.run([program, "--show-config=json"], capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode:
+        raise CliError(done.stderr.strip())
+    return dict(json.loads(done.stdout))
+
+
+def _text(found: Found, origin: bool) -> str:
+    lines = [["KEY", "VALUE", *(["ORIGIN"] if origin else [])]]
+    for each in found["Values"]:
+        value = json.dumps(each["Value"], ensure_ascii=False, separators=(",", ":"))
+        lines.append([each["Key"], value, *([each["Origin"]] if origin else [])])
+    return _table.layout(lines)
+
+
+@command(
+    "show",
+    "Show the daemon's configuration",
+    examples=["orlop config show --origin", "orlop config show --format json"],
+)
+@flag("--origin", help="Say where each value comes from: default, a line of a file, a flag, the environment")
+@option("--format", "form", metavar="string", help="'json', or a Go template")
+def show(session: Session, args: tuple[str, ...], origin: bool, form: str | None) -> None:
+    try:
+        found = _running(session)
+    except CannotConnect:
+        offline = _offline() if session.address.path else None
+        if offline is None:
+            raise
+        found = offline
+        print(f"No daemon answers at {session.address.text}; this is what orlopd would start with.", file=sys.stderr)
+    sys.stdout.write(render_values([found], form) if form else _text(found, origin))
+    sys.stdout.flush()
+    if found.get("NeedsRestart"):
+        print(f"Changed in the file, but needs a restart: {', '.join(found['NeedsRestart'])}", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""Whom a TCP address lets in: whoever reaches the API is root on this machine. Pure, and without trio: for `--validate` too.
+
+Off loopback clients show a certificate, unless `allow-insecure-tcp` says that something else keeps strangers away.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from orlop_kernel.config import Config, ConfigError
+
+__all__ = ["check", "check_hosts", "split_tcp"]
+
+_log = logging.getLogger("orlop.daemon")
+
+
+def split_tcp(text: str, tls: bool) -> tuple[str, int]:
+    """Host and port of `host:port`, dockerd's defaults where one is missing."""
+    host, colon, port = text.rpartition(":")
+    if not colon or "]" in port:
+        host, port = text, ""
+    return host.strip("[]") or "localhost", int(port or (2376 if tls else 2375))
+
+
+def _is_loopback(host: str) -> bool:
+    """By name or number only: what a resolver says may change after we asked it."""
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def check(url: str, host: str, config: Config) -> None:
+    """Raise `ConfigError` when listening there would give the machine away; warn when it may, and is allowed to."""
+    if config.verifies_clients:
+        return
+    lacking = "without client certificates (tlsverify is off)" if config.uses_tls else "without TLS"
+    if _is_loopback(host):
+        if not config.uses_tls:
+            _log.warning("%s has no TLS: every user and program of this machine can use it to become root", url)
+        return
+    if not config.allow_insecure_tcp:
+        raise ConfigError(
+            f"cannot listen on {url}: {lacking}, whoever reaches this address is root on this machine; "
+            "use --tlsverify with --tlscacert, --tlscert and --tlskey (`orlop tls init` makes them), or listen on 127.0.0.1 "
+            "(--allow-insecure-tcp listens all the same)"
+        )
+    _log.warning("allow-insecure-tcp: %s is open %s: everybody who reaches it can become root on this machine", url, lacking)
+
+
+def check_hosts(config: Config) -> None:
+    """`check` for every `tcp://` of the configuration; what systemd opened shows only when it is there."""
+    for url in config.effective_hosts:
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme == "tcp":
+            check(url, split_tcp(rest if separator else url, config.uses_tls)[0], config)

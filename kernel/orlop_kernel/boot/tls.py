@@ -1,0 +1,131 @@
+"""The TLS files of the configuration: read, and tried out as a client would, before anybody connects.
+
+Imports ssl and not trio: `--validate` uses it too. Owns nothing and writes nothing; a renewed certificate is a new context.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import time
+from typing import Any, NoReturn
+
+from orlop_kernel.config import Config, ConfigError
+
+__all__ = ["server_context", "warnings"]
+
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: we look at the dates ourselves, and name them
+_SOON = 14 * 86400.0
+_FLIGHTS = 4  # a handshake in memory is through in two of each side
+_PEM = {
+    "tlscert": b"-----BEGIN CERTIFICATE-----",
+    "tlskey": b" PRIVATE KEY-----",
+    "tlscacert": b"-----BEGIN CERTIFICATE-----",
+}
+
+_log = logging.getLogger("orlop.daemon")
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ConfigError(f"invalid TLS configuration: {text}")
+
+
+def _check_form(key: str, path: str) -> None:
+    """OpenSSL names neither the file nor what is wrong with it."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(1 << 20)
+    except OSError as error:
+        _refuse(f"cannot read {key} {path}: {error.strerror}")
+    if _PEM[key] not in content:
+        _refuse(f"{key} {path} holds no {'private key' if key == 'tlskey' else 'certificate'} in PEM form")
+
+
+def _no_passphrase() -> NoReturn:
+    _refuse("tlskey is encrypted, and a daemon has nobody to ask for the passphrase")
+
+
+def _load_pair(context: ssl.SSLContext, config: Config) -> None:
+    try:
+        context.load_cert_chain(config.tlscert, config.tlskey, _no_passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            _refuse(f"tlskey {config.tlskey} is not the key of the certificate in tlscert {config.tlscert}")
+        _refuse(f"cannot use tlscert {config.tlscert} with tlskey {config.tlskey}: {_reason(error)}")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
+
+
+def _check_dates(what: str, certificate: dict[str, Any]) -> None:
+    now = time.time()
+    if now < ssl.cert_time_to_seconds(certificate["notBefore"]):
+        _refuse(f"{what} is not valid before {certificate['notBefore']}")
+    if now > ssl.cert_time_to_seconds(certificate["notAfter"]):
+        _refuse(f"{what} expired on {certificate['notAfter']}")
+
+
+def _try_out(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
+    """Shake hands with ourselves, in memory, as a client that trusts this very certificate; what it is shown. Finds what
+    every client would find: a key that does not sign, a certificate that is not one for servers."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False  # by which name clients know us is theirs to say
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    trusting.load_verify_locations(config.tlscert)
+    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(one, other)
+    server = context.wrap_bio(other, one, server_side=True)
+    try:
+        for _ in range(_FLIGHTS):
+            for side in (client, server):
+                try:
+                    side.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
+    except ssl.SSLError as error:
+        _refuse(f"clients would refuse tlscert {config.tlscert}: {_reason(error)}")
+    return client.getpeercert() or {}
+
+
+def _load_authority(context: ssl.SSLContext, config: Config) -> None:
+    _check_form("tlscacert", config.tlscacert)
+    try:
+        context.load_verify_locations(config.tlscacert)
+    except ssl.SSLError as error:
+        _refuse(f"cannot use tlscacert {config.tlscacert}: {_reason(error)}")
+    found = context.get_ca_certs()
+    now = time.time()
+    if found and not any(now <= ssl.cert_time_to_seconds(str(each["notAfter"])) for each in found):
+        _check_dates(f"the CA in tlscacert {config.tlscacert}", found[0])
+
+
+def server_context(config: Config) -> ssl.SSLContext:
+    """What connections are served with. Raises `ConfigError`, with the file, when no client could connect by it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _check_form("tlscert", config.tlscert)
+    _check_form("tlskey", config.tlskey)
+    _load_pair(context, config)
+    shown = _try_out(context, config)
+    _check_dates(f"the certificate in tlscert {config.tlscert}", shown)
+    if config.verifies_clients:
+        _load_authority(context, config)
+        context.verify_mode = ssl.CERT_REQUIRED
+    for warning in warnings(config, shown):
+        _log.warning("%s", warning)
+    return context
+
+
+def warnings(config: Config, certificate: dict[str, Any]) -> list[str]:
+    """What works and should not stay so."""
+    found = []
+    left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+    if left < _SOON:
+        found.append(f"the certificate in tlscert {config.tlscert} expires in {int(left // 86400)} days")
+    if os.stat(config.tlskey).st_mode & 0o007:
+        found.append(f"tlskey {config.tlskey} can be read by every user of this machine: chmod 600 {config.tlskey}")
+    if not config.verifies_clients:
+        found.append("tlsverify is off: clients need no certificate, and whoever reaches the daemon is root on this machine")
+    return found
