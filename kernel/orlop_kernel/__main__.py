@@ -1,13 +1,18 @@
-"""`orlopd`, and `python -m orlop_kernel`. Answers --version, --help and --validate without importing trio or the engine."""
+"""`orlopd`, and `python -m orlop_kernel`. Answers --version, --help, --validate and --show-config without importing trio or
+the engine.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 
+import msgspec
+
 from orlop_kernel import __version__
-from orlop_kernel.config import ConfigError, load_all
+from orlop_kernel.config import Config, ConfigError, Loaded, load_all
 from orlop_kernel.config.argv import parse
 from orlop_kernel.config.flags import help_text
 
@@ -17,6 +22,27 @@ __all__ = ["main"]
 def _fail(text: str) -> int:
     print(text, file=sys.stderr)
     return 1
+
+
+def _check_ways_in(config: Config) -> None:
+    """What would fail when the daemon begins to listen; warnings go where the others do."""
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
+    from orlop_kernel.boot import exposure, tls
+
+    exposure.check_hosts(config)
+    if config.uses_tls:
+        tls.server_context(config)
+
+
+def _show(loaded: Loaded, as_json: bool) -> int:
+    import signal
+
+    from orlop_kernel.config import show
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head`, for instance
+    found = show.document(loaded)
+    print(msgspec.json.encode(found).decode() if as_json else show.text(found))
+    return 0
 
 
 def main() -> int:
@@ -30,8 +56,12 @@ def main() -> int:
             print(f"Orlop version {__version__}")
             return 0
         loaded = load_all(parsed, os.environ)
+        if parsed.action == "validate":
+            _check_ways_in(loaded.config)
     except ConfigError as error:
         return _fail(str(error))
+    if parsed.action.startswith("show-config"):
+        return _show(loaded, as_json=parsed.action.endswith("=json"))
     if parsed.action == "validate":
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -39,6 +69,10 @@ def main() -> int:
         return 0
     if os.geteuid() != 0:
         return _fail("orlopd needs to be started with root privileges: it makes namespaces and mounts. Try: sudo orlopd")
+    if parsed.action.startswith("check"):
+        from orlop_kernel.check import offline
+
+        return offline.main(loaded.config, parsed.action.split()[1:])
     from orlop_kernel import daemon
 
     return daemon.run(loaded, parsed, began)

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel import __version__, linux
-from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd
-from orlop_kernel.config import Config, ConfigError, Loaded, load_all, plan, reload_attributes
+from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd, tls
+from orlop_kernel.config import Config, ConfigError, Loaded, ReloadPlan, load_all, reload_attributes
 from orlop_kernel.config.argv import Parsed
 from orlop_kernel.engine.processes.runs import release_private_directory
 from orlop_kernel.engine.processes.zygote import Zygote
 from orlop_kernel.spi import OrlopError
 
 if TYPE_CHECKING:
-    from orlop_kernel.api.router import Route
+    from orlop_kernel.access.service import Access
+    from orlop_kernel.api.router import Api, Route
     from orlop_kernel.engine.engine import Engine
     from orlop_kernel.http.server import Server
 
@@ -51,6 +52,8 @@ class Daemon:
         self._hurry = trio.CancelScope()
         self._signals = 0
         self._engine: Engine | None = None
+        self._listeners: listen.Listeners = []
+        self._access: Access | None = None
 
     async def live(self) -> None:
         """Boot, serve until a signal, stop. Returns after a clean stop; raises what made a start impossible."""
@@ -63,10 +66,12 @@ class Daemon:
                 trio.open_nursery() as outer,
             ):
                 process.adjust()
+                outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
                 # The zygote imports on the other processor while we import here
+                from orlop_kernel.access.service import Access
                 from orlop_kernel.api.errors import answer_error
-                from orlop_kernel.api.router import Api
+                from orlop_kernel.engine import reload
                 from orlop_kernel.engine.engine import Engine
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.http.server import Server
@@ -76,18 +81,27 @@ class Daemon:
                     Store.open(os.path.join(config.data_root, "orlop.db")) as store,
                     trio.open_nursery() as state,  # operations that outlive the request they came by
                     Engine.open(config, store, EventBus(store), zygote, state) as engine,
+                    Access.open(engine) as access,
                     listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
+                    listen.opened_entries(config) as entries,
                 ):
-                    self._engine = engine
+                    self._engine, self._access = engine, access
+                    self._listeners = [*listeners, *(listener for _, own in entries for listener in own)]
                     state.start_soon(engine.events.run)
-                    _check_defaults(engine)
+                    engine.loaded = self._loaded
+                    reload.check_defaults(engine, config)
+                    reload.warn_of_runtime(engine)
                     await engine.restore()
-                    server = Server(Api(_routes(engine)), on_error=answer_error)
+                    routes = list(_routes(engine))
+                    apis = [(access.api(routes), listeners), *((access.api(routes, entry), own) for entry, own in entries)]
+                    await _measure(engine, state, [api for api, _ in apis])
+                    servers = [(Server(api, on_error=answer_error), own) for api, own in apis]
                     async with trio.open_nursery() as connections:
-                        await connections.start(server.serve, listeners)
+                        for server, own in servers:
+                            await connections.start(server.serve, own)
                         self._ready()
                         await self._stop.wait()
-                        await self._shutdown(engine, server)
+                        await self._shutdown(engine, [server for server, _ in servers])
                         connections.cancel_scope.cancel()
                     await engine.events.flush()
                     state.cancel_scope.cancel()
@@ -132,42 +146,48 @@ class Daemon:
 
     def _reload(self) -> None:
         """Read the file again; apply all that can be applied, or, when anything is wrong with it, nothing."""
-        if self._engine is None:
+        if self._engine is None or self._access is None:
             _log.warning("SIGHUP: still starting, nothing is reloaded")
             return
         systemd.notify_reloading()
+        status = "serving"
         running = self._engine.config
+        from orlop_kernel.engine import reload
+
         try:
             loaded = load_all(self._parsed, self._environ)
-        except ConfigError as error:
-            _log.error("cannot reload the configuration, it stays as it is: %s", error)
+            renewed = tls.server_context(running) if running.uses_tls else None  # the same files, maybe with new content
+            found = reload.check(self._engine, loaded)
+            plugins = self._access.prepare(found.config)
+        except (ConfigError, OrlopError) as error:
+            status = "serving; the last reload was refused, its reasons are in the log"
+            for problem in error.problems if isinstance(error, ConfigError) else (error,):
+                _log.error("cannot reload the configuration, it stays as it is: %s", problem)
         else:
-            found = plan(running, loaded.config)
-            self._engine.reconfigure(found.config)
+            reload.apply(self._engine, found)
+            self._access.apply(plugins)
+            listen.renew(self._listeners, renewed)
             logs.set_level(found.config.effective_log_level)
-            for warning in loaded.warnings:
-                _log.warning("%s", warning)
-            if found.needs_restart:
-                _log.warning("changed, but needs a restart of the daemon: %s", ", ".join(found.needs_restart))
-            _log.info("configuration reloaded; applied: %s", ", ".join(found.applied) or "nothing, all is unchanged")
+            _tell(found)
             attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
             self._engine.events.publish("daemon", "reload", self._engine_id(), attributes)
-        systemd.notify_ready("serving")
+        systemd.notify_ready(status)
 
     def _engine_id(self) -> str:
         from orlop_kernel.engine.system import engine_id
 
         return engine_id(self._loaded.config.data_root)
 
-    async def _shutdown(self, engine: Engine, server: Server) -> None:
+    async def _shutdown(self, engine: Engine, servers: list[Server]) -> None:
         """Accept nothing more, stop the containers or leave them, give what still streams a moment."""
-        systemd.notify_stopping()
+        limit = _stop_limit(engine)
+        systemd.notify_stopping(limit)
         leave = engine.config.live_restore
         engine.events.close_subscriptions()
-        limit = _stop_limit(engine)
         with self._hurry, trio.move_on_after(limit):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.drain, limit)
+                for server in servers:
+                    nursery.start_soon(server.drain, limit)
                 await engine.shutdown(leave_running=leave)
                 nursery.cancel_scope.deadline = trio.current_time() + _STREAM_GRACE
         running = engine.containers.counts()["running"]
@@ -177,10 +197,20 @@ class Daemon:
             _log.warning("force shutdown: %d containers still run, the next start will stop them", running)
 
 
-def _routes(engine: Engine) -> Iterator[Route]:
-    from orlop_kernel.api import containers, exec, images, networks, system, volumes
+async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api]) -> None:
+    """Serve metrics in this nursery, if there is an address for them; nothing of it is imported where there is none."""
+    if engine.config.metrics_addr:
+        from orlop_kernel.metrics.serve import start
 
-    for resource in (containers, exec, images, networks, system, volumes):
+        metrics = await start(engine, nursery)
+        for api in apis:
+            api.on_answer = metrics.answered
+
+
+def _routes(engine: Engine) -> Iterator[Route]:
+    from orlop_kernel.api import config, containers, debug, exec, files, images, networks, orlop_check, system, volumes
+
+    for resource in (config, containers, debug, exec, files, images, networks, system, volumes, orlop_check):
         yield from resource.routes(engine)
 
 
@@ -196,15 +226,15 @@ def _mount_point_released(config: Config) -> Iterator[None]:
             release_private_directory(os.path.join(config.exec_root, "mnt"))
 
 
-def _check_defaults(engine: Engine) -> None:
-    """What every container will use, unless it says otherwise, must be there: better to fail at the start than at each
-    create. A missing runtime is only a warning: containers may name another."""
-    config = engine.config
-    engine.drivers.log(config.log_driver).validate(config.log_opts)
-    try:
-        engine.drivers.runtime(config.default_runtime)
-    except OrlopError as error:
-        _log.warning("containers cannot be started with the default runtime: %s", error)
+def _tell(found: ReloadPlan) -> None:
+    """What became of a reload, for the log."""
+    for warning in found.loaded.warnings:
+        _log.warning("%s", warning)
+    if found.needs_restart:
+        _log.warning("changed, but needs a restart of the daemon: %s", ", ".join(found.needs_restart))
+    applied = ", ".join(found.applied) or "nothing, all is unchanged"
+    unchanged = f"; unchanged: {', '.join(found.unchanged)}" if found.unchanged else ""
+    _log.info("configuration reloaded; applied: %s%s", applied, unchanged)
 
 
 def _programs(config: Config) -> list[str]:
@@ -251,7 +281,8 @@ def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
         leaves = list(_leaves(error))
         for leaf in leaves:
             if isinstance(leaf, (ConfigError, OrlopError)):
-                _log.critical("failed to start daemon: %s", leaf)
+                for problem in leaf.problems if isinstance(leaf, ConfigError) else (leaf,):
+                    _log.critical("failed to start daemon: %s", problem)
             else:
                 _log.critical("the daemon failed: %s: %s", type(leaf).__name__, leaf, exc_info=leaf)
         return 1

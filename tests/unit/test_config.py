@@ -10,11 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.config import Config, ConfigError, load, load_all
+from orlop_kernel.config import (
+    Config,
+    ConfigError,
+    Proxies,
+    ReloadPlan,
+    RuntimeEntry,
+    file,
+    load,
+    load_all,
+    plan,
+    reload_attributes,
+    show,
+)
 from orlop_kernel.config.argv import parse
-from orlop_kernel.config.file import KEYS
+from orlop_kernel.config.file import KEYS, key_lines
 from orlop_kernel.config.flags import FLAGS, help_text
 from orlop_kernel.config.policy import HINTS, IGNORED, REFUSED, RELOADABLE, SILENT
+from orlop_kernel.types.versions import API_VERSION
 
 
 @pytest.fixture
@@ -127,7 +140,7 @@ def test_unknown_keys_name_the_nearest_known_one(write: Any) -> None:
     path = write({"debgu": True, "log-opt": {}, "zzzzzzzz": 1})
     assert complaint(path) == (
         f"unable to configure the Docker daemon with file {path}: the following directives don't match any configuration "
-        'option: debgu (did you mean "debug"?), log-opt (did you mean "log-opts"?), zzzzzzzz'
+        'option: debgu (line 1; did you mean "debug"?), log-opt (line 1; did you mean "log-opts"?), zzzzzzzz (line 1)'
     )
 
 
@@ -195,12 +208,15 @@ def test_passwords_of_proxies_are_not_shown(write: Any) -> None:
         ({"runtimes": {"runc": {"path": "/x"}}}, "runtime name 'runc' is reserved"),
         ({"default-runtime": "nope"}, "specified default runtime 'nope' does not exist: known runtimes are: runc"),
         ({"userns-remap": "default"}, "cannot use userns-remap: "),
-        ({"authorization-plugins": ["x"]}, "cannot use authorization-plugins: "),
         ({"default-address-pools": [{"base": "10.0.0.0/24", "size": 8}]}, "size 8 does not fit into 10.0.0.0/24"),
         ({"default-shm-size": "much"}, "invalid size: 'much'"),
         ({"exec-opts": ["native.cgroupdriver=systemd"], "cgroup-parent": "/x"}, 'a valid slice named as "xxx.slice"'),
         ({"tlsverify": True}, "invalid TLS configuration"),
         ({"min-api-version": "1.12"}, "minimum supported API version is 1.24"),
+        ({"min-api-version": "1.99"}, f"maximum supported API version is {API_VERSION}"),
+        ({"min-api-version": "v1.40"}, 'API version must be provided without "v" prefix'),
+        ({"seccomp-profile": "here.json"}, "builtin, unconfined or an absolute path is needed"),
+        ({"default-gateway": "gw"}, 'invalid default-gateway "gw"'),
         ({"data-root": "here"}, "an absolute path is needed"),
     ],
 )
@@ -211,10 +227,10 @@ def test_values_that_cannot_be_used(write: Any, content: Any, text: str) -> None
 
 
 def test_ignored_keys_are_said(write: Any) -> None:
-    loaded = load_all(parse(["--config-file", write({"metrics-addr": "127.0.0.1:9", "builder": {"gc": {}}})]), {})
+    loaded = load_all(parse(["--config-file", write({"experimental": True, "builder": {"gc": {}}})]), {})
     assert loaded.warnings == (
         "builder is ignored: there is no built-in builder",
-        "metrics-addr is ignored: no metrics are served",
+        "experimental is ignored: there are no experimental features",
     )
 
 
@@ -258,20 +274,174 @@ def test_tables_agree_with_each_other() -> None:
 def test_help_shows_every_flag_that_is_not_hidden() -> None:
     text = help_text()
     for flag in FLAGS:
-        shown = f"--{flag.name} {flag.kind} " in text or f"--{flag.name}  " in text
+        shown = any(f"--{flag.name}{kind} " in text for kind in (f" {flag.kind}", "[=json]", " "))
         assert shown != flag.hidden, flag.name
 
 
 @given(
     st.dictionaries(st.sampled_from(sorted(KEYS)), st.one_of(st.integers(), st.text(), st.booleans(), st.lists(st.text())))
 )
-def test_any_values_give_a_configuration_or_a_plain_error(content: dict[str, Any]) -> None:
-    from orlop_kernel.config.file import decode
-    from orlop_kernel.config.load import _typed
-    from orlop_kernel.config.validate import validate
-
-    text = json.dumps(content)
+def test_any_values_give_a_configuration_or_a_plain_error(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "daemon.json"
+    path.write_text(json.dumps(content))
     try:
-        validate(_typed(decode(text, "f"), text))
+        configured(str(path))
     except ConfigError as error:
-        assert str(error)
+        assert error.problems
+        assert all(error.problems)
+
+
+# --- all that is wrong, and where ---------------------------------------------------------------------------------------
+
+
+def test_every_problem_is_named_with_its_place(write: Any) -> None:
+    path = write(
+        b"""{
+  "debgu": true,
+  "debug": "yes",
+  "mtu": -1,
+  "labels": ["a"],
+  "runtimes": {
+    "fine": {"path": "/x"},
+    "odd": {"pth": "/x"}
+  },
+  "default-runtime": "odd"
+}"""
+    )
+    with pytest.raises(ConfigError) as caught:
+        configured(path, "--log-level", "loud", "--label", "b=1")
+    file = f"unable to configure the Docker daemon with file {path}: "
+    merged = "merged configuration validation from file and command line flags failed: "
+    assert list(caught.value.problems) == [
+        file + 'the following directives don\'t match any configuration option: debgu (line 2; did you mean "debug"?)',
+        file
+        + "the following directives are specified both as a flag and in the configuration file: "
+        + "labels: (from flag: b=1, from file: [a]) [--label and line 5]",
+        file + "invalid JSON: debug: yes: expected true or false, got a string (line 3)",
+        file + 'invalid JSON: runtimes.odd: {"pth":"/x"}: Object contains unknown field `pth` (line 8)',
+        merged
+        + "invalid logging level: loud (one of panic, fatal, error, warn, info, debug, trace) [log-level: --log-level]",
+        merged + f"invalid default MTU: -1 [mtu: {path}:4]",
+    ]
+
+
+def test_a_key_that_stands_twice_is_said_and_the_last_one_counts(write: Any) -> None:
+    loaded = load_all(parse(["--config-file", write(b'{\n"mtu": 1400,\n"mtu": 1300\n}')]), {})
+    assert loaded.config.mtu == 1300
+    assert loaded.warnings == ("mtu stands on line 2 and on line 3: the last one counts",)
+    assert loaded.origin("mtu").endswith("daemon.json:3")
+
+
+def test_lines_are_those_of_keys_not_of_values_or_members() -> None:
+    text = '{\n "log-opts": {"mtu": "1", "x": "\\"mtu\\": {"},\n "labels": ["mtu"], "mtu":\n 5}'
+    assert dict(key_lines(text)) == {"log-opts": 2, "log-opts.mtu": 2, "log-opts.x": 2, "labels": 3, "mtu": 3}
+
+
+def test_every_value_has_an_origin(write: Any) -> None:
+    path = write(
+        b'{\n"mtu": 1400,\n"debug": true,\n"proxies": {"no-proxy": "x"}, "dns": null,\n"runtimes": {"a": {"path": "/a"}}}'
+    )
+    argv = ["--config-file", path, "--icc=false", "--http-proxy", "http://p", "--add-runtime", "b=/b"]
+    environ = {"HTTPS_PROXY": "http://s", "DOCKER_DRIVER": "vfs", "DOCKER_MIN_API_VERSION": "1.40"}
+    loaded = load_all(parse(argv), environ)
+    assert loaded.origins == {
+        "mtu": f"{path}:2",
+        "debug": f"{path}:3",
+        "proxies": f"{path}:4, --http-proxy, environment HTTPS_PROXY",
+        "runtimes": f"{path}:5, --add-runtime",
+        "icc": "--icc",
+        "storage-driver": "environment DOCKER_DRIVER",
+        "min-api-version": "environment DOCKER_MIN_API_VERSION",
+    }
+    assert loaded.origin("dns") == "default"
+    assert loaded.config.min_api_version == "1.40"
+
+
+def test_dockers_file_is_read_where_ours_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, dockers = tmp_path / "ours.json", tmp_path / "dockers.json"
+    monkeypatch.setattr(file, "DEFAULT_FILES", (str(ours), str(dockers)))
+    assert load_all(parse([]), {}).file == ""
+    dockers.write_text('{"mtu": 1400}')
+    loaded = load_all(parse([]), {})
+    assert (loaded.config.mtu, loaded.origin("mtu")) == (1400, f"{dockers}:1 (no {ours})")
+    ours.write_text('{"mtu": 1300}')
+    loaded = load_all(parse([]), {})
+    assert (loaded.config.mtu, loaded.origin("mtu")) == (1300, f"{ours}:1")
+    assert load_all(parse(["--config-file", str(dockers)]), {}).origin("mtu") == f"{dockers}:1"
+
+
+def test_what_is_shown_hides_passwords(write: Any) -> None:
+    path = write(
+        {
+            "proxies": {"http-proxy": "http://me:hidden@p"},
+            "log-driver": "splunk",
+            "log-opts": {"splunk-token": "hidden", "tag": "seen"},
+            "labels": ["a=b"],
+        }
+    )
+    found = show.document(load_all(parse(["--config-file", path]), {}), ["mtu"])
+    values = {each["Key"]: each["Value"] for each in found["Values"]}
+    assert values.keys() == KEYS
+    assert values["proxies"]["http-proxy"] == "http://xxxxx:xxxxx@p"
+    assert values["log-opts"] == {"splunk-token": "xxxxx", "tag": "seen"}
+    assert found["NeedsRestart"] == ["mtu"]
+    assert "hidden" not in json.dumps(found) + show.text(found)
+
+
+def test_nri_may_be_switched_off_but_not_on(write: Any) -> None:
+    assert configured(write({"nri-opts": {"enable": False}}))
+    assert "cannot use nri-opts: NRI plugins are not supported" in complaint(write({"nri-opts": {"enable": True}}))
+
+
+# --- reload -------------------------------------------------------------------------------------------------------------
+
+
+def reloaded(write: Any, before: Any, after: Any) -> ReloadPlan:
+    found = [load_all(parse(["--config-file", write(each)]), {}) for each in (before, after)]
+    return plan(*found)
+
+
+def test_a_plan_sorts_what_is_applied_unchanged_and_waiting(write: Any) -> None:
+    found = reloaded(
+        write,
+        {"labels": ["a=1"], "mtu": 1400, "debug": True, "icc": False},
+        {"labels": ["a=2"], "mtu": 1300, "log-driver": "local", "icc": False},
+    )
+    assert (found.applied, found.unchanged, found.needs_restart) == (("debug", "labels", "log-driver"), ("icc",), ("mtu",))
+    assert (found.config.labels, found.config.debug, found.config.mtu) == (("a=2",), False, 1400)
+    assert found.loaded.origin("debug") == "default"
+    assert found.loaded.origin("mtu").endswith("daemon.json:1")
+
+
+def test_the_attributes_of_a_reload_are_dockers() -> None:
+    found = reload_attributes(
+        Config(
+            features={"b": True, "a": False},
+            runtimes={"x": RuntimeEntry(path="/x"), "a": RuntimeEntry(path="/a")},
+            log_opts={"splunk-token": "hidden"},
+            proxies=Proxies(http_proxy="http://me:hidden@p"),
+            default_cgroupns_mode="host",
+        )
+    )
+    dockers = {
+        "allow-nondistributable-artifacts": "[]",
+        "debug": "false",
+        "default-cgroupns-mode": "host",
+        "default-ipc-mode": "private",
+        "default-runtime": "runc",
+        "default-shm-size": "67108864",
+        "features": "map[a:false b:true]",
+        "insecure-registries": "[]",
+        "labels": "[]",
+        "live-restore": "false",
+        "max-concurrent-downloads": "3",
+        "max-concurrent-uploads": "5",
+        "max-download-attempts": "5",
+        "registry-mirrors": "[]",
+        "runtimes": "a:/a x:/x",
+        "shutdown-timeout": "15",
+    }
+    assert dockers.items() <= found.items()
+    assert "hidden" not in json.dumps(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import stat
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from orlop_kernel.boot import listen, logs, pidfile, process, systemd
+from orlop_kernel.boot import exposure, listen, logs, pidfile, process, systemd
 from orlop_kernel.config import Config, ConfigError
 
 
@@ -26,6 +28,31 @@ def test_log_lines_are_one_line_each() -> None:
     line = logs._Text().format(record("name %s", "a\nERROR forged"))
     assert "\n" not in line
     assert line.endswith("warn  name a\\nERROR forged")
+
+
+def test_the_journal_gets_priorities_and_no_time() -> None:
+    text = logs._Journal(logs._Text()).format(record("hello %d", 5))
+    assert text == "<4>warn  hello 5"
+    failed = record("it failed")
+    failed.levelno = logging.ERROR
+    try:
+        raise ValueError("why")
+    except ValueError:
+        failed.exc_info = sys.exc_info()
+    lines = logs._Journal(logs._Text()).format(failed).splitlines()
+    assert lines[0] == "<3>error it failed"
+    assert lines[-1] == "<3>ValueError: why"
+    assert all(line.startswith("<3>") for line in lines)
+    assert logs._Journal(logs._Json()).format(record("x")).startswith('<4>{"level":"warn"')
+
+
+def test_the_journal_is_known_by_its_socket(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        info = os.fstat(file.fileno())
+        assert logs._is_journal(file.fileno(), f"{info.st_dev}:{info.st_ino}")
+        assert not logs._is_journal(file.fileno(), f"{info.st_dev}:{info.st_ino + 1}")
+        assert not logs._is_journal(file.fileno(), "")
+    assert not logs._is_journal(-1, "1:1")
 
 
 def test_json_log_lines_have_dockerds_keys() -> None:
@@ -93,7 +120,30 @@ def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert manager.recv(999) == b"READY=1\nSTATUS=serving"
         systemd.notify_reloading()
         assert manager.recv(999).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-    systemd.notify_stopping()  # nobody listens any more: silence
+        systemd.notify_stopping(30)
+        assert manager.recv(999) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=45000000"
+        systemd.notify_stopping(math.inf)
+        assert int(manager.recv(999).rpartition(b"=")[2]) > 10**12
+    systemd.notify_stopping(30)  # nobody listens any more: silence
+
+
+def test_the_watchdog_is_fed_twice_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+
+    async def main() -> None:
+        for environ in ({}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "6"}):
+            await systemd.feed_watchdog(environ, 5)  # not for us: returns at once
+            assert environ == {}
+        with trio.move_on_after(100):
+            await systemd.feed_watchdog({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "5"}, 5)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager:
+        manager.bind(path)
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+        assert [manager.recv(99) for _ in range(4)] == [b"WATCHDOG=1"] * 4
+        with pytest.raises(BlockingIOError):
+            manager.recv(99)
 
 
 def test_inherited_sockets_are_for_us_only() -> None:
@@ -148,16 +198,16 @@ def test_tcp_on_loopback_is_served(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_tcp_names_and_ports() -> None:
-    assert listen.split_tcp("", False) == ("localhost", 2375)
-    assert listen.split_tcp("0.0.0.0", True) == ("0.0.0.0", 2376)
-    assert listen.split_tcp("[::1]:99", False) == ("::1", 99)
-    assert listen.split_tcp("[::1]", False) == ("::1", 2375)
-    assert listen.split_tcp(":5", False) == ("localhost", 5)
+    assert exposure.split_tcp("", False) == ("localhost", 2375)
+    assert exposure.split_tcp("0.0.0.0", True) == ("0.0.0.0", 2376)
+    assert exposure.split_tcp("[::1]:99", False) == ("::1", 99)
+    assert exposure.split_tcp("[::1]", False) == ("::1", 2375)
+    assert exposure.split_tcp(":5", False) == ("localhost", 5)
 
 
 def test_tls_with_missing_files_says_which(tmp_path: Path) -> None:
     config = Config(hosts=("tcp://0.0.0.0:0",), tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key")
-    with pytest.raises(ConfigError, match="invalid TLS configuration: cannot load /no/cert"):
+    with pytest.raises(ConfigError, match="invalid TLS configuration: cannot read tlscert /no/cert: No such file"):
         opened(config)
 
 

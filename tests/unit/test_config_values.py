@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.config import Config, plan, reload_attributes
+from orlop_kernel.config import Config, Loaded, plan, reload_attributes
 from orlop_kernel.config.values import format_size, key_value, parse_size, parse_size_decimal, parse_ulimit
 
 
@@ -49,7 +49,7 @@ def test_key_value_splits_once() -> None:
 def test_reload_applies_what_it_may_and_names_the_rest() -> None:
     running = Config(debug=False, mtu=1500, labels=("a=1",))
     wanted = Config(debug=True, mtu=1400)
-    found = plan(running, wanted)
+    found = plan(Loaded(running), Loaded(wanted))
     assert found.applied == ("debug", "labels")
     assert found.needs_restart == ("mtu",)
     assert found.config.debug
@@ -58,7 +58,7 @@ def test_reload_applies_what_it_may_and_names_the_rest() -> None:
 
 
 def test_reload_without_a_difference_changes_nothing() -> None:
-    found = plan(Config(), Config())
+    found = plan(Loaded(Config()), Loaded(Config()))
     assert (found.applied, found.needs_restart) == ((), ())
     assert found.config == Config()
 

@@ -6,9 +6,6 @@ where exceptions become status codes. Nothing here decides what a container is.
 
 from __future__ import annotations
 
-API_VERSION = "1.51"
-"""The newest version whose behaviour is implemented; what a path without a version gets."""
-
-MIN_API_VERSION = "1.24"
+from orlop_kernel.types.versions import API_VERSION, MIN_API_VERSION
 
 __all__ = ["API_VERSION", "MIN_API_VERSION"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_origin
 
 import msgspec
 
@@ -23,16 +24,22 @@ _filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | 
 
 class Call:
     """`params` are the parts of the path, decoded; `version` is what the client asked for, the newest if it did not say.
-    `pattern` is the route's, for policies, metrics and the audit log."""
+    `pattern` is the route's, for policies, metrics and the audit log.
 
-    __slots__ = ("_json", "params", "pattern", "request", "version")
+    A listener with a label scope (`access.scope`) sets two more: `only` are labels that `filters` asks for in addition,
+    `stamp` those that what is made on the way gets."""
+
+    __slots__ = ("_json", "_value", "only", "params", "pattern", "request", "stamp", "version")
 
     def __init__(self, request: Request, version: tuple[int, int], params: dict[str, str], pattern: str = "") -> None:
         self.request = request
         self.version = version
         self.params = params
         self.pattern = pattern
+        self.only: tuple[str, ...] = ()
+        self.stamp: Mapping[str, str] = {}
         self._json: bytes | None = None
+        self._value: Any = None
 
     def arg(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
@@ -65,7 +72,7 @@ class Call:
         `{"key":["value"]}`. Raises InvalidParameter."""
         text = self.arg(name)
         if not text:
-            return {}
+            return {"label": [*self.only]} if self.only else {}
         try:
             parsed = _filters.decode(text.encode("utf-8", "surrogateescape"))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -74,6 +81,8 @@ class Call:
         for key, values in (parsed or {}).items():
             chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
             result[key] = list(dict.fromkeys(chosen))
+        if self.only:
+            result["label"] = [*result.get("label", ()), *self.only]
         return result
 
     async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
@@ -88,11 +97,15 @@ class Call:
         return self._json
 
     async def json(self, kind: type[T], required: bool = True, limit: int = JSON_LIMIT) -> T:
-        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give."""
-        data = await self.json_bytes(limit)
-        if not data and not required:
-            return kind()
-        return decode_json(data, kind)
+        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give. Decoded
+        once: whoever asks again gets the same object, with what a policy changed in it."""
+        if self._value is None:
+            data = await self.json_bytes(limit)
+            self._value = kind() if not data and not required else decode_json(data, kind)
+        elif type(self._value) is not (get_origin(kind) or kind):
+            raise TypeError(f"the body of {self.pattern} was judged as {type(self._value).__name__}, not {kind.__name__}")
+        value: T = self._value
+        return value
 
 
 def _check_content_type(declared: str) -> None:

@@ -53,7 +53,7 @@ class _Routes:
             endpoints = request.networking_config.endpoints_config or {}
             if len(endpoints) > 1:
                 raise InvalidParameter("Container cannot be created with multiple network endpoints")
-        made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request)
+        made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request, call.stamp)
         return json_response(CreateResponse(id=made.container.id, warnings=made.warnings), 201)
 
     async def list(self, call: Call) -> Answer:

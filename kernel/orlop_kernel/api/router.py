@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from orlop_kernel.api import API_VERSION, MIN_API_VERSION
@@ -17,13 +18,15 @@ from orlop_kernel.api.errors import answer_error
 from orlop_kernel.api.responses import empty, with_common
 from orlop_kernel.http.messages import Answer, Request, Response, Streaming
 from orlop_kernel.spi.errors import InvalidParameter
+from orlop_kernel.types.versions import parse_version
 
-__all__ = ["Api", "OnAnswer", "OnCall", "Route", "RouteHandler"]
+__all__ = ["Api", "Guard", "OnAnswer", "Route", "RouteHandler"]
 
 RouteHandler = Callable[[Call], Awaitable[Answer]]
 
-OnCall = Callable[[Call], Awaitable[None]]
-"""Before a handler; raises (Forbidden) to refuse. It sees the same Call, and `call.json` gives it what the handler gets."""
+Guard = Callable[[Call, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
+"""Stands around every call, those of unknown routes too (`pattern` ""). It awaits the second argument for the answer, once,
+or answers itself. It sees the same Call as the handler: what `call.json` gives it is the very object the handler gets."""
 
 OnAnswer = Callable[[Call, int, float], None]
 """After a handler: the status and the seconds until the answer was there (for streams: until it began). 101 is a hijack."""
@@ -39,8 +42,7 @@ class Route(NamedTuple):
     since: tuple[int, int] = (1, 24)
 
 
-_NEWEST = (int(API_VERSION.split(".")[0]), int(API_VERSION.split(".")[1]))
-_OLDEST = (int(MIN_API_VERSION.split(".")[0]), int(MIN_API_VERSION.split(".")[1]))
+_NEWEST = parse_version(API_VERSION)
 _VERSIONED = re.compile(r"/v([0-9.]{1,16})(/.*)", re.DOTALL)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -51,13 +53,23 @@ _Pattern = tuple[re.Pattern[str], Route]
 
 
 class Api:
-    """The handler. Routes are fixed when it is made; two with the same method and pattern are an error."""
+    """The handler. Routes are fixed when it is made; two with the same method and pattern are an error. `guard` and
+    `on_answer` may be set or taken away at any time: the next request goes by them, on whatever connection it comes.
+    `oldest` is the oldest API version that is answered."""
 
-    def __init__(self, routes: Iterable[Route], *, on_call: OnCall | None = None, on_answer: OnAnswer | None = None) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        *,
+        guard: Guard | None = None,
+        on_answer: OnAnswer | None = None,
+        oldest: str = MIN_API_VERSION,
+    ) -> None:
         self._static: dict[tuple[str, str], Route] = {}
         self._patterns: dict[tuple[str, str, str], list[_Pattern]] = {}
-        self._on_call = on_call
-        self._on_answer = on_answer
+        self.guard = guard
+        self.on_answer = on_answer
+        self._oldest = oldest
         self.routes = tuple(routes)
         for route in self.routes:
             self._add(route)
@@ -95,43 +107,53 @@ class Api:
                     return route, match.groupdict()
         return None
 
-    async def __call__(self, request: Request) -> Answer:
-        """Answer a request: see http.messages.Handler. Raises nothing but cancellation."""
+    def __call__(self, request: Request) -> Awaitable[Answer]:
+        """Answer a request: see http.messages.Handler. Raises nothing but cancellation. (No coroutine of its own: a ping is
+        short enough to feel one.)"""
         path, asked = request.path, ""
         versioned = _VERSIONED.fullmatch(path) if path.startswith("/v") else None
         if versioned:
             asked, path = versioned[1], versioned[2]
         found = self.find(request.method, path)
         if not found:
-            return _OPTIONS if request.method == "OPTIONS" else _PAGE_NOT_FOUND
+            nothing = _OPTIONS if request.method == "OPTIONS" else _PAGE_NOT_FOUND
+            return self.guard(Call(request, _NEWEST, {}), partial(_same, nothing)) if self.guard else _same(nothing)
         route, params = found
-        began = time.perf_counter() if self._on_answer else 0.0
         call = Call(request, _NEWEST, params, route.pattern)
+        if self.guard:
+            return self.guard(call, partial(self._answer, call, route, asked))
+        return self._answer(call, route, asked)
+
+    async def _answer(self, call: Call, route: Route, asked: str) -> Answer:
+        request = call.request
+        began = time.perf_counter() if self.on_answer else 0.0
         answer: Answer
         try:
             if asked:
-                call.version = _check_version(asked)
+                call.version = _check_version(asked, self._oldest)
             if call.version < route.since:
                 raise InvalidParameter(
                     f"{request.method} {request.path} requires minimum API version {route.since[0]}.{route.since[1]}"
                 )
-            if self._on_call:
-                await self._on_call(call)
             answer = with_common(await route.handler(call))
         except Exception as error:
             answer = answer_error(request, error)
-        if self._on_answer:
+        if self.on_answer:
             status = answer.status if isinstance(answer, Response | Streaming) else 101
-            self._on_answer(call, status, time.perf_counter() - began)
+            self.on_answer(call, status, time.perf_counter() - began)
         return answer
 
 
-def _check_version(asked: str) -> tuple[int, int]:
+async def _same(answer: Answer) -> Answer:
+    return answer
+
+
+def _check_version(asked: str, oldest: str) -> tuple[int, int]:
     parts = [int(part) if part else 0 for part in asked.split(".")[:2]]
     version = (parts[0], parts[1] if len(parts) > 1 else 0)
-    if version < _OLDEST:
+    if version < parse_version(oldest):
         raise InvalidParameter(
-            f"client version {asked} is too old. Minimum supported API version is {MIN_API_VERSION}, "
+            f"client version {asked} is too old. Minimum supported API version is {oldest}, "
             "please upgrade your client to a newer version"
         )
     if version > _NEWEST:

@@ -6,9 +6,9 @@ import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from orlop_kernel.api import API_VERSION, MIN_API_VERSION
+from orlop_kernel.api import API_VERSION
 from orlop_kernel.engine.system import System
-from orlop_kernel.engine.system.usage import OBJECT_TYPES, disk_usage
+from orlop_kernel.engine.system.usage import OBJECT_TYPES, Measuring
 from orlop_kernel.events import Subscription, to_wire
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.spi import InvalidParameter
@@ -82,6 +82,7 @@ class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.system = System(engine)
+        self.measuring = Measuring(engine)
 
     async def ping(self, call: Call) -> Answer:
         return _PONG[self.engine.config.features.get("buildkit", True)]
@@ -90,7 +91,7 @@ class _Routes:
         return _HEAD_PONG[self.engine.config.features.get("buildkit", True)]
 
     async def version(self, call: Call) -> Answer:
-        return json_response(await self.system.version(API_VERSION, MIN_API_VERSION))
+        return json_response(await self.system.version(API_VERSION, self.engine.config.min_api_version))
 
     async def info(self, call: Call) -> Answer:
         return json_response(await self.system.info(call.version))
@@ -111,7 +112,7 @@ class _Routes:
         types = frozenset(call.args("type")) if call.version >= (1, 42) else frozenset()
         for name in types - OBJECT_TYPES:
             raise InvalidParameter(f"unknown object type: {name}")
-        return json_response(await disk_usage(self.engine, types or OBJECT_TYPES, call.version))
+        return json_response(await self.measuring.disk_usage(types or OBJECT_TYPES, call.version))
 
     async def auth(self, call: Call) -> Answer:
         await self.system.login(await call.json(AuthConfig))

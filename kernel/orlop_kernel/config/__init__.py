@@ -5,15 +5,17 @@ config = load(sys.argv[1:], os.environ)
 
 from .errors import ConfigError
 from .load import Loaded, load, load_all
-from .model import AddressPool, Config, Proxies, RuntimeEntry, Ulimit
+from .model import AddressPool, AuditLog, Config, Listener, Proxies, RuntimeEntry, Ulimit
 from .policy import RELOADABLE
 from .reload import ReloadPlan, plan, reload_attributes
 
 __all__ = [
     "RELOADABLE",
     "AddressPool",
+    "AuditLog",
     "Config",
     "ConfigError",
+    "Listener",
     "Loaded",
     "Proxies",
     "ReloadPlan",

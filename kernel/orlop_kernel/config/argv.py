@@ -23,7 +23,8 @@ class Parsed(NamedTuple):
     raw: dict[str, str]
     config_file: str = ""
     action: str = ""
-    """"" to run, or "help", "version", "validate"."""
+    """"" to run, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
+    "check deep repair", ...)."""
 
 
 _BY_NAME = {flag.name: flag for flag in FLAGS}
@@ -62,6 +63,12 @@ def _map(text: str) -> dict[str, str]:
     return dict([key_value(text)])
 
 
+def _show(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError(f'"{text}" is neither text nor json')
+    return text
+
+
 def _feature(text: str) -> dict[str, bool]:
     name, equals, value = text.partition("=")
     return {name: parse_bool(value) if equals else True}
@@ -72,7 +79,9 @@ def _network_option(text: str) -> dict[str, dict[str, str]]:
     return {driver: _map(option)}
 
 
-_SINGLE = frozenset({"string", "bool", "int", "action"})
+_ALONE = {"bool": "true", "action": "true", "show": "text"}
+"""What a flag without a value means; others take the next word."""
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "string": str,
     "bool": parse_bool,
@@ -85,6 +94,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "feature": _feature,
     "netopt": _network_option,
     "action": parse_bool,
+    "show": _show,
 }
 
 
@@ -128,8 +138,8 @@ def _shorts(letters: str, rest: list[str]) -> list[tuple[Flag, str, str]]:
         if letters.startswith("="):
             found.append((flag, f"-{letter}", letters[1:]))
             break
-        if flag.kind in ("bool", "action"):
-            found.append((flag, f"-{letter}", "true"))
+        if flag.kind in _ALONE:
+            found.append((flag, f"-{letter}", _ALONE[flag.kind]))
             continue
         found.append((flag, f"-{letter}", letters or _operand(flag, f"-{letter}", rest)))
         break
@@ -137,8 +147,8 @@ def _shorts(letters: str, rest: list[str]) -> list[tuple[Flag, str, str]]:
 
 
 def _operand(flag: Flag, written: str, rest: list[str]) -> str:
-    if flag.kind in ("bool", "action"):
-        return "true"
+    if flag.kind in _ALONE:
+        return _ALONE[flag.kind]
     if not rest:
         raise ConfigError(f"flag needs an argument: {written}\nSee 'orlopd --help'.")
     return rest.pop(0)
@@ -155,11 +165,14 @@ def _unknown(written: str, name: str) -> Flag:
     raise ConfigError(f"{what}{written}{hint}\nSee 'orlopd --help'.")
 
 
+_WITH_CHECK = frozenset({"deep", "facts", "repair"})
+
+
 def parse(argv: Sequence[str]) -> Parsed:
     """Parse the arguments (without the program's name). Raises `ConfigError`."""
     values: dict[str, Any] = {}
     raw: dict[str, str] = {}
-    config_file, actions = "", set()
+    config_file, shown, actions = "", "", set()
     for flag, written, text in _tokens(argv):
         try:
             value = _PARSERS[flag.kind](text)
@@ -170,10 +183,17 @@ def parse(argv: Sequence[str]) -> Parsed:
         )
         if flag.kind == "action":
             actions |= {flag.name} if value else set()
+        elif flag.kind == "show":
+            actions.add(flag.name)
+            shown = f"{flag.name}=json" if value == "json" else flag.name
         elif flag.name == "config-file":
             config_file = text
         else:
             group, dot, member = flag.key.partition(".")
             values[group] = _join(values.get(group), {member: value} if dot else value)
-    action = next((name for name in ("help", "version", "validate") if name in actions), "")
-    return Parsed(values, raw, config_file, action)
+    action = next((name for name in ("help", "version", "validate", "show-config", "check") if name in actions), "")
+    if action == "check":
+        action = " ".join(("check", *sorted(actions & _WITH_CHECK)))
+    elif stray := actions & _WITH_CHECK:
+        raise ConfigError(f"--{min(stray)} goes with --check\nSee 'orlopd --help'.")
+    return Parsed(values, raw, config_file, shown if action == "show-config" else action)

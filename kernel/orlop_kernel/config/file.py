@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,9 +15,11 @@ from .flags import FLAGS
 from .model import Config
 from .policy import HINTS
 
-__all__ = ["DEFAULT_FILES", "KEYS", "decode", "find", "line_of", "read"]
+__all__ = ["DEFAULT_FILES", "KEYS", "Document", "decode", "fallback_for", "find", "key_lines", "read"]
 
 DEFAULT_FILES = ("/etc/orlop/daemon.json", "/etc/docker/daemon.json")
+"""The second is read where the first is missing: a machine that comes from Docker keeps its settings."""
+
 KEYS = frozenset(Config.__struct_encode_fields__)
 
 _BOMS = (
@@ -26,6 +28,18 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _PLURALS = {flag.name: flag.key for flag in FLAGS if flag.key and "." not in flag.key and flag.key != flag.name}
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
+_COLON = re.compile(r"\s*:")
+
+
+class Document(NamedTuple):
+    """What a file says. `values` are the known keys that it sets; `lines` tells where each key stands, members of objects
+    as "proxies.http-proxy". `problems` make it unusable, `notes` do not."""
+
+    values: dict[str, Any]
+    lines: dict[str, int]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def find(explicit: str) -> str:
@@ -35,28 +49,43 @@ def find(explicit: str) -> str:
     return next((path for path in DEFAULT_FILES if os.path.exists(path)), "")
 
 
+def fallback_for(path: str) -> str:
+    """The file in whose stead this default one is read; "" for the first, and for one that is no default."""
+    return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
+
+
 def read(path: str) -> str:
     """The file's text. dockerd accepts UTF-8 and UTF-16 with a byte order mark; so do we."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise ConfigError(f"unable to configure the Docker daemon with file {path}: {error.strerror}") from error
+        raise ConfigError(str(error.strerror)) from error
     try:
         for bom, encoding in _BOMS:
             if data.startswith(bom):
                 return data[len(bom) :].decode(encoding)
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"unable to configure the Docker daemon with file {path}: invalid JSON: byte {error.start}: not UTF-8"
-        ) from error
+        raise ConfigError(f"invalid JSON: byte {error.start}: not UTF-8") from error
 
 
-def line_of(text: str, key: str) -> int:
-    """The line on which `key` is written, 0 when it is not there as such (escapes)."""
-    match = re.search(r'"' + re.escape(key) + r'"\s*:', text)
-    return text.count("\n", 0, match.start()) + 1 if match else 0
+def key_lines(text: str) -> Iterator[tuple[str, int]]:
+    """(key, line) of a valid JSON object's keys, and of the keys of the objects in it ("runtimes.crun")."""
+    depth, parent, line, seen = 0, "", 1, 0
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        if piece in "{[":
+            depth += 1
+        elif piece in "}]":
+            depth -= 1
+        elif depth in (1, 2) and _COLON.match(text, match.end()):
+            line += text.count("\n", seen, match.start())
+            seen = match.start()
+            name = str(msgspec.json.decode(piece))
+            if depth == 1:
+                parent = name
+            yield (name if depth == 1 else f"{parent}.{name}"), line
 
 
 def _place(text: str) -> str:
@@ -67,51 +96,60 @@ def _place(text: str) -> str:
         json.loads(text)
     except json.JSONDecodeError as error:
         return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except RecursionError:
+        return "nested too deeply"
     return "not a JSON document"
 
 
 def _hint(key: str) -> str:
     known = HINTS.get(key) or _PLURALS.get(key)
     if known in KEYS:
-        return f' (did you mean "{known}"?)'
+        return f'did you mean "{known}"?'
     if known:
-        return f" ({known})"
+        return known
     from difflib import get_close_matches
 
     near = get_close_matches(key, KEYS, 1)
-    return f' (did you mean "{near[0]}"?)' if near else ""
+    return f'did you mean "{near[0]}"?' if near else ""
 
 
-def _check_known(keys: Iterable[str]) -> None:
-    unknown = sorted(set(keys) - KEYS)
-    if unknown:
-        listed = ", ".join(f"{key}{_hint(key)}" for key in unknown)
-        raise ConfigError(f"the following directives don't match any configuration option: {listed}")
+def _unknown(found: Mapping[str, Any], lines: Mapping[str, int]) -> str:
+    """dockerd's sentence about keys that are none, with the line and the key that was meant; "" when all are known."""
+    listed = []
+    for key in sorted(set(found) - KEYS):
+        remarks = [f"line {lines[key]}" if key in lines else "", _hint(key)]
+        remark = "; ".join(filter(None, remarks))
+        listed.append(f"{key} ({remark})" if remark else key)
+    return f"the following directives don't match any configuration option: {', '.join(listed)}" if listed else ""
 
 
 def _is_zero(value: Any) -> bool:
     return value is None or (value in ("", 0) and not isinstance(value, bool))
 
 
-def decode(text: str, path: str) -> dict[str, Any]:
-    """The keys that the file sets. null, "" and 0 set nothing, as in dockerd, except that default-stop-timeout may be 0."""
-    where = f"unable to configure the Docker daemon with file {path}: "
+def _sets(key: str, value: Any) -> bool:
+    """null, "" and 0 set nothing, as in dockerd, except that default-stop-timeout may be 0."""
+    return not _is_zero(value) or (key == "default-stop-timeout" and value == 0 and value is not None)
+
+
+def decode(text: str) -> Document:
+    """Raises `ConfigError` for what is no JSON object; all else that is wrong is in `problems`."""
     if not text.strip():
-        return {}
+        return Document({}, {})
     try:
         found = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        raise ConfigError(f"{where}invalid JSON: {_place(text)}") from None
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{where}invalid JSON: an object is expected, not {type(found).__name__}")
-    try:
-        _check_known(found)
-        if "host-gateway-ip" in found and "host-gateway-ips" in found:
-            raise ConfigError("host-gateway-ip and host-gateway-ips are the same setting: use host-gateway-ips only")
-    except ConfigError as error:
-        raise ConfigError(f"{where}{error}") from None
-    return {
-        key: value
-        for key, value in found.items()
-        if not _is_zero(value) or (key == "default-stop-timeout" and value == 0 and value is not None)
-    }
+    except (msgspec.DecodeError, RecursionError):
+        raise ConfigError(f"invalid JSON: {_place(text)}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"invalid JSON: an object is expected, not {type(found).__name__}")
+    lines: dict[str, int] = {}
+    notes = []
+    for key, line in key_lines(text):
+        if key in lines:
+            notes.append(f"{key} stands on line {lines[key]} and on line {line}: the last one counts")
+        lines[key] = line
+    problems = [_unknown(found, lines)]
+    if "host-gateway-ip" in found and "host-gateway-ips" in found:
+        problems.append("host-gateway-ip and host-gateway-ips are the same setting: use host-gateway-ips only")
+    values = {key: value for key, value in found.items() if key in KEYS and _sets(key, value)}
+    return Document(values, lines, tuple(filter(None, problems)), tuple(notes))

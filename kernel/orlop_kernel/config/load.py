@@ -1,44 +1,60 @@
-"""Defaults, daemon.json and flags become one `Config`. Reads the file and nothing else of the machine."""
+"""Defaults, daemon.json and flags become one `Config`. Reads the file, and looks whether dockerd's default certificates are
+there. Finds everything that is wrong at once, and remembers where each value came from.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from .argv import Parsed, parse
 from .errors import ConfigError
-from .file import decode, find, line_of, read
+from .file import Document, decode, fallback_for, find, read
 from .flags import FLAGS
 from .model import Config
 from .policy import IGNORED
 from .validate import validate
 
-__all__ = ["Loaded", "load", "load_all", "merge"]
+__all__ = ["DEFAULT", "Loaded", "load", "load_all", "merge", "without_password"]
+
+DEFAULT = "default"
+"""The origin of a value that nobody set."""
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _WORDS = {
     "`str`": "a string",
     "`int`": "a whole number",
     "`bool`": "true or false",
+    "`bool | null`": "true or false",
     "`array`": "a list",
     "`object`": "an object",
     "`float`": "a number with a fraction",
     "`null`": "null",
 }
 _PASSWORD = re.compile(r"(://)[^/@]*@")
-_SECRET = ("http-proxy", "https-proxy")
+_PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
 class Loaded(NamedTuple):
-    """A configuration and what its reader should be told: the file it came from ("" = none) and warnings."""
+    """A configuration and what its reader should be told: the file it came from ("" = none), warnings, and the origin of
+    each key that was set: "FILE:LINE", "--flag", "environment NAME", several where they add up."""
 
     config: Config
     file: str = ""
     warnings: tuple[str, ...] = ()
+    origins: Mapping[str, str] = {}
+
+    def origin(self, key: str) -> str:
+        return self.origins.get(key, DEFAULT)
+
+
+def without_password(url: str) -> str:
+    """dockerd's disguise of a proxy's user and password."""
+    return _PASSWORD.sub(r"\1xxxxx:xxxxx@", url)
 
 
 def _show(value: Any) -> str:
@@ -49,108 +65,159 @@ def _show(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _conflicts(file: Mapping[str, Any], parsed: Parsed) -> str:
+def _conflicts(document: Document, parsed: Parsed) -> str:
     """dockerd's sentence about keys that stand in both, "" when there are none. Only `runtimes` may."""
     by_key: dict[str, list[str]] = {}
     for flag in FLAGS:
         if flag.name in parsed.raw and flag.key:
-            by_key.setdefault(flag.key, []).append(parsed.raw[flag.name])
-    found = []
-    for key, typed in by_key.items():
+            by_key.setdefault(flag.key, []).append(flag.name)
+    file, found = document.values, []
+    for key, names in by_key.items():
         group, dot, member = key.partition(".")
         holder: Any = file.get(group, {}) if dot else file
         name = member or key
         if key == "host-gateway-ips" and "host-gateway-ip" in file:
-            name, holder = "host-gateway-ip", file
+            key, name, holder = "host-gateway-ip", "host-gateway-ip", file
         if key == "runtimes" or not isinstance(holder, Mapping) or name not in holder:
             continue
-        line = f"{name}: (from flag: {','.join(typed)}, from file: {_show(holder[name])})"
-        found.append(_PASSWORD.sub(r"\1xxxxx:xxxxx@", line) if name in _SECRET else line)
+        typed = ",".join(parsed.raw[each] for each in names)
+        line = f"{name}: (from flag: {typed}, from file: {_show(holder[name])})"
+        place = f"--{names[0]} and line {document.lines[key]}" if key in document.lines else f"--{names[0]}"
+        found.append(f"{without_password(line) if name in _PROXIES else line} [{place}]")
     if not found:
         return ""
     return f"the following directives are specified both as a flag and in the configuration file: {', '.join(found)}"
 
 
-def _culprit(values: Mapping[str, Any], key: str) -> str:
-    """The member of a map that is wrong: msgspec does not name it."""
+def _culprit(values: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """The member of a map that is wrong (msgspec does not name it), as a suffix of the key; and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
             try:
                 msgspec.convert({key: {name: value}}, Config)
             except msgspec.ValidationError:
-                return f".{name}: {_show(value)}"
-    return f": {_show(members)}"
+                return f".{name}", _show(value)
+    return "", _show(members)
 
 
-def _explain(error: msgspec.ValidationError, values: Mapping[str, Any], text: str) -> str:
+def _explain(error: msgspec.ValidationError, values: Mapping[str, Any], key: str, lines: Mapping[str, int]) -> str:
     match = _PLACE.match(str(error))
     assert match is not None
-    path = match["path"] or ""
-    key = re.split(r"[.\[]", path, maxsplit=1)[0]
     what = match["what"]
     for name, word in _WORDS.items():
         what = what.replace(name, word)
     what = re.sub(r"^Expected", "expected", what)
-    line = line_of(text, key) if text and key else 0
-    return f"{key}{_culprit(values, key)}: {what}" + (f" (line {line})" if line else "")
+    member, shown = _culprit(values, key)
+    line = lines.get(key + member) or lines.get(key)
+    if key == "proxies":
+        shown = without_password(shown)
+    return f"{key}{member}: {shown}: {what}" + (f" (line {line})" if line else "")
 
 
-def _typed(values: Mapping[str, Any], text: str) -> Config:
-    try:
-        return msgspec.convert(dict(values), Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"invalid JSON: {_explain(error, values, text)}") from None
+def _mistyped(values: Mapping[str, Any], lines: Mapping[str, int]) -> dict[str, str]:
+    """The keys whose values are of a wrong type, and how to say so."""
+    found = {}
+    for key, value in values.items():
+        try:
+            msgspec.convert({key: value}, Config)
+        except msgspec.ValidationError as error:
+            found[key] = f"invalid JSON: {_explain(error, values, key, lines)}"
+    return found
 
 
 def _warnings(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{key} is ignored: {reason}" for key, reason in IGNORED.items() if key in values)
 
 
-def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """What dockerd takes from the environment: proxies where nothing else names them, the storage driver, the API's
-    minimum version."""
+def certificates(environ: Mapping[str, str]) -> str:
+    """Where dockerd looks for certificates that nobody names: the client's directory, of the user it runs as."""
+    return environ.get("DOCKER_CERT_PATH") or environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+
+
+def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What dockerd takes from the environment: proxies where nothing else names them, certificates, the storage driver, the
+    API's minimum version. Yields each key that it sets, and by what."""
     proxies = dict(values.get("proxies") or {})
-    for key in ("http-proxy", "https-proxy", "no-proxy"):
+    for key in _PROXIES:
         name = key.upper().replace("-", "_")
-        found = environ.get(name) or environ.get(name.lower(), "")
-        if found and not proxies.get(key):
-            proxies[key] = found
+        name = name if environ.get(name) else name.lower()
+        if environ.get(name) and not proxies.get(key):
+            proxies[key] = environ[name]
+            yield "proxies", name
     if proxies:
         values["proxies"] = proxies
+    if values.get("tls") or values.get("tlsverify") is not None:
+        where = certificates(environ)
+        for key, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):
+            if not values.get(key) and os.path.exists(path := os.path.join(where, name)):
+                values[key] = path
+                yield key, path
     if driver := environ.get("DOCKER_DRIVER"):
         values["storage-driver"] = driver
-    if version := environ.get("DOCKER_MIN_API_VERSION"):  # validated, as dockerd does
+        yield "storage-driver", "DOCKER_DRIVER"
+    version = environ.get("DOCKER_MIN_API_VERSION")
+    if version and "min-api-version" not in values:
         values["min-api-version"] = version
+        yield "min-api-version", "DOCKER_MIN_API_VERSION"
 
 
-def merge(file: Mapping[str, Any], parsed: Parsed, environ: Mapping[str, str]) -> dict[str, Any]:
+def merge(file: Mapping[str, Any], parsed: Parsed) -> dict[str, Any]:
     values = {**file, **parsed.values}
     for key in ("runtimes", "proxies"):
         if isinstance(file.get(key), Mapping) and key in parsed.values:
             values[key] = {**file[key], **parsed.values[key]}
-    _environment(values, environ)
     return values
 
 
+def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> dict[str, list[str]]:
+    """Where each key is set: in the file (and that it is dockerd's, read for want of ours), by flags."""
+    remark = f" (no {fallback_for(path)})" if fallback_for(path) and not explicit else ""
+    found = {key: [f"{path}:{document.lines[key]}{remark}" if key in document.lines else path] for key in document.values}
+    for flag in FLAGS:
+        if flag.key and flag.name in parsed.raw:
+            found.setdefault(flag.key.partition(".")[0], []).append(f"--{flag.name}")
+    return found
+
+
+def _read(path: str) -> tuple[Document, list[str]]:
+    """The file and what is wrong with it, in dockerd's words."""
+    if not path:
+        return Document({}, {}), []
+    try:
+        document = decode(read(path))
+    except ConfigError as error:
+        return Document({}, {}), list(error.problems)
+    return document, list(document.problems)
+
+
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
-    """`load` for arguments already parsed, with the file's name and the warnings."""
+    """`load` for arguments already parsed, with the file's name, the warnings and the origins. What cannot be used is left
+    out, so that the rest is looked at too: the error names everything."""
     path = find(parsed.config_file)
-    text = read(path) if path else ""
-    file = decode(text, path) if path else {}
-    try:
-        if conflicts := _conflicts(file, parsed):
-            raise ConfigError(conflicts)
-        _typed(file, text)
-    except ConfigError as error:
-        raise ConfigError(f"unable to configure the Docker daemon with file {path}: {error}") from None
-    values = merge(file, parsed, environ)
-    try:
-        config = _typed(values, "")
-        validate(config)
-    except ConfigError as error:
-        raise ConfigError(f"merged configuration validation from file and command line flags failed: {error}") from None
-    return Loaded(config, path, _warnings(values))
+    document, wrong = _read(path)
+    if conflicts := _conflicts(document, parsed):
+        wrong.append(conflicts)
+    mistyped = _mistyped(document.values, document.lines)
+    wrong += mistyped.values()
+    problems = [f"unable to configure the Docker daemon with file {path}: {problem}" for problem in wrong]
+
+    origins = _origins(document, path, bool(parsed.config_file), parsed)
+    values = merge({key: value for key, value in document.values.items() if key not in mistyped}, parsed)
+    for key, name in _environment(values, environ):
+        origins.setdefault(key, []).append(name if name.startswith("/") else f"environment {name}")
+    told = {key: ", ".join(dict.fromkeys(places)) for key, places in origins.items()}
+    config = msgspec.convert(values, Config)
+    for problem in validate(config):
+        if mistyped.keys().isdisjoint(problem.keys):
+            places = ", ".join(f"{key}: {told[key]}" for key in problem.keys if key in told)
+            problems.append(
+                "merged configuration validation from file and command line flags failed: "
+                + (f"{problem.text} [{places}]" if places else problem.text)
+            )
+    if problems:
+        raise ConfigError(*problems)
+    return Loaded(config, path, (*document.notes, *_warnings(values)), told)
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Config:

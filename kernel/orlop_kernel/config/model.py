@@ -22,8 +22,11 @@ __all__ = [
     "DEFAULT_DATA_ROOT",
     "DEFAULT_EXEC_ROOT",
     "DEFAULT_HOST",
+    "DEFAULT_TLS_HOST",
     "AddressPool",
+    "AuditLog",
     "Config",
+    "Listener",
     "Proxies",
     "RuntimeEntry",
     "Ulimit",
@@ -32,6 +35,7 @@ __all__ = [
 DEFAULT_DATA_ROOT = "/var/lib/orlop"
 DEFAULT_EXEC_ROOT = "/run/orlop"
 DEFAULT_HOST = "unix:///run/orlop.sock"
+DEFAULT_TLS_HOST = "tcp://localhost:2376"
 BUILTIN_RUNTIME = "runc"
 
 
@@ -76,11 +80,36 @@ class Proxies(ConfigBase, frozen=True, kw_only=True):
     no_proxy: str = ""
 
 
+class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
+    """An entry of `listeners`: one more socket, and what may be done through it. `mode` is octal; without it 0660 if there
+    is a `group`, else 0600. `labels`: only objects with all of these are there."""
+
+    host: str
+    role: str
+    labels: tuple[str, ...] = ()
+    shared_images: bool = False
+    show_env: bool = False
+    owner: str = ""
+    group: str = ""
+    mode: str = ""
+
+
+class AuditLog(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
+    """Who did what, as JSON lines. `required`: nothing is changed that cannot be written down."""
+
+    path: str
+    max_size: str = "100m"
+    max_file: int = 5
+    required: bool = False
+
+
 class Config(ConfigBase, frozen=True, kw_only=True):
     """The merged configuration. Immutable: a reload makes a new one."""
 
     allow_direct_routing: bool = False
+    allow_insecure_tcp: bool = False
     allow_nondistributable_artifacts: tuple[str, ...] = ()
+    audit_log: AuditLog | None = None
     authorization_plugins: tuple[str, ...] = ()
     bip: str = ""
     bip6: str = ""
@@ -134,6 +163,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     iptables: bool = True
     ipv6: bool = False
     labels: tuple[str, ...] = ()
+    listeners: tuple[Listener, ...] = ()
     live_restore: bool = False
     log_driver: str = "json-file"
     log_format: str = "text"
@@ -166,7 +196,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     tlscacert: str = ""
     tlscert: str = ""
     tlskey: str = ""
-    tlsverify: bool = False
+    tlsverify: bool | None = None
     userland_proxy: bool = True
     userland_proxy_path: str = ""
     userns_remap: str = ""
@@ -208,7 +238,8 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
-        return self.hosts or (DEFAULT_HOST,)
+        """With TLS and no `hosts`, dockerd listens on its TLS port of loopback; here, on the socket too."""
+        return self.hosts or ((DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,))
 
     @property
     def pid_path(self) -> str:
@@ -223,7 +254,13 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def uses_tls(self) -> bool:
-        return self.tls or self.tlsverify
+        """As in dockerd, `tlsverify` means TLS even when it is false: then clients need no certificate."""
+        return self.tls or self.tlsverify is not None
+
+    @property
+    def verifies_clients(self) -> bool:
+        """With TLS, unless `tlsverify` is false: `tls` alone verifies."""
+        return self.uses_tls and self.tlsverify is not False
 
     @property
     def effective_log_level(self) -> str:

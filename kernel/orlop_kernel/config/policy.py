@@ -9,16 +9,14 @@ from __future__ import annotations
 __all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
 
 REFUSED: dict[str, str] = {
-    "authorization-plugins": "Orlop has no authorization plugins; without them every client may do everything",
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
     "cpu-rt-runtime": "real-time scheduling of the parent cgroup is not supported",
-    "default-gateway": "containers on the default bridge always leave by the bridge",
-    "default-gateway-v6": "containers on the default bridge always leave by the bridge",
+    "nri-opts": "NRI plugins are not supported; those that enforce a policy would not be asked",
     "rootless": "Orlop runs as root",
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
     "userns-remap": "user namespaces are not supported; containers would run with the host's user ids",
 }
-"""Keys that are an error unless they have their default value, and why."""
+"""Keys that are an error unless they have their default value (or say `"enable": false`), and why."""
 
 IGNORED: dict[str, str] = {
     "allow-direct-routing": "there is no such switch",
@@ -32,12 +30,9 @@ IGNORED: dict[str, str] = {
     "experimental": "there are no experimental features",
     "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
     "ip6tables": "rules for IPv6 come and go with iptables",
-    "metrics-addr": "no metrics are served",
-    "min-api-version": "clients since API 1.24 are always served",
     "network-control-plane-mtu": "Orlop has no swarm mode",
     "network-diagnostic-port": "Orlop has no network diagnostic server",
     "node-generic-resources": "Orlop has no swarm mode",
-    "nri-opts": "NRI plugins are not supported",
     "swarm-default-advertise-addr": "Orlop has no swarm mode",
     "userland-proxy": "published ports are always served on loopback, by the container's monitor",
     "userland-proxy-path": "Orlop serves published ports without a proxy program",
@@ -49,6 +44,7 @@ SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "
 
 RELOADABLE = frozenset(
     {
+        "authorization-plugins",
         "debug",
         "features",
         "default-cgroupns-mode",
@@ -56,20 +52,27 @@ RELOADABLE = frozenset(
         "default-runtime",
         "default-shm-size",
         "default-stop-timeout",
+        "default-ulimits",
+        "init",
+        "init-path",
         "insecure-registries",
         "labels",
         "live-restore",
+        "log-driver",
         "log-level",
+        "log-opts",
         "max-concurrent-downloads",
         "max-concurrent-uploads",
         "max-download-attempts",
+        "no-new-privileges",
         "proxies",
         "registry-mirrors",
         "runtimes",
+        "seccomp-profile",
         "shutdown-timeout",
     }
 )
-"""Keys that SIGHUP applies to the running daemon: dockerd's, and log-level and proxies."""
+"""Keys that SIGHUP applies to the running daemon: dockerd's, and what else is only looked at when it is needed."""
 
 HINTS: dict[str, str] = {
     "config-file": "only as a flag",
@@ -77,7 +80,10 @@ HINTS: dict[str, str] = {
     "http-proxy": "proxies",
     "https-proxy": "proxies",
     "no-proxy": "proxies",
+    "default-init": "init",
     "graph": "data-root",
+    "oom-score-adjust": "dockerd has dropped it; the daemon sets its own",
+    "resolv-conf": "dns, dns-opts and dns-search",
     "storage-opt": "storage-opts",
     "validate": "only as a flag",
 }

@@ -1,21 +1,24 @@
 """What may stand in a configuration once file and flags are merged. Pure but for reading the host's cgroup version.
 
-In dockerd's order and, where known, its words. Imports `ipaddress` only when there is an address to look at.
+In dockerd's order and, where known, its words. Everything that is wrong is said, each with the keys that it is about.
+Imports `ipaddress` only when there is an address to look at.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from .errors import ConfigError
+from orlop_kernel.types.versions import API_VERSION, MIN_API_VERSION, parse_version
+
+from . import access
 from .model import BUILTIN_RUNTIME, Config
 from .policy import REFUSED
 from .values import key_value, parse_size
 
-__all__ = ["LOG_LEVELS", "validate"]
+__all__ = ["LOG_LEVELS", "Problem", "validate"]
 
 LOG_LEVELS = ("panic", "fatal", "error", "warn", "info", "debug", "trace")
 
@@ -24,8 +27,18 @@ _REGISTRY = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?$")
 _LINK = re.compile(r"^[^\s/:]{1,15}$")
 
 
-def _fail(text: str) -> None:
-    raise ConfigError(text)
+class Problem(NamedTuple):
+    """What is wrong, and the keys whose values make it so."""
+
+    text: str
+    keys: tuple[str, ...]
+
+
+Problems = Iterator[Problem]
+
+
+def _problem(text: str, *keys: str) -> Problem:
+    return Problem(text, keys)
 
 
 def _address(text: str) -> Any:
@@ -42,164 +55,210 @@ def _interface(text: str) -> Any:
     return ipaddress.ip_interface(text)
 
 
-def _parsed(key: str, text: str, parser: Callable[[str], Any]) -> Any:
+def _unparsable(key: str, text: str, parser: Callable[[str], Any]) -> Problems:
     try:
-        return parser(text)
+        parser(text)
     except ValueError as error:
-        raise ConfigError(f'invalid {key} "{text}": {error}') from None
+        yield _problem(f'invalid {key} "{text}": {error}', key)
 
 
-def _refused(config: Config, defaults: Config) -> None:
+def _refused(config: Config) -> Problems:
+    defaults = Config()
     for key, reason in REFUSED.items():
         field = key.replace("-", "_")
         value = getattr(config, field)
-        if value != getattr(defaults, field):
-            _fail(f"cannot use {key}: {reason}")
+        switched_off = isinstance(value, dict) and value.get("enable") is False
+        if value != getattr(defaults, field) and not switched_off:
+            yield _problem(f"cannot use {key}: {reason}", key)
 
 
-def _daemon(config: Config) -> None:
+def _daemon(config: Config) -> Problems:
     if config.log_level not in LOG_LEVELS:
-        _fail(f"invalid logging level: {config.log_level} (one of {', '.join(LOG_LEVELS)})")
+        yield _problem(f"invalid logging level: {config.log_level} (one of {', '.join(LOG_LEVELS)})", "log-level")
     if config.log_format not in ("text", "json"):
-        _fail(f"invalid log format: {config.log_format} (text or json)")
+        yield _problem(f"invalid log format: {config.log_format} (text or json)", "log-format")
     seen: dict[str, str] = {}
     for label in config.labels:
         key, equals, value = label.partition("=")
         if not equals or not key:
-            _fail(f"bad attribute format: {label}")
-        if seen.setdefault(key, value) != value:
-            _fail(f"conflict labels for {key}={value} and {key}={seen[key]}")
-    for key in ("data_root", "exec_root"):
-        if not os.path.isabs(getattr(config, key)):
-            _fail(f'invalid {key.replace("_", "-")} "{getattr(config, key)}": an absolute path is needed')
-    version = re.fullmatch(r"1\.(\d+)", config.min_api_version)
-    if version is None or int(version[1]) < 24:
-        _fail(f'invalid API version "{config.min_api_version}": minimum supported API version is 1.24, without a "v"')
+            yield _problem(f"bad attribute format: {label}", "labels")
+        elif seen.setdefault(key, value) != value:
+            yield _problem(f"conflict labels for {key}={value} and {key}={seen[key]}", "labels")
+    for key, path in (("data-root", config.data_root), ("exec-root", config.exec_root)):
+        if not os.path.isabs(path):
+            yield _problem(f'invalid {key} "{path}": an absolute path is needed', key)
+    port = config.metrics_addr.rpartition(":")[2]
+    if config.metrics_addr and not (":" in config.metrics_addr and port.isdecimal() and 0 < int(port) < 65536):
+        yield _problem(f'invalid metrics-addr "{config.metrics_addr}": host:port is needed', "metrics-addr")
+    yield from _api_version(config.min_api_version)
 
 
-def _numbers(config: Config) -> None:
-    for value, name in (
-        (config.mtu, "default MTU"),
-        (config.max_concurrent_downloads, "max concurrent downloads"),
-        (config.max_concurrent_uploads, "max concurrent uploads"),
-        (config.default_stop_timeout, "default stop timeout"),
+def _api_version(text: str) -> Problems:
+    wrong = f"invalid min-api-version: {text}: "
+    if text[:1] in ("v", "V"):
+        yield _problem(wrong + 'API version must be provided without "v" prefix', "min-api-version")
+    elif not re.fullmatch(r"\d{1,3}\.\d{1,3}", text):
+        yield _problem(wrong + 'a version like "1.40" is needed', "min-api-version")
+    elif parse_version(text) < parse_version(MIN_API_VERSION):
+        yield _problem(wrong + f"minimum supported API version is {MIN_API_VERSION}", "min-api-version")
+    elif parse_version(text) > parse_version(API_VERSION):
+        yield _problem(wrong + f"maximum supported API version is {API_VERSION}", "min-api-version")
+
+
+def _numbers(config: Config) -> Problems:
+    for value, name, key in (
+        (config.mtu, "default MTU", "mtu"),
+        (config.max_concurrent_downloads, "max concurrent downloads", "max-concurrent-downloads"),
+        (config.max_concurrent_uploads, "max concurrent uploads", "max-concurrent-uploads"),
+        (config.default_stop_timeout, "default stop timeout", "default-stop-timeout"),
     ):
         if value < 0:
-            _fail(f"invalid {name}: {value}")
+            yield _problem(f"invalid {name}: {value}", key)
     if config.max_download_attempts <= 0:
-        _fail(f"invalid max download attempts: {config.max_download_attempts}")
-    _parsed("default-shm-size", config.default_shm_size, parse_size)
+        yield _problem(f"invalid max download attempts: {config.max_download_attempts}", "max-download-attempts")
+    yield from _unparsable("default-shm-size", config.default_shm_size, parse_size)
 
 
-def _hosts(config: Config) -> None:
+def _hosts(config: Config) -> Problems:
     """Scheme and form; whether a tcp address may be served without TLS is decided where it is bound."""
     for host in config.hosts:
         scheme, separator, rest = host.partition("://")
+        wrong = f"invalid bind address ({host}): "
         if separator and scheme not in ("unix", "tcp", "fd"):
-            _fail(f"invalid bind address ({host}): unsupported protocol: {scheme} (unix, tcp or fd)")
+            yield _problem(f"{wrong}unsupported protocol: {scheme} (unix, tcp or fd)", "hosts")
         if scheme == "unix" and separator and not os.path.isabs(rest or "/run/orlop.sock"):
-            _fail(f"invalid bind address ({host}): an absolute path is needed")
+            yield _problem(f"{wrong}an absolute path is needed", "hosts")
         if scheme == "tcp" or not separator:
-            port = (rest if separator else host).rpartition(":")[2]
-            if port and not (port.isdigit() and int(port) < 65536):
-                _fail(f"invalid bind address ({host}): invalid port {port}")
+            _, colon, port = (rest if separator else host).rpartition(":")
+            if colon and port and "]" not in port and not (port.isdigit() and int(port) < 65536):
+                yield _problem(f"{wrong}invalid port {port}", "hosts")
+    tls = ("tls", "tlsverify")
     if config.uses_tls and not (config.tlscert and config.tlskey):
-        _fail("invalid TLS configuration: tlscert and tlskey are needed")
-    if config.uses_tls and not config.tlscacert:
-        _fail("invalid TLS configuration: tlscacert is needed: clients are always verified")
+        text = "invalid TLS configuration: tlscert and tlskey are needed; there are none in DOCKER_CERT_PATH or ~/.docker"
+        yield _problem(text, *tls, "tlscert", "tlskey")
+    if config.verifies_clients and not config.tlscacert:
+        text = 'invalid TLS configuration: tlscacert is needed to verify clients ("tlsverify": false does not)'
+        yield _problem(text, *tls, "tlscacert")
 
 
-def _registries(config: Config) -> None:
+def _registries(config: Config) -> Problems:
     for mirror in config.registry_mirrors:
-        match = re.fullmatch(r"(https?)://([^/?#@]+)(/[^?#]*)?", mirror)
-        if match is None:
-            _fail(f'invalid mirror: "{mirror}": an http:// or https:// URL without user, query or fragment is needed')
+        if re.fullmatch(r"(https?)://([^/?#@]+)(/[^?#]*)?", mirror) is None:
+            text = f'invalid mirror: "{mirror}": an http:// or https:// URL without user, query or fragment is needed'
+            yield _problem(text, "registry-mirrors")
     for registry in config.insecure_registries:
         if "://" in registry:
-            _fail(f"insecure registry {registry} should not contain '://'")
-        if "/" in registry:
-            _parsed("insecure-registries", registry, _interface)
+            yield _problem(f"insecure registry {registry} should not contain '://'", "insecure-registries")
+        elif "/" in registry:
+            yield from _unparsable("insecure-registries", registry, _interface)
         elif not _REGISTRY.match(registry):
-            _fail(f"insecure registry {registry} is not valid: invalid host")
+            yield _problem(f"insecure registry {registry} is not valid: invalid host", "insecure-registries")
 
 
-def _execution(config: Config) -> None:
+def _execution(config: Config) -> Problems:
     for option in config.exec_opts:
-        key, value = _parsed("exec-opts", option, key_value)
+        try:
+            key, value = key_value(option)
+        except ValueError as error:
+            yield _problem(f'invalid exec-opts "{option}": {error}', "exec-opts")
+            continue
         if key.lower() != "native.cgroupdriver":
-            _fail(f"invalid option '{key}' in exec-opts: only native.cgroupdriver is known")
-        if value.strip() not in ("cgroupfs", "systemd"):
-            _fail(f"invalid option for native.cgroupdriver: {value.strip()} (cgroupfs or systemd)")
+            yield _problem(f"invalid option '{key}' in exec-opts: only native.cgroupdriver is known", "exec-opts")
+        elif value.strip() not in ("cgroupfs", "systemd"):
+            yield _problem(f"invalid option for native.cgroupdriver: {value.strip()} (cgroupfs or systemd)", "exec-opts")
     if config.default_ipc_mode not in ("private", "shareable"):
-        _fail(f"IPC mode is not supported: {config.default_ipc_mode} (private or shareable)")
+        text = f"IPC mode is not supported: {config.default_ipc_mode} (private or shareable)"
+        yield _problem(text, "default-ipc-mode")
     if config.default_cgroupns_mode not in ("", "host", "private"):
-        _fail(f"default cgroup namespace mode is invalid: {config.default_cgroupns_mode} (host or private)")
+        text = f"default cgroup namespace mode is invalid: {config.default_cgroupns_mode} (host or private)"
+        yield _problem(text, "default-cgroupns-mode")
     parent = config.cgroup_parent
     if parent and config.cgroup_driver == "systemd" and not (parent.endswith(".slice") and len(parent) > 6):
-        _fail('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
-    _runtimes(config)
+        text = 'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"'
+        yield _problem(text, "cgroup-parent", "exec-opts")
+    if config.seccomp_profile not in ("", "builtin", "unconfined") and not os.path.isabs(config.seccomp_profile):
+        text = f'invalid seccomp-profile "{config.seccomp_profile}": builtin, unconfined or an absolute path is needed'
+        yield _problem(text, "seccomp-profile")
+    yield from _runtimes(config)
 
 
-def _runtimes(config: Config) -> None:
+def _runtimes(config: Config) -> Problems:
     if BUILTIN_RUNTIME in config.runtimes:
-        _fail(f"runtime name '{BUILTIN_RUNTIME}' is reserved")
+        yield _problem(f"runtime name '{BUILTIN_RUNTIME}' is reserved", "runtimes")
     for name, entry in config.runtimes.items():
         if entry.runtime_type.startswith("io.containerd."):
-            _fail(
+            text = (
                 f"runtime '{name}': runtimeType {entry.runtime_type} is a containerd shim, and Orlop uses no containerd; "
                 "name a program with runc's command line by path, or an installed runtime driver by runtimeType"
             )
+            yield _problem(text, "runtimes")
         if not entry.path and not entry.runtime_type:
-            _fail(f"runtime '{name}': a path is needed")
+            yield _problem(f"runtime '{name}': a path is needed", "runtimes")
     if config.default_runtime not in config.all_runtimes():
         have = ", ".join(sorted(config.all_runtimes()))
-        _fail(f"specified default runtime '{config.default_runtime}' does not exist: known runtimes are: {have}")
+        text = f"specified default runtime '{config.default_runtime}' does not exist: known runtimes are: {have}"
+        yield _problem(text, "default-runtime", "runtimes")
 
 
-def _names(config: Config) -> None:
+def _names(config: Config) -> Problems:
     for server in config.dns:
-        _parsed("dns", server, _address)
+        yield from _unparsable("dns", server, _address)
     for domain in config.dns_search:
         if not _DOMAIN.match(domain):
-            _fail(f"{domain} is not a valid domain")
-    gateways = (*config.host_gateway_ips, *([config.host_gateway_ip] if config.host_gateway_ip else ()))
-    versions = [_parsed("host-gateway-ips", text, _address).version for text in gateways]
+            yield _problem(f"{domain} is not a valid domain", "dns-search")
+    versions = []
+    for text in (*config.host_gateway_ips, *([config.host_gateway_ip] if config.host_gateway_ip else ())):
+        try:
+            versions.append(_address(text).version)
+        except ValueError as error:
+            yield _problem(f'invalid host-gateway-ips "{text}": {error}', "host-gateway-ips", "host-gateway-ip")
     if len(versions) != len(set(versions)):
-        _fail("invalid host-gateway-ips: one IPv4 and one IPv6 address at most")
+        yield _problem("invalid host-gateway-ips: one IPv4 and one IPv6 address at most", "host-gateway-ips")
 
 
-def _network(config: Config) -> None:
+def _network(config: Config) -> Problems:
     if config.bridge and config.bip:
-        _fail("You specified -b & --bip, mutually exclusive options. Please specify only one")
+        text = "You specified -b & --bip, mutually exclusive options. Please specify only one"
+        yield _problem(text, "bridge", "bip")
     if config.bridge and not _LINK.match(config.bridge):
-        _fail(f'invalid bridge "{config.bridge}": a link name has 1 to 15 characters, no blank, "/" or ":"')
+        text = f'invalid bridge "{config.bridge}": a link name has 1 to 15 characters, no blank, "/" or ":"'
+        yield _problem(text, "bridge")
     if not config.iptables and not config.icc:
-        _fail(
+        text = (
             "You specified --iptables=false with --icc=false. ICC=false uses iptables to function. "
             "Please set --icc or --iptables to true"
         )
+        yield _problem(text, "iptables", "icc")
     if config.firewall_backend not in ("", "nftables"):
-        _fail(f"invalid firewall-backend: {config.firewall_backend}: Orlop makes nftables rules only")
-    for key, parser in (
-        ("bip", _interface),
-        ("bip6", _interface),
-        ("fixed_cidr", _interface),
-        ("fixed_cidr_v6", _interface),
-        ("default_gateway", _address),
-        ("default_gateway_v6", _address),
+        text = f"invalid firewall-backend: {config.firewall_backend}: Orlop makes nftables rules only"
+        yield _problem(text, "firewall-backend")
+    for key, value, parser in (
+        ("bip", config.bip, _interface),
+        ("bip6", config.bip6, _interface),
+        ("fixed-cidr", config.fixed_cidr, _interface),
+        ("fixed-cidr-v6", config.fixed_cidr_v6, _interface),
+        ("default-gateway", config.default_gateway, _address),
+        ("default-gateway-v6", config.default_gateway_v6, _address),
+        ("ip", config.ip, _address),
     ):
-        if value := getattr(config, key):
-            _parsed(key.replace("_", "-"), value, parser)
-    if config.ip != "0.0.0.0":
-        _parsed("ip", config.ip, _address)
+        if value:
+            yield from _unparsable(key, value, parser)
     for pool in config.default_address_pools:
-        base = _parsed("default-address-pools", pool.base, _interface)
+        try:
+            base = _interface(pool.base)
+        except ValueError as error:
+            yield _problem(f'invalid default-address-pools "{pool.base}": {error}', "default-address-pools")
+            continue
         if not base.network.prefixlen <= pool.size <= base.network.max_prefixlen:
-            _fail(f"invalid default-address-pools: size {pool.size} does not fit into {pool.base}")
+            text = f"invalid default-address-pools: size {pool.size} does not fit into {pool.base}"
+            yield _problem(text, "default-address-pools")
 
 
-def validate(config: Config) -> None:
-    """Raise `ConfigError` with the first thing that is wrong."""
-    _refused(config, Config())
-    for check in (_daemon, _numbers, _names, _hosts, _registries, _execution, _network):
-        check(config)
+def _access(config: Config) -> Problems:
+    yield from (Problem(*found) for found in access.problems(config))
+
+
+def validate(config: Config) -> list[Problem]:
+    """Everything that is wrong with it."""
+    checks = (_refused, _daemon, _numbers, _names, _hosts, _registries, _execution, _network, _access)
+    return [problem for check in checks for problem in check(config)]

@@ -135,7 +135,7 @@ class Drivers:
     async def volume(self, name: str) -> VolumeDriver:
         def context() -> VolumeContext:
             root = os.path.join(self.config.data_root, "volumes")
-            os.makedirs(root, mode=0o701, exist_ok=True)
+            os.makedirs(root, mode=0o710, exist_ok=True)
             return VolumeContext(root)
 
         return cast("VolumeDriver", self._make("volume", name, context, f'volume driver "{name}"'))

@@ -15,11 +15,13 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from orlop_kernel.config import Config
+from orlop_kernel.config import Config, Loaded
 from orlop_kernel.events import EventBus
+from orlop_kernel.metrics.tally import Tally
 from orlop_kernel.monitor import cgroups
 from orlop_kernel.store import Store
 
+from .containers import living
 from .containers.service import Containers
 from .drivers import Drivers
 from .execs import Execs
@@ -28,6 +30,7 @@ from .images.service import Images
 from .networks.service import Networks
 from .processes.runs import private_directory, release_private_directory
 from .processes.zygote import Zygote
+from .stats.service import Stats
 from .volumes.service import Volumes
 
 __all__ = ["Engine"]
@@ -37,14 +40,18 @@ Args = TypeVarTuple("Args")
 
 
 class Engine:
-    """The services, by name. `config` is replaced by a reload; everything else lives as long as the engine."""
+    """The services, by name. `config` is replaced by a reload; everything else lives as long as the engine. `loaded` is the
+    same with its origins, and `needs_restart` the keys that a reload found changed and could not apply."""
 
     def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
         self.config = config
+        self.loaded = Loaded(config)
+        self.needs_restart: tuple[str, ...] = ()
         self.store = store
         self.events = events
         self.zygote = zygote
         self.nursery = nursery
+        self.tally = Tally()
         self.drivers = Drivers(config)
         self.storage_name = config.storage_driver or "overlay2"
         self.storage = self.drivers.storage(self.storage_name)
@@ -53,7 +60,9 @@ class Engine:
         self.networks = Networks(store, events, self.drivers.network, config)
         self.containers = Containers(self)
         self.execs = Execs(self)
+        self.stats = Stats(self)
         self.images.users = self.containers.users_of_image
+        self.images.tally = self.tally
 
     def _volume_users(self, name: str) -> list[str]:
         return self.containers.users_of_volume(name)
@@ -68,10 +77,11 @@ class Engine:
         private_directory(mount_points)
         engine = cls(config, store, events, zygote, nursery)
         try:
+            await engine.containers.load()
+            living.check_at_start(engine.containers)  # before anything is brought in line with this configuration
             await engine.images.load()
             await engine.volumes.load()
             await engine.networks.load()
-            await engine.containers.load()
             yield engine
         finally:
             release_private_directory(mount_points)
@@ -88,7 +98,8 @@ class Engine:
         await self.containers.shutdown(leave_running=leave_running)
         if not self.containers.any_alive():
             await self.networks.withdraw()
-            cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
+            if self.config.cgroup_driver == "cgroupfs":  # a slice is systemd's: it must not vanish under it
+                cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 
     def reconfigure(self, config: Config) -> None:
         self.config = config

@@ -38,6 +38,7 @@ __all__ = ["Execs"]
 log = logging.getLogger(__name__)
 
 KEEP_ENDED = 600.0
+KEEP_MOST = 1000
 
 
 @dataclass(slots=True)
@@ -268,7 +269,7 @@ class Execs:
             del self.index[exec_id]
 
     def _forget_old(self) -> None:
-        while self._forgotten and self._forgotten[0][0] <= trio.current_time():
+        while self._forgotten and (len(self._forgotten) > KEEP_MOST or self._forgotten[0][0] <= trio.current_time()):
             self.index.pop(self._forgotten.popleft()[1], None)
 
     def _remove_files(self, state: ExecState) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from orlop_kernel.http.head import BadRequest
 from orlop_kernel.http.listeners import (
+    TlsListener,
     UnixListener,
     inherited_listener,
     open_tcp_listeners,
-    open_tls_listeners,
     open_unix_listener,
 )
 from orlop_kernel.http.messages import (
@@ -43,10 +43,10 @@ __all__ = [
     "Response",
     "Server",
     "Streaming",
+    "TlsListener",
     "UnixListener",
     "inherited_listener",
     "open_tcp_listeners",
-    "open_tls_listeners",
     "open_unix_listener",
     "serve_connection",
 ]

@@ -42,6 +42,10 @@ class HijackedStream:
         """See RawStream. May be called twice."""
         await self._transport.send_eof()
 
+    async def hung_up(self) -> None:
+        """See RawStream."""
+        await self._transport.hung_up()
+
     async def aclose(self) -> None:
         """See RawStream. May be called twice."""
         await self._transport.aclose()

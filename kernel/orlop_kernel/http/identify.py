@@ -14,6 +14,7 @@ __all__ = ["identify"]
 
 _UCRED = struct.Struct("3i")
 _HANDSHAKE_TIMEOUT = 30.0
+_LAST_WORD = 1.0
 _NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # clients look for this
 
 
@@ -44,21 +45,37 @@ async def _tls_peer(stream: trio.SSLStream[trio.SocketStream]) -> Peer:
             await stream.do_handshake()
         except trio.BrokenResourceError as error:
             cause = error.__cause__
-            if isinstance(cause, ssl.SSLError) and cause.reason == "HTTP_REQUEST":
-                await tcp.send_all(_NOT_TLS)
+            if isinstance(cause, ssl.SSLError):
+                await _say_why(stream, _NOT_TLS if cause.reason == "HTTP_REQUEST" else b"")
             raise
     if scope.cancelled_caught:
         raise trio.BrokenResourceError("no TLS handshake in time")
-    certificate = stream.getpeercert() or {}
-    return Peer("tls", address=peer.address, subject=_subject(certificate))
+    names = _names(stream.getpeercert() or {})
+    return Peer(
+        "tls",
+        address=peer.address,
+        subject=",".join(f"{_SHORT.get(key, key)}={value}" for key, value in names),
+        common_name=next((value for key, value in names if key == "commonName"), ""),
+        certificate=stream.getpeercert(binary_form=True) or b"",
+    )
 
 
-def _subject(certificate: dict[str, object]) -> str:
-    """ "CN=anna,O=crew": the subject's attributes in order of the certificate, short names where there are any."""
-    short = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
-    names: list[str] = []
+async def _say_why(stream: trio.SSLStream[trio.SocketStream], answer: bytes) -> None:
+    """Send the refused client this, or else the alert that OpenSSL has made of the failure (RFC 8446 section 6.2): trio
+    keeps it to itself, and "EOF" tells nobody that a certificate is missing. Closing with unread input would overtake it."""
+    tcp, kept = stream.transport_stream, getattr(stream, "_outgoing", None)
+    with trio.move_on_after(_LAST_WORD):
+        await tcp.send_all(answer or (kept.read() if kept else b""))
+        await tcp.send_eof()
+        while await tcp.receive_some():
+            pass
+
+
+_SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
+
+
+def _names(certificate: dict[str, object]) -> list[tuple[str, str]]:
+    """The subject's attributes in order of the certificate."""
     subject = certificate.get("subject", ())
     assert isinstance(subject, tuple)
-    for relative in subject:
-        names += [f"{short.get(key, key)}={value}" for key, value in relative]
-    return ",".join(names)
+    return [name for relative in subject for name in relative]

@@ -11,13 +11,19 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
 
 import trio
 
-__all__ = ["UnixListener", "inherited_listener", "open_tcp_listeners", "open_tls_listeners", "open_unix_listener"]
+__all__ = ["TlsListener", "UnixListener", "inherited_listener", "open_tcp_listeners", "open_unix_listener"]
 
 _BACKLOG = 1024
+# Dockerd's: a client whose machine is gone is noticed after two and a half minutes, also on a stream that says nothing.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 9),
+)
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
@@ -64,9 +70,9 @@ def _refuse_living(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "another daemon is listening", path)
 
 
-def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None) -> UnixListener:
-    """Listen at `path` with this mode and group; missing directories are made. A stale socket is replaced. Raises OSError:
-    EADDRINUSE when another daemon answers there, EEXIST when it is no socket."""
+def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None, uid: int | None = None) -> UnixListener:
+    """Listen at `path` with this mode, group and owner; missing directories are made. A stale socket is replaced. Raises
+    OSError: EADDRINUSE when another daemon answers there, EEXIST when it is no socket."""
     directory, name = os.path.split(os.path.abspath(path))
     os.makedirs(directory, 0o755, exist_ok=True)
     _refuse_living(path)
@@ -80,8 +86,8 @@ def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None) -> 
             pass
         sock.bind(temporary)
         try:
-            if gid is not None:
-                os.chown(temporary, -1, gid)
+            if gid is not None or uid is not None:
+                os.chown(temporary, -1 if uid is None else uid, -1 if gid is None else gid)
             os.chmod(temporary, mode)
             sock.listen(_BACKLOG)
             os.rename(temporary, path)
@@ -96,14 +102,29 @@ def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None) -> 
 
 async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
     """Listen at all addresses of `host`; "" is all of this machine's. Raises OSError."""
-    return list(await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG))
+    listeners = list(await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG))
+    for listener in listeners:
+        for level, option, value in _KEEPALIVE:
+            listener.socket.setsockopt(level, option, value)  # what is accepted inherits it
+    return listeners
 
 
-def open_tls_listeners(
-    listeners: Sequence[trio.abc.Listener[trio.SocketStream]], context: ssl.SSLContext
-) -> list[trio.SSLListener[trio.SocketStream]]:
-    """The same listeners speaking TLS; `context` says whether client certificates are asked for."""
-    return [trio.SSLListener(listener, context, https_compatible=True) for listener in listeners]
+class TlsListener(trio.abc.Listener["trio.SSLStream[trio.SocketStream]"]):
+    """Speaks TLS on what another listener accepts. `context` says with which certificate, and whether clients are asked for
+    theirs; it may be replaced at any time, for the connections that come after. The handshake is `identify`'s."""
+
+    def __init__(self, listener: trio.abc.Listener[trio.SocketStream], context: ssl.SSLContext) -> None:
+        self._listener = listener
+        self.context = context
+
+    async def accept(self) -> trio.SSLStream[trio.SocketStream]:
+        """See trio.abc.Listener."""
+        stream = await self._listener.accept()
+        return trio.SSLStream(stream, self.context, server_side=True, https_compatible=True)
+
+    async def aclose(self) -> None:
+        """See trio.abc.Listener."""
+        await self._listener.aclose()
 
 
 def inherited_listener(fd: int) -> trio.SocketListener:

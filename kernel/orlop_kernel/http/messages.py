@@ -45,8 +45,8 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end. `pid`, `uid`, `gid` on a unix socket; `address` on TCP; `subject` of a verified client
-    certificate."""
+    """Who is at the other end. `pid`, `uid`, `gid` on a unix socket; `address` on TCP; of a verified client certificate its
+    `subject`, the common name alone, and the certificate itself (DER)."""
 
     transport: str
     pid: int = 0
@@ -54,6 +54,8 @@ class Peer:
     gid: int = -1
     address: str = ""
     subject: str = ""
+    common_name: str = ""
+    certificate: bytes = b""
 
 
 @dataclass(slots=True)
@@ -107,6 +109,10 @@ class RawStream(Protocol):
 
     async def send_eof(self) -> None:
         """Shut our side down; the client can still send. (TLS: close_notify.)"""
+        ...
+
+    async def hung_up(self) -> None:
+        """Return when the client has gone altogether: it can neither send nor read any more. A half-close is not enough."""
         ...
 
     async def aclose(self) -> None: ...

@@ -8,6 +8,7 @@ go the ordinary way.
 from __future__ import annotations
 
 import os
+import select
 import socket
 from contextlib import suppress
 
@@ -104,6 +105,18 @@ class Transport:
                 await trio.aclose_forcefully(tcp)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it closed first
+
+    async def hung_up(self) -> None:
+        """Return when both directions are shut, or the connection broke: who reads nothing and sends nothing would not notice.
+        On TCP that is a reset, which keepalive provokes from who has gone. Never returns for test streams."""
+        stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        if not isinstance(stream, trio.SocketStream):
+            await trio.sleep_forever()
+            return
+        # trio waits for input too, and after a half-close there is always some: the end of it.
+        with select.epoll() as hangups:  # told of without being asked for
+            hangups.register(stream.socket.fileno(), 0)
+            await trio.lowlevel.wait_readable(hangups.fileno())
 
     async def linger(self, seconds: float = 0.5) -> None:
         """After the last answer: wait for the client to close first, reading what it still sends. Closing with unread

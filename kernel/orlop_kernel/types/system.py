@@ -75,6 +75,7 @@ class RegistryInfo(_Wire, frozen=True, kw_only=True):
 class RuntimeInfo(Struct, frozen=True, omit_defaults=True, rename={"runtime_args": "runtimeArgs"}):
     path: str
     runtime_args: list[str] | None = None
+    status: dict[str, str] | None = None
 
 
 class AddressPoolInfo(_Wire, frozen=True, kw_only=True):

@@ -23,12 +23,14 @@ __all__ = ["DetachKeys", "Detached", "attach", "join", "parse_detach_keys", "rel
 
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _CHUNK = 256 << 10
+_LAST_WORDS = 1.0  # seconds for what a client said before it hung up to reach a container that is just being started
 
 
 class Duplex(Protocol):
     async def receive_some(self, limit: int = 65536) -> bytes: ...
     async def send_all(self, data: bytes) -> None: ...
     async def send_eof(self) -> None: ...
+    async def hung_up(self) -> None: ...
 
 
 class Detached(Exception):
@@ -94,9 +96,15 @@ async def join(container: Container, request: Attach) -> trio.SocketStream | Non
     container.attach_waiters.append(waiter)
     try:
         return await waiter.stream.get()
-    finally:
+    except trio.Cancelled:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
+        elif waiter.stream.is_set():  # given in the moment in which we left
+            with trio.CancelScope(shield=True):
+                stream = await waiter.stream.get()
+            if stream is not None:
+                stream.socket.close()
+        raise
 
 
 async def relay(
@@ -129,7 +137,7 @@ async def relay(
                 try:
                     await inner.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return  # the container no longer reads; its output goes on
+                    break  # the container no longer reads; its output goes on
             if done:
                 raise Detached
         if stdin:
@@ -137,8 +145,15 @@ async def relay(
                 await inner.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the container has ended; its output decides when we are done
-            if end_on_stdin_eof:
+            if end_on_stdin_eof and not data:
                 scope.cancel()
+        await client.hung_up()
+        scope.cancel()  # a silent container would not tell us
+
+    async def hung_up_before_start(scope: trio.CancelScope) -> None:
+        await client.hung_up()
+        await trio.sleep(_LAST_WORDS)
+        scope.cancel()
 
     async def guarded_upwards(scope: trio.CancelScope) -> None:
         try:
@@ -146,14 +161,20 @@ async def relay(
         except trio.BrokenResourceError:
             scope.cancel()  # the client is gone
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(guarded_upwards, nursery.cancel_scope)
-        inner = await streams()
-        if inner is not None:
-            ready.set()
-            async with inner:
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guarded_upwards, nursery.cancel_scope)
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(hung_up_before_start, nursery.cancel_scope)
+                inner = await streams()
+                waiting.cancel_scope.cancel()
+            if inner is not None:
+                ready.set()
                 await _downwards(client, inner, before_end)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+    finally:
+        if inner is not None:
+            await trio.aclose_forcefully(inner)
 
 
 async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Callable[[], Awaitable[None]] | None) -> None:

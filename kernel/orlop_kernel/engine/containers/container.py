@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel.engine.futures import Once
+from orlop_kernel.engine.locks import StateLock
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Attach, Exited
 
@@ -53,7 +54,7 @@ class AttachWaiter:
 class Container:
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
-        self.lock = trio.Lock()
+        self.lock = StateLock()
         self.run: Run | None = None
         self.next_exit: Once[int] = Once()
         self.removed: Once[int] = Once()

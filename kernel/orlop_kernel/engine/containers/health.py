@@ -133,6 +133,7 @@ async def _cancel_at_end(run: Run, scope: trio.CancelScope) -> None:
 def _take(room: Containers, container: Container, health: Health, result: Result) -> None:
     before = health.status
     health.judge(result)
+    room.engine.tally.checked(result.code == 0)
     after, health.status = health.status, before
     container.touch()
     _change(room, container, health, after, tell=True)

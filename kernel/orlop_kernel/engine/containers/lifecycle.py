@@ -63,7 +63,8 @@ async def start_locked(room: Containers, container: Container) -> None:
             await exits.put_away(room, container, container.run)
         container.stop_requested = False
         record.manually_stopped = False
-        run = await launch(room, container)
+        with room.engine.tally.timed("container", "start"):
+            run = await launch(room, container)
     except Exception as error:
         failure = as_orlop_error(error, f"cannot start container {record.name}")
         raise await _failed(room, container, failure) from error

@@ -1,4 +1,4 @@
-"""Which containers a list request asks for. Pure: records and filters in, records out."""
+"""Which containers a list request asks for, and a prune. Pure: records and filters in, records out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from orlop_kernel.engine.images.listing import check, labels_match, moment
 from orlop_kernel.spi import InvalidParameter, NotFound
 
 from .container import Container
@@ -13,7 +14,7 @@ from .container import Container
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["select"]
+__all__ = ["prunable", "select"]
 
 Filters = Mapping[str, Sequence[str]]
 
@@ -47,6 +48,24 @@ def select(room: Containers, *, everything: bool, limit: int, filters: Filters) 
 
 
 Test = Callable[[Container], bool]
+_PRUNE_KEYS = frozenset({"until", "label", "label!"})
+
+
+def prunable(filters: Filters, now: float) -> Test:
+    """Which stopped containers a prune takes; `now` is Unix time, which `until` may be relative to."""
+    check(filters, _PRUNE_KEYS)
+    until = filters.get("until", ())
+    if len(until) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    latest = moment(until[0], now) if until else None
+
+    def accept(item: Container) -> bool:
+        record = item.record
+        if record.state.running or record.removing:
+            return False
+        return (latest is None or record.created_ns / 1e9 <= latest) and labels_match(filters, record.config.labels)
+
+    return accept
 
 
 def _patterns(values: Sequence[str]) -> list[re.Pattern[str]]:

@@ -55,7 +55,9 @@ class MountRecord(msgspec.Struct, frozen=True):
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
-    """`args` is entrypoint and command, resolved. `endpoints` is what the client asked of each network, by its name."""
+    """`args` is entrypoint and command, resolved. `endpoints` is what the client asked of each network, by its name.
+    `monitor_pid`: of the last start that this row knows of, so that a run it knows nothing of can be told; 0 before the
+    first, None in a row of a daemon that did not keep it."""
 
     id: str
     name: str
@@ -71,6 +73,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     sandbox: Sandbox | None = None
     restart_count: int = 0
     started_before: bool = False
+    monitor_pid: int | None = None
     manually_stopped: bool = False
     removing: bool = False
     platform: str = "linux"

@@ -19,7 +19,7 @@ from orlop_kernel.store import Delete
 
 from . import ahead, create, exits, lifecycle
 from . import volumes as anonymous
-from .container import Container
+from .container import Container, Run
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.images.service import Image
@@ -101,7 +101,17 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
     except BaseException:
         container.row_going = False
         raise
+    room.departing.add(record.id)
     room.forget(container)
+    try:
+        await _remove_rest(room, container, run, volumes=volumes)
+    finally:
+        room.departing.discard(record.id)
+
+
+async def _remove_rest(room: Containers, container: Container, run: Run | None, *, volumes: bool) -> None:
+    """What the row stood for. It is gone for clients already."""
+    record = container.record
     room.engine.events.publish("container", "destroy", record.id, room.attributes(container))
     container.removed.set(record.state.exit_code)
     container.exit_announced(record.state.exit_code)

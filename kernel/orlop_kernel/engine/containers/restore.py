@@ -21,7 +21,8 @@ from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Status
 from orlop_kernel.spi import OrlopError
 
-from . import exits, lifecycle, removal, restarts, runtime
+from . import exits, health, lifecycle, removal, restarts, runtime, volumes
+from .bundle import cgroup_path
 from .container import Container, Run
 from .launch import on_event
 
@@ -44,12 +45,13 @@ async def restore(room: Containers) -> None:
     # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
     room.background(room.engine.networks.restore, sandboxes)
     await _sweep_runs(room)
+    await volumes.take_back(room)
     await removal.sweep(room)
     if not room.engine.config.live_restore:
         async with trio.open_nursery() as nursery:
             for container in living:
                 log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
-                nursery.start_soon(_stop_at_boot, room, container)
+                nursery.start_soon(_stop_orderly, room, container, _patience(room, container))
     room.background(_start_wanted, room)
 
 
@@ -82,16 +84,17 @@ async def _restore_one(room: Containers, container: Container) -> None:
         log.error("container %s is lost: %s", record.name, error)
         _kill_monitor(run_dir)
         monitor = None
+    never = False
     if monitor is not None and status is not None:
-        if status.phase == "launched":
-            # The daemon died between the sandbox and the start: nobody was told that it runs.
-            monitor.kill()
-            await monitor.ended()
-        else:
+        # The daemon died before the start, or before the row that tells of its network: nobody was told that it runs.
+        never = status.phase == "launched" or record.monitor_pid not in (None, monitor.pid)
+        if not never:
             await _adopt(room, container, run, monitor, status)
             return
+        monitor.kill()
+        await monitor.ended()
     try:
-        await _account_lost(room, container)
+        await _account_lost(room, container, never=never)
     except OrlopError as error:
         log.error("cannot record the exit of container %s yet: %s", record.name, error)
         room.background(exits.record_again, room, container)
@@ -120,6 +123,7 @@ async def _adopt(room: Containers, container: Container, run: Run, monitor: Moni
     container.run = run
     record = container.record
     record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
+    runs.complete(run.run_dir, record.id, status, cgroup_path(room, record.id, record.host_config))
     init = runs.init_record(run.run_dir)
     if init is not None and not (record.state.running and record.state.pid == init.pid):
         record.state.running, record.state.restarting = True, False
@@ -131,10 +135,12 @@ async def _adopt(room: Containers, container: Container, run: Run, monitor: Moni
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     room.background(exits.watch, room, container, run)
+    room.background(health.watch, room, container, run)
 
 
-async def _account_lost(room: Containers, container: Container) -> None:
-    """A container that was running for the last daemon and whose monitor is gone."""
+async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
+    """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
+    of, which never was."""
     record = container.record
     record.sandbox = None
     run_dir = room.run_dir(record.id)
@@ -143,7 +149,7 @@ async def _account_lost(room: Containers, container: Container) -> None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if os.path.isdir(run_dir):
         await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
-    if not record.state.running and init is None:
+    if not record.state.running and (init is None or never):
         return
     exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None
     code, when, oom = exits.UNKNOWN_EXIT, time.time_ns(), False
@@ -168,19 +174,34 @@ async def _sweep_runs(room: Containers) -> None:
         container = room.by_run_name(name)
         if container is not None and container.run is not None:
             continue
-        run_dir = os.path.join(room.runs_root, name)
-        _kill_monitor(run_dir)
-        if (init := runs.init_record(run_dir)) is not None:
-            await trio.to_thread.run_sync(runs.kill_cgroups, init)
-        room.remove_run(name)
+        try:
+            await _sweep_run(room, name)
+        except Exception as error:
+            log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
-async def _stop_at_boot(room: Containers, container: Container) -> None:
+async def _sweep_run(room: Containers, name: str) -> None:
+    run_dir = os.path.join(room.runs_root, name)
+    _kill_monitor(run_dir)
+    if (init := runs.init_record(run_dir)) is not None:
+        await trio.to_thread.run_sync(runs.kill_cgroups, init)
+    room.remove_run(name)
+    if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
+        os.unlink(run_dir)  # no run at all
+
+
+def _patience(room: Containers, container: Container) -> int:
+    """Seconds that a container has to stop at boot: a daemon that waits for one without an end would never answer."""
+    own, config = lifecycle.stop_timeout(room, container), room.engine.config
+    return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
+
+
+async def _stop_orderly(room: Containers, container: Container, seconds: int | None = None) -> None:
     try:
         async with container.lock:
             if container.record.state.running:
                 manually = container.record.manually_stopped
-                await lifecycle.stop_locked(room, container, lifecycle.stop_signal(container, ""), None)
+                await lifecycle.stop_locked(room, container, lifecycle.stop_signal(container, ""), seconds)
                 container.record.manually_stopped = manually
                 await room.save(container)
     except Exception as error:
@@ -234,7 +255,7 @@ async def shutdown(room: Containers, *, leave_running: bool) -> None:
         async with trio.open_nursery() as nursery:
             for container in list(room.index.values()):
                 if container.record.state.running or container.run is not None:  # or is just being started
-                    nursery.start_soon(_stop_at_boot, room, container)
+                    nursery.start_soon(_stop_orderly, room, container)
     # Monitors of ended containers need a moment to put them away; what they hold would look alive.
     with trio.move_on_after(5):
         for container in list(room.index.values()):

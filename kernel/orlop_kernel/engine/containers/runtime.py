@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import trio
+
 from orlop_kernel import process
+from orlop_kernel.monitor import cgroups
 from orlop_kernel.spi import OrlopError, Task
 
+from . import bundle
 from .container import Container
 
 if TYPE_CHECKING:
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["clean", "task"]
 
 log = logging.getLogger(__name__)
+
+_EMPTYING = 2.0  # seconds
 
 
 def task(room: Containers, container: Container) -> Task:
@@ -30,7 +36,16 @@ async def clean(room: Containers, container: Container) -> None:
     try:
         runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
         await process.check(runtime.delete(task(room, container)), f"have the runtime forget container {container.name}")
+        await _remove_cgroups(bundle.cgroup_path(room, container.id, container.record.host_config))
     except OrlopError as error:
         log.warning("%s", error)
     except Exception:
         log.exception("cannot have the runtime forget container %s", container.name)
+
+
+async def _remove_cgroups(path: str) -> None:
+    """A runtime that was cut off in the middle of a start knows nothing of the container yet, and has made its cgroups."""
+    found = cgroups.named(path)
+    with trio.move_on_after(_EMPTYING):
+        while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel tells nobody
+            await trio.sleep(0.01)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
@@ -20,7 +22,7 @@ import trio
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.images.service import ImageUser
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
-from orlop_kernel.store import Put
+from orlop_kernel.store import UNREADABLE, Put
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import CreateRequest, EndpointSettings, HostConfig
 
@@ -40,6 +42,7 @@ Args = TypeVarTuple("Args")
 
 # Long enough to be unique, short enough for a unix socket's path (108 bytes) below any exec-root.
 _RUN_NAME = 32
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Containers:
@@ -49,6 +52,8 @@ class Containers:
         self.names: dict[str, str] = {}
         self.closing = False
         self.now_restarting: set[str] = set()
+        self.departing: set[str] = set()
+        """Containers whose rows are gone and whose files are about to be."""
         self.ahead: dict[str, Ahead] = {}
         self.containers_root = os.path.join(engine.config.data_root, "containers")
         self.runs_root = os.path.join(engine.config.exec_root, "run")
@@ -61,10 +66,17 @@ class Containers:
     async def load(self) -> None:
         for key, row in self.engine.store.load("containers"):
             try:
-                self.add(Container(self._decode(row)))
-            except msgspec.MsgspecError as error:
-                log.error("container %s cannot be read and is set aside: %s", key[:12], error)
+                self.add(Container(self._checked(key, self._decode(row))))
+            except UNREADABLE as error:
                 await self.engine.store.quarantine("containers", key, str(error))
+
+    def _checked(self, key: str, record: ContainerRecord) -> ContainerRecord:
+        """A record that may stand beside the others: its id becomes paths, and its name leads to it alone."""
+        if record.id != key or not _ID.fullmatch(key):
+            raise ValueError(f"it says that its id is {record.id[:80]!r}")
+        if holder := self.names.get(record.name):
+            raise ValueError(f"its name {record.name[:80]!r} is that of container {holder[:12]}")
+        return record
 
     def add(self, container: Container) -> None:
         self.index[container.id] = container
@@ -223,7 +235,8 @@ class Containers:
         sandbox, container.record.sandbox = container.record.sandbox, None
         if sandbox is None:
             return
-        await self.engine.networks.release(sandbox)
+        with self.engine.tally.timed("network", "release"):
+            await self.engine.networks.release(sandbox)
         self._network_events(container, sandbox, "disconnect")
 
     def publish_network(self, container: Container, action: str) -> None:
@@ -297,8 +310,11 @@ class Containers:
 
     # --- operations -------------------------------------------------------------------------------------------------
 
-    async def create(self, name: str, platform: str, request: CreateRequest) -> create.Created:
-        created = await create.create(self, name, platform, request)
+    async def create(
+        self, name: str, platform: str, request: CreateRequest, volume_labels: Mapping[str, str] | None = None
+    ) -> create.Created:
+        with self.engine.tally.timed("container", "create"):
+            created = await create.create(self, name, platform, request, volume_labels)
         launch.begin(self, created.container)
         return created
 
@@ -327,7 +343,8 @@ class Containers:
         await lifecycle.rename(self, container, given)
 
     async def remove(self, container: Container, force: bool, volumes: bool) -> None:
-        await removal.remove(self, container, force=force, volumes=volumes)
+        with self.engine.tally.timed("container", "delete"):
+            await removal.remove(self, container, force=force, volumes=volumes)
 
     async def auto_remove(self, container: Container) -> None:
         await removal.auto_remove(self, container)
@@ -337,11 +354,9 @@ class Containers:
 
     async def prune(self, filters: listing.Filters) -> tuple[list[str], int]:
         """Remove stopped containers. (ids, bytes given back)."""
+        accept = listing.prunable(filters, time.time())
         gone, space = [], 0
-        chosen = listing.select(self, everything=True, limit=0, filters={"label": filters.get("label", ())})
-        for container in chosen:
-            if container.record.state.running or container.record.removing:
-                continue
+        for container in [item for item in self.index.values() if accept(item)]:
             try:
                 usage = await self.engine.storage.usage(container.id)
                 await removal.remove(self, container, force=False, volumes=False)

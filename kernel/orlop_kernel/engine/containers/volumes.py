@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import trio
 from msgspec.structs import replace
 
 from orlop_kernel.engine.unpacking import copy_up
 from orlop_kernel.linux import open_in_root
 from orlop_kernel.spi import DeadlineExceeded, InvalidParameter, Mount, NotFound, OrlopError
+from orlop_kernel.store import Delete, Put
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
@@ -22,7 +25,7 @@ from .record import ContainerRecord, MountRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["announce", "discard", "ensure", "mounts", "patiently", "populate"]
+__all__ = ["announce", "discard", "ensure", "forget_promise", "mounts", "patiently", "populate", "promise", "take_back"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,42 @@ async def patiently(look: Callable[[], T]) -> T:
     raise DeadlineExceeded(f"cannot look at what is to be mounted: its file system gave no answer in {_PATIENCE:g} s")
 
 
-async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostConfig) -> tuple[MountRecord, ...]:
-    """Make the volumes that are not there yet, and the directories that `--volume` promises."""
+async def promise(room: Containers, container_id: str, planned: Sequence[MountRecord]) -> list[Delete]:
+    """Write down which anonymous volumes come to be with a container, before the first does: a crash before the container's
+    row would leave them to nobody. Returns what takes the note back, to be committed with the row."""
+    names = [mount.name for mount in planned if mount.type == "volume" and mount.anonymous]
+    if not names:
+        return []
+    await room.engine.store.commit([Put("intents", container_id, msgspec.json.encode(names))])
+    return [Delete("intents", container_id)]
+
+
+async def forget_promise(room: Containers, taken_back: Sequence[Delete]) -> None:
+    """After a create that failed and has undone itself."""
+    try:
+        await room.engine.store.commit(taken_back)
+    except OrlopError as error:
+        log.info("the note of a container's volumes stays until the next boot: %s", error)
+
+
+async def take_back(room: Containers) -> None:
+    """At boot: anonymous volumes of containers that never came to be."""
+    for container_id, row in room.engine.store.load("intents"):
+        try:
+            for name in msgspec.json.decode(row, type=list[str]):
+                with suppress(NotFound):
+                    await room.engine.volumes.remove(name)
+            await room.engine.store.commit([Delete("intents", container_id)])
+        except msgspec.MsgspecError as error:
+            await room.engine.store.quarantine("intents", container_id, str(error))
+        except OrlopError as error:
+            log.warning("volumes of container %s, which was never made, stay: %s", container_id[:12], error)
+
+
+async def ensure(
+    room: Containers, planned: tuple[MountRecord, ...], host: HostConfig, labels: Mapping[str, str] | None = None
+) -> tuple[MountRecord, ...]:
+    """Make the volumes that are not there yet, with `labels` and their own, and the directories that `--volume` promises."""
     out = []
     options = {
         mount.target: mount.volume_options for mount in host.mounts or () if mount.type == "volume" and mount.volume_options
@@ -50,12 +87,8 @@ async def ensure(room: Containers, planned: tuple[MountRecord, ...], host: HostC
             extra = options.get(mount.destination)
             driver = mount.driver or host.volume_driver or "local"
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
-            await room.engine.volumes.ensure(
-                mount.name,
-                driver,
-                driver_options,
-                {"com.docker.volume.anonymous": ""} if mount.anonymous else (extra.labels if extra else None) or {},
-            )
+            own = {"com.docker.volume.anonymous": ""} if mount.anonymous else (extra.labels if extra else None) or {}
+            await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
             mount = replace(mount, driver=driver)
         out.append(mount)
     return tuple(out)

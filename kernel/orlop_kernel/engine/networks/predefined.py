@@ -13,11 +13,12 @@ from orlop_kernel.spi import InvalidParameter
 
 from .creation import Choice, choose_subnets
 from .ipam import AddressPool, parse_subnet
-from .records import NetworkRecord, SubnetRecord
+from .records import GATEWAY_AUXILIARIES, NetworkRecord, SubnetRecord
 from .state import new_id
 
-__all__ = ["predefined_records"]
+__all__ = ["PREDEFINED", "predefined_records"]
 
+PREDEFINED = frozenset({"bridge", "host", "none"})
 _BRIDGE = "com.docker.network.bridge."
 
 
@@ -53,6 +54,18 @@ def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRe
     return None
 
 
+def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
+    """With `default-gateway` of its family, under Docker's name: containers route by that address, and none gets it."""
+    wanted, name = (
+        (config.default_gateway_v6, GATEWAY_AUXILIARIES[6])
+        if ":" in record.subnet
+        else (config.default_gateway, GATEWAY_AUXILIARIES[4])
+    )
+    if wanted and ipaddress.ip_address(wanted) not in ipaddress.ip_network(record.subnet):
+        raise InvalidParameter(f"cannot use {wanted} as default-gateway: it is not in {record.subnet}, the bridge's subnet")
+    return msgspec.structs.replace(record, auxiliary={name: wanted} if wanted else {})
+
+
 def _bridge_subnets(
     config: Config, held: Sequence[SubnetRecord], choice: Callable[[], Choice], address_of: Callable[[str], str]
 ) -> tuple[SubnetRecord, ...]:
@@ -76,7 +89,7 @@ def _bridge_subnets(
             found.append(kept)
         else:
             found += choose_subnets(False, True, (), choice())
-    return tuple(found)
+    return tuple(_routed_by(record, config) for record in found)
 
 
 def predefined_records(

@@ -10,7 +10,21 @@ from orlop_kernel.monitor.protocol import Forward
 from orlop_kernel.spi import Endpoint, EndpointState, NetworkSpec, PublishedPort
 from orlop_kernel.types.containers import EndpointSettings
 
-__all__ = ["AttachedEndpoint", "NetworkRecord", "Plan", "PlannedEndpoint", "Sandbox", "SubnetRecord", "decode", "encode"]
+__all__ = [
+    "GATEWAY_AUXILIARIES",
+    "AttachedEndpoint",
+    "NetworkRecord",
+    "Plan",
+    "PlannedEndpoint",
+    "Sandbox",
+    "SubnetRecord",
+    "decode",
+    "encode",
+]
+
+
+GATEWAY_AUXILIARIES = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
+"""Docker's names of the auxiliary address that containers route by in place of the bridge's."""
 
 
 class SubnetRecord(msgspec.Struct, frozen=True):
@@ -21,6 +35,11 @@ class SubnetRecord(msgspec.Struct, frozen=True):
     ip_range: str = ""
     auxiliary: dict[str, str] = {}
     chosen: bool = False
+
+    @property
+    def route_by(self) -> str:
+        """The gateway of containers."""
+        return self.auxiliary.get(GATEWAY_AUXILIARIES[6 if ":" in self.subnet else 4]) or self.gateway
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,10 +58,10 @@ class Network:
                 raise InvalidParameter(f"no configured subnet contains IP address {text}")
         found: list[Address] = []
         try:
-            for pool in self.pools:
+            for pool, subnet in zip(self.pools, self.record.subnets, strict=True):
                 wanted = config.ipv4_address if pool.subnet.version == 4 else config.ipv6_address
                 address = pool.allocate(wanted)
-                gateway = "" if self.record.internal else pool.gateway
+                gateway = "" if self.record.internal else subnet.route_by
                 found.append(Address(f"{address}/{pool.subnet.prefixlen}", gateway))
         except BaseException:
             self.release(found)

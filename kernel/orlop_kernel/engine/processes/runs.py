@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from orlop_kernel import linux
 from orlop_kernel.monitor import cgroups, mountinfo, records
-from orlop_kernel.monitor.protocol import ExitRecord, InitRecord, MonitorRecord
+from orlop_kernel.monitor.protocol import ExitRecord, InitRecord, MonitorRecord, Status
 
 __all__ = [
+    "complete",
     "exit_record",
     "init_record",
     "kill_cgroups",
@@ -34,6 +36,18 @@ def init_record(run_dir: str) -> InitRecord | None:
 def exit_record(run_dir: str) -> ExitRecord | None:
     """How it ended; None while it runs, or when monitor and zygote both died."""
     return records.read_exit(run_dir)
+
+
+def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> None:
+    """Write again what a living monitor left and nobody can read: the next daemon and the zygote rely on it."""
+    with suppress(OSError):  # it ends just now
+        if records.read_monitor(run_dir) is None:
+            start_time = linux.process_start_time(status.monitor_pid)
+            records.write(run_dir, MonitorRecord(status.monitor_pid, start_time, container_id))
+        if status.pid and records.read_init(run_dir) is None:
+            found = dict.fromkeys((*cgroups.directories(status.pid, container_id), *cgroups.named(cgroup)))
+            start_time = linux.process_start_time(status.pid)
+            records.write(run_dir, InitRecord(status.pid, start_time, time.time_ns(), tuple(found)))
 
 
 def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:

@@ -20,7 +20,7 @@ import trio
 
 from orlop_kernel.events import EventBus
 from orlop_kernel.spi import Conflict, Mount, NotFound, OrlopError, VolumeDriver
-from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_kernel.types.volumes import UsageData, Volume
 
 from . import filters
@@ -60,25 +60,36 @@ class Volumes:
         """Read the rows, finish what a crash interrupted. A driver that does not answer is no obstacle."""
         for name, row in self._store.load(_TABLE):
             try:
-                self._records[name] = decode(row)
-            except msgspec.DecodeError as error:
+                record = decode(row)
+                if record.name != name:
+                    raise ValueError(f"it says that its name is {record.name[:80]!r}")
+            except UNREADABLE as error:
                 await self._store.quarantine(_TABLE, name, str(error))
+            else:
+                self._records[name] = record
         for record in [record for record in self._records.values() if record.removing]:
             try:
                 await self._discard(record)
             except OrlopError as error:
                 log.warning("volume %s cannot be removed yet: %s", record.name, error)
         try:
-            await self._adopt()
+            await self.adopt()
         except OrlopError as error:
             log.warning("volumes of the local driver cannot be read: %s", error)
 
-    async def _adopt(self) -> None:
+    async def adopt(self) -> None:
+        """Give what the local driver has and no row knows a row."""
         driver = await self._drivers(_LOCAL)
         for name in await driver.names():
             if name not in self._records:
-                volume = await driver.get(name)
-                await self._put(VolumeRecord(name, _LOCAL, time.time_ns(), volume.mountpoint, dict(volume.options)))
+                await self._adopt(driver, name)
+
+    async def _adopt(self, driver: VolumeDriver, name: str) -> None:
+        try:
+            volume = await driver.get(name)
+            await self._put(VolumeRecord(name, _LOCAL, time.time_ns(), volume.mountpoint, dict(volume.options)))
+        except OrlopError as error:
+            log.warning("volume %s has no row yet: %s", name, error)
 
     # --- reading
 

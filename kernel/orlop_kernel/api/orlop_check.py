@@ -1,0 +1,43 @@
+"""Routes of our own, beside Docker's: `orlop system check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orlop_kernel.check.online import Checker
+from orlop_kernel.http.messages import Answer
+
+from .call import Call
+from .responses import json_response
+from .router import Route
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.engine import Engine
+
+__all__ = ["routes"]
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.checker = Checker(engine)
+
+    async def check(self, call: Call) -> Answer:
+        return json_response(await self.checker.check(deep=call.flag("deep"), facts=call.flag("facts")))
+
+    async def repair(self, call: Call) -> Answer:
+        """To its end, whatever becomes of the client."""
+        forget, deep = call.args("forget"), call.flag("deep")
+
+        async def work() -> object:
+            return await self.checker.repair(deep=deep, forget=forget)
+
+        return json_response(await self.engine.run(work))
+
+
+def routes(engine: Engine) -> list[Route]:
+    own = _Routes(engine)
+    return [
+        Route("GET", "/orlop/check", own.check),
+        Route("POST", "/orlop/check", own.repair),
+    ]

@@ -1,0 +1,55 @@
+"""A configuration as people look at it: every key, its value, and who said so. Secrets are masked. Pure.
+
+The document is what `GET /orlop/config` and `orlopd --show-config=json` answer; `orlopd --show-config` prints it as text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from .load import Loaded, without_password
+from .model import Config
+
+__all__ = ["document", "text"]
+
+_SECRET = re.compile(r"token|secret|passw|credential|api-?key", re.IGNORECASE)
+_MASK = "xxxxx"
+
+
+def _masked(value: Any) -> Any:
+    """Passwords in URLs, and what options call a secret (of log drivers, most of all)."""
+    if isinstance(value, str):
+        return without_password(value)
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _MASK if item and isinstance(item, str) and _SECRET.search(key) else _masked(item)
+            for key, item in value.items()
+        }
+    return value
+
+
+def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
+    """`needs_restart`: keys that have another value in the file by now than the daemon was started with."""
+    values = msgspec.to_builtins(loaded.config)
+    keys = Config.__struct_encode_fields__
+    return {
+        "File": loaded.file,
+        "Values": [{"Key": key, "Value": _masked(values[key]), "Origin": loaded.origin(key)} for key in keys],
+        "NeedsRestart": sorted(needs_restart),
+        "Warnings": list(loaded.warnings),
+    }
+
+
+def text(found: dict[str, Any]) -> str:
+    """The document as a table."""
+    rows = [("KEY", "VALUE", "ORIGIN")]
+    rows += [(each["Key"], msgspec.json.encode(each["Value"]).decode(), each["Origin"]) for each in found["Values"]]
+    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    middle = min(middle, 40)  # one long list must not push all origins off the screen
+    return "\n".join(f"{key:{left}}  {value:{middle}}  {origin}" for key, value, origin in rows)

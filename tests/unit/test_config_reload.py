@@ -1,0 +1,213 @@
+"""What a reload reaches in a running engine, what it must not change under living containers, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from orlop_cli import __main__ as entry
+from orlop_cli.testing import RecordedDaemon, answer
+from orlop_kernel import linux
+from orlop_kernel.config import Config, ConfigError, RuntimeEntry
+from orlop_kernel.engine.containers import living
+from orlop_kernel.engine.containers.record import ContainerRecord, State
+from orlop_kernel.engine.containers.service import Containers
+from orlop_kernel.engine.images.content import ContentStore
+from orlop_kernel.engine.images.download import Downloads
+from orlop_kernel.engine.networks.records import AttachedEndpoint, Sandbox
+from orlop_kernel.monitor import records
+from orlop_kernel.monitor.protocol import MonitorRecord
+from orlop_kernel.spi import Endpoint, EndpointState, NetworkSpec, Subnet
+from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
+
+
+def test_more_downloads_may_run_as_soon_as_the_limit_is_raised(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            downloads = Downloads(ContentStore(str(tmp_path)), nursery, 1, 5)
+            entered: list[str] = []
+
+            async def one(name: str) -> None:
+                async with downloads._slot(name, lambda _: None):
+                    entered.append(name)
+                    await trio.sleep_forever()
+
+            nursery.start_soon(one, "a")
+            nursery.start_soon(one, "b")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(entered) == 1
+            downloads.reconfigure(2, 7)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(entered) == 2
+            assert downloads.attempts == 7
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+# --- living containers --------------------------------------------------------------------------------------------------
+
+NETWORK = NetworkSpec(
+    id="n",
+    name="bridge",
+    subnets=(Subnet("172.17.0.0/16", "172.17.0.1"), Subnet("fd00::/64", "fd00::1")),
+    options={"com.docker.network.bridge.name": "orlop0"},
+    ipv6=True,
+)
+FITTING = Config(live_restore=True, ipv6=True, data_root="/var/lib/orlop", exec_root="/run/orlop")
+
+
+def record(number: int, *, driver: str = "overlay2", runtime: str = "runc") -> ContainerRecord:
+    endpoint = Endpoint(id="e", network=NETWORK, container_id="c", netns="")
+    attached = AttachedEndpoint(driver="bridge", endpoint=endpoint, state=EndpointState(), settings=EndpointSettings())
+    host = HostConfig()
+    host.runtime = runtime
+    return ContainerRecord(
+        id=f"{number:064x}",
+        name=f"c{number}",
+        created_ns=number,
+        args=[],
+        config=ContainerConfig(),
+        host_config=host,
+        image_id="",
+        storage_driver=driver,
+        state=State(running=True),
+        sandbox=Sandbox(container_id="c", container_name="c", network_mode="bridge", endpoints=(attached,)),
+    )
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Callable[..., Containers]:
+    """Containers whose monitor is this very process."""
+
+    def make(*items: ContainerRecord, config: Config = FITTING) -> Containers:
+        for item in items:
+            run_dir = tmp_path / "run" / item.id
+            run_dir.mkdir(parents=True)
+            pid = os.getpid()
+            records.write(str(run_dir), MonitorRecord(pid, linux.process_start_time(pid), item.id))
+        found = SimpleNamespace(
+            index={item.id: SimpleNamespace(record=item, id=item.id) for item in items},
+            run_dir=lambda ident: str(tmp_path / "run" / ident),
+            runs_root=str(tmp_path / "run"),
+            engine=SimpleNamespace(config=config),
+        )
+        return cast("Containers", found)
+
+    return make
+
+
+def changed(**fields: Any) -> Config:
+    return Config(**{"live_restore": True, "ipv6": True, **fields})
+
+
+def test_what_concerns_new_containers_only_may_change(room: Callable[..., Containers]) -> None:
+    living.check(room(record(1)), FITTING)
+    living.check(
+        room(),
+        changed(storage_driver="vfs", bip="10.0.0.1/8", exec_root="/elsewhere"),
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bip": "172.17.0.1/16", "bip6": "fd00::1/64"},
+        {"exec_opts": ("native.cgroupdriver=systemd",), "mtu": 9000, "log_driver": "local", "cgroup_parent": "/x"},
+        {"runtimes": {"other": RuntimeEntry(path="/x")}, "default_runtime": "other", "storage_driver": "overlay2"},
+    ],
+)
+def test_changes_that_break_nothing(room: Callable[..., Containers], fields: dict[str, Any]) -> None:
+    living.check(room(record(1)), changed(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"storage_driver": "vfs"}, "use storage driver overlay2, but storage-driver is vfs"),
+        ({"bridge": "br0"}, "are on bridge orlop0, but bridge is br0"),
+        ({"bridge": "none"}, "are on bridge orlop0, but bridge is none"),
+        ({"bip": "172.17.0.9/16"}, "have addresses of 172.17.0.0/16 with gateway 172.17.0.1, but bip is 172.17.0.9/16"),
+        ({"bip6": "fd01::1/64"}, "have addresses of fd00::/64 with gateway fd00::1, but bip6 is fd01::1/64"),
+        ({"ipv6": False}, "have addresses of fd00::/64, but ipv6 is false"),
+        ({"exec_root": "/else"}, "live in exec-root /run/orlop, but exec-root is /else"),
+        ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
+    ],
+)
+def test_changes_that_would_break_them(room: Callable[..., Containers], fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        living.check(room(*map(record, range(5))), changed(**fields))
+    assert f"5 running containers (c0, c1, c2 and 2 more) {text}: that cannot be changed under them; put the " in str(
+        caught.value
+    )
+    living.check(room(), changed(**fields))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(living, "_monitor_lives", lambda _: False)
+        living.check(room(record(9)), changed(**fields))
+
+
+def test_a_runtime_in_use_cannot_be_taken_out(room: Callable[..., Containers]) -> None:
+    here = room(record(1, runtime="own"), record(2))
+    with pytest.raises(ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes has no such entry"):
+        living.check(here, FITTING)
+    living.check(here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
+
+
+def test_without_live_restore_they_are_not_meant_to_go_on(room: Callable[..., Containers]) -> None:
+    living.check(room(record(1)), Config(storage_driver="vfs"))
+
+
+# --- orlop config show --------------------------------------------------------------------------------------------------
+
+SHOWN = {
+    "File": "/f",
+    "Values": [{"Key": "mtu", "Value": 1400, "Origin": "/f:1"}, {"Key": "dns", "Value": [], "Origin": "default"}],
+    "NeedsRestart": ["icc"],
+    "Warnings": [],
+}
+
+
+def orlop(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        entry.main(list(argv))
+    captured = capfd.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_the_client_shows_what_the_daemon_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:
+        daemon.on("GET", "/orlop/config", answer(SHOWN))
+        code, out, err = orlop(capfd, "-H", daemon.host, "config", "show", "--origin")
+        assert (code, err) == (0, "Changed in the file, but needs a restart: icc\n")
+        assert [line.split() for line in out.splitlines()] == [
+            ["KEY", "VALUE", "ORIGIN"],
+            ["mtu", "1400", "/f:1"],
+            ["dns", "[]", "default"],
+        ]
+        assert "ORIGIN" not in orlop(capfd, "-H", daemon.host, "config", "show")[1]
+        assert json.loads(orlop(capfd, "-H", daemon.host, "config", "show", "--format", "json")[1]) == SHOWN
+    with RecordedDaemon(str(tmp_path / "e.sock")) as daemon:
+        daemon.on("GET", "/orlop/config", answer({"message": "page not found"}, 404))
+        code, _, err = orlop(capfd, "-H", daemon.host, "config", "show")
+        assert (code, "it is not Orlop's" in err) == (1, True)
+
+
+def test_without_a_daemon_it_asks_the_program(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "orlopd"
+    program.write_text(f"#!/bin/sh\n[ \"$1\" = --show-config=json ] && echo '{json.dumps(SHOWN)}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "orlop")])
+    code, out, err = orlop(capfd, "-H", f"unix://{tmp_path}/none.sock", "config", "show")
+    assert (code, "1400" in out) == (0, True)
+    assert "this is what orlopd would start with" in err
+    assert orlop(capfd, "-H", "tcp://127.0.0.1:1", "config", "show")[0] == 1
