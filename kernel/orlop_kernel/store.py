@@ -1,38 +1,43 @@
 # ruff: noqa: S608 - table names in SQL text are checked against TABLES; values are always bound
-"""The one database of the daemon, and the only module that knows it is SQLite.
+"""The one database of the daemon. Only this module and `storefile`, which opens the file, know that it is SQLite.
 
 Owned by one thread: it alone holds the connection, takes the jobs that wait, gives each a savepoint and commits them
 together. `commit` returns when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power
 cut). A job once handed over is done, whatever becomes of the task that waits for it.
 
-Survives a crash: every acknowledged commit. A file that is damaged is moved aside, never repaired in place and never in
-the way of a start; a row that its owner cannot decode goes to the table `quarantine`. One process at a time, by flock.
+Survives a crash: every acknowledged commit. A file that is damaged is never in the way of a start (see `storefile`); a row
+that its owner cannot decode goes to the table `quarantine`, and each start tries it again. One process at a time, by flock.
+
+A full disk: a commit fails with `Unavailable`, except those that make room, which get what `reserve` holds for them. The
+database opens without any space, and everything passes by itself when there is some.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import trio
 
+from orlop_kernel.reserve import Reserve
 from orlop_kernel.spi.errors import DriverError, Unavailable
+from orlop_kernel.storefile import SCHEMA_VERSION, TABLES, Examined, examine, is_full, lock_root, open_database, translate
 
-__all__ = ["SCHEMA_VERSION", "TABLES", "Delete", "Put", "Store", "lock_root"]
+__all__ = ["SCHEMA_VERSION", "TABLES", "UNREADABLE", "Delete", "Examined", "Forget", "Put", "Store", "examine", "lock_root"]
 
-SCHEMA_VERSION = 1
-TABLES = ("containers", "images", "networks", "volumes", "execs", "events", "intents", "meta")
+UNREADABLE = (ValueError, RecursionError)
+"""What decoding a damaged row may raise: errors of msgspec and of Unicode are values' errors."""
 
 _log = logging.getLogger("orlop.store")
 _GROUP = 256  # jobs in one transaction: bounds how long the first of them waits
+_REFILL = 5.0  # seconds between two looks for space, while the reserve is not whole
 
 
 class Put(NamedTuple):
@@ -50,6 +55,13 @@ class Delete(NamedTuple):
     key: str
 
 
+class Forget(NamedTuple):
+    """Give up a row that was set aside; absent: no error."""
+
+    table: str
+    key: str
+
+
 class _Quarantine(NamedTuple):
     """Move one row to the table `quarantine`."""
 
@@ -58,7 +70,7 @@ class _Quarantine(NamedTuple):
     reason: str
 
 
-Operation = Put | Delete | _Quarantine
+Operation = Put | Delete | Forget | _Quarantine
 
 
 def _table(name: str) -> str:
@@ -77,90 +89,29 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
             )
         case Delete(_, key):
             connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+        case Forget(_, key):
+            connection.execute("DELETE FROM quarantine WHERE source = ? AND key = ?", (table, key))
         case _Quarantine(_, key, reason):
-            connection.execute(
-                f"INSERT INTO quarantine SELECT ?, key, value, ?, ? FROM {table} WHERE key = ?",
-                (table, reason, time.time(), key),
-            )
-            connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+            # By row: where damage has made a key something else than text, no comparison in SQL finds it
+            rows = connection.execute(f"SELECT rowid, key FROM {table} WHERE key = ?", (key,)).fetchall()
+            rows = rows or connection.execute(f"SELECT rowid, key FROM {table}").fetchall()
+            for row in [row for row, found in rows if str(found) == key]:
+                values = (table, key, reason, time.time(), row)
+                connection.execute(f"INSERT INTO quarantine SELECT ?, ?, value, ?, ? FROM {table} WHERE rowid = ?", values)
+                connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))
 
 
 class _Job:
     """What one `commit` asks for, and where its answer goes."""
 
-    __slots__ = ("done", "error", "operations")
+    __slots__ = ("done", "error", "makes_room", "operations")
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-
-
-def lock_root(root: str, what: str) -> int:
-    """Take `<root>/orlop.lock` for this process and return the fd that holds it. The kernel frees it however we end."""
-    path = os.path.join(root, "orlop.lock")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(fd)
-        raise Unavailable(
-            f"cannot use {what} {root}: process with PID {holder} is still running and holds it; "
-            "give each daemon a --data-root and an --exec-root of its own"
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
-def _translate(error: sqlite3.Error) -> Exception:
-    """SQLite's errors end here. Full disks and failing ones are told apart: the first pass by themselves."""
-    code = getattr(error, "sqlite_errorname", "")
-    if code == "SQLITE_FULL" or "disk is full" in str(error):
-        return Unavailable("cannot write the state database: no space left on device")
-    return DriverError(f"cannot write the state database: {error} ({code or 'unknown'})")
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        for table in TABLES:
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS quarantine (source TEXT, key TEXT, value BLOB, reason TEXT, time REAL)"
-        )
-        connection.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION).encode(),))
-        connection.execute("COMMIT")
-        (found,) = connection.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
-        if int(found) > SCHEMA_VERSION:
-            raise DriverError(
-                f"cannot open {path}: it was written by a newer Orlop (schema {int(found)}, this one knows {SCHEMA_VERSION})"
-            )
-        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check found damage")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _open(path: str) -> sqlite3.Connection:
-    """Open the file; one that is damaged is renamed and a new one begun, because the daemon always starts."""
-    try:
-        return _connect(path)
-    except sqlite3.OperationalError as error:
-        raise _translate(error) from error
-    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        aside = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        for suffix in ("", "-wal", "-shm"):
-            if os.path.exists(path + suffix):
-                os.rename(path + suffix, aside + suffix)
-        _log.error("state database %s is damaged (%s): moved to %s, starting with an empty one", path, error, aside)
-        return _connect(path)
+        # Deletions of what stands for files; events are history, which a full disk may cost
+        self.makes_room = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
 class Store:
@@ -173,16 +124,21 @@ class Store:
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
         self._closed = False
+        self._reserve = Reserve(f"{path}.reserve")
+        self._unmoved: list[tuple[str, str, str]] = []
+        self.on_commit: Callable[[int, float], None] | None = None
+        """Called by the committing thread after each transaction: how many jobs, how many seconds."""
 
     @classmethod
     @asynccontextmanager
     async def open(cls, path: str) -> AsyncIterator[Store]:
         """Open or create the database and hold it, against other daemons too, until the block ends. Raises `Unavailable`
         when another process holds it or the disk is full."""
-        os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
         lock = lock_root(os.path.dirname(path), "data root")
         try:
-            store = cls(path, _open(path))
+            store = cls(path, open_database(path))
+            store._reserve.take_back()
             store._thread.start()
             try:
                 yield store
@@ -194,7 +150,9 @@ class Store:
     def load(self, table: str) -> Iterator[tuple[str, bytes]]:
         """All rows of a table, by key. For boot: it reads on the calling thread, all at once, so that its caller may
         write the same table while it goes through them."""
-        return iter(self._connection.execute(f"SELECT key, value FROM {_table(table)} ORDER BY key").fetchall())
+        rows = self._connection.execute(f"SELECT key, value FROM {_table(table)} ORDER BY key").fetchall()
+        # Damage may have made another type of a value, which no decoder of bytes would survive
+        return iter([(str(key), value if isinstance(value, bytes) else repr(value).encode()) for key, value in rows])
 
     async def commit(self, operations: Sequence[Operation]) -> None:
         """Apply all or none, durably. Not undone by cancellation: once handed over it is carried out. Raises
@@ -210,13 +168,18 @@ class Store:
             raise job.error
 
     async def quarantine(self, table: str, key: str, reason: str) -> None:
-        """Move a row that cannot be used to the table `quarantine`: it is out of the way and not lost."""
+        """Move a row that cannot be used to the table `quarantine`: it is out of the way and not lost. When it cannot be
+        moved now, the next start tries again: no start fails for it."""
         _log.error("%s %s cannot be used and is set aside: %s", table, key, reason)
-        await self.commit([_Quarantine(table, key, reason)])
+        try:
+            await self.commit([_Quarantine(table, key, reason)])
+        except (DriverError, Unavailable) as error:
+            _log.warning("%s %s stays where it is until the next start: %s", table, key, error)
+            self._unmoved.append((table, key, reason))
 
     def quarantined(self) -> list[tuple[str, str, str]]:
         """(table, key, reason) of what was set aside."""
-        return list(self._connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time"))
+        return [*self._connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time"), *self._unmoved]
 
     def lost_rows(self) -> bool:
         """Whether a damaged database was set aside beside this one, and is still there: rows may be missing, so what has no
@@ -243,25 +206,39 @@ class Store:
                     self._token.run_sync_soon(_finish, group)
                 except trio.RunFinishedError:
                     pass  # nobody is left to tell; the rows are on the disk
+            self._reserve.take_back()
             if last:
                 return
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """At least one job and all that wait behind it, and whether the end has come."""
+        """All jobs that wait, at least one unless it is time to look at the reserve; and whether the end has come."""
         group: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            group.append(job)
-            if len(group) >= _GROUP:
-                return group, False
-            try:
+        try:
+            job = self._jobs.get(timeout=None if self._reserve.whole else _REFILL)
+            while job is not None:
+                group.append(job)
+                if len(group) >= _GROUP:
+                    return group, False
                 job = self._jobs.get_nowait()
-            except queue.Empty:
-                return group, False
+        except queue.Empty:
+            return group, False
         return group, True
 
     def _commit(self, group: list[_Job]) -> None:
+        began = time.monotonic()
+        error = self._transaction(group)
+        if error and is_full(error):
+            group = [job for job in group if job.makes_room]
+            while group and error and is_full(error) and self._reserve.give():
+                error = self._transaction(group)
+        if self.on_commit:
+            self.on_commit(len(group), time.monotonic() - began)
+
+    def _transaction(self, group: list[_Job]) -> sqlite3.Error | None:
+        """Commit these jobs, and leave in each what became of it. What it returns is why none of them was."""
         execute = self._connection.execute
+        for job in group:
+            job.error = None
         try:
             execute("BEGIN IMMEDIATE")
             for job in group:
@@ -271,9 +248,11 @@ class Store:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):  # a disk that fails; the thread must live, or nobody is answered any more
                     execute("ROLLBACK")
-            failure = _translate(error)
+            failure = translate(error)
             for job in group:
                 job.error = job.error or failure
+            return error
+        return None
 
     def _apply(self, job: _Job) -> None:
         """One job in a savepoint of its own, so that a bad one does not undo its neighbours."""
@@ -283,9 +262,9 @@ class Store:
             for operation in job.operations:
                 _run(self._connection, operation)
         except sqlite3.Error as error:
-            if not self._connection.in_transaction:
-                raise  # a full disk ends the whole transaction by itself
-            job.error = _translate(error)
+            if not self._connection.in_transaction or (job.makes_room and is_full(error)):
+                raise  # a full disk ends the whole transaction by itself; what makes room is tried again
+            job.error = translate(error)
             execute("ROLLBACK TO job")
         execute("RELEASE job")
 

@@ -16,6 +16,7 @@ from orlop_kernel.engine.containers.service import Containers
 from orlop_kernel.engine.execs import Execs
 from orlop_kernel.engine.networks.records import Sandbox
 from orlop_kernel.events import EventBus
+from orlop_kernel.metrics.tally import Tally
 from orlop_kernel.monitor.protocol import Exited, Started
 from orlop_kernel.spi import Command, DriverError, Unavailable
 from orlop_kernel.types.containers import ContainerConfig, HostConfig
@@ -175,6 +176,7 @@ class FakeEngine:
         )
         self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
         self.networks, self.storage = FakeNetworks(), FakeStorage()
+        self.tally = Tally()
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
         self.drivers = SimpleNamespace(runtime=self._runtime)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Self
 
 import msgspec
@@ -13,7 +13,7 @@ import trio
 from orlop_kernel.api import API_VERSION
 from orlop_kernel.api.call import Call
 from orlop_kernel.api.decode import decode_json
-from orlop_kernel.api.responses import COMMON, empty, hijack_head, json_response, stream_head, stream_type
+from orlop_kernel.api.responses import COMMON, empty, error_response, hijack_head, json_response, stream_head, stream_type
 from orlop_kernel.api.router import Api, Route
 from orlop_kernel.http.head import HeadParser
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Limits, Peer, RawStream, Request, Response, Streaming
@@ -253,7 +253,7 @@ def test_answers_without_the_common_headers_get_them() -> None:
         assert answer.headers == headers
 
 
-def test_hooks_see_the_call_and_may_refuse() -> None:
+def test_a_guard_sees_the_call_and_may_refuse() -> None:
     seen: list[tuple[str, int]] = []
     reached = []
 
@@ -261,21 +261,53 @@ def test_hooks_see_the_call_and_may_refuse() -> None:
         reached.append(await call.json(dict[str, int]))
         return empty()
 
-    async def on_call(call: Call) -> None:
-        if (await call.json(dict[str, int]))["a"] != 1:
-            raise errors.Forbidden("not you")
+    async def guard(call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        if not call.pattern:
+            seen.append(("nowhere", 0))
+            return await proceed()
+        body = await call.json(dict[str, int])
+        if body["a"] != 1:
+            return error_response(403, "not you")
+        body["b"] = 2  # what it changes is what the handler gets
+        answer = await proceed()
+        assert isinstance(answer, Response)
+        seen.append((call.pattern, answer.status))
+        return answer
 
     def on_answer(call: Call, status: int, seconds: float) -> None:
         seen.append((call.pattern, status))
         assert seconds >= 0
 
-    api = Api([Route("POST", "/x/{id}", handler)], on_call=on_call, on_answer=on_answer)
+    api = Api([Route("POST", "/x/{id}", handler)], guard=guard, on_answer=on_answer)
     headers = {"content-type": "application/json"}
     assert message(ask(api, "POST", "/x/1", b'{"a":2}', headers)) == (403, "not you")
     assert isinstance(ask(api, "POST", "/x/1", b'{"a":1}', headers), Response)
-    ask(api, "POST", "/nowhere")
-    assert seen == [("/x/{id}", 403), ("/x/{id}", 204)]
-    assert reached == [{"a": 1}]
+    assert message(ask(api, "POST", "/nowhere")) == (404, "page not found")
+    assert seen == [("/x/{id}", 204), ("/x/{id}", 204), ("nowhere", 0)]
+    assert reached == [{"a": 1, "b": 2}]
+    api.guard = None
+    ask(api, "POST", "/x/1", b'{"a":2}', headers)
+    assert reached[-1] == {"a": 2}
+
+
+def test_a_body_is_not_decoded_as_something_else_than_was_judged() -> None:
+    asked = call(body=b'{"a":1}', content_type="application/json")
+
+    async def main() -> None:
+        assert await asked.json(dict[str, int]) is await asked.json(dict[str, int])
+        with pytest.raises(TypeError, match="was judged as dict"):
+            await asked.json(list)
+
+    trio.run(main)
+
+
+def test_labels_of_a_scope_are_added_to_filters() -> None:
+    asked = call('filters={"label":["a=1"],"name":["x"]}')
+    asked.only = ("team=web",)
+    assert asked.filters() == {"label": ["a=1", "team=web"], "name": ["x"]}
+    bare = call()
+    bare.only = ("team=web",)
+    assert bare.filters() == {"label": ["team=web"]}
 
 
 def call(query: str = "", body: bytes = b"", content_type: str = "", upgrade: bool = False, version: int = 51) -> Call:

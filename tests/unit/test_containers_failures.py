@@ -345,7 +345,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
         async with house(tmp_path, monkeypatch) as h:
             made, engine = set(), h.engine
 
-            async def ensure(room, planned, host):
+            async def ensure(room, planned, host, labels):
                 made.update(mount.name for mount in planned)
                 return planned
 

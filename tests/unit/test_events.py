@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel.events import Event, EventBus, EventFilter, Subscription, to_wire
+from orlop_kernel.events import LOST, Event, EventBus, EventFilter, Subscription, to_wire
 from orlop_kernel.events.bus import BUFFER
+from orlop_kernel.events.event import decode
 from orlop_kernel.store import Put, Store
 
 
@@ -89,6 +90,68 @@ def test_a_slow_subscriber_learns_how_many_it_lost() -> None:
         bus.publish("container", "after", "a", {})
         assert [item.action for item in await take(subscription, 1)] == ["after"]
 
+    trio.run(main)
+
+
+def test_who_reads_the_past_loses_nothing_of_the_present() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        for number in range(BUFFER + 9):
+            bus.publish("container", str(number), "a", {})
+        subscription = bus.subscribe(1, 0, {"container": ["a"]})
+        bus.publish("container", "now", "a", {})
+        found = await take(subscription, BUFFER + 10)
+        assert [item.action for item in found][-2:] == [str(BUFFER + 8), "now"]
+
+    trio.run(main)
+
+
+def test_a_slow_subscriber_is_told_of_the_gap_whatever_it_asked_for() -> None:
+    async def main() -> None:
+        bus = EventBus()
+        slow, quick = bus.subscribe(filters={"type": ["container"]}), bus.subscribe()
+        for number in range(BUFFER + 1):
+            bus.publish("container", str(number), "a", {})
+            bus.publish("image", "pull", "b", {})  # not asked for, so not lost
+            await take(quick, 2)
+        await take(slow, BUFFER)
+        (gap,) = await take(slow, 1)
+        assert (gap.type, gap.action, gap.attributes) == ("daemon", LOST, {"count": "1"})
+        assert [event.action for event in bus._history].count(LOST) == 0
+        assert bus.published == 2 * (BUFFER + 1)
+
+    trio.run(main)
+
+
+def test_big_events_make_the_history_shorter() -> None:
+    bus = EventBus(history_bytes=10_000)
+    for number in range(20):
+        bus.publish("container", str(number), "a", {"label": "x" * 1000})
+    assert [event.action for event in bus._history][-1] == "19"
+    assert 5 < len(bus._history) < 10
+    bus.publish("container", "huge", "a", {"label": "x" * 20_000})
+    assert [event.action for event in bus._history] == ["huge"]
+
+
+def test_a_full_disk_is_said_once_and_costs_no_history(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Store.open(str(tmp_path / "db")) as store:
+            bus = EventBus(store, history=3)
+            bus.publish("container", "before", "a", {})
+            await bus.flush()
+            (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+            store._connection.execute(f"PRAGMA max_page_count={pages}")
+            for number in range(5):
+                bus.publish("container", str(number), "a", {"label": "x" * 5000})
+                await bus.flush()
+            assert len([line for line in caplog.messages if "cannot be kept" in line]) == 1
+            store._connection.execute("PRAGMA max_page_count=100000")
+            await bus.flush()
+            assert "events are kept over a restart again" in caplog.messages
+            assert [decode(row).action for _, row in store.load("events")] == ["2", "3", "4"]
+            assert not bus._unsaved
+
+    caplog.set_level("INFO", "orlop.events")
     trio.run(main)
 
 

@@ -26,9 +26,9 @@ from orlop_kernel.http import (
     Response,
     Server,
     Streaming,
+    TlsListener,
     inherited_listener,
     open_tcp_listeners,
-    open_tls_listeners,
     open_unix_listener,
 )
 
@@ -390,7 +390,7 @@ def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 listeners = await open_tcp_listeners("localhost", 0)
-                await nursery.start(server.serve, open_tls_listeners(listeners[:1], server_side))
+                await nursery.start(server.serve, [TlsListener(listeners[0], server_side)])
                 for extra in listeners[1:]:
                     await extra.aclose()
                 await client(listeners[0].socket.getsockname()[1])

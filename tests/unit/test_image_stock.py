@@ -17,7 +17,7 @@ from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
 from orlop_kernel.engine.images.references import parse
 from orlop_kernel.engine.images.service import ImportRequest
 from orlop_kernel.spi import InvalidParameter, NotFound, OrlopError
-from orlop_kernel.store import Put, Store
+from orlop_kernel.store import Put, Store, examine
 
 BASE = layer({"base": b"12345"})
 APP = image([BASE, layer({"top": b"1"})], config={"Labels": {"a": "b"}})
@@ -63,11 +63,7 @@ def names(room: Room) -> list[str]:
 
 
 def quarantined(tmp_path: Path) -> list[str]:
-    async def main() -> list[str]:
-        async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
-            return sorted(key for _, key, _ in store.quarantined())
-
-    return trio.run(main)
+    return sorted(key for _, key, _ in examine(str(tmp_path / "state" / "orlop.db")).quarantined)
 
 
 def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 
+from orlop_kernel import reserve
 from orlop_kernel.spi.errors import Unavailable
-from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.store import Delete, Forget, Put, Store, examine
 
 
 def in_store(path: Path, body: Callable[[Store], Awaitable[None]]) -> None:
@@ -96,28 +100,57 @@ def test_quarantined_rows_are_out_of_the_way_and_kept(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-@pytest.mark.parametrize("damage", ["not a database", "truncate", "middle"])
+@pytest.mark.parametrize(("damage", "least"), [("not a database", 0), ("truncate", 1), ("middle", 50), ("empty", 0)])
 def test_a_damaged_file_is_moved_aside_and_the_store_opens(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: str, least: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "orlop.db"
+    (tmp_path / "containers").mkdir()  # an empty file in an empty data root would be a new one
+    written = {f"{n:03}": os.urandom(3000) for n in range(100)}
 
     async def fill(store: Store) -> None:
-        await store.commit([Put("containers", f"{n:03}", os.urandom(3000)) for n in range(100)])
+        await store.commit([Put("containers", key, value) for key, value in written.items()])
 
     in_store(tmp_path, fill)
     data = bytearray(path.read_bytes())
     if damage == "truncate":
-        data = data[:30_000]
+        data = data[: len(data) // 2]
     elif damage == "middle":
-        data[8192:40960] = os.urandom(32768)
+        middle = len(data) // 2
+        data[middle : middle + 32768] = os.urandom(32768)
+    elif damage == "empty":
+        data = bytearray()
     else:
         data = bytearray(damage.encode() * 100)
     path.write_bytes(data)
-    assert rows(tmp_path) == {}
+
+    found = rows(tmp_path)
+    assert least <= len(found) < 100
+    assert found.items() <= written.items()
     assert len(list(tmp_path.glob("orlop.db.damaged-*"))) == 1
     assert "is damaged" in caplog.text
-    assert "moved to" in caplog.text
+    assert f"{len(found)} rows of it could still be read" in caplog.text
+
+    async def known(store: Store) -> None:
+        assert store.lost_rows()
+
+    in_store(tmp_path, known)
+
+
+def test_a_file_of_another_program_is_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "orlop.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE meta (something INTEGER, else_ TEXT, more TEXT)")
+    assert rows(tmp_path) == {}
+    assert len(list(tmp_path.glob("orlop.db.damaged-*"))) == 1
+
+
+def test_a_value_that_is_no_bytes_is_left_to_its_owner(tmp_path: Path) -> None:
+    async def body(store: Store) -> None:
+        store._connection.execute("INSERT INTO containers VALUES (CAST(x'ff41' AS TEXT), 7)")
+        assert list(store.load("containers")) == [("\ufffdA", b"7")]
+
+    in_store(tmp_path, body)
 
 
 def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
@@ -131,6 +164,102 @@ def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
 
     in_store(tmp_path, body)
     assert rows(tmp_path) == {"small": b"1"}
+
+
+class FullDisk:
+    """A limit of pages in place of a disk: each step that the reserve gives up is room for some more."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, more: int = 2) -> None:
+        self._connection = store._connection
+        self._more = more
+        self._give = store._reserve.give
+        monkeypatch.setattr(store._reserve, "give", self.give)
+        monkeypatch.setattr(store._reserve, "take_back", lambda: None)  # the real disk has space
+
+    def limit(self, more: int = 0) -> None:
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        self._connection.execute(f"PRAGMA max_page_count={pages + more}")
+
+    def give(self) -> bool:
+        self.limit(self._more)
+        return self._give()
+
+
+def test_what_makes_room_gets_the_reserve_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: Store) -> None:
+        await store.commit([Put("containers", "old", b"1")])
+        disk = FullDisk(store, monkeypatch)
+        disk.limit()
+        outcomes: dict[str, str] = {}
+
+        async def commit(name: str, *operations: Put | Delete) -> None:
+            try:
+                await store.commit(operations)
+                outcomes[name] = "done"
+            except Unavailable as error:
+                outcomes[name] = str(error)
+
+        async with trio.open_nursery() as nursery:  # one transaction
+            nursery.start_soon(commit, "put", Put("containers", "new", bytes(9000)))
+            nursery.start_soon(commit, "delete", Put("images", "record", bytes(5000)), Delete("containers", "old"))
+            nursery.start_soon(commit, "history", Put("events", "2", bytes(9000)), Delete("events", "1"))
+        full = "cannot write the state database: no space left on device"
+        assert outcomes == {"put": full, "delete": "done", "history": full}
+        assert os.path.getsize(store._reserve.path) < reserve.SIZE
+        assert not store._reserve.whole
+
+    in_store(tmp_path, body)
+    assert rows(tmp_path) == {}
+    assert os.path.getsize(tmp_path / "orlop.db.reserve") == reserve.SIZE  # there was space again
+
+
+def test_a_reserve_that_is_used_up_is_no_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: Store) -> None:
+        disk = FullDisk(store, monkeypatch, more=0)
+        disk.limit()
+        with pytest.raises(Unavailable, match="no space left on device"):
+            await store.commit([Put("images", "record", bytes(9000)), Delete("containers", "old")])
+        assert os.path.getsize(store._reserve.path) == 0
+        assert not store._reserve.give()
+
+    in_store(tmp_path, body)
+
+
+def test_a_reserve_takes_only_what_others_do_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = reserve.Reserve(str(tmp_path / "r"))
+    found = os.statvfs(tmp_path)
+    blocks = [3 * reserve.SIZE - 1, 3 * reserve.SIZE]
+    monkeypatch.setattr(
+        "orlop_kernel.reserve.os.fstatvfs", lambda fd: os.statvfs_result((1, 1, *found[2:4], blocks.pop(0), *found[5:]))
+    )
+    one.take_back()
+    assert (one.whole, os.path.getsize(one.path)) == (False, 0)
+    one.take_back()
+    assert (one.whole, os.path.getsize(one.path)) == (True, reserve.SIZE)
+    assert os.stat(one.path).st_blocks * 512 >= reserve.SIZE
+
+
+def test_a_row_that_cannot_be_moved_now_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: Store) -> None:
+        await store.commit([Put("containers", "bad", bytes(9000))])
+        disk = FullDisk(store, monkeypatch, more=0)
+        disk.limit()
+        await store.quarantine("containers", "bad", "cannot decode")
+        assert store.quarantined() == [("containers", "bad", "cannot decode")]
+        assert [key for key, _ in store.load("containers")] == ["bad"]
+
+    in_store(tmp_path, body)
+
+
+def test_commits_are_told(tmp_path: Path) -> None:
+    async def body(store: Store) -> None:
+        told: list[tuple[int, float]] = []
+        store.on_commit = lambda jobs, seconds: told.append((jobs, seconds))
+        await store.commit([Put("containers", "a", b"1")])
+        assert [jobs for jobs, _ in told] == [1]
+        assert told[0][1] > 0
+
+    in_store(tmp_path, body)
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
@@ -175,3 +304,102 @@ def test_unknown_tables_are_a_programming_error(tmp_path: Path) -> None:
             await store.commit([Put("nothing", "a", b"")])
 
     in_store(tmp_path, body)
+
+
+def test_a_directory_in_its_place_is_moved_aside(tmp_path: Path) -> None:
+    (tmp_path / "orlop.db").mkdir()
+    assert rows(tmp_path) == {}
+    assert [path.is_dir() for path in tmp_path.glob("orlop.db.damaged-*")] == [True]
+
+
+def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
+    """SQLite would take its pages for ours, and write them into the file at the next close."""
+    program = (
+        "import trio, sys, os\nfrom orlop_kernel.store import Store, Put\n"
+        "async def main():\n    async with Store.open(sys.argv[1]) as store:\n"
+        "        await store.commit([Put('containers', 'theirs', b'x')])\n        os._exit(0)\n"
+        "trio.run(main)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "theirs" / "orlop.db")], check=True)
+
+    async def fill(store: Store) -> None:
+        await store.commit([Put("containers", "ours", b"1")])
+
+    in_store(tmp_path, fill)
+    shutil.copy(tmp_path / "theirs" / "orlop.db-wal", tmp_path / "orlop.db-wal")
+    assert rows(tmp_path) == {"ours": b"1"}
+    assert [path.name[-4:] for path in tmp_path.glob("orlop.db.damaged-*")] == ["-wal"]
+
+
+def test_our_own_log_is_used(tmp_path: Path) -> None:
+    async def body(store: Store) -> None:
+        await store.commit([Put("containers", "a", b"1")])
+        for suffix in ("", "-wal"):  # as a killed daemon would leave them
+            shutil.copy(f"{store.path}{suffix}", tmp_path / f"copy.db{suffix}")
+
+    in_store(tmp_path, body)
+    for suffix in ("", "-wal"):
+        os.rename(tmp_path / f"copy.db{suffix}", tmp_path / f"orlop.db{suffix}")
+    assert rows(tmp_path) == {"a": b"1"}
+
+
+def test_rows_around_one_that_cannot_be_read_are_saved(tmp_path: Path) -> None:
+    """A page in the middle of a long row: it alone is lost, whatever the order."""
+
+    async def fill(store: Store) -> None:
+        for key, value in (("before", b"1"), ("broken", b"x" * 20_000), ("after", b"2")):
+            await store.commit([Put("containers", key, value)])
+
+    in_store(tmp_path, fill)
+    path = tmp_path / "orlop.db"
+    data, size = path.read_bytes(), 4096
+    at = next(at for at in range(0, len(data), size) if data[at + 4 : at + size] == b"x" * (size - 4))
+    path.write_bytes(data[:at] + bytes(size) + data[at + size :])
+    assert rows(tmp_path) == {"before": b"1", "after": b"2"}
+
+
+def test_rows_set_aside_are_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    async def body(store: Store) -> None:
+        await store.commit([Put("containers", "old", b"1"), Put("containers", "both", b"first"), Put("volumes", "v", b"1")])
+        for table, key in (("containers", "old"), ("containers", "both"), ("volumes", "v")):
+            await store.quarantine(table, key, "why")
+        await store.commit([Put("containers", "both", b"second"), Forget("volumes", "v")])
+        assert [key for _, key, _ in store.quarantined()] == ["old", "both"]
+
+    in_store(tmp_path, body)
+    assert rows(tmp_path) == {"old": b"1", "both": b"second"}
+    assert rows(tmp_path, "volumes") == {}
+    assert examine(str(tmp_path / "orlop.db")).quarantined == ()
+
+
+def test_a_row_whose_key_is_no_text_can_be_set_aside(tmp_path: Path) -> None:
+    async def body(store: Store) -> None:
+        store._connection.execute("INSERT INTO containers VALUES (CAST(x'ff41' AS TEXT), x'00')")
+        store._connection.execute("INSERT INTO containers VALUES (x'ff42', x'00')")
+        for key, _ in store.load("containers"):
+            await store.quarantine("containers", key, "why")
+        assert list(store.load("containers")) == []
+        assert len(store.quarantined()) == 2
+
+    in_store(tmp_path, body)
+
+
+def test_examining_changes_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "orlop.db")
+
+    async def body(store: Store) -> None:
+        await store.commit([Put("containers", "a", b"1")])
+        found = examine(path)  # beside the one that has it
+        assert found.rows["containers"] == {"a": b"1"}
+        assert found.damage == ()
+        assert any("CREATE TABLE containers" in text for text in found.schema)
+
+    in_store(tmp_path, body)
+    before = {name: os.stat(tmp_path / name).st_mtime_ns for name in os.listdir(tmp_path)}
+    assert examine(path).rows["containers"] == {"a": b"1"}
+    assert before == {name: os.stat(tmp_path / name).st_mtime_ns for name in os.listdir(tmp_path)}
+    Path(path).write_bytes(b"no database" * 100)
+    assert examine(path).damage
+    os.unlink(path)
+    with pytest.raises(Unavailable, match="there is no"):
+        examine(path)

@@ -6,18 +6,23 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 from msgspec import UNSET
+from trio.testing import MockClock
 
 from orlop_kernel.api.system import event_media_type, event_pieces, parse_moment
 from orlop_kernel.config import AddressPool, Config, RuntimeEntry
+from orlop_kernel.engine.containers.listing import prunable
 from orlop_kernel.engine.system import engine_id, host, info
 from orlop_kernel.engine.system.login import registry_host
+from orlop_kernel.engine.system.programs import Programs, parse_init_version
+from orlop_kernel.engine.system.usage import Measuring
 from orlop_kernel.events import EventBus
-from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.spi import Command, InvalidParameter
 
 NO_LIMITS = host.Cgroups("1", False, True, True, True, True, True, True, True)
 
@@ -84,7 +89,9 @@ def test_runtimes_pools_and_options() -> None:
         default_address_pools=(AddressPool(base="10.0.0.0/8", size=24),),
         no_new_privileges=True,
     )
-    assert {name: item.path for name, item in info.runtimes(config).items()} == {"runc": "runc", "crun": "/usr/bin/crun"}
+    shown = info.runtimes(config, {"crun": {"features": "{}"}})
+    assert {name: item.path for name, item in shown.items()} == {"runc": "runc", "crun": "/usr/bin/crun"}
+    assert {name: item.status for name, item in shown.items()} == {"runc": None, "crun": {"features": "{}"}}
     pools = info.address_pools(config)
     assert isinstance(pools, list)
     assert pools[0].base == "10.0.0.0/8"
@@ -93,16 +100,21 @@ def test_runtimes_pools_and_options() -> None:
 
 
 def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
-    config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), metrics_addr="127.0.0.1:9")
+    config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), experimental=True)
     found = info.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
     text = "\n".join(found)
     assert "WARNING: No memory limit support" in text
     assert "WARNING: IPv4 forwarding is disabled" in text
-    assert "API is accessible on tcp://127.0.0.1:1 without encryption" in text
+    assert "API is accessible on http://127.0.0.1:1 without encryption.\n         Access to the remote API" in text
     assert "unix:///x" not in text
-    assert "metrics-addr is ignored" in text
+    assert "experimental is ignored" in text
     assert "runtime kata is not installed" in text
+    encrypted = "\n".join(info.warnings(Config(hosts=("tcp://0.0.0.0:2",), tlsverify=False), NO_LIMITS, True, []) or [])
+    assert "API is accessible on https://0.0.0.0:2 without TLS client verification." in encrypted
+    assert "accessible" not in "\n".join(
+        info.warnings(Config(hosts=("tcp://0.0.0.0:2",), tls=True), NO_LIMITS, True, []) or []
+    )
     everything = host.Cgroups("2", True, True, True, True, True, True, True, False)
     assert info.warnings(Config(), everything, True, []) is None
 
@@ -118,6 +130,99 @@ def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
 def test_runtime_versions(output: str, version: str | None, commit: str | None) -> None:
     found = info.parse_runtime_version(output)
     assert (found.get("version"), found.get("commit")) == (version, commit)
+
+
+@pytest.mark.parametrize(
+    ("output", "commit"),
+    [("tini version 0.19.0 - git.de40ad0\n", "de40ad0"), ("tini version 0.19.0\n", "0.19.0"), ("catatonit 0.2\n", "")],
+)
+def test_the_version_of_the_init(output: str, commit: str) -> None:
+    assert parse_init_version(output) == commit
+
+
+def test_a_program_is_asked_once_and_after_a_failure_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Told:
+        def version(self) -> Command:
+            return Command((str(tmp_path / "runtime"), "--version"))
+
+        def features(self) -> Command:
+            return Command((str(tmp_path / "runtime"), "features"))
+
+    async def main() -> None:
+        programs, runtime = Programs(), cast(Any, Told())
+        assert await programs.runtime_version(runtime) == ""
+        assert "gives no answer" in caplog.text
+        (tmp_path / "runtime").write_text(f'#!/bin/sh\necho x >> {tmp_path}/asked\necho "{{ }}"\n')
+        (tmp_path / "runtime").chmod(0o755)
+        assert await programs.runtime_version(runtime) == "{ }\n"
+        assert await programs.runtime_version(runtime) == "{ }\n"
+        assert await programs.runtime_status(cast(Any, object())) == {}
+
+    trio.run(main)
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
+def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
+    walks: list[str] = []
+
+    class Volumes:
+        async def with_usage(self) -> list[object]:
+            walks.append("began")
+            await trio.sleep(1)
+            walks.append("ended")
+            return []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            measuring = Measuring(cast(Any, SimpleNamespace(nursery=nursery, volumes=Volumes(), images=None)))
+
+            async def ask(seconds: float) -> None:
+                with trio.move_on_after(seconds):
+                    assert (await measuring.disk_usage({"volume"}, (1, 51))).volumes == []
+
+            async with trio.open_nursery() as clients:
+                clients.start_soon(ask, 0.5)  # one hangs up: the other still gets its answer
+                clients.start_soon(ask, 9)
+            assert walks == ["began", "ended"]
+            await ask(0.5)
+            assert walks == ["began", "ended", "began"]  # nobody waits any more: it was cut short
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ({}, {"old", "new"}),
+        ({"until": ["1h"]}, {"old"}),
+        ({"until": ["1970-01-01"]}, set()),
+        ({"label": ["keep"]}, {"old"}),
+        ({"label": ["keep=no"]}, set()),
+        ({"label!": ["keep"]}, {"new"}),
+        ({"label": ["keep"], "until": ["3h"]}, set()),
+    ],
+)
+def test_which_containers_a_prune_takes(filters: dict[str, list[str]], names: set[str]) -> None:
+    """What does not match stays: here an oversight removes data."""
+
+    def made(name: str, age: float, running: bool = False, **labels: str) -> Any:
+        state, config = SimpleNamespace(running=running), SimpleNamespace(labels=labels or None)
+        return SimpleNamespace(
+            name=name,
+            record=SimpleNamespace(created_ns=int((1e6 - age) * 1e9), state=state, removing=False, config=config),
+        )
+
+    items = [made("old", 7200, keep="yes"), made("new", 60), made("runs", 7200, running=True)]
+    accept = prunable(filters, 1e6)
+    assert {item.name for item in items if accept(item)} == names
+
+
+def test_a_prune_with_filters_it_does_not_know_takes_nothing() -> None:
+    with pytest.raises(InvalidParameter, match="invalid filter 'status'"):
+        prunable({"status": ["exited"]}, 1e6)
+    with pytest.raises(InvalidParameter, match="more than one until filter specified"):
+        prunable({"until": ["1h", "2h"]}, 1e6)
 
 
 def test_proxies_are_shown_without_password() -> None:

@@ -1,9 +1,10 @@
 """Who tells whom what happened.
 
-The bus owns the history: the last `HISTORY` events, in memory and in the store's table `events`. `publish` is a few
-appends: it waits for nobody, neither for the disk (a task of the daemon's writes what has come together) nor for a
-subscriber (each has a bounded buffer of its own; one that does not keep up is told how many events it lost).
-Survives a crash: every event but those of the last write, a few milliseconds.
+The bus owns the history: the last `HISTORY` events, or fewer when they are big, in memory and in the store's table `events`.
+`publish` is a few appends: it waits for nobody, neither for the disk (a task of the daemon's writes what has come together)
+nor for a subscriber (each has a bounded buffer of its own; one that does not keep up is told how many events it lost).
+Survives a crash: every event but those of the last write, a tenth of a second; while the disk is full, none, until there is
+space again.
 """
 
 from __future__ import annotations
@@ -11,24 +12,28 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from weakref import WeakSet
 
-import msgspec
 import trio
 
 from orlop_kernel.spi.errors import OrlopError
-from orlop_kernel.store import Delete, Put, Store
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 
 from .event import Event, decode, encode
 from .filters import EventFilter
 
-__all__ = ["BUFFER", "HISTORY", "EventBus", "Subscription"]
+__all__ = ["BUFFER", "HISTORY", "HISTORY_BYTES", "LOST", "EventBus", "Subscription"]
 
 HISTORY = 4096
+HISTORY_BYTES = 8 << 20  # labels are attributes of every event, and as long as users like
 BUFFER = 1024  # Docker's: a subscriber this far behind loses events
+LOST = "events-lost"
+"""The action, of type `daemon`, that tells a subscriber how many events it lost, in the attribute `count`, and where. It
+comes whatever the filters are, and is nobody else's: it is not in the history."""
 
 _GATHER = 0.1
+_AGAIN = 2.0
 _log = logging.getLogger("orlop.events")
 
 
@@ -41,7 +46,8 @@ class Subscription:
 
     def __init__(self, wanted: EventFilter, past: list[Event], until_ns: int, live: bool) -> None:
         self._wanted = wanted
-        self._waiting: deque[Event] = deque(past)
+        self._past = deque(past)
+        self._waiting: deque[Event] = deque()
         self._until_ns = until_ns
         self._live = live
         self._lost = 0
@@ -51,15 +57,15 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._waiting:
+        while not (self._past or self._waiting):
             if self._lost:
                 lost, self._lost = self._lost, 0
-                return Event("daemon", "events-lost", "", {"count": str(lost)}, time.time_ns())
+                return Event("daemon", LOST, "", {"count": str(lost)}, time.time_ns())
             if not self._live:
                 raise StopAsyncIteration
             await self._sleep()
         await trio.lowlevel.checkpoint_if_cancelled()
-        return self._waiting.popleft()
+        return (self._past or self._waiting).popleft()
 
     async def _sleep(self) -> None:
         """Until something is waiting, the subscription is closed, or `until` has come."""
@@ -94,41 +100,50 @@ class Subscription:
 class EventBus:
     """Publish and subscribe. Without a store nothing outlives the process (tests, embedded use)."""
 
-    def __init__(self, store: Store | None = None, *, history: int = HISTORY) -> None:
+    def __init__(self, store: Store | None = None, *, history: int = HISTORY, history_bytes: int = HISTORY_BYTES) -> None:
         self._store = store
-        self._limit = history
+        self._limit, self._byte_limit = history, history_bytes
         self._history: deque[Event] = deque()
+        self._sizes: deque[int] = deque()  # of the same events, encoded
+        self._bytes = 0
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._unsaved: list[Put | Delete] = []
+        self._unsaved: dict[str, bytes | None] = {}  # rows to write; None: to delete
+        self._behind = False
         self._work = trio.Event()
         self._last_ns = 0
+        self.published = 0
+        """How many events there were since the daemon started."""
         if store:
             self._load(store)
 
     def _load(self, store: Store) -> None:
         for key, row in store.load("events"):
             try:
-                self._history.append(decode(row))
-            except msgspec.MsgspecError:
-                self._unsaved.append(Delete("events", key))  # history, not state: nothing is lost that anyone acts on
+                self._keep(decode(row), len(row))
+            except UNREADABLE:
+                self._unsaved[key] = None  # history, not state: nothing is lost that anyone acts on
         if self._history:
             self._last_ns = self._history[-1].time_ns
-        self._trim()
 
-    def _trim(self) -> None:
-        while len(self._history) > self._limit:
-            oldest = self._history.popleft()
-            if self._store:
-                self._unsaved.append(Delete("events", _key(oldest)))
+    def _keep(self, event: Event, size: int) -> None:
+        """Add to the history, and let go of what is too much."""
+        self._history.append(event)
+        self._sizes.append(size)
+        self._bytes += size
+        while len(self._history) > self._limit or (self._bytes > self._byte_limit and len(self._history) > 1):
+            self._bytes -= self._sizes.popleft()
+            oldest = _key(self._history.popleft())
+            if self._unsaved.pop(oldest, None) is None:  # else it was never written
+                self._unsaved[oldest] = None
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Tell everyone, now; durable a moment later. Time never goes backwards, even when the clock does."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, actor_id, dict(attributes), self._last_ns)
-        self._history.append(event)
-        if self._store:
-            self._unsaved.append(Put("events", _key(event), encode(event)))
-        self._trim()
+        self.published += 1
+        row = encode(event)
+        self._unsaved[_key(event)] = row
+        self._keep(event, len(row))
         for subscription in list(self._subscriptions):
             subscription.offer(event)
         self._work.set()
@@ -159,20 +174,34 @@ class EventBus:
         for subscription in list(self._subscriptions):
             subscription.close()
 
+    def _operations(self, batch: Mapping[str, bytes | None]) -> Iterator[Put | Delete]:
+        for key, row in batch.items():
+            yield Delete("events", key) if row is None else Put("events", key, row)
+
     async def flush(self) -> None:
-        """Write what is not in the store yet. A store that cannot be written costs history, never an operation."""
-        if self._store and self._unsaved:
-            batch, self._unsaved = self._unsaved, []
-            try:
-                await self._store.commit(batch)
-            except OrlopError as error:
-                _log.warning("%d events are not kept over a restart: %s", len(batch), error)
+        """Write what is not in the store yet. A store that cannot be written costs no operation anything, and history only
+        if it stays so to the daemon's end: what was not written is written with what comes next."""
+        batch, self._unsaved = self._unsaved, {}
+        if not (self._store and batch):
+            return
+        try:
+            await self._store.commit([*self._operations(batch)])
+        except OrlopError as error:
+            self._unsaved = {**batch, **self._unsaved}
+            if not self._behind:
+                _log.warning("events cannot be kept over a restart for now: %s", error)
+            self._behind = True
+        else:
+            if self._behind:
+                _log.info("events are kept over a restart again")
+            self._behind = False
 
     async def run(self) -> None:
         """The writing task. What comes within a moment goes into one commit: a start alone is three events, and each commit
         of theirs would be waited for by the commits that users wait for. `kill -9` costs that moment of history."""
         while True:
-            await self._work.wait()
-            await trio.sleep(_GATHER)
+            if not self._behind:
+                await self._work.wait()
+            await trio.sleep(_AGAIN if self._behind else _GATHER)
             self._work = trio.Event()
             await self.flush()

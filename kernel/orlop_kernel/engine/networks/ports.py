@@ -22,7 +22,7 @@ __all__ = ["Bound", "PortAllocator", "Wanted", "parse_port", "wanted_ports"]
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _BACKLOG = 4096  # bounded by net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
-_TRIES = 10
+_TRIES = 256  # other engines of this machine take theirs in the same order
 
 PortBindings = Mapping[str, Sequence[PortBinding] | None]
 

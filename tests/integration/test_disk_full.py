@@ -1,0 +1,143 @@
+"""A data root on a full disk: what runs goes on, what is asked fails in plain words, what makes room works, and everything
+comes back by itself. The disk is a tmpfs of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from tests.integration.engine import BUSYBOX, Engine, archive, until
+
+from orlop_kernel import reserve
+
+pytestmark = pytest.mark.root
+
+CONFIG = {"bridge": "none", "shutdown-timeout": 2, "default-stop-timeout": 1}
+FULL = "no space left on device"
+
+
+class Disk:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def reserve(self) -> int:
+        return (self.data / "orlop.db.reserve").stat().st_size
+
+    @property
+    def free(self) -> int:
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self) -> None:
+        """To the last page."""
+        with (self.path / "hog").open("ab", buffering=0) as hog:
+            with suppress(OSError):
+                os.posix_fallocate(hog.fileno(), os.fstat(hog.fileno()).st_size, self.free)
+            with suppress(OSError):
+                while True:
+                    hog.write(bytes(4096))
+        assert self.free == 0
+
+    def empty(self) -> None:
+        (self.path / "hog").unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "orlop-test", path], check=True)
+    yield Disk(path)
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., Engine]) -> None:
+    engine = fresh(config=CONFIG, data_root=disk.data)
+    for name in ("one", "two", "three"):
+        engine.ok("run", "-d", "--network", "none", "--name", name, BUSYBOX, "sleep", "1000")
+    engine.ok("create", "--network", "none", "--name", "idle", BUSYBOX, "true")
+    assert disk.reserve == reserve.SIZE
+    disk.fill()
+
+    # What is there answers, runs, and ends
+    assert engine.ok("ps", "--format", "{{.Names}}").split() == ["three", "two", "one"]
+    assert engine.state("one") == "running"
+    assert engine.ok("exec", "one", "echo", "hello") == "hello"
+    assert engine.ok("stop", "-t", "0", "one") == "one"
+    assert engine.ok("kill", "two") == "two"
+    engine.wait_state("two", "exited")
+
+    # What needs room says so
+    for command in (
+        ("create", "--network", "none", BUSYBOX, "true"),
+        ("run", "--rm", "--network", "none", BUSYBOX, "true"),
+        ("start", "idle"),
+        ("rename", "three", "drei"),
+        ("volume", "create", "sea"),
+    ):
+        result = engine.docker(*command)
+        assert result.code != 0
+        assert FULL in result.err.lower(), result.err
+    assert FULL in engine.docker("load", stdin=archive()).err
+    assert engine.inspect("three")["Name"] == "/three"
+
+    # What makes room works
+    assert engine.ok("rm", "one") == "one"
+    assert disk.reserve < reserve.SIZE
+    disk.fill()
+    assert engine.ok("rm", "-f", "three") == "three"
+    disk.fill()
+    assert engine.ok("rm", "idle") == "idle"
+    assert engine.ok("ps", "-a", "--format", "{{.Names}}").split() == ["two"]
+    for complaint in ("events cannot be kept", "comes out of the reserve"):
+        assert engine.log().count(complaint) == 1
+    assert "Traceback" not in engine.log()
+
+    # And when there is room, all is as before
+    disk.empty()
+    until(lambda: disk.reserve == reserve.SIZE, "the reserve is whole again")
+    until(lambda: "events are kept over a restart again" in engine.log(), "events are kept")
+    assert engine.ok("run", "--rm", "--network", "none", BUSYBOX, "echo", "back") == "back"
+    engine.kill()
+    engine.start()
+    assert engine.inspect("two")["State"]["ExitCode"] == 137
+    assert engine.all_events(event="destroy")[0]["Actor"]["Attributes"]["name"] == "one"
+
+
+def test_a_daemon_starts_on_a_full_disk(disk: Disk, fresh: Callable[..., Engine]) -> None:
+    """Without a reserve, and with a row that it must set aside and cannot."""
+    engine = fresh(config={**CONFIG, "live-restore": True}, data_root=disk.data)
+    engine.ok("run", "-d", "--network", "none", "--name", "good", BUSYBOX, "sleep", "1000")
+    bad = engine.ok("create", "--network", "none", "--name", "bad", BUSYBOX, "true")
+    engine.stop()
+    with closing(sqlite3.connect(disk.data / "orlop.db", isolation_level=None)) as database:
+        database.execute("UPDATE containers SET value = x'00' WHERE key = ?", (bad,))
+    (disk.data / "orlop.db.reserve").unlink()
+    disk.fill()
+
+    engine.start()
+    assert engine.ok("ps", "-a", "--format", "{{.Names}}") == "good"
+    assert engine.ok("exec", "good", "echo", "hello") == "hello"
+    assert "stays where it is until the next start" in engine.log()
+    assert (disk.data / "containers" / bad).is_dir()
+    engine.kill()
+    engine.start()
+    assert engine.ok("exec", "good", "echo", "again") == "again"
+
+    disk.empty()
+    engine.restart()
+    with closing(sqlite3.connect(disk.data / "orlop.db", isolation_level=None)) as database:
+        assert database.execute("SELECT source, key FROM quarantine").fetchall() == [("containers", bad)]
+    assert (disk.data / "containers" / bad).is_dir()
+    assert disk.reserve == reserve.SIZE

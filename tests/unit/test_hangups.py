@@ -1,0 +1,122 @@
+"""Who notices that a client has gone: hang-ups told from half-closes, and attachments that wait for a start. And descriptors
+that are received, but not passed on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from orlop_kernel import linux
+from orlop_kernel.engine.containers.attach import relay
+from orlop_kernel.http.hijack import HijackedStream
+from orlop_kernel.http.listeners import open_tcp_listeners
+from orlop_kernel.http.transport import Inbound, Transport
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[tuple[HijackedStream, socket.socket]]:
+    """The daemon's end of a connection, and the client's."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    transport = Transport(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+    try:
+        yield HijackedStream(transport, Inbound(transport)), theirs
+    finally:
+        theirs.close()
+        await transport.aclose()
+
+
+def test_a_half_close_is_no_hangup() -> None:
+    async def main() -> None:
+        async with pair() as (stream, client):
+            client.sendall(b"last")
+            client.shutdown(socket.SHUT_WR)
+            with trio.move_on_after(0.05) as scope:
+                await stream.hung_up()
+            assert scope.cancelled_caught
+            client.close()
+            with trio.fail_after(2):
+                await stream.hung_up()
+            assert await stream.receive_some() == b"last"  # nothing of it was read
+
+    trio.run(main)
+
+
+async def _relayed(stream: HijackedStream, inner: trio.SocketStream | None, stdin: bool = False) -> None:
+    """An attachment to `inner`; to a container that is never started when there is none."""
+
+    async def streams() -> trio.SocketStream | None:
+        if inner is None:
+            await trio.sleep_forever()
+        return inner
+
+    with trio.fail_after(5):
+        await relay(stream, streams, stdin=stdin, detach_keys=None, end_on_stdin_eof=False)
+
+
+@pytest.mark.parametrize("said", [b"", b"typed before the start"])
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_an_attachment_before_the_start_ends_with_its_client(said: bytes, half_closed: bool) -> None:
+    async def main() -> None:
+        async with pair() as (stream, client):
+            client.sendall(said)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_relayed, stream, None)
+                await trio.testing.wait_all_tasks_blocked()
+                if half_closed:
+                    client.shutdown(socket.SHUT_WR)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert nursery.child_tasks
+                client.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_an_attachment_to_a_silent_container_ends_with_its_client(stdin: bool) -> None:
+    async def main() -> None:
+        ours, monitor = trio.socket.socketpair()
+        with monitor:
+            async with pair() as (stream, client), trio.open_nursery() as nursery:
+                nursery.start_soon(_relayed, stream, trio.SocketStream(ours), stdin)
+                client.sendall(b"word")
+                client.close()
+            assert await monitor.recv(100) == (b"word" if stdin else b"")  # what it said before arrives
+            if stdin:
+                assert await monitor.recv(100) == b""
+
+    trio.run(main)
+
+
+def test_clients_by_tcp_are_asked_whether_they_live() -> None:
+    async def main() -> None:
+        (listener,) = await open_tcp_listeners("127.0.0.1", 0)
+        async with listener:
+            with socket.create_connection(listener.socket.getsockname()):
+                async with await listener.accept() as accepted:
+                    assert accepted.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                    assert accepted.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+
+    trio.run(main)
+
+
+def test_received_descriptors_are_not_inheritable() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open("/dev/null") as first, open("/dev/zero") as second:
+        rights = array("i", [first.fileno(), second.fileno()]).tobytes()
+        theirs.sendmsg([b"data"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        data, fds = linux.receive_fds(ours, 100, 10)
+        try:
+            assert data == b"data"
+            assert [os.readlink(f"/proc/self/fd/{fd}") for fd in fds] == ["/dev/null", "/dev/zero"]
+            assert not any(os.get_inheritable(fd) for fd in fds)
+        finally:
+            for fd in fds:
+                os.close(fd)

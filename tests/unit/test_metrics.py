@@ -1,0 +1,301 @@
+"""Metrics: the formats, what is counted, and that nothing of it is there unless asked for; the debug routes' gate."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from orlop_kernel.api import debug
+from orlop_kernel.api.call import Call
+from orlop_kernel.boot import dump
+from orlop_kernel.config import ConfigError, load
+from orlop_kernel.engine.locks import StateLock
+from orlop_kernel.events import EventBus
+from orlop_kernel.http.messages import Peer, Request, Response
+from orlop_kernel.metrics.collect import Metrics
+from orlop_kernel.metrics.registry import Histogram, Values, expose, wants_openmetrics
+from orlop_kernel.metrics.serve import Endpoint
+from orlop_kernel.metrics.tally import Tally
+from orlop_kernel.monitor.zygote import take_our_turn
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+
+
+def text(*families: Any, openmetrics: bool = False) -> str:
+    return expose(families, openmetrics=openmetrics).decode()
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_and_labels_as_prometheus_reads_them() -> None:
+    odd = {('a\\b\n"c"',): 1, ("none",): math.nan, ("much",): math.inf, ("part",): 0.25, ("big",): 1 << 60}
+    found = text(Values("gauge", "odd", 'say "a\\b"\nc', lambda: odd, ("what",)))
+    assert found.splitlines() == [
+        '# HELP odd say "a\\\\b"\\nc',
+        "# TYPE odd gauge",
+        'odd{what="a\\\\b\\n\\"c\\""} 1',
+        'odd{what="none"} NaN',
+        'odd{what="much"} +Inf',
+        'odd{what="part"} 0.25',
+        f'odd{{what="big"}} {1 << 60}',
+    ]
+
+
+def test_a_histogram_in_both_formats() -> None:
+    histogram = Histogram("took_seconds", "How long", ("what",), [("rest",)], buckets=(0.1, 1.0))
+    for seconds in (0.1, 0.5, 7.0):
+        histogram.observe(seconds, "work")
+    assert text(histogram).splitlines() == [
+        "# HELP took_seconds How long",
+        "# TYPE took_seconds histogram",
+        'took_seconds_bucket{what="rest",le="0.1"} 0',
+        'took_seconds_bucket{what="rest",le="1"} 0',
+        'took_seconds_bucket{what="rest",le="+Inf"} 0',
+        'took_seconds_sum{what="rest"} 0',
+        'took_seconds_count{what="rest"} 0',
+        'took_seconds_bucket{what="work",le="0.1"} 1',
+        'took_seconds_bucket{what="work",le="1"} 2',
+        'took_seconds_bucket{what="work",le="+Inf"} 3',
+        'took_seconds_sum{what="work"} 7.6',
+        'took_seconds_count{what="work"} 3',
+    ]
+    assert 'took_seconds_bucket{what="work",le="1.0"} 2' in text(histogram, openmetrics=True)
+
+
+def test_openmetrics_names_counters_by_their_family_and_has_an_end() -> None:
+    counter = Values("counter", "events_total", 'with "quotes"', lambda: 3)
+    gauge = Values("gauge", "a_gauge_total", "Docker's", lambda: 1)
+    assert text(counter, gauge, openmetrics=True).splitlines() == [
+        "# HELP a_gauge_total Docker's",
+        "# TYPE a_gauge_total gauge",
+        "a_gauge_total 1",
+        '# HELP events with \\"quotes\\"',
+        "# TYPE events counter",
+        "events_total 3",
+        "# EOF",
+    ]
+    assert "# TYPE events_total counter" in text(counter)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1", True),
+        ("application/openmetrics-text;q=0.2, text/plain;q=0.5", False),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text;q=x", False),
+    ],
+)
+def test_accept_decides(accept: str, wanted: bool) -> None:
+    assert wants_openmetrics(accept) is wanted
+
+
+# --- what is counted --------------------------------------------------------------------------------------------------
+
+
+def test_the_tally_counts_success_and_failure_and_no_cancellation() -> None:
+    told: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        tally = Tally()
+        with tally.timed("container", "start"):
+            pass
+        tally.observe = lambda kind, action, seconds: told.append((kind, action))
+        with tally.timed("container", "start"):
+            pass
+        with pytest.raises(Conflict), tally.timed("container", "start"):
+            raise Conflict("no")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            with tally.timed("image", "pull"):
+                await trio.sleep(1)
+        tally.checked(True)
+        tally.checked(False)
+        assert tally.actions == {("container", "start"): 2}
+        assert tally.failures == {("container", "start"): 1}
+        assert (tally.health_checks, tally.health_checks_failed) == (2, 1)
+
+    trio.run(main)
+    assert told == [("container", "start")]
+
+
+def fake_engine(tmp_path: Path, **config: Any) -> Any:
+    monitor = SimpleNamespace(run=SimpleNamespace(monitor=object()))
+    containers = SimpleNamespace(
+        counts=lambda: {"total": 3, "running": 1, "paused": 0, "stopped": 2},
+        index={"a": monitor, "b": SimpleNamespace(run=None)},
+    )
+    return SimpleNamespace(
+        config=SimpleNamespace(data_root=str(tmp_path), debug=False, **config),
+        tally=Tally(),
+        store=SimpleNamespace(on_commit=None),
+        storage_name="overlay2",
+        events=EventBus(),
+        containers=containers,
+        images=SimpleNamespace(all=list),
+        execs=SimpleNamespace(index={}),
+        zygote=SimpleNamespace(pid=7),
+    )
+
+
+def request(method: str = "GET", path: str = "/metrics", **query: str) -> Request:
+    return Request(method, path, path, {key: [value] for key, value in query.items()}, {}, None, Peer("unix"))  # type: ignore[arg-type]
+
+
+def test_everything_is_read_when_asked(tmp_path: Path) -> None:
+    async def main() -> None:
+        engine = fake_engine(tmp_path)
+        metrics = Metrics(engine)
+        metrics.attach()
+        metrics.answered(Call(request(path="/commit", method="POST"), (1, 51), {}, "/commit"), 201, 0.2)
+        metrics.answered(Call(request(path="/commit", method="POST"), (1, 51), {}, "/commit"), 404, 0.1)
+        engine.store.on_commit(3, 0.002)
+        with engine.tally.timed("network", "allocate"), engine.tally.timed("ship", "steer"):
+            engine.events.publish("container", "start", "a", {})
+        answer = await Endpoint(metrics)(request())
+        assert isinstance(answer, Response)
+        found = answer.body.decode()
+        for line in (
+            'engine_daemon_container_actions_seconds_count{action="commit"} 1',
+            'engine_daemon_network_actions_seconds_count{action="allocate"} 1',
+            'engine_daemon_container_states_containers{state="stopped"} 2',
+            'orlop_api_requests_total{method="POST",route="/commit",code="404"} 1',
+            'orlop_api_request_seconds_count{method="POST",route="/commit"} 2',
+            "engine_daemon_events_total 1",
+            "orlop_store_commits_total 3",
+            "orlop_store_transactions_total 1",
+            "orlop_store_commit_seconds_count 1",
+            "orlop_monitors 1",
+        ):
+            assert f"\n{line}\n" in found
+
+        engine.containers.counts = dict  # a mistake of ours is the scraper's to see, and ends nothing
+        answer = await Endpoint(metrics)(request())
+        assert isinstance(answer, Response)
+        assert answer.status == 500
+        for wrong, status in ((request(path="/"), 404), (request("POST"), 405)):
+            answer = await Endpoint(metrics)(wrong)
+            assert isinstance(answer, Response)
+            assert answer.status == status
+
+    trio.run(main)
+
+
+def test_the_lag_of_the_loop_is_measured(tmp_path: Path) -> None:
+    async def main() -> None:
+        metrics = Metrics(fake_engine(tmp_path))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(metrics.watch_lag)
+            await trio.sleep(3.5)
+            nursery.cancel_scope.cancel()
+        assert "\norlop_loop_lag_seconds_count 3\n" in text(*metrics.families)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_without_an_address_nothing_is_imported() -> None:
+    program = (
+        "import sys, orlop_kernel.daemon, orlop_kernel.engine.engine, orlop_kernel.access.service\n"
+        "print(sorted(name for name in sys.modules if name.startswith('orlop_kernel.metrics')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['orlop_kernel.metrics', 'orlop_kernel.metrics.tally']"
+
+
+@pytest.mark.parametrize("address", ["9323", "localhost", "localhost:", ":x", "127.0.0.1:0", "127.0.0.1:65536"])
+def test_an_address_without_a_port_is_refused(address: str, tmp_path: Path) -> None:
+    empty = tmp_path / "daemon.json"
+    empty.write_text("{}")
+    with pytest.raises(ConfigError, match="invalid metrics-addr"):
+        load(["--config-file", str(empty), "--metrics-addr", address], {})
+    assert load(["--config-file", str(empty), "--metrics-addr", "[::1]:9323"], {}).metrics_addr == "[::1]:9323"
+
+
+# --- looking inside ---------------------------------------------------------------------------------------------------
+
+
+def test_debug_routes_follow_the_configuration(tmp_path: Path) -> None:
+    async def main() -> None:
+        engine = fake_engine(tmp_path)
+        found = {route.pattern: route.handler for route in debug.routes(engine)}
+        call = Call(request(), (1, 51), {"name": "goroutine"})
+        for handler in found.values():
+            with pytest.raises(NotFound, match=r"^page not found$"):
+                await handler(call)
+        engine.config.debug = True
+        answer = await found["/debug/pprof/{name}"](call)
+        assert isinstance(answer, Response)
+        assert b"task " in answer.body
+        with pytest.raises(NotFound, match="unknown profile: heap"):
+            await found["/debug/pprof/{name}"](Call(request(), (1, 51), {"name": "heap"}))
+        with pytest.raises(InvalidParameter, match="between 1 and 300"):
+            await found["/debug/pprof/{name}"](Call(request(seconds="301"), (1, 51), {"name": "profile"}))
+
+    trio.run(main)
+
+
+def test_a_lock_says_who_holds_it_and_since_when() -> None:
+    async def hold(lock: StateLock, seconds: float) -> None:
+        async with lock:
+            await trio.sleep(seconds)
+
+    async def main() -> None:
+        lock = StateLock()
+        assert (lock.owner, lock.held_for) == (None, 0.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, lock, 5)
+            nursery.start_soon(hold, lock, 5)
+            await trio.sleep(2)
+            assert lock.waiting == 1
+            assert lock.owner is not None
+            assert lock.owner.name.endswith("hold")
+            assert lock.held_for == pytest.approx(2)
+            assert dump.where(lock.owner)[0].startswith("test_a_lock_says_who_holds_it_and_since_when.<locals>.hold (unit/")
+            await trio.sleep(4)
+            assert (lock.waiting, lock.held_for) == (0, pytest.approx(1))
+        assert not lock.locked()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
+    async def main() -> None:
+        done = trio.Event()
+
+        def wait_in_a_thread() -> None:
+            trio.from_thread.run(done.wait)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, wait_in_a_thread)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            path = Path(dump.write(str(tmp_path)))
+            done.set()
+        assert path.stat().st_mode & 0o777 == 0o600
+        found = path.read_text()
+        assert "wait_in_a_thread" in found[found.index("\nthread ") :]
+        assert "task " in found[: found.index("\nthread ")]
+
+    trio.run(main)
+
+
+# --- who is killed when memory is short -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "after"), [("-500\n", 0), ("0\n", 0), ("300\n", 300)])
+def test_a_zygote_is_not_spared(tmp_path: Path, before: str, after: int) -> None:
+    score = tmp_path / "oom_score_adj"
+    score.write_text(before)
+    take_our_turn(str(score))
+    assert int(score.read_text().splitlines()[0]) == after
