@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ __all__ = [
     "peer_credentials",
     "pidfd_send_signal",
     "process_start_time",
+    "receive_fds",
     "relative_layers",
     "release_freed_memory",
     "set_parent_death_signal",
@@ -77,6 +79,8 @@ _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN; a busy one never succeeds
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+_INT = struct.Struct("i")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -286,6 +290,17 @@ def process_start_time(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(pid) from None
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def receive_fds(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Up to `size` bytes, and up to `most` descriptors that come with them, close-on-exec from the start. Not by
+    `socket.recv_fds`: in many versions of Python it drops its flags, and what it returns is inherited by every program."""
+    data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_LEN(most * _INT.size), socket.MSG_CMSG_CLOEXEC)
+    fds = []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds += [fd for (fd,) in _INT.iter_unpack(content[: len(content) - len(content) % _INT.size])]
+    return data, fds
 
 
 def close_other_fds(keep: Iterable[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_origin
 
@@ -66,6 +67,15 @@ class Call:
         if not (digits.isascii() and digits.isdecimal()) or len(digits) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
             raise InvalidParameter(f"invalid value for {name}: {text!r} is not an integer")
         return int(text)
+
+    def terminal_size(self) -> tuple[int, int]:
+        """Rows and columns of a resize. Raises InvalidParameter, in the words of Go's strconv."""
+        size = []
+        for text in (self.arg("h"), self.arg("w")):
+            if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+                raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
+            size.append(int(text) & 0xFFFF)
+        return size[0], size[1]
 
     def filters(self, name: str = "filters") -> dict[str, list[str]]:
         """The values of each filter key, in order, each once. Reads `{"key":{"value":true}}` and the older

@@ -107,8 +107,8 @@ class Transport:
                 pass  # it closed first
 
     async def hung_up(self) -> None:
-        """Return when both directions are shut, or the connection broke: who reads nothing and sends nothing would not notice.
-        On TCP that is a reset, which keepalive provokes from who has gone. Never returns for test streams."""
+        """Return when both directions are shut, or the connection broke: who neither reads nor sends would not notice. On
+        TCP that is a reset, which keepalive provokes from who has gone. Never returns for test streams."""
         stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
         if not isinstance(stream, trio.SocketStream):
             await trio.sleep_forever()

@@ -139,14 +139,17 @@ def kill(cgroups: Iterable[str]) -> bool:
     return empty
 
 
-def remove(cgroups: Iterable[str]) -> None:
-    """Remove what is empty."""
+def remove(cgroups: Iterable[str]) -> bool:
+    """Remove what is empty. True when nothing of it is left: a process that was just killed may take a moment to leave."""
+    gone = True
     for top in cgroups:
         for directory, _, _ in os.walk(top, topdown=False):
             try:
                 os.rmdir(directory)
             except OSError:
                 pass
+        gone = gone and not os.path.isdir(top)
+    return gone
 
 
 def oom_file(cgroups: Iterable[str]) -> str:

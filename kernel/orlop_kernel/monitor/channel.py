@@ -9,6 +9,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from orlop_kernel import linux
+
 from .loop import Loop
 
 __all__ = ["Channel"]
@@ -59,8 +61,7 @@ class Channel:
     def _receive(self) -> tuple[bytes, list[int]]:
         if not self.takes_fds:
             return self._socket.recv(_READ_SIZE), []
-        data, fds, _, _ = socket.recv_fds(self._socket, _READ_SIZE, _FDS_PER_MESSAGE, socket.MSG_CMSG_CLOEXEC)
-        return data, fds
+        return linux.receive_fds(self._socket, _READ_SIZE, _FDS_PER_MESSAGE)
 
     def _readable(self) -> None:
         try:

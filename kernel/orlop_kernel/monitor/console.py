@@ -9,6 +9,8 @@ import struct
 import termios
 from collections.abc import Callable
 
+from orlop_kernel import linux
+
 from .loop import Loop
 
 __all__ = ["ConsoleSocket", "set_size"]
@@ -47,7 +49,7 @@ class ConsoleSocket:
                 self._peer, _ = self._listener.accept()
                 self._peer.setblocking(False)
                 self._loop.on_readable(self._peer.fileno(), self.poll)
-            _, fds, _, _ = socket.recv_fds(self._peer, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+            _, fds = linux.receive_fds(self._peer, 4096, 1)
         except BlockingIOError:
             return
         except OSError:

@@ -132,9 +132,10 @@ class Container:
         goes on in this process by now."""
         found = cgroups.named(start.cgroup)
         deadline = time.monotonic() + _STRAGGLER_SECONDS
-        while not (cgroups.kill(found) and orphans.kill_children(())) and time.monotonic() < deadline:
+        while not (cgroups.kill(found) and orphans.kill_children(()) and cgroups.remove(found)):
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.002)
-        cgroups.remove(found)
 
     # --- end --------------------------------------------------------------------------------------------------------
 

@@ -123,13 +123,14 @@ class Resolve(msgspec.Struct, frozen=True, tag=True):
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
-    """Join the container's standard streams. `stdin_once`: the end of our input closes the container's.
-    Answer: `Status`, then the raw stream."""
+    """Join the container's standard streams. `stdin_once`: the end of our input closes the container's. `framed`: the
+    output comes in Docker's frames; None: it does when there is no terminal. Answer: `Status`, then the raw stream."""
 
     stdin: bool = False
     stdout: bool = False
     stderr: bool = False
     stdin_once: bool = False
+    framed: bool | None = None
 
 
 class Exec(msgspec.Struct, frozen=True, tag=True):

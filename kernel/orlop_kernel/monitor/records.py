@@ -35,8 +35,8 @@ def write(run_dir: str, record: MonitorRecord | InitRecord | ExitRecord) -> None
 def _read(run_dir: str, kind: type[_Record]) -> _Record | None:
     try:
         return msgspec.json.decode(smallfiles.read(os.path.join(run_dir, _NAMES[kind])), type=kind)
-    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
-        return None  # one that does not decode tells as much as one that is not there
+    except (OSError, ValueError, RecursionError):
+        return None  # one that cannot be read tells as much as one that is not there
 
 
 def read_monitor(run_dir: str) -> MonitorRecord | None:

@@ -7,6 +7,7 @@ inherit it, and execute it in place of the file while the file is still the one 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ __all__ = ["descriptors", "executable", "hold"]
 
 # Exactly these: the runtimes compare.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+_ELF = b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,9 @@ def _copy(path: str) -> _Copy:
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     memory = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
+        if os.pread(source, len(_ELF), 0) != _ELF:
+            # A script: its interpreter would be told a descriptor that is closed by then. What it runs seals itself.
+            raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), path)
         info = os.fstat(source)
         left = info.st_size
         while left and (count := os.sendfile(memory, source, None, left)):
@@ -49,7 +55,7 @@ def _copy(path: str) -> _Copy:
 
 
 def hold(paths: Iterable[str]) -> None:
-    """Copy these programs. One that cannot be read is run from its file as ever."""
+    """Copy these programs. One that cannot be read, or is a script, is run from its file as ever."""
     for path in paths:
         try:
             _copies[path] = _copy(path)

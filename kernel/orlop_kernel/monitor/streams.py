@@ -250,7 +250,7 @@ class Attachment:
         self._request = request
         self._input = input_ if request.stdin else None
         self._output = output
-        self._framed = framed
+        self._framed = framed if request.framed is None else request.framed
         channel.on_data = self._received
         channel.on_eof = self._input_ended
         channel.on_gone = self._gone

@@ -77,7 +77,7 @@ class Zygote:
 
     def _request(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE_LIMIT, 1, socket.MSG_CMSG_CLOEXEC)
+            data, fds = linux.receive_fds(self._control, MESSAGE_LIMIT, 1)
         except BlockingIOError:
             return
         except OSError:
@@ -167,11 +167,20 @@ def _child(entry: str, fd: int) -> NoReturn:
         os._exit(status)
 
 
+def take_our_turn(path: str = "/proc/self/oom_score_adj") -> None:
+    """A daemon that starts another zygote is one that the kernel spares when memory is short; containers are not."""
+    with open(path, "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0\n")
+
+
 def _main(arguments: list[str]) -> None:
     for signum in IGNORED_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     linux.set_subreaper()
     linux.keep_freed_memory(_BUFFERS)
+    take_our_turn()
     os.chdir("/")
     control = socket.socket(fileno=int(arguments[0]))
     os.set_inheritable(control.fileno(), False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
+import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -36,6 +39,8 @@ class LocalVolumes:
 
     def __init__(self, context: VolumeContext) -> None:
         self._root = context.root
+        self._staging = os.path.join(context.root, ".new")
+        self._sweep()
         self._trash: Trash | None = None
         self._mounting = trio.Lock()
         self._slow = trio.CapacityLimiter(4)
@@ -46,6 +51,12 @@ class LocalVolumes:
 
     def _path(self, name: str, *names: str) -> str:
         return os.path.join(self._root, name, *names)
+
+    def _sweep(self) -> None:
+        """A volume that was being made when the last daemon died never was one."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._staging):
+                shutil.rmtree(os.path.join(self._staging, name), ignore_errors=True)
 
     async def _run(self, what: str, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
         try:
@@ -64,18 +75,14 @@ class LocalVolumes:
         directory = self._path(name)
         if os.path.isdir(self._path(name, "_data")):
             return
-        os.makedirs(directory, exist_ok=True)
-        os.chmod(directory, 0o701)
-        if options:
-            fd = os.open(self._path(name, "opts.json"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, msgspec.json.encode(kept_options(options)))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        os.mkdir(self._path(name, "_data"))
-        os.chmod(self._path(name, "_data"), 0o755)  # noqa: S103 - containers of any user read it, as with Docker
-        fsync_directory(directory)
+        if os.path.isdir(directory):  # an administrator's: a disk of its own for the volume, say
+            _fill(directory, options)
+        else:
+            staged = os.path.join(self._staging, secrets.token_hex(8))
+            os.makedirs(self._staging, 0o700, exist_ok=True)
+            os.mkdir(staged)
+            _fill(staged, options)
+            os.rename(staged, directory)
         fsync_directory(self._root)
 
     async def remove(self, name: str) -> None:
@@ -163,6 +170,20 @@ class LocalVolumes:
             return sorted(name for name in found if name[0] != "." and os.path.isdir(self._path(name, "_data")))
 
         return await self._run("list volumes", read)
+
+
+def _fill(directory: str, options: Mapping[str, str]) -> None:
+    os.chmod(directory, 0o701)
+    if options:
+        fd = os.open(os.path.join(directory, "opts.json"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, msgspec.json.encode(kept_options(options)))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    os.mkdir(os.path.join(directory, "_data"))
+    os.chmod(os.path.join(directory, "_data"), 0o755)  # noqa: S103 - containers of any user read it, as with Docker
+    fsync_directory(directory)
 
 
 async def _resolve(host: str) -> str:

@@ -1,0 +1,324 @@
+"""What every program that Orlop starts inherits: its descriptors and its environment, against what each may have. And that
+nothing of ours listens in the abstract namespace, where no directory's mode protects it.
+
+The daemon of these tests is started as badly as possible: open descriptors that are inheritable, and an environment full of
+secrets and of variables that change what programs do. The runtimes are wrapped by a program that writes down what it got.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.integration.engine import BUSYBOX, Engine, until
+from tests.registry import busybox, docker_archive, image, layer
+from tests.soak.census import descendants
+
+from orlop_kernel.process import run_supervised
+from orlop_kernel.spi import Command
+from orlop_net_bridge._nft import _Program
+
+pytestmark = pytest.mark.root
+
+SEARCHED = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOSTILE = {
+    "LD_LIBRARY_PATH": "/nonexistent",
+    "LD_PROFILE_OUTPUT": "/nonexistent",
+    "GCONV_PATH": "/nonexistent",
+    "BASH_ENV": "/nonexistent",
+    "ENV": "/nonexistent",
+    "GODEBUG": "madvdontneed=1",
+    "PYTHONSTARTUP": "/nonexistent",
+    "NOTIFY_SOCKET": "/nonexistent/notify",
+    "LISTEN_FDS": "3",
+    "LISTEN_PID": "1",
+    "LISTEN_FDNAMES": "a:b:c",
+    "DOCKER_HOST": "tcp://192.0.2.1:1",
+    "DOCKER_CONFIG": "/nonexistent",
+    "HTTP_PROXY": "http://user:secret@192.0.2.1:1",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "XDG_RUNTIME_DIR": "/nonexistent",
+    "_LIBCONTAINER_LOGLEVEL": "5",
+}
+
+_WITNESS = """#!{python} -IS
+import json, os, sys
+fds = {{}}
+for name in os.listdir("/proc/self/fd"):
+    try:
+        fds[name] = os.readlink("/proc/self/fd/" + name)
+    except OSError:
+        pass  # the one that listed them
+env = dict(line.split("=", 1) for line in open("/proc/self/environ").read().split("\\0") if line)
+with open("{out}", "a") as file:
+    file.write(json.dumps({{"argv": sys.argv[1:], "fds": fds, "env": env}}) + "\\n")
+os.execve("{real}", ["{real}", *sys.argv[1:]], env)
+"""
+
+
+def witness(path: Path, real: str, out: Path) -> str:
+    """A program that writes down its descriptors and its environment, and becomes another."""
+    path.write_text(_WITNESS.format(python=os.path.realpath(sys.executable), out=out, real=real))
+    path.chmod(0o755)
+    return str(path)
+
+
+class Exposed(Engine):
+    """A daemon that inherits what it should not."""
+
+    @property
+    def command(self) -> list[str]:
+        return ["/bin/sh", "-c", 'exec 3</etc/passwd 7</etc/group 9>>/dev/zero; exec "$@"', "sh", *super().command]
+
+    def seen(self) -> list[dict[str, Any]]:
+        path = self.home / "seen"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def exposed() -> Iterator[Exposed]:
+    engine = Exposed()
+    real = {name: shutil.which(name) for name in ("runc", "crun")}
+    runtimes = {
+        f"seen-{name}": {"path": witness(engine.home / f"seen-{name}", path, engine.home / "seen")}
+        for name, path in real.items()
+        if path
+    }
+    engine.configure({"runtimes": runtimes, "shutdown-timeout": 2, "default-runtime": "seen-runc"})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in HOSTILE.items():
+            patch.setenv(name, value)
+        engine.start()
+    try:
+        engine.load()
+        yield engine
+    finally:
+        left = engine.close()
+    assert not left
+
+
+def _environment(pid: int) -> dict[str, str]:
+    words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(word.split("=", 1) for word in words if word)
+
+
+def _descriptors(pid: int) -> dict[int, str]:
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
+def _strange(pid: int, *allowed: str) -> list[str]:
+    """Descriptors of a process that none of these patterns allows."""
+    patterns = ("/dev/null", *allowed)
+    return [target for target in _descriptors(pid).values() if not any(re.fullmatch(one, target) for one in patterns)]
+
+
+def _use(engine: Exposed, runtime: str) -> None:
+    """Everything that runs a runtime."""
+    name = runtime.removeprefix("seen-")
+    engine.ok("run", "-di", "--runtime", runtime, "--name", f"{name}1", "-e", "MINE=1", "busybox", "sleep", "600")
+    engine.ok("run", "-dit", "--runtime", runtime, "--name", f"{name}2", "busybox", "sleep", "600")
+    assert engine.ok("exec", "-i", f"{name}1", "cat", stdin="echoed") == "echoed"
+    engine.ok("exec", "-d", f"{name}1", "sleep", "500")
+    engine.ok("exec", "-dt", f"{name}2", "sleep", "500")
+    engine.ok("pause", f"{name}1")
+    engine.ok("unpause", f"{name}1")
+    assert "sleep 600" in engine.ok("top", f"{name}1")
+    engine.docker("run", "--runtime", runtime, "--name", f"{name}3", "busybox", "no-such-thing")
+    engine.ok("info")
+
+
+@pytest.mark.parametrize("runtime", ["seen-runc", "seen-crun"])
+def test_runtimes_get_three_descriptors_and_a_path(exposed: Exposed, runtime: str) -> None:
+    _use(exposed, runtime)
+    name = runtime.removeprefix("seen-")
+    exposed.ok("rm", "-f", f"{name}1", f"{name}2", f"{name}3")
+    until(lambda: os.listdir(exposed.exec_root / "run") == [], "all is put away")
+    calls = [
+        call for call in exposed.seen() if f"runtime-{runtime}" in " ".join(call["argv"]) or "--version" in call["argv"]
+    ]
+    verbs = {word for call in calls for word in call["argv"]}
+    assert {"run", "exec", "pause", "resume", "ps", "delete", "--version"} <= verbs
+    for call in calls:
+        assert call["env"] == {"PATH": SEARCHED}, call
+        assert set(call["fds"]) == {"0", "1", "2"}, call
+        assert all(
+            re.fullmatch(r"/dev/null|pipe:\[\d+\]|/memfd:input \(deleted\)", target) for target in call["fds"].values()
+        )
+
+
+def test_containers_get_their_streams_and_their_own_environment(exposed: Exposed) -> None:
+    engine = exposed
+    own = {"PATH": SEARCHED, "HOME": "/root"}
+    engine.ok("run", "-d", "--name", "plain", "--hostname", "host1", "-e", "MINE=1", "busybox", "sleep", "600")
+    engine.ok("run", "-dit", "--name", "tty", "--hostname", "host2", "busybox", "sleep", "600")
+    plain, tty = (int(engine.inspect(name)["State"]["Pid"]) for name in ("plain", "tty"))
+    assert _environment(plain) == {**own, "HOSTNAME": "host1", "MINE": "1"}
+    assert _environment(tty) == {**own, "HOSTNAME": "host2", "TERM": "xterm"}
+    assert sorted(_descriptors(plain)) == [0, 1, 2] and not _strange(plain, r"pipe:\[\d+\]")
+    assert set(_descriptors(tty).values()) == {"/dev/pts/0"} and sorted(_descriptors(tty)) == [0, 1, 2]
+    for name, extra, streams in (
+        ("plain", {"HOSTNAME": "host1", "MINE": "1"}, "/dev/null"),
+        ("tty", {"HOSTNAME": "host2", "TERM": "xterm"}, "/dev/pts/1"),
+    ):
+        made = engine.api(
+            "POST", f"/containers/{name}/exec", {"Cmd": ["sleep", "500"], "Tty": name == "tty", "Env": ["A=b"]}
+        )[1]
+        assert engine.api("POST", f"/exec/{made['Id']}/start", {"Detach": True})[0] == 200
+        pid = engine.api("GET", f"/exec/{made['Id']}/json")[1]["Pid"]
+        assert _environment(pid) == {**own, **extra, "A": "b"}
+        assert sorted(_descriptors(pid)) == [0, 1, 2] and set(_descriptors(pid).values()) == {streams}
+    engine.ok("rm", "-f", "plain", "tty")
+
+
+def test_zygote_and_monitors_hold_what_they_need(exposed: Exposed) -> None:
+    engine = exposed
+    engine.ok("run", "-di", "--name", "held", "-p", "127.0.0.1::80", "busybox", "sleep", "600")
+    attached = engine.background("attach", "held")
+    until(lambda: "attach" in engine.events(container="held"), "attached")
+    zygote, monitor = engine.zygote, engine.monitor("held")
+    for pid in (zygote, monitor):
+        environment = _environment(pid)
+        assert environment == {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    log, home = f"{engine.exec_root}/monitors.log", str(engine.data_root)
+    common = (re.escape(log), r"socket:\[\d+\]", r"anon_inode:\[eventpoll\]", r"/memfd:[a-z-]+ \(deleted\)")
+    assert not _strange(zygote, *common)
+    own = (
+        *common,
+        r"pipe:\[\d+\]",
+        r"net:\[\d+\]",
+        r"anon_inode:(inotify|\[eventfd\]|\[pidfd\])",
+        f"{re.escape(home)}/containers/.*[.]log",
+    )
+    assert not _strange(monitor, *own)
+    assert engine.process is not None
+    # The sockets that clients come to, and the database, are the daemon's alone.
+    (listening,) = _bound(engine.process.pid, engine.socket)
+    for pid in (zygote, monitor):
+        assert f"socket:[{listening}]" not in _descriptors(pid).values()
+    engine.ok("rm", "-f", "held")
+    attached.communicate(timeout=10)
+
+
+def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
+    """Looked at in the middle of a layer of 60 MB, held by SIGSTOP."""
+    big = docker_archive({"big:latest": image([layer({"zeros": bytes(60 << 20)}, compression="none")])})
+    path = exposed.home / "big.tar"
+    path.write_bytes(big)
+    loading = exposed.background("load", "-i", str(path))
+
+    def worker() -> int:
+        assert exposed.process is not None
+        for pid in descendants(exposed.process.pid):
+            with contextlib.suppress(OSError):
+                if (
+                    Path(f"/proc/{pid}/comm").read_text() == "orlop-unpack\n"
+                    and Path(f"/proc/{pid}/status").read_text().find("\nSeccomp:\t2") > 0
+                ):
+                    os.kill(pid, signal.SIGSTOP)
+                    return pid
+        return 0
+
+    pid = until(worker, "a worker at work")
+    try:
+        assert _environment(pid) == {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        blobs = re.escape(str(exposed.data_root)) + "/.*"
+        assert not _strange(
+            pid, re.escape(f"{exposed.exec_root}/monitors.log"), r"(socket|pipe):\[\d+\]", "/", "/zeros", blobs
+        )
+        assert {*os.listdir(f"/proc/{pid}/root/")} <= {"zeros"}  # all that it can see of the machine
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        # chown, dac_override, fowner, fsetid, sys_admin (for trusted xattrs, behind the filter), mknod, setfcap
+        assert (status["NoNewPrivs"], status["Seccomp"], status["CapEff"]) == ("1", "2", "000000008820001b")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert loading.wait(30) == 0, loading.communicate()
+    exposed.ok("rmi", "big")
+
+
+def test_programs_of_the_daemon_get_what_is_listed(tmp_path: Path) -> None:
+    """`process.run_supervised`, which all of them are run by, and nft, which net_bridge runs where there is no library."""
+    program = witness(tmp_path / "witness", shutil.which("true") or "", tmp_path / "seen")
+    answer = tmp_path / "nft"
+    answer.write_text(f'#!/bin/sh\n{program}\necho "{{}}"\n')
+    answer.chmod(0o755)
+    inheritable = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(inheritable, True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in HOSTILE.items():
+                patch.setenv(name, value)
+            assert trio.run(run_supervised, Command((program,), env=(("A", "b"),))).status == 0
+            assert _Program(str(answer)).read("list tables", "list tables") == {}
+    finally:
+        os.close(inheritable)
+    ran, nft = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert ran["env"] == {"A": "b"} and set(ran["fds"]) == {"0", "1", "2"}
+    assert nft["env"].pop("PWD") == "/"  # the shell's own
+    assert nft["env"] == {"PATH": SEARCHED, "LC_ALL": "C"} and set(nft["fds"]) == {"0", "1", "2"}
+
+
+# --- abstract sockets -----------------------------------------------------------------------------------------------------
+
+
+def _unix_sockets(pid: int) -> Iterator[tuple[str, str]]:
+    """(inode, name) of the named unix sockets in the network namespace of a process."""
+    for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8:
+            yield fields[6], fields[7]
+
+
+def _bound(pid: int, name: str) -> list[str]:
+    """Listening sockets of that name: an accepted one has it too, and the daemon's listener is the first made."""
+    return [line.split()[6] for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines() if _is_listener(line, name)]
+
+
+def _is_listener(line: str, name: str) -> bool:
+    fields = line.split()
+    directory, base = os.path.split(name)
+    # It was bound by another name and renamed; the kernel shows the first.
+    return len(fields) == 8 and fields[3] == "00010000" and fields[7].startswith((name, f"{directory}/.{base}."))
+
+
+def test_no_socket_in_the_abstract_namespace(exposed: Exposed) -> None:
+    engine = exposed
+    engine.ok("run", "-dit", "--name", "talks", "busybox", "sh", "-c", "while sleep 0.05; do echo word; done")
+    clients = [engine.background("logs", "-f", "talks"), engine.background("attach", "--no-stdin", "talks")]
+    engine.ok("exec", "-dt", "talks", "sleep", "500")
+    terminal = engine.terminal("exec", "-it", "talks", "sh")
+    terminal.expect("# ")
+    assert engine.process is not None
+    ours = [engine.process.pid, *descendants(engine.process.pid)]
+    held = {target for pid in ours for target in _descriptors(pid).values()}
+    inside = int(engine.inspect("talks")["State"]["Pid"])
+    named = {*_unix_sockets(engine.process.pid), *_unix_sockets(inside)}
+    assert [name for inode, name in named if f"socket:[{inode}]" in held], "there are sockets of ours to look at"
+    assert [name for inode, name in named if name.startswith("@") and f"socket:[{inode}]" in held] == []
+    assert list(_unix_sockets(inside)) == []
+    engine.ok("rm", "-f", "talks")
+    terminal.wait()
+    for client in clients:
+        client.communicate(timeout=10)
+
+
+def test_image_and_environment_of_the_test_are_what_they_seem(exposed: Exposed) -> None:
+    """The daemon did get what its children did not: else the tests above would say nothing."""
+    assert exposed.process is not None
+    environment, held = _environment(exposed.process.pid), _descriptors(exposed.process.pid).values()
+    assert HOSTILE.items() <= environment.items()
+    assert {"/etc/passwd", "/etc/group", "/dev/zero"} <= set(held)
+    assert busybox() and BUSYBOX in exposed.ok("images", "--format", "{{.Repository}}:{{.Tag}}")

@@ -1,0 +1,123 @@
+"""Containers against what holds them: the runtime's program, the monitor, the host's files, the machine's processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.engine import Engine, alive, until
+from tests.registry import busybox, docker_archive, image, layer
+
+pytestmark = pytest.mark.root
+
+
+def _load(engine: Engine, tag: str, members: dict[str, Any]) -> None:
+    engine.docker("load", stdin=docker_archive({f"{tag}:latest": image([layer({**busybox(), **members})])}), check=0)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+def test_a_fork_bomb_stays_within_its_limit(engine: Engine, name: str) -> None:
+    engine.ok("run", "-d", "--pids-limit", "30", "--name", name, "busybox", "sleep", "600")
+    engine.ok("exec", "-d", name, "sh", "-c", "f() { sleep 500 & f | f & }; f")
+    container = engine.inspect(name)["Id"]
+    until(lambda: int(engine.cgroup(container, "pids", "pids.current")) >= 25, "it has grown")
+    assert int(engine.cgroup(container, "pids", "pids.current")) <= 30
+    assert engine.ok("run", "--rm", "busybox", "echo", "others") == "others"
+    began = time.monotonic()
+    engine.ok("rm", "-f", name)
+    assert time.monotonic() - began < 5
+
+
+def test_a_container_does_not_see_its_monitor(engine: Engine, name: str) -> None:
+    """Nor anything else of the host's: it can stop and kill all that it sees, which is itself."""
+    engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
+    monitor, zygote = engine.monitor(name), engine.zygote
+    seen = engine.ok("exec", name, "sh", "-c", "cat /proc/[0-9]*/comm")
+    assert set(seen.split()) <= {"sleep", "sh", "cat"}, seen
+    engine.docker("exec", name, "sh", "-c", "kill -STOP -1; kill -STOP 1; kill -KILL -1")
+    assert engine.process is not None
+    for pid in (monitor, zygote, engine.process.pid):
+        assert alive(pid) and _state(pid) != "T"
+    for path in (engine.exec_root, engine.data_root):
+        assert engine.docker("exec", name, "ls", str(path)).code == 1
+    assert engine.docker("exec", name, "sh", "-c", "echo 1 >/proc/sysrq-trigger").code != 0
+    engine.ok("rm", "-f", name)
+
+
+def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_path: Path) -> None:
+    """/etc/passwd as a symlink to a file of the host's: of the image, and put there while the container runs."""
+    host = tmp_path / "passwd"
+    host.write_text("root:x:0:0::/:/bin/sh\nhosts:x:4242:4242::/:/bin/sh\n")
+    _load(engine, "sly", {"etc/passwd": str(host)})
+    result = engine.docker("run", "--rm", "-u", "hosts", "sly", "id")
+    assert result.code == 125 and "unable to find user hosts" in result.err, result
+    engine.ok("rmi", "sly")
+    engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
+    for target in (f"../../../../../..{host}", f"/proc/self/root{host}", f"/proc/1/root{host}"):
+        engine.ok("exec", name, "ln", "-sf", target, "/etc/passwd")
+        assert "unable to find user hosts" in engine.docker("exec", "-u", "hosts", name, "id").err
+
+
+def test_a_working_directory_outside_the_root(fresh: Callable[..., Engine]) -> None:
+    """CVE-2024-21626: a working directory by way of a descriptor that the runtime has left open."""
+    engine = fresh({"runtimes": {"crun": {"path": "crun"}}, "shutdown-timeout": 2})
+    (engine.home / "marker").touch()
+    ups = " ".join("/".join([".."] * count) for count in range(1, 8))
+    look = ("busybox", "sh", "-c", f"for up in . {ups}; do [ -e $up{engine.home}/marker ] && echo marker; done; pwd")
+    for runtime in ("runc", "crun"):
+        engine.ok("run", "-d", "--runtime", runtime, "--name", runtime, "busybox", "sleep", "600")
+        for number in range(3, 10):
+            path = f"/proc/self/fd/{number}"
+            result = engine.docker("exec", "-w", path, runtime, *look[1:])
+            assert result.code and "marker" not in result.out, (runtime, path, result)
+            if number > 6:  # those that were left open
+                result = engine.docker("run", "--rm", "--runtime", runtime, "-w", path, *look)
+                assert result.code and "marker" not in result.out, (runtime, path, result)
+
+
+def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+    """CVE-2019-5736: a container has the runtime execute itself inside, and writes to its program by /proc/PID/exe. What is
+    at stake here is a copy."""
+    program = tmp_path / "runc"
+    shutil.copy(str(shutil.which("runc")), program)
+    before = hashlib.sha256(program.read_bytes()).digest()
+    engine = fresh({"runtimes": {"copy": {"path": str(program)}}, "default-runtime": "copy", "shutdown-timeout": 2})
+    hunt = """
+    while :; do
+        for exe in /proc/[0-9]*/exe; do
+            at=$(readlink $exe)
+            case $at in
+                /bin/* | "") ;;
+                *) echo "seen $at"; echo '#!/bin/true' >$exe && echo overwritten ;;
+            esac
+        done
+    done 2>&1"""
+    engine.ok("run", "-d", "--name", "hunter", "--cap-add", "SYS_PTRACE", "busybox", "sh", "-c", hunt)
+    engine.ok("exec", "hunter", "sh", "-c", "echo '#!/proc/self/exe' >/bad; chmod +x /bad")
+    monitor = engine.monitor("hunter")
+    (held,) = [fd for fd in os.listdir(f"/proc/{monitor}/fd") if "memfd:runc" in os.readlink(f"/proc/{monitor}/fd/{fd}")]
+    for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC):  # even for root on the host
+        with pytest.raises(PermissionError):
+            fd = os.open(f"/proc/{monitor}/fd/{held}", flags)
+            try:
+                os.write(fd, b"#!/bin/true\n")
+            finally:
+                os.close(fd)
+    for _ in range(5):
+        engine.docker("exec", "hunter", "/bad")
+        engine.docker("exec", "hunter", "true")
+    log = engine.docker("logs", "hunter").out
+    assert "overwritten" not in log
+    met = {line for line in log.splitlines() if line.startswith("seen")}
+    assert met == {"seen /memfd:runc (deleted)"}
+    assert hashlib.sha256(program.read_bytes()).digest() == before
+    assert engine.ok("run", "--rm", "busybox", "echo", "well") == "well"

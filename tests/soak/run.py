@@ -1,0 +1,102 @@
+"""One soak: a warm-up, a census, the work with samples of memory, and a census again once all has settled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import cycle
+
+from tests.integration.engine import Engine
+
+from . import census, work
+from .census import Census
+from .memory import Growth
+
+__all__ = ["Report", "Size", "soak"]
+
+_SETTLE = 15.0
+"""Seconds: threads without work stay for ten, a monitor that was made ahead of a start for one."""
+
+
+@dataclass(frozen=True)
+class Size:
+    cycles: int
+    execs: int
+    drops: int
+    rare: int
+    warm_up: int = 5
+    long: bool = False
+
+
+@dataclass
+class Report:
+    before: Census
+    after: Census = field(default_factory=Census)
+    phases: list[tuple[str, int, float, list[Growth]]] = field(default_factory=list)
+
+    @property
+    def leaks(self) -> dict[str, tuple[int, int]]:
+        return census.grown(self.before, self.after)
+
+
+def _take(engine: Engine, size: Size) -> Census:
+    """The short form does not count threads: those without work stay for ten seconds, and it has not that long to wait."""
+    found = census.take(engine)
+    if not size.long:
+        del found["daemon thread"]
+    return found
+
+
+def _settled(engine: Engine, size: Size, before: Census) -> Census:
+    """What is there when no more goes away, or nothing is too much any longer."""
+    end = time.monotonic() + _SETTLE
+    while census.grown(before, now := _take(engine, size)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return now
+
+
+def _phase(report: Report, engine: Engine, name: str, times: int, step: Callable[[], None]) -> None:
+    assert engine.process is not None
+    pids = {"orlopd": engine.process.pid, "zygote": engine.zygote, "monitor": engine.monitor("silent")}
+    growths = [Growth(label, pid) for label, pid in pids.items()]
+    every = max(1, times // 60)
+    began = time.monotonic()
+    for number in range(times):
+        if number % every == 0:
+            for growth in growths:
+                growth.take(number)
+        step()
+    for growth in growths:
+        growth.take(times)
+    report.phases.append((name, times, time.monotonic() - began, growths))
+
+
+def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: None) -> Report:
+    """Work on a started daemon that has busybox. Its containers stay until the caller closes it."""
+    with ExitStack() as stack:
+        scene = work.Scene(engine, stack)
+        say("warming up")
+        for _ in range(size.warm_up):
+            scene.cycle()
+            scene.exec()
+        for kind in (*work.DROPS, *work.RARE):
+            kind(scene)
+        if size.long:
+            scene.fill_history()
+            time.sleep(_SETTLE)
+        report = Report(_take(engine, size))
+        say(f"{size.cycles} cycles")
+        _phase(report, engine, "cycles", size.cycles, scene.cycle)
+        say(f"{size.execs} execs")
+        _phase(report, engine, "execs", size.execs, scene.exec)
+        say(f"{size.drops} attachments, logs, events, waits, execs and starts dropped")
+        kinds = cycle(work.DROPS)
+        _phase(report, engine, "dropped", size.drops, lambda: next(kinds)(scene))
+        say(f"{size.rare} of each: {', '.join(kind.__name__ for kind in work.RARE)}")
+        rare = cycle(work.RARE)
+        _phase(report, engine, "failing", size.rare * len(work.RARE), lambda: next(rare)(scene))
+        say("settling")
+        report.after = _settled(engine, size, report.before)
+        return report

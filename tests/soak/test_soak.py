@@ -1,0 +1,43 @@
+"""The short form of `./dev soak`: a leak of one a cycle, or one a broken connection, shows in a few dozen."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.integration.engine import Engine, children_of, until
+
+from .run import Size, soak
+
+pytestmark = pytest.mark.root
+
+
+def test_nothing_is_left_of_what_was_done(fresh: Callable[..., Engine]) -> None:
+    report = soak(fresh({"shutdown-timeout": 3}), Size(cycles=25, execs=20, drops=24, rare=1, warm_up=2))
+    assert not report.leaks, "\n".join(f"{key}: {first} -> {last}" for key, (first, last) in report.leaks.items())
+
+
+def test_a_start_that_is_cut_off_leaves_no_cgroup(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+    """The runtime has made cgroups and nothing that it would know the container by, when its monitor dies."""
+    program = tmp_path / "half-runc"
+    program.write_text(
+        '#!/bin/sh\n[ -e "$0.half" ] && case "$*" in *" run "*) eval "$(cat "$0.half")" ;; esac\nexec runc "$@"\n'
+    )
+    program.chmod(0o755)
+    engine = fresh({"runtimes": {"half": {"path": str(program)}}, "default-runtime": "half", "shutdown-timeout": 2})
+    container = engine.ok("create", "--name", "c1", "busybox", "true")
+    made = [top / engine.cgroup_parent / container for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())]
+    made = [path for path in made if (path.parents[1] / "cgroup.procs").exists()]
+    directories = " ".join(map(str, made))
+    Path(f"{program}.half").write_text(f"mkdir -p {directories}; echo $$ >{made[-1]}/cgroup.procs; touch $0.made; sleep 60")
+    start = engine.background("start", "c1")
+    until(Path(f"{program}.made").exists, "it is half-way")
+    (monitor,) = children_of(engine.zygote, "orlop-monitor")
+    os.kill(monitor, signal.SIGKILL)
+    assert start.wait(20) != 0
+    assert [path for path in made if path.exists()] == []
+    Path(f"{program}.half").unlink()
+    engine.ok("start", "-a", "c1")

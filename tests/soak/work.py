@@ -1,0 +1,269 @@
+"""What is done to a daemon: the ordinary cycles, and everything a client can break off half-way.
+
+Each piece of work leaves nothing by itself; what is there afterwards, the daemon has forgotten to let go of. One `Scene`
+lends its long-lived containers to all of them, so that what piles up, piles up in one place.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+from tests.integration.engine import BUSYBOX, DEADLINE, Engine, free_port, until
+
+from orlop_kernel.events.bus import HISTORY
+
+from .stalling import stalling
+
+__all__ = ["DROPS", "RARE", "Scene"]
+
+_TALKER = "while :; do echo talk talk talk talk; sleep 0.01; done"
+
+
+class Scene:
+    """A daemon with three containers that stay: `silent` says nothing, `talker` never stops, `waiting` is never started."""
+
+    def __init__(self, engine: Engine, stack: ExitStack) -> None:
+        self.engine = engine
+        self._numbers = count()
+        self._taken = free_port()
+        self._image = stack.enter_context(stalling())
+        self._waiting = self.create("waiting", ["true"])
+        for name, command in (("silent", ["sleep", "100000"]), ("talker", ["sh", "-c", _TALKER])):
+            self.create(name, command, Tty=False, OpenStdin=True)
+            self.post(f"/containers/{name}/start", 204)
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def post(self, path: str, wanted: int, body: Any = None) -> Any:
+        status, answer = self.engine.api("POST", path, body)
+        assert status == wanted, (path, status, answer)
+        return answer
+
+    def create(self, name: str, command: list[str], host: dict[str, Any] | None = None, **more: Any) -> str:
+        config = {"Image": BUSYBOX, "Cmd": command, "HostConfig": host or {"NetworkMode": "none"}, **more}
+        return str(self.post(f"/containers/create?name={name}", 201, config)["Id"])
+
+    def remove(self, name: str) -> None:
+        status, answer = self.engine.api("DELETE", f"/containers/{name}?force=1&v=1")
+        assert status == 204, answer
+
+    def send(self, method: str, path: str, body: Any = None, upgrade: bool = False) -> socket.socket:
+        """Send a request; the answer is the caller's to read, or not to."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(DEADLINE)
+        sock.connect(self.engine.socket)
+        data = b"" if body is None else json.dumps(body).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Length: {len(data)}\r\n"
+        head += "Content-Type: application/json\r\n" if data else ""
+        head += "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else ""
+        sock.sendall(head.encode() + b"\r\n" + data)
+        return sock
+
+    def attach(self, name: str, upgrade: bool = True, stdin: bool = True) -> socket.socket:
+        query = f"stream=1&stdout=1&stderr=1&stdin={int(stdin)}"
+        return self.send("POST", f"/containers/{name}/attach?{query}", upgrade=upgrade)
+
+    def fill_history(self) -> None:
+        """As many events as the daemon remembers: after that their memory is steady."""
+        for number in range(HISTORY):
+            self.post(f"/containers/{self._waiting}/rename?name={('patient', 'waiting')[number % 2]}", 204)
+
+    # --- whole cycles -------------------------------------------------------------------------------------------------
+
+    def cycle(self) -> None:
+        """create, start, wait, rm: now and then on the bridge, with a port and an anonymous volume."""
+        number = next(self._numbers)
+        name = f"cycle{number}"
+        host: dict[str, Any] = {"NetworkMode": "none"}
+        more: dict[str, Any] = {}
+        if number % 2 == 0:
+            host = {"NetworkMode": "bridge", "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}}
+        if number % 5 == 0:
+            more = {"Volumes": {"/data": {}}}
+        self.create(name, ["sh", "-c", "echo out; echo err >&2; exit 3"], host, Tty=number % 7 == 0, **more)
+        self.post(f"/containers/{name}/start", 204)
+        assert self.post(f"/containers/{name}/wait", 200) == {"StatusCode": 3}
+        self.remove(name)
+
+    def exec(self) -> None:
+        """An attached exec, read to its end."""
+        number = next(self._numbers)
+        made = self.post(
+            "/containers/silent/exec", 201, {"Cmd": ["echo", "hi"], "AttachStdout": True, "AttachStderr": True}
+        )["Id"]
+        with self.send("POST", f"/exec/{made}/start", {"Detach": False}, upgrade=number % 2 == 0) as sock:
+            seen = b""
+            while more := sock.recv(65536):
+                seen += more
+        assert seen.endswith(b"\1\0\0\0\0\0\0\3hi\n"), seen
+        assert self.engine.api("GET", f"/exec/{made}/json")[1]["ExitCode"] == 0
+
+    def restart(self) -> None:
+        """A restarted container, and one that is restarted by its policy."""
+        name = f"again{next(self._numbers)}"
+        host = {"NetworkMode": "bridge", "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 1}}
+        self.create(name, ["false"], host)
+        self.post(f"/containers/{name}/start", 204)
+        until(lambda: self.engine.state(name) == "exited", "its policy is satisfied")
+        self.post(f"/containers/{name}/restart?t=0", 204)
+        self.remove(name)
+
+    # --- what fails ---------------------------------------------------------------------------------------------------
+
+    def no_such_executable(self) -> None:
+        name = f"fails{next(self._numbers)}"
+        self.create(name, ["no-such-thing"], {"NetworkMode": "bridge"})
+        self.post(f"/containers/{name}/start", 400)
+        self.remove(name)
+
+    def port_taken(self) -> None:
+        name = f"taken{next(self._numbers)}"
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", 0))
+            holder.listen()
+            binding = [{"HostIp": "127.0.0.1", "HostPort": str(holder.getsockname()[1])}]
+            self.create(name, ["true"], {"NetworkMode": "bridge", "PortBindings": {"80/tcp": binding}})
+            status, _ = self.engine.api("POST", f"/containers/{name}/start")
+            assert status >= 400, status
+        self.remove(name)
+
+    def exec_fails(self) -> None:
+        made = self.post("/containers/silent/exec", 201, {"Cmd": ["no-such-thing"], "AttachStdout": True})["Id"]
+        with self.send("POST", f"/exec/{made}/start", {"Detach": False}) as sock:
+            while sock.recv(65536):
+                pass
+        assert self.engine.api("GET", f"/exec/{made}/json")[1]["ExitCode"] == 127
+
+    # --- what clients drop --------------------------------------------------------------------------------------------
+
+    def drop_unanswered(self) -> None:
+        self.attach("talker", upgrade=False).close()
+
+    def drop_before_output(self) -> None:
+        sock = self.attach("silent")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101")
+        sock.close()
+
+    def drop_without_stdin(self) -> None:
+        sock = self.attach("silent", stdin=False)
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101")
+        sock.close()
+
+    def drop_in_output(self) -> None:
+        sock = self.attach("talker")
+        while b"talk" not in sock.recv(4096):
+            pass
+        sock.close()  # with unread output: the daemon sees a reset
+
+    def drop_half_closed(self) -> None:
+        """The input ends, which keeps the output of an attach without input; then the client goes."""
+        sock = self.attach("silent", stdin=False)
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101")
+        sock.shutdown(socket.SHUT_WR)
+        select.select([sock], [], [], 0.02)
+        sock.close()
+
+    def drop_after_output(self) -> None:
+        name = f"short{next(self._numbers)}"
+        self.create(name, ["echo", "done"])
+        sock = self.attach(name, stdin=False)
+        self.post(f"/containers/{name}/start", 204)
+        seen = b""
+        while not seen.endswith(b"done\n"):
+            seen += sock.recv(4096)
+        sock.close()
+        self.post(f"/containers/{name}/wait", 200)
+        self.remove(name)
+
+    def drop_before_start(self) -> None:
+        """Of a container that is never started: nothing but the hang-up can end these."""
+        for sock in (self.attach("waiting"), self.attach("waiting", stdin=False), self.attach("waiting", upgrade=False)):
+            sock.settimeout(0.02)
+            try:
+                sock.recv(4096)
+            except TimeoutError:
+                pass
+            sock.shutdown(socket.SHUT_WR)
+            sock.close()
+
+    def drop_exec(self) -> None:
+        """In the middle of its output, and before its answer. Its process ends by SIGPIPE, or by itself."""
+        script = ["sh", "-c", "for i in 1 2 3 4 5; do echo word || exit; sleep 0.02; done"]
+        config = {"Cmd": script, "AttachStdin": True, "AttachStdout": True}
+        for read in (True, False):
+            made = self.post("/containers/silent/exec", 201, config)["Id"]
+            sock = self.send("POST", f"/exec/{made}/start", {"Detach": False}, upgrade=True)
+            if read:
+                sock.recv(4096)
+            sock.close()
+
+    def drop_logs(self) -> None:
+        for name in ("silent", "talker"):
+            sock = self.send("GET", f"/containers/{name}/logs?follow=1&stdout=1&tail=1")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+            sock.close()
+
+    def drop_events(self) -> None:
+        sock = self.send("GET", "/events")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+        sock.close()
+
+    def drop_wait(self) -> None:
+        for path in ("/containers/silent/wait", "/containers/silent/wait?condition=removed"):
+            sock = self.send("POST", path)
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+            sock.close()
+
+    def drop_pull(self) -> None:
+        sock = self.send("POST", f"/images/create?fromImage={self._image}&tag=latest")
+        seen = b""
+        while b"Downloading" not in seen:
+            more = sock.recv(65536)
+            assert more, seen
+            seen += more
+        sock.close()
+
+    def drop_load(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(self.engine.socket)
+        sock.sendall(b"POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Length: 1000000\r\n\r\n" + b"\0" * 100_000)
+        sock.close()
+
+    def drop_start(self) -> None:
+        """A client that goes while its container is being started: the start is not cut in half."""
+        name = f"left{next(self._numbers)}"
+        self.create(name, ["true"], {"NetworkMode": "bridge"})
+        self.send("POST", f"/containers/{name}/start").close()
+        until(lambda: self.engine.state(name) == "exited", "it ran all the same")
+        self.remove(name)
+
+
+DROPS: tuple[Callable[[Scene], None], ...] = (
+    Scene.drop_unanswered,
+    Scene.drop_before_output,
+    Scene.drop_without_stdin,
+    Scene.drop_in_output,
+    Scene.drop_half_closed,
+    Scene.drop_after_output,
+    Scene.drop_before_start,
+    Scene.drop_exec,
+    Scene.drop_logs,
+    Scene.drop_events,
+    Scene.drop_wait,
+    Scene.drop_start,
+)
+RARE: tuple[Callable[[Scene], None], ...] = (
+    Scene.restart,
+    Scene.no_such_executable,
+    Scene.port_taken,
+    Scene.exec_fails,
+    Scene.drop_pull,
+    Scene.drop_load,
+)
+"""Slower, or not a client's alone; done less often."""
