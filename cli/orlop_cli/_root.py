@@ -16,8 +16,12 @@ COMMON, MANAGE = "Common Commands", "Management Commands"
 
 CONTAINER = {
     "attach": Lazy("attach", "attach", "Attach local standard input, output, and error streams to a running container"),
+    "commit": Lazy("commit", "commit", "Create a new image from a container's changes"),
+    "cp": Lazy("cp", "cp", "Copy files/folders between a container and the local filesystem"),
     "create": Lazy("create", "create", "Create a new container"),
+    "diff": Lazy("diff", "diff", "Inspect changes to files or directories on a container's filesystem"),
     "exec": Lazy("exec_", "exec_", "Execute a command in a running container"),
+    "export": Lazy("tarballs", "export", "Export a container's filesystem as a tar archive"),
     "inspect": Lazy("inspect", "container", "Display detailed information on one or more containers"),
     "kill": Lazy("lifecycle", "kill", "Kill one or more running containers"),
     "logs": Lazy("logs", "logs", "Fetch the logs of a container"),
@@ -34,9 +38,11 @@ CONTAINER = {
     "stop": Lazy("lifecycle", "stop", "Stop one or more running containers"),
     "top": Lazy("top", "top", "Display the running processes of a container"),
     "unpause": Lazy("lifecycle", "unpause", "Unpause all processes within one or more containers"),
+    "update": Lazy("update", "update", "Update configuration of one or more containers"),
     "wait": Lazy("lifecycle", "wait", "Block until one or more containers stop, then print their exit codes"),
 }
 IMAGE = {
+    "history": Lazy("history", "history", "Show the history of an image"),
     "import": Lazy("tarballs", "import_", "Import the contents from a tarball to create a filesystem image"),
     "inspect": Lazy("inspect", "image", "Display detailed information on one or more images"),
     "load": Lazy("tarballs", "load", "Load an image from a tar archive or STDIN"),
@@ -79,9 +85,12 @@ LIST_ALIASES = {"list": "ls", "remove": "rm"}
 PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
 
 # Docker's top-level names of the commands above, and the few that are nowhere else.
-_TOP_CONTAINER = ("attach", "create", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stats", "stop")
+_TOP_CONTAINER = (
+    *("attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
+    *("start", "stats", "stop", "top", "unpause", "update", "wait"),
+)
 TABLE = {
-    **{name: CONTAINER[name] for name in (*_TOP_CONTAINER, "top", "unpause", "wait")},
+    **{name: CONTAINER[name] for name in _TOP_CONTAINER},
     "run": CONTAINER["run"]._replace(section=COMMON),
     "exec": CONTAINER["exec"]._replace(section=COMMON),
     "ps": CONTAINER["ls"]._replace(section=COMMON),
@@ -90,6 +99,7 @@ TABLE = {
     "version": Lazy("version", "version", "Show the version information", COMMON),
     "info": SYSTEM["info"]._replace(section=COMMON),
     "events": SYSTEM["events"],
+    "history": IMAGE["history"],
     "import": IMAGE["import"],
     "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),
     "load": IMAGE["load"],

@@ -1,4 +1,4 @@
-"""`load` and `import`: images from tar archives."""
+"""`load`, `import`, `export`: tar archives in and out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from orlop_cli import _progress, _reference
-from orlop_cli._client import records
+from orlop_cli._client import records, segment
 from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli._errors import CliError
 from orlop_cli._session import Session
@@ -90,3 +90,45 @@ def import_(
     with _input(source) as file:
         answer = engine.open("POST", "/images/create", query, _blocks(file), {"Content-Type": "text/plain"})
         _progress.show(records(answer), sys.stdout)
+
+
+@command(
+    "export",
+    "Export a container's filesystem as a tar archive",
+    usage="CONTAINER",
+    least=1,
+    most=1,
+    examples=["orlop export -o web.tar web", "orlop export web | orlop import - web:flat"],
+)
+@option("-o", "--output", "path", metavar="string", help="Write to a file, instead of STDOUT")
+def export(session: Session, args: tuple[str, ...], path: str | None) -> None:
+    if path is None and sys.stdout.isatty():
+        fail("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    if path and not os.path.isdir(os.path.dirname(path) or "."):
+        fail(f'failed to export container: invalid output path: directory "{os.path.dirname(path)}" does not exist')
+    answer = session.engine.open("GET", f"/containers/{segment(args[0])}/export")
+    with _output(path) as file:
+        for piece in answer.chunks():
+            file.write(piece)
+
+
+@contextmanager
+def _output(path: str | None) -> Iterator[IO[bytes]]:
+    """A file gets its name when it is whole."""
+    if not path:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    import tempfile
+
+    try:
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", prefix=".orlop-", delete=False) as file:
+            try:
+                yield file
+                file.flush()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None

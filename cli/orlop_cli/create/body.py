@@ -30,7 +30,7 @@ def build(options: Json, image: str, words: Sequence[str], version: tuple[int, i
     if unmasked:  # empty lists, as opposed to absent ones: nothing is masked
         body["HostConfig"].update({"MaskedPaths": [], "ReadonlyPaths": []})
     if options["restart"]:
-        body["HostConfig"]["RestartPolicy"] = _restart(options["restart"])
+        body["HostConfig"]["RestartPolicy"] = restart_policy(options["restart"])
     body["NetworkingConfig"] = {"EndpointsConfig": endpoints}
     return _present(body)
 
@@ -120,7 +120,8 @@ def _published(options: Json) -> tuple[_ports.Bindings, list[str]]:
     return bindings, sorted({*bindings, *exposed})
 
 
-def _restart(text: str) -> Json:
+def restart_policy(text: str) -> Json:
+    """`on-failure:3` as the API wants it."""
     name, colon, count = text.partition(":")
     if colon and name != "on-failure":
         raise bad(f"invalid restart policy format: {text}: maximum retry count can only be used with 'on-failure'")

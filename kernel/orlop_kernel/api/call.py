@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar, get_origin
 
 import msgspec
 
 from orlop_kernel.api.decode import decode_json
-from orlop_kernel.http.messages import Request
+from orlop_kernel.http.messages import BodyError, Request
 from orlop_kernel.spi.errors import InvalidParameter
 
 __all__ = ["JSON_LIMIT", "Call"]
@@ -94,6 +94,15 @@ class Call:
         if self.only:
             result["label"] = [*result.get("label", ()), *self.only]
         return result
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """A body that is no JSON, as it arrives. Raises InvalidParameter when it breaks off: the client's doing, wherever
+        that is noticed."""
+        try:
+            async for piece in self.request.body:
+                yield piece
+        except BodyError as error:
+            raise InvalidParameter(f"cannot read the request's body: {error}") from error
 
     async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
         """The JSON body as it came, b"" when there is none; may be called again. What a policy looks at is what the

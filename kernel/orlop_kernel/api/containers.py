@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
 
 from orlop_kernel.engine import logs, top
-from orlop_kernel.engine.containers import attach, update
+from orlop_kernel.engine.containers import attach, checkpoints, links, update
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.launch import log_info
 from orlop_kernel.engine.futures import Once
+from orlop_kernel.engine.logs import LogStream
+from orlop_kernel.http import websocket
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError
 from orlop_kernel.types.containers import (
+    BindOptions,
+    CheckpointCreate,
     CreateRequest,
     CreateResponse,
     UpdateRequest,
@@ -39,6 +43,15 @@ _JSON_STREAM = (("Content-Type", "application/json"),)
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
+def _as_before_recursion(request: CreateRequest) -> None:
+    """Read-only mounts of clients before 1.44 are so at their top alone."""
+    for spec in (request.host_config and request.host_config.mounts) or ():
+        if spec.type == "bind" and spec.read_only:
+            spec.bind_options = spec.bind_options or BindOptions()
+            spec.bind_options.read_only_non_recursive = True
+            spec.bind_options.read_only_force_recursive = False
+
+
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -53,19 +66,40 @@ class _Routes:
             endpoints = request.networking_config.endpoints_config or {}
             if len(endpoints) > 1:
                 raise InvalidParameter("Container cannot be created with multiple network endpoints")
+        if call.version < (1, 44):
+            _as_before_recursion(request)
         made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request, call.stamp)
         return json_response(CreateResponse(id=made.container.id, warnings=made.warnings), 201)
 
     async def list(self, call: Call) -> Answer:
         limit = call.integer("limit", 0)
-        chosen = self.room.summaries(everything=call.flag("all"), limit=limit, filters=call.filters(), version=call.version)
-        return json_bytes(chosen)
+        return json_bytes(
+            await self.room.summaries(
+                everything=call.flag("all"), limit=limit, filters=call.filters(), size=call.flag("size")
+            )
+        )
 
     async def inspect(self, call: Call) -> Answer:
-        return json_bytes(await self.room.inspect(self._of(call), call.flag("size")))
+        return json_bytes(await self.room.inspect(self._of(call), call.version, call.flag("size")))
 
     async def start(self, call: Call) -> Answer:
-        await self.engine.run(self.room.start, self._of(call))
+        await self.engine.run(self.room.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
+        return NO_CONTENT
+
+    async def create_checkpoint(self, call: Call) -> Answer:
+        request = await call.json(CheckpointCreate)
+        await self.engine.run(self._make_checkpoint, self._of(call), request)
+        return Response(201)
+
+    async def _make_checkpoint(self, container: Container, request: CheckpointCreate) -> None:
+        await checkpoints.create(self.room, container, request.checkpoint_id, request.checkpoint_dir, end=request.exit)
+
+    async def list_checkpoints(self, call: Call) -> Answer:
+        found = checkpoints.names(self.room, self._of(call), call.arg("dir"))
+        return json_response([{"Name": name} for name in found])
+
+    async def delete_checkpoint(self, call: Call) -> Answer:
+        await self.engine.run(checkpoints.remove, self.room, self._of(call), call.params["checkpoint"], call.arg("dir"))
         return NO_CONTENT
 
     def _timing(self, call: Call) -> tuple[str, int | None]:
@@ -102,7 +136,8 @@ class _Routes:
 
     async def remove(self, call: Call) -> Answer:
         if call.flag("link"):
-            raise InvalidParameter("legacy container links are not kept: remove the container itself")
+            await self.engine.run(links.remove, self.room, call.params["id"])
+            return NO_CONTENT
         await self.engine.run(self.room.remove, self._of(call), call.flag("force"), call.flag("v"))
         return NO_CONTENT
 
@@ -112,12 +147,13 @@ class _Routes:
 
     async def resize(self, call: Call) -> Answer:
         container = self._of(call)
-        rows, columns = call.integer("h", -1), call.integer("w", -1)
-        if rows < 0 or columns < 0:
-            raise InvalidParameter("invalid resize: both h and w are needed, as numbers")
+        rows, columns = call.terminal_size()
         if not container.record.state.running or container.run is None or container.run.monitor is None:
             raise Conflict(f"container {container.id} is not running")
-        await container.run.monitor.resize(rows, columns)
+        if container.record.config.tty:
+            await container.run.monitor.resize(rows, columns)
+        attributes = self.room.attributes(container, height=str(rows), width=str(columns))
+        self.engine.events.publish("container", "resize", container.id, attributes)
         return Response(200)
 
     async def stats(self, call: Call) -> Answer:
@@ -136,7 +172,9 @@ class _Routes:
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
-        return json_response(await top.processes(self.room, container, call.arg("ps_args") or "-ef"))
+        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef")
+        self.engine.events.publish("container", "top", container.id, self.room.attributes(container))
+        return json_response(listed)
 
     async def wait(self, call: Call) -> Answer:
         condition = call.arg("condition")
@@ -183,32 +221,52 @@ class _Routes:
 
     async def attach(self, call: Call) -> Answer:
         container = self._of(call)
-        keys = attach.parse_detach_keys(call.arg("detachKeys"))
-        request = Attach(stdin=call.flag("stdin"), stdout=call.flag("stdout"), stderr=call.flag("stderr"))
-        state = container.record.state
-        if state.paused:
-            raise Conflict(f"container {container.id} is paused, unpause the container before attach")
-        if state.restarting:
-            raise Conflict(f"container {container.id} is restarting, wait until the container is running")
-        terminal = container.record.config.tty
-        replay, stream = call.flag("logs"), call.flag("stream")
+        framed = not container.record.config.tty
+        request = Attach(stdin=call.flag("stdin"), stdout=call.flag("stdout"), stderr=call.flag("stderr"), framed=framed)
+        return Hijack(hijack_head(call, not framed), await self._attachment(call, container, request))
+
+    async def attach_websocket(self, call: Call) -> Answer:
+        """Never framed, both outputs in one; before 1.42 there was no choice of streams, before 1.28 no binary messages."""
+        container = self._of(call)
+        wanted = {name: call.flag(name) or call.version < (1, 42) for name in ("stdin", "stdout", "stderr")}
+        try:
+            head = websocket.handshake(call.request)
+        except websocket.HandshakeError as error:
+            return json_response({"message": str(error)}, error.status, error.headers)
+        attached = await self._attachment(call, container, Attach(**wanted, framed=False))
 
         async def run(client: RawStream) -> None:
-            if replay:
-                await self._replay(container, client, request, terminal)
+            stream = websocket.WebSocketStream(client, binary=call.version >= (1, 28))
+            await attached(stream)
+            await stream.send_eof()
+
+        return Hijack(head, run)
+
+    async def _attachment(self, call: Call, container: Container, request: Attach) -> Callable[[RawStream], Awaitable[None]]:
+        """What to do with the client once it has its head. Raises what stands in the way of that."""
+        keys = attach.parse_detach_keys(call.arg("detachKeys"))
+        attach.check(container)
+        # Opened before the head goes out: that a log cannot be read is the answer then, not the end of a stream.
+        replay = await self._replay(container, request).open() if call.flag("logs") else None
+        stream = call.flag("stream")
+
+        async def run(client: RawStream) -> None:
+            if replay is not None:
+                async with replay:
+                    async for piece in replay:
+                        await client.send_all(piece)
             if stream:
                 await attach.attach(self.room, container, client, request, keys)
             else:
                 await client.send_eof()
 
-        return Hijack(hijack_head(call, terminal), run)
+        return run
 
-    async def _replay(self, container: Container, client: RawStream, request: Attach, terminal: bool) -> None:
+    def _replay(self, container: Container, request: Attach) -> LogStream:
         config = container.record.host_config.log_config
-        wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=not terminal)
+        wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=bool(request.framed))
         driver = self.engine.drivers.log(config.type)
-        async for piece in logs.read_logs(driver, log_info(self.room, container), config.config or {}, wanted, None):
-            await client.send_all(piece)
+        return logs.read_logs(driver, log_info(self.room, container), config.config or {}, wanted, None)
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -232,5 +290,9 @@ def routes(engine: Engine) -> list[Route]:
         Route("POST", "/containers/{id}/update", own.update),
         Route("POST", "/containers/{id}/wait", own.wait),
         Route("POST", "/containers/{id}/attach", own.attach),
+        Route("GET", "/containers/{id}/attach/ws", own.attach_websocket),
+        Route("GET", "/containers/{id}/checkpoints", own.list_checkpoints, (1, 25)),
+        Route("POST", "/containers/{id}/checkpoints", own.create_checkpoint, (1, 25)),
+        Route("DELETE", "/containers/{id}/checkpoints/{checkpoint}", own.delete_checkpoint, (1, 25)),
         Route("DELETE", "/containers/{id}", own.remove),
     ]

@@ -8,7 +8,7 @@ from trio import SocketStream
 
 from orlop_kernel.engine.execs import ExecState
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response
-from orlop_kernel.spi import InvalidParameter, OrlopError
+from orlop_kernel.spi import OrlopError
 from orlop_kernel.types.containers import ExecConfig, ExecStart
 
 from .call import Call
@@ -35,16 +35,13 @@ class _Routes:
         return json_response(self.execs.inspect(call.params["id"]))
 
     async def resize(self, call: Call) -> Answer:
-        rows, columns = call.integer("h", -1), call.integer("w", -1)
-        if rows < 0 or columns < 0:
-            raise InvalidParameter("invalid resize: both h and w are needed, as numbers")
-        await self.execs.resize(call.params["id"], rows, columns)
+        await self.execs.resize(call.params["id"], *call.terminal_size())
         return Response(200)
 
     async def start(self, call: Call) -> Answer:
         exec_id = call.params["id"]
-        request = await call.json(ExecStart)
-        state = self.execs.check_startable(exec_id)
+        request = await call.json(ExecStart, required=False)
+        self.execs.check_startable(exec_id)
         size = request.console_size if call.version >= (1, 42) else None
         if request.detach:
             await self.engine.run(self._detached, exec_id, size)
@@ -52,23 +49,24 @@ class _Routes:
 
         async def run(client: RawStream) -> None:
             try:
-                started, stream = await self.engine.run(self._attached, exec_id, size)
+                started, stream = await self.engine.run(self._attached, exec_id, size, not request.tty)
             except OrlopError as error:
                 # The head is gone: what the runtime says is the exec's output (and its exit code is set).
                 text = f"{error}\r\n".encode()
-                await client.send_all(text if state.config.tty else stdout_frame(text))
+                await client.send_all(text if request.tty else stdout_frame(text))
                 await client.send_eof()
                 return
             if stream is not None:
                 await self.execs.attach(started, client, stream)
 
-        return Hijack(hijack_head(call, state.config.tty, with_api_headers=True), run)
+        # Docker frames by what the start says of a terminal, whatever the exec has.
+        return Hijack(hijack_head(call, request.tty, with_api_headers=True), run)
 
     async def _detached(self, exec_id: str, size: list[int] | None) -> None:
         await self.execs.start(exec_id, detach=True, console_size=size)
 
-    async def _attached(self, exec_id: str, size: list[int] | None) -> tuple[ExecState, SocketStream | None]:
-        return await self.execs.start(exec_id, detach=False, console_size=size)
+    async def _attached(self, exec_id: str, size: list[int] | None, framed: bool) -> tuple[ExecState, SocketStream | None]:
+        return await self.execs.start(exec_id, detach=False, console_size=size, framed=framed)
 
 
 def routes(engine: Engine) -> list[Route]:

@@ -65,12 +65,12 @@ class _Routes:
     async def get(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
         packed = await archive.pack(self.room, container, path)
-        self.engine.events.publish("container", "archive-path", container.id, self.room.attributes(container, path=path))
+        self.engine.events.publish("container", "archive-path", container.id, self.room.attributes(container))
         return Streaming(200, packed, _TAR + _stat(packed.found))
 
     async def put(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
-        body = call.request.body
+        body = call.pieces()
         keep_kind, own = call.flag("noOverwriteDirNonDir"), call.flag("copyUIDGID")
         await archive.place(self.room, container, path, body, keep_kind=keep_kind, own=own)
         return Response(200)

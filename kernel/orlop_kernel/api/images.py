@@ -93,12 +93,12 @@ class _Routes:
             tuple(call.args("changes")),
             platform,
         )
-        return await _stream(self.room.import_image(request, call.request.body))
+        return await _stream(self.room.import_image(request, call.pieces()))
 
     async def load(self, call: Call) -> Answer:
         # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but
         # every error is a record, as with Docker.
-        progress = self.room.load_archive(call.request.body, _platform(call, (1, 48)), quiet=call.flag("quiet", True))
+        progress = self.room.load_archive(call.pieces(), _platform(call, (1, 48)), quiet=call.flag("quiet", True))
         await progress.ready()
         return stream_head(progress)
 

@@ -25,9 +25,9 @@ __all__ = ["parse_moment", "routes"]
 
 
 # Docker's words: clients read the builder's version and the swarm state from a ping
-def _pong(body: bytes, builder: str) -> Response:
+def _pong(body: bytes, builder: str, experimental: str) -> Response:
     headers = (
-        *COMMON,
+        *((name, experimental if name == "Docker-Experimental" else value) for name, value in COMMON),
         ("Builder-Version", builder),
         ("Swarm", "inactive"),
         ("Cache-Control", "no-cache, no-store, must-revalidate"),
@@ -37,9 +37,14 @@ def _pong(body: bytes, builder: str) -> Response:
     return Response(200, body, headers)
 
 
-# By `features.buildkit`, which tells clients the builder to prefer. Made once: a ping is what a daemon is asked most.
-_PONG = {True: _pong(b"OK", "2"), False: _pong(b"OK", "1")}
-_HEAD_PONG = {True: _pong(b"", "2"), False: _pong(b"", "1")}
+# By `features.buildkit`, which tells clients the builder to prefer, and `experimental`, without which docker has no
+# `checkpoint`. Made once: a ping is what a daemon is asked most.
+_PONGS = {
+    (body, buildkit, experimental): _pong(body, "2" if buildkit else "1", str(experimental).lower())
+    for body in (b"OK", b"")
+    for buildkit in (True, False)
+    for experimental in (True, False)
+}
 
 _MOMENT = re.compile(r"(\d{1,15})(?:\.(\d{1,9})\d*)?", re.ASCII)
 _SEQUENCE = "application/json-seq"
@@ -85,10 +90,14 @@ class _Routes:
         self.measuring = Measuring(engine)
 
     async def ping(self, call: Call) -> Answer:
-        return _PONG[self.engine.config.features.get("buildkit", True)]
+        return self._pong(b"OK")
 
     async def ping_head(self, call: Call) -> Answer:
-        return _HEAD_PONG[self.engine.config.features.get("buildkit", True)]
+        return self._pong(b"")
+
+    def _pong(self, body: bytes) -> Response:
+        config = self.engine.config
+        return _PONGS[body, config.features.get("buildkit", True), config.experimental]
 
     async def version(self, call: Call) -> Answer:
         return json_response(await self.system.version(API_VERSION, self.engine.config.min_api_version))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["SPI_VERSION", "Command", "Mount", "Outcome"]
+__all__ = ["SPI_VERSION", "Command", "Leftover", "Mount", "Outcome"]
 
 SPI_VERSION = 1
 """The version of the driver contracts. A driver's factory declares the one it was written for; see `hooks`."""
@@ -41,3 +41,17 @@ class Outcome(msgspec.Struct, frozen=True):
     stdout: bytes = b""
     stderr: bytes = b""
     timed_out: bool = False
+
+
+class Leftover(msgspec.Struct, frozen=True):
+    """One thing on the machine that is not as the kernel's books have it, as `audit` of a driver reports it. `kind`:
+    "stray" (belongs to nothing), "missing" or "damaged". `text` says what that means, `repair` what the driver's `mend`
+    would do about it, "" when nothing safe can be done. `id` is the endpoint, network or snapshot it is about, "" when
+    unknown; `note` is the driver's own note for `mend`."""
+
+    kind: str
+    object: str
+    text: str
+    repair: str = ""
+    id: str = ""
+    note: str = ""

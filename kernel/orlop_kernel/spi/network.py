@@ -7,10 +7,13 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from .common import Leftover
+
 __all__ = [
     "Address",
     "Endpoint",
     "EndpointState",
+    "NetworkAudit",
     "NetworkCapabilities",
     "NetworkContext",
     "NetworkDriver",
@@ -134,4 +137,24 @@ class NetworkDriver(Protocol):
 
     async def close(self) -> None:
         """Release threads and sockets; leave everything in the host's kernel as it is."""
+        ...
+
+
+@runtime_checkable
+class NetworkAudit(Protocol):
+    """What a network driver may have besides: comparing the host with the books, for `orlop system check`. It reads only,
+    and is asked of a driver that has been told of nothing as well: what it needs to know comes as arguments."""
+
+    async def audit(
+        self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
+    ) -> Sequence[Leftover]:
+        """What the host has of this driver's that is not of these, and what of theirs it lacks."""
+        ...
+
+    async def dump(self) -> str:
+        """What the host has of this driver's, for people: part of a debug bundle."""
+        ...
+
+    async def mend(self, found: Leftover) -> None:
+        """Do what its `repair` says. It has put itself right, or is another's by now: no error."""
         ...

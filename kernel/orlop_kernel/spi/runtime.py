@@ -13,15 +13,25 @@ import msgspec
 
 from .common import Command, Mount, Outcome
 
-__all__ = ["Execution", "Runtime", "RuntimeCapabilities", "RuntimeContext", "Task"]
+__all__ = [
+    "Execution",
+    "Runtime",
+    "RuntimeCapabilities",
+    "RuntimeCheckpoints",
+    "RuntimeContext",
+    "RuntimeFeatures",
+    "Task",
+]
 
 
 class RuntimeCapabilities(msgspec.Struct, frozen=True):
     """`direct_signals`: the container's init is a process of this host, and a signal to its pid is a signal to it.
-    `detach_mounts`: mount points that the monitor must detach from its own namespace first (crun on hybrid hosts)."""
+    `detach_mounts`: mount points that the monitor must detach from its own namespace first (crun on hybrid hosts).
+    `checkpoint_programs`: what must be installed on the host for `RuntimeCheckpoints`."""
 
     direct_signals: bool = True
     detach_mounts: tuple[str, ...] = ()
+    checkpoint_programs: tuple[str, ...] = ()
 
 
 class RuntimeContext(msgspec.Struct, frozen=True):
@@ -53,6 +63,33 @@ class Execution(msgspec.Struct, frozen=True):
     pid_file: str
     log: str
     console_socket: str = ""
+
+
+@runtime_checkable
+class RuntimeFeatures(Protocol):
+    """What a runtime may offer besides: telling what it can do."""
+
+    def features(self) -> Command:
+        """Prints the runtime's features as JSON (OCI runtime-spec, features.md). `info` shows them."""
+        ...
+
+
+@runtime_checkable
+class RuntimeCheckpoints(Protocol):
+    """What a runtime may offer besides: writing the processes of a task to disk, and starting it from there."""
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities: ...
+
+    def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
+        """Write what the task's processes are to directory `image`, which is there and empty, and end them unless
+        `leave_running`. `work` is a directory for logs. When it fails the task goes on."""
+        ...
+
+    def restore(self, task: Task, image: str, work: str) -> Command:
+        """In place of `run`, with the same promises: start the task from what `checkpoint` wrote, in the bundle as it is
+        now. Run by the monitor."""
+        ...
 
 
 @runtime_checkable

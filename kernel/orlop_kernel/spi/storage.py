@@ -8,9 +8,18 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from .common import Mount
+from .common import Leftover, Mount
 
-__all__ = ["Change", "ChangeKind", "Storage", "StorageCapabilities", "StorageContext", "UnpackTarget", "Usage"]
+__all__ = [
+    "Change",
+    "ChangeKind",
+    "Storage",
+    "StorageAudit",
+    "StorageCapabilities",
+    "StorageContext",
+    "UnpackTarget",
+    "Usage",
+]
 
 
 class StorageCapabilities(msgspec.Struct, frozen=True):
@@ -115,4 +124,18 @@ class Storage(Protocol):
 
     async def status(self) -> Sequence[tuple[str, str]]:
         """Rows of `DriverStatus` in `GET /info`."""
+        ...
+
+
+@runtime_checkable
+class StorageAudit(Protocol):
+    """What a storage driver may have besides: comparing its directory with its own index, for `orlop system check`."""
+
+    async def audit(self) -> Sequence[Leftover]:
+        """What is damaged, missing, or of no snapshot. Reads the disk, changes nothing."""
+        ...
+
+    async def mend(self, found: Leftover) -> None:
+        """Do what its `repair` says; never at the cost of what a container may have written. It has put itself right: no
+        error."""
         ...

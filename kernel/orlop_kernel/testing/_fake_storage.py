@@ -14,6 +14,7 @@ from orlop_kernel.spi import (
     ChangeKind,
     Conflict,
     InvalidParameter,
+    Leftover,
     Mount,
     NotFound,
     StorageCapabilities,
@@ -156,6 +157,16 @@ class FakeStorage:
     async def keys(self) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
         return list(self._index.load())
+
+    async def audit(self) -> Sequence[Leftover]:
+        await trio.lowlevel.checkpoint()
+        present = set(os.listdir(self._root)) - {"active", "committed", "damaged"}
+        return self._index.compare(present, lambda ident: not os.listdir(self._path(ident)))
+
+    async def mend(self, found: Leftover) -> None:
+        await trio.lowlevel.checkpoint()
+        if found.note and not self._index.knows(found.note) and os.path.isdir(self._path(found.note)):
+            os.rmdir(self._path(found.note))
 
     async def status(self) -> Sequence[tuple[str, str]]:
         await trio.lowlevel.checkpoint()

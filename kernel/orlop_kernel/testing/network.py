@@ -33,6 +33,8 @@ from orlop_kernel.spi import (
     DriverError,
     Endpoint,
     EndpointState,
+    Leftover,
+    NetworkAudit,
     NetworkCapabilities,
     NetworkContext,
     NetworkDriver,
@@ -122,6 +124,26 @@ class FakeNetwork:
         living = {key: endpoint.id for endpoint, _ in endpoints for key in self._keys(endpoint)}
         self.ports.clear()
         self.ports.update(living)
+
+    async def audit(
+        self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
+    ) -> Sequence[Leftover]:
+        await trio.lowlevel.checkpoint()
+        wanted = {network.id for network in networks} | {endpoint.id for endpoint, _ in endpoints}
+        held = self.networks.keys() | self.endpoints.keys()
+        strays = [Leftover("stray", f"fake {ident[:12]}", "is of nobody", "forget it", ident) for ident in held - wanted]
+        return strays + [Leftover("missing", f"fake {ident[:12]}", "is not there", "", ident) for ident in wanted - held]
+
+    async def mend(self, found: Leftover) -> None:
+        await trio.lowlevel.checkpoint()
+        self.networks.pop(found.id, None)
+        gone = self.endpoints.pop(found.id, None)
+        for key in self._keys(gone) if gone else ():
+            self.ports.pop(key, None)
+
+    async def dump(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return "".join(f"endpoint {ident}\n" for ident in self.endpoints)
 
     async def close(self) -> None:
         pass
@@ -334,6 +356,37 @@ class NetworkSuite:
                 for endpoint, state in zip((one, two), states, strict=True):
                     await driver.detach(endpoint, state)
             await driver.delete_network(network)
+
+        self._with_driver(factory, body)
+
+    def test_an_audit_tells_what_is_whose(self, factory: Factory) -> None:
+        """For drivers that compare (`NetworkAudit`)."""
+
+        async def body(driver: NetworkDriver) -> None:
+            if not isinstance(driver, NetworkAudit):
+                return
+            network = self.network()
+            assert list(await driver.audit([], [])) == []
+            await driver.create_network(network)
+            with self.namespace() as netns:
+                endpoint = self.endpoint(network, netns, 2, PublishedPort("tcp", "0.0.0.0", 8080, 80))
+                held = [(endpoint, await driver.attach(endpoint))]
+                assert list(await driver.audit([network], held)) == []
+                assert isinstance(await driver.dump(), str)
+                strays = list(await driver.audit([network], []))
+                assert strays, "audit(): an endpoint that the kernel does not know"
+                assert {found.kind for found in strays} == {"stray"}
+                for found in strays:
+                    assert found.repair, "an endpoint of nobody's can be removed"
+                    await driver.mend(found)
+                    await driver.mend(found)
+                assert list(await driver.audit([network], [])) == []
+                missing = list(await driver.audit([network], held))
+                assert missing, "audit(): an endpoint that is gone"
+                assert {found.kind for found in missing} == {"missing"}
+                await driver.detach(*held[0])
+            await driver.delete_network(network)
+            assert list(await driver.audit([], [])) == []
 
         self._with_driver(factory, body)
 

@@ -28,6 +28,7 @@ from orlop_kernel.spi import (
     NotFound,
     OrlopError,
     Storage,
+    StorageAudit,
     StorageCapabilities,
     StorageContext,
     UnpackTarget,
@@ -107,6 +108,27 @@ class StorageSuite:
             await driver.remove("c1-init")
             await driver.remove("sha256:aa")
             assert list(await driver.keys()) == [], "remove(): the key is gone at once"
+
+        trio.run(main)
+
+    def test_an_audit_of_what_is_well_finds_nothing(self, factory: Factory, context: StorageContext) -> None:
+        """For drivers that compare (`StorageAudit`). One that was just opened has not looked at anything yet."""
+
+        async def main() -> None:
+            driver = factory(context)
+            if not isinstance(driver, StorageAudit):
+                return
+            assert list(await driver.audit()) == [], "audit(): an empty store"
+            await _layer(driver, "base", None, ("a", b"1"))
+            await _layer(driver, "top", "base", ("b", b"1"))
+            await driver.prepare("c", "top")
+            await driver.prepare("gone", "top")
+            await driver.remove("gone")
+            assert list(await driver.audit()) == [], "audit(): layers, a container, one that was removed"
+            again = factory(context)
+            assert isinstance(again, StorageAudit)
+            assert list(await again.audit()) == [], "audit(): needs no other call before"
+            assert sorted(await again.keys()) == ["base", "c", "top"]
 
         trio.run(main)
 

@@ -1,7 +1,9 @@
 """Bridges and veth pairs, by netlink. For the network thread only.
 
 Bridges and listings go through pyroute2, what every container needs through messages of our own. What we made
-carries an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon knows its own and touches nothing else.
+carries an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon knows its own and touches nothing else. The
+kernel takes no alias with the request that makes a link, but a group: one derived from our name tells, until the alias is
+there, that a link without one is ours, half made by a daemon that died.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +25,7 @@ from orlop_kernel import linux
 from orlop_kernel.spi import Conflict, DriverError, Endpoint
 
 from . import _netlink
+from ._audit import Link
 from ._inside import set_up_inside
 from ._network import Bridge
 from ._route_socket import Refused, RouteSocket
@@ -72,6 +76,7 @@ class Links:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
+        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # 0 is everybody's
         self._pairs = RouteSocket()
         try:
             self._host = IPRoute()
@@ -98,6 +103,7 @@ class Links:
                     ifname=bridge.name,
                     kind="bridge",
                     address=_new_mac(),
+                    group=self._group,
                     **({"mtu": bridge.mtu} if bridge.mtu else {}),
                 )
                 index = _index(bridge.name)
@@ -111,7 +117,7 @@ class Links:
                     raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is no bridge")
                 alias = link.get_attr("IFLA_IFALIAS") or ""
                 # Also that of a data root that was wiped: its network is nobody's any more.
-                ours = alias.startswith(self._bridge_alias(""))
+                ours = alias.startswith(self._bridge_alias("")) or self._is_half_made(link)
                 if ours and alias != self._bridge_alias(bridge.network_id):
                     self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
                 if ours and bridge.mtu and link.get_attr("IFLA_MTU") != bridge.mtu:
@@ -120,6 +126,9 @@ class Links:
                 skip_duplicate_search(bridge.name)
             self._set_bridge_addresses(index, bridge, ours)
             self._host.link("set", index=index, state="up")
+
+    def _is_half_made(self, link: Any) -> bool:
+        return not link.get_attr("IFLA_IFALIAS") and link.get_attr("IFLA_GROUP") == self._group
 
     def _set_bridge_addresses(self, index: int, bridge: Bridge, ours: bool) -> None:
         held = {
@@ -193,7 +202,7 @@ class Links:
         while True:
             name = "veth" + secrets.token_hex(4)[:7]
             try:
-                self._pairs.change(_netlink.add_veth(name, master, endpoint.ifname, namespace, mac, bridge.mtu))
+                self._pairs.change(_netlink.add_veth(name, master, endpoint.ifname, namespace, mac, bridge.mtu, self._group))
                 return name
             except Refused as error:
                 if error.errno != errno.EEXIST:
@@ -246,10 +255,31 @@ class Links:
             if link.get_attr("IFLA_IFALIAS") == alias:
                 self._delete(link["index"])
 
+    def listed(self) -> list[Link]:
+        """All links of the host; those that carry our alias say whose they are."""
+        found = []
+        with _errors("list links"):
+            for link in self._host.get_links():
+                alias = link.get_attr("IFLA_IFALIAS") or ""
+                owner, _, rest = alias.partition(":")
+                kind, _, ident = rest.partition(":") if owner == self._owner else ("", "", "")
+                found.append(Link(link.get_attr("IFLA_IFNAME"), alias, kind, ident))
+        return found
+
+    def remove(self, name: str, alias: str) -> None:
+        """Remove a link if it is still the one of this alias."""
+        with _errors(f"remove link {name}"):
+            for link in self._host.get_links():
+                if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == alias:
+                    self._delete(link["index"])
+
     def remove_strangers(self, network_ids: set[str], endpoint_ids: set[str]) -> None:
-        """Remove what carries our alias and belongs to none of these."""
+        """Remove what carries our alias and belongs to none of these, and what we were making when we died."""
         with _errors("remove left-over links"):
             for link in self._host.get_links():
+                if self._is_half_made(link):
+                    self._delete(link["index"])
+                    continue
                 owner, _, rest = (link.get_attr("IFLA_IFALIAS") or "").partition(":")
                 kind, _, ident = rest.partition(":")
                 if owner != self._owner:

@@ -40,7 +40,7 @@ _ASK = 0x01 | 0x04  # NLM_F_REQUEST | NLM_F_ACK
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 18, 20, 26, 28
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD = 18, 20, 26, 27, 28
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_DATA = 1, 2, 5
 _VETH_INFO_PEER = 1
 _BRPORT_STATE, _BRPORT_MODE, _BRPORT_ISOLATED = 1, 4, 33
@@ -92,9 +92,9 @@ def _packed(address: str) -> tuple[int, bytes]:
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
-def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: int) -> Request:
-    """A pair: `name` here, a port of the bridge `master`, up; `peer` in the namespace that the fd opens, down. `mtu` 0
-    leaves the kernel's."""
+def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: int, group: int = 0) -> Request:
+    """A pair: `name` here, a port of the bridge `master` in link group `group`, up; `peer` in the namespace that the fd
+    opens, down. `mtu` 0 leaves the kernel's."""
     size = _number(_IFLA_MTU, mtu) if mtu else b""
     inside = (
         _link()
@@ -108,6 +108,7 @@ def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: i
         _link(flags=_IFF_UP, change=_IFF_UP)
         + _text(_IFLA_IFNAME, name)
         + _number(_IFLA_MASTER, master)
+        + (_number(_IFLA_GROUP, group) if group else b"")
         + size
         + _attribute(_IFLA_LINKINFO, info)
     )

@@ -18,6 +18,7 @@ from orlop_kernel.spi import Endpoint, InvalidParameter
 from ._network import Bridge
 
 __all__ = [
+    "RULES",
     "Element",
     "add_elements",
     "delete_elements",
@@ -90,6 +91,10 @@ _RULES = (
     ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
     ("forward", "oifname @bridges drop"),
 )
+
+
+RULES = len(_RULES)
+"""How many a table has."""
 
 
 class Element(NamedTuple):

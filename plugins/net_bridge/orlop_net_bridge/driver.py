@@ -14,12 +14,13 @@ from orlop_kernel.spi import (
     DriverError,
     Endpoint,
     EndpointState,
+    Leftover,
     NetworkCapabilities,
     NetworkContext,
     NetworkSpec,
 )
 
-from . import _docker_user, _plan
+from . import _audit, _docker_user, _plan
 from ._conntrack import forget_udp
 from ._links import Links
 from ._network import Bridge, read_network
@@ -77,6 +78,18 @@ class BridgeDriver:
         bridges = {network.id: read_network(network, self._context) for network in networks}
         ports = {endpoint.id: _plan.port_elements(endpoint) for endpoint, _ in endpoints}
         await self._worker.run(lambda: self._restore(bridges, ports))
+
+    async def audit(
+        self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
+    ) -> Sequence[Leftover]:
+        wanted = _audit.Wanted({network.id: read_network(network, self._context) for network in networks}, endpoints)
+        return await self._worker.run(lambda: self._audit(wanted))
+
+    async def dump(self) -> str:
+        return await self._worker.run(self._dump)
+
+    async def mend(self, found: Leftover) -> None:
+        await self._worker.run(lambda: self._mend(found))
 
     async def close(self) -> None:
         await self._worker.close(self._close)
@@ -282,3 +295,49 @@ class BridgeDriver:
                 nft.run(_plan.delete_table(self._table), f"delete table {self._table}")
             _docker_user.withdraw(nft, self._table, names)
         self._open_links().remove_strangers(set(bridges), set(ports))
+
+    # --- comparing ------------------------------------------------------------------------------------------------------
+
+    def _dump(self) -> str:
+        links = [f"link {link.name} {link.alias}" for link in self._open_links().listed() if link.kind]
+        nft = self._open_nft()
+        elements = sorted(self._held(nft) or ()) if nft is not None else []
+        table = [f"{self._table} {element.set} {element.key} : {element.value}" for element in elements]
+        return "".join(f"{line}\n" for line in (*links, *table))
+
+    def _audit(self, wanted: _audit.Wanted) -> list[Leftover]:
+        found = list(_audit.compare_links(self._open_links().listed(), wanted))
+        nft = self._open_nft()
+        if nft is None:
+            return found
+        try:
+            listing = nft.read(f"list table inet {self._table}", f"list table {self._table}")
+        except NftError as error:
+            if not error.missing:
+                raise
+            listing = {}
+        whole = not wanted.bridges or _audit.rules_in(listing) == _plan.RULES
+        return [*found, *_audit.compare_table(self._table, self._held(nft), whole, wanted)]
+
+    def _mend(self, found: Leftover) -> None:
+        what, _, token = found.note.partition(" ")
+        if what == "link":
+            name, _, alias = token.partition(" ")
+            self._open_links().remove(name, alias)
+        elif what == "bridge" and token in self._bridges:
+            self._create(self._bridges[token])
+        elif (nft := self._open_nft()) is not None:
+            if what == "element":
+                self._remove_element(nft, _audit.element_of(token))
+            elif what == "table":
+                self._settle(nft)
+
+    def _remove_element(self, nft: Nft, element: _plan.Element) -> None:
+        """An endpoint that only we know of any more has no right to it; a network that we know of has."""
+        if any(element in _plan.network_elements(bridge) for bridge in self._bridges.values()):
+            return
+        for ident in [ident for ident, elements in self._ports.items() if element in elements]:
+            del self._ports[ident]
+        held = self._held(nft)
+        if held is not None and element in held:
+            nft.run(_plan.delete_elements(self._table, [element]), f"remove {element.key} from table {self._table}")

@@ -25,6 +25,7 @@ from orlop_net_bridge._route_socket import Refused, RouteSocket
 pytestmark = pytest.mark.root
 
 BRIDGE = Bridge("a" * 64, "orlt0", ("10.211.0.1/16", "fd00:211::1/64"), mtu=1400)
+HALF = Bridge("b" * 64, "orlt1", ("10.212.0.1/16",))
 FOUR = Address("10.211.0.2/16", "10.211.0.1")
 SIX = Address("fd00:211::2/64", "fd00:211::1")
 MAC = "02:42:0a:d3:00:02"
@@ -81,6 +82,27 @@ def on_host(body: Callable[[Host], None], bridge: Bridge = BRIDGE) -> None:
             links.close()
 
     in_own_network(main)
+
+
+def test_what_a_crash_left_half_made() -> None:
+    """A link that was made and not marked yet is told by its group: a bridge is taken over, or removed as a stranger."""
+
+    def body(host: Host) -> None:
+        host.links.ensure_bridge(HALF)
+        (bridge,) = ip("link", "show", "orlt1")
+        run("ip", "link", "set", "orlt1", "alias", "")
+        host.links.ensure_bridge(HALF)
+        assert ip("link", "show", "orlt1")[0]["ifalias"] == bridge["ifalias"]
+        name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
+        for link in ("orlt1", name):
+            run("ip", "link", "set", link, "alias", "")
+        run("ip", "link", "add", "orlt2", "type", "bridge")  # somebody's
+        host.links.remove_strangers({BRIDGE.network_id}, {"e" * 64})
+        names = {link["ifname"] for link in ip("link", "show")}
+        assert {"orlt0", "orlt2"} <= names
+        assert not {"orlt1", name} & names
+
+    on_host(body)
 
 
 def test_both_ends() -> None:

@@ -39,6 +39,8 @@ def test_add_veth(mtu: int, peer: str) -> None:
     request = _netlink.add_veth(NAME, 3, peer, 7, MAC, mtu)
     assert request.body == expected
     assert (request.kind, request.flags) == (16, 0x605)
+    grouped = [("IFLA_IFNAME", NAME), ("IFLA_MASTER", 3), ("IFLA_GROUP", 5), *size, ("IFLA_LINKINFO", {"attrs": info})]
+    assert _netlink.add_veth(NAME, 3, peer, 7, MAC, mtu, 5).body == theirs(ifinfmsg(), {"flags": 1, "change": 1}, grouped)
 
 
 @pytest.mark.parametrize("isolated", [False, True])

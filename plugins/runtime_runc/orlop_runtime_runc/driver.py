@@ -18,6 +18,8 @@ __all__ = ["Runc"]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_TIMEOUT = 120.0
 _TIMEOUT = 30.0
+_CHECKPOINT_TIMEOUT = 600.0  # all memory of a container, to a disk
+_SHORTER = "ORLOP_RUNTIME_TIMEOUT"  # seconds that no command may pass, for tests of runtimes that hang
 _UNIFIED = "/sys/fs/cgroup/unified"
 
 
@@ -43,7 +45,8 @@ class Runc:
         self._context = context
         self._is_crun = os.path.basename(context.path).endswith("crun")
         detach = hybrid_mounts(_host_mounts()) if self._is_crun else ()
-        self._capabilities = RuntimeCapabilities(direct_signals=True, detach_mounts=detach)
+        self._capabilities = RuntimeCapabilities(detach_mounts=detach, checkpoint_programs=("criu",))
+        self._longest = float(os.environ.get(_SHORTER, "inf"))
 
     @property
     def capabilities(self) -> RuntimeCapabilities:
@@ -57,10 +60,14 @@ class Runc:
         if context.systemd_cgroup:
             options.append("--systemd-cgroup")
         argv = (context.path, *context.arguments, *options, *arguments)
-        return Command(argv, env=(("PATH", _PATH),), stdin=stdin, timeout=timeout)
+        return Command(argv, env=(("PATH", _PATH),), stdin=stdin, timeout=min(timeout, self._longest))
 
     def version(self) -> Command:
         return Command((self._context.path, "--version"), env=(("PATH", _PATH),), timeout=_TIMEOUT)
+
+    def features(self) -> Command:
+        """See `orlop_kernel.spi.RuntimeFeatures`."""
+        return Command((self._context.path, "features"), env=(("PATH", _PATH),), timeout=_TIMEOUT)
 
     def run(self, task: Task) -> Command:
         console = ("--console-socket", task.console_socket) if task.console_socket else ()
@@ -71,6 +78,16 @@ class Runc:
         console = ("--console-socket", execution.console_socket) if execution.console_socket else ()
         options = ("--detach", "--process", execution.process, "--pid-file", execution.pid_file, *console)
         return self._command("exec", *options, task.id, log=execution.log, timeout=_START_TIMEOUT)
+
+    def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
+        """See `orlop_kernel.spi.RuntimeCheckpoints`."""
+        options = ("--image-path", image, "--work-path", work, *(("--leave-running",) if leave_running else ()))
+        return self._command("checkpoint", *options, task.id, timeout=_CHECKPOINT_TIMEOUT)
+
+    def restore(self, task: Task, image: str, work: str) -> Command:
+        """See `orlop_kernel.spi.RuntimeCheckpoints`."""
+        paths = ("--image-path", image, "--work-path", work, "--bundle", task.bundle, "--pid-file", task.pid_file)
+        return self._command("restore", "--detach", *paths, task.id, log=task.log, timeout=_CHECKPOINT_TIMEOUT)
 
     def delete(self, task: Task) -> Command:
         return self._command("delete", "--force", task.id)

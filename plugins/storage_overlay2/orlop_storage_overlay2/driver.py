@@ -16,6 +16,7 @@ from orlop_kernel.spi import (
     Conflict,
     DriverError,
     InvalidParameter,
+    Leftover,
     Mount,
     NotFound,
     StorageCapabilities,
@@ -215,6 +216,13 @@ class Overlay2:
 
     async def keys(self) -> Sequence[str]:
         return list(await self._all())
+
+    async def audit(self) -> Sequence[Leftover]:
+        return await self._run("compare snapshots", self._layout.audit, self._slow)
+
+    async def mend(self, found: Leftover) -> None:
+        if found.note:
+            await self._run(f"remove {found.object}", lambda: self._layout.discard(found.note))
 
     async def status(self) -> Sequence[tuple[str, str]]:
         await self._all()  # has refused a file system without d_type

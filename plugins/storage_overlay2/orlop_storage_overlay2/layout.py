@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from orlop_kernel.spi import DriverError
+from orlop_kernel.spi import DriverError, Leftover
 from orlop_kernel.spi.files import Trash, filesystem_type
 from orlop_kernel.spi.snapshots import SnapshotIndex, fsync_directory
 
@@ -89,8 +89,10 @@ class Layout:
         links = {}
         for link in os.listdir(self._links):
             path = os.path.join(self._links, link)
+            if not os.path.islink(path):
+                continue  # not ours
             ident = os.path.basename(os.path.dirname(os.readlink(path)))
-            if os.path.isdir(os.path.join(self.root, ident)):
+            if ident and os.readlink(path) == f"../{ident}/diff" and os.path.isdir(os.path.join(self.root, ident)):
                 links[ident] = link
             else:
                 os.unlink(path)
@@ -131,8 +133,13 @@ class Layout:
         os.chmod(os.path.join(staged, "diff"), 0o755)  # noqa: S103 - it becomes the root of a container
         if parent:
             os.mkdir(os.path.join(staged, "work"), 0o700)
-        os.rename(staged, self.path(snapshot))
+        # In this order: a key without a directory is dropped by `load`, while a directory without a key may be anybody's
         self.index.add(key, ident, parent.id if parent else None)
+        try:
+            os.rename(staged, self.path(snapshot))
+        except BaseException:
+            self.index.drop(key, committed=False)
+            raise
         return snapshot
 
     def commit(self, snapshot: Snapshot, key: str, name: str) -> None:
@@ -160,6 +167,20 @@ class Layout:
         if snapshot.link:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._links, snapshot.link))
+
+    def audit(self) -> list[Leftover]:
+        """The index against the directories. Reads only."""
+        present = {name for name in os.listdir(self.root) if os.path.isdir(os.path.join(self.root, name, "diff"))}
+        return self.index.compare(present, self._is_empty)
+
+    def _is_empty(self, ident: str) -> bool:
+        return not os.listdir(os.path.join(self.root, ident, "diff"))
+
+    def discard(self, ident: str) -> None:
+        """Remove an empty directory of no snapshot; anything else stays."""
+        if os.path.isdir(os.path.join(self.root, ident, "diff")) and not self.index.knows(ident) and self._is_empty(ident):
+            trash = self.trash or Trash(os.path.join(self._private, "trash"))
+            trash.take(os.path.join(self.root, ident))
 
     def allow_remount(self, snapshot: Snapshot) -> None:
         """A volatile mount leaves a mark that makes the kernel refuse the next one (Documentation/filesystems/overlayfs,

@@ -16,6 +16,7 @@ from orlop_kernel.spi import (
     Conflict,
     DriverError,
     InvalidParameter,
+    Leftover,
     Mount,
     NotFound,
     StorageCapabilities,
@@ -187,6 +188,13 @@ class Vfs:
 
     async def keys(self) -> Sequence[str]:
         return list(await self._all())
+
+    async def audit(self) -> Sequence[Leftover]:
+        return await self._run("compare snapshots", self._layout.audit)
+
+    async def mend(self, found: Leftover) -> None:
+        if found.note:
+            await self._run(f"remove {found.object}", lambda: self._layout.discard(found.note))
 
     async def status(self) -> Sequence[tuple[str, str]]:
         backing = await self._run("read the file system's type", lambda: filesystem_type(self._layout.root))

@@ -7,6 +7,7 @@ import os
 import secrets
 from dataclasses import dataclass
 
+from orlop_kernel.spi import Leftover
 from orlop_kernel.spi.files import Trash, copy_tree
 from orlop_kernel.spi.snapshots import SnapshotIndex, fsync_directory
 
@@ -74,12 +75,28 @@ class Layout:
                         os.close(target)
                 finally:
                     os.close(source)
+            # In this order: a key without a tree is dropped by `load`, while a tree without a key may be anybody's
+            self.index.add(key, snapshot.id, parent.id if parent else None)
             os.rename(staged, self.path(snapshot))
         except BaseException:
+            self.index.drop(key, committed=False)
             self._discard(staged)
             raise
-        self.index.add(key, snapshot.id, parent.id if parent else None)
         return snapshot
+
+    def audit(self) -> list[Leftover]:
+        """The index against the trees. Reads only."""
+        present = set(os.listdir(self._trees)) if os.path.isdir(self._trees) else set()
+        return self.index.compare(present, self._is_empty)
+
+    def _is_empty(self, ident: str) -> bool:
+        return not os.listdir(os.path.join(self._trees, ident))
+
+    def discard(self, ident: str) -> None:
+        """Remove an empty tree of no snapshot; anything else stays."""
+        path = os.path.join(self._trees, ident)
+        if os.path.isdir(path) and not self.index.knows(ident) and self._is_empty(ident):
+            os.rmdir(path)
 
     def _discard(self, path: str) -> None:
         assert self.trash

@@ -372,7 +372,10 @@ class Networks:
                 else:
                     if record.name not in configured or name in (endpoints or ()):
                         configured[record.name] = (record.id, settings)
-        return views.container_settings(sandbox, configured, exposed, running=running)
+        found = views.container_settings(sandbox, configured, exposed, running=running)
+        if "bridge" in found["Networks"]:
+            found["Bridge"] = self._config.bridge  # the default one's name is not told, as in Docker
+        return found
 
 
 def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:

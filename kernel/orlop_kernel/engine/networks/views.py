@@ -59,7 +59,8 @@ def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, Attac
                     auxiliary_addresses=dict(each.auxiliary) or None,
                 )
                 for each in record.subnets
-            ],
+            ]
+            or None,
         ),
         internal=record.internal,
         attachable=record.attachable,

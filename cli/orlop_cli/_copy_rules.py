@@ -1,0 +1,86 @@
+"""What `cp SRC DEST` means, in Docker's rules (moby/go-archive, copy.go): where the archive goes, what its top entry is called.
+
+Pure. A trailing "/" says "a directory", "/." says "the contents of a directory".
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import NamedTuple
+
+from orlop_cli._errors import CliError
+
+
+class Source(NamedTuple):
+    """`name` is what its top entry is called at a destination that is a directory; "" for the contents alone."""
+
+    is_dir: bool
+    name: str
+
+
+class Place(NamedTuple):
+    """A destination; `path` with symbolic links at its end followed."""
+
+    path: str
+    exists: bool = False
+    is_dir: bool = False
+
+
+def split(argument: str) -> tuple[str, str]:
+    """(container, path) of an argument, container "" for a local path: one that begins with "/" or ".", or has no colon."""
+    container, colon, path = argument.partition(":")
+    if not colon or argument.startswith(("/", ".")):
+        return "", argument
+    return container, path
+
+
+def means_contents(path: str) -> bool:
+    return posixpath.basename(path) == "."
+
+
+def asserts_directory(path: str) -> bool:
+    return path.endswith("/") or means_contents(path)
+
+
+def clean(path: str) -> str:
+    """The shortest equal path."""
+    return posixpath.normpath("/" + path.lstrip("/")) if path.startswith("/") else posixpath.normpath(path or ".")
+
+
+def as_written(path: str, original: str) -> str:
+    """A cleaned path with the ending that says what is meant."""
+    if means_contents(original):
+        return path if means_contents(path) else posixpath.join(path, ".")
+    return path + "/" if original.endswith("/") and not path.endswith("/") else path
+
+
+def parent_and_name(path: str) -> tuple[str, str]:
+    """The directory of an entry, and its name there; "." of a path that means contents, "/" of the root."""
+    cleaned = clean(path)
+    if means_contents(path) and cleaned != ".":
+        return cleaned, "."
+    return posixpath.dirname(cleaned) or ".", posixpath.basename(cleaned) or "/"
+
+
+def entry_name(path: str) -> str:
+    """What the top entry of an archive of this path is called."""
+    name = parent_and_name(path)[1]
+    return "" if name in (".", "/") else name
+
+
+def link_target(path: str, target: str) -> str:
+    """Where a symbolic link at `path` leads, with the ending of `path`."""
+    joined = clean(posixpath.join(parent_and_name(path)[0], target))
+    return as_written(joined, path)
+
+
+def settle(source: Source, place: Place) -> tuple[str, str]:
+    """(directory to extract in, name of the top entry there). Raises CliError."""
+    if place.exists and place.is_dir:
+        return place.path, source.name
+    if place.exists and source.is_dir:
+        raise CliError("cannot copy directory")
+    if not source.is_dir and asserts_directory(place.path):
+        raise CliError("no such directory")
+    directory, name = parent_and_name(place.path)
+    return directory, "" if name in (".", "/") else name

@@ -1,0 +1,228 @@
+"""`orlop cp`: files between a container and here, as tar archives."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from orlop_cli import _copy_rules as rules
+from orlop_cli import _units
+from orlop_cli._client import Engine, segment
+from orlop_cli._command import command, fail, flag
+from orlop_cli._copy_rules import Place, Source
+from orlop_cli._errors import ApiError, CliError
+from orlop_cli._session import Session
+
+_STAT = "x-docker-container-path-stat"
+_GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
+_LINKS = 10  # how many a destination may lead through
+_BLOCK = 1 << 20
+_REDRAW = 0.1
+
+
+class Stat(NamedTuple):
+    """What a daemon says of a path. `mode` is Go's."""
+
+    mode: int
+    link: str
+
+    @property
+    def is_dir(self) -> bool:
+        return bool(self.mode & _GO_DIR)
+
+
+@command(
+    "cp",
+    "Copy files/folders between a container and the local filesystem",
+    usage="CONTAINER:SRC_PATH DEST_PATH|- | SRC_PATH|- CONTAINER:DEST_PATH",
+    least=2,
+    most=2,
+    examples=[
+        "orlop cp web:/var/log/app.log .            out of a container",
+        "orlop cp ./site/. web:/usr/share/site      the contents of a directory, into one",
+        "orlop cp web:/etc - | tar t                as an archive",
+        "tar c config | orlop cp - web:/etc",
+    ],
+)
+@flag("-a", "--archive", help="Archive mode (files that are copied in get the owner that the container runs as)")
+@flag("-L", "--follow-link", help="Always follow symbol link in SRC_PATH")
+@flag("-q", "--quiet", help="Suppress progress output during copy")
+def cp(session: Session, args: tuple[str, ...], archive: bool, follow_link: bool, quiet: bool) -> None:
+    source, destination = args
+    if not source:
+        fail("source can not be empty")
+    if not destination:
+        fail("destination can not be empty")
+    from_container, from_path = rules.split(source)
+    to_container, to_path = rules.split(destination)
+    if from_container and to_container:
+        fail("copying between containers is not supported")
+    if from_container:
+        _copy_out(session.engine, from_container, from_path, to_path, follow_link, quiet)
+    elif to_container:
+        _copy_in(session.engine, from_path, to_container, to_path, archive, follow_link, quiet)
+    else:
+        fail("must specify at least one container source")
+
+
+# --- out of a container
+
+
+def _copy_out(engine: Engine, container: str, path: str, destination: str, follow: bool, quiet: bool) -> None:
+    local = destination if destination == "-" else _absolute(destination)
+    if local != "-":
+        _check_output(local)
+    name = rules.entry_name(path)
+    if follow:
+        found = _stat(engine, container, path)
+        if found is not None and found.mode & _GO_SYMLINK:
+            path = rules.link_target(path, found.link)
+    answer = engine.open("GET", f"/containers/{segment(container)}/archive", {"path": path})
+    if local == "-":
+        for piece in answer.chunks():
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    from orlop_cli._unpack import unpack
+
+    told = _decoded(answer.headers.get(_STAT, ""))
+    directory, top = rules.settle(Source(told.is_dir, name), _destination(local))
+    progress = Progress(answer.chunks(), "Copying from container", quiet)
+    unpack(progress, directory, rules.entry_name(path), top)
+    progress.done(f"to {local}")
+
+
+def _absolute(path: str) -> str:
+    return rules.as_written(rules.clean(os.path.join(os.getcwd(), path)), path)
+
+
+def _check_output(path: str) -> None:
+    parent = os.path.dirname(rules.clean(path))
+    if not os.path.exists(parent):
+        fail(f'invalid output path: directory "{parent}" does not exist')
+    if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
+        mode = os.stat(path).st_mode
+        what = "a device" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else "an irregular file"
+        fail(f'invalid output path: "{path}" must be a directory or a regular file: got {what}')
+
+
+def _destination(path: str) -> Place:
+    """Here, links at the end followed: what they lead to is meant, whether it is there or not."""
+    original = path
+    for _ in range(_LINKS + 1):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            parent = rules.parent_and_name(path)[0]
+            if not os.path.isdir(parent):
+                fail("not a directory" if os.path.exists(parent) else f"stat {parent}: no such file or directory")
+            return Place(path)
+        except NotADirectoryError:
+            fail("not a directory")
+        if not stat.S_ISLNK(found.st_mode):
+            return Place(path, exists=True, is_dir=stat.S_ISDIR(found.st_mode))
+        path = rules.link_target(path, os.readlink(path))
+    raise CliError(f"too many symlinks in {original}")
+
+
+# --- into a container
+
+
+def _copy_in(engine: Engine, path: str, container: str, destination: str, own: bool, follow: bool, quiet: bool) -> None:
+    engine.negotiate()  # what comes through a pipe can be sent once only
+    shown = f"{container}:{destination}"
+    place = _remote_destination(engine, container, destination, shown)
+    body: Iterable[bytes]
+    if path == "-":
+        if not place.is_dir:
+            fail(f'destination "{shown}" must be a directory')
+        directory, body = place.path, _stdin()
+    else:
+        from orlop_cli._pack import pack
+
+        local, source = _source(_absolute(path), follow)
+        directory, top = rules.settle(source, place)
+        body = pack(local, top)
+    progress = Progress(body, "Copying to container", quiet)
+    query = {"path": directory, "noOverwriteDirNonDir": "true", "copyUIDGID": "true" if own else None}
+    headers = {"Content-Type": "application/x-tar"}
+    engine.open("PUT", f"/containers/{segment(container)}/archive", query, progress, headers).read()
+    progress.done(f"to {container}:{place.path}")
+
+
+def _source(path: str, follow: bool) -> tuple[str, Source]:
+    """What to read, and what it is; a link is copied as one, unless it is to be followed or stands before a "/"."""
+    try:
+        found = os.stat(path) if follow or rules.asserts_directory(path) else os.lstat(path)
+    except OSError as error:
+        fail(f"lstat {path}: {(error.strerror or str(error)).lower()}")
+    is_dir = stat.S_ISDIR(found.st_mode)
+    if follow or rules.asserts_directory(path):
+        return os.path.realpath(path), Source(is_dir, rules.entry_name(path))
+    return path, Source(is_dir, rules.entry_name(path))
+
+
+def _remote_destination(engine: Engine, container: str, path: str, shown: str) -> Place:
+    found = _stat(engine, container, path)
+    if found is not None and found.mode & _GO_SYMLINK:
+        path = rules.link_target(path, found.link)
+        found = _stat(engine, container, path)
+    if found is None:
+        return Place(path)  # its parent may be there: the daemon says what is wrong
+    if found.mode & (_GO_DEVICE | _GO_IRREGULAR):
+        what = "a device" if found.mode & _GO_DEVICE else "an irregular file"
+        fail(f'destination "{shown}" must be a directory or a regular file: got {what}')
+    return Place(path, exists=True, is_dir=found.is_dir)
+
+
+def _stdin() -> Iterator[bytes]:
+    while block := os.read(0, _BLOCK):
+        yield block
+
+
+def _stat(engine: Engine, container: str, path: str) -> Stat | None:
+    """What is at a path of a container; None if nothing is, or it cannot be told."""
+    try:
+        answer = engine.open("HEAD", f"/containers/{segment(container)}/archive", {"path": path})
+    except ApiError:
+        return None
+    answer.read()
+    return _decoded(answer.headers.get(_STAT, ""))
+
+
+def _decoded(header: str) -> Stat:
+    try:
+        told: dict[str, Any] = json.loads(base64.b64decode(header))
+        return Stat(int(told["mode"]), str(told.get("linkTarget") or ""))
+    except (ValueError, KeyError, TypeError):
+        raise CliError("the daemon does not say what is at the path") from None
+
+
+class Progress:
+    """The pieces on their way, counted; on a terminal, how much there was is shown meanwhile."""
+
+    def __init__(self, pieces: Iterable[bytes], title: str, quiet: bool) -> None:
+        self._pieces, self._title, self._quiet = pieces, title, quiet
+        self._live = not quiet and sys.stderr.isatty()
+        self._size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        shown = 0.0
+        for piece in self._pieces:
+            self._size += len(piece)
+            if self._live and (now := time.monotonic()) - shown > _REDRAW:
+                sys.stderr.write(f"\r\x1b[K{self._title} - {_units.human_size(self._size)}")
+                sys.stderr.flush()
+                shown = now
+            yield piece
+
+    def done(self, where: str) -> None:
+        if not self._quiet:
+            erase = "\r\x1b[K" if self._live else ""
+            print(f"{erase}Successfully copied {_units.human_size(self._size)} {where}", file=sys.stderr)

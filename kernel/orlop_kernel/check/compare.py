@@ -1,0 +1,20 @@
+"""All comparisons of one look."""
+
+from __future__ import annotations
+
+from . import files, rows, runs
+from .facts import Facts
+from .findings import Finding
+
+__all__ = ["compare"]
+
+
+def compare(facts: Facts) -> list[Finding]:
+    """Everything in these facts that does not agree."""
+    books, findings = rows.read(facts.database)
+    findings += rows.compare(facts.database, books)
+    if facts.database.damage:
+        return findings  # with rows missing, all else would look like garbage
+    findings += files.compare(facts, books)
+    findings += runs.compare(facts, books)
+    return findings

@@ -1,0 +1,297 @@
+# ruff: noqa: S608 - table names in SQL text are those of TABLES; values are always bound
+"""The database as a file: opening it, whatever has become of it, and reading it beside its daemon. `store` does the rest.
+
+A file that is damaged, emptied or no file is moved aside, and what can be read of it goes into a new one; a log of another
+database is moved aside by itself. Nothing is ever repaired in place, and nothing here fails a start but a failing disk, a
+newer schema and another process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import NamedTuple
+
+from orlop_kernel.spi.errors import DriverError, Unavailable
+
+__all__ = ["SCHEMA_VERSION", "TABLES", "Examined", "examine", "is_full", "lock_root", "open_database", "translate"]
+
+SCHEMA_VERSION = 1
+TABLES = ("containers", "images", "networks", "volumes", "execs", "events", "intents", "meta")
+
+_log = logging.getLogger("orlop.store")
+# Nothing is wrong with the file when SQLite says one of these: it is the machine, or another process
+_NOT_DAMAGE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+def lock_root(root: str, what: str) -> int:
+    """Take `<root>/orlop.lock` for this process and return the fd that holds it. The kernel frees it however we end."""
+    path = os.path.join(root, "orlop.lock")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise Unavailable(
+            f"cannot use {what} {root}: process with PID {holder} is still running and holds it; "
+            "give each daemon a --data-root and an --exec-root of its own"
+        ) from None
+    with suppress(OSError):  # for people; a full disk must not keep us from starting
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """A full disk; also where SQLite says so of its index of the log only, which it makes by a write as well."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE) or "disk is full" in str(error)
+
+
+def translate(error: sqlite3.Error) -> Exception:
+    """SQLite's errors end here. Full disks and failing ones are told apart: the first pass by themselves."""
+    if is_full(error):
+        return Unavailable("cannot write the state database: no space left on device")
+    return DriverError(f"cannot write the state database: {error} ({getattr(error, 'sqlite_errorname', '') or 'unknown'})")
+
+
+def _text(raw: bytes) -> str:
+    """A key that damage has made unreadable is still a key."""
+    return raw.decode("utf-8", "replace")
+
+
+def _make_private(path: str) -> None:
+    """Root's alone: containers' environments are in it. SQLite would make it for all to read; its log and its index take
+    after it. Before the first connection only, as closing the file drops the locks that SQLite holds on it."""
+    with suppress(OSError):  # SQLite is about to say it better
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            os.chmod(path + suffix, 0o600)
+
+
+class _ForeignLog(Exception):
+    """The log beside the file is another database's. SQLite would take its pages for ours."""
+
+
+_IDENTITY = slice(60, 64)  # the user version, in SQLite's file format (section 1.3)
+_LOG_HEADER, _FRAME_HEADER = 32, 24  # section 4.1
+
+
+def _check_log(path: str) -> None:
+    """Look before SQLite does: it would take the pages of any log that it finds there, and write them into the file. Raises
+    `_ForeignLog` when both say of which database they are, and differ."""
+    with suppress(OSError), open(path, "rb") as file, open(f"{path}-wal", "rb") as log:
+        own = file.read(64)[_IDENTITY]
+        header = log.read(_LOG_HEADER)
+        size, salt = int.from_bytes(header[8:12], "big"), header[16:24]
+        while len(frame := log.read(_FRAME_HEADER)) == _FRAME_HEADER and frame[8:16] == salt:
+            if frame[:4] == b"\0\0\0\1":
+                theirs = log.read(64)[_IDENTITY]
+                if any(own) and any(theirs) and own != theirs:
+                    raise _ForeignLog
+                return
+            log.seek(size, os.SEEK_CUR)
+
+
+def _identify(connection: sqlite3.Connection) -> None:
+    """Give the database a number of its own."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if not found:
+        with suppress(sqlite3.OperationalError):  # a full disk: the next start gives it one
+            connection.execute(f"PRAGMA user_version={secrets.randbelow(0x7FFFFFFF) + 1}")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _take_up(connection: sqlite3.Connection) -> None:
+    """Have rows that were set aside tried once more: another version may read what one could not. A row that was written
+    anew since makes the old one void. On a full disk they stay where they are."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for table in TABLES:
+            chosen = "SELECT key, value FROM quarantine WHERE source = ? ORDER BY time DESC"
+            connection.execute(f"INSERT OR IGNORE INTO {table} {chosen}", (table,))
+        connection.execute("DELETE FROM quarantine")
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        _log.warning("rows that were set aside are not tried again: %s", error)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
+    """`alone`: keep the index of the log in memory, where other connections cannot see it and no disk can be too full."""
+    _make_private(path)
+    _check_log(path)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.text_factory = _text
+    try:
+        if alone:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        _identify(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        for table in TABLES:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS quarantine (source TEXT, key TEXT, value BLOB, reason TEXT, time REAL)"
+        )
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION).encode(),))
+        connection.execute("COMMIT")
+        (found,) = connection.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
+        if int(found) > SCHEMA_VERSION:
+            raise DriverError(
+                f"cannot open {path}: it was written by a newer Orlop (schema {int(found)}, this one knows {SCHEMA_VERSION})"
+            )
+        if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("integrity_check found damage")
+        _take_up(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _emptied(path: str) -> bool:
+    """Whether the file was cut to nothing, which SQLite would take for a new one. It is new only in an empty data root."""
+    directory, name = os.path.split(path)
+    try:
+        if os.path.getsize(path):
+            return False
+    except FileNotFoundError:
+        return False
+    return any(not entry.startswith((name, "orlop.lock")) for entry in os.listdir(directory))
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """Open the file; one that is damaged is renamed and a new one begun, because the daemon always starts."""
+    try:
+        if os.path.isdir(path):
+            raise sqlite3.DatabaseError("it is a directory")
+        if _emptied(path):
+            raise sqlite3.DatabaseError("it is empty")
+        try:
+            return _connect(path)
+        except _ForeignLog:
+            _log.error("the log of state database %s is another one's: moved to %s", path, _set_aside(path, "-wal", "-shm"))
+            return _connect(path)
+        except sqlite3.OperationalError as error:
+            if is_full(error):
+                return _connect(path, alone=True)
+            raise
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        # The low byte is the kind of the failure, the rest its details; damage has no code of its own
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
+            raise translate(error) from error
+        aside = _set_aside(path, "", "-wal", "-shm")
+        _log.error("state database %s is damaged (%s): moved to %s", path, error, aside)
+        fresh = _connect(path)
+        _log.error("%d rows of it could still be read and are used", _salvage(aside, fresh))
+        return fresh
+
+
+def _set_aside(path: str, *suffixes: str) -> str:
+    aside = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in suffixes:
+        if os.path.lexists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+    return aside
+
+
+def _salvage(aside: str, fresh: sqlite3.Connection) -> int:
+    """Copy what can be read of a damaged database; how many rows. Their owners look at each, as at every row."""
+    count = 0
+    for table in TABLES:
+        for key, value in _readable(aside, table):
+            if isinstance(key, str) and isinstance(value, bytes) and (table, key) != ("meta", "schema"):
+                fresh.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", (key, value))
+                count += 1
+    return count
+
+
+def _connect_reader(path: str) -> sqlite3.Connection:
+    """Read only. Where there is no log, nothing need be made beside the file to read it."""
+    how = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+    connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?{how}", uri=True, isolation_level=None, timeout=5)
+    connection.text_factory = _text
+    return connection
+
+
+def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
+    """The rows of a table: those that can be listed, from its beginning to where that ends and from its end back to it, each
+    read by itself. Read only, so that nothing is repaired."""
+    listed: dict[int, None] = {}
+    for direction in ("ASC", "DESC"):
+        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # its own: some damage ends one
+            for (row,) in connection.execute(f"SELECT rowid FROM {table} NOT INDEXED ORDER BY rowid {direction}"):
+                listed[row] = None
+    rows = iter(listed)
+    for _ in range(len(listed) + 1):
+        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:
+            for row in rows:  # after one that cannot be read, the rest by another connection
+                yield from connection.execute(
+                    f"SELECT key, value FROM {table} NOT INDEXED WHERE rowid = ?", (row,)
+                ).fetchall()
+            return
+
+
+def _salvager(aside: str) -> sqlite3.Connection:
+    connection = _connect_reader(aside)
+    connection.execute("PRAGMA writable_schema=ON")  # or nothing of a file that was cut short could be read
+    return connection
+
+
+class Examined(NamedTuple):
+    """A database as it lies on the disk. `quarantined` is (table, key, reason); `damage` says what SQLite finds wrong with
+    the file; `aside` are the damaged files that earlier starts moved out of the way."""
+
+    rows: dict[str, dict[str, bytes]]
+    quarantined: tuple[tuple[str, str, str], ...] = ()
+    damage: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
+    schema: tuple[str, ...] = ()
+
+
+def examine(path: str) -> Examined:
+    """Read a database without changing it, whether or not a daemon has it open: one moment of it, all tables alike. Damage
+    is reported, never raised; `Unavailable` when there is no such file."""
+    if not os.path.exists(path):
+        raise Unavailable(f"cannot read the state database: there is no {path}")
+    rows: dict[str, dict[str, bytes]] = {table: {} for table in TABLES}
+    quarantined: list[tuple[str, str, str]] = []
+    damage: dict[str, None] = {}
+    schema: list[str] = []
+    try:
+        with closing(_connect_reader(path)) as connection:
+            connection.execute("BEGIN")
+            damage.update((line, None) for (line,) in connection.execute("PRAGMA integrity_check(20)") if line != "ok")
+            schema += [text for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+            for table in TABLES:
+                rows[table].update(connection.execute(f"SELECT key, value FROM {table}"))
+            quarantined += connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time")
+    except sqlite3.Error as error:
+        damage[str(error)] = None
+    directory, name = os.path.split(path)
+    aside = {entry for entry in os.listdir(directory) if entry.startswith(f"{name}.damaged-")}
+    files = tuple(entry for entry in sorted(aside) if entry.removesuffix("-wal").removesuffix("-shm") not in aside - {entry})
+    return Examined(rows, tuple(quarantined), tuple(damage), files, tuple(schema))

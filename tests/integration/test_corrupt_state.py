@@ -1,0 +1,272 @@
+"""State that a failing disk, another version or a careless hand has damaged: the daemon starts, sets aside what it must and
+says so, and serves the rest. Nothing is removed for want of a row that may have been lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.engine import BUSYBOX, Engine, alive, archive
+
+pytestmark = pytest.mark.root
+
+SLEEP = (BUSYBOX, "sleep", "600")
+LIVE = {"live-restore": True, "shutdown-timeout": 3}
+
+
+@pytest.fixture
+def live(fresh: Callable[..., Engine]) -> Engine:
+    return fresh(LIVE)
+
+
+def check(engine: Engine, method: str = "GET", query: str = "") -> dict[str, Any]:
+    status, answer = engine.api(method, f"/orlop/check{query}")
+    assert status == 200, answer
+    return dict(answer)
+
+
+def objects(report: dict[str, Any]) -> list[str]:
+    return [finding["object"] for finding in report["findings"]]
+
+
+def database(engine: Engine) -> Path:
+    return engine.data_root / "orlop.db"
+
+
+def insert(engine: Engine, *rows: tuple[str, str, bytes]) -> None:
+    with contextlib.closing(sqlite3.connect(database(engine))) as connection, connection:
+        for table, key, value in rows:
+            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, value))
+
+
+def row(engine: Engine, table: str, key: str) -> dict[str, Any]:
+    with contextlib.closing(sqlite3.connect(database(engine))) as connection:
+        (value,) = connection.execute(f"SELECT value FROM {table} WHERE key = ?", (key,)).fetchone()
+    return dict(json.loads(value))
+
+
+def aside(engine: Engine) -> list[Path]:
+    return sorted(engine.data_root.glob("orlop.db.damaged-*"))
+
+
+def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
+    good = live.ok("run", "-d", "--name", "good", *SLEEP)
+    bad = live.ok("create", "--name", "bad", *SLEEP)
+    pid = live.inspect("good")["State"]["Pid"]
+    live.kill()
+    record = row(live, "containers", bad)
+    shape = json.dumps({**record, "id": "e" * 64, "args": {"of": "another version"}}).encode()
+    twin = json.dumps({**record, "id": "f" * 64, "name": "good"}).encode()
+    lost = [
+        ("containers", bad, b'{"id": "\xff"}'),
+        ("containers", "e" * 64, shape),
+        ("containers", "f" * 64, twin),
+        ("containers", "../../etc", json.dumps({**record, "id": "../../etc", "name": "x"}).encode()),
+        ("containers", "d" * 64, b"[" * 100_000),
+        ("images", "sha256:" + "1" * 64, b"\xff"),
+        ("images", "sha256:" + "2" * 64, b'{"id": 7}'),
+        ("images", "ref:NOT A NAME", b"\xff"),
+        ("images", "resume:x", b"{}"),
+        ("networks", "3" * 64, b"\xa1\xff"),
+        ("networks", "4" * 64, b"\x82\xa2id\xa1x\xa4name\x07"),
+        ("volumes", "broken", b"\xc1"),
+        ("volumes", "other", b"\x80"),
+    ]
+    insert(live, *lost, ("execs", "x", b"?"), ("events", "0", b"\xff"), ("intents", "x", b"?"), ("meta", "schema", b"?"))
+    live.start()
+    assert live.inspect("good")["Id"] == good
+    assert live.inspect("good")["State"]["Pid"] == pid
+    assert live.ok("exec", "good", "echo", "well") == "well"
+    assert live.ok("ps", "-a", "--format", "{{.Names}}") == "good"
+    assert live.ok("images", "-q")
+    assert live.ok("network", "ls", "--format", "{{.Name}}").split() == ["bridge", "host", "none"]
+    assert live.ok("run", "--rm", "-v", "fine:/x", BUSYBOX, "echo", "served") == "served"
+    assert (live.data_root / "containers" / bad).is_dir(), "files of a row that is set aside are kept"
+    found = check(live)
+    names = [f"quarantined row {table}/{key}" for table, key, _ in lost]
+    assert [name for name in names if name not in objects(found)] == []
+    assert not found["ok"]
+    assert f"containers {bad} cannot be used and is set aside" in live.log()
+
+    for path in aside(live):  # of the schema's row: all others were saved
+        path.unlink()
+    rows = [name.removeprefix("quarantined row ") for name in objects(found) if name.startswith("quarantined row ")]
+    query = "&".join(f"forget={row.replace(' ', '%20')}" for row in rows)
+    done = check(live, "POST", f"?{query}")
+    assert f"quarantined row containers/{bad}: given up" in done["repaired"]
+    live.restart()
+    assert check(live) == {"findings": [], "ok": True}
+    assert not (live.data_root / "containers" / bad).exists()
+    assert live.inspect("good")["State"]["Pid"] == pid
+
+
+def test_a_row_comes_back_when_it_can_be_read_again(live: Engine) -> None:
+    """As after going back to an older version, and forth."""
+    bad = live.ok("create", "--name", "bad", *SLEEP)
+    live.stop()
+    record = row(live, "containers", bad)
+    insert(live, ("containers", bad, json.dumps({**record, "args": 7}).encode()))
+    live.start()
+    assert live.ok("ps", "-aq") == ""
+    live.stop()
+    with contextlib.closing(sqlite3.connect(database(live))) as connection, connection:
+        connection.execute("UPDATE quarantine SET value = ? WHERE key = ?", (json.dumps(record).encode(), bad))
+    live.start()
+    assert live.ok("ps", "-a", "--format", "{{.Names}}") == "bad"
+    assert live.ok("start", "bad") == "bad"
+    assert check(live) == {"findings": [], "ok": True}
+
+
+def zero_a_page(live: Engine) -> None:
+    """One in the middle of the lost container's row."""
+    data, size = database(live).read_bytes(), 4096
+    at = next(at for at in range(0, len(data), size) if data[at + 4 : at + size] == b"x" * (size - 4))
+    database(live).write_bytes(data[:at] + bytes(size) + data[at + size :])
+
+
+def test_a_page_of_zeros(live: Engine) -> None:
+    """A living container whose row is intact goes on; what has no row any more is kept."""
+    live.ok("run", "-d", "--name", "good", *SLEEP)
+    lost = live.ok("create", "--name", "lost", "-e", "BIG=" + "x" * 20_000, *SLEEP)
+    live.ok("volume", "create", "data")
+    pid = live.inspect("good")["State"]["Pid"]
+    live.stop()
+    zero_a_page(live)
+    live.start()
+    assert live.inspect("good")["State"]["Pid"] == pid
+    assert live.ok("ps", "-a", "--format", "{{.Names}}") == "good"
+    assert live.ok("run", "--rm", BUSYBOX, "echo", "served") == "served"
+    assert (live.data_root / "containers" / lost).is_dir()
+    (file,) = aside(live)
+    assert f"file {file.name}" in objects(check(live))
+    file.unlink()
+    live.restart()
+    assert check(live) == {"findings": [], "ok": True}
+    assert not (live.data_root / "containers" / lost).exists()
+    assert live.inspect("good")["State"]["Pid"] == pid
+
+
+_OTHER = """
+import os, sys, trio
+from orlop_kernel.store import Put, Store
+async def main():
+    async with Store.open(sys.argv[1]) as store:
+        await store.commit([Put("volumes", str(number), b"x" * 3000) for number in range(40)])
+        os._exit(0)
+trio.run(main)
+"""
+
+
+def truncate(live: Engine) -> None:
+    os.truncate(database(live), 5000)
+
+
+def empty(live: Engine) -> None:
+    os.truncate(database(live), 0)
+
+
+def directory(live: Engine) -> None:
+    database(live).unlink()
+    database(live).mkdir()
+
+
+def foreign_log(live: Engine) -> None:
+    other = live.home / "other"
+    subprocess.run([sys.executable, "-c", _OTHER, str(other / "orlop.db")], check=True)
+    shutil.copy(other / "orlop.db-wal", f"{database(live)}-wal")
+
+
+def test_the_whole_database(live: Engine) -> None:
+    """Whatever was done to it, the daemon starts; and with the file back in its place, all is as it was."""
+    live.ok("run", "--name", "cc", "-v", "data:/data", BUSYBOX, "sh", "-c", "echo kept > /file; echo kept > /data/file")
+    live.stop()
+    backup = live.home / "backup.db"
+    shutil.copy(database(live), backup)
+    for damage in (truncate, empty, directory, foreign_log):
+        damage(live)
+        live.start()
+        assert live.ok("version", "--format", "{{.Server.Version}}"), damage
+        assert aside(live), damage
+        live.stop()
+        if damage is foreign_log:
+            assert live.home.joinpath("orlopd.log").read_text().count("is another one's") == 1
+        for path in (*aside(live), database(live)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copy(backup, database(live))
+    live.start()
+    assert check(live, query="?deep=1") == {"findings": [], "ok": True}
+    assert live.ok("start", "-a", "cc") == ""
+    assert live.ok("run", "--rm", "--volumes-from", "cc", BUSYBOX, "cat", "/data/file") == "kept"
+
+
+def test_records_of_runs(live: Engine) -> None:
+    """The monitor itself is asked what its files no longer say."""
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    pid = live.inspect("cc")["State"]["Pid"]
+    (run,) = (live.exec_root / "run").iterdir()
+    live.kill()
+    for name in ("monitor.json", "init.json", "exit.json"):
+        (run / name).write_bytes(b"\xff{")
+    (live.exec_root / "run" / "no-directory").write_text("x")
+    offline = live.run([*live.command, "--check"])
+    assert offline.code == 1
+    assert "container cc" in objects(json.loads(offline.out))
+    live.start()
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    (run / "exit.json").unlink()
+    assert check(live) == {"findings": [], "ok": True}
+    live.kill()
+    live.start()
+    assert live.inspect("cc")["State"]["Pid"] == pid
+    live.ok("rm", "-f", "cc")
+    assert not alive(pid)
+    assert check(live) == {"findings": [], "ok": True}
+
+
+def test_content_and_layers(live: Engine) -> None:
+    """Damaged images are set aside, and can be had again."""
+    live.ok("create", "--name", "cc", BUSYBOX, "echo", "well")
+    image = live.ok("images", "-q", "--no-trunc")
+    live.stop()
+    blobs = live.data_root / "content" / "blobs" / "sha256"
+    (blobs / image.removeprefix("sha256:")).write_bytes(b"wrong")
+    (blobs / "no-blob").mkdir()
+    index = live.data_root / "overlay2" / ".orlop"
+    (index / "active" / ("a" * 64)).write_text("no link")
+    (index / "committed" / ("sha256:" + "b" * 64)).symlink_to("../../../../etc:passwd")
+    (live.data_root / "overlay2" / "l" / "no-link").write_text("x")
+    live.start()
+    assert live.ok("images", "-q") == ""
+    assert live.ok("start", "-a", "cc") == "well", "a container needs its layers, not its image"
+    found = objects(check(live))
+    assert f"quarantined row images/{image}" in found
+    assert "file content/blobs/sha256/no-blob" in found
+    assert sum(name.startswith("index entry ") for name in found) == 2
+    live.docker("load", stdin=archive(), check=0)
+    assert live.ok("run", "--rm", BUSYBOX, "echo", "again") == "again"
+    (blobs / "no-blob").rmdir()
+    shutil.rmtree(index / "damaged")
+    live.restart()
+    assert check(live, query="?deep=1") == {"findings": [], "ok": True}
+
+    layer = max(blobs.iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(layer.read_bytes())
+    data[1000] ^= 0xFF
+    layer.write_bytes(data)
+    assert check(live)["ok"]
+    assert [finding["text"] for finding in check(live, query="?deep=1")["findings"]] == [
+        f"blob sha256:{layer.name[:12]} is not what its name says: it cannot be saved or pushed; pull or load it again"
+    ]
+    check(live, "POST", "?deep=1")
+    assert not layer.exists()
+    live.docker("load", stdin=archive(), check=0)
+    assert check(live, query="?deep=1") == {"findings": [], "ok": True}
