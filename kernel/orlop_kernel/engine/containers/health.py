@@ -67,9 +67,12 @@ class Health:
 
     def pause(self, now_ns: int) -> int:
         """Nanoseconds until the next probe."""
-        if self.status == STARTING and now_ns - self._began_ns < self._check.start_period:
+        if self._is_young(now_ns):
             return self._check.start_interval or _START_INTERVAL
         return self._check.interval or _INTERVAL
+
+    def _is_young(self, now_ns: int) -> bool:
+        return self.status == STARTING and max(0, now_ns - self._began_ns) < self._check.start_period
 
     def judge(self, result: Result) -> None:
         """Failures of a container that is starting do not count, until its first success or its start period is over."""
@@ -77,7 +80,7 @@ class Health:
         if result.code == 0:
             self.streak, self.status = 0, HEALTHY
             return
-        if self.status == STARTING and result.start_ns - self._began_ns < self._check.start_period:
+        if self._is_young(result.start_ns):
             return
         self.streak += 1
         if self.streak >= (self._check.retries or _RETRIES):
