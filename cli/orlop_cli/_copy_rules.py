@@ -1,4 +1,4 @@
-"""What `cp SRC DEST` means, in Docker's rules (moby/go-archive, copy.go): where the archive goes, what its top entry is called.
+"""What `cp SRC DEST` means, in Docker's rules (moby/go-archive, copy.go): where the archive goes, and its top entry's name.
 
 Pure. A trailing "/" says "a directory", "/." says "the contents of a directory".
 """

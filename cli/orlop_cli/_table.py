@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 MINIMUM, PADDING = 10, 3
 
@@ -10,6 +10,8 @@ MINIMUM, PADDING = 10, 3
 def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int = PADDING) -> str:
     """Text of a table. The last cell of a line is never padded. A column is a block of consecutive lines that have a cell
     in it followed by another, so a short line ends the column, as in tabwriter."""
+    if any("\n" in cell for cells in lines for cell in cells):
+        lines = list(_broken(lines))
     widths = _widths(lines, minimum, padding)
     out: list[str] = []
     for cells, padded in zip(lines, widths, strict=True):
@@ -17,6 +19,19 @@ def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int 
         out.append(cells[-1] if cells else "")
         out.append("\n")
     return "".join(out)
+
+
+def _broken(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """A line end within a cell ends the line, as in tabwriter."""
+    for cells in lines:
+        line: list[str] = []
+        for cell in cells:
+            first, *rest = cell.split("\n")
+            line.append(first)
+            for part in rest:
+                yield line
+                line = [part]
+        yield line
 
 
 def _widths(lines: Sequence[Sequence[str]], minimum: int, padding: int) -> list[list[int]]:

@@ -76,6 +76,7 @@ class _Tree:
     """The directory, with the chain of those open that the last entry was in: entries of one directory come together."""
 
     def __init__(self, directory: str) -> None:
+        self._path = os.path.normpath(directory)
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: list[tuple[str, int]] = []
         self._late: list[tuple[list[str], int, int]] = []
@@ -147,12 +148,13 @@ class _Tree:
             there = os.lstat(parts[-1], dir_fd=parent)
         except FileNotFoundError:
             return
+        where = f'"{os.path.join(self._path, *parts)}"'
         if stat.S_ISDIR(there.st_mode):
             if not is_dir:
-                raise CliError(f"cannot overwrite directory {'/'.join(parts)!r} with non-directory")
+                raise CliError(f'cannot overwrite directory {where} with non-directory "{self._path}"')
             return
         if is_dir:
-            raise CliError(f"cannot overwrite non-directory {'/'.join(parts)!r} with directory")
+            raise CliError(f'cannot overwrite non-directory {where} with directory "{self._path}"')
         os.unlink(parts[-1], dir_fd=parent)
 
     def _link(self, info: tarfile.TarInfo, parts: list[str], target: list[str]) -> None:

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 __all__ = [
     "CLONE_NEWNET",
     "CLONE_NEWNS",
+    "attach_tree",
     "change_mount",
+    "clone_tree",
     "close_other_fds",
     "in_network_namespace",
     "keep_freed_memory",
@@ -75,6 +77,8 @@ _MOUNT_DATA = 4095  # mount(2) copies one page of options, with its end
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _SYS_OPENAT2, _SYS_PIDFD_SEND_SIGNAL = 437, 424
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0x8000, -100, 4
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN; a busy one never succeeds
 
@@ -172,6 +176,17 @@ def _mount_relative(source: str, target: str, flags: int, options: Sequence[str]
     finally:
         os.fchdir(home)
         os.close(home)
+
+
+def clone_tree(path: str) -> int:
+    """open_tree(2): a copy of the mounts at `path`, attached nowhere; its fd may go to another mount namespace."""
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def attach_tree(fd: int, target: str) -> None:
+    """move_mount(2): mount what `clone_tree` made."""
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH), target)
 
 
 def umount(target: str) -> None:

@@ -17,7 +17,7 @@ import trio
 
 from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, Outcome
 
-__all__ = ["check", "describe", "run_supervised", "spawn_detached"]
+__all__ = ["check", "describe", "describe_timeout", "run_supervised", "spawn_detached"]
 
 _TAIL = 64 << 10
 _DEATH = 2.0  # seconds from SIGKILL to the end; more only for who sits in the kernel on a disk that hangs
@@ -68,7 +68,7 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 await trio.lowlevel.wait_readable(pidfd)
                 timed_out = False
             if timed_out:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its children too, which it would leave to nobody
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:
         await _reap(process, pidfd)
@@ -93,19 +93,23 @@ async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
     threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
 
 
+def describe_timeout(command: Command) -> str:
+    """What to say of one that was killed at its deadline."""
+    return f"{os.path.basename(command.argv[0])}: no answer within {command.timeout:g} s"
+
+
 def describe(command: Command, outcome: Outcome) -> str:
     """One line for an error: what was run, how it ended, the end of what it complained."""
     how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
-    if outcome.timed_out:
-        how = f"no answer within {command.timeout:g} s"
+    what = describe_timeout(command) if outcome.timed_out else f"{os.path.basename(command.argv[0])}: {how}"
     complaint = (outcome.stderr or outcome.stdout)[-4096:].decode("utf-8", "replace").strip()
-    return f"{os.path.basename(command.argv[0])}: {how}" + (f": {complaint}" if complaint else "")
+    return what + (f": {complaint}" if complaint else "")
 
 
-async def check(command: Command, what: str) -> Outcome:
+async def check(command: Command, what: str, *, limit: int = _TAIL) -> Outcome:
     """`run_supervised`, raising `DriverError("cannot WHAT: ...")` unless it exits with 0."""
     try:
-        outcome = await run_supervised(command)
+        outcome = await run_supervised(command, limit=limit)
     except OSError as error:
         raise DriverError(f"cannot {what}: cannot run {command.argv[0]}: {error.strerror}") from error
     if outcome.timed_out:

@@ -76,7 +76,7 @@ def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
             for parts in _lines(groups, 4)
             if login in parts[3].split(",") and 0 <= (number := _id(parts[2])) <= _ID_LIMIT
         ]
-    extra = [_group(groups, item, user) for item in group_add]
+    extra = [_group(groups, item, item) for item in group_add]
     return Identity(uid, gid, tuple(dict.fromkeys([gid, *members, *extra])), home)
 
 

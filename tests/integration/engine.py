@@ -2,6 +2,9 @@
 
 `Engine` owns a directory under /tmp (short, because a socket's path may have 107 bytes) and every process that it starts.
 `close` ends the daemon, removes the directory, and returns what is still on the host: there must be nothing.
+
+`./dev vm` runs the same tests on other ground, by the environment: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose
+what all daemons run containers with, ORLOP_TEST_SLOWNESS stretches every limit of time for an emulated processor.
 """
 
 from __future__ import annotations
@@ -32,17 +35,26 @@ import docker
 from tests.registry import busybox, docker_archive, image, layer
 
 from orlop_kernel.config import Config
+from orlop_kernel.monitor import cgroups
 
-__all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "until"]
+__all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "patience", "until"]
 
 BUSYBOX = "busybox:latest"
+RUNTIME = os.environ.get("ORLOP_TEST_RUNTIME", "")
+CGROUP_DRIVER = os.environ.get("ORLOP_TEST_CGROUP_DRIVER", "")
+SLOWNESS = float(os.environ.get("ORLOP_TEST_SLOWNESS", "1"))
 DEADLINE = 20.0
 T = str | bytes
 
 
+def patience(seconds: float) -> float:
+    """A limit of time, as long as this machine needs it."""
+    return seconds * SLOWNESS
+
+
 def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
     """Poll until the condition is true; its value. The conditions of these tests are states of other processes."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience(seconds)
     while not (value := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:g} s: {what or condition}")
@@ -76,12 +88,12 @@ class Result:
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=DEADLINE)
+        super().__init__("localhost", timeout=patience(DEADLINE))
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE)
+        self.sock.settimeout(patience(DEADLINE))
         self.sock.connect(self._path)
 
 
@@ -159,7 +171,7 @@ class Engine:
         self.config_path = self.home / "daemon.json"
         self.configure(config or {})
         self.process: subprocess.Popen[bytes] | None = None
-        self._derived = Config(data_root=str(self.data_root))
+        self._derived = Config(data_root=str(self.data_root), exec_opts=tuple(_ground().get("exec-opts", ())))
         self._children: list[subprocess.Popen[bytes]] = []
         self._terminals: list[Terminal] = []
         self._sdk: Any = None
@@ -173,7 +185,9 @@ class Engine:
         }
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        self.config_path.write_text(json.dumps(config))
+        ground = _ground()
+        runtimes = {**ground.get("runtimes", {}), **config.get("runtimes", {})}
+        self.config_path.write_text(json.dumps({**ground, **config, **({"runtimes": runtimes} if runtimes else {})}))
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -212,7 +226,7 @@ class Engine:
 
     def _ended(self) -> int:
         assert self.process is not None
-        code = self.process.wait(30)
+        code = self.process.wait(patience(30))
         self.process = None
         return code
 
@@ -241,6 +255,8 @@ class Engine:
                 self.docker("rm", "-f", container)
             self.stop()
         left = self.leaks()
+        if self._derived.cgroup_driver == "systemd":
+            subprocess.run(["systemctl", "stop", self._derived.effective_cgroup_parent], check=True)
         shutil.rmtree(self.home, ignore_errors=True)
         return left
 
@@ -249,6 +265,16 @@ class Engine:
     @property
     def bridge(self) -> str:
         return self._derived.bridge_name
+
+    @property
+    def cgroup_parent(self) -> str:
+        """Where its containers' cgroups are, below each hierarchy's root."""
+        return os.path.dirname(self._cgroup("ID")).strip("/")
+
+    def _cgroup(self, container_id: str) -> str:
+        parent = self._derived.effective_cgroup_parent
+        systemd = self._derived.cgroup_driver == "systemd"
+        return cgroups.relative(f"{parent}:orlop:{container_id}" if systemd else f"{parent}/{container_id}")
 
     def leaks(self) -> list[str]:
         """What is left, after what ends by itself (a monitor, a link) had its moment."""
@@ -262,9 +288,11 @@ class Engine:
         left += [f"link {name}" for name in links if name == self.bridge or self._derived.instance in name]
         tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
         left += [line for line in tables.splitlines() if self._derived.instance in line]
-        parent = self._derived.effective_cgroup_parent.strip("/")
-        roots = Path("/sys/fs/cgroup")
-        left += [f"cgroup {path}" for path in (roots / parent, *roots.glob(f"*/{parent}")) if path.exists()]
+        roots, parent = Path("/sys/fs/cgroup"), self.cgroup_parent
+        found = [path for path in (roots / parent, *roots.glob(f"*/{parent}")) if path.exists()]
+        if self._derived.cgroup_driver == "systemd":  # the slice is systemd's, what is in it must be gone
+            found = [inner for path in found for inner in path.iterdir() if inner.is_dir()]
+        left += [f"cgroup {path}" for path in found]
         left += [f"process {pid} {line}" for pid, line in _processes() if str(self.home) in line]
         left += [f"process {pid} {name} with its directory here" for pid, name in self._inside()]
         return left
@@ -300,7 +328,7 @@ class Engine:
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             env=self.env,
-            timeout=seconds,
+            timeout=patience(seconds),
             check=False,
         )
         result = Result(done.returncode, done.stdout, done.stderr)
@@ -353,7 +381,7 @@ class Engine:
     @property
     def sdk(self) -> Any:
         if self._sdk is None:
-            self._sdk = docker.DockerClient(base_url=f"unix://{self.socket}", timeout=30)
+            self._sdk = docker.DockerClient(base_url=f"unix://{self.socket}", timeout=patience(30))
         return self._sdk
 
     def load(self) -> None:
@@ -390,10 +418,19 @@ class Engine:
         return str(self.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"])
 
     def cgroup(self, container_id: str, controller: str, file: str) -> str:
-        parent = self._derived.effective_cgroup_parent.strip("/")
         base = Path("/sys/fs/cgroup")
         base = base / controller if (base / controller).is_dir() else base
-        return (base / parent / container_id / file).read_text().strip()
+        return (base / self._cgroup(container_id).strip("/") / file).read_text().strip()
+
+
+def _ground() -> dict[str, Any]:
+    """The part of every daemon.json that the environment chooses."""
+    options = {
+        "default-runtime": RUNTIME,
+        "runtimes": {RUNTIME: {"path": RUNTIME}} if RUNTIME not in ("", "runc") else {},
+        "exec-opts": [f"native.cgroupdriver={CGROUP_DRIVER}"] if CGROUP_DRIVER else [],
+    }
+    return {key: value for key, value in options.items() if value}
 
 
 def _lines(path: str) -> list[str]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from tests.integration.engine import Engine, until
+from tests.integration.engine import Engine, patience, until
 
 pytestmark = pytest.mark.root
 
@@ -72,7 +72,7 @@ def test_attach_gives_output_and_code(engine: Engine, name: str) -> None:
     client.stdin.flush()
     assert client.stdout.readline() == b"got one\n"
     engine.ok("kill", name)
-    client.communicate(timeout=10)
+    client.communicate(timeout=patience(10))
     assert client.returncode == 137
 
 
@@ -95,7 +95,7 @@ def test_several_clients_see_the_same(engine: Engine, name: str) -> None:
         assert client.stdout.readline() == b"got together\n"
     engine.ok("kill", name)
     for client in [*clients, writer]:
-        client.communicate(timeout=10)
+        client.communicate(timeout=patience(10))
         assert client.returncode == 137
 
 
@@ -126,5 +126,5 @@ def test_signals_go_to_the_container(engine: Engine, name: str) -> None:
     assert client.stdout is not None
     assert client.stdout.readline() == b"ready\n"
     client.send_signal(signal.SIGUSR1)
-    assert client.communicate(timeout=10)[0] == b"got it\n"
+    assert client.communicate(timeout=patience(10))[0] == b"got it\n"
     assert client.returncode == 12

@@ -39,7 +39,7 @@ def offline(engine: Engine, *flags: str) -> tuple[int, dict[str, Any]]:
 @pytest.fixture
 def litter(engine: Engine) -> Iterator[Engine]:
     """The shared daemon with one of everything that should not be, and a container that is in order."""
-    table, parent = f"orlop_{engine._derived.instance}", engine._derived.effective_cgroup_parent.strip("/")
+    table, parent = f"orlop_{engine._derived.instance}", engine.cgroup_parent
     engine.ok("run", "-d", "--name", "orderly", "-p", f"{free_port()}:80", "-v", "mine:/x", *SLEEP)
     blobs = engine.data_root / "content" / "blobs" / "sha256"
     (engine.data_root / "containers" / STRANGER).mkdir()

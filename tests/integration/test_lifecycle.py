@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, alive, until
+from tests.integration.engine import Engine, alive, patience, until
 
 pytestmark = pytest.mark.root
 
@@ -117,7 +117,7 @@ def test_wait_of_several(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", f"{name}b", "busybox", "sh", "-c", "exit 5")
     waiting = engine.background("wait", f"{name}a", f"{name}b")
     engine.ok("kill", f"{name}a")
-    assert waiting.communicate(timeout=10)[0] == b"137\n5\n"
+    assert waiting.communicate(timeout=patience(10))[0] == b"137\n5\n"
 
 
 def test_rename(engine: Engine, name: str) -> None:
@@ -173,7 +173,7 @@ def test_everything_at_once(engine: Engine, name: str) -> None:
     )
     running = [engine.background(*command, name) for command in commands]
     for process in running:
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=patience(20))
         assert process.returncode == 0 or b"is not running" in error or b"paused" in error or b"is running" in error, error
     engine.ok("rm", "-f", name)
     assert not alive(pid)
@@ -357,7 +357,7 @@ def test_logs_follow_ends_with_the_container(engine: Engine, name: str) -> None:
     assert following.stdout is not None
     assert [int(following.stdout.readline()) for _ in range(5)] == [1, 2, 3, 4, 5]
     engine.ok("stop", name)
-    rest, _ = following.communicate(timeout=10)
+    rest, _ = following.communicate(timeout=patience(10))
     assert rest.endswith(b"last\n")
     assert following.returncode == 0
     assert [int(line) for line in rest.splitlines()[:-1]] == list(range(6, 5 + len(rest.splitlines())))
@@ -401,7 +401,7 @@ def test_many_at_once(engine: Engine, name: str) -> None:
         for n in range(12)
     ]
     for n, process in enumerate(running):
-        assert process.communicate(timeout=30)[0] == f"{n}\n".encode()
+        assert process.communicate(timeout=patience(30))[0] == f"{n}\n".encode()
         assert process.returncode == n
     until(lambda: engine.docker("ps", "-aq").out == "", "all are removed")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, alive, free_port, own_address, until
+from tests.integration.engine import Engine, alive, free_port, own_address, patience, until
 
 import orlop_kernel
 
@@ -292,7 +292,7 @@ def test_kill_of_a_monitor(engine: Engine, name: str) -> None:
     engine.wait_state(name, "exited")
     assert not alive(first[name])
     assert engine.inspect(name)["State"]["ExitCode"] in (137, 255)
-    assert waiting.communicate(timeout=10)[0].strip() in (b"137", b"255")
+    assert waiting.communicate(timeout=patience(10))[0].strip() in (b"137", b"255")
     until(lambda: engine.inspect(f"{name}r")["State"]["Pid"] not in (0, first[f"{name}r"]), "it runs again")
     assert engine.ok("exec", f"{name}r", "echo", "well") == "well"
     engine.ok("start", name)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, alive, until
+from tests.integration.engine import Engine, alive, patience, until
 
 pytestmark = pytest.mark.root
 
@@ -70,7 +70,7 @@ def test_removal_by_force_in_the_middle_of_a_start(engine: Engine, name: str) ->
         began = time.monotonic()
         engine.ok("rm", "-f", name)
         assert time.monotonic() - began < 5
-        start.communicate(timeout=10)
+        start.communicate(timeout=patience(10))
         assert engine.docker("inspect", name).code == 1
     assert not engine.recorded_late()
 
@@ -81,7 +81,7 @@ def test_removal_by_force_in_the_middle_of_a_restart(engine: Engine, name: str) 
         restart = engine.background("restart", "-t", "0", name)
         time.sleep(0.02 + 0.02 * round_)
         engine.ok("rm", "-f", name)
-        restart.communicate(timeout=10)
+        restart.communicate(timeout=patience(10))
         assert engine.docker("inspect", name).code == 1
         until(partial(_nothing_runs, engine), "nothing runs that has no row", 5)
 
@@ -143,7 +143,7 @@ def test_a_start_after_the_daemon_died_in_the_middle_of_one(fresh: Callable[...,
         start = engine.background("start", "again")
         time.sleep(0.02 + 0.01 * round_)
         engine.kill()
-        start.communicate(timeout=10)
+        start.communicate(timeout=patience(10))
         engine.start()
         engine.ok("start", "again")
         assert alive(int(engine.inspect("again")["State"]["Pid"]))

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, Result, until
+from tests.integration.engine import RUNTIME, Engine, Result, until
 
 pytestmark = pytest.mark.root
 
@@ -40,7 +40,7 @@ def test_missing_command_is_127(engine: Engine, name: str) -> None:
     assert (result.code, result.out) == (127, "")
     assert result.err.startswith(
         "docker: Error response from daemon: failed to create task for container: failed to create shim task: "
-        "OCI runtime create failed: runc create failed: unable to start container process: "
+        f"OCI runtime create failed: {RUNTIME or 'runc'} create failed: unable to start container process: "
     )
     assert 'exec: "no-such-command": executable file not found in $PATH' in result.err
     state = engine.inspect(name)["State"]

@@ -217,7 +217,7 @@ class House:
         self.engine.store.rows[key] = b"created"
         return container
 
-    async def launch(self, room, container):
+    async def launch(self, room, container, image=None):
         """In place of the real one. `launching`: an event that it waits for."""
         container.run = run = Run(room.run_dir(container.id))
         if self.launching is not None:

@@ -42,6 +42,9 @@ def test_no_exec_runs_nothing_in_what_is_there() -> None:
         "POST /exec/{id}/resize",
         "PUT /containers/{id}/archive",
         "GET /containers/{id}/attach/ws",
+        "GET /containers/{id}/checkpoints",
+        "POST /containers/{id}/checkpoints",
+        "DELETE /containers/{id}/checkpoints/{checkpoint}",
     }
 
 

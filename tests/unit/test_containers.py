@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.containers import attach, mounts, names, restarts, validate, view
+from orlop_kernel.engine.containers import attach, limits, mounts, names, restarts, validate, view
 from orlop_kernel.engine.containers.create import merge_config
 from orlop_kernel.engine.containers.record import State
 from orlop_kernel.engine.spec.host import Host
@@ -111,19 +111,19 @@ def test_wrong_signals(text):
 )
 def test_limits_that_cannot_be(given, message):
     with pytest.raises(InvalidParameter, match=message):
-        validate.check_resources(Resources(**given), FACTS)
+        limits.check(Resources(**given), FACTS)
 
 
 def test_swap_defaults_to_twice_the_memory():
     given = Resources(memory=8 << 20)
-    validate.check_resources(given, FACTS)
+    limits.check(given, FACTS)
     assert given.memory_swap == 16 << 20
 
 
 @pytest.mark.parametrize(
     ("config", "host"),
     [
-        ({"hostname": "a_b"}, {}),
+        ({"hostname": "a b"}, {}),
         ({"working_dir": "tmp"}, {}),
         ({"env": ["=x"]}, {}),
         ({"stop_signal": "NOPE"}, {}),

@@ -441,6 +441,7 @@ def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):
     started = []
     kill = process.subprocess.Popen.kill
     monkeypatch.setattr(process.subprocess.Popen, "kill", lambda self: started.append(self))
+    monkeypatch.setattr(process.os, "killpg", lambda *of: None)
 
     async def main():
         with trio.fail_after(8):

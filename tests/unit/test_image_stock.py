@@ -17,7 +17,7 @@ from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
 from orlop_kernel.engine.images.references import parse
 from orlop_kernel.engine.images.service import ImportRequest
 from orlop_kernel.spi import InvalidParameter, NotFound, OrlopError
-from orlop_kernel.store import Put, Store, examine
+from orlop_kernel.store import Delete, Put, Store, examine
 
 BASE = layer({"base": b"12345"})
 APP = image([BASE, layer({"top": b"1"})], config={"Labels": {"a": "b"}})
@@ -136,6 +136,42 @@ def test_rows_that_mean_nothing_are_set_aside(tmp_path: Path) -> None:
     room = reopened(tmp_path, lambda storage: None, rows)
     assert names(room) == ["a:x", "b:x"]
     assert quarantined(tmp_path) == sorted(key for key, _ in rows)
+
+
+def test_what_may_be_an_images_is_kept_while_its_row_is_set_aside(tmp_path: Path) -> None:
+    """Until the row is given up, nobody knows which layers and blobs were its."""
+    room = reopened(tmp_path, lambda storage: None, [(APP.id, b"garbage")])
+    assert names(room) == ["b:x"]
+    assert len(room.storage.parents) == 3
+    assert len(room.blobs()) == 2 + 3
+
+    async def main() -> None:
+        async with open_room(str(tmp_path), storage=room.storage) as again:
+            await again.images.remove("b:x")
+            assert len(room.storage.parents) == 3
+            assert len(again.blobs()) == 2 + 3
+        async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
+            await store.commit([Delete("images", APP.id)])
+        async with open_room(str(tmp_path), storage=room.storage) as again:
+            assert again.is_empty()
+
+    trio.run(main)
+
+
+def test_a_damaged_blob_is_had_again(tmp_path: Path) -> None:
+    """A layer's blob is gone, its files are not: loading the image brings what it lacks."""
+
+    async def main() -> None:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_room(str(tmp_path), storage=storage) as room:
+            await load(room, docker_archive({"a:x": APP}))
+            blob = room.images.resolve("a:x").layers[0].blob
+            (tmp_path / "content/blobs/sha256" / blob[7:]).unlink()
+            await load(room, docker_archive({"a:x": APP}))
+            assert blob[7:] in room.blobs()
+            assert room.unpacker.count == 2, "nothing is unpacked again"
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize(("until", "kept"), [(4e9, True), (1.0, False)])

@@ -6,10 +6,10 @@ import os
 import pytest
 
 from orlop_kernel import users
-from orlop_kernel.engine.spec import build, capabilities, environment, resources, seccomp
+from orlop_kernel.engine.spec import apparmor, build, capabilities, environment, resources, seccomp, security
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.types.containers import Device, HostConfig, Resources
+from orlop_kernel.types.containers import Device, HostConfig, Resources, Ulimit
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 FACTS = Host(
@@ -63,6 +63,107 @@ def check_golden(name: str, spec: object) -> None:
 
 def test_plain_run_is_dockers():
     check_golden("plain", make())
+
+
+def _paths(value, prefix=""):
+    """Every leaf by its path; lists are leaves, but for lists of objects, which go by what names them."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, item in enumerate(value):
+            yield from _paths(item, f"{prefix}[{item.get('destination', item.get('path', number))}]")
+    else:
+        yield prefix, value
+
+
+def difference(spec):
+    before, after = dict(_paths(make())), dict(_paths(spec))
+    changed = {path: value for path, value in after.items() if path not in before or before[path] != value}
+    return {**changed, **dict.fromkeys(before.keys() - after.keys(), "(gone)")}
+
+
+def asked(**host):
+    """The spec of a container with these fields of HostConfig, on a host with AppArmor; nodes are the machine's."""
+    privileged = host.get("privileged", False)
+    masked = {} if privileged else {"masked_paths": list(build.MASKED_PATHS), "readonly_paths": list(build.READONLY_PATHS)}
+    config = HostConfig(**{"ipc_mode": "private", "shm_size": 64 << 20, **masked, **host})
+    wanted = security.parse(config.security_opt or ())
+    bounding = capabilities.effective(config.cap_add or [], config.cap_drop or [], privileged)
+    profile = wanted.seccomp or ("unconfined" if privileged else "builtin")
+    spec = make(
+        config,
+        process=build.ProcessInput(
+            args=["sh"],
+            env=environment.container("0123456789ab", False, (), "/root"),
+            cwd="/",
+            identity=ROOT,
+            capabilities=bounding,
+            no_new_privileges=bool(wanted.no_new_privileges),
+            apparmor=apparmor.chosen(wanted.apparmor, privileged),
+            rlimits={limit.name: (limit.soft, limit.hard) for limit in config.ulimits or ()},
+            oom_score_adj=config.oom_score_adj,
+        ),
+        writable_cgroups=wanted.writable_cgroups,
+        seccomp=None if profile == "unconfined" else {"profile": profile},
+        shm="/dev/shm" if config.ipc_mode == "host" else "",
+    )
+    spec["linux"].pop("devices", None)
+    return spec
+
+
+SECURITY = {
+    "nothing": {},
+    "privileged": {"privileged": True},
+    "read only": {"readonly_rootfs": True},
+    "no-new-privileges": {"security_opt": ["no-new-privileges"]},
+    "seccomp=unconfined": {"security_opt": ["seccomp=unconfined"]},
+    "apparmor=unconfined": {"security_opt": ["apparmor=unconfined"]},
+    "apparmor=mine": {"security_opt": ["apparmor:mine"]},
+    "privileged, apparmor=mine": {"privileged": True, "security_opt": ["apparmor=mine"]},
+    "label=disable": {"security_opt": ["label=disable"]},
+    "writable-cgroups": {"security_opt": ["writable-cgroups=true"]},
+    "systempaths=unconfined": {"security_opt": ["systempaths=unconfined"], "masked_paths": [], "readonly_paths": []},
+    "no capabilities": {"cap_drop": ["ALL"]},
+    "one capability": {"cap_drop": ["all"], "cap_add": ["net_admin"]},
+    "all capabilities": {"cap_add": ["ALL"], "cap_drop": ["SYS_ADMIN"]},
+    "ulimits": {"ulimits": [Ulimit(name="core", soft=-1, hard=-1), Ulimit(name="nofile", soft=5, hard=9)]},
+    "oom score": {"oom_score_adj": -7},
+    "ipc host": {"ipc_mode": "host"},
+    "ipc none": {"ipc_mode": "none"},
+}
+
+
+def test_each_security_option_changes_what_it_says_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(capabilities, "available", lambda: tuple(f"CAP_{name}" for name in capabilities.NAMES))
+    check_golden("security", {name: difference(asked(**host)) for name, host in SECURITY.items()})
+
+
+def test_a_domain_name_is_set_by_its_sysctl():
+    spec = make(domainname="ship.example", sysctls={"net.core.somaxconn": "5"})
+    assert spec["linux"]["sysctl"] == {"kernel.domainname": "ship.example", "net.core.somaxconn": "5"}
+    assert "kernel.domainname" not in make(domainname="x", namespaces={"mount": ""})["linux"]["sysctl"]
+
+
+def test_a_seccomp_profile_is_passed_on_whole():
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "listenerPath": "/run/agent.sock",
+        "listenerMetadata": "x",
+        "syscalls": [{"name": "chmod", "action": "SCMP_ACT_ERRNO"}],
+    }
+    spec = seccomp.parse(json.dumps(profile), ())
+    assert spec.pop("syscalls") == [{"names": ["chmod"], "action": "SCMP_ACT_ERRNO"}]
+    assert spec == {key: value for key, value in profile.items() if key != "syscalls"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"/etc/passwd"', "{}", '{"defaultAction":"x","architectures":["a"],"archMap":[{}]}']
+)
+def test_what_is_no_seccomp_profile_is_refused(text):
+    with pytest.raises(InvalidParameter, match="Decoding seccomp profile failed"):
+        seccomp.parse(text, ())
 
 
 def test_privileged_opens_what_it_says_and_nothing_is_masked():

@@ -135,6 +135,28 @@ def test_the_index_of_snapshots(tmp_path: Path) -> None:
             check_key(bad)
 
 
+def test_an_index_that_was_damaged(tmp_path: Path) -> None:
+    """What is no record is out of the way; its key can be had again."""
+    index = SnapshotIndex(str(tmp_path))
+    index.load()
+    index.add("c1", "id1", None)
+    (tmp_path / "active" / "file").write_text("x")
+    (tmp_path / "active" / "directory").mkdir()
+    (tmp_path / "active" / "outside").symlink_to("../../etc")
+    (tmp_path / "committed" / "sha256:aa").symlink_to("id2:../x")
+    assert len(index.compare({"id1"}, lambda ident: True)) == 4
+    assert list(index.load()) == ["c1"]
+    assert len(os.listdir(tmp_path / "damaged")) == 4
+    index.add("file", "id3", "id9")
+    found = index.compare({"id1", "id4", "id5"}, lambda ident: ident == "id5")
+    assert [(each.kind, each.object, each.repair) for each in found if each.kind != "damaged"] == [
+        ("missing", "snapshot file", ""),
+        ("stray", "directory id4", ""),
+        ("stray", "directory id5", "remove it"),
+    ]
+    assert sum(each.kind == "damaged" for each in found) == 4
+
+
 def test_the_file_system_has_a_name(tmp_path: Path) -> None:
     assert filesystem_type(str(tmp_path)) != "unknown"
     assert filesystem_type("/proc") == "proc"

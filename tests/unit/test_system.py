@@ -100,7 +100,7 @@ def test_runtimes_pools_and_options() -> None:
 
 
 def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
-    config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), experimental=True)
+    config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), ip_forward_no_drop=True)
     found = info.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
     text = "\n".join(found)
@@ -108,7 +108,7 @@ def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
     assert "WARNING: IPv4 forwarding is disabled" in text
     assert "API is accessible on http://127.0.0.1:1 without encryption.\n         Access to the remote API" in text
     assert "unix:///x" not in text
-    assert "experimental is ignored" in text
+    assert "ip-forward-no-drop is ignored" in text
     assert "runtime kata is not installed" in text
     encrypted = "\n".join(info.warnings(Config(hosts=("tcp://0.0.0.0:2",), tlsverify=False), NO_LIMITS, True, []) or [])
     assert "API is accessible on https://0.0.0.0:2 without TLS client verification." in encrypted

@@ -52,9 +52,10 @@ class Stat(NamedTuple):
 )
 @flag("-a", "--archive", help="Archive mode (files that are copied in get the owner that the container runs as)")
 @flag("-L", "--follow-link", help="Always follow symbol link in SRC_PATH")
-@flag("-q", "--quiet", help="Suppress progress output during copy")
-def cp(session: Session, args: tuple[str, ...], archive: bool, follow_link: bool, quiet: bool) -> None:
+@flag("-q", "--quiet", default=None, help="Suppress progress output during copy (default: unless on a terminal)")
+def cp(session: Session, args: tuple[str, ...], archive: bool, follow_link: bool, quiet: bool | None) -> None:
     source, destination = args
+    quiet = not sys.stdout.isatty() if quiet is None else quiet
     if not source:
         fail("source can not be empty")
     if not destination:
@@ -160,6 +161,8 @@ def _source(path: str, follow: bool) -> tuple[str, Source]:
     """What to read, and what it is; a link is copied as one, unless it is to be followed or stands before a "/"."""
     try:
         found = os.stat(path) if follow or rules.asserts_directory(path) else os.lstat(path)
+    except NotADirectoryError:
+        fail("not a directory")
     except OSError as error:
         fail(f"lstat {path}: {(error.strerror or str(error)).lower()}")
     is_dir = stat.S_ISDIR(found.st_mode)

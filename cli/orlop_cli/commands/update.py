@@ -6,6 +6,7 @@ from typing import Any
 
 from orlop_cli._client import segment
 from orlop_cli._command import command, each, fail, option
+from orlop_cli._errors import UsageProblem
 from orlop_cli._session import Session
 from orlop_cli._types import BYTES, CPUS, INT, SWAP
 
@@ -53,7 +54,10 @@ def update(session: Session, args: tuple[str, ...], restart: str | None, **given
     if restart is not None:
         from orlop_cli.create.body import restart_policy
 
-        body["RestartPolicy"] = restart_policy(restart)
+        try:
+            body["RestartPolicy"] = restart_policy(restart)
+        except UsageProblem as problem:
+            fail(problem.message)
     if not body:
         fail("you must provide one or more flags when using this command")
     warnings: list[str] = []

@@ -103,6 +103,8 @@ class Guard:
             raise door.denied(f'ps_args "{call.arg("ps_args")}"')
         if door.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
             raise door.denied("attaching to standard input")
+        if door.level < Level.FULL and pattern == "/containers/{id}/start" and call.arg("checkpoint"):
+            raise door.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
         if door.guarded:
             for what in await self._beyond(door, call):
                 raise door.denied(what)

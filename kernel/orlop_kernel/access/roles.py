@@ -88,6 +88,9 @@ ROUTES: dict[str, Rule] = {
     "POST /containers/{id}/update": Rule(_C, _S.CONTAINER),
     "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER),
     "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER),  # has no way to leave stdin out before 1.42
+    "GET /containers/{id}/checkpoints": Rule(_F, _S.CONTAINER),  # in any directory of the host
+    "POST /containers/{id}/checkpoints": Rule(_F, _S.CONTAINER),
+    "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CONTAINER),
     "DELETE /containers/{id}": Rule(_C, _S.CONTAINER),
     "POST /containers/{id}/exec": Rule(_F, _S.EXEC_CREATE),
     "POST /exec/{id}/start": Rule(_F, _S.EXEC),

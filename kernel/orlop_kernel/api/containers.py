@@ -17,7 +17,7 @@ from orlop_kernel.engine.logs import LogStream
 from orlop_kernel.http import websocket
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.monitor.protocol import Attach
-from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.types.containers import (
     BindOptions,
     CheckpointCreate,
@@ -115,10 +115,9 @@ class _Routes:
         return NO_CONTENT
 
     async def kill(self, call: Call) -> Answer:
-        container = self._of(call)
         try:
-            await self.engine.run(self.room.kill, container, call.arg("signal"))
-        except (Conflict, InvalidParameter) as error:
+            await self.engine.run(self.room.kill, self._of(call), call.arg("signal"))
+        except (Conflict, InvalidParameter, NotFound) as error:
             raise type(error)(f"cannot kill container: {call.params['id']}: {error}") from error
         return NO_CONTENT
 
@@ -136,6 +135,7 @@ class _Routes:
 
     async def remove(self, call: Call) -> Answer:
         if call.flag("link"):
+            self._of(call)
             await self.engine.run(links.remove, self.room, call.params["id"])
             return NO_CONTENT
         await self.engine.run(self.room.remove, self._of(call), call.flag("force"), call.flag("v"))

@@ -88,7 +88,8 @@ class _Routes:
         if not call.arg("container"):
             raise InvalidParameter("invalid parameter: container can't be empty")
         container = self.room.get(call.arg("container"))
-        config = await call.json(ContainerConfig, required=False)
+        given = (await call.json_bytes()).strip() not in (b"", b"null")
+        config = await call.json(ContainerConfig) if given else None
         image = await self.engine.run(self._commit, call, container, config)
         return json_response(CommitResponse(image.id), 201)
 
@@ -111,6 +112,8 @@ def _name(repository: str, tag: str) -> Reference | None:
     reference = parse(repository)
     if reference.digest:
         raise InvalidParameter("cannot commit to digest reference")
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     return reference.with_tag(tag) if tag else reference.with_default_tag()
 
 

@@ -36,7 +36,7 @@ FLAGS: tuple[Flag, ...] = (
     _flag("bip6", "string", "IPv6 address and subnet of the default bridge"),
     _flag("bridge", "string", 'Attach containers to this existing bridge; "none": no default network', short="b"),
     _flag("bridge-accept-fwmark", "string", "Accepted and ignored", hidden=True),
-    _flag("cdi-spec-dir", "list", "Accepted and ignored", "cdi-spec-dirs", hidden=True),
+    _flag("cdi-spec-dir", "list", "Directory with CDI files of devices (default /etc/cdi, /var/run/cdi)", "cdi-spec-dirs"),
     _flag("cgroup-parent", "string", "Parent cgroup of all containers"),
     _flag("check", "action", "Compare database, files and the kernel's state, print what does not agree and exit", ""),
     _flag(
@@ -74,7 +74,7 @@ FLAGS: tuple[Flag, ...] = (
     _flag("dns-search", "list", "DNS search domains of containers"),
     _flag("exec-opt", "list", "Runtime execution options: native.cgroupdriver=cgroupfs|systemd", "exec-opts"),
     _flag("exec-root", "string", "Root directory of execution state (default /run/orlop)"),
-    _flag("experimental", "bool", "Accepted and ignored", hidden=True),
+    _flag("experimental", "bool", "Tell clients that there are experimental features"),
     _flag("facts", "action", "With --check: add what a debug bundle has of this machine", ""),
     _flag("feature", "feature", "Switch a feature, name=true or name=false (buildkit)", "features"),
     _flag("firewall-backend", "string", "Firewall backend: nftables (default) or iptables, which is refused"),

@@ -22,12 +22,10 @@ IGNORED: dict[str, str] = {
     "allow-direct-routing": "there is no such switch",
     "bridge-accept-fwmark": "Orlop's rules have no such exception",
     "builder": "there is no built-in builder",
-    "cdi-spec-dirs": "CDI devices are not supported",
     "containerd": "Orlop uses no containerd",
     "containerd-namespace": "Orlop uses no containerd",
     "containerd-plugin-namespace": "Orlop uses no containerd",
     "cri-containerd": "Orlop uses no containerd",
-    "experimental": "there are no experimental features",
     "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
     "ip6tables": "rules for IPv6 come and go with iptables",
     "network-control-plane-mtu": "Orlop has no swarm mode",
@@ -45,6 +43,7 @@ SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "
 RELOADABLE = frozenset(
     {
         "authorization-plugins",
+        "cdi-spec-dirs",
         "debug",
         "features",
         "default-cgroupns-mode",

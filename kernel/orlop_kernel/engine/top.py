@@ -10,7 +10,7 @@ import msgspec
 from orlop_kernel import process
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.launch import task
-from orlop_kernel.spi import Command, Conflict, DriverError, InvalidParameter
+from orlop_kernel.spi import Command, Conflict, DriverError, InvalidParameter, Outcome
 from orlop_kernel.types.containers import TopResponse
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["parse", "processes"]
 
+_OUTPUT = 8 << 20
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
@@ -27,33 +28,51 @@ async def processes(room: Containers, container: Container, ps_args: str) -> Top
         raise Conflict(f"container {container.id} is not running")
     if state.restarting:
         raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
-    for found in re.finditer(r"\s*([a-zA-Z0-9_]+)=(PID[^,\s]*)", ps_args):
-        if found[1].lower() != "pid":
-            raise InvalidParameter(f'specifying "{found[0].strip()}" is not allowed')
+    for found in re.finditer(r"\s+(\S*)=\s*(PID\S*)", ps_args):
+        if found[1] != "pid":
+            raise InvalidParameter(f'specifying "{found[1]}={found[2]}" is not allowed')
     runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-    listed = await process.check(runtime.processes(task(room, container)), f"list processes of container {container.id}")
-    pids = msgspec.json.decode(listed.stdout, type=list[int])
+    what = f"list processes of container {container.id}"
+    listed = await process.check(runtime.processes(task(room, container)), what, limit=_OUTPUT)
+    try:
+        pids = msgspec.json.decode(listed.stdout, type=list[int])
+    except msgspec.MsgspecError as error:
+        raise DriverError(f"cannot {what}: the runtime's list: {error}") from None
     words = ps_args.split()
-    selected = f"-q{','.join(map(str, pids))}"
-    outcome = await process.run_supervised(Command(("ps", *words, selected), _PATH))
+    outcome = await _ps(*words, f"-q{','.join(map(str, pids))}")
     if outcome.status:
         # Not every selection may be combined with -q: take all processes and choose from them.
-        outcome = await process.run_supervised(Command(("ps", *words), _PATH), limit=8 << 20)
+        outcome = await _ps(*words)
     if outcome.status:
-        raise DriverError(f"ps: {outcome.stderr.decode('utf-8', 'replace').strip()}")
+        raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 
 
+async def _ps(*arguments: str) -> Outcome:
+    """Of this host, not of the container."""
+    try:
+        return await process.run_supervised(Command(("ps", *arguments), _PATH, timeout=30), limit=_OUTPUT)
+    except FileNotFoundError:
+        raise DriverError("cannot list processes: ps is not installed on the host (procps)") from None
+    except OSError as error:  # more arguments than the kernel takes, for instance
+        return Outcome(1, stderr=f"ps: {error.strerror}".encode())
+
+
 def parse(output: str, pids: list[int]) -> TopResponse:
-    """The lines of ps that belong to `pids`. The last column takes the rest of its line."""
+    """The lines of ps that belong to `pids`, and those of their threads, which have no pid. The last column takes the rest
+    of its line."""
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:
         raise DriverError("Couldn't find PID field in ps output")
     column, wanted = titles.index("PID"), set(pids)
-    rows = []
+    rows, ours = [], False
     for line in lines[1:]:
-        fields = line.split(None, len(titles) - 1)
-        if len(fields) > column and fields[column].isdigit() and int(fields[column]) in wanted:
-            rows.append(fields)
+        fields = line.split()
+        if len(fields) <= column:
+            continue
+        if fields[column] != "-":
+            ours = fields[column].isdigit() and int(fields[column]) in wanted
+        if ours:
+            rows.append([*fields[: len(titles) - 1], " ".join(fields[len(titles) - 1 :])])
     return TopResponse(titles=titles, processes=rows)

@@ -26,6 +26,7 @@ from orlop_kernel.unpack.request import (
     Failed,
     Found,
     Limits,
+    MakeDirectory,
     Progress,
     Request,
     Unpack,
@@ -33,7 +34,7 @@ from orlop_kernel.unpack.request import (
     encode,
 )
 
-__all__ = ["Answers", "Limits", "Spawner", "Unpacked", "copy_up", "feed", "refusal", "unpack", "worker"]
+__all__ = ["Answers", "Limits", "Spawner", "Unpacked", "copy_up", "feed", "make_directory", "refusal", "unpack", "worker"]
 
 _FAREWELL = 5.0  # seconds a killed worker may take to die; longer only in an uninterruptible system call
 
@@ -216,6 +217,12 @@ async def feed(
         raise failure
     assert done
     return done
+
+
+async def make_directory(zygote: Spawner, mounts: Sequence[Mount], path: str, mountpoint: str) -> None:
+    """Make directory `path` in the root that `mounts` make. `InvalidParameter` when there is something else."""
+    async with worker(zygote, MakeDirectory(tuple(mounts), mountpoint, path), ()) as stream:
+        await _result(stream, None, f"make directory {path}")
 
 
 async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: str, mountpoint: str) -> bool:

@@ -83,7 +83,8 @@ def _same_host(origin: str, host: str) -> bool:
         theirs = urlsplit(origin)
         own = urlsplit(f"{theirs.scheme}://{host}")
         default = {"http": 80, "https": 443}.get(theirs.scheme)
-        return (theirs.hostname, theirs.port or default) == (own.hostname, own.port or default)
+        same = (theirs.hostname, theirs.port or default) == (own.hostname, own.port or default)
+        return same and bool(own.hostname)  # "null" has none, whatever the host
     except ValueError:
         return False
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from . import mountinfo, smallfiles
 from .mountinfo import MountEntry
 
-__all__ = ["directories", "kill", "named", "oom_file", "oom_kills", "remove"]
+__all__ = ["directories", "is_frozen", "kill", "named", "oom_file", "oom_kills", "remove"]
 
 
 def _read(path: str) -> str:
@@ -150,6 +150,15 @@ def remove(cgroups: Iterable[str]) -> bool:
                 pass
         gone = gone and not os.path.isdir(top)
     return gone
+
+
+def is_frozen(cgroups: Iterable[str]) -> bool:
+    """Whether the processes in there are held: a paused container, where the runtime pauses by cgroup."""
+    return any(
+        _read(f"{directory}/cgroup.freeze").strip() == "1"
+        or _read(f"{directory}/freezer.state").strip() in ("FROZEN", "FREEZING")
+        for directory in cgroups
+    )
 
 
 def oom_file(cgroups: Iterable[str]) -> str:

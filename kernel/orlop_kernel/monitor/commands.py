@@ -31,10 +31,10 @@ def _input_file(data: bytes) -> int:
 
 def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Callable[[int, bool], None]) -> int:
     """Start it with these standard descriptors and return its pid. `on_end(status, timed_out)` once: exit code, or minus the
-    signal. It is killed at its deadline. Waits by the child's end, never by the end of its outputs: a detached container
-    keeps them open. Raises `OSError` when there is nothing to execute."""
+    signal. It is killed at its deadline, with its children. Waits by the child's end, never by the end of its outputs: a
+    detached container keeps them open. Raises `OSError` when there is nothing to execute."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
-    os.chdir(command.cwd)  # posix_spawn has no way to say it; we have one thread
+    os.chdir(command.cwd)  # posix_spawn has no way to say it; our other thread knows full paths
     try:
         pid = os.posix_spawnp(
             sealed.executable(command.argv[0]),
@@ -43,6 +43,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, *stdio[1:]))],
             setsigmask=(),
             setsigdef=IGNORED_SIGNALS,
+            setpgroup=0,
         )
     finally:
         os.chdir("/")
@@ -53,7 +54,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     def expire() -> None:
         nonlocal expired
         expired = True
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
 
     deadline = loop.call_later(command.timeout, expire)
 

@@ -15,6 +15,7 @@ from orlop_kernel.spi.log import LogBlock, LogDriver, LogWriter
 
 from .lines import LineSplitter
 from .protocol import Log
+from .ring import ringed
 
 __all__ = ["LogSink", "open_log", "preload"]
 
@@ -35,7 +36,7 @@ def open_log(log: Log) -> LogSink:
     """Raises what the driver raises."""
     factory = _factories.get(log.driver) or plugins.find("log", log.driver)
     driver: LogDriver = factory.make()
-    return LogSink(driver.open_writer(log.info, log.options))
+    return LogSink(ringed(driver.open_writer(log.info, log.options), log.options))
 
 
 class LogSink:

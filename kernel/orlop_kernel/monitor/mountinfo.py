@@ -22,6 +22,8 @@ class MountEntry(NamedTuple):
     propagates: bool
     type: str
     options: tuple[str, ...]
+    shared: bool = False
+    """It is a member of a peer group: what happens below it here happens on the host."""
 
 
 def _text(field: bytes) -> str:
@@ -43,6 +45,7 @@ def parse(content: bytes) -> list[MountEntry]:
                 propagates=any(field.startswith((b"shared:", b"master:")) for field in fields[6:]),
                 type=kind[0].decode(),
                 options=tuple(_text(kind[2]).split(",")),
+                shared=any(field.startswith(b"shared:") for field in fields[6:]),
             )
         )
     return entries

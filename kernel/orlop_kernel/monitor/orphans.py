@@ -9,7 +9,7 @@ from collections.abc import Container
 
 from . import smallfiles
 
-__all__ = ["kill_children"]
+__all__ = ["kill_child_of_file", "kill_children"]
 
 
 def _parent(pid: str) -> tuple[int, bytes]:
@@ -18,6 +18,16 @@ def _parent(pid: str) -> tuple[int, bytes]:
     except (FileNotFoundError, ProcessLookupError):
         return 0, b""
     return int(fields[1]), fields[0]
+
+
+def kill_child_of_file(path: str) -> None:
+    """SIGKILL to the process that a runtime wrote the id of, if it is a child of ours: no stranger by now."""
+    try:
+        pid = smallfiles.read(path).decode().strip()
+        if pid.isdecimal() and _parent(pid)[0] == os.getpid():
+            os.kill(int(pid), signal.SIGKILL)
+    except (OSError, ValueError):
+        pass  # there is none, or it is dead
 
 
 def kill_children(keep: Container[int]) -> bool:

@@ -50,6 +50,7 @@ __all__ = [
     "State",
     "Status",
     "Subscribe",
+    "Tree",
 ]
 
 PROTOCOL_VERSION = 1
@@ -68,6 +69,18 @@ class Log(msgspec.Struct, frozen=True):
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
+class Tree(msgspec.Struct, frozen=True):
+    """A part of a volume or an image, or the shared memory of several containers: made beside the root, for the spec to bind
+    `<stage>/<name>` from, a path that no container can change. What is mounted there is `mounts`; or, with `pid`, a copy of
+    what that process, another monitor, has at `path`. `subpath` is looked up inside that, by descriptor."""
+
+    name: str
+    mounts: tuple[Mount, ...] = ()
+    subpath: str = ""
+    pid: int = 0
+    path: str = ""
+
+
 class Launch(msgspec.Struct, frozen=True, tag=True):
     """First request, once: build the sandbox. `mounts` are made at `root` in order, in the monitor's own mount namespace.
     `network`: "new", or "" for the host's, or a path under /proc to join. `detach`: mount points to detach first.
@@ -84,6 +97,9 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     terminal: bool = False
     stdin: bool = False
     log: Log | None = None
+    stage: str = ""
+    """A directory, below one that propagates nothing, to make `trees` in; "" where there are none."""
+    trees: tuple[Tree, ...] = ()
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

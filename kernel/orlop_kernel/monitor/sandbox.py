@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from orlop_kernel import linux
 from orlop_kernel.spi.common import Mount
 
-from . import mountinfo
+from . import mountinfo, mounting, staging
 from .mountinfo import MountEntry
 from .protocol import Launch
 
@@ -65,11 +65,12 @@ def _paths(mounts: Iterable[Mount]) -> set[str]:
 
 
 def _detach_unneeded(launch: Launch) -> None:
-    needed = {launch.run_dir, launch.root, *_paths(launch.mounts)}
+    needed = {launch.run_dir, launch.root, launch.stage, *_paths(launch.mounts)}
+    sources = {path for tree in launch.trees for path in _paths(tree.mounts)}
     if launch.log:
         needed.add(launch.log.info.directory)
     code = {sys.prefix, sys.base_prefix, *sys.path}
-    for entry in detachable(mountinfo.read(), needed - {""}, {*_TREES, *launch.keep, *code} - {""}):
+    for entry in detachable(mountinfo.read(), needed - {""}, {*_TREES, *launch.keep, *sources, *code} - {""}):
         try:
             # Its own submounts may have peers on the host, where an umount from here must not arrive.
             linux.mount("", "none", entry.path, ["rprivate"])
@@ -89,43 +90,6 @@ def _detach(paths: Iterable[str]) -> None:
                 linux.mount("", "none", path, ["rprivate"])
                 linux.umount(path)
                 break
-
-
-def _mount_below(root: int, mount: Mount) -> None:
-    """Mount at a target that the image controls: resolved inside the root, used by fd only."""
-    # What changes a mount that exists needs a second look at the target: an fd from before is below the new mount.
-    bind = mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
-    first = [word for word in mount.options if (word in ("bind", "rbind") if bind else word not in linux.PROPAGATION)]
-    rest = [word for word in mount.options if word not in first]
-    fd = linux.open_in_root(root, mount.target, os.O_PATH)
-    try:
-        linux.mount(mount.type, mount.source, f"/proc/self/fd/{fd}", first)
-    finally:
-        os.close(fd)
-    if rest:
-        fd = linux.open_in_root(root, mount.target, os.O_PATH)
-        try:
-            linux.change_mount(f"/proc/self/fd/{fd}", rest)
-        finally:
-            os.close(fd)
-
-
-def _mount_all(top: str, mounts: Iterable[Mount]) -> None:
-    root = -1
-    try:
-        for mount in mounts:
-            if mount.target.strip("/") in ("", "."):
-                linux.mount(mount.type, mount.source, top, mount.options)
-                if root >= 0:
-                    os.close(root)
-                    root = -1
-                continue
-            if root < 0:
-                root = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            _mount_below(root, mount)
-    finally:
-        if root >= 0:
-            os.close(root)
 
 
 def _loopback_up(netns: int) -> None:
@@ -152,5 +116,6 @@ def build(launch: Launch) -> int:
     _detach_unneeded(launch)
     _detach(launch.detach)
     netns = _network(launch.network)
-    _mount_all(launch.root, launch.mounts)
+    staging.build(launch.stage, launch.trees)
+    mounting.mount_all(launch.root, launch.mounts)
     return netns

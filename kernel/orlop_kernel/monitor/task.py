@@ -15,7 +15,7 @@ from collections.abc import Callable
 from orlop_kernel import linux
 from orlop_kernel.spi.common import Command
 
-from . import commands, smallfiles
+from . import commands, orphans, smallfiles
 from .console import ConsoleSocket, set_size
 from .loop import Loop
 from .protocol import Failed, Started
@@ -152,6 +152,8 @@ class Task:
             self._stdio.close_theirs()
 
     def _command_ended(self, status: int, timed_out: bool, pid_file: str, log_file: str) -> None:
+        if timed_out:
+            orphans.kill_child_of_file(pid_file)  # made by a runtime that hung only then
         if status or timed_out:
             stderr = self._stdio.said()
             log = _tail(log_file)

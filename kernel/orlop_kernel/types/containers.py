@@ -16,6 +16,7 @@ __all__ = [
     "CreateRequest",
     "CreateResponse",
     "Device",
+    "DeviceRequest",
     "EndpointIPAMConfig",
     "EndpointSettings",
     "ExecConfig",
@@ -114,6 +115,16 @@ class ThrottleDevice(WireBase):
     rate: int = 0
 
 
+class DeviceRequest(WireBase):
+    """Devices for a driver to find: a GPU of some capabilities (an OR of ANDs), or CDI devices by name. `count` -1: all."""
+
+    driver: str = ""
+    count: int = 0
+    device_ids: list[str] | None = field(default=None, name="DeviceIDs")
+    capabilities: list[list[str]] | None = None
+    options: dict[str, str] | None = None
+
+
 class BindOptions(WireBase, omit_defaults=True):
     propagation: str = ""
     non_recursive: bool = False
@@ -140,6 +151,10 @@ class TmpfsOptions(WireBase, omit_defaults=True):
     options: list[list[str]] | None = None
 
 
+class ImageOptions(WireBase, omit_defaults=True):
+    subpath: str = ""
+
+
 class MountSpec(WireBase, omit_defaults=True):
     """One `--mount`."""
 
@@ -151,7 +166,7 @@ class MountSpec(WireBase, omit_defaults=True):
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
-    image_options: dict[str, Any] | None = None
+    image_options: ImageOptions | None = None
 
 
 class Resources(WireBase):
@@ -175,7 +190,7 @@ class Resources(WireBase):
     cpuset_mems: str = ""
     devices: list[Device] | None = None
     device_cgroup_rules: list[str] | None = None
-    device_requests: list[dict[str, Any]] | None = None
+    device_requests: list[DeviceRequest] | None = None
     memory_reservation: int = 0
     memory_swap: int = 0
     memory_swappiness: int | None = None
@@ -186,6 +201,8 @@ class Resources(WireBase):
     cpu_percent: int = 0
     io_maximum_iops: int = field(default=0, name="IOMaximumIOps")
     io_maximum_bandwidth: int = field(default=0, name="IOMaximumBandwidth")
+    kernel_memory: int | UnsetType = UNSET
+    kernel_memory_tcp: int | UnsetType = field(default=UNSET, name="KernelMemoryTCP")
 
 
 class UpdateRequest(Resources):
@@ -317,6 +334,14 @@ class ExecConfig(WireBase):
     working_dir: str = ""
     cmd: list[str] | str | None = None
     console_size: list[int] | None = None
+
+
+class CheckpointCreate(WireBase):
+    """The body of `POST /containers/{id}/checkpoints`."""
+
+    checkpoint_id: str = field(default="", name="CheckpointID")
+    checkpoint_dir: str = ""
+    exit: bool = False
 
 
 class ExecStart(WireBase):

@@ -26,6 +26,7 @@ __all__ = [
     "Found",
     "Limits",
     "Look",
+    "MakeDirectory",
     "Pack",
     "Place",
     "Progress",
@@ -75,12 +76,23 @@ class CopyUp(msgspec.Struct, frozen=True, tag=True):
     path: str
 
 
+class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
+    """Make directory `path` (0755, root's) in the root that `mounts` make, with those above it, where there is none.
+    `mountpoint` as in `CopyUp`."""
+
+    mounts: tuple[Mount, ...]
+    mountpoint: str
+    path: str
+
+
 class Bind(msgspec.Struct, frozen=True):
-    """What is mounted at a place in a container: a volume, or what the user bound there."""
+    """What is mounted at a place in a container: a volume, or what the user bound there; `subpath` is looked up inside the
+    source, which containers may change."""
 
     source: str
     destination: str
     readonly: bool = False
+    subpath: str = ""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -167,7 +179,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     missing: bool = False
 
 
-Request = Unpack | CopyUp | Look | Pack | Place
+Request = Unpack | CopyUp | MakeDirectory | Look | Pack | Place
 Answer = Progress | Found | Done | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -47,7 +47,7 @@ def make(view: View, namespace: int) -> None:
 def _bind(root: int, bind: Bind, *, make_point: bool) -> None:
     """Mount in its place, which the container may have made a link: it is looked up inside its root."""
     try:
-        if make_point and os.path.isdir(bind.source):
+        if make_point and (bind.subpath or os.path.isdir(bind.source)):
             tree = Tree(root)
             tree.directory(clean(os.fsencode(bind.destination)))
             tree.forget()
@@ -55,7 +55,7 @@ def _bind(root: int, bind: Bind, *, make_point: bool) -> None:
     except (OSError, UnpackError):
         return  # no such place: nobody can have put anything there
     try:
-        mount("bind", bind.source, f"/proc/self/fd/{target}", ("rbind",))
+        _mount_source(bind, f"/proc/self/fd/{target}")
     except (FileNotFoundError, NotADirectoryError):
         return  # the source is gone, or is a file where there is a directory
     finally:
@@ -65,6 +65,21 @@ def _bind(root: int, bind: Bind, *, make_point: bool) -> None:
         change_mount(f"/proc/self/fd/{target}", (*_DANGER, *(("ro",) if bind.readonly else ())))
     finally:
         os.close(target)
+
+
+def _mount_source(bind: Bind, target: str) -> None:
+    if not bind.subpath:
+        mount("bind", bind.source, target, ("rbind",))
+        return
+    top = os.open(bind.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        part = open_in_root(top, bind.subpath, os.O_PATH)
+        try:
+            mount("bind", f"/proc/self/fd/{part}", target, ("rbind",))
+        finally:
+            os.close(part)
+    finally:
+        os.close(top)
 
 
 class NoSuchPath(Exception):

@@ -26,6 +26,7 @@ from .request import (
     Done,
     Failed,
     Look,
+    MakeDirectory,
     Pack,
     Place,
     Progress,
@@ -37,6 +38,7 @@ from .request import (
 )
 from .sandbox import confine, enter, own_mounts
 from .stream import Uncompressed
+from .tree import Tree, clean
 
 __all__ = ["run"]
 
@@ -87,6 +89,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
                 return _unpack(connection, request, *fds)
             case CopyUp():
                 return _copy_up(request, *fds)
+            case MakeDirectory():
+                return _make_directory(request)
             case Look():
                 return _look(connection, request, fds)
             case Pack():
@@ -125,6 +129,19 @@ def _copy_up(request: CopyUp, target_fd: int) -> Done:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     confine(file_size=1 << 62, trusted_xattrs=False)
     return Done(copied=copy_up(root, request.path, target_fd))
+
+
+def _make_directory(request: MakeDirectory) -> Done:
+    own_mounts()
+    mount_root(request.mounts, request.mountpoint)
+    enter(request.mountpoint)
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    confine(file_size=0, trusted_xattrs=False)
+    try:
+        Tree(root).directory(clean(os.fsencode(request.path)))
+    except (NotADirectoryError, FileExistsError):
+        raise UnpackError("Cannot mkdir: it is not a directory") from None
+    return Done()
 
 
 def _enter(wanted: View, fds: list[int]) -> None:

@@ -81,8 +81,12 @@ class LocalVolumes:
             staged = os.path.join(self._staging, secrets.token_hex(8))
             os.makedirs(self._staging, 0o700, exist_ok=True)
             os.mkdir(staged)
-            _fill(staged, options)
-            os.rename(staged, directory)
+            try:
+                _fill(staged, options)
+                os.rename(staged, directory)
+            except BaseException:
+                shutil.rmtree(staged, ignore_errors=True)
+                raise
         fsync_directory(self._root)
 
     async def remove(self, name: str) -> None:

@@ -43,7 +43,9 @@ async def fork(room: Containers, container: Container, wanted: Launch, runtime: 
     """A monitor that has built its sandbox. The storage's mounts come first, then the runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
-    os.makedirs(wanted.root, mode=0o700, exist_ok=True)
+    for mount_point in (wanted.root, wanted.stage):
+        if mount_point:
+            os.makedirs(mount_point, mode=0o700, exist_ok=True)
     throwaway = container.record.host_config.auto_remove  # nobody reads it after a power cut: no write is waited for
     mounts = (*await room.engine.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
     monitor, _ = await Monitor.launch(room.engine.zygote, replace(wanted, mounts=mounts), room.engine.nursery)

@@ -6,20 +6,25 @@ which only count with a terminal.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from msgspec.structs import replace
 
+from orlop_kernel.engine.processes.monitor_client import MonitorFailed
 from orlop_kernel.monitor.protocol import Attach
-from orlop_kernel.spi import Conflict, InvalidParameter
+from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError, Unavailable
 
 from .container import AttachWaiter, Container
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["DetachKeys", "Detached", "attach", "join", "parse_detach_keys", "relay"]
+__all__ = ["DetachKeys", "Detached", "attach", "check", "join", "parse_detach_keys", "relay"]
+
+log = logging.getLogger(__name__)
 
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _CHUNK = 256 << 10
@@ -81,17 +86,28 @@ class DetachKeys:
         return bytes(out), False
 
 
-async def join(container: Container, request: Attach) -> trio.SocketStream | None:
-    """The container's streams. Before its start: waits for the start (None: it failed). While it is being started the
-    monitor is there already, and takes attachments."""
+def check(container: Container) -> None:
+    """Whether a client may attach now."""
     state = container.record.state
     if state.paused:
         raise Conflict(f"container {container.id} is paused, unpause the container before attach")
     if state.restarting:
         raise Conflict(f"container {container.id} is restarting, wait until the container is running")
+
+
+async def join(container: Container, request: Attach) -> trio.SocketStream | None:
+    """The container's streams. Before its start: waits for the start. While it is being started the monitor is there
+    already, and takes attachments. None: the start failed, or the container has just ended."""
+    check(container)
     run = container.run
     if run is not None and run.monitor is not None and not run.finished.is_set():
-        return await run.monitor.attach(request)
+        try:
+            return await run.monitor.attach(request)
+        except (MonitorFailed, Unavailable):
+            with trio.move_on_after(_LAST_WORDS):
+                await run.finished.wait()
+                return None  # it was over in this very moment, and so is the attach
+            raise
     waiter = AttachWaiter(request)
     container.attach_waiters.append(waiter)
     try:
@@ -193,8 +209,10 @@ async def attach(room: Containers, container: Container, client: Duplex, request
     config = container.record.config
     stdin = request.stdin and config.open_stdin
     once = stdin and config.stdin_once and not config.tty
-    wanted = Attach(stdin=stdin, stdout=request.stdout, stderr=request.stderr, stdin_once=once)
+    wanted = replace(request, stdin=stdin, stdin_once=once)
     room.engine.events.publish("container", "attach", container.id, room.attributes(container))
+    if not (stdin or request.stdout or request.stderr):
+        return  # to nothing: over at once, as with dockerd
     try:
         await relay(
             client,
@@ -205,3 +223,6 @@ async def attach(room: Containers, container: Container, client: Duplex, request
         )
     except* Detached:
         room.engine.events.publish("container", "detach", container.id, room.attributes(container))
+    except* OrlopError as group:
+        for error in group.exceptions:  # the head is gone: the client sees an end
+            log.warning("attach to container %s: %s", container.name, error)

@@ -7,20 +7,21 @@ the document itself is made by `engine.spec`.
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
-from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel import users
-from orlop_kernel.engine.spec import build, capabilities, environment, seccomp
+from orlop_kernel.engine.processes.monitor_client import Monitor
+from orlop_kernel.engine.spec import build, capabilities, environment, seccomp, security
 from orlop_kernel.engine.spec.host import facts
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import HostConfig
 
-from . import netfiles
+from . import confine, devices, netfiles
 from .container import Container
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ async def write(
     monitor: Monitor,
     user_mounts: list[dict[str, Any]],
     network: str,
+    shm: str,
 ) -> None:
     record = container.record
     identity = resolve_user(room, container, monitor, record.config.user, record.host_config.group_add or ())
     names = _namespaces(room, container, monitor, network)
     files = netfiles.write(room, container, network)
     bounding = bounding_set(record.host_config)
+    asked = security.parse(record.host_config.security_opt or ())
     spec = build.build(
         build.SpecInput(
             root=room.root(record.id),
@@ -54,13 +57,16 @@ async def write(
             cgroup_path=cgroup_path(room, record.id, record.host_config),
             mounts=user_mounts,
             files=files,
-            seccomp=_seccomp(room, record.host_config, bounding),
+            seccomp=_seccomp(room, record.host_config, asked.seccomp, bounding),
             facts=facts(),
             annotations=record.host_config.annotations or {},
             init_binary=_init_binary(room, record.host_config),
+            shm=shm,
+            writable_cgroups=asked.writable_cgroups,
             sysctls=_sysctls(record.host_config, network, names),
         )
     )
+    devices.inject(spec, record.host_config.device_requests or (), room.engine.config.cdi_spec_dirs)
     path = f"{room.run_dir(record.id)}/config.json"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
@@ -83,17 +89,6 @@ def bounding_set(host: HostConfig) -> tuple[str, ...]:
     return capabilities.effective(add, drop, host.privileged)
 
 
-def _option(host: HostConfig, name: str) -> str | None:
-    found = None
-    for option in host.security_opt or ():
-        key, sign, value = option.partition("=")
-        if not sign:
-            key, sign, value = option.partition(":")
-        if key == name:
-            found = value if sign else "true"
-    return found
-
-
 def process_input(
     room: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
 ) -> build.ProcessInput:
@@ -102,7 +97,7 @@ def process_input(
     argv = args
     if _init_binary(room, host):
         argv = ["/sbin/docker-init", "--", *args]
-    quiet = (_option(host, "no-new-privileges") or str(room.engine.config.no_new_privileges)).lower()
+    quiet = security.parse(host.security_opt or ()).no_new_privileges
     rows, columns = (host.console_size or [0, 0])[:2]
     return build.ProcessInput(
         args=argv,
@@ -112,21 +107,21 @@ def process_input(
         capabilities=bounding,
         terminal=record.config.tty,
         console_size=(rows, columns),
-        no_new_privileges=quiet in ("true", "1", ""),
+        no_new_privileges=room.engine.config.no_new_privileges if quiet is None else quiet,
+        apparmor=confine.profile(host),
         rlimits={limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()},
         oom_score_adj=host.oom_score_adj,
     )
 
 
-def _seccomp(room: Containers, host: HostConfig, bounding: tuple[str, ...]) -> dict[str, Any] | None:
-    profile = _option(host, "seccomp")
-    if profile is None:
-        profile = "unconfined" if host.privileged else room.engine.config.seccomp_profile
+def _seccomp(room: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
+    """`asked` is "", a word, or a profile: the client reads the file. The daemon's own is a path."""
+    profile = asked or ("unconfined" if host.privileged else room.engine.config.seccomp_profile)
     if profile == "unconfined":
         return None
     if profile in ("", "builtin"):
         return seccomp.default(tuple(sorted(bounding)))
-    if profile.startswith("/"):
+    if not asked:
         try:
             with open(profile) as file:
                 profile = file.read()
@@ -186,4 +181,6 @@ def cgroup_path(room: Containers, container_id: str, host: HostConfig) -> str:
                 f'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice", not "{parent}"'
             )
         return f"{parent}:orlop:{container_id}"
-    return f"/{parent.strip('/')}/{container_id}"
+    if ":" in parent:
+        raise InvalidParameter(f'invalid cgroup parent "{parent}": ":" is for slices of systemd')
+    return posixpath.normpath(f"/{parent.strip('/')}/{container_id}")

@@ -17,11 +17,13 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from orlop_kernel.engine.images import platforms
 from orlop_kernel.engine.images.service import Image
 from orlop_kernel.engine.networks.ports import wanted_ports
-from orlop_kernel.engine.spec import environment
+from orlop_kernel.engine.spec import environment, security
 from orlop_kernel.engine.spec.build import MASKED_PATHS, READONLY_PATHS
 from orlop_kernel.engine.spec.host import facts
+from orlop_kernel.engine.unpacking import make_directory
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
 from orlop_kernel.store import Put
 from orlop_kernel.types.containers import (
@@ -120,15 +122,22 @@ def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> Ho
         for limit in daemon.default_ulimits.values()
         if limit.name not in own
     ]
-    host.ulimits = [*(host.ulimits or ()), *defaults] or None
-    unconfined = any(option in ("systempaths=unconfined", "systempaths:unconfined") for option in host.security_opt or ())
-    if host.privileged or unconfined:
+    if defaults:
+        host.ulimits = [*(host.ulimits or ()), *defaults]
+    # Docker's clients write "no limit" in several ways, and read it in one.
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        host.pids_limit = None
+    if host.memory_swappiness == -1:
+        host.memory_swappiness = None
+    if security.parse(host.security_opt or ()).unmasked and not host.privileged:
         host.masked_paths, host.readonly_paths = host.masked_paths or [], host.readonly_paths or []
-    else:
+    elif not host.privileged:
         if host.masked_paths is None:
             host.masked_paths = [*MASKED_PATHS, *facts().thermal_paths]
         if host.readonly_paths is None:
             host.readonly_paths = list(READONLY_PATHS)
+    if (host.privileged or "host" in (host.ipc_mode, host.pid_mode)) and not security.parse(host.security_opt or ()).labels:
+        host.security_opt = [*(host.security_opt or ()), "label=disable"]
     return host
 
 
@@ -146,19 +155,32 @@ def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
     found = []
     for text in host.volumes_from or ():
         name, _, mode = text.partition(":")
+        if not name:
+            raise InvalidParameter("volumes-from specification cannot be an empty string")
         if mode not in ("", "ro", "rw", "z", "Z"):
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
-        shared = (mount for mount in room.get(name).record.mounts if mount.type != "tmpfs")
-        found += [replace(mount, rw=mount.rw and mode != "ro", copy=False) for mount in shared]
+        try:
+            shared = [mount for mount in room.get(name).record.mounts if mount.type != "tmpfs"]
+        except NotFound as error:  # a 404 would be about the image
+            raise InvalidParameter(str(error)) from None
+        found += [replace(mount, rw=mount.rw and mode != "ro", mode="", copy=False) for mount in shared]
     return found
+
+
+def _with_image(room: Containers, mount: MountRecord) -> MountRecord:
+    if mount.type != "image":
+        return mount
+    try:
+        return replace(mount, name=room.engine.images.resolve(mount.source).id)
+    except NotFound as error:  # a 404 would be about the container's own image
+        raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
 def _platform(room: Containers, image: Image, platform: str, reference: str) -> list[str]:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     if platform:
-        os_name, _, rest = platform.partition("/")
-        architecture = rest.partition("/")[0]
-        if (os_name and os_name != image.os) or (architecture and architecture != image.architecture):
+        wanted = platforms.normalise(platforms.parse(platform))
+        if (wanted.os, wanted.architecture) != (image.os, image.architecture):
             raise NotFound(
                 f"image with reference {reference} was found but does not match the specified platform: "
                 f"wanted {platform}, actual: {image.os}/{image.architecture}"
@@ -210,9 +232,12 @@ async def create(
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
     plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host))
     planned = await volumes.patiently(plan) if host.mounts else plan()
+    planned = tuple(_with_image(room, mount) for mount in planned)
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
-    promised = await volumes.promise(room, container_id, planned)
+    noted, struck_out = volumes.note(container_id, planned)
+    if noted:
+        await engine.store.commit(noted)
     try:
         with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
             record = ContainerRecord(
@@ -232,14 +257,14 @@ async def create(
             try:
                 record.mounts = await volumes.ensure(room, planned, host, volume_labels)
                 await _prepare(room, record, image)
-                await engine.store.commit([Put("containers", container_id, encode(record)), *promised])
+                await engine.store.commit([Put("containers", container_id, encode(record)), *struck_out])
             except Exception:
                 await _undo(room, record)
                 raise
             room.add(container)
     except Exception:
         await volumes.discard(room, planned)  # now that they are held no longer
-        await volumes.forget_promise(room, promised)
+        await volumes.strike_out(room, struck_out)
         raise
     engine.events.publish("container", "create", container_id, room.attributes(container))
     return Created(container, warnings)
@@ -249,7 +274,20 @@ async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> N
     await prepare_root(room, record, image)
     os.mkdir(room.directory(record.id), 0o710)
     os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
+    asked = record.config.working_dir
+    if asked not in ("", "/", image.config.working_dir):  # an image's own is in the image, or the runtime makes it
+        await _make_working_directory(room, record, asked)
     await volumes.populate(room, record)
+
+
+async def _make_working_directory(room: Containers, record: ContainerRecord, path: str) -> None:
+    """At create, as Docker: files may be copied into it before the start."""
+    root = room.root(record.id)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    try:
+        await make_directory(room.engine.zygote, await room.engine.storage.mounts(record.id), path, root)
+    finally:
+        os.rmdir(root)
 
 
 async def _undo(room: Containers, record: ContainerRecord) -> None:

@@ -7,6 +7,7 @@ does and it is 255). Nothing else accounts for an exit.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -67,13 +68,17 @@ async def _found(run: Run) -> Exited:
 
 
 async def put_away(room: Containers, container: Container, run: Run) -> None:
-    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. A monitor that told the exit and
-    then hangs is ended. `DeadlineExceeded` when even that does not end it."""
+    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. What a monitor that told the exit
+    and then died has not done is done here; one that hangs then is ended. `DeadlineExceeded` when even that does
+    not end it."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None
-    with trio.move_on_after(_PUT_AWAY):
+    with trio.move_on_after(_PUT_AWAY) as patience:
         await monitor.ended()
+    if not patience.cancelled_caught:
+        if _is_left(run):
+            await runtime.clean(room, container)
         return
     log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
     monitor.kill()
@@ -84,6 +89,12 @@ async def put_away(room: Containers, container: Container, run: Run) -> None:
     raise DeadlineExceeded(
         f"container {container.name} is still being put away: its monitor (pid {monitor.pid}) does not end"
     )
+
+
+def _is_left(run: Run) -> bool:
+    """Whether the runtime was not had forget the container: that takes its cgroups away."""
+    init = runs.init_record(run.run_dir)
+    return init is not None and any(map(os.path.isdir, init.cgroups))
 
 
 async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:

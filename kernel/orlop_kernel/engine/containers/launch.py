@@ -5,24 +5,26 @@
     start -> the runtime runs
 
 When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
-back. The row is committed *while* the runtime starts, with the sandbox, the monitor and the fact of the start: after a daemon
-that died in between, the next one finds the monitor by its run directory. It is adopted when the row knows of it, and with it
-the endpoints; else it is ended: nobody was told that it runs. After a power cut restart policies apply.
+back. The row is committed *while* the runtime starts, with the sandbox, the monitor and the fact of the start: after a
+daemon that died in between, the next one finds the monitor by its run directory. It is adopted when the row knows of it, and
+with it the endpoints; else it is ended: nobody was told that it runs. After a power cut restart policies apply.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
 from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
-from orlop_kernel.spi import InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
+from orlop_kernel.process import describe_timeout
+from orlop_kernel.spi import Command, DeadlineExceeded, InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
 from orlop_kernel.types.containers import HostConfig
 
-from . import ahead, bundle, mounts, netfiles, volumes
+from . import ahead, bundle, checkpoints, confine, mounted, netfiles
 from . import runtime as runtimes
 from .container import Container, Run
 from .runtime import task
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["begin", "launch", "log_info", "on_event", "task"]
 
 log = logging.getLogger(__name__)
+
+_CREATE = "failed to create task for container: failed to create shim task"
 
 
 def log_info(room: Containers, container: Container) -> LogInfo:
@@ -51,10 +55,15 @@ def log_info(room: Containers, container: Container) -> LogInfo:
     )
 
 
-async def launch(room: Containers, container: Container) -> Run:
-    """Run the container. On return it runs (or has run: a short one may be over); raises with everything undone."""
+async def launch(room: Containers, container: Container, image: str = "") -> Run:
+    """Run the container, from a checkpoint if an `image` is given. On return it runs (or has run: a short one may be over);
+    raises with everything undone."""
     record = container.record
     runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    command, work = runtime.run(task(room, container)), ""
+    if image:
+        work = checkpoints.work_directory(room, container)
+        command = checkpoints.runtime_of(room, container).restore(task(room, container), image, work)
     run = Run(room.run_dir(record.id))
     container.run = run
     plan = None
@@ -62,8 +71,9 @@ async def launch(room: Containers, container: Container) -> Run:
         # Other containers are looked up before anything is made.
         network = _network_namespace(room, record.host_config)
         _share_names(room, container)
-        user_mounts = await _user_mounts(room, container)
-        wanted = _wanted(room, container, runtime, network, user_mounts)
+        inside = await mounted.mounted(room, container, runtime)
+        await confine.ensure_profile(record.host_config)
+        wanted = _wanted(room, container, runtime, network, inside)
         run.monitor = await ahead.take(room, container, wanted)
         if network == "new":
             plan = await room.engine.networks.plan(
@@ -78,6 +88,7 @@ async def launch(room: Containers, container: Container) -> Run:
             )
         run.monitor = monitor = run.monitor or await ahead.fork(room, container, wanted, runtime)
         monitor.on_event = lambda event: on_event(room, container, run, event)
+        monitor.on_resumed = partial(room.engine.execs.reconcile, container)
         record.sandbox = None
         if plan is not None:
             with room.engine.tally.timed("network", "allocate"):
@@ -87,14 +98,16 @@ async def launch(room: Containers, container: Container) -> Run:
                 for sock in plan.sockets:
                     sock.close()
             await netfiles.answer_names(room, container)
-        await bundle.write(room, container, monitor, user_mounts, network)
+        await bundle.write(room, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, monitor)
-        started = await _start(room, container, runtime, monitor)
+        started = await _start(room, container, runtime, monitor, command)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
             await _undo(room, container, run, plan, deleted=isinstance(error, StartFailed))
         if isinstance(error, StartFailed):
-            raise InvalidParameter(_explain(runtime, error)) from error
+            if error.failed.timed_out:
+                raise DeadlineExceeded(f"{_CREATE}: {describe_timeout(command)}") from error
+            raise InvalidParameter(_explain(runtime, error) + (checkpoints.complaint(work) if image else "")) from error
         raise
     state = record.state
     state.running, state.paused, state.restarting, state.oom_killed = True, False, False, False
@@ -108,7 +121,7 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
     failed = error.failed
     if failed.status or failed.timed_out or failed.log or failed.stderr:
         outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
-        return "failed to create task for container: failed to create shim task: " + runtime.explain(outcome, failed.log)
+        return f"{_CREATE}: {runtime.explain(outcome, failed.log)}"
     return f"failed to create task for container: {failed.message}"
 
 
@@ -128,30 +141,20 @@ def _share_names(room: Containers, container: Container) -> None:
         container.record.config.hostname, container.record.config.domainname = other.hostname, other.domainname
 
 
-async def _user_mounts(room: Containers, container: Container) -> list[dict[str, Any]]:
-    out: list[dict[str, Any]] = []
-    for record in container.record.mounts:
-        volume = await volumes.mounts(room, record) if record.type == "volume" else ()
-        out += mounts.oci(record, volume)
-    return out
-
-
 def begin(room: Containers, container: Container) -> None:
     """What can be made of a start before it is asked for: not where that depends on others, or makes a volume work."""
     record = container.record
-    if any(mount.type == "volume" for mount in record.mounts):
+    inside = mounted.beforehand(room, record)
+    if inside is None:
         return
     if room.engine.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
         return
     runtime = room.engine.drivers.runtime(record.host_config.runtime)
-    user_mounts = [item for mount in record.mounts for item in mounts.oci(mount, ())]
     network = _network_namespace(room, record.host_config)
-    ahead.begin(room, container, _wanted(room, container, runtime, network, user_mounts), runtime)
+    ahead.begin(room, container, _wanted(room, container, runtime, network, inside), runtime)
 
 
-def _wanted(
-    room: Containers, container: Container, runtime: Runtime, network: str, user_mounts: list[dict[str, Any]]
-) -> Launch:
+def _wanted(room: Containers, container: Container, runtime: Runtime, network: str, inside: mounted.Mounted) -> Launch:
     """The launch, all but its mounts."""
     record = container.record
     config = record.host_config.log_config
@@ -166,19 +169,21 @@ def _wanted(
         mounts=(),
         network=network,
         detach=runtime.capabilities.detach_mounts,
-        keep=tuple(item["source"] for item in user_mounts if item["type"] == "bind"),
+        keep=tuple(item["source"] for item in inside.oci if item["type"] == "bind"),
         terminal=record.config.tty,
         stdin=record.config.open_stdin,
         log=log,
+        stage=room.stage(record.id) if inside.trees else "",
+        trees=inside.trees,
     )
 
 
-async def _start(room: Containers, container: Container, runtime: Runtime, monitor: Monitor) -> Started:
+async def _start(room: Containers, container: Container, runtime: Runtime, monitor: Monitor, command: Command) -> Started:
     record = container.record
     this = task(room, container)
     rows, columns = (record.host_config.console_size or [0, 0])[:2]
     message = Start(
-        run=runtime.run(this),
+        run=command,
         delete=runtime.delete(this),
         pid_file=this.pid_file,
         log_file=this.log,
@@ -249,7 +254,7 @@ def on_event(room: Containers, container: Container, run: Run, event: Event) -> 
     if isinstance(body, Exited):
         run.exited.set(body)
     elif isinstance(body, ExecExited):
-        room.engine.execs.exited(body)
+        room.engine.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = True
         room.engine.events.publish("container", "oom", container.id, room.attributes(container))

@@ -13,7 +13,7 @@ from orlop_kernel import process
 from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
 
-from . import exits, health, validate, volumes
+from . import checkpoints, exits, health, validate, volumes
 from .container import Container
 from .launch import launch, task
 
@@ -28,19 +28,20 @@ KILL_DEADLINE = 10.0
 _SIGNAL_FAILED = 2  # seconds that a container has to end by itself when it could not be sent the stop signal: Docker's
 
 
-async def start(room: Containers, container: Container) -> None:
+async def start(room: Containers, container: Container, checkpoint: str = "", directory: str = "") -> None:
+    """`checkpoint` is the name of one, in `directory` or where the container's own are."""
     async with container.lock:
         state = container.record.state
         if container.record.removing or state.dead:
             raise Conflict("container is marked for removal and cannot be started")
         if state.paused:
             raise Conflict("cannot start a paused container, try unpause instead")
-        if state.running and not state.restarting:
+        if state.running:  # also between two tries of a restart policy
             raise NotModified("container is already running")
-        _cancel_restart(container)
+        image = checkpoints.find(room, container, checkpoint, directory) if checkpoint else ""
         container.record.restart_count = 0
         container.restart_delay = 0.0
-        await start_locked(room, container)
+        await start_locked(room, container, image)
 
 
 def _cancel_restart(container: Container) -> None:
@@ -51,8 +52,8 @@ def _cancel_restart(container: Container) -> None:
         container.record.state.running = False
 
 
-async def start_locked(room: Containers, container: Container) -> None:
-    """Start under the lock, from any state that is not running."""
+async def start_locked(room: Containers, container: Container, image: str = "") -> None:
+    """Start under the lock, from any state that is not running. `image`: the directory of a checkpoint."""
     record = container.record
     if record.removing or container.row_going:
         raise Conflict("container is marked for removal and cannot be started")
@@ -64,7 +65,7 @@ async def start_locked(room: Containers, container: Container) -> None:
         container.stop_requested = False
         record.manually_stopped = False
         with room.engine.tally.timed("container", "start"):
-            run = await launch(room, container)
+            run = await launch(room, container, image)
     except Exception as error:
         failure = as_orlop_error(error, f"cannot start container {record.name}")
         raise await _failed(room, container, failure) from error
@@ -73,8 +74,8 @@ async def start_locked(room: Containers, container: Container) -> None:
     # That it was started is committed (see `launch`); its pid is in the monitor's own record, where a next daemon looks.
     room.background(room.save, container)
     container.touch()
-    volumes.announce(room, container, "mount")
     room.publish_network(container, "connect")
+    volumes.announce(room, container, "mount")
     room.engine.events.publish("container", "start", container.id, room.attributes(container))
     run.settled.set()
 
@@ -84,7 +85,7 @@ async def _failed(room: Containers, container: Container, error: OrlopError) -> 
     text = str(error)
     state = container.record.state
     state.exit_code, answer = 128, error
-    lower = text.lower()
+    lower = text.lower() if "failed to create task" in text else ""  # what the runtime says; the rest is 128
     if "permission denied" in lower or "is a directory" in lower:
         if "is a directory" in lower:
             text += ": permission denied"
@@ -100,7 +101,7 @@ async def _failed(room: Containers, container: Container, error: OrlopError) -> 
         for words in ("executable file not found", "no such file or directory", "system cannot find the file specified")
     ):
         state.exit_code, answer = 127, InvalidParameter(text)
-    elif "failed to create task" in text:
+    elif lower:
         answer = DriverError(text)
     state.running, state.restarting, state.pid, state.error = False, False, 0, text
     container.touch()
@@ -282,9 +283,9 @@ async def pause(room: Containers, container: Container) -> None:
         if not state.running:
             raise Conflict(f"container {container.id} is not running")
         if state.paused:
-            raise Conflict(f"container {container.id} is already paused")
+            raise Conflict(f"Container {container.id} is already paused")
         if state.restarting:
-            raise Conflict(f"container {container.id} is restarting, wait until the container is running")
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
         try:
             await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
@@ -309,13 +310,25 @@ async def unpause(room: Containers, container: Container) -> None:
 
 
 async def _unpause(room: Containers, container: Container) -> None:
-    if not container.record.state.paused:
+    """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed."""
+    state = container.record.state
+    if not state.paused:
         return
     runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-    await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
-    container.record.state.paused = False
-    await room.save(container)
-    container.touch()
+    state.paused, failure = False, None
+    try:
+        await room.save(container)
+    except OrlopError as error:
+        failure = error  # a full disk must not keep it frozen
+    try:
+        await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+    except BaseException:
+        state.paused = True
+        container.touch()
+        room.background(room.save, container)
+        raise
+    if failure is not None:
+        raise failure
     room.engine.events.publish("container", "unpause", container.id, room.attributes(container))
 
 

@@ -2,20 +2,24 @@
 
 On the default bridge a line of /etc/hosts, of a container that has to run; on user-defined networks one more name for the
 name server. The environment that Docker once made of links is not made.
+
+A link of the default bridge is also a further name of the container it leads to, "parent/alias", until it is removed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
 
+from .container import Container
 from .record import ContainerRecord
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["aliases", "check", "hosts"]
+__all__ = ["aliases", "check", "hosts", "names", "remove", "resolve", "shown"]
 
 
 def _parse(link: str) -> tuple[str, str]:
@@ -65,3 +69,63 @@ def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:
         except NotFound:
             found[alias] = name  # not there yet
     return found
+
+
+def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
+    """(id of the linked container, alias) of the links that give names."""
+    mode = record.host_config.network_mode
+    if not record.host_config.links or mode not in ("bridge", "host", "none"):
+        return
+    for name, alias in map(_parse, record.host_config.links):
+        try:
+            yield room.get(name).id, alias
+        except (NotFound, InvalidParameter):
+            continue  # removed since
+
+
+def names(room: Containers) -> dict[str, list[str]]:
+    """Id -> the further names of a container, in one pass over all."""
+    found: dict[str, list[str]] = {}
+    for item in room.index.values():
+        if item.record.host_config.links:
+            for other, alias in _legacy(room, item.record):
+                found.setdefault(other, []).append(f"{item.name}/{alias}")
+    return found
+
+
+def shown(room: Containers, record: ContainerRecord) -> list[str] | None:
+    """`HostConfig.Links` of inspect: the names of now."""
+    found = [f"/{room.index[other].name}:/{record.name}/{alias}" for other, alias in _legacy(room, record)]
+    return sorted(found) or None
+
+
+def resolve(room: Containers, text: str) -> Container | None:
+    """The container that a further name means."""
+    parent, _, wanted = text.removeprefix("/").rpartition("/")
+    holder = room.names.get(parent)
+    if holder is None or holder not in room.index:
+        return None
+    found = (other for other, alias in _legacy(room, room.index[holder].record) if alias == wanted)
+    return room.index.get(next(found, ""))
+
+
+async def remove(room: Containers, text: str) -> None:
+    """`docker rm --link parent/alias`: the link goes, both containers stay."""
+    parent, _, wanted = text.removeprefix("/").rpartition("/")
+    if not parent:
+        raise Conflict("Conflict, cannot remove the default link name of the container")
+    if parent not in room.names:
+        raise NotFound(f"Cannot get parent /{parent} for link name {text}")
+    container = room.get(parent)
+    async with container.lock:
+        host = container.record.host_config
+        kept = [link for link in host.links or () if _parse(link)[1] != wanted]
+        if len(kept) == len(host.links or ()):
+            raise NotFound(f"No such container: {text}")
+        before, host.links = host.links, kept or None
+        try:
+            await room.save(container)
+        except BaseException:
+            host.links = before
+            container.touch()
+            raise

@@ -10,6 +10,7 @@ from orlop_kernel.engine.images.listing import check, labels_match, moment
 from orlop_kernel.spi import InvalidParameter, NotFound
 
 from .container import Container
+from .view import shown_mounts
 
 if TYPE_CHECKING:
     from .service import Containers
@@ -19,29 +20,33 @@ __all__ = ["prunable", "select"]
 Filters = Mapping[str, Sequence[str]]
 
 _STATUSES = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
+_HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
 _KNOWN = frozenset(
     "id name label status exited ancestor before since volume network publish expose health isolation is-task".split()
 )
 
 
 def select(room: Containers, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
-    """Newest first. Filters of one key are alternatives (labels: all of them), keys are all required."""
+    """Newest first. Filters of one key are alternatives (labels: all of them), keys are all required; a key without values
+    asks for nothing. Only `status` shows what does not run without being told to."""
     for key in filters:
         if key not in _KNOWN:
             raise InvalidParameter(f"invalid filter '{key}'")
-    for value in filters.get("status", ()):
+    wanted = {key: values for key, values in filters.items() if values}
+    for value in wanted.get("status", ()):
         if value not in _STATUSES:
             raise InvalidParameter(f"invalid filter 'status={value}'")
-    tests = [_TESTS[key](room, values) for key, values in filters.items() if key in _TESTS]
+    tests = [_TESTS[key](room, values) for key, values in wanted.items() if key in _TESTS]
+    if "publish" in wanted or "expose" in wanted:
+        tests.append(_by_port(room, wanted.get("publish", ()), wanted.get("expose", ())))
     found = sorted(room.index.values(), key=lambda item: item.record.created_ns, reverse=True)
     for key, keep_after in (("before", False), ("since", True)):
-        for value in filters.get(key, ()):
+        for value in wanted.get(key, ()):
             pivot = room.get(value).record.created_ns
             found = [
                 item for item in found if (item.record.created_ns > pivot) is keep_after and item.record.created_ns != pivot
             ]
-    implied = any(key in filters for key in ("status", "exited", "before", "since"))
-    if not (everything or limit > 0 or implied):
+    if not (everything or limit > 0 or "status" in wanted):
         found = [item for item in found if item.record.state.running]
     found = [item for item in found if all(test(item) for test in tests)]
     return found[:limit] if limit > 0 else found
@@ -68,21 +73,26 @@ def prunable(filters: Filters, now: float) -> Test:
     return accept
 
 
-def _patterns(values: Sequence[str]) -> list[re.Pattern[str]]:
+def _pattern(value: str) -> re.Pattern[str] | None:
+    """What is no regular expression matches nothing but itself."""
     try:
-        return [re.compile(value) for value in values]
-    except re.error as error:
-        raise InvalidParameter(f"invalid filter: not a regular expression: {error}") from None
+        return re.compile(value)
+    except re.error:
+        return None
 
 
 def _by_id(room: Containers, values: Sequence[str]) -> Test:
-    patterns = _patterns(values)
-    return lambda item: any(item.id.startswith(v) for v in values) or any(p.search(item.id) for p in patterns)
+    return lambda item: any(item.id.startswith(value) for value in values)
 
 
 def _by_name(room: Containers, values: Sequence[str]) -> Test:
-    patterns = _patterns(values)
-    return lambda item: any(p.search(item.name) or p.search(f"/{item.name}") for p in patterns)
+    patterns = list(filter(None, map(_pattern, values)))
+
+    def test(item: Container) -> bool:
+        names = (item.name, f"/{item.name}")
+        return any(name in values for name in names) or any(p.search(name) for p in patterns for name in names)
+
+    return test
 
 
 def _by_label(room: Containers, values: Sequence[str]) -> Test:
@@ -123,46 +133,57 @@ def _by_ancestor(room: Containers, values: Sequence[str]) -> Test:
 
 
 def _by_volume(room: Containers, values: Sequence[str]) -> Test:
-    return lambda item: any(m.name in values or m.destination in values or m.source in values for m in item.record.mounts)
+    return lambda item: any(
+        mount.destination in values or (mount.name or mount.source) in values for mount in shown_mounts(item.record)
+    )
 
 
 def _by_network(room: Containers, values: Sequence[str]) -> Test:
     def test(item: Container) -> bool:
         networks = room.network_settings(item).get("Networks", {})
-        return any(value in networks or any(n.get("NetworkID") == value for n in networks.values()) for value in values)
+        ids = [network.get("NetworkID", "") for network in networks.values()]
+        return any(value in networks or any(each.startswith(value) for each in ids) for value in values)
 
     return test
 
 
-def _port_range(value: str) -> tuple[int, int, str]:
+def _port_range(key: str, value: str) -> tuple[int, int, str]:
     ports, _, protocol = value.partition("/")
-    low, _, high = ports.partition("-")
-    try:
-        return int(low), int(high or low), protocol or "tcp"
-    except ValueError:
-        raise InvalidParameter(f"invalid filter: not a port: '{value}'") from None
+    low, dash, high = ports.partition("-")
+    numbers = [int(text) if text.isascii() and text.isdecimal() else -1 for text in (low, high if dash else low)]
+    if not 0 <= numbers[0] <= numbers[1] <= 65535:
+        raise InvalidParameter(f"error while looking up for {key} {value}: it is not a port or a range of them")
+    return numbers[0], numbers[1], protocol.lower() or "tcp"
 
 
-def _by_port(public: bool) -> Callable[[Containers, Sequence[str]], Test]:
-    def make(room: Containers, values: Sequence[str]) -> Test:
-        ranges = [_port_range(value) for value in values]
-        key = "PublicPort" if public else "PrivatePort"
+def _by_port(room: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:
+    """Either filter is enough: they are of one list of ports."""
+    wanted = [("PublicPort", *_port_range("publish", value)) for value in published]
+    wanted += [("PrivatePort", *_port_range("expose", value)) for value in exposed]
 
-        def test(item: Container) -> bool:
-            ports = room.ports(item, room.network_settings(item))
-            return any(
-                low <= port.get(key, -1) <= high and port["Type"] == protocol
-                for port in ports
-                for low, high, protocol in ranges
-            )
+    def test(item: Container) -> bool:
+        ports = room.ports(item, room.network_settings(item))
+        return any(
+            low <= port.get(key, -1) <= high and port["Type"] == protocol
+            for port in ports
+            for key, low, high, protocol in wanted
+        )
 
-        return test
-
-    return make
+    return test
 
 
 def _by_health(room: Containers, values: Sequence[str]) -> Test:
+    for value in values:
+        if value not in _HEALTH:
+            raise InvalidParameter(f"unrecognized filter value for health: {value}")
     return lambda item: (item.health.status if item.health else "none") in values
+
+
+def _by_task(room: Containers, values: Sequence[str]) -> Test:
+    """Tasks of a swarm, of which there are none."""
+    if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
+        raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
+    return lambda item: values[0].lower() in ("0", "false")
 
 
 _TESTS: dict[str, Callable[[Containers, Sequence[str]], Test]] = {
@@ -174,7 +195,6 @@ _TESTS: dict[str, Callable[[Containers, Sequence[str]], Test]] = {
     "ancestor": _by_ancestor,
     "volume": _by_volume,
     "network": _by_network,
-    "publish": _by_port(public=True),
-    "expose": _by_port(public=False),
     "health": _by_health,
+    "is-task": _by_task,
 }

@@ -17,8 +17,14 @@ from .record import MountRecord
 __all__ = ["oci", "parse_bind", "plan", "views"]
 
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
-_MODES = frozenset({"ro", "rw", "z", "Z", "nocopy", "consistent", "cached", "delegated"})
+_CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # of Docker Desktop: a bind is consistent here
+# At most one word of each.
+_MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), frozenset({"nocopy"}), _CONSISTENCY, _PROPAGATION)
 _TMPFS = ("noexec", "nosuid", "nodev")
+_FLAGS = frozenset("ro rw exec noexec suid nosuid dev nodev sync async dirsync atime noatime diratime nodiratime relatime "
+                   "norelatime strictatime nostrictatime".split())  # fmt: skip
+_VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
+_OPTIONS = {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOptions", "image": "ImageOptions"}
 
 
 def _destination(path: str, text: str) -> str:
@@ -37,7 +43,7 @@ def _destination(path: str, text: str) -> str:
 def parse_bind(text: str) -> MountRecord:
     """`[source:]destination[:mode]`. An absolute source is a bind, another one a volume's name."""
     parts = text.split(":")
-    if not 1 <= len(parts) <= 3 or not all(parts):
+    if not 1 <= len(parts) <= 3 or not all(parts[:2]):
         raise InvalidParameter(f"invalid volume specification: '{text}'")
     mode = ""
     if len(parts) == 3:
@@ -48,12 +54,19 @@ def parse_bind(text: str) -> MountRecord:
         source, destination = parts
     else:
         source, destination = "", parts[0]
-    words = [word for word in mode.split(",") if word]
-    if len(set(words)) != len(words) or any(word not in _MODES | _PROPAGATION for word in words):
+    words = mode.split(",") if mode else []
+    if any(not any(word in kind for kind in _MODES) for word in words) or any(
+        sum(word in kind for word in words) > 1 for kind in _MODES
+    ):
         raise InvalidParameter(f"invalid volume specification: '{text}': invalid mode: {mode}")
     propagation = next((word for word in words if word in _PROPAGATION), "")
     destination = _destination(destination, text)
     if source.startswith("/"):
+        if "nocopy" in words:
+            raise InvalidParameter(
+                f"invalid volume specification: '{text}': invalid mount config for type \"bind\": field VolumeOptions must "
+                "not be specified"
+            )
         clean = posixpath.normpath(source)
         return MountRecord(
             type="bind",
@@ -82,6 +95,13 @@ def _invalid(spec: MountSpec, why: str) -> InvalidParameter:
 
 def parse_spec(spec: MountSpec) -> MountRecord:
     """One `--mount`."""
+    if spec.type not in _OPTIONS:
+        raise _invalid(spec, "mount type unknown")
+    for kind, name in _OPTIONS.items():
+        if kind != spec.type and getattr(spec, f"{kind}_options") is not None:
+            raise InvalidParameter(f'{name} must not be specified on mount type "{spec.type}"')
+    if spec.consistency not in ("", "default", *_CONSISTENCY):
+        raise _invalid(spec, f"invalid consistency: {spec.consistency}")
     if not spec.target:
         raise _invalid(spec, "field Target must not be empty")
     if not spec.target.startswith("/"):
@@ -93,8 +113,11 @@ def parse_spec(spec: MountSpec) -> MountRecord:
         return _bind_spec(spec, destination)
     if spec.type == "volume":
         options = spec.volume_options
-        if options and options.subpath and (options.subpath.startswith("/") or ".." in options.subpath.split("/")):
-            raise _invalid(spec, "subpath must be a relative path within the volume")
+        if not spec.source:
+            for given, what in ((spec.read_only, "ReadOnly mode"), (options and options.subpath, "Subpath")):
+                if given:
+                    raise _invalid(spec, f"must not set {what} when using anonymous volumes")
+        _check_subpath(spec, options.subpath if options else "", "volume")
         driver = options.driver_config.name if options and options.driver_config else ""
         return MountRecord(
             type="volume",
@@ -108,16 +131,41 @@ def parse_spec(spec: MountSpec) -> MountRecord:
             copy=not (options and options.no_copy),
         )
     if spec.type == "tmpfs":
-        if spec.source:
-            raise _invalid(spec, "field Source must not be specified")
-        words = []
-        if spec.tmpfs_options:
-            if spec.tmpfs_options.size_bytes:
-                words.append(f"size={spec.tmpfs_options.size_bytes}")
-            if spec.tmpfs_options.mode:
-                words.append(f"mode={spec.tmpfs_options.mode:o}")
-        return MountRecord(type="tmpfs", destination=destination, rw=not spec.read_only, options=(*_TMPFS, *words))
-    raise InvalidParameter(f'invalid mount config for type "{spec.type}": mount type unknown: "{spec.type}"')
+        return _tmpfs_spec(spec, destination)
+    if not spec.source:
+        raise _invalid(spec, "field Source must not be empty")
+    subpath = spec.image_options.subpath if spec.image_options else ""
+    _check_subpath(spec, subpath, "image")
+    return MountRecord(type="image", destination=destination, source=spec.source, rw=False, subpath=subpath)
+
+
+def _check_subpath(spec: MountSpec, subpath: str, where: str) -> None:
+    if subpath.startswith("/") or ".." in subpath.split("/"):
+        raise _invalid(spec, f"subpath must be a relative path within the {where}")
+
+
+def _tmpfs_spec(spec: MountSpec, destination: str) -> MountRecord:
+    if spec.source:
+        raise _invalid(spec, "field Source must not be specified")
+    words = []
+    if options := spec.tmpfs_options:
+        if options.size_bytes < 0:
+            raise _invalid(spec, f"invalid size: {options.size_bytes}")
+        if options.size_bytes:
+            words.append(f"size={options.size_bytes}")
+        if options.mode:
+            words.append(f"mode={options.mode:o}")
+        words += ["=".join(pair) for pair in options.options or ()]
+    return MountRecord(type="tmpfs", destination=destination, rw=not spec.read_only, options=_tmpfs_words(words))
+
+
+def _tmpfs_words(words: list[str]) -> tuple[str, ...]:
+    """With the defaults that they do not take back."""
+    for word in words:
+        name, sign, _ = word.partition("=")
+        if word not in _FLAGS and not (sign and name in _VALUES):
+            raise InvalidParameter(f'invalid tmpfs option "{word}"')
+    return (*(word for word in _TMPFS if word.removeprefix("no") not in words and word not in words), *words)
 
 
 def _bind_spec(spec: MountSpec, destination: str) -> MountRecord:
@@ -131,6 +179,12 @@ def _bind_spec(spec: MountSpec, destination: str) -> MountRecord:
     propagation = options.propagation if options else ""
     if propagation and propagation not in _PROPAGATION:
         raise _invalid(spec, f"invalid propagation mode: {propagation}")
+    flat, deep = (options.read_only_non_recursive, options.read_only_force_recursive) if options else (False, False)
+    for given, name in ((flat, "ReadOnlyNonRecursive"), (deep, "ReadOnlyForceRecursive")):
+        if given and not spec.read_only:
+            raise _invalid(spec, f"mount options conflict: !ReadOnly && BindOptions.{name}")
+    if flat and deep:
+        raise _invalid(spec, "mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
     return MountRecord(
         type="bind",
         destination=destination,
@@ -138,6 +192,8 @@ def _bind_spec(spec: MountSpec, destination: str) -> MountRecord:
         rw=not spec.read_only,
         propagation=propagation or "rprivate",
         recursive=not (options and options.non_recursive),
+        flat_readonly=flat,
+        deep_readonly=deep,
     )
 
 
@@ -159,13 +215,12 @@ def plan(host: HostConfig, image_volumes: Iterable[str], inherited: Iterable[Mou
         add(parse_spec(spec))
     for destination, text in (host.tmpfs or {}).items():
         words = [word for word in text.split(",") if word]
-        defaults = [word for word in _TMPFS if word.removeprefix("no") not in words and word not in words]
         add(
             MountRecord(
                 type="tmpfs",
                 destination=_destination(destination, destination),
                 rw="ro" not in words,
-                options=(*defaults, *words),
+                options=_tmpfs_words(words),
                 mode=text,
             )
         )
@@ -178,32 +233,38 @@ def plan(host: HostConfig, image_volumes: Iterable[str], inherited: Iterable[Mou
     return tuple(found.values())
 
 
-def oci(record: MountRecord, volume: Iterable[Mount] = ()) -> list[dict[str, Any]]:
-    """The OCI mounts of one record. `volume` is what the volume's driver says to mount."""
-    readonly = [] if record.rw else ["ro"]
+def oci(record: MountRecord, volume: Iterable[Mount] = (), *, deep: bool = False) -> list[dict[str, Any]]:
+    """The OCI mounts of one record. `volume` is what to mount for a volume or an image. `deep`: the runtime can make what is
+    mounted below read-only too."""
+    readonly = [] if record.rw else ["rro" if deep and not record.flat_readonly else "ro"]
     if record.type == "tmpfs":
         return [
             {
                 "destination": record.destination,
                 "type": "tmpfs",
                 "source": "tmpfs",
-                "options": list(dict.fromkeys([*record.options, *readonly])),
+                "options": list(dict.fromkeys([*record.options, *([] if record.rw else ["ro"])])),
             }
         ]
     if record.type == "bind":
-        words = ["rbind" if record.recursive else "bind", record.propagation or "rprivate", *readonly]
+        words = ["rbind", record.propagation or "rprivate", *readonly]
+        if not record.recursive:  # crun takes an "r" of any word for one of the bind
+            words = ["bind", words[1].removeprefix("r"), *([] if record.rw else ["ro"])]
         return [{"destination": record.destination, "type": "bind", "source": record.source, "options": words}]
     out = []
     for mount in volume:
         words = list(mount.options)
-        if mount.type == "bind":
-            words = ["rbind", record.propagation or "rprivate", *(w for w in words if w not in ("bind", "rbind", "rw"))]
+        if mount.type != "bind":
+            words += readonly and ["ro"]
+        else:
+            own = (word for word in words if word not in ("bind", "rbind", "rw"))
+            words = ["rbind", record.propagation or "rprivate", *own, *readonly]
         out.append(
             {
                 "destination": posixpath.join(record.destination, mount.target) if mount.target else record.destination,
                 "type": mount.type,
                 "source": mount.source,
-                "options": list(dict.fromkeys([*words, *readonly])),
+                "options": list(dict.fromkeys(words)),
             }
         )
     return out
@@ -223,6 +284,8 @@ def views(records: Iterable[MountRecord], volumes: Mapping[str, str]) -> list[Mo
             rw=record.rw,
             propagation=record.propagation,
         )
+        if record.type == "image":
+            point.name = record.name
         if record.type == "volume":
             point.name, point.driver = record.name, record.driver or "local"
         out.append(point)

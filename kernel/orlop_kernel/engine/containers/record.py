@@ -36,8 +36,10 @@ class State(msgspec.Struct):
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """One mount of a container, resolved at create. `source` is a host path for binds; for volumes it is looked up by
-    `name` at start. `options` go to a tmpfs. `copy`: an empty volume gets the image's files."""
+    """One mount of a container, resolved at create. `source` is a host path for binds, the reference as it was given for
+    images; volumes (by name) and images (by ID) are looked up by `name` at start. `options` go to a tmpfs. `copy`: an empty
+    volume gets the image's files. What is mounted below a read-only mount is read-only too, where kernel and runtime can:
+    `flat_readonly` does not want that, `deep_readonly` nothing less."""
 
     type: str
     destination: str
@@ -52,6 +54,8 @@ class MountRecord(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
     anonymous: bool = False
     copy: bool = True
+    flat_readonly: bool = False
+    deep_readonly: bool = False
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
@@ -76,4 +80,5 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     monitor_pid: int | None = None
     manually_stopped: bool = False
     removing: bool = False
+    removing_volumes: bool = False
     platform: str = "linux"

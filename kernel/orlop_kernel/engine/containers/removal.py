@@ -42,6 +42,7 @@ async def remove(room: Containers, container: Container, *, force: bool, volumes
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
     record.removing = container.stop_requested = True
+    record.removing_volumes = volumes  # for the boot that finishes what a crash cuts short
     try:
         await lifecycle.kill_now(room, container)
         async with container.lock:
@@ -95,9 +96,10 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
     if run is not None:
         await run.finished.wait()  # its `die` comes before our `destroy`
     await room.release_network(container)
+    noted, struck_out = anonymous.note(record.id, record.mounts) if volumes else ([], [])
     container.row_going = True
     try:
-        await room.engine.store.commit([Delete("containers", record.id)])
+        await room.engine.store.commit([Delete("containers", record.id), *noted])
     except BaseException:
         container.row_going = False
         raise
@@ -105,6 +107,7 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
     room.forget(container)
     try:
         await _remove_rest(room, container, run, volumes=volumes)
+        await anonymous.strike_out(room, struck_out)
     finally:
         room.departing.discard(record.id)
 

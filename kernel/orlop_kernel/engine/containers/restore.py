@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,6 +19,7 @@ from orlop_kernel import linux
 from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.processes.monitor_client import Monitor
+from orlop_kernel.monitor import cgroups
 from orlop_kernel.monitor.protocol import Status
 from orlop_kernel.spi import OrlopError
 
@@ -120,17 +122,22 @@ def _kill_monitor(run_dir: str) -> None:
 
 async def _adopt(room: Containers, container: Container, run: Run, monitor: Monitor, status: Status) -> None:
     run.monitor = monitor
+    monitor.on_resumed = partial(room.engine.execs.reconcile, container)
     container.run = run
     record = container.record
     record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
     runs.complete(run.run_dir, record.id, status, cgroup_path(room, record.id, record.host_config))
     init = runs.init_record(run.run_dir)
+    if init is not None and cgroups.is_frozen(init.cgroups) and not record.state.paused:
+        record.state.paused = True  # a pause of which there is no row, or the thaw that there is a row of
+        await room.save(container)
     if init is not None and not (record.state.running and record.state.pid == init.pid):
         record.state.running, record.state.restarting = True, False
         record.state.pid, record.state.pid_start_time = init.pid, init.start_time
         record.state.started_ns, record.state.error, record.state.exit_code = init.time_ns, "", 0
         record.started_before = True
         await room.save(container)
+    room.engine.execs.adopt(container, status)
     container.touch()
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
@@ -231,7 +238,8 @@ async def _start_if_wanted(room: Containers, container: Container) -> None:
     if record.removing:
         # The last daemon died while it removed it.
         record.removing = False
-        await removal.remove(room, container, force=True, volumes=record.host_config.auto_remove)
+        volumes_too = record.host_config.auto_remove or record.removing_volumes
+        await removal.remove(room, container, force=True, volumes=volumes_too)
         return
     if record.host_config.auto_remove and record.started_before:
         await room.auto_remove(container)

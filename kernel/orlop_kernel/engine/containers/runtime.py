@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,15 +34,21 @@ def task(room: Containers, container: Container) -> Task:
 
 async def clean(room: Containers, container: Container) -> None:
     """What the monitor would have done last: have the runtime forget the container, or it could not start again. Never
-    raises: an exit must be accounted for even when its runtime is no longer installed."""
+    raises: an exit must be accounted for even when its runtime is no longer installed, or hangs."""
+    record = container.record
     try:
-        runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+        runtime = room.engine.drivers.runtime(record.host_config.runtime)
         await process.check(runtime.delete(task(room, container)), f"have the runtime forget container {container.name}")
-        await _remove_cgroups(bundle.cgroup_path(room, container.id, container.record.host_config))
     except OrlopError as error:
         log.warning("%s", error)
     except Exception:
         log.exception("cannot have the runtime forget container %s", container.name)
+    try:
+        await _remove_cgroups(bundle.cgroup_path(room, container.id, record.host_config))
+        state = os.path.join(room.engine.config.exec_root, f"runtime-{record.host_config.runtime}", container.id)
+        shutil.rmtree(state, ignore_errors=True)  # a few files in memory, and most often gone by now
+    except Exception:
+        log.exception("cannot remove what runtime and kernel keep of container %s", container.name)
 
 
 async def _remove_cgroups(path: str) -> None:

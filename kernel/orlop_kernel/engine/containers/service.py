@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
 
 import msgspec
@@ -21,12 +21,13 @@ import trio
 
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.images.service import ImageUser
+from orlop_kernel.engine.system.programs import Programs
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Put
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import CreateRequest, EndpointSettings, HostConfig
 
-from . import create, launch, lifecycle, listing, names, removal, restore, view
+from . import create, launch, lifecycle, links, listing, names, removal, restore, view
 from .ahead import Ahead
 from .container import Container
 from .record import ContainerRecord
@@ -55,6 +56,7 @@ class Containers:
         self.departing: set[str] = set()
         """Containers whose rows are gone and whose files are about to be."""
         self.ahead: dict[str, Ahead] = {}
+        self.programs = Programs()
         self.containers_root = os.path.join(engine.config.data_root, "containers")
         self.runs_root = os.path.join(engine.config.exec_root, "run")
         os.makedirs(self.containers_root, mode=0o710, exist_ok=True)
@@ -95,6 +97,8 @@ class Containers:
         name = text.removeprefix("/")
         if (container_id := self.names.get(name)) and container_id in self.index:
             return self.index[container_id]
+        if "/" in name and (linked := links.resolve(self, name)):
+            return linked
         matches = [item for key, item in self.index.items() if key.startswith(text)] if text else []
         if len(matches) > 1:
             raise InvalidParameter(f"multiple IDs found with provided prefix: {text}")
@@ -116,8 +120,12 @@ class Containers:
             raise
 
     async def rename(self, container: Container, given: str) -> None:
-        new, old = names.check(given), container.record.name
-        with self.reserve_name(new, container.id):
+        old = container.record.name
+        with ExitStack() as stack:
+            try:
+                new = stack.enter_context(self.reserve_name(names.check(f"/{given.removeprefix('/')}"), container.id))
+            except (Conflict, InvalidParameter) as error:
+                raise type(error)(f"Error when allocating new name: {error}") from error
             container.record.name = new
             try:
                 await self.save(container)
@@ -148,7 +156,10 @@ class Containers:
 
     def users_of_image(self, image_id: str) -> list[ImageUser]:
         return [
-            ImageUser(item.id, item.record.state.running) for item in self.index.values() if item.record.image_id == image_id
+            ImageUser(item.id, item.record.state.running)
+            for item in self.index.values()
+            if item.record.image_id == image_id
+            or any(mount.type == "image" and mount.name == image_id for mount in item.record.mounts)
         ]
 
     def users_of_volume(self, name: str) -> list[str]:
@@ -166,17 +177,23 @@ class Containers:
         """Where the container's root is mounted, in its monitor's mount namespace only."""
         return os.path.join(self.engine.config.exec_root, "mnt", container_id[:_RUN_NAME])
 
+    def stage(self, container_id: str) -> str:
+        """Where its monitor makes what is mounted in the root besides, when there is any: beside the root, and as hidden."""
+        return f"{self.root(container_id)}.stage"
+
     def by_run_name(self, name: str) -> Container | None:
         return next((item for key, item in self.index.items() if key.startswith(name)), None)
 
     def remove_run(self, name: str) -> None:
+        for mount_point in (name, f"{name}.stage"):
+            try:
+                os.rmdir(os.path.join(self.engine.config.exec_root, "mnt", mount_point))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("cannot remove mount point of %s: %s", name, error)
+        # Last, as it is by this directory that the next boot knows of the others
         shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
-        try:
-            os.rmdir(os.path.join(self.engine.config.exec_root, "mnt", name))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            log.warning("cannot remove mount point of %s: %s", name, error)
 
     def remove_run_directories(self, container_id: str) -> None:
         self.remove_run(container_id[:_RUN_NAME])
@@ -291,22 +308,45 @@ class Containers:
             return record.config.image
         return record.image_id
 
-    async def inspect(self, container: Container, size: bool = False) -> bytes:
-        found = container.views.get("inspect")
-        if found is None or size:
+    async def inspect(self, container: Container, version: tuple[int, int], size: bool = False) -> bytes:
+        key = "inspect" if version >= (1, 45) else "inspect, old"
+        # What a link leads to may be renamed, and only that container is told.
+        kept = not size and not container.record.host_config.links
+        found = container.views.get(key) if kept else None
+        if found is None:
             graph = await self.engine.storage.describe(container.id)
-            shown = view.inspect(self, container, graph)
-            if size:
-                usage = await self.engine.storage.usage(container.id)
-                image = self.engine.images.get(container.record.image_id)
-                shown.size_rw, shown.size_root_fs = usage.size, usage.size + (image.size if image else 0)
-                return msgspec.json.encode(shown)
-            found = container.views["inspect"] = msgspec.json.encode(shown)
+            sizes = await self._sizes(container) if size else None
+            shown = view.inspect(self, container, graph, version)
+            if sizes is not None:
+                shown.size_rw, shown.size_root_fs = sizes
+            found = msgspec.json.encode(shown)
+            if kept:
+                container.views[key] = found
         return found
 
-    def summaries(self, *, everything: bool, limit: int, filters: listing.Filters, version: tuple[int, int]) -> bytes:
+    async def _sizes(self, container: Container) -> tuple[int, int]:
+        """Bytes that it has written, and those together with its image's."""
+        usage = await self.engine.storage.usage(container.id)
+        image = self.engine.images.get(container.record.image_id)
+        return usage.size, usage.size + (image.size if image else 0)
+
+    async def summaries(self, *, everything: bool, limit: int, filters: listing.Filters, size: bool) -> bytes:
         chosen = listing.select(self, everything=everything, limit=limit, filters=filters)
-        return b"[" + b",".join(view.summary(self, item, version) for item in chosen) + b"]"
+        sizes: dict[str, tuple[int, int]] = {}
+
+        async def measure(item: Container) -> None:
+            try:
+                sizes[item.id] = await self._sizes(item)
+            except OrlopError as error:  # removed meanwhile, or the driver: the others are told all the same
+                log.warning("cannot measure container %s: %s", item.name, error)
+
+        async with trio.open_nursery() as nursery:
+            for item in chosen if size else ():
+                nursery.start_soon(measure, item)
+        linked = links.names(self)
+        return (
+            b"[" + b",".join(view.summary(self, item, linked.get(item.id, ()), sizes.get(item.id)) for item in chosen) + b"]"
+        )
 
     # --- operations -------------------------------------------------------------------------------------------------
 
@@ -318,8 +358,8 @@ class Containers:
         launch.begin(self, created.container)
         return created
 
-    async def start(self, container: Container) -> None:
-        await lifecycle.start(self, container)
+    async def start(self, container: Container, checkpoint: str = "", directory: str = "") -> None:
+        await lifecycle.start(self, container, checkpoint, directory)
 
     async def start_locked(self, container: Container) -> None:
         await lifecycle.start_locked(self, container)

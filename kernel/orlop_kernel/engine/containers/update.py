@@ -15,7 +15,7 @@ from orlop_kernel.engine.spec.host import facts
 from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError
 from orlop_kernel.types.containers import HostConfig, Resources, UpdateRequest
 
-from . import restarts, validate
+from . import limits, restarts
 from .container import Container
 from .runtime import task
 
@@ -73,7 +73,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
 
 async def update(room: Containers, container: Container, request: UpdateRequest) -> list[str]:
     """Returns warnings."""
-    warnings = validate.check_resources(request, facts(), update=True)
+    warnings = limits.check(request, facts(), update=True)
     async with container.lock:
         record = container.record
         if record.removing or record.state.dead:

@@ -7,18 +7,19 @@ import signal
 
 from msgspec import UNSET
 
-from orlop_kernel.engine.spec import capabilities
+from orlop_kernel.engine.spec import capabilities, security
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.types.containers import ContainerConfig, HostConfig, Resources
+from orlop_kernel.types.containers import ContainerConfig, HostConfig
 
-from . import restarts
+from . import limits, restarts
 
-__all__ = ["check", "check_resources", "parse_signal"]
+__all__ = ["check", "parse_signal"]
 
-_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*\Z")
+# With "_", which no host name has by the book: people name containers so, and Docker takes anything.
+_HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
+_HOSTNAME_LIMIT = 64  # the kernel's (uname(2))
 _DEVICE_RULE = re.compile(r"[acb] (\d+|\*):(\d+|\*) [rwm]{1,3}\Z")
-_SMALLEST_MEMORY = 6 << 20
 
 
 def parse_signal(text: str) -> int:
@@ -58,7 +59,13 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
     for entry in host.extra_hosts or ():
         if ":" not in entry and "=" not in entry:
             raise InvalidParameter(f'bad format for add-host: "{entry}"')
-    return check_resources(host, facts)
+    for name in host.annotations or ():
+        if not name:
+            raise InvalidParameter("invalid Annotations: the empty string is not permitted as an annotation key")
+    if host.cgroup:
+        raise InvalidParameter("the field Cgroup is not supported: CgroupParent says where a container's cgroup is")
+    _check_security(host, facts)
+    return limits.check(host, facts)
 
 
 def _words(value: list[str] | str | None) -> list[str]:
@@ -66,8 +73,10 @@ def _words(value: list[str] | str | None) -> list[str]:
 
 
 def _check_config(config: ContainerConfig) -> None:
-    if config.hostname and (len(config.hostname) > 63 or not _HOSTNAME.match(config.hostname)):
+    if config.hostname and (len(config.hostname) > _HOSTNAME_LIMIT or not _HOSTNAME.match(config.hostname)):
         raise InvalidParameter(f"invalid hostname: {config.hostname}")
+    if len(config.domainname.encode()) > _HOSTNAME_LIMIT or any(char.isspace() for char in config.domainname):
+        raise InvalidParameter(f"invalid domainname: {config.domainname}")
     if config.working_dir and not config.working_dir.startswith("/"):
         raise InvalidParameter(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
     for entry in config.env or ():
@@ -116,59 +125,14 @@ def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
         allowed = ("", "host", "none", "private", "shareable") if name == "IPC" else ("", "host")
         if value not in allowed and not (value.startswith("container:") and value != "container:"):
             raise InvalidParameter(f"invalid {name} mode: {value}")
-    if host.readonly_rootfs and host.privileged:
-        return
-    for option in host.security_opt or ():
-        _check_security_opt(option)
 
 
-def _check_security_opt(option: str) -> None:
-    if option in ("no-new-privileges", "writable-cgroups"):
-        return
-    name, sign, value = option.partition("=")
-    if not sign:
-        name, sign, value = option.partition(":")
-    if not sign or name not in ("no-new-privileges", "seccomp", "apparmor", "label", "systempaths", "writable-cgroups"):
-        raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
-    if name == "no-new-privileges" and value.lower() not in ("true", "false", "1", "0"):
-        raise InvalidParameter(f'invalid --security-opt 2: "{option}"')
-
-
-def check_resources(given: Resources, facts: Host, *, update: bool = False) -> list[str]:
-    """Limits in Docker's words. Changes what Docker fills in: MemorySwap. `update`: the limits that are not given stay."""
-    memory, swap = given.memory, given.memory_swap
-    if memory and memory < _SMALLEST_MEMORY:
-        raise InvalidParameter("Minimum memory limit allowed is 6MB")
-    if swap > 0 and not memory and not update:
-        raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if 0 < swap < memory:
-        raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if memory and not swap and not update:
-        given.memory_swap = 2 * memory
-    if given.memory_swappiness is not None and not -1 <= given.memory_swappiness <= 100:
-        raise InvalidParameter(f"Invalid value: {given.memory_swappiness}, valid memory swappiness range is 0-100")
-    if memory and given.memory_reservation > memory:
-        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if given.nano_cpus:
-        if given.cpu_period or given.cpu_quota:
-            raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
-        if not 0 < given.nano_cpus <= facts.cpus * 1_000_000_000:
-            raise InvalidParameter(
-                f"range of CPUs is from 0.01 to {facts.cpus:.2f}, as there are only {facts.cpus} CPUs available"
-            )
-    if given.cpu_period and not 1000 <= given.cpu_period <= 1_000_000:
-        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if given.cpu_quota and 0 < given.cpu_quota < 1000:
-        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if given.cpu_shares < 0:
-        raise InvalidParameter(f"invalid CPU shares ({given.cpu_shares}): value must be a positive integer")
-    if given.blkio_weight and not 10 <= given.blkio_weight <= 1000:
-        raise InvalidParameter("Range of blkio weight is from 10 to 1000")
-    warnings = []
-    if given.memory_swappiness is not None and given.memory_swappiness >= 0 and facts.cgroup_version == 2:
-        warnings.append("Your kernel does not support memory swappiness capabilities. Memory swappiness discarded.")
-        given.memory_swappiness = None
-    if given.oom_kill_disable and facts.cgroup_version == 2:
-        warnings.append("Your kernel does not support OomKillDisable. OomKillDisable discarded.")
-        given.oom_kill_disable = None
-    return warnings
+def _check_security(host: HostConfig, facts: Host) -> None:
+    asked = security.parse(host.security_opt or ())
+    if asked.apparmor not in ("", "unconfined") and not facts.apparmor:
+        raise InvalidParameter(f'cannot use AppArmor profile "{asked.apparmor}": AppArmor is not enabled on this host')
+    for label in asked.labels:
+        if label != "disable":
+            raise InvalidParameter(f"cannot use label={label}: SELinux labels are not supported (label=disable is)")
+    if asked.writable_cgroups and (facts.cgroup_version != 2 or host.cgroupns_mode == "host"):
+        raise InvalidParameter("option writable-cgroups needs cgroup v2 and a private cgroup namespace")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import posixpath
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
+from orlop_kernel.engine.networks.predefined import PREDEFINED
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import ContainerView, StateView
 
-from . import mounts
+from . import confine, links, mounts
 from .container import Container
-from .record import State
+from .record import ContainerRecord, MountRecord, State
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["human_duration", "inspect", "status_text", "summary"]
+__all__ = ["human_duration", "inspect", "shown_mounts", "status_text", "summary"]
 
+_ONLY_INSPECT = {"Links": None, "Aliases": None, "DriverOpts": None, "DNSNames": None}
+"""What the list leaves out of a network."""
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _encode = msgspec.json.Encoder().encode
 
@@ -46,10 +52,36 @@ def state_view(container: Container) -> StateView:
     )
 
 
-def inspect(room: Containers, container: Container, graph: dict[str, str]) -> ContainerView:
+def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
+    """The mounts that clients see: a `--tmpfs` is in `HostConfig` alone."""
+    hidden = {posixpath.normpath(path) for path in record.host_config.tmpfs or ()}
+    return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
+
+
+def _tried(record: ContainerRecord) -> bool:
+    """Whether it was ever started, with or without success."""
+    return record.started_before or bool(record.state.error)
+
+
+def _file_paths(room: Containers, record: ContainerRecord) -> tuple[str, str, str]:
+    """resolv.conf, hostname and hosts: made by the first start, and another's for who shares its network."""
+    if not _tried(record):
+        return "", "", ""
+    owner = record.host_config.network_mode.removeprefix("container:")
+    directory = room.directory(owner if owner in room.index else record.id)
+    return f"{directory}/resolv.conf", f"{directory}/hostname", f"{directory}/hosts"
+
+
+def inspect(room: Containers, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
     record = container.record
-    directory = room.directory(record.id)
+    resolv_conf, hostname, hosts = _file_paths(room, record)
     args = record.args
+    host = record.host_config
+    if host.links:
+        host = replace(host, links=links.shown(room, record))
+    settings = room.network_settings(container)
+    if version < (1, 45):
+        _add_old_aliases(record, settings["Networks"])
     return ContainerView(
         id=record.id,
         created=room.created(record),
@@ -57,24 +89,32 @@ def inspect(room: Containers, container: Container, graph: dict[str, str]) -> Co
         args=args[1:],
         state=state_view(container),
         image=record.image_id,
-        resolv_conf_path=f"{directory}/resolv.conf",
-        hostname_path=f"{directory}/hostname",
-        hosts_path=f"{directory}/hosts",
-        log_path=room.log_path(container),
+        resolv_conf_path=resolv_conf,
+        hostname_path=hostname,
+        hosts_path=hosts,
+        log_path=room.log_path(container) if _tried(record) else "",
         name=f"/{record.name}",
         restart_count=record.restart_count,
         driver=record.storage_driver,
         platform=record.platform,
         mount_label="",
         process_label="",
-        app_armor_profile="",
+        app_armor_profile=confine.profile(host),
         exec_ids=sorted(container.execs) or None,
-        host_config=record.host_config,
+        host_config=host,
         graph_driver={"Data": graph, "Name": record.storage_driver},
-        mounts=mounts.views(record.mounts, room.volume_mountpoints(record)),
+        mounts=mounts.views(shown_mounts(record), room.volume_mountpoints(record)),
         config=record.config,
-        network_settings=room.network_settings(container),
+        network_settings=settings,
     )
+
+
+def _add_old_aliases(record: ContainerRecord, networks: dict[str, Any]) -> None:
+    """Before `DNSNames` there was, the aliases on user-defined networks told the short id and the host name as well."""
+    for name, network in networks.items():
+        if name not in PREDEFINED:
+            more = (record.id[:12], record.config.hostname)
+            network["Aliases"] = list(dict.fromkeys([*(network["Aliases"] or ()), *more]))
 
 
 def human_duration(seconds: float) -> str:
@@ -131,25 +171,31 @@ def _command(args: list[str]) -> str:
     return " ".join(f"'{arg}'" if " " in arg else arg for arg in args)
 
 
-def summary(room: Containers, container: Container, version: tuple[int, int]) -> bytes:
-    """One item of the list. All but `Status`, which changes by the second, is encoded once a change."""
+def summary(room: Containers, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
+    """One item of the list. All but `Status`, which changes by the second, is encoded once a change. `names` are further
+    names by links; `sizes` the bytes written and those of the whole root."""
     key = "list"
-    found = container.views.get(key)
+    found = None if names else container.views.get(key)
     if found is None:
-        found = _encode(_summary(room, container))
-        container.views[key] = found
+        found = _encode(_summary(room, container, names))
+        if not names:
+            container.views[key] = found
     record = container.record
     health = container.health.status if container.health else ""
     text = status_text(record.state, record.removing, health, time.time_ns())
-    return found[:-1] + b',"Status":"' + text.encode() + b'"}'
+    more = "".join(f',"{name}":{size}' for name, size in zip(("SizeRw", "SizeRootFs"), sizes or (), strict=False) if size)
+    return found[:-1] + f'{more},"Status":"{text}"}}'.encode()
 
 
-def _summary(room: Containers, container: Container) -> dict[str, Any]:
+def _summary(room: Containers, container: Container, names: Sequence[str]) -> dict[str, Any]:
     record = container.record
     settings = room.network_settings(container)
+    host: dict[str, Any] = {"NetworkMode": record.host_config.network_mode}
+    if annotations := record.host_config.annotations:
+        host["Annotations"] = annotations
     return {
         "Id": record.id,
-        "Names": [f"/{record.name}"],
+        "Names": [f"/{name}" for name in (record.name, *names)],
         "Image": room.image_name(record),
         "ImageID": record.image_id,
         "Command": _command(record.args),
@@ -157,7 +203,7 @@ def _summary(room: Containers, container: Container) -> dict[str, Any]:
         "Ports": room.ports(container, settings),
         "Labels": record.config.labels or {},
         "State": "removing" if record.removing and not record.state.running else record.state.status,
-        "HostConfig": {"NetworkMode": record.host_config.network_mode},
-        "NetworkSettings": {"Networks": settings.get("Networks", {})},
-        "Mounts": mounts.views(record.mounts, room.volume_mountpoints(record)),
+        "HostConfig": host,
+        "NetworkSettings": {"Networks": {name: {**each, **_ONLY_INSPECT} for name, each in settings["Networks"].items()}},
+        "Mounts": mounts.views(shown_mounts(record), room.volume_mountpoints(record)),
     }

@@ -14,9 +14,8 @@ import trio
 from msgspec.structs import replace
 
 from orlop_kernel.engine.unpacking import copy_up
-from orlop_kernel.linux import open_in_root
-from orlop_kernel.spi import DeadlineExceeded, InvalidParameter, Mount, NotFound, OrlopError
-from orlop_kernel.store import Delete, Put
+from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
+from orlop_kernel.store import UNREADABLE, Delete, Put
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
@@ -25,12 +24,13 @@ from .record import ContainerRecord, MountRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["announce", "discard", "ensure", "forget_promise", "mounts", "patiently", "populate", "promise", "take_back"]
+__all__ = ["announce", "discard", "ensure", "note", "patiently", "populate", "strike_out", "take_back"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PATIENCE = 20.0
+_NOTE = "volumes:"
 
 
 async def patiently(look: Callable[[], T]) -> T:
@@ -40,36 +40,39 @@ async def patiently(look: Callable[[], T]) -> T:
     raise DeadlineExceeded(f"cannot look at what is to be mounted: its file system gave no answer in {_PATIENCE:g} s")
 
 
-async def promise(room: Containers, container_id: str, planned: Sequence[MountRecord]) -> list[Delete]:
-    """Write down which anonymous volumes come to be with a container, before the first does: a crash before the container's
-    row would leave them to nobody. Returns what takes the note back, to be committed with the row."""
-    names = [mount.name for mount in planned if mount.type == "volume" and mount.anonymous]
+def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
+    """What writes down which anonymous volumes come and go with a container, and what strikes it out. It is written before
+    the first comes to be, and with the end of the row: a crash in between would leave them to nobody."""
+    names = [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
     if not names:
-        return []
-    await room.engine.store.commit([Put("intents", container_id, msgspec.json.encode(names))])
-    return [Delete("intents", container_id)]
+        return [], []
+    key = f"{_NOTE}{container_id}"
+    return [Put("intents", key, msgspec.json.encode(names))], [Delete("intents", key)]
 
 
-async def forget_promise(room: Containers, taken_back: Sequence[Delete]) -> None:
-    """After a create that failed and has undone itself."""
+async def strike_out(room: Containers, noted: Sequence[Delete]) -> None:
+    """When they are gone again."""
     try:
-        await room.engine.store.commit(taken_back)
+        if noted:
+            await room.engine.store.commit(noted)
     except OrlopError as error:
         log.info("the note of a container's volumes stays until the next boot: %s", error)
 
 
 async def take_back(room: Containers) -> None:
-    """At boot: anonymous volumes of containers that never came to be."""
-    for container_id, row in room.engine.store.load("intents"):
+    """At boot: the anonymous volumes of containers that never came to be, or were being removed with theirs."""
+    for key, row in room.engine.store.load("intents"):
+        if not key.startswith(_NOTE):
+            continue
         try:
             for name in msgspec.json.decode(row, type=list[str]):
-                with suppress(NotFound):
+                with suppress(NotFound, Conflict):  # another container has it by --volumes-from
                     await room.engine.volumes.remove(name)
-            await room.engine.store.commit([Delete("intents", container_id)])
-        except msgspec.MsgspecError as error:
-            await room.engine.store.quarantine("intents", container_id, str(error))
+            await room.engine.store.commit([Delete("intents", key)])
+        except UNREADABLE as error:
+            await room.engine.store.quarantine("intents", key, str(error))
         except OrlopError as error:
-            log.warning("volumes of container %s, which was never made, stay: %s", container_id[:12], error)
+            log.warning("volumes of a container that is no more stay: %s", error)
 
 
 async def ensure(
@@ -98,27 +101,6 @@ def _promised(source: str) -> None:
     if not os.path.exists(source):
         # Docker's promise for --volume; --mount refused it while it was parsed.
         os.makedirs(source, mode=0o755, exist_ok=True)
-
-
-async def mounts(room: Containers, record: MountRecord) -> Sequence[Mount]:
-    """What to mount for a volume. A subpath is looked up inside the volume, whatever symlinks its containers made there."""
-    found = await room.engine.volumes.mounts(record.name)
-    return [replace(mount, source=_inside(mount.source, record.subpath)) for mount in found] if record.subpath else found
-
-
-def _inside(directory: str, subpath: str) -> str:
-    try:
-        root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fd = open_in_root(root, subpath, os.O_PATH)
-        finally:
-            os.close(root)
-    except OSError as error:
-        raise InvalidParameter(f"cannot access path {directory}/{subpath}: {(error.strerror or '').lower()}") from None
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
 
 
 async def populate(room: Containers, record: ContainerRecord) -> None:

@@ -131,7 +131,7 @@ async def place(
             if os.strerror(errno.EROFS) in str(error):
                 raise InvalidParameter(_read_only(container, path)) from None
             raise
-    room.engine.events.publish("container", "extract-to-dir", container.id, room.attributes(container, path=path))
+    room.engine.events.publish("container", "extract-to-dir", container.id, room.attributes(container))
 
 
 async def _patient(source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -83,7 +83,7 @@ async def commit(
         raise NotFound(f"cannot commit container {container.id}: its image {record.image_id} has been removed")
     if record.removing or record.state.dead:
         raise Conflict(f"you cannot commit container {container.id} which is being removed")
-    wanted = instructions.apply(_image_config(config or ContainerConfig()), instructions_)
+    wanted = instructions.apply(_image_config(config or record.config), instructions_)
     request = CommitRequest(
         base=base,
         config=merge(wanted, _image_config(record.config)),
@@ -100,9 +100,9 @@ async def commit(
         pieces = archive.stream(engine.containers, packing, (*seen.fds, listed), f"commit container {container.name}")
         async with aclosing(pieces):
             image = await engine.images.commit(request, _bytes(pieces))
-    reference = name.familiar if name else ""
-    attributes = engine.containers.attributes(container, comment=comment, imageID=image.id, imageRef=reference)
-    engine.events.publish("container", "commit", container.id, attributes)
+        reference = name.familiar if name else ""
+        attributes = engine.containers.attributes(container, comment=comment, imageID=image.id, imageRef=reference)
+        engine.events.publish("container", "commit", container.id, attributes)
     return image
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
-from orlop_kernel.engine.containers import ahead, volumes
+from orlop_kernel.engine.containers import ahead
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.service import Containers
 from orlop_kernel.spi import Conflict
@@ -77,8 +77,8 @@ async def _binds(room: Containers, container: Container) -> tuple[Bind, ...]:
             sources = [record.source]
         elif record.type == "volume":
             # What a driver mounts elsewhere exists in the container alone.
-            sources = [mount.source for mount in await volumes.mounts(room, record) if mount.type == "bind"]
-        found += [Bind(source, record.destination, not record.rw) for source in sources]
+            sources = [mount.source for mount in await room.engine.volumes.mounts(record.name) if mount.type == "bind"]
+        found += [Bind(source, record.destination, not record.rw, record.subpath) for source in sources]
     directory = room.directory(container.id)
     for name in ("resolv.conf", "hostname", "hosts"):
         if os.path.exists(f"{directory}/{name}"):

@@ -190,14 +190,19 @@ class Images:
                     image = await self._importer.make(request, config, source)
             else:
                 image = await self._importer.make(request, config, source)
-            self._event("import", image.id, request.name.familiar if request.name else image.id, image)
+            if request.name:
+                self._event("tag", image.id, request.name.familiar, image)
+            self._event("import", image.id, image.id, image)
             report(Record(status=image.id))
 
         return Progress(self._nursery, run)
 
     async def commit(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
         """Make an image of a container's image and of what the container changed, a tar."""
-        return await self._committer.make(request, diff)
+        image = await self._committer.make(request, diff)
+        if request.name:
+            self._event("tag", image.id, request.name.familiar, image)
+        return image
 
     async def search(self, term: str, limit: int, filters: Filters) -> list[SearchResult]:
         """Ask the index of a registry (Docker Hub's, if the term names no other) for repositories."""

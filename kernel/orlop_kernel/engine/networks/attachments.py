@@ -257,14 +257,20 @@ class Attachments:
         self._enlist(grown)
         return grown
 
+    def without(self, sandbox: Sandbox, record: NetworkRecord) -> Sandbox:
+        """What `disconnect` will leave of it."""
+        rest = tuple(attached for attached in sandbox.endpoints if attached.network.id != record.id)
+        if len(rest) == len(sandbox.endpoints):
+            raise Forbidden(f"container {sandbox.container_id} is not connected to network {record.name}")
+        return msgspec.structs.replace(sandbox, endpoints=rest)
+
     async def disconnect(self, sandbox: Sandbox, record: NetworkRecord, netns: str) -> Sandbox:
+        rest = self.without(sandbox, record)
         for attached in sandbox.endpoints:
             if attached.network.id == record.id:
                 living = msgspec.structs.replace(attached, endpoint=msgspec.structs.replace(attached.endpoint, netns=netns))
                 await self._release_one(living, ending=False)
-                rest = tuple(each for each in sandbox.endpoints if each is not attached)
-                return msgspec.structs.replace(sandbox, endpoints=rest)
-        raise Forbidden(f"container {sandbox.container_id} is not connected to network {record.name}")
+        return rest
 
     def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
         old = sandbox.container_name

@@ -97,17 +97,30 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
             raise Forbidden("container cannot be disconnected from host network or connected to host network")
         name = _configured(engine, container, record)
         living = _living(container)
-        if living:
-            container.record.sandbox = await engine.networks.disconnect(living[0], record.id, living[1])
-            await _told(engine, container, living[0])
-        elif name is None and not _is_mode(engine, container, record):
+        if living is None and name is None and not _is_mode(engine, container, record):
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
+        sandbox, endpoints = container.record.sandbox, dict(container.record.endpoints)
+        mode = container.record.host_config.network_mode
+        if living:
+            container.record.sandbox = engine.networks.without(living[0], record.id)
         if name is not None:
             del container.record.endpoints[name]
         if _is_mode(engine, container, record):
             _leave_mode(container)
+        # The row first: a boot removes an endpoint that no row tells of, but makes none anew
+        try:
+            await engine.containers.save(container)
+            if living:
+                await engine.networks.disconnect(living[0], record.id, living[1])
+        except BaseException:
+            container.record.sandbox, container.record.endpoints = sandbox, endpoints
+            container.record.host_config.network_mode = mode
+            container.touch()
+            engine.containers.background(engine.containers.save, container)
+            raise
+        if living:
+            await _told(engine, container, living[0])
         container.touch()
-        await engine.containers.save(container)
     if living:
         _publish(engine, "disconnect", record, container)
 

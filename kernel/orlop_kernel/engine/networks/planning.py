@@ -45,6 +45,8 @@ def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
         subnets = [each for each in record.subnets if (":" in each.subnet) == (version == 6)]
         if not any(each.chosen for each in subnets):
             raise InvalidParameter(_INVALID + _DERIVED)
+    if settings.ipam_config and settings.ipam_config.link_local_ips:
+        raise InvalidParameter(_INVALID + "link-local addresses of one's choice are not supported")
     mac = settings.mac_address
     if mac:
         parts = mac.replace("-", ":").split(":")

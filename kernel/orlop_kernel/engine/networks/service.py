@@ -337,6 +337,10 @@ class Networks:
             raise Forbidden(planning.SHARED_IS_ALONE)
         return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
 
+    def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
+        """What `disconnect` will leave of a running container's network. `Forbidden` when it is not on this one."""
+        return self._attachments.without(sandbox, self._resolve(name_or_id).record)
+
     async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
         """Take a running container off a network. Its published ports go when it is the network of its gateway."""
         await self._up.wait()

@@ -65,12 +65,13 @@ class StartFailed(MonitorFailed):
 
 class Monitor:
     """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the nursery given; there
-    is none before the start."""
+    is none before the start. `on_resumed(status, asked_at)` after a connection that broke was made again."""
 
     def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
         self.run_dir = run_dir
         self.pid = pid
         self.on_event = on_event
+        self.on_resumed: Callable[[Status, float], None] = lambda status, asked_at: None
         self._pidfd = pidfd
         self._netns = -1
         self._control: Control | None = None
@@ -177,8 +178,13 @@ class Monitor:
     async def _listen(self, control: Control) -> None:
         """Read until the monitor ends. One that lives and dropped us (we were too slow) is called again."""
         try:
+            again = False
             while True:
-                await control.run()
+                async with trio.open_nursery() as nursery:
+                    if again:
+                        nursery.start_soon(self._resume, control)
+                    again = True
+                    await control.run()
                 with trio.move_on_after(1):
                     await self._dead.wait()
                 if self._dead.is_set():
@@ -187,14 +193,22 @@ class Monitor:
                     stream = await connect(self.run_dir)
                 except OSError:
                     continue
-                try:
-                    await stream.send_all(encode(Request(0, Subscribe())))
-                except trio.BrokenResourceError:
-                    stream.socket.close()
-                    continue
                 control = self._control = Control(stream, self._event)
         finally:
             self._heard.set()
+
+    async def _resume(self, control: Control) -> None:
+        """Ask to be told again, and how it stands: of what happened meanwhile, only the container's end is told."""
+        asked_at = trio.current_time()
+        try:
+            status = await control.ask(lambda n: Request(n, Subscribe()))
+        except Disconnected:
+            return  # `_listen` sees it too
+        if isinstance(status, Status):
+            try:
+                self.on_resumed(status, asked_at)
+            except Exception:
+                log.exception("state of monitor %d", self.pid)
 
     async def _watch(self) -> None:
         try:

@@ -41,6 +41,7 @@ _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid", "noexec", "nodev")),
     ("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
 )
+_UNLIMITED = (1 << 64) - 1  # -1 as the uint64 of the spec
 _STAY_WRITABLE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
 
 
@@ -64,7 +65,8 @@ class ProcessInput:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecInput:
     """A container, resolved. `namespaces` maps a type to the path to join; "" = a new one; absent = the host's.
-    `mounts` are the user's, as OCI mounts. `files` are binds of /etc/resolv.conf, hostname, hosts (destination: source)."""
+    `mounts` are the user's, as OCI mounts. `files` are binds of /etc/resolv.conf, hostname, hosts (destination: source).
+    `shm` is what to bind at /dev/shm, when that is shared with others."""
 
     root: str
     process: ProcessInput
@@ -79,7 +81,8 @@ class SpecInput:
     facts: Host
     annotations: Mapping[str, str] = field(default_factory=dict)
     init_binary: str = ""
-    host_shm: bool = False
+    shm: str = ""
+    writable_cgroups: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -102,12 +105,12 @@ def process(given: ProcessInput) -> dict[str, Any]:
             out["consoleSize"] = {"height": rows, "width": columns}
     if given.rlimits:
         out["rlimits"] = [
-            {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard} for name, (soft, hard) in given.rlimits.items()
+            {"type": f"RLIMIT_{name.upper()}", "soft": soft & _UNLIMITED, "hard": hard & _UNLIMITED}
+            for name, (soft, hard) in given.rlimits.items()
         ]
     if given.apparmor:
         out["apparmorProfile"] = given.apparmor
-    if given.oom_score_adj:
-        out["oomScoreAdj"] = given.oom_score_adj
+    out["oomScoreAdj"] = given.oom_score_adj  # also 0: the daemon's own would be inherited
     return out
 
 
@@ -118,7 +121,8 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
     for destination, kind, source, options in _MOUNTS:
         if destination in taken or ("/dev" in taken and destination.startswith("/dev/")):
             continue
-        words = [word for word in options if not (host.privileged and word == "ro")]
+        writable = host.privileged or (given.writable_cgroups and destination == "/sys/fs/cgroup")
+        words = [word for word in options if not (writable and word == "ro")]
         if host.readonly_rootfs and destination not in _STAY_WRITABLE and "ro" not in words:
             words.append("ro")
         defaults.append({"destination": destination, "type": kind, "source": source, "options": words})
@@ -140,13 +144,18 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
 
 
 def _shm(given: SpecInput) -> list[dict[str, Any]]:
-    mode = given.host_config.ipc_mode
-    if mode == "none":
+    if given.host_config.ipc_mode == "none":
         return []
-    if mode == "host" or given.host_shm:
-        return [{"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind", "rprivate"]}]
+    if given.shm:
+        return [{"destination": "/dev/shm", "type": "bind", "source": given.shm, "options": ["rbind", "rprivate"]}]
     options = ["nosuid", "noexec", "nodev", "mode=1777", f"size={given.host_config.shm_size or 64 << 20}"]
     return [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": options}]
+
+
+def _sysctls(given: SpecInput) -> dict[str, str]:
+    """The domain name is set by its sysctl, as Docker does: runtimes before the spec's 1.1 know no other way."""
+    own = {"kernel.domainname": given.domainname} if given.domainname and given.namespaces.get("uts") == "" else {}
+    return {**own, **given.sysctls}
 
 
 def _propagation(mounts: Sequence[Mapping[str, Any]]) -> str:
@@ -160,7 +169,9 @@ def _propagation(mounts: Sequence[Mapping[str, Any]]) -> str:
 def build(given: SpecInput) -> dict[str, Any]:
     """The spec, ready to be written as the bundle's config.json."""
     host = given.host_config
-    nodes = resources.host_devices() if host.privileged else resources.device_nodes(host.devices or [])
+    nodes = (
+        resources.privileged_devices(host.devices or []) if host.privileged else resources.device_nodes(host.devices or [])
+    )
     linux: dict[str, Any] = {
         "cgroupsPath": given.cgroup_path,
         "namespaces": [{"type": kind, "path": path} if path else {"type": kind} for kind, path in given.namespaces.items()],
@@ -171,8 +182,8 @@ def build(given: SpecInput) -> dict[str, Any]:
     }
     if nodes:
         linux["devices"] = [{key: value for key, value in node.items() if key != "access"} for node in nodes]
-    if given.sysctls:
-        linux["sysctl"] = dict(given.sysctls)
+    if sysctls := _sysctls(given):
+        linux["sysctl"] = sysctls
     if given.seccomp is not None:
         linux["seccomp"] = given.seccomp
     out: dict[str, Any] = {
@@ -184,8 +195,6 @@ def build(given: SpecInput) -> dict[str, Any]:
     }
     if "uts" in given.namespaces and not given.namespaces["uts"]:
         out["hostname"] = given.hostname
-        if given.domainname:
-            out["domainname"] = given.domainname
     if given.annotations:
         out["annotations"] = dict(given.annotations)
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from functools import cache
 
 import msgspec
@@ -20,6 +21,14 @@ class Host(msgspec.Struct, frozen=True):
     thermal_paths: tuple[str, ...]
     time_namespace: bool
     apparmor: bool
+    """The kernel has it and it is on; whether there is a program to load profiles is another matter."""
+    cpuset_cpus: str = "0"
+    cpuset_mems: str = "0"
+    """What containers may be pinned to, as the kernel lists it: 0-3,6."""
+    blkio_weight: bool = True
+    swap_limit: bool = True
+    realtime: bool = True
+    kernel: tuple[int, int] = (5, 12)
 
 
 def _memory() -> int:
@@ -35,14 +44,46 @@ def _apparmor() -> bool:
         return False
 
 
+def _text(*paths: str) -> str:
+    """Of the first that there is."""
+    for path in paths:
+        try:
+            with open(path) as file:
+                return file.read().strip()
+        except OSError:
+            continue
+    return "0"
+
+
+def _weights(version: int) -> bool:
+    """Weights are those of the bfq scheduler, of CFQ in old kernels, or of io.cost. The files are not in the root cgroup."""
+    files = ("*/io.weight", "*/io.bfq.weight") if version == 2 else ("blkio/blkio.weight",)
+    if any(glob.glob(f"/sys/fs/cgroup/{name}") for name in files):
+        return True
+    return any("bfq" in _text(path) for path in glob.glob("/sys/block/*/queue/scheduler"))
+
+
 @cache
 def facts() -> Host:
+    version = 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
+    swap = "*/memory.swap.max" if version == 2 else "memory/memory.memsw.limit_in_bytes"
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
     return Host(
-        cgroup_version=2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1,
+        cgroup_version=version,
         cpus=os.cpu_count() or 1,
         memory=_memory(),
         hugetlb_sizes=tuple(sorted(os.path.basename(path) for path in glob.glob("/sys/kernel/mm/hugepages/hugepages-*"))),
         thermal_paths=tuple(sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"))),
         time_namespace=os.path.exists("/proc/self/ns/time"),
         apparmor=_apparmor(),
+        cpuset_cpus=_text(
+            "/sys/fs/cgroup/cpuset.cpus.effective", "/sys/fs/cgroup/cpuset/cpuset.cpus", "/sys/devices/system/cpu/online"
+        ),
+        cpuset_mems=_text(
+            "/sys/fs/cgroup/cpuset.mems.effective", "/sys/fs/cgroup/cpuset/cpuset.mems", "/sys/devices/system/node/online"
+        ),
+        blkio_weight=_weights(version),
+        swap_limit=bool(glob.glob(f"/sys/fs/cgroup/{swap}")),
+        realtime=os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"),
+        kernel=(int(major), int(minor)),
     )

@@ -9,10 +9,10 @@ from typing import Any
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import Device, Resources, ThrottleDevice
 
-__all__ = ["device_nodes", "of"]
+__all__ = ["device_nodes", "host_devices", "of", "privileged_devices"]
 
-# What Docker's containers may use, in its order: none, then zero, null, urandom, random, tty, console. Docker's last rule, which
-# denies fuse what nothing allowed, is left out: crun's systemd manager (before 1.22) refuses any denial but the first.
+# What Docker's containers may use, in its order: none, then zero, null, urandom, random, tty, console. Docker's last rule,
+# which denies fuse what nothing allowed, is left out: crun's systemd manager (before 1.22) refuses any denial but the first.
 _DEVICE_RULES: tuple[dict[str, Any], ...] = (
     {"allow": False, "access": "rwm"},
     *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (5, 3, 9, 8)),
@@ -85,10 +85,13 @@ def _cpu(given: Resources) -> dict[str, Any]:
 
 
 def _numbers(path: str) -> tuple[int, int]:
+    """Of a block device."""
     try:
         info = os.stat(path)
     except OSError as error:
-        raise InvalidParameter(f'cannot use device "{path}": {error.strerror}') from None
+        raise InvalidParameter(f"stat {path}: {(error.strerror or '').lower()}") from None
+    if not stat.S_ISBLK(info.st_mode):
+        raise InvalidParameter(f"cannot limit the rate of {path}: not a block device")
     return os.major(info.st_rdev), os.minor(info.st_rdev)
 
 
@@ -159,9 +162,16 @@ def device_nodes(devices: list[Device]) -> list[dict[str, Any]]:
                 out.append(_node(host, inside, access))
         except OSError as error:
             raise InvalidParameter(
-                f'error gathering device information while adding custom device "{device.path_on_host}": {error.strerror}'
+                f'error gathering device information while adding custom device "{device.path_on_host}": '
+                + (error.strerror or "").lower()
             ) from None
     return out
+
+
+def privileged_devices(devices: list[Device]) -> list[dict[str, Any]]:
+    """All of the host's, and those asked for that go by another name inside."""
+    renamed = [device for device in devices if device.path_in_container not in ("", device.path_on_host)]
+    return host_devices() + device_nodes(renamed)
 
 
 def host_devices() -> list[dict[str, Any]]:

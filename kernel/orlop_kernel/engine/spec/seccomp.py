@@ -59,8 +59,11 @@ def from_profile(profile: dict[str, Any], capabilities: Iterable[str]) -> dict[s
     native = _SCMP_ARCH.get(arch, "")
     held = frozenset(capabilities)
     spec: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
-    if profile.get("defaultErrnoRet") is not None:
-        spec["defaultErrnoRet"] = profile["defaultErrnoRet"]
+    for key in ("defaultErrnoRet", "flags", "listenerPath", "listenerMetadata"):
+        if profile.get(key) is not None:
+            spec[key] = profile[key]
+    if profile.get("architectures") and profile.get("archMap"):
+        raise ValueError("both 'architectures' and 'archMap' are specified, use either")
     if profile.get("architectures"):
         spec["architectures"] = list(profile["architectures"])
     for entry in profile.get("archMap") or ():
@@ -70,6 +73,8 @@ def from_profile(profile: dict[str, Any], capabilities: Iterable[str]) -> dict[s
     for rule in profile.get("syscalls") or ():
         if not _matches(rule, held, arch):
             continue
+        if rule.get("name") and rule.get("names"):
+            raise ValueError("a rule has both 'name' and 'names', use either")
         names = rule.get("names") or ([rule["name"]] if rule.get("name") else [])
         out: dict[str, Any] = {"names": names, "action": rule["action"]}
         if rule.get("errnoRet") is not None:
@@ -99,4 +104,4 @@ def parse(text: str, capabilities: Iterable[str]) -> dict[str, Any]:
         profile = json.loads(text)
         return from_profile(profile, capabilities)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidParameter(f"cannot use seccomp profile: not a profile in JSON: {error}") from None
+        raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from None

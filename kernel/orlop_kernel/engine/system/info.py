@@ -65,8 +65,8 @@ def commit(found: str, version: tuple[int, int]) -> dict[str, str]:
     return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
 
 
-def security_options(config: Config, cgroups: Cgroups, seccomp: bool) -> list[str]:
-    options = []
+def security_options(config: Config, cgroups: Cgroups, seccomp: bool, apparmor: bool = False) -> list[str]:
+    options = ["name=apparmor"] if apparmor else []
     if seccomp:
         options.append(f"name=seccomp,profile={config.seccomp_profile}")
     if cgroups.version == "2" and config.default_cgroupns_mode != "host":

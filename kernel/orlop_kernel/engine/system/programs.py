@@ -28,6 +28,10 @@ def parse_init_version(output: str) -> str:
     return (match[2] or match[1]) if match else ""
 
 
+class _Features(msgspec.Struct, rename="camel"):
+    mount_options: frozenset[str] = frozenset()
+
+
 class Programs:
     """One per engine."""
 
@@ -57,6 +61,14 @@ class Programs:
             return {_FEATURES: msgspec.json.encode(msgspec.json.decode(text)).decode()} if text else {}
         except msgspec.DecodeError:
             return {}
+
+    async def mount_options(self, runtime: Runtime) -> frozenset[str]:
+        """The words that a runtime knows in the `options` of a mount; empty when it tells no features."""
+        try:
+            told = msgspec.json.decode((await self.runtime_status(runtime)).get(_FEATURES, "{}"), type=_Features)
+        except msgspec.MsgspecError:
+            return frozenset()
+        return told.mount_options
 
     async def init_version(self, path: str) -> str:
         return parse_init_version(await self._ask(Command((path, "--version"), timeout=_PATIENCE))) if path else ""

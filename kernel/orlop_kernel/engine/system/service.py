@@ -18,6 +18,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from orlop_kernel import __version__, plugins
+from orlop_kernel.engine.containers import confine
 from orlop_kernel.engine.containers.bundle import find_init
 from orlop_kernel.spi import OrlopError, Runtime
 from orlop_kernel.types import rfc3339
@@ -202,11 +203,11 @@ class System:
             containerd_commit=info.commit("N/A", version),
             runc_commit=info.commit(runtime.get("commit", ""), version),
             init_commit=info.commit(await self._programs.init_version(init) or "N/A", version),
-            security_options=info.security_options(config, cgroups, host.seccomp_supported()),
+            security_options=info.security_options(config, cgroups, host.seccomp_supported(), confine.has_default()),
             product_license="Apache License 2.0",
             default_address_pools=info.address_pools(config),
             firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
-            cdi_spec_dirs=[],
+            cdi_spec_dirs=list(config.cdi_spec_dirs),
             warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes()),
             orlop_drivers=self._drivers(),
         )

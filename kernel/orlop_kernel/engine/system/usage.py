@@ -56,7 +56,7 @@ class Measuring:
         self._engine = engine
         self._shared: SharedWork[list[dict[str, Any]]] = SharedWork(engine.nursery)
 
-    async def _containers(self, version: tuple[int, int]) -> list[dict[str, Any]]:
+    async def _containers(self) -> list[dict[str, Any]]:
         engine = self._engine
 
         async def measure(item: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ class Measuring:
             item["SizeRw"] = usage.size
             item["SizeRootFs"] = usage.size + (image.size if image else 0)
 
-        shown = engine.containers.summaries(everything=True, limit=0, filters={}, version=version)
+        shown = await engine.containers.summaries(everything=True, limit=0, filters={}, size=False)
         return await _measure_all(msgspec.json.decode(shown), measure)
 
     async def _volumes(self) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ class Measuring:
 
         async with trio.open_nursery() as nursery:
             if "container" in types:
-                nursery.start_soon(share, "container", f"containers {version}", lambda: self._containers(version))
+                nursery.start_soon(share, "container", "containers", self._containers)
             if "volume" in types:
                 nursery.start_soon(share, "volume", "volumes", self._volumes)
         images = self._engine.images

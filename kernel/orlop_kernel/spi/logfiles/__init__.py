@@ -14,7 +14,7 @@ Not imported by `orlop_kernel.spi` itself: only log drivers pay for it.
 
 from ._attributes import extra_attributes
 from ._format import RecordFormat
-from ._options import FILE_AND_ATTRIBUTE_OPTIONS, FileOptions, check_options, file_options
+from ._options import FILE_AND_ATTRIBUTE_OPTIONS, FileOptions, buffer_size, check_options, file_options
 from ._reading import FileLogReader
 from ._rotation import RotatingFile
 from ._time import TimeFormatter, rfc3339
@@ -26,6 +26,7 @@ __all__ = [
     "RecordFormat",
     "RotatingFile",
     "TimeFormatter",
+    "buffer_size",
     "check_options",
     "extra_attributes",
     "file_options",

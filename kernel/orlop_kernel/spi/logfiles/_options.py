@@ -11,7 +11,7 @@ from orlop_kernel.spi.errors import InvalidParameter
 
 from ._attributes import ATTRIBUTE_OPTIONS, check_attribute_options
 
-__all__ = ["FileOptions", "check_options", "file_options"]
+__all__ = ["FileOptions", "buffer_size", "check_options", "file_options"]
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
@@ -79,6 +79,11 @@ def file_options(options: Mapping[str, str], default: FileOptions) -> FileOption
     return FileOptions(max_size, max_files, compress and possible)
 
 
+def buffer_size(options: Mapping[str, str]) -> int:
+    """`max-buffer-size` of `mode=non-blocking`, in bytes: 1 MiB if it is not given."""
+    return _size("max-buffer-size", options.get("max-buffer-size", "1m"), _BINARY)
+
+
 def check_options(driver: str, options: Mapping[str, str], known: Collection[str] = ()) -> None:
     """Refuse options that no driver knows, and wrong values of those that all know. `known`: the driver's own names
     beside `FILE_OPTIONS | ATTRIBUTE_OPTIONS`, where it has those."""
@@ -88,10 +93,10 @@ def check_options(driver: str, options: Mapping[str, str], known: Collection[str
     mode = options.get("mode", "")
     if mode not in ("", "blocking", "non-blocking"):
         raise InvalidParameter(f"logger: logging mode not supported: {mode}")
-    if (value := options.get("max-buffer-size")) is not None:
+    if "max-buffer-size" in options:
         if mode != "non-blocking":
             raise InvalidParameter("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
-        _size("max-buffer-size", value, _BINARY)
+        buffer_size(options)
     for key in ("cache-disabled", "cache-compress"):
         if key in options:
             _boolean(key, options[key])

@@ -1,0 +1,179 @@
+# shellcheck shell=sh
+# `./dev install` and `./dev uninstall`: Orlop as a service of this machine. Read by ./dev, whose functions and lists it uses.
+#
+#   PREFIX/versions/VERSION-DIGEST/   a virtual environment for each version: monitors of live containers keep the one that they
+#                                     were started from, so an upgrade never changes a file under them
+#   PREFIX/current                    a link to the one in use, changed in one step
+#   PREFIX/installed                  what was made outside of PREFIX, for the uninstallation to take back
+#
+# Whatever is interrupted is made whole by running it again.
+
+PREFIX=/opt/orlop
+ROOT= # all of it below this directory instead of /, for package builders and tests; nothing is started then
+FORCE=
+LINKS="orlop orlopd"
+UNITS="orlop.socket orlop.service"
+
+install_options() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --prefix=*) PREFIX=${1#*=} ;;
+            --root=*) ROOT=$(mkdir -p "${1#*=}" && cd "${1#*=}" && pwd) ;;
+            --force) FORCE=1 ;;
+            *) die "unknown option: $1 (there are --prefix=DIR, --root=DIR; to uninstall also --force)" ;;
+        esac
+        shift
+    done
+    case $PREFIX in /*[!/]) ;; *) die "the prefix must be an absolute path without a slash at its end: $PREFIX" ;; esac
+    top=$ROOT$PREFIX
+    manifest=$top/installed
+}
+
+with_systemd() { [ -z "$ROOT" ] && [ -d /run/systemd/system ]; }
+recorded() { grep -qxF "$1" "$manifest" 2>/dev/null; }
+record() { recorded "$1" || printf '%s\n' "$1" >>"$manifest"; }
+
+digest() { # INTERPRETER: of all that decides what is in a version
+    {
+        "$1" -V
+        # shellcheck disable=SC2086
+        find packaging/install.txt $DISTS '(' -name tests -o -name __pycache__ ')' -prune -o -type f -print | LC_ALL=C sort | xargs sha256sum
+    } | sha256sum | cut -c1-12
+}
+
+build() { # INTERPRETER TARGET: the new version's virtual environment, whole or not at all
+    made=$ROOT$2.new
+    work=$(mktemp -d)
+    trap 'rm -rf "$work" "$made"' EXIT
+    trap 'exit 1' HUP INT TERM
+    rm -rf "$made"
+    "$1" -m venv "$made"
+    pip="$made/bin/python -m pip --disable-pip-version-check -q"
+    $pip install --no-compile --require-hashes -r packaging/install.txt
+    # shellcheck disable=SC2046
+    $pip wheel --no-deps --no-build-isolation -w "$work" $(printf './%s ' $DISTS)
+    $pip install --no-compile --no-deps "$work"/*.whl
+    $pip uninstall -y hatchling editables pathspec trove-classifiers # what only built
+    $pip check
+    # Its own path is written in its scripts: it has to be the final one, seen from the final root
+    grep -lIrF "$made" "$made/bin" "$made/pyvenv.cfg" | xargs sed -i "s|$made|$2|g"
+    "$made/bin/python" -m compileall -q -j 0 -s "$made" -p "$2" "$made/lib" >/dev/null
+    mv "$made" "$ROOT$2"
+    rm -rf "$work"
+    trap - EXIT HUP INT TERM
+}
+
+refuse_foreign() { # "PATH": somebody else's file is not replaced
+    if [ -e "$ROOT$1" ] || [ -L "$ROOT$1" ]; then
+        recorded "$1" || die "$ROOT$1 exists and is not of ./dev install: move it away first"
+    fi
+}
+
+install_orlop() {
+    install_options "$@"
+    [ "$(id -u)" = 0 ] || { as_root "$PWD/dev" install "$@"; return; }
+    umask 022 # the client is for everybody
+    packages "$RUN_PACKAGES python3 python3-venv"
+    interpreter=$(python)
+    for name in $LINKS; do refuse_foreign "/usr/local/bin/$name"; done
+    for unit in $UNITS; do refuse_foreign "/etc/systemd/system/$unit"; done
+    version=$("$interpreter" -c 'import sys, tomllib; print(tomllib.load(sys.stdin.buffer)["project"]["version"])' <kernel/pyproject.toml)
+    target=$PREFIX/versions/$version-$(digest "$interpreter")
+    mkdir -p "$top/versions" "$ROOT/usr/local/bin" "$ROOT/etc/systemd/system"
+    if [ ! -d "$ROOT$target" ]; then
+        say "Building $target"
+        build "$interpreter" "$target"
+    fi
+    if [ -z "$ROOT" ] && [ -e /etc/orlop/daemon.json ]; then
+        "$target/bin/orlopd" --validate || die "the new version refuses /etc/orlop/daemon.json; the installation stays as it was"
+    fi
+
+    ln -sfn "versions/${target##*/}" "$top/current.new"
+    mv -T "$top/current.new" "$top/current"
+    for name in $LINKS; do
+        record "/usr/local/bin/$name"
+        ln -sfn "$PREFIX/current/bin/$name" "$ROOT/usr/local/bin/$name"
+    done
+    for unit in $UNITS; do
+        record "/etc/systemd/system/$unit"
+        sed "s|/usr/bin/orlopd|$PREFIX/current/bin/orlopd|" "packaging/$unit" >"$ROOT/etc/systemd/system/$unit.new"
+        mv "$ROOT/etc/systemd/system/$unit.new" "$ROOT/etc/systemd/system/$unit"
+    done
+    if [ -z "$ROOT" ] && ! getent group docker >/dev/null; then
+        groupadd --system docker
+        record "group docker"
+    fi
+    remove_unused
+    activate
+    say "Installed ${target##*/} in $top"
+}
+
+in_use() { # "DIRECTORY": a process has a library of this version loaded; every process of ours has msgspec's
+    cat /proc/[0-9]*/maps 2>/dev/null | grep -qF " $1/"
+}
+
+remove_unused() { # versions that no monitor is left of
+    for old in "$top"/versions/*; do
+        if [ "${old##*/}" != "${target##*/}" ] && ! in_use "$old"; then rm -rf "$old"; fi
+    done
+}
+
+orlop_says() { timeout 20 "$PREFIX/current/bin/orlop" -H unix:///run/orlop.sock "$@" 2>/dev/null; }
+
+activate() {
+    if ! with_systemd; then
+        [ -n "$ROOT" ] || say "systemd does not run here: start $PREFIX/current/bin/orlopd as root"
+        return 0
+    fi
+    systemctl daemon-reload
+    systemctl -q enable $UNITS
+    if ! systemctl -q is-active orlop.service; then
+        systemctl start orlop.socket orlop.service
+        return
+    fi
+    if grep -qF " $target/" "/proc/$(systemctl show -P MainPID orlop.service)/maps"; then return; fi # it runs this very version
+    case $(orlop_says info --format '{{.LiveRestoreEnabled}} {{.ContainersRunning}}') in
+        true* | "false 0")
+            systemctl restart orlop.service
+            say "orlop.service was restarted; containers that run went on"
+            ;;
+        *) say "The version before still runs: its containers would stop with it. When they may: systemctl restart orlop" ;;
+    esac
+}
+
+uninstall_orlop() {
+    install_options "$@"
+    [ "$(id -u)" = 0 ] || { as_root "$PWD/dev" uninstall "$@"; return; }
+    left=
+    [ -e "$manifest" ] || die "nothing is installed in $top"
+    if with_systemd && systemctl -q is-active orlop.service; then
+        running=$(orlop_says ps -q | wc -l)
+        [ "$running" = 0 ] || [ -n "$FORCE" ] || die "$running containers run: stop them first, or give --force to leave them"
+    fi
+    if with_systemd; then
+        for unit in orlop.service orlop.socket; do
+            if recorded "/etc/systemd/system/$unit"; then systemctl -q disable --now "$unit"; fi
+        done
+    fi
+    if [ -z "$ROOT" ] && in_use "$top/versions" && [ -z "$FORCE" ]; then
+        die "processes of Orlop still run from $top: stop them first, or give --force"
+    fi
+    while read -r path; do
+        case $path in
+            "group docker")
+                if [ -z "$(getent group docker | cut -d: -f4)" ]; then groupdel docker; else left=" the group docker,"; fi
+                ;;
+            *) rm -f "$ROOT$path" ;;
+        esac
+    done <"$manifest"
+    if with_systemd; then
+        systemctl daemon-reload
+        systemctl reset-failed $UNITS 2>/dev/null || true
+    fi
+    rm -rf "$top/versions" "$top/current" "$top/current.new" "$manifest"
+    rmdir "$top" 2>/dev/null || true
+    for path in /var/lib/orlop /etc/orlop /etc/systemd/system/orlop.service.d /etc/systemd/system/orlop.socket.d; do
+        if [ -e "$ROOT$path" ]; then left="$left $ROOT$path,"; fi
+    done
+    say "Uninstalled. ${left:+What is yours stays:${left%,}. }Debian packages stay as well: $RUN_PACKAGES"
+}

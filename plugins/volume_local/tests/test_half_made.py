@@ -1,0 +1,50 @@
+"""A volume is there whole or not at all, whenever the daemon dies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from orlop_kernel.spi import DriverError, VolumeContext
+from orlop_volume_local.driver import LocalVolumes
+
+
+def test_what_was_being_made_when_the_last_daemon_died_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".new" / "0123" / "_data").mkdir(parents=True)
+    driver = LocalVolumes(VolumeContext(str(tmp_path)))
+
+    async def main() -> None:
+        assert await driver.names() == []
+        await driver.create("data", {"type": "tmpfs", "device": "tmpfs"})
+        assert await driver.names() == ["data"]
+
+    trio.run(main)
+    assert os.listdir(tmp_path / ".new") == []
+    assert sorted(os.listdir(tmp_path / "data")) == ["_data", "opts.json"]
+
+
+def test_a_volume_that_fails_half_way_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = LocalVolumes(VolumeContext(str(tmp_path)))
+
+    def rename(*of: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", rename)
+            with pytest.raises(DriverError):
+                await driver.create("data", {})
+        assert await driver.names() == []
+        await driver.create("data", {})
+
+    trio.run(main)
+    assert os.listdir(tmp_path / ".new") == []
+
+
+def test_a_directory_that_an_administrator_made_becomes_a_volume(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    trio.run(LocalVolumes(VolumeContext(str(tmp_path))).create, "disk", {})
+    assert (tmp_path / "disk" / "_data").is_dir()

@@ -1,0 +1,263 @@
+"""What is there, told in words that are the same in every run: names of objects where their ids would be, `*` for what is
+random, `IP` and `PORT` for what is handed out. Two looks can be compared as multisets.
+
+This look is independent of Orlop's own check, whose opinion is added: it walks the roots, reads /proc and /sys, asks nft and
+opens the database file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.integration.engine import Engine
+
+__all__ = ["Look", "difference", "is_settled", "look", "relaxed", "without_fetched"]
+
+Look = Counter[str]
+
+# Not walked: what images and containers write, and what the kernel makes below a work directory.
+_OPAQUE = frozenset({"diff", "work", "_data"})
+# Written at leisure, derived from rows, or made once and kept: said nothing of by a crash
+_UNSTEADY = re.compile(
+    "|".join(
+        (
+            r"/orlop\.db",
+            r"/monitors\.log",
+            r"/containers/<[^>]*>/",
+            r"/run/run/<[^>]*>/(runtime\.log|init\.pid|stats|names$)",
+            r"/volumes/\.(trash|new)$",
+            r"/run/network/names(/<net [^>]*>)?$",
+        )
+    )
+)
+_IDS = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|(?<=/l/)[A-Z0-9]{26}$|(?<=\.json\.)\d+$")
+_IPV4 = re.compile(r"\b\d+\.\d+\.\d+\.\d+\b(?!/)")
+_IPV4_NET = re.compile(r"\b\d+\.\d+\.\d+\.\d+/\d+\b")
+_PORT = re.compile(r"\b[2-6]\d{4}\b")
+_PREFIX = re.compile(r'"len": \d+')
+_TABLES = ("containers", "images", "networks", "volumes", "execs", "intents", "quarantine")
+
+
+class _Names:
+    """Ids of objects that the API tells of -> their names."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.containers = [_inspect(engine, item["Id"]) for item in _get(engine, "/containers/json?all=1")]
+        self.networks = _get(engine, "/networks")
+        self.volumes = _get(engine, "/volumes")["Volumes"] or []
+        self.images = _get(engine, "/images/json?all=1")
+        known: dict[str, str] = {}
+        for item in filter(None, self.containers):
+            name = item["Name"].lstrip("/")
+            known[item["Id"]] = known[item["Id"][:32]] = f"<{name}>"
+        for item in self.networks:
+            known[item["Id"]], known[item["Id"][:12]] = f"<net {item['Name']}>", f"<net {item['Name']}>"
+        self._known = known
+        self._pattern = re.compile("|".join(sorted(map(re.escape, known), key=len, reverse=True)) or r"\0")
+
+    def __call__(self, text: str) -> str:
+        text = text.replace(str(self.engine.home), "~").replace(self.engine._derived.instance, "INSTANCE")
+        text = self._pattern.sub(lambda found: self._known[found[0]], text)
+        return _IDS.sub("*", text)
+
+
+def _get(engine: Engine, path: str) -> Any:
+    status, found = engine.api("GET", path)
+    assert status == 200, (path, status, found)
+    return found
+
+
+def _inspect(engine: Engine, container: str) -> Any:
+    status, found = engine.api("GET", f"/containers/{container}/json")
+    return found if status == 200 else None
+
+
+def look(engine: Engine) -> Look:
+    """Everything of this engine's, now. Its daemon must answer."""
+    names = _Names(engine)
+    found: Look = Counter()
+    for part in (_objects(names), _files(names), _mounts(names), _links(names), _rules(names), _cgroups(names),
+                 _processes(names), _rows(names), _check(names)):  # fmt: skip
+        found.update(part)
+    return found
+
+
+def _objects(names: _Names) -> Iterator[str]:
+    for item in filter(None, names.containers):
+        state = item["State"]
+        networks = ",".join(sorted(item["NetworkSettings"]["Networks"] or {}))
+        yield f"container {names(item['Name'])} {state['Status']} {state['ExitCode']} [{networks}]"
+        if state["Running"] and not _lives(state["Pid"]):
+            yield f"container {item['Name']} is said to run, and pid {state['Pid']} is dead"
+    for item in names.networks:
+        full = _get(names.engine, f"/networks/{item['Id']}")
+        yield f"network {item['Name']} [{','.join(sorted(member['Name'] for member in full['Containers'].values()))}]"
+    yield from (names(f"volume {item['Name']}") for item in names.volumes)
+    for item in names.images:
+        yield f"image {','.join(sorted(item['RepoTags'] or ['untagged']))}"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def _files(names: _Names) -> Iterator[str]:
+    for root in (names.engine.data_root, names.engine.exec_root):
+        for directory, inner, files in os.walk(root):
+            inner[:] = [name for name in inner if name not in _OPAQUE]
+            for name in (*inner, *files):
+                path = names(os.path.join(directory, name))
+                if not _UNSTEADY.search(path):
+                    yield f"file {path}"
+
+
+def _mounts(names: _Names) -> Iterator[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if str(names.engine.home) in line:
+            yield f"mount {names(line.split()[4])}"
+
+
+def _links(names: _Names) -> Iterator[str]:
+    bridges = {names.engine.bridge, *(f"br-{item['Id'][:12]}" for item in names.networks)}
+    for link in sorted(os.listdir("/sys/class/net")):
+        master = Path(f"/sys/class/net/{link}/master")
+        with contextlib.suppress(OSError):
+            if master.is_symlink() and (bridge := os.path.basename(os.readlink(master))) in bridges:
+                yield f"link veth* of {names(bridge)}"
+        if link in bridges:
+            yield f"link {names(link)}"
+        elif names.engine._derived.instance in (alias := _alias(link)):
+            yield f"link marked {names(alias).rsplit(':', 1)[0]}"
+        elif not alias and _group(link) == zlib.crc32(f"orlop-{names.engine._derived.instance}".encode()) & 0x7FFF_FFFF | 1:
+            yield "link half made"
+
+
+def _alias(link: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/sys/class/net/{link}/ifalias").read_text().strip()
+    return ""
+
+
+def _group(link: str) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/sys/class/net/{link}/netdev_group").read_text())
+    return 0
+
+
+def _rules(names: _Names) -> Iterator[str]:
+    instance = names.engine._derived.instance
+    listed = subprocess.run(["nft", "-j", "list", "ruleset"], capture_output=True, check=True).stdout
+    for entry in json.loads(listed)["nftables"]:
+        ((kind, item),) = entry.items()
+        if kind == "metainfo":
+            continue
+        ours = instance in item.get("table", item.get("name", "")) if kind != "table" else instance in item["name"]
+        if not ours:
+            if instance in item.get("comment", ""):
+                yield f"rule in {item['chain']}: {names(item['comment'])}"
+            continue
+        if kind in ("set", "map"):
+            for element in item.get("elem", ()):
+                yield f"nft {kind} {item['name']}: {_plain(names(json.dumps(element)))}"
+        elif kind == "rule":
+            yield f"nft rule in {item['chain']}: {_plain(names(json.dumps(item['expr'])))}"
+        else:
+            yield f"nft {kind} {names(item['name'])}"
+
+
+def _plain(text: str) -> str:
+    return _PREFIX.sub('"len": LEN', _PORT.sub("PORT", _IPV4.sub("IP", _IPV4_NET.sub("NET", text))))
+
+
+def _cgroups(names: _Names) -> Iterator[str]:
+    parent = names.engine.cgroup_parent
+    roots = Path("/sys/fs/cgroup")
+    for top in (roots / parent, *sorted(roots.glob(f"*/{parent}"))):
+        for directory, _, _ in os.walk(top):
+            yield f"cgroup {names(directory)}"
+
+
+def _processes(names: _Names) -> Iterator[str]:
+    """Who holds files of ours, containers' own processes apart. A zygote without children must be the daemon's."""
+    daemon = names.engine.process.pid if names.engine.process else 0
+    parents: dict[int, int] = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError, IndexError):
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            parents[pid] = int(stat.rpartition(") ")[2].split()[1])
+    busy = set(parents.values())
+    for pid, parent in parents.items():
+        if pid in (os.getpid(), daemon):
+            continue
+        try:
+            held = any(
+                os.readlink(f"/proc/{pid}/fd/{fd}").startswith(str(names.engine.home))
+                for fd in os.listdir(f"/proc/{pid}/fd")
+            )
+            comm = Path(f"/proc/{pid}/comm").read_text().strip()
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if not held and str(names.engine.home) not in title:
+            continue
+        if comm == "orlop-zygote":
+            if parent != daemon and pid not in busy:
+                yield "process of a zygote without daemon and children"
+        else:
+            yield f"process {names(title)[:80]}"
+
+
+def _rows(names: _Names) -> Iterator[str]:
+    with contextlib.closing(sqlite3.connect(f"file:{names.engine.data_root}/orlop.db?mode=ro", uri=True)) as database:
+        for table in _TABLES:
+            for (key,) in database.execute(f"SELECT key FROM {table}"):
+                yield f"row {table} {names(key)}"
+
+
+def _check(names: _Names) -> Iterator[str]:
+    """Orlop's own opinion, where it has one."""
+    status, found = names.engine.api("GET", "/orlop/check")
+    if status == 200:
+        yield from (f"check: {names(json.dumps(item, sort_keys=True))}" for item in found.get("Findings") or ())
+
+
+def is_settled(found: Look) -> bool:
+    """Whether every monitor has a running container: none was made ahead of a start, or is putting something away."""
+    monitors = {line.rpartition(" ")[2] for line in found if line.startswith("process orlop-monitor")}
+    running = {f"<{name}>" for name in re.findall(r"^container /(\S+) (?:running|paused)", "\n".join(found), re.MULTILINE)}
+    return monitors == running
+
+
+def relaxed(found: Look) -> Look:
+    """Without how a container that does not run came to that: for when its monitor was killed."""
+    return Counter(
+        re.sub(r"^(container \S+) (created|exited) .*", r"\1 down", line)
+        for line in found.elements()
+    )  # fmt: skip
+
+
+def without_fetched(found: Look) -> Look:
+    """Without what a pull has fetched and unpacked, and keeps for the next one to go on from."""
+    kept = re.compile(r"file ~/data/(content/(blobs/sha256|ingest)/|overlay2/(\*|l/|\.orlop/committed/))|row images resume:")
+    return Counter(line for line in found.elements() if not kept.match(line))
+
+
+def difference(found: Look, wanted: Look) -> list[str]:
+    """In words, one line a difference."""
+    return [f"unexpected: {line}" for line in (found - wanted).elements()] + [
+        f"missing: {line}" for line in (wanted - found).elements()
+    ]

@@ -1,0 +1,307 @@
+"""What is interrupted. An operation is a list of steps, each with an acknowledgement of its own (`docker run` is a create
+and a start), between `prepare` and `undo`. Steps raise `Refused` for an answer that is not a success.
+
+Every operation works on a container, network, volume or image named `xx` beside the standing ones: `by`, which runs, and
+`idle`, which does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import time
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, until
+from tests.registry import Image, busybox, docker_archive, image, layer, push, running
+
+__all__ = ["OPERATIONS", "Operation", "Refused", "ask", "close_registry", "container"]
+
+Step = Callable[[Engine], None]
+
+# Ends with 3 when told to, and says so.
+_TRAPPED = ["sh", "-c", 'trap "echo told; exit 3" TERM; echo begun; while :; do sleep 600 & wait $!; done']
+_SMALL = "small:latest"
+
+
+class Refused(AssertionError):
+    """An answer that is not a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`victim`: who is killed. "daemon"; "boot", a daemon that is just starting; "zygote"; "fork", what the zygote forks
+    meanwhile (a monitor, an unpack worker); "monitor", that of `xx`. `between`: what brings about a further state in which a
+    crash may leave things, from the prepared one. `window`: seconds after the last call that are part of it. `resumes`: what
+    was fetched is kept on purpose, until it is done again."""
+
+    name: str
+    steps: tuple[Step, ...]
+    prepare: Step = lambda engine: None
+    undo: Step = lambda engine: None
+    victim: str = "daemon"
+    between: tuple[Step, ...] = ()
+    window: float = 0.06
+    resumes: bool = False
+
+
+def ask(engine: Engine, method: str, path: str, body: Any = None, *also: int) -> Any:
+    """A request that must succeed; `also`: further statuses that are as good."""
+    connection = UnixConnection(engine.socket)
+    try:
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        kind = {"Content-Type": "application/x-tar" if isinstance(body, bytes) else "application/json"}
+        connection.request(method, path, raw, kind if raw is not None else {})
+        answer = connection.getresponse()
+        text = answer.read()
+    finally:
+        connection.close()
+    if answer.status >= 300 and answer.status not in also:
+        raise Refused(f"{method} {path}: {answer.status} {text.decode(errors='replace').strip()}")
+    return text
+
+
+def _step(method: str, path: str, body: Any = None, *also: int) -> Step:
+    return lambda engine: ask(engine, method, path, body, *also) and None
+
+
+def _all(*steps: Step) -> Step:
+    def run(engine: Engine) -> None:
+        for step in steps:
+            step(engine)
+
+    return run
+
+
+# --- containers -------------------------------------------------------------------------------------------------------
+
+
+_free = itertools.count(20_000 + os.getpid() % 50 * 200)
+
+
+def _free_port() -> str:
+    """Below those that are handed out: others on this machine take them and give them back all the time."""
+    for port in _free:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
+            tcp.bind(("", port))
+            udp.bind(("", port))
+            return str(port)
+    raise AssertionError("no free port")
+
+
+def container(name: str, *command: str, volumes: bool = False, ports: bool = False, **host: Any) -> Step:
+    """The step that creates it; the ports are chosen now."""
+    body: dict[str, Any] = {"Image": "busybox", "Cmd": list(command) or _TRAPPED, "HostConfig": host}
+    body |= {key: host.pop(key) for key in ("StopSignal", "Labels") if key in host}
+    if volumes:
+        body["Volumes"] = {"/anonymous": {}}
+        host["Binds"] = ["data:/data"]
+    if ports:
+        body["ExposedPorts"] = {"80/tcp": {}, "53/udp": {}}
+        host["PortBindings"] = {
+            "80/tcp": [{"HostPort": _free_port()}, {"HostIp": "127.0.0.1", "HostPort": _free_port()}],
+            "53/udp": [{"HostPort": _free_port()}],
+        }
+    return _step("POST", f"/containers/create?name={name}", body)
+
+
+_start = _step("POST", "/containers/xx/start")
+_full = container("xx", volumes=True, ports=True)  # volumes: nothing is made ahead
+_killed = _step("POST", "/containers/xx/kill")
+_published = container("xx", ports=True)
+_prune = _step("POST", "/containers/prune?filters=" + urllib.parse.quote('{"label": ["mine"]}'))
+_ran = _all(_published, _start, _killed)
+_running = _all(_full, _start, lambda engine: _until_logged(engine, b"begun"))
+_remove = _step("DELETE", "/containers/xx?force=1&v=1", None, 404)
+_pause, _unpause = _step("POST", "/containers/xx/pause"), _step("POST", "/containers/xx/unpause")
+_gone = _all(_remove, _step("DELETE", "/volumes/data", None, 404))
+_term = _all(
+    lambda engine: os.kill(int(engine.inspect("xx")["State"]["Pid"]), signal.SIGTERM),
+    lambda engine: until(lambda: engine.state("xx") == "exited"),
+)
+
+
+def _until_logged(engine: Engine, words: bytes) -> None:
+    until(lambda: words in ask(engine, "GET", "/containers/xx/logs?stdout=1"), "the container's first words")
+
+
+def _until_removed(engine: Engine) -> None:
+    until(lambda: engine.api("GET", "/containers/xx/json")[0] == 404, "the container is removed")
+
+
+def _until_run_again(engine: Engine) -> None:
+    def again() -> bool:
+        found = engine.inspect("xx")
+        return found["State"]["Status"] == "running" and found["RestartCount"] > 0
+
+    until(again, "it is restarted")
+
+
+def _kill_init(engine: Engine) -> None:
+    os.kill(int(engine.inspect("xx")["State"]["Pid"]), signal.SIGKILL)
+
+
+def _exec(engine: Engine) -> None:
+    made = json.loads(ask(engine, "POST", "/containers/xx/exec", {"Cmd": ["echo", "well"], "AttachStdout": True}))
+    said = ask(engine, "POST", f"/exec/{made['Id']}/start", {"Detach": False})
+    if b"well" not in said:
+        raise Refused(f"the exec said {said!r}")
+    until(lambda: json.loads(ask(engine, "GET", f"/exec/{made['Id']}/json"))["ExitCode"] == 0, "its exit code")
+
+
+def _talk(engine: Engine) -> None:
+    ask(engine, "POST", "/containers/xx/kill?signal=USR1")
+    _until_logged(engine, b"line 200\n")
+
+
+_TALKER = [
+    "sh",
+    "-c",
+    "trap 'for i in $(seq 200); do echo line $i; done' USR1; echo begun; while :; do sleep 600 & wait $!; done",
+]
+
+
+_talking = _all(container("xx", *_TALKER), _start, lambda engine: _until_logged(engine, b"begun"))
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _two_layers() -> Image:
+    return image([layer(busybox()), layer({"etc/more": b"more\n" * 100, "etc/words": os.urandom(200_000)})])
+
+
+@cache
+def registry() -> str:
+    """Its address; it lives as long as this process, which ends it."""
+    opened = running()
+    found = opened.__enter__()
+    push(found.host, "two", "latest", _two_layers())
+    _registries.append(opened)
+    return found.host
+
+
+_registries: list[contextlib.AbstractContextManager[Any]] = []
+
+
+def close_registry() -> None:
+    while _registries:
+        _registries.pop().__exit__(None, None, None)
+    registry.cache_clear()
+
+
+def _pull(engine: Engine) -> None:
+    said = ask(engine, "POST", f"/images/create?fromImage={registry()}/two&tag=latest")
+    if b'"errorDetail"' in said or b"Status: " not in said:
+        raise Refused(f"pull: {said[-300:]!r}")
+    # Complete means that it is usable
+    ask(engine, "GET", f"/images/{registry()}/two:latest/json")
+
+
+def _load(engine: Engine) -> None:
+    said = ask(engine, "POST", "/images/load?quiet=1", docker_archive({_SMALL: _two_layers()}))
+    if b"Loaded image" not in said:
+        raise Refused(f"load: {said[-300:]!r}")
+
+
+def _unpull(engine: Engine) -> None:
+    ask(engine, "DELETE", f"/images/{registry()}/two:latest", None, 404)
+
+
+_unload = _step("DELETE", f"/images/{_SMALL}", None, 404)
+_tag = _step("POST", f"/images/{BUSYBOX}/tag?repo=other&tag=one")
+_untag = _step("DELETE", "/images/other:one", None, 404)
+_import = _step("POST", "/images/create?fromSrc=-&repo=imported&tag=one", layer(busybox(), compression="").data)
+_unimport = _step("DELETE", "/images/imported:one", None, 404)
+
+
+# --- networks and volumes ---------------------------------------------------------------------------------------------
+
+_net = _step("POST", "/networks/create", {"Name": "xx"})
+_unnet = _step("DELETE", "/networks/xx", None, 404)
+_connect = _step("POST", "/networks/xx/connect", {"Container": "xx"})
+_disconnect = _step("POST", "/networks/xx/disconnect", {"Container": "xx", "Force": True})
+_on_net = _all(_net, container("xx", ports=True), _start)
+_volume = _step("POST", "/volumes/create", {"Name": "data"})
+_unvolume = _step("DELETE", "/volumes/data", None, 404)
+_filters = urllib.parse.urlencode({"filters": json.dumps({"all": ["true"]})})
+
+
+def _lapse(engine: Engine) -> None:
+    time.sleep(1.1)  # what was made ahead is given up after a second
+
+
+OPERATIONS = {
+    operation.name: operation
+    for operation in (
+        Operation("create", (container("xx"),), undo=_gone),
+        Operation("create-volumes", (_full,), undo=_gone, between=(_volume,)),
+        Operation("create-lapse", (container("xx"), _lapse), undo=_gone),
+        Operation("start", (_start,), _full, _gone),
+        Operation("run", (_published, _start), undo=_gone),
+        Operation("run-rm", (container("xx", "true", AutoRemove=True), _all(_start, _until_removed)), undo=_gone),
+        Operation("stop", (_step("POST", "/containers/xx/stop?t=5", None, 304),), _running, _gone),
+        Operation("kill", (_killed,), _running, _gone),
+        Operation("restart", (_step("POST", "/containers/xx/restart?t=5"),), _running, _gone, between=(_term,)),
+        Operation("pause", (_pause, _unpause), _running, _gone),
+        Operation("exit", (_term,), _running, _gone),
+        Operation(
+            "exit-again",
+            (_all(_kill_init, _until_run_again),),
+            _all(container("xx", RestartPolicy={"Name": "always"}), _start),
+            _gone,
+        ),
+        Operation("rm", (_step("DELETE", "/containers/xx?v=1"), _unvolume), _full, _gone),
+        Operation("rm-force", (_remove, _unvolume), _running, _gone, between=(_killed,)),
+        Operation("rename", (_step("POST", "/containers/xx/rename?name=yy"),), container("xx", volumes=True),
+                  _all(_step("DELETE", "/containers/yy?v=1", None, 404), _gone)),
+        Operation("exec", (_exec,), _running, _gone),
+        Operation("prune", (_prune,), container("xx", Labels={"mine": ""}), _gone),
+        Operation("network-create", (_net,), undo=_unnet),
+        Operation("network-rm", (_step("DELETE", "/networks/xx"),), _net, _unnet),
+        Operation("network-connect", (_connect,), _on_net, _all(_gone, _unnet)),
+        Operation("network-disconnect", (_disconnect,), _all(_on_net, _connect), _all(_gone, _unnet)),
+        Operation("network-connect-stopped", (_connect, _start), _all(_net, _full), _all(_gone, _unnet)),
+        Operation("network-prune", (_step("POST", "/networks/prune"),), _net, _unnet),
+        Operation("volume-create", (_volume,), undo=_unvolume),
+        Operation("volume-rm", (_step("DELETE", "/volumes/data"),), _volume, _unvolume),
+        Operation("volume-prune", (_step("POST", f"/volumes/prune?{_filters}"),), _volume, _unvolume),
+        Operation("pull", (_pull,), undo=_unpull, resumes=True),
+        Operation("load", (_load,), undo=_unload),
+        Operation("import", (_import,), undo=_unimport),
+        Operation("tag", (_tag,), undo=_untag),
+        Operation("untag", (_step("DELETE", "/images/other:one"),), _tag, _untag),
+        Operation("rmi", (_step("DELETE", f"/images/{_SMALL}"),), _load, _unload),
+        Operation("boot", (), _all(_running, container("yy", RestartPolicy={"Name": "always"}),
+                                   _step("POST", "/containers/yy/start")),
+                  _all(_step("DELETE", "/containers/yy?force=1", None, 404), _gone), "boot"),
+        Operation("shutdown", (lambda engine: _terminate(engine),), _running, _gone, between=(_term,)),
+        Operation("monitor-start", (_start,), _full, _gone, "fork", (_all(_start, _killed),)),
+        Operation("monitor-run", (_published, _start), undo=_gone, victim="fork", between=(_ran,)),
+        Operation("monitor-output", (_talk,), _talking, _gone, "monitor", (_killed,)),
+        Operation("monitor-exec", (_exec,), _running, _gone, "monitor", (_killed,)),
+        Operation("monitor-exit", (_term,), _running, _gone, "monitor"),
+        Operation("monitor-stop", (_step("POST", "/containers/xx/stop?t=5", None, 304),), _running, _gone, "monitor"),
+        Operation("monitor-again", (_all(_kill_init, _until_run_again),),
+                  _all(container("xx", RestartPolicy={"Name": "always"}), _start), _gone, "monitor"),
+        Operation("worker-pull", (_pull,), undo=_unpull, victim="fork", resumes=True),
+        Operation("zygote-run", (_published, _start), undo=_gone, victim="zygote"),
+        Operation("zygote-pull", (_pull,), undo=_unpull, victim="zygote", resumes=True),
+    )
+}  # fmt: skip
+
+
+def _terminate(engine: Engine) -> None:
+    assert engine.process is not None
+    os.kill(engine.process.pid, signal.SIGTERM)
+    # Popen's methods would take the stops of a traced process away from its tracer
+    until(lambda: not alive(engine.process.pid) if engine.process else True, "the daemon's end")

@@ -1,0 +1,67 @@
+"""A sample of `./dev crash`, spread evenly over operations and points, the same every time. The rest runs by hand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from .harness import Point, Rig
+from .operations import OPERATIONS, close_registry
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+# Operation -> how far through its calls, in per cent
+_SAMPLE = {
+    "run": (10, 30, 50, 70, 90),
+    "start": (25, 50, 80),
+    "create-volumes": (10, 60),
+    "rm-force": (20, 50, 70, 90),
+    "exec": (50,),
+    "pull": (10, 35, 60, 85),
+    "network-create": (30, 80),
+    "network-connect": (30, 70),
+    "monitor-run": (40, 80),
+}
+
+
+class _Rigs:
+    """One rig for all points, until one fails: what it left must not fail the next."""
+
+    def __init__(self) -> None:
+        self._rig: Rig | None = None
+
+    def run(self, name: str, percent: int) -> None:
+        if self._rig is None:
+            self._rig = Rig().__enter__()
+        operation = OPERATIONS[name]
+        try:
+            calls = self._rig.learn(operation).calls
+            number = max(1, len(calls) * percent // 100)
+            # Not one of those without live-restore: they take more learning
+            self._rig.run(Point(operation, number + (number % 5 == 0)))
+        except Exception:
+            rig, self._rig = self._rig, None
+            with contextlib.suppress(Exception):
+                rig.close()
+            raise
+
+    def close(self) -> None:
+        if self._rig is not None:
+            self._rig.close()
+
+
+@pytest.fixture(scope="module")
+def rigs() -> Iterator[_Rigs]:
+    made = _Rigs()
+    try:
+        yield made
+        made.close()
+    finally:
+        close_registry()
+
+
+@pytest.mark.parametrize("name, percent", [(name, percent) for name, points in _SAMPLE.items() for percent in points])
+def test_crash(rigs: _Rigs, name: str, percent: int) -> None:
+    rigs.run(name, percent)

@@ -1,0 +1,120 @@
+"""Containers that swap links while the daemon works: nothing outside is read, written or mounted.
+
+Each test has a container that exchanges a directory and a link out of it in a loop, as fast as it can, and lets the daemon
+walk that path many times. What it reaches is the container's own, or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.integration.engine import Engine
+
+pytestmark = pytest.mark.root
+
+TRIES = 12
+MARK = "of-the-host"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory of the host that no container may reach. Its path is one that links can name."""
+    place = tmp_path / "outside"
+    place.mkdir()
+    (place / MARK).write_text("secret\n")
+    tmp_path.chmod(0o755)
+    return place
+
+
+def _untouched(outside: Path) -> None:
+    assert os.listdir(outside) == [MARK] and (outside / MARK).read_text() == "secret\n"
+
+
+@pytest.mark.parametrize("link", ["ABSOLUTE", "RELATIVE", "PROC"])
+def test_subpath_of_a_volume_that_changes_meanwhile(engine: Engine, name: str, outside: Path, link: str) -> None:
+    target = {
+        "ABSOLUTE": str(outside),
+        "RELATIVE": "../" * 12 + str(outside).lstrip("/"),
+        "PROC": "/proc/1/root" + str(outside),
+    }[link]
+    swap = f"mv real x; ln -s {target} l; mv x real; mv -T l x; rm x"
+    loop = f"mkdir -p /v/real; echo inside >/v/real/f; cd /v; while :; do {swap}; done"
+    engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)
+    mount = f"type=volume,src={name},dst=/m,volume-subpath=x"
+    seen = set()
+    for _ in range(TRIES):
+        script = "ls -A /m; touch /m/written"
+        result = engine.docker("run", "--rm", "--network", "none", "--mount", mount, "busybox", "sh", "-c", script)
+        seen.add(result.out.strip())
+        assert MARK not in result.out
+    assert seen <= {"", "f", "f\nwritten", "written"}
+    _untouched(outside)
+    engine.ok("rm", "-f", name)
+    engine.ok("volume", "rm", name)
+
+
+def test_mount_points_in_a_volume_that_changes_meanwhile(engine: Engine, name: str, outside: Path) -> None:
+    """The runtime makes a mount point below another mount, whose links are in motion."""
+    loop = f"cd /v; while :; do mkdir x 2>/dev/null; rmdir x; ln -s {outside} x; rm x; done"
+    engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)
+    for number in range(TRIES):
+        flags = ["-v", f"{name}:/v", "--tmpfs", f"/v/x/new{number}"]
+        result = engine.docker(
+            "run", "--rm", "--network", "none", *flags, "busybox", "sh", "-c", f"touch /v/x/new{number}/f"
+        )
+        assert MARK not in result.out + result.err
+    _untouched(outside)
+    engine.ok("rm", "-f", name)
+    engine.ok("volume", "rm", name)
+
+
+def test_mount_points_that_an_image_leads_out(engine: Engine, name: str, outside: Path) -> None:
+    made = (f"ln -s {outside} abs", f"ln -s ../../../../../../..{outside} rel", f"ln -s /proc/self/root{outside} proc")
+    links = "; ".join(("mkdir /links; cd /links", *made))
+    engine.ok("run", "--name", name, "busybox", "sh", "-c", links)
+    engine.ok("commit", name, f"links-{name}")
+    for number, place in enumerate(("abs", "rel", "proc")):
+        for flags in (
+            ["--tmpfs", f"/links/{place}/dir{number}"],
+            ["-v", f"/etc/hostname:/links/{place}/file{number}"],
+            ["-w", f"/links/{place}/wd"],
+        ):
+            engine.docker("run", "--rm", "--network", "none", *flags, f"links-{name}", "true")
+    copied = engine.docker(
+        "run", "--rm", "--network", "none", "-v", f"{name}:/links/abs", f"links-{name}", "ls", "-A", "/links/abs/"
+    )
+    assert MARK not in copied.out
+    _untouched(outside)
+    engine.ok("volume", "rm", "-f", name)
+
+
+def test_passwd_that_changes_meanwhile(engine: Engine, name: str, tmp_path: Path) -> None:
+    """Users of an exec are looked up in a running container's own files."""
+    (tmp_path / "passwd").write_text("captain:x:4321:4321::/:/bin/sh\n")
+    tmp_path.chmod(0o755)
+    entry = "captain:x:1234:1234::/:/bin/sh"
+    loop = f"while :; do ln -sfn {tmp_path}/passwd /t; mv -T /t /etc/passwd; echo {entry} >/n; mv -T /n /etc/passwd; done"
+    engine.ok("run", "-d", "--name", name, "--network", "none", "busybox", "sh", "-c", loop)
+    seen = set()
+    for _ in range(TRIES):
+        result = engine.docker("exec", "-u", "captain", name, "id", "-u")
+        seen.add(result.out.strip() if result.code == 0 else "")
+        assert result.code == 0 or "no matching entries in passwd file" in result.out + result.err
+    assert seen <= {"", "1234"}
+
+
+def test_files_of_a_volumes_part_that_changes_meanwhile(engine: Engine, name: str, outside: Path) -> None:
+    """`docker cp` into a container that is stopped mounts the same parts of volumes."""
+    loop = f"mkdir /v/real; cd /v; while :; do mv real x; mv x real; ln -s {outside} x; rm x; done"
+    engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)
+    mount = f"type=volume,src={name},dst=/m,volume-subpath=x"
+    engine.ok("create", "--name", f"{name}-stopped", "--mount", mount, "busybox")
+    (outside.parent / "file").write_text("from a client\n")
+    for _ in range(TRIES):
+        engine.docker("cp", str(outside.parent / "file"), f"{name}-stopped:/m/")
+        assert engine.docker("cp", f"{name}-stopped:/m/{MARK}", "-").code != 0
+    _untouched(outside)
+    engine.ok("rm", "-f", name, f"{name}-stopped")
+    engine.ok("volume", "rm", name)

@@ -1,0 +1,143 @@
+"""A runtime that hangs: each request fails at its deadline and says so; everything else goes on, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.engine import RUNTIME, Engine, patience, until
+
+pytestmark = pytest.mark.root
+
+SECONDS = 1
+
+
+class Sick:
+    """A daemon with a runtime that hangs in the commands whose names are in a file."""
+
+    def __init__(self, engine: Engine, verbs: Path) -> None:
+        self.engine = engine
+        self._verbs = verbs
+
+    def hang(self, *verbs: str) -> None:
+        self._verbs.write_text(" ".join(verbs))
+
+    def fails(self, method: str, path: str, body: Any = None) -> str:
+        """A request that fails at the deadline; meanwhile others are answered."""
+        answers: list[tuple[int, Any]] = []
+        began = time.monotonic()
+        request = threading.Thread(target=lambda: answers.append(self.engine.api(method, path, body)))
+        request.start()
+        while request.is_alive():
+            for question in ("/containers/json?all=1", "/containers/well/json", "/_ping"):
+                asked = time.monotonic()
+                assert self.engine.api("GET", question)[0] == 200
+                assert time.monotonic() - asked < patience(0.8), question
+            request.join(0.1)
+        assert SECONDS * 0.9 < time.monotonic() - began < patience(6 * SECONDS)
+        (status, answer), *_ = answers
+        assert status == 500, answer
+        return str(answer["message"])
+
+
+@pytest.fixture
+def sick(fresh: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sick]:
+    verbs, wrapper = tmp_path / "verbs", tmp_path / "sick-runtime"
+    real = shutil.which(RUNTIME or "runc")
+    verbs.write_text("")
+    wrapper.write_text(
+        f"#!/bin/sh\nfor word; do for verb in $(cat {verbs}); do\n"
+        '[ "$word" = "$verb" ] && { sleep 600; exit 9; }\n'  # a child: it must not stay behind
+        f'done; done\nexec {real} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("ORLOP_RUNTIME_TIMEOUT", str(SECONDS))
+    engine = fresh({"runtimes": {"sick": {"path": str(wrapper)}}, "shutdown-timeout": 3})
+    engine.ok("run", "-d", "--name", "well", "busybox", "sleep", "600")
+    engine.ok("run", "-d", "--name", "ill", "--runtime", "sick", "busybox", "sleep", "600")
+    yield Sick(engine, verbs)
+    verbs.write_text("")
+    sleepers = [path for path in Path("/proc").glob("[0-9]*/cmdline") if _read(path) == b"sleep\x00600\x00"]
+    containers = {parent for name in ("well", "ill") if (parent := engine.inspect(name)["State"]["Pid"])}
+    assert {int(path.parent.name) for path in sleepers if _of(path, wrapper)} <= containers
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _of(cmdline: Path, wrapper: Path) -> bool:
+    """A sleeper of the wrapper's own: in the mount namespace of the host or of a monitor, not of a container."""
+    try:
+        return (cmdline.parent / "root").readlink() == Path("/") and str(wrapper).encode() in _read(
+            cmdline.parent.parent / str(_parent(cmdline)) / "cmdline"
+        )
+    except OSError:
+        return False
+
+
+def _parent(cmdline: Path) -> int:
+    return int((cmdline.parent / "stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def test_each_command_that_hangs(sick: Sick) -> None:
+    engine, says = sick.engine, f"sick-runtime: no answer within {SECONDS} s"
+
+    sick.hang("pause")
+    assert says in sick.fails("POST", "/containers/ill/pause")
+    sick.hang("update")
+    assert says in sick.fails("POST", "/containers/ill/update", {"PidsLimit": 50})
+    sick.hang("ps")
+    assert says in sick.fails("GET", "/containers/ill/top")
+
+    sick.hang("exec")
+    made = engine.api("POST", "/containers/ill/exec", {"Cmd": ["true"], "AttachStdout": True})[1]["Id"]
+    assert sick.fails("POST", f"/exec/{made}/start", {"Detach": True}).endswith(says)
+    found = engine.api("GET", f"/exec/{made}/json")[1]
+    assert (found["Running"], found["ExitCode"]) == (False, 126)
+    result = engine.docker("exec", "ill", "true")
+    assert (result.code, result.out) == (126, f"OCI runtime exec failed: {says}\r\n")
+    sick.hang("")
+    assert engine.ok("exec", "ill", "echo", "well again") == "well again"
+
+    sick.hang("run")
+    engine.ok("create", "--name", "never", "--runtime", "sick", "busybox", "true")
+    assert sick.fails("POST", "/containers/never/start").endswith(says)
+    state = engine.inspect("never")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("created", 128)
+    sick.hang("")
+    assert engine.docker("start", "-a", "never").code == 0
+
+
+def test_a_container_ends_though_its_runtime_does_not_let_go(sick: Sick) -> None:
+    engine = sick.engine
+    sick.hang("delete", "kill", "resume")
+    began = time.monotonic()
+    assert engine.ok("kill", "ill") == "ill"
+    assert time.monotonic() - began < patience(SECONDS)  # nobody waits for the delete
+    assert engine.state("ill") == "exited"
+    sick.hang("")
+    engine.ok("start", "ill")
+    assert engine.ok("exec", "ill", "echo", "again") == "again"
+    sick.hang("delete")
+    engine.ok("rm", "-f", "ill")
+    until(lambda: not list((engine.exec_root / "runtime-sick").iterdir()), "the runtime's state is gone")
+    engine.ok("run", "-d", "--name", "ill", "busybox", "sleep", "600")
+
+
+def test_a_log_of_what_hung(sick: Sick) -> None:
+    sick.hang("pause")
+    text = sick.fails("POST", "/containers/ill/pause")
+    container = sick.engine.inspect("ill")["Id"]
+    assert text == f"cannot pause container {container}: sick-runtime: no answer within {SECONDS} s"
+    assert text in sick.engine.log()
+    assert json.loads(sick.engine.ok("inspect", "ill"))[0]["State"]["Status"] == "running"

@@ -1,0 +1,163 @@
+"""What a boot makes of an operation that the last daemon's death cut short. The whole of it is shown by `./dev crash`."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from tests.unit.house import ID, FakeMonitor, house, run_fast
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_kernel.engine.containers import exits, restore, volumes
+from orlop_kernel.engine.containers.container import Run
+from orlop_kernel.engine.containers.record import MountRecord
+from orlop_kernel.engine.processes.monitor_client import Monitor
+from orlop_kernel.monitor.protocol import ExecExited, Status
+from orlop_kernel.spi import Conflict, DriverError, NotFound
+from orlop_kernel.store import Delete
+
+
+def living(h, monkeypatch, cgroup="/nowhere", execs=None):
+    """A monitor that the last daemon left."""
+    run_dir = h.room.run_dir(ID)
+    os.makedirs(run_dir)
+    with open(run_dir + "/init.json", "w") as file:
+        file.write(f'{{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": ["{cgroup}"]}}')
+    monitor = FakeMonitor(Run(run_dir))
+
+    async def state():
+        return Status("running", monitor.pid, 99, execs=execs or {})
+
+    async def adopt(*of):
+        return monitor
+
+    monitor.state = state
+    monkeypatch.setattr(Monitor, "adopt", adopt)
+    return monitor
+
+
+@pytest.mark.parametrize("known", [0, FakeMonitor.pid + 1])
+def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
+    """Its network is not in the row, and nobody was told that it runs."""
+
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            h.container.record.monitor_pid = known
+            monitor = living(h, monkeypatch)
+            await restore.restore(h.room)
+            await wait_all_tasks_blocked()
+            assert monitor.gone.is_set() and h.container.run is None
+            assert h.container.record.state.status == "created"
+            assert h.engine.actions() == [] and os.listdir(h.room.runs_root) == []
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("known", [None, FakeMonitor.pid])
+def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
+    """So is one of a daemon whose rows told of no monitors."""
+
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            h.container.record.monitor_pid = known
+            monitor = living(h, monkeypatch)
+            await restore.restore(h.room)
+            assert not monitor.gone.is_set() and h.container.record.state.running
+
+    run_fast(main)
+
+
+def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_path, monkeypatch):
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            mounts = [
+                MountRecord("volume", "/named", name="named"),
+                MountRecord("bind", "/bind", "/"),
+                *(MountRecord("volume", f"/{name}", name=name, anonymous=True) for name in ("made", "absent", "shared")),
+            ]
+            noted, struck_out = volumes.note(ID, mounts)
+            rows = {put.key: put.value for put in noted}
+            rows |= {"volumes:hangs": b'["hangs"]', "volumes:damaged": b"?", "another kind": b"[]"}
+            errors = {"absent": NotFound("no"), "shared": Conflict("in use"), "hangs": DriverError("no answer")}
+            asked, aside, committed = [], [], []
+
+            async def remove(name):
+                asked.append(name)
+                if name in errors:
+                    raise errors[name]
+
+            async def quarantine(table, key, reason):
+                aside.append(key)
+
+            async def commit(operations):
+                committed.extend(operations)
+
+            h.engine.volumes = SimpleNamespace(remove=remove)
+            h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
+            await volumes.take_back(h.room)
+            assert asked == ["made", "absent", "shared", "hangs"]  # the named one is the user's
+            assert committed == struck_out == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
+            assert volumes.note(ID, mounts[:2]) == ([], [])
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize(
+    "file, text, frozen",
+    [
+        ("freezer.state", "FROZEN\n", True),
+        ("freezer.state", "FREEZING\n", True),
+        ("freezer.state", "THAWED\n", False),
+        ("cgroup.freeze", "1\n", True),
+        ("cgroup.freeze", "0\n", False),
+        ("tasks", "", False),
+    ],
+)
+def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text, frozen):
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            monitor = living(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
+            (tmp_path / "cgroup").mkdir()
+            (tmp_path / "cgroup" / file).write_text(text)
+            await restore.restore(h.room)
+            assert h.container.record.state.paused == frozen and not monitor.gone.is_set()
+
+    run_fast(main)
+
+
+def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            living(h, monkeypatch, execs={"a" * 64: 100})
+            run_dir = h.room.run_dir(ID)
+            for name in ("a" * 16, "b" * 16):
+                for suffix in ("json", "pid", "log"):
+                    open(f"{run_dir}/exec-{name}.{suffix}", "w").close()
+            await restore.restore(h.room)
+            assert {name[5:21] for name in os.listdir(run_dir) if name.startswith("exec-")} == {"a" * 16}
+            h.engine.execs.exited(h.container, ExecExited("a" * 64, 0, 1))
+            assert not any(name.startswith("exec-") for name in os.listdir(run_dir))
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypatch, left):
+    """It told the exit, and died before it had the runtime forget the container."""
+    cleaned = []
+
+    async def clean(room, container):
+        cleaned.append(container)
+
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            monkeypatch.setattr(exits.runtime, "clean", clean)
+            monitor = living(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
+            if left:
+                (tmp_path / "cgroup").mkdir()
+            monitor.run.monitor = monitor
+            monitor.run.finished.set()
+            monitor.exit()
+            await exits.put_away(h.room, h.container, monitor.run)
+            assert cleaned == [h.container] * left
+
+    run_fast(main)

@@ -1,0 +1,98 @@
+"""A log behind a buffer: in order, bounded, whole at the end, and never in the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from orlop_kernel.monitor import ring
+from orlop_kernel.monitor.ring import RingWriter, ringed
+from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.spi.log import LogBlock
+from orlop_kernel.spi.logfiles import buffer_size
+
+
+class Disk:
+    """A writer that takes nothing until it may."""
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.busy = threading.Event()
+        self.written: list[bytes] = []
+        self.closed = threading.Event()
+        self.broken = False
+
+    def write(self, blocks: Sequence[LogBlock]) -> None:
+        self.busy.set()
+        self.may.wait(10)
+        if self.broken:
+            raise OSError("no such disk")
+        self.written += [block.data for block in blocks]
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def blocks(*texts: bytes) -> list[LogBlock]:
+    return [LogBlock("stdout", text, 1) for text in texts]
+
+
+def test_nobody_waits_for_the_disk_and_what_has_no_room_is_dropped() -> None:
+    disk = Disk()
+    writer = RingWriter(disk, 10)
+    writer.write(blocks(b"first"))
+    assert disk.busy.wait(10)
+    writer.write(blocks(b"12345", b"67890", b"dropped"))
+    assert writer.dropped == 1
+    disk.may.set()
+    writer.close()
+    assert disk.written == [b"first", b"12345", b"67890"]
+    assert disk.closed.is_set()
+
+
+def test_one_block_larger_than_the_buffer_is_taken() -> None:
+    disk = Disk()
+    disk.may.set()
+    writer = RingWriter(disk, 3)
+    writer.write(blocks(b"larger"))
+    writer.close()
+    assert (disk.written, writer.dropped) == ([b"larger"], 0)
+
+
+def test_a_disk_that_hangs_keeps_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring, "_LAST_WRITES", 0.05)
+    disk = Disk()
+    writer = RingWriter(disk, 10)
+    writer.write(blocks(b"x"))
+    writer.close()
+    assert not disk.closed.is_set()
+    disk.may.set()
+    assert disk.closed.wait(10)
+
+
+def test_a_writer_that_fails_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    disk = Disk()
+    disk.may.set()
+    disk.broken = True
+    writer = RingWriter(disk, 10)
+    writer.write(blocks(b"x"))
+    while writer._blocks:
+        pass
+    writer.close()
+    assert disk.closed.is_set()
+    assert capsys.readouterr().err == "log writer: OSError: no such disk\n"
+
+
+def test_which_logs_have_one() -> None:
+    disk = Disk()
+    assert ringed(disk, {}) is disk
+    assert ringed(disk, {"mode": "blocking"}) is disk
+    made = ringed(disk, {"mode": "non-blocking"})
+    assert isinstance(made, RingWriter)
+    made.close()
+    assert buffer_size({}) == 1 << 20
+    assert buffer_size({"max-buffer-size": "4m"}) == 4 << 20
+    with pytest.raises(InvalidParameter):
+        buffer_size({"max-buffer-size": "x"})

@@ -1,0 +1,413 @@
+"""What a create request may ask for: security options, limits, mounts, devices; refused where it cannot be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from orlop_kernel.engine.containers import confine, devices, limits, mounts
+from orlop_kernel.engine.spec import apparmor, cdi, security
+from orlop_kernel.engine.spec.host import Host
+from orlop_kernel.spi import InvalidParameter, Mount
+from orlop_kernel.types.containers import (
+    BindOptions,
+    Device,
+    DeviceRequest,
+    HostConfig,
+    ImageOptions,
+    MountSpec,
+    Resources,
+    ThrottleDevice,
+    TmpfsOptions,
+    Ulimit,
+    VolumeOptions,
+    WeightDevice,
+)
+
+V1 = Host(
+    cgroup_version=1,
+    cpus=2,
+    memory=1 << 30,
+    hugetlb_sizes=(),
+    thermal_paths=(),
+    time_namespace=True,
+    apparmor=True,
+    cpuset_cpus="0-1",
+)
+
+
+# --- security options ---------------------------------------------------------------------------------------------------
+
+
+def test_security_options_in_both_notations():
+    found = security.parse(
+        ["no-new-privileges:true", "apparmor:a", "apparmor=b", "label=disable", "label:type:x", "seccomp={}"]
+    )
+    assert found == security.Security(no_new_privileges=True, apparmor="b", labels=("disable", "type:x"), seccomp="{}")
+    assert security.parse(["no-new-privileges=0"]).no_new_privileges is False
+    assert security.parse([]).no_new_privileges is None  # which is the daemon's to say
+
+
+@pytest.mark.parametrize(
+    ("option", "number"),
+    [
+        ("fly", 1),
+        ("", 1),
+        ("fly=high", 2),
+        ("no-new-privileges=maybe", 2),
+        ("systempaths=masked", 2),
+        ("writable-cgroups=2", 2),
+    ],
+)
+def test_security_options_that_there_are_not(option, number):
+    with pytest.raises(InvalidParameter) as raised:
+        security.parse([option])
+    assert str(raised.value) == f'invalid --security-opt {number}: "{option}"'
+
+
+# --- AppArmor -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_profile_takes_what_the_host_has():
+    full = apparmor.text(lambda name: True, "orlopd")
+    assert full.startswith("# Docker's profile")
+    assert '\nabi <abi/3.0>,\n#include <tunables/global>\nprofile "docker-default" flags=(' in full
+    assert "#include <abstractions/base>" in full and 'signal (receive) peer="orlopd",' in full
+    assert 'ptrace (trace,tracedby,read,readby) peer="docker-default",' in full and "deny mount," in full
+    bare = apparmor.text(lambda name: False, "")
+    assert "abi <" not in bare and "#include" not in bare and "@{PROC}=/proc/" in bare
+    assert 'peer="unconfined"' in bare and "@NAME@" not in full + bare
+
+
+@pytest.fixture
+def apparmor_host(tmp_path, monkeypatch):
+    """A host with AppArmor, as far as its files tell: a list of profiles, and a parser that adds to it."""
+    loaded = tmp_path / "profiles"
+    loaded.write_text("/usr/bin/man (enforce)\nmine (complain)\n")
+    parser = tmp_path / "apparmor_parser"
+    parser.write_text(
+        f"#!/bin/sh\necho \"$@\" >>{tmp_path}/calls\ncat >{tmp_path}/text\necho 'docker-default (enforce)' >>{loaded}\n"
+    )
+    parser.chmod(0o755)
+    monkeypatch.setattr(confine, "facts", lambda: V1)
+    monkeypatch.setattr(confine, "_PROFILES", str(loaded))
+    monkeypatch.setattr(confine, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    return tmp_path
+
+
+def _ensure(host: HostConfig) -> None:
+    trio.run(confine.ensure_profile, host)
+
+
+def test_the_default_profile_is_loaded_once(apparmor_host):
+    assert confine.profile(HostConfig()) == "docker-default" and confine.has_default()
+    _ensure(HostConfig())
+    _ensure(HostConfig())
+    assert (apparmor_host / "calls").read_text() == "-Kr\n"
+    assert 'profile "docker-default"' in (apparmor_host / "text").read_text()
+
+
+def test_other_profiles_must_be_loaded_already(apparmor_host):
+    _ensure(HostConfig(security_opt=["apparmor=mine"]))
+    _ensure(HostConfig(privileged=True))
+    _ensure(HostConfig(security_opt=["apparmor=unconfined"]))
+    with pytest.raises(InvalidParameter, match='"ours": it is not loaded'):
+        _ensure(HostConfig(security_opt=["apparmor=ours"]))
+    assert not (apparmor_host / "calls").exists()
+
+
+def test_without_a_parser_there_is_no_default(apparmor_host):
+    (apparmor_host / "apparmor_parser").unlink()
+    assert confine.profile(HostConfig()) == "" and not confine.has_default()
+    assert confine.profile(HostConfig(security_opt=["apparmor=mine"])) == "mine"
+
+
+# --- limits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cpuset_cpus": "0-9"}, "Requested CPUs are not available - requested 0-9, available: 0-1"),
+        ({"cpuset_cpus": "x"}, "Invalid value x for cpuset cpus: invalid format: x"),
+        ({"cpuset_cpus": "0-99999999999"}, "Invalid value 0-99999999999 for cpuset cpus"),
+        ({"cpuset_mems": "3"}, "Requested memory nodes are not available - requested 3, available: 0"),
+        ({"memory_reservation": 1 << 20}, "Minimum memory reservation allowed is 6MB"),
+        ({"cpu_realtime_period": 10, "cpu_realtime_runtime": 20}, "cannot be higher than"),
+        ({"blkio_weight_device": [WeightDevice("/dev/x", 5)]}, "Range of blkio weight"),
+        ({"io_maximum_iops": 5}, "linux does not support configuration of maximum IOPs"),
+        ({"io_maximum_bandwidth": 5}, "linux does not support configuration of maximum bandwidth"),
+        ({"ulimits": [Ulimit("fly", 1, 1)]}, "invalid ulimit type: fly"),
+        ({"ulimits": [Ulimit("nofile", hard=1, soft=5)]}, "soft limit must be less than or equal to hard limit"),
+        ({"ulimits": [Ulimit("nofile", hard=1, soft=-1)]}, "soft limit must be less than or equal to hard limit"),
+        ({"devices": [Device("/dev/null", "/dev/x", "rwx")]}, "invalid device mode: rwx"),
+    ],
+)
+def test_limits_that_cannot_be(given, message):
+    with pytest.raises(InvalidParameter, match=message):
+        limits.check(Resources(**given), V1)
+
+
+def test_limits_that_this_host_has_not_are_discarded_with_a_warning():
+    old = Host(**{name: getattr(V1, name) for name in V1.__struct_fields__} | {"blkio_weight": False, "swap_limit": False})
+    given = Resources(
+        memory=8 << 20,
+        blkio_weight=500,
+        blkio_weight_device=[WeightDevice("/dev/x", 200)],
+        cpu_count=1,
+        cpu_percent=5,
+        kernel_memory=1 << 20,
+        oom_kill_disable=True,
+    )
+    warnings = limits.check(given, old)
+    assert len(warnings) == 6 and all("discarded" in text or "without swap" in text for text in warnings)
+    assert (given.memory_swap, given.blkio_weight, given.blkio_weight_device, given.cpu_count) == (-1, 0, None, 0)
+    assert not given.kernel_memory and given.oom_kill_disable
+    assert "no memory limit is set" in limits.check(Resources(oom_kill_disable=True), V1)[0]
+
+
+def test_unlimited_ulimits_and_free_lists_are_fine():
+    limits.check(Resources(ulimits=[Ulimit("core", -1, -1), Ulimit("nofile", hard=-1, soft=5)], cpuset_cpus="0,1"), V1)
+    limits.check(Resources(blkio_device_read_bps=[ThrottleDevice("/dev/x", 5)]), V1)
+
+
+# --- mounts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/a:/b:ro,rw",
+        "/a:/b:z,Z",
+        "/a:/b:shared,slave",
+        "/a:/b:,",
+        "/a:/b:nocopy",
+        "a:/b:rshared",
+        ":/b",
+        "/a:/b:ro:x",
+        "/a:/",
+    ],
+)
+def test_binds_that_cannot_be(text):
+    with pytest.raises(InvalidParameter, match="invalid volume specification"):
+        mounts.parse_bind(text)
+
+
+def test_an_empty_mode_is_none():
+    assert mounts.parse_bind("/a:/b:") == mounts.parse_bind("/a:/b")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (MountSpec(type="fly", target="/x"), 'invalid mount config for type "fly": mount type unknown'),
+        (
+            MountSpec(type="bind", source="/", target="/x", volume_options=VolumeOptions()),
+            "VolumeOptions must not be specified",
+        ),
+        (
+            MountSpec(type="tmpfs", target="/x", bind_options=BindOptions()),
+            "BindOptions must not be specified on mount type",
+        ),
+        (MountSpec(type="volume", target="/x", image_options=ImageOptions()), "ImageOptions must not be specified"),
+        (
+            MountSpec(type="bind", source="/", target="/x", bind_options=BindOptions(read_only_non_recursive=True)),
+            "!ReadOnly",
+        ),
+        (MountSpec(type="bind", source="/", target="/x", consistency="strong"), "invalid consistency: strong"),
+        (MountSpec(type="volume", target="/x", read_only=True), "must not set ReadOnly mode when using anonymous volumes"),
+        (MountSpec(type="volume", target="/x", volume_options=VolumeOptions(subpath="a")), "must not set Subpath"),
+        (MountSpec(type="image", target="/x"), "field Source must not be empty"),
+        (
+            MountSpec(type="image", source="i", target="/x", image_options=ImageOptions("../x")),
+            "relative path within the image",
+        ),
+        (MountSpec(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=-1)), "invalid size"),
+        (
+            MountSpec(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(options=[["lowerdir", "/"]])),
+            "invalid tmpfs option",
+        ),
+    ],
+)
+def test_mounts_that_cannot_be(spec, message):
+    with pytest.raises(InvalidParameter, match=message):
+        mounts.parse_spec(spec)
+
+
+def test_options_of_a_tmpfs_take_the_defaults_back():
+    made = mounts.parse_spec(
+        MountSpec(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=4096, mode=0o700, options=[["exec"]]))
+    )
+    assert made.options == ("nosuid", "nodev", "size=4096", "mode=700", "exec")
+    (made,) = mounts.plan(HostConfig(tmpfs={"/t": "ro,dev,uid=5"}), ())
+    assert made.options == ("noexec", "nosuid", "ro", "dev", "uid=5") and not made.rw
+
+
+def test_what_is_below_a_read_only_mount_is_read_only_unless_that_is_not_wanted():
+    def words(spec: MountSpec, deep: bool) -> list[str]:
+        return list(mounts.oci(mounts.parse_spec(spec), deep=deep)[0]["options"])
+
+    plain = MountSpec(type="bind", source="/", target="/x", read_only=True)
+    flat = MountSpec(
+        type="bind", source="/", target="/x", read_only=True, bind_options=BindOptions(read_only_non_recursive=True)
+    )
+    assert words(plain, True) == ["rbind", "rprivate", "rro"] and words(plain, False) == ["rbind", "rprivate", "ro"]
+    assert words(flat, True) == ["rbind", "rprivate", "ro"]
+    (volume,) = mounts.oci(mounts.parse_bind("v1:/x:ro"), (Mount("nfs", ":/x", options=("addr=1.2.3.4",)),), deep=True)
+    assert volume["options"] == ["addr=1.2.3.4", "ro"]
+
+
+# --- devices ------------------------------------------------------------------------------------------------------------
+
+YAML = """
+cdiVersion: 0.6.0
+kind: vendor.com/class
+containerEdits:
+  env: ["ALL=1"]
+devices:
+- name: one
+  containerEdits:
+    env: ["ONE=1", "PATH=/vendor"]
+    additionalGids: [0, 44]
+    deviceNodes:
+    - {path: /dev/mynull, hostPath: /dev/null, permissions: r}
+    - {path: /dev/given, type: c, major: 9, minor: 8, uid: 0}
+    mounts: [{hostPath: /usr, containerPath: /vendor, options: [ro, nosuid]}]
+    hooks: [{hookName: createContainer, path: /bin/true, args: ["true"], timeout: 5}]
+    intelRdt: {closID: x, enableCMT: true}
+- name: two
+  containerEdits: {env: ["TWO=1"]}
+"""
+
+
+def _spec(uid: int = 1000):
+    user = {"uid": uid, "gid": uid, "additionalGids": [uid]}
+    process = {"env": ["PATH=/bin", "A=1"], "user": user}
+    return {
+        "process": process,
+        "mounts": [{"destination": "/vendor"}],
+        "linux": {"resources": {"devices": [{"allow": False}]}},
+    }
+
+
+def _request(*names: str):
+    return DeviceRequest(driver="cdi", device_ids=list(names))
+
+
+def test_a_cdi_device_changes_what_its_file_says(tmp_path):
+    (tmp_path / "v.yaml").write_text(YAML)
+    spec = _spec()
+    devices.inject(spec, [_request("vendor.com/class=one", "vendor.com/class=two")], [str(tmp_path)])
+    assert spec["process"]["env"] == ["A=1", "ALL=1", "ONE=1", "PATH=/vendor", "TWO=1"]
+    assert spec["process"]["user"]["additionalGids"] == [1000, 44]
+    null, given = spec["linux"]["devices"]
+    info = os.stat("/dev/null")
+    assert (null["path"], null["type"], null["major"], null["minor"]) == ("/dev/mynull", "c", os.major(info.st_rdev), 3)
+    assert null["uid"] == 1000  # the user's of the container, who is to use it
+    assert given == {"path": "/dev/given", "type": "c", "major": 9, "minor": 8, "uid": 0, "gid": 1000}
+    assert spec["linux"]["resources"]["devices"][1:] == [
+        {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"},
+        {"allow": True, "type": "c", "major": 9, "minor": 8, "access": "rwm"},
+    ]
+    assert spec["mounts"] == [
+        {"destination": "/vendor", "type": "bind", "source": "/usr", "options": ["bind", "ro", "nosuid"]}
+    ]
+    assert spec["hooks"] == {"createContainer": [{"path": "/bin/true", "args": ["true"], "env": [], "timeout": 5}]}
+    assert spec["linux"]["intelRdt"] == {"closID": "x", "enableCMT": True}
+
+
+def test_a_later_directory_goes_before_an_earlier_one_and_two_files_of_one_are_none(tmp_path):
+    def write(path: str, value: str, device: str = "d") -> None:
+        Path(tmp_path, path).parent.mkdir(exist_ok=True)
+        text = '{"cdiVersion":"0.3.0","kind":"v.com/c","devices":[{"name":"%s","containerEdits":{"env":["X=%s"]}}]}'
+        Path(tmp_path, path).write_text(text % (device, value))
+
+    write("etc/a.json", "etc")
+    write("run/a.json", "run")
+    write("etc/b.json", "1", "twice")
+    write("etc/c.json", "2", "twice")
+    directories = [str(tmp_path / "etc"), str(tmp_path / "run"), str(tmp_path / "none")]
+    spec = _spec()
+    devices.inject(spec, [_request("v.com/c=d")], directories)
+    assert spec["process"]["env"][-1] == "X=run"
+    with pytest.raises(InvalidParameter, match=r"unresolvable CDI devices v[.]com/c=twice, v[.]com/c=none"):
+        devices.inject(_spec(), [_request("v.com/c=twice", "v.com/c=none", "v.com/c=d")], directories)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{unclosed",
+        "cdiVersion: 0.6.0\nkind: nonsense\ndevices: [{name: a, containerEdits: {}}]",
+        "cdiVersion: 0.6.0\nkind: v.com/c\ndevices: [{name: a, containerEdits: {netDevices: [{hostInterfaceName: eth0}]}}]",
+        "cdiVersion: 0.6.0\nkind: v.com/c\ndevices: [{name: a, containerEdits: {hooks: [{hookName: x, path: /x}]}}]",
+        "a: &a [*a]",
+        "!!python/object/apply:os.system ['touch /tmp/owned']",
+    ],
+)
+def test_a_file_that_is_no_cdi_file_is_left_out_and_takes_no_other_along(tmp_path, text, caplog):
+    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "good.yml").write_text(YAML)
+    (tmp_path / "no.txt").write_text(YAML)
+    devices.inject(_spec(), [_request("vendor.com/class=two")], [str(tmp_path)])
+    assert "bad.yaml is left out" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["vendor.com/class", "vendor=a", "../x/y=z", "a/b=", "a/b/c=d", "v.com/c=a b"])
+def test_names_that_no_cdi_device_has(name):
+    with pytest.raises(InvalidParameter, match="invalid device name"):
+        devices.inject(_spec(), [_request(name)], [])
+
+
+def test_a_device_node_that_is_not_there_is_said(tmp_path):
+    edits = cdi.Edits(device_nodes=[cdi.DeviceNode("/dev/x", host_path=str(tmp_path / "none"))])
+    with pytest.raises(InvalidParameter, match="no such file or directory"):
+        cdi.apply(_spec(), edits)
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidParameter, match="no device of the type"):
+        cdi.apply(_spec(), cdi.Edits(device_nodes=[cdi.DeviceNode("/dev/x", host_path=str(tmp_path / "file"))]))
+
+
+GPU = [["gpu"]]
+
+
+def test_gpus_without_the_toolkit(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    for request, text in (
+        (DeviceRequest(count=-1, capabilities=GPU), 'could not select device driver "" with capabilities: [[gpu]]'),
+        (DeviceRequest(driver="nvidia"), 'could not select device driver "nvidia" with capabilities: []'),
+        (DeviceRequest(driver="x", capabilities=[["gpu", "a"], ["b"]]), 'driver "x" with capabilities: [[gpu a] [b]]'),
+    ):
+        with pytest.raises(InvalidParameter) as raised:
+            devices.inject(_spec(), [request], [])
+        assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "env"),
+    [
+        (DeviceRequest(count=-1, capabilities=GPU), ["NVIDIA_VISIBLE_DEVICES=all"]),
+        (DeviceRequest(count=2, capabilities=GPU), ["NVIDIA_VISIBLE_DEVICES=0,1"]),
+        (
+            DeviceRequest(device_ids=["0", "GPU-x"], capabilities=[["tpu"], ["gpu", "utility", "compute"]]),
+            ["NVIDIA_VISIBLE_DEVICES=0,GPU-x", "NVIDIA_DRIVER_CAPABILITIES=utility,compute"],
+        ),
+        (DeviceRequest(driver="nvidia", count=1), ["NVIDIA_VISIBLE_DEVICES=0"]),
+    ],
+)
+def test_gpus_by_nvidias_hook(tmp_path, monkeypatch, request_, env):
+    hook = tmp_path / "nvidia-container-runtime-hook"
+    hook.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    spec = _spec()
+    devices.inject(spec, [request_], [])
+    assert spec["process"]["env"] == ["PATH=/bin", "A=1", *env]
+    (entry,) = spec["hooks"]["prestart"]
+    assert (entry["path"], entry["args"]) == (str(hook), [hook.name, "prestart"])
+    with pytest.raises(InvalidParameter, match="cannot set both Count and DeviceIDs"):
+        devices.inject(_spec(), [DeviceRequest(driver="nvidia", count=1, device_ids=["0"])], [])

@@ -1,0 +1,91 @@
+"""`./dev vm`: build the machine, run tests in it, show what they say, and end with their exit code.
+
+One boot runs everything: first Orlop as a service (checks.py), then tests of the integration suite on each ground, which
+is a runtime and who makes the cgroups. Emulation is some fifteen times slower than a processor, so the tests chosen by
+default are those that a runtime or a cgroup manager can break.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+from . import image, machine
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CACHE = CHECKOUT / ".cache" / "vm"
+GROUNDS = ("runc/systemd", "runc/cgroupfs", "crun/systemd", "crun/cgroupfs")
+SLOWNESS = 10
+CHOSEN = {
+    "update": "limits_change a_stopped_container",
+    "stats": "what_a_container_uses",
+    "hostile_containers": "fork_bomb does_not_see_its_monitor",
+    "run": "hello missing_command rm_leaves_nothing memory_limit out_of_memory capabilities privileged init seccomp sysctl",
+    "lifecycle": "stop_kills_after pause test_top restart_always_comes_back",
+    "exec": "output_and_code terminal execs_end_with",
+    "monitor": "out_of_memory",
+    "live_restore": "kill_of_daemon_and_zygote kill_of_everything kill_of_a_monitor",
+    "zygote_crashes": "a_killed_monitor while_the_runtime_works hangs_is_killed",
+}
+PREPARE = """
+link=$(ls /sys/class/net | grep -v lo | head -1)
+ip link set lo up; ip link set "$link" up; ip addr add 10.0.2.15/24 dev "$link"; ip route add default via 10.0.2.2
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root
+export PIP_NO_INDEX=1 PIP_FIND_LINKS={checkout}/.cache/wheels ORLOP_TEST_SLOWNESS={slowness}
+cd {checkout}; failed=0
+"""
+PYTEST = ".venv/bin/pytest -v --tb=short --timeout=900 -p no:cacheprovider"
+
+
+def chosen() -> list[str]:
+    files = [f"tests/integration/test_{name}.py" for name in CHOSEN]
+    return [*files, "-k", " or ".join(f"(test_{name} and ({' or '.join(words.split())}))" for name, words in CHOSEN.items())]
+
+
+def job(grounds: list[str], checks: bool, tests: list[str]) -> str:
+    lines = [PREPARE.format(checkout=CHECKOUT, slowness=SLOWNESS)]
+    if checks:
+        lines.append(f"echo '== systemd'; {PYTEST} -x tests/vm/checks.py || failed=1")
+    for ground in grounds:
+        runtime, driver = ground.split("/")
+        environment = f"ORLOP_TEST_RUNTIME={runtime} ORLOP_TEST_CGROUP_DRIVER={driver}"
+        lines.append(f"echo '== {ground}'; {environment} {PYTEST} -m root {shlex.join(tests)} || failed=1")
+    return "\n".join([*lines, "exit $failed", ""])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./dev vm", description="Tests in a virtual machine with systemd and cgroup v2.")
+    parser.add_argument("--all", action="store_true", help="the whole integration suite on each ground: hours")
+    parser.add_argument(
+        "--on", action="append", choices=(*GROUNDS, "systemd"), help="only there; may be given several times"
+    )
+    parser.add_argument("--sh", metavar="SCRIPT", help="run this shell script there instead of tests")
+    parser.add_argument("--kvm", action="store_true", help="use the processor's virtualization: fast, where it works")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="power off at the latest after so many (60; with --all 360)"
+    )
+    parser.add_argument("tests", nargs="*", help="for pytest, instead of the chosen ones; options after --")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the emulator ends with us
+
+    where = given.on or (list(GROUNDS) if given.tests else ["systemd", *GROUNDS])
+    tests = given.tests or (["tests/integration", "plugins"] if given.all else chosen())
+    script = job([name for name in where if "/" in name], "systemd" in where, tests)
+    if given.sh:
+        script = PREPARE.format(checkout=CHECKOUT, slowness=SLOWNESS) + given.sh
+    CACHE.mkdir(parents=True, exist_ok=True)
+    built = image.base(CACHE, CHECKOUT)
+    wheels = image.wheels(CACHE, CHECKOUT)
+    minutes = given.minutes or (360 if given.all else 60)
+    began = time.monotonic()
+    code = machine.run(built, CACHE, lambda work: image.payload(work, CHECKOUT, wheels, script), minutes * 60, given.kvm)
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Orlop as a service of a machine that runs systemd: installed, activated, restarted, watched, upgraded, removed.
+
+Not named test_*: only `./dev vm` runs it, in its virtual machine, since it installs into the machine that it runs on. The
+tests build on each other and run in order.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.engine import alive, archive, parent_of, patience, until
+
+CHECKOUT = Path(__file__).parents[2]
+CONFIG = Path("/etc/orlop/daemon.json")
+DROP_IN = Path("/etc/systemd/system/orlop.service.d/test.conf")
+SOCKET = Path("/run/orlop.sock")
+CURRENT = Path("/opt/orlop/current")
+ENVIRONMENT = {**os.environ, "DOCKER_HOST": f"unix://{SOCKET}", "LANG": "C.UTF-8"}
+LOOP = "i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done"
+
+
+def run(*argv: str, data: bytes | None = None, code: int | None = 0) -> str:
+    done = subprocess.run(argv, input=data, capture_output=True, env=ENVIRONMENT, cwd=CHECKOUT, timeout=patience(180))
+    text = (done.stdout + done.stderr).decode()
+    assert code is None or done.returncode == code, f"{argv}: {done.returncode}\n{text}"
+    return text.strip()
+
+
+def unit(what: str, name: str = "orlop.service") -> str:
+    return run("systemctl", "show", "-P", what, name)
+
+
+def configure(**settings: Any) -> None:
+    CONFIG.parent.mkdir(exist_ok=True)
+    CONFIG.write_text(json.dumps(settings))
+
+
+def inspect(name: str) -> dict[str, Any]:
+    return dict(json.loads(run("docker", "inspect", name))[0])
+
+
+def pid_of(name: str) -> int:
+    return int(inspect(name)["State"]["Pid"])
+
+
+def journal(*options: str) -> list[dict[str, Any]]:
+    text = run("journalctl", "-u", "orlop.service", "-o", "json", "--no-pager", *options)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def said(text: str) -> list[dict[str, Any]]:
+    return [entry for entry in journal() if text in str(entry.get("MESSAGE"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> Iterator[None]:
+    configure(**{"live-restore": True})
+    run("./dev", "install")
+    yield
+    print(run("journalctl", "-u", "orlop.service", "--no-pager", "-n", "100"))
+
+
+def test_it_is_installed_and_serves() -> None:
+    assert os.readlink("/usr/local/bin/orlopd") == f"{CURRENT}/bin/orlopd"
+    assert "Server" in run("/usr/local/bin/orlop", "version")
+    assert unit("ActiveState") == "active"
+    assert unit("StatusText") == "serving"
+    assert unit("UnitFileState") == unit("UnitFileState", "orlop.socket") == "enabled"
+    info = SOCKET.stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o660, 0, grp.getgrnam("docker").gr_gid)
+    assert said("listening on fd://")
+    assert run("docker", "load", data=archive()) == "Loaded image: busybox:latest"
+
+
+def test_installing_again_changes_nothing() -> None:
+    before = unit("MainPID"), os.readlink(CURRENT)
+    assert "Building" not in run("./dev", "install")
+    assert (unit("MainPID"), os.readlink(CURRENT)) == before
+
+
+def test_the_journal_has_priorities() -> None:
+    (ready, *_) = said("is ready after")
+    assert ready["PRIORITY"] == "6"
+    assert ready["MESSAGE"].startswith("info  orlopd ")
+
+
+def test_what_info_says_of_cgroups() -> None:
+    said = run("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}} {{json .Warnings}} {{.SecurityOptions}}")
+    assert said.startswith("systemd 2 ")
+    assert "name=cgroupns" in said
+    assert "No " not in said  # "No memory limit support" and the like
+
+
+def test_a_container_is_a_scope_of_our_slice() -> None:
+    run("docker", "run", "-d", "--name", "live", "--memory", "64m", "--pids-limit", "50", "busybox", "sh", "-c", LOOP)
+    key = inspect("live")["Id"]
+    assert unit("ActiveState", f"orlop-{key}.scope") == "active"
+    assert unit("ControlGroup", f"orlop-{key}.scope") == f"/orlop.slice/orlop-{key}.scope"
+    assert unit("MemoryMax", f"orlop-{key}.scope") == str(64 << 20)
+    cgroup = Path(f"/sys/fs/cgroup/orlop.slice/orlop-{key}.scope")
+    assert (cgroup / "memory.max").read_text().strip() == str(64 << 20)
+    assert (cgroup / "pids.max").read_text().strip() == "50"
+    assert run("docker", "exec", "live", "cat", "/proc/self/cgroup") == "0::/"
+    assert Path(f"/proc/{parent_of(pid_of('live'))}/cgroup").read_text().strip() == "0::/system.slice/orlop.service"
+
+
+def test_memory_that_runs_out() -> None:
+    run("docker", "run", "--name", "oom", "-m", "16m", "busybox", "sh", "-c", "x=a; while true; do x=$x$x; done", code=137)
+    assert inspect("oom")["State"]["OOMKilled"] is True
+    events = run("docker", "events", "--since", "0", "--until", "0s", "--filter", "event=oom", "--format", "{{.Action}}")
+    assert events.splitlines()[-1] == "oom"
+    run("docker", "rm", "oom")
+
+
+def test_a_restart_leaves_containers_alone() -> None:
+    pid, daemon, lines = pid_of("live"), unit("MainPID"), len(run("docker", "logs", "live").splitlines())
+    run("systemctl", "restart", "orlop")
+    assert unit("MainPID") != daemon
+    assert alive(pid)
+    assert pid_of("live") == pid
+    until(lambda: len(run("docker", "logs", "live").splitlines()) > lines, "its log goes on")
+    assert run("docker", "exec", "live", "echo", "hi") == "hi"
+
+
+def test_limits_hold_after_a_restart() -> None:
+    """The slice is systemd's: had we removed its cgroup, the next scope in it would be without controllers."""
+    run("docker", "rm", "-f", "live")
+    run("systemctl", "restart", "orlop")  # with nothing running
+    run("docker", "run", "-d", "--name", "live", "--memory", "64m", "busybox", "sh", "-c", LOOP)
+    key = inspect("live")["Id"]
+    assert Path(f"/sys/fs/cgroup/orlop.slice/orlop-{key}.scope/memory.max").read_text().strip() == str(64 << 20)
+
+
+def test_reload() -> None:
+    configure(**{"live-restore": True, "debug": True})
+    run("systemctl", "reload", "orlop")
+    until(lambda: run("docker", "info", "--format", "{{.Debug}}") == "true", "the reload is done")
+    until(lambda: unit("SubState") == "running", "systemd knows")
+    assert unit("StatusText") == "serving"
+    CONFIG.write_text("{")
+    run("systemctl", "reload", "orlop")
+    until(lambda: "was refused" in unit("StatusText"), "systemd is told")
+    assert unit("ActiveState") == "active"
+    (refused, *_) = said("cannot reload the configuration")
+    assert refused["PRIORITY"] == "3"
+    configure(**{"live-restore": True})
+    run("systemctl", "reload", "orlop")
+    until(lambda: unit("StatusText") == "serving")
+
+
+def test_a_client_starts_the_daemon_by_its_socket() -> None:
+    pid = pid_of("live")
+    run("systemctl", "stop", "orlop.service")
+    assert unit("ActiveState") == "inactive"
+    assert unit("ActiveState", "orlop.socket") == "active"
+    assert alive(pid)
+    assert run("docker", "ps", "--format", "{{.Names}}") == "live"
+    assert unit("ActiveState") == "active"
+    assert pid_of("live") == pid
+
+
+def test_a_daemon_that_was_killed_comes_back() -> None:
+    pid, daemon = pid_of("live"), int(unit("MainPID"))
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: unit("MainPID") not in ("0", str(daemon)) and unit("ActiveState") == "active", "it is started again")
+    assert pid_of("live") == pid
+    assert alive(pid)
+
+
+def test_a_daemon_that_hangs_is_started_again() -> None:
+    DROP_IN.parent.mkdir()
+    DROP_IN.write_text("[Service]\nWatchdogSec=20\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "orlop")
+    pid, daemon = pid_of("live"), int(unit("MainPID"))
+    assert unit("WatchdogUSec") == "20s"
+    os.kill(daemon, signal.SIGSTOP)
+    until(lambda: unit("MainPID") not in ("0", str(daemon)) and unit("ActiveState") == "active", "it is started again")
+    assert said("Watchdog timeout")
+    assert said("Fatal Python error: Aborted")  # and where it was
+    assert not Path("/core").exists()
+    assert pid_of("live") == pid
+    assert run("docker", "exec", "live", "echo", "hi") == "hi"
+    DROP_IN.unlink()
+    run("systemctl", "daemon-reload")
+
+
+def test_an_upgrade_under_a_live_container() -> None:
+    run("systemctl", "restart", "orlop")
+    pid, old = pid_of("live"), CURRENT.resolve()
+    monitor = parent_of(pid)
+    with (CHECKOUT / "kernel/orlop_kernel/linux.py").open("a") as file:
+        file.write("# another version\n")
+    assert "orlop.service was restarted" in run("./dev", "install")
+    new = CURRENT.resolve()
+    assert new != old
+    assert old.exists()  # the monitor came out of it
+    assert f" {new}/" in Path(f"/proc/{unit('MainPID')}/maps").read_text()
+    assert (pid_of("live"), parent_of(pid)) == (pid, monitor)
+    assert run("docker", "exec", "live", "echo", "hi") == "hi"
+    run("docker", "rm", "-f", "live")
+    until(lambda: not alive(monitor), "the monitor ends")
+    run("./dev", "install")
+    until(lambda: not old.exists() or run("./dev", "install") is None, "nobody needs the old version")
+
+
+def test_without_live_restore_a_stop_is_the_containers_end() -> None:
+    configure(**{"live-restore": False})
+    run("systemctl", "reload", "orlop")
+    until(lambda: run("docker", "info", "--format", "{{.LiveRestoreEnabled}}") == "false")
+    run("docker", "run", "-d", "--name", "live", "--restart", "always", "busybox", "sleep", "1000")
+    pid = pid_of("live")
+    run("systemctl", "stop", "orlop.service")
+    assert not alive(pid)
+    assert not list(Path("/sys/fs/cgroup/orlop.slice").glob("orlop-*.scope"))
+    run("systemctl", "start", "orlop.service")
+    until(lambda: inspect("live")["State"]["Running"], "its policy brings it back")
+
+
+def test_uninstalling_takes_back_what_was_made_and_no_more() -> None:
+    assert "1 containers run" in run("./dev", "uninstall", code=1)
+    assert unit("ActiveState") == "active"
+    run("docker", "rm", "-f", "live")
+    said = run("./dev", "uninstall")
+    assert "/var/lib/orlop" in said
+    assert "/etc/orlop" in said
+    for path in ("/usr/local/bin/orlop", "/usr/local/bin/orlopd", "/opt/orlop", "/etc/systemd/system/orlop.service"):
+        assert not os.path.lexists(path)
+    assert not SOCKET.exists()
+    assert unit("LoadState") == unit("LoadState", "orlop.socket") == "not-found"
+    with pytest.raises(KeyError):
+        grp.getgrnam("docker")
+    assert Path("/var/lib/orlop/orlop.db").exists()
+    assert "nothing is installed" in run("./dev", "uninstall", code=1)
