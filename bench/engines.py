@@ -1,5 +1,5 @@
-"""The engines to compare: each started on roots and a socket of its own, and ended with everything it made. Data roots are on
-the disk and exec roots in memory, as /var/lib and /run are on the machines that engines run on."""
+"""The engines to compare: each started on roots and a socket of its own, and ended with everything it made. Data roots are
+on the disk and exec roots in memory, as /var/lib and /run are on the machines that engines run on."""
 
 from __future__ import annotations
 

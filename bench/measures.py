@@ -147,6 +147,11 @@ def ps_fifty(engine: Engine) -> float:
     return timed(lambda: engine.docker("ps"))
 
 
+def stats_fifty(engine: Engine) -> float:
+    """Of both engines' time, the client itself waits half a second."""
+    return timed(lambda: engine.docker("stats", "--no-stream"))
+
+
 def memory_per_container(engine: Engine) -> float:
     with_fifty_running = engine.memory()
     _fifty(engine, lambda n: ["rm", "-f", f"stay-{n}"])
@@ -190,6 +195,27 @@ def zeros_in(engine: Engine) -> float:
     return timed(feed)
 
 
+# A directory of 10,000 files of a few bytes, and one file of 500 MB.
+_FILES = (
+    "mkdir /many; for i in $(seq 100); do mkdir /many/$i; for j in $(seq 100); do echo $i.$j > /many/$i/$j; done; done; "
+    "yes | head -c 500000000 > /big; touch /ready; sleep 100000"
+)
+
+
+def with_files(*words: str) -> Callable[[Engine], float]:
+    """A command that reads files of a running container, into /dev/null: what a client does with them is no engine's."""
+
+    def measured(engine: Engine) -> float:
+        if not json.loads(engine.get('/containers/json?filters={"name":{"files":true}}')):
+            engine.docker("run", "-d", "--name", "files", IMAGE, "sh", "-c", _FILES)
+            engine.docker("exec", "files", "sh", "-c", "until [ -e /ready ]; do sleep 0.1; done")
+            os.sync()
+        with open(os.devnull, "wb") as nothing:
+            return timed(lambda: engine.docker(*words, stdout=nothing))
+
+    return measured
+
+
 def boot(engine: Engine) -> float:
     engine.stop()
     return engine.start()
@@ -207,9 +233,13 @@ ALL = (
     Measure("list", "GET /containers/json, 50 containers", 0.33, with_fifty(list_fifty), 5, "us"),
     Measure("inspect", "GET /containers/{id}/json", 1.0, with_fifty(inspect), 5, "us"),
     Measure("ps", "docker ps of 50, whole command", 0.9, with_fifty(ps_fifty), 9),
+    Measure("stats50", "docker stats --no-stream of 50", 0.3, with_fifty(stats_fifty), 3),
     Measure("memory50", "memory per container (PSS)", 2.5, with_fifty(memory_per_container), 1, "MB"),
     Measure("json-write", "json-file: 1 M lines of 64 bytes, run to exit", 0.3, write_lines, 3),
     Measure("json-read", "docker logs of 1 M lines", 0.3, read_lines, 3),
     Measure("zeros-out", "docker run printing 200 MB of zeros", 0.5, zeros_out, 3),
     Measure("zeros-in", "docker run -i reading 200 MB", 0.8, zeros_in, 3),
+    Measure("cp-big", "docker cp of one 500 MB file, to -", 0.7, with_files("cp", "files:/big", "-"), 5),
+    Measure("cp-small", "docker cp of 10,000 small files, to -", 0.7, with_files("cp", "files:/many", "-"), 5),
+    Measure("export", "docker export of the two", 0.7, with_files("export", "files"), 5),
 )

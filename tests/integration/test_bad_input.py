@@ -129,7 +129,7 @@ def test_names(engine: Engine, name: str) -> None:
         ("rename?name=..%2Fx", "Invalid container name"),
         ("kill?signal=NOPE", "invalid signal: NOPE"),
         ("wait?condition=nope", 'invalid condition: "nope"'),
-        ("resize?h=a&w=1", "h"),
+        ("resize?h=a&w=1", 'parsing "a"'),
     ):
         status, answer = engine.api("POST", f"/v1.43/containers/{name}/{query}")
         assert status == 400

@@ -35,8 +35,8 @@ def test_order_of_start_stop_and_rm(engine: Engine, name: str) -> None:
     assert happened(engine, name) == [
         "volume create",
         "container create",
-        "volume mount",
         "network connect",
+        "volume mount",
         "container start",
         "container kill",
         "network disconnect",
@@ -77,7 +77,7 @@ def test_attributes(engine: Engine, name: str) -> None:
     assert found["start"]["id"] == container
     assert found["start"]["from"] == "busybox"
     assert found["start"]["timeNano"] // 1_000_000_000 == found["start"]["time"]
-    assert found["exec_create"]["Action"] == "exec_create: true"
+    assert found["exec_create"]["Action"] == "exec_create: true "
     assert found["exec_die"]["Actor"]["Attributes"]["exitCode"] == "0"
     assert found["rename"]["Actor"]["Attributes"]["oldName"] == f"/{name}"
     assert found["kill"]["Actor"]["Attributes"]["signal"] == "9"

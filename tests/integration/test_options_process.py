@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -292,6 +293,17 @@ def test_shared_memory_of_containers(engine: Engine, name: str) -> None:
     assert not [line for line in Path("/proc/self/mounts").read_text().splitlines() if ".stage" in line]
     engine.ok("rm", "-f", name, f"{name}-two", f"{name}-private")
     until(lambda: not list(engine.exec_root.glob("mnt/*.stage")), "nothing of it is left")
+
+
+def test_shared_memory_outlives_the_daemon(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"live-restore": True})
+    engine.ok("run", "-d", "--name", "one", "--ipc", "shareable", "--network", "none", "busybox", "sleep", "600")
+    engine.ok("exec", "one", "sh", "-c", "echo kept > /dev/shm/x")
+    engine.kill()
+    engine.start()
+    assert engine.ok("run", "--rm", "--ipc", "container:one", "--network", "none", "busybox", "cat", "/dev/shm/x") == "kept"
+    os.kill(engine.monitor("one"), signal.SIGKILL)
+    until(lambda: not list(engine.exec_root.glob("mnt/*")), "nothing of either is left")
 
 
 def test_runtime_of_ones_choice(engine: Engine) -> None:

@@ -251,10 +251,10 @@ def sides(shared: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     log = (home / "log").open("wb")
     process: subprocess.Popen[bytes] | None = None
-    ours = Side("orlopd", shared.socket, shared.home, "172.27.202")
-    theirs = Side("dockerd", f"{home}/s.sock", home, "172.27.201")
+    ours = Side("orlopd", shared.socket, shared.home, "10.213.202")
+    theirs = Side("dockerd", f"{home}/s.sock", home, "10.213.201")
     try:
-        subprocess.run(["ip", "addr", "add", "172.27.200.1/24", "dev", BRIDGE], check=True)
+        subprocess.run(["ip", "addr", "add", "10.213.200.1/24", "dev", BRIDGE], check=True)
         subprocess.run(["ip", "link", "set", BRIDGE, "up"], check=True)
         (home / "daemon.json").write_text("{}")
         roots = [f"--config-file={home}/daemon.json", f"--data-root={home}/data", f"--exec-root={home}/exec"]

@@ -159,6 +159,13 @@ def with_quarantined(facts: Facts) -> None:
         (with_(runs={STOPPED[:32]: RunFacts()}), WARNING, "container stopped", "has a run directory", "remove-run"),
         (with_(runs={STOPPED[:32]: RunFacts(init_alive=True)}), ERROR, "container stopped", "its process lives", ""),
         (with_(mount_points={STRANGER[:32]}), WARNING, f"mount point {STRANGER[:32]}", "no container", "remove-run"),
+        (
+            with_(mount_points={f"{STRANGER[:32]}.stage"}),
+            WARNING,
+            f"mount point {STRANGER[:32]}",
+            "no container",
+            "remove-run",
+        ),
         (with_(processes=[Process(66, "orlop-monitor", 1, 0)]), ERROR, "process 66 (orlop-monitor)", "no run", "kill"),
         (with_(processes=[Process(9, "orlop-zygote", 1, 0)]), WARNING, "process 9 (orlop-zygote)", "earlier", "kill"),
         (with_(processes=[Process(9, "orlop-unpack", 1, 0)]), WARNING, "process 9 (orlop-unpack)", "nobody", "kill"),

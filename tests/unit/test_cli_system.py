@@ -232,7 +232,7 @@ def test_until_does_not_go_with_volumes(daemon: RecordedDaemon, orlop: Any) -> N
 
 
 def test_top_level_names_are_the_same_commands() -> None:
-    assert set(_root.SYSTEM) == {"df", "events", "info", "prune"}
+    assert set(_root.SYSTEM) == {"check", "df", "events", "info", "prune"}
     assert _root.TABLE["info"][:2] == _root.SYSTEM["info"][:2]
     assert _root.TABLE["events"] == _root.SYSTEM["events"]
 

@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from orlop_kernel.engine.containers import confine, devices, limits, mounts
+from orlop_kernel.engine.networks import planning
+from orlop_kernel.engine.networks.records import NetworkRecord
 from orlop_kernel.engine.spec import apparmor, cdi, security
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter, Mount
@@ -16,6 +18,8 @@ from orlop_kernel.types.containers import (
     BindOptions,
     Device,
     DeviceRequest,
+    EndpointIPAMConfig,
+    EndpointSettings,
     HostConfig,
     ImageOptions,
     MountSpec,
@@ -258,6 +262,13 @@ def test_what_is_below_a_read_only_mount_is_read_only_unless_that_is_not_wanted(
     assert words(flat, True) == ["rbind", "rprivate", "ro"]
     (volume,) = mounts.oci(mounts.parse_bind("v1:/x:ro"), (Mount("nfs", ":/x", options=("addr=1.2.3.4",)),), deep=True)
     assert volume["options"] == ["addr=1.2.3.4", "ro"]
+
+
+def test_link_local_addresses_are_refused_not_forgotten():
+    wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=["169.254.1.1"]))
+    network = NetworkRecord(id="n", name="n", driver="bridge", created_ns=0)
+    with pytest.raises(InvalidParameter, match="link-local addresses of one's choice are not supported"):
+        planning.check_settings(network, wanted)
 
 
 # --- devices ------------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def security(items: Iterable[str]) -> tuple[list[str], bool]:
         key, equals, value = item.partition("=")
         if not equals:
             key, colon, value = item.partition(":")
-            if not colon and item != "no-new-privileges":
+            if not colon and item not in ("no-new-privileges", "writable-cgroups"):
                 raise bad(f"invalid --security-opt: {item!r}")
         if key == "systempaths":
             unmasked = unmasked or value == "unconfined"

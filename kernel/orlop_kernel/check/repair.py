@@ -109,8 +109,9 @@ class Repairs:
         elif os.path.lexists(directory):
             os.unlink(directory)
         mount_point = os.path.join(self._config.exec_root, "mnt", remedy.subject)
-        if os.path.isdir(mount_point):
-            os.rmdir(mount_point)
+        for path in (mount_point, mount_point + runs.STAGE):
+            if os.path.isdir(path):
+                os.rmdir(path)
 
     async def _remove_cgroup(self, remedy: Remedy) -> None:
         deadline = trio.current_time() + _KILL

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from orlop_kernel.engine.containers.record import ContainerRecord
+from orlop_kernel.engine.processes.runs import STAGE
 
 from .facts import Facts, RunFacts
 from .findings import ERROR, INFO, WARNING, Finding, Remedy
@@ -118,7 +119,7 @@ def _fault(record: ContainerRecord, run: RunFacts | None) -> str:
 
 
 def _mount_points(facts: Facts, owners: dict[str, ContainerRecord]) -> Iterator[Finding]:
-    for name in sorted(facts.mount_points - facts.runs.keys()):
+    for name in sorted({point.removesuffix(STAGE) for point in facts.mount_points} - facts.runs.keys()):
         owner = owners.get(name)
         yield Finding(
             severity=_later(facts, WARNING),

@@ -70,7 +70,8 @@ class RuntimeFeatures(Protocol):
     """What a runtime may offer besides: telling what it can do."""
 
     def features(self) -> Command:
-        """Prints the runtime's features as JSON (OCI runtime-spec, features.md). `info` shows them."""
+        """Prints the runtime's features as JSON (OCI runtime-spec, features.md). `info` shows them, and read-only
+        mounts are so all the way down when `rro` is among its `mountOptions`."""
         ...
 
 

@@ -95,18 +95,21 @@ def main() -> None:
     for name in ("root", "log", "log-format"):
         parser.add_argument(f"--{name}", default="")
     commands = parser.add_subparsers(dest="command")
-    for name in ("run", "exec", "delete", "kill", "pause", "resume", "update", "ps"):
+    for name in ("run", "exec", "delete", "kill", "pause", "resume", "update", "ps", "checkpoint", "restore"):
         command = commands.add_parser(name)
-        for option in ("bundle", "pid-file", "console-socket", "process", "resources", "format"):
+        for option in ("bundle", "pid-file", "console-socket", "process", "resources", "format", "image-path", "work-path"):
             command.add_argument(f"--{option}", default="")
         command.add_argument("--detach", action="store_true")
         command.add_argument("--force", action="store_true")
+        command.add_argument("--leave-running", action="store_true")
         command.add_argument("id")
         command.add_argument("rest", nargs="*")
     options = parser.parse_args()
     store = State(options.root, options.id)
     state = store.read()
-    if options.command == "run":
+    if options.command in ("run", "restore"):
+        if options.command == "restore" and not os.path.exists(os.path.join(options.image_path, "image")):
+            fail(options.log, "runc restore failed: there is no image")
         if state:
             fail(options.log, f"runc run failed: container with given ID already exists: {options.id}")
         with open(os.path.join(options.bundle, "config.json")) as file:
@@ -118,6 +121,12 @@ def main() -> None:
             return
         fail(options.log, "container does not exist")
     pids = [pid for pid in state["pids"] if alive(pid)]
+    if options.command == "checkpoint":
+        with open(os.path.join(options.image_path, "image"), "w") as file:
+            json.dump(pids, file)
+        for pid in [] if options.leave_running else pids:
+            os.kill(pid, signal.SIGKILL)
+        return
     if options.command == "exec":
         if state["pids"][0] not in pids:
             fail(options.log, "exec failed: cannot exec in a stopped container")

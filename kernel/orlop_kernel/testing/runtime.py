@@ -30,7 +30,17 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel.spi import Command, Execution, Mount, Outcome, Runtime, RuntimeCapabilities, RuntimeContext, Task
+from orlop_kernel.spi import (
+    Command,
+    Execution,
+    Mount,
+    Outcome,
+    Runtime,
+    RuntimeCapabilities,
+    RuntimeCheckpoints,
+    RuntimeContext,
+    Task,
+)
 
 __all__ = ["FakeRuntime", "RuntimeSuite", "busybox_root", "oci_process", "oci_spec"]
 
@@ -93,7 +103,7 @@ def oci_spec(
 
 
 class FakeRuntime:
-    """Ordinary processes under runc's command line; state in `context.root`, which exists."""
+    """Ordinary processes under runc's command line; state in `context.root`, which exists. What it restores begins anew."""
 
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
@@ -119,6 +129,14 @@ class FakeRuntime:
         console = ("--console-socket", execution.console_socket) if execution.console_socket else ()
         paths = ("--process", execution.process, "--pid-file", execution.pid_file)
         return self._command("exec", "--detach", *paths, *console, task.id, log=execution.log)
+
+    def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
+        options = ("--image-path", image, "--work-path", work, *(("--leave-running",) if leave_running else ()))
+        return self._command("checkpoint", *options, task.id)
+
+    def restore(self, task: Task, image: str, work: str) -> Command:
+        paths = ("--image-path", image, "--work-path", work, "--bundle", task.bundle, "--pid-file", task.pid_file)
+        return self._command("restore", "--detach", *paths, task.id, log=task.log)
 
     def delete(self, task: Task) -> Command:
         return self._command("delete", "--force", task.id)
@@ -170,8 +188,8 @@ class _Bundle:
         (path / "config.json").write_text(json.dumps(spec))
         self.output = path / "output"
 
-    def call(self, command: Command) -> Outcome:
-        """Run a command of the driver, with the output of what it starts going to a file."""
+    def call(self, command: Command, pipe: int | None = None) -> Outcome:
+        """Run a command of the driver, with the output of what it starts going to a file, or into this pipe."""
         argv = _detached(self._driver.capabilities.detach_mounts, command.argv)
         with self.output.open("ab") as out:
             done = subprocess.run(
@@ -179,8 +197,8 @@ class _Bundle:
                 env=dict(command.env) | {"PATH": os.environ["PATH"]},
                 cwd=command.cwd,
                 input=command.stdin,
-                stdout=out,
-                stderr=out,
+                stdout=out if pipe is None else pipe,
+                stderr=out if pipe is None else pipe,
                 timeout=60,
                 check=False,
             )
@@ -208,6 +226,14 @@ class _Bundle:
 
 def _ended(pidfd: int, seconds: float = 10) -> bool:
     return bool(select.select([pidfd], [], [], seconds)[0])
+
+
+def _can_checkpoint(driver: RuntimeCheckpoints) -> bool:
+    """Whether what it needs is there; CRIU also says whether kernel and privileges will do."""
+    programs = driver.capabilities.checkpoint_programs
+    if any(shutil.which(program) is None for program in programs):
+        return False
+    return "criu" not in programs or subprocess.run(["criu", "check"], capture_output=True, check=False).returncode == 0
 
 
 class RuntimeSuite:
@@ -309,6 +335,39 @@ class RuntimeSuite:
         while made.output.stat().st_size == size and time.monotonic() < deadline:
             select.select([], [], [], 0.01)
         assert made.output.stat().st_size > size
+
+    def test_checkpoint_and_restore(self, driver: Runtime, bundle: Callable[..., _Bundle], tmp_path: Path) -> None:
+        if not isinstance(driver, RuntimeCheckpoints) or not _can_checkpoint(driver):
+            pytest.skip("it has no checkpoints, or not on this host")
+        made = bundle("sh", "-c", "while true; do echo x; sleep 0.01; done")
+        reading, writing = os.pipe()  # a file of the host cannot be found again from inside a container
+        try:
+            assert made.call(driver.run(made.task), writing).status == 0
+            pid = int(Path(made.task.pid_file).read_text())
+            for name in ("living", "last", "work"):
+                (tmp_path / name).mkdir()
+            work = str(tmp_path / "work")
+            living, last = str(tmp_path / "living"), str(tmp_path / "last")
+            assert made.call(driver.checkpoint(made.task, living, work, leave_running=True)).status == 0, (
+                made.output.read_text()
+            )
+            assert os.listdir(living)
+            pidfd = os.pidfd_open(pid)
+            assert not _ended(pidfd, 0.05)
+            assert made.call(driver.checkpoint(made.task, last, work, leave_running=False)).status == 0
+            assert _ended(pidfd)
+            os.close(pidfd)
+            made.finish()
+            while select.select([reading], [], [], 0)[0]:
+                os.read(reading, 65536)
+            assert made.call(driver.restore(made.task, last, work), writing).status == 0
+            os.kill(int(Path(made.task.pid_file).read_text()), 0)
+            assert _ended(reading)  # it says something
+            made.finish()
+            assert made.call(driver.restore(made.task, work, work), writing).status != 0  # there is none
+        finally:
+            os.close(reading)
+            os.close(writing)
 
     def test_update(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")

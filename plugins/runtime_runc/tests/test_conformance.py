@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +34,7 @@ class TestCrun(RuntimeSuite):
     @pytest.fixture
     def driver(self, tmp_path: Path) -> Runtime:
         return _driver("crun", tmp_path)
+
+    @pytest.mark.skipif(not ctypes.util.find_library("criu"), reason="crun needs libcriu for checkpoints")
+    def test_checkpoint_and_restore(self, driver: Runtime, bundle: Callable[..., Any], tmp_path: Path) -> None:
+        super().test_checkpoint_and_restore(driver, bundle, tmp_path)

@@ -40,10 +40,10 @@ class LocalVolumes:
     def __init__(self, context: VolumeContext) -> None:
         self._root = context.root
         self._staging = os.path.join(context.root, ".new")
-        self._sweep()
         self._trash: Trash | None = None
         self._mounting = trio.Lock()
         self._slow = trio.CapacityLimiter(4)
+        self._sweep()
 
     @property
     def capabilities(self) -> VolumeCapabilities:
@@ -53,7 +53,9 @@ class LocalVolumes:
         return os.path.join(self._root, name, *names)
 
     def _sweep(self) -> None:
-        """A volume that was being made when the last daemon died never was one."""
+        """A volume that was being made when the last daemon died never was one; one that was being deleted goes on to be."""
+        if os.path.isdir(trash := os.path.join(self._root, ".trash")):
+            self._trash = Trash(trash)
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._staging):
                 shutil.rmtree(os.path.join(self._staging, name), ignore_errors=True)

@@ -14,9 +14,12 @@ from orlop_volume_local.driver import LocalVolumes
 
 def test_what_was_being_made_when_the_last_daemon_died_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".new" / "0123" / "_data").mkdir(parents=True)
+    (tmp_path / ".trash" / "4567" / "_data").mkdir(parents=True)
     driver = LocalVolumes(VolumeContext(str(tmp_path)))
 
     async def main() -> None:
+        while os.listdir(tmp_path / ".trash"):  # noqa: ASYNC110 - a thread's own time
+            await trio.sleep(0.01)
         assert await driver.names() == []
         await driver.create("data", {"type": "tmpfs", "device": "tmpfs"})
         assert await driver.names() == ["data"]

@@ -21,6 +21,7 @@ import trio
 
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.images.service import ImageUser
+from orlop_kernel.engine.processes.runs import STAGE
 from orlop_kernel.engine.system.programs import Programs
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Put
@@ -179,13 +180,13 @@ class Containers:
 
     def stage(self, container_id: str) -> str:
         """Where its monitor makes what is mounted in the root besides, when there is any: beside the root, and as hidden."""
-        return f"{self.root(container_id)}.stage"
+        return self.root(container_id) + STAGE
 
     def by_run_name(self, name: str) -> Container | None:
         return next((item for key, item in self.index.items() if key.startswith(name)), None)
 
     def remove_run(self, name: str) -> None:
-        for mount_point in (name, f"{name}.stage"):
+        for mount_point in (name, name + STAGE):
             try:
                 os.rmdir(os.path.join(self.engine.config.exec_root, "mnt", mount_point))
             except FileNotFoundError:

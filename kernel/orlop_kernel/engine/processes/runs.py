@@ -13,6 +13,7 @@ from orlop_kernel.monitor import cgroups, mountinfo, records
 from orlop_kernel.monitor.protocol import ExitRecord, InitRecord, MonitorRecord, Status
 
 __all__ = [
+    "STAGE",
     "complete",
     "exit_record",
     "init_record",
@@ -21,6 +22,10 @@ __all__ = [
     "private_directory",
     "release_private_directory",
 ]
+
+
+STAGE = ".stage"
+"""What is put to the name of a root's mount point for that of the stage beside it (see `monitor.staging`)."""
 
 
 def monitor_record(run_dir: str) -> MonitorRecord | None:

@@ -1,0 +1,198 @@
+"""Which containers a list has, and the names that links give."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from orlop_kernel.engine.containers import links, listing, view
+from orlop_kernel.engine.containers.container import Container
+from orlop_kernel.engine.containers.record import ContainerRecord, MountRecord, State
+from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.types.containers import ContainerConfig, HostConfig
+
+RUNNING, STOPPED, NEW = State(running=True, started_ns=1), State(started_ns=1, finished_ns=2, exit_code=3), State()
+
+
+def made(number, name, state, mounts=(), **host):
+    record = ContainerRecord(
+        id=f"{number:x}" * 64,
+        name=name,
+        created_ns=number,
+        args=["true"],
+        config=ContainerConfig(labels={"a": "b"} if number % 2 else {}),
+        host_config=HostConfig(**{"network_mode": "bridge", **host}),
+        image_id="sha256:1",
+        storage_driver="overlay2",
+        mounts=mounts,
+        state=state,
+    )
+    return Container(record)
+
+
+class Room:
+    def __init__(self, *containers):
+        self.index = {item.id: item for item in containers}
+        self.names = {item.name: item.id for item in containers}
+        self.saved = []
+        self.engine = SimpleNamespace(images=SimpleNamespace(resolve=self._resolve))
+
+    def _resolve(self, text):
+        if text != "busybox":
+            raise NotFound(text)
+        return SimpleNamespace(id="sha256:1")
+
+    def get(self, text):
+        found = [item for item in self.index.values() if item.id.startswith(text) or item.name == text.removeprefix("/")]
+        if not found:
+            raise NotFound(f"No such container: {text}")
+        return found[0]
+
+    async def save(self, container):
+        self.saved.append(container.id)
+
+    def network_settings(self, item):
+        return {"Networks": {"bridge": {"NetworkID": "feedbeef", "Aliases": None}}}
+
+    def ports(self, item, settings):
+        return [{"PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}, {"PrivatePort": 53, "Type": "udp"}][
+            : item.record.created_ns
+        ]
+
+
+@pytest.fixture
+def room():
+    mounts = (
+        MountRecord(type="volume", destination="/v", name="vol"),
+        MountRecord(type="bind", destination="/b", source="/src"),
+        MountRecord(type="tmpfs", destination="/t", mode=""),
+    )
+    return Room(
+        made(1, "web", RUNNING),
+        made(2, "db", STOPPED),
+        made(3, "new", NEW, mounts, tmpfs={"/t/": ""}),
+        made(4, "app", RUNNING, links=["web:front", "/db"]),
+    )
+
+
+def names(room, *, everything=False, limit=0, **filters):
+    wanted = {key.replace("_", "-"): value for key, value in filters.items()}
+    return [item.name for item in listing.select(room, everything=everything, limit=limit, filters=wanted)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, ["app", "web"]),
+        ({"status": ["exited", "created"]}, ["new", "db"]),
+        ({"status": []}, ["app", "web"]),
+        ({"exited": ["3"]}, []),  # asks for no more than there is without it
+        ({"name": ["^w"]}, ["web"]),
+        ({"name": ["/web$"]}, ["web"]),
+        ({"name": ["["]}, []),
+        ({"id": ["44"]}, ["app"]),
+        ({"id": ["["]}, []),
+        ({"label": ["a=b"]}, ["web"]),
+        ({"network": ["feed"]}, ["app", "web"]),
+        ({"publish": ["8000-9000"]}, ["app", "web"]),
+        ({"expose": ["53/udp"]}, ["app"]),
+        ({"publish": ["1"], "expose": ["80"]}, ["app", "web"]),
+        ({"ancestor": ["busybox", "none"]}, ["app", "web"]),
+        ({"ancestor": ["none"]}, []),
+        ({"is_task": ["true"]}, []),
+        ({"is_task": ["False"]}, ["app", "web"]),
+        ({"health": ["none"]}, ["app", "web"]),
+        ({"isolation": ["whatever"]}, ["app", "web"]),
+    ],
+)
+def test_filters(room, filters, found):
+    assert names(room, **filters) == found
+
+
+def test_all_and_limits(room):
+    assert names(room, everything=True) == ["app", "new", "db", "web"]
+    assert names(room, limit=3) == ["app", "new", "db"]
+    assert names(room, limit=-1) == ["app", "web"]
+    assert names(room, everything=True, limit=1, status=["exited"]) == ["db"]
+    assert names(room, everything=True, before=["db"]) == ["web"]
+    assert names(room, everything=True, since=["2222"]) == ["app", "new"]
+    assert names(room, everything=True, exited=["3"]) == ["db"]
+
+
+@pytest.mark.parametrize(("text", "found"), [("vol", True), ("/v", True), ("/src", True), ("/b", True), ("/t", False)])
+def test_volumes(room, text, found):
+    assert names(room, everything=True, volume=[text]) == (["new"] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("filters", "text"),
+    [
+        ({"bogus": ["1"]}, "invalid filter 'bogus'"),
+        ({"status": ["up"]}, "invalid filter 'status=up'"),
+        ({"exited": ["x"]}, "invalid filter 'exited=x'"),
+        ({"health": ["ill"]}, "unrecognized filter value for health: ill"),
+        ({"is_task": ["maybe"]}, r"invalid filter 'is-task=\[maybe\]'"),
+        ({"is_task": ["true", "false"]}, r"invalid filter 'is-task=\[true false\]'"),
+        ({"publish": ["x"]}, "error while looking up for publish x"),
+        ({"publish": ["9-1"]}, "error while looking up for publish 9-1"),
+        ({"expose": ["70000"]}, "error while looking up for expose 70000"),
+    ],
+)
+def test_bad_filters(room, filters, text):
+    with pytest.raises(InvalidParameter, match=text):
+        names(room, **filters)
+    with pytest.raises(NotFound):
+        names(room, before=["nobody"])
+
+
+# --- links
+
+
+def test_names_by_links(room):
+    web, db, app = room.get("web"), room.get("db"), room.get("app")
+    assert links.names(room) == {web.id: ["app/front"], db.id: ["app/db"]}
+    assert links.shown(room, app.record) == ["/db:/app/db", "/web:/app/front"]
+    assert links.resolve(room, "/app/front") is web
+    assert links.resolve(room, "app/none") is None and links.resolve(room, "none/front") is None
+    app.record.host_config.network_mode = "mine"  # there, a link is an alias of a network
+    assert links.names(room) == {} and links.shown(room, app.record) is None
+
+
+def test_a_link_is_removed_and_its_containers_stay(room):
+    trio.run(links.remove, room, "/app/front")
+    assert room.get("app").record.host_config.links == ["/db"] and room.saved == [room.get("app").id]
+    for text, kind in (("app/front", NotFound), ("none/front", NotFound), ("app", Conflict), ("/app", Conflict)):
+        with pytest.raises(kind):
+            trio.run(links.remove, room, text)
+
+
+# --- one item
+
+
+def test_aliases_of_older_versions():
+    record = made(1, "web", RUNNING).record
+    record.config.hostname = "host"
+    networks = {"mine": {"Aliases": ["al", "host"]}, "bridge": {"Aliases": None}}
+    view._add_old_aliases(record, networks)
+    assert networks == {"mine": {"Aliases": ["al", "host", "1" * 12]}, "bridge": {"Aliases": None}}
+
+
+def test_paths_come_with_the_first_start(room):
+    room.directory = lambda ident: f"/c/{ident[:1]}"
+    record = room.get("web").record
+    assert view._file_paths(room, record) == ("", "", "")
+    record.started_before = True
+    assert view._file_paths(room, record) == ("/c/1/resolv.conf", "/c/1/hostname", "/c/1/hosts")
+    record.host_config.network_mode = f"container:{'2' * 64}"
+    assert view._file_paths(room, record)[2] == "/c/2/hosts"
+
+
+def test_summary(room):
+    room.image_name = lambda record: "busybox"
+    room.volume_mountpoints = lambda record: {}
+    item = json.loads(view.summary(room, room.get("web"), ["app/front"], (0, 5)))
+    assert item["Names"] == ["/web", "/app/front"] and "SizeRw" not in item and item["SizeRootFs"] == 5
+    assert item["NetworkSettings"]["Networks"]["bridge"]["Aliases"] is None
+    item = json.loads(view.summary(room, room.get("web"), (), None))
+    assert item["Names"] == ["/web"] and "SizeRootFs" not in item and item["Status"].startswith("Up ")
