@@ -129,7 +129,7 @@ def test_load_and_import_by_the_docker_client(tmp_path: Path) -> None:
         found = api.room.images.resolve("imp:v1")
         assert (found.id, found.config.cmd, found.size) == (id, ["/bin/sh", "-c", "echo hi"], 6)
         actions = [action for action, _, _ in api.room.actions()]
-        assert actions == ["load", "load", "load", "import"]
+        assert actions == ["load", "load", "load", "tag", "import"]
         assert "Total reclaimed space" in await api.docker("image", "prune", "-a", "-f")
         assert api.room.is_empty()
 

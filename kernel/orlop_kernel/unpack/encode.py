@@ -21,10 +21,6 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK)
 
 
-def _octal(value: int, width: int) -> bytes:
-    return b"%0*o\0" % (width - 1, value)
-
-
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
     """(prefix, name) of ustar's two fields; None when the name has no place to be cut at."""
     if len(name) <= 100:
@@ -50,23 +46,22 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _block(name: bytes, prefix: bytes, entry: Entry, kind: bytes, size: int, link: bytes) -> bytes:
-    block = bytearray(BLOCK)
-    block[0 : len(name)] = name
-    block[100:108] = _octal(entry.mode, 8)
-    block[108:116] = _octal(entry.uid if entry.uid < _OCTAL_7 else 0, 8)
-    block[116:124] = _octal(entry.gid if entry.gid < _OCTAL_7 else 0, 8)
-    block[124:136] = _octal(size if size < _OCTAL_11 else 0, 12)
     seconds = entry.mtime_ns // 1_000_000_000
-    block[136:148] = _octal(seconds if 0 <= seconds < _OCTAL_11 else 0, 12)
-    block[148:156] = b"        "
-    block[156:157] = kind
-    block[157 : 157 + len(link)] = link
-    block[257:265] = _MAGIC
-    block[329:337] = _octal(entry.major if entry.major < _OCTAL_7 else 0, 8)
-    block[337:345] = _octal(entry.minor if entry.minor < _OCTAL_7 else 0, 8)
-    block[345 : 345 + len(prefix)] = prefix
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        entry.mode,
+        entry.uid if entry.uid < _OCTAL_7 else 0,
+        entry.gid if entry.gid < _OCTAL_7 else 0,
+        size if size < _OCTAL_11 else 0,
+        seconds if 0 <= seconds < _OCTAL_11 else 0,
+    )
+    device = b"%07o\0%07o\0" % (
+        entry.major if entry.major < _OCTAL_7 else 0,
+        entry.minor if entry.minor < _OCTAL_7 else 0,
+    )
+    before = name.ljust(100, b"\0") + numbers
+    after = kind + link.ljust(100, b"\0") + _MAGIC + bytes(64) + device + prefix.ljust(167, b"\0")
+    checksum = sum(before) + sum(after) + 8 * 32  # counted as if it were blanks
+    return b"%b%06o\0 %b" % (before, checksum, after)
 
 
 def entry_header(entry: Entry, sparse: tuple[int, bytes] | None = None) -> bytes:

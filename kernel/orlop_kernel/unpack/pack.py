@@ -101,8 +101,14 @@ class Packer:
         """What is in an open directory. `head`: the directory itself, too, and its name before all others; "" is "/"."""
         if head:
             self.directory_entry(fd, shown)
-        for name in sorted(os.listdir(fd)):
-            self.tree(fd, name, shown + b"/" + os.fsencode(name) if head else os.fsencode(name))
+        base = shown + b"/" if head else b""
+        with os.scandir(fd) as scanned:
+            found = sorted((entry.name, entry.is_file(follow_symlinks=False)) for entry in scanned)
+        for name, is_file in found:
+            if is_file:
+                self._file(fd, name, base + os.fsencode(name))
+            else:
+                self.tree(fd, name, base + os.fsencode(name))
 
     def directory_entry(self, fd: int, shown: bytes) -> None:
         """An open directory alone."""
@@ -134,13 +140,10 @@ class Packer:
         kind = _KINDS.get(stat.S_IFMT(info.st_mode))
         if kind is None:
             return  # a socket: it means nothing without its process
-        if info.st_nlink > 1 and kind != b"2":
-            first = self._links.setdefault((info.st_dev, info.st_ino), shown)
-            if first != shown:
-                self._head(_described(shown, b"1", info, (), link=first))
-                return
         if kind == b"0":
             self._file(parent, name, shown)
+        elif kind != b"2" and self._is_again(shown, info):
+            return
         elif kind == b"2":
             try:
                 target = os.readlink(name, dir_fd=parent)
@@ -149,6 +152,16 @@ class Packer:
             self._head(_described(shown, kind, info, (), link=os.fsencode(target)))
         else:
             self._head(_described(shown, kind, info, ()))
+
+    def _is_again(self, shown: bytes, info: os.stat_result) -> bool:
+        """Whether this is a further name of what we had already: then it has become a link."""
+        if info.st_nlink < 2:
+            return False
+        first = self._links.setdefault((info.st_dev, info.st_ino), shown)
+        if first == shown:
+            return False
+        self._head(_described(shown, b"1", info, (), link=first))
+        return True
 
     def _file(self, parent: int, name: str, shown: bytes) -> None:
         try:
@@ -159,9 +172,10 @@ class Packer:
             raise
         try:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
+            if not stat.S_ISREG(info.st_mode) or self._is_again(shown, info):
                 return
-            entry = _described(shown, b"0", info, _xattrs(fd))
+            # Capabilities are for who executes it
+            entry = _described(shown, b"0", info, _xattrs(fd) if info.st_mode & 0o111 else ())
             if self._sparse and info.st_size > _SPARSE and info.st_blocks * 512 < info.st_size // 2:
                 self._holes(fd, entry, info.st_size)
                 return
