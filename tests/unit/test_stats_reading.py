@@ -95,5 +95,5 @@ def test_what_is_gone_reads_as_nothing(tmp_path):
 
 
 def test_the_host():
-    assert reading.system_cpu() > 0 and reading.online_cpus() >= 1
+    assert reading.system_cpu(2) > reading.system_cpu(1) > 0 and reading.online_cpus() >= 1
     assert "lo" not in reading.networks(1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Stats"]
 
 _PERIOD = 1.0
-_FIRST = 0.2  # between the two samples of who wants one answer: long enough to tell a share of the processors
+_FIRST = 0.1  # between the two samples of who wants one answer: long enough to tell a share of the processors
 _NEVER = "0001-01-01T00:00:00Z"
 _NO_CPU: dict[str, Any] = {
     "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
@@ -151,13 +151,13 @@ class Stats:
 
 
 def _read_all(watched: list[_Watched]) -> None:
-    """On a worker thread. The system's time is the same for all of a tick."""
-    system, cpus = reading.system_cpu(), reading.online_cpus()
+    """On a worker thread."""
+    cpus = reading.online_cpus()
     for item in watched:
         if not item.pid:
             item.before, item.now = _Sample(), _Sample()
             continue
-        figures = item.source.read()
+        figures, system = item.source.read(), reading.system_cpu(cpus)
         figures["cpu_stats"] = {**figures["cpu_stats"], "system_cpu_usage": system, "online_cpus": cpus}
         networks = reading.networks(item.pid) if item.network else {}
         item.before, item.now = item.now, _Sample(rfc3339(time.time_ns()), figures, networks)
