@@ -155,7 +155,7 @@ class FakeRuntime:
     def monitor_mounts(self):
         return ()
 
-    def explain(self, outcome, log):
+    def explain(self, outcome, log, verb="create"):
         return "it failed"
 
 

@@ -67,7 +67,9 @@ def _plugins(info: Info) -> Lines:
 
 def _swarm(info: Info) -> Lines:
     state = (info.get("Swarm") or {}).get("LocalNodeState")
-    return [f"Swarm: {state}"] if state else []
+    directories = info.get("CDISpecDirs") or []
+    found = ["CDI spec directories:", *(f" {directory}" for directory in directories)] if directories else []
+    return [*found, *([f"Swarm: {state}"] if state else [])]
 
 
 def _runtimes(info: Info) -> Lines:

@@ -205,7 +205,7 @@ class Execs:
             if failed.timed_out:
                 raise DeadlineExceeded(f"OCI runtime exec failed: {describe_timeout(message.run)}") from error
             outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
-            raise InvalidParameter(runtime.explain(outcome, failed.log)) from error
+            raise InvalidParameter(runtime.explain(outcome, failed.log, "exec")) from error
         state.pid = started.pid
         return stream
 

@@ -130,9 +130,10 @@ class Runtime(Protocol):
         """Prints a JSON list of the pids in the task."""
         ...
 
-    def explain(self, outcome: Outcome, log: bytes) -> str:
-        """The reason why `run` or `exec` failed, in the words Docker's clients match on: `OCI runtime create failed: runc
-        create failed: unable to start container process: exec: "x": executable file not found in $PATH`."""
+    def explain(self, outcome: Outcome, log: bytes, verb: str = "create") -> str:
+        """The reason why `run` (`verb` is "create") or `exec` ("exec") failed, in the words Docker's clients match on:
+        `OCI runtime create failed: runc create failed: unable to start container process: exec: "x": executable file not
+        found in $PATH`."""
         ...
 
     def monitor_mounts(self) -> Sequence[Mount]:

@@ -156,11 +156,11 @@ class FakeRuntime:
     def processes(self, task: Task) -> Command:
         return self._command("ps", "--format", "json", task.id)
 
-    def explain(self, outcome: Outcome, log: bytes) -> str:
+    def explain(self, outcome: Outcome, log: bytes, verb: str = "create") -> str:
         messages = [json.loads(line)["msg"] for line in log.splitlines()]
         text = messages[-1] if messages else outcome.stderr.decode("utf-8", "replace").strip()
-        if text.startswith("exec failed: "):
-            return f"OCI runtime exec failed: {text}"
+        if verb == "exec":
+            return f"OCI runtime exec failed: exec failed: {text.removeprefix('exec failed: ')}"
         return "OCI runtime create failed: runc create failed: " + text.removeprefix("runc run failed: ")
 
     def monitor_mounts(self) -> Sequence[Mount]:
@@ -405,5 +405,6 @@ class RuntimeSuite:
         execution = made.execution(["nosuch"])
         outcome = made.call(driver.exec(made.task, execution))
         assert outcome.status != 0
-        text = driver.explain(outcome, Path(execution.log).read_bytes())
+        text = driver.explain(outcome, Path(execution.log).read_bytes(), "exec")
+        assert text.startswith("OCI runtime exec failed: exec failed: ")
         assert 'exec: "nosuch": executable file not found in $PATH' in text

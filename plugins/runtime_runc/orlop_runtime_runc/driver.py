@@ -107,8 +107,8 @@ class Runc:
     def processes(self, task: Task) -> Command:
         return self._command("ps", "--format", "json", task.id)
 
-    def explain(self, outcome: Outcome, log: bytes) -> str:
-        return explain(os.path.basename(self._context.path), outcome, log)
+    def explain(self, outcome: Outcome, log: bytes, verb: str = "create") -> str:
+        return explain(os.path.basename(self._context.path), outcome, log, verb)
 
     def monitor_mounts(self) -> Sequence[Mount]:
         return ()

@@ -14,6 +14,8 @@ from orlop_kernel.spi import Outcome
 
 __all__ = ["complaint", "explain"]
 
+_CRUN_NOT_EXECUTABLE = re.compile(r"the path [`'\"]?(?P<name>[^`'\"]*)[`'\"]? exists but it is not executable")
+_CRUN_NO_DIRECTORY = re.compile(r"chdir to [`'\"]?(?P<name>[^`'\"]*)[`'\"]?: (?P<cause>[^:]+)$")
 _CRUN_NOT_A_FILE = re.compile(r"the path [`'\"]?(?P<name>[^`'\"]*)[`'\"]? is not a regular file")
 
 
@@ -47,6 +49,13 @@ def _in_runc_words(text: str) -> str:
         return f'unable to start container process: exec: "{found["name"]}": executable file not found in $PATH'
     if found := _CRUN_NOT_A_FILE.search(text):
         return f'unable to start container process: exec: "{found["name"]}": is a directory'
+    if found := _CRUN_NOT_EXECUTABLE.search(text):
+        return f'unable to start container process: exec: "{found["name"]}": permission denied'
+    if found := _CRUN_NO_DIRECTORY.search(text):
+        return (
+            f'unable to start container process: chdir to cwd ("{found["name"]}") set in config.json failed: '
+            + found["cause"].lower()
+        )
     return re.sub(r": (No such file or directory|Permission denied|Is a directory|Not a directory)\b", _lower, text)
 
 
@@ -54,10 +63,9 @@ def _lower(match: re.Match[str]) -> str:
     return match[0].lower()
 
 
-def explain(runtime: str, outcome: Outcome, log: bytes) -> str:
+def explain(runtime: str, outcome: Outcome, log: bytes, verb: str = "create") -> str:
     """`OCI runtime create failed: runc create failed: CAUSE`, or `OCI runtime exec failed: exec failed: CAUSE`."""
     text = complaint(outcome, log)
-    verb = "create"
     if prefix := _PREFIX.match(text):
         verb = "exec" if prefix[1] == "exec" else "create"
         text = text[prefix.end() :]

@@ -91,6 +91,18 @@ def test_runc_needs_nothing_detached() -> None:
         ),
         (
             "crun",
+            "the path `/etc/passwd` exists but it is not executable: Operation not permitted",
+            "OCI runtime create failed: crun create failed: unable to start container process: "
+            'exec: "/etc/passwd": permission denied',
+        ),
+        (
+            "crun",
+            "chdir to `/no/where`: No such file or directory",
+            "OCI runtime create failed: crun create failed: unable to start container process: "
+            'chdir to cwd ("/no/where") set in config.json failed: no such file or directory',
+        ),
+        (
+            "crun",
             "open executable: Permission denied",
             "OCI runtime create failed: crun create failed: open executable: permission denied",
         ),
@@ -98,6 +110,14 @@ def test_runc_needs_nothing_detached() -> None:
 )
 def test_explain(runtime: str, said: str, expected: str) -> None:
     assert explain(runtime, Outcome(1), _log("earlier", said)) == expected
+
+
+def test_crun_does_not_say_that_it_was_an_exec() -> None:
+    said = _log("executable file `x` not found in $PATH: No such file or directory")
+    assert explain("crun", Outcome(1), said, "exec") == (
+        "OCI runtime exec failed: exec failed: unable to start container process: "
+        'exec: "x": executable file not found in $PATH'
+    )
 
 
 def test_explain_without_a_log_uses_stderr() -> None:
