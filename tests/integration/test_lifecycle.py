@@ -295,9 +295,8 @@ def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> No
     began = [float(line) for line in engine.ok("logs", name).split()]
     pauses = [after - before for before, after in itertools.pairwise(began)]
     assert len(pauses) == 3
-    assert 0.1 <= pauses[0] < pauses[1] < pauses[2] < 2
-    assert pauses[1] >= 0.2
-    assert pauses[2] >= 0.4
+    assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
+    assert pauses[0] < pauses[2] < patience(2)
 
 
 def test_restart_always_until_stopped(engine: Engine, name: str) -> None:
@@ -305,7 +304,8 @@ def test_restart_always_until_stopped(engine: Engine, name: str) -> None:
     until(lambda: engine.inspect(name)["RestartCount"] >= 2, "two restarts")
     until(lambda: engine.state(name) == "restarting", "restarting")
     assert engine.inspect(name)["State"]["Running"] is True
-    assert re.match(r"Restarting \(0\) ", engine.ok("ps", "--filter", f"name={name}", "--format", "{{.Status}}"))
+    status = ("ps", "--filter", f"name={name}", "--format", "{{.Status}}")
+    until(lambda: re.match(r"Restarting \(0\) ", engine.ok(*status)), "ps finds it between two runs")
     engine.ok("stop", name)
     assert engine.state(name) == "exited"
     count = engine.inspect(name)["RestartCount"]
@@ -357,9 +357,9 @@ def test_logs_follow_ends_with_the_container(engine: Engine, name: str) -> None:
     assert following.stdout is not None
     assert [int(following.stdout.readline()) for _ in range(5)] == [1, 2, 3, 4, 5]
     engine.ok("stop", name)
-    rest, _ = following.communicate(timeout=patience(10))
+    rest = following.stdout.read()  # not communicate(), which forgets what is buffered
     assert rest.endswith(b"last\n")
-    assert following.returncode == 0
+    assert following.wait(patience(10)) == 0
     assert [int(line) for line in rest.splitlines()[:-1]] == list(range(6, 5 + len(rest.splitlines())))
 
 

@@ -60,6 +60,9 @@ def _made(target: Path, make: Callable[[Path], None]) -> Path:
             work.mkdir()
             make(work)
             work.rename(target)
+        for old in target.parent.glob(target.name.rpartition("-")[0] + "-*"):
+            if old != target:
+                shutil.rmtree(old)
     return target
 
 
