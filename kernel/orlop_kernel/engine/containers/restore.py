@@ -23,7 +23,7 @@ from orlop_kernel.monitor import cgroups
 from orlop_kernel.monitor.protocol import Status
 from orlop_kernel.spi import OrlopError
 
-from . import exits, health, lifecycle, removal, restarts, runtime, volumes
+from . import ahead, exits, health, lifecycle, removal, restarts, runtime, volumes
 from .bundle import cgroup_path
 from .container import Container, Run
 from .launch import on_event
@@ -266,6 +266,9 @@ async def shutdown(room: Containers, *, leave_running: bool) -> None:
                     nursery.start_soon(_stop_orderly, room, container)
     # Monitors of ended containers need a moment to put them away; what they hold would look alive.
     with trio.move_on_after(5):
+        for container in [item for item in room.index.values() if item.id in room.ahead]:
+            async with container.lock:
+                await ahead.drop(room, container)
         for container in list(room.index.values()):
             if container.run is not None and not container.record.state.running:
                 run = container.run
