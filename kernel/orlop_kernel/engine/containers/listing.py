@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orlop_kernel.engine.images.listing import check, labels_match, moment
+from orlop_kernel.engine.patterns import compiled
 from orlop_kernel.spi import InvalidParameter, NotFound
 
 from .container import Container
@@ -73,20 +73,12 @@ def prunable(filters: Filters, now: float) -> Test:
     return accept
 
 
-def _pattern(value: str) -> re.Pattern[str] | None:
-    """What is no regular expression matches nothing but itself."""
-    try:
-        return re.compile(value)
-    except re.error:
-        return None
-
-
 def _by_id(room: Containers, values: Sequence[str]) -> Test:
     return lambda item: any(item.id.startswith(value) for value in values)
 
 
 def _by_name(room: Containers, values: Sequence[str]) -> Test:
-    patterns = list(filter(None, map(_pattern, values)))
+    patterns = list(filter(None, map(compiled, values)))
 
     def test(item: Container) -> bool:
         names = (item.name, f"/{item.name}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from orlop_kernel.engine.images.listing import boolean, check, labels_match, moment
+from orlop_kernel.engine.patterns import compiled
 from orlop_kernel.spi import InvalidParameter
 
 from .records import NetworkRecord
@@ -19,10 +19,8 @@ _PRUNE_KEYS = frozenset({"until", "label", "label!"})
 
 
 def _search(pattern: str, text: str) -> bool:
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return pattern in text
+    found = compiled(pattern)
+    return found.search(text) is not None if found else pattern in text
 
 
 _TESTS: dict[str, Callable[[NetworkRecord, str], bool]] = {

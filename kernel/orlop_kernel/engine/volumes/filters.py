@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from orlop_kernel.engine.images.listing import boolean, check, labels_match
+from orlop_kernel.engine.patterns import compiled
 from orlop_kernel.spi import InvalidParameter
 
 from .record import ANONYMOUS, VolumeRecord
@@ -20,10 +20,8 @@ _TRUE, _FALSE = frozenset({"1", "t", "T", "TRUE", "true", "True"}), frozenset({"
 
 
 def _name_matches(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error:
-        return pattern == name
+    found = compiled(pattern)
+    return found.search(name) is not None if found else pattern == name
 
 
 def listed(filters: Filters) -> Callable[[VolumeRecord, bool], bool]:
