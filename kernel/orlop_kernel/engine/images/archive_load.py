@@ -24,11 +24,10 @@ from .platforms import Platform
 from .progress import Record, Report, amount
 from .records import Image, ImageRecord, Layer
 from .references import Reference, parse
-from .stock import Stock
+from .stock import CLEANUP_SECONDS, Stock
 
 __all__ = ["Loader"]
 
-_CLEANUP_SECONDS = 60.0
 _NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
 
 
@@ -88,7 +87,7 @@ class Loader:
                 if not found.names:
                     report(Record(stream=f"Loaded image ID: {image.id}\n"))
         except BaseException:
-            with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._stock.collect()
             raise
         finally:
@@ -194,13 +193,7 @@ class Loader:
             await self._stock.barrier()
             if self._stock.content.has(digest):
                 return digest
-        ingest = await self._stock.content.ingest(None)
-        try:
-            async for piece in archive.content(member):
-                await ingest.write(piece)
-            found = await ingest.commit(lease.blobs.add)
-        finally:
-            ingest.abandon()
+        found, _ = await self._stock.receive(archive.content(member), lease)
         if digest is not None and found != digest:
             raise DigestMismatch(digest, found, resumed=False)
         return found

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from typing import Any
 
-import trio
 from msgspec.structs import replace
 
 from orlop_kernel.spi import InvalidParameter
@@ -15,13 +14,11 @@ from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import History, ImageConfig, ImageDocument, RootFS
 
 from . import documents
-from .records import Image, ImageRecord, Layer
+from .records import Image, Layer
 from .references import Reference
 from .stock import Stock
 
 __all__ = ["CommitRequest", "Committer", "merge"]
-
-_CLEANUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +69,16 @@ class Committer:
         if len(base.layers) >= self._max_depth:
             raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
         stock = self._stock
-        try:
-            with stock.leases.hold() as lease:
-                lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
-                lease.chains.update(base.chain_ids)
-                ingest = await stock.content.ingest(None)
-                try:
-                    async for piece in diff:
-                        await ingest.write(piece)
-                    size = ingest.offset
-                    blob = await ingest.commit(lease.blobs.add)
-                finally:
-                    ingest.abandon()
-                diff_ids = [*(layer.diff_id for layer in base.layers), blob]  # a plain tar: its digest is its diffID
-                chain_id = documents.chain_ids(diff_ids)[-1]
-                lease.chains.add(chain_id)
-                built = await stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
-                layer = Layer(blob, "", size, blob, chain_id, built.size)
-                document = self._document(request, diff_ids)
-                raw = documents.encode(document)
-                record = ImageRecord(documents.digest(raw), (*base.layers, layer), parent=base.id)
-                lease.blobs.add(record.id)
-                await stock.content.put(raw)
-                return await stock.add(record, document, raw, [request.name] if request.name else [])
-        except BaseException:
-            with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                await stock.collect()
-            raise
+        async with stock.making() as lease:
+            lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
+            lease.chains.update(base.chain_ids)
+            blob, size = await stock.receive(diff, lease)
+            diff_ids = [*(layer.diff_id for layer in base.layers), blob]  # a plain tar: its digest is its diffID
+            chain_id = documents.chain_ids(diff_ids)[-1]
+            lease.chains.add(chain_id)
+            built = await stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
+            layers = [*base.layers, Layer(blob, "", size, blob, chain_id, built.size)]
+            return await stock.make(self._document(request, diff_ids), layers, request.name, lease, parent=base.id)
 
     def _document(self, request: CommitRequest, diff_ids: list[str]) -> ImageDocument:
         below, now = request.base.document, rfc3339(time.time_ns())

@@ -6,20 +6,16 @@ import time
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 
-import trio
-
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import History, ImageConfig, ImageDocument, RootFS
 
-from . import changes, documents, platforms
+from . import changes, platforms
 from .platforms import Platform
-from .records import Image, ImageRecord, Layer
+from .records import Image, Layer
 from .references import Reference
 from .stock import Stock
 
 __all__ = ["ImportRequest", "Importer"]
-
-_CLEANUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +41,12 @@ class Importer:
 
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:
         """Store and unpack the tar, then acknowledge the image."""
-        try:
-            with self._stock.leases.hold() as lease:
-                ingest = await self._stock.content.ingest(None)
-                try:
-                    async for piece in body:
-                        await ingest.write(piece)
-                    size = ingest.offset
-                    blob = await ingest.commit(lease.blobs.add)
-                finally:
-                    ingest.abandon()
-                diff_id, built = await self._stock.layers.make_first(blob, lease.chains.add)
-                layer = Layer(blob, "", size, diff_id, diff_id, built.size)
-                document = self._document(request, config, diff_id)
-                raw = documents.encode(document)
-                record = ImageRecord(documents.digest(raw), (layer,))
-                lease.blobs.add(record.id)
-                await self._stock.content.put(raw)
-                return await self._stock.add(record, document, raw, [request.name] if request.name else [])
-        except BaseException:
-            with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                await self._stock.collect()
-            raise
+        stock = self._stock
+        async with stock.making() as lease:
+            blob, size = await stock.receive(body, lease)
+            diff_id, built = await stock.layers.make_first(blob, lease.chains.add)
+            layer = Layer(blob, "", size, diff_id, diff_id, built.size)
+            return await stock.make(self._document(request, config, diff_id), [layer], request.name, lease)
 
     def _document(self, request: ImportRequest, config: ImageConfig, diff_id: str) -> ImageDocument:
         here = request.platform or platforms.host()

@@ -30,14 +30,12 @@ from .references import Reference
 from .registry_auth import ANONYMOUS, Credentials
 from .registry_errors import RegistryError, translate
 from .registry_hosts import CERTS_D, Endpoint, HostRules, Timeouts
-from .stock import Stock
+from .stock import CLEANUP_SECONDS, Stock
 
 if TYPE_CHECKING:
     from .registry import Registry
 
 __all__ = ["PullRequest", "Puller"]
-
-_CLEANUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,7 @@ class Puller:
                 plan = await self._plan(registry, request, reference, first, lease)
                 return await self._fetch(registry, plan, name, lease, report)
         except BaseException as error:
-            with trio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 # A connection that broke, or a client that left: what came is good and the next pull goes on with it.
                 # Anything else: it is false, or there is no room for it.
                 if isinstance(error, OrlopError) and not (isinstance(error, RegistryError) and error.retry):

@@ -10,7 +10,8 @@ Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>`
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -26,16 +27,17 @@ from .content import ContentStore, DamagedBlob
 from .layers import Built, Layers
 from .leases import Lease, Leases
 from .manifests import MAX_MANIFEST
-from .records import Image, ImageRecord, ResumeRecord
+from .records import Image, ImageRecord, Layer, ResumeRecord
 from .references import Reference, parse
 
-__all__ = ["Collected", "Stock"]
+__all__ = ["CLEANUP_SECONDS", "Collected", "Stock"]
 
 log = logging.getLogger("orlop.images")
 
 _TABLE = "images"
 _REF, _RESUME = "ref:", "resume:"
 _COMMIT_SECONDS = 30.0
+CLEANUP_SECONDS = 60.0  # for what is left of an image that was not made, however the maker ends
 
 _record = msgspec.json.Decoder(ImageRecord)
 _resume = msgspec.json.Decoder(ResumeRecord)
@@ -132,6 +134,42 @@ class Stock:
         """Not cut short: whether it happened must be known, for the catalog to say the same."""
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
             await self.store.commit(operations)
+
+    @asynccontextmanager
+    async def making(self) -> AsyncIterator[Lease]:
+        """Hold what an image is being made of, until the image does. When it comes to nothing, nothing of it stays."""
+        try:
+            with self.leases.hold() as lease:
+                yield lease
+        except BaseException:
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self.collect()
+            raise
+
+    async def receive(self, pieces: AsyncIterable[bytes], lease: Lease) -> tuple[str, int]:
+        """Store a stream as a blob: its digest, and its size."""
+        ingest = await self.content.ingest(None)
+        try:
+            async for piece in pieces:
+                await ingest.write(piece)
+            return await ingest.commit(lease.blobs.add), ingest.offset
+        finally:
+            ingest.abandon()
+
+    async def make(
+        self,
+        document: ImageDocument,
+        layers: Sequence[Layer],
+        name: Reference | None,
+        lease: Lease,
+        parent: str = "",
+    ) -> Image:
+        """Write the document of an image that is of our own making, and acknowledge it."""
+        raw = documents.encode(document)
+        record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
+        lease.blobs.add(record.id)
+        await self.content.put(raw)
+        return await self.add(record, document, raw, [name] if name else [])
 
     async def add(
         self, record: ImageRecord, document: ImageDocument, raw: bytes, names: Iterable[Reference], *, resumed: str = ""
