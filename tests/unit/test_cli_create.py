@@ -13,18 +13,13 @@ from orlop_cli.testing import RecordedDaemon, answer
 ID = "ab" * 32
 
 
+pytestmark = pytest.mark.usefixtures("clean")
+
+
 @pytest.fixture
-def daemon(tmp_path: Path) -> Any:
-    with RecordedDaemon(str(tmp_path / "d.sock")) as made:
-        made.on("POST", "/containers/create", answer({"Id": ID, "Warnings": ["careful"]}, 201))
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DOCKER_API_VERSION", "DOCKER_DEFAULT_PLATFORM", "DOCKER_TLS_VERIFY", "DOCKER_HOST", "ORLOP_HOST", "DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+def daemon(daemon: RecordedDaemon) -> RecordedDaemon:
+    daemon.on("POST", "/containers/create", answer({"Id": ID, "Warnings": ["careful"]}, 201))
+    return daemon
 
 
 def orlop(daemon: RecordedDaemon, *args: str) -> int:

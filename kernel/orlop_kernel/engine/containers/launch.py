@@ -113,7 +113,7 @@ async def launch(room: Containers, container: Container, image: str = "") -> Run
     state.running, state.paused, state.restarting, state.oom_killed = True, False, False, False
     state.pid, state.pid_start_time = started.pid, started.start_time
     state.exit_code, state.error = 0, ""
-    state.started_ns, state.finished_ns = started.time_ns, state.finished_ns
+    state.started_ns = started.time_ns
     return run
 
 
