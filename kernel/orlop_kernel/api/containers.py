@@ -14,7 +14,6 @@ from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.launch import log_info
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.logs import LogStream
-from orlop_kernel.http import websocket
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
@@ -227,6 +226,8 @@ class _Routes:
 
     async def attach_websocket(self, call: Call) -> Answer:
         """Never framed, both outputs in one; before 1.42 there was no choice of streams, before 1.28 no binary messages."""
+        from orlop_kernel.http import websocket  # which few clients use
+
         container = self._of(call)
         wanted = {name: call.flag(name) or call.version < (1, 42) for name in ("stdin", "stdout", "stderr")}
         try:

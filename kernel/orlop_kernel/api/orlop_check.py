@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from orlop_kernel.check.online import Checker
 from orlop_kernel.http.messages import Answer
 
 from .call import Call
@@ -12,6 +12,7 @@ from .responses import json_response
 from .router import Route
 
 if TYPE_CHECKING:
+    from orlop_kernel.check.online import Checker
     from orlop_kernel.engine.engine import Engine
 
 __all__ = ["routes"]
@@ -20,7 +21,12 @@ __all__ = ["routes"]
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.checker = Checker(engine)
+
+    @cached_property
+    def checker(self) -> Checker:
+        from orlop_kernel.check.online import Checker  # a room of its own, that few daemons ever enter
+
+        return Checker(self.engine)
 
     async def check(self, call: Call) -> Answer:
         return json_response(await self.checker.check(deep=call.flag("deep"), facts=call.flag("facts")))
