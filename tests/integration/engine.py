@@ -37,7 +37,7 @@ from tests.registry import busybox, docker_archive, image, layer
 from orlop_kernel.config import Config
 from orlop_kernel.monitor import cgroups
 
-__all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "patience", "until"]
+__all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "free_subnets", "patience", "until"]
 
 BUSYBOX = "busybox:latest"
 RUNTIME = os.environ.get("ORLOP_TEST_RUNTIME", "")
@@ -60,6 +60,13 @@ def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLIN
             raise AssertionError(f"not within {seconds:g} s: {what or condition}")
         time.sleep(0.01)
     return value
+
+
+def free_subnets(count: int) -> list[str]:
+    """The first three numbers of /24 networks that no link of this host has an address in, not even one that was left."""
+    shown = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True).stdout
+    found = [f"10.213.{number}" for number in range(1, 255) if f" 10.213.{number}." not in shown]
+    return found[:count]
 
 
 @cache

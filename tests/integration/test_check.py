@@ -21,6 +21,7 @@ pytestmark = pytest.mark.root
 SLEEP = (BUSYBOX, "sleep", "600")
 SOUND = {"findings": [], "ok": True}
 STRANGER = "ab" * 32
+LINK = f"otc{os.getpid()}"  # of this run: one that was killed may have left its own
 
 
 def check(engine: Engine, *flags: str) -> dict[str, Any]:
@@ -59,9 +60,9 @@ def litter(engine: Engine) -> Iterator[Engine]:
     here = engine.exec_root / "mnt" / STRANGER[:32]
     here.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", str(here)], check=True)
-    subprocess.run(["ip", "link", "add", "vethcheck0", "type", "veth", "peer", "vethcheck1"], check=True)
+    subprocess.run(["ip", "link", "add", LINK, "type", "veth", "peer", f"{LINK}p"], check=True)
     alias = f"orlop-{engine._derived.instance}:endpoint:{STRANGER}"
-    subprocess.run(["ip", "link", "set", "vethcheck0", "alias", alias], check=True)
+    subprocess.run(["ip", "link", "set", LINK, "alias", alias], check=True)
     _nft(f"add element inet {table} ports4 {{ tcp . 64999 : 192.0.2.9 . 80 }}")
     (port,) = engine.inspect("orderly")["NetworkSettings"]["Ports"]["80/tcp"][:1]
     _nft(f"delete element inet {table} ports4 {{ tcp . {port['HostPort']} }}")
@@ -71,7 +72,7 @@ def litter(engine: Engine) -> Iterator[Engine]:
         sleeper.kill()
         sleeper.wait()
         subprocess.run(["umount", str(here)], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "del", "vethcheck0"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", LINK], capture_output=True, check=False)
         engine.ok("rm", "-f", "orderly")
         engine.docker("volume", "rm", "mine", "found")
         subprocess.run(["rm", "-r", str(kept)], check=True)

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from tests.integration.engine import Engine, free_port, own_address, until
+from tests.integration.engine import Engine, free_port, free_subnets, own_address, until
 
 from orlop_kernel import linux
 
@@ -162,12 +162,13 @@ def test_user_network(engine: Engine, name: str) -> None:
 
 def test_fixed_address(engine: Engine, name: str) -> None:
     network = f"n-{name}"
-    engine.ok("network", "create", "--subnet", "10.213.7.0/24", network)
+    (subnet,) = free_subnets(1)
+    engine.ok("network", "create", "--subnet", f"{subnet}.0/24", network)
     try:
         out = engine.ok(
-            "run", "--rm", "--network", network, "--ip", "10.213.7.77", "busybox", "ip", "-4", "addr", "show", "eth0"
+            "run", "--rm", "--network", network, "--ip", f"{subnet}.77", "busybox", "ip", "-4", "addr", "show", "eth0"
         )
-        assert "inet 10.213.7.77/24" in out
+        assert f"inet {subnet}.77/24" in out
     finally:
         engine.ok("network", "rm", network)
 

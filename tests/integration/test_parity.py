@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import re
 import shutil
 import socket
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.engine import BUSYBOX, Engine, archive, until
+from tests.integration.engine import BUSYBOX, Engine, archive, free_subnets, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
 
-BRIDGE = "otparity0"
+BRIDGE = f"otp{os.getpid()}"  # of this run: one that was killed may have left its own
 SLEEP = ["sleep", "1000"]
 HOUR = 3600 * 10**9
 HEALTH = {"Test": ["CMD", "true"], "Interval": HOUR, "StartPeriod": HOUR, "StartInterval": 10**8}  # one check, at once
@@ -248,13 +249,14 @@ def both(sides: tuple[Side, Side], do: Callable[[Side], Any]) -> tuple[Any, Any]
 @pytest.fixture(scope="module")
 def sides(shared: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
     home = tmp_path_factory.mktemp("dockerd")
+    default, own, others = free_subnets(3)
     subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     log = (home / "log").open("wb")
     process: subprocess.Popen[bytes] | None = None
-    ours = Side("orlopd", shared.socket, shared.home, "10.213.202")
-    theirs = Side("dockerd", f"{home}/s.sock", home, "10.213.201")
+    ours = Side("orlopd", shared.socket, shared.home, own)
+    theirs = Side("dockerd", f"{home}/s.sock", home, others)
     try:
-        subprocess.run(["ip", "addr", "add", "10.213.200.1/24", "dev", BRIDGE], check=True)
+        subprocess.run(["ip", "addr", "add", f"{default}.1/24", "dev", BRIDGE], check=True)
         subprocess.run(["ip", "link", "set", BRIDGE, "up"], check=True)
         (home / "daemon.json").write_text("{}")
         roots = [f"--config-file={home}/daemon.json", f"--data-root={home}/data", f"--exec-root={home}/exec"]
