@@ -226,7 +226,7 @@ ALL = (
     Measure("memory", "memory idle (PSS)", 60, memory_idle, 1, "MB"),
     Measure("run", "docker run --rm busybox true, bridge", 0.33, run_bridge, 9),
     Measure("run-none", "the same, --network none", 0.4, run_none, 9),
-    Measure("exec", "docker exec c true", 0.85, exec_true, 5),
+    Measure("exec", "docker exec c true", 0.85, exec_true, 9),
     Measure("start50", "50 x run -d, 8 at a time", 0.4, start_fifty, 3),
     Measure("rm50", "rm -f of 50, 8 at a time", 0.4, remove_fifty, 3),
     Measure("ping", "GET /_ping, 8 connections", 0.85, ping, 5, "us"),

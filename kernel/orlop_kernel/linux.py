@@ -39,6 +39,7 @@ __all__ = [
     "share_one_arena",
     "umount",
     "unshare",
+    "use_huge_pages",
 ]
 
 CLONE_NEWNS = 0x0002_0000
@@ -84,9 +85,17 @@ _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." f
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
+_PROT_NONE, _PROT_READ, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 0, 1, 1, 2, 16, 32
+_MADV_COLLAPSE = 25
+_HUGE_PAGE = 2 << 20
+
 _INT = struct.Struct("i")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_ssize_t
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class _OpenHow(ctypes.Structure):
@@ -290,6 +299,22 @@ def release_freed_memory() -> None:
         _libc.malloc_trim(0)
     except AttributeError:
         pass
+
+
+def use_huge_pages(fd: int) -> None:
+    """Gather what a memfd holds into huge pages, as far as it fills them: who executes it takes fewer page faults. Before
+    Linux 6.1, or where memory is too scattered: `OSError`, and it stays as it is."""
+    size = os.fstat(fd).st_size // _HUGE_PAGE * _HUGE_PAGE
+    if not size:
+        return
+    # Page and address must be aligned alike, which mmap does only when it is told the address.
+    room = _check(_libc.mmap(None, size + _HUGE_PAGE, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0))
+    try:
+        start = -(-room // _HUGE_PAGE) * _HUGE_PAGE
+        _check(_libc.mmap(start, size, _PROT_READ, _MAP_SHARED | _MAP_FIXED, fd, 0))
+        _check(_libc.madvise(start, size, _MADV_COLLAPSE))
+    finally:
+        _libc.munmap(room, size + _HUGE_PAGE)
 
 
 def pidfd_send_signal(pidfd: int, signum: int) -> None:

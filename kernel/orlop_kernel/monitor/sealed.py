@@ -11,7 +11,10 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+
+from orlop_kernel import linux
 
 __all__ = ["descriptors", "executable", "hold"]
 
@@ -47,6 +50,8 @@ def _copy(path: str) -> _Copy:
             left -= count
         os.fchmod(memory, 0o555)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+        with suppress(OSError):
+            linux.use_huge_pages(memory)
         # What is open for writing cannot be executed (ETXTBSY).
         return _Copy(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC), _identity(info))
     finally:
