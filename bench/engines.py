@@ -40,6 +40,8 @@ class Engine:
     socket: str
     log: str
     environment: dict[str, str] = field(default_factory=dict)
+    client: str = "docker"
+    """The client that comes with the engine."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
@@ -87,7 +89,14 @@ class Engine:
 
     def docker(self, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
         """The real client against this engine."""
-        command = ["docker", "-H", f"unix://{self.socket}", *words]
+        return self._run("docker", words, more)
+
+    def own(self, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
+        """The engine's own client against it."""
+        return self._run(self.client, words, more)
+
+    def _run(self, client: str, words: tuple[str, ...], more: dict[str, object]) -> subprocess.CompletedProcess[bytes]:
+        command = [client, "-H", f"unix://{self.socket}", *words]
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **more}
         done = subprocess.run(command, **options)  # type: ignore[call-overload]
         if done.returncode:
@@ -167,6 +176,7 @@ def orlop(top: str, runtime: str = "runc", name: str = "orlop") -> Iterator[Engi
     roots = ["--data-root", f"{base}/data", "--exec-root", f"{top}/run/{name}"]
     command = [f"{BIN}/orlopd", "--config-file", f"{base}/daemon.json", *roots, "-H", f"unix://{base}/s.sock"]
     with _engine(name, top, command) as engine:
+        engine.client = f"{BIN}/orlop"
         yield engine
 
 

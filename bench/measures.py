@@ -152,6 +152,10 @@ def stats_fifty(engine: Engine) -> float:
     return timed(lambda: engine.docker("stats", "--no-stream"))
 
 
+def stats_fifty_own(engine: Engine) -> float:
+    return timed(lambda: engine.own("stats", "--no-stream"))
+
+
 def memory_per_container(engine: Engine) -> float:
     with_fifty_running = engine.memory()
     _fifty(engine, lambda n: ["rm", "-f", f"stay-{n}"])
@@ -234,6 +238,7 @@ ALL = (
     Measure("inspect", "GET /containers/{id}/json", 1.0, with_fifty(inspect), 5, "us"),
     Measure("ps", "docker ps of 50, whole command", 0.9, with_fifty(ps_fifty), 9),
     Measure("stats50", "docker stats --no-stream of 50", 0.3, with_fifty(stats_fifty), 3),
+    Measure("stats50-own", "the same, each engine's own client", 0.2, with_fifty(stats_fifty_own), 3),
     Measure("memory50", "memory per container (PSS)", 2.5, with_fifty(memory_per_container), 1, "MB"),
     Measure("json-write", "json-file: 1 M lines of 64 bytes, run to exit", 0.3, write_lines, 3),
     Measure("json-read", "docker logs of 1 M lines", 0.3, read_lines, 3),

@@ -6,6 +6,8 @@ archive of the same files has the same bytes.
 
 from __future__ import annotations
 
+from zlib import adler32
+
 from .header import BLOCK, Entry
 
 __all__ = ["END", "entry_header", "padding"]
@@ -14,6 +16,8 @@ END = bytes(2 * BLOCK)
 _OCTAL_11 = 8**11
 _OCTAL_7 = 8**7
 _MAGIC = b"ustar\x0000"
+_MAGIC_AND_OWNERS = _MAGIC + bytes(64)  # whose names are not told
+_FIXED_SUM = sum(_MAGIC) + 8 * 32  # the checksum's own field counts as blanks
 
 
 def padding(size: int) -> bytes:
@@ -45,6 +49,11 @@ def _record(key: bytes, value: bytes) -> bytes:
     return str(length).encode() + body
 
 
+def _sum(data: bytes) -> int:
+    """Of up to 256 bytes: the lower half of their Adler-32 is their sum plus one, and five times as quick."""
+    return (adler32(data) & 0xFFFF) - 1
+
+
 def _block(name: bytes, prefix: bytes, entry: Entry, kind: bytes, size: int, link: bytes) -> bytes:
     seconds = entry.mtime_ns // 1_000_000_000
     numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (
@@ -58,15 +67,40 @@ def _block(name: bytes, prefix: bytes, entry: Entry, kind: bytes, size: int, lin
         entry.major if entry.major < _OCTAL_7 else 0,
         entry.minor if entry.minor < _OCTAL_7 else 0,
     )
-    before = name.ljust(100, b"\0") + numbers
-    after = kind + link.ljust(100, b"\0") + _MAGIC + bytes(64) + device + prefix.ljust(167, b"\0")
-    checksum = sum(before) + sum(after) + 8 * 32  # counted as if it were blanks
-    return b"%b%06o\0 %b" % (before, checksum, after)
+    checksum = _sum(name + numbers) + _sum(kind + link + device) + _sum(prefix) + _FIXED_SUM
+    return b"".join(
+        (
+            name.ljust(100, b"\0"),
+            numbers,
+            b"%06o\0 " % checksum,
+            kind,
+            link.ljust(100, b"\0"),
+            _MAGIC_AND_OWNERS,
+            device,
+            prefix.ljust(167, b"\0"),
+        )
+    )
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether it fits in one block as it is. Most do."""
+    return (
+        len(entry.name) <= 100
+        and entry.name.isascii()
+        and not entry.link
+        and not entry.xattrs
+        and entry.uid < _OCTAL_7
+        and entry.gid < _OCTAL_7
+        and entry.size < _OCTAL_11
+        and 0 <= entry.mtime_ns < _OCTAL_11 * 1_000_000_000
+    )
 
 
 def entry_header(entry: Entry, sparse: tuple[int, bytes] | None = None) -> bytes:
     """All blocks before an entry's content. `sparse`: (real size, map) of a file whose holes are left out; the map is the
     first part of the content."""
+    if sparse is None and _is_plain(entry):
+        return _block(entry.name, b"", entry, entry.type, entry.size, b"")
     records: list[tuple[bytes, bytes]] = []
     split = _split(entry.name) if entry.name.isascii() else None
     name, link, size = entry.name, entry.link, entry.size

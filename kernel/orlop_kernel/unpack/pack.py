@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from .encode import END, entry_header, padding
-from .header import Entry
+from .header import BLOCK, Entry
 
 __all__ = ["Packer", "go_mode"]
 
@@ -181,8 +181,7 @@ class Packer:
                 return
             entry.size = info.st_size
             self._head(entry)
-            self._copy(fd, 0, info.st_size)
-            self._write(padding(info.st_size))
+            self._content(fd, info.st_size)
         finally:
             os.close(fd)
 
@@ -198,6 +197,13 @@ class Packer:
         for offset, length in segments:
             self._copy(fd, offset, length)
         self._write(padding(entry.size))
+
+    def _content(self, fd: int, size: int) -> None:
+        if size > _SMALL:
+            self._copy(fd, 0, size)
+            self._write(padding(size))
+        elif size:
+            self._write(os.pread(fd, size, 0).ljust(-(-size // BLOCK) * BLOCK, b"\0"))
 
     def _copy(self, fd: int, offset: int, size: int) -> None:
         if size <= _SMALL:
