@@ -117,8 +117,9 @@ class Engine:
             except OSError:
                 continue
         roots = {self.process.pid}
-        marker = os.path.dirname(self.socket)
-        roots |= {pid for pid, text in commands.items() if marker in text and ("containerd" in text or "zygote" in text)}
+        top = os.path.dirname(os.path.dirname(self.socket))
+        places = (f"{top}/{self.name}/", f"{top}/run/{self.name}/")
+        roots |= {pid for pid, text in commands.items() if "containerd" in text and any(place in text for place in places)}
         own = set(roots)
         words = ("containerd", "dockerd", "docker-proxy", "orlop", "podman", "conmon")
         grown = True
