@@ -210,7 +210,8 @@ def test_each_team_sees_its_own(house: House) -> None:
         assert f"container {name} is outside the labels ({TEAM}=web) of listener" in house.denied("web", "inspect", name)
     for argv in ("exec db1 true", "rm -f db1", "logs db1", "stop db1", "rename db1 x", "wait db1"):
         assert "is outside the labels" in house.denied("web", *argv.split())
-    seen = house.ok("web", "events", "--since", "1h", "--until", "0s", "--format", "{{.Actor.Attributes.name}}").split()
+    events = ("events", "--since", "1h", "--until", "0s", "--format", "{{.Actor.Attributes.name}}")
+    seen = until(lambda: house.ok("web", *events).split())  # whole seconds
     assert set(seen) == {"web1"}
 
 
