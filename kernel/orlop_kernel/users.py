@@ -84,7 +84,8 @@ def _user(passwd: str, name: str, user: str) -> tuple[int, int, str, str]:
     """(uid, gid, home, login name)."""
     number = _number(name, "uid", user)
     for parts in _lines(passwd, 7):
-        if parts[0] == name or (number is not None and _id(parts[2]) == number):
+        # A number is never a login name: an image could call root "1000"
+        if _id(parts[2]) == number if number is not None else parts[0] == name:
             uid, gid = _id(parts[2]), _id(parts[3])
             if 0 <= uid <= _ID_LIMIT and 0 <= gid <= _ID_LIMIT:
                 return uid, gid, parts[5] or "/", parts[0]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, Result, UnixConnection, until
+from tests.registry import busybox, layer
 
 pytestmark = pytest.mark.root
 
@@ -276,6 +277,42 @@ def test_what_a_team_may_not_join(house: House) -> None:
     house.ok("web", "rm", "beside")
     house.engine.ok("network", "rm", "private")
     house.engine.ok("volume", "rm", "private")
+
+
+def test_an_image_does_not_decide_whose_container_it_is(house: House) -> None:
+    with open(house.engine.home / "bait.tar", "wb") as file:
+        file.write(layer(busybox()).data)
+    house.engine.ok("import", "-c", f"LABEL {TEAM}=web", "-c", "LABEL kept=yes", str(house.engine.home / "bait.tar"), "bait")
+    house.engine.ok("run", "-d", "--name", "bait", "-v", "/:/host:ro", "bait", "sleep", "600")
+    assert house.engine.inspect("bait")["Config"]["Labels"] == {"kept": "yes"}
+    assert house.ok("web", "ps", "--format", "{{.Names}}") == "web1"
+    assert "is outside the labels" in house.denied("web", "exec", "bait", "true")
+    house.engine.ok("rm", "-f", "bait")
+    house.engine.ok("rmi", "bait")
+
+
+def test_the_hosts_files_do_not_come_by_a_checkpoint(house: House, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    for method, path in (("DELETE", "/victim"), ("GET", ""), ("POST", "")):
+        body = {"CheckpointID": "victim", "CheckpointDir": str(tmp_path)} if method == "POST" else None
+        assert house.api("web", method, f"/containers/web1/checkpoints{path}?dir={tmp_path}", body)[0] == 403
+    assert house.api("web", "POST", f"/containers/web1/start?checkpoint=victim&checkpoint-dir={tmp_path}")[0] == 403
+    assert (tmp_path / "victim").is_dir()
+
+
+def test_the_hosts_things_do_not_come_by_way_of_others(house: House) -> None:
+    house.engine.ok("run", "-d", "--name", "manager", "-v", "/etc:/host:ro", "busybox", "sleep", "600")
+    house.engine.ok("run", "-d", "--name", "exporter", "--network", "host", "busybox", "sleep", "600")
+    house.engine.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", "share")
+    for argv, what in (
+        ("--volumes-from manager", "VolumesFrom manager, which has a bind mount,"),
+        ("--network container:exporter", "NetworkMode container:exporter, which has the host's,"),
+    ):
+        assert f"{what} is not allowed for role no-exec" in house.denied("ci", "create", *argv.split(), "busybox")
+    assert house.ok("read", "volume", "inspect", "-f", "{{.Options.o}}", "share") == "(hidden)"
+    assert 'ps_args "ef" is not allowed' in house.denied("read", "top", "web1", "ef")
+    house.engine.ok("rm", "-f", "manager", "exporter")
+    house.engine.ok("volume", "rm", "share")
 
 
 def test_images_are_shared_only_where_it_says_so(house: House) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from orlop_kernel.access import joined
 from orlop_kernel.access.door import Denied, Door
 from orlop_kernel.access.roles import Scope
 from orlop_kernel.access.scope import Judge
@@ -16,7 +17,7 @@ from orlop_kernel.api.call import Call
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Peer, Request
 from orlop_kernel.spi import NotFound
-from orlop_kernel.types.containers import CreateRequest
+from orlop_kernel.types.containers import CreateRequest, HostConfig
 
 TEAM = "com.example.team"
 
@@ -35,17 +36,35 @@ class Things:
     resolve = get
 
 
-def container(ident: str, **labels: str) -> Any:
-    return SimpleNamespace(id=ident, record=SimpleNamespace(config=SimpleNamespace(labels=labels)))
+def container(ident: str, *networks: str, mounts: str = "", modes: Any = None, **labels: str) -> Any:
+    record = SimpleNamespace(
+        config=SimpleNamespace(labels=labels),
+        host_config=HostConfig(**(modes or {})),
+        endpoints=dict.fromkeys(networks),
+        mounts=[SimpleNamespace(type=kind) for kind in mounts.split()],
+        created_ns=MADE,
+    )
+    return SimpleNamespace(id=ident, record=record)
 
 
 def labelled(**more: Any) -> Any:
-    return SimpleNamespace(**{"labels": {}, "predefined": False, **more})
+    return SimpleNamespace(**{"labels": {}, "predefined": False, "created_ns": MADE - 1, **more})
 
 
+MADE = 1000
+MINE = container("1" * 64, "mine", "missing", **{TEAM: "web"})
+TAKEN = container("3" * 64, "theirs-now", **{TEAM: "web"})
+PREFIX = container("4" * 64, "9", **{TEAM: "web"})
+YOUNG = container("5" * 64, "mine-now", **{TEAM: "web"})
 ENGINE = SimpleNamespace(
-    containers=Things(mine=container("1" * 64, **{TEAM: "web"}), theirs=container("2" * 64, **{TEAM: "db"})),
+    containers=Things(
+        **{each.id: each for each in (MINE, TAKEN, PREFIX, YOUNG)},
+        mine=MINE,
+        theirs=container("2" * 64, **{TEAM: "db"}),
+    ),
     networks=Things(
+        **{"theirs-now": labelled(id="t", name="theirs-now", created_ns=MADE + 1), "9": labelled(id="9f", name="secret")},
+        **{"mine-now": labelled(id="m", name="mine-now", created_ns=MADE + 1, labels={TEAM: "web"})},
         bridge=labelled(id="b", name="bridge", predefined=True),
         host=labelled(id="h", name="host", predefined=True),
         mine=labelled(id="n", name="mine", labels={TEAM: "web"}),
@@ -103,6 +122,41 @@ def test_a_name_becomes_the_id_of_what_was_judged() -> None:
         judged(judge(), call("/containers/{id}/start", id="nobody"), Scope.CONTAINER)
     with pytest.raises(Denied):
         judged(judge(), call("/networks/{id}", id="bridge"), Scope.NETWORK)
+
+
+def test_a_start_joins_no_network_that_was_not_judged() -> None:
+    for pattern in ("/containers/{id}/start", "/containers/{id}/restart"):
+        judged(judge(), call(pattern, id=YOUNG.id), Scope.CONTAINER)
+        for network, each in (("theirs-now", TAKEN), ("9", PREFIX)):
+            with pytest.raises(Denied, match=f"network {network} is outside"):
+                judged(judge(), call(pattern, id=each.id), Scope.CONTAINER)
+    judged(judge(), call("/containers/{id}/stop", id=TAKEN.id), Scope.CONTAINER)
+
+
+OTHERS = Things(
+    plain=container("p", mounts="volume tmpfs"),
+    bound=container("b", mounts="volume bind"),
+    hosts=container("h", modes={"network_mode": "host", "pid_mode": "host"}),
+    joined=container("j", modes={"network_mode": "container:hosts", "ipc_mode": "container:plain"}),
+    loop=container("l", modes={"pid_mode": "container:loop"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "what"),
+    [
+        ({"volumes_from": ["plain:ro"], "network_mode": "container:plain", "ipc_mode": "container:joined"}, []),
+        ({"volumes_from": ["plain", "bound:ro"]}, ["VolumesFrom bound, which has a bind mount,"]),
+        ({"volumes_from": ["later"]}, ["VolumesFrom later, which does not exist,"]),
+        ({"network_mode": "container:hosts"}, ["NetworkMode container:hosts, which has the host's,"]),
+        ({"network_mode": "container:joined"}, ["NetworkMode container:joined, which has the host's,"]),
+        ({"pid_mode": "container:hosts"}, ["PidMode container:hosts, which has the host's,"]),
+        ({"pid_mode": "container:loop"}, ["PidMode container:loop, which leads in a circle,"]),
+        ({"ipc_mode": "container:later"}, ["IpcMode container:later, which does not exist,"]),
+    ],
+)
+def test_nothing_of_the_hosts_comes_by_way_of_others(host: dict[str, Any], what: list[str]) -> None:
+    assert [*joined.of_others(cast("Any", OTHERS), HostConfig(**host))] == what
 
 
 def test_what_is_closed_is_refused_and_what_is_open_is_not() -> None:

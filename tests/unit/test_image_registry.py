@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop_kernel.config import Proxies
+from orlop_kernel.engine.images import pull, registry_hosts
 from orlop_kernel.engine.images import registry_auth as auth
 from orlop_kernel.engine.images.references import parse
 from orlop_kernel.engine.images.registry_errors import RegistryError, explain_os_error, from_answer, translate
-from orlop_kernel.engine.images.registry_hosts import HostRules, proxy_for, tls_context
+from orlop_kernel.engine.images.registry_hosts import Endpoint, HostRules, proxy_for, tls_context
 from orlop_kernel.spi import DriverError, InvalidParameter, NotFound, Unauthorized
 
 
@@ -130,6 +131,34 @@ def test_endpoints() -> None:
     for entry in ("192.0.2.1:5000", "192.0.2.1", "192.0.2.0/24"):
         assert len(endpoints("192.0.2.1:5000/a", insecure=(entry,))) == 2
     assert len(endpoints("192.0.2.1:5001/a", insecure=("192.0.2.1:5000", "198.51.100.0/24"))) == 1
+
+
+def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forged(name: str) -> list[str]:
+        return ["127.0.0.1", "203.0.113.9"]
+
+    monkeypatch.setattr(registry_hosts, "_addresses", forged)
+    assert endpoints("registry.corp.example/a") == [("https://registry.corp.example", True, False)]
+    assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24",))) == 1  # not all of them
+    assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24", "127.0.0.0/8"))) == 2
+    assert len(endpoints("localhost:5000/a")) == 2
+
+
+@pytest.mark.parametrize(
+    ("server", "url", "own"),
+    [
+        ("https://index.docker.io/v1/", "http://mirror.lan:5000", False),
+        ("https://index.docker.io/v1/", "https://mirror.lan:5000", False),
+        ("mirror.lan:5000", "https://mirror.lan:5000", True),
+        ("https://mirror.lan:5000", "https://mirror.lan:5000", True),
+        ("mirror.lan:5000", "http://mirror.lan:5000", False),
+        ("", "https://mirror.lan:5000", False),
+    ],
+)
+def test_a_mirror_gets_no_credentials_of_others(server: str, url: str, own: bool) -> None:
+    sent = auth.Credentials("u", "p", server=server)
+    assert pull._are_for(sent, Endpoint(url, True, mirror=True)) is own
+    assert pull._are_for(sent, Endpoint("https://registry-1.docker.io", True))
 
 
 def test_proxies() -> None:

@@ -304,6 +304,18 @@ def test_strange_users_are_refused_never_root(root, user):
         users.resolve(root, user)
 
 
+def test_a_number_is_never_a_login_name(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("1000:x:0:0::/root:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("50:x:0:1000\n")
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        assert users.resolve(fd, "1000") == users.Identity(1000, 0, (0,), "/")
+        assert users.resolve(fd, "1000:50", ["50"]) == users.Identity(1000, 50, (50,), "/")
+    finally:
+        os.close(fd)
+
+
 def test_a_passwd_that_leads_outside_is_not_read(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").symlink_to("/etc/passwd")

@@ -21,11 +21,11 @@ from orlop_kernel.api.errors import answer_error
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, RawStream, Response, Streaming
 from orlop_kernel.spi import DriverError
 from orlop_kernel.types.base import rfc3339
-from orlop_kernel.types.containers import CreateRequest, UpdateRequest
+from orlop_kernel.types.containers import CreateRequest, HostConfig, UpdateRequest
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
 from orlop_kernel.types.volumes import VolumeCreateRequest
 
-from . import walls
+from . import joined, walls
 from .audit import Audit, Line, Who
 from .authz import BODY_LIMIT, Chain, Question, is_json
 from .door import DEFAULT, Door
@@ -40,6 +40,8 @@ __all__ = ["Guard"]
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HIDDEN = "(hidden)"
+_WITH_ENVIRONMENT = ("/containers/{id}/json", "/images/{name}/json")
+_WITH_OPTIONS = ("/volumes", "/volumes/{name}")
 COMPLETE, BROKEN = "complete", "broken off"
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(4)
@@ -103,7 +105,7 @@ class Guard:
             raise door.denied(f'ps_args "{call.arg("ps_args")}"')
         if door.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
             raise door.denied("attaching to standard input")
-        if door.level < Level.FULL and pattern == "/containers/{id}/start" and call.arg("checkpoint"):
+        if door.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
             raise door.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
         if door.guarded:
             for what in await self._beyond(door, call):
@@ -114,7 +116,10 @@ class Guard:
     async def _beyond(self, door: Door, call: Call) -> list[str]:
         """What the body asks of the host."""
         if call.pattern == "/containers/create":
-            return [*walls.of_container(await call.json(CreateRequest), apart=not door.labels)]
+            request = await call.json(CreateRequest)
+            host = request.host_config or HostConfig()
+            others = joined.of_others(self._engine.containers, host)
+            return [*walls.of_container(request, apart=not door.labels), *others]
         if call.pattern == "/containers/{id}/update":
             return [*walls.of_update(await call.json(UpdateRequest))]
         if call.pattern == "/volumes/create":
@@ -127,10 +132,14 @@ class Guard:
         """Without what is not for these eyes."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
-        if call.pattern == "/containers/{id}/json" and door.level is Level.READ and not door.show_env:
+        if call.pattern in _WITH_ENVIRONMENT and door.level is Level.READ and not door.show_env:
             shown = msgspec.json.decode(answer.body)
             env = shown["Config"].get("Env") or []
             shown["Config"]["Env"] = [f"{text.partition('=')[0]}={_HIDDEN}" for text in env]
+        elif call.pattern in _WITH_OPTIONS and door.level is Level.READ:  # a share's password is among them
+            shown = msgspec.json.decode(answer.body)
+            for volume in (shown.get("Volumes") or ()) if "Volumes" in shown else (shown,):
+                volume["Options"] = dict.fromkeys(volume.get("Options") or (), _HIDDEN) or None
         elif call.pattern == "/networks/{id}" and self._judge:
             shown = msgspec.json.decode(answer.body)
             members: dict[str, Any] = shown.get("Containers") or {}
@@ -277,4 +286,5 @@ class _Held:
 def _changes(call: Call) -> bool:
     """Whether the call may change something; what no route knows does not."""
     rule = ROUTES.get(f"{call.request.method} {call.pattern}", UNKNOWN)
-    return bool(call.pattern) and call.request.method not in _READS and rule.level > Level.READ
+    writes = call.request.method not in _READS or call.pattern.endswith("/attach/ws")
+    return bool(call.pattern) and writes and rule.level > Level.READ

@@ -32,12 +32,12 @@ class Scope(Enum):
     NETWORK = "the network of the path"
     VOLUME = "the volume of the path"
     IMAGE = "the image of the path"
-    READ_IMAGE = "the same; any, if images are shared"
-    IMAGES = "FILTER; OPEN, if images are shared"
+    READ_IMAGE = "the image of the path; any, if images are shared"
+    IMAGES = "lists by filters: the labels are added to them, unless images are shared"
     PULL = "only if images are shared"
     CREATE = "a container in the making, and all that it names"
-    EXEC_CREATE = "CONTAINER, and the exec's privileges"
-    CONNECT = "NETWORK, and the container of the body"
+    EXEC_CREATE = "the container of the path; the exec may not be privileged"
+    CONNECT = "the network of the path, and the container of the body"
     DISCONNECT = "the same"
     NEW_NETWORK = "a network in the making"
     NEW_VOLUME = "a volume in the making"
@@ -88,9 +88,9 @@ ROUTES: dict[str, Rule] = {
     "POST /containers/{id}/update": Rule(_C, _S.CONTAINER),
     "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER),
     "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER),  # has no way to leave stdin out before 1.42
-    "GET /containers/{id}/checkpoints": Rule(_F, _S.CONTAINER),  # in any directory of the host
-    "POST /containers/{id}/checkpoints": Rule(_F, _S.CONTAINER),
-    "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CONTAINER),
+    "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED),  # in any directory of the host
+    "POST /containers/{id}/checkpoints": Rule(_F, _S.CLOSED),
+    "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CLOSED),
     "DELETE /containers/{id}": Rule(_C, _S.CONTAINER),
     "POST /containers/{id}/exec": Rule(_F, _S.EXEC_CREATE),
     "POST /exec/{id}/start": Rule(_F, _S.EXEC),

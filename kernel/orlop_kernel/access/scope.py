@@ -22,12 +22,16 @@ from .door import Door
 from .roles import Scope
 
 if TYPE_CHECKING:
+    from orlop_kernel.engine.containers.record import ContainerRecord
     from orlop_kernel.engine.engine import Engine
 
 __all__ = ["Judge"]
 
 _SHARED_NETWORKS = frozenset({"bridge", "none"})
 """Predefined, without labels, and what a container without further wishes is on."""
+
+
+_STARTS = ("/containers/{id}/start", "/containers/{id}/restart")
 
 
 class Judge:
@@ -113,6 +117,21 @@ class Judge:
 
     async def _container(self, call: Call) -> None:
         call.params["id"] = self._container_id(call.params["id"])
+        if call.pattern in _STARTS:
+            self._check_networks(self._engine.containers.get(call.params["id"]).record)
+
+    def _check_networks(self, record: ContainerRecord) -> None:
+        """Once more, at a start: what is younger than the container was not judged when that was made, and its name may be
+        somebody else's by now."""
+        for name in (record.host_config.network_mode or "bridge", *record.endpoints):
+            if name.startswith("container:"):
+                continue
+            try:
+                network = self._engine.networks.resolve(name)
+            except NotFound:
+                continue  # which the start will say
+            if network.created_ns > record.created_ns or name not in (network.name, network.id):
+                self._network_id(name, shared=True)
 
     async def _exec(self, call: Call) -> None:
         state = self._engine.execs.get(call.params["id"])
@@ -171,8 +190,8 @@ class Judge:
             host.volumes_from = [f"{self._container_id(name)}{colon}{mode}" for name, colon, mode in split]
 
     def _join_network(self, name: str) -> None:
-        """Not by its ID: inspect shows what was asked for, and nobody but an administrator gives a name to another network.
-        One that does not exist yet could be anybody's when the container starts."""
+        """Not by its ID: inspect shows what was asked for, and `_check_networks` sees to what gets the name later. One that
+        does not exist yet could be anybody's when the container starts."""
         try:
             self._network_id(name, shared=True)
         except NotFound:

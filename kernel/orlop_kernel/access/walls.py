@@ -17,8 +17,8 @@ from orlop_kernel.types.volumes import VolumeCreateRequest
 
 __all__ = ["PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
 
-PS_ARGS = frozenset({"", "-ef", "ef", "aux", "-aux"})
-"""What a reader may ask `ps` for: with other words it shows the environment of processes."""
+PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
+"""What a reader may ask `ps` for: with other words, `ef` among them, it shows the environment of processes."""
 
 _HOST_MODES = {
     "network_mode": "NetworkMode",
@@ -28,7 +28,8 @@ _HOST_MODES = {
     "userns_mode": "UsernsMode",
     "cgroupns_mode": "CgroupnsMode",
 }
-_BRIDGE_NAME = "com.docker.network.bridge.name"
+_HOSTS_OWN = ("com.docker.network.bridge.name", "com.docker.network.host_ipv4", "com.docker.network.host_ipv6")
+"""Options of networks that name a link or an address of the host's."""
 
 
 def _of_resources(host: Resources) -> Iterator[str]:
@@ -94,5 +95,6 @@ def of_network(request: NetworkRequest) -> Iterator[str]:
     options: Mapping[str, str] = request.options or {}
     if request.driver not in ("", "bridge"):
         yield f"a network of driver {request.driver}"
-    if _BRIDGE_NAME in options:
-        yield f"a network with {_BRIDGE_NAME}"
+    for option in _HOSTS_OWN:
+        if option in options:
+            yield f"a network with {option}"

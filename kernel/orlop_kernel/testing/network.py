@@ -5,13 +5,15 @@ class TestMine(NetworkSuite):
     def factory(self):
         return MyDriver                     # NetworkContext -> NetworkDriver
 
-    def host(self, main):                   # a driver of the real network: run in a host of its own
+    real = True                             # it makes links and rules: these three go together
+
+    def host(self, main):                   # so it runs in a host of its own
         in_own_network(main)
 
     def look(self, netns): ...              # what a container sees; None for a driver that makes nothing visible
 
-A suite whose driver changes the machine overrides `host`, so that what it changes is the network of a namespace that ends
-with the test; its tests are marked `root`.
+A suite whose driver changes the machine sets `real` and overrides `host`, so that what it changes is the network of a namespace
+that ends with the test; its tests are marked `root`.
 """
 
 from __future__ import annotations
@@ -183,8 +185,8 @@ def own_namespace() -> Iterator[str]:
 
 @contextmanager
 def _this_namespace() -> Iterator[str]:
-    """For drivers that do not look inside."""
-    yield "/proc/self/ns/net"
+    """For drivers that do not look inside. The thread's, which `in_own_network` has put into another than the process's."""
+    yield f"/proc/self/task/{threading.get_native_id()}/ns/net"
 
 
 # --- the suite ------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from orlop_kernel.types.containers import (
 )
 from orlop_kernel.types.images import ImageConfig
 
-from . import links, mounts, names, validate, volumes
+from . import labels, links, mounts, names, validate, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
@@ -251,8 +251,10 @@ async def create(
                 storage_driver=engine.storage_name,
                 endpoints=endpoints,
                 mounts=planned,
+                image_labels=labels.of_image_alone(request, image.config),
                 monitor_pid=0,
             )
+            labels.shed(record, labels.deciding(engine.config))
             container = Container(record)
             try:
                 record.mounts = await volumes.ensure(room, planned, host, volume_labels)

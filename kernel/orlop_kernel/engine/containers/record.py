@@ -61,7 +61,8 @@ class MountRecord(msgspec.Struct, frozen=True):
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is entrypoint and command, resolved. `endpoints` is what the client asked of each network, by its name.
     `monitor_pid`: of the last start that this row knows of, so that a run it knows nothing of can be told; 0 before the
-    first, None in a row of a daemon that did not keep it."""
+    first, None in a row of a daemon that did not keep it. `image_labels` are the names of labels that the image alone says.
+    `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
 
     id: str
     name: str
@@ -73,12 +74,14 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     storage_driver: str
     endpoints: dict[str, EndpointSettings] = {}
     mounts: tuple[MountRecord, ...] = ()
+    image_labels: tuple[str, ...] = ()
     state: State = msgspec.field(default_factory=State)
     sandbox: Sandbox | None = None
     restart_count: int = 0
     started_before: bool = False
     monitor_pid: int | None = None
     manually_stopped: bool = False
+    held: bool = False
     removing: bool = False
     removing_volumes: bool = False
     platform: str = "linux"

@@ -28,7 +28,7 @@ from orlop_kernel.store import UNREADABLE, Put
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import CreateRequest, EndpointSettings, HostConfig
 
-from . import create, launch, lifecycle, links, listing, names, removal, restore, view
+from . import create, labels, launch, lifecycle, links, listing, names, removal, restore, view
 from .ahead import Ahead
 from .container import Container
 from .record import ContainerRecord
@@ -79,6 +79,7 @@ class Containers:
             raise ValueError(f"it says that its id is {record.id[:80]!r}")
         if holder := self.names.get(record.name):
             raise ValueError(f"its name {record.name[:80]!r} is that of container {holder[:12]}")
+        labels.shed(record, labels.deciding(self.engine.config))
         return record
 
     def add(self, container: Container) -> None:
@@ -127,17 +128,21 @@ class Containers:
                 new = stack.enter_context(self.reserve_name(names.check(f"/{given.removeprefix('/')}"), container.id))
             except (Conflict, InvalidParameter) as error:
                 raise type(error)(f"Error when allocating new name: {error}") from error
-            container.record.name = new
+            record, before = container.record, container.record.sandbox
+            after = self.engine.networks.renamed(before, new) if before is not None else None
+            record.name, record.sandbox = new, after
             try:
                 await self.save(container)
             except BaseException:
-                container.record.name = old
+                record.name = old
+                if record.sandbox is after:  # it may have ended meanwhile, which gives its network back
+                    record.sandbox = before
                 container.touch()
                 raise
         if self.names.get(old) == container.id:
             del self.names[old]
-        if container.record.sandbox is not None:
-            container.record.sandbox = self.engine.networks.renamed(container.record.sandbox, new)
+        if after is not None and record.sandbox is after:
+            self.engine.networks.enlist(after)
         container.touch()
 
     def counts(self) -> dict[str, int]:
@@ -362,8 +367,8 @@ class Containers:
     async def start(self, container: Container, checkpoint: str = "", directory: str = "") -> None:
         await lifecycle.start(self, container, checkpoint, directory)
 
-    async def start_locked(self, container: Container) -> None:
-        await lifecycle.start_locked(self, container)
+    async def start_locked(self, container: Container, *, again: bool = False) -> None:
+        await lifecycle.start_locked(self, container, again=again)
 
     async def stop(self, container: Container, signal: str, seconds: int | None) -> None:
         await lifecycle.stop(self, container, signal, seconds)

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 
@@ -132,7 +133,7 @@ class Puller:
         return Registry.connect(
             endpoint,
             request.reference,
-            request.credentials,
+            request.credentials if _are_for(request.credentials, endpoint) else ANONYMOUS,
             proxies=self._config().proxies,
             timeouts=self._timeouts,
             certificates=self._certificates,
@@ -295,3 +296,12 @@ class _LayerPull:
         built = await self._stock.layers.build(chain_id, parent, part.digest, diff_id, self._report, progress)
         self._report(state(id, "Pull complete"))
         return Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
+
+
+def _are_for(credentials: Credentials, endpoint: Endpoint) -> bool:
+    """Docker Hub's are not for its mirrors: one of those gets none but its own, and over TLS only."""
+    if not endpoint.mirror:
+        return True
+    address = credentials.server
+    own = urlsplit(address if "//" in address else f"//{address}").netloc
+    return own == endpoint.host and endpoint.verify and endpoint.url.startswith("https://")

@@ -50,6 +50,8 @@ class Credentials:
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
+    server: str = ""
+    """The registry they are for, as the client calls it."""
 
     @property
     def basic(self) -> str:
@@ -86,7 +88,7 @@ def credentials(header: str) -> Credentials:
             found.username, found.password = user, secret
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         return ANONYMOUS
-    return Credentials(found.username, found.password, found.identitytoken, found.registrytoken)
+    return Credentials(found.username, found.password, found.identitytoken, found.registrytoken, found.serveraddress)
 
 
 def challenges(header: str) -> list[Challenge]:

@@ -23,7 +23,6 @@ __all__ = ["CERTS_D", "Endpoint", "HostRules", "Proxies", "Timeouts", "proxy_for
 
 HUB = "registry-1.docker.io"
 CERTS_D = ("/etc/orlop/certs.d", "/etc/docker/certs.d")
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 class Proxies(Protocol):
@@ -79,6 +78,13 @@ async def _addresses(name: str) -> list[str]:
     return []
 
 
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")  # RFC 6761
+
+
 @dataclass(frozen=True, slots=True)
 class HostRules:
     """`registry-mirrors` and `insecure-registries` of daemon.json."""
@@ -87,20 +93,20 @@ class HostRules:
     insecure: tuple[str, ...] = ()
 
     async def is_insecure(self, host: str) -> bool:
-        """By name (with and without the port), or by a CIDR that holds one of its addresses; loopback always."""
+        """By name (with and without the port), or by CIDRs that hold all of its addresses; loopback always, when it is
+        called by its address or `localhost`. Whatever else has a loopback address got it from a name server, and who can
+        forge its answers must not be able to switch TLS off."""
         name, _ = split_host(host, 443)
-        if host in self.insecure or name in self.insecure:
+        if host in self.insecure or name in self.insecure or _is_loopback(name):
             return True
         networks = []
-        for entry in (*self.insecure, *_LOOPBACK):
+        for entry in self.insecure:
             try:
                 networks.append(ipaddress.ip_network(entry, strict=False))
             except ValueError:
                 continue  # a host name
-        for address in await _addresses(name):
-            if any(ipaddress.ip_address(address) in network for network in networks):
-                return True
-        return False
+        addresses = [ipaddress.ip_address(address) for address in await _addresses(name)] if networks else []
+        return bool(addresses) and all(any(address in network for network in networks) for address in addresses)
 
     async def endpoints(self, reference: Reference) -> list[Endpoint]:
         """Where to pull from, in order of preference."""
