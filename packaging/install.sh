@@ -63,6 +63,21 @@ build() { # INTERPRETER TARGET: the new version's virtual environment, whole or 
     trap - EXIT HUP INT TERM
 }
 
+drivers() { # ENVIRONMENT: the drivers that are installed there, "KIND NAME" a line
+    "$1/bin/python" -I -c 'from importlib.metadata import entry_points as found
+print(*sorted({f"{each.group[6:]} {each.name}" for each in found() if each.group.startswith("orlop.")}), sep="\n")'
+}
+
+keep_drivers() { # "TARGET": third parties' drivers are not lost by an upgrade
+    [ -z "$ROOT" ] && [ -e "$top/current" ] || return 0
+    there=$(drivers "$1")
+    lost=$(drivers "$top/current" | while read -r driver; do
+        printf '%s\n' "$there" | grep -qxF "$driver" || printf ' (%s)' "$driver"
+    done)
+    [ -z "$lost" ] || die "the new version lacks drivers that are installed now:$lost. The installation stays as it was. Install them
+    with $1/bin/python -m pip install NAME, and run this again"
+}
+
 refuse_foreign() { # "PATH": somebody else's file is not replaced
     if [ -e "$ROOT$1" ] || [ -L "$ROOT$1" ]; then
         recorded "$1" || die "$ROOT$1 exists and is not of ./dev install: move it away first"
@@ -88,6 +103,7 @@ install_orlop() {
         "$target/bin/orlopd" --validate || die "the new version refuses /etc/orlop/daemon.json; the installation stays as it was"
     fi
 
+    keep_drivers "$target"
     ln -sfn "versions/${target##*/}" "$top/current.new"
     mv -T "$top/current.new" "$top/current"
     for name in $LINKS; do

@@ -9,6 +9,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -59,6 +60,16 @@ def journal(*options: str) -> list[dict[str, Any]]:
 
 def said(text: str) -> list[dict[str, Any]]:
     return [entry for entry in journal() if text in str(entry.get("MESSAGE"))]
+
+
+def add_driver(environment: Path) -> Path:
+    """What pip would leave of somebody's driver, as far as it is looked for."""
+    (packages,) = environment.glob("lib/python*/site-packages")
+    made = packages / "theirs-1.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (made / "entry_points.txt").write_text("[orlop.log]\ntheirs = theirs\n")
+    return made
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -207,6 +218,10 @@ def test_an_upgrade_under_a_live_container() -> None:
     monitor = parent_of(pid)
     with (CHECKOUT / "kernel/orlop_kernel/linux.py").open("a") as file:
         file.write("# another version\n")
+    theirs = add_driver(old)
+    assert "lacks drivers that are installed now: (log theirs)" in run("./dev", "install", code=1)
+    assert CURRENT.resolve() == old
+    shutil.rmtree(theirs)
     assert "orlop.service was restarted" in run("./dev", "install")
     new = CURRENT.resolve()
     assert new != old
