@@ -3,12 +3,13 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 import threading
 import time
 
 import pytest
-from tests.integration.engine import BUSYBOX
+from tests.integration.engine import BUSYBOX, patience
 
 pytestmark = pytest.mark.root
 
@@ -132,13 +133,15 @@ def test_huge_and_sparse(engine, name, tmp_path):
     engine.ok("exec", name, "sh", "-c", 'until [ "$(tail -c 4 /holes 2>/dev/null)" = end ]; do :; done')
     began = time.monotonic()
     data = engine.raw("GET", f"/containers/{name}/archive?path=/holes")[1]
-    assert len(data) < 1 << 20 and time.monotonic() - began < 10
+    assert len(data) < 1 << 20 and time.monotonic() - began < patience(10)
     with tar_of(data) as tar:
         (member,) = tar.getmembers()
         assert member.size == (5 << 30) + 5
-    engine.ok("cp", f"{name}:/holes", str(tmp_path / "holes"))
-    info = os.stat(tmp_path / "holes")
-    assert info.st_size == (5 << 30) + 5
+    copy = tmp_path / "holes"
+    if shutil.disk_usage(tmp_path).free > 8 << 30:  # Docker's client fills the holes
+        engine.ok("cp", f"{name}:/holes", str(copy))
+        assert copy.stat().st_size == (5 << 30) + 5
+        copy.unlink()
     engine.ok("rm", "-f", name)
 
 
