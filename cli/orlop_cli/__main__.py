@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -14,9 +16,25 @@ from orlop_cli._errors import CliError, Exit
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run `orlop ARGV` and exit: Docker's exit codes (0, 1, 125 for flags, a container's own, 128 + signal)."""
+    _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = _guarded(arguments)
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 are something: else the next socket is stdout (`orlop logs web >&-`), and the daemon gets what is
+    printed. Go's runtime opens /dev/null too. What stdout cannot encode is escaped, as on stderr, for an ASCII terminal."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as Python's own, never closed
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _guarded(arguments: list[str]) -> int:
@@ -35,6 +53,10 @@ def _guarded(arguments: list[str]) -> int:
         return _complain(error.message, error.code)
     except ConnectionError as error:
         return _complain(f"connection to the daemon lost: {error}", 1)
+    except OSError as error:
+        return _complain(_cause(error), 1)
+    except UnicodeError as error:
+        return _complain(str(error), 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -67,12 +89,29 @@ def _usage(error: click.exceptions.UsageError, message: str, code: int) -> int:
 
 
 def _complain(message: str, code: int) -> int:
+    _flush(sys.stdout)
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass
-    print(f"orlop: {message}", file=sys.stderr)
+        print(f"orlop: {message}", file=sys.stderr)
+    except OSError:
+        _flush(sys.stderr)  # nobody to tell; the exit code still does
     return code
+
+
+def _flush(stream: TextIO) -> None:
+    """Flush; what a full disk or a closed pipe does not take is dropped: Python would try again on its way out, and exit
+    with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _cause(error: OSError) -> str:
+    """Who writes to a file has its name in the error; what is left is what was printed."""
+    cause = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not error.filename:
+        return f"cannot write to standard output: {cause}"
+    return f"{error.filename}: {cause}" if error.filename else cause
 
 
 if __name__ == "__main__":

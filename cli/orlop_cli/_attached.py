@@ -35,7 +35,7 @@ def detach_bytes(keys: str | None) -> bytes:
     """The bytes of a detach sequence (moby/term ascii.go). Raises CliError for a key nobody can type."""
     out = bytearray()
     for key in (keys or DEFAULT_DETACH).split(","):
-        if len(key) == 1:
+        if len(key) == 1 and key.isascii():
             out += key.encode()
         elif key == "DEL":
             out.append(127)

@@ -24,20 +24,20 @@ def header(domain: str) -> dict[str, str]:
 
 
 def _lookup(key: str) -> dict[str, str] | None:
-    config = _config.load()
-    helper = (config.get("credHelpers") or {}).get(key) or config.get("credsStore")
+    helper = _config.member(_config.table("credHelpers"), key, str) or _config.text("credsStore")
     if helper:
-        return _ask(str(helper), key)
-    return _stored((config.get("auths") or {}).get(key) or {})
+        return _ask(helper, key)
+    return _stored(_config.member(_config.table("auths"), key, dict))
 
 
 def _stored(entry: dict[str, Any]) -> dict[str, str] | None:
-    if entry.get("identitytoken"):
-        return {"identitytoken": str(entry["identitytoken"])}
-    if not entry.get("auth"):
+    token, auth = _config.member(entry, "identitytoken", str), _config.member(entry, "auth", str)
+    if token:
+        return {"identitytoken": token}
+    if not auth:
         return None
     try:
-        user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+        user, _, password = base64.b64decode(auth).decode().partition(":")
     except ValueError:
         raise CliError("cannot read credentials in config.json: auth is not base64") from None
     return {"username": user, "password": password.rstrip("\0")}
@@ -50,13 +50,15 @@ def _ask(helper: str, key: str) -> dict[str, str] | None:
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run([program, "get"], input=key, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise CliError(f"cannot get credentials for {key}: {program}: {error}") from None
     if done.returncode:
         if NOT_FOUND in done.stdout:
             return None
         raise CliError(f"cannot get credentials for {key}: {program}: {(done.stdout or done.stderr).strip()}")
-    answer = json.loads(done.stdout)
-    if answer.get("Username") == "<token>":
-        return {"identitytoken": answer["Secret"]}
-    return {"username": answer["Username"], "password": answer["Secret"]}
+    try:
+        answer = json.loads(done.stdout)
+        user, secret = str(answer["Username"]), str(answer["Secret"])
+    except (ValueError, LookupError, TypeError):
+        raise CliError(f"cannot get credentials for {key}: {program}: its answer has no Username and Secret") from None
+    return {"identitytoken": secret} if user == "<token>" else {"username": user, "password": secret}

@@ -9,6 +9,7 @@ is cut short leaves what was there, or pairs of which the server refuses the hal
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
 import os
@@ -212,4 +213,6 @@ def _write(path: str, content: bytes, mode: int) -> None:
             os.fsync(fd)
         os.rename(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise CliError(f"cannot write {path}: {error.strerror}") from None

@@ -197,7 +197,7 @@ def command(
             add_help_option=True,
             context_settings={
                 "allow_interspersed_args": interspersed,
-                "help_option_names": ["--help"],
+                "help_option_names": ["-h", "--help"],  # click drops -h where it is an option: run, create
                 "max_content_width": 110,
             },
         )

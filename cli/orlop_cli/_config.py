@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from orlop_cli._errors import CliError
+
+_Kind = TypeVar("_Kind")
+_NAMES: dict[Any, str] = {str: "a string", dict: "an object", list: "a list"}
 
 
 def directory() -> str:
@@ -18,7 +21,7 @@ def directory() -> str:
 @cache
 def load() -> dict[str, Any]:
     """The file's content; an absent file is an empty one."""
-    path = os.path.join(directory(), "config.json")
+    path = _path()
     try:
         with open(path, "rb") as file:
             loaded = json.load(file)
@@ -26,28 +29,49 @@ def load() -> dict[str, Any]:
         return {}
     except PermissionError:
         return {}  # sudo without -H: a file of another user is not ours to read
-    except ValueError as error:
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except (ValueError, RecursionError) as error:
         raise CliError(f"cannot read {path}: {error}") from None
     if not isinstance(loaded, dict):
         raise CliError(f"cannot read {path}: not a JSON object")
     return loaded
 
 
-def default_format(key: str) -> str:
-    """A configured default for --format, such as psFormat."""
-    return str(load().get(key) or "")
+def _path() -> str:
+    return os.path.join(directory(), "config.json")
+
+
+def member(found: dict[str, Any], key: str, kind: type[_Kind], name: str = "") -> _Kind:
+    """A member of the file or of an object in it; absent and null are empty. Raises CliError for one of another type."""
+    value = found.get(key)
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise CliError(f"cannot read {_path()}: {name or key} is not {_NAMES[kind]}")
+    return value
+
+
+def text(key: str) -> str:
+    """A string of the file, such as psFormat; empty if there is none."""
+    return member(load(), key, str)
+
+
+def table(key: str) -> dict[str, Any]:
+    """An object of the file, empty if there is none."""
+    return member(load(), key, dict)
 
 
 def proxy_environment(host: str) -> dict[str, str]:
     """Variables for new containers from `proxies`, both spellings; the daemon's own entry wins over `default`."""
-    proxies = load().get("proxies") or {}
+    proxies = table("proxies")
     names = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "noProxy": "NO_PROXY", "ftpProxy": "FTP_PROXY"}
     names["allProxy"] = "ALL_PROXY"
-    chosen = proxies.get(host) or proxies.get("default") or {}
+    chosen = member(proxies, host, dict, f"proxies of {host}") or member(proxies, "default", dict, "default of proxies")
     found = {names[key]: str(value) for key, value in chosen.items() if key in names and value}
     return {**found, **{name.lower(): value for name, value in found.items()}}
 
 
 def detach_keys(flag: str | None) -> str | None:
     """--detach-keys, else the configured ones, else None for the daemon's ctrl-p,ctrl-q."""
-    return flag or load().get("detachKeys") or None
+    return flag or text("detachKeys") or None

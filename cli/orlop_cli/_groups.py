@@ -79,6 +79,11 @@ class LazyGroup(click.Group):
     def _unknown(self, ctx: click.Context, name: str) -> str:
         from difflib import get_close_matches
 
+        from orlop_cli import _docker_only
+
+        known = _docker_only.message(str(self.name), name)
+        if known:
+            return known
         near = get_close_matches(name, [*self.table, *self._aliases], 1, 0.6)
         hint = f"\nDid you mean '{ctx.command_path} {near[0]}'?" if near else ""
         return f"'{name}' is not a command of {ctx.command_path}.{hint}\nSee '{ctx.command_path} --help'"

@@ -35,6 +35,9 @@ def parse(text: str, tls: bool) -> Address:
     """Parse `unix://PATH` or `tcp://HOST[:PORT]` (also a bare HOST:PORT); the default ports are Docker's 2375 and 2376."""
     scheme, separator, rest = text.partition("://")
     if not separator:
+        path = os.path.expanduser(text.removeprefix("unix:"))
+        if path.startswith(("/", "./", "../")):
+            raise CliError(f'unable to parse daemon host "{text}": did you mean unix://{os.path.abspath(path)}?')
         scheme, rest = "tcp", text
     if scheme == "unix":
         return Address(text, rest or DEFAULT_HOST.partition("://")[2], "", 0)
@@ -44,7 +47,7 @@ def parse(text: str, tls: bool) -> Address:
     host, colon, port = authority.rpartition(":")
     if not colon or authority.endswith("]"):
         host, port = authority, "2376" if tls else "2375"
-    if not port.isdigit():
+    if not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65536):
         raise CliError(f'unable to parse daemon host "{text}": invalid port "{port}"')
     return Address(f"tcp://{authority}" if not separator else text, "", host.strip("[]") or "127.0.0.1", int(port))
 
@@ -56,10 +59,9 @@ def connect(address: Address, tls: Tls | None) -> Stream:
             return _unix(address.path)
         raw = socket.create_connection((address.host, address.port), CONNECT_TIMEOUT)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except PermissionError:
-        raise CannotConnect(_denied(address)) from None
-    except OSError as error:
-        raise CannotConnect(_unreachable(address, error)) from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none to IDNA
+        denied = address.path and isinstance(error, PermissionError)  # of TCP it is a firewall
+        raise CannotConnect(_denied(address) if denied else _unreachable(address, error)) from None
     stream = raw if tls is None else _secured(raw, address, tls)
     raw.settimeout(None)  # a daemon may be silent for as long as it likes once it is there
     return stream
@@ -93,12 +95,11 @@ def _secured(raw: socket.socket, address: Address, tls: Tls) -> Stream:
         raise CannotConnect(f"cannot set up TLS with {address.text}: {reason}") from None
 
 
-def _unreachable(address: Address, error: OSError) -> str:
-    message = f"Cannot connect to the Orlop daemon at {address.text}. Is the daemon running?"
+def _unreachable(address: Address, error: OSError | UnicodeError) -> str:
+    cause = (getattr(error, "strerror", None) or str(error)).lower()
+    message = f"Cannot connect to the Orlop daemon at {address.text}. Is the daemon running?\n({cause})"
     if address.text == DEFAULT_HOST:
-        return message + "\nStart it with `systemctl start orlop` (as root), or name another with -H or ORLOP_HOST."
-    if not address.path:
-        return f"{message}\n({error.strerror or error})"
+        message += "\nStart it with `systemctl start orlop` or `sudo orlopd`, or name another with -H or ORLOP_HOST."
     return message
 
 

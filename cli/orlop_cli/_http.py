@@ -14,6 +14,7 @@ from typing import Protocol
 
 RECEIVE = 256 * 1024
 MAX_HEAD = 256 * 1024
+_HEX = b"0123456789abcdefABCDEF"
 
 
 class Stream(Protocol):
@@ -40,7 +41,7 @@ class Head:
     def __init__(self, raw: bytes) -> None:
         first, *lines = raw.decode("latin-1").split("\r\n")
         parts = first.split(" ", 2)
-        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
+        if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdecimal():
             raise ProtocolError(f"not an HTTP answer: {first[:60]!r}")
         self.version = parts[0]
         self.status = int(parts[1])
@@ -97,10 +98,16 @@ class ChunkedDecoder:
 
 
 def _chunk_size(line: bytes) -> int:
-    try:
-        return int(line.split(b";", 1)[0], 16)
-    except ValueError:
-        raise ProtocolError(f"bad chunk size {line[:20]!r}") from None
+    digits = line.partition(b";")[0].strip()
+    if not digits or digits.strip(_HEX):  # int() would take a sign, "0x" and "_" too
+        raise ProtocolError(f"bad chunk size {line[:20]!r}")
+    return int(digits, 16)
+
+
+def _length(text: str) -> int:
+    if not (text.isdecimal() and text.isascii()) or len(text) > 19:
+        raise ProtocolError(f"bad Content-Length {text[:20]!r}")
+    return int(text)
 
 
 class Response:
@@ -118,7 +125,7 @@ class Response:
         elif head.headers.get("transfer-encoding", "").lower() == "chunked":
             self._decoder = ChunkedDecoder()
         elif "content-length" in head.headers:
-            self._length = int(head.headers["content-length"])
+            self._length = _length(head.headers["content-length"])
         close = head.headers.get("connection", "").lower() == "close" or head.version == "HTTP/1.0"
         self._reusable = not close and (self._decoder is not None or self._length is not None)
         if self._length == 0:
@@ -188,7 +195,14 @@ class Connection:
         self.idle = True
 
     def receive(self) -> bytes:
-        return self.stream.recv(RECEIVE)
+        """What has come, empty at the end. Raises ConnectionError alone, which files never do: who writes what arrives can
+        tell a lost daemon from a full disk."""
+        try:
+            return self.stream.recv(RECEIVE)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise ProtocolError(error.strerror or str(error)) from None
 
     def close(self) -> None:
         self.idle = False

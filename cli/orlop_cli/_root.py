@@ -99,6 +99,7 @@ TABLE = {
     "version": Lazy("version", "version", "Show the version information", COMMON),
     "info": SYSTEM["info"]._replace(section=COMMON),
     "events": SYSTEM["events"],
+    "help": Lazy("help", "help_", "Show what a command does, its flags and examples"),
     "history": IMAGE["history"],
     "import": IMAGE["import"],
     "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),

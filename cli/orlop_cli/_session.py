@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orlop_cli import _config, _hosts
+from orlop_cli._errors import CliError
 from orlop_cli._hosts import Tls
 
 if TYPE_CHECKING:
@@ -29,8 +30,14 @@ class Session:
         self._verify = tlsverify or bool(environ.get("DOCKER_TLS_VERIFY"))
         self._tls = tls or self._verify or bool(environ.get("DOCKER_TLS"))
         self._files = (cacert, cert, key)
-        text = host or environ.get("ORLOP_HOST") or environ.get("DOCKER_HOST") or _hosts.DEFAULT_HOST
-        self.address = _hosts.parse(text, self._tls)
+        self._host = host or environ.get("ORLOP_HOST") or environ.get("DOCKER_HOST")
+
+    @cached_property
+    def address(self) -> _hosts.Address:
+        """Where the daemon is; raises CliError where that is not settled."""
+        if not self._host:
+            _refuse_context()
+        return _hosts.parse(self._host or _hosts.DEFAULT_HOST, self._tls)
 
     @cached_property
     def engine(self) -> Engine:
@@ -52,3 +59,12 @@ class Session:
             found.append(named or (path if os.path.exists(path) else None))
         ca, cert, key = found
         return Tls(self._verify, ca, cert, key)
+
+
+def _refuse_context() -> None:
+    """Who has chosen a context means another daemon than the one of this machine: a wrong one must not be told to `rm`."""
+    name, where = os.environ.get("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
+    if not name:
+        name, where = _config.text("currentContext"), "currentContext of config.json"
+    if name not in ("", "default"):
+        raise CliError(f'contexts are not supported, and {where} is "{name}": name the daemon with -H or ORLOP_HOST')

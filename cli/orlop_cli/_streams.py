@@ -20,6 +20,7 @@ STDIN, STDOUT, STDERR, SYSTEM = range(4)
 # writev takes 1024 pieces (IOV_MAX). Below this size joining small payloads costs less than describing each to the kernel.
 WRITEV_FROM = 8192
 IOV_MAX = 1024
+_NAMES = {1: "standard output", 2: "standard error"}
 
 Run = tuple[int, list[memoryview]]
 
@@ -99,16 +100,15 @@ def write_run(fd: int, pieces: list[memoryview]) -> None:
         size = sum(map(len, batch))
         try:
             written = os.writev(fd, batch)
-        except BlockingIOError:
-            written = 0
-        except BrokenPipeError:
-            die_of_broken_pipe()
+        except OSError:
+            written = 0  # write_all() waits, or says what is wrong
         if written < size:
             write_all(fd, memoryview(b"".join(batch))[written:])
 
 
 def write_all(fd: int, data: memoryview | bytes) -> None:
-    """Write everything; a reader who went away ends this process as it would end any other in a pipeline."""
+    """Write everything; a reader who went away ends this process as it would end any other in a pipeline. Raises CliError
+    for stdout and stderr that take no more, OSError for files."""
     view = memoryview(data)
     while view:
         try:
@@ -117,6 +117,10 @@ def write_all(fd: int, data: memoryview | bytes) -> None:
             select.select([], [fd], [])
         except BrokenPipeError:
             die_of_broken_pipe()
+        except OSError as error:
+            if fd not in _NAMES:
+                raise
+            raise CliError(f"cannot write to {_NAMES[fd]}: {(error.strerror or str(error)).lower()}") from None
 
 
 def die_of_broken_pipe() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
@@ -38,20 +42,29 @@ def parse_bytes(text: str) -> int:
         raise ValueError(f"invalid size: '{text}'")
     from decimal import Decimal  # 1.3 ms to import; `ps` parses no sizes
 
-    return int(Decimal(match[1]) * 1024 ** _SUFFIX[match[2]])
+    return _int64(Decimal(match[1]) * 1024 ** _SUFFIX[match[2]], f"invalid size: '{text}'")
 
 
 def parse_cpus(text: str) -> int:
     """A decimal number of CPUs in billionths, exactly. Raises ValueError."""
-    from decimal import Decimal, InvalidOperation
+    from decimal import Decimal
 
+    wrong = f"failed to parse {text} as a rational number"
     try:
         nano = Decimal(text) * 10**9
-    except InvalidOperation:
-        raise ValueError(f"failed to parse {text} as a rational number") from None
-    if nano != nano.to_integral_value():
+    except ArithmeticError:  # no number, or beyond any exponent
+        raise ValueError(wrong) from None
+    whole = _int64(nano, wrong)
+    if nano != whole:
         raise ValueError("value is too precise")
-    return int(nano)
+    return whole
+
+
+def _int64(number: Decimal, wrong: str) -> int:
+    """As Go's integers hold it, and the API with them. Raises ValueError for infinity, NaN and what is larger."""
+    if not (number.is_finite() and abs(number) < 1 << 63):
+        raise ValueError(wrong)
+    return int(number)
 
 
 def parse_duration(text: str) -> int:
@@ -64,7 +77,8 @@ def parse_duration(text: str) -> int:
         raise ValueError(f'time: invalid duration "{text}"')
     from decimal import Decimal
 
-    total = sum(int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in parts)
+    wrong = f'time: invalid duration "{text}"'
+    total = sum(_int64(Decimal(number) * _NANOSECONDS[unit], wrong) for number, unit in parts)
     return -total if text.startswith("-") else total
 
 

@@ -55,6 +55,8 @@ def unpack(pieces: Iterable[bytes], directory: str, strip: str, name: str) -> No
                 tar.members.clear()  # which it keeps of every archive, to seek in it
     except tarfile.TarError as error:
         raise CliError(f"the archive that the daemon sent is broken: {error}") from None
+    except ConnectionError:
+        raise  # the daemon is lost; the directory is all right
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise CliError(f"cannot write to {directory}: {where}{(error.strerror or str(error)).lower()}") from None

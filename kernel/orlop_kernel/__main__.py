@@ -4,6 +4,7 @@ the engine.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,33 @@ from orlop_kernel.config.argv import parse
 from orlop_kernel.config.flags import help_text
 
 __all__ = ["main"]
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 are something: else the next socket, or the database, is stderr and gets what is printed there."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as Python's own, never closed
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(text: str) -> int:
+    """On stdout, and out of the buffer: Python would find a full disk on its way out only, and exit with 120."""
+    import signal
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head`, for instance
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"cannot write to standard output: {(error.strerror or str(error)).lower()}")
+    return 0
 
 
 def _fail(text: str) -> int:
@@ -35,26 +63,21 @@ def _check_ways_in(config: Config) -> None:
 
 
 def _show(loaded: Loaded, as_json: bool) -> int:
-    import signal
-
     from orlop_kernel.config import show
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head`, for instance
     found = show.document(loaded)
-    print(msgspec.json.encode(found).decode() if as_json else show.text(found))
-    return 0
+    return _say(msgspec.json.encode(found).decode() if as_json else show.text(found))
 
 
 def main() -> int:
     began = time.monotonic()
+    _open_standard_streams()
     try:
         parsed = parse(sys.argv[1:])
         if parsed.action == "help":
-            print(help_text(), end="")
-            return 0
+            return _say(help_text().removesuffix("\n"))
         if parsed.action == "version":
-            print(f"Orlop version {__version__}")
-            return 0
+            return _say(f"Orlop version {__version__}")
         loaded = load_all(parsed, os.environ)
         if parsed.action == "validate":
             _check_ways_in(loaded.config)

@@ -121,6 +121,7 @@ def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
         f"orlop: Cannot connect to the Orlop daemon at unix://{tmp_path}/none. Is the daemon running?\n"
+        "(no such file or directory)\n"
     )
 
 

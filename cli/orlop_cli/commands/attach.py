@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from orlop_cli import _config, _terminal
 from orlop_cli._attached import Attachment, Wiring, check_terminal, detach_bytes
-from orlop_cli._client import Engine, segment
+from orlop_cli._client import Engine, decode, segment
 from orlop_cli._command import command, fail, flag, option
 from orlop_cli._control import control, resize
 from orlop_cli._errors import CliError, Exit
@@ -49,7 +47,7 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
         attachment.run()
     if attachment.detached:
         raise CliError("read escape sequence")
-    result = json.loads(ended.read())
+    result = decode(ended.read())
     problem = (result.get("Error") or {}).get("Message")
     if problem:
         fail(problem)

@@ -20,6 +20,7 @@ from typing import Any
 from orlop_cli._client import Engine, records
 from orlop_cli._command import command, flag, option
 from orlop_cli._errors import CannotConnect, CliError
+from orlop_cli._outputs import new_file
 from orlop_cli._session import Session
 
 _MASK = "xxxxx"
@@ -134,20 +135,26 @@ def _journal() -> str:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _write(path: str, parts: Parts) -> None:
+def _archive(path: str, parts: Parts) -> bytes:
     import tarfile  # some milliseconds, which no other command needs
 
-    directory = os.path.basename(path).partition(".")[0]
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise CliError(f"cannot write {path}: {error.strerror}") from None
-    with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as tar:
+    directory, packed = os.path.basename(path).partition(".")[0], io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name, text in parts.items():
             data = text.encode("utf-8", "replace")
             info = tarfile.TarInfo(f"{directory}/{name}")
             info.size, info.mtime, info.mode = len(data), int(time.time()), 0o600
             tar.addfile(info, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def _gathered(engine: Engine, config_file: str | None, with_env: bool) -> Parts:
+    try:
+        parts: Parts = dict(_asked(engine, with_env))
+    except CannotConnect as error:
+        print(f"orlop: {error.message}\nThe bundle has what can be had without it.", file=sys.stderr)
+        parts = {"daemon.txt": error.message + "\n", **dict(_local(config_file, with_env))}
+    return {**parts, "journal.log": _tried(_journal)}
 
 
 @command(
@@ -160,13 +167,9 @@ def _write(path: str, parts: Parts) -> None:
 @flag("--with-env", help="Leave the values of containers' environments in")
 def bundle(session: Session, args: tuple[str, ...], config_file: str | None, output: str | None, with_env: bool) -> None:
     path = output or time.strftime("orlop-debug-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime())
-    try:
-        parts: Parts = dict(_asked(session.engine, with_env))
-    except CannotConnect as error:
-        print(f"orlop: {error.message}\nThe bundle has what can be had without it.", file=sys.stderr)
-        parts = {"daemon.txt": error.message + "\n", **dict(_local(config_file, with_env))}
-    parts["journal.log"] = _tried(_journal)
-    _write(path, parts)
+    with new_file(path, 0o600) as write:
+        parts = _gathered(session.engine, config_file, with_env)
+        write(_archive(path, parts))
     print(path)
     for name, text in parts.items():
         reason = f"  ({text.strip()})" if text.startswith("cannot be had: ") else ""

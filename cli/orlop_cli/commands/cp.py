@@ -18,6 +18,7 @@ from orlop_cli._command import command, fail, flag
 from orlop_cli._copy_rules import Place, Source
 from orlop_cli._errors import ApiError, CliError
 from orlop_cli._session import Session
+from orlop_cli._streams import write_all
 
 _STAT = "x-docker-container-path-stat"
 _GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
@@ -87,8 +88,7 @@ def _copy_out(engine: Engine, container: str, path: str, destination: str, follo
     answer = engine.open("GET", f"/containers/{segment(container)}/archive", {"path": path})
     if local == "-":
         for piece in answer.chunks():
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+            write_all(1, piece)
         return
     from orlop_cli._unpack import unpack
 
@@ -185,8 +185,11 @@ def _remote_destination(engine: Engine, container: str, path: str, shown: str) -
 
 
 def _stdin() -> Iterator[bytes]:
-    while block := os.read(0, _BLOCK):
-        yield block
+    try:
+        while block := os.read(0, _BLOCK):
+            yield block
+    except OSError as error:
+        raise CliError(f"cannot read standard input: {(error.strerror or str(error)).lower()}") from None
 
 
 def _stat(engine: Engine, container: str, path: str) -> Stat | None:

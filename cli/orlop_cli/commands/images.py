@@ -123,7 +123,7 @@ def images(
     no_trunc: bool,
     quiet: bool,
 ) -> None:
-    form = form or (None if quiet else _config.default_format("imagesFormat"))
+    form = form or (None if quiet else _config.text("imagesFormat"))
     conditions = [*filters, *(f"reference={name}" for name in args)]
     query = {"all": int(everything) or None, "filters": filters_json(conditions)}
     found = session.engine.get("/images/json", query)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from orlop_cli._client import Engine, segment
+from orlop_cli._client import Engine, decode, segment
 from orlop_cli._command import SILENT, command, complain, each, fail, flag, option
 from orlop_cli._errors import ApiError
 from orlop_cli._session import Session
@@ -94,7 +93,7 @@ def unpause(session: Session, args: tuple[str, ...]) -> None:
 )
 def wait(session: Session, args: tuple[str, ...]) -> None:
     def one(name: str) -> str:
-        ended = json.loads(session.engine.open("POST", f"/containers/{segment(name)}/wait").read())
+        ended = decode(session.engine.open("POST", f"/containers/{segment(name)}/wait").read())
         problem = (ended.get("Error") or {}).get("Message")
         return fail(problem) if problem else str(ended["StatusCode"])
 

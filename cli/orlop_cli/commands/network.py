@@ -69,7 +69,7 @@ class Network(Row):
 def ls(
     session: Session, args: tuple[str, ...], filters: tuple[str, ...], form: str | None, no_trunc: bool, quiet: bool
 ) -> None:
-    form = form or (None if quiet else _config.default_format("networksFormat"))
+    form = form or (None if quiet else _config.text("networksFormat"))
     found = session.engine.get("/networks", {"filters": filters_json(filters)})
     listed = [Network(item, not no_trunc) for item in sorted(found, key=lambda item: str(item["Name"]))]
     print_rows(listed, ("ID", "Name", "Driver", "Scope"), HEADERS, form, "ID" if quiet else "")

@@ -24,7 +24,7 @@ def _confirm(warning: str, force: bool) -> None:
 
 def _filters(given: tuple[str, ...], extra: tuple[str, ...] = ()) -> str | None:
     """--filter and the pruneFilters of config.json. (`label!=x` has the key `label!`.)"""
-    stored = [str(item) for item in _config.load().get("pruneFilters") or []]
+    stored = [str(item) for item in _config.member(_config.load(), "pruneFilters", list)]
     kept = [item for item in stored if item not in given]
     return filters_json([*given, *kept, *extra])
 
@@ -106,7 +106,10 @@ def network(session: Session, args: tuple[str, ...], filters: tuple[str, ...], f
 @command(
     "prune",
     "Remove unused data",
-    examples=["orlop system prune", "orlop system prune -a --volumes     everything no container uses"],
+    examples=[
+        "orlop system prune",
+        "orlop system prune -a --volumes     also unused images, and anonymous volumes; named ones stay",
+    ],
 )
 @flag("-a", "--all", "everything", help="Remove all unused images not just dangling ones")
 @many("--filter", "filters", metavar="filter", help='Provide filter values (e.g. "label=<key>=<value>")')

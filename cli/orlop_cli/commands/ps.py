@@ -161,7 +161,7 @@ def ps(
     quiet: bool,
     size: bool,
 ) -> None:
-    form = form or (None if quiet else _config.default_format("psFormat"))
+    form = form or (None if quiet else _config.text("psFormat"))
     limit = _limit(last, latest)
     query = {
         "all": 1 if everything or limit else None,

@@ -107,7 +107,7 @@ class Board:
 def stats(
     session: Session, args: tuple[str, ...], everything: bool, form: str | None, no_stream: bool, no_trunc: bool
 ) -> None:
-    form = form or _config.default_format("statsFormat")
+    form = form or _config.text("statsFormat")
     board = Board(session.engine, args, everything, stream=not no_stream)
     board.wait(None if no_stream else FIRST_SAMPLE)
     problems = board.problems()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import IO
 
 from orlop_cli import _progress, _reference
 from orlop_cli._client import records, segment
 from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli._errors import CliError
+from orlop_cli._outputs import whole_file
 from orlop_cli._session import Session
+from orlop_cli._streams import write_all
 
 BLOCK = 1 << 20
 
@@ -31,8 +35,11 @@ def _input(path: str | None) -> Iterator[IO[bytes]]:
 
 
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    while block := os.read(file.fileno(), BLOCK):
-        yield block
+    try:
+        while block := os.read(file.fileno(), BLOCK):
+            yield block
+    except OSError as error:
+        raise CliError(f"cannot read the archive: {(error.strerror or str(error)).lower()}") from None
 
 
 @command(
@@ -104,31 +111,21 @@ def import_(
 def export(session: Session, args: tuple[str, ...], path: str | None) -> None:
     if path is None and sys.stdout.isatty():
         fail("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    if path and not os.path.isdir(os.path.dirname(path) or "."):
-        fail(f'failed to export container: invalid output path: directory "{os.path.dirname(path)}" does not exist')
-    answer = session.engine.open("GET", f"/containers/{segment(args[0])}/export")
-    with _output(path) as file:
-        for piece in answer.chunks():
-            file.write(piece)
+    if path:
+        _check_output(path)
+    with whole_file(path) if path else nullcontext(partial(write_all, 1)) as write:
+        for piece in session.engine.open("GET", f"/containers/{segment(args[0])}/export").chunks():
+            write(piece)
 
 
-@contextmanager
-def _output(path: str | None) -> Iterator[IO[bytes]]:
-    """A file gets its name when it is whole."""
-    if not path:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    import tempfile
-
-    try:
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", prefix=".orlop-", delete=False) as file:
-            try:
-                yield file
-                file.flush()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise CliError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+def _check_output(path: str) -> None:
+    problem = ""
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        problem = f'directory "{os.path.dirname(path)}" does not exist'
+    elif os.path.exists(path) and not os.path.isfile(path):
+        mode = os.stat(path).st_mode
+        device = stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+        what = "a directory" if stat.S_ISDIR(mode) else "a device" if device else "an irregular file"
+        problem = f'"{path}" must be a regular file: got {what}'
+    if problem:
+        fail(f"failed to export container: invalid output path: {problem}")

@@ -64,7 +64,7 @@ class Volume(Row):
 @option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
 @flag("-q", "--quiet", help="Only display volume names")
 def ls(session: Session, args: tuple[str, ...], filters: tuple[str, ...], form: str | None, quiet: bool) -> None:
-    form = form or (None if quiet else _config.default_format("volumesFormat"))
+    form = form or (None if quiet else _config.text("volumesFormat"))
     found = session.engine.get("/volumes", {"filters": filters_json(filters)}).get("Volumes") or []
     listed = [Volume(item) for item in sorted(found, key=lambda item: str(item["Name"]))]
     print_rows(listed, ("Driver", "Name"), HEADERS, form, "Name" if quiet else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -231,9 +230,3 @@ def needed_version(options: Json) -> tuple[tuple[int, int], str] | None:
     if options["health_start_interval"] is not None:
         needs.append(((1, 44), "--health-start-interval"))
     return max((need for need in needs if need), default=None)
-
-
-def check_cidfile(path: str) -> None:
-    """A file that exists belongs to another container, most likely."""
-    if os.path.exists(path):
-        raise bad(f"container ID file found, make sure the other container isn't running or delete {path}")

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from orlop_cli import _config, _pull, _reference
 from orlop_cli._client import Engine
 from orlop_cli._errors import ApiError, CliError
+from orlop_cli._outputs import new_file
 from orlop_cli.create import body
 
 
 def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool = False) -> str:
     """Create it and return its ID."""
-    if options["cidfile"]:
-        body.check_cidfile(options["cidfile"])
+    with _cidfile(options["cidfile"]) as write:
+        made = _create(engine, options, image, words, detach)
+        try:
+            write(made.encode())
+        except CliError as error:
+            raise CliError(f"{error.message}; container {made} is there without it", error.code) from None
+    return made
+
+
+def _cidfile(path: str | None) -> AbstractContextManager[Callable[[bytes], object]]:
+    """Made first: one that cannot be written must not cost a container nobody knows of, and one that is there already is
+    another container's, most likely."""
+    if not path:
+        return nullcontext(bytes)
+    taken = f"container ID file found, make sure the other container isn't running or delete {path}"
+    return new_file(path, code=125, exists=taken)
+
+
+def _create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool) -> str:
     need = body.needed_version(options)
     if need is not None:
         engine.need(*need)
@@ -35,9 +54,6 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
         made = engine.post("/containers/create", query, document)
     for warning in made.get("Warnings") or []:
         print(f"WARNING: {warning}", file=sys.stderr)
-    if options["cidfile"]:
-        with open(options["cidfile"], "w") as file:
-            file.write(made["Id"])
     return str(made["Id"])
 
 

@@ -65,15 +65,15 @@ def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 def file_lines(path: str) -> list[str]:
     """The lines of an env or label file: blank ones and comments left out, blanks before a key dropped, after it refused."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
     except OSError as error:
         raise bad(f"open {path}: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError:
         raise bad(f"invalid file {path}: not UTF-8") from None
     found: list[str] = []
-    for line in text.splitlines():
-        line = line.lstrip()
+    for line in text.split("\n"):  # and at nothing else that Python calls the end of a line: values have form feeds in them
+        line = line.removesuffix("\r").lstrip()
         if not line or line.startswith("#"):
             continue
         key = line.partition("=")[0]

@@ -1,0 +1,65 @@
+"""Files that a user names for what a command gets: made before the daemon is asked, and whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from orlop_cli._errors import CliError
+from orlop_cli._streams import write_all
+
+Write = Callable[[bytes], None]
+
+
+@contextmanager
+def new_file(path: str, mode: int = 0o666, code: int = 1, exists: str = "") -> Iterator[Write]:
+    """A function that writes to a file which is not there yet; `exists` is what to say if it is. A failure leaves none."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise CliError(exists or f"cannot write {path}: it is there already", code) from None
+    except OSError as error:
+        raise _cannot(path, error, code) from None
+    try:
+        yield lambda data: _write(fd, data, path, code)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[Write]:
+    """A function that writes beside the file, which is replaced at the end. A link to it stays one."""
+    import tempfile
+
+    target = os.path.realpath(path)
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=".orlop-", dir=os.path.dirname(target))
+    except OSError as error:
+        raise _cannot(path, error) from None
+    try:
+        try:
+            yield lambda data: _write(fd, data, path)
+        finally:
+            os.close(fd)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            raise _cannot(path, error) from None
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _write(fd: int, data: bytes, path: str, code: int = 1) -> None:
+    try:
+        write_all(fd, data)
+    except OSError as error:
+        raise _cannot(path, error, code) from None
+
+
+def _cannot(path: str, error: OSError, code: int = 1) -> CliError:
+    return CliError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", code)

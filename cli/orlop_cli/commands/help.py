@@ -1,0 +1,25 @@
+"""`orlop help`."""
+
+from __future__ import annotations
+
+import click
+
+from orlop_cli._command import command
+from orlop_cli._session import Session
+
+
+@command(
+    "help",
+    "Show what a command does, its flags and examples",
+    usage="[COMMAND...]",
+    most=None,
+    examples=["orlop help run", "orlop help container ls"],
+)
+def help_(session: Session, args: tuple[str, ...]) -> None:
+    context = click.get_current_context().find_root()
+    rest = list(args)
+    while rest and isinstance(context.command, click.Group):
+        name, found, rest = context.command.resolve_command(context, rest)
+        assert found is not None  # an unknown one has raised
+        context = click.Context(found, info_name=name, parent=context, **found.context_settings)
+    click.echo(context.get_help())
