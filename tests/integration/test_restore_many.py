@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from tests.integration.engine import BUSYBOX, Engine, UnixConnection
+from tests.integration.engine import BUSYBOX, Engine, UnixConnection, patience
 
 from orlop_kernel.store import Delete, Put, Store
 
 pytestmark = pytest.mark.root
 
 STOPPED, ALIVE = 950, 10
-BOOT, LIST = 2.0, 0.05  # seconds
+BOOT, LIST = patience(2.0), patience(0.05)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

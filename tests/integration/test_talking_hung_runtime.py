@@ -14,7 +14,7 @@ from tests.integration.engine import RUNTIME, Engine, patience, until
 
 pytestmark = pytest.mark.root
 
-SECONDS = 1
+SECONDS = int(patience(1))
 
 
 class Sick:
@@ -39,7 +39,7 @@ class Sick:
                 assert self.engine.api("GET", question)[0] == 200
                 assert time.monotonic() - asked < patience(0.8), question
             request.join(0.1)
-        assert SECONDS * 0.9 < time.monotonic() - began < patience(6 * SECONDS)
+        assert SECONDS * 0.9 < time.monotonic() - began < 6 * SECONDS
         (status, answer), *_ = answers
         assert status == 500, answer
         return str(answer["message"])
@@ -123,7 +123,7 @@ def test_each_request_fails_at_its_deadline_and_all_else_goes_on(sick: Sick) -> 
     sick.hang("delete", "kill", "resume")
     began = time.monotonic()
     assert engine.ok("kill", "ill") == "ill"
-    assert time.monotonic() - began < patience(SECONDS)
+    assert time.monotonic() - began < SECONDS
     assert engine.state("ill") == "exited"
     sick.hang("")
     engine.ok("start", "ill")
