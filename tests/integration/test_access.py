@@ -309,6 +309,9 @@ def test_the_hosts_things_do_not_come_by_way_of_others(house: House) -> None:
         ("--network container:exporter", "NetworkMode container:exporter, which has the host's,"),
     ):
         assert f"{what} is not allowed for role no-exec" in house.denied("ci", "create", *argv.split(), "busybox")
+    subnet = house.engine.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "bridge")  # it has a route
+    refused = house.denied("ci", "network", "create", "--subnet", subnet, "x")
+    assert f"the subnet {subnet}, which the host uses, is not allowed" in refused
     assert house.ok("read", "volume", "inspect", "-f", "{{.Options.o}}", "share") == "(hidden)"
     assert 'ps_args "ef" is not allowed' in house.denied("read", "top", "web1", "ef")
     house.engine.ok("rm", "-f", "manager", "exporter")

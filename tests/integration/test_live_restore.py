@@ -282,6 +282,43 @@ def test_boot_after_a_crash_cleans_up(fresh: Callable[..., Engine]) -> None:
     assert engine.inspect("again")["State"]["Pid"] not in pids
 
 
+def test_what_others_need_is_started_first_at_boot(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"shutdown-timeout": 3})
+    options = ("-d", "--restart", "always", "--stop-timeout", "0")
+    for number in range(3):
+        engine.ok("run", *options, "--name", f"db{number}", *SLEEP)
+        engine.ok("run", *options, "--name", f"web{number}", "--link", f"db{number}:data", *SLEEP)
+        engine.ok("run", *options, "--name", f"side{number}", "--network", f"container:db{number}", *SLEEP)
+    assert engine.stop() == 0
+    engine.start()
+    for number in range(3):
+        for name in ("db", "web", "side"):
+            engine.wait_state(f"{name}{number}", "running")
+
+
+def test_a_renamed_container_is_found_by_its_name_after_a_restart(live: Engine) -> None:
+    live.ok("network", "create", "net")
+    live.ok("run", "-d", "--name", "old", "--network", "net", *SLEEP)
+    live.ok("run", "-d", "--name", "asks", "--network", "net", *SLEEP)
+    live.ok("rename", "old", "new")
+    live.stop()
+    live.start()
+    live.ok("exec", "asks", "ping", "-c", "1", "new")
+    assert live.docker("exec", "asks", "ping", "-c", "1", "old").code != 0
+
+
+def test_what_a_commit_had_paused_when_the_daemon_was_killed_goes_on(live: Engine) -> None:
+    live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", "head -c 300000000 /dev/urandom >/big; echo ok; sleep 600")
+    until(lambda: live.ok("logs", "cc") == "ok", "there is something to commit")
+    commit = live.background("commit", "cc", "image")
+    until(lambda: live.state("cc") == "paused", "it is paused")
+    live.kill()
+    commit.wait(timeout=patience(10))
+    live.start()
+    live.wait_state("cc", "running")
+    assert live.ok("exec", "cc", "echo", "well") == "well"
+
+
 def test_kill_of_a_monitor(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     engine.ok("run", "-d", "--name", f"{name}r", "--restart", "always", *SLEEP)

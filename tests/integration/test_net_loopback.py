@@ -23,7 +23,7 @@ from orlop_kernel.monitor.loop import Loop
 from orlop_kernel.spi import NetworkContext, NetworkDriver
 from orlop_kernel.store import Store
 from orlop_kernel.testing.network import FakeNetwork
-from orlop_kernel.types.containers import PortBinding
+from orlop_kernel.types.containers import EndpointSettings, PortBinding
 from orlop_net_bridge import BridgeDriver
 
 pytestmark = pytest.mark.root
@@ -93,7 +93,8 @@ def test_loopback_is_the_monitors_and_outlives_the_daemon(tmp_path: Path) -> Non
             daemon = Daemon(tmp_path)
             async with Store.open(str(tmp_path / "db")) as store, daemon.networks(store) as networks:
                 bindings = {"80": [PortBinding(host_port="8080")]}
-                plan = await networks.plan("c" * 64, "c1", "c1", "bridge", {}, (), bindings, False)
+                asked = {"bridge": EndpointSettings()}
+                plan = await networks.plan("c" * 64, "c1", "c1", "bridge", asked, (), bindings, False)
                 made.append((plan, await networks.attach(plan, f"/proc/{os.getpid()}/fd/{container}")))
 
         async def stop() -> None:

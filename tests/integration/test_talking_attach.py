@@ -191,7 +191,7 @@ def test_exec_where_everything_is_gone(engine: Engine, box: str) -> None:
 
 def test_an_exec_that_ends_while_the_connection_is_broken(engine: Engine, box: str) -> None:
     """The daemon's connection to the monitor breaks, and with it the word of an exit: it is found when it is made again."""
-    lost = exec_in(engine, box, "sh", "-c", "sleep 0.2")
+    lost = exec_in(engine, box, "sh", "-c", "sleep 0.2; exit 3")
     kept = exec_in(engine, box, "sleep", "600")
     assert engine.process is not None
     monitor, ours = engine.monitor(box), set(os.listdir(f"/proc/{engine.process.pid}/fd"))
@@ -199,7 +199,7 @@ def test_an_exec_that_ends_while_the_connection_is_broken(engine: Engine, box: s
         assert engine.api("POST", f"/exec/{made}/start", {"Detach": True})[0] == 200
     _break_connection(engine.process.pid, monitor)
     until(lambda: not engine.api("GET", f"/exec/{lost}/json")[1]["Running"], "the exec that nobody told of has ended")
-    assert engine.api("GET", f"/exec/{lost}/json")[1]["ExitCode"] in (0, 255)
+    assert engine.api("GET", f"/exec/{lost}/json")[1]["ExitCode"] == 3
     assert engine.api("GET", f"/exec/{kept}/json")[1]["Running"]
     assert engine.ok("exec", box, "echo", "well") == "well"
     assert len(set(os.listdir(f"/proc/{engine.process.pid}/fd")) - ours) < 8

@@ -104,6 +104,10 @@ class FakeNetworks:
     def sandbox_kind(mode):
         return "new"
 
+    @staticmethod
+    def pin(mode, endpoints):
+        return mode, dict(endpoints)
+
     async def plan(self, *wanted):
         return self.plan_made
 
@@ -173,6 +177,7 @@ class FakeEngine:
             no_new_privileges=False,
             init=False,
             init_path="",
+            listeners=(),
         )
         self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
         self.networks, self.storage = FakeNetworks(), FakeStorage()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import Any, Self, cast
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ import trio
 from orlop_kernel.api import API_VERSION
 from orlop_kernel.api.call import Call
 from orlop_kernel.api.decode import decode_json
+from orlop_kernel.api.errors import answer_error
 from orlop_kernel.api.responses import COMMON, empty, error_response, hijack_head, json_response, stream_head, stream_type
 from orlop_kernel.api.router import Api, Route
 from orlop_kernel.http.head import HeadParser
@@ -223,6 +225,15 @@ def test_not_modified_has_no_body() -> None:
 def test_unknown_errors_are_logged_and_no_traceback_leaves(caplog: pytest.LogCaptureFixture) -> None:
     assert message(raising(KeyError())) == (500, "KeyError")
     assert "Traceback" in caplog.text
+
+
+def test_what_stands_in_the_query_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    target = "/v1.45/images/create?fromSrc=https://user:token@example.org/x"
+    request = cast("Any", SimpleNamespace(method="POST", target=target))
+    for error in (KeyError("x"), errors.DriverError("broken")):
+        answer_error(request, error)
+    assert caplog.text.count("cannot answer POST /v1.45/images/create") == 2
+    assert "token" not in caplog.text
 
 
 def test_messages_may_name_what_is_no_utf8_and_no_html_is_escaped() -> None:

@@ -152,7 +152,7 @@ IMAGE = ImageConfig(env=["PATH=/img", "A=img"], cmd=["img-cmd"], entrypoint=["im
         ({}, ["img-entry"], ["img-cmd"]),
         ({"cmd": ["mine"]}, ["img-entry"], ["mine"]),
         ({"entrypoint": ["mine"]}, ["mine"], None),
-        ({"entrypoint": [""], "cmd": ["x"]}, [], ["x"]),
+        ({"entrypoint": [""], "cmd": ["x"]}, None, ["x"]),
         ({"entrypoint": "mine", "cmd": "x"}, ["mine"], ["x"]),
     ],
 )
@@ -198,9 +198,9 @@ def test_on_failure_counts():
 
 
 def test_always_starts_at_boot_even_after_a_stop():
-    assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0)
-    assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0)
-    assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0)
+    assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0, 0)
+    assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0, 0)
+    assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0, 0)
 
 
 @pytest.mark.parametrize(

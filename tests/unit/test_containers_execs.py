@@ -123,15 +123,16 @@ def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch
             await h.room.start(h.container)
             execs = executing(h, monkeypatch)
             h.run.monitor.exec = started
-            lost, kept, idle = (execs.create(h.container, ExecConfig(cmd=["sleep", "9"])) for _ in range(3))
-            for made in (lost, kept):
+            lost, unheard, kept, idle = (execs.create(h.container, ExecConfig(cmd=["sleep", "9"])) for _ in range(4))
+            for made in (lost, unheard, kept):
                 await execs.start(made, detach=True, console_size=None)
             await trio.sleep(1)
             asked_at = trio.current_time()
             await trio.sleep(1)
             late = execs.create(h.container, ExecConfig(cmd=["sleep", "9"]))
             await execs.start(late, detach=True, console_size=None)
-            execs.reconcile(h.container, Status("running", 1, execs={kept: 78}), asked_at)
+            execs.reconcile(h.container, Status("running", 1, execs={kept: 78}, unheard={unheard: 3}), asked_at)
+            assert (execs.inspect(unheard)["Running"], execs.inspect(unheard)["ExitCode"]) == (False, 3)
             assert (execs.inspect(lost)["Running"], execs.inspect(lost)["ExitCode"]) == (False, 255)
             assert h.engine.actions()[-1] == "exec_die"
             assert execs.inspect(kept)["Running"] and execs.inspect(late)["Running"]

@@ -21,7 +21,7 @@ from orlop_kernel.engine.futures import uncut
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Attach, Event, Exited, Launch, Oom, Started
 from orlop_kernel.monitor.streams import Attachment, Output
-from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, InvalidParameter, NotFound, Unavailable
+from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, Unavailable
 from orlop_kernel.store import Store
 from orlop_kernel.types.containers import CreateRequest, HostConfig, RestartPolicy
 from orlop_kernel.types.images import ImageConfig
@@ -334,7 +334,58 @@ def test_a_path_of_a_file_system_that_hangs_holds_up_nobody_else(monkeypatch):
             await volumes.ensure(None, (mount,), HostConfig())
 
     try:
-        trio.run(main, clock=MockClock(rate=1000))
+        trio.run(main, clock=MockClock(rate=50))
+    finally:
+        answers.set()
+
+
+def test_file_systems_that_hang_take_the_threads_of_who_asks_for_them_only(monkeypatch):
+    answers, looking = threading.Event(), []
+    monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
+
+    def look():
+        looking.append(True)
+        answers.wait(10)
+
+    async def main():
+        told = []
+
+        async def one():
+            try:
+                await volumes.patiently(look)
+            except DeadlineExceeded as error:
+                told.append("too many others wait" in str(error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):  # more than trio has threads for all
+                nursery.start_soon(one)
+        with trio.fail_after(5):
+            await trio.to_thread.run_sync(answers.is_set)
+        assert len(looking) == 16 and told.count(True) == 44
+
+    try:
+        trio.run(main)
+    finally:
+        answers.set()
+
+
+def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch):
+    answers = threading.Event()
+    monkeypatch.setattr(volumes.os, "listdir", lambda path: answers.wait(10))
+    monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
+
+    async def mounts(name):
+        return (Mount("bind", "/dead/server"),)
+
+    room = SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(mounts=mounts)))
+    record = SimpleNamespace(mounts=(MountRecord("volume", "/in", name="data"),))
+
+    async def main():
+        with pytest.raises(DeadlineExceeded, match="gave no answer"):
+            await volumes.populate(room, record)
+
+    try:
+        trio.run(main)
     finally:
         answers.set()
 

@@ -1,9 +1,12 @@
 """Health checks without containers: the judge, the command, the output."""
 
 import pytest
+import trio
 from msgspec import UNSET
+from tests.unit.house import house, run_fast
 
-from orlop_kernel.engine.containers.health import Health, Result, _duration, _Output, command
+from orlop_kernel.engine.containers.container import Run
+from orlop_kernel.engine.containers.health import Health, Result, _duration, _Output, command, watch
 from orlop_kernel.types.containers import ContainerConfig, Healthcheck
 
 SECOND = 1_000_000_000
@@ -54,6 +57,49 @@ def test_how_often():
     assert Health(Healthcheck(interval=2 * SECOND)).pause(now) == 2 * SECOND
     quick = Health(Healthcheck(start_period=60 * SECOND, start_interval=SECOND, interval=9 * SECOND))
     assert quick.pause(quick._began_ns) == SECOND
+
+
+def test_durations_that_only_an_image_can_bring_are_the_defaults():
+    for ns in (-1, 1, 999_999, -(10**400)):
+        check = Healthcheck(interval=ns, timeout=ns, start_period=60 * SECOND, start_interval=ns, retries=-1)
+        health = Health(check)
+        assert (health.timeout, health.pause(health._began_ns)) == (30 * SECOND, 5 * SECOND)
+        assert health.pause(health._began_ns + 61 * SECOND) == 30 * SECOND
+        health.judge(result(health, 1, 61))
+        assert health.status == "starting"
+    huge = Health(Healthcheck(interval=10**400, timeout=10**400))
+    assert huge.pause(huge._began_ns) / 1e9 == huge.timeout / 1e9 == (2**63 - 1) / 1e9
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        Healthcheck(test=["CMD", "x"], interval=-5, timeout=-5, start_period=-5, start_interval=-5, retries=-5),
+        Healthcheck(test=["CMD", "a\0b"]),
+        Healthcheck(test=["CMD-SHELL"]),
+        Healthcheck(test=[""]),
+    ],
+)
+def test_no_check_ends_its_watcher(tmp_path, monkeypatch, check):
+    async def main():
+        async with house(tmp_path, None) as home:
+            home.container.record.config.healthcheck = check
+            home.container.record.state.running = True
+            home.container.run = run = Run(str(tmp_path))
+
+            def fail(*args, **kwargs):
+                raise ValueError("embedded null byte")
+
+            monkeypatch.setattr(home.engine.execs, "create", fail)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, home.room, home.container, run)  # takes the default durations
+                await trio.sleep(200)
+                seen = home.container.health
+                assert (seen.status, seen.results[-1].code) == ("unhealthy", -1)
+                assert "embedded null byte" in seen.results[-1].output
+                run.finished.set()
+
+    run_fast(main)
 
 
 @pytest.mark.parametrize(

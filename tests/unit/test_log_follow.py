@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
 
 from orlop_kernel.engine.logs import LogsRequest, read_logs
 from orlop_kernel.monitor.lines import LineSplitter
-from orlop_kernel.spi import LogDriver, LogInfo
+from orlop_kernel.spi import LogDriver, LogInfo, LogRecord
 from orlop_log_jsonfile import JsonFile
 from orlop_log_local import LocalLog
 
@@ -38,3 +41,35 @@ def test_follow_a_rotating_log(driver: LogDriver, tmp_path: Path) -> None:
         assert seen.split(b"\n") == [b"%d" % number for number in range(100)] + [b"the end"]
 
     trio.run(main)
+
+
+def test_reads_of_a_disk_that_hangs_use_up_no_threads_of_others() -> None:
+    answers = threading.Event()
+
+    class Reader:
+        def read(self) -> list[LogRecord]:
+            answers.wait(10)
+            return []
+
+        def close(self) -> None:
+            pass
+
+    driver, info = SimpleNamespace(open_reader=lambda *of: Reader()), LogInfo("c", "/c", "", "", "", "", "/")
+
+    async def main() -> None:
+        async def client() -> None:
+            async with read_logs(cast("LogDriver", driver), info, {}, LogsRequest(), None) as chunks:
+                async for _ in chunks:
+                    pass
+
+        with trio.move_on_after(0.3):
+            async with trio.open_nursery() as nursery:
+                for _ in range(45):  # more than trio has threads for all
+                    nursery.start_soon(client)
+        with trio.fail_after(5):
+            await trio.to_thread.run_sync(answers.is_set)
+
+    try:
+        trio.run(main)
+    finally:
+        answers.set()

@@ -14,8 +14,8 @@ import trio
 
 from orlop_kernel.engine.processes.control import connect, encode, receive
 from orlop_kernel.engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
-from orlop_kernel.monitor.protocol import Attach, Event, Exited, Forward, Log, Reply, Request, State, Subscribe
-from orlop_kernel.spi import LogInfo, Runtime, RuntimeContext, Unavailable
+from orlop_kernel.monitor.protocol import Attach, Event, Exec, Exited, Forward, Log, Reply, Request, State, Subscribe
+from orlop_kernel.spi import Command, LogInfo, Runtime, RuntimeContext, Unavailable
 from orlop_kernel.testing.monitors import FakeZygote, MonitorHost, read_all, unframe
 from orlop_kernel.testing.runtime import FakeRuntime, RuntimeSuite
 
@@ -168,6 +168,28 @@ def test_an_exec_whose_child_keeps_its_output_ends_all_the_same(tmp_path: Path) 
         assert (await case.exec_exited(exec_id)).code == 3
         await case.monitor.signal(signal.SIGKILL)
         await case.monitor.ended()
+
+    _run(tmp_path, test)
+
+
+def test_a_detached_exec_that_hangs_keeps_no_signal_from_the_container(tmp_path: Path) -> None:
+    async def test(host: MonitorHost) -> None:
+        case = await host.case(["sleep", "60"])
+        await case.start()
+        begun = tmp_path / "begun"
+        hangs = tmp_path / "hangs"
+        hangs.write_text(f"#!/bin/sh\n: >{begun}\nexec sleep 60\n")
+        hangs.chmod(0o755)
+        command = Command((str(hangs),), (("PATH", os.environ["PATH"]),))
+        request = Exec(exec_id="e", run=command, pid_file=str(tmp_path / "p"), log_file=str(tmp_path / "l"), attach=None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(case.monitor.exec, request)
+            while not begun.exists():  # noqa: ASYNC110 - a file of another process
+                await trio.sleep(0.01)
+            with trio.fail_after(5):
+                await case.monitor.signal(signal.SIGTERM)
+                assert (await case.event(Exited)).code == 128 + signal.SIGTERM
+            nursery.cancel_scope.cancel()
 
     _run(tmp_path, test)
 

@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from orlop_kernel.monitor.connection import FrameParser
 from orlop_kernel.monitor.loop import Loop
 from orlop_kernel.monitor.protocol import HEADER, ExitRecord, InitRecord
 from orlop_kernel.monitor.sandbox import _paths, detachable
+from orlop_kernel.monitor.streams import Output
 from orlop_kernel.spi import Mount
 
 # --- frames ---------------------------------------------------------------------------------------------------------
@@ -100,6 +102,70 @@ def test_a_propagating_root_pins_nothing() -> None:
 def test_paths_of_an_overlay_are_needed() -> None:
     mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
     assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+class _Slow:
+    """A client that does not read. `pending` as in `Attachment.slow`."""
+
+    slow = False
+    taken = 0
+
+    def output(self, stream: str, data: bytes) -> None:
+        self.taken += len(data)
+        self.slow = self.taken > 1 << 20
+
+
+class _Reads:
+    """A loop that has a process's output readable for as long as somebody wants it."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], None] | None = None
+
+    def on_readable(self, fd: int, callback: Callable[[], None] | None) -> None:
+        self.read = callback
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> SimpleNamespace:
+        return SimpleNamespace(cancel=lambda: None)
+
+    def forget(self, fd: int) -> None:
+        self.read = None
+
+    def run(self) -> None:
+        while self.read:
+            self.read()
+
+
+def test_what_a_descendant_writes_after_the_end_is_bounded_for_a_slow_client() -> None:
+    loop, client, ended = _Reads(), _Slow(), []
+    output = Output(loop)  # type: ignore[arg-type]  # all that it needs of one
+    output.attach(client)  # type: ignore[arg-type]
+    output.start({"stdout": os.open("/dev/zero", os.O_RDONLY)})
+    loop.run()
+    assert 1 << 20 < client.taken < 2 << 20
+    output.end(2, lambda: ended.append(True))
+    for _ in range(1000):
+        if loop.read:
+            loop.read()
+    assert 16 << 20 <= client.taken < 19 << 20 and not loop.read
+    output.end_now()
+    assert ended == [True]
+
+
+def test_what_is_left_of_a_dead_process_is_read_for_a_slow_client_too() -> None:
+    ours, theirs = os.pipe()
+    loop, client, ended = _Reads(), _Slow(), []
+    output = Output(loop)  # type: ignore[arg-type]
+    output.attach(client)  # type: ignore[arg-type]
+    output.start({"stdout": ours})
+    client.slow, client.taken = True, 2 << 20
+    os.write(theirs, b"last words")
+    os.close(theirs)
+    output.end(2, lambda: ended.append(True))
+    loop.run()
+    assert ended == [True] and client.taken == (2 << 20) + len("last words")
 
 
 # --- cgroups --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,24 @@
 from __future__ import annotations
 
-from orlop_kernel.engine.networks.files import Overrides, ResolvConf, hosts_file, parse_resolv_conf, resolv_conf
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from orlop_kernel.config import Config
+from orlop_kernel.engine.containers import netfiles
+from orlop_kernel.engine.networks.files import (
+    Overrides,
+    ResolvConf,
+    host_gateways,
+    hosts_file,
+    parse_resolv_conf,
+    resolv_conf,
+)
+from orlop_kernel.engine.networks.records import NetworkRecord, SubnetRecord
+from orlop_kernel.spi import DriverError
+from orlop_kernel.types.containers import ContainerConfig, HostConfig
 
 TEXT = """\
 # comment
@@ -73,3 +91,41 @@ def test_hosts() -> None:
         "fd00::2\tweb.example web",
     ]
     assert hosts_file("h", ipv6=False) == "127.0.0.1\tlocalhost\n"
+
+
+def record(**more: Any) -> SimpleNamespace:
+    host = HostConfig(network_mode="host", extra_hosts=["me:host-gateway"])
+    return SimpleNamespace(id="c", config=ContainerConfig(hostname="h"), host_config=host, sandbox=None, **more)
+
+
+def start(tmp_path: Path, *gateways: str) -> str:
+    networks = SimpleNamespace(host_gateways=lambda: gateways)
+    room = SimpleNamespace(
+        engine=SimpleNamespace(networks=networks, config=Config()), directory=lambda key: str(tmp_path), index={}
+    )
+    netfiles.write(cast("Any", room), cast("Any", SimpleNamespace(record=record())), "")
+    return (tmp_path / "hosts").read_text()
+
+
+def test_the_hosts_gateway_is_the_default_bridges_on_every_network(tmp_path: Path) -> None:
+    text = start(tmp_path, "172.17.0.1", "fd00::1")
+    assert "\n172.17.0.1\tme\nfd00::1\tme\n" in text
+
+
+def test_without_a_gateway_there_is_no_start(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match=r"^unable to derive the IP value for host-gateway$"):
+        start(tmp_path)
+
+
+def test_which_gateway() -> None:
+    bridge = NetworkRecord(
+        id="b",
+        name="bridge",
+        driver="bridge",
+        created_ns=1,
+        subnets=(SubnetRecord("172.17.0.0/16", "172.17.0.1"), SubnetRecord("fd00::/64", "fd00::1")),
+    )
+    assert host_gateways(Config(), bridge) == ("172.17.0.1", "fd00::1")
+    assert host_gateways(Config(host_gateway_ip="192.0.2.1"), bridge) == ("192.0.2.1",)
+    assert host_gateways(Config(host_gateway_ips=("192.0.2.1",)), None) == ("192.0.2.1",)
+    assert host_gateways(Config(), None) == ()

@@ -29,8 +29,16 @@ def a_loop() -> Iterator[Loop]:
             held.close()
 
 
-def serve(client: Callable[[int], None], *, kind: str = "tcp", target: int, address: str = "127.0.0.1") -> None:
-    """Relay a new host port to `target` while `client(port)` runs in a thread."""
+def serve(
+    client: Callable[[int], None],
+    *,
+    kind: str = "tcp",
+    target: int,
+    address: str = "127.0.0.1",
+    steer: tuple[Callable[[Loop, Forwarder], None], int] | None = None,
+) -> None:
+    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer`: what listens on the loop besides,
+    and by which descriptor."""
     failures: list[BaseException] = []
     done, finished = socket.socketpair()
     with a_loop() as loop, done, finished:
@@ -51,12 +59,16 @@ def serve(client: Callable[[int], None], *, kind: str = "tcp", target: int, addr
                 finished.send(b"x")
 
         loop.on_readable(done.fileno(), loop.stop)
+        if steer:
+            steer[0](loop, forwarder)
         thread = threading.Thread(target=run)
         thread.start()
         loop.run()
         thread.join()
         forwarder.close()
         loop.forget(done.fileno())
+        if steer:
+            loop.forget(steer[1])
         assert set(loop._readers) == {loop._wake.fileno()} and not loop._writers, "everything is closed"
     if failures:
         raise failures[0]
@@ -271,3 +283,67 @@ def test_datagrams_nobody_wants() -> None:
                 sock.recv(1)
 
     serve(client, kind="udp", target=target)
+
+
+# --- a container at another address ---------------------------------------------------------------------------------
+
+
+def steered(kind: str, first: str, client: Callable[[int, Callable[[dict[str, str]], None]], None], target: int) -> None:
+    """`client(port, lead)`, with a way to have the loop lead the listener elsewhere."""
+    asked, answered = socket.socketpair()
+    moves: list[dict[str, str]] = []
+
+    def lead(moved: dict[str, str]) -> None:
+        moves.append(moved)
+        asked.send(b"x")
+        assert asked.recv(1) == b"y"
+
+    def steer(loop: Loop, forwarder: Forwarder) -> None:
+        def on_asked() -> None:
+            answered.recv(1)
+            forwarder.lead(moves.pop())
+            answered.send(b"y")
+
+        loop.on_readable(answered.fileno(), on_asked)
+
+    with asked, answered:
+        serve(lambda port: client(port, lead), kind=kind, target=target, address=first, steer=(steer, answered.fileno()))
+
+
+def test_connections_follow_the_container() -> None:
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        two = stack.enter_context(socket.create_server(("127.0.0.2", one.getsockname()[1])))
+
+        def client(port: int, lead: Callable[[dict[str, str]], None]) -> None:
+            for server, moved in ((one, {"127.0.0.2": "127.0.0.9"}), (one, {"127.0.0.1": "127.0.0.2"}), (two, {})):
+                with socket.create_connection(("127.0.0.1", port), 5):
+                    server.settimeout(5)
+                    server.accept()[0].close()
+                lead(moved)
+            lead({"127.0.0.2": ""})
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 5)
+
+        steered("tcp", "127.0.0.1", client, one.getsockname()[1])
+
+
+def test_datagrams_follow_the_container() -> None:
+    with contextlib.ExitStack() as stack:
+        one, two = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.2", one.getsockname()[1]))
+
+        def client(port: int, lead: Callable[[dict[str, str]], None]) -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.connect(("127.0.0.1", port))
+                for server in (one, two):
+                    server.settimeout(5)
+                    sock.settimeout(5)
+                    sock.send(b"x")
+                    data, peer = server.recvfrom(100)
+                    server.sendto(data * 2, peer)
+                    assert sock.recv(100) == b"xx"
+                    lead({"127.0.0.1": "127.0.0.2"})
+
+        steered("udp", "127.0.0.1", client, one.getsockname()[1])

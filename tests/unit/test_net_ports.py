@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from orlop_kernel.engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
+from orlop_kernel.engine.networks.views import _ports, normal_ports
 from orlop_kernel.spi import DriverError, InvalidParameter, PublishedPort
 from orlop_kernel.types.containers import PortBinding
 
@@ -74,6 +75,20 @@ def test_bindings() -> None:
 def test_bindings_that_cannot_be(bindings: dict[str, list[PortBinding]]) -> None:
     with pytest.raises(InvalidParameter):
         wanted_ports([], bindings, publish_all=False)
+
+
+@pytest.mark.parametrize("text", ["foo/tcp", "80/foo", "70000/tcp", "80-79", ""])
+@pytest.mark.parametrize("publish_all", [False, True])
+def test_exposed_ports_that_cannot_be(text: str, publish_all: bool) -> None:
+    with pytest.raises(InvalidParameter, match=r"^invalid port specification: "):
+        wanted_ports([text], {}, publish_all)
+
+
+def test_what_is_no_port_is_not_shown_and_does_not_stand_in_the_way_of_the_rest() -> None:
+    """An image may bring it, or an old row."""
+    exposed = ["foo/tcp", "80/tcp", "70000/udp", "9-8"]
+    assert normal_ports(exposed) == ["80/tcp"]
+    assert _ports(exposed, ()) == {"80/tcp": None}
 
 
 def test_both_families_get_one_port(held: list[Bound]) -> None:

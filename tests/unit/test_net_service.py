@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import trio
 
 from orlop_kernel.config import Config
 from orlop_kernel.engine.networks import filters
+from orlop_kernel.engine.networks.ports import wanted_ports
 from orlop_kernel.engine.networks.service import Networks, Plan, Sandbox
 from orlop_kernel.monitor.protocol import Forward
 from orlop_kernel.spi import (
     Conflict,
     DriverError,
+    Endpoint,
+    EndpointState,
     Forbidden,
     InvalidParameter,
     NetworkCapabilities,
@@ -82,7 +86,7 @@ class Bench:
             f"c{number}",
             f"h{number}",
             mode,
-            options.get("endpoints", {}),
+            options.get("endpoints", {mode: EndpointSettings()}),
             options.get("exposed", set()),
             options.get("bindings", {}),
             options.get("publish_all", False),
@@ -116,6 +120,10 @@ def static(text: str, **more: Any) -> EndpointSettings:
     return EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address=text), **more)
 
 
+def asked(*names: str) -> dict[str, EndpointSettings]:
+    return {name: EndpointSettings() for name in names}
+
+
 def request(name: str, subnet: str = "", **more: Any) -> CreateRequest:
     config = [IPAMConfig(subnet=subnet, **more.pop("config", {}))] if subnet else None
     return CreateRequest(name=name, ipam=IPAM(config=config), **more)
@@ -144,6 +152,7 @@ def test_no_bridge_when_daemon_json_says_none(bench: Callable[..., None]) -> Non
     async def body(b: Bench) -> None:
         with pytest.raises(NotFound, match=r"^network bridge not found$"):
             b.networks.resolve("bridge")
+        assert b.networks.host_gateways() == ()
 
     bench(body, bridge="none", bip="")
 
@@ -385,13 +394,23 @@ def test_modes_that_do_not_go_together(bench: Callable[..., None]) -> None:
         assert b.networks.sandbox_kind("none") == b.networks.sandbox_kind("mine") == "new"
         sandbox = await b.start(1, "none", exposed={"80"}, publish_all=True)
         assert not sandbox.endpoints[0].endpoint.addresses and not sandbox.ports
-        for mode in ("none", "host"):
-            with pytest.raises(Forbidden):
-                b.networks.check(mode, {"bridge": EndpointSettings()})
         with pytest.raises(InvalidParameter, match="network-scoped aliases"):
             b.networks.check("bridge", {"bridge": EndpointSettings(aliases=["x"])})
         with pytest.raises(NotFound):
-            b.networks.check("gone", {})
+            b.networks.check("gone", asked("gone"))
+        b.networks.check("none", asked("bridge"))  # as in Docker: what is asked for counts, not the mode
+        for mode, names, message in (
+            ("host", "bridge", "sharing network namespace"),
+            ("host", "host bridge", "sharing network namespace"),
+            ("bridge", "host", "connected to host network"),
+            ("bridge", "bridge host", "sharing network namespace"),
+            ("bridge", "host bridge", "sharing network namespace"),
+            (b.networks.resolve("host").id, "host", "connected to host network"),
+            ("none", "none bridge", r"private \(none\) mode"),
+            ("bridge", "bridge none", r"private \(none\) mode"),
+        ):
+            with pytest.raises(InvalidParameter, match=message):
+                b.networks.check(mode, asked(*names.split()))
 
     bench(body)
 
@@ -450,8 +469,9 @@ def test_connect_and_disconnect(bench: Callable[..., None]) -> None:
         with pytest.raises(Forbidden, match="is not connected to network two"):
             await b.networks.disconnect(shrunk, "two", NETNS)
         assert len(b.bridge.endpoints) == 1
-        with pytest.raises(Forbidden):
-            await b.networks.connect(sandbox, "none", EndpointSettings(), NETNS)
+        for mode in ("none", "host"):
+            with pytest.raises(InvalidParameter):
+                await b.networks.connect(sandbox, mode, EndpointSettings(), NETNS)
 
     bench(body)
 
@@ -460,13 +480,19 @@ def test_settings_of_a_stopped_container(bench: Callable[..., None]) -> None:
     async def body(b: Bench) -> None:
         record = await b.networks.create(request("mine"))
         settings = b.networks.settings(
-            None, network_mode="mine", endpoints={"mine": EndpointSettings(aliases=["x"])}, exposed={"80"}, running=False
+            None, endpoints={"mine": EndpointSettings(aliases=["x"])}, exposed={"80"}, running=False
         )
         assert settings["Ports"] == {} and settings["SandboxID"] == ""
         assert settings["Networks"]["mine"]["NetworkID"] == record.id
         assert settings["Networks"]["mine"]["Aliases"] == ["x"]
         assert settings["Networks"]["mine"]["IPAddress"] == ""
-        assert b.networks.settings(None, network_mode="container:x")["Networks"] == {}
+        assert b.networks.settings(None)["Networks"] == {}
+        by_id = b.networks.settings(None, endpoints=asked(record.id, "gone", record.id[:8]))["Networks"]
+        assert {name: each["NetworkID"] for name, each in by_id.items()} == {
+            "mine": record.id,
+            "gone": "",
+            record.id[:8]: "",
+        }
 
     bench(body)
 
@@ -490,5 +516,202 @@ def test_list_filters(bench: Callable[..., None]) -> None:
         assert names(scope=["swarm"]) == set()
         with pytest.raises(InvalidParameter, match="invalid filter 'nope'"):
             names(nope=["x"])
+
+    bench(body)
+
+
+# --- which networks a container is on -------------------------------------------------------------------------------
+
+
+def test_what_is_asked_for_is_all_there_is(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("inner", internal=True))
+        assert b.networks.pin("", {}) == ("bridge", asked("bridge"))
+        assert b.networks.pin("inner", {}) == ("inner", asked("inner"))
+        mode, endpoints = b.networks.pin("bridge", {"inner": None})
+        assert (mode, endpoints) == ("bridge", asked("inner"))
+        sandbox = await b.start(1, mode, endpoints=endpoints)
+        assert [each.network.name for each in sandbox.endpoints] == ["inner"]
+        stopped = b.networks.settings(None, endpoints=endpoints, running=False)
+        assert set(stopped["Networks"]) == {"inner"}
+        assert b.networks.pin("container:x", asked("inner")) == ("container:x", {})
+        assert (await b.start(2, endpoints={})).endpoints == ()
+
+    bench(body)
+
+
+def test_names_mean_the_same_networks_for_ever(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        mine = await b.networks.create(request("mine"))
+        assert b.networks.pin(mine.id[:6], asked(mine.id[:6], "mine")) == (mine.id, asked("mine"))
+        assert b.networks.pin(mine.id, {}) == (mine.id, asked(mine.id))
+        assert b.networks.pin("default", asked("default")) == ("bridge", asked("bridge"))
+        # A network that is called as another's id begins, until it is removed.
+        name = mine.id[:1]
+        await b.networks.create(request(name))
+        mode, endpoints = b.networks.pin(name, asked(name))
+        assert (mode, endpoints) == (name, asked(name))
+        await b.networks.remove(name)
+        with pytest.raises(NotFound, match=rf"^network {name} not found$"):
+            await b.plan(1, mode, endpoints=endpoints)
+        assert b.networks.settings(None, endpoints=endpoints)["Networks"][name]["NetworkID"] == ""
+        # One that did not exist when it was asked for.
+        assert b.networks.pin("zz", {}) == ("zz", asked("zz"))
+
+    bench(body)
+
+
+def test_a_network_by_its_id(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        one, two = await b.networks.create(request("one")), await b.networks.create(request("two"))
+        by_id = EndpointSettings(network_id=two.id, aliases=["x"])
+        _, endpoints = b.networks.pin("bridge", {"one": by_id, "bridge": EndpointSettings(network_id=one.id)})
+        assert endpoints == {two.id: EndpointSettings(aliases=["x"]), "bridge": EndpointSettings()}
+
+    bench(body)
+
+
+@pytest.mark.parametrize("name", ["default", "host", "none", "bridge", "container:", f"container:{'a' * 64}"])
+def test_names_that_are_modes(bench: Callable[..., None], name: str) -> None:
+    async def body(b: Bench) -> None:
+        with pytest.raises(Forbidden, match=f"^operation is not permitted on predefined {name} network $"):
+            await b.networks.create(request(name))
+
+    bench(body)
+
+
+def test_ports_are_the_gateways(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("inner", internal=True))
+        for mode, shown in (("bridge", {"80/tcp": None}), ("inner", {}), ("none", {})):
+            sandbox = await b.start(1, mode, exposed={"80"})
+            assert b.networks.settings(sandbox, exposed={"80"})["Ports"] == shown
+            await b.networks.release(sandbox)
+        assert b.networks.settings(None, endpoints=asked("host"), exposed={"80"})["Ports"] == {}
+
+    bench(body)
+
+
+def test_subnets_of_the_host(bench: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(b: Bench) -> None:
+        assert b.networks.overlaps_host(request("n", "10.5.5.0/24")) == ["10.5.5.0/24"]
+        assert b.networks.overlaps_host(request("n", "10.0.0.0/8")) == ["10.0.0.0/8"]
+        for given in (request("n"), request("n", "10.6.0.0/24"), request("n", "0.0.0.0/24"), request("n", "nonsense")):
+            assert b.networks.overlaps_host(given) == []
+        both = CreateRequest(
+            name="n", ipam=IPAM(config=[IPAMConfig(subnet=each) for each in ("fd00:9::/64", "192.0.2.53/24", "10.6.0.0/24")])
+        )
+        assert b.networks.overlaps_host(both) == ["fd00:9::/64", "192.0.2.53/24"]
+
+    used = [ipaddress.ip_network(each) for each in ("10.5.0.0/16", "192.0.2.53/32", "fd00:9::/48")]
+    monkeypatch.setattr("orlop_kernel.engine.networks.host.used", lambda: used)
+    bench(body)
+
+
+# --- the gateway of a running container -----------------------------------------------------------------------------
+
+
+class Ears:
+    """A monitor, as far as ports are concerned."""
+
+    def __init__(self) -> None:
+        self.served: list[Forward] = []
+        self.moved: list[dict[str, str]] = []
+        self.fail: Exception | None = None
+
+    async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
+        if self.fail:
+            raise self.fail
+        assert all(each.fileno() >= 0 for each in sockets)
+        self.served += forwards
+
+    async def lead(self, moved: Mapping[str, str]) -> None:
+        if self.fail:
+            raise self.fail
+        self.moved.append(dict(moved))
+
+
+def routes(sandbox: Sandbox) -> list[tuple[str, bool, int]]:
+    return [(each.network.name, each.endpoint.default_route, len(each.endpoint.ports)) for each in sandbox.endpoints]
+
+
+def test_the_gateway_follows(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("two", "10.203.0.0/24"))
+        bindings = {"80": [PortBinding(host_port=str(free_port()))]}
+        ears = Ears()
+        sandbox = await b.start(1, bindings=bindings)
+        grown = await b.networks.connect(sandbox, "two", EndpointSettings(), NETNS)
+        assert await b.networks.elect(grown, [], NETNS, ears) is grown, "it has the former gateway as long as that is first"
+        left = await b.networks.elect(grown, [], NETNS, ears, leaving=grown.endpoints[0].network.id)
+        assert routes(left) == [("bridge", False, 0), ("two", True, 1)]
+        assert ears.moved == [{"10.200.0.2": "10.203.0.2"}] and not ears.served
+        assert set(b.bridge.ports.values()) == {left.endpoints[1].endpoint.id}
+        left = await b.networks.disconnect(left, "bridge", NETNS)
+        assert routes(left) == [("two", True, 1)]
+        with pytest.raises(DriverError, match="port is already allocated"):
+            await b.plan(2, bindings=bindings)
+        back = await b.networks.connect(left, "bridge", EndpointSettings(gw_priority=1), NETNS)
+        back = await b.networks.elect(back, [], NETNS, ears)
+        assert routes(back) == [("two", False, 0), ("bridge", True, 1)]
+        # The last way out goes, and the ports with it.
+        back = await b.networks.disconnect(back, "two", NETNS)
+        alone = await b.networks.elect(back, [], NETNS, ears, leaving=b.networks.resolve("bridge").id)
+        assert routes(alone) == [("bridge", False, 0)] and ears.moved[-1] == {"10.200.0.2": ""}
+        assert not b.bridge.ports
+        await b.networks.release(await b.start(3, bindings=bindings))
+
+    bench(body)
+
+
+def test_ports_of_a_gateway_that_comes_late(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("inner", internal=True))
+        port = free_port()
+        wanted = wanted_ports((), {"80": [PortBinding(host_port=str(port))]}, False)
+        sandbox = await b.start(1, "inner", bindings={"80": [PortBinding(host_port=str(port))]})
+        assert routes(sandbox) == [("inner", False, 0)]
+        grown = await b.networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
+        ears = Ears()
+        for failing in (ears, b.bridge):  # the monitor's fault, then the driver's: nothing of it is left
+            if failing is ears:
+                ears.fail = DriverError("no")
+            else:
+                b.bridge.fail["update"] = DriverError("no")
+            with pytest.raises(DriverError):
+                await b.networks.elect(grown, wanted, NETNS, ears)
+            ears.fail = None
+            assert not b.bridge.ports
+        assert not any(each.default_route for each in b.bridge.endpoints.values())
+        grown = await b.networks.elect(grown, wanted, NETNS, ears)
+        assert routes(grown) == [("inner", False, 0), ("bridge", True, 1)]
+        assert ears.served == [Forward("tcp", "10.200.0.2", 80)]
+        await b.networks.release(grown)
+        await b.networks.release(await b.start(2, bindings={"80": [PortBinding(host_port=str(port))]}))
+
+    bench(body)
+
+
+def test_a_gateway_that_cannot_be_moved(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("two"))
+        sandbox = await b.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
+        grown = await b.networks.connect(sandbox, "two", EndpointSettings(gw_priority=9), NETNS)
+        update = b.bridge.update
+
+        async def refuse(endpoint: Endpoint, state: EndpointState) -> None:
+            if endpoint.network.name == "two" and endpoint.default_route:
+                raise DriverError("no")
+            await update(endpoint, state)
+
+        b.bridge.update = refuse  # type: ignore[method-assign]
+        with pytest.raises(DriverError):
+            await b.networks.elect(grown, [], NETNS, Ears())
+        former = b.bridge.endpoints[sandbox.endpoints[0].endpoint.id]
+        assert former.default_route and set(b.bridge.ports.values()) == {former.id}
+        b.bridge.update = update  # type: ignore[method-assign]
+        deaf = Ears()
+        deaf.fail = DriverError("its monitor is of an older Orlop")
+        assert routes(await b.networks.elect(grown, [], NETNS, deaf)) == [("bridge", False, 0), ("two", True, 1)]
 
     bench(body)

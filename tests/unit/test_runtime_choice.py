@@ -1,6 +1,7 @@
-"""Which driver serves a runtime of daemon.json."""
+"""Which driver serves a runtime of daemon.json, and where drivers keep what they keep."""
 
 import pytest
+import trio
 
 from orlop_kernel import plugins
 from orlop_kernel.config import Config
@@ -49,3 +50,22 @@ def test_a_program_that_is_not_there(tmp_path):
 def test_containerd_shims_are_refused(tmp_path):
     (problem,) = validate(config(tmp_path, shim=RuntimeEntry(runtime_type="io.containerd.kata.v2")))
     assert "is a containerd shim" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "place"),
+    [
+        ("volume", "local", "volumes"),
+        ("volume", "mine", "volume-drivers/mine"),
+        ("network", "bridge", "network"),
+        ("network", "mine", "network-drivers/mine"),
+        ("network", "null", "network-drivers/null"),
+    ],
+)
+def test_no_two_drivers_share_a_directory(tmp_path, monkeypatch, kind, name, place):
+    contexts = []
+    monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, contexts.append, 1, "mine", "1"))
+    trio.run(getattr(Drivers(config(tmp_path)), kind), name)
+    given = contexts[0].root if kind == "volume" else contexts[0].state_dir
+    assert given == str(tmp_path / place)
+    assert (tmp_path / place).is_dir()

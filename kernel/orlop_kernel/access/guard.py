@@ -125,7 +125,9 @@ class Guard:
         if call.pattern == "/volumes/create":
             return [*walls.of_volume(await call.json(VolumeCreateRequest))]
         if call.pattern == "/networks/create":
-            return [*walls.of_network(await call.json(NetworkRequest))]
+            wanted = await call.json(NetworkRequest)
+            taken = self._engine.networks.overlaps_host(wanted)
+            return [*walls.of_network(wanted), *(f"the subnet {subnet}, which the host uses," for subnet in taken)]
         return []
 
     def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from orlop_kernel.api.call import Call
 from orlop_kernel.engine.containers.mounts import parse_bind
+from orlop_kernel.engine.networks.planning import network_of
 from orlop_kernel.spi import NotFound
 from orlop_kernel.types.containers import CreateRequest, ExecConfig, HostConfig
 from orlop_kernel.types.networks import ConnectRequest, DisconnectRequest
@@ -123,14 +124,9 @@ class Judge:
     def _check_networks(self, record: ContainerRecord) -> None:
         """Once more, at a start: what is younger than the container was not judged when that was made, and its name may be
         somebody else's by now."""
-        for name in (record.host_config.network_mode or "bridge", *record.endpoints):
-            if name.startswith("container:"):
-                continue
-            try:
-                network = self._engine.networks.resolve(name)
-            except NotFound:
-                continue  # which the start will say
-            if network.created_ns > record.created_ns or name not in (network.name, network.id):
+        for name in record.endpoints:
+            network = self._engine.networks.known(name)  # the start says what it does not know
+            if network is not None and network.created_ns > record.created_ns:
                 self._network_id(name, shared=True)
 
     async def _exec(self, call: Call) -> None:
@@ -172,8 +168,8 @@ class Judge:
             self._check_volume(name)
         call.stamp = self._stamp
         endpoints = (request.networking_config and request.networking_config.endpoints_config) or {}
-        for name in endpoints:
-            self._join_network(name)
+        for name, settings in endpoints.items():
+            self._join_network(network_of(name, settings))
         links = [*(host.links or ()), *(link for each in endpoints.values() if each for link in each.links or ())]
         for link in links:
             self._container_id(link.partition(":")[0])

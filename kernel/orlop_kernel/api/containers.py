@@ -28,6 +28,7 @@ from orlop_kernel.types.containers import (
     WaitResponse,
 )
 
+from . import container_mac
 from .call import Call
 from .responses import hijack_head, json_bytes, json_response, stream_type
 from .router import Route
@@ -39,6 +40,7 @@ __all__ = ["routes"]
 
 NO_CONTENT = Response(204)
 _JSON_STREAM = (("Content-Type", "application/json"),)
+_NO_BODY = 7  # Docker's
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
@@ -49,6 +51,17 @@ def _as_before_recursion(request: CreateRequest) -> None:
             spec.bind_options = spec.bind_options or BindOptions()
             spec.bind_options.read_only_non_recursive = True
             spec.bind_options.read_only_force_recursive = False
+
+
+async def _refuse_body(call: Call) -> None:
+    """Docker once took a HostConfig here. What old clients send for none, "{}" and "null", passes."""
+    size = 0
+    async for piece in call.request.body:
+        size += len(piece)
+        if size > _NO_BODY:
+            raise InvalidParameter(
+                "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+            )
 
 
 class _Routes:
@@ -67,8 +80,9 @@ class _Routes:
                 raise InvalidParameter("Container cannot be created with multiple network endpoints")
         if call.version < (1, 44):
             _as_before_recursion(request)
+        warnings = container_mac.settle(request, call.version)
         made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request, call.stamp)
-        return json_response(CreateResponse(id=made.container.id, warnings=made.warnings), 201)
+        return json_response(CreateResponse(id=made.container.id, warnings=[*made.warnings, *warnings]), 201)
 
     async def list(self, call: Call) -> Answer:
         limit = call.integer("limit", 0)
@@ -82,6 +96,7 @@ class _Routes:
         return json_bytes(await self.room.inspect(self._of(call), call.version, call.flag("size")))
 
     async def start(self, call: Call) -> Answer:
+        await _refuse_body(call)
         await self.engine.run(self.room.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
         return NO_CONTENT
 

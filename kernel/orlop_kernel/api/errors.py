@@ -59,6 +59,12 @@ def _status(error: BaseException) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 0)
 
 
+def _shown(request: Request) -> str:
+    """The target without its query, where passwords are (`fromSrc=https://USER:TOKEN@...`). As it came: a path that is
+    decoded could begin a new line of the log."""
+    return request.target.partition("?")[0]
+
+
 def answer_error(request: Request, error: Exception) -> Response:
     """What the client is told. Failures of the machine and of this program are logged as well, the latter with their
     traceback, which no client ever sees."""
@@ -69,8 +75,8 @@ def answer_error(request: Request, error: Exception) -> Response:
         # Nobody's fault here, and the one failure of the machine that users mend by themselves.
         status, message = 500, "no space left on device: free some space, the request can then be made again"
     if not status:
-        log.error("cannot answer %s %s", request.method, request.target, exc_info=error)
+        log.error("cannot answer %s %s", request.method, _shown(request), exc_info=error)
         return error_response(500, message or type(leaf).__name__)
     if status >= 500:
-        log.warning("cannot answer %s %s: %s", request.method, request.target, message)
+        log.warning("cannot answer %s %s: %s", request.method, _shown(request), message)
     return error_response(status, message)

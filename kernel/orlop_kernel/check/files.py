@@ -190,9 +190,12 @@ def _volumes(facts: Facts, books: Books) -> Iterator[Finding]:
 def _mounts(facts: Facts, books: Books) -> Iterator[Finding]:
     private = os.path.join(facts.exec_root, "mnt")
     volumes = os.path.join(facts.data_root, "volumes")
+    others = os.path.join(facts.data_root, "volume-drivers")
     for path in facts.mounts:
         if path in (private, facts.data_root, facts.exec_root):
             continue
+        if path.startswith(f"{others}/"):
+            continue  # what drivers from elsewhere mount in their places is theirs
         if os.path.dirname(path) == facts.data_root:
             continue  # an administrator's: a disk of its own for volumes, say
         name, _, rest = os.path.relpath(path, volumes).partition("/")

@@ -70,6 +70,11 @@ class Deadlines:
         return bounded
 
 
+def _place(name: str, own: dict[str, str], others: str) -> str:
+    """A driver's directory, that no other lists or sweeps: one in the tree may have its `own`."""
+    return own.get(name) or os.path.join(others, name)
+
+
 class Drivers:
     """What daemon.json and requests select. `loaded` lists the factories for `info`."""
 
@@ -108,9 +113,9 @@ class Drivers:
 
     async def network(self, name: str) -> NetworkDriver:
         def context() -> NetworkContext:
-            state = os.path.join(self.config.exec_root, "network")
-            os.makedirs(state, mode=0o700, exist_ok=True)
             config = self.config
+            state = os.path.join(config.exec_root, _place(name, {"bridge": "network"}, "network-drivers"))
+            os.makedirs(state, mode=0o700, exist_ok=True)
             return NetworkContext(
                 instance=config.instance,
                 default_bridge=config.bridge_name,
@@ -134,7 +139,7 @@ class Drivers:
 
     async def volume(self, name: str) -> VolumeDriver:
         def context() -> VolumeContext:
-            root = os.path.join(self.config.data_root, "volumes")
+            root = os.path.join(self.config.data_root, _place(name, {"local": "volumes"}, "volume-drivers"))
             os.makedirs(root, mode=0o710, exist_ok=True)
             return VolumeContext(root)
 

@@ -312,7 +312,7 @@ class Execs:
         told by nobody. What began since it was asked may not be among its `execs` yet."""
         for exec_id in list(container.execs - status.execs.keys()):
             if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
-                self._end(state, UNKNOWN_EXIT)
+                self._end(state, status.unheard.get(exec_id, UNKNOWN_EXIT))
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         state = self.get(exec_id)

@@ -16,6 +16,7 @@ from urllib.parse import quote_plus
 import msgspec
 import trio
 
+from orlop_kernel.engine.threads import Abandonable
 from orlop_kernel.spi.errors import InvalidParameter, OrlopError
 from orlop_kernel.spi.log import LogDriver, LogInfo, LogQuery, LogReader, LogRecord
 
@@ -27,6 +28,7 @@ _CHUNK_MIN = 1 << 18  # a thread's turn, so that going there and back is a small
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SYSTEM_ERROR = 3
+_READS = Abandonable("reads of logs", 40)
 
 
 class LogsRequest(msgspec.Struct, frozen=True):
@@ -218,7 +220,7 @@ class LogStream:
         try:
             while True:
                 over = self._is_over()
-                data, more = await trio.to_thread.run_sync(self._lease.read, abandon_on_cancel=True)
+                data, more = await _READS.run(self._lease.read)
                 for start in range(0, len(data), _CHUNK_MAX):
                     yield data[start : start + _CHUNK_MAX] if len(data) > _CHUNK_MAX else data
                 if not more:

@@ -32,7 +32,7 @@ class Container:
     """`announce(event)` tells subscribers; `on_dead` once its end is recorded, before it is announced; `on_gone` when
     nothing is left to do."""
 
-    def __init__(self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], None]) -> None:
+    def __init__(self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object]) -> None:
         self._loop = loop
         self._launch = launch
         self._announce = announce

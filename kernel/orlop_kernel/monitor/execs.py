@@ -15,19 +15,25 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
+_UNHEARD = 1000  # nobody starts more while there is nobody
+
+
 class Execs:
-    """`streamed(connection)` gives a connection's channel and its early input away; `announce(event)` tells subscribers."""
+    """`streamed(connection)` gives a connection's channel and its early input away; `announce(event)` tells subscribers, and returns
+    whether there are any."""
 
     def __init__(
         self,
         loop: Loop,
         attach: Callable[[Connection, Callable[..., Attachment]], None],
-        announce: Callable[[ExecExited], None],
+        announce: Callable[[ExecExited], bool],
     ) -> None:
         self._loop = loop
         self._attach = attach
         self._announce = announce
         self._tasks: dict[str, Task] = {}
+        self.unheard: dict[str, int] = {}
+        """Exit codes that there was nobody to tell, up to `_UNHEARD`."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -57,12 +63,12 @@ class Execs:
             return
         task = Task(self._loop, stdio, output)
         self._tasks[request.exec_id] = task
-        connection.hold()  # what follows on a connection to be attached is input, not requests
+        if attach is not None:
+            connection.hold()  # what follows is input, not requests; on one that is not attached, signals may follow
 
         def started(answer: Started) -> None:
             connection.reply(serial, answer)
             if attach is None:
-                connection.release()
                 return
             # The end of an attached client's input is the end of the process's: there is nobody else to give any.
             once = msgspec.structs.replace(attach, stdin_once=True)
@@ -72,11 +78,13 @@ class Execs:
         def failed(answer: Failed) -> None:
             del self._tasks[request.exec_id]
             connection.reply(serial, answer)
-            connection.release()
+            if attach is not None:
+                connection.release()
 
         def ended(code: int, time_ns: int) -> None:
             del self._tasks[request.exec_id]
-            self._announce(ExecExited(request.exec_id, code, time_ns))
+            if not self._announce(ExecExited(request.exec_id, code, time_ns)) and len(self.unheard) < _UNHEARD:
+                self.unheard[request.exec_id] = code
             output.finish_attachments()
 
         task.on_started, task.on_failed, task.on_ended = started, failed, ended

@@ -13,7 +13,7 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orlop_kernel.monitor.loop import Loop, Timer
@@ -45,6 +45,17 @@ class Forwarder:
             kind = _UdpListener if forward.protocol == "udp" else _TcpListener
             self._listeners.append(kind(self._loop, sock, (forward.address, forward.port)))
 
+    def lead(self, moved: Mapping[str, str]) -> None:
+        """The container is at another address: lead what went to an address (the key) to another, or end that listener ("").
+        Connections that there are go on while their address does."""
+        for listener in list(self._listeners):
+            address = moved.get(listener.target[0])
+            if address:
+                listener.target = (address, listener.target[1])
+            elif address is not None:
+                listener.close()
+                self._listeners.remove(listener)
+
     def close(self) -> None:
         """End all, connections included."""
         for listener in self._listeners:
@@ -73,7 +84,7 @@ def _close(loop: Loop, sock: socket.socket, *, reset: bool = False) -> None:
 
 class _TcpListener:
     def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
-        self._loop, self._sock, self._target = loop, sock, target
+        self._loop, self._sock, self.target = loop, sock, target
         self._relays: set[_Relay] = set()
         self._resume: Timer | None = None
         self._listen()
@@ -94,12 +105,12 @@ class _TcpListener:
                     return
                 continue  # that connection is gone; accept(2) lists a dozen such errors
             try:
-                upstream = socket.socket(_family(self._target[0]), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                upstream = socket.socket(_family(self.target[0]), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             except OSError:
                 _close(self._loop, client, reset=True)
                 self._pause()
                 return
-            self._relays.add(_Relay(self._loop, client, upstream, self._target, self._relays.discard))
+            self._relays.add(_Relay(self._loop, client, upstream, self.target, self._relays.discard))
 
     def _pause(self) -> None:
         """Out of descriptors: the listener stays readable, so look away for a moment rather than spin."""
@@ -243,10 +254,12 @@ class _Pipe:
 class _Flow:
     """A client, the local address it wrote to, and our socket towards the container."""
 
-    __slots__ = ("ancillary", "client", "deadline", "upstream")
+    __slots__ = ("ancillary", "client", "deadline", "target", "upstream")
 
-    def __init__(self, client: Any, ancillary: list[tuple[int, int, bytes]], upstream: socket.socket) -> None:
-        self.client, self.ancillary, self.upstream = client, ancillary, upstream
+    def __init__(
+        self, client: Any, ancillary: list[tuple[int, int, bytes]], upstream: socket.socket, target: tuple[str, int]
+    ) -> None:
+        self.client, self.ancillary, self.upstream, self.target = client, ancillary, upstream, target
         self.deadline = 0.0
 
 
@@ -254,7 +267,7 @@ class _UdpListener:
     """A socket for each client, as only so the answers can be told apart; ended when nothing passed for a while."""
 
     def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
-        self._loop, self._sock, self._target = loop, sock, target
+        self._loop, self._sock, self.target = loop, sock, target
         self._flows: dict[Any, _Flow] = {}
         self._sweep: Timer | None = None
         self._v6 = sock.family == socket.AF_INET6
@@ -292,20 +305,22 @@ class _UdpListener:
         key = (client, ancillary[0][2] if ancillary else b"")
         flow = self._flows.get(key)
         if flow is not None:
-            return flow
+            if flow.target == self.target:
+                return flow
+            self._drop(key)
         if len(self._flows) >= _UDP_FLOWS:
             self._drop(min(self._flows, key=lambda known: self._flows[known].deadline))
         try:
-            upstream = socket.socket(_family(self._target[0]), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            upstream = socket.socket(_family(self.target[0]), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             upstream.setblocking(False)
         except OSError:
             return None
         try:
-            upstream.connect(self._target)
+            upstream.connect(self.target)
         except OSError:
             upstream.close()
             return None
-        flow = self._flows[key] = _Flow(client, ancillary, upstream)
+        flow = self._flows[key] = _Flow(client, ancillary, upstream, self.target)
         self._loop.on_readable(upstream.fileno(), lambda: self._answer(flow))
         if self._sweep is None:
             self._sweep = self._loop.call_later(_UDP_IDLE, self._expire)

@@ -100,10 +100,12 @@ class Monitor:
     def _request(self, connection: Connection, request: Request) -> None:
         self._handlers[type(request.body)](connection, request.serial, request.body)
 
-    def _announce(self, event: Exited | ExecExited | Oom) -> None:
-        for connection in tuple(self._connections):
-            if connection.subscribed:
-                connection.event(event)
+    def _announce(self, event: Exited | ExecExited | Oom) -> bool:
+        """Whether there was anybody to tell."""
+        subscribed = [connection for connection in self._connections if connection.subscribed]
+        for connection in subscribed:
+            connection.event(event)
+        return bool(subscribed)
 
     def _become_stream(self, connection: Connection, make: Callable[[Channel], Attachment]) -> None:
         channel, early = connection.become_stream()
@@ -140,6 +142,7 @@ class Monitor:
             pid=container.pid if container else 0,
             netns_fd=self._netns,
             execs=self._execs.pids,
+            unheard=self._execs.unheard,
         )
 
     def _launch(self, connection: Connection, serial: int, request: Launch) -> None:
@@ -178,6 +181,7 @@ class Monitor:
             return
         if self._forwarder is None:
             self._forwarder = Forwarder(self._loop)
+        self._forwarder.lead(dict(request.moved))
         self._forwarder.serve(sockets, request.forwards)
         connection.reply(serial, self._status())
 
@@ -235,6 +239,7 @@ class Monitor:
     def _subscribe(self, connection: Connection, serial: int, request: Subscribe) -> None:
         connection.subscribed = True
         connection.reply(serial, self._status())
+        self._execs.unheard = {}
         if self._container and self._container.exited:
             connection.event(self._container.exited)
 

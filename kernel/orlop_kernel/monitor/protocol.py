@@ -53,7 +53,7 @@ __all__ = [
     "Tree",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # since 2: `Serve.moved`
 FRAME_LIMIT = 16 << 20
 HEADER = struct.Struct("<I")
 
@@ -126,9 +126,11 @@ class Forward(msgspec.Struct, frozen=True):
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
     """Serve these listeners from now on (replaces none; adds). Their sockets come along by SCM_RIGHTS, in order.
+    `moved`, before that: listeners that lead to the first address of a pair lead to the second now, or end where it is "".
     Answer: `Status`."""
 
     forwards: tuple[Forward, ...]
+    moved: tuple[tuple[str, str], ...] = ()
 
 
 class Resolve(msgspec.Struct, frozen=True, tag=True):
@@ -198,13 +200,15 @@ class Request(msgspec.Struct, frozen=True):
 
 class Status(msgspec.Struct, frozen=True, tag=True):
     """`phase`: "launched", "running", "ended". `netns_fd` is the number of the network namespace's fd *in the monitor*:
-    /proc/<monitor_pid>/fd/<netns_fd> opens it; -1 for the host's. `execs` maps running execs to pids."""
+    /proc/<monitor_pid>/fd/<netns_fd> opens it; -1 for the host's. `execs` maps running execs to pids; `unheard` are the exit
+    codes of those that ended while nobody was subscribed."""
 
     phase: str
     monitor_pid: int
     pid: int = 0
     netns_fd: int = -1
     execs: dict[str, int] = {}
+    unheard: dict[str, int] = {}
     version: int = PROTOCOL_VERSION
 
 

@@ -29,6 +29,9 @@ Sink = Callable[[str, bytes, int], None]
 _FRAME = struct.Struct(">BxxxL")  # Docker's multiplexed stream: stream number, three zeros, size
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SLOW = 1 << 20
+_LAST = 16 << 20
+"""How much is read of a dead process for readers that are slow: more than its pipes hold, and what a descendant that goes on
+writing may have in memory here."""
 _LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
 """How much is read at once. Larger reads help a stream that is only passed on; for one that is encoded into a log, 64
@@ -138,6 +141,7 @@ class Output:
         self._running = False
         self._on_end: Callable[[], None] | None = None
         self._deadline: Timer | None = None
+        self._last = 0
         self._trim: Timer | None = None
 
     def start(self, sources: Mapping[str, int]) -> None:
@@ -158,8 +162,8 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read, unless somebody is slow. Once the process is dead, slowness no longer counts: what is left is bounded."""
-        wanted = self._running and (self._on_end is not None or not any(a.slow for a in self._attachments))
+        """Read, unless somebody is slow. Of a dead process, so much is read all the same: there is little time for it."""
+        wanted = self._running and (self._last > 0 or not any(a.slow for a in self._attachments))
         for source in self._sources:
             self._loop.on_readable(source.fd, partial(self._read, source) if wanted else None)
 
@@ -194,6 +198,7 @@ class Output:
             self._trim = self._loop.call_later(_TRIM_AFTER, self._give_back)
         if self._sink:
             self._sink(stream, data, time.time_ns())
+        self._last = max(0, self._last - len(data))
         slow = False
         for attachment in tuple(self._attachments):
             attachment.output(stream, data)
@@ -216,7 +221,7 @@ class Output:
     def end(self, seconds: float, callback: Callable[[], None]) -> None:
         """The process is dead: call back at the end of its output, or after so many seconds, for a descendant may hold the
         other end for ever. The attachments are left as they are."""
-        self._on_end = callback
+        self._on_end, self._last = callback, _LAST
         self._deadline = self._loop.call_later(seconds, self._ended)
         self._adjust()
         if not self._sources:

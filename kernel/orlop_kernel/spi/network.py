@@ -35,7 +35,8 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
 class NetworkContext(msgspec.Struct, frozen=True):
     """What the kernel gives a network factory. `instance` tells daemons on one host apart ("" for the only one): every
     table, chain and generated link name derives from it. `default_bridge` is the link name of the network `bridge`.
-    `state_dir` is under exec-root and lost on reboot."""
+    `state_dir` is the driver's alone, under exec-root (`network` for `bridge`, `network-drivers/NAME` for others); it
+    exists, and is lost on reboot."""
 
     instance: str
     default_bridge: str
@@ -123,6 +124,12 @@ class NetworkDriver(Protocol):
     async def attach(self, endpoint: Endpoint) -> EndpointState:
         """Connect the namespace and publish the ports, all or nothing. `Conflict` when a port is taken in the driver's
         own tables."""
+        ...
+
+    async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
+        """An attached endpoint has become its container's gateway, or is it no longer: only `ports` and `default_route` are
+        others now. Publish exactly these ports (`Conflict` as of `attach`). With `default_route` lead the namespace's here,
+        in place of any other's; without it, take back those that still lead here."""
         ...
 
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:

@@ -20,7 +20,8 @@ class VolumeCapabilities(msgspec.Struct, frozen=True):
 
 
 class VolumeContext(msgspec.Struct, frozen=True):
-    """What the kernel gives a volume factory. `root` is `<data-root>/volumes`; it exists."""
+    """What the kernel gives a volume factory. `root` is the driver's alone, below data-root
+    (`volumes` for `local`, `volume-drivers/NAME` for others); it exists."""
 
     root: str
 

@@ -98,13 +98,23 @@ class FakeNetwork:
             )
         if not os.path.exists(endpoint.netns):
             raise DriverError(f"cannot connect container {endpoint.container_id[:12]}: no network namespace")
+        self._publish(endpoint)
+        return EndpointState(mac=endpoint.mac or "02:00:00:00:00:01", host_link=f"fake{endpoint.id[:7]}")
+
+    def _publish(self, endpoint: Endpoint) -> None:
         keys = self._keys(endpoint)
         for key in keys:
             if self.ports.get(key, endpoint.id) != endpoint.id:
                 raise Conflict(f"cannot publish port {key[2]}: port is already allocated")
+        for key in [key for key, holder in self.ports.items() if holder == endpoint.id]:
+            del self.ports[key]
         self.ports.update(dict.fromkeys(keys, endpoint.id))
         self.endpoints[endpoint.id] = endpoint
-        return EndpointState(mac=endpoint.mac or "02:00:00:00:00:01", host_link=f"fake{endpoint.id[:7]}")
+
+    async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
+        await trio.lowlevel.checkpoint()
+        self._note("update", endpoint.network.name)
+        self._publish(endpoint)
 
     @staticmethod
     def _keys(endpoint: Endpoint) -> list[tuple[str, str, int]]:
@@ -336,6 +346,42 @@ class NetworkSuite:
                 state = await driver.attach(self.endpoint(network, second, 3, other, port))
                 await driver.detach(loser, state)
             await driver.delete_network(network)
+
+        self._with_driver(factory, body)
+
+    def test_another_gateway(self, factory: Factory) -> None:
+        """Ports and default route of a running container go from one of its networks to another."""
+
+        async def body(driver: NetworkDriver) -> None:
+            one, two = self.network("a", "10.211.0"), self.network("b", "10.212.0")
+            port = PublishedPort("tcp", "0.0.0.0", 8080, 80)
+            for network in (one, two):
+                await driver.create_network(network)
+            with self.namespace() as netns, self.namespace() as elsewhere:
+                ports = (port,) if driver.capabilities.publishes else ()
+                first = self.endpoint(one, netns, 2, *ports)
+                second = msgspec.structs.replace(self.endpoint(two, netns, 3), ifname="eth1", default_route=False)
+                states = [await driver.attach(first), await driver.attach(second)]
+                left = msgspec.structs.replace(first, ports=(), default_route=False)
+                gateway = msgspec.structs.replace(second, ports=ports, default_route=True)
+                if ports:
+                    with pytest.raises(Conflict):
+                        await driver.update(gateway, states[1])
+                for _ in range(2):
+                    await driver.update(left, states[0])
+                    await driver.update(gateway, states[1])
+                    if ports:
+                        with pytest.raises(Conflict):
+                            await driver.attach(self.endpoint(one, elsewhere, 4, port))
+                await driver.detach(left, states[0])
+                seen = self.look(netns)
+                if seen is not None and driver.capabilities.addresses:
+                    assert seen == {"127.0.0.1/8", second.addresses[0].address}
+                await driver.detach(gateway, states[1])
+                other = self.endpoint(one, elsewhere, 4, *ports)
+                await driver.detach(other, await driver.attach(other))
+            for network in (one, two):
+                await driver.delete_network(network)
 
         self._with_driver(factory, body)
 

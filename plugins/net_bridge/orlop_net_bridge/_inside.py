@@ -4,16 +4,17 @@ socket is opened there, and closed before the thread goes home.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
 from orlop_kernel.spi import DriverError, Endpoint
 
-from ._netlink import add_address, notify_neighbours, replace_default_route, set_up
-from ._route_socket import RouteSocket
+from ._netlink import add_address, delete_default_route, notify_neighbours, replace_default_route, set_up
+from ._route_socket import Refused, RouteSocket
 from ._sysctl import skip_duplicate_search, write_sysctl
 
-__all__ = ["set_up_inside"]
+__all__ = ["route_inside", "set_up_inside"]
 
 _LOOPBACK = 1  # the kernel gives it this index in every namespace
 
@@ -51,3 +52,24 @@ def set_up_inside(endpoint: Endpoint) -> None:
             inside.change(*(replace_default_route(index, each.gateway) for each in endpoint.addresses if each.gateway))
     for key, value in endpoint.sysctls:
         write_sysctl(key.replace("IFNAME", endpoint.ifname), value)
+
+
+def route_inside(endpoint: Endpoint) -> None:
+    """The default routes by this endpoint, or without `default_route` none by it. Raises OSError or `DriverError`."""
+    gateways = [each.gateway for each in endpoint.addresses if each.gateway]
+    try:
+        index = socket.if_nametoindex(endpoint.ifname)
+    except OSError as error:
+        if endpoint.default_route:
+            raise DriverError(f"cannot find {endpoint.ifname} in the container") from error
+        return
+    with RouteSocket() as inside:
+        if endpoint.default_route:
+            inside.change(*(replace_default_route(index, gateway) for gateway in gateways))
+            return
+        for gateway in gateways:
+            try:
+                inside.change(delete_default_route(index, gateway))
+            except Refused as error:
+                if error.errno != errno.ESRCH:  # another has taken its place
+                    raise

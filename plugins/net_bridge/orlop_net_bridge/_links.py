@@ -26,7 +26,7 @@ from orlop_kernel.spi import Conflict, DriverError, Endpoint
 
 from . import _netlink
 from ._audit import Link
-from ._inside import set_up_inside
+from ._inside import route_inside, set_up_inside
 from ._network import Bridge
 from ._route_socket import Refused, RouteSocket
 from ._sysctl import skip_duplicate_search
@@ -192,6 +192,17 @@ class Links:
             finally:
                 os.close(namespace)
         return name, mac
+
+    @staticmethod
+    def reroute(endpoint: Endpoint) -> None:
+        """Make its link the namespace's default route, or no longer."""
+        with _errors(f"route container {endpoint.container_id[:12]} by network {endpoint.network.name}"):
+            namespace = os.open(endpoint.netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                with linux.in_network_namespace(namespace):
+                    route_inside(endpoint)
+            finally:
+                os.close(namespace)
 
     def _endpoint_alias(self, endpoint_id: str) -> str:
         return f"{self._owner}:endpoint:{endpoint_id}"

@@ -15,6 +15,7 @@ __all__ = [
     "Request",
     "add_address",
     "add_veth",
+    "delete_default_route",
     "delete_link",
     "encode",
     "mark_port",
@@ -35,7 +36,7 @@ _U8 = Struct("=B")
 _ERROR = Struct("=i")
 
 _NLMSG_ERROR = 2
-_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE = 16, 17, 20, 24
+_NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 24, 25
 _ASK = 0x01 | 0x04  # NLM_F_REQUEST | NLM_F_ACK
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 
@@ -172,15 +173,23 @@ def add_address(index: int, address: str) -> Request:
     return Request(_NEWADDR, _ASK | _CREATE | _EXCL, body, f"add address {address}")
 
 
-def replace_default_route(index: int, gateway: str) -> Request:
+def _default_route(index: int, gateway: str) -> bytes:
     family, packed = _packed(gateway)
-    body = (
+    return (
         _ROUTE.pack(family, 0, 0, 0, _TABLE_MAIN, _PROTO_STATIC, 0, _UNICAST, 0)
         + _attribute(_RTA_GATEWAY, packed)
         + _number(_RTA_OIF, index)
         + _number(_RTA_TABLE, _TABLE_MAIN)
     )
-    return Request(_NEWROUTE, _ASK | _CREATE | _REPLACE, body, f"set default route by {gateway}")
+
+
+def replace_default_route(index: int, gateway: str) -> Request:
+    return Request(_NEWROUTE, _ASK | _CREATE | _REPLACE, _default_route(index, gateway), f"set default route by {gateway}")
+
+
+def delete_default_route(index: int, gateway: str) -> Request:
+    """The one by this link and gateway, and no other."""
+    return Request(_DELROUTE, _ASK, _default_route(index, gateway), f"delete default route by {gateway}")
 
 
 # --- framing --------------------------------------------------------------------------------------------------------

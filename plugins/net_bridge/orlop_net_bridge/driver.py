@@ -71,6 +71,10 @@ class BridgeDriver:
             lambda: self._attach(endpoint, bridge, wanted), undo=lambda state: self._detach(endpoint, state)
         )
 
+    async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
+        wanted = _plan.port_elements(endpoint)
+        await self._worker.run(lambda: self._update(endpoint, wanted))
+
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         await self._worker.run(lambda: self._detach(endpoint, state))
 
@@ -212,6 +216,16 @@ class BridgeDriver:
             self._open_links().disconnect(host_link, endpoint.id)
             raise
         return EndpointState(mac=mac, host_link=host_link)
+
+    def _update(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
+        held = self._ports.get(endpoint.id, frozenset())
+        nft = self._open_nft()
+        if nft is not None and held and held != wanted:
+            self._unpublish(nft, held, endpoint)
+            del self._ports[endpoint.id]
+        if held != wanted:
+            self._publish(endpoint, wanted)
+        self._open_links().reroute(endpoint)
 
     def _publish(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
         nft = self._open_nft()

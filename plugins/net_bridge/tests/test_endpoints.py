@@ -146,6 +146,39 @@ def test_without_ipv6_and_without_a_route() -> None:
     on_host(body)
 
 
+def test_the_default_route_changes_links() -> None:
+    other = Bridge("b" * 64, "orlt1", ("10.212.0.1/16", "fd00:212::1/64"))
+
+    def defaults(host: Host) -> list[tuple[str, str]]:
+        with host.inside():
+            found = [json.loads(run("ip", "-j", family, "route", "show", "default")) for family in ("-4", "-6")]
+        return [(route["gateway"], route["dev"]) for routes in found for route in routes]
+
+    def body(host: Host) -> None:
+        host.links.ensure_bridge(other)
+        former = host.endpoint(FOUR, SIX)
+        host.links.connect(former, BRIDGE)
+        four, six = Address("10.212.0.2/16", "10.212.0.1"), Address("fd00:212::2/64", "fd00:212::1")
+        later = msgspec.structs.replace(host.endpoint(four, six, ifname="eth1", default_route=False), id="f" * 64)
+        host.links.connect(later, other)
+        assert defaults(host) == [("10.211.0.1", "eth0"), ("fd00:211::1", "eth0")]
+        for _ in range(2):
+            host.links.reroute(msgspec.structs.replace(later, default_route=True))
+            assert defaults(host) == [("10.212.0.1", "eth1"), ("fd00:212::1", "eth1")]
+            host.links.reroute(msgspec.structs.replace(former, default_route=False))
+            assert defaults(host) == [("10.212.0.1", "eth1"), ("fd00:212::1", "eth1")]
+        # Of a family that the next gateway has not, the former one's route goes.
+        host.links.reroute(msgspec.structs.replace(former, addresses=(FOUR,)))
+        host.links.reroute(later)
+        assert defaults(host) == [("10.211.0.1", "eth0")]
+        absent = msgspec.structs.replace(former, ifname="absent0", default_route=False)
+        host.links.reroute(absent)
+        with pytest.raises(DriverError, match="cannot find absent0"):
+            host.links.reroute(msgspec.structs.replace(absent, default_route=True))
+
+    on_host(body)
+
+
 def test_ports_of_a_bridge_without_traffic_between_containers() -> None:
     bridge = msgspec.structs.replace(BRIDGE, icc=False)
 

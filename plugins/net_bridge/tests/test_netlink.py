@@ -98,6 +98,7 @@ def test_default_route(gateway: str, family: int) -> None:
     request = _netlink.replace_default_route(4, gateway)
     assert request.body == expected
     assert (request.kind, request.flags) == (24, 0x505)
+    assert _netlink.delete_default_route(4, gateway)[:3] == (25, 0x5, expected)
 
 
 @pytest.mark.parametrize("address", ["10.1.2/16", "10.1.2.3.4", "fd00::g/64", ""])

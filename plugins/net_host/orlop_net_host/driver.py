@@ -34,6 +34,9 @@ class HostDriver:
     async def attach(self, endpoint: Endpoint) -> EndpointState:
         return EndpointState()
 
+    async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
+        pass
+
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         pass
 

@@ -65,6 +65,9 @@ class NoneDriver:
             ) from error
         return EndpointState()
 
+    async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
+        pass
+
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import shutil
@@ -43,6 +44,7 @@ class LocalVolumes:
         self._trash: Trash | None = None
         self._mounting = trio.Lock()
         self._slow = trio.CapacityLimiter(4)
+        self._looks = trio.CapacityLimiter(16)
         self._sweep()
 
     @property
@@ -135,7 +137,7 @@ class LocalVolumes:
         if host:
             kept = with_address(kept, await _resolve(host))
         mount = mount_of(kept)
-        if mount.type == "bind" and not await trio.Path(mount.source).exists():
+        if mount.type == "bind" and not await self._exists(mount.source):
             raise DriverError(
                 f"cannot mount volume {name}: failed to mount local volume: mount {mount.source}:{data}: "
                 "no such file or directory"
@@ -144,6 +146,12 @@ class LocalVolumes:
             await self._mount_shared(mount, data)
             return (Mount("bind", data, "", ("bind", "rprivate")),)
         return (mount,)
+
+    async def _exists(self, path: str) -> bool:
+        """On a server that is gone this never comes back: the thread is left to itself at the caller's deadline, and is none
+        of those that others need."""
+        look = functools.partial(os.path.exists, path)
+        return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._looks)
 
     async def _mount_shared(self, mount: Mount, data: str) -> None:
         """A tmpfs must be one for all containers, and outlive each: only a mount of the host's does."""

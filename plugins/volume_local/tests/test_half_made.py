@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,27 @@ def test_a_directory_that_an_administrator_made_becomes_a_volume(tmp_path: Path)
     (tmp_path / "disk").mkdir()
     trio.run(LocalVolumes(VolumeContext(str(tmp_path))).create, "disk", {})
     assert (tmp_path / "disk" / "_data").is_dir()
+
+
+def test_a_device_on_a_server_that_is_gone_is_given_up_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, exists = threading.Event(), os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: answers.wait(10) if path == "/dead/server" else exists(path))
+    driver = LocalVolumes(VolumeContext(str(tmp_path)))
+
+    async def main() -> None:
+        await driver.create("data", {"type": "none", "o": "bind", "device": "/dead/server"})
+        with trio.move_on_after(0.3):
+            async with trio.open_nursery() as nursery:
+                for _ in range(60):  # more than trio has threads for all
+                    nursery.start_soon(driver.mounts, "data")
+        with trio.fail_after(5):
+            await driver.names()
+
+    began = time.monotonic()
+    try:
+        trio.run(main)
+        assert time.monotonic() - began < 5
+    finally:
+        answers.set()

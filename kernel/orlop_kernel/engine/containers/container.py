@@ -41,6 +41,22 @@ class Run:
     """The event `oom` has been published: the kill was seen as it happened."""
     killed: bool = False
     """SIGKILL is on its way: it must not be paused any more, for a frozen process does not die."""
+    graces: set[trio.CancelScope] = field(default_factory=set)
+    """Of who waits for its end under the lock, before they kill it."""
+
+    async def grace(self, seconds: float) -> None:
+        """Wait for its end, so long at most, and less when someone is in a hurry."""
+        with trio.move_on_after(seconds) as scope:
+            self.graces.add(scope)
+            try:
+                await self.finished.wait()
+            finally:
+                self.graces.discard(scope)
+
+    def hurry(self, seconds: float) -> None:
+        """Whoever waits under the lock waits no longer than that."""
+        for scope in self.graces:
+            scope.deadline = min(scope.deadline, trio.current_time() + seconds)
 
 
 @dataclass(slots=True)

@@ -58,15 +58,20 @@ def _strings(value: list[str] | str | None) -> list[str] | None:
     return [value] if isinstance(value, str) else value
 
 
+def _merge_command(
+    cmd: list[str] | None, entrypoint: list[str] | None, image: ImageConfig
+) -> tuple[list[str] | None, list[str] | None]:
+    """Command and entrypoint. An empty entrypoint takes the image's away and leaves its command; one of "" takes both."""
+    if not cmd and not entrypoint:
+        cmd = list(image.cmd) if image.cmd else None
+    if entrypoint is None and image.entrypoint:
+        entrypoint = list(image.entrypoint)
+    return cmd, None if entrypoint == [""] else entrypoint
+
+
 def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) -> ContainerConfig:
     """Docker's merge of an image's configuration below the user's."""
-    cmd, entrypoint = _strings(given.cmd), _strings(given.entrypoint)
-    if entrypoint is None:
-        if not cmd:
-            cmd = list(image.cmd) if image.cmd else cmd
-        entrypoint = list(image.entrypoint) if image.entrypoint else None
-    elif entrypoint == [""]:
-        entrypoint = []
+    cmd, entrypoint = _merge_command(_strings(given.cmd), _strings(given.entrypoint), image)
     merged = {name: getattr(given, name) for name in ContainerConfig.__struct_fields__}
     exposed = {**(image.exposed_ports or {}), **(given.exposed_ports or {})}
     merged |= {
@@ -193,13 +198,16 @@ def _platform(room: Containers, image: Image, platform: str, reference: str) -> 
     return []
 
 
-def _endpoints(request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+def _endpoints(room: Containers, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+    """The networks to be on, and what is asked of each. The container's own MAC address is for that of the mode, if it is on
+    that; what else it could mean was refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
-    if host.network_mode.startswith("container:") or (host.network_mode in ("host", "none") and not given):
-        return {}
-    found = {("bridge" if name == "default" else name): settings or EndpointSettings() for name, settings in given.items()}
-    if request.mac_address and not any(settings.mac_address for settings in found.values()):
-        found.setdefault(host.network_mode, EndpointSettings()).mac_address = request.mac_address
+    if request.network_disabled is True:
+        given = {}
+    host.network_mode, found = room.engine.networks.pin(host.network_mode, given)
+    main = found.get(host.network_mode)
+    if main and not main.mac_address and host.network_mode not in ("host", "none"):
+        main.mac_address = request.mac_address or ""
     return found
 
 
@@ -225,9 +233,9 @@ async def create(
     warnings += validate.check(request, host, facts())
     _joined(room, host)
     links.check(room, host.links)
-    endpoints = _endpoints(request, host)
+    endpoints = _endpoints(room, request, host)
     room.check_networks(host, endpoints)
-    wanted_ports(config.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
+    wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
     engine.drivers.runtime(host.runtime)
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
     plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host))
@@ -250,6 +258,7 @@ async def create(
                 image_id=image.id,
                 storage_driver=engine.storage_name,
                 endpoints=endpoints,
+                endpoints_complete=True,
                 mounts=planned,
                 image_labels=labels.of_image_alone(request, image.config),
                 monitor_pid=0,

@@ -107,15 +107,16 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
         log.exception("container %s has ended, and not all of its network is given back", container.name)
     volumes.announce(room, container, "unmount")
     ran_for = (exited.time_ns - state.started_ns) / 1e9
-    policy = record.host_config.restart_policy
-    # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".
-    by_user = container.stop_requested or room.closing or (record.manually_stopped and policy.name == "unless-stopped")
-    again = restarts.wants_restart(policy, exited.code, record.restart_count, by_user)
+    again = _wanted_again(room, container, exited.code)
+    record.held = False
     state.running, state.paused, state.restarting = again, False, again
     state.pid, state.pid_start_time = 0, 0
     state.exit_code, state.finished_ns, state.oom_killed = exited.code, exited.time_ns, exited.oom
     gone = record.host_config.auto_remove and not again and not room.restarting_now(container)
     if not gone:
+        await _record(room, container, run)
+    if again and not _wanted_again(room, container, exited.code):  # a stop or a kill came while the row was written
+        again = state.running = state.restarting = False
         await _record(room, container, run)
     container.touch()
     attributes = room.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
@@ -132,6 +133,14 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
         room.background(room.auto_remove, container)
     else:
         room.background(_clean, room, container, run)
+
+
+def _wanted_again(room: Containers, container: Container, code: int) -> bool:
+    record = container.record
+    policy = record.host_config.restart_policy
+    # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".
+    by_user = container.stop_requested or room.closing or (record.manually_stopped and policy.name == "unless-stopped")
+    return restarts.wants_restart(policy, code, record.restart_count, by_user)
 
 
 async def _record(room: Containers, container: Container, run: Run) -> None:
@@ -174,8 +183,7 @@ async def _restart_later(room: Containers, container: Container, run: Run) -> No
     async with container.lock:
         if container.run is not run or container.record.removing or not container.record.state.restarting:
             return
-        container.record.restart_count += 1
         try:
-            await room.start_locked(container)
+            await room.start_locked(container, again=True)
         except Exception as error:
             log.warning("cannot restart container %s: %s", container.name, error)

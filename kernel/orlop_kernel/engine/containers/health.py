@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import trio
 from msgspec import UNSET
 
-from orlop_kernel.spi import OrlopError
+from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import ContainerConfig, ExecConfig, Healthcheck
 
@@ -29,6 +29,9 @@ __all__ = ["HEALTHY", "STARTING", "UNHEALTHY", "Health", "Result", "command", "s
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 _INTERVAL, _TIMEOUT, _START_INTERVAL = 30_000_000_000, 30_000_000_000, 5_000_000_000
+SHORTEST = 1_000_000
+"""Nanoseconds; Docker's least."""
+_LONGEST = (1 << 63) - 1
 _RETRIES = 3
 _KEPT = 5
 _OUTPUT = 4096
@@ -63,13 +66,13 @@ class Health:
 
     @property
     def timeout(self) -> int:
-        return self._check.timeout or _TIMEOUT
+        return _duration_or(self._check.timeout, _TIMEOUT)
 
     def pause(self, now_ns: int) -> int:
         """Nanoseconds until the next probe."""
         if self._is_young(now_ns):
-            return self._check.start_interval or _START_INTERVAL
-        return self._check.interval or _INTERVAL
+            return _duration_or(self._check.start_interval, _START_INTERVAL)
+        return _duration_or(self._check.interval, _INTERVAL)
 
     def _is_young(self, now_ns: int) -> bool:
         return self.status == STARTING and max(0, now_ns - self._began_ns) < self._check.start_period
@@ -83,11 +86,16 @@ class Health:
         if self._is_young(result.start_ns):
             return
         self.streak += 1
-        if self.streak >= (self._check.retries or _RETRIES):
+        if self.streak >= (self._check.retries if self._check.retries > 0 else _RETRIES):
             self.status = UNHEALTHY
 
     def view(self) -> dict[str, Any]:
         return {"Status": self.status, "FailingStreak": self.streak, "Log": [result.view() for result in self.results]}
+
+
+def _duration_or(ns: int, default: int) -> int:
+    """What create refuses may come with an image: no sleep takes it, or the machine would do nothing but probe."""
+    return min(ns, _LONGEST) if ns >= SHORTEST else default
 
 
 def command(config: ContainerConfig) -> list[str] | None:
@@ -167,8 +175,9 @@ async def _probe(room: Containers, container: Container, argv: list[str], timeou
             execs.forget(exec_id)
     except trio.TooSlowError:
         return Result(start_ns, time.time_ns(), -1, f"Health check did not begin within {_BEGIN:g} s")
-    except OrlopError as error:
-        return Result(start_ns, time.time_ns(), -1, str(error))
+    except Exception as error:
+        # Also a mistake of ours about what an image says (a NUL, a size): this probe's end, never the watcher's.
+        return Result(start_ns, time.time_ns(), -1, str(as_orlop_error(error, "cannot run the health check")))
     text = output.text()
     if code is None:
         text = f"Health check exceeded timeout ({_duration(timeout_ns)}){': ' + text if text else ''}"

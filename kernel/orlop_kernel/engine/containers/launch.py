@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from orlop_kernel.engine.networks.views import normal_ports
 from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
 from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
 from orlop_kernel.process import describe_timeout
@@ -82,7 +83,7 @@ async def launch(room: Containers, container: Container, image: str = "") -> Run
                 record.config.hostname,
                 record.host_config.network_mode,
                 record.endpoints,
-                set(record.config.exposed_ports or ()),
+                set(normal_ports(record.config.exposed_ports or ())),
                 record.host_config.port_bindings or {},
                 record.host_config.publish_all_ports,
             )

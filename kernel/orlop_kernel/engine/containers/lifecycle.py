@@ -4,6 +4,7 @@ checks the state in Docker's words, acts, commits, and tells."""
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,13 @@ from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
 
 from . import checkpoints, exits, health, validate, volumes
-from .container import Container
+from .container import Container, Run
 from .launch import launch, task
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["kill", "pause", "rename", "restart", "start", "start_locked", "stop", "unpause"]
+__all__ = ["hurry", "kill", "let_go", "pause", "rename", "restart", "start", "start_locked", "stop", "unpause"]
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,9 @@ def _cancel_restart(container: Container) -> None:
         container.record.state.running = False
 
 
-async def start_locked(room: Containers, container: Container, image: str = "") -> None:
-    """Start under the lock, from any state that is not running. `image`: the directory of a checkpoint."""
+async def start_locked(room: Containers, container: Container, image: str = "", *, again: bool = False) -> None:
+    """Start under the lock, from any state that is not running. `image`: the directory of a checkpoint. `again`: by its
+    restart policy, unless a stop or a kill comes first."""
     record = container.record
     if record.removing or container.row_going:
         raise Conflict("container is marked for removal and cannot be started")
@@ -62,6 +64,10 @@ async def start_locked(room: Containers, container: Container, image: str = "") 
     try:
         if container.run is not None:
             await exits.put_away(room, container, container.run)
+        if again:
+            if not record.state.restarting:
+                return
+            record.restart_count += 1
         container.stop_requested = False
         record.manually_stopped = False
         with room.engine.tally.timed("container", "start"):
@@ -128,12 +134,18 @@ def stop_signal(container: Container, given: str) -> int:
 
 
 async def stop(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
-    """Signal, wait, kill. `seconds` below 0 waits for ever."""
+    """Signal, wait, kill. `seconds` below 0 waits for ever. The wait is not under the lock: it may be long, and who asks
+    for a shorter one is heard. One that holds the lock, of a restart, is cut short."""
     signum = stop_signal(container, given)
+    hurry(room, container, seconds)
     async with container.lock:
         if not container.record.state.running:
             raise NotModified("container is already stopped")
-        await stop_locked(room, container, signum, seconds)
+        run, patience = await _begin_stop(room, container, signum, seconds)
+    if run is not None:
+        with trio.move_on_after(patience):
+            await run.finished.wait()
+        await _end(room, container, run)
     room.engine.events.publish("container", "stop", container.id, room.attributes(container))
 
 
@@ -144,25 +156,46 @@ def stop_timeout(room: Containers, container: Container) -> int:
 
 
 async def stop_locked(room: Containers, container: Container, signum: int, seconds: int | None) -> None:
-    record = container.record
+    """The same all under the lock, for who goes on from there. `hurry` is the way to cut it short."""
+    run, patience = await _begin_stop(room, container, signum, seconds)
+    if run is not None:
+        await run.grace(patience)
+        await _end(room, container, run)
+
+
+def hurry(room: Containers, container: Container, seconds: int | None) -> None:
+    """Before a stop waits for the lock: who holds it may be stopping the container, with more patience."""
+    if container.run is not None:
+        container.run.hurry(_patience(room, container, seconds))
+
+
+def _patience(room: Containers, container: Container, seconds: int | None) -> float:
     if seconds is None:
         seconds = stop_timeout(room, container)
+    return seconds if seconds >= 0 else math.inf
+
+
+async def _begin_stop(room: Containers, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
+    """Nothing follows this run. The run that has been told to end, and its seconds for that; None when it has ended."""
+    record, patience = container.record, _patience(room, container, seconds)
     if not room.closing:
         record.manually_stopped = True
     container.stop_requested = True
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
         await _end_restarting(room, container)
-        return
+        return None, 0
     run = container.run
     assert run is not None
     await _thaw(room, container)
     try:
         await _send(room, container, signum)
     except (OSError, OrlopError):
-        seconds = _SIGNAL_FAILED  # it ends this very moment, most likely
-    with trio.move_on_after(seconds if seconds >= 0 else float("inf")):
-        await run.finished.wait()
-    if not run.finished.is_set():
+        patience = _SIGNAL_FAILED  # it ends this very moment, most likely
+    return run, patience
+
+
+async def _end(room: Containers, container: Container, run: Run) -> None:
+    if not run.finished.is_set():  # then it is the container's, as no other can have begun
         await kill_now(room, container)
 
 
@@ -229,6 +262,8 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
     record = container.record
     await _decided(container)
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        record.manually_stopped = record.manually_stopped or not room.closing
+        container.stop_requested = True
         await _end_restarting(room, container)
         return
     run = container.run
@@ -263,6 +298,7 @@ async def _unless_it_ended(container: Container, error: OrlopError) -> None:
 
 async def restart(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
     signum = stop_signal(container, given)
+    hurry(room, container, seconds)
     async with container.lock:
         room.now_restarting.add(container.id)
         try:
@@ -277,22 +313,28 @@ async def restart(room: Containers, container: Container, given: str = "", secon
     room.engine.events.publish("container", "restart", container.id, room.attributes(container))
 
 
-async def pause(room: Containers, container: Container) -> None:
+async def pause(room: Containers, container: Container, *, held: bool = False) -> None:
+    """`held`: by the engine, which calls `let_go`. That it is so is in the row before it is true: a boot thaws it."""
     async with container.lock:
-        state = container.record.state
+        record, state = container.record, container.record.state
         if not state.running:
             raise Conflict(f"container {container.id} is not running")
         if state.paused:
             raise Conflict(f"Container {container.id} is already paused")
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
-        runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+        runtime = room.engine.drivers.runtime(record.host_config.runtime)
+        record.held = held
+        if held:
+            await room.save(container)
         try:
             await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
         except DriverError as error:
+            record.held = False
             await _unless_it_ended(container, error)
             raise
         if container.run is not None and container.run.killed:
+            record.held = False
             await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
             raise Conflict(f"container {container.id} is not running")
         state.paused = True
@@ -300,6 +342,13 @@ async def pause(room: Containers, container: Container) -> None:
         health.suspend(room, container)
         container.touch()
     room.engine.events.publish("container", "pause", container.id, room.attributes(container))
+
+
+async def let_go(room: Containers, container: Container) -> None:
+    """Thaw what the engine holds, unless somebody else did, or paused it since."""
+    async with container.lock:
+        if container.record.held:
+            await _unpause(room, container)
 
 
 async def unpause(room: Containers, container: Container) -> None:
@@ -311,11 +360,12 @@ async def unpause(room: Containers, container: Container) -> None:
 
 async def _unpause(room: Containers, container: Container) -> None:
     """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed."""
-    state = container.record.state
+    record, state = container.record, container.record.state
     if not state.paused:
         return
-    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-    state.paused, failure = False, None
+    runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    held, failure = record.held, None
+    state.paused = record.held = False
     try:
         await room.save(container)
     except OrlopError as error:
@@ -323,7 +373,7 @@ async def _unpause(room: Containers, container: Container) -> None:
     try:
         await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
     except BaseException:
-        state.paused = True
+        state.paused, record.held = True, held
         container.touch()
         room.background(room.save, container)
         raise

@@ -19,7 +19,7 @@ from .record import ContainerRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["aliases", "check", "hosts", "names", "remove", "resolve", "shown"]
+__all__ = ["aliases", "check", "hosts", "linked", "names", "remove", "resolve", "shown"]
 
 
 def _parse(link: str) -> tuple[str, str]:
@@ -81,6 +81,12 @@ def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, st
             yield room.get(name).id, alias
         except (NotFound, InvalidParameter):
             continue  # removed since
+
+
+def linked(room: Containers, record: ContainerRecord) -> Iterator[str]:
+    """Ids of the containers that have to run for this one to start (see `hosts`)."""
+    if record.host_config.network_mode == "bridge":
+        yield from (other for other, _ in _legacy(room, record))
 
 
 def names(room: Containers) -> dict[str, list[str]]:

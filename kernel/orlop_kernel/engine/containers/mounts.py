@@ -93,6 +93,11 @@ def _invalid(spec: MountSpec, why: str) -> InvalidParameter:
     return InvalidParameter(f'invalid mount config for type "{spec.type}": {why}')
 
 
+def normal_target(target: str) -> str:
+    """The one way to write where something is mounted."""
+    return "/" + posixpath.normpath(target).lstrip("/")
+
+
 def parse_spec(spec: MountSpec) -> MountRecord:
     """One `--mount`."""
     if spec.type not in _OPTIONS:
@@ -106,7 +111,7 @@ def parse_spec(spec: MountSpec) -> MountRecord:
         raise _invalid(spec, "field Target must not be empty")
     if not spec.target.startswith("/"):
         raise _invalid(spec, f"invalid mount path: '{spec.target}' mount path must be absolute")
-    destination = "/" + posixpath.normpath(spec.target).lstrip("/")
+    destination = normal_target(spec.target)
     if destination == "/":
         raise _invalid(spec, "invalid specification: destination can't be '/'")
     if spec.type == "bind":

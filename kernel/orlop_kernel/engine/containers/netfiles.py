@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from orlop_kernel.engine.networks import files
 from orlop_kernel.engine.networks.names import is_named
 from orlop_kernel.engine.networks.records import Sandbox
+from orlop_kernel.spi import DriverError
 
 from . import links
 from .container import Container
@@ -23,16 +25,24 @@ NAMES = ("resolv.conf", "hostname", "hosts")
 def _texts(room: Containers, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
     record = container.record
     linked = links.hosts(room, record) if sandbox is not None else ()
-    return files.for_container(room.engine.config, record.config, record.host_config, sandbox, linked)
+    gateways = room.engine.networks.host_gateways()
+    return files.for_container(room.engine.config, record.config, record.host_config, sandbox, linked, gateways)
+
+
+def _check_gateway(room: Containers, extra_hosts: Iterable[str]) -> None:
+    if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not room.engine.networks.host_gateways():
+        raise DriverError("unable to derive the IP value for host-gateway")
 
 
 def write(room: Containers, container: Container, network: str) -> dict[str, str]:
-    """Write them for a start, and return what to mount where. Who shares another's network shares its files."""
+    """Write them for a start, and return what to mount where. Who shares another's network shares its files. Raises
+    `DriverError` when a host is to be added by an address that there is not."""
     record = container.record
     directory = room.directory(record.id)
     if network not in ("", "new"):
         directory = room.directory(room.get(record.host_config.network_mode.removeprefix("container:")).id)
     else:
+        _check_gateway(room, record.host_config.extra_hosts or ())
         for name, text in _texts(room, container, record.sandbox).items():
             path = f"{directory}/{name}"
             with open(path, "w") as file:

@@ -37,11 +37,11 @@ def wants_restart(policy: RestartPolicy, code: int, tries: int, stopped_by_user:
     if stopped_by_user:
         return False
     if policy.name == "on-failure":
-        return code != 0 and (not policy.maximum_retry_count or tries < policy.maximum_retry_count)
+        return _failed(policy, code, tries)
     return policy.name in ("always", "unless-stopped")
 
 
-def wants_start_at_boot(policy: RestartPolicy, started_before: bool, manually_stopped: bool, code: int) -> bool:
+def wants_start_at_boot(policy: RestartPolicy, started_before: bool, manually_stopped: bool, code: int, tries: int) -> bool:
     """At the daemon's start. "always" means even after `docker stop`."""
     if not started_before:
         return False
@@ -49,4 +49,8 @@ def wants_start_at_boot(policy: RestartPolicy, started_before: bool, manually_st
         return True
     if policy.name == "unless-stopped":
         return not manually_stopped
-    return policy.name == "on-failure" and code != 0 and not manually_stopped
+    return policy.name == "on-failure" and not manually_stopped and _failed(policy, code, tries)
+
+
+def _failed(policy: RestartPolicy, code: int, tries: int) -> bool:
+    return code != 0 and (not policy.maximum_retry_count or tries < policy.maximum_retry_count)

@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,12 +23,13 @@ from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor import cgroups
 from orlop_kernel.monitor.protocol import Status
-from orlop_kernel.spi import OrlopError
+from orlop_kernel.spi import InvalidParameter, NotFound, OrlopError
 
-from . import ahead, exits, health, lifecycle, removal, restarts, runtime, volumes
+from . import ahead, exits, health, lifecycle, links, removal, restarts, runtime, volumes
 from .bundle import cgroup_path
 from .container import Container, Run
 from .launch import on_event
+from .record import ContainerRecord
 
 if TYPE_CHECKING:
     from .service import Containers
@@ -36,6 +39,7 @@ __all__ = ["restore", "shutdown"]
 log = logging.getLogger(__name__)
 
 _STARTS = 8
+_NEEDED = 30.0  # seconds that a start waits for those it needs to have been tried
 
 
 async def restore(room: Containers) -> None:
@@ -128,21 +132,34 @@ async def _adopt(room: Containers, container: Container, run: Run, monitor: Moni
     record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
     runs.complete(run.run_dir, record.id, status, cgroup_path(room, record.id, record.host_config))
     init = runs.init_record(run.run_dir)
+    news = False
     if init is not None and cgroups.is_frozen(init.cgroups) and not record.state.paused:
-        record.state.paused = True  # a pause of which there is no row, or the thaw that there is a row of
-        await room.save(container)
+        record.state.paused = news = True  # a pause of which there is no row, or the thaw that there is a row of
     if init is not None and not (record.state.running and record.state.pid == init.pid):
+        news = True
         record.state.running, record.state.restarting = True, False
         record.state.pid, record.state.pid_start_time = init.pid, init.start_time
         record.state.started_ns, record.state.error, record.state.exit_code = init.time_ns, "", 0
         record.started_before = True
-        await room.save(container)
     room.engine.execs.adopt(container, status)
     container.touch()
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     room.background(exits.watch, room, container, run)
     room.background(health.watch, room, container, run)
+    if record.held:  # by an operation of the last daemon
+        room.background(lifecycle.let_go, room, container)
+    if news:
+        await _record(room, container)
+
+
+async def _record(room: Containers, container: Container) -> None:
+    """A full disk must not keep what lives from being looked after: it is recorded as soon as there is space."""
+    try:
+        await room.save(container)
+    except OrlopError as error:
+        log.error("cannot record the state of container %s yet: %s", container.name, error)
+        room.background(exits.record_again, room, container)
 
 
 async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
@@ -205,6 +222,7 @@ def _patience(room: Containers, container: Container) -> int:
 
 async def _stop_orderly(room: Containers, container: Container, seconds: int | None = None) -> None:
     try:
+        lifecycle.hurry(room, container, seconds)
         async with container.lock:
             if container.record.state.running:
                 manually = container.record.manually_stopped
@@ -216,19 +234,50 @@ async def _stop_orderly(room: Containers, container: Container, seconds: int | N
 
 
 async def _start_wanted(room: Containers) -> None:
-    """Side by side: one that hangs holds up a few, not all."""
+    """Side by side: one that hangs holds up a few, not all. Those that others need go first."""
     limit = trio.CapacityLimiter(_STARTS)
+    needs = _needs(room)
+    tried = {container_id: trio.Event() for container_id in needs}
 
     async def bounded(container: Container) -> None:
-        async with limit:
-            try:
+        with trio.move_on_after(_NEEDED):
+            for other in needs[container.id]:
+                await tried[other].wait()
+        try:
+            async with limit:
                 await _start_if_wanted(room, container)
-            except Exception as error:
-                log.error("container %s: %s", container.name, as_orlop_error(error, "cannot start it"))
+        except Exception as error:
+            log.error("container %s: %s", container.name, as_orlop_error(error, "cannot start it"))
+        finally:
+            tried[container.id].set()
 
     async with trio.open_nursery() as nursery:
-        for container in list(room.index.values()):
+        for container in [room.index[container_id] for container_id in needs]:
             nursery.start_soon(bounded, container)
+
+
+def _needs(room: Containers) -> dict[str, set[str]]:
+    """Id -> the containers that have to run before it: whose namespaces it joins, and to which it is linked. Of those that
+    need each other, none of the ring waits for the one that closes it."""
+    needs = {item.id: _needed(room, item.record) for item in room.index.values()}
+    while True:
+        try:
+            TopologicalSorter(needs).prepare()
+        except CycleError as error:
+            first, then, *_ = error.args[1]
+            needs[then].discard(first)
+        else:
+            return needs
+
+
+def _needed(room: Containers, record: ContainerRecord) -> set[str]:
+    host = record.host_config
+    modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
+    found = {*links.linked(room, record)}
+    for mode in modes:
+        with suppress(NotFound, InvalidParameter):  # the start says so
+            found.add(room.get(mode.removeprefix("container:")).id)
+    return found
 
 
 async def _start_if_wanted(room: Containers, container: Container) -> None:
@@ -245,11 +294,16 @@ async def _start_if_wanted(room: Containers, container: Container) -> None:
         await room.auto_remove(container)
         return
     if not restarts.wants_start_at_boot(
-        record.host_config.restart_policy, record.started_before, record.manually_stopped, record.state.exit_code
+        record.host_config.restart_policy,
+        record.started_before,
+        record.manually_stopped,
+        record.state.exit_code,
+        record.restart_count,
     ):
         return
     async with container.lock:
         if not (record.state.running or record.removing):
+            record.restart_count = 0  # dockerd's: a start at boot begins to count anew
             await room.start_locked(container)
 
 

@@ -57,6 +57,7 @@ class Containers:
         self.departing: set[str] = set()
         """Containers whose rows are gone and whose files are about to be."""
         self.ahead: dict[str, Ahead] = {}
+        self._image_changes = 0
         self.programs = Programs()
         self.containers_root = os.path.join(engine.config.data_root, "containers")
         self.runs_root = os.path.join(engine.config.exec_root, "run")
@@ -276,7 +277,6 @@ class Containers:
         record = container.record
         return self.engine.networks.settings(
             record.sandbox,
-            network_mode=record.host_config.network_mode,
             endpoints=record.endpoints,
             exposed=set(record.config.exposed_ports or ()),
             running=record.state.running,
@@ -306,12 +306,10 @@ class Containers:
         return driver.path(launch.log_info(self, container))
 
     def image_name(self, record: ContainerRecord) -> str:
-        """As typed at create, unless that name now means another image."""
-        try:
+        """As typed at create, unless that name now means another image, or none."""
+        with suppress(NotFound):
             if self.engine.images.resolve(record.config.image).id == record.image_id:
                 return record.config.image
-        except NotFound:
-            return record.config.image
         return record.image_id
 
     async def inspect(self, container: Container, version: tuple[int, int], size: bool = False) -> bytes:
@@ -350,9 +348,17 @@ class Containers:
             for item in chosen if size else ():
                 nursery.start_soon(measure, item)
         linked = links.names(self)
+        self._forget_image_names()
         return (
             b"[" + b",".join(view.summary(self, item, linked.get(item.id, ()), sizes.get(item.id)) for item in chosen) + b"]"
         )
+
+    def _forget_image_names(self) -> None:
+        """What is encoded of containers says names of images as they were."""
+        if self._image_changes != self.engine.images.changes:
+            self._image_changes = self.engine.images.changes
+            for item in self.index.values():
+                item.views.pop("list", None)
 
     # --- operations -------------------------------------------------------------------------------------------------
 

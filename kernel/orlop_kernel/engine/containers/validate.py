@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import signal
 
 from msgspec import UNSET
 
+from orlop_kernel.engine.networks.files import parse_extra_host
 from orlop_kernel.engine.spec import capabilities, security
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter
@@ -19,6 +21,7 @@ __all__ = ["check", "parse_signal"]
 # With "_", which no host name has by the book: people name containers so, and Docker takes anything.
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
 _HOSTNAME_LIMIT = 64  # the kernel's (uname(2))
+_NO_LINKS = "can't be used with links. This would result in undefined behavior"
 _DEVICE_RULE = re.compile(r"[acb] (\d+|\*):(\d+|\*) [rwm]{1,3}\Z")
 
 
@@ -57,15 +60,27 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
     if not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidParameter(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     for entry in host.extra_hosts or ():
-        if ":" not in entry and "=" not in entry:
-            raise InvalidParameter(f'bad format for add-host: "{entry}"')
+        parse_extra_host(entry)
+    for server in host.dns or ():
+        _check_server(server)
     for name in host.annotations or ():
         if not name:
             raise InvalidParameter("invalid Annotations: the empty string is not permitted as an annotation key")
     if host.cgroup:
         raise InvalidParameter("the field Cgroup is not supported: CgroupParent says where a container's cgroup is")
     _check_security(host, facts)
-    return limits.check(host, facts)
+    warnings = limits.check(host, facts)
+    if host.network_mode == "host" and host.port_bindings:
+        warnings.append("Published ports are discarded when using host network mode")
+    return warnings
+
+
+def _check_server(server: str) -> None:
+    """Docker finds out at the start, when the container is made."""
+    try:
+        ipaddress.ip_address(server)
+    except ValueError:
+        raise InvalidParameter(f"bad nameserver address {server}: unable to parse IP") from None
 
 
 def _words(value: list[str] | str | None) -> list[str]:
@@ -92,6 +107,7 @@ def _check_config(config: ContainerConfig) -> None:
             ("Interval", health.interval),
             ("Timeout", health.timeout),
             ("StartPeriod", health.start_period),
+            ("StartInterval", health.start_interval),
         ):
             if value and value < 1_000_000:
                 raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
@@ -99,24 +115,34 @@ def _check_config(config: ContainerConfig) -> None:
             raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
+def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
+    """Whose network another's is has nothing of its own to say about it. Docker looks at the request alone here: what the
+    image exposes is no conflict."""
+    kind, _, other = host.network_mode.partition(":")
+    if kind != "container":
+        return
+    if not other:
+        raise InvalidParameter("Invalid network mode: invalid container format container:<name|id>")
+    for given, what in (
+        (config.hostname, "hostname and the network mode"),
+        (host.links, f"container type network {_NO_LINKS}"),
+        (host.dns, "dns and the network mode"),
+        (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
+        (config.exposed_ports, "port exposing and the container type network mode"),
+    ):
+        if given:
+            raise InvalidParameter(f"conflicting options: {what}")
+
+
 def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
-    mode = host.network_mode
-    if mode.startswith("container:"):
-        if not mode.removeprefix("container:"):
-            raise InvalidParameter("invalid container format container:<name|id>")
-        for given, what in (
-            (config.hostname, "hostname and the network mode"),
-            (host.links, "links and network mode"),
-            (host.dns, "dns and the network mode"),
-            (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
-            (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
-        ):
-            if given:
-                raise InvalidParameter(f"conflicting options: {what}")
+    _check_network_mode(config, host)
     if host.uts_mode not in ("", "host"):
         raise InvalidParameter(f"invalid UTS mode: {host.uts_mode}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
+    if host.network_mode == "host" and host.links:
+        raise InvalidParameter(f"conflicting options: host type networking {_NO_LINKS}")
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
     if host.cgroupns_mode not in ("", "host", "private"):

@@ -13,12 +13,14 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from orlop_kernel.engine.threads import Abandonable
 from orlop_kernel.engine.unpacking import copy_up
 from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Delete, Put
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
+from .mounts import normal_target
 from .record import ContainerRecord, MountRecord
 
 if TYPE_CHECKING:
@@ -30,14 +32,24 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PATIENCE = 20.0
+_LOOKS = Abandonable("looks at what is to be mounted", 16)
 _NOTE = "volumes:"
+_ANONYMOUS = "com.docker.volume.anonymous"
 
 
 async def patiently(look: Callable[[], T]) -> T:
     """Look at paths that users name, on a thread: on a server that is gone, that would be everybody's last moment."""
+    begun = False
+
+    def begin() -> T:
+        nonlocal begun
+        begun = True
+        return look()
+
     with trio.move_on_after(_PATIENCE):
-        return await trio.to_thread.run_sync(look, abandon_on_cancel=True)
-    raise DeadlineExceeded(f"cannot look at what is to be mounted: its file system gave no answer in {_PATIENCE:g} s")
+        return await _LOOKS.run(begin)
+    why = "its file system gave no answer" if begun else "too many others wait for one that gives no answer, and did"
+    raise DeadlineExceeded(f"cannot look at what is to be mounted: {why} in {_PATIENCE:g} s")
 
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
@@ -81,7 +93,9 @@ async def ensure(
     """Make the volumes that are not there yet, with `labels` and their own, and the directories that `--volume` promises."""
     out = []
     options = {
-        mount.target: mount.volume_options for mount in host.mounts or () if mount.type == "volume" and mount.volume_options
+        normal_target(mount.target): mount.volume_options
+        for mount in host.mounts or ()
+        if mount.type == "volume" and mount.volume_options
     }
     for mount in planned:
         if mount.type == "bind":
@@ -90,7 +104,8 @@ async def ensure(
             extra = options.get(mount.destination)
             driver = mount.driver or host.volume_driver or "local"
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
-            own = {"com.docker.volume.anonymous": ""} if mount.anonymous else (extra.labels if extra else None) or {}
+            own = {_ANONYMOUS: ""} if mount.anonymous else {}
+            own |= (extra.labels if extra else None) or {}
             await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
             mount = replace(mount, driver=driver)
         out.append(mount)
@@ -110,8 +125,8 @@ async def populate(room: Containers, record: ContainerRecord) -> None:
         if mount.type != "volume" or not mount.copy or mount.subpath:
             continue
         sources = await room.engine.volumes.mounts(mount.name)
-        if len(sources) != 1 or sources[0].type != "bind" or os.listdir(sources[0].source):
-            continue
+        if len(sources) != 1 or sources[0].type != "bind" or await patiently(partial(_filled, sources[0].source)):
+            continue  # a bind of the user's may be on such a server too
         root = room.root(record.id)
         os.makedirs(root, mode=0o700, exist_ok=True)
         try:
@@ -119,6 +134,10 @@ async def populate(room: Containers, record: ContainerRecord) -> None:
             await copy_up(room.engine.zygote, below, mount.destination, sources[0].source, root)
         finally:
             os.rmdir(root)
+
+
+def _filled(source: str) -> bool:
+    return bool(os.listdir(source))
 
 
 async def discard(room: Containers, mounts: Sequence[MountRecord]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 from msgspec import UNSET
 
 from orlop_kernel.engine.containers import lifecycle
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["commit", "export"]
 
+log = logging.getLogger(__name__)
+
+_THAW = 30.0  # seconds; also when the daemon ends in the middle
 _encode = msgspec.json.Encoder().encode
 
 
@@ -115,19 +120,26 @@ async def _bytes(pieces: AsyncGenerator[object, None]) -> AsyncIterator[bytes]:
 @asynccontextmanager
 async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIterator[None]:
     """Nothing runs in the container meanwhile. One that a user had paused stays so."""
-    paused = False
+    held = False
     if pause and container.record.state.running and not container.record.state.paused:
         try:
-            await lifecycle.pause(engine.containers, container)
-            paused = True
+            await lifecycle.pause(engine.containers, container, held=True)
+            held = True
         except OrlopError:
             if container.record.state.running:
                 raise  # it has ended otherwise, and is still enough
     try:
         yield
     finally:
-        if paused and container.record.state.paused:
-            await lifecycle.unpause(engine.containers, container)
+        if held:
+            await _let_go(engine, container)
+
+
+async def _let_go(engine: Engine, container: Container) -> None:
+    with trio.move_on_after(_THAW, shield=True) as patience:
+        await lifecycle.let_go(engine.containers, container)
+    if patience.cancelled_caught:
+        log.error("container %s is still frozen: it did not thaw in %g s", container.name, _THAW)
 
 
 def _listed(changes: Sequence[Change]) -> int:

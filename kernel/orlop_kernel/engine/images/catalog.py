@@ -24,9 +24,12 @@ class Catalog:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
         self._ids: list[str] = []
+        self.changes = 0
+        """Counts what may have given a name another meaning."""
 
     def put(self, record: ImageRecord, document: ImageDocument, raw: bytes) -> Image:
         """Add an image, or replace its record."""
+        self.changes += 1
         if record.id not in self.images:
             insort(self._ids, record.id)
         self.images[record.id] = Image(record, document, raw)
@@ -35,17 +38,20 @@ class Catalog:
 
     def remove(self, id: str) -> None:
         """Forget an image that has no references any more."""
+        self.changes += 1
         del self.images[id]
         self._ids.remove(id)
 
     def point(self, reference: Reference, id: str) -> None:
         """Let a reference name this image; another image may lose it."""
+        self.changes += 1
         before = self.references.get(reference)
         self.references[reference] = id
         for changed in {before, id} - {None}:
             self._rename(str(changed))
 
     def drop(self, reference: Reference) -> None:
+        self.changes += 1
         id = self.references.pop(reference, None)
         if id is not None:
             self._rename(id)

@@ -106,6 +106,11 @@ class Images:
         """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`."""
         return self._stock.catalog.resolve(reference)
 
+    @property
+    def changes(self) -> int:
+        """Another number than before when a name may mean another image, or none."""
+        return self._stock.catalog.changes
+
     def get(self, image_id: str) -> Image | None:
         return self._stock.catalog.images.get(image_id)
 

@@ -7,7 +7,9 @@ in it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 import trio
@@ -30,12 +32,20 @@ from .ports import Bound, PortAllocator, PortBindings, Wanted, wanted_ports
 from .records import AttachedEndpoint, NetworkRecord, Plan, PlannedEndpoint, Sandbox
 from .state import Network, mac_for, new_id
 
-__all__ = ["Attachments"]
+__all__ = ["Attachments", "Listeners"]
 
 _log = logging.getLogger("orlop.networks")
 _UNDO_SECONDS = 20
 _FAILED = "failed to set up container networking: "
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
+
+
+class Listeners(Protocol):
+    """Who serves a container's published ports on loopback and IPv6: its monitor."""
+
+    async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None: ...
+
+    async def lead(self, moved: Mapping[str, str]) -> None: ...
 
 
 class Attachments:
@@ -72,7 +82,7 @@ class Attachments:
             for request, driver, ifname in zip(requests, drivers, names, strict=True):
                 planned = self._plan_endpoint(plan, request, driver, ifname, default_route=request is gateway)
                 if request is gateway and wanted and driver.capabilities.publishes:
-                    bound = self._bind(plan, planned, wanted, request.record)
+                    bound = self._bind(plan, planned, wanted, request.record.options)
                     ports = tuple(each.port for each in bound)
                     endpoint = msgspec.structs.replace(planned.endpoint, ports=ports)
                     plan.endpoints[-1] = msgspec.structs.replace(planned, endpoint=endpoint)
@@ -110,9 +120,11 @@ class Attachments:
         plan.endpoints.append(planned)
         return planned
 
-    def _bind(self, plan: Plan, planned: PlannedEndpoint, wanted: Sequence[Wanted], record: NetworkRecord) -> list[Bound]:
+    def _bind(
+        self, plan: Plan, planned: PlannedEndpoint, wanted: Sequence[Wanted], options: Mapping[str, str]
+    ) -> list[Bound]:
         try:
-            bound = self._ports.allocate(wanted, record.options.get(_BINDING, ""))
+            bound = self._ports.allocate(wanted, options.get(_BINDING, ""))
         except OrlopError as error:
             raise DriverError(
                 f"{_FAILED}driver failed programming external connectivity on endpoint "
@@ -156,7 +168,7 @@ class Attachments:
             hostname=plan.hostname,
             endpoints=tuple(done),
         )
-        self._enlist(sandbox)
+        self.enlist(sandbox)
         return sandbox
 
     async def _attach_one(self, planned: PlannedEndpoint, netns: str) -> AttachedEndpoint:
@@ -170,7 +182,7 @@ class Attachments:
             driver=planned.driver, endpoint=endpoint, state=state, settings=planned.settings, dns_names=planned.dns_names
         )
 
-    def _enlist(self, sandbox: Sandbox) -> None:
+    def enlist(self, sandbox: Sandbox) -> None:
         for attached in sandbox.endpoints:
             network = self._networks.get(attached.network.id)
             if network is not None:
@@ -220,7 +232,7 @@ class Attachments:
                 network.mark(attached.endpoint)
                 self._ports.adopt(attached.endpoint.ports)
                 by_driver[attached.driver].append(attached)
-            self._enlist(sandbox)
+            self.enlist(sandbox)
         for name, living in by_driver.items():
             # Also those that could not be made just now: they are not nobody's, and their containers may live.
             specs = [network.spec for network in self._networks.values() if network.record.driver == name]
@@ -230,31 +242,104 @@ class Attachments:
             except OrlopError as error:
                 _log.error("network driver %s cannot restore: %s", name, error)
 
+    # --- the gateway of a running container -------------------------------------------------------------------------
+
+    async def elect(
+        self, sandbox: Sandbox, wanted: Sequence[Wanted], netns: str, listeners: Listeners, leaving: str
+    ) -> Sandbox:
+        """Ports that are published keep their host side, whatever the new network's default address for it: listeners hold
+        them, and another program could take them in between."""
+        former, chosen = sandbox.gateway, self._chosen(sandbox, leaving)
+        if former is chosen:
+            return sandbox
+        publishes = chosen is not None and (await self._drivers(chosen.driver)).capabilities.publishes
+        ports = former.endpoint.ports if former else ()
+        fresh = Plan(sandbox.container_id, sandbox.container_name, sandbox.network_mode, sandbox.hostname)
+        taken: tuple[PublishedPort, ...] = ()
+        try:
+            if chosen and publishes and wanted and not ports:
+                taken = tuple(each.port for each in self._bind(fresh, _planned(chosen), wanted, chosen.network.options))
+            led = _with(chosen, (ports or taken) if publishes else (), True) if chosen else None
+            await self._move(former, led, netns)
+            if fresh.sockets:
+                await listeners.serve(fresh.forwards, fresh.sockets)
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                await self._move_back(former, chosen, netns)
+            self._ports.release(taken)
+            raise
+        finally:
+            fresh.close_sockets()
+        if former and ports:
+            await self._lead(listeners, former, led if publishes else None)
+            self._ports.release(() if publishes else ports)
+        left = _with(former, (), False) if former else None
+        changed = {each.endpoint.id: each for each in (left, led) if each}
+        elected = msgspec.structs.replace(
+            sandbox, endpoints=tuple(changed.get(each.endpoint.id, each) for each in sandbox.endpoints)
+        )
+        self.enlist(elected)
+        return elected
+
+    def _chosen(self, sandbox: Sandbox, leaving: str) -> AttachedEndpoint | None:
+        able = [each for each in sandbox.endpoints if each.network.id in self._networks and each.network.id != leaving]
+        requests = [planning.Request(self._networks[each.network.id].record, each.settings) for each in able]
+        gateway = planning.choose_gateway(requests)
+        return next((each for each, request in zip(able, requests, strict=True) if request is gateway), None)
+
+    async def _move(self, former: AttachedEndpoint | None, led: AttachedEndpoint | None, netns: str) -> None:
+        """The ports first, which only one may have; the former route last, so that there is always one."""
+        if former and former.endpoint.ports:
+            await self._update(_with(former, (), True), netns)
+        if led:
+            await self._update(led, netns)
+        if former:
+            await self._update(_with(former, (), False), netns)
+
+    async def _move_back(self, former: AttachedEndpoint | None, chosen: AttachedEndpoint | None, netns: str) -> None:
+        for each in filter(None, (chosen, former)):
+            try:
+                await self._update(each, netns)
+            except OrlopError as error:
+                _log.error("endpoint %s on network %s: %s", each.endpoint.id[:12], each.network.name, error)
+
+    async def _update(self, attached: AttachedEndpoint, netns: str) -> None:
+        driver = await self._drivers(attached.driver)
+        try:
+            await driver.update(msgspec.structs.replace(attached.endpoint, netns=netns), attached.state)
+        except (Conflict, DriverError) as error:
+            raise type(error)(f"{_FAILED}{error}") from error
+
+    @staticmethod
+    async def _lead(listeners: Listeners, former: AttachedEndpoint, led: AttachedEndpoint | None) -> None:
+        """The ports have moved: that the listeners do not is less than undoing it."""
+        moved = {
+            _bare(each): _same_family(_bare(each), led.endpoint.addresses) if led else ""
+            for each in former.endpoint.addresses
+        }
+        try:
+            await listeners.lead(moved)
+        except OrlopError as error:
+            _log.warning("ports of container %s: %s", former.endpoint.container_id[:12], error)
+
     # --- running containers -----------------------------------------------------------------------------------------
 
     async def connect(self, sandbox: Sandbox, request: planning.Request, netns: str) -> Sandbox:
         record = request.record
         if any(attached.network.id == record.id for attached in sandbox.endpoints):
             raise Forbidden(f"endpoint with name {sandbox.container_name} already exists in network {record.name}")
-        if any(attached.driver == "null" for attached in sandbox.endpoints):
-            raise Forbidden(planning.NONE_IS_ALONE)
+        present = [self._networks[each.network.id].record for each in sandbox.endpoints if each.network.id in self._networks]
+        planning.check_company(sandbox.network_mode, [*present, record])
         driver = await self._drivers(record.driver)
         plan = Plan(sandbox.container_id, sandbox.container_name, sandbox.network_mode, sandbox.hostname)
-        routed = any(attached.endpoint.default_route for attached in sandbox.endpoints)
         try:
-            planned = self._plan_endpoint(
-                plan,
-                request,
-                driver,
-                _free_name(sandbox, request),
-                default_route=not routed and not record.internal,
-            )
+            planned = self._plan_endpoint(plan, request, driver, _free_name(sandbox, request), default_route=False)
             attached = await self._attach_one(planned, netns)
         except BaseException:
             self.abandon(plan)
             raise
         grown = msgspec.structs.replace(sandbox, endpoints=(*sandbox.endpoints, attached))
-        self._enlist(grown)
+        self.enlist(grown)
         return grown
 
     def without(self, sandbox: Sandbox, record: NetworkRecord) -> Sandbox:
@@ -278,17 +363,30 @@ class Attachments:
             msgspec.structs.replace(attached, dns_names=tuple(name if each == old else each for each in attached.dns_names))
             for attached in sandbox.endpoints
         ]
-        renamed = msgspec.structs.replace(sandbox, container_name=name, endpoints=tuple(endpoints))
-        self._enlist(renamed)
-        return renamed
+        return msgspec.structs.replace(sandbox, container_name=name, endpoints=tuple(endpoints))
 
 
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
     """Where a listener's connections go: to the address of its own family if there is one."""
-    bare = [each.address.partition("/")[0] for each in addresses]
-    wanted = ":" in port.host_ip
-    target = next((address for address in bare if (":" in address) == wanted), bare[0])
-    return Forward(port.protocol, target, port.container_port)
+    return Forward(port.protocol, _same_family(port.host_ip, addresses), port.container_port)
+
+
+def _bare(address: Address) -> str:
+    return address.address.partition("/")[0]
+
+
+def _same_family(host: str, addresses: Sequence[Address]) -> str:
+    bare = [_bare(each) for each in addresses]
+    return next((address for address in bare if (":" in address) == (":" in host)), bare[0])
+
+
+def _with(attached: AttachedEndpoint, ports: tuple[PublishedPort, ...], default_route: bool) -> AttachedEndpoint:
+    endpoint = msgspec.structs.replace(attached.endpoint, ports=ports, default_route=default_route)
+    return msgspec.structs.replace(attached, endpoint=endpoint)
+
+
+def _planned(attached: AttachedEndpoint) -> PlannedEndpoint:
+    return PlannedEndpoint(driver=attached.driver, endpoint=attached.endpoint, settings=attached.settings)
 
 
 def _free_name(sandbox: Sandbox, request: planning.Request) -> str:

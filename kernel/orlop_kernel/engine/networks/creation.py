@@ -15,7 +15,7 @@ from orlop_kernel.types.networks import CreateRequest, IPAMConfig
 from .ipam import AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
 from .records import SubnetRecord
 
-__all__ = ["PREDEFINED", "Choice", "check_request", "choose_subnets", "families", "ula_pool"]
+__all__ = ["PREDEFINED", "Choice", "check_request", "choose_subnets", "families", "overlapping", "ula_pool"]
 
 PREDEFINED = ("bridge", "host", "none", "default")
 
@@ -38,7 +38,7 @@ def ula_pool(host_id: str) -> tuple[str, int]:
 def check_request(request: CreateRequest) -> None:
     if not request.name.strip():
         raise InvalidParameter("invalid name: name is empty")
-    if request.name in PREDEFINED:
+    if request.name in PREDEFINED or request.name.startswith("container:"):  # what network modes mean something else by
         raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
     if request.driver in ("host", "null"):
         raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
@@ -48,6 +48,20 @@ def check_request(request: CreateRequest) -> None:
         raise InvalidParameter("configuration-only networks are not supported")
     if request.ipam and request.ipam.driver not in ("", "default"):
         raise InvalidParameter(f"could not find IPAM driver {request.ipam.driver}: only the default one is available")
+
+
+def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[str]:
+    """The subnets that are asked for and overlap one of these. Not those that cannot be, which `create` refuses, nor those
+    that are to be found ("0.0.0.0/24"), which keep clear by themselves."""
+    found = []
+    for config in (request.ipam.config or ()) if request.ipam else ():
+        try:
+            subnet = ipaddress.ip_network(config.subnet, strict=False)
+        except ValueError:
+            continue
+        if int(subnet.network_address) and any(subnet.version == each.version and subnet.overlaps(each) for each in avoid):
+            found.append(config.subnet)
+    return found
 
 
 def _wanted(given: object, option: str | None, default: bool) -> bool:

@@ -7,19 +7,32 @@ loopback, which it could not reach; on user-defined networks it asks 127.0.0.11.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 
 from orlop_kernel.config import Config
+from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import ContainerConfig, HostConfig
 
 from .host import read_resolv_conf
-from .records import Sandbox
+from .records import NetworkRecord, Sandbox
 
-__all__ = ["ResolvConf", "embedded_servers", "for_container", "hosts_file", "parse_resolv_conf", "resolv_conf"]
+__all__ = [
+    "HOST_GATEWAY",
+    "ResolvConf",
+    "embedded_servers",
+    "for_container",
+    "host_gateways",
+    "hosts_file",
+    "parse_extra_host",
+    "parse_resolv_conf",
+    "resolv_conf",
+]
 
+HOST_GATEWAY = "host-gateway"
 EMBEDDED_DNS = "127.0.0.11"
 _FALLBACK = ("8.8.8.8", "8.8.4.4")
 _FALLBACK_V6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
@@ -143,6 +156,30 @@ def resolv_conf(
     return _render(servers, search, options, host.other, comments)
 
 
+def parse_extra_host(entry: str) -> tuple[str, str]:
+    """`--add-host`, "NAME:ADDRESS" or "NAME=ADDRESS", as (name, address); brackets around an IPv6 address go. Raises
+    `InvalidParameter` in Docker's words."""
+    equals = "=" in entry and ":" not in entry.partition("=")[0]
+    name, separator, given = entry.partition("=" if equals else ":")
+    if not separator or not name:
+        raise InvalidParameter(f'bad format for add-host: "{entry}"')
+    address = given.strip()
+    bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    try:
+        if address == HOST_GATEWAY or ("%" not in bare and ipaddress.ip_address(bare)):
+            return name, bare
+    except ValueError:
+        pass
+    raise InvalidParameter(f'invalid IP address in add-host: "{given}"')
+
+
+def _extra_hosts(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Those that can be read: a row may be older than the check at create."""
+    for entry in entries:
+        with suppress(InvalidParameter):
+            yield parse_extra_host(entry)
+
+
 def hosts_file(
     hostname: str,
     domainname: str = "",
@@ -155,12 +192,8 @@ def hosts_file(
 ) -> str:
     """`extra` are `--add-host` entries, "name:address"; the address `host-gateway` stands for `gateway_addresses`."""
     lines = [*_LOCALHOST, *(_LOCALHOST_V6 if ipv6 else ())]
-    for entry in extra:
-        name, separator, address = entry.partition("=" if "=" in entry and ":" not in entry.partition("=")[0] else ":")
-        if not separator:
-            continue
-        address = address.removeprefix("[").removesuffix("]")
-        lines += [f"{each}\t{name}" for each in (gateway_addresses if address == "host-gateway" else (address,))]
+    for name, address in _extra_hosts(extra):
+        lines += [f"{each}\t{name}" for each in (gateway_addresses if address == HOST_GATEWAY else (address,))]
     lines += [f"{address}\t{names}" for address, names in linked]
     if hostname:
         names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
@@ -176,16 +209,12 @@ def _host_hosts() -> str:
         return hosts_file("")
 
 
-def _gateways(config: Config, sandbox: Sandbox | None) -> list[str]:
-    if config.host_gateway_ips:
-        return list(config.host_gateway_ips)
-    if config.host_gateway_ip:
-        return [config.host_gateway_ip]
-    found = []
-    for attached in sandbox.endpoints if sandbox else ():
-        if not attached.network.internal:
-            found += [subnet.gateway for subnet in attached.network.subnets if subnet.gateway]
-    return found
+def host_gateways(config: Config, bridge: NetworkRecord | None) -> tuple[str, ...]:
+    """What `host-gateway` stands for, whatever networks the container is on: daemon.json's word, else the host's addresses
+    on the default bridge; nothing without one."""
+    if config.host_gateway_ips or config.host_gateway_ip:
+        return config.host_gateway_ips or (config.host_gateway_ip,)
+    return tuple(subnet.gateway for subnet in bridge.subnets if subnet.gateway) if bridge else ()
 
 
 def for_container(
@@ -194,9 +223,11 @@ def for_container(
     host: HostConfig,
     sandbox: Sandbox | None,
     linked: Iterable[tuple[str, str]] = (),
+    gateways: Sequence[str] = (),
 ) -> dict[str, str]:
     """File name -> text. Without a sandbox the container shares the host's network, and gets copies of the host's files. On
-    a user-defined network it asks its monitor for names. `linked`: (address, names) of containers on the default bridge."""
+    a user-defined network it asks its monitor for names. `linked`: (address, names) of containers on the default bridge;
+    `gateways`: see `host_gateways`."""
     overrides = Overrides(
         host.dns or config.dns,
         host.dns_search or config.dns_search,
@@ -212,9 +243,7 @@ def for_container(
         changed = any(overrides)
         return {
             "hostname": f"{container.hostname}\n",
-            "hosts": hosts_file(
-                container.hostname, container.domainname, ["127.0.1.1"], host.extra_hosts, _gateways(config, None)
-            )
+            "hosts": hosts_file(container.hostname, container.domainname, ["127.0.1.1"], host.extra_hosts, gateways)
             if host.extra_hosts
             else _host_hosts(),
             "resolv.conf": resolv_conf(parse_resolv_conf(original), overrides, ipv6=True) if changed else original,
@@ -227,7 +256,7 @@ def for_container(
             container.domainname,
             addresses,
             host.extra_hosts or (),
-            _gateways(config, sandbox),
+            gateways,
             linked,
         ),
         "resolv.conf": resolv_conf(parse_resolv_conf(original), overrides, embedded=named, ipv6=ipv6),

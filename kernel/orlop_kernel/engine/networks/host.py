@@ -10,7 +10,7 @@ import struct
 
 from .ipam import IPNetwork
 
-__all__ = ["interface_address", "nameservers", "on_link_routes", "read_resolv_conf"]
+__all__ = ["interface_address", "nameservers", "on_link_routes", "read_resolv_conf", "used"]
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
@@ -69,6 +69,11 @@ def nameservers(resolv_conf: str) -> list[IPNetwork]:
             except ValueError:
                 continue
     return found
+
+
+def used() -> list[IPNetwork]:
+    """What containers must not have addresses of without somebody's asking for it."""
+    return on_link_routes() + nameservers(read_resolv_conf())
 
 
 def interface_address(name: str) -> str:

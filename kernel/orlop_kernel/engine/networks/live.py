@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
 
 from orlop_kernel.engine.containers import netfiles
-from orlop_kernel.spi import Conflict, Forbidden, OrlopError
+from orlop_kernel.spi import Conflict, Forbidden, InvalidParameter, OrlopError
 from orlop_kernel.types.containers import EndpointSettings
 
 from . import planning
+from .ports import Wanted, wanted_ports
 from .records import NetworkRecord, Sandbox
+from .views import normal_ports
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.containers.container import Container
     from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.engine.processes.monitor_client import Monitor
 
 __all__ = ["connect", "disconnect"]
 
 _log = logging.getLogger("orlop.networks")
+_UNDO_SECONDS = 20
 
 
 def _publish(engine: Engine, action: str, record: NetworkRecord, container: Container) -> None:
@@ -26,51 +32,72 @@ def _publish(engine: Engine, action: str, record: NetworkRecord, container: Cont
     engine.events.publish("network", action, record.id, attributes)
 
 
-def _configured(engine: Engine, container: Container, record: NetworkRecord) -> str | None:
-    """Under which name the container's row has this network."""
-    for name in container.record.endpoints:
-        try:
-            if engine.networks.resolve(name).id == record.id:
-                return name
-        except OrlopError:
-            continue  # a network that was removed since
-    return None
+def _configured(engine: Engine, container: Container, record: NetworkRecord) -> list[str]:
+    """Under which names the container's row has this network."""
+    return [name for name in container.record.endpoints if engine.networks.known(name) == record]
 
 
-def _is_mode(engine: Engine, container: Container, record: NetworkRecord) -> bool:
-    try:
-        return engine.networks.resolve(container.record.host_config.network_mode or "bridge").id == record.id
-    except OrlopError:
-        return False
+class _Living(NamedTuple):
+    sandbox: Sandbox
+    monitor: Monitor
 
 
-def _living(container: Container) -> tuple[Sandbox, str] | None:
-    """Sandbox and namespace of a container that runs."""
+def _living(container: Container) -> _Living | None:
+    """Sandbox and monitor of a container that runs in a network namespace of its own."""
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
-    return sandbox, run.monitor.netns_path
+    return _Living(sandbox, run.monitor)
 
 
 async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
     async with container.lock:
         record = engine.networks.resolve(network)
-        _check_modes(container, record)
+        _check_company(engine, container, record)
         planning.check_settings(record, settings)
-        if _configured(engine, container, record) or (_is_mode(engine, container, record) and _living(container)):
+        if _configured(engine, container, record):
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         living = _living(container)
         if living is None and container.record.state.running:
             raise Conflict(f"container {container.id} has no network of its own to connect")
         if living:
-            container.record.sandbox = await engine.networks.connect(living[0], record.id, settings, living[1])
-        container.record.endpoints[record.name] = settings
-        if living:
-            await _told(engine, container, living[0])
-        container.touch()
-        await engine.containers.save(container)
+            await _join(engine, container, living, record, settings)
+        else:
+            container.record.endpoints[record.name] = settings
+            await engine.containers.save(container)
     if living:
         _publish(engine, "connect", record, container)
+
+
+async def _join(
+    engine: Engine, container: Container, living: _Living, record: NetworkRecord, settings: EndpointSettings
+) -> None:
+    """The running container is on one more network, which may be its gateway from now on; or as it was, when that fails."""
+    row, netns = container.record, living.monitor.netns_path
+    grown = await engine.networks.connect(living.sandbox, record.id, settings, netns)
+    endpoints = row.endpoints
+    row.sandbox, row.endpoints = grown, {**endpoints, record.name: settings}
+    try:
+        await _told(engine, container, living.sandbox)
+        # Before it is the gateway: a boot removes links that no row tells of, and the default route would go along
+        await engine.containers.save(container)
+        row.sandbox = await engine.networks.elect(grown, _wanted(container), netns, living.monitor)
+        if row.sandbox is not grown:
+            await engine.containers.save(container)
+    except BaseException:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+            sandbox = await _prepared(engine, container, _Living(row.sandbox, living.monitor), record)
+            row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
+        row.endpoints = endpoints
+        await _told(engine, container, grown)
+        container.touch()
+        engine.containers.background(engine.containers.save, container)
+        raise
+
+
+def _wanted(container: Container) -> list[Wanted]:
+    config, host = container.record.config, container.record.host_config
+    return wanted_ports(normal_ports(config.exposed_ports or ()), host.port_bindings or {}, host.publish_all_ports)
 
 
 async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
@@ -82,50 +109,57 @@ async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
         _log.warning("container %s is not told of its networks: %s", container.name, error)
 
 
-def _check_modes(container: Container, record: NetworkRecord) -> None:
+def _check_company(engine: Engine, container: Container, record: NetworkRecord) -> None:
+    """By the networks it is on at present: its mode may be one that it has left."""
     mode = container.record.host_config.network_mode
-    if mode == "host" or mode.startswith("container:") or record.driver == "host":
-        raise Forbidden(planning.SHARED_IS_ALONE)
-    if mode == "none" or record.driver == "null":
-        raise Forbidden(planning.NONE_IS_ALONE)
+    if mode == "host" or mode.startswith("container:"):
+        raise InvalidParameter(planning.SHARED_IS_ALONE)
+    present = [found for found in map(engine.networks.known, container.record.endpoints) if found and found != record]
+    planning.check_company(mode, [*present, record])
 
 
 async def disconnect(engine: Engine, container: Container, network: str) -> None:
     async with container.lock:
         record = engine.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
-            raise Forbidden("container cannot be disconnected from host network or connected to host network")
-        name = _configured(engine, container, record)
+            raise InvalidParameter(planning.HOST_IS_FOR_GOOD)
+        names = _configured(engine, container, record)
         living = _living(container)
-        if living is None and name is None and not _is_mode(engine, container, record):
+        if living is None and not names:
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
-        sandbox, endpoints = container.record.sandbox, dict(container.record.endpoints)
-        mode = container.record.host_config.network_mode
+        endpoints = container.record.endpoints
         if living:
-            container.record.sandbox = engine.networks.without(living[0], record.id)
-        if name is not None:
-            del container.record.endpoints[name]
-        if _is_mode(engine, container, record):
-            _leave_mode(container)
+            engine.networks.without(living.sandbox, record.id)  # raises when it is not on it
+            container.record.sandbox = sandbox = await _prepared(engine, container, living, record)
         # The row first: a boot removes an endpoint that no row tells of, but makes none anew
         try:
+            container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
+            if living:
+                container.record.sandbox = engine.networks.without(sandbox, record.id)
             await engine.containers.save(container)
             if living:
-                await engine.networks.disconnect(living[0], record.id, living[1])
+                await engine.networks.disconnect(sandbox, record.id, living.monitor.netns_path)
         except BaseException:
-            container.record.sandbox, container.record.endpoints = sandbox, endpoints
-            container.record.host_config.network_mode = mode
+            container.record.endpoints = endpoints
+            if living:
+                container.record.sandbox = sandbox
             container.touch()
             engine.containers.background(engine.containers.save, container)
             raise
         if living:
-            await _told(engine, container, living[0])
+            await _told(engine, container, living.sandbox)
         container.touch()
     if living:
         _publish(engine, "disconnect", record, container)
 
 
-def _leave_mode(container: Container) -> None:
-    """The next start must not join the network again: what is left of the container's networks is its mode now."""
-    rest = next(iter(container.record.endpoints), "none")
-    container.record.host_config.network_mode = rest
+async def _prepared(engine: Engine, container: Container, living: _Living, record: NetworkRecord) -> Sandbox:
+    """Its gateway is another network before this one is left. It is left all the same when that fails, as in Docker."""
+    monitor = living.monitor
+    try:
+        return await engine.networks.elect(
+            living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=record.id
+        )
+    except OrlopError as error:
+        _log.error("container %s has no gateway until its next start: %s", container.name, error)
+        return living.sandbox

@@ -97,8 +97,10 @@ class Names:
         """A name server that reads an old table is better than a container that does not start: failures are logged."""
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with open(f"{path}.new", "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            half = f"{self._directory}/new"  # here, where the next boot removes what a crash left of it
+            with open(half, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(content)
-            os.rename(f"{path}.new", path)
+            os.rename(half, path)
         except OSError as error:
             _log.error("cannot write the names that containers resolve: %s", error)

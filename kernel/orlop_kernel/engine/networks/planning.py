@@ -8,9 +8,20 @@ from typing import NamedTuple
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import EndpointIPAMConfig, EndpointSettings
 
+from .creation import PREDEFINED
 from .records import NetworkRecord
 
-__all__ = ["Request", "check_settings", "choose_gateway", "dns_names", "endpoint_sysctls", "interface_names"]
+__all__ = [
+    "Request",
+    "check_company",
+    "check_settings",
+    "choose_gateway",
+    "dns_names",
+    "endpoint_sysctls",
+    "interface_names",
+    "network_of",
+    "order",
+]
 
 _OPTION = "com.docker.network."
 _DERIVED = "user specified IP address is supported only when connecting to networks with user configured subnets"
@@ -18,6 +29,7 @@ NONE_IS_ALONE = "container cannot be connected to multiple networks with one of 
 SHARED_IS_ALONE = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
 )
+HOST_IS_FOR_GOOD = "container cannot be disconnected from host network or connected to host network"
 _INVALID = "invalid endpoint settings:\n"
 
 
@@ -26,6 +38,27 @@ class Request(NamedTuple):
 
     record: NetworkRecord
     settings: EndpointSettings
+
+
+def network_of(name: str, settings: EndpointSettings | None) -> str:
+    """Which network an entry of `EndpointsConfig` asks for: `NetworkID` goes before the key, unless that is predefined
+    (Docker's getNetworkID). Who judges a request must look at this."""
+    if name in PREDEFINED or settings is None or not settings.network_id:
+        return "bridge" if name == "default" else name
+    return settings.network_id
+
+
+def check_company(network_mode: str, records: Sequence[NetworkRecord]) -> None:
+    """Raises `InvalidParameter` for networks that cannot be a container's together, in whatever order they were asked for.
+    The host's is for who has it as mode: all that is decided by the mode (the namespace, who may) counts on that."""
+    drivers = {record.driver for record in records}
+    if network_mode == "host":
+        if drivers - {"host"}:
+            raise InvalidParameter(SHARED_IS_ALONE)
+    elif "host" in drivers:
+        raise InvalidParameter(HOST_IS_FOR_GOOD if len(records) == 1 else SHARED_IS_ALONE)
+    if "null" in drivers and len(records) > 1:
+        raise InvalidParameter(NONE_IS_ALONE)
 
 
 def _addresses(settings: EndpointSettings) -> tuple[str, str]:
@@ -122,6 +155,5 @@ def dns_names(
 
 
 def order(requests: Mapping[str, Request], first: str) -> list[Request]:
-    """The network of the network mode first, the others by name."""
-    rest = sorted((request for ident, request in requests.items() if ident != first), key=lambda each: each.record.name)
-    return [requests[first], *rest]
+    """The network of the network mode first if it is among them, the others by name."""
+    return [requests[ident] for ident in sorted(requests, key=lambda each: (each != first, requests[each].record.name))]

@@ -50,10 +50,10 @@ class Bound(NamedTuple):
 def _range(text: str, what: str) -> tuple[int, int]:
     low, dash, high = text.partition("-")
     if not all(part.isascii() and part.isdigit() and int(part) <= 65535 for part in (low, high if dash else low)):
-        raise InvalidParameter(f"invalid {what}: {text}")
+        raise InvalidParameter(f'invalid {what}: "{text}"')
     first, last = int(low), int(high if dash else low)
     if last < first:
-        raise InvalidParameter(f"invalid {what}: {text}")
+        raise InvalidParameter(f'invalid {what}: "{text}"')
     return first, last
 
 
@@ -62,10 +62,10 @@ def parse_port(text: str) -> list[tuple[int, str]]:
     number, _, protocol = text.partition("/")
     protocol = protocol.lower() or "tcp"
     if protocol not in _PROTOCOLS:
-        raise InvalidParameter(f"invalid port specification: {text}: invalid proto: {protocol}")
+        raise InvalidParameter(f'invalid port specification: "{text}": invalid proto: {protocol}')
     low, high = _range(number, "port specification")
     if not low:
-        raise InvalidParameter(f"invalid port specification: {text}")
+        raise InvalidParameter(f'invalid port specification: "{text}"')
     return [(value, protocol) for value in range(low, high + 1)]
 
 
@@ -85,7 +85,8 @@ def _bindings(text: str, ports: list[tuple[int, str]], binding: PortBinding) -> 
 
 
 def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:
-    """What to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral one."""
+    """What to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral one. Raises for
+    every port that is none, also for those that are not published: lists show them."""
     found: list[Wanted] = []
     bound: set[tuple[int, str]] = set()
     for text, given in bindings.items():
@@ -93,11 +94,9 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
         bound.update(ports)
         for binding in given or [PortBinding()]:
             found += _bindings(text, ports, binding)
+    bare = [(port, protocol) for text in exposed for port, protocol in parse_port(text)]
     if publish_all:
-        for text in exposed:
-            found += [
-                Wanted(protocol, port, "", 0, 0) for port, protocol in parse_port(text) if (port, protocol) not in bound
-            ]
+        found += [Wanted(protocol, port, "", 0, 0) for port, protocol in bare if (port, protocol) not in bound]
     # Fixed host ports first: an ephemeral one must not take what a sibling asks for by number.
     return sorted(
         set(found), key=lambda want: (want.low == 0, want.low != want.high, want.container_port, want.protocol, want)

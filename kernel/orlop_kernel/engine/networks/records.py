@@ -76,13 +76,18 @@ class AttachedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a running container's network. The first endpoint is that of its network mode."""
+    """All of a running container's network. The first endpoint is that of its network mode, if it is on that."""
 
     container_id: str
     container_name: str
     network_mode: str
     endpoints: tuple[AttachedEndpoint, ...] = ()
     hostname: str = ""
+
+    @property
+    def gateway(self) -> AttachedEndpoint | None:
+        """Where its default route leads, and its ports are published."""
+        return next((attached for attached in self.endpoints if attached.endpoint.default_route), None)
 
     @property
     def ports(self) -> tuple[PublishedPort, ...]:

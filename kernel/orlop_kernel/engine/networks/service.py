@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from orlop_kernel.config import Config
@@ -32,11 +33,11 @@ from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_kernel.types.containers import EndpointSettings
 from orlop_kernel.types.networks import CreateRequest, NetworkView
 
-from . import creation, host, planning, views
-from .attachments import Attachments
+from . import creation, files, host, planning, views
+from .attachments import Attachments, Listeners
 from .ipam import DEFAULT_POOLS
 from .names import Names
-from .ports import PortBindings
+from .ports import PortBindings, Wanted
 from .predefined import PREDEFINED, predefined_records
 from .records import NetworkRecord, Plan, Sandbox, decode, encode
 from .state import Network, new_id
@@ -134,8 +135,12 @@ class Networks:
         if not any(":" in base for base, _ in pools):
             pools.append(creation.ula_pool(_host_id(config.data_root)))
         taken = [pool.subnet for network in self._networks.values() for pool in network.pools]
-        avoid = host.on_link_routes() + host.nameservers(host.read_resolv_conf())
-        return creation.Choice(pools, taken, avoid)
+        return creation.Choice(pools, taken, host.used())
+
+    def overlaps_host(self, request: CreateRequest) -> list[str]:
+        """The subnets that a request asks for and the host uses: its on-link routes, its name servers. Containers there
+        would receive what the host sends to its neighbours, so not everybody may ask for them."""
+        return creation.overlapping(request, host.used())
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -143,11 +148,20 @@ class Networks:
         """By id, name, or unambiguous start of an id, in this order."""
         return self._resolve(name_or_id).record
 
-    def _resolve(self, ref: str) -> Network:
+    def known(self, ref: str) -> NetworkRecord | None:
+        """By id or name alone: what is stored of a container must never come to mean the network of somebody else whose id
+        happens to begin so."""
+        found = self._known(ref)
+        return found.record if found else None
+
+    def _known(self, ref: str) -> Network | None:
         wanted = "bridge" if ref == "default" else ref
-        found = self._networks.get(wanted) or self._by_name.get(wanted)
-        if found is None and wanted:
-            matches = [network for ident, network in self._networks.items() if ident.startswith(wanted)]
+        return self._networks.get(wanted) or self._by_name.get(wanted)
+
+    def _resolve(self, ref: str) -> Network:
+        found = self._known(ref)
+        if found is None and ref:
+            matches = [network for ident, network in self._networks.items() if ident.startswith(ref)]
             if len(matches) > 1:
                 raise InvalidParameter(f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)")
             found = matches[0] if matches else None
@@ -272,17 +286,43 @@ class Networks:
             return network_mode
         return "new"
 
+    def pin(
+        self, network_mode: str, endpoints: Mapping[str, EndpointSettings | None]
+    ) -> tuple[str, dict[str, EndpointSettings]]:
+        """At create: the mode, and all networks that are asked for, under what leads to the same ones from now on (see
+        `known`). The mode's network is one of them only where no other is asked for, as in Docker."""
+        mode = self._pinned("bridge" if network_mode in ("", "default") else network_mode)
+        if mode.startswith("container:"):
+            return mode, {}
+        found: dict[str, tuple[str, EndpointSettings]] = {}
+        for name, given in endpoints.items():
+            key = self._pinned(planning.network_of(name, given))
+            record = self.known(key)
+            settings = msgspec.structs.replace(given, network_id="") if given else EndpointSettings()
+            found[record.id if record else key] = (key, settings)
+        return mode, dict(found.values()) or {mode: EndpointSettings()}
+
+    def _pinned(self, ref: str) -> str:
+        """What was given, or the full id where that was the start of one. One that does not exist yet: what was given."""
+        if ref.startswith("container:") or self._known(ref):
+            return ref
+        try:
+            return self._resolve(ref).record.id
+        except NotFound:
+            return ref
+
     def _requests(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> Sequence[planning.Request]:
-        first = self._resolve(network_mode or "bridge").record
-        found = {first.id: planning.Request(first, EndpointSettings())}
+        found: dict[str, planning.Request] = {}
         for name, settings in endpoints.items():
-            record = self._resolve(name).record
+            record = self.known(name)
+            if record is None:
+                raise NotFound(f"network {name} not found")
             found[record.id] = planning.Request(record, settings)
-        if len(found) > 1 and first.driver in ("null", "host"):
-            raise Forbidden(planning.NONE_IS_ALONE if first.driver == "null" else planning.SHARED_IS_ALONE)
+        planning.check_company(network_mode, [request.record for request in found.values()])
         for request in found.values():
             planning.check_settings(request.record, request.settings)
-        return planning.order(found, first.id)
+        first = self.known(network_mode)
+        return planning.order(found, first.id if first else "")
 
     def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
         """At create: what could never start is refused. Raises what `plan` would."""
@@ -300,7 +340,7 @@ class Networks:
         bindings: PortBindings,
         publish_all: bool,
     ) -> Plan:
-        """Reserve addresses and host ports, all or nothing. `endpoints` is by network name or id."""
+        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, is all networks."""
         await self._up.wait()
         requests = self._requests(network_mode, endpoints)
         for request in requests:
@@ -329,26 +369,44 @@ class Networks:
         await self._attachments.release(sandbox)
 
     async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox:
-        """Connect a running container to one more network. No ports are published there."""
+        """Connect a running container to one more network. Whether that is its gateway is for `elect` to say."""
         await self._up.wait()
         record = self._resolve(name_or_id).record
         planning.check_settings(record, settings)
-        if record.driver in ("null", "host") or self.sandbox_kind(sandbox.network_mode) != "new":
-            raise Forbidden(planning.SHARED_IS_ALONE)
+        if self.sandbox_kind(sandbox.network_mode) != "new":
+            raise InvalidParameter(planning.SHARED_IS_ALONE)
         return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
+
+    async def elect(
+        self, sandbox: Sandbox, wanted: Sequence[Wanted], netns_path: str, listeners: Listeners, *, leaving: str = ""
+    ) -> Sandbox:
+        """Choose the gateway of a running container anew, after a `connect` and before a `disconnect` (`leaving`: the id of
+        that network): its default route and its published ports go there. `wanted`: what to publish if nothing is published
+        yet. All or nothing."""
+        await self._up.wait()
+        return await self._attachments.elect(sandbox, wanted, netns_path, listeners, leaving)
 
     def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
         """What `disconnect` will leave of a running container's network. `Forbidden` when it is not on this one."""
         return self._attachments.without(sandbox, self._resolve(name_or_id).record)
 
     async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
-        """Take a running container off a network. Its published ports go when it is the network of its gateway."""
+        """Take a running container off a network; `elect` first."""
         await self._up.wait()
         return await self._attachments.disconnect(sandbox, self._resolve(name_or_id).record, netns_path)
 
     def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
-        """The container has a new name: inspect of its networks shows it."""
+        """The sandbox of a container under a new name; `enlist` it once the row has it."""
         return self._attachments.renamed(sandbox, name)
+
+    def enlist(self, sandbox: Sandbox) -> None:
+        """Its networks show it, and answer for its names, as it is now."""
+        self._attachments.enlist(sandbox)
+
+    def host_gateways(self) -> tuple[str, ...]:
+        """The addresses that `host-gateway` of `--add-host` stands for; none without a default bridge."""
+        bridge = self._by_name.get("bridge")
+        return files.host_gateways(self._config, bridge.record if bridge else None)
 
     def of_sandbox(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
         """The rows of the networks a container is on."""
@@ -359,23 +417,16 @@ class Networks:
         self,
         sandbox: Sandbox | None,
         *,
-        network_mode: str = "",
         endpoints: Mapping[str, EndpointSettings] | None = None,
         exposed: Collection[str] = (),
         running: bool = True,
     ) -> dict[str, Any]:
-        """`NetworkSettings` of inspect and list. Without a sandbox, what is configured."""
+        """`NetworkSettings` of inspect and list. Without a sandbox, what is configured: of networks that were removed since,
+        what they were called."""
         configured: dict[str, tuple[str, EndpointSettings]] = {}
-        if sandbox is None and not network_mode.startswith("container:"):
-            for name in (network_mode or "bridge", *(endpoints or ())):
-                settings = (endpoints or {}).get(name) or EndpointSettings()
-                try:
-                    record = self.resolve(name)
-                except OrlopError:
-                    configured.setdefault(name, ("", settings))  # removed since
-                else:
-                    if record.name not in configured or name in (endpoints or ()):
-                        configured[record.name] = (record.id, settings)
+        for name, settings in (endpoints or {}).items() if sandbox is None else ():
+            record = self.known(name)
+            configured[record.name if record else name] = (record.id if record else "", settings)
         found = views.container_settings(sandbox, configured, exposed, running=running)
         if "bridge" in found["Networks"]:
             found["Bridge"] = self._config.bridge  # the default one's name is not told, as in Docker

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from orlop_kernel.spi import PublishedPort
+from orlop_kernel.spi import InvalidParameter, PublishedPort
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.containers import EndpointSettings
 from orlop_kernel.types.networks import IPAM, IPAMConfig, NetworkContainer, NetworkView
@@ -71,8 +72,12 @@ def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, Attac
 
 
 def normal_ports(exposed: Collection[str]) -> list[str]:
-    """ "80-81" -> ["80/tcp", "81/tcp"]."""
-    return [f"{port}/{protocol}" for text in exposed for port, protocol in parse_port(text)]
+    """ "80-81" -> ["80/tcp", "81/tcp"]. Without what is no port: an image may bring anything, and lists are everybody's."""
+    found: list[str] = []
+    for text in exposed:
+        with suppress(InvalidParameter):
+            found += [f"{port}/{protocol}" for port, protocol in parse_port(text)]
+    return found
 
 
 def _ports(exposed: Collection[str], published: Collection[PublishedPort]) -> dict[str, list[dict[str, str]] | None]:
@@ -128,7 +133,8 @@ def container_settings(
     running: bool,
 ) -> dict[str, Any]:
     """`NetworkSettings`. `configured` (network name -> (its id, what was asked)) is what a stopped container shows. The
-    top-level address fields are those of the default bridge, as old clients expect; api drops them for new ones."""
+    top-level address fields are those of the default bridge, as old clients expect; api drops them for new ones. Ports are
+    the gateway's, as in Docker: without one (modes `host`, `none`, `container:`; internal networks) there are none."""
     attached = {each.network.name: each for each in sandbox.endpoints} if sandbox else {}
     networks = {name: _endpoint(each.settings, each.network.id, each) for name, each in attached.items()} or {
         name: _endpoint(settings, network_id, None) for name, (network_id, settings) in configured.items()
@@ -139,7 +145,7 @@ def container_settings(
         "Bridge": "",
         "SandboxID": sandbox_id,
         "SandboxKey": sandbox.endpoints[0].endpoint.netns if sandbox and sandbox.endpoints else "",
-        "Ports": _ports(exposed, sandbox.ports if sandbox else ()) if running else {},
+        "Ports": _ports(exposed, sandbox.ports) if running and sandbox and sandbox.gateway else {},
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -264,6 +264,16 @@ class Monitor:
         for at in range(0, len(forwards), _FDS_A_MESSAGE):
             fds = [sock.fileno() for sock in sockets[at : at + _FDS_A_MESSAGE]]
             await self._serve_part(Serve(tuple(forwards[at : at + _FDS_A_MESSAGE])), fds)
+
+    async def lead(self, moved: Mapping[str, str]) -> None:
+        """Have its listeners for an address (the key) lead to another, or end (""). `Unavailable` from a monitor that an
+        older daemon started, which cannot."""
+        request = Serve((), tuple(moved.items()))
+        status = await self._status("lead the container's ports elsewhere", lambda n: Request(n, request))
+        if status.version < 2:
+            raise Unavailable(
+                f"those on loopback stay where they were until its next start: monitor {self.pid} is of an older Orlop"
+            )
 
     async def _serve_part(self, part: Serve, fds: Sequence[int]) -> None:
         await self._status("serve the container's ports", lambda n: Request(n, part), fds=fds)

@@ -1,0 +1,248 @@
+"""Which networks a container is on, as seen from inside it: at create, when it joins and leaves, and at its next start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.integration.engine import BUSYBOX, Engine, free_port, own_address, until
+from tests.integration.test_network_publish import SLEEP, curl, served, web
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def networks(engine: Engine, name: str) -> Iterator[Callable[..., str]]:
+    """Makes networks of the test's own, which go after its containers."""
+    made: list[str] = []
+
+    def make(short: str, *flags: str) -> str:
+        network = f"{short}-{name}"
+        engine.ok("network", "create", *flags, network)
+        made.append(network)
+        return network
+
+    yield make
+    for container in engine.docker("ps", "-aq").out.split():
+        engine.docker("rm", "-f", container)
+    for network in made:
+        engine.docker("network", "rm", network)
+
+
+def create(engine: Engine, name: str, endpoints: dict[str, Any], mode: str = "", **config: Any) -> tuple[int, Any]:
+    body = {"Image": BUSYBOX, "Cmd": [*SLEEP[1:]], "NetworkingConfig": {"EndpointsConfig": endpoints}, **config}
+    return engine.api(
+        "POST", f"/v1.45/containers/create?name={name}", {**body, "HostConfig": {"NetworkMode": mode} if mode else {}}
+    )
+
+
+def on(engine: Engine, name: str) -> set[str]:
+    return set(engine.inspect(name)["NetworkSettings"]["Networks"])
+
+
+def links(engine: Engine, name: str) -> int:
+    """How many networks it has inside."""
+    return len([each for each in engine.ok("exec", name, "ls", "/sys/class/net").split() if each != "lo"])
+
+
+def route(engine: Engine, name: str) -> str:
+    """The gateway of the default route inside."""
+    lines = engine.ok("exec", name, "ip", "route").splitlines()
+    return next((line.split()[2] for line in lines if line.startswith("default")), "")
+
+
+def gateway(engine: Engine, network: str) -> str:
+    return str(json.loads(engine.ok("network", "inspect", network))[0]["IPAM"]["Config"][0]["Gateway"])
+
+
+def mode(engine: Engine, name: str) -> str:
+    return str(engine.inspect(name)["HostConfig"]["NetworkMode"])
+
+
+def test_only_what_is_asked_for(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    inner, other = networks("inner", "--internal"), networks("other")
+    assert create(engine, name, {inner: {}})[0] == 201
+    assert on(engine, name) == {inner}
+    engine.ok("start", name)
+    assert (on(engine, name), links(engine, name), route(engine, name), mode(engine, name)) == ({inner}, 1, "", "bridge")
+    engine.ok("restart", "-t", "0", name)
+    assert (on(engine, name), links(engine, name)) == ({inner}, 1)
+    # By the SDK, as testcontainers does
+    low = engine.sdk.api
+    config = low.create_networking_config({other: low.create_endpoint_config(aliases=["db"])})
+    made = low.create_container(BUSYBOX, [*SLEEP[1:]], networking_config=config)
+    low.start(made)
+    assert (on(engine, made["Id"]), links(engine, made["Id"])) == ({other}, 1)
+    assert create(engine, f"{name}b", {other: {}}, inner)[0] == 201
+    assert on(engine, f"{name}b") == {other}
+    mac = "02:42:0a:0a:0a:0a"
+    assert create(engine, f"{name}c", {}, other, MacAddress=mac)[0] == 201
+    engine.ok("start", f"{name}c")
+    assert links(engine, f"{name}c") == 1
+    assert engine.inspect(f"{name}c")["NetworkSettings"]["Networks"][other]["MacAddress"] == mac
+
+
+def test_a_network_by_its_id(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    one, two = networks("one"), networks("two")
+    ids = {each["Name"]: each["Id"] for each in engine.api("GET", "/networks")[1]}
+    assert create(engine, name, {one: {"NetworkID": ids[two]}})[0] == 201
+    assert create(engine, f"{name}b", {"bridge": {"NetworkID": ids[two]}})[0] == 201
+    engine.ok("start", name, f"{name}b")
+    assert (on(engine, name), on(engine, f"{name}b")) == ({two}, {"bridge"})
+    engine.ok("run", "-d", "--name", f"{name}c", "--network", ids[one][:12], *SLEEP)
+    assert (on(engine, f"{name}c"), mode(engine, f"{name}c"), links(engine, f"{name}c")) == ({one}, ids[one], 1)
+
+
+def test_a_name_that_an_id_begins_with(engine: Engine, name: str) -> None:
+    """Who removes a network that is called so is not on somebody else's at the next start."""
+    victim = engine.ok("network", "create", f"victim-{name}")
+    try:
+        own = victim[:2]
+        engine.ok("network", "create", own)
+        engine.ok("create", "--name", name, "--network", own, *SLEEP)
+        engine.ok("network", "rm", own)
+        result = engine.docker("start", name)
+        assert result.code == 1 and f"network {own} not found" in result.err
+        assert on(engine, name) == {own}
+    finally:
+        engine.docker("rm", "-f", name)
+        engine.ok("network", "rm", f"victim-{name}")
+
+
+def test_networks_that_are_modes(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    other = networks("other")
+    engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)
+    for network in ("default", "host", f"container:{engine.inspect(f'{name}x')['Id']}"):
+        status, said = engine.api("POST", "/networks/create", {"Name": network})
+        assert (status, said["message"]) == (403, f"operation is not permitted on predefined {network} network ")
+    host = next(each["Id"] for each in engine.api("GET", "/networks")[1] if each["Name"] == "host")
+    for endpoints, network_mode in (
+        ({"host": {}}, "bridge"),
+        ({other: {}, "host": {}}, "bridge"),
+        ({"x": {"NetworkID": host}}, ""),
+        ({other: {}}, "host"),
+        ({other: {}, "none": {}}, ""),
+        ({}, host),
+    ):
+        status, said = create(engine, name, endpoints, network_mode)
+        assert status == 400, (endpoints, network_mode, said)
+
+
+def test_leaving_and_joining(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    one, two = networks("one"), networks("two")
+    engine.ok("run", "-d", "--name", name, "--network", one, *SLEEP)
+    engine.ok("network", "disconnect", one, name)
+    assert (on(engine, name), links(engine, name), mode(engine, name)) == (set(), 0, one)
+    engine.ok("network", "connect", two, name)
+    assert (on(engine, name), route(engine, name), mode(engine, name)) == ({two}, gateway(engine, two), one)
+    engine.ok("network", "disconnect", two, name)
+    engine.ok("restart", "-t", "0", name)
+    assert (on(engine, name), links(engine, name)) == (set(), 0)
+    engine.ok("exec", name, "ping", "-c", "1", "127.0.0.1")
+    engine.ok("network", "connect", two, name)
+    engine.ok("restart", "-t", "0", name)
+    assert (on(engine, name), links(engine, name)) == ({two}, 1)
+    engine.ok("network", "rm", one)
+    # Not running
+    engine.ok("create", "--name", f"{name}b", *SLEEP)
+    engine.ok("network", "disconnect", "bridge", f"{name}b")
+    engine.ok("start", f"{name}b")
+    assert (on(engine, f"{name}b"), mode(engine, f"{name}b")) == (set(), "bridge")
+    # By the present networks, not by the mode
+    engine.ok("run", "-d", "--name", f"{name}c", "--network", "none", *SLEEP)
+    result = engine.docker("network", "connect", two, f"{name}c")
+    assert result.code == 1 and "one of the networks in private (none) mode" in result.err
+    engine.ok("network", "disconnect", "none", f"{name}c")
+    engine.ok("network", "connect", two, f"{name}c")
+    assert (on(engine, f"{name}c"), mode(engine, f"{name}c")) == ({two}, "none")
+
+
+def _from_every_side(engine: Engine, port: int, name: str) -> None:
+    for address in (f"127.0.0.1:{port}", f"[::1]:{port}", f"{own_address()}:{port}"):
+        served(engine, address, name)
+
+
+def test_the_gateway_follows(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    one, two, port = networks("one"), networks("two"), free_port()
+    web(engine, name, "-p", f"{port}:80")
+    _from_every_side(engine, port, name)
+    engine.ok("network", "connect", one, name)
+    assert route(engine, name) == gateway(engine, "bridge")
+    engine.ok("network", "disconnect", "bridge", name)
+    assert route(engine, name) == gateway(engine, one)
+    _from_every_side(engine, port, name)
+    assert engine.ok("port", name) == f"80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}"
+    # A wish for another gateway counts at once
+    endpoint = {"Container": name, "EndpointConfig": {"GwPriority": 7}}
+    assert engine.api("POST", f"/v1.48/networks/{two}/connect", endpoint)[0] == 200
+    assert route(engine, name) == gateway(engine, two)
+    _from_every_side(engine, port, name)
+    engine.ok("network", "disconnect", one, name)
+    assert route(engine, name) == gateway(engine, two)
+    _from_every_side(engine, port, name)
+    # Nothing is left of the ports when there is no gateway any more
+    engine.ok("network", "disconnect", two, name)
+    assert (engine.ok("port", name), curl(engine, f"127.0.0.1:{port}"), curl(engine, f"{own_address()}:{port}")) == (
+        "",
+        "",
+        "",
+    )
+    web(engine, f"{name}b", "-p", f"{port}:80")
+    _from_every_side(engine, port, f"{name}b")
+    result = engine.docker("network", "connect", one, name)
+    assert result.code == 1 and "port is already allocated" in result.err
+    assert (on(engine, name), links(engine, name)) == (set(), 0)
+    engine.ok("rm", "-f", f"{name}b")
+    engine.ok("network", "connect", one, name)
+    _from_every_side(engine, port, name)
+    engine.ok("restart", "-t", "0", name)
+    _from_every_side(engine, port, name)
+
+
+def test_ports_wait_for_a_gateway(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    inner, port = networks("inner", "--internal"), free_port()
+    web(engine, name, "-p", f"{port}:80", "--network", inner)
+    assert (route(engine, name), engine.ok("port", name)) == ("", "")
+    engine.ok("network", "connect", "bridge", name)
+    assert route(engine, name) == gateway(engine, "bridge")
+    _from_every_side(engine, port, name)
+
+
+def test_ports_where_they_led_before_the_daemon_died(fresh: Callable[..., Engine]) -> None:
+    """What the next daemon finds in the row is where the ports have gone."""
+    engine, port = fresh({"live-restore": True, "shutdown-timeout": 3}), free_port()
+    engine.ok("network", "create", "other")
+    web(engine, "web", "-p", f"{port}:80")
+    engine.ok("network", "connect", "other", "web")
+    engine.ok("network", "disconnect", "bridge", "web")
+    engine.kill()
+    engine.start()
+    _from_every_side(engine, port, "web")
+    engine.ok("network", "connect", "bridge", "web")
+    engine.ok("network", "disconnect", "other", "web")
+    _from_every_side(engine, port, "web")
+    until(lambda: route(engine, "web") == gateway(engine, "bridge"), "the route")
+    engine.ok("rm", "-f", "web")
+    engine.ok("network", "rm", "other")
+
+
+def test_ports_of_containers_without_any(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+    """As dockerd 26 shows them: exposed ones on a network with a gateway, and nowhere else."""
+    inner = networks("inner", "--internal")
+    engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)
+    engine.ok("run", "-d", "--name", f"{name}y", "--expose", "80", *SLEEP)
+    assert engine.inspect(f"{name}y")["NetworkSettings"]["Ports"] == {"80/tcp": None}
+    for number, network in enumerate(("host", "none", inner)):
+        one = f"{name}{number}"
+        engine.ok("create", "--name", one, "--network", network, "--expose", "80", *SLEEP)
+        for step in ((), ("start", one), ("stop", "-t", "0", one)):
+            if step:
+                engine.ok(*step)
+            (listed,) = [
+                each for each in engine.api("GET", "/v1.45/containers/json?all=1")[1] if each["Names"] == [f"/{one}"]
+            ]
+            assert (engine.inspect(one)["NetworkSettings"]["Ports"], listed["Ports"]) == ({}, []), (network, step)
+    engine.ok("network", "disconnect", "bridge", f"{name}y")
+    assert engine.inspect(f"{name}y")["NetworkSettings"]["Ports"] == {}
