@@ -19,8 +19,8 @@ _UNHEARD = 1000  # nobody starts more while there is nobody
 
 
 class Execs:
-    """`streamed(connection)` gives a connection's channel and its early input away; `announce(event)` tells subscribers, and returns
-    whether there are any."""
+    """`streamed(connection)` gives a connection's channel and its early input away; `announce(event)` tells subscribers, and
+    returns whether there are any."""
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ class TestMine(NetworkSuite):
 
     def look(self, netns): ...              # what a container sees; None for a driver that makes nothing visible
 
-A suite whose driver changes the machine sets `real` and overrides `host`, so that what it changes is the network of a namespace
-that ends with the test; its tests are marked `root`.
+A suite whose driver changes the machine sets `real` and overrides `host`, so that what it changes is the network of a
+namespace that ends with the test; its tests are marked `root`.
 """
 
 from __future__ import annotations
