@@ -15,7 +15,7 @@ from tests.unit.test_net_service import NETNS, Bench, Ears, asked, free_port, re
 from orlop_kernel.engine.containers import netfiles
 from orlop_kernel.engine.containers.record import ContainerRecord
 from orlop_kernel.engine.networks import live
-from orlop_kernel.spi import DriverError, Forbidden, InvalidParameter
+from orlop_kernel.spi import DriverError, Endpoint, EndpointState, Forbidden, InvalidParameter
 from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 
 
@@ -45,7 +45,9 @@ class Ship:
         self.ears = Ears()
         self.container = cast(
             "Any",
-            SimpleNamespace(id=row.id, name=row.name, record=row, run=None, lock=trio.Lock(), touch=lambda: None),
+            SimpleNamespace(
+                id=row.id, name=row.name, record=row, run=None, lock=trio.Lock(), plumbing=trio.Lock(), touch=lambda: None
+            ),
         )
 
     async def _save(self, container: Any) -> None:
@@ -68,6 +70,14 @@ class Ship:
 
     async def disconnect(self, network: str) -> None:
         await live.disconnect(self.engine, self.container, network)
+
+    async def exit(self, bench: Bench) -> None:
+        """As `Containers.release_network` does it."""
+        async with self.container.plumbing:
+            row = self.container.record
+            sandbox, row.sandbox = row.sandbox, None
+            if sandbox is not None:
+                await bench.networks.release(sandbox)
 
 
 Body = Callable[[Bench, Ship], Awaitable[None]]
@@ -220,5 +230,27 @@ def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) 
         b.bridge.fail["update"] = DriverError("no")
         await s.disconnect("bridge")
         assert set(s.saved[-1].endpoints) == {"two"} and len(b.bridge.endpoints) == 1
+
+    ship(body)
+
+
+def test_an_exit_in_the_middle_of_a_connect_leaves_no_ghost(ship: Callable[..., None]) -> None:
+    async def body(b: Bench, s: Ship) -> None:
+        await s.run(b)
+        attach = b.bridge.attach
+        async with trio.open_nursery() as nursery:
+
+            async def slowly(endpoint: Endpoint) -> EndpointState:
+                nursery.start_soon(s.exit, b)
+                for _ in range(9):
+                    await trio.lowlevel.checkpoint()
+                return await attach(endpoint)
+
+            b.bridge.attach = slowly  # type: ignore[method-assign]
+            await s.connect("two")
+        assert s.container.record.sandbox is None
+        for name in ("bridge", "two"):
+            assert b.networks.inspect(name).containers == {}
+        await b.networks.remove("two")
 
     ship(body)

@@ -71,6 +71,8 @@ class Container:
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
         self.lock = StateLock()
+        self.plumbing = trio.Lock()
+        """Of who changes `record.sandbox` over a wait: connect and disconnect, and the exit, which waits for no `lock`."""
         self.run: Run | None = None
         self.next_exit: Once[int] = Once()
         self.removed: Once[int] = Once()

@@ -256,11 +256,12 @@ class Containers:
             self.engine.networks.check(host.network_mode, endpoints)
 
     async def release_network(self, container: Container) -> None:
-        sandbox, container.record.sandbox = container.record.sandbox, None
-        if sandbox is None:
-            return
-        with self.engine.tally.timed("network", "release"):
-            await self.engine.networks.release(sandbox)
+        async with container.plumbing:
+            sandbox, container.record.sandbox = container.record.sandbox, None
+            if sandbox is None:
+                return
+            with self.engine.tally.timed("network", "release"):
+                await self.engine.networks.release(sandbox)
         self._network_events(container, sandbox, "disconnect")
 
     def publish_network(self, container: Container, action: str) -> None:

@@ -51,7 +51,7 @@ def _living(container: Container) -> _Living | None:
 
 
 async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
-    async with container.lock:
+    async with container.lock, container.plumbing:
         record = engine.networks.resolve(network)
         _check_company(engine, container, record)
         planning.check_settings(record, settings)
@@ -119,7 +119,7 @@ def _check_company(engine: Engine, container: Container, record: NetworkRecord) 
 
 
 async def disconnect(engine: Engine, container: Container, network: str) -> None:
-    async with container.lock:
+    async with container.lock, container.plumbing:
         record = engine.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
             raise InvalidParameter(planning.HOST_IS_FOR_GOOD)
