@@ -209,7 +209,7 @@ def test_a_debug_bundle(fresh: Callable[..., Engine]) -> None:
 
     assert "hidden2" in "".join(bundle(one, "two.tar.gz", "--with-env")[0].values())
     again = one.orlop("debug", "bundle", "-o", str(one.home / "two.tar.gz"))
-    assert (again.code, "File exists" in again.err) == (1, True)
+    assert (again.code, "it is there already" in again.err) == (1, True)
 
     one.stop()
     config = one.home / "all.json"

@@ -47,7 +47,7 @@ DATA = (
 EXEC = (
     ("", 0o711),
     ("orlop.pid", 0o644),
-    ("(run|mnt|network|runtime-runc)", 0o700),
+    ("(run|mnt|network|network-drivers|network-drivers/null|runtime-runc)", 0o700),
     (f"(run|mnt)/{ID}", 0o700),
     (f"run/{ID}/.*[.]json", 0o600),
     (f"run/{ID}/.*[.](pid|log)", 0o644),  # the runtime's, in a closed directory

@@ -144,7 +144,7 @@ def test_debug_routes_are_there_while_debugging(engine: Engine, name: str) -> No
         assert found["memory"]["resident"] > 1 << 20
 
         assert engine.api("GET", "/debug/locks") == (200, [])
-        stopping = engine.background("stop", "-t", "3", name)
+        restarting = engine.background("restart", "-t", "3", name)
 
         def held() -> dict[str, Any] | None:
             rows = engine.api("GET", "/debug/locks")[1]
@@ -153,7 +153,7 @@ def test_debug_routes_are_there_while_debugging(engine: Engine, name: str) -> No
         lock = until(held, "the lock is held")
         assert (lock["name"], lock["waiting"]) == (name, 0)
         assert 0 <= lock["held_seconds"] < 5
-        stopping.wait(10)
+        restarting.wait(10)
         assert engine.api("GET", "/debug/locks") == (200, [])
 
         status, page, kind = engine.raw("GET", "/debug/pprof/")

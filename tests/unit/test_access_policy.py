@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel.access import walls
+from orlop_kernel.access import redact, walls
 from orlop_kernel.access.audit import Line
 from orlop_kernel.access.door import Door
 from orlop_kernel.access.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Level, Rule, Scope
@@ -135,6 +135,63 @@ def test_other_bodies() -> None:
     assert [*walls.of_network(NetworkRequest(name="x", driver="macvlan"))] == ["a network of driver macvlan"]
     named = NetworkRequest(name="x", options={"com.docker.network.bridge.name": "docker0"})
     assert [*walls.of_network(named)] == ["a network with com.docker.network.bridge.name"]
+
+
+@pytest.mark.parametrize(
+    ("subnet", "free"),
+    [
+        *(("10.9.0.0/24", True), ("172.31.255.0/24", True), ("192.168.4.0/22", True), ("fd00:1::/64", True)),
+        *(("0.0.0.0/24", True), ("::/64", True), ("nonsense", True)),  # any of this size; refused elsewhere
+        *(("127.0.0.0/24", False), ("169.254.169.0/24", False), ("8.8.8.0/24", False), ("10.0.0.0/7", False)),
+        ("2001:db8::/64", False),
+    ],
+)
+def test_subnets_of_guarded_clients_are_private(subnet: str, free: bool) -> None:
+    body = json.dumps({"Name": "n", "IPAM": {"Config": [{"Subnet": subnet}]}}).encode()
+    found = [*walls.of_network(decode_json(body, NetworkRequest))]
+    assert found == ([] if free else [f"the subnet {subnet}, which is not private,"])
+
+
+# --- what readers do not see ------------------------------------------------------------------------------------------
+
+
+def seen(route: str, answer: Any, show_env: bool = False) -> Any:
+    redact.READERS[route](answer, show_env)
+    return answer
+
+
+def test_readers_see_no_values_of_environments() -> None:
+    for route in ("/containers/{id}/json", "/images/{name}/json"):
+        assert seen(route, {"Config": {"Env": ["A=b=c", "D"]}}) == {"Config": {"Env": ["A=(hidden)", "D=(hidden)"]}}
+        assert seen(route, {"Config": {"Env": ["A=b"]}}, True) == {"Config": {"Env": ["A=b"]}}
+        assert seen(route, {"Config": None}) == {"Config": None}
+
+
+@pytest.mark.parametrize(
+    ("step", "shown"),
+    [
+        ("ENV PW=secret A=b", "ENV (hidden)"),
+        ("/bin/sh -c #(nop)  ENV PW=secret", "/bin/sh -c #(nop)  ENV (hidden)"),
+        ("ARG PW=secret\nmore", "ARG (hidden)"),
+        ("RUN |2 A=b PW=secret /bin/sh -c make # buildkit", "RUN |2 (hidden) /bin/sh -c make # buildkit"),
+        ("|1 PW=secret /bin/sh -c make", "|1 (hidden) /bin/sh -c make"),
+        ("COPY . /ENV / # buildkit", "COPY . /ENV / # buildkit"),
+        ('CMD ["nginx"]', 'CMD ["nginx"]'),
+    ],
+)
+def test_readers_see_no_environment_in_a_history(step: str, shown: str) -> None:
+    assert seen("/images/{name}/history", [{"CreatedBy": step}]) == [{"CreatedBy": shown}]
+    assert seen("/images/{name}/history", [{"CreatedBy": step}], True) == [{"CreatedBy": step}]
+
+
+def test_readers_see_no_options_of_volumes() -> None:
+    options = {"Options": {"o": "password=secret"}}
+    hidden = {"Options": {"o": "(hidden)"}}
+    assert seen("/volumes/{name}", {"Name": "v", **options}, True) == {"Name": "v", **hidden}
+    assert seen("/volumes", {"Volumes": [dict(options), {"Options": None}]}) == {"Volumes": [hidden, {"Options": None}]}
+    mounts = [{"VolumeOptions": {"DriverConfig": dict(options)}}, {"VolumeOptions": None}, {}]
+    found = seen("/containers/{id}/json", {"Config": {}, "HostConfig": {"Mounts": mounts}}, True)
+    assert found["HostConfig"]["Mounts"][0] == {"VolumeOptions": {"DriverConfig": hidden}}
 
 
 def test_who_is_walled_in() -> None:

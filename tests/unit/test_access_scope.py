@@ -15,6 +15,7 @@ from orlop_kernel.access.roles import Scope
 from orlop_kernel.access.scope import Judge
 from orlop_kernel.api.call import Call
 from orlop_kernel.config import Listener
+from orlop_kernel.engine.containers.record import MountRecord
 from orlop_kernel.http.messages import Peer, Request
 from orlop_kernel.spi import NotFound
 from orlop_kernel.types.containers import CreateRequest, HostConfig
@@ -39,34 +40,32 @@ class Things:
         return self.things.get(name)
 
 
-def container(ident: str, *networks: str, mounts: str = "", modes: Any = None, **labels: str) -> Any:
+def container(ident: str, mounts: str = "", modes: Any = None, **labels: str) -> Any:
     record = SimpleNamespace(
         config=SimpleNamespace(labels=labels),
         host_config=HostConfig(**(modes or {})),
-        endpoints=dict.fromkeys(networks),
-        mounts=[SimpleNamespace(type=kind) for kind in mounts.split()],
-        created_ns=MADE,
+        mounts=[MountRecord(type=kind, destination="/d", name=name) for kind, name in map(str.split, mounts.split(","))]
+        if mounts
+        else [],
     )
     return SimpleNamespace(id=ident, record=record)
 
 
 def labelled(**more: Any) -> Any:
-    return SimpleNamespace(**{"labels": {}, "predefined": False, "created_ns": MADE - 1, **more})
+    return SimpleNamespace(**{"labels": {}, "predefined": False, **more})
 
 
-MADE = 1000
-MINE = container("1" * 64, "mine", "missing", **{TEAM: "web"})
-TAKEN = container("3" * 64, "theirs-now", **{TEAM: "web"})
-YOUNG = container("5" * 64, "mine-now", **{TEAM: "web"})
+MINE = container("1" * 64, **{TEAM: "web"})
+FULL = container("3" * 64, "volume theirs", **{TEAM: "web"})
 ENGINE = SimpleNamespace(
     containers=Things(
-        **{each.id: each for each in (MINE, TAKEN, YOUNG)},
+        **{each.id: each for each in (MINE, FULL)},
         mine=MINE,
+        full=FULL,
         theirs=container("2" * 64, **{TEAM: "db"}),
     ),
     networks=Things(
-        **{"theirs-now": labelled(id="t", name="theirs-now", created_ns=MADE + 1), "9": labelled(id="9f", name="secret")},
-        **{"mine-now": labelled(id="m", name="mine-now", created_ns=MADE + 1, labels={TEAM: "web"})},
+        **{"9": labelled(id="9f", name="secret")},
         bridge=labelled(id="b", name="bridge", predefined=True),
         host=labelled(id="h", name="host", predefined=True),
         mine=labelled(id="n", name="mine", labels={TEAM: "web"}),
@@ -126,17 +125,9 @@ def test_a_name_becomes_the_id_of_what_was_judged() -> None:
         judged(judge(), call("/networks/{id}", id="bridge"), Scope.NETWORK)
 
 
-def test_a_start_joins_no_network_that_was_not_judged() -> None:
-    for pattern in ("/containers/{id}/start", "/containers/{id}/restart"):
-        judged(judge(), call(pattern, id=YOUNG.id), Scope.CONTAINER)
-        with pytest.raises(Denied, match="network theirs-now is outside"):
-            judged(judge(), call(pattern, id=TAKEN.id), Scope.CONTAINER)
-    judged(judge(), call("/containers/{id}/stop", id=TAKEN.id), Scope.CONTAINER)
-
-
 OTHERS = Things(
-    plain=container("p", mounts="volume tmpfs"),
-    bound=container("b", mounts="volume bind"),
+    plain=container("p", mounts="volume v, tmpfs t"),
+    bound=container("b", mounts="volume v, bind b"),
     hosts=container("h", modes={"network_mode": "host", "pid_mode": "host"}),
     joined=container("j", modes={"network_mode": "container:hosts", "ipc_mode": "container:plain"}),
     loop=container("l", modes={"pid_mode": "container:loop"}),
@@ -158,6 +149,13 @@ OTHERS = Things(
 )
 def test_nothing_of_the_hosts_comes_by_way_of_others(host: dict[str, Any], what: list[str]) -> None:
     assert [*joined.of_others(cast("Any", OTHERS), HostConfig(**host))] == what
+
+
+def test_what_was_judged_is_what_is_joined() -> None:
+    """Whoever gets the name meanwhile: a plugin may take its time."""
+    host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
+    assert not [*joined.of_others(cast("Any", OTHERS), host)]
+    assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
 
 
 def test_what_is_closed_is_refused_and_what_is_open_is_not() -> None:
@@ -204,6 +202,7 @@ def test_a_container_gets_the_labels_and_ids() -> None:
         {"HostConfig": {"Binds": ["theirs:/d"]}},
         {"HostConfig": {"Mounts": [{"Type": "volume", "Source": "theirs", "Target": "/d"}]}},
         {"HostConfig": {"Links": ["theirs:x"]}},
+        {"HostConfig": {"VolumesFrom": ["full"]}},
         {"NetworkingConfig": {"EndpointsConfig": {"host": {}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"NetworkID": "9"}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"Links": ["theirs:x"]}}}},
@@ -212,6 +211,26 @@ def test_a_container_gets_the_labels_and_ids() -> None:
 def test_what_a_container_may_not_name(body: dict[str, Any]) -> None:
     with pytest.raises(Denied):
         created(judge(shared_images=True), Image="plain", **body)
+
+
+@pytest.mark.parametrize(
+    ("body", "mode", "networks"),
+    [
+        ({}, "", {"bridge": "b"}),
+        ({"HostConfig": {"NetworkMode": "mine"}}, "mine", {"mine": "n"}),
+        ({"NetworkingConfig": {"EndpointsConfig": {"mine": None}}}, "", {"mine": "n"}),
+        (
+            {"NetworkingConfig": {"EndpointsConfig": {"x": {"NetworkID": "mine"}, "bridge": {}}}},
+            "",
+            {"x": "n", "bridge": "b"},
+        ),
+    ],
+)
+def test_networks_are_meant_by_their_ids(body: dict[str, Any], mode: str, networks: dict[str, str]) -> None:
+    made = created(judge(shared_images=True), Image="plain", **body)
+    assert made.host_config and made.host_config.network_mode == mode
+    assert made.networking_config and made.networking_config.endpoints_config
+    assert {name: each and each.network_id for name, each in made.networking_config.endpoints_config.items()} == networks
 
 
 def test_images_need_the_label_unless_they_are_shared() -> None:

@@ -25,7 +25,7 @@ from orlop_kernel.types.containers import CreateRequest, HostConfig, UpdateReque
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
 from orlop_kernel.types.volumes import VolumeCreateRequest
 
-from . import joined, walls
+from . import joined, redact, walls
 from .audit import Audit, Line, Who
 from .authz import BODY_LIMIT, Chain, Question, is_json
 from .door import DEFAULT, Door
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_HIDDEN = "(hidden)"
-_WITH_ENVIRONMENT = ("/containers/{id}/json", "/images/{name}/json")
-_WITH_OPTIONS = ("/volumes", "/volumes/{name}")
 COMPLETE, BROKEN = "complete", "broken off"
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(4)
@@ -134,20 +131,16 @@ class Guard:
         """Without what is not for these eyes."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
-        if call.pattern in _WITH_ENVIRONMENT and door.level is Level.READ and not door.show_env:
-            shown = msgspec.json.decode(answer.body)
-            env = shown["Config"].get("Env") or []
-            shown["Config"]["Env"] = [f"{text.partition('=')[0]}={_HIDDEN}" for text in env]
-        elif call.pattern in _WITH_OPTIONS and door.level is Level.READ:  # a share's password is among them
-            shown = msgspec.json.decode(answer.body)
-            for volume in (shown.get("Volumes") or ()) if "Volumes" in shown else (shown,):
-                volume["Options"] = dict.fromkeys(volume.get("Options") or (), _HIDDEN) or None
-        elif call.pattern == "/networks/{id}" and self._judge:
-            shown = msgspec.json.decode(answer.body)
+        hide = redact.READERS.get(call.pattern) if door.level is Level.READ else None
+        narrow = self._judge is not None and call.pattern == "/networks/{id}"
+        if hide is None and not narrow:
+            return answer
+        shown = msgspec.json.decode(answer.body)
+        if hide is not None:
+            hide(shown, door.show_env)
+        if self._judge and narrow:
             members: dict[str, Any] = shown.get("Containers") or {}
             shown["Containers"] = {key: each for key, each in members.items() if self._judge.has_container(key)}
-        else:
-            return answer
         return Response(answer.status, msgspec.json.encode(shown) + b"\n", answer.headers)
 
     # --- plugins ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What a new container would take over from others, where clients must not become root on the machine: the host's files and
 namespaces also come by way of a container that has them. `walls` judges what is asked for by itself.
 
-Others are looked up as the engine will, and what they have of this kind does not change while they exist.
+What is judged is what is taken: the ID of the other stands in its name's place afterwards, whoever gets the name meanwhile.
+What another has of this kind does not change while it exists.
 """
 
 from __future__ import annotations
@@ -24,29 +25,39 @@ _PREFIX = "container:"
 
 def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
     """Each thing of the host's that comes with another container; also what is not there yet, and could be anything then."""
-    for text in host.volumes_from or ():
-        name = text.partition(":")[0]
+    for at, text in enumerate(host.volumes_from or ()):
+        name, colon, access = text.partition(":")
         other = _find(containers, name)
         if other is None:
             yield f"VolumesFrom {name}, which does not exist,"
         elif any(mount.type == "bind" for mount in other.record.mounts):
             yield f"VolumesFrom {name}, which has a bind mount,"
+        elif host.volumes_from:
+            host.volumes_from[at] = f"{other.id}{colon}{access}"
     for field, shown in _SHARED.items():
         mode: str = getattr(host, field)
-        if mode.startswith(_PREFIX) and (what := _lead_to_host(containers, field, mode)):
-            yield f"{shown} {mode}, which {what},"
-
-
-def _lead_to_host(containers: Containers, field: str, mode: str) -> str:
-    seen = set()
-    while mode.startswith(_PREFIX):
+        if not mode.startswith(_PREFIX):
+            continue
         other = _find(containers, mode.removeprefix(_PREFIX))
         if other is None:
-            return "does not exist"
-        if other.id in seen:
+            yield f"{shown} {mode}, which does not exist,"
+        elif what := _leads_to_host(containers, field, other):
+            yield f"{shown} {mode}, which {what},"
+        else:
+            setattr(host, field, _PREFIX + other.id)
+
+
+def _leads_to_host(containers: Containers, field: str, other: Container) -> str:
+    seen = {other.id}
+    mode = getattr(other.record.host_config, field)
+    while mode.startswith(_PREFIX):
+        following = _find(containers, mode.removeprefix(_PREFIX))
+        if following is None:
+            return "joins what does not exist"
+        if following.id in seen:
             return "leads in a circle"
-        seen.add(other.id)
-        mode = getattr(other.record.host_config, field)
+        seen.add(following.id)
+        mode = getattr(following.record.host_config, field)
     return "has the host's" if mode == "host" else ""
 
 

@@ -14,7 +14,7 @@ from orlop_kernel.api.call import Call
 from orlop_kernel.engine.containers.mounts import parse_bind
 from orlop_kernel.engine.networks.planning import network_of
 from orlop_kernel.spi import NotFound
-from orlop_kernel.types.containers import CreateRequest, ExecConfig, HostConfig
+from orlop_kernel.types.containers import CreateRequest, EndpointSettings, ExecConfig, HostConfig, NetworkingConfig
 from orlop_kernel.types.networks import ConnectRequest, DisconnectRequest
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
 from orlop_kernel.types.volumes import VolumeCreateRequest
@@ -30,9 +30,6 @@ __all__ = ["Judge"]
 
 _SHARED_NETWORKS = frozenset({"bridge", "none"})
 """Predefined, without labels, and what a container without further wishes is on."""
-
-
-_STARTS = ("/containers/{id}/start", "/containers/{id}/restart")
 
 
 class Judge:
@@ -118,16 +115,6 @@ class Judge:
 
     async def _container(self, call: Call) -> None:
         call.params["id"] = self._container_id(call.params["id"])
-        if call.pattern in _STARTS:
-            self._check_networks(self._engine.containers.get(call.params["id"]).record)
-
-    def _check_networks(self, record: ContainerRecord) -> None:
-        """Once more, at a start: what is younger than the container was not judged when that was made, and its name may be
-        somebody else's by now."""
-        for name in record.endpoints:
-            network = self._engine.networks.known(name)  # the start says what it does not know
-            if network is not None and network.created_ns > record.created_ns:
-                self._network_id(name, shared=True)
 
     async def _exec(self, call: Call) -> None:
         state = self._engine.execs.get(call.params["id"])
@@ -167,11 +154,8 @@ class Judge:
         for name in self._volume_names(host):
             self._check_volume(name)
         call.stamp = self._stamp
-        endpoints = (request.networking_config and request.networking_config.endpoints_config) or {}
-        for name, settings in endpoints.items():
-            self._join_network(network_of(name, settings))
-        links = [*(host.links or ()), *(link for each in endpoints.values() if each for link in each.links or ())]
-        for link in links:
+        endpoints = self._pin_networks(request, host)
+        for link in (*(host.links or ()), *(link for each in endpoints.values() for link in each.links or ())):
             self._container_id(link.partition(":")[0])
 
     def _joined(self, host: HostConfig) -> None:
@@ -184,12 +168,31 @@ class Judge:
         if host.volumes_from:
             split = [text.partition(":") for text in host.volumes_from]
             host.volumes_from = [f"{self._container_id(name)}{colon}{mode}" for name, colon, mode in split]
+            for text in host.volumes_from:
+                self._check_volumes_of(self._engine.containers.get(text.partition(":")[0]).record)
 
-    def _join_network(self, name: str) -> None:
-        """Not by its ID: inspect shows what was asked for, and `_check_networks` sees to what gets the name later. One that
-        does not exist yet could be anybody's when the container starts."""
+    def _check_volumes_of(self, record: ContainerRecord) -> None:
+        """What somebody has given a container of this scope is not therefore its users' to give to others."""
+        for mount in record.mounts:
+            if mount.type == "volume" and not mount.anonymous:
+                self._check_volume(mount.name)
+
+    def _pin_networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+        """By their IDs from now on: what gets one of the names later may be somebody else's. The mode stays as it was."""
+        if host.network_mode.startswith("container:"):
+            return {}
+        given = request.networking_config and request.networking_config.endpoints_config
+        pinned: dict[str, EndpointSettings] = {}
+        for name, settings in (given or {host.network_mode or "bridge": None}).items():
+            pinned[name] = settings or EndpointSettings()
+            pinned[name].network_id = self._join_network(network_of(name, settings))
+        request.networking_config = NetworkingConfig(endpoints_config={**pinned})
+        return pinned
+
+    def _join_network(self, name: str) -> str:
+        """Its ID. A network that does not exist yet could be anybody's when the container starts."""
         try:
-            self._network_id(name, shared=True)
+            return self._network_id(name, shared=True)
         except NotFound:
             raise self._door.outside(f"network {name}, which does not exist,") from None
 

@@ -7,6 +7,7 @@ Not a wall between containers: a client may mount any volume and join any networ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 
 from msgspec import UNSET
 
@@ -30,6 +31,10 @@ _HOST_MODES = {
 }
 _HOSTS_OWN = ("com.docker.network.bridge.name", "com.docker.network.host_ipv4", "com.docker.network.host_ipv6")
 """Options of networks that name a link or an address of the host's."""
+
+
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+"""Not what the host's programs turn to: itself, a cloud's metadata, the Internet."""
 
 
 def _of_resources(host: Resources) -> Iterator[str]:
@@ -90,6 +95,16 @@ def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
         yield "a volume with options of its driver"
 
 
+def _is_private(subnet: str) -> bool:
+    """What is none is refused later, and "0.0.0.0/24" asks for any."""
+    try:
+        network = ip_network(subnet, strict=False)
+    except ValueError:
+        return True
+    within = any(network.version == each.version and network.subnet_of(each) for each in _PRIVATE)  # type: ignore[arg-type]
+    return within or not int(network.network_address)
+
+
 def of_network(request: NetworkRequest) -> Iterator[str]:
     """A link of the host's may not become part of a network."""
     options: Mapping[str, str] = request.options or {}
@@ -98,3 +113,6 @@ def of_network(request: NetworkRequest) -> Iterator[str]:
     for option in _HOSTS_OWN:
         if option in options:
             yield f"a network with {option}"
+    for config in (request.ipam.config or ()) if request.ipam else ():
+        if config.subnet and not _is_private(config.subnet):
+            yield f"the subnet {config.subnet}, which is not private,"

@@ -49,9 +49,9 @@ def _copy(path: str) -> _Copy:
         while left and (count := os.sendfile(memory, source, None, left)):
             left -= count
         os.fchmod(memory, 0o555)
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
         with suppress(OSError):
-            linux.use_huge_pages(memory)
+            linux.use_huge_pages(memory)  # before Linux 6.7 nothing that is sealed can be mapped
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
         # What is open for writing cannot be executed (ETXTBSY).
         return _Copy(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC), _identity(info))
     finally:

@@ -10,7 +10,7 @@ import struct
 
 from .ipam import IPNetwork
 
-__all__ = ["interface_address", "nameservers", "on_link_routes", "read_resolv_conf", "used"]
+__all__ = ["gateway_routes", "interface_address", "nameservers", "on_link_routes", "read_resolv_conf", "used"]
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
@@ -28,18 +28,27 @@ def _lines(path: str) -> list[str]:
 
 def on_link_routes() -> list[IPNetwork]:
     """Networks the host reaches without a gateway: a container network over one of them would cut the host off."""
+    return _routes(0)
+
+
+def gateway_routes() -> list[IPNetwork]:
+    """Networks the host reaches by a gateway of their own, not by the default one."""
+    return _routes(_RTF_GATEWAY)
+
+
+def _routes(gateway: int) -> list[IPNetwork]:
     found: list[IPNetwork] = []
     for line in _lines(_PROC_NET + "route")[1:]:
         fields = line.split()
         flags = int(fields[3], 16)
-        if flags & _RTF_UP and not flags & _RTF_GATEWAY and fields[7] != "00000000":
+        if flags & _RTF_UP and flags & _RTF_GATEWAY == gateway and fields[7] != "00000000":
             # The kernel prints both as the bytes lie in memory.
             address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[i], 16))) for i in (1, 7))
             found.append(ipaddress.IPv4Network(f"{address}/{mask}", strict=False))
     for line in _lines(_PROC_NET + "ipv6_route"):
         fields = line.split()
         length, flags = int(fields[1], 16), int(fields[8], 16)
-        if flags & _RTF_UP and not flags & _RTF_GATEWAY and 0 < length < 128:
+        if flags & _RTF_UP and flags & _RTF_GATEWAY == gateway and 0 < length < 128:
             network = ipaddress.IPv6Network((int(fields[0], 16), length), strict=False)
             if not network.is_link_local and not network.is_multicast:
                 found.append(network)

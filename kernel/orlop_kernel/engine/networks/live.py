@@ -61,22 +61,27 @@ async def connect(engine: Engine, container: Container, network: str, settings: 
         if living is None and container.record.state.running:
             raise Conflict(f"container {container.id} has no network of its own to connect")
         if living:
-            await _join(engine, container, living, record, settings)
+            await _join(engine, container, living, record, _key(network, record), settings)
         else:
-            container.record.endpoints[record.name] = settings
+            container.record.endpoints[_key(network, record)] = settings
             await engine.containers.save(container)
     if living:
         _publish(engine, "connect", record, container)
 
 
+def _key(given: str, record: NetworkRecord) -> str:
+    """Who gives the whole ID means this network, whatever gets its name later."""
+    return record.id if given == record.id else record.name
+
+
 async def _join(
-    engine: Engine, container: Container, living: _Living, record: NetworkRecord, settings: EndpointSettings
+    engine: Engine, container: Container, living: _Living, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
     """The running container is on one more network, which may be its gateway from now on; or as it was, when that fails."""
     row, netns = container.record, living.monitor.netns_path
     grown = await engine.networks.connect(living.sandbox, record.id, settings, netns)
     endpoints = row.endpoints
-    row.sandbox, row.endpoints = grown, {**endpoints, record.name: settings}
+    row.sandbox, row.endpoints = grown, {**endpoints, key: settings}
     try:
         await _told(engine, container, living.sandbox)
         # Before it is the gateway: a boot removes links that no row tells of, and the default route would go along

@@ -138,9 +138,9 @@ class Networks:
         return creation.Choice(pools, taken, host.used())
 
     def overlaps_host(self, request: CreateRequest) -> list[str]:
-        """The subnets that a request asks for and the host uses: its on-link routes, its name servers. Containers there
-        would receive what the host sends to its neighbours, so not everybody may ask for them."""
-        return creation.overlapping(request, host.used())
+        """The subnets that a request asks for and the host uses: its routes, its name servers. Containers there would
+        receive what the host sends to others, so not everybody may ask for them."""
+        return creation.overlapping(request, host.used() + host.gateway_routes())
 
     # --- looking ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,54 @@
+"""Answers without the secrets in them, for readers: values of environments, unless the listener shows those, and options of
+volumes, which hold passwords of shares. Names stay. Works on decoded answers, in place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["HIDDEN", "READERS"]
+
+HIDDEN = "(hidden)"
+_STEP = re.compile(r"((?:^|#\(nop\)\s+)(?:ENV|ARG)\s).*", re.DOTALL)
+_BUILD_ARGUMENTS = re.compile(r"^((?:RUN )?\|\d+ ).*?(?=/bin/)", re.DOTALL)
+
+
+def _environment(found: Any, show_env: bool) -> None:
+    if not show_env and found.get("Config"):
+        env = found["Config"].get("Env") or []
+        found["Config"]["Env"] = [f"{text.partition('=')[0]}={HIDDEN}" for text in env]
+
+
+def _container(found: Any, show_env: bool) -> None:
+    _environment(found, show_env)
+    for mount in found.get("HostConfig", {}).get("Mounts") or ():
+        driver = (mount.get("VolumeOptions") or {}).get("DriverConfig") or {}
+        _options(driver)
+
+
+def _history(found: Any, show_env: bool) -> None:
+    for layer in () if show_env else found:
+        text = _STEP.sub(rf"\1{HIDDEN}", layer.get("CreatedBy") or "")
+        layer["CreatedBy"] = _BUILD_ARGUMENTS.sub(rf"\1{HIDDEN} ", text)
+
+
+def _options(found: Any) -> None:
+    if found.get("Options"):
+        found["Options"] = dict.fromkeys(found["Options"], HIDDEN)
+
+
+def _volumes(found: Any, show_env: bool) -> None:
+    for volume in found.get("Volumes") or ():
+        _options(volume)
+
+
+READERS: dict[str, Callable[[Any, bool], None]] = {
+    "/containers/{id}/json": _container,
+    "/images/{name}/json": _environment,
+    "/images/{name}/history": _history,
+    "/volumes": _volumes,
+    "/volumes/{name}": lambda found, show_env: _options(found),
+}
+"""By route: what to do to an answer, and whether environments are shown."""
