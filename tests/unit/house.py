@@ -108,6 +108,10 @@ class FakeNetworks:
     def pin(mode, endpoints):
         return mode, dict(endpoints)
 
+    @staticmethod
+    def known(name):
+        return SimpleNamespace(name=name)
+
     async def plan(self, *wanted):
         return self.plan_made
 

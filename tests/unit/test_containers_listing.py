@@ -10,7 +10,7 @@ from orlop_kernel.engine.containers import links, listing, view
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.record import ContainerRecord, MountRecord, State
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
-from orlop_kernel.types.containers import ContainerConfig, HostConfig
+from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
 
 RUNNING, STOPPED, NEW = State(running=True, started_ns=1), State(started_ns=1, finished_ns=2, exit_code=3), State()
 
@@ -36,7 +36,8 @@ class Room:
         self.index = {item.id: item for item in containers}
         self.names = {item.name: item.id for item in containers}
         self.saved = []
-        self.engine = SimpleNamespace(images=SimpleNamespace(resolve=self._resolve))
+        networks = SimpleNamespace(known=lambda name: SimpleNamespace(name=name))
+        self.engine = SimpleNamespace(images=SimpleNamespace(resolve=self._resolve), networks=networks)
 
     def _resolve(self, text):
         if text != "busybox":
@@ -151,11 +152,12 @@ def test_bad_filters(room, filters, text):
 
 def test_names_by_links(room):
     web, db, app = room.get("web"), room.get("db"), room.get("app")
+    app.record.endpoints = {"bridge": EndpointSettings()}
     assert links.names(room) == {web.id: ["app/front"], db.id: ["app/db"]}
     assert links.shown(room, app.record) == ["/db:/app/db", "/web:/app/front"]
     assert links.resolve(room, "/app/front") is web
     assert links.resolve(room, "app/none") is None and links.resolve(room, "none/front") is None
-    app.record.host_config.network_mode = "mine"  # there, a link is an alias of a network
+    app.record.endpoints = {"mine": EndpointSettings()}  # there, a link is an alias of a network
     assert links.names(room) == {} and links.shown(room, app.record) is None
 
 

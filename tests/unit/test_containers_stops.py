@@ -12,7 +12,7 @@ from orlop_kernel.engine.containers import exits, lifecycle, restarts, restore
 from orlop_kernel.engine.containers.record import ContainerRecord
 from orlop_kernel.engine.files import commit
 from orlop_kernel.spi import Conflict, NotModified, Unavailable
-from orlop_kernel.types.containers import RestartPolicy
+from orlop_kernel.types.containers import EndpointSettings, RestartPolicy
 
 ALWAYS = RestartPolicy(name="always")
 
@@ -200,6 +200,7 @@ def test_what_a_commit_paused_is_thawed_when_the_daemon_ends(tmp_path, monkeypat
                 async with commit._still(h.engine, h.container, True):
                     assert h.container.record.state.paused and kept(h).held
                     await trio.sleep_forever()
+            await wait_all_tasks_blocked()
             assert froze == ["pause", "unpause"] and not h.container.record.state.paused and not kept(h).held
 
     run_fast(main)
@@ -267,6 +268,7 @@ def test_what_a_container_needs_is_started_before_it(tmp_path, monkeypatch, by):
         async with house(tmp_path, monkeypatch) as h:
             web, db = wanting(h, "web", "db")
             setattr(web.record.host_config, by, ["db:data"] if by == "links" else f"container:{db.id}")
+            web.record.endpoints = {"bridge": EndpointSettings()} if by == "links" else {}
             order = []
 
             async def launch(room, container, image=None):

@@ -37,6 +37,7 @@ class Ship:
     """An engine, as far as this is concerned, and one container."""
 
     def __init__(self, bench: Bench, row: ContainerRecord) -> None:
+        live.complete(bench.networks, row)
         self.saved: list[ContainerRecord] = []
         self.save_error: Exception | None = None
         self.saves = 99
@@ -104,13 +105,24 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     return start
 
 
-def test_rows_of_older_daemons() -> None:
-    assert record("mine").endpoints == asked("mine")
-    assert record("", endpoints=asked("two")).endpoints == asked("bridge", "two")
-    assert record("two", endpoints={"two": EndpointSettings(gw_priority=1)}).endpoints["two"].gw_priority == 1
-    assert record("container:x").endpoints == {}
-    left = record(endpoints={}, endpoints_complete=True)
-    assert msgspec.json.decode(msgspec.json.encode(left), type=ContainerRecord).endpoints == {}
+def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
+    async def body(b: Bench, s: Ship) -> None:
+        def completed(mode: str, **more: Any) -> ContainerRecord:
+            row = record(mode, **more)
+            live.complete(b.networks, row)
+            assert row.endpoints_complete
+            return row
+
+        assert completed("mine").endpoints == asked("mine")  # which is not there
+        assert completed("", endpoints=asked("two")).endpoints == asked("bridge", "two")
+        assert completed("two", endpoints={"two": EndpointSettings(gw_priority=1)}).endpoints["two"].gw_priority == 1
+        assert completed("container:x").endpoints == {}
+        assert completed("bridge", endpoints={}, endpoints_complete=True).endpoints == {}
+        two = b.networks.resolve("two").id
+        short = completed(two[:12], endpoints=asked(two[:12], "inner"))
+        assert (short.host_config.network_mode, short.endpoints) == (two, asked(two, "inner"))
+
+    ship(body)
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -200,7 +212,7 @@ def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> No
         with pytest.raises(DriverError):
             await s.disconnect("bridge")
         assert set(s.container.record.endpoints) == {"bridge", "two"}
-        assert routes(s.container.record.sandbox) == [("bridge", False, 0), ("two", True, 0)], "as it is now"
+        assert routes(s.container.record.sandbox) == [("bridge", True, 0), ("two", False, 0)], "as it was"
         assert len(b.bridge.endpoints) == 2
 
     ship(body)

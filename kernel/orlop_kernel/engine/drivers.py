@@ -70,9 +70,12 @@ class Deadlines:
         return bounded
 
 
-def _place(name: str, own: dict[str, str], others: str) -> str:
-    """A driver's directory, that no other lists or sweeps: one in the tree may have its `own`."""
-    return own.get(name) or os.path.join(others, name)
+def _directory(root: str, name: str, own: dict[str, str], others: str, mode: int) -> str:
+    """A driver's, made, that no other lists or sweeps: one in the tree may have its `own`."""
+    path = os.path.join(root, own.get(name) or os.path.join(others, name))
+    for each in (os.path.dirname(path), path):
+        os.makedirs(each, mode, exist_ok=True)
+    return path
 
 
 class Drivers:
@@ -114,8 +117,7 @@ class Drivers:
     async def network(self, name: str) -> NetworkDriver:
         def context() -> NetworkContext:
             config = self.config
-            state = os.path.join(config.exec_root, _place(name, {"bridge": "network"}, "network-drivers"))
-            os.makedirs(state, mode=0o700, exist_ok=True)
+            state = _directory(config.exec_root, name, {"bridge": "network"}, "network-drivers", 0o700)
             return NetworkContext(
                 instance=config.instance,
                 default_bridge=config.bridge_name,
@@ -139,9 +141,7 @@ class Drivers:
 
     async def volume(self, name: str) -> VolumeDriver:
         def context() -> VolumeContext:
-            root = os.path.join(self.config.data_root, _place(name, {"local": "volumes"}, "volume-drivers"))
-            os.makedirs(root, mode=0o710, exist_ok=True)
-            return VolumeContext(root)
+            return VolumeContext(_directory(self.config.data_root, name, {"local": "volumes"}, "volume-drivers", 0o710))
 
         return cast("VolumeDriver", self._make("volume", name, context, f'volume driver "{name}"'))
 

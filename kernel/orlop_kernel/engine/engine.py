@@ -27,6 +27,7 @@ from .drivers import Drivers
 from .execs import Execs
 from .futures import uncut
 from .images.service import Images
+from .networks import live
 from .networks.service import Networks
 from .processes.runs import private_directory, release_private_directory
 from .processes.zygote import Zygote
@@ -82,6 +83,8 @@ class Engine:
             await engine.images.load()
             await engine.volumes.load()
             await engine.networks.load()
+            for container in engine.containers.index.values():
+                live.complete(engine.networks, container.record)
             yield engine
         finally:
             release_private_directory(mount_points)

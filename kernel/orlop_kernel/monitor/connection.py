@@ -124,6 +124,11 @@ class Connection:
             os.close(fd)
         self._fds = []
 
+    @property
+    def closed(self) -> bool:
+        """Or given away."""
+        return self._given_away
+
     def push_out(self) -> None:
         self._channel.push_out()
 

@@ -101,11 +101,11 @@ class Monitor:
         self._handlers[type(request.body)](connection, request.serial, request.body)
 
     def _announce(self, event: Exited | ExecExited | Oom) -> bool:
-        """Whether there was anybody to tell."""
+        """Whether there was anybody to tell, who listens."""
         subscribed = [connection for connection in self._connections if connection.subscribed]
         for connection in subscribed:
             connection.event(event)
-        return bool(subscribed)
+        return any(not connection.closed for connection in subscribed)
 
     def _become_stream(self, connection: Connection, make: Callable[[Channel], Attachment]) -> None:
         channel, early = connection.become_stream()

@@ -43,10 +43,12 @@ class Run:
     """SIGKILL is on its way: it must not be paused any more, for a frozen process does not die."""
     graces: set[trio.CancelScope] = field(default_factory=set)
     """Of who waits for its end under the lock, before they kill it."""
+    latest: float = float("inf")
+    """When they must not wait any longer."""
 
     async def grace(self, seconds: float) -> None:
         """Wait for its end, so long at most, and less when someone is in a hurry."""
-        with trio.move_on_after(seconds) as scope:
+        with trio.move_on_at(min(trio.current_time() + seconds, self.latest)) as scope:
             self.graces.add(scope)
             try:
                 await self.finished.wait()
@@ -55,8 +57,9 @@ class Run:
 
     def hurry(self, seconds: float) -> None:
         """Whoever waits under the lock waits no longer than that."""
+        self.latest = min(self.latest, trio.current_time() + seconds)
         for scope in self.graces:
-            scope.deadline = min(scope.deadline, trio.current_time() + seconds)
+            scope.deadline = min(scope.deadline, self.latest)
 
 
 @dataclass(slots=True)

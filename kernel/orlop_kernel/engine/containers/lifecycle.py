@@ -326,7 +326,11 @@ async def pause(room: Containers, container: Container, *, held: bool = False) -
         runtime = room.engine.drivers.runtime(record.host_config.runtime)
         record.held = held
         if held:
-            await room.save(container)
+            try:
+                await room.save(container)
+            except BaseException:
+                record.held = False
+                raise
         try:
             await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
         except DriverError as error:
@@ -359,13 +363,15 @@ async def unpause(room: Containers, container: Container) -> None:
 
 
 async def _unpause(room: Containers, container: Container) -> None:
-    """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed."""
+    """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed. What the
+    engine holds is held until it is thawed: a boot in between does it."""
     record, state = container.record, container.record.state
     if not state.paused:
+        record.held = False
         return
     runtime = room.engine.drivers.runtime(record.host_config.runtime)
-    held, failure = record.held, None
-    state.paused = record.held = False
+    failure = None
+    state.paused = False
     try:
         await room.save(container)
     except OrlopError as error:
@@ -373,10 +379,13 @@ async def _unpause(room: Containers, container: Container) -> None:
     try:
         await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
     except BaseException:
-        state.paused, record.held = True, held
+        state.paused = True
         container.touch()
         room.background(room.save, container)
         raise
+    if record.held:
+        record.held = False
+        room.background(room.save, container)
     if failure is not None:
         raise failure
     room.engine.events.publish("container", "unpause", container.id, room.attributes(container))

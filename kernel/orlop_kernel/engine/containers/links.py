@@ -44,7 +44,7 @@ def check(room: Containers, links: list[str] | None) -> None:
 def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
     """(address, names) for /etc/hosts, of containers on the default bridge."""
     found = []
-    for link in record.host_config.links or () if record.host_config.network_mode == "bridge" else ():
+    for link in record.host_config.links or () if _on_bridge(room, record) else ():
         name, alias = _parse(link)
         other = room.get(name)
         sandbox = other.record.sandbox
@@ -71,10 +71,18 @@ def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:
     return found
 
 
+def _on_bridge(room: Containers, record: ContainerRecord) -> bool:
+    """Whether its links are those of the default bridge: by its networks, not by the mode it was made with."""
+    if not record.host_config.links:
+        return False
+    found = map(room.engine.networks.known, record.endpoints)
+    return any(network is not None and network.name == "bridge" for network in found)
+
+
 def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
     """(id of the linked container, alias) of the links that give names."""
-    mode = record.host_config.network_mode
-    if not record.host_config.links or mode not in ("bridge", "host", "none"):
+    alone = record.host_config.network_mode in ("host", "none")
+    if not record.host_config.links or not (alone or _on_bridge(room, record)):
         return
     for name, alias in map(_parse, record.host_config.links):
         try:
@@ -85,7 +93,7 @@ def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, st
 
 def linked(room: Containers, record: ContainerRecord) -> Iterator[str]:
     """Ids of the containers that have to run for this one to start (see `hosts`)."""
-    if record.host_config.network_mode == "bridge":
+    if _on_bridge(room, record):
         yield from (other for other, _ in _legacy(room, record))
 
 

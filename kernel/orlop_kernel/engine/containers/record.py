@@ -60,10 +60,10 @@ class MountRecord(msgspec.Struct, frozen=True):
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is entrypoint and command, resolved. `endpoints` are the networks to be on, by name or full id, and what the
-    client asked of each; a row without `endpoints_complete` is of a daemon that left out the network of the mode.
-    `monitor_pid`: of the last start that this row knows of, so that a run it knows nothing of can be told; 0 before the
-    first, None in a row of a daemon that did not keep it. `image_labels` are the names of labels that the image alone says.
-    `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
+    client asked of each; a row without `endpoints_complete` is of a daemon that left out the network of the mode (see
+    `networks.live`). `monitor_pid`: of the last start that this row knows of, so that a run it knows nothing of can be told;
+    0 before the first, None in a row of a daemon that did not keep it. `image_labels` are the names of labels that the image
+    alone says. `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
 
     id: str
     name: str
@@ -87,9 +87,3 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     removing: bool = False
     removing_volumes: bool = False
     platform: str = "linux"
-
-    def __post_init__(self) -> None:
-        mode = self.host_config.network_mode or "bridge"
-        if not self.endpoints_complete and not mode.startswith("container:"):
-            self.endpoints = {mode: EndpointSettings(), **self.endpoints}
-        self.endpoints_complete = True

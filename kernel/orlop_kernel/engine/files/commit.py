@@ -126,6 +126,8 @@ async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIter
             await lifecycle.pause(engine.containers, container, held=True)
             held = True
         except OrlopError:
+            if container.record.held:  # it is frozen, and there is no row of it
+                await _let_go(engine, container)
             if container.record.state.running:
                 raise  # it has ended otherwise, and is still enough
     try:

@@ -305,6 +305,8 @@ class Attachments:
 
     async def _update(self, attached: AttachedEndpoint, netns: str) -> None:
         driver = await self._drivers(attached.driver)
+        if not hasattr(driver, "update"):
+            raise DriverError(f"{_FAILED}network driver {attached.driver} cannot change what runs")
         try:
             await driver.update(msgspec.structs.replace(attached.endpoint, netns=netns), attached.state)
         except (Conflict, DriverError) as error:

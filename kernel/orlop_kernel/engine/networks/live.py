@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -18,10 +19,13 @@ from .views import normal_ports
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.containers.container import Container
+    from orlop_kernel.engine.containers.record import ContainerRecord
     from orlop_kernel.engine.engine import Engine
     from orlop_kernel.engine.processes.monitor_client import Monitor
 
-__all__ = ["connect", "disconnect"]
+    from .service import Networks
+
+__all__ = ["complete", "connect", "disconnect"]
 
 _log = logging.getLogger("orlop.networks")
 _UNDO_SECONDS = 20
@@ -35,6 +39,17 @@ def _publish(engine: Engine, action: str, record: NetworkRecord, container: Cont
 def _configured(engine: Engine, container: Container, record: NetworkRecord) -> list[str]:
     """Under which names the container's row has this network."""
     return [name for name in container.record.endpoints if engine.networks.known(name) == record]
+
+
+def complete(networks: Networks, record: ContainerRecord) -> None:
+    """The row of a daemon that left out the network of the mode, and kept the starts of ids as it was given them."""
+    if record.endpoints_complete:
+        return
+    mode = record.host_config.network_mode or "bridge"
+    record.endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
+    record.endpoints_complete = True
+    with suppress(InvalidParameter):  # one that is ambiguous by now: the start says so
+        record.host_config.network_mode, record.endpoints = networks.pin(mode, record.endpoints)
 
 
 class _Living(NamedTuple):
@@ -91,7 +106,7 @@ async def _join(
             await engine.containers.save(container)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            sandbox = await _prepared(engine, container, _Living(row.sandbox, living.monitor), record)
+            sandbox = await _elected(engine, container, _Living(row.sandbox, living.monitor), leaving=record.id)
             row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
         row.endpoints = endpoints
         await _told(engine, container, grown)
@@ -135,7 +150,7 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
         endpoints = container.record.endpoints
         if living:
             engine.networks.without(living.sandbox, record.id)  # raises when it is not on it
-            container.record.sandbox = sandbox = await _prepared(engine, container, living, record)
+            container.record.sandbox = sandbox = await _elected(engine, container, living, leaving=record.id)
         # The row first: a boot removes an endpoint that no row tells of, but makes none anew
         try:
             container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
@@ -148,6 +163,8 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
             container.record.endpoints = endpoints
             if living:
                 container.record.sandbox = sandbox
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                    container.record.sandbox = await _elected(engine, container, _Living(sandbox, living.monitor))
             container.touch()
             engine.containers.background(engine.containers.save, container)
             raise
@@ -158,13 +175,11 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
         _publish(engine, "disconnect", record, container)
 
 
-async def _prepared(engine: Engine, container: Container, living: _Living, record: NetworkRecord) -> Sandbox:
-    """Its gateway is another network before this one is left. It is left all the same when that fails, as in Docker."""
+async def _elected(engine: Engine, container: Container, living: _Living, leaving: str = "") -> Sandbox:
+    """Its gateway is another network before one is left. That is left all the same when this fails, as in Docker."""
     monitor = living.monitor
     try:
-        return await engine.networks.elect(
-            living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=record.id
-        )
+        return await engine.networks.elect(living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving)
     except OrlopError as error:
         _log.error("container %s has no gateway until its next start: %s", container.name, error)
         return living.sandbox
