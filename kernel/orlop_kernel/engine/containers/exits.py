@@ -7,7 +7,6 @@ does and it is 255). Nothing else accounts for an exit.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -77,7 +76,7 @@ async def put_away(room: Containers, container: Container, run: Run) -> None:
     with trio.move_on_after(_PUT_AWAY) as patience:
         await monitor.ended()
     if not patience.cancelled_caught:
-        if _is_left(run):
+        if runtime.is_left(room, container, run):
             await runtime.clean(room, container)
         return
     log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
@@ -89,12 +88,6 @@ async def put_away(room: Containers, container: Container, run: Run) -> None:
     raise DeadlineExceeded(
         f"container {container.name} is still being put away: its monitor (pid {monitor.pid}) does not end"
     )
-
-
-def _is_left(run: Run) -> bool:
-    """Whether the runtime was not had forget the container: that takes its cgroups away."""
-    init = runs.init_record(run.run_dir)
-    return init is not None and any(map(os.path.isdir, init.cgroups))
 
 
 async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:

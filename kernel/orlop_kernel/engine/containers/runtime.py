@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel import process
+from orlop_kernel.engine.processes import runs
 from orlop_kernel.monitor import cgroups
 from orlop_kernel.spi import OrlopError, Task
 
 from . import bundle
-from .container import Container
+from .container import Container, Run
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["clean", "task"]
+__all__ = ["clean", "is_left", "task"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,19 @@ def task(room: Containers, container: Container) -> Task:
     run_dir = room.run_dir(container.id)
     console = f"{run_dir}/console" if container.record.config.tty else ""
     return Task(container.id, run_dir, f"{run_dir}/init.pid", f"{run_dir}/runtime.log", console)
+
+
+def _state(room: Containers, container: Container) -> str:
+    """What a runtime with runc's command line keeps of the container: a few files in memory."""
+    return os.path.join(room.engine.config.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
+
+
+def is_left(room: Containers, container: Container, run: Run) -> bool:
+    """Whether the runtime was not had forget the container: that takes its cgroups away (systemd does so by itself), and
+    what the runtime keeps."""
+    init = runs.init_record(run.run_dir)
+    made = init.cgroups if init is not None else ()
+    return any(map(os.path.isdir, (*made, _state(room, container))))
 
 
 async def clean(room: Containers, container: Container) -> None:
@@ -45,8 +59,7 @@ async def clean(room: Containers, container: Container) -> None:
         log.exception("cannot have the runtime forget container %s", container.name)
     try:
         await _remove_cgroups(bundle.cgroup_path(room, container.id, record.host_config))
-        state = os.path.join(room.engine.config.exec_root, f"runtime-{record.host_config.runtime}", container.id)
-        shutil.rmtree(state, ignore_errors=True)  # a few files in memory, and most often gone by now
+        shutil.rmtree(_state(room, container), ignore_errors=True)  # most often gone by now
     except Exception:
         log.exception("cannot remove what runtime and kernel keep of container %s", container.name)
 
