@@ -104,11 +104,11 @@ class Guard:
             raise door.denied("attaching to standard input")
         if door.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
             raise door.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
+        if self._judge:  # first: what others' containers have is not told either
+            await self._judge(call, rule.scope)
         if door.guarded:
             for what in await self._beyond(door, call):
                 raise door.denied(what)
-        if self._judge:
-            await self._judge(call, rule.scope)
 
     async def _beyond(self, door: Door, call: Call) -> list[str]:
         """What the body asks of the host."""
