@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.integration.engine import Engine, until
+from tests.integration.engine import RUNTIME, Engine, until
 from tests.soak.stalling import stalling
 
 from orlop_kernel.store import Store
@@ -50,7 +50,8 @@ EXEC = (
     ("(run|mnt|network|network-drivers|network-drivers/null|runtime-runc)", 0o700),
     (f"(run|mnt)/{ID}", 0o700),
     (f"run/{ID}/.*[.]json", 0o600),
-    (f"run/{ID}/.*[.](pid|log)", 0o644),  # the runtime's, in a closed directory
+    (f"run/{ID}/.*[.]pid", 0o700 if RUNTIME == "crun" else 0o644),  # the runtime's, in a closed directory
+    (f"run/{ID}/.*[.]log", 0o644),  # and this
     (f"run/{ID}/(sock|.*[.]tty)", 0o755),  # and these ours
     (f"runtime-runc/{ID}", 0o711),  # runc's
 )
