@@ -427,7 +427,9 @@ class Engine:
     def cgroup(self, container_id: str, controller: str, file: str) -> str:
         base = Path("/sys/fs/cgroup")
         base = base / controller if (base / controller).is_dir() else base
-        return (base / self._cgroup(container_id).strip("/") / file).read_text().strip()
+        made = base / self._cgroup(container_id).strip("/")
+        inner = made / "container"  # crun's own, in a scope of systemd's
+        return ((inner if inner.is_dir() else made) / file).read_text().strip()
 
 
 def _ground() -> dict[str, Any]:
