@@ -30,6 +30,7 @@ from typing import Any
 
 import pytest
 
+from orlop_kernel.monitor import cgroups
 from orlop_kernel.spi import (
     Command,
     Execution,
@@ -222,6 +223,7 @@ class _Bundle:
 
     def finish(self) -> None:
         assert self.call(self._driver.delete(self.task)).status == 0
+        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # CRIU leaves one of its own in those of v1
 
 
 def _ended(pidfd: int, seconds: float = 10) -> bool:
