@@ -1,11 +1,14 @@
-"""What the tests of the client share: recorded answers for a daemon, and the client called as its users call it."""
+"""What tests share: recorded answers of a daemon, and the client called as its users call it; a bench for networks."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from tests.unit.networks_bench import Bench
 
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon
@@ -39,3 +42,16 @@ def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str]) -> Any:
         return Result(int(ended.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., None]:
+    def run(body: Callable[[Bench], Awaitable[None]], **config: Any) -> None:
+        async def main() -> None:
+            made = Bench(tmp_path, **config)
+            async with made.daemon():
+                await body(made)
+
+        trio.run(main)
+
+    return run

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 import trio
-from tests.unit.test_net_service import NETNS, Bench, Ears, asked, free_port, request, routes
+from tests.unit.networks_bench import NETNS, Bench, Ears, asked, free_port, request, routes
 
 from orlop_kernel.engine.containers import netfiles
 from orlop_kernel.engine.containers.record import ContainerRecord

@@ -2,131 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from tests.unit.networks_bench import NETNS, Bench, address, asked, free_port, request, static
 
-from orlop_kernel.config import Config
 from orlop_kernel.engine.networks import filters
-from orlop_kernel.engine.networks.ports import wanted_ports
-from orlop_kernel.engine.networks.service import Networks, Plan, Sandbox
+from orlop_kernel.engine.networks.service import Networks, Sandbox
 from orlop_kernel.monitor.protocol import Forward
 from orlop_kernel.spi import (
     Conflict,
     DriverError,
-    Endpoint,
-    EndpointState,
     Forbidden,
     InvalidParameter,
-    NetworkCapabilities,
-    NetworkDriver,
     NotFound,
     OrlopError,
 )
-from orlop_kernel.store import Put, Store
-from orlop_kernel.testing.network import FakeNetwork
-from orlop_kernel.types.containers import EndpointIPAMConfig, EndpointSettings, PortBinding
+from orlop_kernel.store import Put
+from orlop_kernel.types.containers import EndpointSettings, PortBinding
 from orlop_kernel.types.networks import IPAM, CreateRequest, IPAMConfig
-
-NETNS = "/proc/self/ns/net"
-
-
-class Recorder:
-    """An event bus that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, str]] = []
-
-    def publish(self, kind: str, action: str, actor_id: str, attributes: dict[str, str]) -> None:
-        self.events.append((kind, action, attributes.get("name", "")))
-
-
-class Bench:
-    """A daemon's networks, which can be ended and started again."""
-
-    def __init__(self, root: Path, **config: Any) -> None:
-        self.root = root
-        self.config = Config(data_root=str(root), **{"bip": "10.200.0.1/24", "ip": "127.0.0.1", **config})
-        self.drivers = {
-            "bridge": FakeNetwork(),
-            "host": FakeNetwork(capabilities=NetworkCapabilities("host", False, False)),
-            "null": FakeNetwork(capabilities=NetworkCapabilities("new", False, False)),
-        }
-        self.bridge = self.drivers["bridge"]
-        self.events = Recorder()
-        self.networks: Networks
-
-    async def driver(self, name: str) -> NetworkDriver:
-        if name not in self.drivers:
-            raise NotFound(f'cannot find network driver "{name}"')
-        return self.drivers[name]
-
-    @contextlib.asynccontextmanager
-    async def daemon(self) -> AsyncIterator[Networks]:
-        async with Store.open(str(self.root / "db")) as store:
-            self.store = store
-            self.networks = Networks(store, self.events, self.driver, self.config)  # type: ignore[arg-type]
-            await self.networks.load()
-            await self.networks.restore([])
-            yield self.networks
-
-    async def start(self, number: int = 1, mode: str = "bridge", **options: Any) -> Sandbox:
-        return await self.networks.attach(await self.plan(number, mode, **options), NETNS)
-
-    async def plan(self, number: int = 1, mode: str = "bridge", **options: Any) -> Plan:
-        plan = await self.networks.plan(
-            f"{number:064x}",
-            f"c{number}",
-            f"h{number}",
-            mode,
-            options.get("endpoints", {mode: EndpointSettings()}),
-            options.get("exposed", set()),
-            options.get("bindings", {}),
-            options.get("publish_all", False),
-        )
-        for sock in plan.sockets:
-            sock.close()
-        return plan
-
-
-Body = Callable[[Bench], Awaitable[None]]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., None]:
-    def run(body: Body, **config: Any) -> None:
-        async def main() -> None:
-            made = Bench(tmp_path, **config)
-            async with made.daemon():
-                await body(made)
-
-        trio.run(main)
-
-    return run
-
-
-def address(sandbox: Sandbox, index: int = 0) -> str:
-    return sandbox.endpoints[index].endpoint.addresses[0].address
-
-
-def static(text: str, **more: Any) -> EndpointSettings:
-    return EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address=text), **more)
-
-
-def asked(*names: str) -> dict[str, EndpointSettings]:
-    return {name: EndpointSettings() for name in names}
-
-
-def request(name: str, subnet: str = "", **more: Any) -> CreateRequest:
-    config = [IPAMConfig(subnet=subnet, **more.pop("config", {}))] if subnet else None
-    return CreateRequest(name=name, ipam=IPAM(config=config), **more)
 
 
 def test_predefined_networks_stay_the_same(tmp_path: Path) -> None:
@@ -295,12 +194,6 @@ def test_static_addresses(bench: Callable[..., None]) -> None:
         assert address(await b.start(3, "mine")) == "10.201.0.2/24", "nothing is left of what failed"
 
     bench(body)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_ports(bench: Callable[..., None]) -> None:
@@ -605,113 +498,4 @@ def test_subnets_of_the_host(bench: Callable[..., None], monkeypatch: pytest.Mon
 
     used = [ipaddress.ip_network(each) for each in ("10.5.0.0/16", "192.0.2.53/32", "fd00:9::/48")]
     monkeypatch.setattr("orlop_kernel.engine.networks.host.used", lambda: used)
-    bench(body)
-
-
-# --- the gateway of a running container -----------------------------------------------------------------------------
-
-
-class Ears:
-    """A monitor, as far as ports are concerned."""
-
-    def __init__(self) -> None:
-        self.served: list[Forward] = []
-        self.moved: list[dict[str, str]] = []
-        self.fail: Exception | None = None
-
-    async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
-        if self.fail:
-            raise self.fail
-        assert all(each.fileno() >= 0 for each in sockets)
-        self.served += forwards
-
-    async def lead(self, moved: Mapping[str, str]) -> None:
-        if self.fail:
-            raise self.fail
-        self.moved.append(dict(moved))
-
-
-def routes(sandbox: Sandbox) -> list[tuple[str, bool, int]]:
-    return [(each.network.name, each.endpoint.default_route, len(each.endpoint.ports)) for each in sandbox.endpoints]
-
-
-def test_the_gateway_follows(bench: Callable[..., None]) -> None:
-    async def body(b: Bench) -> None:
-        await b.networks.create(request("two", "10.203.0.0/24"))
-        bindings = {"80": [PortBinding(host_port=str(free_port()))]}
-        ears = Ears()
-        sandbox = await b.start(1, bindings=bindings)
-        grown = await b.networks.connect(sandbox, "two", EndpointSettings(), NETNS)
-        assert await b.networks.elect(grown, [], NETNS, ears) is grown, "it has the former gateway as long as that is first"
-        left = await b.networks.elect(grown, [], NETNS, ears, leaving=grown.endpoints[0].network.id)
-        assert routes(left) == [("bridge", False, 0), ("two", True, 1)]
-        assert ears.moved == [{"10.200.0.2": "10.203.0.2"}] and not ears.served
-        assert set(b.bridge.ports.values()) == {left.endpoints[1].endpoint.id}
-        left = await b.networks.disconnect(left, "bridge", NETNS)
-        assert routes(left) == [("two", True, 1)]
-        with pytest.raises(DriverError, match="port is already allocated"):
-            await b.plan(2, bindings=bindings)
-        back = await b.networks.connect(left, "bridge", EndpointSettings(gw_priority=1), NETNS)
-        back = await b.networks.elect(back, [], NETNS, ears)
-        assert routes(back) == [("two", False, 0), ("bridge", True, 1)]
-        # The last way out goes, and the ports with it.
-        back = await b.networks.disconnect(back, "two", NETNS)
-        alone = await b.networks.elect(back, [], NETNS, ears, leaving=b.networks.resolve("bridge").id)
-        assert routes(alone) == [("bridge", False, 0)] and ears.moved[-1] == {"10.200.0.2": ""}
-        assert not b.bridge.ports
-        await b.networks.release(await b.start(3, bindings=bindings))
-
-    bench(body)
-
-
-def test_ports_of_a_gateway_that_comes_late(bench: Callable[..., None]) -> None:
-    async def body(b: Bench) -> None:
-        await b.networks.create(request("inner", internal=True))
-        port = free_port()
-        wanted = wanted_ports((), {"80": [PortBinding(host_port=str(port))]}, False)
-        sandbox = await b.start(1, "inner", bindings={"80": [PortBinding(host_port=str(port))]})
-        assert routes(sandbox) == [("inner", False, 0)]
-        grown = await b.networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
-        ears = Ears()
-        for failing in (ears, b.bridge):  # the monitor's fault, then the driver's: nothing of it is left
-            if failing is ears:
-                ears.fail = DriverError("no")
-            else:
-                b.bridge.fail["update"] = DriverError("no")
-            with pytest.raises(DriverError):
-                await b.networks.elect(grown, wanted, NETNS, ears)
-            ears.fail = None
-            assert not b.bridge.ports
-        assert not any(each.default_route for each in b.bridge.endpoints.values())
-        grown = await b.networks.elect(grown, wanted, NETNS, ears)
-        assert routes(grown) == [("inner", False, 0), ("bridge", True, 1)]
-        assert ears.served == [Forward("tcp", "10.200.0.2", 80)]
-        await b.networks.release(grown)
-        await b.networks.release(await b.start(2, bindings={"80": [PortBinding(host_port=str(port))]}))
-
-    bench(body)
-
-
-def test_a_gateway_that_cannot_be_moved(bench: Callable[..., None]) -> None:
-    async def body(b: Bench) -> None:
-        await b.networks.create(request("two"))
-        sandbox = await b.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
-        grown = await b.networks.connect(sandbox, "two", EndpointSettings(gw_priority=9), NETNS)
-        update = b.bridge.update
-
-        async def refuse(endpoint: Endpoint, state: EndpointState) -> None:
-            if endpoint.network.name == "two" and endpoint.default_route:
-                raise DriverError("no")
-            await update(endpoint, state)
-
-        b.bridge.update = refuse  # type: ignore[method-assign]
-        with pytest.raises(DriverError):
-            await b.networks.elect(grown, [], NETNS, Ears())
-        former = b.bridge.endpoints[sandbox.endpoints[0].endpoint.id]
-        assert former.default_route and set(b.bridge.ports.values()) == {former.id}
-        b.bridge.update = update  # type: ignore[method-assign]
-        deaf = Ears()
-        deaf.fail = DriverError("its monitor is of an older Orlop")
-        assert routes(await b.networks.elect(grown, [], NETNS, deaf)) == [("bridge", False, 0), ("two", True, 1)]
-
     bench(body)

@@ -25,15 +25,16 @@ _PREFIX = "container:"
 
 def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
     """Each thing of the host's that comes with another container; also what is not there yet, and could be anything then."""
-    for at, text in enumerate(host.volumes_from or ()):
+    given = host.volumes_from or []
+    for at, text in enumerate(given):
         name, colon, access = text.partition(":")
         other = _find(containers, name)
         if other is None:
             yield f"VolumesFrom {name}, which does not exist,"
         elif any(mount.type == "bind" for mount in other.record.mounts):
             yield f"VolumesFrom {name}, which has a bind mount,"
-        elif host.volumes_from:
-            host.volumes_from[at] = f"{other.id}{colon}{access}"
+        else:
+            given[at] = f"{other.id}{colon}{access}"
     for field, shown in _SHARED.items():
         mode: str = getattr(host, field)
         if not mode.startswith(_PREFIX):

@@ -265,8 +265,10 @@ class Attachments:
                 await listeners.serve(fresh.forwards, fresh.sockets)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-                await self._move_back(former, chosen, netns)
-            self._ports.release(taken)
+                try:
+                    await self._move_back(former, chosen, netns)
+                finally:
+                    self._ports.release(taken)
             raise
         finally:
             fresh.close_sockets()
@@ -305,8 +307,6 @@ class Attachments:
 
     async def _update(self, attached: AttachedEndpoint, netns: str) -> None:
         driver = await self._drivers(attached.driver)
-        if not hasattr(driver, "update"):
-            raise DriverError(f"{_FAILED}network driver {attached.driver} cannot change what runs")
         try:
             await driver.update(msgspec.structs.replace(attached.endpoint, netns=netns), attached.state)
         except (Conflict, DriverError) as error:

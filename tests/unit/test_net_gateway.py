@@ -1,0 +1,99 @@
+"""The gateway of a running container: which network it is, and what goes along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.unit.networks_bench import NETNS, Bench, Ears, free_port, request, routes
+
+from orlop_kernel.engine.networks.ports import wanted_ports
+from orlop_kernel.monitor.protocol import Forward
+from orlop_kernel.spi import (
+    DriverError,
+    Endpoint,
+    EndpointState,
+)
+from orlop_kernel.types.containers import EndpointSettings, PortBinding
+
+
+def test_the_gateway_follows(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("two", "10.203.0.0/24"))
+        bindings = {"80": [PortBinding(host_port=str(free_port()))]}
+        ears = Ears()
+        sandbox = await b.start(1, bindings=bindings)
+        grown = await b.networks.connect(sandbox, "two", EndpointSettings(), NETNS)
+        assert await b.networks.elect(grown, [], NETNS, ears) is grown, "it has the former gateway as long as that is first"
+        left = await b.networks.elect(grown, [], NETNS, ears, leaving=grown.endpoints[0].network.id)
+        assert routes(left) == [("bridge", False, 0), ("two", True, 1)]
+        assert ears.moved == [{"10.200.0.2": "10.203.0.2"}] and not ears.served
+        assert set(b.bridge.ports.values()) == {left.endpoints[1].endpoint.id}
+        left = await b.networks.disconnect(left, "bridge", NETNS)
+        assert routes(left) == [("two", True, 1)]
+        with pytest.raises(DriverError, match="port is already allocated"):
+            await b.plan(2, bindings=bindings)
+        back = await b.networks.connect(left, "bridge", EndpointSettings(gw_priority=1), NETNS)
+        back = await b.networks.elect(back, [], NETNS, ears)
+        assert routes(back) == [("two", False, 0), ("bridge", True, 1)]
+        # The last way out goes, and the ports with it.
+        back = await b.networks.disconnect(back, "two", NETNS)
+        alone = await b.networks.elect(back, [], NETNS, ears, leaving=b.networks.resolve("bridge").id)
+        assert routes(alone) == [("bridge", False, 0)] and ears.moved[-1] == {"10.200.0.2": ""}
+        assert not b.bridge.ports
+        await b.networks.release(await b.start(3, bindings=bindings))
+
+    bench(body)
+
+
+def test_ports_of_a_gateway_that_comes_late(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("inner", internal=True))
+        port = free_port()
+        wanted = wanted_ports((), {"80": [PortBinding(host_port=str(port))]}, False)
+        sandbox = await b.start(1, "inner", bindings={"80": [PortBinding(host_port=str(port))]})
+        assert routes(sandbox) == [("inner", False, 0)]
+        grown = await b.networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
+        ears = Ears()
+        for failing in (ears, b.bridge):  # the monitor's fault, then the driver's: nothing of it is left
+            if failing is ears:
+                ears.fail = DriverError("no")
+            else:
+                b.bridge.fail["update"] = DriverError("no")
+            with pytest.raises(DriverError):
+                await b.networks.elect(grown, wanted, NETNS, ears)
+            ears.fail = None
+            assert not b.bridge.ports
+        assert not any(each.default_route for each in b.bridge.endpoints.values())
+        grown = await b.networks.elect(grown, wanted, NETNS, ears)
+        assert routes(grown) == [("inner", False, 0), ("bridge", True, 1)]
+        assert ears.served == [Forward("tcp", "10.200.0.2", 80)]
+        await b.networks.release(grown)
+        await b.networks.release(await b.start(2, bindings={"80": [PortBinding(host_port=str(port))]}))
+
+    bench(body)
+
+
+def test_a_gateway_that_cannot_be_moved(bench: Callable[..., None]) -> None:
+    async def body(b: Bench) -> None:
+        await b.networks.create(request("two"))
+        sandbox = await b.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
+        grown = await b.networks.connect(sandbox, "two", EndpointSettings(gw_priority=9), NETNS)
+        update = b.bridge.update
+
+        async def refuse(endpoint: Endpoint, state: EndpointState) -> None:
+            if endpoint.network.name == "two" and endpoint.default_route:
+                raise DriverError("no")
+            await update(endpoint, state)
+
+        b.bridge.update = refuse  # type: ignore[method-assign]
+        with pytest.raises(DriverError):
+            await b.networks.elect(grown, [], NETNS, Ears())
+        former = b.bridge.endpoints[sandbox.endpoints[0].endpoint.id]
+        assert former.default_route and set(b.bridge.ports.values()) == {former.id}
+        b.bridge.update = update  # type: ignore[method-assign]
+        deaf = Ears()
+        deaf.fail = DriverError("its monitor is of an older Orlop")
+        assert routes(await b.networks.elect(grown, [], NETNS, deaf)) == [("bridge", False, 0), ("two", True, 1)]
+
+    bench(body)
