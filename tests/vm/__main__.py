@@ -26,6 +26,7 @@ CHOSEN = {
     "hostile_containers": "fork_bomb does_not_see_its_monitor",
     "run": "hello missing_command rm_leaves_nothing memory_limit out_of_memory capabilities privileged init seccomp sysctl",
     "lifecycle": "stop_kills_after pause test_top restart_always_comes_back",
+    "options_process": "apparmor_confines",
     "exec": "output_and_code terminal execs_end_with",
     "monitor": "out_of_memory",
     "live_restore": "kill_of_daemon_and_zygote kill_of_everything kill_of_a_monitor",

@@ -20,7 +20,7 @@ __all__ = ["base", "payload", "wheels"]
 _PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps", "iproute2", "iptables", "curl", "util-linux-extra"),
     *("python3", "python3-venv", "runc", "crun", "nftables", "libnftables1", "busybox-static", "tini"),
-    *("docker-cli", "docker-registry", "openssh-client"),
+    *("docker-cli", "docker-registry", "openssh-client", "apparmor"),
 )
 # Run with the machine's root as $1. The kernel is unpacked, not installed: its scripts would make an initrd.
 _CUSTOMIZE = (
