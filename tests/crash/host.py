@@ -100,6 +100,8 @@ def _objects(names: _Names) -> Iterator[str]:
         yield f"container {names(item['Name'])} {state['Status']} {state['ExitCode']} [{networks}]"
         if state["Running"] and not _lives(state["Pid"]):
             yield f"container {item['Name']} is said to run, and pid {state['Pid']} is dead"
+        if state["Running"]:
+            yield f"route of {item['Name']} by [{','.join(_default_routes(state['Pid']))}]"
     for item in names.networks:
         full = _get(names.engine, f"/networks/{item['Id']}")
         yield f"network {item['Name']} [{','.join(sorted(member['Name'] for member in full['Containers'].values()))}]"
@@ -113,6 +115,15 @@ def _lives(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
+
+
+def _default_routes(pid: int) -> Iterator[str]:
+    """By which links a process reaches the world."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/net/route").read_text().splitlines()[1:]:
+            link, destination, *_ = line.split()
+            if destination == "00000000":
+                yield link
 
 
 def _files(names: _Names) -> Iterator[str]:

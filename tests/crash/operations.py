@@ -2,7 +2,7 @@
 and a start), between `prepare` and `undo`. Steps raise `Refused` for an answer that is not a success.
 
 Every operation works on a container, network, volume or image named `xx` beside the standing ones: `by`, which runs, and
-`idle`, which does not.
+`idle`, which does not. A network `aa` becomes the gateway of what is also on `bridge`, by its name.
 """
 
 from __future__ import annotations
@@ -231,6 +231,11 @@ _unnet = _step("DELETE", "/networks/xx", None, 404)
 _connect = _step("POST", "/networks/xx/connect", {"Container": "xx"})
 _disconnect = _step("POST", "/networks/xx/disconnect", {"Container": "xx", "Force": True})
 _on_net = _all(_net, container("xx", ports=True), _start)
+_beside_gateway = _all(_step("POST", "/networks/create", {"Name": "aa"}), container("xx", ports=True), _start)
+_to_gateway = _step("POST", "/networks/aa/connect", {"Container": "xx"})
+_to_no_gateway = _step("POST", "/networks/aa/connect", {"Container": "xx", "EndpointConfig": {"GwPriority": -1}})
+_from_gateway = _step("POST", "/networks/aa/disconnect", {"Container": "xx"})
+_ungateway = _all(_gone, _step("DELETE", "/networks/aa", None, 404))
 _volume = _step("POST", "/volumes/create", {"Name": "data"})
 _unvolume = _step("DELETE", "/volumes/data", None, 404)
 _filters = urllib.parse.urlencode({"filters": json.dumps({"all": ["true"]})})
@@ -270,6 +275,8 @@ OPERATIONS = {
         Operation("network-rm", (_step("DELETE", "/networks/xx"),), _net, _unnet),
         Operation("network-connect", (_connect,), _on_net, _all(_gone, _unnet)),
         Operation("network-disconnect", (_disconnect,), _all(_on_net, _connect), _all(_gone, _unnet)),
+        Operation("gateway-connect", (_to_gateway,), _beside_gateway, _ungateway, between=(_to_no_gateway,)),
+        Operation("gateway-disconnect", (_from_gateway,), _all(_beside_gateway, _to_gateway), _ungateway),
         Operation("network-connect-stopped", (_connect, _start), _all(_net, _full), _all(_gone, _unnet)),
         Operation("network-prune", (_step("POST", "/networks/prune"),), _net, _unnet),
         Operation("volume-create", (_volume,), undo=_unvolume),

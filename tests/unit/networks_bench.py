@@ -55,12 +55,12 @@ class Bench:
         return self.drivers[name]
 
     @contextlib.asynccontextmanager
-    async def daemon(self) -> AsyncIterator[Networks]:
+    async def daemon(self, *living: Sandbox) -> AsyncIterator[Networks]:
         async with Store.open(str(self.root / "db")) as store:
             self.store = store
             self.networks = Networks(store, self.events, self.driver, self.config)  # type: ignore[arg-type]
             await self.networks.load()
-            await self.networks.restore([])
+            await self.networks.restore(living)
             yield self.networks
 
     async def start(self, number: int = 1, mode: str = "bridge", **options: Any) -> Sandbox:

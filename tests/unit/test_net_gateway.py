@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trio
 from tests.unit.networks_bench import NETNS, Bench, Ears, free_port, request, routes
 
 from orlop_kernel.engine.networks.ports import wanted_ports
@@ -13,6 +15,7 @@ from orlop_kernel.spi import (
     DriverError,
     Endpoint,
     EndpointState,
+    Unavailable,
 )
 from orlop_kernel.types.containers import EndpointSettings, PortBinding
 
@@ -97,3 +100,40 @@ def test_a_gateway_that_cannot_be_moved(bench: Callable[..., None]) -> None:
         assert routes(await b.networks.elect(grown, [], NETNS, deaf)) == [("bridge", False, 0), ("two", True, 1)]
 
     bench(body)
+
+
+def test_a_boot_keeps_the_gateway_of_the_row(tmp_path: Path) -> None:
+    async def body() -> None:
+        b, ears = Bench(tmp_path), Ears()
+        async with b.daemon() as networks:
+            await networks.create(request("two", "10.203.0.0/24"))
+            sandbox = await b.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
+            grown = await networks.connect(sandbox, "two", EndpointSettings(gw_priority=9), NETNS)
+            await networks.elect(grown, [], NETNS, ears)  # and killed before there is a row of it
+        async with b.daemon(grown) as networks:
+            await networks.keep_gateway(grown, NETNS, ears)
+            told = {each.network.name: (each.default_route, len(each.ports)) for each in b.bridge.endpoints.values()}
+            assert told == {"bridge": (True, 1), "two": (False, 0)}
+            assert b.bridge.log[-2:] == [("update", "bridge"), ("update", "two")], "never without a route"
+            assert ears.moved[-1] == {"10.203.0.2": "10.200.0.2"}
+
+    trio.run(body)
+
+
+def test_a_boot_ends_listeners_of_which_no_row_tells(tmp_path: Path) -> None:
+    async def body() -> None:
+        b, ears, port = Bench(tmp_path), Ears(), str(free_port())
+        wanted = wanted_ports((), {"80": [PortBinding(host_port=port)]}, False)
+        async with b.daemon() as networks:
+            await networks.create(request("inner", "10.204.0.0/24", internal=True))
+            sandbox = await b.start(1, "inner", bindings={"80": [PortBinding(host_port=port)]})
+            grown = await networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
+            await networks.elect(grown, wanted, NETNS, ears)
+        async with b.daemon(grown) as networks:
+            await networks.keep_gateway(grown, NETNS, ears)
+            assert ears.moved[-1] == {"10.204.0.2": "", "10.200.0.2": ""}
+            assert not b.bridge.ports and not any(each.default_route for each in b.bridge.endpoints.values())
+            ears.fail = Unavailable("its monitor is of an older Orlop")
+            await networks.keep_gateway(grown, NETNS, ears)
+
+    trio.run(body)

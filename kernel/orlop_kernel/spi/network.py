@@ -129,7 +129,8 @@ class NetworkDriver(Protocol):
     async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
         """An attached endpoint has become its container's gateway, or is it no longer: only `ports` and `default_route` are
         others now. Publish exactly these ports (`Conflict` as of `attach`). With `default_route` lead the namespace's here,
-        in place of any other's; without it, take back those that still lead here."""
+        in place of any other's; without it, take back those that still lead here. After a boot it is called with what should
+        be so already, the gateway first."""
         ...
 
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:

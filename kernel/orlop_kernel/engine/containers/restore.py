@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
@@ -19,6 +20,7 @@ import trio
 
 from orlop_kernel import linux
 from orlop_kernel.engine.failures import as_orlop_error
+from orlop_kernel.engine.networks import live
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor import cgroups
@@ -47,9 +49,8 @@ async def restore(room: Containers) -> None:
         for container in list(room.index.values()):
             nursery.start_soon(_restore_guarded, room, container)
     living = [item for item in room.index.values() if item.record.state.running and item.run is not None]
-    sandboxes = [item.record.sandbox for item in living if item.record.sandbox is not None]
     # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
-    room.background(room.engine.networks.restore, sandboxes)
+    room.background(_restore_networks, room, living)
     await _sweep_runs(room)
     await volumes.take_back(room)
     await removal.sweep(room)
@@ -59,6 +60,12 @@ async def restore(room: Containers) -> None:
                 log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
                 nursery.start_soon(_stop_orderly, room, container, _patience(room, container))
     room.background(_start_wanted, room)
+
+
+async def _restore_networks(room: Containers, living: Sequence[Container]) -> None:
+    await room.engine.networks.restore([item.record.sandbox for item in living if item.record.sandbox is not None])
+    for container in living:
+        room.background(live.keep_gateway, room.engine, container)
 
 
 async def _restore_guarded(room: Containers, container: Container) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ from orlop_kernel.spi import (
     NotFound,
     OrlopError,
     PublishedPort,
+    Unavailable,
 )
 
 from . import planning
@@ -273,7 +275,10 @@ class Attachments:
         finally:
             fresh.close_sockets()
         if former and ports:
-            await self._lead(listeners, former, led if publishes else None)
+            try:
+                await listeners.lead(_moved([former], led if publishes else None))
+            except OrlopError as error:  # the ports have moved: that the listeners do not is less than undoing it
+                _log.warning("ports of container %s: %s", former.endpoint.container_id[:12], error)
             self._ports.release(() if publishes else ports)
         left = _with(former, (), False) if former else None
         changed = {each.endpoint.id: each for each in (left, led) if each}
@@ -312,17 +317,17 @@ class Attachments:
         except (Conflict, DriverError) as error:
             raise type(error)(f"{_FAILED}{error}") from error
 
-    @staticmethod
-    async def _lead(listeners: Listeners, former: AttachedEndpoint, led: AttachedEndpoint | None) -> None:
-        """The ports have moved: that the listeners do not is less than undoing it."""
-        moved = {
-            _bare(each): _same_family(_bare(each), led.endpoint.addresses) if led else ""
-            for each in former.endpoint.addresses
-        }
-        try:
-            await listeners.lead(moved)
-        except OrlopError as error:
-            _log.warning("ports of container %s: %s", former.endpoint.container_id[:12], error)
+    async def keep_gateway(self, sandbox: Sandbox, netns: str, listeners: Listeners) -> None:
+        """After a boot: a daemon that was killed within `elect` has left routes and listeners of which no row tells. (Rules
+        are as the rows say by the driver's `restore`.)"""
+        gateway = sandbox.gateway
+        others = [each for each in sandbox.endpoints if each is not gateway]
+        for each in (gateway, *others):
+            if each:
+                await self._update(each, netns)
+        led = gateway if gateway and gateway.endpoint.ports else None
+        with suppress(Unavailable):  # a monitor of an older daemon, which never led them elsewhere
+            await listeners.lead(_moved(others if led else sandbox.endpoints, led))
 
     # --- running containers -----------------------------------------------------------------------------------------
 
@@ -371,6 +376,12 @@ class Attachments:
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
     """Where a listener's connections go: to the address of its own family if there is one."""
     return Forward(port.protocol, _same_family(port.host_ip, addresses), port.container_port)
+
+
+def _moved(others: Iterable[AttachedEndpoint], led: AttachedEndpoint | None) -> dict[str, str]:
+    """Where listeners for the others' addresses lead now; "" without a gateway."""
+    addresses = [_bare(address) for each in others for address in each.endpoint.addresses]
+    return {address: _same_family(address, led.endpoint.addresses) if led else "" for address in addresses}
 
 
 def _bare(address: Address) -> str:

@@ -1,4 +1,5 @@
-"""Connect and disconnect: a container's networks changed, while it runs or before it does. Durable before it is answered."""
+"""Connect and disconnect: a container's networks changed, while it runs or before it does. Durable before it is answered,
+and at the next boot as the row says."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .service import Networks
 
-__all__ = ["complete", "connect", "disconnect"]
+__all__ = ["complete", "connect", "disconnect", "keep_gateway"]
 
 _log = logging.getLogger("orlop.networks")
 _UNDO_SECONDS = 20
@@ -183,3 +184,15 @@ async def _elected(engine: Engine, container: Container, living: _Living, leavin
     except OrlopError as error:
         _log.error("container %s has no gateway until its next start: %s", container.name, error)
         return living.sandbox
+
+
+async def keep_gateway(engine: Engine, container: Container) -> None:
+    """At boot. With one network there is nothing to choose, and nothing to have been cut short."""
+    async with container.lock, container.plumbing:
+        living = _living(container)
+        if living is None or len(living.sandbox.endpoints) < 2:
+            return
+        try:
+            await engine.networks.keep_gateway(living.sandbox, living.monitor.netns_path, living.monitor)
+        except OrlopError as error:
+            _log.error("container %s may have no gateway until its next start: %s", container.name, error)

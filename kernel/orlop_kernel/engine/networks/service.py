@@ -386,6 +386,11 @@ class Networks:
         await self._up.wait()
         return await self._attachments.elect(sandbox, wanted, netns_path, listeners, leaving)
 
+    async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
+        """Once after a boot, for a living container: its gateway is the one that its row tells of, whatever the last daemon
+        was at when it died."""
+        await self._attachments.keep_gateway(sandbox, netns_path, listeners)
+
     def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
         """What `disconnect` will leave of a running container's network. `Forbidden` when it is not on this one."""
         return self._attachments.without(sandbox, self._resolve(name_or_id).record)
