@@ -22,6 +22,7 @@ __all__ = [
     "clone_tree",
     "close_other_fds",
     "in_network_namespace",
+    "is_process",
     "keep_freed_memory",
     "mount",
     "new_network_namespace",
@@ -330,6 +331,14 @@ def process_start_time(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(pid) from None
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def is_process(pid: int, start_time: int) -> bool:
+    """Whether `pid` is still the process that started then, be it a zombie by now."""
+    try:
+        return process_start_time(pid) == start_time
+    except ProcessLookupError:
+        return False
 
 
 def receive_fds(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,8 +23,21 @@ from orlop_kernel.monitor.connection import FrameParser
 from orlop_kernel.monitor.loop import Loop
 from orlop_kernel.monitor.protocol import HEADER, ExitRecord, InitRecord
 from orlop_kernel.monitor.sandbox import _paths, detachable
-from orlop_kernel.monitor.streams import Output
+from orlop_kernel.monitor.streams import Input, Output
+from orlop_kernel.monitor.task import Stdio
 from orlop_kernel.spi import Mount
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pid_is_the_process_that_started_then_until_it_is_reaped() -> None:
+    child = subprocess.Popen(["true"])
+    start_time = linux.process_start_time(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert linux.is_process(child.pid, start_time) and not linux.is_process(child.pid, start_time + 1)
+    child.wait()
+    assert not linux.is_process(child.pid, start_time)
+
 
 # --- frames ---------------------------------------------------------------------------------------------------------
 
@@ -126,6 +142,8 @@ class _Reads:
 
     def on_readable(self, fd: int, callback: Callable[[], None] | None) -> None:
         self.read = callback
+
+    on_writable = on_readable
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> SimpleNamespace:
         return SimpleNamespace(cancel=lambda: None)
@@ -351,6 +369,69 @@ def test_a_hangup_is_not_a_half_close() -> None:
             sock.close()
         loop._epoll.close()
     assert said == ["still there", "gone"]
+
+
+# --- descriptors ----------------------------------------------------------------------------------------------------
+
+
+def test_a_listener_without_a_descriptor_left_looks_away_for_a_moment(tmp_path: Path) -> None:
+    assert _in_a_process(
+        f"""
+import resource, socket
+from orlop_kernel.monitor.connection import Listener
+class Counting(Listener):
+    def _accept(self):
+        said.append("tried")
+        super()._accept()
+listener = Counting(loop, {str(tmp_path)!r}, lambda sock: (said.append("came"), loop.stop()))
+client = socket.socket(socket.AF_UNIX)
+client.connect({str(tmp_path)!r} + "/sock")
+lowest_free = os.dup(0)
+os.close(lowest_free)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+loop.call_later(0.35, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+loop.run()
+print(said[-1], said.count("tried") < 9)
+"""
+    ) == ["came", "True"]
+
+
+def test_a_monitor_has_more_descriptors_than_what_it_starts() -> None:
+    assert _in_a_process(
+        """
+import resource
+from orlop_kernel.monitor import commands
+from orlop_kernel.spi import Command
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+commands.raise_file_limit()
+shell = Command(("sh", "-c", "ulimit -Sn; ulimit -Hn"), (("PATH", "/bin:/usr/bin"),))
+commands.run(loop, shell, (0, 1, 2), lambda status, timed_out: loop.stop())
+loop.run()
+print(hard, resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard))
+"""
+    ) == ["500", hard := str(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), hard, "True"]
+
+
+@pytest.mark.parametrize("made", [0, 1, 2])
+def test_streams_that_cannot_all_be_made_leave_none(monkeypatch: pytest.MonkeyPatch, made: int) -> None:
+    pipe, opened, closed = os.pipe, [], []
+    dup, close = os.open, os.close
+
+    def scarce() -> tuple[int, int]:
+        if len(opened) > 2 * made:
+            raise OSError(errno.EMFILE, "Too many open files")
+        opened.extend(ends := pipe())
+        return ends
+
+    monkeypatch.setattr(os, "open", lambda *args: opened.append(fd := dup(*args)) or fd)
+    monkeypatch.setattr(os, "close", lambda fd: (closed.append(fd), close(fd))[1])
+    monkeypatch.setattr(os, "pipe", scarce)
+    loop: Any = _Reads()
+    with pytest.raises(OSError, match="Too many"):
+        Stdio(loop, Input(loop, terminal=False), Output(loop), False, (True, True, True))
+    assert len(opened) == 1 + 2 * made and sorted(closed) == sorted(opened)
 
 
 # --- programs held in memory ----------------------------------------------------------------------------------------

@@ -222,8 +222,10 @@ def test_many_at_once() -> None:
         serve(client, target=target)
 
 
-def test_out_of_descriptors() -> None:
-    """Clients are put off, not the monitor ended: once there are descriptors again they are served."""
+@pytest.mark.parametrize("reserve", [False, True])
+def test_out_of_descriptors(reserve: bool) -> None:
+    """Clients are put off, not the monitor ended: once there are descriptors again they are served. What others need is left
+    to them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def client(port: int) -> None:
@@ -231,7 +233,7 @@ def test_out_of_descriptors() -> None:
             sock.settimeout(0.3)
             lowest_free = os.dup(0)
             os.close(lowest_free)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + (lowest_free // 4 if reserve else 0), hard))
             try:
                 sock.connect(("127.0.0.1", port))
                 sock.sendall(b"hello")

@@ -9,6 +9,13 @@ pid and start time, and connects to `sock`. The death of the monitor is the cont
 the container's cgroups and writes `exit.json` in its stead. The death of the zygote alone changes nothing for monitors;
 the death of both leaves a container that the next daemon finds by `init.json`, kills and records.
 
-`zygote` forks monitors. `main` wires one together from `sandbox` (namespaces and mounts), `container` and `execs` (what
-runs), `streams` (what is attached), `records` (what is left behind) and `protocol` (what is said).
+`main` wires a monitor together from:
+
+where it comes from  `zygote`, with `forking`, `orphans`, `sealed`, `sharing`, `title`
+what is around it    `sandbox`, with `mounting`, `mountinfo`, `staging`, `cgroups`, `oom`
+what runs            `container` and `execs`, both of `task`, by `commands`
+its output           `streams`, with `console`; `logs`, with `lines` and `ring`
+its network          `forward` (published ports), `dns`
+what is said         `protocol`, over `connection` and `channel`, on `loop`
+what is left behind  `records`, by `smallfiles`
 """

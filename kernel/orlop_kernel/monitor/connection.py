@@ -14,7 +14,7 @@ import msgspec
 
 from . import records
 from .channel import Channel
-from .loop import Loop
+from .loop import BACK_OFF, EXHAUSTED, Loop
 from .protocol import FRAME_LIMIT, HEADER, Event, ExecExited, Exited, Failed, Oom, Reply, Request, Started, Status
 
 __all__ = ["Connection", "FrameParser", "Listener"]
@@ -144,6 +144,7 @@ class Listener:
     """The socket `sock` in the run directory, whose 0700 is the access control. Closed by the process's end."""
 
     def __init__(self, loop: Loop, run_dir: str, on_socket: Callable[[socket.socket], None]) -> None:
+        self._loop = loop
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._on_socket = on_socket
         directory, path = records.socket_directory(run_dir)
@@ -153,11 +154,17 @@ class Listener:
             os.close(directory)
         self._socket.listen(128)
         self._socket.setblocking(False)
-        loop.on_readable(self._socket.fileno(), self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.on_readable(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
         try:
             sock, _ = self._socket.accept()
-        except OSError:
-            return  # the peer went, or no descriptor is left; the peer will see silence and its own deadline
+        except OSError as error:
+            if error.errno in EXHAUSTED:  # the peer waits, and has a deadline of its own
+                self._loop.on_readable(self._socket.fileno(), None)
+                self._loop.call_later(BACK_OFF, self._listen)
+            return  # or the peer went
         self._on_socket(sock)

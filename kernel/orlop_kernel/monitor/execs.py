@@ -54,11 +54,15 @@ class Execs:
             bool(attach and attach.stderr),
         )
         input_, output = Input(self._loop, request.terminal), Output(self._loop)
+        stdio = None
         try:
             stdio = Stdio(self._loop, input_, output, request.terminal, wanted)
             if request.terminal:
                 stdio.expect_console(request.console_socket, request.console_size)
         except OSError as error:
+            if stdio is not None:
+                stdio.close_theirs()
+                stdio.close()
             connection.reply(serial, failure("cannot make the streams of the process", error))
             return
         task = Task(self._loop, stdio, output)

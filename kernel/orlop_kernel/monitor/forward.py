@@ -2,29 +2,30 @@
 
 The daemon binds the sockets and hands them over; from then on they are the monitor's, so they serve on while no daemon runs,
 and free the port by the monitor's end. Nothing here blocks, and no connection's fate is another's: errors of one end that
-one. Buffers are bounded: a side that does not read stops the other side's being read.
+one. Buffers are bounded: a side that does not read stops the other side's being read. Of the monitor's descriptors some are
+left to what the daemon asks of it, however many clients there are.
 
 Connections and datagrams are opened from the host's network namespace, which is the monitor's own.
 """
 
 from __future__ import annotations
 
-import errno
+import os
+import resource
 import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orlop_kernel.monitor.loop import Loop, Timer
+from orlop_kernel.monitor.loop import BACK_OFF, EXHAUSTED, Loop, Timer
 from orlop_kernel.monitor.protocol import Forward
 
 __all__ = ["Forwarder"]
 
 _CHUNK = 64 << 10
 _BATCH = 64  # accepts or datagrams in one callback: others have a turn in between
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_BACK_OFF = 0.1
+_RESERVE = 4 * _BATCH  # descriptors that are left to others
 _UDP_IDLE = 90.0  # docker-proxy's
 _UDP_FLOWS = 1024
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
@@ -63,6 +64,18 @@ class Forwarder:
         self._listeners.clear()
 
 
+def _crowded(fd: int) -> bool:
+    """Whether no more than the reserve is left. The kernel gives the lowest number that is free, so that one tells how many
+    are in use."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        lowest_free = os.dup(fd)
+    except OSError:
+        return True
+    os.close(lowest_free)
+    return lowest_free >= limit - min(_RESERVE, limit // 4)
+
+
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
@@ -94,13 +107,16 @@ class _TcpListener:
         self._loop.on_readable(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
+        if _crowded(self._sock.fileno()):
+            self._pause()
+            return
         for _ in range(_BATCH):
             try:
                 client, _ = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
+                if error.errno in EXHAUSTED:
                     self._pause()
                     return
                 continue  # that connection is gone; accept(2) lists a dozen such errors
@@ -115,7 +131,7 @@ class _TcpListener:
     def _pause(self) -> None:
         """Out of descriptors: the listener stays readable, so look away for a moment rather than spin."""
         self._loop.on_readable(self._sock.fileno(), None)
-        self._resume = self._loop.call_later(_BACK_OFF, self._listen)
+        self._resume = self._loop.call_later(BACK_OFF, self._listen)
 
     def close(self) -> None:
         if self._resume:
@@ -308,7 +324,10 @@ class _UdpListener:
             if flow.target == self.target:
                 return flow
             self._drop(key)
-        if len(self._flows) >= _UDP_FLOWS:
+        crowded = _crowded(self._sock.fileno())
+        if crowded and not self._flows:
+            return None
+        if crowded or len(self._flows) >= _UDP_FLOWS:
             self._drop(min(self._flows, key=lambda known: self._flows[known].deadline))
         try:
             upstream = socket.socket(_family(self.target[0]), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

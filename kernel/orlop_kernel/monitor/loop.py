@@ -6,6 +6,7 @@ callbacks. A callback must not block; an exception in one is the monitor's end (
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import os
@@ -15,7 +16,11 @@ import socket
 import time
 from collections.abc import Callable
 
-__all__ = ["Loop", "Timer"]
+__all__ = ["BACK_OFF", "EXHAUSTED", "Loop", "Timer"]
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+BACK_OFF = 0.1
+"""Seconds to look away from a listener when it cannot be accepted from for one of these: it stays readable meanwhile."""
 
 Callback = Callable[[], None]
 

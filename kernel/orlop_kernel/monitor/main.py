@@ -18,7 +18,7 @@ from orlop_kernel import linux
 
 from . import records, sandbox
 from .channel import Channel
-from .commands import IGNORED_SIGNALS
+from .commands import IGNORED_SIGNALS, raise_file_limit
 from .connection import Connection, Listener
 from .container import Container
 from .dns.names import Tables
@@ -254,6 +254,7 @@ def run(connection: socket.socket, build: Callable[[Launch], int] = sandbox.buil
         # A unit's or a terminal's end is not the container's: it is ended by request, or by its cgroup.
         signal.signal(signum, signal.SIG_IGN)
     linux.set_subreaper()
+    raise_file_limit()
     os.chdir("/")
     os.umask(0o022)
     monitor = Monitor(connection, build)

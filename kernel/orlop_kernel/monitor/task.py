@@ -56,11 +56,19 @@ class Stdio:
         self.master = -1
         if terminal:
             return
+        try:
+            self._open(wanted)
+        except OSError:
+            self.close_theirs()
+            self.close()
+            raise
+
+    def _open(self, wanted: tuple[bool, bool, bool]) -> None:
         if wanted[0]:
             self._theirs[0], ours = os.pipe()
-            input_.open(ours)
+            self._input.open(ours)
         else:
-            input_.close()
+            self._input.close()
         for number, stream in ((1, "stdout"), (2, "stderr")):
             if wanted[number]:
                 self._ours[stream], self._theirs[number] = os.pipe()

@@ -7,6 +7,7 @@ back when somebody flushed the ruleset. Order on attach: link, then ports; on de
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 
 from orlop_kernel.spi import (
@@ -18,6 +19,7 @@ from orlop_kernel.spi import (
     NetworkCapabilities,
     NetworkContext,
     NetworkSpec,
+    OrlopError,
 )
 
 from . import _audit, _docker_user, _plan
@@ -30,11 +32,21 @@ from ._worker import Worker
 
 __all__ = ["BridgeDriver"]
 
+_log = logging.getLogger("orlop.networks")
 _LINGER = 1.0
 
 
 def _version(address: str) -> int:
     return 6 if ":" in address else 4
+
+
+def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
+    """Of a living endpoint. One that makes no sense keeps its link, and publishes nothing."""
+    try:
+        return _plan.port_elements(endpoint)
+    except (OrlopError, ValueError) as error:
+        _log.error("the ports of container %s are not restored: %s", endpoint.container_id[:12], error)
+        return frozenset()
 
 
 class BridgeDriver:
@@ -79,9 +91,18 @@ class BridgeDriver:
         await self._worker.run(lambda: self._detach(endpoint, state))
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        bridges = {network.id: read_network(network, self._context) for network in networks}
-        ports = {endpoint.id: _plan.port_elements(endpoint) for endpoint, _ in endpoints}
-        await self._worker.run(lambda: self._restore(bridges, ports))
+        known = {network.id for network in networks}
+        bridges = {network.id: bridge for network in networks if (bridge := self._readable(network)) is not None}
+        ports = {endpoint.id: _ports_of(endpoint) for endpoint, _ in endpoints}
+        await self._worker.run(lambda: self._restore(bridges, ports, known))
+
+    def _readable(self, network: NetworkSpec) -> Bridge | None:
+        """One network that makes no sense costs the others nothing, and keeps its bridge."""
+        try:
+            return read_network(network, self._context)
+        except (OrlopError, ValueError) as error:
+            _log.error("network %s is not restored: %s", network.name, error)
+            return None
 
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
@@ -297,7 +318,7 @@ class BridgeDriver:
             if held is not None and gone & held:
                 nft.run(_plan.delete_elements(self._table, gone & held), what)
 
-    def _restore(self, bridges: dict[str, Bridge], ports: dict[str, frozenset[_plan.Element]]) -> None:
+    def _restore(self, bridges: dict[str, Bridge], ports: dict[str, frozenset[_plan.Element]], networks: set[str]) -> None:
         self._bridges, self._ports = bridges, ports
         nft = self._open_nft()
         if nft is not None:
@@ -308,7 +329,19 @@ class BridgeDriver:
             else:
                 nft.run(_plan.delete_table(self._table), f"delete table {self._table}")
             _docker_user.withdraw(nft, self._table, names)
-        self._open_links().remove_strangers(set(bridges), set(ports))
+        else:
+            self._remove_rules()
+        self._open_links().remove_strangers(networks, set(ports))
+
+    def _remove_rules(self) -> None:
+        """Those of a daemon that made some: they would lead what is sent to a port to whoever has the address since."""
+        with contextlib.suppress(DriverError):  # where there is no nftables, there are none
+            nft = open_nft()
+            try:
+                nft.run(_plan.delete_table(self._table), f"delete table {self._table}")
+                _docker_user.withdraw(nft, self._table, [])
+            finally:
+                nft.close()
 
     # --- comparing ------------------------------------------------------------------------------------------------------
 

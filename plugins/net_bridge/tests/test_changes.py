@@ -7,7 +7,17 @@ import subprocess
 import msgspec
 import pytest
 
-from orlop_kernel.spi import Conflict, InvalidParameter, NetworkContext, NetworkSpec, Subnet
+from orlop_kernel.spi import (
+    Address,
+    Conflict,
+    Endpoint,
+    EndpointState,
+    InvalidParameter,
+    NetworkContext,
+    NetworkSpec,
+    PublishedPort,
+    Subnet,
+)
 from orlop_kernel.testing import in_own_network
 from orlop_net_bridge import BridgeDriver
 
@@ -73,6 +83,44 @@ def test_a_table_of_another_version() -> None:
         await driver.restore([NETWORK], [])
         table = run("nft", "list", "table", "inet", "orlop")
         assert '"orlt0"' in table and "set old" not in table
+        await driver.delete_network(NETWORK)
+        await driver.close()
+
+    in_own_network(main)
+
+
+def test_what_makes_no_sense_costs_the_others_nothing() -> None:
+    async def main() -> None:
+        driver = BridgeDriver(CONTEXT)
+        sick = NetworkSpec(id="b" * 64, name="sick", subnets=(Subnet("10.212.0.0/16", "10.212.0.1"),))
+        for network in (NETWORK, sick):
+            await driver.create_network(network)
+        sick = msgspec.structs.replace(sick, options={"com.docker.network.driver.mtu": "thin"})
+        port = PublishedPort(protocol="tcp", container_port=80, host_ip="0.0.0.0", host_port=8080)
+        endpoints = [
+            Endpoint(ident * 64, NETWORK, ident * 64, netns="", addresses=(Address(address),), ports=(port,))
+            for ident, address in (("c", "10.211.0.2/16"), ("d", "nowhere/16"))
+        ]
+        await driver.restore([NETWORK, sick], [(endpoint, EndpointState()) for endpoint in endpoints])
+        table = run("nft", "list", "table", "inet", "orlop")
+        assert '"orlt0"' in table and "tcp . 8080 : 10.211.0.2 . 80" in table
+        assert "br-bbbbbbbbbbbb" in run("ip", "-o", "link"), "what it has is left to it"
+        await driver.close()
+
+    in_own_network(main)
+
+
+def test_without_iptables_no_rules_of_before_are_left() -> None:
+    async def main() -> None:
+        driver = BridgeDriver(CONTEXT)
+        await driver.create_network(NETWORK)
+        await driver.close()
+        assert "table inet orlop\n" in run("nft", "list", "tables")
+        driver = BridgeDriver(msgspec.structs.replace(CONTEXT, iptables=False))
+        await driver.create_network(NETWORK)
+        for _ in range(2):
+            await driver.restore([NETWORK], [])
+            assert run("nft", "list", "tables") == ""
         await driver.delete_network(NETWORK)
         await driver.close()
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ import msgspec
 import trio
 
 from orlop_kernel.spi import (
+    DeadlineExceeded,
     DriverError,
     Mount,
     NotFound,
@@ -34,6 +36,9 @@ __all__ = ["LocalVolumes"]
 
 T = TypeVar("T")
 
+_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_SECONDS = 20.0
+
 
 class LocalVolumes:
     """`VolumeContext -> VolumeDriver`."""
@@ -45,6 +50,7 @@ class LocalVolumes:
         self._mounting = trio.Lock()
         self._slow = trio.CapacityLimiter(4)
         self._looks = trio.CapacityLimiter(16)
+        self._programs = trio.CapacityLimiter(4)
         self._sweep()
 
     @property
@@ -161,8 +167,18 @@ class LocalVolumes:
                 await self._mount_program("mount", "-t", mount.type, *options, mount.source, data)
 
     async def _mount_program(self, *argv: str) -> None:
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-        result = await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False, env=env)
+        """On a thread that is left to itself with a program that not even SIGKILL ends, as it waits in the kernel."""
+
+        def run() -> subprocess.CompletedProcess[bytes]:
+            return subprocess.run(
+                argv, env=_ENV, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False
+            )
+
+        try:
+            with trio.fail_after(_SECONDS + 1):
+                result = await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._programs)
+        except (subprocess.TimeoutExpired, trio.TooSlowError):
+            raise DeadlineExceeded(f"cannot {argv[0]} {argv[-1]}: no answer within {_SECONDS:g} s") from None
         if result.returncode:
             raise DriverError(f"cannot {argv[0]} {argv[-1]}: {result.stderr.decode(errors='replace').strip()}")
 

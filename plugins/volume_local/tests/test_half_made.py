@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from orlop_kernel.spi import DriverError, VolumeContext
+from orlop_kernel.spi import DeadlineExceeded, DriverError, VolumeContext
+from orlop_volume_local import driver as driver_module
 from orlop_volume_local.driver import LocalVolumes
 
 
@@ -77,3 +79,39 @@ def test_a_device_on_a_server_that_is_gone_is_given_up_at_the_deadline(
         assert time.monotonic() - began < 5
     finally:
         answers.set()
+
+
+def test_a_mount_that_never_ends_fails_and_lets_the_next_one_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "bin" / "mount"
+    helper.parent.mkdir()
+    helper.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >>{tmp_path}/pids\nexec /bin/sleep 30\n")
+    helper.chmod(0o755)
+    monkeypatch.setattr(driver_module, "_ENV", {"PATH": str(helper.parent)})
+    monkeypatch.setattr(driver_module, "_SECONDS", 0.3)
+    driver = LocalVolumes(VolumeContext(str(tmp_path / "volumes")))
+
+    async def main() -> None:
+        await driver.create("data", {"type": "tmpfs", "device": "tmpfs"})
+        for _ in range(2):
+            with trio.fail_after(5), pytest.raises(DeadlineExceeded, match=r"cannot mount .*: no answer within"):
+                await driver.mounts("data")
+
+    trio.run(main)
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_mount_that_not_even_a_signal_ends_is_left_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = threading.Event()
+    monkeypatch.setattr(driver_module.subprocess, "run", lambda *args, **options: ends.wait(30))
+    driver = LocalVolumes(VolumeContext(str(tmp_path)))
+
+    async def main() -> None:
+        await driver.create("data", {"type": "tmpfs", "device": "tmpfs"})
+        with pytest.raises(DeadlineExceeded, match=r"cannot mount .*: no answer within 20 s"):
+            await driver.mounts("data")
+
+    try:
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    finally:
+        ends.set()
