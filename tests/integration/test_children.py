@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -78,7 +79,8 @@ class Exposed(Engine):
 
     @property
     def command(self) -> list[str]:
-        return ["/bin/sh", "-c", 'exec 3</etc/passwd 7</etc/group 9>>/dev/zero; exec "$@"', "sh", *super().command]
+        script = 'ulimit -Sn 1000; exec 3</etc/passwd 7</etc/group 9>>/dev/zero; exec "$@"'
+        return ["/bin/sh", "-c", script, "sh", *super().command]
 
     def seen(self) -> list[dict[str, Any]]:
         path = self.home / "seen"
@@ -182,6 +184,26 @@ def test_containers_get_their_streams_and_their_own_environment(exposed: Exposed
         assert _environment(pid) == {**own, **extra, "A": "b"}
         assert sorted(_descriptors(pid)) == [0, 1, 2] and set(_descriptors(pid).values()) == {streams}
     engine.ok("rm", "-f", "plain", "tty")
+
+
+def test_limits_are_those_that_the_daemon_was_started_with(exposed: Exposed) -> None:
+    """Monitors have more descriptors than that for themselves alone."""
+    exposed.ok("run", "-d", "--name", "limited", "busybox", "sleep", "600")
+    exposed.ok("exec", "-d", "limited", "sleep", "500")
+    inside = int(exposed.inspect("limited")["State"]["Pid"])
+    seen = exposed.ok("exec", "limited", "cat", "/proc/self/limits")
+    assert seen == Path(f"/proc/{exposed.zygote}/limits").read_text().strip()
+    assert seen == Path(f"/proc/{inside}/limits").read_text().strip()
+    (files,) = [line.split()[3:5] for line in seen.splitlines() if line.startswith("Max open files")]
+    held = resource.prlimit(exposed.monitor("limited"), resource.RLIMIT_NOFILE)
+    assert files == ["1000", str(held[1])] and held[0] > 1000
+    first = exposed.zygote
+    os.kill(first, signal.SIGKILL)
+    until(lambda: exposed.children("orlop-zygote") not in ([], [first]), "another zygote")
+    assert exposed.ok("run", "--rm", "busybox", "cat", "/proc/self/limits") == seen
+    scores = [Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in (exposed.zygote, inside)]
+    assert scores[0] == scores[1]
+    exposed.ok("rm", "-f", "limited")
 
 
 def test_zygote_and_monitors_hold_what_they_need(exposed: Exposed) -> None:

@@ -10,12 +10,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, alive, archive
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 
@@ -124,6 +126,36 @@ def test_a_row_comes_back_when_it_can_be_read_again(live: Engine) -> None:
     assert live.ok("ps", "-a", "--format", "{{.Names}}") == "bad"
     assert live.ok("start", "bad") == "bad"
     assert check(live) == {"findings": [], "ok": True}
+
+
+def test_what_runs_outlives_its_row(live: Engine) -> None:
+    """As after going back to an older version under a living container, and forth."""
+    port, serve = free_port(), "mkdir /www; echo page > /www/index.html; exec httpd -f -h /www"
+    container = live.ok("run", "-d", "--name", "web", "-p", f"{port}:80", BUSYBOX, "sh", "-c", serve)
+    pid, url = live.inspect("web")["State"]["Pid"], f"http://127.0.0.1:{port}"
+    live.kill()
+    record = row(live, "containers", container)
+    insert(live, ("containers", container, json.dumps({**record, "args": 7}).encode()))
+    live.start()
+    assert live.ok("ps", "-aq") == "" and alive(pid)
+    assert "runs on, and cannot be used" in live.log()
+    assert live.docker("run", "--rm", "-p", f"{port}:80", BUSYBOX, "true").code == 125, "its port is its own"
+    assert live.ok("run", "--rm", BUSYBOX, "hostname", "-i") != live_address(record)
+    assert urllib.request.urlopen(url, timeout=10).read() == b"page\n"
+    live.stop()
+    with contextlib.closing(sqlite3.connect(database(live))) as connection, connection:
+        connection.execute("UPDATE quarantine SET value = ? WHERE key = ?", (json.dumps(record).encode(), container))
+    live.start()
+    assert live.inspect("web")["State"]["Pid"] == pid
+    assert urllib.request.urlopen(url, timeout=10).read() == b"page\n"
+    assert live.ok("exec", "web", "echo", "well") == "well"
+    live.ok("rm", "-f", "web")
+    assert check(live) == {"findings": [], "ok": True}
+
+
+def live_address(record: dict[str, Any]) -> str:
+    (endpoint,) = record["sandbox"]["endpoints"]
+    return str(endpoint["endpoint"]["addresses"][0]["address"].partition("/")[0])
 
 
 def zero_a_page(live: Engine) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, alive, free_port, own_address, patience, until
+from tests.integration.engine import RUNTIME, Engine, alive, own_address, patience, until
+from tests.ports import free_port
 
 import orlop_kernel
 
@@ -58,6 +59,67 @@ def test_kill_of_the_daemon(live: Engine) -> None:
     live.ok("restart", "-t", "0", "cc")
     assert live.inspect("cc")["State"]["Pid"] != pid
     live.ok("rm", "-f", "cc")
+
+
+def test_a_monitor_that_is_silent_at_boot(live: Engine) -> None:
+    """As one is whose disk stalls: the container is shown, and usable once its monitor answers."""
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    live.ok("run", "-d", "--name", "ended", *SLEEP)
+    pid, monitor = live.inspect("cc")["State"]["Pid"], live.monitor("cc")
+    others = live.monitor("ended")
+    live.kill()
+    for stopped in (monitor, others):
+        os.kill(stopped, signal.SIGSTOP)
+    live.start()
+    assert live.inspect("cc")["State"]["Pid"] == pid and alive(pid)
+    assert live.ok("run", "--rm", "busybox", "echo", "next") == "next"
+    os.kill(others, signal.SIGKILL)
+    until(lambda: live.state("ended") == "exited", "the end of the one whose monitor died")
+    os.kill(monitor, signal.SIGCONT)
+    until(lambda: live.docker("exec", "cc", "echo", "well").out == "well\n", "its monitor's answer")
+    live.ok("stop", "-t", "0", "cc")
+    assert live.inspect("cc")["State"]["ExitCode"] == 137
+    live.ok("rm", "cc", "ended")
+
+
+@pytest.fixture
+def slow(fresh: Callable[..., Engine], tmp_path: Path) -> Engine:
+    """Its runtime takes its time to put a container away."""
+    runtime = tmp_path / "slow-runtime"
+    runtime.write_text(
+        f'#!/bin/sh\nfor word; do [ "$word" = delete ] && sleep {patience(4)}; done\n'
+        f'exec {shutil.which(RUNTIME or "runc")} "$@"\n'
+    )
+    runtime.chmod(0o755)
+    return fresh({**LIVE, "runtimes": {"slow": {"path": str(runtime)}}, "default-runtime": "slow"})
+
+
+def test_an_exit_that_was_recorded_is_not_recorded_again(slow: Engine) -> None:
+    """The daemon dies after its answer to a stop, while the container is still put away."""
+    slow.ok("run", "-d", "--name", "cc", "--restart", "on-failure", *SLEEP)
+    monitor = slow.monitor("cc")
+    slow.ok("stop", "-t", "0", "cc")
+    slow.kill()
+    assert alive(monitor)
+    killed = f"{time.time():.6f}"
+    slow.start()
+    assert slow.state("cc") == "exited"
+    until(lambda: not alive(monitor), "the end of its monitor")
+    assert (slow.state("cc"), slow.inspect("cc")["State"]["ExitCode"]) == ("exited", 137)
+    assert slow.ok("events", "--since", killed, "--until", str(int(time.time()) + 1), "--filter", "event=die") == ""
+    slow.ok("start", "cc")
+    slow.ok("rm", "-f", "cc")
+
+
+def test_a_crash_within_a_restart_is_no_stop(slow: Engine) -> None:
+    slow.ok("run", "-d", "--name", "cc", "--restart", "unless-stopped", *SLEEP)
+    restarting = slow.background("restart", "-t", "0", "cc")
+    until(lambda: slow.state("cc") == "exited", "the first half")
+    slow.kill()
+    assert restarting.wait(patience(10)) == 1
+    slow.start()
+    until(lambda: slow.state("cc") == "running", "the second half, at boot")
+    slow.ok("rm", "-f", "cc")
 
 
 def test_kill_of_the_zygote(live: Engine) -> None:

@@ -259,7 +259,7 @@ def test_the_daemon_dies_and_another_takes_over(top: Path) -> None:
         async with trio.open_nursery() as nursery:
             monitor = await Monitor.adopt(run_dir, nursery, events.append)
             assert monitor and monitor.pid == int(monitor_pid)
-            assert (await monitor.state()).phase == "running"
+            assert (await monitor.subscribe()).phase == "running"
             assert os.path.exists(monitor.netns_path)
             os.kill(monitor.pid, signal.SIGTERM)  # a unit's stop is none of its business
             async with await monitor.attach(Attach(stdout=True)) as stream:

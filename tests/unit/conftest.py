@@ -1,4 +1,4 @@
-"""What tests share: recorded answers of a daemon, and the client called as its users call it; a bench for networks."""
+"""What tests share: recorded answers of a daemon, and the client called as its users call it; a house for networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.unit.networks_bench import Bench
+from tests.unit.networks_house import NetworkHouse
 
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon
@@ -22,7 +22,9 @@ def daemon(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DOCKER_API_VERSION", "DOCKER_DEFAULT_PLATFORM", "DOCKER_TLS_VERIFY", "DOCKER_HOST", "ORLOP_HOST", "DEBUG"):
+    for name in ("API_VERSION", "DEFAULT_PLATFORM", "HOST", "TLS", "TLS_VERIFY"):
+        monkeypatch.delenv(f"DOCKER_{name}", raising=False)
+    for name in ("ORLOP_HOST", "DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("TZ", "UTC")
@@ -45,10 +47,10 @@ def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., None]:
-    def run(body: Callable[[Bench], Awaitable[None]], **config: Any) -> None:
+def house(tmp_path: Path) -> Callable[..., None]:
+    def run(body: Callable[[NetworkHouse], Awaitable[None]], **config: Any) -> None:
         async def main() -> None:
-            made = Bench(tmp_path, **config)
+            made = NetworkHouse(tmp_path, **config)
             async with made.daemon():
                 await body(made)
 

@@ -24,13 +24,13 @@ def living(h, monkeypatch, cgroup="/nowhere", execs=None):
         file.write(f'{{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": ["{cgroup}"]}}')
     monitor = FakeMonitor(Run(run_dir))
 
-    async def state():
+    async def subscribe():
         return Status("running", monitor.pid, 99, execs=execs or {})
 
     async def adopt(*of):
         return monitor
 
-    monitor.state = state
+    monitor.subscribe = subscribe
     monkeypatch.setattr(Monitor, "adopt", adopt)
     return monitor
 
@@ -62,6 +62,23 @@ def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
             monitor = living(h, monkeypatch)
             await restore.restore(h.room)
             assert not monitor.gone.is_set() and h.container.record.state.running
+
+    run_fast(main)
+
+
+def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path, monkeypatch):
+    """The cgroup driver has been changed, and its parent is no slice."""
+
+    async def main():
+        async with house(tmp_path, monkeypatch, cgroup_parent="/mine") as h:
+            h.engine.config.cgroup_driver = "systemd"
+            monitor = living(h, monkeypatch)
+            await restore.restore(h.room)
+            assert h.container.run.settled.is_set()
+            monitor.run = h.container.run
+            monitor.exit(3)
+            await wait_all_tasks_blocked()
+            assert h.container.record.state.exit_code == 3
 
     run_fast(main)
 

@@ -1,11 +1,13 @@
 """Execs that end before they have begun, that cannot begin, that have ended long ago."""
 
+import json
 import os
 
 import pytest
 import trio
 from tests.unit.house import ID, house, run_fast
 
+from orlop_kernel import users
 from orlop_kernel.engine.execs import Execs
 from orlop_kernel.engine.processes.monitor_client import StartFailed
 from orlop_kernel.monitor.protocol import Attach, ExecExited, Failed, Started, Status
@@ -56,6 +58,24 @@ def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
             with pytest.raises(DriverError, match="cannot run the exec"):
                 await execs.start(made, detach=True, console_size=None)
             assert not execs.inspect(made)["Running"] and not h.container.execs
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize(("kept", "quiet"), [(False, False), (None, True)])
+def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, quiet):
+    """Whatever a reload has made the default since; the row of an older daemon does not tell. It needs no init either."""
+
+    async def main():
+        async with house(tmp_path, monkeypatch, init=True) as h:
+            await h.room.start(h.container)
+            monkeypatch.setenv("PATH", "/nowhere")
+            monkeypatch.setattr(Execs, "_identity", lambda *of: users.Identity(0, 0, (), "/"))
+            h.container.record.no_new_privileges = kept
+            h.engine.config.no_new_privileges = True
+            made = h.engine.execs.create(h.container, ExecConfig(cmd=["sh"]))
+            found = json.loads(h.engine.execs._process(h.engine.execs.get(made), None))
+            assert (found["args"], found["noNewPrivileges"]) == (["sh"], quiet)
 
     run_fast(main)
 

@@ -161,6 +161,25 @@ def test_a_monitor_that_ends_during_the_start_is_a_start_that_failed(tmp_path, m
     trio.run(main)
 
 
+def test_a_runtime_that_hangs_keeps_no_addresses(tmp_path, monkeypatch):
+    async def forever(room, container):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(launch.runtimes, "clean", forever)
+
+    async def main():
+        async with house(tmp_path, None) as h:
+            real = RealLaunch(h, monkeypatch)
+            h.engine.networks.plan_made = plan = SimpleNamespace(sockets=[], forwards=[])
+            real.start_error = Unavailable("its monitor (pid 1) ended")
+            with pytest.raises(Unavailable), trio.fail_after(60):
+                await h.room.start(h.container)
+            assert (h.engine.networks.released, h.engine.networks.abandoned) == ([SANDBOX], [plan])
+            assert h.container.run is None
+
+    run_fast(main)
+
+
 def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, None) as h, trio.open_nursery() as nursery:
@@ -274,6 +293,9 @@ def test_a_shutdown_that_leaves_containers_leaves_a_start_to_be_undone(tmp_path,
             await wait_all_tasks_blocked()
             await restore.shutdown(h.room, leave_running=True)
             nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+            assert not h.container.record.state.running and not h.launched
+            assert "start" not in h.engine.actions() and h.engine.store.rows[ID] == b"created"
 
     run_fast(main)
 
@@ -396,7 +418,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
         async with house(tmp_path, monkeypatch) as h:
             made, engine = set(), h.engine
 
-            async def ensure(room, planned, host, labels):
+            async def ensure(room, planned, host, labels, vet):
                 made.update(mount.name for mount in planned)
                 return planned
 

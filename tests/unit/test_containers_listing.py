@@ -161,6 +161,14 @@ def test_names_by_links(room):
     assert links.names(room) == {} and links.shown(room, app.record) is None
 
 
+def test_a_link_is_found_and_removed_by_its_parents_id_too(room):
+    app = room.get("app")
+    app.record.endpoints = {"bridge": EndpointSettings()}
+    assert links.resolve(room, f"{app.id}/front") is room.get("web")
+    trio.run(links.remove, room, f"{app.id}/front")
+    assert app.record.host_config.links == ["/db"]
+
+
 def test_a_link_is_removed_and_its_containers_stay(room):
     trio.run(links.remove, room, "/app/front")
     assert room.get("app").record.host_config.links == ["/db"] and room.saved == [room.get("app").id]

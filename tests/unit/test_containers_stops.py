@@ -11,7 +11,7 @@ from orlop_kernel import process
 from orlop_kernel.engine.containers import exits, lifecycle, restarts, restore
 from orlop_kernel.engine.containers.record import ContainerRecord
 from orlop_kernel.engine.files import commit
-from orlop_kernel.spi import Conflict, NotModified, Unavailable
+from orlop_kernel.spi import Conflict, DriverError, NotModified, Unavailable
 from orlop_kernel.types.containers import EndpointSettings, RestartPolicy
 
 ALWAYS = RestartPolicy(name="always")
@@ -246,6 +246,28 @@ def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch
             await restore.restore(h.room)
             await wait_all_tasks_blocked()
             assert froze == ["unpause"] and not h.container.record.state.paused and not kept(h).held
+
+    run_fast(main)
+
+
+def test_a_pause_that_fails_leaves_nothing_frozen(tmp_path, monkeypatch):
+    """As runc does: what it asked of the cgroup stays asked for."""
+    frozen = []
+
+    async def check(command, what):
+        await trio.lowlevel.checkpoint()
+        frozen[:] = [True] if what.startswith("pause") else []
+        if frozen:
+            raise DriverError(f"cannot {what}: unable to freeze")
+
+    monkeypatch.setattr(process, "check", check)
+
+    async def main():
+        async with house(tmp_path, monkeypatch) as h:
+            await h.room.start(h.container)
+            with pytest.raises(DriverError, match="unable to freeze"):
+                await h.room.pause(h.container)
+            assert not frozen and not h.container.record.state.paused
 
     run_fast(main)
 

@@ -20,7 +20,8 @@ from orlop_kernel.engine.containers.service import Containers
 from orlop_kernel.engine.images.catalog import Catalog
 from orlop_kernel.engine.images.references import parse
 from orlop_kernel.engine.spec.host import Host
-from orlop_kernel.spi import InvalidParameter, NotFound
+from orlop_kernel.engine.volumes.record import VolumeRecord
+from orlop_kernel.spi import Forbidden, InvalidParameter, NotFound
 from orlop_kernel.types.containers import (
     ContainerConfig,
     CreateRequest,
@@ -255,6 +256,27 @@ def test_an_anonymous_volume_has_its_users_labels_too():
     room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
     trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]))
     assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
+
+
+def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
+    """Volumes are made one after another: meanwhile somebody else may make one that was not there before."""
+    made: list[str] = []
+
+    async def ensure(name: str, *_: Any) -> VolumeRecord:
+        made.append(name)
+        return VolumeRecord(name, "local", 0, labels={"team": "db"} if name == "theirs" else {})
+
+    def vet(volume: VolumeRecord, anonymous: bool) -> None:
+        assert anonymous == (volume.name not in ("mine", "theirs", "after"))
+        if volume.labels:
+            raise Forbidden(volume.name)
+
+    names = ("mine", "", "theirs", "after")
+    planned = tuple(parse_spec(MountSpec(type="volume", source=name, target="/d")) for name in names)
+    room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    with pytest.raises(Forbidden, match="theirs"):
+        trio.run(volumes.ensure, room, planned, HostConfig(), {}, vet)
+    assert (made[0], made[2:]) == ("mine", ["theirs"])
 
 
 # --- the image in lists ---------------------------------------------------------------------------------------------

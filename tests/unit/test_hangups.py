@@ -1,23 +1,32 @@
 """Who notices that a client has gone: hang-ups told from half-closes, and attachments that wait for a start. And descriptors
-that are received, but not passed on."""
+that are received, but not passed on, or opened for who never comes."""
 
 from __future__ import annotations
 
 import os
 import socket
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
+from tests.unit.house import ID, house
 
 from orlop_kernel import linux
+from orlop_kernel.api.call import Call
+from orlop_kernel.api.containers import routes
 from orlop_kernel.engine.containers.attach import relay
+from orlop_kernel.engine.containers.launch import log_info
 from orlop_kernel.http.hijack import HijackedStream
 from orlop_kernel.http.listeners import open_tcp_listeners
+from orlop_kernel.http.messages import Hijack, Request
 from orlop_kernel.http.transport import Inbound, Transport
+from orlop_kernel.spi import LogBlock, LogInfo, LogQuery, LogReader
+from orlop_kernel.testing.log import FakeLog
 
 
 @asynccontextmanager
@@ -120,3 +129,40 @@ def test_received_descriptors_are_not_inheritable() -> None:
         finally:
             for fd in fds:
                 os.close(fd)
+
+
+# --- what was opened for a client -----------------------------------------------------------------------------------
+
+
+def test_an_attach_whose_head_never_goes_out_keeps_no_log_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went away, or a plugin held the answer back: `run` of the answer is never called."""
+    readers: list[Any] = []
+
+    class Log(FakeLog):
+        def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
+            reader: Any = super().open_reader(info, options, query)
+            readers.append(reader)
+            close = reader.close
+
+            def closing() -> None:
+                readers.remove(reader)
+                close()
+
+            reader.close = closing
+            return reader  # type: ignore[no-any-return]
+
+    async def main() -> None:
+        async with house(tmp_path, monkeypatch) as h:
+            log = Log()
+            h.engine.drivers.log = lambda kind: log
+            attach: Any = next(each.handler for each in routes(h.engine) if each.pattern == "/containers/{id}/attach")
+            log.open_writer(log_info(h.room, h.container), {}).write([LogBlock("stdout", b"said\n", 1)])
+            query = {"logs": ["1"], "stdout": ["1"]}
+            request = Request("POST", "/", "/", query, {}, cast("Any", None), cast("Any", None))
+            answer = await attach(Call(request, (1, 51), {"id": ID}))
+            assert isinstance(answer, Hijack) and readers == []
+            async with pair() as (stream, client):
+                await answer.run(stream)
+                assert client.recv(99) == b"\1\0\0\0\0\0\0\5said\n" and readers == []
+
+    trio.run(main)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from hypothesis import given
@@ -16,8 +19,9 @@ from orlop_kernel.config import Proxies
 from orlop_kernel.engine.images import pull, registry_hosts
 from orlop_kernel.engine.images import registry_auth as auth
 from orlop_kernel.engine.images.references import parse
+from orlop_kernel.engine.images.registry import Registry
 from orlop_kernel.engine.images.registry_errors import RegistryError, explain_os_error, from_answer, translate
-from orlop_kernel.engine.images.registry_hosts import Endpoint, HostRules, proxy_for, tls_context
+from orlop_kernel.engine.images.registry_hosts import Endpoint, HostRules, Timeouts, proxy_for, tls_context
 from orlop_kernel.spi import DriverError, InvalidParameter, NotFound, Unauthorized
 
 
@@ -182,3 +186,29 @@ def test_client_certificates_come_in_pairs(tmp_path: Path) -> None:
     (tmp_path / "h:1" / "client.key").rename(tmp_path / "h:1" / "ca.crt")
     with pytest.raises(InvalidParameter, match="cannot read certificates in"):
         tls_context("h:1", True, (str(tmp_path),))
+
+
+@pytest.mark.parametrize(
+    ("page", "pages"), [(b'{"tags":["' + b"x" * (1 << 20) + b'"]}', 10), (b'{"tags":["x"]}', 2000), (b'{"tags":["x"]}', 3)]
+)
+def test_lists_of_tags_are_bounded(monkeypatch: pytest.MonkeyPatch, page: bytes, pages: int) -> None:
+    asked: list[str] = []
+
+    @asynccontextmanager
+    async def request(registry: Registry, method: str, path: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        asked.append(path)
+        link = {"link": f'</v2/a/b/tags/list?last={len(asked)}>; rel="next"'} if len(asked) < pages else {}
+        yield httpx.Response(200, headers=link)
+
+    async def body(registry: Registry, *of: object) -> bytes:
+        return page
+
+    monkeypatch.setattr(Registry, "_request", request)
+    monkeypatch.setattr(Registry, "_body", body)
+    registry = Registry(Endpoint("http://127.0.0.1:5000", False), "a/b", auth.ANONYMOUS, Timeouts())
+    if pages == 3:
+        assert trio.run(registry.tags) == ["x"] * 3
+        return
+    with pytest.raises(DriverError, match=r"^cannot read tags of a/b: its list is longer than 8 MiB or 1000 pages$"):
+        trio.run(registry.tags)
+    assert len(asked) <= 1000

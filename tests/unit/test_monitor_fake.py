@@ -234,7 +234,7 @@ def test_a_second_client_hears_of_an_end_that_has_been(tmp_path: Path) -> None:
         await case.start()
         events: list[Event] = []
         other = await Monitor.adopt(case.run_dir, host.nursery, events.append)
-        assert other and (await other.state()).phase == "running"
+        assert other and (await other.subscribe()).phase == "running"
         await other.signal(signal.SIGKILL)
         await other.ended()
         await case.monitor.ended()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -115,6 +116,26 @@ def test_the_hosts_gateway_is_the_default_bridges_on_every_network(tmp_path: Pat
 def test_without_a_gateway_there_is_no_start(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"^unable to derive the IP value for host-gateway$"):
         start(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "follows"), [(b"old\n", True), (b"old\n# mine\n", False), (b"\xff", False), (1 << 40, False)]
+)
+def test_a_container_s_own_changes_stay_whatever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bytes | int, follows: bool
+) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(made if isinstance(made, bytes) else b"")
+    if isinstance(made, int):
+        os.truncate(path, made)
+    before, after = cast("Any", "before"), SimpleNamespace(id="c", record=SimpleNamespace(sandbox="after"))
+    texts = {"before": {"hosts": "old\n"}, "after": {"hosts": "new\n"}}
+    monkeypatch.setattr(netfiles, "_texts", lambda room, container, sandbox: texts[sandbox])
+    netfiles.refresh(cast("Any", SimpleNamespace(directory=lambda key: str(tmp_path))), cast("Any", after), before)
+    if isinstance(made, int):
+        assert path.stat().st_size == made
+    else:
+        assert path.read_bytes() == (b"new\n" if follows else made)
 
 
 def test_which_gateway() -> None:

@@ -10,7 +10,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 import trio
-from tests.unit.networks_bench import NETNS, Bench, Ears, asked, free_port, request, routes
+from tests.ports import free_port
+from tests.unit.networks_house import NETNS, Ears, NetworkHouse, asked, request, routes
 
 from orlop_kernel.engine.containers import netfiles
 from orlop_kernel.engine.containers.record import ContainerRecord
@@ -36,13 +37,13 @@ def record(mode: str = "bridge", **more: Any) -> ContainerRecord:
 class Ship:
     """An engine, as far as this is concerned, and one container."""
 
-    def __init__(self, bench: Bench, row: ContainerRecord) -> None:
-        live.complete(bench.networks, row)
+    def __init__(self, house: NetworkHouse, row: ContainerRecord) -> None:
+        live.complete(house.networks, row)
         self.saved: list[ContainerRecord] = []
         self.save_error: Exception | None = None
         self.saves = 99
         room = SimpleNamespace(save=self._save, background=lambda operation, *args: None)
-        self.engine = cast("Any", SimpleNamespace(networks=bench.networks, containers=room, events=bench.events))
+        self.engine = cast("Any", SimpleNamespace(networks=house.networks, containers=room, events=house.events))
         self.ears = Ears()
         self.container = cast(
             "Any",
@@ -57,10 +58,10 @@ class Ship:
             raise self.save_error or DriverError("disk full")
         self.saved.append(msgspec.json.decode(msgspec.json.encode(container.record), type=ContainerRecord))
 
-    async def run(self, bench: Bench) -> None:
+    async def run(self, house: NetworkHouse) -> None:
         row = self.container.record
         bindings = row.host_config.port_bindings or {}
-        row.sandbox = await bench.start(1, row.host_config.network_mode, endpoints=row.endpoints, bindings=bindings)
+        row.sandbox = await house.start(1, row.host_config.network_mode, endpoints=row.endpoints, bindings=bindings)
         row.state.running = True
         monitor = self.ears
         monitor.netns_path = NETNS  # type: ignore[attr-defined]
@@ -72,16 +73,16 @@ class Ship:
     async def disconnect(self, network: str) -> None:
         await live.disconnect(self.engine, self.container, network)
 
-    async def exit(self, bench: Bench) -> None:
+    async def exit(self, house: NetworkHouse) -> None:
         """As `Containers.release_network` does it."""
         async with self.container.plumbing:
             row = self.container.record
             sandbox, row.sandbox = row.sandbox, None
             if sandbox is not None:
-                await bench.networks.release(sandbox)
+                await house.networks.release(sandbox)
 
 
-Body = Callable[[Bench, Ship], Awaitable[None]]
+Body = Callable[[NetworkHouse, Ship], Awaitable[None]]
 
 
 @pytest.fixture
@@ -94,11 +95,11 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
     def start(body: Body, row: ContainerRecord | None = None) -> None:
         async def main() -> None:
-            bench = Bench(tmp_path)
-            async with bench.daemon() as networks:
+            house = NetworkHouse(tmp_path)
+            async with house.daemon() as networks:
                 await networks.create(request("two", "10.203.0.0/24"))
                 await networks.create(request("inner", internal=True))
-                await body(bench, Ship(bench, row or record(endpoints=asked("bridge"), endpoints_complete=True)))
+                await body(house, Ship(house, row or record(endpoints=asked("bridge"), endpoints_complete=True)))
 
         trio.run(main)
 
@@ -106,10 +107,10 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
-    async def body(b: Bench, s: Ship) -> None:
+    async def body(h: NetworkHouse, s: Ship) -> None:
         def completed(mode: str, **more: Any) -> ContainerRecord:
             row = record(mode, **more)
-            live.complete(b.networks, row)
+            live.complete(h.networks, row)
             assert row.endpoints_complete
             return row
 
@@ -118,7 +119,7 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
         assert completed("two", endpoints={"two": EndpointSettings(gw_priority=1)}).endpoints["two"].gw_priority == 1
         assert completed("container:x").endpoints == {}
         assert completed("bridge", endpoints={}, endpoints_complete=True).endpoints == {}
-        two = b.networks.resolve("two").id
+        two = h.networks.resolve("two").id
         short = completed(two[:12], endpoints=asked(two[:12], "inner"))
         assert (short.host_config.network_mode, short.endpoints) == (two, asked(two, "inner"))
 
@@ -127,13 +128,13 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], running: bool) -> None:
-    async def body(b: Bench, s: Ship) -> None:
+    async def body(h: NetworkHouse, s: Ship) -> None:
         if running:
-            await s.run(b)
+            await s.run(h)
         await s.disconnect("bridge")
         row = s.saved[-1]
         assert (row.host_config.network_mode, row.endpoints) == ("bridge", {})
-        again = await b.start(2, "bridge", endpoints=row.endpoints)
+        again = await h.start(2, "bridge", endpoints=row.endpoints)
         assert again.endpoints == (), "a start does not join what was left"
         with pytest.raises(Forbidden, match="is not connected to network bridge"):
             await s.disconnect("bridge")
@@ -148,8 +149,8 @@ def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], 
 
 
 def test_what_a_container_is_on_decides(ship: Callable[..., None]) -> None:
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
         with pytest.raises(InvalidParameter, match=r"private \(none\) mode"):
             await s.connect("two")
         await s.disconnect("none")
@@ -162,7 +163,7 @@ def test_what_a_container_is_on_decides(ship: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("mode", ["host", "container:x"])
 def test_who_has_no_network_of_its_own(ship: Callable[..., None], mode: str) -> None:
-    async def body(b: Bench, s: Ship) -> None:
+    async def body(h: NetworkHouse, s: Ship) -> None:
         with pytest.raises(InvalidParameter, match="container sharing network namespace"):
             await s.connect("two")
         with pytest.raises((InvalidParameter, Forbidden)):
@@ -174,8 +175,8 @@ def test_who_has_no_network_of_its_own(ship: Callable[..., None], mode: str) -> 
 def test_gateway_and_ports_follow(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
         assert routes(s.container.record.sandbox) == [("inner", False, 0)]
         await s.connect("bridge")
         assert routes(s.saved[-1].sandbox) == [("inner", False, 0), ("bridge", True, 1)]  # type: ignore[arg-type]
@@ -192,28 +193,28 @@ def test_gateway_and_ports_follow(ship: Callable[..., None]) -> None:
 def test_a_port_that_is_taken_refuses_the_connect(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
-        await b.start(2, bindings=bindings)
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
+        await h.start(2, bindings=bindings)
         with pytest.raises(DriverError, match="port is already allocated"):
             await s.connect("bridge")
         row = s.container.record
         assert routes(row.sandbox) == [("inner", False, 0)] and set(row.endpoints) == {"inner"}
-        assert len(b.bridge.endpoints) == 2, "the new endpoint is gone"
+        assert len(h.bridge.endpoints) == 2, "the new endpoint is gone"
 
     ship(body, record("inner", bindings=bindings))
 
 
 def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> None:
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
         await s.connect("two")
         s.save_error = DriverError("disk full")
         with pytest.raises(DriverError):
             await s.disconnect("bridge")
         assert set(s.container.record.endpoints) == {"bridge", "two"}
         assert routes(s.container.record.sandbox) == [("bridge", True, 0), ("two", False, 0)], "as it was"
-        assert len(b.bridge.endpoints) == 2
+        assert len(h.bridge.endpoints) == 2
 
     ship(body)
 
@@ -222,47 +223,61 @@ def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> No
 def test_what_cannot_be_saved_has_not_been_joined(ship: Callable[..., None], saves: int) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
         s.saves = saves
         with pytest.raises(DriverError, match="disk full"):
             await s.connect("two", gw_priority=1)
         row = s.container.record
         assert (routes(row.sandbox), set(row.endpoints)) == ([("bridge", True, 1)], {"bridge"})
-        (endpoint,) = b.bridge.endpoints.values()
-        assert endpoint.default_route and set(b.bridge.ports.values()) == {endpoint.id}
+        (endpoint,) = h.bridge.endpoints.values()
+        assert endpoint.default_route and set(h.bridge.ports.values()) == {endpoint.id}
 
     ship(body, record(bindings=bindings))
 
 
-def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) -> None:
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
+def test_files_that_cannot_be_told_keep_nobody(ship: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(room: Any, container: Any, before: Any) -> None:
+        raise ValueError("not what was written")
+
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        monkeypatch.setattr(netfiles, "refresh", refuse)
+        await s.run(h)
         await s.connect("two")
-        b.bridge.fail["update"] = DriverError("no")
         await s.disconnect("bridge")
-        assert set(s.saved[-1].endpoints) == {"two"} and len(b.bridge.endpoints) == 1
+        assert set(s.saved[-1].endpoints) == {"two"}
+
+    ship(body)
+
+
+def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) -> None:
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
+        await s.connect("two")
+        h.bridge.fail["update"] = DriverError("no")
+        await s.disconnect("bridge")
+        assert set(s.saved[-1].endpoints) == {"two"} and len(h.bridge.endpoints) == 1
 
     ship(body)
 
 
 def test_an_exit_in_the_middle_of_a_connect_leaves_no_ghost(ship: Callable[..., None]) -> None:
-    async def body(b: Bench, s: Ship) -> None:
-        await s.run(b)
-        attach = b.bridge.attach
+    async def body(h: NetworkHouse, s: Ship) -> None:
+        await s.run(h)
+        attach = h.bridge.attach
         async with trio.open_nursery() as nursery:
 
             async def slowly(endpoint: Endpoint) -> EndpointState:
-                nursery.start_soon(s.exit, b)
+                nursery.start_soon(s.exit, h)
                 for _ in range(9):
                     await trio.lowlevel.checkpoint()
                 return await attach(endpoint)
 
-            b.bridge.attach = slowly  # type: ignore[method-assign]
+            h.bridge.attach = slowly  # type: ignore[method-assign]
             await s.connect("two")
         assert s.container.record.sandbox is None
         for name in ("bridge", "two"):
-            assert b.networks.inspect(name).containers == {}
-        await b.networks.remove("two")
+            assert h.networks.inspect(name).containers == {}
+        await h.networks.remove("two")
 
     ship(body)

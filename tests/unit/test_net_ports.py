@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from tests.ports import free_port
 
 from orlop_kernel.engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
 from orlop_kernel.engine.networks.views import _ports, normal_ports
@@ -18,12 +19,6 @@ def held() -> Iterator[list[Bound]]:
     for bound in found:
         if bound.socket:
             bound.socket.close()
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from orlop_kernel.config import Config
 from orlop_kernel.engine.containers import confine, devices, limits, mounts
 from orlop_kernel.engine.networks import planning
 from orlop_kernel.engine.networks.records import NetworkRecord
@@ -367,6 +368,15 @@ def test_a_file_that_is_no_cdi_file_is_left_out_and_takes_no_other_along(tmp_pat
     (tmp_path / "no.txt").write_text(YAML)
     devices.inject(_spec(), [_request("vendor.com/class=two")], [str(tmp_path)])
     assert "bad.yaml is left out" in caplog.text
+
+
+@pytest.mark.parametrize("off", [{"features": {"cdi": False}}, {"cdi_spec_dirs": ("",)}])
+def test_cdi_that_is_switched_off(tmp_path, off):
+    (tmp_path / "good.yml").write_text(YAML)
+    request = _request("vendor.com/class=two")
+    devices.inject(_spec(), [request], Config(features={"cdi": True}, cdi_spec_dirs=(str(tmp_path),)).cdi_directories)
+    with pytest.raises(InvalidParameter, match='could not select device driver "cdi"'):
+        devices.inject(_spec(), [request], Config(**{"cdi_spec_dirs": (str(tmp_path),), **off}).cdi_directories)
 
 
 @pytest.mark.parametrize("name", ["vendor.com/class", "vendor=a", "../x/y=z", "a/b=", "a/b/c=d", "v.com/c=a b"])

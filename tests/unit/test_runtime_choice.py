@@ -8,7 +8,7 @@ from orlop_kernel.config import Config
 from orlop_kernel.config.model import RuntimeEntry
 from orlop_kernel.config.validate import validate
 from orlop_kernel.engine.drivers import Drivers
-from orlop_kernel.spi import InvalidParameter, NotFound
+from orlop_kernel.spi import DriverError, InvalidParameter, NotFound
 from orlop_kernel.testing import FakeRuntime
 
 
@@ -45,6 +45,15 @@ def test_a_program_that_is_not_there(tmp_path):
     drivers = Drivers(config(tmp_path, gone=RuntimeEntry(path="/no/such/program")))
     with pytest.raises(InvalidParameter, match="/no/such/program is not installed"):
         drivers.runtime("gone")
+
+
+def test_a_driver_that_cannot_be_made_is_that_drivers_failure(tmp_path, monkeypatch):
+    def make(context):
+        raise ValueError("no such mode")
+
+    monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, make, 1, "mine", "1"))
+    with pytest.raises(DriverError, match='cannot use runtime "runc": no such mode'):
+        Drivers(config(tmp_path)).runtime("runc")
 
 
 def test_containerd_shims_are_refused(tmp_path):

@@ -1,9 +1,13 @@
-"""Cgroup files to stats, on trees made of files."""
+"""Cgroup files to stats, on trees made of files; and the task that reads them."""
 
+from contextlib import aclosing
 from pathlib import Path
+
+from tests.unit.house import house, run_fast
 
 from orlop_kernel.engine.stats import reading
 from orlop_kernel.engine.stats.reading import Source
+from orlop_kernel.engine.stats.service import Stats
 
 
 def tree(base: Path, files: dict[str, str]) -> str:
@@ -97,3 +101,27 @@ def test_what_is_gone_reads_as_nothing(tmp_path):
 def test_the_host():
     assert reading.system_cpu(2) > reading.system_cpu(1) > 0 and reading.online_cpus() >= 1
     assert "lo" not in reading.networks(1)
+
+
+# --- the task -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeypatch, caplog):
+    failing = []
+
+    async def sample(stats, watched):
+        if failing:
+            raise RuntimeError(failing.pop())
+        for item in watched:
+            item.encoded += b"."
+
+    monkeypatch.setattr(Stats, "_sample", sample)
+
+    async def main():
+        async with house(tmp_path, monkeypatch) as h, aclosing(Stats(h.engine).stream(h.container)) as stream:
+            assert await anext(stream) == b"."
+            failing[:] = ["can't start new thread"] * 2
+            assert [await anext(stream) for _ in range(3)] == [b".", b".", b".."]
+            assert len(caplog.records) == 1
+
+    run_fast(main)

@@ -78,6 +78,13 @@ def _directory(root: str, name: str, own: dict[str, str], others: str, mode: int
     return path
 
 
+def _build(factory: plugins.Factory, context: Callable[[], Any] | None, what: str) -> Any:
+    try:
+        return factory.make(context()) if context else factory.make()
+    except (OSError, ValueError) as error:
+        raise DriverError(f"cannot use {what}: {error}") from error
+
+
 class Drivers:
     """What daemon.json and requests select. `loaded` lists the factories for `info`."""
 
@@ -90,11 +97,7 @@ class Drivers:
         found = self._made.get((kind, name))
         if found is None:
             factory = plugins.find(kind, name)
-            try:
-                driver = factory.make(context()) if context else factory.make()
-            except (OSError, ValueError) as error:
-                raise DriverError(f'cannot use {kind} driver "{name}": {error}') from error
-            found = Deadlines(driver, label)
+            found = Deadlines(_build(factory, context, f'{kind} driver "{name}"'), label)
             self.loaded[kind, name] = factory
             self._made[kind, name] = found
         return found
@@ -167,7 +170,7 @@ class Drivers:
         found = self._made.get(("runtime", name))
         if found is None:
             factory = plugins.find("runtime", entry.runtime_type or "runc")
-            found = factory.make(context())
+            found = _build(factory, context, f'runtime "{name}"')
             self.loaded["runtime", name] = factory
             self._made["runtime", name] = found
         return cast("Runtime", found)

@@ -54,7 +54,7 @@ class Engine:
         self.nursery = nursery
         self.tally = Tally()
         self.drivers = Drivers(config)
-        self.storage_name = config.storage_driver or "overlay2"
+        self.storage_name = config.effective_storage_driver
         self.storage = self.drivers.storage(self.storage_name)
         self.images = Images(os.path.join(config.data_root, "content"), store, events, self.storage, zygote, config, nursery)
         self.volumes = Volumes(store, events, self.drivers.volume, self._volume_users)

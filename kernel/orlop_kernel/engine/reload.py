@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from orlop_kernel.config import Config, ConfigError, Loaded, ReloadPlan, plan
-from orlop_kernel.spi import OrlopError
+from orlop_kernel import plugins
+from orlop_kernel.config import Config, ConfigError, Loaded, ReloadPlan, plan, programs
 
 from .containers import living
+from .failures import as_orlop_error
 from .spec import seccomp
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _log = logging.getLogger("orlop.daemon")
 def check_defaults(engine: Engine, config: Config) -> None:
     """What every container will use, unless it says otherwise, must be there: better to fail now than at each create."""
     engine.drivers.log(config.log_driver).validate(config.log_opts)
+    programs.check(config)
     profile = config.seccomp_profile
     if profile not in ("", "builtin", "unconfined"):
         try:
@@ -38,14 +40,17 @@ def warn_of_runtime(engine: Engine) -> None:
     """A missing runtime is only a warning: containers may name another."""
     try:
         engine.drivers.runtime(engine.config.default_runtime)
-    except OrlopError as error:
-        _log.warning("containers cannot be started with the default runtime: %s", error)
+    except Exception as error:
+        why = as_orlop_error(error, "cannot use it")
+        _log.warning("containers cannot be started with the default runtime: %s", why)
 
 
 def check(engine: Engine, wanted: Loaded) -> ReloadPlan:
     """What a reload would do. Raises `ConfigError` or `OrlopError` when it cannot be done, or when the next start could not
     be: a file must never lie in wait for that."""
     check_defaults(engine, wanted.config)
+    plugins.find("storage", wanted.config.effective_storage_driver)
+    engine.networks.check_config(wanted.config)
     living.check(engine.containers, wanted.config)
     return plan(engine.loaded, wanted)
 

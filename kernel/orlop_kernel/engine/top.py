@@ -22,7 +22,9 @@ _OUTPUT = 8 << 20
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
-async def processes(room: Containers, container: Container, ps_args: str) -> TopResponse:
+async def processes(room: Containers, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
+    """`apart`: ps is never asked about more than the container's processes. Which lines are theirs can be told by the column
+    PID alone, which a blank in a column before it, such as a process's name, moves."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -40,10 +42,10 @@ async def processes(room: Containers, container: Container, ps_args: str) -> Top
         raise DriverError(f"cannot {what}: the runtime's list: {error}") from None
     words = ps_args.split()
     outcome = await _ps(*words, f"-q{','.join(map(str, pids))}")
-    if outcome.status:
+    if outcome.status and not apart:
         # Not every selection may be combined with -q: take all processes and choose from them.
         outcome = await _ps(*words)
-    if outcome.status:
+    if outcome.status and (outcome.stderr or not apart):  # else they have all ended meanwhile: there are titles alone
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 

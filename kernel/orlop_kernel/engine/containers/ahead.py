@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Ahead", "begin", "drop", "fork", "take"]
 
 _SECONDS = 1.0
+_PATIENCE = 5.0  # with one that does not die
 _MOST = 8  # of clients that only create
 
 
@@ -98,6 +99,6 @@ async def drop(room: Containers, container: Container) -> None:
 
 
 async def _end(monitor: Monitor) -> None:
-    with trio.CancelScope(shield=True):
+    with trio.move_on_after(_PATIENCE, shield=True):
         monitor.kill()
         await monitor.ended()

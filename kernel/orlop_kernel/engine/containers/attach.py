@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from msgspec.structs import replace
 
+from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.processes.monitor_client import MonitorFailed
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError, Unavailable
@@ -137,13 +139,44 @@ async def relay(
     input ends this attach. `before_end` runs between the last output and the end that the client sees."""
     keys = DetachKeys(detach_keys) if detach_keys else None
     inner: trio.SocketStream | None = None
-    ready = trio.Event()
+    opened: Once[trio.SocketStream] = Once()
+    try:
+        async with trio.open_nursery() as nursery:
+            upwards = partial(_upwards, client, opened, keys, stdin=stdin, end_on_stdin_eof=end_on_stdin_eof)
+            nursery.start_soon(upwards, nursery.cancel_scope)
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(_hung_up_before_start, client, nursery.cancel_scope)
+                inner = await streams()
+                waiting.cancel_scope.cancel()
+            if inner is not None:
+                opened.set(inner)
+                await _downwards(client, inner, before_end)
+            nursery.cancel_scope.cancel()
+    finally:
+        if inner is not None:
+            await trio.aclose_forcefully(inner)
 
-    async def upwards(scope: trio.CancelScope) -> None:
+
+async def _hung_up_before_start(client: Duplex, scope: trio.CancelScope) -> None:
+    await client.hung_up()
+    await trio.sleep(_LAST_WORDS)
+    scope.cancel()
+
+
+async def _upwards(
+    client: Duplex,
+    opened: Once[trio.SocketStream],
+    keys: DetachKeys | None,
+    scope: trio.CancelScope,
+    *,
+    stdin: bool,
+    end_on_stdin_eof: bool,
+) -> None:
+    """What the client sends. Cancels `scope`, which is the relay, when the client is gone."""
+    try:
         while True:
             data = await client.receive_some(_CHUNK)
-            await ready.wait()
-            assert inner is not None
+            inner = await opened.get()
             if not data:
                 break
             done = False
@@ -164,33 +197,9 @@ async def relay(
             if end_on_stdin_eof and not data:
                 scope.cancel()
         await client.hung_up()
-        scope.cancel()  # a silent container would not tell us
-
-    async def hung_up_before_start(scope: trio.CancelScope) -> None:
-        await client.hung_up()
-        await trio.sleep(_LAST_WORDS)
-        scope.cancel()
-
-    async def guarded_upwards(scope: trio.CancelScope) -> None:
-        try:
-            await upwards(scope)
-        except trio.BrokenResourceError:
-            scope.cancel()  # the client is gone
-
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(guarded_upwards, nursery.cancel_scope)
-            async with trio.open_nursery() as waiting:
-                waiting.start_soon(hung_up_before_start, nursery.cancel_scope)
-                inner = await streams()
-                waiting.cancel_scope.cancel()
-            if inner is not None:
-                ready.set()
-                await _downwards(client, inner, before_end)
-            nursery.cancel_scope.cancel()
-    finally:
-        if inner is not None:
-            await trio.aclose_forcefully(inner)
+    except trio.BrokenResourceError:
+        pass  # the client is gone
+    scope.cancel()  # a silent container would not tell us
 
 
 async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Callable[[], Awaitable[None]] | None) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
 from orlop_kernel import users
+from orlop_kernel.config.programs import find_init, no_init
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.engine.spec import build, capabilities, environment, seccomp, security
 from orlop_kernel.engine.spec.host import facts
@@ -46,10 +46,13 @@ async def write(
     files = netfiles.write(room, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
+    record.no_new_privileges = _no_new_privileges(room, record.host_config)
+    init = _init_binary(room, record.host_config)
+    args = ["/sbin/docker-init", "--", *record.args] if init else record.args
     spec = build.build(
         build.SpecInput(
             root=room.root(record.id),
-            process=process_input(room, container, identity, record.args, bounding),
+            process=process_input(room, container, identity, args, bounding),
             host_config=record.host_config,
             hostname=record.config.hostname,
             domainname=record.config.domainname,
@@ -60,13 +63,13 @@ async def write(
             seccomp=_seccomp(room, record.host_config, asked.seccomp, bounding),
             facts=facts(),
             annotations=record.host_config.annotations or {},
-            init_binary=_init_binary(room, record.host_config),
+            init_binary=init,
             shm=shm,
             writable_cgroups=asked.writable_cgroups,
             sysctls=_sysctls(record.host_config, network, names),
         )
     )
-    devices.inject(spec, record.host_config.device_requests or (), room.engine.config.cdi_spec_dirs)
+    devices.inject(spec, record.host_config.device_requests or (), room.engine.config.cdi_directories)
     path = f"{room.run_dir(record.id)}/config.json"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
@@ -92,26 +95,30 @@ def bounding_set(host: HostConfig) -> tuple[str, ...]:
 def process_input(
     room: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
 ) -> build.ProcessInput:
+    """Of its first process, and what execs have in common with that: they keep to what their container was started with,
+    whatever the daemon's default is by now."""
     record = container.record
     host = record.host_config
-    argv = args
-    if _init_binary(room, host):
-        argv = ["/sbin/docker-init", "--", *args]
-    quiet = security.parse(host.security_opt or ()).no_new_privileges
+    started_with = record.no_new_privileges
     rows, columns = (host.console_size or [0, 0])[:2]
     return build.ProcessInput(
-        args=argv,
+        args=args,
         env=environment.container(record.config.hostname, record.config.tty, record.config.env or (), identity.home),
         cwd=record.config.working_dir or "/",
         identity=identity,
         capabilities=bounding,
         terminal=record.config.tty,
         console_size=(rows, columns),
-        no_new_privileges=room.engine.config.no_new_privileges if quiet is None else quiet,
+        no_new_privileges=_no_new_privileges(room, host) if started_with is None else started_with,
         apparmor=confine.profile(host),
         rlimits={limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()},
         oom_score_adj=host.oom_score_adj,
     )
+
+
+def _no_new_privileges(room: Containers, host: HostConfig) -> bool:
+    asked = security.parse(host.security_opt or ()).no_new_privileges
+    return room.engine.config.no_new_privileges if asked is None else asked
 
 
 def _seccomp(room: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
@@ -130,21 +137,13 @@ def _seccomp(room: Containers, host: HostConfig, asked: str, bounding: tuple[str
     return seccomp.parse(profile, bounding)
 
 
-def find_init(configured: str) -> str:
-    """The init of `--init`: the configured one, else the first known one that is installed; "" when there is none."""
-    names = (configured,) if configured else ("docker-init", "tini-static", "tini", "catatonit")
-    return next((found for name in names if (found := shutil.which(name))), "")
-
-
 def _init_binary(room: Containers, host: HostConfig) -> str:
     wanted = room.engine.config.init if host.init is UNSET else host.init
     if not wanted or host.pid_mode:
         return ""
     if found := find_init(room.engine.config.init_path):
         return found
-    raise InvalidParameter(
-        "cannot use --init: no init program found (docker-init, tini or catatonit on PATH, or init-path in daemon.json)"
-    )
+    raise InvalidParameter(f"cannot use --init: {no_init(room.engine.config.init_path)}")
 
 
 def _namespaces(room: Containers, container: Container, monitor: Monitor, network: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ that change the container's state; readers take none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -89,7 +88,6 @@ class Container:
         self.execs: set[str] = set()
         self.health: Health | None = None
         """Of the last run, when it has a check."""
-        self.on_change: Callable[[], None] | None = None
         self.views: dict[str, bytes] = {}
         """Encoded answers, until the next `touch`."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -24,6 +24,7 @@ from orlop_kernel.engine.spec import environment, security
 from orlop_kernel.engine.spec.build import MASKED_PATHS, READONLY_PATHS
 from orlop_kernel.engine.spec.host import facts
 from orlop_kernel.engine.unpacking import make_directory
+from orlop_kernel.engine.volumes.record import Vet
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
 from orlop_kernel.store import Put
 from orlop_kernel.types.containers import (
@@ -51,6 +52,17 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Created:
     container: Container
+    warnings: list[str]
+
+
+class _Wanted(NamedTuple):
+    """What a request comes to, with image and daemon."""
+
+    image: Image
+    config: ContainerConfig
+    args: list[str]
+    host: HostConfig
+    endpoints: dict[str, EndpointSettings]
     warnings: list[str]
 
 
@@ -211,16 +223,13 @@ def _endpoints(room: Containers, request: CreateRequest, host: HostConfig) -> di
     return found
 
 
-async def create(
-    room: Containers, name: str, platform: str, request: CreateRequest, volume_labels: Mapping[str, str] | None = None
-) -> Created:
-    """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too."""
+def _wanted(room: Containers, container_id: str, platform: str, request: CreateRequest) -> _Wanted:
+    """Raises for what cannot be. Looks at no path of the host."""
     engine = room.engine
     image = engine.images.resolve(request.image) if request.image else None
     if image is None:
         raise InvalidParameter("no image specified: set Image in the request")
     warnings = _platform(room, image, platform, request.image)
-    container_id = names.new_id()
     config = merge_config(request, image.config, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not args:
@@ -238,6 +247,21 @@ async def create(
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
     engine.drivers.runtime(host.runtime)
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
+    return _Wanted(image, config, args, host, endpoints, warnings)
+
+
+async def create(
+    room: Containers,
+    name: str,
+    platform: str,
+    request: CreateRequest,
+    volume_labels: Mapping[str, str] | None = None,
+    vet: Vet | None = None,
+) -> Created:
+    """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too; `vet`
+    may refuse those it would have."""
+    engine, container_id = room.engine, names.new_id()
+    image, config, args, host, endpoints, warnings = _wanted(room, container_id, platform, request)
     plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host))
     planned = await volumes.patiently(plan) if host.mounts else plan()
     planned = tuple(_with_image(room, mount) for mount in planned)
@@ -266,7 +290,7 @@ async def create(
             labels.shed(record, labels.deciding(engine.config))
             container = Container(record)
             try:
-                record.mounts = await volumes.ensure(room, planned, host, volume_labels)
+                record.mounts = await volumes.ensure(room, planned, host, volume_labels, vet)
                 await _prepare(room, record, image)
                 await engine.store.commit([Put("containers", container_id, encode(record)), *struck_out])
             except Exception:

@@ -27,10 +27,11 @@ _HOOK = "nvidia-container-runtime-hook"
 _DRIVER_CAPABILITIES = ("compute", "compat32", "graphics", "utility", "video", "display")
 
 
-def inject(spec: dict[str, Any], requests: Sequence[DeviceRequest], directories: Sequence[str]) -> None:
-    """Change the OCI spec so that the container has the devices. `InvalidParameter` where one cannot be had."""
+def inject(spec: dict[str, Any], requests: Sequence[DeviceRequest], directories: Sequence[str] | None) -> None:
+    """Change the OCI spec so that the container has the devices. `InvalidParameter` where one cannot be had. `directories`:
+    of CDI, None without it."""
     for request in requests:
-        if request.driver == "cdi":
+        if request.driver == "cdi" and directories is not None:
             _cdi(spec, request, directories)
         elif (selected := _nvidia_selects(request)) is not None:
             _nvidia(spec, request, selected)

@@ -22,7 +22,7 @@ from .container import Container, Run
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["put_away", "record_again", "watch"]
+__all__ = ["clean", "put_away", "record_again", "watch"]
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ async def account(room: Containers, container: Container, run: Run, exited: Exit
     elif gone:
         room.background(room.auto_remove, container)
     else:
-        room.background(_clean, room, container, run)
+        room.background(clean, room, container, run)
 
 
 def _wanted_again(room: Containers, container: Container, code: int) -> bool:
@@ -157,7 +157,8 @@ async def record_again(room: Containers, container: Container) -> None:
         return
 
 
-async def _clean(room: Containers, container: Container, run: Run) -> None:
+async def clean(room: Containers, container: Container, run: Run) -> None:
+    """After an exit that nothing follows: until nothing is left of the run, and its end is recorded."""
     await put_away(room, container, run)
     if not run.recorded:
         await record_again(room, container)

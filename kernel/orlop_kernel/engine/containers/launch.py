@@ -37,6 +37,7 @@ __all__ = ["begin", "launch", "log_info", "on_event", "task"]
 
 log = logging.getLogger(__name__)
 
+_UNDOING, _ENDING = 30.0, 10.0  # seconds, for all of it and for the end of its monitor
 _CREATE = "failed to create task for container: failed to create shim task"
 
 
@@ -103,7 +104,7 @@ async def launch(room: Containers, container: Container, image: str = "") -> Run
         await _attach_waiters(container, monitor)
         started = await _start(room, container, runtime, monitor, command)
     except BaseException as error:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
             await _undo(room, container, run, plan, deleted=isinstance(error, StartFailed))
         if isinstance(error, StartFailed):
             if error.failed.timed_out:
@@ -228,19 +229,23 @@ async def _attach_waiters(container: Container, monitor: Monitor) -> None:
 
 
 async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
-    """Every step, whatever becomes of the others. `deleted`: the monitor has had the runtime forget the container."""
+    """Every step, whatever becomes of the others: first what others may want, last the runtime, which may hang for as long
+    as there is time. `deleted`: the monitor has had the runtime forget the container."""
     container.release_attach_waiters()
+    sandbox, container.record.sandbox = container.record.sandbox, None
     try:
         if run.monitor is not None:
             run.monitor.kill()
-            await run.monitor.ended()
-            if not deleted:
+            with trio.move_on_after(_ENDING):
+                await run.monitor.ended()
+        try:
+            if plan is not None:
+                await room.engine.networks.abandon(plan)  # after `attach`, only its sockets
+            if sandbox is not None:
+                await room.engine.networks.release(sandbox)
+        finally:
+            if run.monitor is not None and not deleted:
                 await runtimes.clean(room, container)
-        sandbox, container.record.sandbox = container.record.sandbox, None
-        if sandbox is not None:
-            await room.engine.networks.release(sandbox)
-        if plan is not None:
-            await room.engine.networks.abandon(plan)  # after `attach`, only its sockets
     except Exception:
         log.exception("cannot undo all of the start of container %s", container.name)
     finally:

@@ -12,7 +12,16 @@ import trio
 
 from orlop_kernel import process
 from orlop_kernel.engine.failures import as_orlop_error
-from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
+from orlop_kernel.spi import (
+    Conflict,
+    DriverError,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    OrlopError,
+    Runtime,
+    Unavailable,
+)
 
 from . import checkpoints, exits, health, validate, volumes
 from .container import Container, Run
@@ -178,7 +187,7 @@ def _patience(room: Containers, container: Container, seconds: int | None) -> fl
 async def _begin_stop(room: Containers, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
     """Nothing follows this run. The run that has been told to end, and its seconds for that; None when it has ended."""
     record, patience = container.record, _patience(room, container, seconds)
-    if not room.closing:
+    if not (room.closing or room.restarting_now(container)):
         record.manually_stopped = True
     container.stop_requested = True
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
@@ -335,6 +344,7 @@ async def pause(room: Containers, container: Container, *, held: bool = False) -
             await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
         except DriverError as error:
             record.held = False
+            await _thaw_halfway(room, container, runtime)
             await _unless_it_ended(container, error)
             raise
         if container.run is not None and container.run.killed:
@@ -346,6 +356,16 @@ async def pause(room: Containers, container: Container, *, held: bool = False) -
         health.suspend(room, container)
         container.touch()
     room.engine.events.publish("container", "pause", container.id, room.attributes(container))
+
+
+async def _thaw_halfway(room: Containers, container: Container, runtime: Runtime) -> None:
+    """A runtime that gives a pause up, because a process sits in the kernel, leaves it asked for: the container would freeze
+    later, and nothing here would say so. A container that is not frozen refuses, which is as good."""
+    with trio.move_on_after(KILL_DEADLINE, shield=True):
+        try:
+            await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+        except DriverError as error:
+            log.info("after a pause that failed: %s", error)
 
 
 async def let_go(room: Containers, container: Container) -> None:

@@ -114,10 +114,10 @@ def shown(room: Containers, record: ContainerRecord) -> list[str] | None:
 
 
 def resolve(room: Containers, text: str) -> Container | None:
-    """The container that a further name means."""
+    """The container that a further name means; the parent's ID may stand in it for its name."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
-    holder = room.names.get(parent)
-    if holder is None or holder not in room.index:
+    holder = room.names.get(parent, parent)
+    if holder not in room.index:
         return None
     found = (other for other, alias in _legacy(room, room.index[holder].record) if alias == wanted)
     return room.index.get(next(found, ""))
@@ -128,7 +128,7 @@ async def remove(room: Containers, text: str) -> None:
     parent, _, wanted = text.removeprefix("/").rpartition("/")
     if not parent:
         raise Conflict("Conflict, cannot remove the default link name of the container")
-    if parent not in room.names:
+    if parent not in room.names and parent not in room.index:
         raise NotFound(f"Cannot get parent /{parent} for link name {text}")
     container = room.get(parent)
     async with container.lock:

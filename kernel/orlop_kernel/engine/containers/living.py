@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from orlop_kernel import linux
 from orlop_kernel.config import Config, ConfigError
+from orlop_kernel.engine.networks.ipam import AddressPool, parse_subnet
 from orlop_kernel.engine.processes import runs
 from orlop_kernel.spi import NetworkSpec, Subnet
 
@@ -28,18 +29,6 @@ __all__ = ["check", "check_at_start"]
 
 _LINK = "com.docker.network.bridge.name"
 _SHOWN = 3
-
-
-def _monitor_lives(run_dir: str) -> bool:
-    record = runs.monitor_record(run_dir)
-    return record is not None and _is_process(record.pid, record.start_time)
-
-
-def _is_process(pid: int, start_time: int) -> bool:
-    try:
-        return linux.process_start_time(pid) == start_time
-    except (OSError, ProcessLookupError):
-        return False
 
 
 def _who(records: Sequence[ContainerRecord]) -> str:
@@ -58,11 +47,11 @@ def _conflict(records: Sequence[ContainerRecord], uses: str, now: str) -> Config
 
 def _living(containers: Iterable[Container], room: Containers) -> list[ContainerRecord]:
     records = [item.record for item in containers if item.record.state.running]
-    return [record for record in records if _monitor_lives(room.run_dir(record.id))]
+    return [record for record in records if runs.monitor_lives(room.run_dir(record.id))]
 
 
 def _storage(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    driver = config.storage_driver or "overlay2"
+    driver = config.effective_storage_driver
     others = [record for record in living if record.storage_driver != driver]
     if others:
         yield _conflict(others, f"use storage driver {others[0].storage_driver}", f"storage-driver is {driver}")
@@ -93,16 +82,33 @@ def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, st
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
     for subnet in network.subnets:
-        key, text = ("bip6", config.bip6) if ":" in subnet.subnet else ("bip", config.bip)
-        if key == "bip6" and not config.ipv6:
+        key, text = _says_subnet(config, 6 if ":" in subnet.subnet else 4)
+        if key != "bip" and not config.ipv6:
             yield f"have addresses of {subnet.subnet}", "ipv6 is false"
-        elif text and not _same(text, subnet):
+        elif text and not _same(key, text, subnet):
             yield f"have addresses of {subnet.subnet} with gateway {subnet.gateway}", f"{key} is {text}"
 
 
-def _same(bip: str, subnet: Subnet) -> bool:
-    interface = ipaddress.ip_interface(bip)
+def _says_subnet(config: Config, version: int) -> tuple[str, str]:
+    """The key that decides it, and its value."""
+    if version == 4:
+        return "bip", config.bip
+    return ("bip6", config.bip6) if config.bip6 else ("fixed-cidr-v6", config.fixed_cidr_v6)
+
+
+def _same(key: str, text: str, subnet: Subnet) -> bool:
+    if key == "fixed-cidr-v6":
+        pool = AddressPool(parse_subnet(text))
+        return (str(pool.subnet), pool.gateway) == (subnet.subnet, subnet.gateway)
+    interface = ipaddress.ip_interface(text)
     return str(interface.network) == subnet.subnet and interface.ip == ipaddress.ip_address(subnet.gateway)
+
+
+def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
+    """A driver without rules takes away what a former one has made."""
+    led = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
+    if led and not config.iptables:
+        yield _conflict(led, "have published ports that rules of the firewall lead to", "iptables is false")
 
 
 def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:
@@ -116,14 +122,13 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
 
 
 def check(room: Containers, config: Config) -> None:
-    """Raise `ConfigError` when living containers could not go on with this configuration. Without live-restore they are not
-    meant to."""
-    if not config.live_restore:
-        return
+    """Raise `ConfigError` when living containers could not go on with this configuration. A reload stops none: they meet
+    what it applies. The rest waits for a restart, through which they live with live-restore only."""
     living = _living(room.index.values(), room)
-    checks = (_storage, _runtimes, _bridge)
+    checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
     found = [error for each in checks for error in each(living, config)]
-    found += _roots(living, room.engine.config, config)
+    if config.live_restore:
+        found += _roots(living, room.engine.config, config)
     if found:
         raise ConfigError(*(problem for error in found for problem in error.problems))
 
@@ -140,12 +145,13 @@ def check_at_start(room: Containers) -> None:
     ]
     if lost:
         raise _conflict(lost, "were started under another exec-root", f"exec-root is {config.exec_root}")
-    check(room, config)
+    if config.live_restore:
+        check(room, config)
 
 
 def _runs_elsewhere(record: ContainerRecord) -> bool:
     """By pid and start time; and the cgroup's name, since both mean nothing after a reboot."""
-    if not record.state.pid or not _is_process(record.state.pid, record.state.pid_start_time):
+    if not record.state.pid or not linux.is_process(record.state.pid, record.state.pid_start_time):
         return False
     try:
         with open(f"/proc/{record.state.pid}/cgroup") as file:
@@ -162,7 +168,7 @@ def _check_data_root(room: Containers, config: Config) -> None:
     except FileNotFoundError:
         theirs = mine
     if theirs != mine:
-        living = [name for name in os.listdir(room.runs_root) if _monitor_lives(os.path.join(room.runs_root, name))]
+        living = [name for name in os.listdir(room.runs_root) if runs.monitor_lives(os.path.join(room.runs_root, name))]
         if living:
             raise ConfigError(
                 f"{len(living)} running container{'s' if len(living) != 1 else ''} of data-root {theirs} "

@@ -45,8 +45,8 @@ def write(room: Containers, container: Container, network: str) -> dict[str, str
         _check_gateway(room, record.host_config.extra_hosts or ())
         for name, text in _texts(room, container, record.sandbox).items():
             path = f"{directory}/{name}"
-            with open(path, "w") as file:
-                file.write(text)
+            with open(path, "wb") as file:
+                file.write(text.encode())
             os.chmod(path, 0o644)
     return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
 
@@ -56,12 +56,13 @@ def refresh(room: Containers, container: Container, before: Sandbox | None) -> N
     stays as they want it."""
     texts, old = _texts(room, container, container.record.sandbox), _texts(room, container, before)
     for name, text in texts.items():
-        path = f"{room.directory(container.id)}/{name}"
+        path, ours = f"{room.directory(container.id)}/{name}", old[name].encode()
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(fd, "r+") as file:
-            if text != old[name] and file.read() == old[name]:
+        with open(fd, "r+b") as file:
+            # No more than tells whether it is still ours: it may be of any length by now, and need not be text.
+            if text != old[name] and file.read(len(ours) + 1) == ours:
                 file.seek(0)
-                file.write(text)
+                file.write(text.encode())
                 file.truncate()
 
 

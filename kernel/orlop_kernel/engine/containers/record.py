@@ -63,7 +63,8 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     client asked of each; a row without `endpoints_complete` is of a daemon that left out the network of the mode (see
     `networks.live`). `monitor_pid`: of the last start that this row knows of, so that a run it knows nothing of can be told;
     0 before the first, None in a row of a daemon that did not keep it. `image_labels` are the names of labels that the image
-    alone says. `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
+    alone says. `no_new_privileges`: as of the last start; None before the first, and in a row of a daemon that did not keep
+    it. `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
 
     id: str
     name: str
@@ -82,6 +83,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     restart_count: int = 0
     started_before: bool = False
     monitor_pid: int | None = None
+    no_new_privileges: bool | None = None
     manually_stopped: bool = False
     held: bool = False
     removing: bool = False

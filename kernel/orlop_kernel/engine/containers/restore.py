@@ -1,36 +1,27 @@
-"""Boot and shutdown: which containers go on, which are accounted for, which are started.
+"""Boot and shutdown: which containers go on, which are stopped, which are started.
 
-A living monitor is adopted when the daemon lets containers live (live-restore); without it, what a crashed daemon left is
-stopped. A monitor that went while no daemon looked left `exit.json`; if even that is missing the code is 255.
+What lives is adopted when the daemon lets containers live (live-restore); without it, what a crashed daemon left is stopped.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_kernel import linux
 from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.engine.networks import live
+from orlop_kernel.engine.networks.records import Sandbox
 from orlop_kernel.engine.processes import runs
-from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.monitor import cgroups
-from orlop_kernel.monitor.protocol import Status
-from orlop_kernel.spi import InvalidParameter, NotFound, OrlopError
+from orlop_kernel.spi import InvalidParameter, NotFound
 
-from . import ahead, exits, health, lifecycle, links, removal, restarts, runtime, volumes
-from .bundle import cgroup_path
-from .container import Container, Run
-from .launch import on_event
+from . import adoption, ahead, lifecycle, links, removal, restarts, volumes
+from .container import Container
 from .record import ContainerRecord
 
 if TYPE_CHECKING:
@@ -47,11 +38,12 @@ _NEEDED = 30.0  # seconds that a start waits for those it needs to have been tri
 async def restore(room: Containers) -> None:
     async with trio.open_nursery() as nursery:
         for container in list(room.index.values()):
-            nursery.start_soon(_restore_guarded, room, container)
+            nursery.start_soon(adoption.take_back, room, container)
     living = [item for item in room.index.values() if item.record.state.running and item.run is not None]
     # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
-    room.background(_restore_networks, room, living)
-    await _sweep_runs(room)
+    aside = _living_aside(room)
+    room.background(_restore_networks, room, living, [sandbox for sandbox in aside.values() if sandbox is not None])
+    await _sweep_runs(room, aside)
     await volumes.take_back(room)
     await removal.sweep(room)
     if not room.engine.config.live_restore:
@@ -62,148 +54,30 @@ async def restore(room: Containers) -> None:
     room.background(_start_wanted, room)
 
 
-async def _restore_networks(room: Containers, living: Sequence[Container]) -> None:
-    await room.engine.networks.restore([item.record.sandbox for item in living if item.record.sandbox is not None])
+def _living_aside(room: Containers) -> dict[str, Sandbox | None]:
+    """What no row tells of any more goes; but not what runs, and may be told of again by another version. Nothing can be
+    done with it meanwhile."""
+    if not room.engine.config.live_restore:
+        return {}
+    found = {key: room.aside[key] for key in room.living_aside()}
+    for key in found:
+        log.error("container %s runs on, and cannot be used: its row is set aside", key[:12])
+    return found
+
+
+async def _restore_networks(room: Containers, living: Sequence[Container], aside: Sequence[Sandbox]) -> None:
+    mine = [item.record.sandbox for item in living if item.record.sandbox is not None]
+    await room.engine.networks.restore([*mine, *aside])
     for container in living:
-        room.background(live.keep_gateway, room.engine, container)
+        if container.run is not None and container.run.settled.is_set():  # the others, once they answer
+            room.background(live.keep_gateway, room.engine, container)
 
 
-async def _restore_guarded(room: Containers, container: Container) -> None:
-    """One sick container, or a full disk, must not keep the daemon from starting."""
-    try:
-        await _restore_one(room, container)
-    except Exception as error:
-        log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
-        if container.run is None:
-            state = container.record.state
-            state.running = state.paused = state.restarting = False
-            state.pid = state.pid_start_time = 0
-            container.touch()
-
-
-async def _restore_one(room: Containers, container: Container) -> None:
-    record = container.record
-    run_dir = room.run_dir(record.id)
-    if not os.path.isdir(run_dir):
-        if record.state.running:
-            await _account_lost(room, container)
-        return
-    run = Run(run_dir)
-    try:
-        monitor = await Monitor.adopt(run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
-        status = await monitor.state() if monitor is not None else None
-    except OrlopError as error:
-        # A monitor that lives and does not answer cannot be trusted with a container: its zygote kills what it leaves.
-        log.error("container %s is lost: %s", record.name, error)
-        _kill_monitor(run_dir)
-        monitor = None
-    never = False
-    if monitor is not None and status is not None:
-        # The daemon died before the start, or before the row that tells of its network: nobody was told that it runs.
-        never = status.phase == "launched" or record.monitor_pid not in (None, monitor.pid)
-        if not never:
-            await _adopt(room, container, run, monitor, status)
-            return
-        monitor.kill()
-        await monitor.ended()
-    try:
-        await _account_lost(room, container, never=never)
-    except OrlopError as error:
-        log.error("cannot record the exit of container %s yet: %s", record.name, error)
-        room.background(exits.record_again, room, container)
-    room.remove_run_directories(record.id)
-
-
-def _kill_monitor(run_dir: str) -> None:
-    record = runs.monitor_record(run_dir)
-    if record is None:
-        return
-    try:
-        pidfd = os.pidfd_open(record.pid)
-    except ProcessLookupError:
-        return
-    try:
-        if linux.process_start_time(record.pid) == record.start_time:
-            linux.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(pidfd)
-
-
-async def _adopt(room: Containers, container: Container, run: Run, monitor: Monitor, status: Status) -> None:
-    run.monitor = monitor
-    monitor.on_resumed = partial(room.engine.execs.reconcile, container)
-    container.run = run
-    record = container.record
-    record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
-    runs.complete(run.run_dir, record.id, status, cgroup_path(room, record.id, record.host_config))
-    init = runs.init_record(run.run_dir)
-    news = False
-    if init is not None and cgroups.is_frozen(init.cgroups) and not record.state.paused:
-        record.state.paused = news = True  # a pause of which there is no row, or the thaw that there is a row of
-    if init is not None and not (record.state.running and record.state.pid == init.pid):
-        news = True
-        record.state.running, record.state.restarting = True, False
-        record.state.pid, record.state.pid_start_time = init.pid, init.start_time
-        record.state.started_ns, record.state.error, record.state.exit_code = init.time_ns, "", 0
-        record.started_before = True
-    room.engine.execs.adopt(container, status)
-    container.touch()
-    run.settled.set()
-    log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
-    room.background(exits.watch, room, container, run)
-    room.background(health.watch, room, container, run)
-    if record.held:  # by an operation of the last daemon
-        room.background(lifecycle.let_go, room, container)
-    if news:
-        await _record(room, container)
-
-
-async def _record(room: Containers, container: Container) -> None:
-    """A full disk must not keep what lives from being looked after: it is recorded as soon as there is space."""
-    try:
-        await room.save(container)
-    except OrlopError as error:
-        log.error("cannot record the state of container %s yet: %s", container.name, error)
-        room.background(exits.record_again, room, container)
-
-
-async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
-    """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
-    of, which never was."""
-    record = container.record
-    record.sandbox = None
-    run_dir = room.run_dir(record.id)
-    init = runs.init_record(run_dir) if os.path.isdir(run_dir) else None
-    if init is not None:
-        await trio.to_thread.run_sync(runs.kill_cgroups, init)
-    if os.path.isdir(run_dir):
-        await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
-    if not record.state.running and (init is None or never):
-        return
-    exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None
-    code, when, oom = exits.UNKNOWN_EXIT, time.time_ns(), False
-    if exit_record is not None:
-        code, when, oom = exit_record.code, exit_record.time_ns, exit_record.oom
-    if init is not None and not record.state.running:
-        record.state.started_ns, record.started_before = init.time_ns, True
-    state = record.state
-    state.running = state.paused = state.restarting = False
-    state.pid, state.pid_start_time = 0, 0
-    state.exit_code, state.finished_ns, state.oom_killed = code, when, oom
-    await room.save(container)
-    container.touch()
-    room.engine.events.publish(
-        "container", "die", container.id, room.attributes(container, exitCode=str(code), execDuration="0")
-    )
-
-
-async def _sweep_runs(room: Containers) -> None:
+async def _sweep_runs(room: Containers, aside: Collection[str]) -> None:
     """Monitors and run directories that no row knows."""
     for name in os.listdir(room.runs_root):
         container = room.by_run_name(name)
-        if container is not None and container.run is not None:
+        if (container is not None and container.run is not None) or any(key.startswith(name) for key in aside):
             continue
         try:
             await _sweep_run(room, name)
@@ -213,7 +87,7 @@ async def _sweep_runs(room: Containers) -> None:
 
 async def _sweep_run(room: Containers, name: str) -> None:
     run_dir = os.path.join(room.runs_root, name)
-    _kill_monitor(run_dir)
+    adoption.kill_monitor(run_dir)
     if (init := runs.init_record(run_dir)) is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     room.remove_run(name)

@@ -21,8 +21,10 @@ import trio
 
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.images.service import ImageUser
-from orlop_kernel.engine.processes.runs import STAGE
+from orlop_kernel.engine.networks.records import Sandbox
+from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.system.programs import Programs
+from orlop_kernel.engine.volumes.record import Vet
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Put
 from orlop_kernel.types.base import rfc3339
@@ -47,6 +49,19 @@ _RUN_NAME = 32
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
+class _OnNetworks(msgspec.Struct):
+    sandbox: Sandbox | None = None
+
+
+def _sandbox(key: str, row: bytes) -> Sandbox | None:
+    """Of a row that makes no sense otherwise."""
+    try:
+        sandbox = msgspec.json.decode(row, type=_OnNetworks).sandbox
+    except UNREADABLE:
+        return None
+    return sandbox if sandbox and sandbox.container_id == key else None
+
+
 class Containers:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -56,6 +71,8 @@ class Containers:
         self.now_restarting: set[str] = set()
         self.departing: set[str] = set()
         """Containers whose rows are gone and whose files are about to be."""
+        self.aside: dict[str, Sandbox | None] = {}
+        """Containers whose rows were set aside, with what they hold of networks if that much can be read."""
         self.ahead: dict[str, Ahead] = {}
         self._image_changes = 0
         self.programs = Programs()
@@ -73,6 +90,7 @@ class Containers:
                 self.add(Container(self._checked(key, self._decode(row))))
             except UNREADABLE as error:
                 await self.engine.store.quarantine("containers", key, str(error))
+                self.aside[key] = _sandbox(key, row)
 
     def _checked(self, key: str, record: ContainerRecord) -> ContainerRecord:
         """A record that may stand beside the others: its id becomes paths, and its name leads to it alone."""
@@ -159,7 +177,12 @@ class Containers:
 
     def any_alive(self) -> bool:
         """Whether a container runs, or a monitor is still putting one away."""
-        return any(item.record.state.running or item.run is not None for item in self.index.values())
+        known = any(item.record.state.running or item.run is not None for item in self.index.values())
+        return known or any(self.living_aside())
+
+    def living_aside(self) -> Iterator[str]:
+        """Those whose rows were set aside and who run all the same."""
+        return (key for key in self.aside if runs.monitor_lives(self.run_dir(key)))
 
     def users_of_image(self, image_id: str) -> list[ImageUser]:
         return [
@@ -186,13 +209,13 @@ class Containers:
 
     def stage(self, container_id: str) -> str:
         """Where its monitor makes what is mounted in the root besides, when there is any: beside the root, and as hidden."""
-        return self.root(container_id) + STAGE
+        return self.root(container_id) + runs.STAGE
 
     def by_run_name(self, name: str) -> Container | None:
         return next((item for key, item in self.index.items() if key.startswith(name)), None)
 
     def remove_run(self, name: str) -> None:
-        for mount_point in (name, name + STAGE):
+        for mount_point in (name, name + runs.STAGE):
             try:
                 os.rmdir(os.path.join(self.engine.config.exec_root, "mnt", mount_point))
             except FileNotFoundError:
@@ -364,10 +387,15 @@ class Containers:
     # --- operations -------------------------------------------------------------------------------------------------
 
     async def create(
-        self, name: str, platform: str, request: CreateRequest, volume_labels: Mapping[str, str] | None = None
+        self,
+        name: str,
+        platform: str,
+        request: CreateRequest,
+        volume_labels: Mapping[str, str] | None = None,
+        vet: Vet | None = None,
     ) -> create.Created:
         with self.engine.tally.timed("container", "create"):
-            created = await create.create(self, name, platform, request, volume_labels)
+            created = await create.create(self, name, platform, request, volume_labels, vet)
         launch.begin(self, created.container)
         return created
 

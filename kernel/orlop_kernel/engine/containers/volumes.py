@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from orlop_kernel.engine.threads import Abandonable
 from orlop_kernel.engine.unpacking import copy_up
+from orlop_kernel.engine.volumes.record import Vet
 from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Delete, Put
 from orlop_kernel.types.containers import HostConfig
@@ -88,9 +89,15 @@ async def take_back(room: Containers) -> None:
 
 
 async def ensure(
-    room: Containers, planned: tuple[MountRecord, ...], host: HostConfig, labels: Mapping[str, str] | None = None
+    room: Containers,
+    planned: tuple[MountRecord, ...],
+    host: HostConfig,
+    labels: Mapping[str, str] | None = None,
+    vet: Vet | None = None,
 ) -> tuple[MountRecord, ...]:
-    """Make the volumes that are not there yet, with `labels` and their own, and the directories that `--volume` promises."""
+    """Make the volumes that are not there yet, with `labels` and their own, and the directories that `--volume` promises.
+    `vet` sees each volume that the container gets: one that was not there when the request was judged may be somebody
+    else's by now. The caller holds them, so that they stay what was seen."""
     out = []
     options = {
         normal_target(mount.target): mount.volume_options
@@ -106,7 +113,9 @@ async def ensure(
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
-            await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
+            found = await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
+            if vet:
+                vet(found, mount.anonymous)
             mount = replace(mount, driver=driver)
         out.append(mount)
     return tuple(out)

@@ -55,9 +55,6 @@ class Leases:
     def chains(self) -> set[str]:
         return set(_chain(lease.chains for lease in self._active)) | set(_chain(r.chains for r in self.resumable.values()))
 
-    def holds_chain(self, chain_id: str) -> bool:
-        return any(chain_id in lease.chains for lease in self._active)
-
 
 def _chain(groups: Iterable[Iterable[str]]) -> Iterator[str]:
     for group in groups:

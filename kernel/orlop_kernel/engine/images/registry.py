@@ -2,7 +2,7 @@
 
 Imported at the first pull, not before: httpx takes longer to import than the rest of the daemon. Owns its HTTP connection
 pools; closed with them. What the other side sends is bounded: heads by the parser, small bodies by
-`_SMALL` and `MAX_MANIFEST`, blobs by the caller, silence by `stall` seconds.
+`_SMALL` and `MAX_MANIFEST`, tags by `_ALL_TAGS`, blobs by the caller, silence by `stall` seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SMALL = 1 << 20
 _REDIRECTS = 10
 _PATIENT = Timeouts()
 _PAGES = 1000
-_NO_ANSWER = "net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)"
+_ALL_TAGS = 8 << 20  # bytes of all pages: a hundred thousand tags, and more than anybody pulls at once
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -296,21 +296,27 @@ class Registry:
             raise self._failure("Get", url, error) from error
 
     async def tags(self) -> list[str]:
-        """All tags, following the registry's pages."""
+        """All tags, following the registry's pages. `DriverError` when there are too many to be true."""
         result: list[str] = []
-        path = f"/v2/{self.repository}/tags/list"
+        size = 0
+        url = f"{self.endpoint.url}/v2/{self.repository}/tags/list"
         for _ in range(_PAGES):
-            async with self._request("GET", path, {}) as response:
-                data = await self._body(response, MAX_MANIFEST, "Get", self.endpoint.url + path)
+            async with self._request("GET", url, {}) as response:
+                data = await self._body(response, MAX_MANIFEST, "Get", url)
                 more = _NEXT.search(response.headers.get("link", ""))
+            size += len(data)
+            if size > _ALL_TAGS:
+                break
             try:
                 result += msgspec.json.decode(data, type=_Tags).tags or []
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 raise DriverError(f"cannot read tags of {self.repository}: {error}") from error
             if more is None:
-                break
-            target = urljoin(self.endpoint.url + path, more[1])
+                return result
+            target = urljoin(url, more[1])
             if _origin(target) != _origin(self.endpoint.url):
                 raise DriverError(f"cannot read tags of {self.repository}: the next page is at another registry")
-            path = target
-        return result
+            url = target
+        raise DriverError(
+            f"cannot read tags of {self.repository}: its list is longer than {_ALL_TAGS >> 20} MiB or {_PAGES} pages"
+        )

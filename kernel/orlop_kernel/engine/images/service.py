@@ -143,7 +143,7 @@ class Images:
         image = self.resolve(name)
         listing.require_platform(image, name, platform)
         data = await self._storage.describe(image.chain_id) if image.chain_id else {}
-        return views.inspect(image, self._config.storage_driver or "overlay2", data, version)
+        return views.inspect(image, self._config.effective_storage_driver, data, version)
 
     def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
         image = self.resolve(name)

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 import trio
 
+from orlop_kernel.config import Config
 from orlop_kernel.monitor.protocol import Forward
 from orlop_kernel.spi import (
     Address,
@@ -57,14 +58,15 @@ class Attachments:
         self,
         drivers: Callable[[str], Awaitable[NetworkDriver]],
         networks: dict[str, Network],
-        default_ip: str,
+        config: Config,
         changed: Callable[[Network], None],
     ) -> None:
         """`changed` is told of every network whose members are others now."""
         self._drivers = drivers
         self._networks = networks
         self._changed = changed
-        self._ports = PortAllocator(default_ip)
+        self._ports = PortAllocator(config.ip)
+        self._iptables = config.iptables
 
     # --- plan -------------------------------------------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class Attachments:
             network_mode=plan.network_mode,
             hostname=plan.hostname,
             endpoints=tuple(done),
+            iptables=self._iptables,
         )
         self.enlist(sandbox)
         return sandbox
@@ -225,16 +228,17 @@ class Attachments:
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
         for sandbox in sandboxes:
             for attached in sandbox.endpoints:
-                network = self._networks.get(attached.network.id)
-                if network is None:
+                if attached.network.id in self._networks:
+                    by_driver.setdefault(attached.driver, []).append(attached)
+                else:
                     _log.error(
                         "container %s is on network %s, which is gone", sandbox.container_id[:12], attached.network.name
                     )
-                    continue
-                network.mark(attached.endpoint)
-                self._ports.adopt(attached.endpoint.ports)
-                by_driver[attached.driver].append(attached)
-            self.enlist(sandbox)
+            try:
+                self._hold(sandbox)
+                self.enlist(sandbox)
+            except Exception:  # the others' addresses must be theirs all the same
+                _log.exception("the network of container %s is not restored", sandbox.container_id[:12])
         for name, living in by_driver.items():
             # Also those that could not be made just now: they are not nobody's, and their containers may live.
             specs = [network.spec for network in self._networks.values() if network.record.driver == name]
@@ -243,6 +247,13 @@ class Attachments:
                 await driver.restore(specs, [(attached.endpoint, attached.state) for attached in living])
             except OrlopError as error:
                 _log.error("network driver %s cannot restore: %s", name, error)
+
+    def _hold(self, sandbox: Sandbox) -> None:
+        for attached in sandbox.endpoints:
+            network = self._networks.get(attached.network.id)
+            if network is not None:
+                network.mark(attached.endpoint)
+                self._ports.adopt(attached.endpoint.ports)
 
     # --- the gateway of a running container -------------------------------------------------------------------------
 
@@ -269,6 +280,8 @@ class Attachments:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
                 try:
                     await self._move_back(former, chosen, netns)
+                    if chosen and fresh.sockets:
+                        await self._unserve(chosen, listeners)
                 finally:
                     self._ports.release(taken)
             raise
@@ -287,6 +300,13 @@ class Attachments:
         )
         self.enlist(elected)
         return elected
+
+    async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
+        """One that gave no answer in time may still serve what it was sent, later: so it is sent this, which comes after."""
+        try:
+            await listeners.lead(_moved([chosen], None))
+        except OrlopError as error:
+            _log.warning("ports of container %s: %s", chosen.endpoint.container_id[:12], error)
 
     def _chosen(self, sandbox: Sandbox, leaving: str) -> AttachedEndpoint | None:
         able = [each for each in sandbox.endpoints if each.network.id in self._networks and each.network.id != leaving]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET
@@ -15,7 +15,7 @@ from orlop_kernel.types.networks import CreateRequest, IPAMConfig
 from .ipam import AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
 from .records import SubnetRecord
 
-__all__ = ["PREDEFINED", "Choice", "check_request", "choose_subnets", "families", "overlapping", "ula_pool"]
+__all__ = ["PREDEFINED", "Choice", "check_request", "choose_subnets", "families", "outside", "overlapping", "ula_pool"]
 
 PREDEFINED = ("bridge", "host", "none", "default")
 
@@ -50,18 +50,35 @@ def check_request(request: CreateRequest) -> None:
         raise InvalidParameter(f"could not find IPAM driver {request.ipam.driver}: only the default one is available")
 
 
-def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[str]:
-    """The subnets that are asked for and overlap one of these. Not those that cannot be, which `create` refuses, nor those
-    that are to be found ("0.0.0.0/24"), which keep clear by themselves."""
-    found = []
+def _asked(request: CreateRequest) -> Iterator[tuple[str, IPNetwork]]:
+    """The subnets that are asked for. Not those that cannot be, which `create` refuses, nor those that are to be found
+    ("0.0.0.0/24"), which lie in the pools and keep clear by themselves."""
     for config in (request.ipam.config or ()) if request.ipam else ():
         try:
             subnet = ipaddress.ip_network(config.subnet, strict=False)
         except ValueError:
             continue
-        if int(subnet.network_address) and any(subnet.version == each.version and subnet.overlaps(each) for each in avoid):
-            found.append(config.subnet)
-    return found
+        if int(subnet.network_address):
+            yield config.subnet, subnet
+
+
+def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[str]:
+    """The subnets that are asked for and overlap one of these."""
+    return [
+        text
+        for text, subnet in _asked(request)
+        if any(subnet.version == each.version and subnet.overlaps(each) for each in avoid)
+    ]
+
+
+def outside(request: CreateRequest, pools: Collection[tuple[str, int]]) -> list[str]:
+    """The subnets that are asked for and lie in none of the pools."""
+    bases = [ipaddress.ip_network(base, strict=False) for base, _ in pools]
+    return [
+        text
+        for text, subnet in _asked(request)
+        if not any(subnet.version == base.version and subnet.subnet_of(base) for base in bases)  # type: ignore[arg-type]
+    ]
 
 
 def _wanted(given: object, option: str | None, default: bool) -> bool:

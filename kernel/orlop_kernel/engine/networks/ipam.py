@@ -134,7 +134,10 @@ class AddressPool:
         return str(ipaddress.IPv4Address(value) if self.subnet.version == 4 else ipaddress.IPv6Address(value))
 
     def __contains__(self, address: str) -> bool:
-        return ipaddress.ip_address(address) in self.subnet
+        try:
+            return ipaddress.ip_address(address) in self.subnet
+        except ValueError:
+            return False  # of a row that was damaged: it is in no subnet
 
     def allocate(self, requested: str = "") -> str:
         """The lowest free address of the range, or the requested one of the subnet (`Forbidden` when it is taken)."""

@@ -110,9 +110,9 @@ async def _join(
             sandbox = await _elected(engine, container, _Living(row.sandbox, living.monitor), leaving=record.id)
             row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
         row.endpoints = endpoints
-        await _told(engine, container, grown)
         container.touch()
         engine.containers.background(engine.containers.save, container)
+        await _told(engine, container, grown)
         raise
 
 
@@ -126,7 +126,7 @@ async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
     try:
         netfiles.refresh(engine.containers, container, before)
         await netfiles.answer_names(engine.containers, container)
-    except (OSError, OrlopError) as error:
+    except Exception as error:  # also what only the container's own changes to these files could lead to
         _log.warning("container %s is not told of its networks: %s", container.name, error)
 
 

@@ -76,13 +76,15 @@ class AttachedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a running container's network. The first endpoint is that of its network mode, if it is on that."""
+    """All of a running container's network. The first endpoint is that of its network mode, if it is on that. `iptables`: as
+    it was at the start; false in a row of a daemon that did not keep it."""
 
     container_id: str
     container_name: str
     network_mode: str
     endpoints: tuple[AttachedEndpoint, ...] = ()
     hostname: str = ""
+    iptables: bool = False
 
     @property
     def gateway(self) -> AttachedEndpoint | None:

@@ -58,7 +58,7 @@ class Networks:
         self._by_name: dict[str, Network] = {}
         self._changing = trio.Lock()
         self.names = Names(config)
-        self._attachments = Attachments(drivers, self._networks, config.ip, self.names.publish)
+        self._attachments = Attachments(drivers, self._networks, config, self.names.publish)
         self._pruning = False
         self._up = trio.Event()
         """Set when drivers have brought the networks up. Loading them takes longer than everything else at boot."""
@@ -83,6 +83,11 @@ class Networks:
             await self._store.commit([Put("networks", record.id, encode(record)) for record in changed])
         for record in records:
             self._add(record)
+
+    def check_config(self, config: Config) -> None:
+        """Raise what `load` would with this configuration."""
+        held = {record.name: record for record, _ in self.records() if record.predefined}
+        predefined_records(config, held, self._choice, host.interface_address)
 
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
         """Once, at boot: have every network made (one that cannot be is reported by each start that needs it), take what
@@ -129,18 +134,33 @@ class Networks:
             network.fault = str(error)
             _log.error("network %s cannot be made: %s", network.record.name, error)
 
-    def _choice(self) -> creation.Choice:
+    async def _mend(self, network: Network) -> None:
+        """One that could not be made, or is not whole any more, is made for who needs it."""
+        if network.fault:
+            await self._make(network)
+        if network.fault:
+            raise DriverError(f"failed to set up container networking: {network.fault}")
+
+    def _pools(self) -> list[tuple[str, int]]:
         config = self._config
         pools = [(pool.base, pool.size) for pool in config.default_address_pools] or list(DEFAULT_POOLS)
         if not any(":" in base for base, _ in pools):
             pools.append(creation.ula_pool(_host_id(config.data_root)))
+        return pools
+
+    def _choice(self) -> creation.Choice:
         taken = [pool.subnet for network in self._networks.values() for pool in network.pools]
-        return creation.Choice(pools, taken, host.used())
+        return creation.Choice(self._pools(), taken, host.used())
 
     def overlaps_host(self, request: CreateRequest) -> list[str]:
         """The subnets that a request asks for and the host uses: its routes, its name servers. Containers there would
         receive what the host sends to others, so not everybody may ask for them."""
         return creation.overlapping(request, host.used() + host.gateway_routes())
+
+    def outside_pools(self, request: CreateRequest) -> list[str]:
+        """The subnets that a request asks for and that are not of `default-address-pools`. What the host reaches by its
+        default route alone, such as other subnets of a site, shows in no route: that pools are free has been decided."""
+        return creation.outside(request, self._pools())
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +265,8 @@ class Networks:
                 driver = await self._drivers(record.driver)
                 await driver.delete_network(network.spec)
                 await self._store.commit([Delete("networks", record.id)])
-            except BaseException:
+            except BaseException as error:
+                network.fault = f"it was being removed: {error}"  # how much of it is left, nobody knows
                 self._networks[record.id] = self._by_name[record.name] = network
                 raise
         self.names.drop(record.id)
@@ -344,11 +365,7 @@ class Networks:
         await self._up.wait()
         requests = self._requests(network_mode, endpoints)
         for request in requests:
-            network = self._networks[request.record.id]
-            if network.fault:
-                await self._make(network)
-            if network.fault:
-                raise DriverError(f"failed to set up container networking: {network.fault}")
+            await self._mend(self._networks[request.record.id])
         return await self._attachments.plan(
             Plan(container_id, container_name, network_mode, hostname), requests, exposed, bindings, publish_all
         )
@@ -371,10 +388,12 @@ class Networks:
     async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox:
         """Connect a running container to one more network. Whether that is its gateway is for `elect` to say."""
         await self._up.wait()
-        record = self._resolve(name_or_id).record
+        network = self._resolve(name_or_id)
+        record = network.record
         planning.check_settings(record, settings)
         if self.sandbox_kind(sandbox.network_mode) != "new":
             raise InvalidParameter(planning.SHARED_IS_ALONE)
+        await self._mend(network)
         return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
 
     async def elect(

@@ -112,7 +112,8 @@ class Monitor:
     @classmethod
     async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> Monitor | None:
         """The living monitor of a run that another daemon started; None when it is dead. By pid *and* start time: a pid
-        alone may be someone else's by now. `Unavailable` or `DeadlineExceeded` for one that lives and does not answer."""
+        alone may be someone else's by now. `subscribe` shows whether it answers. `Unavailable` for one that lives and takes
+        no calls."""
         record = records.read_monitor(run_dir) or await cls._who_listens(run_dir)
         if record is None:
             return None
@@ -130,11 +131,6 @@ class Monitor:
             return None
         monitor = cls(run_dir, record.pid, pidfd, on_event)
         monitor._begin(stream, nursery)
-        try:
-            status = await monitor._subscribe()
-        except Unavailable:
-            return None  # it ended while we were asking
-        monitor._netns = status.netns_fd
         return monitor
 
     @staticmethod
@@ -153,10 +149,8 @@ class Monitor:
     @staticmethod
     async def _connect_to(run_dir: str, record: MonitorRecord, pidfd: int) -> trio.SocketStream | None:
         try:
-            if linux.process_start_time(record.pid) == record.start_time:
+            if linux.is_process(record.pid, record.start_time):
                 return await connect(run_dir)
-        except ProcessLookupError:
-            pass
         except OSError as error:
             with trio.move_on_after(1):  # it takes no calls on its last steps
                 await trio.lowlevel.wait_readable(pidfd)
@@ -242,8 +236,11 @@ class Monitor:
             return answer
         raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer to something else"))
 
-    async def _subscribe(self) -> Status:
-        return await self._status("subscribe to the container's events", lambda n: Request(n, Subscribe()))
+    async def subscribe(self, seconds: float = _DEADLINE) -> Status:
+        """Of one that is adopted: be told of its events from now on, and how it stands. `Unavailable` when it has ended."""
+        status = await self._status("subscribe to the container's events", lambda n: Request(n, Subscribe()), seconds)
+        self._netns = status.netns_fd
+        return status
 
     async def state(self) -> Status:
         """How it stands."""

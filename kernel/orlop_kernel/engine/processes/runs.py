@@ -18,6 +18,7 @@ __all__ = [
     "exit_record",
     "init_record",
     "kill_cgroups",
+    "monitor_lives",
     "monitor_record",
     "private_directory",
     "release_private_directory",
@@ -36,6 +37,11 @@ def monitor_record(run_dir: str) -> MonitorRecord | None:
 def init_record(run_dir: str) -> InitRecord | None:
     """The container that was started there."""
     return records.read_init(run_dir)
+
+
+def monitor_lives(run_dir: str) -> bool:
+    record = monitor_record(run_dir)
+    return record is not None and linux.is_process(record.pid, record.start_time)
 
 
 def exit_record(run_dir: str) -> ExitRecord | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import msgspec
 import trio
@@ -61,6 +62,9 @@ class Zygote:
         self._turn = trio.Lock()
         self._ready = trio.Event()
         self._serial = 0
+        self._limits = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)}
+        with open("/proc/self/oom_score_adj") as file:
+            self._oom_score = file.read()
 
     @classmethod
     @asynccontextmanager
@@ -100,9 +104,18 @@ class Zygote:
         finally:
             theirs.close()
             os.close(stderr)
+        self._stand_as_the_first()
         ours.setblocking(False)
         self._control = trio.socket.from_stdlib_socket(ours)
         self._ready.set()
+
+    def _stand_as_the_first(self) -> None:
+        """Before it forks: containers get what the daemon was started with, not what it has taken for itself since."""
+        with suppress(OSError):  # it has ended already, which `_keep` will see
+            for kind, limits in self._limits.items():
+                resource.prlimit(self.pid, kind, limits)
+            with open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
+                file.write(self._oom_score)
 
     async def _keep(self) -> None:
         """Start another whenever it dies, slower and slower if it does not stay."""

@@ -6,6 +6,7 @@ each watched container once, all of them in one turn of a worker thread, and enc
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stats"]
 
+_log = logging.getLogger("orlop.stats")
 _PERIOD = 1.0
 _FIRST = 0.1  # between the two samples of who wants one answer: long enough to tell a share of the processors
 _NEVER = "0001-01-01T00:00:00Z"
@@ -98,9 +100,16 @@ class Stats:
 
     async def _tick(self) -> None:
         try:
+            failing = False
             while self._watched:
                 began = trio.current_time()
-                await self._sample(list(self._watched.values()))
+                try:
+                    await self._sample(list(self._watched.values()))
+                    failing = False
+                except Exception:  # a machine without a thread or a descriptor left, say: its daemon goes on
+                    if not failing:
+                        _log.exception("what containers use cannot be read for now")
+                    failing = True
                 ticked, self._ticked = self._ticked, trio.Event()
                 ticked.set()
                 await trio.sleep_until(began + _PERIOD)

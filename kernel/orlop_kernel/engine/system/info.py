@@ -20,7 +20,6 @@ __all__ = [
     "runtimes",
     "security_options",
     "warnings",
-    "without_password",
 ]
 
 ALWAYS_INSECURE = ("::1/128", "127.0.0.0/8")
@@ -111,12 +110,3 @@ def parse_runtime_version(output: str) -> Mapping[str, str]:
         elif " version " in line:
             found.setdefault("version", line.partition(" version ")[2].strip())
     return found
-
-
-def without_password(url: str) -> str:
-    """dockerd's disguise of a proxy's user and password."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    if "@" not in authority:
-        return url
-    return f"{scheme}{separator}xxxxx:xxxxx@{authority.rpartition('@')[2]}{slash}{path}"

@@ -18,8 +18,9 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from orlop_kernel import __version__, plugins
+from orlop_kernel.config import without_password
+from orlop_kernel.config.programs import find_init
 from orlop_kernel.engine.containers import confine
-from orlop_kernel.engine.containers.bundle import find_init
 from orlop_kernel.spi import OrlopError, Runtime
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.system import AuthConfig, Component, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
@@ -188,8 +189,8 @@ class System:
             registry_config=info.registry(config),
             ncpu=facts.cpus,
             mem_total=facts.memory,
-            http_proxy=info.without_password(config.proxies.http_proxy),
-            https_proxy=info.without_password(config.proxies.https_proxy),
+            http_proxy=without_password(config.proxies.http_proxy),
+            https_proxy=without_password(config.proxies.https_proxy),
             no_proxy=config.proxies.no_proxy,
             name=socket.gethostname(),
             labels=list(config.labels),
@@ -207,7 +208,7 @@ class System:
             product_license="Apache License 2.0",
             default_address_pools=info.address_pools(config),
             firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
-            cdi_spec_dirs=list(config.cdi_spec_dirs),
+            cdi_spec_dirs=list(config.cdi_directories or ()),
             warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes()),
             orlop_drivers=self._drivers(),
         )

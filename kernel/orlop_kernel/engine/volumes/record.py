@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -10,12 +11,13 @@ from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.volumes import UsageData, Volume
 
-__all__ = ["ANONYMOUS", "VolumeRecord", "check_name", "decode", "encode", "view"]
+__all__ = ["ANONYMOUS", "Vet", "VolumeRecord", "check_name", "decode", "encode", "view"]
 
 ANONYMOUS = "com.docker.volume.anonymous"
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _SECOND = 1_000_000_000
+_ELSEWHERE = ("nfs", "nfs4", "cifs", "smb3", "tmpfs")
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):
@@ -35,6 +37,17 @@ class VolumeRecord(msgspec.Struct, frozen=True):
         """What prune and disk usage look at: as in Docker, volumes of the local driver that are directories of ours."""
         return self.driver == "local" and not self.options
 
+    @property
+    def of_host(self) -> bool:
+        """Whether its options make it a directory or a device of this host: not a share of a server, nor memory."""
+        if not self.options.get("device"):
+            return False
+        bound = not {"bind", "rbind"}.isdisjoint(self.options.get("o", "").split(","))
+        return bound or self.options.get("type") not in _ELSEWHERE
+
+
+Vet = Callable[[VolumeRecord, bool], None]
+"""Raises when a volume, made just now or there before, is not for this client; True for a container's anonymous one."""
 
 _decoder = msgspec.msgpack.Decoder(VolumeRecord)
 encode = msgspec.msgpack.Encoder().encode
