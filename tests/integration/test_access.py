@@ -318,6 +318,26 @@ def test_the_hosts_things_do_not_come_by_way_of_others(house: House) -> None:
     house.engine.ok("volume", "rm", "share")
 
 
+def test_the_hosts_directories_do_not_come_by_volumes(house: House) -> None:
+    house.engine.ok("volume", "create", "--label", f"{TEAM}=web", *"-o type=none -o o=bind -o device=/etc etc".split())
+    house.engine.ok("create", "--name", "has-etc", "-v", "etc:/e", "busybox")
+    for argv in ("-v etc:/e", "--mount type=volume,src=etc,dst=/e", "--volumes-from has-etc"):
+        refused = house.denied("ci", "create", *argv.split(), "busybox")
+        assert "the volume etc, which is a directory or device of the host, is not allowed for role no-exec" in refused
+    assert house.ok("web", "run", "--rm", "-v", "etc:/e:ro", "busybox", "ls", "/e/passwd") == "/e/passwd"
+    (line,) = until(lambda: house.lines(route="/containers/create", by="role no-exec", status=403)[-1:])
+    assert line["decision"] == "denied"
+    house.engine.ok("rm", "has-etc")
+    house.engine.ok("volume", "rm", "etc")
+
+
+def test_top_shows_a_container_and_not_the_host(house: House) -> None:
+    for door in ("read", "ci", "web"):
+        for words in ("-C sleep", "ef", "-eo lstart,pid,args"):
+            assert f'ps_args "{words}" is not allowed' in house.denied(door, "top", "web1", *words.split())
+        assert len(house.docker(door, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
+
+
 def test_images_are_shared_only_where_it_says_so(house: House) -> None:
     assert house.ok("web", "images", "-q")
     assert house.ok("db", "images", "-q") == ""
@@ -331,7 +351,18 @@ def test_prune_takes_ones_own(house: House) -> None:
     house.ok("web", "create", "--name", "mine", "busybox", "true")
     house.ok("web", "container", "prune", "-f")
     assert sorted(house.engine.ok("ps", "-a", "--format", "{{.Names}}").split()) == ["db1", "other", "web1"]
+    house.ok("web", "system", "prune", "-f")
     house.engine.ok("rm", "other")
+
+
+def test_a_team_removes_its_links(house: House) -> None:
+    house.ok("web", "create", "--name", "linked", "--link", "web1:first", "busybox")
+    ident = house.engine.inspect("web1")["Id"]
+    assert house.engine.inspect("linked")["HostConfig"]["Links"] == ["/web1:/linked/first"]
+    assert "container linked is outside the labels" in house.denied("db", "rm", "--link", "linked/first")
+    assert house.ok("web", "rm", "--link", "linked/first") == "linked/first"
+    assert (house.engine.inspect("linked")["HostConfig"]["Links"], house.engine.inspect("web1")["Id"]) == (None, ident)
+    house.ok("web", "rm", "linked")
 
 
 # --- the audit log ----------------------------------------------------------------------------------------------------

@@ -17,14 +17,18 @@ from orlop_kernel.access import authz, authz_find
 from orlop_kernel.access.audit import Audit
 from orlop_kernel.access.authz import Chain, Plugin, Question
 from orlop_kernel.access.authz_find import Address, find
+from orlop_kernel.access.door import Door
 from orlop_kernel.access.guard import Guard
 from orlop_kernel.api.call import Call
 from orlop_kernel.api.responses import hijack_head, json_response
 from orlop_kernel.api.router import Api, Route
-from orlop_kernel.config import AuditLog, ConfigError
+from orlop_kernel.config import AuditLog, ConfigError, Listener
+from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
+from orlop_kernel.spi import NotFound
+from orlop_kernel.types.networks import ConnectRequest, DisconnectRequest
 
 Verdict = dict[str, Any]
 ALLOW: Verdict = {"Allow": True}
@@ -315,6 +319,181 @@ def test_what_the_log_must_have_and_cannot_is_not_done(tmp_path: Path) -> None:
 
     trio.run(main)
     assert reached == ["POST", "GET"]
+
+
+def logged(tmp_path: Path, ask: Callable[[Audit], Awaitable[Any]]) -> list[dict[str, Any]]:
+    async def main() -> None:
+        async with Audit.open(AuditLog(path=str(tmp_path / "audit.log"))) as audit:
+            await ask(audit)
+
+    trio.run(main)
+    return [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+
+
+def test_an_answer_that_a_plugin_withholds_tells_what_was_done(tmp_path: Path) -> None:
+    async def handler(call: Call) -> Answer:
+        return json_response({"Id": "made"}, 201)
+
+    async def ask(audit: Audit) -> None:
+        async with serving(Fake("one", tmp_path, lambda method, question: {"Allow": method.endswith("Req")})) as chain:
+            assert told(await api(handler, chain, audit)(request("POST", "/x")))[0] == 403
+        async with serving(Fake("two", tmp_path, lambda method, question: {"Allow": False})) as chain:
+            assert told(await api(handler, chain, audit)(request("POST", "/x")))[0] == 403
+
+    withheld, denied = logged(tmp_path, ask)
+    assert (withheld["decision"], withheld["by"], withheld["status"]) == ("withheld", "plugin one", 201)
+    assert "authorization denied by plugin one" in withheld["reason"]
+    assert (denied["decision"], denied["by"], denied["status"]) == ("denied", "plugin two", 403)
+
+
+class Rooms:
+    """Of an engine: containers, networks and images by name and ID."""
+
+    def __init__(self, **ids: str) -> None:
+        self.ids = ids
+
+    def get(self, text: str) -> Any:
+        found = [name for name, ident in self.ids.items() if text in (name, ident)]
+        if not found:
+            raise NotFound(f"no {text}")
+        return SimpleNamespace(id=self.ids[found[0]], name=found[0])
+
+    resolve = get
+
+
+@pytest.mark.parametrize(
+    ("route", "path", "query", "body", "answer", "shown"),
+    [
+        ("/containers/create", "", {}, None, {"Id": "c1"}, {"type": "container", "id": "c1", "name": "web"}),
+        ("/containers/create", "", {"name": ["x"]}, None, {"Id": "c9"}, {"type": "container", "id": "c9", "name": "x"}),
+        (
+            "/containers/{id}/exec",
+            "web",
+            {},
+            None,
+            {"Id": "e1"},
+            {"type": "container", "id": "c1", "name": "web", "exec": "e1"},
+        ),
+        ("/networks/create", "", {}, None, {"Id": "n1"}, {"type": "network", "id": "n1", "name": "net"}),
+        ("/volumes/create", "", {}, None, {"Name": "v"}, {"type": "volume", "name": "v"}),
+        (
+            "/commit",
+            "",
+            {"container": ["web"], "repo": ["app"], "tag": ["1"]},
+            None,
+            {"Id": "sha256:1"},
+            {"type": "image", "id": "sha256:1", "name": "app:1", "container": "c1"},
+        ),
+        ("/commit", "", {"container": ["gone"]}, None, None, {"type": "image", "container": "gone"}),
+        (
+            "/networks/{id}/connect",
+            "net",
+            {},
+            {"Container": "web"},
+            None,
+            {"type": "network", "id": "n1", "name": "net", "container": "c1"},
+        ),
+        (
+            "/networks/{id}/disconnect",
+            "net",
+            {},
+            {"Container": "gone"},
+            None,
+            {"type": "network", "id": "n1", "name": "net", "container": "gone"},
+        ),
+    ],
+)
+def test_the_log_says_what_was_made_and_with_what(
+    tmp_path: Path, route: str, path: str, query: Any, body: Any, answer: Any, shown: dict[str, str]
+) -> None:
+    engine: Any = SimpleNamespace(containers=Rooms(web="c1"), networks=Rooms(net="n1"), images=Rooms())
+
+    async def handler(call: Call) -> Answer:
+        if body:
+            await call.json(ConnectRequest if route.endswith("/connect") else DisconnectRequest)
+        return json_response(answer, 201) if answer else json_response({"message": "no"}, 404)
+
+    async def ask(audit: Audit) -> None:
+        asked = request("POST", route.replace("{id}", path), json.dumps(body).encode() if body else b"")
+        asked.query.update(query)
+        await Api([Route("POST", route, handler)], guard=Guard(engine, None, audit, Chain()))(asked)
+
+    (line,) = logged(tmp_path, ask)
+    assert line["object"] == shown
+
+
+# --- what holds back those with less than everything -------------------------------------------------------------------
+
+
+def guarded(role: str, *labels: str, audit: Audit | None = None, **engine: Any) -> Guard:
+    door = Door.of(Listener(host="unix:///x", role=role, labels=labels))
+    return Guard(cast("Any", SimpleNamespace(**engine)), door, audit, Chain())
+
+
+@pytest.mark.parametrize(("role", "labels"), [("read-only", ()), ("no-exec", ()), ("full", ("a=b",))])
+def test_ps_is_asked_for_the_usual_by_all_of_them(role: str, labels: tuple[str, ...]) -> None:
+    found = SimpleNamespace(id="1", name="c", record=SimpleNamespace(config=SimpleNamespace(labels={"a": "b"})))
+    reached = []
+
+    async def handler(call: Call) -> Answer:
+        reached.append(call.guarded)
+        return json_response({})
+
+    guard = guarded(role, *labels, containers=SimpleNamespace(get=lambda text: found))
+    served = Api([Route("GET", "/containers/{id}/top", handler)], guard=guard)
+
+    async def asked(words: str) -> Answer:
+        made = request("GET", "/containers/c/top")
+        made.query["ps_args"] = [words]
+        return await served(made)
+
+    for words in ("-C x", "ef", "-eo pid,args"):
+        status, text = told(trio.run(asked, words))
+        assert (status, f'ps_args "{words}" is not allowed' in text) == (403, True)
+    trio.run(asked, "aux")
+    assert reached == [True]
+
+
+def test_a_volume_is_judged_when_it_is_there(tmp_path: Path) -> None:
+    """By whom it is refused shows in the log, though the engine was at work by then."""
+    of_host = VolumeRecord("etc", "local", 0, options={"type": "none", "o": "bind", "device": "/etc"}, labels={"a": "b"})
+    plain = VolumeRecord("data", "local", 0)
+
+    async def ask(audit: Audit) -> None:
+        def served(volume: VolumeRecord, guard: Guard) -> Awaitable[Answer]:
+            async def handler(call: Call) -> Answer:
+                assert call.vet
+                call.vet(volume, False)
+                return json_response({})
+
+            return Api([Route("GET", "/version", handler)], guard=guard)(request("GET", "/version"))
+
+        no_exec, labelled = guarded("no-exec", audit=audit), guarded("no-exec", "a=b", audit=audit)
+        assert (
+            "volume etc, which is a directory or device of the host, is not allowed"
+            in told(await served(of_host, no_exec))[1]
+        )
+        assert "volume data is outside the labels" in told(await served(plain, labelled))[1]
+        for volume, guard in ((plain, no_exec), (of_host, labelled)):  # with labels, these say whose it is
+            assert cast("Response", await served(volume, guard)).status == 200
+
+    found = logged(tmp_path, ask)
+    assert [(each["decision"], each.get("by"), each["status"]) for each in found] == [
+        ("denied", "role no-exec", 403),
+        ("denied", "labels", 403),
+        *[("allowed", None, 200)] * 2,
+    ]
+
+
+def test_subnets_of_their_networks_are_of_the_pools() -> None:
+    networks = SimpleNamespace(outside_pools=lambda wanted: ["10.9.0.0/24"], overlaps_host=lambda wanted: [])
+
+    async def handler(call: Call) -> Answer:
+        return json_response({}, 201)
+
+    served = Api([Route("POST", "/networks/create", handler)], guard=guarded("no-exec", networks=networks))
+    status, text = told(trio.run(served, request("POST", "/networks/create", b'{"Name":"n"}')))
+    assert (status, "the subnet 10.9.0.0/24, which is in no address pool, is not allowed" in text) == (403, True)
 
 
 # --- discovery --------------------------------------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
+from orlop_kernel import api
 from orlop_kernel.access import redact, walls
 from orlop_kernel.access.audit import Line
 from orlop_kernel.access.door import Door
@@ -16,6 +20,7 @@ from orlop_kernel.access.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Level, Rule, 
 from orlop_kernel.api.decode import decode_json
 from orlop_kernel.config import AuditLog, ConfigError, Listener, load
 from orlop_kernel.config.access import ROLES
+from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.types.containers import CreateRequest, UpdateRequest
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
 from orlop_kernel.types.volumes import VolumeCreateRequest
@@ -53,7 +58,7 @@ def test_labels_leave_nothing_about_a_thing_open() -> None:
     assert not [route for route in unjudged if "{id}" in route]
     assert unjudged == {
         *("GET /_ping", "HEAD /_ping", "GET /version", "GET /info", "POST /auth"),
-        *("GET /images/search", "GET /distribution/{name}/json"),
+        *("GET /images/search", "POST /build/prune"),
     }
 
 
@@ -138,18 +143,20 @@ def test_other_bodies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subnet", "free"),
+    ("options", "of_host"),
     [
-        *(("10.9.0.0/24", True), ("172.31.255.0/24", True), ("192.168.4.0/22", True), ("fd00:1::/64", True)),
-        *(("0.0.0.0/24", True), ("::/64", True), ("nonsense", True)),  # any of this size; refused elsewhere
-        *(("127.0.0.0/24", False), ("169.254.169.0/24", False), ("8.8.8.0/24", False), ("10.0.0.0/7", False)),
-        ("2001:db8::/64", False),
+        ({}, False),
+        ({"type": "none", "o": "bind", "device": "/etc"}, True),
+        ({"type": "nfs", "o": "ro,rbind", "device": "/etc"}, True),
+        ({"type": "ext4", "device": "/dev/sda1"}, True),
+        ({"type": "overlay", "o": "lowerdir=/etc:/x", "device": "overlay"}, True),
+        ({"type": "tmpfs", "o": "size=1m", "device": "tmpfs"}, False),
+        ({"type": "nfs", "o": "addr=192.0.2.1", "device": ":/export"}, False),
+        ({"type": "cifs", "o": "username=u", "device": "//server/share"}, False),
     ],
 )
-def test_subnets_of_guarded_clients_are_private(subnet: str, free: bool) -> None:
-    body = json.dumps({"Name": "n", "IPAM": {"Config": [{"Subnet": subnet}]}}).encode()
-    found = [*walls.of_network(decode_json(body, NetworkRequest))]
-    assert found == ([] if free else [f"the subnet {subnet}, which is not private,"])
+def test_volumes_that_are_the_hosts(options: dict[str, str], of_host: bool) -> None:
+    assert VolumeRecord("v", "local", 0, options=options).of_host == of_host
 
 
 # --- what readers do not see ------------------------------------------------------------------------------------------
@@ -175,6 +182,11 @@ def test_readers_see_no_values_of_environments() -> None:
         ("ARG PW=secret\nmore", "ARG (hidden)"),
         ("RUN |2 A=b PW=secret /bin/sh -c make # buildkit", "RUN |2 (hidden) /bin/sh -c make # buildkit"),
         ("|1 PW=secret /bin/sh -c make", "|1 (hidden) /bin/sh -c make"),
+        ("RUN |1 TOKEN=secret bash -c y # buildkit", "RUN |1 (hidden)"),
+        ("RUN |1 P=/opt/bin/secret /bin/bash -eo pipefail -c y", "RUN |1 (hidden) /bin/bash -eo pipefail -c y"),
+        ("RUN |1 P=/bin/sh secret /usr/bin/env y", "RUN |1 (hidden)"),
+        ("RUN |1 P=a /bin/sh -c secret /bin/sh -c y", "RUN |1 (hidden) /bin/sh -c y"),
+        ("RUN |1 A=b\nPW=secret\n/bin/zsh -c y", "RUN |1 (hidden)"),
         ("COPY . /ENV / # buildkit", "COPY . /ENV / # buildkit"),
         ('CMD ["nginx"]', 'CMD ["nginx"]'),
     ],
@@ -236,6 +248,7 @@ def test_listeners_as_they_should_be(tmp_path: Path) -> None:
         ({"host": "tcp://127.0.0.1:99", "role": "read-only"}, "tcp needs client certificates: tlsverify"),
         ({"host": "tcp://127.0.0.1", "role": "read-only"}, "its host is tcp://HOST:PORT"),
         ({"host": "tcp://h:1", "role": "full", "group": "x"}, "group is for unix sockets"),
+        ({"host": "unix:///x", "role": "full", "tlscacert": "/ca.pem"}, "tlscacert is for tcp"),
         ({"host": "unix:///x", "role": "full", "mode": "rw"}, 'mode "rw" is not octal'),
         ({"host": "unix:///x", "role": "full", "mode": "0666"}, "every user of this machine could become root"),
         ({"host": "unix:///x", "role": "full", "labels": ["=a"]}, 'label "=a" has no name'),
@@ -285,6 +298,13 @@ def test_the_table_of_routes_is_on_its_page() -> None:
     assert rows == [
         [f"`{route}`", may(rule, Level.READ), may(rule, Level.CHANGE), rule.scope.value] for route, rule in ROUTES.items()
     ]
+
+
+def test_the_table_names_routes_that_are_served() -> None:
+    """Only a route that is there can have been thought about."""
+    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_kernel.api.")]
+    made = [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
+    assert not ROUTES.keys() - {f"{route.method} {route.pattern}" for route in made}
 
 
 def test_members_are_on_the_page() -> None:

@@ -16,9 +16,11 @@ from orlop_kernel.access.scope import Judge
 from orlop_kernel.api.call import Call
 from orlop_kernel.config import Listener
 from orlop_kernel.engine.containers.record import MountRecord
+from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.http.messages import Peer, Request
 from orlop_kernel.spi import NotFound
 from orlop_kernel.types.containers import CreateRequest, HostConfig
+from orlop_kernel.types.networks import ConnectRequest
 
 TEAM = "com.example.team"
 
@@ -231,6 +233,47 @@ def test_networks_are_meant_by_their_ids(body: dict[str, Any], mode: str, networ
     assert made.host_config and made.host_config.network_mode == mode
     assert made.networking_config and made.networking_config.endpoints_config
     assert {name: each and each.network_id for name, each in made.networking_config.endpoints_config.items()} == networks
+
+
+def test_links_are_meant_by_the_ids_of_what_they_lead_to() -> None:
+    given = ["mine", "/mine:/other/alias"]
+    pinned = [f"{'1' * 64}:mine", f"{'1' * 64}:/other/alias"]
+    networks = {"EndpointsConfig": {"mine": {"Links": [*given]}}}
+    made = created(judge(shared_images=True), Image="plain", HostConfig={"Links": given}, NetworkingConfig=networks)
+    assert made.host_config and made.host_config.links == pinned
+    assert made.networking_config and made.networking_config.endpoints_config
+    assert [each and each.links for each in made.networking_config.endpoints_config.values()] == [pinned]
+    connect = call("/networks/{id}/connect", {"Container": "mine", "EndpointConfig": {"Links": given}}, id="mine")
+    judged(judge(), connect, Scope.CONNECT)
+    assert isinstance(connect.body, ConnectRequest) and connect.body.endpoint_config
+    assert connect.body.endpoint_config.links == pinned
+
+
+@pytest.mark.parametrize("link", ["theirs:x", "nobody:x"])
+def test_links_of_a_connect_are_judged(link: str) -> None:
+    body = {"Container": "mine", "EndpointConfig": {"Links": [link]}}
+    with pytest.raises(Denied, match=f"container {link[:6]}"):
+        judged(judge(), call("/networks/{id}/connect", body, id="mine"), Scope.CONNECT)
+    with pytest.raises(Denied, match=f"container {link[:6]}"):
+        created(judge(shared_images=True), Image="plain", HostConfig={"Links": [link]})
+
+
+def test_a_link_that_is_removed_is_its_parents() -> None:
+    asked = {"link": ["1"]}
+    for text in ("mine/alias", "/mine/alias"):
+        made = judged(judge(), call("/containers/{id}", query=asked, id=text), Scope.CONTAINER)
+        assert made.params == {"id": f"{'1' * 64}/alias"}
+    assert judged(judge(), call("/containers/{id}", query=asked, id="mine"), Scope.CONTAINER).params == {"id": "1" * 64}
+    with pytest.raises(Denied, match="container theirs is outside"):
+        judged(judge(), call("/containers/{id}", query=asked, id="theirs/alias"), Scope.CONTAINER)
+
+
+def test_a_volume_that_somebody_else_made_meanwhile() -> None:
+    theirs, mine = (VolumeRecord("v", "local", 0, labels={TEAM: team}) for team in ("db", "web"))
+    judge().vet(mine, False)
+    judge().vet(theirs, True)  # of a container that was judged
+    with pytest.raises(Denied, match="volume v is outside the labels"):
+        judge().vet(theirs, False)
 
 
 def test_images_need_the_label_unless_they_are_shared() -> None:

@@ -20,6 +20,7 @@ import pytest
 from orlop_cli import __main__ as entry
 from orlop_cli import _auth, _config, _hosts, _outputs, _root, _units
 from orlop_cli._errors import CliError
+from orlop_cli.commands import bundle
 from orlop_cli.testing import RecordedDaemon, answer, chunked, frame
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -428,6 +429,20 @@ def test_a_file_that_cannot_be_finished_is_not_left(tmp_path: Path, monkeypatch:
         ):
             write(b"data")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_bundle_has_no_options_of_volumes() -> None:
+    options = {"type": "cifs", "o": "username=u,password=S3cret"}
+    mounts = [{"Type": "volume", "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": options}}}]
+    for found in (
+        {"Volumes": [{"Name": "share", "Options": options}, {"Name": "plain", "Options": None}]},
+        {"HostConfig": {"Mounts": mounts}, "Config": {"Volumes": {"/data": {}}}},
+    ):
+        shown = json.dumps(bundle.masked(found, True))
+        assert '"Options": {"type": "xxxxx", "o": "xxxxx"}' in shown
+        assert "S3cret" not in shown
+    network = {"Name": "n", "Options": {"com.docker.network.bridge.name": "br7"}}
+    assert bundle.masked([network], False) == [network]
 
 
 def test_a_bundle_takes_nobody_elses_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_kernel.api.router import Api
+from orlop_kernel.api.call import Call
+from orlop_kernel.api.router import Api, Guard
 from orlop_kernel.api.volumes import routes
+from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.engine.volumes.service import Volumes
 from orlop_kernel.events import EventBus
-from orlop_kernel.http.messages import Peer, Request, Response
-from orlop_kernel.spi import VolumeContext
+from orlop_kernel.http.messages import Answer, Peer, Request, Response
+from orlop_kernel.spi import Forbidden, VolumeContext
 from orlop_kernel.store import Store
 from orlop_kernel.testing.volume import FakeVolume
 
@@ -35,7 +37,7 @@ class _Body:
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
 
 
-def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[None]]) -> None:
+def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[None]], guard: Guard | None = None) -> None:
     """Run `test` with a function that asks the API, and with the users of volumes."""
 
     async def main() -> None:
@@ -49,7 +51,8 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
 
         async with Store.open(str(tmp_path / "orlop.db")) as store:
             volumes = Volumes(store, EventBus(), find, lambda name: used.get(name, []))
-            api = Api(routes(SimpleNamespace(volumes=volumes, run=run)))  # type: ignore[arg-type]  # all that routes use
+            engine: Any = SimpleNamespace(volumes=volumes, run=run)  # all that routes use
+            api = Api(routes(engine), guard=guard)
 
             async def ask(method: str, path: str, body: Any = None, **query: Any) -> tuple[int, Any]:
                 data = b"" if body is None else json.dumps(body).encode()
@@ -62,6 +65,26 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
             await test(ask, used)
 
     trio.run(main)
+
+
+def test_a_volume_that_is_there_already_may_be_refused(tmp_path: Path) -> None:
+    async def held_back(call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        def vet(volume: VolumeRecord, anonymous: bool) -> None:
+            assert not anonymous
+            if volume.labels != {"team": "web"}:
+                raise Forbidden(f"{volume.name} is not yours")
+
+        call.vet = vet
+        return await proceed()
+
+    async def test(ask: Ask, used: dict[str, list[str]]) -> None:
+        labels = {"Labels": {"team": "web"}}
+        assert (await ask("POST", "/volumes/create", {"Name": "mine", **labels}))[0] == 201
+        assert (await ask("POST", "/volumes/create", {"Name": "mine"}))[0] == 201
+        assert (await ask("POST", "/volumes/create", {"Name": "other"})) == (403, {"message": "other is not yours"})
+        assert (await ask("POST", "/volumes/create", {"Name": "other", **labels}))[0] == 403
+
+    serve(tmp_path, test, held_back)
 
 
 def test_create_inspect_list_and_delete(tmp_path: Path) -> None:

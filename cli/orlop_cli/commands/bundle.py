@@ -34,7 +34,8 @@ Parts = dict[str, str]
 
 
 def masked(value: Any, with_env: bool) -> Any:
-    """Without values of environments and of what its name calls a secret, and without passwords in URLs."""
+    """Without values of environments, of volumes' options and of what its name calls a secret, and without passwords in
+    URLs."""
     if isinstance(value, str):
         return _PASSWORD.sub(rf"\1{_MASK}@", value)
     if isinstance(value, list):
@@ -45,11 +46,22 @@ def masked(value: Any, with_env: bool) -> Any:
 
 
 def _member(key: str, value: Any, with_env: bool) -> Any:
+    if key in ("Volumes", "DriverConfig"):
+        value = _optionless(value)
     if key == "Env" and isinstance(value, list) and not with_env:
         return [f"{str(item).partition('=')[0]}={_MASK}" for item in value]
     if isinstance(value, str) and value and _SECRET.search(key):
         return _MASK
     return masked(value, with_env)
+
+
+def _optionless(value: Any) -> Any:
+    """A list of volumes, or the driver of one, with names of options alone: `o` has passwords of shares among its words."""
+    if isinstance(value, list):
+        return [_optionless(item) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("Options"), dict):
+        return {**value, "Options": dict.fromkeys(value["Options"], _MASK)}
+    return value
 
 
 def _document(value: Any, with_env: bool) -> str:

@@ -28,18 +28,22 @@ from orlop_kernel.types.volumes import VolumeCreateRequest
 from . import joined, redact, walls
 from .audit import Audit, Line, Who
 from .authz import BODY_LIMIT, Chain, Question, is_json
-from .door import DEFAULT, Door
-from .objects import clean, describe
+from .door import DEFAULT, Denied, Door
+from .objects import clean, describe, describe_body, describe_made
 from .roles import ROUTES, UNKNOWN, Level
 from .scope import Judge
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.engine.volumes.record import VolumeRecord
 
 __all__ = ["Guard"]
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 COMPLETE, BROKEN = "complete", "broken off"
+WITHHELD = "withheld"
+"""Carried out, and then a plugin did not let the client have the answer."""
+
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(4)
 
@@ -66,30 +70,45 @@ class Guard:
             if self._audit and line and self._audit.required and _changes(call):
                 line.event = "request"
                 await self._audit.wait(self._audit.write(line))
-            answer = await self._through(call, proceed)
+            answer = await self._through(call, proceed, line)
         except Exception as error:
             answer = answer_error(call.request, error)
-            if line and (by := getattr(error, "by", "")):
-                line.decision, line.by, line.reason = "denied", by, clean(str(error))
+            if line and not line.reason:
+                _refuse(line, error)
         except BaseException:
             if line:
                 line.outcome = BROKEN
                 self._close(line, "call", began)
             raise
-        return self._noted(call, line, answer, began) if line else answer
+        if not line:
+            return answer
+        line.object = {**line.object, **describe_body(self._engine, call)}
+        return self._noted(line, answer, began)
 
-    async def _through(self, call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _through(self, call: Call, proceed: Callable[[], Awaitable[Answer]], line: Line | None) -> Answer:
         if not call.pattern:
             return await proceed()
         question = await self._question(call) if self._plugins else None
         if self._door:
             await self._check(self._door, call)
+            if self._door.guarded:
+                call.guarded, call.vet = True, partial(self._vet, self._door, line)
         if question:
             await self._plugins.may_ask(question)
         answer = await proceed()
+        if line:
+            line.object = {**line.object, **describe_made(self._engine, call, answer)}
         if self._door:
             answer = self._shown(self._door, call, answer)
-        return await self._approved(question, answer) if question else answer
+        if not question:
+            return answer
+        try:
+            return await self._approved(question, answer)
+        except Exception as error:
+            if line:
+                line.status = _status(answer)
+                _refuse(line, error, WITHHELD)
+            raise
 
     # --- role and labels --------------------------------------------------------------------------------------------
 
@@ -98,7 +117,7 @@ class Guard:
         rule = ROUTES.get(f"{method} {pattern}", UNKNOWN)
         if rule.level > door.level:
             raise door.denied(f"{method} {pattern}")
-        if door.level is Level.READ and pattern == "/containers/{id}/top" and call.arg("ps_args") not in walls.PS_ARGS:
+        if door.guarded and pattern == "/containers/{id}/top" and call.arg("ps_args") not in walls.PS_ARGS:
             raise door.denied(f'ps_args "{call.arg("ps_args")}"')
         if door.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
             raise door.denied("attaching to standard input")
@@ -123,9 +142,23 @@ class Guard:
             return [*walls.of_volume(await call.json(VolumeCreateRequest))]
         if call.pattern == "/networks/create":
             wanted = await call.json(NetworkRequest)
-            taken = self._engine.networks.overlaps_host(wanted)
-            return [*walls.of_network(wanted), *(f"the subnet {subnet}, which the host uses," for subnet in taken)]
+            networks = self._engine.networks
+            beyond = (f"the subnet {subnet}, which is in no address pool," for subnet in networks.outside_pools(wanted))
+            taken = (f"the subnet {subnet}, which the host uses," for subnet in networks.overlaps_host(wanted))
+            return [*walls.of_network(wanted), *beyond, *taken]
         return []
+
+    def _vet(self, door: Door, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
+        """See api.call.Call. Raised where the router answers, so what the log says of it is written here."""
+        try:
+            if self._judge:
+                self._judge.vet(volume, anonymous)
+            elif volume.of_host:
+                raise door.denied(f"the volume {volume.name}, which is a directory or device of the host,")
+        except Denied as error:
+            if line:
+                _refuse(line, error)
+            raise
 
     def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:
         """Without what is not for these eyes."""
@@ -192,14 +225,14 @@ class Guard:
             decision="allowed",
         )
 
-    def _noted(self, call: Call, line: Line, answer: Answer, began: float) -> Answer:
+    def _noted(self, line: Line, answer: Answer, began: float) -> Answer:
         """Write the line of the call, or that of its beginning and, later, that of its end."""
+        if line.decision != WITHHELD:
+            line.status = _status(answer)
         if isinstance(answer, Response):
-            line.status = answer.status
             self._close(line, "call", began)
             return answer
         end = partial(self._close, line, "end", began)
-        line.status = answer.status if isinstance(answer, Streaming) else int(answer.head[9:12])
         self._close(line, "begin", began)
         line.outcome = BROKEN  # until it is known to be otherwise
         if isinstance(answer, Streaming):
@@ -276,6 +309,16 @@ class _Held:
         if not data:
             raise StopAsyncIteration
         return data
+
+
+def _status(answer: Answer) -> int:
+    return int(answer.head[9:12]) if isinstance(answer, Hijack) else answer.status
+
+
+def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
+    """Say so in the log, if it was one of those who may refuse."""
+    if by := getattr(error, "by", ""):
+        line.decision, line.by, line.reason = decision, by, clean(str(error))
 
 
 def _changes(call: Call) -> bool:

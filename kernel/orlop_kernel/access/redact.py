@@ -12,7 +12,9 @@ __all__ = ["HIDDEN", "READERS"]
 
 HIDDEN = "(hidden)"
 _STEP = re.compile(r"((?:^|#\(nop\)\s+)(?:ENV|ARG)\s).*", re.DOTALL)
-_BUILD_ARGUMENTS = re.compile(r"^((?:RUN )?\|\d+ ).*?(?=/bin/)", re.DOTALL)
+_SHELL = r"(?= /bin/(?:ba|da|a)?sh(?: -\w+| pipefail)*? -\w*c )"
+# Where arguments end can be told by a known shell alone, and a value may hold one too: the last one counts.
+_BUILD_ARGUMENTS = re.compile(rf"^((?:RUN )?\|\d+)(?: .*{_SHELL}| .*)", re.DOTALL)
 
 
 def _environment(found: Any, show_env: bool) -> None:
@@ -31,7 +33,7 @@ def _container(found: Any, show_env: bool) -> None:
 def _history(found: Any, show_env: bool) -> None:
     for layer in () if show_env else found:
         text = _STEP.sub(rf"\1{HIDDEN}", layer.get("CreatedBy") or "")
-        layer["CreatedBy"] = _BUILD_ARGUMENTS.sub(rf"\1{HIDDEN} ", text)
+        layer["CreatedBy"] = _BUILD_ARGUMENTS.sub(rf"\1 {HIDDEN}", text)
 
 
 def _options(found: Any) -> None:

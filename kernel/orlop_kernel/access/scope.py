@@ -25,6 +25,7 @@ from .roles import Scope
 if TYPE_CHECKING:
     from orlop_kernel.engine.containers.record import ContainerRecord
     from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.engine.volumes.record import VolumeRecord
 
 __all__ = ["Judge"]
 
@@ -89,12 +90,18 @@ class Judge:
             raise self._door.outside(f"network {text}")
         return record.id
 
+    def vet(self, volume: VolumeRecord, anonymous: bool) -> None:
+        """What a container got by a name that meant nothing when it was judged. Anonymous ones come with containers, which
+        were judged, or are new."""
+        if not anonymous and not self.holds(volume.labels):
+            raise self._door.outside(f"volume {volume.name}")
+
     def _check_image(self, text: str) -> None:
         if not self.holds(self._engine.images.resolve(text).config.labels):
             raise self._door.outside(f"image {text}")
 
     def _check_volume(self, name: str) -> None:
-        """It is in the scope, or is made with the labels."""
+        """It is in the scope, or is made with the labels: whoever makes it first (`vet`)."""
         try:
             record = self._engine.volumes.get(name)
         except NotFound:
@@ -114,7 +121,11 @@ class Judge:
                 self._container_id(name)  # what comes before or after it would say when it was made
 
     async def _container(self, call: Call) -> None:
-        call.params["id"] = self._container_id(call.params["id"])
+        parent, slash, alias = call.params["id"].removeprefix("/").rpartition("/")
+        if slash and call.pattern == "/containers/{id}" and call.flag("link"):  # it is this name that goes: its parent's
+            call.params["id"] = f"{self._container_id(parent)}/{alias}"
+        else:
+            call.params["id"] = self._container_id(call.params["id"])
 
     async def _exec(self, call: Call) -> None:
         state = self._engine.execs.get(call.params["id"])
@@ -154,9 +165,20 @@ class Judge:
         for name in self._volume_names(host):
             self._check_volume(name)
         call.stamp = self._stamp
-        endpoints = self._pin_networks(request, host)
-        for link in (*(host.links or ()), *(link for each in endpoints.values() for link in each.links or ())):
-            self._container_id(link.partition(":")[0])
+        host.links = self._linked(host.links)
+        for each in self._pin_networks(request, host).values():
+            each.links = self._linked(each.links)
+
+    def _linked(self, links: list[str] | None) -> list[str] | None:
+        """To the containers that have the names now, whoever gets them later."""
+        split = (link.partition(":") for link in links or ())
+        return [f"{self._link_id(name)}:{alias or name}" for name, _, alias in split] or None
+
+    def _link_id(self, name: str) -> str:
+        try:
+            return self._container_id(name.removeprefix("/"))
+        except NotFound:
+            raise self._door.outside(f"a link to container {name}, which does not exist,") from None
 
     def _joined(self, host: HostConfig) -> None:
         for field in ("network_mode", "ipc_mode", "pid_mode"):
@@ -214,6 +236,8 @@ class Judge:
     async def _connect(self, call: Call) -> None:
         request = await call.json(ConnectRequest)
         request.container = self._container_id(request.container)
+        if request.endpoint_config:
+            request.endpoint_config.links = self._linked(request.endpoint_config.links)
         call.params["id"] = self._network_id(call.params["id"], shared=True)
 
     async def _disconnect(self, call: Call) -> None:

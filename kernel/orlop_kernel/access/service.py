@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from .authz import Chain, Plugin
 
 __all__ = ["Access"]
-
-_log = logging.getLogger("orlop.access")
 
 
 class Access:

@@ -7,7 +7,6 @@ Not a wall between containers: a client may mount any volume and join any networ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_network
 
 from msgspec import UNSET
 
@@ -19,7 +18,8 @@ from orlop_kernel.types.volumes import VolumeCreateRequest
 __all__ = ["PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
 
 PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
-"""What a reader may ask `ps` for: with other words, `ef` among them, it shows the environment of processes."""
+"""What `ps` may be asked for: with other words, `ef` among them, it shows the environment of processes, and with some it can
+only be asked about all of the host's (`engine.top`)."""
 
 _HOST_MODES = {
     "network_mode": "NetworkMode",
@@ -31,10 +31,6 @@ _HOST_MODES = {
 }
 _HOSTS_OWN = ("com.docker.network.bridge.name", "com.docker.network.host_ipv4", "com.docker.network.host_ipv6")
 """Options of networks that name a link or an address of the host's."""
-
-
-_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
-"""Not what the host's programs turn to: itself, a cloud's metadata, the Internet."""
 
 
 def _of_resources(host: Resources) -> Iterator[str]:
@@ -95,16 +91,6 @@ def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
         yield "a volume with options of its driver"
 
 
-def _is_private(subnet: str) -> bool:
-    """What is none is refused later, and "0.0.0.0/24" asks for any."""
-    try:
-        network = ip_network(subnet, strict=False)
-    except ValueError:
-        return True
-    within = any(network.version == each.version and network.subnet_of(each) for each in _PRIVATE)  # type: ignore[arg-type]
-    return within or not int(network.network_address)
-
-
 def of_network(request: NetworkRequest) -> Iterator[str]:
     """A link of the host's may not become part of a network."""
     options: Mapping[str, str] = request.options or {}
@@ -113,6 +99,3 @@ def of_network(request: NetworkRequest) -> Iterator[str]:
     for option in _HOSTS_OWN:
         if option in options:
             yield f"a network with {option}"
-    for config in (request.ipam.config or ()) if request.ipam else ():
-        if config.subnet and not _is_private(config.subnet):
-            yield f"the subnet {config.subnet}, which is not private,"

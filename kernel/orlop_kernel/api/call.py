@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import msgspec
 
 from orlop_kernel.api.decode import decode_json
 from orlop_kernel.http.messages import BodyError, Request
 from orlop_kernel.spi.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.volumes.record import Vet
 
 __all__ = ["JSON_LIMIT", "Call"]
 
@@ -27,10 +30,11 @@ class Call:
     """`params` are the parts of the path, decoded; `version` is what the client asked for, the newest if it did not say.
     `pattern` is the route's, for policies, metrics and the audit log.
 
-    A listener with a label scope (`access.scope`) sets two more: `only` are labels that `filters` asks for in addition,
-    `stamp` those that what is made on the way gets."""
+    A listener that holds its clients back (`access`) sets more: `only` are labels that `filters` asks for in addition,
+    `stamp` those that what is made on the way gets, `vet` judges the volumes that the engine finds or makes, and with
+    `guarded` nothing may be told of the host."""
 
-    __slots__ = ("_json", "_value", "only", "params", "pattern", "request", "stamp", "version")
+    __slots__ = ("_json", "_value", "guarded", "only", "params", "pattern", "request", "stamp", "version", "vet")
 
     def __init__(self, request: Request, version: tuple[int, int], params: dict[str, str], pattern: str = "") -> None:
         self.request = request
@@ -39,6 +43,8 @@ class Call:
         self.pattern = pattern
         self.only: tuple[str, ...] = ()
         self.stamp: Mapping[str, str] = {}
+        self.vet: Vet | None = None
+        self.guarded = False
         self._json: bytes | None = None
         self._value: Any = None
 
@@ -114,6 +120,11 @@ class Call:
                 _check_content_type(declared)
             self._json = data
         return self._json
+
+    @property
+    def body(self) -> object:
+        """What `json` gave to whoever asked; None before."""
+        return self._value
 
     async def json(self, kind: type[T], required: bool = True, limit: int = JSON_LIMIT) -> T:
         """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give. Decoded

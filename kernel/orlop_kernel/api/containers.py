@@ -81,7 +81,7 @@ class _Routes:
         if call.version < (1, 44):
             _as_before_recursion(request)
         warnings = container_mac.settle(request, call.version)
-        made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request, call.stamp)
+        made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request, call.stamp, call.vet)
         return json_response(CreateResponse(id=made.container.id, warnings=[*made.warnings, *warnings]), 201)
 
     async def list(self, call: Call) -> Answer:
@@ -186,7 +186,7 @@ class _Routes:
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
-        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef")
+        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef", apart=call.guarded)
         self.engine.events.publish("container", "top", container.id, self.room.attributes(container))
         return json_response(listed)
 
@@ -262,14 +262,16 @@ class _Routes:
         """What to do with the client once it has its head. Raises what stands in the way of that."""
         keys = attach.parse_detach_keys(call.arg("detachKeys"))
         attach.check(container)
-        # Opened before the head goes out: that a log cannot be read is the answer then, not the end of a stream.
-        replay = await self._replay(container, request).open() if call.flag("logs") else None
-        stream = call.flag("stream")
+        replay, stream = call.flag("logs"), call.flag("stream")
+        if replay:
+            # Before the head goes out: that a log cannot be read is the answer then, not the end of a stream. And not kept
+            # open until `run`, which is never called when the head cannot go out.
+            await (await self._replay(container, request).open()).aclose()
 
         async def run(client: RawStream) -> None:
-            if replay is not None:
-                async with replay:
-                    async for piece in replay:
+            if replay:
+                async with self._replay(container, request) as pieces:
+                    async for piece in pieces:
                         await client.send_all(piece)
             if stream:
                 await attach.attach(self.room, container, client, request, keys)

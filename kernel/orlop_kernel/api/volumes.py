@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orlop_kernel.engine.volumes.record import view
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.spi import Unavailable
 from orlop_kernel.types.volumes import VolumeCreateRequest, VolumeListResponse, VolumePruneResponse
@@ -34,7 +35,9 @@ class _Routes:
         if wanted.cluster_volume_spec is not None:
             raise Unavailable("volume create with a cluster volume spec needs a swarm, and swarm is unavailable")
         record = await self.engine.run(self.volumes.create, wanted.name, wanted.driver, wanted.driver_opts, wanted.labels)
-        return json_response(self.volumes.inspect(record.name), 201)
+        if call.vet:
+            call.vet(record, False)
+        return json_response(view(record), 201)
 
     async def remove(self, call: Call) -> Answer:
         async def remove() -> None:
