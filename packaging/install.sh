@@ -99,8 +99,10 @@ install_orlop() {
         say "Building $target"
         build "$interpreter" "$target"
     fi
-    if [ -z "$ROOT" ] && [ -e /etc/orlop/daemon.json ]; then
-        "$target/bin/orlopd" --validate || die "the new version refuses /etc/orlop/daemon.json; the installation stays as it was"
+    if [ -z "$ROOT" ]; then
+        # shellcheck disable=SC2046
+        "$target/bin/orlopd" $(unit_flags) --validate ||
+            die "the new version refuses the configuration; the installation stays as it was"
     fi
 
     keep_drivers "$target"
@@ -122,6 +124,14 @@ install_orlop() {
     remove_unused
     activate
     say "Installed ${target##*/} in $top"
+}
+
+unit_flags() { # what systemd gives the daemon: the unit's flags, or those of a drop-in of the administrator
+    with_systemd || return 0
+    # shellcheck disable=SC2046
+    set -- $(systemctl show -P ExecStart orlop.service 2>/dev/null | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p')
+    case ${1:-} in */orlopd) shift ;; *) set -- -H fd:// ;; esac
+    printf '%s\n' "$*"
 }
 
 in_use() { # "DIRECTORY": a process has a library of this version loaded; every process of ours has msgspec's
@@ -163,8 +173,14 @@ uninstall_orlop() {
     left=
     [ -e "$manifest" ] || die "nothing is installed in $top"
     if with_systemd && systemctl -q is-active orlop.service; then
-        running=$(orlop_says ps -q | wc -l)
-        [ "$running" = 0 ] || [ -n "$FORCE" ] || die "$running containers run: stop them first, or give --force to leave them"
+        if listed=$(orlop_says ps -q); then
+            running=$(printf '%s' "$listed" | grep -c .) || true
+            [ "$running" = 0 ] || [ -n "$FORCE" ] || die "$running containers run: stop them first, or give --force"
+        elif [ -z "$FORCE" ]; then
+            die "orlop.service runs and gives no answer at /run/orlop.sock, so nobody can say whether containers would end with it.
+    Stop them where it does answer (orlop -H ADDRESS ps), then the service (systemctl stop orlop.service), and run this again; or
+    give --force"
+        fi
     fi
     if with_systemd; then
         for unit in orlop.service orlop.socket; do

@@ -52,14 +52,15 @@ def _fail(text: str) -> int:
     return 1
 
 
-def _check_ways_in(config: Config) -> None:
-    """What would fail when the daemon begins to listen; warnings go where the others do."""
+def _check_machine(config: Config) -> None:
+    """What would fail when the daemon begins to listen, and for want of a program; warnings go where the others do."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     from orlop_kernel.boot import exposure, tls
+    from orlop_kernel.config import programs
 
+    programs.check(config)
     exposure.check_hosts(config)
-    if config.uses_tls:
-        tls.server_context(config)
+    tls.contexts(config, bool(exposure.by_tcp(config)))
 
 
 def _show(loaded: Loaded, as_json: bool) -> int:
@@ -80,7 +81,7 @@ def main() -> int:
             return _say(f"Orlop version {__version__}")
         loaded = load_all(parsed, os.environ)
         if parsed.action == "validate":
-            _check_ways_in(loaded.config)
+            _check_machine(loaded.config)
     except ConfigError as error:
         return _fail(str(error))
     if parsed.action.startswith("show-config"):

@@ -1,4 +1,4 @@
-"""The daemon's life: boot -> restore -> serve -> reload -> shutdown. `_live` is the whole tree of nurseries.
+"""The daemon's life: boot -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
 
 Owns the order of things and nothing else. All that a container needs to go on is in its monitor: this process may die at
 any line below, and the next one picks up.
@@ -23,7 +23,7 @@ import trio
 
 from orlop_kernel import __version__, linux
 from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd, tls
-from orlop_kernel.config import Config, ConfigError, Loaded, ReloadPlan, load_all, reload_attributes
+from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, reload_attributes
 from orlop_kernel.config.argv import Parsed
 from orlop_kernel.engine.processes.runs import release_private_directory
 from orlop_kernel.engine.processes.zygote import Zygote
@@ -53,6 +53,7 @@ class Daemon:
         self._signals = 0
         self._engine: Engine | None = None
         self._listeners: listen.Listeners = []
+        self._own: list[tuple[Listener, listen.Listeners]] = []
         self._access: Access | None = None
 
     async def live(self) -> None:
@@ -83,10 +84,10 @@ class Daemon:
                     Engine.open(config, store, EventBus(store), zygote, state) as engine,
                     Access.open(engine) as access,
                     listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
-                    listen.opened_entries(config) as entries,
+                    listen.opened_entries(config, listeners) as entries,
                 ):
                     self._engine, self._access = engine, access
-                    self._listeners = [*listeners, *(listener for _, own in entries for listener in own)]
+                    self._listeners, self._own = listeners, entries
                     state.start_soon(engine.events.run)
                     engine.loaded = self._loaded
                     reload.check_defaults(engine, config)
@@ -150,28 +151,34 @@ class Daemon:
             _log.warning("SIGHUP: still starting, nothing is reloaded")
             return
         systemd.notify_reloading()
-        status = "serving"
+        status = "serving; the last reload was refused, its reasons are in the log"
         running = self._engine.config
         from orlop_kernel.engine import reload
+        from orlop_kernel.engine.failures import as_orlop_error
 
         try:
             loaded = load_all(self._parsed, self._environ)
-            renewed = tls.server_context(running) if running.uses_tls else None  # the same files, maybe with new content
+            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # the same files, maybe with new content
+            listen.check(running, loaded.config)
             found = reload.check(self._engine, loaded)
             plugins = self._access.prepare(found.config)
-        except (ConfigError, OrlopError) as error:
-            status = "serving; the last reload was refused, its reasons are in the log"
-            for problem in error.problems if isinstance(error, ConfigError) else (error,):
+        except Exception as error:
+            refused = error if isinstance(error, ConfigError) else ConfigError(str(as_orlop_error(error, "cannot check it")))
+            for problem in refused.problems:
                 _log.error("cannot reload the configuration, it stays as it is: %s", problem)
         else:
+            status = "serving"
             reload.apply(self._engine, found)
             self._access.apply(plugins)
-            listen.renew(self._listeners, renewed)
+            listen.renew(self._listeners, renewed.get(running.tlscacert))
+            for entry, own in self._own:
+                listen.renew(own, renewed.get(entry.tlscacert or running.tlscacert))
             logs.set_level(found.config.effective_log_level)
             _tell(found)
             attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
             self._engine.events.publish("daemon", "reload", self._engine_id(), attributes)
-        systemd.notify_ready(status)
+        finally:  # or systemd would wait for the end of it
+            systemd.notify_ready(status)
 
     def _engine_id(self) -> str:
         from orlop_kernel.engine.system import engine_id

@@ -108,6 +108,10 @@ def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -
         ('{"labels": ["ship=three"], "log-driver": "nosuch"}', ("no log driver named 'nosuch' is registered",)),
         ('{"labels": ["ship=three"], "log-opts": {"max-sise": "1"}}', ("unknown log opt 'max-sise'",)),
         ('{"labels": ["ship=three"], "seccomp-profile": "/nosuch"}', ("cannot use seccomp-profile /nosuch",)),
+        ('{"labels": ["ship=three"], "init-path": "/nosuch"}', ("cannot use init-path: /nosuch is not an executable",)),
+        ('{"labels": ["ship=three"], "storage-driver": "nosuch"}', ('cannot find storage driver "nosuch"',)),
+        ('{"labels": ["ship=three"], "default-gateway": "203.0.113.1"}', ("cannot use 203.0.113.1 as default-gateway",)),
+        ('{"labels": ["ship=three"], "tlsverify": false, "tlscert": "/no", "tlskey": "/no"}', ("cannot read tlscert /no",)),
     ):
         log = reload(engine, broken)
         assert all(text in log for text in texts), log
@@ -145,6 +149,25 @@ def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callab
     reload(engine, FIRST)
     assert engine.ok("run", "--rm", BUSYBOX, "echo", "runc") == "runc"
     assert not second_ran.exists()
+
+
+def test_execs_are_as_their_container_was_started(fresh: Callable[..., Engine]) -> None:
+    """Through a reload, and for the next daemon."""
+
+    def quiet() -> str:
+        return engine.ok("exec", "web", "grep", "NoNewPrivs", "/proc/self/status").split()[-1]
+
+    live = {**FIRST, "live-restore": True}
+    engine = fresh(live)
+    engine.ok("run", "-d", "--name", "web", BUSYBOX, "sleep", "1000")
+    reload(engine, {**live, "no-new-privileges": True})
+    assert quiet() == "0"
+    engine.restart()
+    assert quiet() == "0"
+    engine.ok("restart", "-t", "0", "web")
+    assert quiet() == "1"
+    reload(engine, live)
+    assert quiet() == "1"
 
 
 def refused(engine: Engine, config: dict[str, Any], *flags: str) -> str:

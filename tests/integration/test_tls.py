@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, Result, free_port, until
+from tests.integration.engine import Engine, Result, until
+from tests.ports import free_port
 
 from orlop_cli import _certificates
 
@@ -103,6 +104,31 @@ def test_who_gets_in(remote: Callable[..., Remote], tmp_path: Path, monkeypatch:
     assert (nobody.code, "the daemon refuses us: certificate required" in nobody.err) == (1, True)
     plain = engine.by("docker", "-H", engine.url, "ps")
     assert "Client sent an HTTP request to an HTTPS server." in plain.err
+
+
+def test_clients_of_a_listeners_own_ca_stay_there(remote: Callable[..., Remote], tmp_path: Path) -> None:
+    """Also after a reload, which reads all files again."""
+    own, readers, port = tmp_path / "own", tmp_path / "readers", free_port()
+    for directory in (own, readers):
+        tls("init", "--dir", directory)
+    files = {"tlscacert": "ca.pem", "tlscert": "server-cert.pem", "tlskey": "server-key.pem"}
+    door = {"host": f"tcp://127.0.0.1:{port}", "role": "read-only", "tlscacert": str(readers / "ca.pem")}
+    engine = remote(config={"tls": True, **{key: str(own / file) for key, file in files.items()}, "listeners": [door]})
+    engine.start()
+
+    def let_in() -> list[bool]:
+        urls = (engine.url, f"tcp://127.0.0.1:{port}")
+        return [
+            engine.by("docker", *flags(client, ca=own), "-H", url, "ps").code == 0
+            for url in urls
+            for client in (own, readers)
+        ]
+
+    assert let_in() == [True, False, False, True]
+    assert engine.process
+    engine.process.send_signal(signal.SIGHUP)
+    until(lambda: "configuration reloaded" in engine.log())
+    assert let_in() == [True, False, False, True]
 
 
 def test_renewal_drops_nobody_and_a_stop_ends_streams(remote: Callable[..., Remote], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from orlop_kernel.config import (
     plan,
     reload_attributes,
     show,
+    without_password,
 )
 from orlop_kernel.config.argv import parse
 from orlop_kernel.config.file import KEYS, key_lines
@@ -188,6 +189,20 @@ def test_passwords_of_proxies_are_not_shown(write: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:p@h:1/x@y", "http://xxxxx:xxxxx@h:1/x@y"),
+        ("http://u:p@x@h", "http://xxxxx:xxxxx@h"),
+        ("from http://u:p@x@h to http://v:q@i", "from http://xxxxx:xxxxx@h to http://xxxxx:xxxxx@i"),
+        ("http://h:1/x@y", "http://h:1/x@y"),
+        ("", ""),
+    ],
+)
+def test_user_and_password_of_a_url_are_hidden_to_its_last_at(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+
+
+@pytest.mark.parametrize(
     ("content", "text"),
     [
         ({"log-level": "loud"}, "invalid logging level: loud"),
@@ -232,6 +247,21 @@ def test_ignored_keys_are_said(write: Any) -> None:
         "builder is ignored: there is no built-in builder",
         "userland-proxy is ignored: published ports are always served on loopback, by the container's monitor",
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["-H", "fd://", "-G", "crew"], True),
+        (["-H", "fd://", "-H", "unix:///x", "-G", "crew"], False),
+        (["-H", "fd://"], False),
+        (["-G", "crew"], False),
+    ],
+)
+def test_a_group_that_no_socket_gets_is_said(argv: list[str], told: bool) -> None:
+    found = load_all(parse(["--config-file", "/dev/null", *argv]), {}).warnings
+    assert len(found) == told
+    assert all("the socket is systemd's, it needs SocketGroup=crew" in each for each in found)
 
 
 def test_environment_counts_where_nothing_else_speaks(write: Any) -> None:

@@ -17,7 +17,7 @@ import trio
 from trio.testing import MockClock
 
 from orlop_kernel.boot import exposure, listen, logs, pidfile, process, systemd
-from orlop_kernel.config import Config, ConfigError
+from orlop_kernel.config import Config, ConfigError, Listener
 
 
 def record(message: str, *args: object) -> logging.LogRecord:
@@ -205,6 +205,26 @@ def test_tcp_names_and_ports() -> None:
     assert exposure.split_tcp(":5", False) == ("localhost", 5)
 
 
+def test_an_empty_host_is_the_socket_and_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop_kernel.config.model.DEFAULT_HOST", f"unix://{tmp_path}/s")
+    for hosts in (("",), (" ", f"unix://{tmp_path}/s")):
+        assert opened(Config(hosts=hosts, group=str(os.getgid())))[1:] == [0o660]
+
+
+def test_a_reload_looks_at_what_the_next_start_would_listen_on(caplog: pytest.LogCaptureFixture) -> None:
+    running = Config(hosts=("unix:///x",), group="0")
+    listen.check(running, running)
+    for wanted, text in (
+        (Config(hosts=("tcp://0.0.0.0:1",)), "whoever reaches this address is root"),
+        (Config(tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key"), "cannot read tlscert /no/cert"),
+        (Config(hosts=("unix:///x",), group="no-crew"), "group no-crew not found"),
+        (Config(listeners=(Listener(host="unix:///y", role="full", owner="nobody-here"),)), "user nobody-here not found"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            listen.check(running, wanted)
+    assert not caplog.text
+
+
 def test_tls_with_missing_files_says_which(tmp_path: Path) -> None:
     config = Config(hosts=("tcp://0.0.0.0:0",), tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key")
     with pytest.raises(ConfigError, match="invalid TLS configuration: cannot read tlscert /no/cert: No such file"):
@@ -251,6 +271,8 @@ def test_the_quick_answers_of_the_program(tmp_path: Path) -> None:
     assert invalid.returncode == 1
     assert "debug: yes: expected true or false, got a string (line 1)" in invalid.stderr
     assert orlopd("--version").stdout.startswith("Orlop version ")
+    bad.write_text('{"init-path": "/no/init"}')
+    assert "cannot use init-path: /no/init is not an executable" in orlopd("--validate", "--config-file", str(bad)).stderr
     assert "Usage:  orlopd" in orlopd("--help").stdout
     assert orlopd("--no-such").returncode == 1
 

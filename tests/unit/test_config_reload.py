@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -16,16 +17,21 @@ import trio.testing
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon, answer
 from orlop_kernel import linux
-from orlop_kernel.config import Config, ConfigError, RuntimeEntry
+from orlop_kernel.boot import systemd
+from orlop_kernel.config import Config, ConfigError, Loaded, RuntimeEntry, load_all
+from orlop_kernel.config.argv import parse
+from orlop_kernel.daemon import Daemon
+from orlop_kernel.engine import reload
 from orlop_kernel.engine.containers import living
 from orlop_kernel.engine.containers.record import ContainerRecord, State
 from orlop_kernel.engine.containers.service import Containers
+from orlop_kernel.engine.drivers import Drivers
 from orlop_kernel.engine.images.content import ContentStore
 from orlop_kernel.engine.images.download import Downloads
 from orlop_kernel.engine.networks.records import AttachedEndpoint, Sandbox
 from orlop_kernel.monitor import records
 from orlop_kernel.monitor.protocol import MonitorRecord
-from orlop_kernel.spi import Endpoint, EndpointState, NetworkSpec, Subnet
+from orlop_kernel.spi import Endpoint, EndpointState, NetworkSpec, OrlopError, PublishedPort, Subnet
 from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
 
 
@@ -62,11 +68,19 @@ NETWORK = NetworkSpec(
     options={"com.docker.network.bridge.name": "orlop0"},
     ipv6=True,
 )
+PORTS = (PublishedPort("tcp", "0.0.0.0", 80, 80),)
 FITTING = Config(live_restore=True, ipv6=True, data_root="/var/lib/orlop", exec_root="/run/orlop")
 
 
-def record(number: int, *, driver: str = "overlay2", runtime: str = "runc") -> ContainerRecord:
-    endpoint = Endpoint(id="e", network=NETWORK, container_id="c", netns="")
+def record(
+    number: int,
+    *,
+    driver: str = "overlay2",
+    runtime: str = "runc",
+    ports: tuple[PublishedPort, ...] = PORTS,
+    rules: bool = True,
+) -> ContainerRecord:
+    endpoint = Endpoint(id="e", network=NETWORK, container_id="c", netns="", ports=ports)
     attached = AttachedEndpoint(driver="bridge", endpoint=endpoint, state=EndpointState(), settings=EndpointSettings())
     host = HostConfig()
     host.runtime = runtime
@@ -80,7 +94,7 @@ def record(number: int, *, driver: str = "overlay2", runtime: str = "runc") -> C
         image_id="",
         storage_driver=driver,
         state=State(running=True),
-        sandbox=Sandbox(container_id="c", container_name="c", network_mode="bridge", endpoints=(attached,)),
+        sandbox=Sandbox(container_id="c", container_name="c", network_mode="bridge", endpoints=(attached,), iptables=rules),
     )
 
 
@@ -120,7 +134,8 @@ def test_what_concerns_new_containers_only_may_change(room: Callable[..., Contai
 @pytest.mark.parametrize(
     "fields",
     [
-        {"bip": "172.17.0.1/16", "bip6": "fd00::1/64"},
+        {"bip": "172.17.0.1/16", "bip6": "fd00::1/64", "fixed_cidr_v6": "fd00::8:0/112"},
+        {"fixed_cidr_v6": "fd00::/64"},
         {"exec_opts": ("native.cgroupdriver=systemd",), "mtu": 9000, "log_driver": "local", "cgroup_parent": "/x"},
         {"runtimes": {"other": RuntimeEntry(path="/x")}, "default_runtime": "other", "storage_driver": "overlay2"},
     ],
@@ -137,7 +152,9 @@ def test_changes_that_break_nothing(room: Callable[..., Containers], fields: dic
         ({"bridge": "none"}, "are on bridge orlop0, but bridge is none"),
         ({"bip": "172.17.0.9/16"}, "have addresses of 172.17.0.0/16 with gateway 172.17.0.1, but bip is 172.17.0.9/16"),
         ({"bip6": "fd01::1/64"}, "have addresses of fd00::/64 with gateway fd00::1, but bip6 is fd01::1/64"),
+        ({"fixed_cidr_v6": "fd01::/64"}, "have addresses of fd00::/64 with gateway fd00::1, but fixed-cidr-v6 is fd01::/64"),
         ({"ipv6": False}, "have addresses of fd00::/64, but ipv6 is false"),
+        ({"iptables": False}, "have published ports that rules of the firewall lead to, but iptables is false"),
         ({"exec_root": "/else"}, "live in exec-root /run/orlop, but exec-root is /else"),
         ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
     ],
@@ -150,7 +167,7 @@ def test_changes_that_would_break_them(room: Callable[..., Containers], fields: 
     )
     living.check(room(), changed(**fields))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(living, "_monitor_lives", lambda _: False)
+        patch.setattr(living.runs, "monitor_lives", lambda _: False)
         living.check(room(record(9)), changed(**fields))
 
 
@@ -161,8 +178,69 @@ def test_a_runtime_in_use_cannot_be_taken_out(room: Callable[..., Containers]) -
     living.check(here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
 
 
+def test_rules_are_missed_by_who_has_some(room: Callable[..., Containers]) -> None:
+    living.check(room(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
+
+
 def test_without_live_restore_they_are_not_meant_to_go_on(room: Callable[..., Containers]) -> None:
-    living.check(room(record(1)), Config(storage_driver="vfs"))
+    """Through a restart; a reload they live through, and it applies `runtimes`."""
+    here = room(record(1, runtime="own"), config=Config())
+    living.check(here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
+    with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes has no such entry"):
+        living.check(here, Config())
+    living.check_at_start(here)
+
+
+# --- what is looked at --------------------------------------------------------------------------------------------------
+
+
+def engine(tmp_path: Path, check_config: Callable[[Config], None] = lambda _: None) -> Any:
+    config = Config(data_root=str(tmp_path), exec_root=str(tmp_path))
+    return SimpleNamespace(
+        config=config,
+        loaded=Loaded(config),
+        drivers=Drivers(config),
+        containers=SimpleNamespace(index={}, engine=SimpleNamespace(config=config)),
+        networks=SimpleNamespace(check_config=check_config),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"storage_driver": "nosuch"}, 'cannot find storage driver "nosuch"'),
+        ({"init": True}, "cannot use init: no init program found"),
+        ({"init_path": "/no/init"}, "cannot use init-path: /no/init is not an executable"),
+    ],
+)
+def test_a_file_that_the_next_start_refuses_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], text: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    running = engine(tmp_path)
+    assert not reload.check(running, running.loaded).applied
+    with pytest.raises((ConfigError, OrlopError), match=text):
+        reload.check(running, Loaded(msgspec.structs.replace(running.config, **fields)))
+
+
+def test_whatever_goes_wrong_nothing_is_applied_and_systemd_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(config: Config) -> None:
+        raise ZeroDivisionError("a bug")
+
+    told: list[str] = []
+    monkeypatch.setattr(systemd, "notify", told.append)
+    parsed = parse(["--config-file", "/dev/null", "--data-root", str(tmp_path), "--exec-root", str(tmp_path)])
+    daemon = Daemon(load_all(parsed, {}), parsed, 0)
+    daemon._environ = {}
+    daemon._engine, daemon._access = engine(tmp_path, broken), cast("Any", object())
+    before = daemon._engine.loaded
+    daemon._reload()
+    assert daemon._engine.loaded is before
+    assert "it stays as it is: cannot check it: ZeroDivisionError: a bug" in caplog.text
+    assert told[0].startswith("RELOADING=1")
+    assert told[1:] == ["READY=1\nSTATUS=serving; the last reload was refused, its reasons are in the log"]
 
 
 # --- orlop config show --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import io
 import ipaddress
+import json
 import os
 import socket
 import ssl
@@ -19,11 +20,13 @@ import pytest
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from msgspec.structs import replace
+from tests.ports import free_port
 
 from orlop_cli import _certificates
 from orlop_cli.__main__ import _guarded
 from orlop_kernel.boot import exposure, listen, tls
-from orlop_kernel.config import Config, ConfigError, load_all
+from orlop_kernel.config import Config, ConfigError, Listener, load_all
 from orlop_kernel.config.argv import parse
 
 
@@ -261,6 +264,106 @@ def test_validate_says_it_too(ready: Path, tmp_path: Path) -> None:
     bad = validate("--tlsverify", *files)
     assert bad.returncode == 1
     assert "is not the key of the certificate" in bad.stderr
+
+
+# --- one daemon, several CAs
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second CA, for the clients of a listener."""
+    directory = tmp_path_factory.mktemp("readers")
+    made(directory)
+    return directory
+
+
+def listener(port: int, role: str = "read-only", **more: Any) -> Listener:
+    return Listener(host=f"tcp://127.0.0.1:{port}", role=role, **more)
+
+
+def test_one_ca_for_different_rights_is_refused(ready: Path, readers: Path, tmp_path: Path) -> None:
+    own = str(readers / "ca.pem")
+    both = tmp_path / "both.pem"
+    both.write_bytes((readers / "ca.pem").read_bytes() + (ready / "ca.pem").read_bytes())
+    full, alone, socket_only = ("tcp://127.0.0.1:1",), (), ("unix:///run/x",)
+    one, other = listener(2), listener(3, labels=("a=b",))
+
+    def answers(hosts: tuple[str, ...], *listeners: Listener) -> str:
+        found = config(ready, hosts=hosts, listeners=listeners)
+        try:
+            made = tls.contexts(found, bool(exposure.by_tcp(found)))
+        except ConfigError as error:
+            return str(error)
+        assert made.keys() == {found.tlscacert, *(each.tlscacert for each in listeners if each.tlscacert)}
+        return ""
+
+    wrong = answers(full, one)
+    assert "tcp://127.0.0.1:2 (role read-only) has other rights than hosts (role full) and trusts the same CA" in wrong
+    assert "give its entry of listeners a tlscacert of its own (`orlop tls init --dir DIR` makes one)" in wrong
+    assert answers(alone, one)  # with TLS, tcp://localhost:2376 is among the hosts that nobody named
+    assert answers(full, replace(one, tlscacert=str(both)))  # by content
+    assert "tcp://127.0.0.1:3 (role read-only) has other rights than tcp://127.0.0.1:2" in answers(socket_only, one, other)
+    assert answers(full, replace(one, tlscacert=own), replace(other, tlscacert=own))
+    assert answers(full, replace(one, tlscacert=own)) == ""
+    assert answers(full, listener(2, "full")) == ""
+    assert answers(socket_only, one, replace(one, host="tcp://127.0.0.1:4")) == ""
+    assert answers(socket_only, one, replace(other, tlscacert=own)) == ""
+    assert "cannot read tlscacert /no/ca" in answers(full, replace(one, tlscacert="/no/ca"))
+
+
+def test_validate_and_a_start_refuse_it_too(ready: Path, tmp_path: Path) -> None:
+    path, port = tmp_path / "d.json", free_port()
+    found = config(ready, hosts=("unix:///run/x", f"tcp://127.0.0.1:{free_port()}"), listeners=(listener(port),))
+    keys = {key: getattr(found, key) for key in ("hosts", "tlsverify", "tlscacert", "tlscert", "tlskey")}
+    path.write_text(json.dumps({**keys, "listeners": [{"host": f"tcp://127.0.0.1:{port}", "role": "read-only"}]}))
+    command = [sys.executable, "-m", "orlop_kernel", "--validate", "--config-file", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "trusts the same CA" in done.stderr) == (1, True)
+
+    async def start() -> None:
+        async with listen.opened(replace(found, hosts=found.hosts[1:]), {}) as hosts, listen.opened_entries(found, hosts):
+            pass
+
+    with pytest.raises(ConfigError, match="trusts the same CA"):
+        trio.run(start)
+
+
+def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path) -> None:
+    found = config(
+        ready, hosts=("tcp://127.0.0.1:0",), listeners=(listener(free_port(), tlscacert=str(readers / "ca.pem")),)
+    )
+
+    async def accepted(door: Any, client: Path) -> bool:
+        context = ssl.create_default_context(cafile=str(ready / "ca.pem"))  # the daemon's certificate is one for all
+        context.load_cert_chain(client / "client" / "cert.pem", client / "client" / "key.pem")
+        ours = await trio.open_tcp_stream("127.0.0.1", door._listener.socket.getsockname()[1])
+        theirs = await door.accept()
+        stream = trio.SSLStream(ours, context, server_hostname="127.0.0.1")
+        good = True
+
+        async def serve() -> None:
+            nonlocal good
+            try:
+                await theirs.do_handshake()
+            except trio.BrokenResourceError:
+                good = False
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.do_handshake()
+        finally:
+            for each in (ours, theirs):
+                await trio.aclose_forcefully(each)
+        return good
+
+    async def main() -> list[bool]:
+        async with listen.opened(found, {}) as hosts, listen.opened_entries(found, hosts) as entries:
+            doors = [*hosts, *(each for _, own in entries for each in own)]
+            return [await accepted(door, client) for door in doors for client in (ready, readers)]
+
+    assert trio.run(main) == [True, False, False, True]
 
 
 # --- where to listen, and who decides

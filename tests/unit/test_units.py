@@ -1,9 +1,10 @@
-"""The units of systemd, by systemd's own parser."""
+"""The units of systemd, by systemd's own parser; and when the installer refuses."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,84 @@ def test_the_installer_finds_the_programs_path_in_the_unit() -> None:
     text = (PACKAGING / "orlop.service").read_text()
     assert text.count("/usr/bin/orlopd") == 1
     assert "\nExecStart=/usr/bin/orlopd -H fd://\n" in text
+
+
+# --- what installs them -------------------------------------------------------------------------------------------------
+
+
+def installer(tmp_path: Path, body: str, service: str = "/opt/orlopd -H fd://") -> subprocess.CompletedProcess[str]:
+    """A function of the installer, without root, systemd and a build. `service`: how systemd would start the daemon."""
+    top = tmp_path / "orlop"
+    (top / "current" / "bin").mkdir(parents=True, exist_ok=True)
+    (top / "installed").touch()
+    shown = f"{{ path=/x ; argv[]={service} ; ignore_errors=no ; pid=0 }}" if service else ""
+    script = f"""
+        set -eu
+        RUN_PACKAGES= DISTS=
+        say() {{ echo "say: $*"; }}
+        die() {{ echo "die: $*"; exit 1; }}
+        id() {{ echo 0; }}
+        packages() {{ :; }}
+        python() {{ echo {sys.executable}; }}
+        . packaging/install.sh
+        with_systemd() {{ :; }}
+        in_use() {{ false; }}
+        refuse_foreign() {{ :; }}
+        keep_drivers() {{ die "it went on"; }}
+        digest() {{ echo d; }}
+        mkdir() {{ command mkdir -p "$2"; }}  # the first one: others are the machine's
+        build() {{
+            mkdir -p "$2/bin"
+            printf '#!/bin/sh\\necho "orlopd $*"\\nexit 1\\n' >"$2/bin/orlopd"
+            chmod +x "$2/bin/orlopd"
+        }}
+        systemctl() {{ case $1 in show) echo "{shown}" ;; *) echo "systemctl $*" ;; esac; }}
+        {body}
+    """
+    argv = ["sh", "-c", script]
+    return subprocess.run(argv, cwd=PACKAGING.parent, capture_output=True, text=True, timeout=30, check=False)
+
+
+def client(tmp_path: Path, script: str) -> None:
+    program = tmp_path / "orlop" / "current" / "bin" / "orlop"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ("exit 1", "die: orlop.service runs and gives no answer at /run/orlop.sock"),
+        ("echo a\necho b", "die: 2 containers run: stop them first"),
+        ("", ""),
+    ],
+)
+def test_nothing_is_uninstalled_under_containers_that_may_run(tmp_path: Path, says: str, reason: str) -> None:
+    command = f"uninstall_orlop --prefix={tmp_path}/orlop"
+    if reason:
+        client(tmp_path, says)
+        done = installer(tmp_path, command)
+        assert (done.returncode, "say: Uninstalled" in done.stdout) == (1, False)
+        assert reason in done.stdout
+    client(tmp_path, says)
+    done = installer(tmp_path, command + (" --force" if reason else ""))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "say: Uninstalled" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("service", "flags"),
+    [
+        ("/opt/orlop/current/bin/orlopd -H fd://", "-H fd:// "),
+        ("/opt/orlop/current/bin/orlopd --debug", "--debug "),
+        ("/opt/orlop/current/bin/orlopd", ""),
+        ("/bin/sh -c /x", "-H fd:// "),
+        ("", "-H fd:// "),
+    ],
+)
+def test_a_version_is_asked_with_the_flags_that_it_will_have(tmp_path: Path, service: str, flags: str) -> None:
+    done = installer(tmp_path, f"install_orlop --prefix={tmp_path}/orlop", service)
+    assert (done.returncode, f"orlopd {flags}--validate\n" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert "the new version refuses the configuration; the installation stays as it was" in done.stdout
+    assert not (tmp_path / "orlop" / "current").is_symlink()

@@ -9,7 +9,7 @@ import logging
 
 from orlop_kernel.config import Config, ConfigError
 
-__all__ = ["check", "check_hosts", "split_tcp"]
+__all__ = ["by_tcp", "check", "check_hosts", "split_tcp"]
 
 _log = logging.getLogger("orlop.daemon")
 
@@ -45,9 +45,12 @@ def check(url: str, host: str, config: Config) -> None:
     _log.warning("allow-insecure-tcp: %s is open %s: everybody who reaches it can become root on this machine", url, lacking)
 
 
+def by_tcp(config: Config) -> list[str]:
+    """Every `tcp://` of `hosts`; what systemd opened shows only when it is there."""
+    return [host for host in config.effective_hosts if not host.startswith(("unix://", "fd://"))]
+
+
 def check_hosts(config: Config) -> None:
-    """`check` for every `tcp://` of the configuration; what systemd opened shows only when it is there."""
-    for url in config.effective_hosts:
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme == "tcp":
-            check(url, split_tcp(rest if separator else url, config.uses_tls)[0], config)
+    """`check` for every `tcp://` of the configuration."""
+    for url in by_tcp(config):
+        check(url, split_tcp(url.removeprefix("tcp://"), config.uses_tls)[0], config)

@@ -23,7 +23,7 @@ from orlop_kernel.http.listeners import TlsListener, inherited_listener, open_tc
 
 from . import exposure, tls
 
-__all__ = ["Listeners", "close_unused", "opened", "opened_entries", "renew"]
+__all__ = ["Listeners", "any_tls", "check", "close_unused", "opened", "opened_entries", "renew"]
 
 _log = logging.getLogger("orlop.daemon")
 Listeners = list[trio.abc.Listener[Any]]
@@ -135,19 +135,41 @@ def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
 
 
 @asynccontextmanager
-async def opened_entries(config: Config) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
-    """The sockets of `listeners`, each with its entry: all of them, or none."""
+async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
+    """The sockets of `listeners`, each with its entry: all of them, or none. `hosts` are those of `opened`."""
     async with AsyncExitStack() as undo:
         found: list[tuple[Listener, Listeners]] = []
-        context = tls.server_context(config) if any(e.host.startswith("tcp:") for e in config.listeners) else None
+        by_tcp = any(entry.host.startswith("tcp:") for entry in config.listeners)
+        contexts = tls.contexts(config, any_tls(hosts)) if by_tcp else {}
         for entry in config.listeners:
             scheme, _, rest = entry.host.partition("://")
-            own: Listeners = [_open_entry(rest, entry)] if scheme == "unix" else await _open_tcp(entry.host, config, context)
+            if scheme == "unix":
+                own: Listeners = [_open_entry(rest, entry)]
+            else:
+                own = await _open_tcp(entry.host, config, contexts[entry.tlscacert or config.tlscacert])
             for listener in own:
                 undo.push_async_callback(listener.aclose)
             found.append((entry, own))
             _log.info("listening on %s (role %s)", entry.host, entry.role)
         yield found
+
+
+def check(running: Config, wanted: Config) -> None:
+    """Raise `ConfigError` where a start with `wanted` would, but for sockets that cannot be made. What is not another than
+    in `running` has been found right."""
+    exposure.check_hosts(wanted)
+    if wanted.uses_tls and not tls.same(running, wanted):
+        tls.contexts(wanted, bool(exposure.by_tcp(wanted)))
+    if wanted.group != running.group and any(host.startswith("unix://") for host in wanted.effective_hosts):
+        _group(wanted.group)
+    for entry in wanted.listeners:
+        if entry not in running.listeners:
+            _user(entry.owner)
+            _group(entry.group)
+
+
+def any_tls(listeners: Listeners) -> bool:
+    return any(isinstance(listener, TlsListener) for listener in listeners)
 
 
 def renew(listeners: Listeners, context: ssl.SSLContext | None) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 import time
 from typing import Any, NoReturn
 
-from orlop_kernel.config import Config, ConfigError
+from msgspec.structs import replace
 
-__all__ = ["server_context", "warnings"]
+from orlop_kernel.config import Config, ConfigError, Listener
+
+__all__ = ["contexts", "same", "server_context", "warnings"]
 
 _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: we look at the dates ourselves, and name them
 _SOON = 14 * 86400.0
@@ -23,6 +26,7 @@ _PEM = {
     "tlskey": b" PRIVATE KEY-----",
     "tlscacert": b"-----BEGIN CERTIFICATE-----",
 }
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 _log = logging.getLogger("orlop.daemon")
 
@@ -116,6 +120,53 @@ def server_context(config: Config) -> ssl.SSLContext:
     for warning in warnings(config, shown):
         _log.warning("%s", warning)
     return context
+
+
+def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
+    """By CA, `server_context` for those whose clients may come: that of `hosts`, and those that `listeners` have of their
+    own. Raises `ConfigError` also when a certificate for one address would open another with other rights."""
+    if not config.uses_tls:
+        return {}
+    made = {config.tlscacert: server_context(config)}
+    for entry in config.listeners:
+        if entry.tlscacert and entry.tlscacert not in made:
+            made[entry.tlscacert] = server_context(replace(config, tlscacert=entry.tlscacert))
+    _check_rights(config, hosts_by_tcp)
+    return made
+
+
+def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
+    """A certificate says which CA has made it, and nothing of addresses: it is good for all that trust this CA."""
+    entries = [entry for entry in config.listeners if entry.host.startswith("tcp:")]
+    if hosts_by_tcp:
+        entries.insert(0, Listener(host="hosts", role="full"))
+    seen: list[tuple[Listener, set[bytes]]] = []
+    for entry in entries:
+        trusted = _certificates(entry.tlscacert or config.tlscacert)
+        for other, theirs in seen:
+            if _rights(entry) != _rights(other) and trusted & theirs:
+                _refuse(
+                    f"{entry.host} (role {entry.role}) has other rights than {other.host} (role {other.role}) and trusts "
+                    "the same CA: clients of one could use the other; give its entry of listeners a tlscacert of its own "
+                    "(`orlop tls init --dir DIR` makes one), or let hosts name no tcp address"
+                )
+        seen.append((entry, trusted))
+
+
+def _rights(entry: Listener) -> object:
+    return entry.role, frozenset(entry.labels), entry.shared_images, entry.show_env
+
+
+def _certificates(path: str) -> set[bytes]:
+    """Those in a file that has been found good. By content: the same CA may lie in two files, beside others."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        return {ssl.PEM_cert_to_DER_cert(text) for text in _CERTIFICATE.findall(file.read())}
+
+
+def same(one: Config, other: Config) -> bool:
+    """Whether both serve with the same files, and ask the same of clients."""
+    keys = ("uses_tls", "verifies_clients", "tlscacert", "tlscert", "tlskey", "listeners", "effective_hosts")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 
 def warnings(config: Config, certificate: dict[str, Any]) -> list[str]:

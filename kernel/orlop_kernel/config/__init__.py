@@ -4,7 +4,7 @@ config = load(sys.argv[1:], os.environ)
 """
 
 from .errors import ConfigError
-from .load import Loaded, load, load_all
+from .load import Loaded, load, load_all, without_password
 from .model import AddressPool, AuditLog, Config, Listener, Proxies, RuntimeEntry, Ulimit
 from .policy import RELOADABLE
 from .reload import ReloadPlan, plan, reload_attributes
@@ -25,4 +25,5 @@ __all__ = [
     "load_all",
     "plan",
     "reload_attributes",
+    "without_password",
 ]

@@ -26,8 +26,11 @@ def _place(listener: Listener, config: Config) -> Iterator[str]:
     scheme, separator, rest = listener.host.partition("://")
     if not separator or scheme not in ("unix", "tcp"):
         yield "its host is unix://PATH or tcp://HOST:PORT"
-    elif scheme == "unix" and not os.path.isabs(rest):
-        yield "an absolute path is needed"
+    elif scheme == "unix":
+        if not os.path.isabs(rest):
+            yield "an absolute path is needed"
+        if listener.tlscacert:
+            yield "tlscacert is for tcp"
     elif scheme == "tcp":
         host, colon, port = rest.rpartition(":")
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
@@ -60,7 +63,7 @@ def _rights(listener: Listener) -> Iterator[str]:
 
 def problems(config: Config) -> Found:
     """(what is wrong, the keys it is about)."""
-    seen = set(config.hosts)
+    seen = set(config.effective_hosts)
     for listener in config.listeners:
         wrong = [*_place(listener, config), *_rights(listener)]
         if listener.host in seen:

@@ -35,7 +35,7 @@ _WORDS = {
     "`float`": "a number with a fraction",
     "`null`": "null",
 }
-_PASSWORD = re.compile(r"(://)[^/@]*@")
+_PASSWORD = re.compile(r"(://)[^/]*@")  # to the last "@" of the authority: a password may hold others
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
 
 
 def without_password(url: str) -> str:
-    """dockerd's disguise of a proxy's user and password."""
+    """dockerd's disguise of a proxy's user and password, in every URL of a text."""
     return _PASSWORD.sub(r"\1xxxxx:xxxxx@", url)
 
 
@@ -126,8 +126,11 @@ def _mistyped(values: Mapping[str, Any], lines: Mapping[str, int]) -> dict[str, 
     return found
 
 
-def _warnings(values: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{key} is ignored: {reason}" for key, reason in IGNORED.items() if key in values)
+def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
+    yield from (f"{key} is ignored: {reason}" for key, reason in IGNORED.items() if key in values)
+    schemes = {host.partition("://")[0] for host in config.effective_hosts}
+    if config.group != Config().group and "fd" in schemes and "unix" not in schemes:
+        yield f"group is ignored: the socket is systemd's, it needs SocketGroup={config.group} (systemctl edit orlop.socket)"
 
 
 def certificates(environ: Mapping[str, str]) -> str:
@@ -217,7 +220,7 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
             )
     if problems:
         raise ConfigError(*problems)
-    return Loaded(config, path, (*document.notes, *_warnings(values)), told)
+    return Loaded(config, path, (*document.notes, *_warnings(values, config)), told)
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Config:

@@ -39,9 +39,6 @@ DEFAULT_TLS_HOST = "tcp://localhost:2376"
 BUILTIN_RUNTIME = "runc"
 
 
-_CAMEL = {"runtime_args": "runtimeArgs", "runtime_type": "runtimeType"}  # the only keys of daemon.json that are not kebab
-
-
 class AddressPool(ConfigBase, frozen=True, kw_only=True):
     """One pool that networks without a subnet are cut from: `size` is the prefix length of each cut."""
 
@@ -82,13 +79,15 @@ class Proxies(ConfigBase, frozen=True, kw_only=True):
 
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     """An entry of `listeners`: one more socket, and what may be done through it. `mode` is octal; without it 0660 if there
-    is a `group`, else 0600. `labels`: only objects with all of these are there."""
+    is a `group`, else 0600. `labels`: only objects with all of these are there. `tlscacert`: the CA of its clients, by TCP;
+    without it the daemon's."""
 
     host: str
     role: str
     labels: tuple[str, ...] = ()
     shared_images: bool = False
     show_env: bool = False
+    tlscacert: str = ""
     owner: str = ""
     group: str = ""
     mode: str = ""
@@ -238,8 +237,16 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
-        """With TLS and no `hosts`, dockerd listens on its TLS port of loopback; here, on the socket too."""
-        return self.hosts or ((DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,))
+        """With TLS and no `hosts`, dockerd listens on its TLS port of loopback; here, on the socket too. An empty host is
+        the socket, never an address."""
+        if self.hosts:
+            return tuple(dict.fromkeys(host if host.strip() else DEFAULT_HOST for host in self.hosts))
+        return (DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,)
+
+    @property
+    def cdi_directories(self) -> tuple[str, ...] | None:
+        """Where devices are described; None when CDI is switched off, by dockerd's switch or by one empty directory."""
+        return None if self.features.get("cdi") is False or self.cdi_spec_dirs == ("",) else self.cdi_spec_dirs
 
     @property
     def pid_path(self) -> str:
@@ -265,6 +272,10 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     @property
     def effective_log_level(self) -> str:
         return "debug" if self.debug else self.log_level
+
+    @property
+    def effective_storage_driver(self) -> str:
+        return self.storage_driver or "overlay2"
 
     def all_runtimes(self) -> dict[str, RuntimeEntry]:
         """Every runtime that a container may name, the built-in one included."""
