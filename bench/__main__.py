@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from tests.registry import busybox, docker_archive, image, layer
@@ -18,14 +19,19 @@ from .measures import ALL, IMAGE, Measure
 _SCALE = {"ms": 1e3, "us": 1e6, "MB": 1}
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("measures", nargs="*", help=f"which (default all): {' '.join(m.key for m in ALL)}")
     parser.add_argument("--crun", action="store_true", help="also Orlop with crun")
     parser.add_argument("--podman", action="store_true", help="also podman")
     parser.add_argument("--only-orlop", action="store_true", help="no comparison; for work on one measure")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a ratio is over its bound")
-    return parser.parse_args()
+    asked = parser.parse_args(argv)
+    if unknown := set(asked.measures) - {one.key for one in ALL}:
+        parser.error(f"no such measure: {' '.join(sorted(unknown))}")
+    if asked.check and asked.only_orlop:
+        parser.error("--check needs what --only-orlop leaves out: bounds are ratios to dockerd")
+    return asked
 
 
 def load(engine: engines.Engine, archive: str) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -222,7 +221,3 @@ def podman(top: str) -> Iterator[Engine]:
     command = ["podman", *roots, "system", "service", "--time", "0", f"unix://{base}/s.sock"]
     with _engine("podman", top, command) as engine:
         yield engine
-
-
-def installed(program: str) -> bool:
-    return shutil.which(program) is not None

@@ -8,11 +8,9 @@ Every operation works on a container, network, volume or image named `xx` beside
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import signal
-import socket
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, until
+from tests.ports import free_port
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
 
 __all__ = ["OPERATIONS", "Operation", "Refused", "ask", "close_registry", "container"]
@@ -84,19 +83,6 @@ def _all(*steps: Step) -> Step:
 # --- containers -------------------------------------------------------------------------------------------------------
 
 
-_free = itertools.count(20_000 + os.getpid() % 50 * 200)
-
-
-def _free_port() -> str:
-    """Below those that are handed out: others on this machine take them and give them back all the time."""
-    for port in _free:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
-            tcp.bind(("", port))
-            udp.bind(("", port))
-            return str(port)
-    raise AssertionError("no free port")
-
-
 def container(name: str, *command: str, volumes: bool = False, ports: bool = False, **host: Any) -> Step:
     """The step that creates it; the ports are chosen now."""
     body: dict[str, Any] = {"Image": "busybox", "Cmd": list(command) or _TRAPPED, "HostConfig": host}
@@ -107,8 +93,8 @@ def container(name: str, *command: str, volumes: bool = False, ports: bool = Fal
     if ports:
         body["ExposedPorts"] = {"80/tcp": {}, "53/udp": {}}
         host["PortBindings"] = {
-            "80/tcp": [{"HostPort": _free_port()}, {"HostIp": "127.0.0.1", "HostPort": _free_port()}],
-            "53/udp": [{"HostPort": _free_port()}],
+            "80/tcp": [{"HostPort": str(free_port())}, {"HostIp": "127.0.0.1", "HostPort": str(free_port())}],
+            "53/udp": [{"HostPort": str(free_port())}],
         }
     return _step("POST", f"/containers/create?name={name}", body)
 

@@ -477,12 +477,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("0.0.0.0", 0))
-        return int(sock.getsockname()[1])
-
-
 def own_address() -> str:
     """This machine's address on the way out."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

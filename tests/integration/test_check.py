@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.engine import BUSYBOX, Engine, free_port, until
+from tests.integration.engine import BUSYBOX, Engine, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -1,10 +1,10 @@
 """`docker compose` as its users run it: a project of two services up, looked at, and down."""
 
 import json
-import socket
 
 import pytest
 from tests.integration.engine import BUSYBOX, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 
@@ -28,17 +28,11 @@ _PROJECT = {
 }
 
 
-def _free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def test_a_project(engine, name, tmp_path):
     if engine.docker("compose", "version").code:
         pytest.skip("the compose plugin of the docker client is not installed")
     project = json.loads(json.dumps(_PROJECT))
-    project["services"]["reader"]["ports"] = [f"127.0.0.1:{_free_port()}:80"]
+    project["services"]["reader"]["ports"] = [f"127.0.0.1:{free_port()}:80"]
     file = tmp_path / "compose.yaml"
     file.write_text(json.dumps(project))  # which is YAML
 

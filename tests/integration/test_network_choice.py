@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.integration.engine import BUSYBOX, Engine, free_port, own_address, until
+from tests.integration.engine import BUSYBOX, Engine, own_address, until
 from tests.integration.test_network_publish import SLEEP, curl, served, web
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 

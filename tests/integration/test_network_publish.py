@@ -8,7 +8,8 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from tests.integration.engine import Engine, free_port, free_subnets, own_address, until
+from tests.integration.engine import Engine, free_subnets, own_address, until
+from tests.ports import free_port
 
 from orlop_kernel import linux
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, free_port, parent_of, until
+from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, parent_of, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 

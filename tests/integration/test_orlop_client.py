@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, archive, free_port, until
+from tests.integration.engine import Engine, archive, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 

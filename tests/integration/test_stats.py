@@ -1,6 +1,7 @@
 """`docker stats` and its API: figures of real cgroups, for many viewers."""
 
 import json
+import socket
 import threading
 import time
 
@@ -24,6 +25,10 @@ def lines(engine, name, count, got):
 def test_what_a_container_uses(engine):
     engine.ok("run", "-d", "--name", "busy", "-m", "64m", "--pids-limit", "50", BUSYBOX, *_BUSY)
     time.sleep(0.5)
+    address = engine.inspect("busy")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        for _ in range(5):
+            sock.sendto(bytes(1000), (address, 9))
     status, found = engine.api("GET", "/containers/busy/stats?stream=0")
     assert status == 200
     cpu, before = found["cpu_stats"], found["precpu_stats"]
@@ -33,7 +38,7 @@ def test_what_a_container_uses(engine):
     assert found["memory_stats"]["limit"] == 64 << 20
     assert found["memory_stats"]["usage"] > 20 << 20
     assert found["pids_stats"]["current"] >= 1 and found["pids_stats"]["limit"] == 50
-    assert found["networks"]["eth0"]["rx_bytes"] >= 0
+    assert found["networks"]["eth0"]["rx_bytes"] >= 5000 and found["networks"]["eth0"]["rx_packets"] >= 5
     assert (found["name"], found["id"]) == ("/busy", engine.inspect("busy")["Id"])
     once = engine.api("GET", "/containers/busy/stats?stream=0&one-shot=1")[1]
     assert "system_cpu_usage" not in once["precpu_stats"] and once["cpu_stats"]["cpu_usage"]["total_usage"] > 0

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import docker
 import pytest
 import websocket
-from tests.integration.engine import Engine, free_port, until
+from tests.integration.engine import Engine, until
 from tests.integration.talking import Websockets
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
-from tests.integration.engine import BUSYBOX, DEADLINE, Engine, free_port, until
+from tests.integration.engine import BUSYBOX, DEADLINE, Engine, until
+from tests.ports import free_port
 
 from orlop_kernel.events.bus import HISTORY
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orlop_cli import __main__ as entry
 from orlop_cli import __version__, _root
 from orlop_cli.testing import RecordedDaemon, answer
+
+pytestmark = pytest.mark.usefixtures("clean")
 
 IMAGE = "sha256:" + "a1" * 32
 CONTAINER = "b2" * 32
@@ -79,33 +79,6 @@ USAGE = {
         {"ID": "f6" * 12, "Type": "regular", "Size": 1_000_000},
     ],
 }
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Any:
-    with RecordedDaemon(str(tmp_path / "d.sock")) as made:
-        yield made
-
-
-@pytest.fixture
-def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    for name in ("DOCKER_API_VERSION", "DOCKER_TLS_VERIFY", "DOCKER_TLS", "DOCKER_HOST", "ORLOP_HOST", "DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    monkeypatch.setenv("TZ", "UTC")
-
-    def call(*args: str) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            entry.main(["-H", daemon.host, *args])
-        captured = capfd.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture

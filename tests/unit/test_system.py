@@ -225,12 +225,6 @@ def test_a_prune_with_filters_it_does_not_know_takes_nothing() -> None:
         prunable({"until": ["1h", "2h"]}, 1e6)
 
 
-def test_proxies_are_shown_without_password() -> None:
-    assert info.without_password("http://u:p@h:1/x@y") == "http://xxxxx:xxxxx@h:1/x@y"
-    assert info.without_password("http://h:1/x@y") == "http://h:1/x@y"
-    assert info.without_password("") == ""
-
-
 def test_old_clients_see_the_commit_they_expect() -> None:
     assert info.commit("abc", (1, 48)) == {"ID": "abc", "Expected": "abc"}
     assert info.commit("abc", (1, 49)) == {"ID": "abc"}

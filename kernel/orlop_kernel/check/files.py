@@ -15,7 +15,6 @@ from .rows import Books
 __all__ = ["compare"]
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-_MADE = ("containers", "content", "volumes")
 
 
 def compare(facts: Facts, books: Books) -> Iterator[Finding]:

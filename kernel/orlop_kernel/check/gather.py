@@ -72,7 +72,7 @@ def _list(directory: str) -> list[str]:
 
 def _lives(pid: int, start_time: int) -> bool:
     try:
-        return linux.process_start_time(pid) == start_time and not _is_zombie(pid)
+        return linux.is_process(pid, start_time) and not _is_zombie(pid)
     except (OSError, ValueError):
         return False
 

@@ -54,7 +54,7 @@ def _alone(config: Config) -> Iterator[None]:
 
 
 async def _check(config: Config, wanted: Collection[str]) -> dict[str, Any]:
-    drivers, storage, deep = Drivers(config), config.storage_driver or "overlay2", "deep" in wanted
+    drivers, storage, deep = Drivers(config), config.effective_storage_driver, "deep" in wanted
     try:
         facts = await gather(config, drivers, storage, serving=False, deep=deep)
         findings, done = compare(facts), None

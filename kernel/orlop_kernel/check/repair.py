@@ -100,7 +100,7 @@ class Repairs:
         directory = os.path.join(self._config.exec_root, "run", remedy.subject)
         record = runs.monitor_record(directory)
         if record is not None:
-            await _end(record.pid, lambda: linux.process_start_time(record.pid) == record.start_time)
+            await _end(record.pid, lambda: linux.is_process(record.pid, record.start_time))
         init = runs.init_record(directory)
         if init is not None and not await trio.to_thread.run_sync(runs.kill_cgroups, init):
             raise DriverError(f"what runs in {', '.join(init.cgroups)} does not die")

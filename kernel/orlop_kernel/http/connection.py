@@ -125,7 +125,7 @@ class Connection:
         body = self._no_body
         if head.length:
             body = RequestBody(self._inbound, head.length, self._limits.body_timeout, expects=head.expects)
-        request = Request(head.method, head.target, head.path, head.query, head.headers, body, self._peer, head.version)
+        request = Request(head.method, head.target, head.path, head.query, head.headers, body, self._peer)
         answer: Answer
         try:
             if head.flaw:

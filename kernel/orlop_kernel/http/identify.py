@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 
 import trio
 
+from orlop_kernel import linux
 from orlop_kernel.http.messages import Peer
 
 __all__ = ["identify"]
 
-_UCRED = struct.Struct("3i")
 _HANDSHAKE_TIMEOUT = 30.0
 _LAST_WORD = 1.0
 _NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # clients look for this
@@ -25,7 +24,7 @@ async def identify(stream: trio.abc.Stream) -> Peer:
     assert isinstance(stream, trio.SocketStream)
     sock = stream.socket
     if sock.family == socket.AF_UNIX:
-        pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, uid, gid = linux.peer_credentials(sock)  # type: ignore[arg-type]
         return Peer("unix", pid=pid, uid=uid, gid=gid)
     # A client that lost its power must not keep `logs -f` running for ever
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -70,7 +70,6 @@ class Request:
     headers: Mapping[str, str]
     body: Body
     peer: Peer
-    http_version: str = "1.1"
 
     def arg(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""

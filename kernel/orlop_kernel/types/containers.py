@@ -1,4 +1,4 @@
-"""Containers on the wire: what clients send to create one, and what inspect and list answer (Engine API 1.43 to 1.51).
+"""Containers on the wire: what clients send to create one, and what inspect and list answer (Engine API 1.24 to 1.51).
 
 Field names, types and zero values are Docker's; `null` and absent are one. Nothing here decides anything.
 """

@@ -1,0 +1,23 @@
+"""What the benchmarks take from their command line: a check that would check nothing is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--check", "exce"], "no such measure: exce"),
+        (["--check", "--only-orlop"], "--check needs what --only-orlop leaves out"),
+    ],
+)
+def test_a_check_of_nothing_is_refused(argv: list[str], complaint: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "bench", *argv], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and complaint in done.stderr
