@@ -113,9 +113,14 @@ def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_pat
                 os.write(fd, b"#!/bin/true\n")
             finally:
                 os.close(fd)
-    for _ in range(5):
-        engine.docker("exec", "hunter", "/bad")
-        engine.docker("exec", "hunter", "true")
+
+    def met_one() -> bool:
+        for _ in range(5):
+            engine.docker("exec", "hunter", "/bad")
+            engine.docker("exec", "hunter", "true")
+        return "seen" in engine.docker("logs", "hunter").out
+
+    until(met_one, "the hunter meets the runtime", seconds=60)
     log = engine.docker("logs", "hunter").out
     assert "overwritten" not in log
     met = {line for line in log.splitlines() if line.startswith("seen")}
