@@ -43,7 +43,7 @@ def _guarded(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        from orlop_cli._streams import die_of_broken_pipe
+        from orlop_cli.attached.streams import die_of_broken_pipe
 
         die_of_broken_pipe()
         return 141

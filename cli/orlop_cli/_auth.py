@@ -8,7 +8,7 @@ from typing import Any
 
 from orlop_cli import _config
 from orlop_cli._errors import CliError
-from orlop_cli._reference import HUB, HUB_KEY
+from orlop_cli.values.references import HUB, HUB_KEY
 
 NOT_FOUND = "credentials not found in native keychain"
 

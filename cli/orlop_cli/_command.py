@@ -13,7 +13,7 @@ import click
 
 from orlop_cli._errors import ApiError, CliError, Exit, UsageProblem
 from orlop_cli._session import Session
-from orlop_cli._types import boolean
+from orlop_cli.values.types import boolean
 
 Function = Callable[..., Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orlop_cli import _hosts
+from orlop_cli.daemon import hosts
 
 # What the daemon serves, or what needs none: by group.
 _CLIENT = {
@@ -24,7 +24,7 @@ def message(group: str, name: str) -> str:
     if name in _CLIENT.get(group, ()):
         return (
             f"'{path}' is a command of docker that orlop does not have. "
-            f"The docker client works against Orlop too: DOCKER_HOST={_hosts.DEFAULT_HOST}"
+            f"The docker client works against Orlop too: DOCKER_HOST={hosts.DEFAULT_HOST}"
         )
     if name in _DAEMON.get(group, ()):
         hint = " buildx can, with a builder of its driver docker-container." if name in ("build", "builder") else ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import IO
 
-from orlop_cli import _auth, _progress, _reference
-from orlop_cli._client import Engine, records
+from orlop_cli import _auth, _progress
+from orlop_cli.daemon.client import Engine, records
+from orlop_cli.values import references
 
 
 def pull(
     engine: Engine,
-    reference: _reference.Reference,
+    reference: references.Reference,
     out: IO[str] | None,
     platform: str | None = None,
     all_tags: bool = False,

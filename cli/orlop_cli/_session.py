@@ -6,12 +6,13 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from orlop_cli import _config, _hosts
+from orlop_cli import _config
 from orlop_cli._errors import CliError
-from orlop_cli._hosts import Tls
+from orlop_cli.daemon import hosts
+from orlop_cli.daemon.hosts import Tls
 
 if TYPE_CHECKING:
-    from orlop_cli._client import Engine
+    from orlop_cli.daemon.client import Engine
 
 
 class Session:
@@ -33,15 +34,15 @@ class Session:
         self._host = host or environ.get("ORLOP_HOST") or environ.get("DOCKER_HOST")
 
     @cached_property
-    def address(self) -> _hosts.Address:
+    def address(self) -> hosts.Address:
         """Where the daemon is; raises CliError where that is not settled."""
         if not self._host:
             _refuse_context()
-        return _hosts.parse(self._host or _hosts.DEFAULT_HOST, self._tls)
+        return hosts.parse(self._host or hosts.DEFAULT_HOST, self._tls)
 
     @cached_property
     def engine(self) -> Engine:
-        from orlop_cli._client import Engine
+        from orlop_cli.daemon.client import Engine
 
         return Engine(self.address, self._secure() if self._tls and not self.address.path else None)
 

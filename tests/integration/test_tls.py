@@ -16,7 +16,7 @@ import pytest
 from tests.integration.engine import Engine, Result, until
 from tests.ports import free_port
 
-from orlop_cli import _certificates
+from orlop_cli.daemon import certificates
 
 pytestmark = pytest.mark.root
 
@@ -90,10 +90,10 @@ def test_who_gets_in(remote: Callable[..., Remote], tmp_path: Path, monkeypatch:
             assert engine.by(program, *flags(own), "-H", url, *show).code == 0
         assert engine.by(program, *show, DOCKER_HOST=engine.url, **environment).code == 0
 
-    ca = _certificates.load(str(own), "ca.pem", "ca-key.pem")
-    monkeypatch.setattr(_certificates, "_SLACK", dt.timedelta(days=9))
+    ca = certificates.load(str(own), "ca.pem", "ca-key.pem")
+    monkeypatch.setattr(certificates, "_SLACK", dt.timedelta(days=9))
     (own / "late").mkdir()
-    _certificates.store(str(own / "late"), _certificates.make_client(ca, "late", -1), "cert.pem", "key.pem")
+    certificates.store(str(own / "late"), certificates.make_client(ca, "late", -1), "cert.pem", "key.pem")
     stranger = engine.by("docker", *flags(other, ca=own), "-H", engine.url, *show)
     assert (stranger.code, "tls: unknown certificate authority" in stranger.err) == (1, True)
     late = engine.by("docker", *flags(own, "late", ca=own), "-H", engine.url, *show)
@@ -158,7 +158,7 @@ def test_renewal_drops_nobody_and_a_stop_ends_streams(remote: Callable[..., Remo
             return int(str((secured.getpeercert() or {})["serialNumber"]), 16)
 
     def on_disk() -> int:
-        return _certificates.read_certificate(str(tmp_path), "server-cert.pem").serial_number
+        return certificates.read_certificate(str(tmp_path), "server-cert.pem").serial_number
 
     assert serial() == on_disk()
     tls("renew", "--dir", tmp_path)

@@ -129,18 +129,18 @@ def test_permission_denied_names_owner_and_group(monkeypatch: pytest.MonkeyPatch
     import grp
     import pwd
 
-    from orlop_cli import _hosts
     from orlop_cli._errors import CannotConnect
+    from orlop_cli.daemon import hosts
 
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied")
 
     Path(daemon.path).chmod(0o660)
-    monkeypatch.setattr(_hosts, "_unix", refuse)
+    monkeypatch.setattr(hosts, "_unix", refuse)
     monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("docker", "x", 999, [])))
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("root", "x", 0, 0, "", "/", "/")))
     with pytest.raises(CannotConnect) as caught:
-        _hosts.connect(_hosts.parse(daemon.host, tls=False), None)
+        hosts.connect(hosts.parse(daemon.host, tls=False), None)
     assert caught.value.message == (
         f"permission denied while trying to connect to the Orlop daemon socket at {daemon.host}\n"
         'It belongs to root:docker. To use it, join the group "docker" and log in again:\n'

@@ -18,10 +18,13 @@ import click
 import pytest
 
 from orlop_cli import __main__ as entry
-from orlop_cli import _auth, _config, _hosts, _outputs, _root, _units
+from orlop_cli import _auth, _config, _root
 from orlop_cli._errors import CliError
 from orlop_cli.commands import bundle
+from orlop_cli.daemon import hosts
+from orlop_cli.files import outputs
 from orlop_cli.testing import RecordedDaemon, answer, chunked, frame
+from orlop_cli.values import units
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -168,10 +171,10 @@ def test_detach_keys_are_single_bytes(daemon: RecordedDaemon, orlop: Any, keys: 
 @pytest.mark.parametrize("text", ["inf", "-Infinity", "nan", "sNaN", "1e9999999999999", "1e400", "99999999999", "x"])
 def test_cpus_that_are_no_number(text: str) -> None:
     with pytest.raises(ValueError, match="as a rational number"):
-        _units.parse_cpus(text)
+        units.parse_cpus(text)
 
 
-@pytest.mark.parametrize("parse", [_units.parse_bytes, _units.parse_duration])
+@pytest.mark.parametrize("parse", [units.parse_bytes, units.parse_duration])
 def test_sizes_and_durations_that_no_integer_holds(parse: Callable[[str], int]) -> None:
     with pytest.raises(ValueError, match="invalid"):
         parse("9" * 5000 + "m")
@@ -274,7 +277,7 @@ def elsewhere(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 def test_a_chosen_context_is_not_passed_over(
     daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_hosts, "DEFAULT_HOST", daemon.host)
+    monkeypatch.setattr(hosts, "DEFAULT_HOST", daemon.host)
     daemon.on("DELETE", "/containers/web", answer(status=204))
     monkeypatch.setenv("DOCKER_CONTEXT", "prod")
     said = 'orlop: contexts are not supported, and {} is "prod": name the daemon with -H or ORLOP_HOST\n'
@@ -294,7 +297,7 @@ def test_a_context_does_not_matter_to_who_names_the_daemon(
     daemon.on("DELETE", "/containers/web", answer(status=204))
     if named.endswith("HOST"):
         monkeypatch.setenv(named, daemon.host)
-    monkeypatch.setattr(_hosts, "DEFAULT_HOST", daemon.host if named == "default" else "unix:///nosuch")
+    monkeypatch.setattr(hosts, "DEFAULT_HOST", daemon.host if named == "default" else "unix:///nosuch")
     with pytest.raises(SystemExit) as ended:
         entry.main([*(["-H", daemon.host] if named == "-H" else []), "rm", "web"])
     assert (ended.value.code, daemon.seen()) == (0, ["DELETE /containers/web"])
@@ -319,19 +322,19 @@ def test_help_asks_for_no_daemon(monkeypatch: pytest.MonkeyPatch, orlop: Any) ->
 )
 def test_a_path_is_not_taken_for_a_name(text: str, meant: str) -> None:
     with pytest.raises(CliError) as caught:
-        _hosts.parse(text, tls=False)
+        hosts.parse(text, tls=False)
     assert caught.value.message == f'unable to parse daemon host "{text}": did you mean unix://{meant}?'
 
 
 @pytest.mark.parametrize("port", ["65536", "99999999999999999999", "²", "-1", ""])
 def test_ports_that_are_none(port: str) -> None:
     with pytest.raises(CliError, match="invalid port"):
-        _hosts.parse(f"tcp://h:{port}", tls=False)
+        hosts.parse(f"tcp://h:{port}", tls=False)
 
 
 def unreachable(host: str) -> str:
     with pytest.raises(CliError) as caught:
-        _hosts.connect(_hosts.parse(host, tls=False), None)
+        hosts.connect(hosts.parse(host, tls=False), None)
     return caught.value.message
 
 
@@ -356,7 +359,7 @@ def test_a_firewall_is_no_matter_of_groups(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_how_to_start_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_hosts, "DEFAULT_HOST", "unix:///nosuch/orlop.sock")
+    monkeypatch.setattr(hosts, "DEFAULT_HOST", "unix:///nosuch/orlop.sock")
     assert unreachable("unix:///nosuch/orlop.sock").endswith(
         "\nStart it with `systemctl start orlop` or `sudo orlopd`, or name another with -H or ORLOP_HOST."
     )
@@ -421,8 +424,8 @@ def test_a_file_that_cannot_be_finished_is_not_left(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_outputs, "write_all", full)
-    for make in (_outputs.new_file, _outputs.whole_file):
+    monkeypatch.setattr(outputs, "write_all", full)
+    for make in (outputs.new_file, outputs.whole_file):
         with (
             pytest.raises(CliError, match=r"cannot write .*/x: no space left on device"),
             make(str(tmp_path / "x")) as write,
@@ -480,7 +483,7 @@ def test_the_container_of_an_unwritten_cidfile_is_named(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_outputs, "write_all", full)
+    monkeypatch.setattr(outputs, "write_all", full)
     daemon.on("POST", "/containers/create", answer({"Id": ID}, 201))
     done = orlop("create", "--cidfile", f"{tmp_path}/cid", "x")
     said = f"cannot write {tmp_path}/cid: no space left on device; container {ID} is there without it"

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from orlop_cli import __main__ as entry
-from orlop_cli import _copy_rules as rules
-from orlop_cli._copy_rules import Place, Source
 from orlop_cli._errors import CliError
-from orlop_cli._pack import pack
-from orlop_cli._unpack import unpack
+from orlop_cli.files import copy_rules as rules
+from orlop_cli.files.copy_rules import Place, Source
+from orlop_cli.files.pack import pack
+from orlop_cli.files.unpack import unpack
 from orlop_cli.testing import RecordedDaemon, answer, chunked
 
 
@@ -382,4 +382,4 @@ def test_ps_needs_none_of_it(tmp_path: Path) -> None:
     """What cp needs is imported when it is called."""
     script = "import orlop_cli._root, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"tarfile", "tempfile", "base64", "orlop_cli._unpack"} & set(loaded)
+    assert not {"tarfile", "tempfile", "base64", "orlop_cli.files.unpack"} & set(loaded)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_cli._http import ChunkedDecoder, Connection, ProtocolError
+from orlop_cli.daemon.http import ChunkedDecoder, Connection, ProtocolError
 
 
 class Wire:

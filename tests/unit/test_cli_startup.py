@@ -75,7 +75,7 @@ def test_ps_imports_nothing_it_does_not_need(tmp_path: Path) -> None:
         "subprocess",
         "importlib.metadata",
         "decimal",
-        "orlop_cli._template",
+        "orlop_cli.tables.template",
     }
     assert not heavy & loaded
     assert {name for name in loaded if name.startswith("orlop_cli.commands.")} == {"orlop_cli.commands.ps"}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_cli._attached import Sequence, detach_bytes
 from orlop_cli._errors import CliError
-from orlop_cli._streams import STDOUT, Demultiplexer, framed_writer, write_run
+from orlop_cli.attached.attachment import Sequence, detach_bytes
+from orlop_cli.attached.streams import STDOUT, Demultiplexer, framed_writer, write_run
 from orlop_cli.testing import frame
 
 Frames = list[tuple[int, bytes]]

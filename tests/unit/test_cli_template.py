@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from orlop_cli._errors import CliError
-from orlop_cli._format import render_rows
-from orlop_cli._template import Template
 from orlop_cli.commands.ps import COLUMNS, HEADERS, Container
+from orlop_cli.tables.format import render_rows
+from orlop_cli.tables.template import Template
 
 WEB = {
     "Name": "/web",

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orlop_cli import _hosts
 from orlop_cli._errors import CannotConnect, CliError
-from orlop_cli._http import Stream
+from orlop_cli.daemon import hosts
+from orlop_cli.daemon.http import Stream
 
 # A key pair for localhost that protects nothing: valid for a hundred years so that no test run needs to make one.
 CERTIFICATE = """\
@@ -55,7 +55,7 @@ def serve(files: tuple[str, str]) -> Any:
     listener = socket.create_server(("0.0.0.0", 0))
     threads: list[threading.Thread] = []
 
-    def start(handle: Callable[[ssl.SSLSocket], None]) -> _hosts.Address:
+    def start(handle: Callable[[ssl.SSLSocket], None]) -> hosts.Address:
         def run() -> None:
             try:
                 raw, _ = listener.accept()
@@ -66,7 +66,7 @@ def serve(files: tuple[str, str]) -> Any:
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[-1].start()
-        return _hosts.parse(f"tcp://localhost:{listener.getsockname()[1]}", tls=True)
+        return hosts.parse(f"tcp://localhost:{listener.getsockname()[1]}", tls=True)
 
     yield start
     listener.close()
@@ -90,7 +90,7 @@ def test_half_close_keeps_the_other_direction(serve: Any, files: tuple[str, str]
             got.append(data)
         peer.sendall(answer)
 
-    stream = _hosts.connect(serve(handle), _hosts.Tls(True, files[0], None, None))
+    stream = hosts.connect(serve(handle), hosts.Tls(True, files[0], None, None))
     stream.sendall(b"question")
     stream.shutdown(socket.SHUT_WR)
     assert everything(stream) == answer
@@ -106,7 +106,7 @@ def test_nothing_is_lost_or_stuck_with_both_directions_full(serve: Any, files: t
             peer.sendall(data)
 
     sent = os.urandom(SIZE)
-    stream = _hosts.connect(serve(handle), _hosts.Tls(True, files[0], None, None))
+    stream = hosts.connect(serve(handle), hosts.Tls(True, files[0], None, None))
 
     def send() -> None:
         stream.sendall(sent)
@@ -122,8 +122,8 @@ def test_nothing_is_lost_or_stuck_with_both_directions_full(serve: Any, files: t
 
 def test_an_unknown_certificate_is_refused_unless_asked_not_to_verify(serve: Any) -> None:
     with pytest.raises(CannotConnect, match=r"cannot set up TLS with tcp://localhost:.*certificate"):
-        _hosts.connect(serve(lambda peer: None), _hosts.Tls(True, None, None, None))
-    stream = _hosts.connect(serve(lambda peer: peer.sendall(b"hi")), _hosts.Tls(False, None, None, None))
+        hosts.connect(serve(lambda peer: None), hosts.Tls(True, None, None, None))
+    stream = hosts.connect(serve(lambda peer: peer.sendall(b"hi")), hosts.Tls(False, None, None, None))
     assert everything(stream) == b"hi"
     stream.close()
 
@@ -131,12 +131,12 @@ def test_an_unknown_certificate_is_refused_unless_asked_not_to_verify(serve: Any
 def test_a_name_that_is_not_in_the_certificate(serve: Any, files: tuple[str, str]) -> None:
     address = serve(lambda peer: None)._replace(host="127.0.0.2")
     with pytest.raises(CannotConnect, match=r"IP address mismatch, certificate is not valid for '127\.0\.0\.2'"):
-        _hosts.connect(address, _hosts.Tls(True, files[0], None, None))
+        hosts.connect(address, hosts.Tls(True, files[0], None, None))
 
 
 def test_missing_files_are_named(serve: Any) -> None:
     with pytest.raises(CliError, match="cannot read TLS file /nonexistent"):
-        _hosts.connect(serve(lambda peer: None), _hosts.Tls(True, "/nonexistent", None, None))
+        hosts.connect(serve(lambda peer: None), hosts.Tls(True, "/nonexistent", None, None))
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,16 @@ def test_missing_files_are_named(serve: Any) -> None:
     ],
 )
 def test_addresses(text: str, tls: bool, expected: tuple[str, int]) -> None:
-    address = _hosts.parse(text, tls)
+    address = hosts.parse(text, tls)
     assert (address.host, address.port) == expected
 
 
 @pytest.mark.parametrize("text", ["ssh://x", "tcp://h:x", "npipe://y"])
 def test_addresses_refused(text: str) -> None:
     with pytest.raises(CliError, match="unable to parse daemon host"):
-        _hosts.parse(text, tls=False)
+        hosts.parse(text, tls=False)
 
 
 def test_unix_address() -> None:
-    assert _hosts.parse("unix:///a/b", tls=True).path == "/a/b"
-    assert _hosts.parse("unix://", tls=False).path == "/run/orlop.sock"
+    assert hosts.parse("unix:///a/b", tls=True).path == "/a/b"
+    assert hosts.parse("unix://", tls=False).path == "/run/orlop.sock"

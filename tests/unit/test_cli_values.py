@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from orlop_cli import _ports, _reference, _table, _times, _units
 from orlop_cli._command import normalise
 from orlop_cli._errors import CliError
 from orlop_cli.commands.run import run
+from orlop_cli.tables import table
+from orlop_cli.values import ports, references, times, units
 
 
 @pytest.mark.parametrize(
@@ -17,14 +18,14 @@ from orlop_cli.commands.run import run
     [(0, "0B"), (999, "999B"), (1000, "1kB"), (1_234_567, "1.23MB"), (2_026_471, "2.03MB"), (999_900, "1000kB")],
 )
 def test_human_size(size: int, text: str) -> None:
-    assert _units.human_size(size) == text
+    assert units.human_size(size) == text
 
 
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0B"), (507904, "496KiB"), (13_107_200, "12.5MiB"), (25_276_514_304, "23.54GiB")]
 )
 def test_bytes_size(size: int, text: str) -> None:
-    assert _units.bytes_size(size) == text
+    assert units.bytes_size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -32,26 +33,26 @@ def test_bytes_size(size: int, text: str) -> None:
     [("512m", 512 << 20), ("1.5g", 3 << 29), ("64k", 65536), ("100", 100), ("10MiB", 10 << 20), ("1GB", 1 << 30)],
 )
 def test_parse_bytes(text: str, size: int) -> None:
-    assert _units.parse_bytes(text) == size
+    assert units.parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1..5g", "1 2"])
 def test_parse_bytes_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="invalid size"):
-        _units.parse_bytes(text)
+        units.parse_bytes(text)
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("1h30m", 5400), ("1.5s", 1.5), ("-2m", -120), ("0", 0), ("300ms", 0.3), ("1h1m1s1ms", 3661.001)]
 )
 def test_parse_duration(text: str, seconds: float) -> None:
-    assert _units.parse_duration(text) == int(seconds * 1000) * 10**6
+    assert units.parse_duration(text) == int(seconds * 1000) * 10**6
 
 
 @pytest.mark.parametrize("text", ["", "1", "1d", "h", "1h 2m", "x1s"])
 def test_parse_duration_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration"):
-        _units.parse_duration(text)
+        units.parse_duration(text)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,13 @@ def test_parse_duration_refuses(text: str) -> None:
     ],
 )
 def test_human_duration(seconds: float, text: str) -> None:
-    assert _units.human_duration(seconds) == text
+    assert units.human_duration(seconds) == text
 
 
 def test_cpus_are_exact() -> None:
-    assert _units.parse_cpus("0.1") == 100_000_000
+    assert units.parse_cpus("0.1") == 100_000_000
     with pytest.raises(ValueError, match="too precise"):
-        _units.parse_cpus("0.0000000001")
+        units.parse_cpus("0.0000000001")
 
 
 @pytest.mark.parametrize(
@@ -96,12 +97,12 @@ def test_cpus_are_exact() -> None:
     ],
 )
 def test_query_time(text: str, expected: str | None) -> None:
-    assert _times.query_time(text, now=1_700_000_000) == expected
+    assert times.query_time(text, now=1_700_000_000) == expected
 
 
 def test_query_time_refuses() -> None:
     with pytest.raises(CliError, match="yesterday"):
-        _times.query_time("yesterday")
+        times.query_time("yesterday")
 
 
 def port(private: int, public: int = 0, ip: str = "", kind: str = "tcp") -> dict[str, Any]:
@@ -109,7 +110,7 @@ def port(private: int, public: int = 0, ip: str = "", kind: str = "tcp") -> dict
 
 
 @pytest.mark.parametrize(
-    ("ports", "text"),
+    ("published", "text"),
     [
         ([], ""),
         ([port(80)], "80/tcp"),
@@ -120,8 +121,8 @@ def port(private: int, public: int = 0, ip: str = "", kind: str = "tcp") -> dict
         ([port(80, 8080, "0.0.0.0"), port(90)], "90/tcp, 0.0.0.0:8080->80/tcp"),
     ],
 )
-def test_displayable_ports(ports: list[dict[str, Any]], text: str) -> None:
-    shown = _ports.displayable(ports)
+def test_displayable_ports(published: list[dict[str, Any]], text: str) -> None:
+    shown = ports.displayable(published)
     assert sorted(shown.split(", ")) == sorted(text.split(", "))
     assert ("->" not in shown) or shown.index("->") >= (text.index("->") if "->" in text else 0)
 
@@ -140,7 +141,7 @@ def test_displayable_ports(ports: list[dict[str, Any]], text: str) -> None:
     ],
 )
 def test_publish(text: str, expected: dict[str, Any]) -> None:
-    assert _ports.parse_publish(text) == expected
+    assert ports.parse_publish(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -148,12 +149,12 @@ def test_publish(text: str, expected: dict[str, Any]) -> None:
 )
 def test_publish_refuses(text: str) -> None:
     with pytest.raises(ValueError, match=r"inval|no port"):
-        _ports.parse_publish(text)
+        ports.parse_publish(text)
 
 
 def test_table_widths() -> None:
-    assert _table.layout([["ID", "NAME"], ["a-longer-one", "x"]]) == "ID             NAME\na-longer-one   x\n"
-    assert _table.layout([["A", "B", "C"], ["x"], ["aaaaaaaaaaaaaa", "b", "c"]]).splitlines()[0] == "A         B         C"
+    assert table.layout([["ID", "NAME"], ["a-longer-one", "x"]]) == "ID             NAME\na-longer-one   x\n"
+    assert table.layout([["A", "B", "C"], ["x"], ["aaaaaaaaaaaaaa", "b", "c"]]).splitlines()[0] == "A         B         C"
 
 
 @pytest.mark.parametrize(
@@ -168,14 +169,14 @@ def test_table_widths() -> None:
     ],
 )
 def test_references(text: str, canonical: str, name: str) -> None:
-    reference = _reference.parse(text).with_default_tag()
+    reference = references.parse(text).with_default_tag()
     assert (reference.canonical, reference.name) == (canonical, name)
 
 
 @pytest.mark.parametrize("text", ["Foo", "a:b:c", "", "-x", "a//b", "x:", "x@sha256:12", "a b"])
 def test_bad_references(text: str) -> None:
     with pytest.raises(CliError, match="invalid reference format"):
-        _reference.parse(text)
+        references.parse(text)
 
 
 @pytest.mark.parametrize(

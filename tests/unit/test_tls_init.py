@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives import serialization
 from msgspec.structs import replace
 from tests.ports import free_port
 
-from orlop_cli import _certificates
 from orlop_cli.__main__ import _guarded
+from orlop_cli.daemon import certificates
 from orlop_kernel.boot import exposure, listen, tls
 from orlop_kernel.config import Config, ConfigError, Listener, load_all
 from orlop_kernel.config.argv import parse
@@ -64,7 +64,7 @@ def config(directory: Path, **more: Any) -> Config:
 
 
 def copied(ready: Path, tmp_path: Path) -> Path:
-    for path in (_certificates.CA, _certificates.CA_KEY, _certificates.SERVER, _certificates.SERVER_KEY):
+    for path in (certificates.CA, certificates.CA_KEY, certificates.SERVER, certificates.SERVER_KEY):
         (tmp_path / path).write_bytes((ready / path).read_bytes())
         (tmp_path / path).chmod(0o600)
     return tmp_path
@@ -72,7 +72,7 @@ def copied(ready: Path, tmp_path: Path) -> Path:
 
 def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on `days=-1` makes what was valid until yesterday."""
-    monkeypatch.setattr(_certificates, "_SLACK", dt.timedelta(days=9))
+    monkeypatch.setattr(certificates, "_SLACK", dt.timedelta(days=9))
 
 
 # --- orlop tls
@@ -92,8 +92,8 @@ def test_init_makes_three_pairs_with_private_keys(ready: Path) -> None:
 
 
 def test_the_certificate_has_the_names_of_this_machine_and_the_given_ones(ready: Path) -> None:
-    certificate = _certificates.read_certificate(str(ready), "server-cert.pem")
-    names = _certificates.names_of(certificate)
+    certificate = certificates.read_certificate(str(ready), "server-cert.pem")
+    names = certificates.names_of(certificate)
     assert names[:2] == ["build.example.org", "192.0.2.7"]
     assert {socket.gethostname(), "localhost", "127.0.0.1", "::1"} <= set(names)
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -126,8 +126,8 @@ def test_nothing_is_overwritten_unless_forced(ready: Path, tmp_path: Path) -> No
 def test_a_client_of_the_ca_that_is_there(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     assert f"DOCKER_CERT_PATH={here}/anna" in made(here, "--client", "anna")
-    anna = _certificates.read_certificate(str(here / "anna"), "cert.pem")
-    anna.verify_directly_issued_by(_certificates.read_certificate(str(here), "ca.pem"))
+    anna = certificates.read_certificate(str(here / "anna"), "cert.pem")
+    anna.verify_directly_issued_by(certificates.read_certificate(str(here), "ca.pem"))
     assert anna.subject.rfc4514_string() == "CN=anna"
     assert "has a certificate already" in complaint("init", "--dir", here, "--client", "anna")
     made(here, "--client", "anna", "--force")
@@ -135,12 +135,12 @@ def test_a_client_of_the_ca_that_is_there(ready: Path, tmp_path: Path) -> None:
 
 def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
-    old = _certificates.read_certificate(str(here), "server-cert.pem")
+    old = certificates.read_certificate(str(here), "server-cert.pem")
     done = orlop("renew", "--dir", here, "--days", "9000")
     assert done.returncode == 0, done.stderr
-    new, ca = (_certificates.read_certificate(str(here), name) for name in ("server-cert.pem", "ca.pem"))
+    new, ca = (certificates.read_certificate(str(here), name) for name in ("server-cert.pem", "ca.pem"))
     assert new.serial_number != old.serial_number
-    assert _certificates.names_of(new) == _certificates.names_of(old)
+    assert certificates.names_of(new) == certificates.names_of(old)
     assert new.not_valid_after_utc == ca.not_valid_after_utc  # no longer than its CA
     assert (here / "ca.pem").read_bytes() == (ready / "ca.pem").read_bytes()
     tls.server_context(config(here))
@@ -221,24 +221,24 @@ def test_an_encrypted_key_asks_nobody(ready: Path, tmp_path: Path) -> None:
 
 def test_what_has_expired_is_named_with_the_date(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = copied(ready, tmp_path)
-    ca = _certificates.load(str(here), "ca.pem", "ca-key.pem")
+    ca = certificates.load(str(here), "ca.pem", "ca-key.pem")
     outdated(monkeypatch)
-    _certificates.store(str(here), _certificates.make_server(ca, ["localhost"], -1), "old.pem", "old-key.pem")
+    certificates.store(str(here), certificates.make_server(ca, ["localhost"], -1), "old.pem", "old-key.pem")
     old = config(here, tlscert=str(here / "old.pem"), tlskey=str(here / "old-key.pem"))
     assert f"the certificate in tlscert {here}/old.pem expired on " in refused(old)
-    monkeypatch.setattr(_certificates, "_CA_DAYS", -1)
-    _certificates.store(str(here), _certificates.make_ca(-1), "old-ca.pem", "old-ca-key.pem")
+    monkeypatch.setattr(certificates, "_CA_DAYS", -1)
+    certificates.store(str(here), certificates.make_ca(-1), "old-ca.pem", "old-ca-key.pem")
     assert "old-ca.pem expired on " in refused(config(here, tlscacert=str(here / "old-ca.pem")))
-    monkeypatch.setattr(_certificates, "_SLACK", dt.timedelta(days=-9))
-    _certificates.store(str(here), _certificates.make_server(ca, ["localhost"], 20), "new.pem", "new-key.pem")
+    monkeypatch.setattr(certificates, "_SLACK", dt.timedelta(days=-9))
+    certificates.store(str(here), certificates.make_server(ca, ["localhost"], 20), "new.pem", "new-key.pem")
     new = config(here, tlscert=str(here / "new.pem"), tlskey=str(here / "new-key.pem"))
     assert "is not valid before " in refused(new)
 
 
 def test_warnings_of_what_should_not_stay_so(ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     here = copied(ready, tmp_path)
-    ca = _certificates.load(str(here), "ca.pem", "ca-key.pem")
-    _certificates.store(str(here), _certificates.make_server(ca, ["localhost"], 3), "server-cert.pem", "server-key.pem")
+    ca = certificates.load(str(here), "ca.pem", "ca-key.pem")
+    certificates.store(str(here), certificates.make_server(ca, ["localhost"], 3), "server-cert.pem", "server-key.pem")
     (here / "server-key.pem").chmod(0o644)
     tls.server_context(config(here))
     assert "expires in 2 days" in caplog.text
@@ -447,7 +447,7 @@ def test_a_renewed_certificate_is_for_the_next_connection(ready: Path, tmp_path:
             assert await shown(listener) == first
             listen.renew(listeners, tls.server_context(found))
             second = await shown(listener)
-            assert second == _certificates.read_certificate(str(here), "server-cert.pem").serial_number != first
+            assert second == certificates.read_certificate(str(here), "server-cert.pem").serial_number != first
 
     trio.run(main)
 

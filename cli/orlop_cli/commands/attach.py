@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from orlop_cli import _config, _terminal
-from orlop_cli._attached import Attachment, Wiring, check_terminal, detach_bytes
-from orlop_cli._client import Engine, decode, segment
+from orlop_cli import _config
 from orlop_cli._command import command, fail, flag, option
-from orlop_cli._control import control, resize
 from orlop_cli._errors import CliError, Exit
 from orlop_cli._session import Session
+from orlop_cli.attached import terminal
+from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
+from orlop_cli.attached.control import control, resize
+from orlop_cli.daemon.client import Engine, decode, segment
 
 
 @command(
@@ -56,7 +57,7 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
 
 def _redraw(engine: Engine, path: str) -> None:
     """A program redraws when its size changes: so change it, and back (as Docker does)."""
-    here = _terminal.size()
+    here = terminal.size()
     if here is not None:
         resize(engine, path, here[0] + 1, here[1] + 1)
         resize(engine, path, *here)

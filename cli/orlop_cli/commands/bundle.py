@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from orlop_cli._client import Engine, records
 from orlop_cli._command import command, flag, option
 from orlop_cli._errors import CannotConnect, CliError
-from orlop_cli._outputs import new_file
 from orlop_cli._session import Session
+from orlop_cli.daemon.client import Engine, records
+from orlop_cli.files.outputs import new_file
 
 _MASK = "xxxxx"
 _PASSWORD = re.compile(r"(://)[^/@\s\"']+@")

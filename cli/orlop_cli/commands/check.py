@@ -7,8 +7,8 @@ from typing import Any
 
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import ApiError, CannotConnect, CliError, Exit
-from orlop_cli._format import render_values
 from orlop_cli._session import Session
+from orlop_cli.tables.format import render_values
 
 UNSOUND, UNABLE = 1, 2
 

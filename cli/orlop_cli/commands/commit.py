@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orlop_cli import _reference
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._session import Session
+from orlop_cli.values import references
 
 
 @command(
@@ -34,8 +34,8 @@ def commit(
 ) -> None:
     target = args[1] if len(args) > 1 else ""
     if target:
-        _reference.parse(target)
-    repo, tag = _reference.split_tag(target)
+        references.parse(target)
+    repo, tag = references.split_tag(target)
     query = {
         "container": args[0],
         "repo": repo or None,

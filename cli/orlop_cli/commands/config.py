@@ -9,11 +9,11 @@ import subprocess
 import sys
 from typing import Any
 
-from orlop_cli import _table
 from orlop_cli._command import command, flag, option
 from orlop_cli._errors import ApiError, CannotConnect, CliError
-from orlop_cli._format import render_values
 from orlop_cli._session import Session
+from orlop_cli.tables import table
+from orlop_cli.tables.format import render_values
 
 Found = dict[str, Any]
 
@@ -44,7 +44,7 @@ def _text(found: Found, origin: bool) -> str:
     for each in found["Values"]:
         value = json.dumps(each["Value"], ensure_ascii=False, separators=(",", ":"))
         lines.append([each["Key"], value, *([each["Origin"]] if origin else [])])
-    return _table.layout(lines)
+    return table.layout(lines)
 
 
 @command(

@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from orlop_cli import _copy_rules as rules
-from orlop_cli import _units
-from orlop_cli._client import Engine, segment
 from orlop_cli._command import command, fail, flag
-from orlop_cli._copy_rules import Place, Source
 from orlop_cli._errors import ApiError, CliError
 from orlop_cli._session import Session
-from orlop_cli._streams import write_all
+from orlop_cli.attached.streams import write_all
+from orlop_cli.daemon.client import Engine, segment
+from orlop_cli.files import copy_rules as rules
+from orlop_cli.files.copy_rules import Place, Source
+from orlop_cli.values import units
 
 _STAT = "x-docker-container-path-stat"
 _GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
@@ -90,7 +90,7 @@ def _copy_out(engine: Engine, container: str, path: str, destination: str, follo
         for piece in answer.chunks():
             write_all(1, piece)
         return
-    from orlop_cli._unpack import unpack
+    from orlop_cli.files.unpack import unpack
 
     told = _decoded(answer.headers.get(_STAT, ""))
     directory, top = rules.settle(Source(told.is_dir, name), _destination(local))
@@ -145,7 +145,7 @@ def _copy_in(engine: Engine, path: str, container: str, destination: str, own: b
             fail(f'destination "{shown}" must be a directory')
         directory, body = place.path, _stdin()
     else:
-        from orlop_cli._pack import pack
+        from orlop_cli.files.pack import pack
 
         local, source = _source(_absolute(path), follow)
         directory, top = rules.settle(source, place)
@@ -223,7 +223,7 @@ class Progress:
         for piece in self._pieces:
             self._size += len(piece)
             if self._live and (now := time.monotonic()) - shown > _REDRAW:
-                sys.stderr.write(f"\r\x1b[K{self._title} - {_units.human_size(self._size)}")
+                sys.stderr.write(f"\r\x1b[K{self._title} - {units.human_size(self._size)}")
                 sys.stderr.flush()
                 shown = now
             yield piece
@@ -231,4 +231,4 @@ class Progress:
     def done(self, where: str) -> None:
         if not self._quiet:
             erase = "\r\x1b[K" if self._live else ""
-            print(f"{erase}Successfully copied {_units.human_size(self._size)} {where}", file=sys.stderr)
+            print(f"{erase}Successfully copied {units.human_size(self._size)} {where}", file=sys.stderr)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from orlop_cli._client import filters_json, records
 from orlop_cli._command import command, many, option
 from orlop_cli._session import Session
-from orlop_cli._times import local_rfc3339, query_time
+from orlop_cli.daemon.client import filters_json, records
+from orlop_cli.values.times import local_rfc3339, query_time
 
 
 def line(event: dict[str, Any]) -> str:
@@ -53,11 +53,11 @@ def _renderer(form: str | None) -> Any:
     if not form:
         return line
     if form == "json":
-        from orlop_cli._template_functions import to_json
+        from orlop_cli.tables.functions import to_json
 
         return to_json
-    from orlop_cli._format import unescape
-    from orlop_cli._template import Template
+    from orlop_cli.tables.format import unescape
+    from orlop_cli.tables.template import Template
 
     template = Template(unescape(form))
     return lambda event: template.render(renamed(event))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from orlop_cli import _config, _terminal
-from orlop_cli._attached import Attachment, Wiring, check_terminal, detach_bytes
-from orlop_cli._client import Engine, segment
+from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
-from orlop_cli._control import control, resize_now
 from orlop_cli._errors import CannotConnect, CliError, Exit
 from orlop_cli._session import Session
+from orlop_cli.attached import terminal
+from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
+from orlop_cli.attached.control import control, resize_now
 from orlop_cli.create.values import environment
+from orlop_cli.daemon.client import Engine, segment
 
 FIRST_RESIZES = 10  # the process may not have started when the first one is sent
 
@@ -45,7 +46,7 @@ def exec_(session: Session, args: tuple[str, ...], detach: bool, interactive: bo
     check_terminal(tty, stdin)
     keys = _config.detach_keys(options["detach_keys"])
     detach_bytes(keys)
-    size = _terminal.size() if tty else None
+    size = terminal.size() if tty else None
     body = {
         "AttachStdin": stdin,
         "AttachStdout": not detach,

@@ -6,13 +6,13 @@ import json
 import time
 from typing import Any
 
-from orlop_cli import _units
-from orlop_cli._client import segment
 from orlop_cli._command import command, fail, flag, option
-from orlop_cli._format import print_rows
 from orlop_cli._session import Session
-from orlop_cli._table import ellipsis
-from orlop_cli._template_row import Row
+from orlop_cli.daemon.client import segment
+from orlop_cli.tables.format import print_rows
+from orlop_cli.tables.row import Row
+from orlop_cli.tables.table import ellipsis
+from orlop_cli.values import units
 
 HEADERS = {
     "ID": "IMAGE",
@@ -45,7 +45,7 @@ class Step(Row):
     def CreatedSince(self) -> str:  # noqa: N802
         if not self._human:
             return self.CreatedAt()
-        return f"{_units.human_duration(time.time() - (self._data.get('Created') or 0))} ago"
+        return f"{units.human_duration(time.time() - (self._data.get('Created') or 0))} ago"
 
     def CreatedBy(self) -> str:  # noqa: N802
         text = str(self._data.get("CreatedBy") or "").replace("\t", " ")
@@ -53,7 +53,7 @@ class Step(Row):
 
     def Size(self) -> str:  # noqa: N802
         size = self._data.get("Size") or 0
-        return _units.human_size(size) if self._human else str(size)
+        return units.human_size(size) if self._human else str(size)
 
     def Comment(self) -> str:  # noqa: N802
         return str(self._data.get("Comment") or "")

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from orlop_cli import _config, _units
-from orlop_cli._client import filters_json
+from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
-from orlop_cli._format import print_rows
 from orlop_cli._session import Session
-from orlop_cli._template_row import Row
+from orlop_cli.daemon.client import filters_json
+from orlop_cli.tables.format import print_rows
+from orlop_cli.tables.row import Row
+from orlop_cli.values import units
 
 HEADERS = {
     "ID": "IMAGE ID",
@@ -51,18 +52,18 @@ class Image(Row):
 
     def CreatedSince(self) -> str:  # noqa: N802
         created = self._data.get("Created") or 0
-        return f"{_units.human_duration(time.time() - created)} ago" if created > 0 else "N/A"
+        return f"{units.human_duration(time.time() - created)} ago" if created > 0 else "N/A"
 
     def CreatedAt(self) -> str:  # noqa: N802
-        from orlop_cli._times import local_text
+        from orlop_cli.values.times import local_text
 
         return local_text(self._data.get("Created") or 0)
 
     def Size(self) -> str:  # noqa: N802
-        return _units.human_size(self._data.get("Size") or 0)
+        return units.human_size(self._data.get("Size") or 0)
 
     def VirtualSize(self) -> str:  # noqa: N802
-        return _units.human_size(self._data.get("VirtualSize") or self._data.get("Size") or 0, 4)
+        return units.human_size(self._data.get("VirtualSize") or self._data.get("Size") or 0, 4)
 
     def Containers(self) -> str:  # noqa: N802
         count = self._data.get("Containers", -1)
@@ -70,11 +71,11 @@ class Image(Row):
 
     def SharedSize(self) -> str:  # noqa: N802
         shared = self._data.get("SharedSize", -1)
-        return "N/A" if shared < 0 else _units.human_size(shared, 4)
+        return "N/A" if shared < 0 else units.human_size(shared, 4)
 
     def UniqueSize(self) -> str:  # noqa: N802
         shared = self._data.get("SharedSize", -1)
-        return "N/A" if shared < 0 else _units.human_size((self._data.get("Size") or 0) - shared, 4)
+        return "N/A" if shared < 0 else units.human_size((self._data.get("Size") or 0) - shared, 4)
 
 
 def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Image]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from orlop_cli import _reference
-from orlop_cli._client import segment
 from orlop_cli._command import command, each, flag
 from orlop_cli._session import Session
+from orlop_cli.daemon.client import segment
+from orlop_cli.values import references
 
 
 @command(
@@ -39,5 +39,5 @@ def rmi(session: Session, args: tuple[str, ...], force: bool, no_prune: bool) ->
     examples=["orlop tag app:latest registry.example.com/team/app:1.4"],
 )
 def tag(session: Session, args: tuple[str, ...]) -> None:
-    target = _reference.parse(args[1])
+    target = references.parse(args[1])
     session.engine.post(f"/images/{segment(args[0])}/tag", {"repo": target.name, "tag": target.tag or "latest"})

@@ -9,9 +9,9 @@ from typing import Any
 from orlop_cli import __version__
 from orlop_cli._command import command, complain, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._format import render_values
 from orlop_cli._session import Session
-from orlop_cli._units import bytes_size
+from orlop_cli.tables.format import render_values
+from orlop_cli.values.units import bytes_size
 
 Info = dict[str, Any]
 Lines = list[str]

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orlop_cli._client import Engine, segment
 from orlop_cli._command import Command, command, complain, fail, flag, option
 from orlop_cli._errors import ApiError, CliError, Exit
-from orlop_cli._format import render_values
 from orlop_cli._session import Session
+from orlop_cli.daemon.client import Engine, segment
+from orlop_cli.tables.format import render_values
 
 Fetch = Callable[[str], Any]
 

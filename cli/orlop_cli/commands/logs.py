@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orlop_cli._client import segment
 from orlop_cli._command import command, flag, option
 from orlop_cli._session import Session
-from orlop_cli._streams import STDERR, STDOUT, framed_writer, write_all
-from orlop_cli._times import query_time
+from orlop_cli.attached.streams import STDERR, STDOUT, framed_writer, write_all
+from orlop_cli.daemon.client import segment
+from orlop_cli.values.times import query_time
 
 
 @command(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orlop_cli._client import segment
 from orlop_cli._command import command, fail
 from orlop_cli._session import Session
+from orlop_cli.daemon.client import segment
 
 
 @command(

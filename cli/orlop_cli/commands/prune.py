@@ -6,11 +6,11 @@ import sys
 from typing import Any
 
 from orlop_cli import _config
-from orlop_cli._client import Engine, filters_json
 from orlop_cli._command import command, flag, many
 from orlop_cli._errors import CliError
 from orlop_cli._session import Session
-from orlop_cli._units import human_size
+from orlop_cli.daemon.client import Engine, filters_json
+from orlop_cli.values.units import human_size
 
 
 def _confirm(warning: str, force: bool) -> None:

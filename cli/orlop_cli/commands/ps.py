@@ -6,14 +6,15 @@ import json
 import time
 from typing import Any
 
-from orlop_cli import _config, _ports, _units
-from orlop_cli._client import filters_json
+from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
-from orlop_cli._format import print_rows
 from orlop_cli._session import Session
-from orlop_cli._table import ellipsis
-from orlop_cli._template_row import Row
-from orlop_cli._types import INT
+from orlop_cli.daemon.client import filters_json
+from orlop_cli.tables.format import print_rows
+from orlop_cli.tables.row import Row
+from orlop_cli.tables.table import ellipsis
+from orlop_cli.values import ports, units
+from orlop_cli.values.types import INT
 
 HEADERS = {
     "ID": "CONTAINER ID",
@@ -67,15 +68,15 @@ class Container(Row):
         return json.dumps(ellipsis(text, 20) if self._trunc else text, ensure_ascii=False)
 
     def CreatedAt(self) -> str:  # noqa: N802
-        from orlop_cli._times import local_text
+        from orlop_cli.values.times import local_text
 
         return local_text(self._data["Created"])
 
     def RunningFor(self) -> str:  # noqa: N802
-        return _units.human_duration(time.time() - self._data["Created"]) + " ago"
+        return units.human_duration(time.time() - self._data["Created"]) + " ago"
 
     def Ports(self) -> str:  # noqa: N802
-        return _ports.displayable(self._data.get("Ports") or [])
+        return ports.displayable(self._data.get("Ports") or [])
 
     def State(self) -> str:  # noqa: N802
         return str(self._data.get("State", ""))
@@ -91,9 +92,9 @@ class Container(Row):
         return "" if health == "none" else str(health)
 
     def Size(self) -> str:  # noqa: N802
-        own = _units.human_size(self._data.get("SizeRw") or 0)
+        own = units.human_size(self._data.get("SizeRw") or 0)
         virtual = self._data.get("SizeRootFs") or 0
-        return f"{own} (virtual {_units.human_size(virtual)})" if virtual > 0 else own
+        return f"{own} (virtual {units.human_size(virtual)})" if virtual > 0 else own
 
     def Labels(self) -> str:  # noqa: N802
         return ",".join(f"{key}={value}" for key, value in sorted((self._data.get("Labels") or {}).items()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from orlop_cli import _pull, _reference
+from orlop_cli import _pull
 from orlop_cli._command import command, fail, flag, option
 from orlop_cli._session import Session
+from orlop_cli.values import references
 
 
 @command(
@@ -23,7 +24,7 @@ from orlop_cli._session import Session
 )
 @flag("-q", "--quiet", help="Suppress verbose output")
 def pull(session: Session, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool) -> None:
-    reference = _reference.parse(args[0])
+    reference = references.parse(args[0])
     if all_tags and (reference.tag or reference.digest):
         fail("tag can't be used with --all-tags/-a")
     if not all_tags and not (reference.tag or reference.digest):

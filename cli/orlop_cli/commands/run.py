@@ -6,16 +6,16 @@ import contextlib
 from typing import Any
 
 from orlop_cli import _config
-from orlop_cli._attached import Attachment, Wiring, check_terminal, detach_bytes
-from orlop_cli._client import Engine
 from orlop_cli._command import command, flag, option
-from orlop_cli._control import control, resize_now
 from orlop_cli._errors import ApiError, CliError, Exit
 from orlop_cli._session import Session
-from orlop_cli._wait import Wait
+from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
+from orlop_cli.attached.control import control, resize_now
+from orlop_cli.attached.wait import Wait
 from orlop_cli.create import body
 from orlop_cli.create.container import create, start_code
 from orlop_cli.create.options import STREAMS, create_options
+from orlop_cli.daemon.client import Engine
 
 
 @command(

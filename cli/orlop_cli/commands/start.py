@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from orlop_cli import _config
-from orlop_cli._attached import Attachment, Wiring, check_terminal, detach_bytes
-from orlop_cli._client import segment
 from orlop_cli._command import command, each, fail, flag, option
-from orlop_cli._control import control, resize_now
 from orlop_cli._errors import Exit
 from orlop_cli._session import Session
-from orlop_cli._wait import Wait
+from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
+from orlop_cli.attached.control import control, resize_now
+from orlop_cli.attached.wait import Wait
+from orlop_cli.daemon.client import segment
 
 
 @command(

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Sequence
 
 from orlop_cli import _config
-from orlop_cli._client import Engine, records, segment
 from orlop_cli._command import command, complain, flag, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._format import render_rows
 from orlop_cli._session import Session
-from orlop_cli._stats import COLUMNS, HEADERS, Figures, Line, figures
+from orlop_cli.daemon.client import Engine, records, segment
+from orlop_cli.tables.format import render_rows
+from orlop_cli.tables.stats import COLUMNS, HEADERS, Figures, Line, figures
 
 FIRST_SAMPLE = 2.0  # seconds; after that the missing ones show dashes
 INTERVAL = 0.5

@@ -9,17 +9,17 @@ import sys
 from typing import Any
 
 from orlop_cli._command import command, flag, option
-from orlop_cli._format import print_rows, render_rows, render_values
 from orlop_cli._session import Session
-from orlop_cli._template_row import Row
-from orlop_cli._times import ago
-from orlop_cli._units import human_size
 from orlop_cli.commands.images import HEADERS as IMAGE_HEADERS
 from orlop_cli.commands.images import NONE, Image
 from orlop_cli.commands.ps import HEADERS as CONTAINER_HEADERS
 from orlop_cli.commands.ps import Container
 from orlop_cli.commands.volume import HEADERS as VOLUME_HEADERS
 from orlop_cli.commands.volume import Volume
+from orlop_cli.tables.format import print_rows, render_rows, render_values
+from orlop_cli.tables.row import Row
+from orlop_cli.values.times import ago
+from orlop_cli.values.units import human_size
 
 Usage = dict[str, Any]
 

@@ -10,13 +10,14 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import IO
 
-from orlop_cli import _progress, _reference
-from orlop_cli._client import records, segment
+from orlop_cli import _progress
 from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli._errors import CliError
-from orlop_cli._outputs import whole_file
 from orlop_cli._session import Session
-from orlop_cli._streams import write_all
+from orlop_cli.attached.streams import write_all
+from orlop_cli.daemon.client import records, segment
+from orlop_cli.files.outputs import whole_file
+from orlop_cli.values import references
 
 BLOCK = 1 << 20
 
@@ -78,8 +79,8 @@ def import_(
 ) -> None:
     source, target = args[0], args[1] if len(args) > 1 else ""
     if target:
-        _reference.parse(target)
-    repo, tag = _reference.split_tag(target)
+        references.parse(target)
+    repo, tag = references.split_tag(target)
     remote = source.startswith(("http://", "https://"))
     query = {
         "fromSrc": source if remote else "-",

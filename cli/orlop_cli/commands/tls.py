@@ -11,7 +11,7 @@ from orlop_cli._errors import CliError
 from orlop_cli._session import Session
 
 if TYPE_CHECKING:
-    from orlop_cli._certificates import Pair
+    from orlop_cli.daemon.certificates import Pair
 
 DIRECTORY = "/etc/orlop/tls"
 CLIENT = "client"
@@ -47,7 +47,7 @@ def init(
     client: str | None,
     force: bool,
 ) -> None:
-    from orlop_cli import _certificates as made  # a library of 40 ms, and nothing else here needs it
+    from orlop_cli.daemon import certificates as made  # a library of 40 ms, and nothing else here needs it
 
     directory, days = os.path.abspath(directory), _days(days)
     if client is not None:
@@ -84,7 +84,7 @@ def init(
 @many("--name", "names", metavar="host|ip", help="Names and addresses instead of those it has")
 @option("--days", type=int, default=DAYS, metavar="int", help=f"How long it is valid (default {DAYS})")
 def renew(session: Session, args: tuple[str, ...], directory: str, names: tuple[str, ...], days: int) -> None:
-    from orlop_cli import _certificates as made
+    from orlop_cli.daemon import certificates as made
 
     directory = os.path.abspath(directory)
     ca = made.load(directory, made.CA, made.CA_KEY)
@@ -99,7 +99,7 @@ def _exists(*parts: str) -> bool:
 
 
 def _add_client(directory: str, ca: Pair, name: str, days: int, force: bool) -> None:
-    from orlop_cli import _certificates as made
+    from orlop_cli.daemon import certificates as made
 
     own = os.path.join(directory, name)
     if not force and (_exists(own, "key.pem") or _exists(own, "cert.pem")):

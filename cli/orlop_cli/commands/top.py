@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from orlop_cli import _table
-from orlop_cli._client import segment
 from orlop_cli._command import command
 from orlop_cli._session import Session
+from orlop_cli.daemon.client import segment
+from orlop_cli.tables import table
 
 
 @command(
@@ -22,4 +22,4 @@ from orlop_cli._session import Session
 def top(session: Session, args: tuple[str, ...]) -> None:
     query = {"ps_args": " ".join(args[1:]) or None}
     found = session.engine.get(f"/containers/{segment(args[0])}/top", query)
-    sys.stdout.write(_table.layout([found["Titles"], *(found["Processes"] or [])], minimum=20, padding=3))
+    sys.stdout.write(table.layout([found["Titles"], *(found["Processes"] or [])], minimum=20, padding=3))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orlop_cli._client import segment
 from orlop_cli._command import command, each, fail, option
 from orlop_cli._errors import UsageProblem
 from orlop_cli._session import Session
-from orlop_cli._types import BYTES, CPUS, INT, SWAP
+from orlop_cli.daemon.client import segment
+from orlop_cli.values.types import BYTES, CPUS, INT, SWAP
 
 _KEYS = {
     "blkio_weight": "BlkioWeight",

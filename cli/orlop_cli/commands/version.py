@@ -7,13 +7,14 @@ import sys
 import time
 from typing import Any
 
-from orlop_cli import __version__, _table
-from orlop_cli._client import MAX_API, Engine
+from orlop_cli import __version__
 from orlop_cli._command import command, complain, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._format import render_values
 from orlop_cli._session import Session
-from orlop_cli._times import parse_nanoseconds
+from orlop_cli.daemon.client import MAX_API, Engine
+from orlop_cli.tables import table
+from orlop_cli.tables.format import render_values
+from orlop_cli.values.times import parse_nanoseconds
 
 ORDER = ("ApiVersion", "MinAPIVersion", "GoVersion", "GitCommit", "BuildTime", "Os", "Arch", "Experimental")
 TITLES = {"ApiVersion": "API version", "GoVersion": "Go version", "GitCommit": "Git commit", "BuildTime": "Built"}
@@ -37,7 +38,7 @@ def _arch() -> str:
 
 def _block(title: str, rows: list[tuple[str, str]]) -> str:
     lines = [[f" {name}:", value] for name, value in rows]
-    return f"{title}\n{_table.layout(lines, minimum=20, padding=1)}"
+    return f"{title}\n{table.layout(lines, minimum=20, padding=1)}"
 
 
 def _client_text(client: dict[str, Any]) -> str:
@@ -58,7 +59,7 @@ def _server_text(server: dict[str, Any]) -> str:
         details = component.get("Details") or {}
         rows = [("Version", component.get("Version", "")), *_details(details, component["Name"] == "Engine")]
         lines = [[f"  {name}:", value] for name, value in rows]
-        out += f" {component['Name']}:\n{_table.layout(lines, minimum=20, padding=1)}"
+        out += f" {component['Name']}:\n{table.layout(lines, minimum=20, padding=1)}"
     return out
 
 

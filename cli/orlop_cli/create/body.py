@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orlop_cli import _ports, _terminal
+from orlop_cli.attached import terminal
 from orlop_cli.create import devices, mounts, network, values
 from orlop_cli.create.values import bad
+from orlop_cli.values import ports
 
 Json = dict[str, Any]
 
@@ -107,13 +108,13 @@ def _health(options: Json) -> Json | None:
     return {"Test": ["NONE"]}
 
 
-def _published(options: Json) -> tuple[_ports.Bindings, list[str]]:
-    bindings: _ports.Bindings = {}
+def _published(options: Json) -> tuple[ports.Bindings, list[str]]:
+    bindings: ports.Bindings = {}
     try:
         for text in options["publish"]:
-            for port, hosts in _ports.parse_publish(text).items():
+            for port, hosts in ports.parse_publish(text).items():
                 bindings.setdefault(port, []).extend(hosts)
-        exposed = [port for text in options["expose"] for port in _ports.parse_expose(text)]
+        exposed = [port for text in options["expose"] for port in ports.parse_expose(text)]
     except ValueError as error:
         raise bad(str(error)) from None
     return bindings, sorted({*bindings, *exposed})
@@ -133,7 +134,7 @@ def _host(options: Json) -> Json:
     mapped, requests = devices.devices(options["device"])
     if options["gpus"]:
         requests.append(devices.gpus(options["gpus"]))
-    size = _terminal.size() if options["tty"] else None
+    size = terminal.size() if options["tty"] else None
     return {
         **_isolation(options),
         **_resources(options),

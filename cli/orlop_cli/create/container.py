@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from orlop_cli import _config, _pull, _reference
-from orlop_cli._client import Engine
+from orlop_cli import _config, _pull
 from orlop_cli._errors import ApiError, CliError
-from orlop_cli._outputs import new_file
 from orlop_cli.create import body
+from orlop_cli.daemon.client import Engine
+from orlop_cli.files.outputs import new_file
+from orlop_cli.values import references
 
 
 def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool = False) -> str:
@@ -72,12 +73,12 @@ def _image_missing(error: ApiError, options: dict[str, Any]) -> bool:
 
 
 def _tagged(image: str) -> str:
-    reference = _reference.parse(image).with_default_tag()
+    reference = references.parse(image).with_default_tag()
     return f"{reference.name}@{reference.digest}" if reference.digest else f"{reference.name}:{reference.tag}"
 
 
 def _fetch(engine: Engine, options: dict[str, Any], image: str) -> None:
-    reference = _reference.parse(image).with_default_tag()
+    reference = references.parse(image).with_default_tag()
     _pull.pull(engine, reference, None if options["quiet"] else sys.stderr, options["platform"])
 
 

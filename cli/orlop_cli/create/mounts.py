@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from orlop_cli._types import boolean
-from orlop_cli._units import parse_bytes
 from orlop_cli.create.values import bad, csv_fields
+from orlop_cli.values.types import boolean
+from orlop_cli.values.units import parse_bytes
 
 Json = dict[str, Any]
 

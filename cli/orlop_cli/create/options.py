@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orlop_cli._command import flag, many, option
-from orlop_cli._types import BYTES, CPUS, DURATION, INT, SWAP
+from orlop_cli.values.types import BYTES, CPUS, DURATION, INT, SWAP
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orlop_cli._errors import UsageProblem
-from orlop_cli._units import parse_bytes
+from orlop_cli.values.units import parse_bytes
 
 
 def bad(message: str) -> UsageProblem:

@@ -13,7 +13,7 @@ class Row:
 
     def field(self, name: str, *args: Any) -> Any:
         method = getattr(self, name, None) if name[:1].isupper() and name not in ("FIELDS", "HEADERS") else None
-        from orlop_cli._template_parse import TemplateError
+        from orlop_cli.tables.parse import TemplateError
 
         if method is None:
             raise TemplateError(f"can't evaluate field {name}; known are: {', '.join('.' + f for f in self.FIELDS)}")

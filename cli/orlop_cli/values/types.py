@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from orlop_cli import _units
 from orlop_cli._errors import UsageProblem
+from orlop_cli.values import units
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on only
@@ -36,7 +36,7 @@ def _integer(text: str) -> int:
 
 
 def _swap(text: str) -> int:
-    return -1 if text == "-1" else _units.parse_bytes(text)
+    return -1 if text == "-1" else units.parse_bytes(text)
 
 
 def boolean(text: str) -> bool:
@@ -49,7 +49,7 @@ def boolean(text: str) -> bool:
 
 
 INT = Parsed("int", _integer)
-BYTES = Parsed("bytes", _units.parse_bytes)
+BYTES = Parsed("bytes", units.parse_bytes)
 SWAP = Parsed("bytes", _swap)
-CPUS = Parsed("decimal", _units.parse_cpus)
-DURATION = Parsed("duration", _units.parse_duration)
+CPUS = Parsed("decimal", units.parse_cpus)
+DURATION = Parsed("duration", units.parse_duration)

@@ -7,7 +7,7 @@ import socket
 from typing import NamedTuple
 
 from orlop_cli._errors import CannotConnect, CliError
-from orlop_cli._http import Stream
+from orlop_cli.daemon.http import Stream
 
 DEFAULT_HOST = "unix:///run/orlop.sock"
 CONNECT_TIMEOUT = 20.0
@@ -80,11 +80,10 @@ def _unix(path: str) -> socket.socket:
 def _secured(raw: socket.socket, address: Address, tls: Tls) -> Stream:
     import ssl
 
-    from orlop_cli import _tls
+    from orlop_cli.daemon.tls import TlsStream, context
 
     try:
-        context = _tls.context(tls.ca, tls.cert, tls.key, tls.verify)
-        return _tls.TlsStream(raw, context, address.host)
+        return TlsStream(raw, context(tls.ca, tls.cert, tls.key, tls.verify), address.host)
     except FileNotFoundError as error:
         raw.close()
         named = ", ".join(name for name in (tls.ca, tls.cert, tls.key) if name and not os.path.exists(name))

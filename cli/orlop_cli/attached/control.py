@@ -7,10 +7,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orlop_cli import _terminal
-from orlop_cli._client import Engine
 from orlop_cli._errors import CliError
-from orlop_cli._signals import FORWARDED, SignalThread
+from orlop_cli.attached import terminal
+from orlop_cli.attached.signals import FORWARDED, SignalThread
+from orlop_cli.daemon.client import Engine
 
 
 def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
@@ -24,7 +24,7 @@ def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
 
 def resize_now(engine: Engine, path: str) -> bool:
     """Pass our terminal's size on, if we have a terminal."""
-    here = _terminal.size()
+    here = terminal.size()
     return here is None or resize(engine, path, *here)
 
 
@@ -33,7 +33,7 @@ def control(engine: Engine, path: str, forward: bool, tty: bool) -> Iterator[Non
     """Within: forwarded signals go to `path`/kill, SIGWINCH to `path`/resize. Signals that are not forwarded and would end
     us do so, after the terminal has been restored."""
     other = engine.fork()
-    raw = _terminal.Raw(0) if tty and os.isatty(0) else None
+    raw = terminal.Raw(0) if tty and os.isatty(0) else None
 
     def handle(number: signal.Signals) -> None:
         if tty and number == signal.SIGWINCH:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 
-from orlop_cli._http import RECEIVE
+from orlop_cli.daemon.http import RECEIVE
 
 
 def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> ssl.SSLContext:
@@ -38,7 +38,7 @@ def _told(error: ssl.SSLError) -> str:
 
 
 class TlsStream:
-    """orlop_cli._http.Stream over TLS. Raises ssl.SSLError and OSError."""
+    """orlop_cli.daemon.http.Stream over TLS. Raises ssl.SSLError and OSError."""
 
     def __init__(self, raw: socket.socket, ctx: ssl.SSLContext, server: str) -> None:
         self._raw = raw

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from orlop_cli._template_parse import TemplateError
+from orlop_cli.tables.parse import TemplateError
 
 
 class _NoValue:

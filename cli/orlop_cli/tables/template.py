@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orlop_cli import _template_functions as functions
-from orlop_cli import _template_parse as tree
-from orlop_cli._template_functions import NO_VALUE, show, truth
-from orlop_cli._template_parse import TemplateError
-from orlop_cli._template_row import Row
+from orlop_cli.tables import functions as functions
+from orlop_cli.tables import parse as tree
+from orlop_cli.tables.functions import NO_VALUE, show, truth
+from orlop_cli.tables.parse import TemplateError
+from orlop_cli.tables.row import Row
 
 _MAPS = {
     "Annotations", "Attributes", "Containers", "Data", "DriverOpts", "ExposedPorts", "Labels", "Networks", "Options",

@@ -6,7 +6,7 @@ import re
 import time
 
 from orlop_cli._errors import CliError
-from orlop_cli._units import parse_duration
+from orlop_cli.values.units import parse_duration
 
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):?(\d\d)?(?::(\d\d))?(\.\d+)?)?(Z|[+-]\d\d:\d\d)?")
 _STAMP = re.compile(r"\d+(\.\d{1,9})?")
@@ -73,7 +73,7 @@ def local_rfc3339(nanoseconds: int) -> str:
 
 def ago(stamp: str) -> str:
     """`3 hours ago` for an RFC 3339 stamp, empty for the zero time."""
-    from orlop_cli._units import human_duration
+    from orlop_cli.values.units import human_duration
 
     if not stamp or stamp.startswith("0001-"):
         return ""

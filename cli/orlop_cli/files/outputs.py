@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orlop_cli._errors import CliError
-from orlop_cli._streams import write_all
+from orlop_cli.attached.streams import write_all
 
 Write = Callable[[bytes], None]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from orlop_cli._template_row import Row
-from orlop_cli._units import bytes_size, human_size
+from orlop_cli.tables.row import Row
+from orlop_cli.values.units import bytes_size, human_size
 
 HEADERS = {
     "Container": "CONTAINER",

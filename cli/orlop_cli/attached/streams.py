@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 
 from orlop_cli._errors import CliError
-from orlop_cli._http import RECEIVE, Stream
+from orlop_cli.daemon.http import RECEIVE, Stream
 
 HEADER = struct.Struct(">BxxxL")
 STDIN, STDOUT, STDERR, SYSTEM = range(4)

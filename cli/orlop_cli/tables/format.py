@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orlop_cli import _table
+from orlop_cli.tables.table import layout
 
 if TYPE_CHECKING:
-    from orlop_cli._template_row import Row
+    from orlop_cli.tables.row import Row
 
 
 def print_rows(
@@ -28,18 +28,18 @@ def render_rows(
     if form in (None, "", "table"):
         lines = [[headers[name] for name in columns]]
         lines += [[getattr(row, name)() for name in columns] for row in rows]
-        return _table.layout(lines)
+        return layout(lines)
     if form == "json":
-        from orlop_cli._template_functions import to_json
+        from orlop_cli.tables.functions import to_json
 
         return "".join(to_json(row) + "\n" for row in rows)
     return _templated(rows, headers, str(form))
 
 
 def _templated(rows: Iterable[Row], headers: dict[str, str], form: str) -> str:
-    from orlop_cli._template import Template
-    from orlop_cli._template_functions import HEADER_TABLE
-    from orlop_cli._template_row import Headers
+    from orlop_cli.tables.functions import HEADER_TABLE
+    from orlop_cli.tables.row import Headers
+    from orlop_cli.tables.template import Template
 
     source = unescape(form)
     table = source.startswith("table")
@@ -49,7 +49,7 @@ def _templated(rows: Iterable[Row], headers: dict[str, str], form: str) -> str:
         return "".join(template.render(row) + "\n" for row in rows)
     heading = Template(source, HEADER_TABLE).render(Headers(headers))
     lines = [heading.split("\t")] + [template.render(row).split("\t") for row in rows]
-    return _table.layout(lines)
+    return layout(lines)
 
 
 def unescape(form: str) -> str:
@@ -60,10 +60,10 @@ def unescape(form: str) -> str:
 def render_values(values: Sequence[Any], form: str) -> str:
     """Each value (JSON) through a template, a line each: inspect, info, version, events."""
     if form == "json":
-        from orlop_cli._template_functions import to_json
+        from orlop_cli.tables.functions import to_json
 
         return "".join(to_json(value) + "\n" for value in values)
-    from orlop_cli._template import Template
+    from orlop_cli.tables.template import Template
 
     template = Template(form)
     return "".join(template.render(value) + "\n" for value in values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from orlop_cli._client import Engine
 from orlop_cli._errors import CliError
+from orlop_cli.daemon.client import Engine
 
 
 class Wait:

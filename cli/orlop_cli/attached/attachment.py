@@ -13,10 +13,10 @@ import threading
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from orlop_cli import _terminal
 from orlop_cli._errors import CliError
-from orlop_cli._http import RECEIVE, Response
-from orlop_cli._streams import STDERR, STDOUT, copy_framed, copy_raw
+from orlop_cli.attached import terminal
+from orlop_cli.attached.streams import STDERR, STDOUT, copy_framed, copy_raw
+from orlop_cli.daemon.http import RECEIVE, Response
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
@@ -85,7 +85,7 @@ class Attachment:
         sys.stdout.flush()
         with ExitStack() as stack:
             if self._wiring.tty and self._wiring.stdin and os.isatty(0):
-                stack.enter_context(_terminal.Raw(0))
+                stack.enter_context(terminal.Raw(0))
             if self._wiring.stdin:
                 threading.Thread(target=self._copy_input, daemon=True).start()
             self._copy_output()

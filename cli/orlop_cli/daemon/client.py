@@ -15,9 +15,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from orlop_cli import __version__, _hosts
+from orlop_cli import __version__
 from orlop_cli._errors import ApiError, CannotConnect, CliError
-from orlop_cli._http import Connection, Response
+from orlop_cli.daemon import hosts
+from orlop_cli.daemon.http import Connection, Response
 
 BASE_API = (1, 43)  # what the commands are written for
 MAX_API = (1, 48)  # the newest version a single flag asks for
@@ -31,7 +32,7 @@ Query = Mapping[str, str | int | list[str] | None]
 class Engine:
     """One daemon at one address. Not shared between threads: `fork()` gives another thread its own connections."""
 
-    def __init__(self, address: _hosts.Address, tls: _hosts.Tls | None = None) -> None:
+    def __init__(self, address: hosts.Address, tls: hosts.Tls | None = None) -> None:
         self.address = address
         self._tls = tls
         self._idle: Connection | None = None
@@ -151,7 +152,7 @@ class Engine:
             if not select.select([kept.stream], [], [], 0)[0]:
                 return kept
             kept.close()
-        made = Connection(_hosts.connect(self.address, self._tls), self.address.host or "orlop")
+        made = Connection(hosts.connect(self.address, self._tls), self.address.host or "orlop")
         self._opened.append(made)
         return made
 

@@ -1,0 +1,1 @@
+"""Files on this side: packed, unpacked, named for output; the rules of `cp`."""

@@ -1,0 +1,1 @@
+"""What listings print: tables, templates of --format, figures of `stats`."""
