@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 import trio
+from tests.unit.containers.test_containers_crash import living
 from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, run_fast
-from tests.unit.test_containers_crash import living
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_kernel import process

@@ -15,7 +15,7 @@ import pytest
 from orlop_kernel import plugins
 from orlop_kernel.spi import LogDriver
 
-GUIDE = Path(__file__).parents[2] / "docs" / "drivers.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "drivers.md"
 _FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 

@@ -287,7 +287,7 @@ def test_other_keys_that_cannot_be(tmp_path: Path, content: dict[str, Any], text
 
 
 def test_the_table_of_routes_is_on_its_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if re.match(r"\| `[A-Z]+ /", line)
     ]
@@ -308,6 +308,6 @@ def test_the_table_names_routes_that_are_served() -> None:
 
 
 def test_members_are_on_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     fields = {*Listener.__struct_encode_fields__, *AuditLog.__struct_encode_fields__, *Line.__struct_encode_fields__}
     assert not [field for field in fields if f"`{field}`" not in page and f'"{field}":' not in page]
