@@ -377,8 +377,8 @@ def test_what_a_commit_had_paused_when_the_daemon_was_killed_goes_on(live: Engin
     live.kill()
     commit.wait(timeout=patience(10))
     live.start()
-    live.wait_state("cc", "running")
-    assert live.ok("exec", "cc", "echo", "well") == "well"
+    live.wait_state("cc", "running")  # said before it is thawed, in case of another crash
+    until(lambda: live.docker("exec", "cc", "echo", "well").out == "well\n", "it is thawed")
 
 
 def test_kill_of_a_monitor(engine: Engine, name: str) -> None:
