@@ -150,10 +150,15 @@ def test_rm(engine: Engine, name: str) -> None:
 def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "always", "busybox", "false")
     until(lambda: engine.inspect(name)["RestartCount"] >= 3, "pauses that are long enough")
-    engine.wait_state(name, "restarting")
-    result = engine.docker("rm", name)
-    assert result.code == 1
-    assert f'cannot remove container "/{name}": container is restarting: stop the container' in result.err
+
+    def refused() -> str:
+        result = engine.docker("rm", name)
+        assert result.code == 1
+        return result.err if "restarting" in result.err else ""
+
+    # On a slow machine it runs again before it is asked for
+    said = until(refused, "it is met between two runs")
+    assert f'cannot remove container "/{name}": container is restarting: stop the container' in said
     engine.ok("rm", "-f", name)
     assert engine.docker("inspect", name).code == 1
 
@@ -296,7 +301,7 @@ def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> No
     pauses = [after - before for before, after in itertools.pairwise(began)]
     assert len(pauses) == 3
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
-    assert pauses[0] <= pauses[2] < patience(2)
+    assert max(pauses) < patience(2)
 
 
 def test_restart_always_until_stopped(engine: Engine, name: str) -> None:
