@@ -39,7 +39,8 @@ class NetworkHouse:
 
     def __init__(self, root: Path, **config: Any) -> None:
         self.root = root
-        self.config = Config(data_root=str(root), **{"bip": "10.200.0.1/24", "ip": "127.0.0.1", **config})
+        own = {"data_root": str(root), "exec_root": str(root / "run"), "bip": "10.200.0.1/24", "ip": "127.0.0.1"}
+        self.config = Config(**{**own, **config})
         self.drivers = {
             "bridge": FakeNetwork(),
             "host": FakeNetwork(capabilities=NetworkCapabilities("host", False, False)),

@@ -182,9 +182,9 @@ def test_rules_are_missed_by_who_has_some(room: Callable[..., Containers]) -> No
     living.check(room(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
 
 
-def test_without_live_restore_they_are_not_meant_to_go_on(room: Callable[..., Containers]) -> None:
+def test_without_live_restore_they_are_not_meant_to_go_on(room: Callable[..., Containers], tmp_path: Path) -> None:
     """Through a restart; a reload they live through, and it applies `runtimes`."""
-    here = room(record(1, runtime="own"), config=Config())
+    here = room(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     living.check(here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
     with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes has no such entry"):
         living.check(here, Config())
