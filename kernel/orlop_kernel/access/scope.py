@@ -8,6 +8,7 @@ carry out.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orlop_kernel.api.call import Call
@@ -91,9 +92,13 @@ class Judge:
         return record.id
 
     def vet(self, volume: VolumeRecord, anonymous: bool) -> None:
-        """What a container got by a name that meant nothing when it was judged. Anonymous ones come with containers, which
-        were judged, or are new."""
-        if not anonymous and not self.holds(volume.labels):
+        """A volume that a container has or gets. Anonymous ones without the labels come with a container of this scope, or
+        are new: they count as its own, unless they are made of something of the host."""
+        if self.holds(volume.labels):
+            return
+        if volume.of_host:
+            raise self._door.denied(f"the volume {volume.name}, which is a directory or device of the host,")
+        if not anonymous:
             raise self._door.outside(f"volume {volume.name}")
 
     def _check_image(self, text: str) -> None:
@@ -198,6 +203,9 @@ class Judge:
         for mount in record.mounts:
             if mount.type == "volume" and not mount.anonymous:
                 self._check_volume(mount.name)
+            elif mount.type == "volume":
+                with suppress(NotFound):  # it would be made anew, of nothing
+                    self.vet(self._engine.volumes.get(mount.name), True)
 
     def _pin_networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
         """By their IDs from now on: what gets one of the names later may be somebody else's. The mode stays as it was."""

@@ -43,12 +43,16 @@ class Things:
 
 
 def container(ident: str, mounts: str = "", modes: Any = None, **labels: str) -> Any:
+    """`mounts` are "TYPE NAME, ..."; a name with "?" is an anonymous volume's."""
     record = SimpleNamespace(
         config=SimpleNamespace(labels=labels),
         host_config=HostConfig(**(modes or {})),
-        mounts=[MountRecord(type=kind, destination="/d", name=name) for kind, name in map(str.split, mounts.split(","))]
-        if mounts
-        else [],
+        mounts=[
+            MountRecord(
+                type=kind, destination="/d", name=name.removesuffix("?"), source="/etc", anonymous=name.endswith("?")
+            )
+            for kind, name in map(str.split, filter(None, mounts.split(",")))
+        ],
     )
     return SimpleNamespace(id=ident, record=record)
 
@@ -59,11 +63,16 @@ def labelled(**more: Any) -> Any:
 
 MINE = container("1" * 64, **{TEAM: "web"})
 FULL = container("3" * 64, "volume theirs", **{TEAM: "web"})
+OWN = container("4" * 64, "volume plain?, volume gone?", **{TEAM: "web"})
+HOST = container("5" * 64, "volume plain?, volume etc?", **{TEAM: "web"})
+OF_HOST = {"type": "none", "o": "bind", "device": "/etc"}
 ENGINE = SimpleNamespace(
     containers=Things(
-        **{each.id: each for each in (MINE, FULL)},
+        **{each.id: each for each in (MINE, FULL, OWN, HOST)},
         mine=MINE,
         full=FULL,
+        own=OWN,
+        host=HOST,
         theirs=container("2" * 64, **{TEAM: "db"}),
     ),
     networks=Things(
@@ -72,7 +81,12 @@ ENGINE = SimpleNamespace(
         host=labelled(id="h", name="host", predefined=True),
         mine=labelled(id="n", name="mine", labels={TEAM: "web"}),
     ),
-    volumes=Things(mine=labelled(labels={TEAM: "web"}), theirs=labelled(labels={TEAM: "db"})),
+    volumes=Things(
+        mine=VolumeRecord("mine", "local", 0, labels={TEAM: "web"}),
+        theirs=VolumeRecord("theirs", "local", 0, labels={TEAM: "db"}),
+        plain=VolumeRecord("plain", "local", 0),
+        etc=VolumeRecord("etc", "local", 0, options=OF_HOST),
+    ),
     images=Things(plain=SimpleNamespace(config=SimpleNamespace(labels=None))),
 )
 
@@ -130,6 +144,7 @@ def test_a_name_becomes_the_id_of_what_was_judged() -> None:
 OTHERS = Things(
     plain=container("p", mounts="volume v, tmpfs t"),
     bound=container("b", mounts="volume v, bind b"),
+    pictured=container("i", mounts="image i"),
     hosts=container("h", modes={"network_mode": "host", "pid_mode": "host"}),
     joined=container("j", modes={"network_mode": "container:hosts", "ipc_mode": "container:plain"}),
     loop=container("l", modes={"pid_mode": "container:loop"}),
@@ -140,7 +155,8 @@ OTHERS = Things(
     ("host", "what"),
     [
         ({"volumes_from": ["plain:ro"], "network_mode": "container:plain", "ipc_mode": "container:joined"}, []),
-        ({"volumes_from": ["plain", "bound:ro"]}, ["VolumesFrom bound, which has a bind mount,"]),
+        ({"volumes_from": ["plain", "bound:ro"]}, ["VolumesFrom bound, which has the bind mount of /etc,"]),
+        ({"volumes_from": ["pictured"]}, ["VolumesFrom pictured, which has the image mount of /etc,"]),
         ({"volumes_from": ["later"]}, ["VolumesFrom later, which does not exist,"]),
         ({"network_mode": "container:hosts"}, ["NetworkMode container:hosts, which has the host's,"]),
         ({"network_mode": "container:joined"}, ["NetworkMode container:joined, which has the host's,"]),
@@ -205,6 +221,7 @@ def test_a_container_gets_the_labels_and_ids() -> None:
         {"HostConfig": {"Mounts": [{"Type": "volume", "Source": "theirs", "Target": "/d"}]}},
         {"HostConfig": {"Links": ["theirs:x"]}},
         {"HostConfig": {"VolumesFrom": ["full"]}},
+        {"HostConfig": {"VolumesFrom": ["own", "host"]}},
         {"NetworkingConfig": {"EndpointsConfig": {"host": {}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"NetworkID": "9"}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"Links": ["theirs:x"]}}}},
@@ -274,6 +291,32 @@ def test_a_volume_that_somebody_else_made_meanwhile() -> None:
     judge().vet(theirs, True)  # of a container that was judged
     with pytest.raises(Denied, match="volume v is outside the labels"):
         judge().vet(theirs, False)
+
+
+def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
+    """A volume of a directory of the host is had by its label, also when it has no name."""
+    assert created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["own"]})
+    with pytest.raises(Denied, match="the volume etc, which is a directory or device of the host, is not allowed"):
+        created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["host"]})
+    for anonymous in (True, False):
+        judge().vet(VolumeRecord("v", "local", 0, options=OF_HOST, labels={TEAM: "web"}), anonymous)
+        with pytest.raises(Denied, match="directory or device of the host"):
+            judge().vet(VolumeRecord("v", "local", 0, options=OF_HOST), anonymous)
+
+
+def test_all_labels_of_a_listener_have_to_be_there() -> None:
+    """An object that has one of two belongs to somebody else."""
+    made = judge(f"{TEAM}=web", "com.example.env")
+    assert made.holds({TEAM: "web", "com.example.env": "test", "more": ""})
+    for labels in ({}, None, {TEAM: "web"}, {"com.example.env": "test"}, {TEAM: "db", "com.example.env": "test"}):
+        assert not made.holds(labels)
+    assert judged(made, call("/containers/json"), Scope.FILTER).only == (f"{TEAM}=web", "com.example.env")
+    with pytest.raises(Denied, match=r"container mine is outside the labels \(com.example.team=web, com.example.env\)"):
+        judged(made, call("/containers/{id}/start", id="mine"), Scope.CONTAINER)
+    with pytest.raises(Denied, match="volume mine"):
+        judged(made, call("/volumes/{name}", name="mine"), Scope.VOLUME)
+    with pytest.raises(Denied, match="network mine"):
+        judged(made, call("/networks/{id}", id="mine"), Scope.NETWORK)
 
 
 def test_images_need_the_label_unless_they_are_shared() -> None:

@@ -39,8 +39,9 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
     @property
     def of_host(self) -> bool:
-        """Whether its options make it a directory or a device of this host: not a share of a server, nor memory."""
-        if not self.options.get("device"):
+        """Whether its options make it a directory or a device of this host: not a share of a server, nor memory. A type
+        alone is enough: an overlay names its directories in `o`."""
+        if not (self.options.get("device") or self.options.get("type")):
             return False
         bound = not {"bind", "rbind"}.isdisjoint(self.options.get("o", "").split(","))
         return bound or self.options.get("type") not in _ELSEWHERE
