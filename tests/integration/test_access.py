@@ -305,7 +305,7 @@ def test_the_hosts_things_do_not_come_by_way_of_others(house: House) -> None:
     house.engine.ok("run", "-d", "--name", "exporter", "--network", "host", "busybox", "sleep", "600")
     house.engine.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", "share")
     for argv, what in (
-        ("--volumes-from manager", "VolumesFrom manager, which has a bind mount,"),
+        ("--volumes-from manager", "VolumesFrom manager, which has the bind mount of /etc,"),
         ("--network container:exporter", "NetworkMode container:exporter, which has the host's,"),
     ):
         assert f"{what} is not allowed for role no-exec" in house.denied("ci", "create", *argv.split(), "busybox")
@@ -329,6 +329,73 @@ def test_the_hosts_directories_do_not_come_by_volumes(house: House) -> None:
     assert line["decision"] == "denied"
     house.engine.ok("rm", "has-etc")
     house.engine.ok("volume", "rm", "etc")
+
+
+def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(house: House, tmp_path: Path) -> None:
+    """Not below the mount, not by a link that leads into it, not by way of a volume, whether it runs or not."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
+    subprocess.run(["mount", "--make-shared", tmp_path], check=True)
+    try:
+        _no_copies_out(house, tmp_path)
+    finally:
+        house.engine.docker("rm", "-f", "bound", "volumed", "shared", "stopped", "own")
+        house.engine.docker("volume", "rm", "hostdir", "own")
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def _no_copies_out(house: House, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the host")
+    options = f"-o type=none -o o=bind -o device={tmp_path}"
+    house.engine.ok("volume", "create", *options.split(), "hostdir")
+    link = "ln -s /m /link; sleep 600"
+    for name, mount in (("bound", f"{tmp_path}:/m:ro"), ("volumed", "hostdir:/m"), ("shared", f"{tmp_path}:/m:rshared")):
+        house.engine.ok("run", "-d", "--name", name, "-v", mount, "busybox", "sh", "-c", link)
+    house.engine.ok("create", "--name", "stopped", "-v", f"{tmp_path}:/m", "busybox", "true")
+    until(lambda: house.engine.docker("exec", "bound", "ls", "/link/secret").code == 0)
+    for name in ("bound", "volumed", "shared", "stopped"):
+        for path in ("/m/secret", "/link/secret", "/m", "/", "/etc/hostname"):
+            for method in ("GET", "HEAD"):
+                status, said = house.api("ci", method, f"/containers/{name}/archive?path={path}")
+                assert status == 403, (name, path, said)
+        assert "is not allowed for role no-exec" in house.denied("ci", "cp", f"{name}:/m/secret", str(tmp_path / "out"))
+        for exported in (house.docker("ci", "export", name), house.engine.docker("export", name)):
+            assert b"of the host" not in exported.stdout and exported.code == 0
+        assert "/m/secret" not in house.ok("ci", "diff", name)
+    house.engine.ok("cp", "bound:/m/secret", str(tmp_path / "out"))  # root's socket has no such bounds
+    assert (tmp_path / "out").read_text() == "of the host"
+    house.ok("ci", "run", "--name", "own", "-v", "own:/d", "busybox", "sh", "-c", "echo mine > /d/file")
+    house.ok("ci", "cp", "own:/d/file", str(tmp_path / "mine"))
+    assert (tmp_path / "mine").read_text() == "mine\n"
+
+
+def test_an_anonymous_volume_of_a_host_directory_is_not_taken_over(house: House, tmp_path: Path) -> None:
+    options = f"type=volume,dst=/m,volume-opt=type=none,volume-opt=o=bind,volume-opt=device={tmp_path}"
+    house.engine.ok("create", "--name", "holder", "-l", f"{TEAM}=web", "--mount", options, "busybox")
+    for door in ("web", "ci"):
+        assert "which is a directory or device of the host, is not" in house.denied(
+            door, "create", "--volumes-from", "holder", "busybox"
+        )
+    labelled = f"{options},volume-label={TEAM}=web"
+    house.engine.ok("create", "--name", "giver", "-l", f"{TEAM}=web", "--mount", labelled, "busybox")
+    house.ok("web", "run", "--rm", "--volumes-from", "giver:ro", "busybox", "ls", "/m")
+    house.engine.ok("rm", "-v", "holder", "giver")
+
+
+def test_no_answer_tells_what_paths_the_host_has(house: House) -> None:
+    said = set()
+    for path in ("/etc/shadow", "/nonexistent", "/dev/null"):
+        status, answer = house.api(
+            "ci",
+            "POST",
+            "/containers/create",
+            {"Image": BUSYBOX, "HostConfig": {"BlkioDeviceReadBps": [{"Path": path, "Rate": 1}]}},
+        )
+        said.add((status, answer["message"]))
+        mount = {"Type": "bind", "Source": path, "Target": "/t"}
+        status, answer = house.api("ci", "POST", "/containers/create", {"Image": BUSYBOX, "HostConfig": {"Mounts": [mount]}})
+        said.add((status, answer["message"].replace(path, "PATH")))
+    assert {status for status, _ in said} == {403}
+    assert len(said) == 2
 
 
 def test_top_shows_a_container_and_not_the_host(house: House) -> None:

@@ -10,6 +10,7 @@ import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import trio
 from orlop_kernel.api.call import Call
 from orlop_kernel.api.errors import answer_error
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, RawStream, Response, Streaming
-from orlop_kernel.spi import DriverError
+from orlop_kernel.spi import DriverError, NotFound
 from orlop_kernel.types.base import rfc3339
 from orlop_kernel.types.containers import CreateRequest, HostConfig, UpdateRequest
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
@@ -30,7 +31,7 @@ from .audit import Audit, Line, Who
 from .authz import BODY_LIMIT, Chain, Question, is_json
 from .door import DEFAULT, Denied, Door
 from .objects import clean, describe, describe_body, describe_made
-from .roles import ROUTES, UNKNOWN, Level
+from .roles import ROUTES, UNKNOWN, Host, Level
 from .scope import Judge
 
 if TYPE_CHECKING:
@@ -125,9 +126,23 @@ class Guard:
             raise door.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
         if self._judge:  # first: what others' containers have is not told either
             await self._judge(call, rule.scope)
+        if door.level < Level.FULL and rule.host is Host.FILES:
+            self._check_files(door, call)
         if door.guarded:
             for what in await self._beyond(door, call):
                 raise door.denied(what)
+
+    def _check_files(self, door: Door, call: Call) -> None:
+        """What a client may not mount it may not read by way of a container that has it. All of the container's files, not
+        only paths below its mounts: links and renames in the container decide where a path leads."""
+        container = self._engine.containers.get(call.params["id"])
+        call.params["id"] = container.id  # what was judged, whoever gets the name meanwhile
+        if mount := joined.outside_mount(container.record):
+            raise door.denied(f"access to files of container {container.name}, which has {mount},")
+        for mounted in container.record.mounts:
+            if mounted.type == "volume":
+                with suppress(NotFound):  # then there is nothing to read
+                    self._vet(door, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
 
     async def _beyond(self, door: Door, call: Call) -> list[str]:
         """What the body asks of the host."""

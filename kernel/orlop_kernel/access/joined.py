@@ -1,5 +1,6 @@
-"""What a new container would take over from others, where clients must not become root on the machine: the host's files and
-namespaces also come by way of a container that has them. `walls` judges what is asked for by itself.
+"""What comes by way of another container, where clients must not become root on the machine: a new container can take over
+the host's files and namespaces from one that has them, and the API reads files of a container with all its mounts. `walls`
+judges what a new container asks for itself.
 
 What is judged is what is taken: the ID of the other stands in its name's place afterwards, whoever gets the name meanwhile.
 What another has of this kind does not change while it exists.
@@ -13,14 +14,24 @@ from typing import TYPE_CHECKING
 from orlop_kernel.spi import OrlopError
 from orlop_kernel.types.containers import HostConfig
 
+from .walls import OWN_MOUNTS
+
 if TYPE_CHECKING:
     from orlop_kernel.engine.containers.container import Container
+    from orlop_kernel.engine.containers.record import ContainerRecord
     from orlop_kernel.engine.containers.service import Containers
 
-__all__ = ["of_others"]
+__all__ = ["of_others", "outside_mount"]
 
 _SHARED = {"network_mode": "NetworkMode", "pid_mode": "PidMode", "ipc_mode": "IpcMode"}
 _PREFIX = "container:"
+
+
+def outside_mount(record: ContainerRecord) -> str:
+    """The first mount that a guarded client could not have asked for; "" for none. Volumes are judged by what they are made
+    of, by the caller."""
+    found = next((mount for mount in record.mounts if mount.type not in OWN_MOUNTS), None)
+    return f"the {found.type} mount of {found.source}" if found else ""
 
 
 def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
@@ -31,8 +42,8 @@ def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
         other = _find(containers, name)
         if other is None:
             yield f"VolumesFrom {name}, which does not exist,"
-        elif any(mount.type == "bind" for mount in other.record.mounts):
-            yield f"VolumesFrom {name}, which has a bind mount,"
+        elif mount := outside_mount(other.record):
+            yield f"VolumesFrom {name}, which has {mount},"
         else:
             given[at] = f"{other.id}{colon}{access}"
     for field, shown in _SHARED.items():

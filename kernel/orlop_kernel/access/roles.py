@@ -1,6 +1,6 @@
-"""Which role may call which route, and how a label scope finds the objects that a call is about. Data, no code.
+"""Which role may call which route, how a label scope finds the objects of a call, what of the host a route could give: data.
 
-A route that is not here is for role full on a listener without labels: a new one has to be thought about first.
+Every route of the API is here (a test compares). One that is not is for role full on a listener without labels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-__all__ = ["ROLE_LEVEL", "ROUTES", "UNKNOWN", "Level", "Rule", "Scope"]
+__all__ = ["ROLE_LEVEL", "ROUTES", "UNKNOWN", "Host", "Level", "Rule", "Scope"]
 
 
 class Level(IntEnum):
@@ -44,81 +44,107 @@ class Scope(Enum):
     CLOSED = "about everybody's things: refused"
 
 
+class Host(Enum):
+    """What of the host a route could give or change, and how that is kept from clients that must not become root."""
+
+    NOTHING = "nothing"
+    FACTS = "names and figures, no content of files"
+    NETWORK = "connections from the host's address"
+    OUTPUT = "what the container writes to its output"
+    PROCESSES = "the container's processes, by the usual words for `ps`"
+    ROOT = "the container's own files, no mounts"
+    FILES = "`no-exec`: refused if the container has files of the host"
+    BODY = "the body may ask for nothing of the host"
+    AS_MADE = "what the container was made with, and no more"
+    INSIDE = "all that the container was made with"
+    ANYTHING = "anything: only without labels"
+
+
 class Rule(NamedTuple):
     level: Level
     scope: Scope
+    host: Host
 
 
-UNKNOWN = Rule(Level.FULL, Scope.CLOSED)
+UNKNOWN = Rule(Level.FULL, Scope.CLOSED, Host.ANYTHING)
+"""What Docker's API does not have, or nobody has thought about."""
 
 ROLE_LEVEL = {"read-only": Level.READ, "no-exec": Level.CHANGE, "full": Level.FULL}
 
 _R, _C, _F = Level
-_S = Scope
+_S, _H = Scope, Host
 
 ROUTES: dict[str, Rule] = {
-    "GET /_ping": Rule(_R, _S.OPEN),
-    "HEAD /_ping": Rule(_R, _S.OPEN),
-    "GET /version": Rule(_R, _S.OPEN),
-    "GET /info": Rule(_R, _S.OPEN),
-    "GET /events": Rule(_R, _S.FILTER),
-    "GET /system/df": Rule(_R, _S.CLOSED),
-    "POST /auth": Rule(_C, _S.OPEN),
-    "GET /containers/json": Rule(_R, _S.FILTER),
-    "GET /containers/{id}/json": Rule(_R, _S.CONTAINER),
-    "GET /containers/{id}/logs": Rule(_R, _S.CONTAINER),
-    "GET /containers/{id}/stats": Rule(_R, _S.CONTAINER),
-    "GET /containers/{id}/top": Rule(_R, _S.CONTAINER),
-    "POST /containers/{id}/wait": Rule(_R, _S.CONTAINER),
-    "GET /containers/{id}/changes": Rule(_C, _S.CONTAINER),
-    "GET /containers/{id}/export": Rule(_C, _S.CONTAINER),
-    "GET /containers/{id}/archive": Rule(_C, _S.CONTAINER),
-    "HEAD /containers/{id}/archive": Rule(_C, _S.CONTAINER),
-    "PUT /containers/{id}/archive": Rule(_F, _S.CONTAINER),
-    "POST /containers/create": Rule(_C, _S.CREATE),
-    "POST /containers/prune": Rule(_C, _S.FILTER),
-    "POST /containers/{id}/start": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/stop": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/restart": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/kill": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/pause": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/unpause": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/rename": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/resize": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/update": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER),
-    "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER),  # has no way to leave stdin out before 1.42
-    "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED),  # in any directory of the host
-    "POST /containers/{id}/checkpoints": Rule(_F, _S.CLOSED),
-    "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CLOSED),
-    "DELETE /containers/{id}": Rule(_C, _S.CONTAINER),
-    "POST /containers/{id}/exec": Rule(_F, _S.EXEC_CREATE),
-    "POST /exec/{id}/start": Rule(_F, _S.EXEC),
-    "POST /exec/{id}/resize": Rule(_F, _S.EXEC),
-    "GET /exec/{id}/json": Rule(_R, _S.EXEC),
-    "POST /commit": Rule(_C, _S.CLOSED),
-    "GET /images/json": Rule(_R, _S.IMAGES),
-    "GET /images/{name}/json": Rule(_R, _S.READ_IMAGE),
-    "GET /images/{name}/history": Rule(_R, _S.READ_IMAGE),
-    "GET /images/search": Rule(_C, _S.OPEN),
-    "POST /images/create": Rule(_C, _S.PULL),
-    "POST /images/load": Rule(_C, _S.CLOSED),
-    "POST /images/prune": Rule(_C, _S.FILTER),
-    "POST /images/{name}/tag": Rule(_C, _S.CLOSED),
-    "DELETE /images/{name}": Rule(_C, _S.IMAGE),
-    "POST /build/prune": Rule(_C, _S.OPEN),  # of a builder that is not there: `docker system prune` asks for it last
-    "GET /networks": Rule(_R, _S.FILTER),
-    "GET /networks/": Rule(_R, _S.FILTER),
-    "GET /networks/{id}": Rule(_R, _S.NETWORK),
-    "POST /networks/create": Rule(_C, _S.NEW_NETWORK),
-    "POST /networks/prune": Rule(_C, _S.FILTER),
-    "POST /networks/{id}/connect": Rule(_C, _S.CONNECT),
-    "POST /networks/{id}/disconnect": Rule(_C, _S.DISCONNECT),
-    "DELETE /networks/{id}": Rule(_C, _S.NETWORK),
-    "GET /volumes": Rule(_R, _S.FILTER),
-    "GET /volumes/{name}": Rule(_R, _S.VOLUME),
-    "POST /volumes/create": Rule(_C, _S.NEW_VOLUME),
-    "POST /volumes/prune": Rule(_C, _S.FILTER),
-    "PUT /volumes/{name}": Rule(_C, _S.VOLUME),
-    "DELETE /volumes/{name}": Rule(_C, _S.VOLUME),
+    "GET /_ping": Rule(_R, _S.OPEN, _H.NOTHING),
+    "HEAD /_ping": Rule(_R, _S.OPEN, _H.NOTHING),
+    "GET /version": Rule(_R, _S.OPEN, _H.FACTS),
+    "GET /info": Rule(_R, _S.OPEN, _H.FACTS),
+    "GET /events": Rule(_R, _S.FILTER, _H.NOTHING),
+    "GET /system/df": Rule(_R, _S.CLOSED, _H.FACTS),
+    "POST /auth": Rule(_C, _S.OPEN, _H.NETWORK),
+    "GET /containers/json": Rule(_R, _S.FILTER, _H.FACTS),
+    "GET /containers/{id}/json": Rule(_R, _S.CONTAINER, _H.FACTS),
+    "GET /containers/{id}/logs": Rule(_R, _S.CONTAINER, _H.OUTPUT),
+    "GET /containers/{id}/stats": Rule(_R, _S.CONTAINER, _H.FACTS),
+    "GET /containers/{id}/top": Rule(_R, _S.CONTAINER, _H.PROCESSES),
+    "POST /containers/{id}/wait": Rule(_R, _S.CONTAINER, _H.NOTHING),
+    "GET /containers/{id}/changes": Rule(_C, _S.CONTAINER, _H.ROOT),
+    "GET /containers/{id}/export": Rule(_C, _S.CONTAINER, _H.ROOT),
+    "GET /containers/{id}/archive": Rule(_C, _S.CONTAINER, _H.FILES),
+    "HEAD /containers/{id}/archive": Rule(_C, _S.CONTAINER, _H.FILES),
+    "PUT /containers/{id}/archive": Rule(_F, _S.CONTAINER, _H.INSIDE),
+    "POST /containers/create": Rule(_C, _S.CREATE, _H.BODY),
+    "POST /containers/prune": Rule(_C, _S.FILTER, _H.NOTHING),
+    "POST /containers/{id}/start": Rule(_C, _S.CONTAINER, _H.AS_MADE),
+    "POST /containers/{id}/stop": Rule(_C, _S.CONTAINER, _H.NOTHING),
+    "POST /containers/{id}/restart": Rule(_C, _S.CONTAINER, _H.AS_MADE),
+    "POST /containers/{id}/kill": Rule(_C, _S.CONTAINER, _H.NOTHING),
+    "POST /containers/{id}/pause": Rule(_C, _S.CONTAINER, _H.NOTHING),
+    "POST /containers/{id}/unpause": Rule(_C, _S.CONTAINER, _H.AS_MADE),
+    "POST /containers/{id}/rename": Rule(_C, _S.CONTAINER, _H.NOTHING),
+    "POST /containers/{id}/resize": Rule(_C, _S.CONTAINER, _H.NOTHING),
+    "POST /containers/{id}/update": Rule(_C, _S.CONTAINER, _H.BODY),
+    "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER, _H.OUTPUT),
+    "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER, _H.INSIDE),  # has no way to leave stdin out before 1.42
+    "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),  # in any directory of the host
+    "POST /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),
+    "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CLOSED, _H.ANYTHING),
+    "DELETE /containers/{id}": Rule(_C, _S.CONTAINER, _H.NOTHING),
+    "POST /containers/{id}/exec": Rule(_F, _S.EXEC_CREATE, _H.INSIDE),
+    "POST /exec/{id}/start": Rule(_F, _S.EXEC, _H.INSIDE),
+    "POST /exec/{id}/resize": Rule(_F, _S.EXEC, _H.NOTHING),
+    "GET /exec/{id}/json": Rule(_R, _S.EXEC, _H.NOTHING),
+    "POST /commit": Rule(_C, _S.CLOSED, _H.ROOT),
+    "GET /images/json": Rule(_R, _S.IMAGES, _H.NOTHING),
+    "GET /images/{name}/json": Rule(_R, _S.READ_IMAGE, _H.NOTHING),
+    "GET /images/{name}/history": Rule(_R, _S.READ_IMAGE, _H.NOTHING),
+    "GET /images/search": Rule(_C, _S.OPEN, _H.NETWORK),
+    "POST /images/create": Rule(_C, _S.PULL, _H.NETWORK),
+    "POST /images/load": Rule(_C, _S.CLOSED, _H.NOTHING),
+    "POST /images/prune": Rule(_C, _S.FILTER, _H.NOTHING),
+    "POST /images/{name}/tag": Rule(_C, _S.CLOSED, _H.NOTHING),
+    "DELETE /images/{name}": Rule(_C, _S.IMAGE, _H.NOTHING),
+    "POST /build/prune": Rule(_C, _S.OPEN, _H.NOTHING),  # no builder: for `docker system prune`
+    "GET /networks": Rule(_R, _S.FILTER, _H.FACTS),
+    "GET /networks/": Rule(_R, _S.FILTER, _H.FACTS),
+    "GET /networks/{id}": Rule(_R, _S.NETWORK, _H.FACTS),
+    "POST /networks/create": Rule(_C, _S.NEW_NETWORK, _H.BODY),
+    "POST /networks/prune": Rule(_C, _S.FILTER, _H.NOTHING),
+    "POST /networks/{id}/connect": Rule(_C, _S.CONNECT, _H.NOTHING),
+    "POST /networks/{id}/disconnect": Rule(_C, _S.DISCONNECT, _H.NOTHING),
+    "DELETE /networks/{id}": Rule(_C, _S.NETWORK, _H.NOTHING),
+    "GET /volumes": Rule(_R, _S.FILTER, _H.FACTS),
+    "GET /volumes/{name}": Rule(_R, _S.VOLUME, _H.FACTS),
+    "POST /volumes/create": Rule(_C, _S.NEW_VOLUME, _H.BODY),
+    "POST /volumes/prune": Rule(_C, _S.FILTER, _H.NOTHING),
+    "PUT /volumes/{name}": Rule(_C, _S.VOLUME, _H.NOTHING),
+    "DELETE /volumes/{name}": Rule(_C, _S.VOLUME, _H.NOTHING),
+    "GET /orlop/config": UNKNOWN,
+    "GET /orlop/check": UNKNOWN,
+    "POST /orlop/check": UNKNOWN,
+    "GET /debug/tasks": UNKNOWN,
+    "GET /debug/vars": UNKNOWN,
+    "GET /debug/locks": UNKNOWN,
+    "GET /debug/pprof/": UNKNOWN,
+    "GET /debug/pprof/{name}": UNKNOWN,
 }

@@ -15,11 +15,23 @@ from orlop_kernel.types.containers import CreateRequest, HostConfig, Resources, 
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
 from orlop_kernel.types.volumes import VolumeCreateRequest
 
-__all__ = ["PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
+__all__ = ["OWN_MOUNTS", "PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
 
 PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
 """What `ps` may be asked for: with other words, `ef` among them, it shows the environment of processes, and with some it can
 only be asked about all of the host's (`engine.top`)."""
+
+OWN_MOUNTS = frozenset({"volume", "tmpfs"})
+"""Types of mounts that take nothing from elsewhere, except volumes of a directory of the host (`VolumeRecord.of_host`)."""
+
+_BLOCK_DEVICES = {
+    "blkio_weight_device": "BlkioWeightDevice",
+    "blkio_device_read_bps": "BlkioDeviceReadBps",
+    "blkio_device_write_bps": "BlkioDeviceWriteBps",
+    "blkio_device_read_iops": "BlkioDeviceReadIOps",
+    "blkio_device_write_iops": "BlkioDeviceWriteIOps",
+}
+"""Limits for devices by their path on the host: what a start says of a path tells whether it exists, and what it is."""
 
 _HOST_MODES = {
     "network_mode": "NetworkMode",
@@ -42,6 +54,9 @@ def _of_resources(host: Resources) -> Iterator[str]:
         yield "DeviceRequests"
     if host.cgroup_parent:
         yield "CgroupParent"
+    for field, name in _BLOCK_DEVICES.items():
+        if getattr(host, field):
+            yield name
 
 
 def _of_mounts(host: HostConfig) -> Iterator[str]:
@@ -50,7 +65,7 @@ def _of_mounts(host: HostConfig) -> Iterator[str]:
             yield f"the bind mount {text}"
     for spec in host.mounts or ():
         options = spec.volume_options
-        if spec.type not in ("volume", "tmpfs"):
+        if spec.type not in OWN_MOUNTS:
             yield f"the {spec.type} mount of {spec.source}"
         elif options and options.driver_config and options.driver_config.options:
             yield f"the volume {spec.source} with options of its driver"  # of the local one: `o=bind`, any device, any path

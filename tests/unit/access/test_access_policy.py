@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import msgspec
 import pytest
 
 from orlop_kernel import api
 from orlop_kernel.access import redact, walls
 from orlop_kernel.access.audit import Line
 from orlop_kernel.access.door import Door
-from orlop_kernel.access.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Level, Rule, Scope
+from orlop_kernel.access.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level, Rule, Scope
 from orlop_kernel.api.decode import decode_json
 from orlop_kernel.config import AuditLog, ConfigError, Listener, load
 from orlop_kernel.config.access import ROLES
 from orlop_kernel.engine.volumes.record import VolumeRecord
-from orlop_kernel.types.containers import CreateRequest, UpdateRequest
+from orlop_kernel.types.containers import CreateRequest, HostConfig, ThrottleDevice, UpdateRequest
 from orlop_kernel.types.networks import CreateRequest as NetworkRequest
 from orlop_kernel.types.volumes import VolumeCreateRequest
 
 
 def test_what_nobody_thought_about_is_for_role_full_without_labels() -> None:
-    assert UNKNOWN == (Level.FULL, Scope.CLOSED)
+    assert UNKNOWN == (Level.FULL, Scope.CLOSED, Host.ANYTHING)
     assert tuple(ROLE_LEVEL) == ROLES
 
 
@@ -50,6 +51,7 @@ def test_no_exec_runs_nothing_in_what_is_there() -> None:
         "GET /containers/{id}/checkpoints",
         "POST /containers/{id}/checkpoints",
         "DELETE /containers/{id}/checkpoints/{checkpoint}",
+        *(route for route, rule in ROUTES.items() if rule is UNKNOWN),
     }
 
 
@@ -97,6 +99,12 @@ def beyond(apart: bool = True, **host: Any) -> list[str]:
         ({"MaskedPaths": []}, "MaskedPaths"),
         ({"ReadonlyPaths": []}, "ReadonlyPaths"),
         ({"CgroupParent": "/x"}, "CgroupParent"),
+        ({"BlkioWeightDevice": [{"Path": "/x", "Weight": 10}]}, "BlkioWeightDevice"),
+        ({"BlkioDeviceReadBps": [{"Path": "/x", "Rate": 1}]}, "BlkioDeviceReadBps"),
+        ({"BlkioDeviceWriteBps": [{"Path": "/x", "Rate": 1}]}, "BlkioDeviceWriteBps"),
+        ({"BlkioDeviceReadIOps": [{"Path": "/x", "Rate": 1}]}, "BlkioDeviceReadIOps"),
+        ({"blkiodevicewriteiops": [{"Path": "/x", "Rate": 1}]}, "BlkioDeviceWriteIOps"),
+        ({"Mounts": [{"Type": "image", "Source": "x", "Target": "/i"}]}, "the image mount of x"),
         ({"Annotations": {"run.oci.hooks.stdout": "/etc/x"}}, "Annotations"),
         ({"NetworkMode": "host"}, "NetworkMode host"),
         ({"PidMode": "host"}, "PidMode host"),
@@ -129,9 +137,37 @@ def test_what_takes_nothing_of_the_hosts() -> None:
     assert [*walls.of_container(CreateRequest(image="x"), apart=True)] == []
 
 
+def test_every_field_of_a_host_config_is_judged_or_known_to_name_nothing_of_the_host() -> None:
+    """A field that is added has to be thought about: does it name a path, a device or a namespace of the host?"""
+    assert {field.name for field in msgspec.structs.fields(HostConfig)} == JUDGED | HARMLESS
+
+
+JUDGED = {
+    *("binds", "mounts", "volumes_from", "devices", "device_cgroup_rules", "device_requests", "cgroup_parent"),
+    *("blkio_weight_device", "blkio_device_read_bps", "blkio_device_write_bps"),
+    *("blkio_device_read_iops", "blkio_device_write_iops"),
+    *("network_mode", "pid_mode", "ipc_mode", "uts_mode", "userns_mode", "cgroupns_mode"),
+    *("privileged", "cap_add", "security_opt", "masked_paths", "readonly_paths", "annotations"),
+}
+HARMLESS = {
+    # numbers and switches of the container's own cgroup and processes
+    *("cpu_shares", "memory", "nano_cpus", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period"),
+    *("cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap", "memory_swappiness"),
+    *("oom_kill_disable", "pids_limit", "ulimits", "oom_score_adj", "shm_size", "init", "sysctls", "group_add", "cap_drop"),
+    # of Windows, or read by nobody
+    *("cpu_count", "cpu_percent", "io_maximum_iops", "io_maximum_bandwidth", "kernel_memory", "kernel_memory_tcp"),
+    *("isolation", "container_id_file", "console_size", "cgroup"),
+    # names of what the administrator has installed, options that the drivers check, and what is inside the container
+    *("log_config", "runtime", "volume_driver", "storage_opt", "tmpfs", "readonly_rootfs", "restart_policy", "auto_remove"),
+    # the container's network
+    *("port_bindings", "publish_all_ports", "dns", "dns_options", "dns_search", "extra_hosts", "links"),
+}
+
+
 def test_other_bodies() -> None:
     assert [*walls.of_update(UpdateRequest(memory=5))] == []
     assert [*walls.of_update(UpdateRequest(device_cgroup_rules=["a"]))] == ["DeviceCgroupRules"]
+    assert [*walls.of_update(UpdateRequest(blkio_device_read_bps=[ThrottleDevice(path="/x")]))] == ["BlkioDeviceReadBps"]
     assert [*walls.of_volume(VolumeCreateRequest(name="x", driver_opts={"device": "/"}))] == [
         "a volume with options of its driver"
     ]
@@ -150,6 +186,7 @@ def test_other_bodies() -> None:
         ({"type": "nfs", "o": "ro,rbind", "device": "/etc"}, True),
         ({"type": "ext4", "device": "/dev/sda1"}, True),
         ({"type": "overlay", "o": "lowerdir=/etc:/x", "device": "overlay"}, True),
+        ({"type": "overlay", "o": "lowerdir=/etc:/x", "device": ""}, True),
         ({"type": "tmpfs", "o": "size=1m", "device": "tmpfs"}, False),
         ({"type": "nfs", "o": "addr=192.0.2.1", "device": ":/export"}, False),
         ({"type": "cifs", "o": "username=u", "device": "//server/share"}, False),
@@ -296,15 +333,16 @@ def test_the_table_of_routes_is_on_its_page() -> None:
         return "yes" if rule.level <= level else "no"
 
     assert rows == [
-        [f"`{route}`", may(rule, Level.READ), may(rule, Level.CHANGE), rule.scope.value] for route, rule in ROUTES.items()
+        [f"`{route}`", may(rule, Level.READ), may(rule, Level.CHANGE), rule.scope.value, rule.host.value]
+        for route, rule in ROUTES.items()
     ]
 
 
-def test_the_table_names_routes_that_are_served() -> None:
-    """Only a route that is there can have been thought about."""
+def test_every_route_that_is_served_is_in_the_table() -> None:
+    """With a level, a scope and a rule about the host; and only a route that is there can have been thought about."""
     modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_kernel.api.")]
     made = [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
-    assert not ROUTES.keys() - {f"{route.method} {route.pattern}" for route in made}
+    assert ROUTES.keys() == {f"{route.method} {route.pattern}" for route in made}
 
 
 def test_members_are_on_the_page() -> None:
