@@ -37,6 +37,7 @@ UNREADABLE = (ValueError, RecursionError)
 
 _log = logging.getLogger("orlop.store")
 _GROUP = 256  # jobs in one transaction: bounds how long the first of them waits
+_NAMED = 100  # rows set aside at once that have a line of the log each
 _REFILL = 5.0  # seconds between two looks for space, while the reserve is not whole
 
 
@@ -170,12 +171,22 @@ class Store:
     async def quarantine(self, table: str, key: str, reason: str) -> None:
         """Move a row that cannot be used to the table `quarantine`: it is out of the way and not lost. When it cannot be
         moved now, the next start tries again: no start fails for it."""
-        _log.error("%s %s cannot be used and is set aside: %s", table, key, reason)
+        await self.quarantine_all(table, [(key, reason)])
+
+    async def quarantine_all(self, table: str, rows: Sequence[tuple[str, str]]) -> None:
+        """The same for many rows, each a key and a reason, in one commit: a start must not wait for the disk once a row."""
+        if not rows:
+            return
+        for key, reason in rows[:_NAMED]:
+            _log.error("%s %s cannot be used and is set aside: %s", table, key, reason)
+        if len(rows) > _NAMED:
+            _log.error("%s: %d more rows cannot be used and are set aside", table, len(rows) - _NAMED)
         try:
-            await self.commit([_Quarantine(table, key, reason)])
+            await self.commit([_Quarantine(table, key, reason) for key, reason in rows])
         except (DriverError, Unavailable) as error:
-            _log.warning("%s %s stays where it is until the next start: %s", table, key, error)
-            self._unmoved.append((table, key, reason))
+            for key, _ in rows[:_NAMED]:
+                _log.warning("%s %s stays where it is until the next start: %s", table, key, error)
+            self._unmoved += [(table, key, reason) for key, reason in rows]
 
     def quarantined(self) -> list[tuple[str, str, str]]:
         """(table, key, reason) of what was set aside."""
