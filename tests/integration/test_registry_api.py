@@ -197,7 +197,7 @@ def test_load_errors_are_records(tmp_path: Path) -> None:
     lie = Image(APP.manifest, APP.config, (APP.layers[1], APP.layers[1]))
     few = Image(APP.manifest, APP.config, APP.layers[:1])
     climbing = tar({"manifest.json": b'[{"Config":"../../../etc/passwd","Layers":[]}]'})
-    outside = tar({"manifest.json": b'[{"Config":"c","Layers":["l"]}]', "c": APP.config.data, "l": "/etc/passwd"})
+    outside = tar({"manifest.json": b'[{"Config":"c","Layers":["l","l"]}]', "c": APP.config.data, "l": "/etc/passwd"})
 
     async def main() -> None:
         async with serving_api(tmp_path) as api:
@@ -247,12 +247,12 @@ def test_removal_asks_the_containers(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"a:b": APP}))
-            api.room.images.users = lambda id: [ImageUser("c" * 64, True)] if id == APP.id else []
+            api.room.images.users = lambda: {APP.id: [ImageUser("c" * 64, True)]}
             code, body = await api.call("DELETE", f"/images/{APP.id}")
             assert code == 409 and "image is being used by running container cccccccccccc" in body["message"]
             assert await api.call("DELETE", "/images/a:b?force=1") == (200, [{"Untagged": "a:b"}])
             assert await api.call("POST", "/images/prune") == (200, {"ImagesDeleted": None, "SpaceReclaimed": 0})
-            api.room.images.users = lambda id: []
+            api.room.images.users = dict
             chains = [{"Deleted": chain} for chain in reversed(api.room.images.resolve(APP.id).chain_ids)]
             code, body = await api.call("POST", "/images/prune")
             assert body["ImagesDeleted"] == [{"Deleted": APP.id}, *chains]

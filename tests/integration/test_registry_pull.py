@@ -84,7 +84,7 @@ def test_a_pull_in_dockers_words(tmp_path: Path) -> None:
         ]
         found = room.images.resolve(f"{registry.host}/app:v1")
         assert (found.id, found.config.env, found.size) == (APP.id, ["A=b"], len(NOISE) + 2)
-        assert found.repo_digests == (f"{registry.host}/app@{APP.manifest.digest}",)
+        assert found.repo_digests == [f"{registry.host}/app@{APP.manifest.digest}"]
         assert found.chain_ids == tuple(documents.chain_ids([BASE.diff_id, TOP.diff_id]))
         assert room.actions() == [("pull", f"{registry.host}/app:v1", f"{registry.host}/app")]
         again = await pulled(room, registry)
@@ -206,7 +206,7 @@ def test_a_manifest_by_digest_is_verified(tmp_path: Path) -> None:
         records = await pulled(room, registry, tag=wanted)
         assert records[0]["id"] == f"{registry.host}/app@{wanted}"
         found = room.images.resolve(f"{registry.host}/app@{wanted}")
-        assert (found.id, found.repo_tags) == (APP.id, ())
+        assert (found.id, found.repo_tags) == (APP.id, [])
 
     run(tmp_path, check)
 
@@ -224,7 +224,7 @@ def test_platforms(tmp_path: Path) -> None:
         await pulled(room, registry, name="multi")
         found = room.images.resolve(f"{registry.host}/multi:v1")
         assert found.id == mine.id
-        assert found.repo_digests == (f"{registry.host}/multi@{both.digest}",)
+        assert found.repo_digests == [f"{registry.host}/multi@{both.digest}"]
         await pulled(room, registry, name="multi", platform=platforms.parse("linux/s390x"))
         assert room.images.resolve(f"{registry.host}/multi:v1").id == other.id
         records = await pulled(room, registry, name="multi", platform=platforms.parse("linux/riscv64"))
@@ -322,8 +322,8 @@ def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -
         assert len(registry.paths(BASE.digest)) == 1
         assert room.unpacker.count == 3
         assert len(room.images.all()) == 2
-        shared = room.images.summaries(shared_size=True)
-        assert {item.shared_size for item in shared} == {len(NOISE)}
+        shared = await room.images.listed({}, everything=True, shared_size=True)
+        assert {item["SharedSize"] for item in json.loads(shared)} == {len(NOISE)}
 
     run(tmp_path, check)
 
@@ -347,7 +347,7 @@ def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
         await waiters(room, 1)
         release.set()
         assert not error_of(await drain(second))
-        assert [found.repo_tags for found in room.images.all()] == [(f"{registry.host}/same:v1",)]
+        assert [found.repo_tags for found in room.images.all()] == [[f"{registry.host}/same:v1"]]
         assert len(registry.paths(BASE.digest)) == 1
 
     run(tmp_path, check)
@@ -453,7 +453,7 @@ def test_mirrors_are_asked_first_and_passed_over(tmp_path: Path) -> None:
             async with open_room(str(tmp_path), registry_mirrors=mirrors) as room:
                 records = await drain(room.images.pull(PullRequest(with_tag_or_digest("app", "v1"))))
                 assert records[0]["status"] == "Pulling from library/app"
-                assert room.images.resolve("app:v1").repo_tags == ("app:v1",)
+                assert room.images.resolve("app:v1").repo_tags == ["app:v1"]
                 assert empty.paths("/manifests/")
 
     trio.run(main)

@@ -144,7 +144,7 @@ def fake_engine(tmp_path: Path, **config: Any) -> Any:
         storage_name="overlay2",
         events=EventBus(),
         containers=containers,
-        images=SimpleNamespace(all=list),
+        images=SimpleNamespace(count=0),
         execs=SimpleNamespace(index={}),
         zygote=SimpleNamespace(pid=7),
     )

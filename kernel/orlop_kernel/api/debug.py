@@ -115,7 +115,7 @@ class _Routes:
                     item.run is not None and item.run.monitor is not None for item in engine.containers.index.values()
                 ),
                 "execs": len(engine.execs.index),
-                "images": len(engine.images.all()),
+                "images": engine.images.count,
                 "events": {"published": engine.events.published, "listeners": engine.events.listeners},
                 "actions": _named(engine.tally.actions),
                 "actions_failed": _named(engine.tally.failures),

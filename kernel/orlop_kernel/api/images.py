@@ -17,7 +17,7 @@ from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.spi import InvalidParameter
 
 from .call import Call
-from .responses import json_response, stream_head
+from .responses import json_bytes, json_response, stream_head
 from .router import Route
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class _Routes:
         if call.version < (1, 25) and call.arg("filter"):
             filters["reference"] = [*filters.get("reference", []), call.arg("filter")]
         shared = call.flag("shared-size") and call.version >= (1, 42)
-        items = self.room.summaries(filters, everything=call.flag("all"), shared_size=shared, version=call.version)
-        return json_response(items)
+        everything = call.flag("all")
+        return json_bytes(await self.room.listed(filters, everything=everything, shared_size=shared, version=call.version))
 
     async def inspect(self, call: Call) -> Answer:
         return json_response(await self.room.inspect(call.params["name"], call.version, _platform(call, (1, 49))))

@@ -62,7 +62,7 @@ class Engine:
         self.containers = Containers(self)
         self.execs = Execs(self)
         self.stats = Stats(self)
-        self.images.users = self.containers.users_of_image
+        self.images.users = self.containers.users_of_images
         self.images.tally = self.tally
 
     def _volume_users(self, name: str) -> list[str]:

@@ -205,7 +205,7 @@ class Metrics:
                 lambda: self._commits,
             ),
             _gauge("orlop_data_root_free_bytes", "Bytes that the data root's file system has left", self._free),
-            _gauge("orlop_images", "Images", lambda: len(engine.images.all())),
+            _gauge("orlop_images", "Images", lambda: engine.images.count),
             _gauge("orlop_monitors", "Monitor processes of running containers", self._monitors),
             _gauge("orlop_tasks", "Tasks of the daemon", lambda: trio.lowlevel.current_statistics().tasks_living),
             _counter(

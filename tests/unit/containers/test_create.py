@@ -18,6 +18,7 @@ from orlop_kernel.engine.containers.create import merge_config
 from orlop_kernel.engine.containers.mounts import parse_spec
 from orlop_kernel.engine.containers.service import Containers
 from orlop_kernel.engine.images.catalog import Catalog
+from orlop_kernel.engine.images.records import ImageRecord
 from orlop_kernel.engine.images.references import parse
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.engine.volumes.record import VolumeRecord
@@ -34,7 +35,7 @@ from orlop_kernel.types.containers import (
     PortBinding,
     VolumeOptions,
 )
-from orlop_kernel.types.images import ImageConfig
+from orlop_kernel.types.images import ImageConfig, ImageDocument
 
 FACTS = Host(
     cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False
@@ -317,8 +318,9 @@ def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatc
 
 def test_the_catalog_counts_what_changes_names() -> None:
     catalog = Catalog()
+    catalog.put(ImageRecord("sha256:1", ()), ImageDocument(), b"")
     seen = {catalog.changes}
-    catalog.point(parse("x:1"), "sha256:" + "1" * 64)
+    catalog.point(parse("x:1"), "sha256:1")
     seen.add(catalog.changes)
     catalog.drop(parse("x:1"))
     seen.add(catalog.changes)

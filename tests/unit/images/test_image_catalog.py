@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pytest
+import trio
 
 from orlop_kernel.engine.images import listing, removal
 from orlop_kernel.engine.images.catalog import Catalog
@@ -34,7 +36,7 @@ def test_look_up_order() -> None:
         assert found.resolve(text).id == ONE, text
     assert found.resolve("1111").id == TWO, "a name goes before the prefix of an ID"
     assert found.resolve("3").id == THREE
-    assert found.images[ONE].repo_tags == ("a:latest",)
+    assert found.images[ONE].repo_tags == ["a:latest"]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +67,8 @@ def test_ambiguous_prefix_and_bad_names() -> None:
 
 def test_a_name_that_moves() -> None:
     found = catalog({ONE: ["a:latest"], TWO: ["b:latest"]})
-    before = found.images[ONE]
     found.point(parse("a:latest"), TWO)
-    assert (found.images[ONE].repo_tags, found.images[TWO].repo_tags) == ((), ("a:latest", "b:latest"))
-    assert before.repo_tags == ("a:latest",), "published values never change"
+    assert (found.images[ONE].repo_tags, found.images[TWO].repo_tags) == ([], ["a:latest", "b:latest"])
 
 
 def remove(
@@ -80,7 +80,7 @@ def remove(
     force: bool = False,
     prune: bool = True,
 ) -> list[tuple[str, list[str], bool]]:
-    plan = removal.plan(catalog(names, parents), lambda id: (users or {}).get(id, []), text, force=force, prune=prune)
+    plan = removal.plan(catalog(names, parents), users or {}, text, force=force, prune=prune)
     return [(id, [name.familiar for name in gone], delete) for id, gone, delete in plan.steps]
 
 
@@ -143,7 +143,11 @@ IMAGES = catalog({ONE: ["a:x", "registry.io/n/b:y"], TWO: [], THREE: ["c:latest"
 
 
 def listed(filters: listing.Filters, everything: bool = False) -> str:
-    return "".join(image.id[-1] for image in listing.choose(IMAGES, filters, everything=everything, now=1704153600))
+    async def main() -> str:
+        chosen = await listing.choose(IMAGES, filters, everything=everything, now=1704153600)
+        return "".join(item.image.id[-1] for item in chosen)
+
+    return trio.run(main)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +170,14 @@ def listed(filters: listing.Filters, everything: bool = False) -> str:
         ({"before": ["c"]}, "1"),
         ({"since": ["a:x"]}, "3"),
         ({"until": ["2024-01-02"]}, "1"),
-        ({"until": ["1704067200"]}, "1"),
+        ({"until": ["1704067201"]}, "1"),
+        ({"until": ["1704067200"]}, ""),
         ({"until": ["36h"]}, ""),
         ({"until": ["1h30m"]}, "1"),
+        ({"until": ["1h30m", "2025-01-01"]}, "1"),
+        ({"until": ["1h30m", "2020-01-01"]}, ""),
+        ({"reference": ["a*"], "dangling": ["false"]}, "1"),
+        ({"reference": ["a*"], "dangling": ["true"]}, ""),
     ],
 )
 def test_list_filters(filters: listing.Filters, expected: str) -> None:
@@ -187,7 +196,6 @@ def test_everything_shows_the_parents() -> None:
         ({"dangling": ["x"]}, "invalid filter 'dangling=[x]'"),
         ({"dangling": ["true", "false"]}, "invalid filter 'dangling=[false true]'"),
         ({"until": ["x"]}, 'failed to parse value as time or duration: "x"'),
-        ({"until": ["1", "2"]}, "more than one until filter specified"),
         ({"reference": ["[a"]}, "invalid filter 'reference=[[a]'"),
         ({"reference": ["[b-a]"]}, r"invalid filter 'reference=[[b-a]]'"),
     ],
@@ -198,14 +206,92 @@ def test_bad_filters(filters: listing.Filters, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_prunable() -> None:
-    def chosen(filters: listing.Filters, used: str = "") -> set[str]:
-        users = {used: [STOPPED]}
-        return {image.id for image in listing.prunable(IMAGES, filters, lambda id: users.get(id, []), 1e12)}
+def pruned(
+    names: Mapping[str, Sequence[str]],
+    filters: listing.Filters,
+    *,
+    users: Mapping[str, list[ImageUser]] | None = None,
+    parents: Mapping[str, str] | None = None,
+) -> list[tuple[str, list[str], bool]]:
+    """The steps of a prune, those of one image together."""
 
-    assert chosen({}) == set(), "an untagged parent is needed"
-    assert chosen({"dangling": ["false"]}) == {ONE, THREE}
-    assert chosen({"dangling": ["0"]}, used=ONE) == {THREE}
-    assert chosen({"dangling": ["0"], "label": ["n=0"]}) == {ONE}
+    async def main() -> removal.Removal:
+        found, planned = catalog(names, parents), removal.Removal()
+        for _ in removal.prune(found, users or {}, await listing.prunable(found, filters, 1e12), planned):
+            pass
+        return planned
+
+    result: list[tuple[str, list[str], bool]] = []
+    for id, gone, delete in trio.run(main).steps:
+        told = [name.familiar for name in gone]
+        if result and result[-1][0] == id:
+            result[-1] = (id, result[-1][1] + told, delete)
+        else:
+            result.append((id, told, delete))
+    return result
+
+
+ALL = {"dangling": ["false"]}
+
+
+def test_a_prune_takes_what_has_no_tag() -> None:
+    names = {ONE: ["a:x", f"a@{DIGEST}"], TWO: [], THREE: [f"c@{DIGEST}"]}
+    assert pruned(names, {}) == [(TWO, [], True), (THREE, [f"c@{DIGEST}"], True)]
+    assert pruned(names, {}, users={TWO: [STOPPED], THREE: [STOPPED]}) == []
+    assert pruned(names, {"label": ["n=2"]}) == [(THREE, [f"c@{DIGEST}"], True)]
+    assert pruned(names, {"until": ["2024-01-03"]}) == [(TWO, [], True), (THREE, [f"c@{DIGEST}"], True)]
+    assert pruned(names, {"until": ["2024-01-02"]}) == [(TWO, [], True)]
+
+
+def test_a_prune_of_all_leaves_an_image_in_use_one_name() -> None:
+    names = {ONE: ["a:x", "a:y", "b:x"], TWO: ["c:x", f"c@{DIGEST}"], THREE: ["d:x"]}
+    assert pruned(names, ALL, users={ONE: [RUNNING], TWO: [STOPPED]}) == [
+        (ONE, ["a:x", "a:y"], False),
+        (THREE, ["d:x"], True),
+    ]
+    mixed = {ONE: ["a:x", f"a@{DIGEST}", "b:x"]}
+    assert pruned(mixed, ALL, users={ONE: [STOPPED]}) == [(ONE, ["a:x", f"a@{DIGEST}"], False)]
+
+
+def test_a_prune_takes_parents_with_their_last_child() -> None:
+    parents = {TWO: ONE, THREE: TWO}
+    assert pruned({ONE: [], TWO: [], THREE: ["a:x"]}, {}, parents=parents) == []
+    everything = [(THREE, ["a:x"], True), (TWO, [], True), (ONE, [], True)]
+    assert pruned({ONE: [], TWO: [], THREE: ["a:x"]}, ALL, parents=parents) == everything
+    named = {ONE: ["base:x"], TWO: [], THREE: ["a:x"]}
+    assert pruned(named, ALL, parents=parents) == [(ONE, ["base:x"], False), *everything]
+    assert pruned(named, ALL, parents=parents, users={THREE: [RUNNING]}) == [(ONE, ["base:x"], False)]
+
+
+def test_a_bad_filter_of_a_prune() -> None:
     with pytest.raises(InvalidParameter, match="invalid filter 'reference'"):
-        chosen({"reference": ["a"]})
+        pruned({}, {"reference": ["a"]})
+    with pytest.raises(InvalidParameter, match="more than one until filter specified"):
+        pruned({}, {"until": ["1", "2"]})
+
+
+def test_a_list_shows_the_names_that_were_asked_for() -> None:
+    found = catalog({ONE: ["a:x", "a:y", f"a@{DIGEST}", "b:x"], TWO: [f"c@{DIGEST}"]})
+
+    def names(filters: listing.Filters) -> list[tuple[list[str], list[str]]]:
+        return [(item.tags, item.digests) for item in trio.run(partial(listing.choose, found, filters, everything=False))]
+
+    assert names({"reference": ["a"]}) == [(["a:x", "a:y"], [f"a@{DIGEST}"])]
+    assert names({"reference": ["a:y", "b"]}) == [(["a:y", "b:x"], [])]
+    assert names({"dangling": ["true"]}) == [([], [f"c@{DIGEST}"])], "a digest alone is no name for people"
+    assert names({"dangling": ["true"], "reference": ["a@*"]}) == [([], [f"a@{DIGEST}"])]
+
+
+def test_images_of_one_second_have_an_order() -> None:
+    found = Catalog()
+    for id, fraction in ((ONE, ".000000001"), (TWO, ".5"), (THREE, ".500000001")):
+        document = ImageDocument(os="linux", created=f"2024-01-01T00:00:00{fraction}Z")
+        found.put(ImageRecord(id, ()), document, b"")
+
+    def ids(filters: listing.Filters) -> list[str]:
+        return [item.image.id for item in trio.run(partial(listing.choose, found, filters, everything=False))]
+
+    assert ids({}) == [THREE, TWO, ONE]
+    assert ids({"since": [TWO]}) == [THREE]
+    assert ids({"before": [TWO]}) == [ONE]
+    assert ids({"since": [ONE], "before": [THREE]}) == [TWO]

@@ -219,7 +219,7 @@ def test_an_oci_layout(tmp_path: Path) -> None:
         async with open_room(str(tmp_path)) as room:
             assert not await load(room, oci_archive({"docker.io/library/o:1": oci, "": APP}))
             assert room.images.resolve("o:1").id == oci.id
-            assert room.images.resolve(APP.id).repo_tags == ()
+            assert room.images.resolve(APP.id).repo_tags == []
             changed = oci_archive({"docker.io/library/o:2": image([OTHER.layers[1]])}).replace(b"ADD layer0", b"ADD_layer0")
             assert "has another content" in await load(room, changed)
             assert len(room.images.all()) == 2

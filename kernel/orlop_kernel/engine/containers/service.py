@@ -184,13 +184,14 @@ class Containers:
         """Those whose rows were set aside and who run all the same."""
         return (key for key in self.aside if runs.monitor_lives(self.run_dir(key)))
 
-    def users_of_image(self, image_id: str) -> list[ImageUser]:
-        return [
-            ImageUser(item.id, item.record.state.running)
-            for item in self.index.values()
-            if item.record.image_id == image_id
-            or any(mount.type == "image" and mount.name == image_id for mount in item.record.mounts)
-        ]
+    def users_of_images(self) -> dict[str, list[ImageUser]]:
+        """By image: the containers that were made from it, or mount it."""
+        users: dict[str, list[ImageUser]] = {}
+        for item in self.index.values():
+            mounted = (mount.name for mount in item.record.mounts if mount.type == "image")
+            for image_id in {item.record.image_id, *mounted}:
+                users.setdefault(image_id, []).append(ImageUser(item.id, item.record.state.running))
+        return users
 
     def users_of_volume(self, name: str) -> list[str]:
         return [item.id for item in self.index.values() if any(mount.name == name for mount in item.record.mounts)]

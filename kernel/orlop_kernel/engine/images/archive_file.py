@@ -25,6 +25,7 @@ __all__ = ["Archive", "Member", "receive"]
 _BATCH = 1 << 20
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
+_MAX_SMALL = 64 << 20  # bytes of all members that are read whole: 4,096 images have some 40 MiB of manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Archive:
         self._fd = fd
         self._files: dict[str, Member] = {}
         self._links: dict[str, str] = {}
+        self._small = 0
         file = _File(fd)
         try:
             for entry in entries(file):
@@ -158,10 +160,13 @@ class Archive:
         return member
 
     def read(self, name: str, limit: int) -> bytes:
-        """The whole of a small member."""
+        """The whole of a small member. Many names may lead to one member: each time counts."""
         member = self.need(name)
         if member.size > limit:
             raise InvalidParameter(f"cannot read the archive: {name[:200]!r} is larger than {limit} bytes")
+        self._small += member.size
+        if self._small > _MAX_SMALL:
+            raise InvalidParameter(f"cannot read the archive: its manifests and configurations have over {_MAX_SMALL} bytes")
         return os.pread(self._fd, member.size, member.offset)
 
     def pieces(self, member: Member) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,7 @@ from . import documents, manifests, platforms
 from .archive_file import Archive, Member, receive
 from .content import DigestMismatch
 from .leases import Lease
-from .manifests import MAX_MANIFEST, Descriptor, Index, Manifest
+from .manifests import MAX_ENTRIES, MAX_MANIFEST, Descriptor, Index, Manifest
 from .platforms import Platform
 from .progress import Record, Report, amount
 from .records import Image, ImageRecord, Layer
@@ -60,6 +60,12 @@ def _tag(text: str) -> Reference:
     return reference
 
 
+def _check_count(count: int, what: str) -> None:
+    """An archive is as large as its sender likes, and everything that it names is committed, announced and shown."""
+    if count > MAX_ENTRIES:
+        raise InvalidParameter(f"cannot read the archive: {count} {what} are too many, {MAX_ENTRIES} may be in one")
+
+
 def _blob_path(digest: str) -> str:
     return "blobs/sha256/" + digest.removeprefix("sha256:")
 
@@ -78,7 +84,7 @@ class Loader:
         archive = await receive(self._stock.content, body)
         loaded = []
         try:
-            for found in self._find(archive, platform):
+            for found in await trio.to_thread.run_sync(self._find, archive, platform):
                 with self._stock.leases.hold() as lease:
                     image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
                 loaded.append((image, found.names))
@@ -95,12 +101,17 @@ class Loader:
         return loaded
 
     def _find(self, archive: Archive, platform: Platform | None) -> list[_Found]:
+        """The images of an archive, all of them looked at before the first is made. On a thread of its own: there may be
+        some thousand."""
         try:
             if archive.find("manifest.json") is not None:
                 table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry])
+                _check_count(len(table), "images")
+                _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
                 return [self._docker(archive, entry, platform) for entry in table]
             if archive.find("index.json") is not None:
                 layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
+                _check_count(len(layout.manifests), "images")
                 return [self._oci(archive, entry, platform) for entry in layout.manifests]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidParameter(f"cannot read the archive: {error}") from error
@@ -108,9 +119,10 @@ class Loader:
 
     def _docker(self, archive: Archive, entry: _Entry, platform: Platform | None) -> _Found:
         raw = archive.read(entry.config, MAX_MANIFEST)
-        names = tuple(_tag(text) for text in entry.repo_tags or ())
-        self._check(documents.parse(raw), platform, names)
-        return _Found(raw, tuple((archive.need(name), None, "") for name in entry.layers or ()), names)
+        names = tuple(map(_tag, entry.repo_tags or ()))
+        paths = entry.layers or []
+        self._check(documents.parse(raw), len(paths), platform, names)
+        return _Found(raw, tuple((archive.need(path), None, "") for path in paths), names)
 
     def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> _Found:
         kept = [self._verified(archive, entry.digest)]
@@ -126,7 +138,7 @@ class Loader:
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
         # A bare "latest" under the second name is a tag without a repository: no name at all
         names = (_tag(text),) if ":" in text or "/" in text else ()
-        self._check(documents.parse(raw), platform, names)
+        self._check(documents.parse(raw), len(found.layers), platform, names)
         layers = tuple((archive.need(_blob_path(part.digest)), part.digest, part.media_type) for part in found.layers)
         return _Found(raw, layers, names, tuple(kept))
 
@@ -136,7 +148,13 @@ class Loader:
             raise InvalidParameter(f"cannot read the archive: blob {digest[:100]} has another content")
         return data
 
-    def _check(self, document: ImageDocument, platform: Platform | None, names: tuple[Reference, ...]) -> None:
+    def _check(self, document: ImageDocument, layers: int, platform: Platform | None, names: tuple[Reference, ...]) -> None:
+        assert document.rootfs is not None
+        expected = len(document.rootfs.diff_ids)
+        if expected != layers:
+            raise InvalidParameter(f"invalid manifest, layers length mismatch: expected {expected}, got {layers}")
+        if layers > self._max_depth:
+            raise InvalidParameter(f"cannot load image: max depth exceeded: {layers} layers")
         if document.os.lower() not in ("linux", ""):
             raise InvalidParameter(
                 f'cannot load {document.os} image on linux: image operating system "{document.os}" cannot be used'
@@ -147,25 +165,18 @@ class Loader:
             raise NotFound(f"{what} does not match the specified platform: wanted {platform}, actual: {actual}")
 
     async def _one(self, archive: Archive, found: _Found, lease: Lease, progress: Report, report: Report) -> Image:
-        document = documents.parse(found.raw)
+        document = await documents.read(found.raw)
         assert document.rootfs is not None
         diff_ids = document.rootfs.diff_ids
-        if len(diff_ids) != len(found.layers):
-            raise InvalidParameter(
-                f"invalid manifest, layers length mismatch: expected {len(diff_ids)}, got {len(found.layers)}"
-            )
-        if len(diff_ids) > self._max_depth:
-            raise DriverError(f"cannot load image: max depth exceeded: {len(diff_ids)} layers")
         chain_ids = documents.chain_ids(diff_ids)
         id = documents.digest(found.raw)
         lease.chains.update(chain_ids)
         lease.blobs.update((id, *map(documents.digest, found.manifests)))
         await self._stock.barrier()
-        known = self._stock.catalog.layers()
         layers: list[Layer] = []
         for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
             parent = layers[-1].chain_id if layers else ""
-            have = known.get(chain_id)
+            have = self._stock.catalog.layer(chain_id)
             if have is not None and chain_id in self._stock.layers.built and self._stock.content.has(have.blob):
                 lease.blobs.add(have.blob)
                 layers.append(have)

@@ -1,20 +1,31 @@
 """Which images there are and what they are called: the look-up rules of Docker (daemon/images/image.go). Sans-IO.
 
-Values are frozen and replaced, so that readers need no lock.
+Every change costs what changes, not what there is: names, children and layers are found by indexes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import replace
+from collections.abc import Iterator
+from typing import TypeVar
 
 from orlop_kernel.spi import InvalidParameter, NotFound
 from orlop_kernel.types.images import ImageDocument
 
+from .names import Names
 from .records import Image, ImageRecord, Layer
 from .references import Reference, image_id, parse
 
 __all__ = ["Catalog"]
+
+T = TypeVar("T")
+
+
+def _drop(index: dict[str, dict[str, T]], key: str, id: str) -> None:
+    entries = index.get(key, {})
+    entries.pop(id, None)
+    if not entries:
+        index.pop(key, None)
 
 
 class Catalog:
@@ -24,58 +35,78 @@ class Catalog:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
         self._ids: list[str] = []
+        self._children: dict[str, dict[str, None]] = {}
+        self._layers: dict[str, dict[str, Layer]] = {}
+        """By chain ID, then by the ID of the image that has the layer."""
         self.changes = 0
         """Counts what may have given a name another meaning."""
 
     def put(self, record: ImageRecord, document: ImageDocument, raw: bytes) -> Image:
         """Add an image, or replace its record."""
         self.changes += 1
-        if record.id not in self.images:
+        known = self.images.get(record.id)
+        if known is None:
             insort(self._ids, record.id)
-        self.images[record.id] = Image(record, document, raw)
-        self._rename(record.id)
-        return self.images[record.id]
+        else:
+            self._unlink(known)
+        image = self.images[record.id] = Image(record, document, raw, known.names if known else Names())
+        for layer in image.layers:
+            self._layers.setdefault(layer.chain_id, {})[image.id] = layer
+        if image.parent:
+            self._children.setdefault(image.parent, {})[image.id] = None
+        return image
 
     def remove(self, id: str) -> None:
         """Forget an image that has no references any more."""
         self.changes += 1
-        del self.images[id]
-        self._ids.remove(id)
+        self._unlink(self.images.pop(id))
+        del self._ids[bisect_left(self._ids, id)]
+
+    def _unlink(self, image: Image) -> None:
+        for chain_id in image.chain_ids:
+            _drop(self._layers, chain_id, image.id)
+        if image.parent:
+            _drop(self._children, image.parent, image.id)
 
     def point(self, reference: Reference, id: str) -> None:
         """Let a reference name this image; another image may lose it."""
         self.changes += 1
         before = self.references.get(reference)
+        if before is not None and before != id:
+            self.images[before].names.discard(reference)
         self.references[reference] = id
-        for changed in {before, id} - {None}:
-            self._rename(str(changed))
+        self.images[id].names.add(reference)
 
     def drop(self, reference: Reference) -> None:
         self.changes += 1
         id = self.references.pop(reference, None)
         if id is not None:
-            self._rename(id)
+            self.images[id].names.discard(reference)
 
     def names(self, id: str) -> list[Reference]:
         """All references of an image, in the order of their text."""
-        return sorted((reference for reference, target in self.references.items() if target == id), key=str)
-
-    def children(self, id: str) -> list[str]:
-        return [image.id for image in self.images.values() if image.parent == id]
-
-    def layers(self) -> dict[str, Layer]:
-        """Every layer that an image has, by chain ID."""
-        return {layer.chain_id: layer for image in self.images.values() for layer in image.layers}
-
-    def _rename(self, id: str) -> None:
         image = self.images.get(id)
-        if image is not None:
-            names = self.names(id)
-            self.images[id] = replace(
-                image,
-                repo_tags=tuple(name.familiar for name in names if name.tag),
-                repo_digests=tuple(name.familiar for name in names if name.digest),
-            )
+        return list(image.names) if image else []
+
+    def children(self, id: str) -> Iterator[str]:
+        """IDs of the images that were made from this one."""
+        return iter(self._children.get(id, ()))
+
+    def has_children(self, id: str) -> bool:
+        return id in self._children
+
+    def layer(self, chain_id: str) -> Layer | None:
+        """A layer that some image has."""
+        holders = self._layers.get(chain_id)
+        return next(iter(holders.values())) if holders else None
+
+    def chains(self) -> list[str]:
+        """The chain ID of every layer that an image has, each once."""
+        return list(self._layers)
+
+    def shared_size(self, image: Image) -> int:
+        """Bytes of an image's layers that other images have, too."""
+        return sum(layer.size for layer in image.layers if len(self._layers[layer.chain_id]) > 1)
 
     def by_prefix(self, text: str) -> Image | None:
         """The one image whose ID begins so."""

@@ -75,7 +75,7 @@ class Committer:
             blob, size = await stock.receive(diff, lease)
             diff_ids = [*(layer.diff_id for layer in base.layers), blob]  # a plain tar: its digest is its diffID
             chain_id = documents.chain_ids(diff_ids)[-1]
-            lease.chains.add(chain_id)
+            await stock.hold(lease, chain_id=chain_id)
             built = await stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
             layers = [*base.layers, Layer(blob, "", size, blob, chain_id, built.size)]
             return await stock.make(self._document(request, diff_ids), layers, request.name, lease, parent=base.id)

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -99,14 +99,15 @@ class Ingest:
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
-    async def commit(self, hold: Callable[[str], None] = lambda _: None) -> str:
+    async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
         """Verify, make durable, publish; `hold` is told the digest first, so that a lease can have it before a collection
         may see it. `DigestMismatch` leaves the ingest open, for `restart` or `abandon`."""
         await self._flush()
         found = "sha256:" + self._hash.hexdigest()
         if self._expected is not None and found != self._expected:
             raise DigestMismatch(self._expected, found, resumed=self.resumed)
-        hold(found)
+        if hold is not None:
+            await hold(found)
         await trio.to_thread.run_sync(self._publish, found)
         return found
 

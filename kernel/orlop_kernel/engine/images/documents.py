@@ -1,22 +1,28 @@
-"""The configuration document of an image: parse what a registry or archive sent, and compute identities. Sans-IO."""
+"""The configuration document of an image: parse what a registry or archive sent, and compute identities."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
+import trio
 
 from orlop_kernel.spi import DriverError
 from orlop_kernel.types.images import ImageDocument
 
-from .manifests import MAX_MANIFEST
+from .manifests import MAX_LAYERS, MAX_MANIFEST
 from .references import is_digest
 
-__all__ = ["ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "parse", "tidy"]
+__all__ = ["LARGE", "ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "parse", "read", "tidy"]
 
 ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
+
+LARGE = 64 << 10
+"""Bytes of a document from which on it is read beside the event loop: one of some MiB takes a tenth of a second."""
+_MAX_STEPS = 10_000
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -56,10 +62,21 @@ def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
         raise DriverError("cannot read image configuration: it has no rootfs section")
     if layers is not None and len(document.rootfs.diff_ids) != layers:
         raise DriverError(ROOTFS_MISMATCH)
+    if len(document.rootfs.diff_ids) > MAX_LAYERS:
+        raise DriverError(f"cannot read image configuration: {len(document.rootfs.diff_ids)} layers are too many")
+    if len(document.history or ()) > _MAX_STEPS:
+        raise DriverError(f"cannot read image configuration: {len(document.history or ())} steps of history are too many")
     for diff_id in document.rootfs.diff_ids:
         if not is_digest(diff_id):
             raise DriverError(f"cannot read image configuration: unsupported digest {diff_id[:100]!r}")
     return document
+
+
+async def read(data: bytes, *, layers: int | None = None) -> ImageDocument:
+    """`parse`; a large document beside the event loop."""
+    if len(data) <= LARGE:
+        return parse(data, layers=layers)
+    return await trio.to_thread.run_sync(partial(parse, data, layers=layers))
 
 
 def encode(document: ImageDocument) -> bytes:

@@ -44,7 +44,7 @@ class Importer:
         stock = self._stock
         async with stock.making() as lease:
             blob, size = await stock.receive(body, lease)
-            diff_id, built = await stock.layers.make_first(blob, lease.chains.add)
+            diff_id, built = await stock.layers.make_first(blob, lambda chain_id: stock.hold(lease, chain_id=chain_id))
             layer = Layer(blob, "", size, diff_id, diff_id, built.size)
             return await stock.make(self._document(request, config, diff_id), [layer], request.name, lease)
 

@@ -112,7 +112,7 @@ class Layers:
         await self._into(chain_id, parent, blob, diff_id, progress)
         return Built(diff_id, parent, await self.size(chain_id))
 
-    async def make_first(self, blob: str, hold: Callable[[str], None]) -> tuple[str, Built]:
+    async def make_first(self, blob: str, hold: Callable[[str], Awaitable[None]]) -> tuple[str, Built]:
         """Unpack a lowest layer whose diffID nobody knows yet; `hold` is told its chain ID before it is committed."""
         diff_id = (await self._into(None, "", blob, None, None, hold)).diff_id
         built = self.built[diff_id] = Built(diff_id, "", await self.size(diff_id))
@@ -125,7 +125,7 @@ class Layers:
         blob: str,
         diff_id: str | None,
         progress: Callable[[int], None] | None,
-        hold: Callable[[str], None] = lambda _: None,
+        hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
         key = _ACTIVE + secrets.token_hex(12)
         source = self._content.open(blob)
@@ -133,7 +133,8 @@ class Layers:
             await self._storage.prepare(key, parent or None)
             target = await self._storage.unpack_target(key)
             unpacked = await self._unpack(self._zygote, source, target, expect_diff_id=diff_id, progress=progress)
-            hold(chain_id or unpacked.diff_id)
+            if hold is not None:
+                await hold(chain_id or unpacked.diff_id)
             await self._storage.commit(key, chain_id or unpacked.diff_id)
             return unpacked
         finally:

@@ -13,14 +13,14 @@ import msgspec
 
 from orlop_kernel.spi import DriverError, NotFound
 
-from .platforms import Platform, rank
+from .platforms import Platform, acceptable, normalise
 from .references import is_digest
 
-__all__ = ["ACCEPT", "MAX_MANIFEST", "Descriptor", "Index", "Manifest", "choose", "parse"]
+__all__ = ["ACCEPT", "MAX_ENTRIES", "MAX_LAYERS", "MAX_MANIFEST", "Descriptor", "Index", "Manifest", "choose", "parse"]
 
 MAX_MANIFEST = 4 << 20
 """Docker's and the registries' own limit; a manifest of 127 layers has some 30 KiB."""
-_MAX_LAYERS, _MAX_ENTRIES, _MAX_SIZE = 1024, 4096, 1 << 50
+MAX_LAYERS, MAX_ENTRIES, _MAX_SIZE = 1024, 4096, 1 << 50
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -100,7 +100,7 @@ def _image(media_type: str, raw: _Raw) -> Manifest:
         raise DriverError(
             f"cannot read manifest: not a container image, its configuration is {raw.config.media_type[:200]!r}"
         )
-    if len(raw.layers) > _MAX_LAYERS:
+    if len(raw.layers) > MAX_LAYERS:
         raise DriverError(f"cannot read manifest: {len(raw.layers)} layers are too many")
     for descriptor in (raw.config, *raw.layers):
         _check(descriptor)
@@ -114,7 +114,7 @@ def _image(media_type: str, raw: _Raw) -> Manifest:
 
 def _index(media_type: str, raw: _Raw) -> Index:
     entries = raw.manifests or []
-    if len(entries) > _MAX_ENTRIES:
+    if len(entries) > MAX_ENTRIES:
         raise DriverError(f"cannot read manifest list: {len(entries)} entries are too many")
     for descriptor in entries:
         _check(descriptor)
@@ -158,11 +158,12 @@ def _is_attestation(entry: Descriptor) -> bool:
 def choose(index: Index, wanted: Platform) -> Descriptor:
     """The best entry for a platform. Entries without a platform come last; attestations never. `NotFound` when none."""
     best: tuple[int, Descriptor] | None = None
+    ranks = {platform: place for place, platform in reversed([*enumerate(acceptable(wanted))])}
     for entry in index.manifests:
         if entry.media_type not in (DOCKER_MANIFEST, OCI_MANIFEST) or _is_attestation(entry):
             continue
         place = entry.platform
-        score = rank(wanted, Platform(place.os, place.architecture, place.variant)) if place else 1000
+        score = ranks.get(normalise(Platform(place.os, place.architecture, place.variant))) if place else 1000
         if score is not None and (best is None or score < best[0]):
             best = score, entry
     if best is None:

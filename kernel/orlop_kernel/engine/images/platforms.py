@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orlop_kernel.spi import InvalidParameter
 
-__all__ = ["Platform", "host", "normalise", "parse", "rank"]
+__all__ = ["Platform", "acceptable", "host", "normalise", "parse", "rank"]
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _ARCHITECTURES = {

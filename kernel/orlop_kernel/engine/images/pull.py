@@ -184,7 +184,7 @@ class Puller:
         await self._stock.barrier()
         await self._downloads.fetch(registry, found.config, _quiet)
         raw = self._stock.content.read(found.config.digest, manifests.MAX_MANIFEST)
-        document = documents.parse(raw, layers=len(found.layers))
+        document = await documents.read(raw, layers=len(found.layers))
         self._check(document, request, reference)
         assert document.rootfs is not None
         chain_ids = tuple(documents.chain_ids(document.rootfs.diff_ids))
@@ -231,16 +231,17 @@ class Puller:
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
         """Layers that need no download: unpacked, and with a blob to push or save them from."""
         result = {}
-        known = self._stock.catalog.layers()
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = self._stock.layers.built.get(chain_id)
             if built is None:
                 continue
             if self._stock.content.has(part.digest):
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
-            elif chain_id in known and self._stock.content.has(known[chain_id].blob):
-                result[chain_id] = known[chain_id]
-                lease.blobs.add(known[chain_id].blob)
+                continue
+            known = self._stock.catalog.layer(chain_id)
+            if known is not None and self._stock.content.has(known.blob):
+                result[chain_id] = known
+                lease.blobs.add(known.blob)
         return result
 
 

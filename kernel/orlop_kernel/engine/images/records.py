@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from orlop_kernel.types import parse_rfc3339
 from orlop_kernel.types.images import ImageConfig, ImageDocument
+
+from .names import Names
 
 __all__ = ["Image", "ImageRecord", "ImageUser", "Layer", "ResumeRecord", "unix_time"]
 
@@ -54,14 +56,26 @@ class ImageUser:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as the engine sees it; a new value when its names change. `repo_tags` and `repo_digests` are in familiar
-    form, sorted. `chain_id` is the storage key of its top layer, "" for an image without layers."""
+    """An image as the engine sees it. `names` are those that it has now; `repo_tags` and `repo_digests` are the same in
+    familiar form, sorted. `chain_id` is the storage key of its top layer, "" for an image without layers."""
 
     record: ImageRecord
     document: ImageDocument
     raw: bytes
-    repo_tags: tuple[str, ...] = ()
-    repo_digests: tuple[str, ...] = ()
+    names: Names = field(compare=False)
+    created_ns: int | None = field(init=False, compare=False)
+    """Unix time; None when the document does not say."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "created_ns", _created_ns(self.document.created))
+
+    @property
+    def repo_tags(self) -> list[str]:
+        return self.names.tags
+
+    @property
+    def repo_digests(self) -> list[str]:
+        return self.names.digests
 
     @property
     def id(self) -> str:
@@ -100,6 +114,10 @@ class Image:
         return self.document.created
 
     @property
+    def created_unix(self) -> int:
+        return _NEVER if self.created_ns is None else self.created_ns // 1_000_000_000
+
+    @property
     def size(self) -> int:
         return sum(layer.size for layer in self.record.layers)
 
@@ -112,10 +130,14 @@ _NO_CONFIG = ImageConfig()
 _NEVER = -62135596800  # Go's zero time, in Unix seconds
 
 
+def _created_ns(text: str) -> int | None:
+    try:
+        return parse_rfc3339(text) or None
+    except ValueError:
+        return None
+
+
 def unix_time(text: str) -> int:
     """Seconds of an RFC 3339 time; Go's zero time for none, as Docker shows it."""
-    try:
-        moment = parse_rfc3339(text)
-    except ValueError:
-        return _NEVER
-    return moment // 1_000_000_000 if moment else _NEVER
+    moment = _created_ns(text)
+    return _NEVER if moment is None else moment // 1_000_000_000

@@ -6,18 +6,20 @@ image; the service carries it out under its lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from orlop_kernel.spi import Conflict
 
 from .catalog import Catalog
+from .names import Names
 from .records import Image, ImageUser
 from .references import Reference, parse
 
-__all__ = ["Removal", "plan"]
+__all__ = ["Removal", "Users", "plan", "prune"]
 
-Users = Callable[[str], Sequence[ImageUser]]
+Users = Mapping[str, Sequence[ImageUser]]
 
 
 @dataclass(slots=True)
@@ -44,39 +46,46 @@ def _short(id: str) -> str:
     return id.removeprefix("sha256:")[:12]
 
 
-def _is_single(names: Sequence[Reference]) -> bool:
-    """All names are of one repository, with at most one tag."""
-    tagged = [name for name in names if name.tag]
-    if len(names) <= 1:
-        return len(names) == 1
-    if len(tagged) > 1:
-        return False
-    repositories = {name.name for name in names if name.digest}
-    return repositories == {(tagged or list(names))[0].name}
-
-
 def _is_id(image: Image, text: str) -> bool:
     """Whether the user meant the ID: a prefix of it, with or without its algorithm."""
     return bool(text) and (image.id.startswith(text) or image.id.removeprefix("sha256:").startswith(text))
 
 
 class _Planner:
+    """Plans step upon step: each sees what the ones before it leave."""
+
     def __init__(self, catalog: Catalog, users: Users) -> None:
         self._catalog, self._users = catalog, users
         self._gone: set[str] = set()
+        self._left: dict[str, Names] = {}
 
-    def _conflict(self, id: str, names: Sequence[Reference], *, force: bool, by_id: bool = False) -> Conflict | None:
-        """`by_id`: all names go too, so that having names is no conflict."""
+    def names(self, image: Image) -> Names:
+        return self._left.get(image.id, image.names)
+
+    def is_gone(self, image: Image) -> bool:
+        return image.id in self._gone
+
+    def _step(self, removal: Removal, image: Image, names: list[Reference], delete: bool) -> None:
+        left = self._left.setdefault(image.id, image.names.copy())
+        for name in names:
+            left.discard(name)
+        if delete:
+            self._gone.add(image.id)
+        removal.steps.append((image.id, names, delete))
+
+    def _conflict(self, image: Image, *, force: bool, named: bool) -> Conflict | None:
+        """`named`: the image has names that do not go."""
+        id = image.id
         if any(child not in self._gone for child in self._catalog.children(id)):
             return _conflict(id, "image has dependent child images", hard=True)
-        users = self._users(id)
+        users = self._users.get(id, ())
         running = [user for user in users if user.running]
         if running:
             why = f"image is being used by running container {running[0].container_id[:12]}"
             return _conflict(id, why, hard=True)
         if force:
             return None
-        if names and not by_id:
+        if named:
             return _conflict(id, "image is referenced in multiple repositories", hard=False)
         if users:
             why = f"image is being used by stopped container {users[0].container_id[:12]}"
@@ -84,39 +93,36 @@ class _Planner:
         return None
 
     def by_id(self, image: Image, removal: Removal, *, force: bool) -> None:
-        names = self._catalog.names(image.id)
-        conflict = self._conflict(image.id, names, force=force, by_id=_is_single(names))
+        names = self.names(image)
+        conflict = self._conflict(image, force=force, named=len(names) > 0 and not names.is_single)
         if conflict is not None:
             raise conflict
-        removal.steps.append((image.id, names, True))
+        self._gone.add(image.id)
+        removal.steps.append((image.id, list(names), True))
 
     def by_name(self, image: Image, reference: Reference, text: str, removal: Removal, *, force: bool) -> None:
-        names = self._catalog.names(image.id)
-        users = self._users(image.id)
-        if not force and _is_single(names) and users:
+        names, users = self.names(image), self._users.get(image.id, ())
+        if not force and users and names.is_single:
             raise Conflict(
                 f'conflict: unable to remove repository reference "{text}" (must force) - container '
                 f"{users[0].container_id[:12]} is using its referenced image {_short(image.id)}"
             )
-        gone, left = [reference], [name for name in names if name != reference]
-        if reference.tag and not any(name.tag and name.name == reference.name for name in left):
-            gone += [name for name in left if name.name == reference.name]
-            left = [name for name in left if name.name != reference.name]
-        delete = not left
+        gone = [reference]
+        if reference.tag and names.tags_of(reference.name) == 1:
+            gone += names.digests_of(reference.name)  # without a tag they name nothing that anybody asked for
+        delete = len(gone) == len(names)
         if delete:
-            conflict = self._conflict(image.id, (), force=force)
             # The name goes in any case; what a container or a child needs stays, as an image without names
-            delete = conflict is None
-        removal.steps.append((image.id, gone, delete))
+            delete = self._conflict(image, force=force, named=False) is None
+        self._step(removal, image, gone, delete)
 
     def parents(self, image: Image, removal: Removal) -> None:
         """Untagged parents that only this image needed."""
-        while removal.steps[-1][2]:
-            self._gone.add(image.id)
+        while self.is_gone(image):
             parent = self._catalog.images.get(image.parent)
-            if parent is None or self._catalog.names(parent.id) or self._conflict(parent.id, (), force=False):
+            if parent is None or self.names(parent) or self._conflict(parent, force=False, named=False):
                 return
-            removal.steps.append((parent.id, [], True))
+            self._step(removal, parent, [], True)
             image = parent
 
 
@@ -133,3 +139,22 @@ def plan(catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool)
     if prune:
         planner.parents(image, removal)
     return removal
+
+
+def prune(catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal) -> Iterator[None]:
+    """What a prune of these images does (daemon/images/image_prune.go): each of their names goes as by `docker rmi`, and
+    what that refuses stays. So an image in use keeps one name. Adds to `removal`; yields after each name, so that the caller
+    can let others run."""
+    planner = _Planner(catalog, users)
+    for image in images:
+        names = list(image.names)
+        yield
+        for name in names:
+            with suppress(Conflict):
+                if not planner.is_gone(image) and name in planner.names(image):
+                    planner.by_name(image, name, "", removal, force=False)
+            yield
+        if not names and not planner.is_gone(image):
+            with suppress(Conflict):
+                planner.by_id(image, removal, force=False)
+        planner.parents(image, removal)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 
+import msgspec
 import trio
 
 from orlop_kernel.config import Config
+from orlop_kernel.engine.pace import Pace
 from orlop_kernel.engine.processes.zygote import Zygote
 from orlop_kernel.engine.unpacking import unpack as sandboxed_unpack
 from orlop_kernel.events import EventBus
@@ -23,34 +26,35 @@ from orlop_kernel.store import Store
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
 
-from . import listing, removal, views
+from . import documents, listing, removal, views
 from .committed import CommitRequest, Committer
 from .content import ContentStore
 from .download import Downloads
 from .imports import Importer, ImportRequest
 from .layers import Layers, Unpack
-from .listing import Filters
+from .listing import Filters, Listed
 from .platforms import Platform
 from .progress import Progress, Record, Report
 from .pull import Puller, PullRequest
 from .records import Image, ImageUser
 from .references import Reference, parse
 from .registry_hosts import CERTS_D, Timeouts
-from .removal import Removal
+from .removal import Removal, Users
 from .stock import Collected, Stock
 
 __all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest"]
 
 Version = tuple[int, int]
 _NEWEST: Version = (9, 99)
+_encode = msgspec.json.encode
 
 
-def _nobody(_: str) -> Sequence[ImageUser]:
-    return ()
+def _nobody() -> Users:
+    return {}
 
 
 class Images:
-    """The image service. `users` is set by the engine: which containers were made from an image."""
+    """The image service. `users` is set by the engine: by image, the containers that were made from it."""
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class Images:
         certificates: tuple[str, ...] = CERTS_D,
         retry_wait: float = 5.0,
     ) -> None:
-        self.users: Callable[[str], Sequence[ImageUser]] = _nobody
+        self.users: Callable[[], Users] = _nobody
         self.tally = Tally()
         self._config = config
         self._events, self._storage, self._nursery = events, storage, nursery
@@ -117,33 +121,50 @@ class Images:
     def all(self) -> list[Image]:
         return list(self._stock.catalog.images.values())
 
+    @property
+    def count(self) -> int:
+        return len(self._stock.catalog.images)
+
     def names(self, image_id: str) -> list[str]:
         """The image's references in familiar form, tags and digests, sorted."""
         return [name.familiar for name in self._stock.catalog.names(image_id)]
 
-    def summaries(
-        self,
-        filters: Filters | None = None,
-        *,
-        everything: bool = False,
-        shared_size: bool = False,
-        version: Version = _NEWEST,
-    ) -> list[ImageSummary]:
-        """`GET /images/json`. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
-        chosen = listing.choose(self._stock.catalog, filters or {}, everything=everything)
-        shared = self._stock.shared_size if shared_size else (lambda _: -1)
-        counted = version >= (1, 51)
-        return [views.summary(image, version, shared, len(self.users(image.id)) if counted else -1) for image in chosen]
+    async def listed(
+        self, filters: Filters, *, everything: bool, shared_size: bool = False, version: Version = _NEWEST
+    ) -> bytes:
+        """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
+        chosen = await listing.choose(self._stock.catalog, filters, everything=everything)
+        counts = self.users() if version >= (1, 51) else None
+        pace, pieces = Pace(), []
+        for item in chosen:
+            pieces.append(_encode(self._summary(views.nameless(item, version), version, shared_size, counts)))
+            await pace()
+        return b"[" + b",".join(pieces) + b"]"
 
-    def layers_size(self) -> int:
-        """Bytes of all layers of all images, each once: `LayersSize` of `GET /system/df`."""
-        return sum(layer.size for layer in self._stock.catalog.layers().values())
+    async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
+        """`Images` and `LayersSize` of `GET /system/df`: the list with all that is counted, and the bytes of all layers of
+        all images, each once."""
+        catalog, counts = self._stock.catalog, self.users()
+        pace, result, total = Pace(), [], 0
+        for item in await listing.choose(catalog, {}, everything=False):
+            result.append(self._summary(item, version, True, counts))
+            await pace()
+        for chain_id in catalog.chains():
+            layer = catalog.layer(chain_id)
+            total += layer.size if layer else 0
+            await pace()
+        return result, total
+
+    def _summary(self, item: Listed, version: Version, shared_size: bool, counts: Users | None) -> ImageSummary:
+        shared = self._stock.catalog.shared_size(item.image) if shared_size else -1
+        return views.summary(item, version, shared, -1 if counts is None else len(counts.get(item.image.id, ())))
 
     async def inspect(self, name: str, version: Version = _NEWEST, platform: Platform | None = None) -> ImageInspect:
         image = self.resolve(name)
         listing.require_platform(image, name, platform)
         data = await self._storage.describe(image.chain_id) if image.chain_id else {}
-        return views.inspect(image, self._config.effective_storage_driver, data, version)
+        show = partial(views.inspect, image, self._config.effective_storage_driver, data, version)
+        return await trio.to_thread.run_sync(show) if len(image.raw) > documents.LARGE else show()
 
     def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
         image = self.resolve(name)
@@ -174,9 +195,10 @@ class Images:
         async def run(report: Report) -> None:
             from .archive_load import Loader  # tarfile and decompressors: two megabytes that few daemons ever need
 
-            loader = Loader(self._stock, self._depth)
+            loader, pace = Loader(self._stock, self._depth), Pace(shielded=True)
             for image, _ in await loader.load(body, platform, quiet, report):
                 self._event("load", image.id, image.id, image)
+                await pace()
 
         return Progress(self._nursery, run)
 
@@ -238,37 +260,43 @@ class Images:
         async with self._stock.lock:
             for platform in platforms:
                 listing.require_platform(self.resolve(name), name, platform)
-            planned = removal.plan(self._stock.catalog, self.users, name, force=force, prune=prune)
+            planned = removal.plan(self._stock.catalog, self.users(), name, force=force, prune=prune)
             gone = await self._carry_out(planned)
-        return self._items(planned, gone, await self._stock.collect())
+        return await self._items(planned, gone, await self._stock.collect())
 
     async def _carry_out(self, planned: Removal) -> list[Image]:
         gone = [self._stock.catalog.images[id] for id in planned.images]
         images = {id: self._stock.catalog.images[id] for id, _, _ in planned.steps}
         await self._stock.forget(planned.names, planned.images)
+        pace = Pace(shielded=True)
         for id, names, delete in planned.steps:
             for _ in names:
                 self._event("untag", id, id, images[id])
+                await pace()
             if delete:
                 self._event("delete", id, id, images[id])
         return gone
 
-    def _items(self, planned: Removal, gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
+    async def _items(self, planned: Removal, gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
         """In Docker's order: for each image its names, itself, its layers from the top."""
-        layers = {image.id: set(image.chain_ids) for image in gone}
-        result = []
-        told: set[str] = set()
+        layers = {image.id: image.chain_ids for image in gone}
+        left = {chain_id for chain_id, _ in collected.layers}
+        pace, result = Pace(shielded=True), []
         for id, names, delete in planned.steps:
-            result += [DeletedItem(untagged=name.familiar) for name in names]
+            for name in names:
+                result.append(DeletedItem(untagged=name.familiar))
+                await pace()
             if delete:
                 result.append(DeletedItem(deleted=id))
-                mine = [chain for chain, _ in collected.layers if chain in layers[id] and chain not in told]
-                told.update(mine)
-                result += [DeletedItem(deleted=chain) for chain in mine]
+                mine = [chain_id for chain_id in reversed(layers[id]) if chain_id in left]
+                left.difference_update(mine)
+                result += [DeletedItem(deleted=chain_id) for chain_id in mine]
+                await pace()
         return result
 
     async def prune(self, filters: Filters) -> PruneReport:
-        """Remove unused images, and what interrupted pulls left. `SpaceReclaimed` counts layers and blobs."""
+        """Remove unused images, and what interrupted pulls left. `SpaceReclaimed` is of layers, like `LayersSize` of
+        `GET /system/df`."""
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
@@ -279,16 +307,24 @@ class Images:
 
     async def _prune(self, filters: Filters) -> PruneReport:
         async with self._stock.lock:
-            catalog = self._stock.catalog
-            chosen = listing.prunable(catalog, filters, self.users, time.time())
-            planned = Removal([(image.id, catalog.names(image.id), True) for image in chosen])
-            gone = await self._carry_out(planned) if chosen else []
+            planned = await self._plan_prune(await listing.prunable(self._stock.catalog, filters, time.time()))
+            gone = await self._carry_out(planned) if planned.steps else []
         await self._stock.give_up(list(self._stock.leases.resumable))
         collected = await self._stock.collect()
-        items = self._items(planned, gone, collected)
-        space = sum(size for _, size in collected.layers) + collected.blob_bytes
+        items = await self._items(planned, gone, collected)
+        space = sum(size for _, size in collected.layers)
         self._events.publish("image", "prune", "", {"reclaimed": str(space)})
         return PruneReport(items or None, space)
+
+    async def _plan_prune(self, images: Sequence[Image]) -> Removal:
+        """Planned again when a container was made of one of the images meanwhile."""
+        while True:
+            users, planned, pace = self.users(), Removal(), Pace()
+            for _ in removal.prune(self._stock.catalog, users, images, planned):
+                await pace()
+            now = self.users()
+            if not any(id in now and id not in users for id, _, _ in planned.steps):
+                return planned
 
     async def collect(self) -> None:
         """Remove layers that nothing needs any more; to be called when a container of a removed image has gone."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from orlop_kernel.spi import OrlopError
+from orlop_kernel.engine.pace import Pace
+from orlop_kernel.spi import DriverError, InvalidParameter, OrlopError
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_kernel.types.images import ImageDocument
 
@@ -70,16 +71,24 @@ class Stock:
         await trio.to_thread.run_sync(self.content.prepare)
         stored = set(await self.layers.sweep())
         names: list[tuple[str, str]] = []
+        unusable: list[tuple[str, str]] = []
+        pace = Pace()
         for key, value in self.store.load(_TABLE):
+            await pace()
             if key.startswith(_REF):
                 names.append((key, value.decode("utf-8", "replace")))
                 continue
             try:
                 self._load_row(key, value, stored)
             except (*UNREADABLE, OrlopError, OSError) as error:
-                await self.store.quarantine(_TABLE, key, str(error))
+                unusable.append((key, str(error)))
         for key, id in names:
-            await self._load_name(key, id)
+            await pace()
+            try:
+                self._load_name(key, id)
+            except OrlopError as error:
+                unusable.append((key, str(error)))
+        await self.store.quarantine_all(_TABLE, unusable)
         await self.layers.found(stored - self.layers.built.keys())
         if self._rows_are_missing():
             log.warning("layers and blobs of no image are kept, as rows of images may be missing")
@@ -117,16 +126,11 @@ class Stock:
             self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size)
             parent = layer.chain_id
 
-    async def _load_name(self, key: str, id: str) -> None:
-        try:
-            reference = parse(key.removeprefix(_REF))
-        except OrlopError as error:
-            await self.store.quarantine(_TABLE, key, str(error))
-            return
-        if id in self.catalog.images:
-            self.catalog.point(reference, id)
-        else:
-            await self.store.quarantine(_TABLE, key, f"it names image {id[:80]}, which is not there")
+    def _load_name(self, key: str, id: str) -> None:
+        reference = parse(key.removeprefix(_REF))
+        if id not in self.catalog.images:
+            raise OrlopError(f"it names image {id[:80]}, which is not there")
+        self.catalog.point(reference, id)
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Stock:
         try:
             async for piece in pieces:
                 await ingest.write(piece)
-            return await ingest.commit(lease.blobs.add), ingest.offset
+            return await ingest.commit(lambda digest: self.hold(lease, blob=digest)), ingest.offset
         finally:
             ingest.abandon()
 
@@ -164,10 +168,15 @@ class Stock:
         lease: Lease,
         parent: str = "",
     ) -> Image:
-        """Write the document of an image that is of our own making, and acknowledge it."""
+        """Write the document of an image that is of our own making, and acknowledge it. `InvalidParameter` when it is more
+        than the next start would read."""
         raw = documents.encode(document)
+        try:
+            await documents.read(raw)
+        except DriverError as error:
+            raise InvalidParameter(f"cannot make the image: {error}") from error
         record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
-        lease.blobs.add(record.id)
+        await self.hold(lease, blob=record.id)
         await self.content.put(raw)
         return await self.add(record, document, raw, [name] if name else [])
 
@@ -194,8 +203,10 @@ class Stock:
             await self._commit(operations)
             self.leases.resumable.pop(resumed, None)
             self.catalog.put(record, document, raw)
+            pace = Pace(shielded=True)
             for name in names:
                 self.catalog.point(name, record.id)
+                await pace()
             return self.catalog.images[record.id]
 
     async def point(self, name: Reference, id: str, tagged: str) -> None:
@@ -208,12 +219,18 @@ class Stock:
 
     async def forget(self, names: Sequence[Reference], ids: Sequence[str]) -> None:
         """Remove names, and images that have no others, in one commit. The caller holds `lock`."""
-        keys = [*(f"{_REF}{name}" for name in names), *ids]
-        await self._commit([Delete(_TABLE, key) for key in keys])
-        for name in names:
+        pace = Pace(shielded=True)  # the rows are gone: the catalog follows, whatever becomes of the caller
+        operations = []
+        for key in (*(f"{_REF}{name}" for name in names), *ids):
+            operations.append(Delete(_TABLE, key))
+            await pace()
+        await self._commit(operations)
+        for name in reversed(names):  # from the end of their order, where a removal moves nothing
             self.catalog.drop(name)
+            await pace()
         for id in ids:
             self.catalog.remove(id)
+            await pace()
 
     async def begin(self, name: str, lease: Lease) -> None:
         """Remember what a pull is about to fetch, so that the next one can go on with it."""
@@ -235,36 +252,45 @@ class Stock:
         """Remove every layer and blob that no image, lease, interrupted pull or container needs."""
         await self.give_up(self.leases.expired())
         async with self.layers.guard:
-            wanted = self.catalog.layers().keys() | self.leases.chains() | self._kept
-            gone = await self.layers.remove([chain for chain in self.layers.built if chain not in wanted])
-            keep = self._named_blobs() | self.leases.blobs() | self._kept
-            return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, keep))
+            gone = await self.layers.remove(await self._unneeded_layers())
+            # In this order: a blob that is published from now on is none of these, one that was before is held by now
+            found = await trio.to_thread.run_sync(self.content.digests)
+            keep = await self._needed_blobs()
+            return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, found, keep))
 
-    def _named_blobs(self) -> set[str]:
-        keep: set[str] = set()
-        for image in self.catalog.images.values():
+    async def _unneeded_layers(self) -> list[str]:
+        pace, held, result = Pace(), self.leases.chains() | self._kept, []
+        for chain_id in list(self.layers.built):
+            if chain_id not in held and self.catalog.layer(chain_id) is None:
+                result.append(chain_id)
+            await pace()
+        return result
+
+    async def _needed_blobs(self) -> set[str]:
+        pace, keep = Pace(), self.leases.blobs() | self._kept
+        for image in list(self.catalog.images.values()):
             keep.add(image.id)
             keep.update(image.record.manifests)
             keep.update(layer.blob for layer in image.layers)
+            await pace()
         return keep
 
-    def _remove_blobs(self, keep: set[str]) -> int:
+    def _remove_blobs(self, found: Iterable[str], keep: set[str]) -> int:
         total = self.content.remove_partials(digest for digest in self.content.partials() if digest not in keep)
-        for digest in self.content.digests():
+        for digest in found:
             if digest not in keep:
                 total += self.content.size(digest)
                 self.content.remove(digest)
         return total
 
+    async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
+        """Add to a lease what is about to be stored. It may be there already, and a collection be about to remove it: that
+        one is over when this returns."""
+        lease.blobs.update(filter(None, (blob,)))
+        lease.chains.update(filter(None, (chain_id,)))
+        await self.barrier()
+
     async def barrier(self) -> None:
         """After this, whatever a lease held before it stays: a collection that had not seen it is over."""
         async with self.layers.guard:
             return
-
-    def shared_size(self, image: Image) -> int:
-        """Bytes of an image's layers that other images have, too."""
-        others: set[str] = set()
-        for other in self.catalog.images.values():
-            if other.id != image.id:
-                others.update(other.chain_ids)
-        return sum(layer.size for layer in image.layers if layer.chain_id in others)

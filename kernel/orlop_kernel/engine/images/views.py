@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,12 +21,12 @@ from orlop_kernel.types.images import (
 
 from .catalog import Catalog
 from .documents import tidy
+from .listing import Listed
 from .records import Image, unix_time
 
-__all__ = ["history", "inspect", "summary"]
+__all__ = ["history", "inspect", "nameless", "summary"]
 
 Version = tuple[int, int]
-_NONE = "<none>:<none>"
 _NEVER = "0001-01-01T00:00:00Z"
 _encode = msgspec.json.encode
 
@@ -60,8 +61,8 @@ def inspect(image: Image, driver: str, data: Mapping[str, str], version: Version
     document = image.document
     return ImageInspect(
         id=image.id,
-        repo_tags=list(image.repo_tags),
-        repo_digests=list(image.repo_digests),
+        repo_tags=image.repo_tags,
+        repo_digests=image.repo_digests,
         parent=image.parent,
         comment=document.comment or _last_comment(image),
         created=document.created or (_NEVER if version < (1, 44) else UNSET),
@@ -88,21 +89,22 @@ def _last_comment(image: Image) -> str:
 
 def history(image: Image, catalog: Catalog) -> list[HistoryItem]:
     """Newest step first. IDs are known for the image and for the parents that are still there."""
-    ids: list[Image] = []
+    ids: dict[str, Image] = {}
     at: Image | None = image
-    while at is not None and at not in ids:
-        ids.append(at)
+    while at is not None and at.id not in ids:
+        ids[at.id] = at
         at = catalog.images.get(at.parent)
-    sizes = [layer.size for layer in image.layers]
+    owners = list(ids.values())
+    sizes = deque(layer.size for layer in image.layers)
     items = []
     for step in image.document.history or ():
         size = 0
         if not step.empty_layer and sizes:
-            size = sizes.pop(0)
+            size = sizes.popleft()
         items.append((step, size))
     result = []
     for number, (step, size) in enumerate(reversed(items)):
-        owner = ids[number] if number < len(ids) else None
+        owner = owners[number] if number < len(owners) else None
         result.append(
             HistoryItem(
                 comment=step.comment,
@@ -110,26 +112,31 @@ def history(image: Image, catalog: Catalog) -> list[HistoryItem]:
                 created_by=step.created_by,
                 id=owner.id if owner else "<missing>",
                 size=size,
-                tags=list(owner.repo_tags) or None if owner else None,
+                tags=owner.repo_tags or None if owner else None,
             )
         )
     return result
 
 
-def summary(image: Image, version: Version, shared: Callable[[Image], int], containers: int) -> ImageSummary:
-    """One item of a list. Before 1.43 an image without names is called `<none>:<none>`."""
-    tags, digests = list(image.repo_tags), list(image.repo_digests)
-    if version < (1, 43) and not tags and not digests:
-        tags, digests = [_NONE], ["<none>@<none>"]
+def summary(item: Listed, version: Version, shared_size: int, containers: int) -> ImageSummary:
+    """One item of a list."""
+    image = item.image
     return ImageSummary(
         containers=containers,
-        created=unix_time(image.created),
+        created=image.created_unix,
         id=image.id,
         labels=image.config.labels,
         parent_id=image.parent,
-        repo_digests=digests,
-        repo_tags=tags,
-        shared_size=shared(image),
+        repo_digests=item.digests,
+        repo_tags=item.tags,
+        shared_size=shared_size,
         size=image.size,
         virtual_size=image.size if version < (1, 44) else UNSET,
     )
+
+
+def nameless(item: Listed, version: Version) -> Listed:
+    """In lists before 1.43 an image without names is called `<none>:<none>`."""
+    if version >= (1, 43) or item.tags or item.digests:
+        return item
+    return Listed(item.image, ["<none>:<none>"], ["<none>@<none>"])

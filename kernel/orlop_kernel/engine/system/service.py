@@ -156,7 +156,7 @@ class System:
             containers_running=counts["running"],
             containers_paused=counts["paused"],
             containers_stopped=counts["stopped"],
-            images=len(engine.images.summaries()),
+            images=engine.images.count,
             driver=engine.storage_name,
             driver_status=await self._storage_status(),
             docker_root_dir=config.data_root,

@@ -83,10 +83,10 @@ class Measuring:
                 nursery.start_soon(share, "container", "containers", self._containers)
             if "volume" in types:
                 nursery.start_soon(share, "volume", "volumes", self._volumes)
-        images = self._engine.images
+        images, layers_size = await self._engine.images.usage(version) if "image" in types else (None, 0)
         return DiskUsage(
-            layers_size=images.layers_size() if "image" in types else 0,
-            images=list(images.summaries(shared_size=True, version=max(version, (1, 51)))) if "image" in types else None,
+            layers_size=layers_size,
+            images=images,
             containers=found.get("container"),
             volumes=found.get("volume"),
             build_cache=[] if "build-cache" in types else None,

@@ -1,0 +1,30 @@
+"""Long computations on the event loop, in pieces: a request or an archive decides how long they are, and other clients wait
+behind each piece (DESIGN: no request delays another client's ping by more than 100 ms)."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import trio
+
+__all__ = ["Pace"]
+
+SLICE = 0.01
+"""Seconds that a computation has the loop before others get their turn."""
+
+
+class Pace:
+    """`await pace()` once an item. Gives way when a slice is over, and costs some 100 ns otherwise.
+
+    `shielded`: never raises `Cancelled`, for what must not stop half-way."""
+
+    __slots__ = ("_checkpoint", "_until")
+
+    def __init__(self, *, shielded: bool = False) -> None:
+        self._checkpoint = trio.lowlevel.cancel_shielded_checkpoint if shielded else trio.lowlevel.checkpoint
+        self._until = perf_counter() + SLICE
+
+    async def __call__(self) -> None:
+        if perf_counter() >= self._until:
+            await self._checkpoint()
+            self._until = perf_counter() + SLICE

@@ -1,0 +1,310 @@
+"""What an archive or a request decides the size of: it is linear, bounded, and does not keep the event loop from others.
+
+Times are CPU time of the loop's thread: a busy machine changes them little.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from tests.registry import docker_archive, image, layer, oci_archive
+from tests.registry.build import Content, encode, tar
+from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
+
+from orlop_kernel.engine.images import archive_file, listing
+from orlop_kernel.engine.images.catalog import Catalog
+from orlop_kernel.engine.images.committed import CommitRequest
+from orlop_kernel.engine.images.records import ImageRecord
+from orlop_kernel.engine.images.references import parse
+from orlop_kernel.spi import DriverError, InvalidParameter
+from orlop_kernel.store import Put, Store, examine
+from orlop_kernel.types.images import ImageConfig, ImageDocument
+
+APP = image([layer({"app": b"1"})])
+MANY = 20_000  # names: scanning them for each one would take minutes
+SLICE = 0.1  # seconds
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    stream = io.BytesIO(data)
+    while piece := stream.read(1 << 16):
+        yield piece
+        await trio.lowlevel.checkpoint()
+
+
+class _Watch(trio.abc.Instrument):
+    """The longest that a task had the loop."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._began = time.thread_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._began = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.longest = max(self.longest, time.thread_time() - self._began)
+
+
+@asynccontextmanager
+async def in_slices() -> AsyncIterator[None]:
+    watch = _Watch()
+    gc.freeze()  # what the other tests have left is not looked through meanwhile
+    trio.lowlevel.add_instrument(watch)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(watch)
+        gc.unfreeze()
+    assert watch.longest < SLICE
+
+
+def archive(table: Any, extra: dict[str, Content] | None = None) -> bytes:
+    """APP's members with another manifest.json."""
+    return docker_archive({"a:x": APP}, extra={"manifest.json": encode(table), **(extra or {})})
+
+
+def entry(tags: list[str]) -> dict[str, Any]:
+    part = APP.layers[0].digest.removeprefix("sha256:")
+    return {"Config": APP.id[7:] + ".json", "RepoTags": tags, "Layers": [f"{part}/layer.tar"]}
+
+
+def layout(count: int) -> bytes:
+    members = {"oci-layout": b"{}", "index.json": encode({"manifests": [APP.manifest.descriptor] * count})}
+    return tar(members)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: archive([entry([f"n:{n}" for n in range(5000)])]), "5000 names are too many, 4096 may be in one"),
+        (lambda: archive([entry([f"n:{n}"]) for n in range(5000)]), "5000 images are too many, 4096 may be in one"),
+        (lambda: layout(5000), "5000 images are too many, 4096 may be in one"),
+    ],
+    ids=["names", "images", "layout"],
+)
+def test_an_archive_of_too_much_leaves_nothing(tmp_path: Path, data: Callable[[], bytes], message: str) -> None:
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            with pytest.raises(InvalidParameter, match=message):
+                await room.images.load_archive(pieces(data())).finished()
+            assert room.is_empty()
+            assert not room.images.all()
+
+    trio.run(main)
+    assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
+
+
+def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is parsed: a few bytes of a manifest must not cost a megabyte of work each."""
+    monkeypatch.setattr(archive_file, "_MAX_SMALL", 100 * len(APP.config.data))
+
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            with pytest.raises(InvalidParameter, match="its manifests and configurations have over"):
+                await room.images.load_archive(pieces(archive([entry([])] * 200))).finished()
+            assert room.is_empty()
+
+    trio.run(main)
+
+
+def test_as_many_names_as_may_be(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            data = archive([entry([f"n{n}:x" for n in range(4096)])])
+            async with in_slices():
+                records = await drain(room.images.load_archive(pieces(data)))
+            assert len(records) == 4096
+            assert len(room.images.names(APP.id)) == 4096
+
+    trio.run(main)
+
+
+async def fill(tmp_path: Path, count: int, id: str = APP.id) -> None:
+    """Rows of references, half of them of one repository."""
+    names = (f"docker.io/library/{'same' if n % 2 else f'x{n}'}:{n}" for n in range(count))
+    async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
+        await store.commit([Put("images", f"ref:{name}", id.encode()) for name in names])
+
+
+def filled(tmp_path: Path, check: Callable[[Room], Awaitable[None]]) -> float:
+    """A room whose one image has MANY names; how long the boot took, in seconds of CPU time."""
+
+    async def main() -> float:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_room(str(tmp_path), storage=storage) as room:
+            await drain(room.images.load_archive(pieces(docker_archive({"a:x": APP}))))
+        await fill(tmp_path, MANY)
+        began = time.thread_time()
+        async with open_room(str(tmp_path), storage=storage) as room:
+            boot = time.thread_time() - began
+            await check(room)
+        return boot
+
+    return trio.run(main)
+
+
+def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
+    async def check(room: Room) -> None:
+        images = room.images
+        async with in_slices():
+            (shown,) = json.loads(await images.listed({}, everything=False))
+            assert len(shown["RepoTags"]) == MANY + 1
+            (shown,) = json.loads(await images.listed({"reference": ["x*1*"]}, everything=False))
+            assert 0 < len(shown["RepoTags"]) < MANY / 2
+            assert (await images.usage((1, 51)))[0][0].repo_tags[0] == "a:x"
+            assert len((await images.inspect("a:x")).repo_tags) == MANY + 1
+            await images.tag("a:x", "new", "tag")
+            assert [item.untagged for item in await images.remove("same:1")] == ["same:1"]
+            await images.remove("new:tag")
+            gone = await images.remove(APP.id, force=True)
+            assert [item.untagged for item in gone[:-2]] == sorted(item.untagged for item in gone[:-2])
+            assert len(gone) == MANY + 2
+        assert room.is_empty()
+
+    assert filled(tmp_path, check) < 2
+    assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
+
+
+def test_a_prune_of_many_names(tmp_path: Path) -> None:
+    async def check(room: Room) -> None:
+        async with in_slices():
+            report = await room.images.prune({"dangling": ["false"]})
+        assert len(report.images_deleted or ()) == MANY + 3
+        assert room.is_empty()
+
+    filled(tmp_path, check)
+
+
+def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
+    """100,000 of them, each with a commit of its own, would be minutes of a start."""
+
+    async def main() -> None:
+        async with open_room(str(tmp_path)):
+            pass
+        await fill(tmp_path, 300, "sha256:" + "9" * 64)
+        commits = []
+        async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
+            store.on_commit = lambda jobs, _: commits.append(jobs)
+            async with open_images(tmp_path, store):
+                pass
+            assert len(store.quarantined()) == 300
+        assert sum(commits) == 1
+
+    trio.run(main)
+
+
+@asynccontextmanager
+async def open_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
+    from orlop_kernel.engine.images.content import ContentStore
+    from orlop_kernel.engine.images.layers import Layers
+    from orlop_kernel.engine.images.stock import Stock
+
+    async with trio.open_nursery() as nursery:
+        content = ContentStore(str(tmp_path / "content"))
+        layers = Layers(DirectoryStorage(str(tmp_path / "layers")), content, None, None, nursery)  # type: ignore[arg-type]
+        await Stock(store, content, layers).load()
+        yield
+
+
+def test_many_images_share_and_depend_at_no_cost() -> None:
+    """5,000 images on one base: what they share, and their being children, is found without a look at the others."""
+    catalog = Catalog()
+    base = "sha256:" + "0" * 64
+    catalog.put(ImageRecord(base, ()), ImageDocument(), b"")
+    began = time.thread_time()
+    for n in range(5000):
+        catalog.put(ImageRecord(f"sha256:{n:064x}x", (), parent=base), ImageDocument(), b"")
+        assert catalog.has_children(base)
+    for n in range(5000):
+        catalog.remove(f"sha256:{n:064x}x")
+    assert not catalog.has_children(base)
+    assert time.thread_time() - began < 2
+
+
+def test_a_pattern_of_many_stars() -> None:
+    """It would take years with an engine that goes back."""
+    catalog = Catalog()
+    catalog.put(ImageRecord(APP.id, ()), ImageDocument(), b"")
+    catalog.point(parse("a" * 200 + ":x"), APP.id)
+
+    def found(pattern: str) -> int:
+        async def main() -> int:
+            return len(await listing.choose(catalog, {"reference": [pattern]}, everything=True))
+
+        return trio.run(main)
+
+    assert found("*a" * 50 + "*b") == 0
+    assert found("*a" * 50 + "*") == 1
+    assert found("*a" * 200) == 1
+    assert found("*a" * 201) == 0
+    with pytest.raises(InvalidParameter, match="invalid filter 'reference="):
+        found("*" * 2000)
+    with pytest.raises(InvalidParameter, match="more than 100 values"):
+        trio.run(lambda: listing.choose(catalog, {"reference": [str(n) for n in range(101)]}, everything=True))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [ImageConfig(labels={"a": "x" * (5 << 20)}), ImageConfig(env=["A=" + "x" * (5 << 20)])],
+    ids=["labels", "environment"],
+)
+def test_an_image_that_the_next_start_would_not_read_is_not_made(tmp_path: Path, config: ImageConfig) -> None:
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            await drain(room.images.load_archive(pieces(docker_archive({"a:x": APP}))))
+            before = room.blobs()
+            with pytest.raises(
+                InvalidParameter, match="cannot make the image: cannot read image configuration: larger than"
+            ):
+                await room.images.commit(CommitRequest(room.images.resolve("a:x"), config), pieces(tar({"f": b"1"})))
+            assert room.blobs() == before
+
+    trio.run(main)
+
+
+def test_large_configurations(tmp_path: Path) -> None:
+    """At most 4 MiB each: read beside the loop, by a load and by an inspect of an old client."""
+    large = image([layer({"x": b"1"})], config={"Labels": {f"label{n}": "x" * 20 for n in range(80_000)}})
+    odd = image([layer({"x": b"1"})], nothing=[[n] for n in range(400_000)])
+    steps = image([layer({"x": b"1"})], history=[{"created_by": "x"}] * 10_001)
+
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            async with in_slices():
+                await drain(room.images.load_archive(pieces(docker_archive({"a:x": large, "b:x": odd}))))
+                await room.images.inspect("a:x", (1, 40))
+                await room.images.inspect("b:x", (1, 40))
+            with pytest.raises(DriverError, match="10001 steps of history are too many"):
+                await room.images.load_archive(pieces(oci_archive({"docker.io/library/c:x": steps}))).finished()
+
+    trio.run(main)
+
+
+def test_a_blob_appears_when_no_collection_can_overlook_its_lease(tmp_path: Path) -> None:
+    """A collection that looked at the leases before it was held would take it for surplus."""
+
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room, trio.open_nursery() as nursery:
+            stock = room.images._stock
+            with stock.leases.hold() as lease:
+                async with stock.layers.guard:
+                    nursery.start_soon(stock.receive, pieces(b"content"), lease)
+                    while not lease.blobs:
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    assert not room.blobs()
+                while not room.blobs():
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+
+    trio.run(main)
