@@ -1,4 +1,5 @@
-"""Fixtures of real daemons. The daemon's own log of a failed test's time is printed with the failure."""
+"""Fixtures of real daemons. The daemon's own log of a failed test's time is printed with the failure. A test in which a
+daemon reported a blocked event loop (`orlop_kernel.boot.watchdog`) fails."""
 
 from __future__ import annotations
 
@@ -18,6 +19,24 @@ _logged: dict[str, int] = {}
 def pytest_runtest_setup() -> None:
     for engine in _living:
         _logged[engine.socket] = len(engine.log())
+
+
+def _check_loops() -> None:
+    found = [line for engine in _living for line in engine.blocked()]
+    if found:
+        pytest.fail("\n".join(found), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    yield
+    _check_loops()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    yield
+    _check_loops()
 
 
 @pytest.hookimpl(wrapper=True)

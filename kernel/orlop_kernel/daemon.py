@@ -32,6 +32,7 @@ from orlop_kernel.spi import OrlopError
 if TYPE_CHECKING:
     from orlop_kernel.access.service import Access
     from orlop_kernel.api.router import Api, Route
+    from orlop_kernel.boot.watchdog import LoopWatchdog
     from orlop_kernel.engine.engine import Engine
     from orlop_kernel.http.server import Server
 
@@ -55,6 +56,7 @@ class Daemon:
         self._listeners: listen.Listeners = []
         self._own: list[tuple[Listener, listen.Listeners]] = []
         self._access: Access | None = None
+        self._watchdog: LoopWatchdog | None = None
 
     async def live(self) -> None:
         """Boot, serve until a signal, stop. Returns after a clean stop; raises what made a start impossible."""
@@ -111,8 +113,17 @@ class Daemon:
     def _ready(self) -> None:
         gc.freeze()  # what booting made stays for good: the collector need not look at it again
         gc.enable()
+        self._watch_loop(self._loaded.config)
         _log.info("orlopd %s is ready after %.0f ms", __version__, (time.monotonic() - self._began) * 1000)
         systemd.notify_ready("serving")
+
+    def _watch_loop(self, config: Config) -> None:
+        """Report what blocks the loop from now on, if that is wanted: before, nobody was served."""
+        debug = config.effective_log_level == "debug"
+        if debug or self._watchdog or "ORLOP_LOOP_WATCHDOG" in self._environ:
+            from orlop_kernel.boot import watchdog
+
+            self._watchdog = watchdog.follow(self._watchdog, debug, self._environ)
 
     async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -174,6 +185,7 @@ class Daemon:
             for entry, own in self._own:
                 listen.renew(own, renewed.get(entry.tlscacert or running.tlscacert))
             logs.set_level(found.config.effective_log_level)
+            self._watch_loop(found.config)
             _tell(found)
             attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
             self._engine.events.publish("daemon", "reload", self._engine_id(), attributes)

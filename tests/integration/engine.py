@@ -1,7 +1,8 @@
 """A real `orlopd` for tests: its own roots, socket and bridge, the clients that people use, and a look for what it leaves.
 
 `Engine` owns a directory under /tmp (short, because a socket's path may have 107 bytes) and every process that it starts.
-`close` ends the daemon, removes the directory, and returns what is still on the host: there must be nothing.
+`close` ends the daemon, removes the directory, and returns what is still on the host: there must be nothing. The daemon's
+watchdog is on: it logs what blocks its event loop, and tests fail by it.
 
 `./dev vm` runs the same tests on other ground, by the environment: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose
 what all daemons run containers with, ORLOP_TEST_SLOWNESS stretches every limit of time for an emulated processor.
@@ -34,6 +35,7 @@ from typing import Any
 import docker
 from tests.registry import busybox, docker_archive, image, layer
 
+from orlop_kernel.boot.watchdog import DISK
 from orlop_kernel.config import Config
 from orlop_kernel.monitor import cgroups
 
@@ -44,6 +46,7 @@ RUNTIME = os.environ.get("ORLOP_TEST_RUNTIME", "")
 CGROUP_DRIVER = os.environ.get("ORLOP_TEST_CGROUP_DRIVER", "")
 SLOWNESS = float(os.environ.get("ORLOP_TEST_SLOWNESS", "1"))
 DEADLINE = 20.0
+BLOCKED = "event loop blocked"
 T = str | bytes
 
 
@@ -178,6 +181,7 @@ class Engine:
         self.config_path = self.home / "daemon.json"
         self.configure(config or {})
         self.process: subprocess.Popen[bytes] | None = None
+        self._looked_at = 0
         self._derived = Config(data_root=str(self.data_root), exec_opts=tuple(_ground().get("exec-opts", ())))
         self._children: list[subprocess.Popen[bytes]] = []
         self._terminals: list[Terminal] = []
@@ -206,7 +210,8 @@ class Engine:
     def start(self, *, pythonpath: str = "") -> None:
         """Start, and wait until it answers."""
         assert self.process is None
-        env = {**os.environ, **({"PYTHONPATH": pythonpath} if pythonpath else {})}
+        env = {**os.environ, "ORLOP_LOOP_WATCHDOG": f"{patience(100):.0f}"}
+        env |= {"PYTHONPATH": pythonpath} if pythonpath else {}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=env, cwd="/")
         until(self._answers, "the daemon answers")
@@ -244,8 +249,14 @@ class Engine:
     def log(self) -> str:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    def blocked(self) -> list[str]:
+        """What the daemon has reported about its event loop since this was last asked; a busy disk is no finding."""
+        text = self.log()[self._looked_at :]
+        self._looked_at += len(text)
+        return [line for line in text.splitlines() if BLOCKED in line and DISK not in line]
+
     def close(self) -> list[str]:
-        """End everything. Returns what is left on the host."""
+        """End everything. Returns what is left on the host, and what the daemon reported about its loop."""
         if self._sdk is not None:
             self._sdk.close()
         for terminal in self._terminals:
@@ -261,7 +272,7 @@ class Engine:
             for container in self.docker("ps", "-aq").out.split():
                 self.docker("rm", "-f", container)
             self.stop()
-        left = self.leaks()
+        left = self.leaks() + self.blocked()
         if self._derived.cgroup_driver == "systemd":
             subprocess.run(["systemctl", "stop", self._derived.effective_cgroup_parent], check=True)
         shutil.rmtree(self.home, ignore_errors=True)

@@ -279,6 +279,18 @@ class LockedRegistry(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def test_what_blocks_the_event_loop_is_in_the_log_if_that_is_wanted(daemon: Orlopd, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.start()
+    daemon.get("/info")
+    daemon.stop()
+    assert "event loop blocked" not in "".join(daemon.lines)
+    monkeypatch.setenv("ORLOP_LOOP_WATCHDOG", "1")  # millisecond: some step takes it
+    daemon.start()
+    daemon.get("/info")
+    daemon.stop()
+    assert "warn  event loop blocked for " in "".join(daemon.lines)
+
+
 def test_login_asks_the_registry(daemon: Orlopd) -> None:
     daemon.start()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), LockedRegistry) as registry:

@@ -86,13 +86,14 @@ async def serving_api(root: Path) -> AsyncIterator[Served]:
 
 
 def run(tmp_path: Path, test: Callable[[Served, str], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with running() as registry, trio.fail_after(50):
-            push(registry.host, "test/app", "v1", APP)
+    async def main(host: str) -> None:
+        with trio.fail_after(50):
             async with serving_api(tmp_path) as api:
-                await test(api, registry.host)
+                await test(api, host)
 
-    trio.run(main)
+    with running() as registry:
+        push(registry.host, "test/app", "v1", APP)
+        trio.run(main, registry.host)
 
 
 def test_the_docker_client(tmp_path: Path) -> None:
@@ -269,16 +270,16 @@ def test_credentials_reach_the_registry(tmp_path: Path) -> None:
     header = base64.urlsafe_b64encode(json.dumps({"username": "me", "password": "wrong"}).encode()).decode()
     extra = f"auth:\n  htpasswd:\n    realm: test\n    path: {htpasswd}\n"
 
-    async def main() -> None:
-        with running(extra=extra) as registry:
-            async with serving_api(tmp_path) as api:
-                path = f"/images/create?fromImage={registry.host}/a&tag=b"
-                code, body = await api.call("POST", path)
-                assert (code, "no basic auth credentials" in body["message"]) == (401, True)
-                code, body = await api.call("POST", path, headers={"X-Registry-Auth": header})
-                assert (code, body["message"]) == (401, "unauthorized: authentication required")
+    async def main(host: str) -> None:
+        async with serving_api(tmp_path) as api:
+            path = f"/images/create?fromImage={host}/a&tag=b"
+            code, body = await api.call("POST", path)
+            assert (code, "no basic auth credentials" in body["message"]) == (401, True)
+            code, body = await api.call("POST", path, headers={"X-Registry-Auth": header})
+            assert (code, body["message"]) == (401, "unauthorized: authentication required")
 
-    trio.run(main)
+    with running(extra=extra) as registry:
+        trio.run(main, registry.host)
 
 
 def test_a_client_that_hangs_up_cancels_its_pull(tmp_path: Path) -> None:

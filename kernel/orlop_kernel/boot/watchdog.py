@@ -1,0 +1,159 @@
+"""Reports tasks that block the event loop, as asyncio's `slow_callback_duration` does.
+
+A step of a task is everything between two checkpoints. While it lasts no client is answered. Its length is the wall time
+without the time in which the thread was runnable and waited for a processor (the second field of
+/proc/thread-self/schedstat): a busy machine is not a fault of the step. What remains is computing, blocking system calls and
+waiting for the GIL. A step that waited for the disk when it was looked at says so: how long that takes is up to the machine.
+
+Installed while `debug` is on, or when the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds. Imported by
+nobody otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType
+
+import trio
+
+__all__ = ["DISK", "THRESHOLD", "VARIABLE", "Blocked", "LoopWatchdog", "follow", "log_blocked", "threshold"]
+
+THRESHOLD = 0.1
+"""Seconds. What a client notices as a delay of its `ping`."""
+
+DISK = "waiting for the disk"
+VARIABLE = "ORLOP_LOOP_WATCHDOG"
+_FRAMES = 12  # the innermost ones: enough to get from a handler to the loop in it
+_log = logging.getLogger("orlop.loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A step that was too long: the task's name, seconds, the innermost frames when the threshold was passed ("" when they
+    were not seen in time), and whether the thread was in uninterruptible sleep then, which is the disk as a rule."""
+
+    task: str
+    seconds: float
+    frames: str = ""
+    disk: bool = False
+
+    def __str__(self) -> str:
+        text = f"event loop blocked for {self.seconds * 1000:.0f} ms by task {self.task}"
+        return f"{text}{f', {DISK}' if self.disk else ''}{f': {self.frames}' if self.frames else ''}"
+
+
+Report = Callable[[Blocked], None]
+
+
+def _open_schedstat() -> int | None:
+    """Of the calling thread; None where the kernel has no scheduler statistics (CONFIG_SCHED_INFO)."""
+    try:
+        return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+class LoopWatchdog(trio.abc.Instrument):
+    """The instrument. It belongs to the thread of the run that it is added to."""
+
+    def __init__(self, report: Report, threshold: float = THRESHOLD) -> None:
+        self._report = report
+        self._threshold = threshold
+        self._fd = _open_schedstat()
+        self._thread, self._tid = threading.get_ident(), threading.get_native_id()
+        self._began = 0.0  # 0: no step is under way
+        self._waited = 0
+        self._seen: tuple[str, bool] = ("", False)
+        self._closed = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, name="loop-watchdog", daemon=True)
+        self._sampler.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._sampler.join()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._waited = self._run_queue_wait()
+        self._seen = ("", False)
+        self._began = time.perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if not self._began:  # it was added during this step
+            return
+        passed = time.perf_counter() - self._began
+        self._began = 0.0
+        if passed > self._threshold:
+            passed -= (self._run_queue_wait() - self._waited) / 1e9
+            if passed > self._threshold:
+                self._report(Blocked(task.name, passed, *self._seen))
+
+    def _run_queue_wait(self) -> int:
+        """Nanoseconds so far."""
+        return int(os.pread(self._fd, 64, 0).split()[1]) if self._fd is not None else 0
+
+    def _sample(self) -> None:
+        """Look at the loop's thread when a step has lasted for the threshold: once it is over the frames are gone."""
+        looked_at = 0.0
+        while not self._closed.wait(self._threshold / 2):
+            began = self._began
+            if began and began != looked_at and time.perf_counter() - began > self._threshold:
+                looked_at = began
+                disk = _state(self._tid) == "D"
+                frame = sys._current_frames().get(self._thread)
+                seen = (_short(frame) if frame else "", disk)
+                if self._began == began:
+                    self._seen = seen
+
+
+def _state(tid: int) -> str:
+    """Of a thread of this process, as ps(1) names it."""
+    try:
+        with open(f"/proc/self/task/{tid}/stat") as file:
+            return file.read().rpartition(") ")[2][:1]
+    except OSError:
+        return ""
+
+
+def _short(frame: FrameType) -> str:
+    """The step's frames in one line, innermost first, without those of trio that every step has."""
+    found = []
+    for one, line in itertools.islice(traceback.walk_stack(frame), _FRAMES):
+        if one.f_globals.get("__name__") == "trio._core._run":
+            break
+        found.append(f"{one.f_code.co_name} ({'/'.join(one.f_code.co_filename.split('/')[-2:])}:{line})")
+    return " < ".join(found)
+
+
+def log_blocked(found: Blocked) -> None:
+    _log.warning("%s", found)
+
+
+def threshold(environ: Mapping[str, str]) -> float:
+    """Seconds that the environment asks for, 0 when it does not."""
+    text = environ.get(VARIABLE, "")
+    return int(text) / 1000 if text.isascii() and text.isdecimal() else 0.0
+
+
+def follow(current: LoopWatchdog | None, debug: bool, environ: Mapping[str, str]) -> LoopWatchdog | None:
+    """Add the instrument to the running loop or remove it, as configuration and environment say. Gets and returns the one
+    that is in place."""
+    wanted = threshold(environ) or (THRESHOLD if debug else 0.0)
+    if wanted and current is None:
+        current = LoopWatchdog(log_blocked, wanted)
+        trio.lowlevel.add_instrument(current)
+    elif not wanted and current is not None:
+        trio.lowlevel.remove_instrument(current)
+        current.close()
+        current = None
+    return current
