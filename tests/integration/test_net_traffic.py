@@ -1,5 +1,4 @@
-"""Packets: a published port from everywhere, masquerading, isolation, restarts. On a "host" that is a namespace of its own,
-with a neighbour ("remote") on a link of its own; the machine's network is not touched."""
+"""Packets: a published port from everywhere, masquerading, isolation, restarts; on a host of the test's own."""
 
 from __future__ import annotations
 
@@ -8,154 +7,15 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import pytest
 import trio
+from tests.integration.net_host import HOST, HTTP, NETWORK, OTHER, REMOTE, Host, Namespace, on_host, run
 
-from orlop_kernel import linux
-from orlop_kernel.spi import Address, Endpoint, EndpointState, NetworkContext, NetworkSpec, PublishedPort, Subnet
-from orlop_kernel.testing.network import in_own_network
-from orlop_net_bridge import BridgeDriver
+from orlop_kernel.spi import NetworkSpec, PublishedPort, Subnet
 
 pytestmark = pytest.mark.root
-
-HOST, REMOTE = "192.0.2.1", "192.0.2.2"
-NETWORK = NetworkSpec(id="a" * 64, name="net-a", subnets=(Subnet("10.211.0.0/24", "10.211.0.1"),))
-OTHER = NetworkSpec(id="b" * 64, name="net-b", subnets=(Subnet("10.212.0.0/24", "10.212.0.1"),))
-HTTP = PublishedPort("tcp", "0.0.0.0", 8080, 80)
-
-
-def run(*argv: str, stdin: str = "") -> str:
-    """In this thread's namespace. Not by `trio.run_process`: its threads are earlier tests', and in their networks."""
-    return subprocess.run(argv, check=True, capture_output=True, text=True, input=stdin).stdout
-
-
-class Namespace:
-    """A network namespace, and servers and clients in it."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.fd = linux.new_network_namespace()
-        stack.callback(os.close, self.fd)
-        self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
-        self._stack = stack
-
-    def inside(self) -> contextlib.AbstractContextManager[None]:
-        return linux.in_network_namespace(self.fd)
-
-    def serve(self, port: int, address: str = "0.0.0.0") -> None:
-        """Answer each connection with the address it comes from."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with self.inside():
-            listener = socket.create_server((address, port), family=family)
-
-        def answer() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, peer = listener.accept()
-                    with connection:
-                        connection.sendall(peer[0].encode())
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-
-        def end() -> None:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            listener.close()
-
-        self._stack.callback(end)
-
-    def call(self, address: str, port: int, timeout: float = 2.0) -> str:
-        """What the server there says; "" when it cannot be reached."""
-        with self.inside():
-            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-        with sock:
-            sock.settimeout(timeout)
-            try:
-                sock.connect((address, port))
-                return sock.recv(100).decode()
-            except OSError:
-                return ""
-
-
-class Host:
-    """The host (this thread's namespace), its neighbour, a driver."""
-
-    def __init__(self, stack: contextlib.ExitStack, **context: Any) -> None:
-        self.stack = stack
-        self._context = context
-        self.driver = self.new_driver()
-        self.remote = Namespace(stack)
-        run("ip", "link", "set", "lo", "up")
-        run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
-        run("ip", "link", "set", "peer0", "netns", self.remote.path)
-        run("ip", "address", "add", f"{HOST}/24", "dev", "eth0")
-        run("ip", "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
-        run("ip", "link", "set", "eth0", "up")
-        with self.remote.inside():
-            run("ip", "link", "set", "lo", "up")
-            run("ip", "address", "add", f"{REMOTE}/24", "dev", "peer0")
-            run("ip", "address", "add", "2001:db8::2/64", "dev", "peer0", "nodad")
-            run("ip", "link", "set", "peer0", "up")
-
-    def new_driver(self) -> BridgeDriver:
-        return BridgeDriver(
-            NetworkContext(instance="test", default_bridge="orlt0", state_dir="/nonexistent", **self._context)
-        )
-
-    def call(self, address: str, port: int) -> str:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
-            sock.settimeout(2)
-            try:
-                sock.connect((address, port))
-                return sock.recv(100).decode()
-            except OSError:
-                return ""
-
-    async def container(
-        self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK
-    ) -> tuple[Namespace, Endpoint, EndpointState]:
-        """A container at .NUMBER that serves on port 80 and on 81."""
-        namespace = Namespace(self.stack)
-        addresses = []
-        for each in network.subnets:
-            base, _, length = each.subnet.partition("/")
-            addresses.append(Address(f"{base.removesuffix('0') if '.' in base else base}{number}/{length}", each.gateway))
-        endpoint = Endpoint(
-            id=f"{number:02x}" * 32,
-            network=network,
-            container_id=f"{number:02x}" * 32,
-            netns=namespace.path,
-            addresses=tuple(addresses),
-            ports=ports,
-        )
-        state = await self.driver.attach(endpoint)
-        namespace.serve(80)
-        namespace.serve(81)
-        return namespace, endpoint, state
-
-
-def on_host(**context: Any) -> Callable[[Callable[[Host], Awaitable[None]]], Callable[[], None]]:
-    def decorate(test: Callable[[Host], Awaitable[None]]) -> Callable[[], None]:
-        def wrapper() -> None:
-            async def main() -> None:
-                with contextlib.ExitStack() as stack:
-                    host = Host(stack, **context)
-                    try:
-                        await test(host)
-                    finally:
-                        await host.driver.close()
-
-            in_own_network(main)
-
-        wrapper.__name__ = test.__name__
-        wrapper.__doc__ = test.__doc__
-        return wrapper
-
-    return decorate
 
 
 @on_host()

@@ -112,6 +112,7 @@ class Checker:
             "adopt-volumes": self._adopt_volumes,
             "collect": self._collect,
             "discard-container": self._discard_container,
+            "mend-network": self._mend_network,
             "release-network": self._release_network,
         }
         return repairs
@@ -124,6 +125,26 @@ class Checker:
 
     async def _discard_container(self, remedy: Remedy) -> None:
         await self._engine.containers.discard_files(remedy.subject)
+
+    async def _mend_network(self, remedy: Remedy) -> None:
+        """An endpoint is repaired in its running container, which must neither end nor change its networks meanwhile."""
+        driver: Any = await self._engine.drivers.network(remedy.subject)
+        ident = remedy.leftover.id if remedy.leftover else ""
+        item = self._with_endpoint(ident)
+        if item is None:
+            await driver.mend(remedy.leftover)
+            return
+        async with item.lock, item.plumbing:
+            if self._with_endpoint(ident) is item:
+                await driver.mend(remedy.leftover)
+
+    def _with_endpoint(self, ident: str) -> Container | None:
+        """The container that is on a network by this endpoint; None for what is no endpoint, and for one that has ended."""
+        for item in self._engine.containers.index.values():
+            sandbox = item.record.sandbox
+            if sandbox is not None and any(attached.endpoint.id == ident for attached in sandbox.endpoints):
+                return item
+        return None
 
     async def _release_network(self, remedy: Remedy) -> None:
         room = self._engine.containers

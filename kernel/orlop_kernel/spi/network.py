@@ -140,7 +140,8 @@ class NetworkDriver(Protocol):
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
         """Once at boot, after `create_network` of each: make the host's rules exactly those of these endpoints. Rules of
-        living endpoints never disappear meanwhile; what belongs to nobody goes."""
+        living endpoints never disappear meanwhile; what belongs to nobody goes. An endpoint whose link was lost or
+        disconnected while no daemon ran is connected again, under the same `EndpointState`."""
         ...
 
     async def close(self) -> None:
@@ -156,7 +157,7 @@ class NetworkAudit(Protocol):
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
     ) -> Sequence[Leftover]:
-        """What the host has of this driver's that is not of these, and what of theirs it lacks."""
+        """What the host has of this driver's that is not of these, what of theirs it lacks, and what is damaged."""
         ...
 
     async def dump(self) -> str:
@@ -164,5 +165,6 @@ class NetworkAudit(Protocol):
         ...
 
     async def mend(self, found: Leftover) -> None:
-        """Do what its `repair` says. It has put itself right, or is another's by now: no error."""
+        """Do what its `repair` says; `found` is of the last `audit`. It has put itself right, or is another's by now: no
+        error. What the kernel knows of an endpoint stays true: its `EndpointState` does not change."""
         ...

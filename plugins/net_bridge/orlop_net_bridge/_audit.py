@@ -1,46 +1,69 @@
-"""What the host has against what it should have: rules, bridges, ports of bridges. No I/O.
+"""The host compared with the rows: rules, bridges, ports of bridges. No I/O.
 
-A leftover's note says what `mend` looks for: "link NAME ALIAS", "element SET|KEY|VALUE", "bridge NETWORK" or "table".
+A leftover's note says what `mend` is to do: "link NAME ALIAS" and "element SET|KEY|VALUE" to remove, "bridge NETWORK" and
+"endpoint ID" to make or correct, "table", "docker-user" or "forwarding FAMILY" to restore.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orlop_kernel.spi import Endpoint, EndpointState, Leftover
 
 from . import _plan
 from ._network import Bridge
 
-__all__ = ["Link", "Wanted", "compare_links", "compare_table", "element_of", "rules_in"]
+__all__ = [
+    "Host",
+    "Link",
+    "Wanted",
+    "compare_endpoint",
+    "compare_forwarding",
+    "compare_links",
+    "compare_table",
+    "element_of",
+    "routed_families",
+]
 
 
 class Link(NamedTuple):
-    """A link on the host. `kind` and `ident` are those of our alias, "" for a link that is not ours."""
+    """A link on the host. `kind` and `ident` are those of our alias, "" for a link that is not ours. `type` is the kernel's
+    word ("bridge", "veth", "" for a network card). `master` is the bridge that it is a port of; `hairpin` and `isolated`
+    are settings of such a port."""
 
     name: str
     alias: str
     kind: str
     ident: str
+    type: str = ""
+    master: str = ""
+    up: bool = True
+    mtu: int = 0
+    hairpin: bool = False
+    isolated: bool = False
+
+
+class Host(NamedTuple):
+    """What was found: all links; the addresses of bridges, by name; networks whose ports are to be isolated."""
+
+    links: Collection[Link]
+    addresses: Mapping[str, Collection[str]]
+    isolated: Collection[str]
 
 
 class Wanted(NamedTuple):
-    """The books: networks by id, endpoints with what was made for each."""
+    """The rows: networks by id, endpoints with what was made for each."""
 
     bridges: Mapping[str, Bridge]
     endpoints: Collection[tuple[Endpoint, EndpointState]]
 
     def elements(self) -> dict[_plan.Element, str]:
-        """Each element, and whose it is."""
+        """Each element, and the id of the network or endpoint that needs it."""
         found = {each: bridge.network_id for bridge in self.bridges.values() for each in _plan.network_elements(bridge)}
         found |= {each: endpoint.id for endpoint, _ in self.endpoints for each in _plan.port_elements(endpoint)}
         return found
-
-
-def rules_in(listing: Mapping[str, Any]) -> int:
-    """How many rules a listed table has."""
-    return sum("rule" in entry for entry in listing.get("nftables", ()))
 
 
 def element_of(note: str) -> _plan.Element:
@@ -48,8 +71,14 @@ def element_of(note: str) -> _plan.Element:
     return _plan.Element(name, key, value)
 
 
-def compare_table(table: str, held: frozenset[_plan.Element] | None, whole: bool, wanted: Wanted) -> Iterator[Leftover]:
-    """`held` None: not a table of ours by its looks. `whole`: it has all of its rules."""
+# --- rules ----------------------------------------------------------------------------------------------------------
+
+
+def compare_table(
+    table: str, held: frozenset[_plan.Element] | None, whole: bool, expected: Mapping[_plan.Element, str]
+) -> Iterator[Leftover]:
+    """`held` None: not a table of ours by its looks. `whole`: its sets, chains and rules are as this daemon writes them.
+    `expected`: see `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:
         yield Leftover(
@@ -57,7 +86,6 @@ def compare_table(table: str, held: frozenset[_plan.Element] | None, whole: bool
         )
     if held is None:
         return
-    expected = wanted.elements()
     for element in sorted(held - expected.keys()):
         text = f"leads packets for nobody: {_words(element)}"
         yield Leftover("stray", f"{name} {element.set}", text, "remove it", note=f"element {'|'.join(element)}")
@@ -70,24 +98,85 @@ def _words(element: _plan.Element) -> str:
     return f"{element.key} : {element.value}" if element.value else element.key
 
 
-def compare_links(links: Collection[Link], wanted: Wanted) -> Iterator[Leftover]:
+def routed_families(bridges: Collection[Bridge]) -> set[int]:
+    """Address families that the host routes for these."""
+    return {ipaddress.ip_network(subnet).version for bridge in bridges if not bridge.internal for subnet in bridge.subnets}
+
+
+def compare_forwarding(off: Collection[int]) -> Iterator[Leftover]:
+    """`off`: the families whose packets the host should forward, and does not."""
+    for version in sorted(off):
+        text = "is switched off: containers reach nothing beyond their bridge, and are not reached"
+        yield Leftover("damaged", f"IPv{version} forwarding", text, "switch it on", note=f"forwarding {version}")
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def compare_links(host: Host, wanted: Wanted) -> Iterator[Leftover]:
     known = {"network": set(wanted.bridges), "endpoint": {endpoint.id for endpoint, _ in wanted.endpoints}}
-    for link in links:
+    for link in host.links:
         if link.kind in known and link.ident not in known[link.kind]:
             text = f"is of the {link.kind} {link.ident[:12]}, which does not exist"
             yield Leftover("stray", f"link {link.name}", text, "remove it", link.ident, f"link {link.name} {link.alias}")
-    names = {link.name for link in links}
+    links = {link.name: link for link in host.links}
     for bridge in wanted.bridges.values():
-        if bridge.name not in names:
-            yield Leftover(
-                "missing",
-                f"link {bridge.name}",
-                f"is the bridge of network {bridge.network_id[:12]} and is not there",
-                "make it",
-                bridge.network_id,
-                f"bridge {bridge.network_id}",
-            )
+        made = links.get(bridge.name)
+        note = f"bridge {bridge.network_id}"
+        if made is None:
+            text = f"is the bridge of network {bridge.network_id[:12]} and is not there"
+            yield Leftover("missing", f"link {bridge.name}", text, "make it", bridge.network_id, note)
+        else:
+            for text in _bridge_faults(made, bridge, frozenset(host.addresses.get(bridge.name, ()))):
+                yield Leftover("damaged", f"link {bridge.name}", text, "correct it", bridge.network_id, note)
     for endpoint, state in wanted.endpoints:
-        if state.host_link and state.host_link not in names:
-            text = f"connects container {endpoint.container_id[:12]} to {endpoint.network.name} and is not there"
-            yield Leftover("missing", f"link {state.host_link}", text, "", endpoint.id)
+        bridge_of = wanted.bridges.get(endpoint.network.id)
+        if state.host_link and bridge_of is not None:
+            isolated = bridge_of.network_id in host.isolated
+            yield from compare_endpoint(links.get(state.host_link), endpoint, state, bridge_of, isolated)
+
+
+def _bridge_faults(link: Link, bridge: Bridge, addresses: frozenset[str]) -> Iterator[str]:
+    """A bridge that an administrator made may have addresses and an MTU of its own."""
+    if link.type != "bridge":
+        yield "is no bridge"
+        return
+    if not link.up:
+        yield "is down"
+    for address in sorted(set(bridge.addresses) - addresses):
+        yield f"lacks the address {address}"
+    if link.kind == "network":
+        for address in sorted(addresses - set(bridge.addresses)):
+            yield f"has the address {address}, which is not its network's"
+        if bridge.mtu and link.mtu != bridge.mtu:
+            yield f"has an MTU of {link.mtu}, not {bridge.mtu}"
+
+
+def compare_endpoint(
+    link: Link | None, endpoint: Endpoint, state: EndpointState, bridge: Bridge, isolated: bool
+) -> Iterator[Leftover]:
+    """The host's end of a container's pair."""
+    where = f"container {endpoint.container_id[:12]} to {endpoint.network.name}"
+    name, note = f"link {state.host_link}", f"endpoint {endpoint.id}"
+    if link is None:
+        text = f"connects {where} and is not there"
+        yield Leftover("missing", name, text, "make it again, in the running container", endpoint.id, note)
+        return
+    for text in _port_faults(link, endpoint, bridge, isolated):
+        yield Leftover("damaged", name, f"connects {where} and {text}", "correct it", endpoint.id, note)
+
+
+def _port_faults(link: Link, endpoint: Endpoint, bridge: Bridge, isolated: bool) -> Iterator[str]:
+    if link.ident != endpoint.id:
+        yield "does not say so by its alias"
+    if link.master != bridge.name:
+        yield f"is a port of {link.master}, not of {bridge.name}" if link.master else f"is no port of {bridge.name}"
+        return
+    if not link.up:
+        yield "is down"
+    if bridge.mtu and link.mtu != bridge.mtu:
+        yield f"has an MTU of {link.mtu}, not {bridge.mtu}"
+    if not link.hairpin:
+        yield "does not return what the container sends to its own published ports"
+    if link.isolated != isolated:
+        yield "is isolated from its neighbours" if link.isolated else "is not isolated from its neighbours"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import ipaddress
 import os
 import secrets
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pyroute2.iproute.linux import IPRoute
@@ -31,8 +32,9 @@ from ._network import Bridge
 from ._route_socket import Refused, RouteSocket
 from ._sysctl import skip_duplicate_search
 
-__all__ = ["Links"]
+__all__ = ["Links", "isolates"]
 
+_IFF_UP = 1
 _NODAD = 0x02  # IFA_F_NODAD: the kernel's own search for duplicates would hold an IPv6 address back for a second
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
 
@@ -43,6 +45,11 @@ def _new_mac() -> str:
     return ":".join(f"{byte:02x}" for byte in ((first & 0xFC) | 0x02, *rest))
 
 
+def _mac_of(network_id: str) -> str:
+    """The same for a bridge that is made again: containers go on with the address they know of their gateway."""
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *hashlib.sha256(network_id.encode()).digest()[:4]))
+
+
 def _index(name: str) -> int | None:
     """In the namespace this thread is in; one ioctl, where a netlink look-up lists every link."""
     try:
@@ -51,14 +58,17 @@ def _index(name: str) -> int | None:
         return None
 
 
-def _bridge_is_filtered() -> bool:
-    """Whether bridged packets pass our rules (br_netfilter). They enforce "no traffic between containers" then, while
-    isolated ports would also stop what is rewritten from a published port to a port of the same bridge."""
+def isolates(bridge: Bridge) -> bool:
+    """Whether the bridge's ports are isolated from each other. Not where bridged packets pass our rules (br_netfilter):
+    these enforce "no traffic between containers" then, while isolated ports would also stop what is rewritten from a
+    published port to a port of the same bridge."""
+    if bridge.icc:
+        return False
     try:
         with open("/proc/sys/net/bridge/bridge-nf-call-iptables") as file:
-            return file.read().strip() == "1"
+            return file.read().strip() != "1"
     except OSError:
-        return False
+        return True
 
 
 @contextlib.contextmanager
@@ -102,7 +112,7 @@ class Links:
                     "add",
                     ifname=bridge.name,
                     kind="bridge",
-                    address=_new_mac(),
+                    address=_mac_of(bridge.network_id),
                     group=self._group,
                     **({"mtu": bridge.mtu} if bridge.mtu else {}),
                 )
@@ -131,11 +141,7 @@ class Links:
         return not link.get_attr("IFLA_IFALIAS") and link.get_attr("IFLA_GROUP") == self._group
 
     def _set_bridge_addresses(self, index: int, bridge: Bridge, ours: bool) -> None:
-        held = {
-            f"{entry.get_attr('IFA_ADDRESS')}/{entry['prefixlen']}"
-            for entry in self._host.get_addr(index=index)
-            if not ipaddress.ip_address(entry.get_attr("IFA_ADDRESS")).is_link_local
-        }
+        held = self._addresses(index)
         for address in bridge.addresses:
             if address not in held:
                 self._add_address(self._host, index, address)
@@ -143,6 +149,13 @@ class Links:
             for address in held - set(bridge.addresses):
                 ip, length = address.split("/")
                 self._host.addr("delete", index=index, address=ip, prefixlen=int(length))
+
+    def _addresses(self, index: int) -> set[str]:
+        return {
+            f"{entry.get_attr('IFA_ADDRESS')}/{entry['prefixlen']}"
+            for entry in self._host.get_addr(index=index)
+            if not ipaddress.ip_address(entry.get_attr("IFA_ADDRESS")).is_link_local
+        }
 
     @staticmethod
     def _add_address(socket_: Any, index: int, address: str) -> None:
@@ -171,8 +184,9 @@ class Links:
 
     # --- endpoints --------------------------------------------------------------------------------------------------
 
-    def connect(self, endpoint: Endpoint, bridge: Bridge) -> tuple[str, str]:
-        """Join the namespace and the bridge; (host link, MAC). Undoes itself when it fails."""
+    def connect(self, endpoint: Endpoint, bridge: Bridge, host_link: str = "") -> tuple[str, str]:
+        """Join the namespace and the bridge; (host link, MAC). Undoes itself when it fails. `host_link`: the name for the
+        host's end of a pair that was lost and is made again; without it a new one."""
         what = f"connect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
         with _errors(what):
             master = _index(bridge.name)
@@ -181,7 +195,7 @@ class Links:
             namespace = os.open(endpoint.netns, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 mac = endpoint.mac or _new_mac()
-                name = self._add_pair(endpoint, bridge, master, namespace, mac)
+                name = self._add_pair(endpoint, bridge, master, namespace, mac, host_link)
                 try:
                     self._mark(name, endpoint, bridge)
                     with linux.in_network_namespace(namespace):
@@ -207,11 +221,13 @@ class Links:
     def _endpoint_alias(self, endpoint_id: str) -> str:
         return f"{self._owner}:endpoint:{endpoint_id}"
 
-    def _add_pair(self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str) -> str:
+    def _add_pair(
+        self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str, host_link: str = ""
+    ) -> str:
         """A fresh name for every endpoint: a veth outlives its namespace by some milliseconds, and takes its name along."""
         again = True
         while True:
-            name = "veth" + secrets.token_hex(4)[:7]
+            name = host_link or "veth" + secrets.token_hex(4)[:7]
             try:
                 self._pairs.change(_netlink.add_veth(name, master, endpoint.ifname, namespace, mac, bridge.mtu, self._group))
                 return name
@@ -226,12 +242,21 @@ class Links:
                 again = False
                 self._remove_endpoint(endpoint.id)
 
+    def reconnect(self, host_link: str, endpoint: Endpoint, bridge: Bridge) -> None:
+        """Make the host's end of a pair a working port of the bridge again, whatever has become of it."""
+        what = f"reconnect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
+        with _errors(what):
+            master = _index(bridge.name)
+            if master is None:
+                raise DriverError(f"cannot {what}: bridge {bridge.name} does not exist")
+            self._pairs.change(_netlink.enslave(host_link, master, bridge.mtu))
+            self._mark(host_link, endpoint, bridge)
+
     def _mark(self, name: str, endpoint: Endpoint, bridge: Bridge) -> None:
         """Not in one datagram with `_add_pair`, whose name might be a stranger's: the kernel would go on and mark his."""
         # Hairpin: what a container sends to its own published port leaves by the port it came in by.
-        isolated = not bridge.icc and not _bridge_is_filtered()
         try:
-            self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolated))
+            self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolates(bridge)))
         except Refused as error:
             if error.errno == errno.ENODEV:
                 raise DriverError(f"cannot find {name}, just made: the network namespace has ended") from error
@@ -268,14 +293,34 @@ class Links:
 
     def listed(self) -> list[Link]:
         """All links of the host; those that carry our alias say whose they are."""
-        found = []
         with _errors("list links"):
-            for link in self._host.get_links():
-                alias = link.get_attr("IFLA_IFALIAS") or ""
-                owner, _, rest = alias.partition(":")
-                kind, _, ident = rest.partition(":") if owner == self._owner else ("", "", "")
-                found.append(Link(link.get_attr("IFLA_IFNAME"), alias, kind, ident))
-        return found
+            links = list(self._host.get_links())
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
+        return [self._described(link, names) for link in links]
+
+    def _described(self, link: Any, names: Mapping[int, str]) -> Link:
+        alias = link.get_attr("IFLA_IFALIAS") or ""
+        owner, _, rest = alias.partition(":")
+        kind, _, ident = rest.partition(":") if owner == self._owner else ("", "", "")
+        port = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")
+        return Link(
+            name=link.get_attr("IFLA_IFNAME"),
+            alias=alias,
+            kind=kind,
+            ident=ident,
+            type=link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
+            master=names.get(link.get_attr("IFLA_MASTER") or 0, ""),
+            up=bool(link["flags"] & _IFF_UP),
+            mtu=link.get_attr("IFLA_MTU") or 0,
+            hairpin=bool(port and port.get_attr("IFLA_BRPORT_MODE")),
+            isolated=bool(port and port.get_attr("IFLA_BRPORT_ISOLATED")),
+        )
+
+    def addresses(self, name: str) -> frozenset[str]:
+        """Those of a link of the host, with prefix lengths, but for link-local ones; none without such a link."""
+        with _errors(f"list addresses of {name}"):
+            index = _index(name)
+            return frozenset() if index is None else frozenset(self._addresses(index))
 
     def remove(self, name: str, alias: str) -> None:
         """Remove a link if it is still the one of this alias."""

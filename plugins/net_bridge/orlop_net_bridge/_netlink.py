@@ -18,6 +18,7 @@ __all__ = [
     "delete_default_route",
     "delete_link",
     "encode",
+    "enslave",
     "mark_port",
     "notify_neighbours",
     "read_answers",
@@ -116,6 +117,13 @@ def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: i
     return Request(_NEWLINK, _ASK | _CREATE | _EXCL, body, f"add veth {name} with peer {peer}")
 
 
+def enslave(name: str, master: int, mtu: int) -> Request:
+    """Make a link a port of the bridge `master`, up. `mtu` 0 leaves it."""
+    size = _number(_IFLA_MTU, mtu) if mtu else b""
+    body = _link(flags=_IFF_UP, change=_IFF_UP) + _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master) + size
+    return Request(_NEWLINK, _ASK, body, f"make link {name} a bridge port")
+
+
 def _port(settings: bytes) -> bytes:
     # Without IFLA_INFO_KIND "bridge_slave": the kernel looks at the master, and may ask modprobe for a kind it lacks.
     return _attribute(_IFLA_LINKINFO, _attribute(_INFO_SLAVE_DATA, settings))
@@ -123,9 +131,7 @@ def _port(settings: bytes) -> bytes:
 
 def mark_port(name: str, alias: str, isolated: bool) -> Request:
     """Name a port's owner, and let out by it what came in by it (hairpin). `isolated`: no traffic to its like."""
-    settings = _attribute(_BRPORT_MODE, _U8.pack(1))
-    if isolated:
-        settings += _attribute(_BRPORT_ISOLATED, _U8.pack(1))
+    settings = _attribute(_BRPORT_MODE, _U8.pack(1)) + _attribute(_BRPORT_ISOLATED, _U8.pack(isolated))
     body = _link() + _text(_IFLA_IFNAME, name) + _text(_IFLA_IFALIAS, alias) + _port(settings)
     return Request(_NEWLINK, _ASK, body, f"mark bridge port {name}")
 

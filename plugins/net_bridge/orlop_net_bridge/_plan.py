@@ -18,7 +18,7 @@ from orlop_kernel.spi import Endpoint, InvalidParameter
 from ._network import Bridge
 
 __all__ = [
-    "RULES",
+    "ADMITTED",
     "Element",
     "add_elements",
     "delete_elements",
@@ -27,10 +27,18 @@ __all__ = [
     "network_elements",
     "parse_elements",
     "port_elements",
+    "read_elements",
     "replace_table",
+    "structure",
     "table_name",
     "update_table",
+    "uplink_elements",
 ]
+
+ADMITTED = 0x0100_0000
+"""The bit of the packet mark that `DOCKER-USER` accepts by, see `_docker_user`. Kubernetes, Cilium, Tailscale and Docker use
+others. It is set and taken back within the forward hook, so neither routing nor other hooks see it."""
+_OTHERS = 0xFFFF_FFFF ^ ADMITTED
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PROTOCOL_NAMES = {str(number): name for name, number in _PROTOCOLS.items()}
@@ -39,6 +47,7 @@ _PROTOCOL_NAMES = {str(number): name for name, number in _PROTOCOLS.items()}
 _SETS = {
     "bridges": ("set", "type ifname;"),
     "internal": ("set", "type ifname;"),
+    "uplinks": ("set", "type ifname;"),
     "talking": ("set", "type ifname . ifname;"),
     "open4": ("set", "type ifname;"),
     "open6": ("set", "type ifname;"),
@@ -61,7 +70,9 @@ _CHAINS = {
     "prerouting": "type nat hook prerouting priority -100; policy accept;",
     "output": "type nat hook output priority -100; policy accept;",
     "postrouting": "type nat hook postrouting priority 100; policy accept;",
+    "admit": "type filter hook forward priority -1; policy accept;",
     "forward": "type filter hook forward priority 0; policy accept;",
+    "admitted": "type filter hook forward priority 1; policy accept;",
 }
 
 _RULES = (
@@ -90,11 +101,16 @@ _RULES = (
     ("forward", "meta nfproto ipv4 iifname != @bridges oifname @open4 accept"),
     ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
     ("forward", "oifname @bridges drop"),
+    # What Docker need not judge: neither end is a bridge of somebody else's. The kind is asked of each packet's link, so a
+    # bridge that dockerd makes later is left to Docker's rules at once, also while no daemon of ours runs.
+    ("admit", "iifname != @bridges oifname != @bridges return"),
+    ("admit", f"meta mark set meta mark & {_OTHERS:#x}"),
+    ("admit", 'meta iifkind "bridge" iifname != @bridges iifname != @uplinks return'),
+    ("admit", 'meta oifkind "bridge" oifname != @bridges oifname != @uplinks return'),
+    ("admit", f"meta mark set meta mark | {ADMITTED:#x}"),
+    ("admitted", f"iifname @bridges meta mark set meta mark & {_OTHERS:#x}"),
+    ("admitted", f"oifname @bridges meta mark set meta mark & {_OTHERS:#x}"),
 )
-
-
-RULES = len(_RULES)
-"""How many a table has."""
 
 
 class Element(NamedTuple):
@@ -128,6 +144,11 @@ def network_elements(bridge: Bridge) -> frozenset[Element]:
             else:
                 found.add(Element(f"masquerade{version}", subnet))
     return frozenset(found)
+
+
+def uplink_elements(names: Iterable[str]) -> frozenset[Element]:
+    """Bridges that lead out of the host, see `_uplinks`."""
+    return frozenset(Element("uplinks", f'"{name}"') for name in names)
 
 
 def port_elements(endpoint: Endpoint) -> frozenset[Element]:
@@ -248,7 +269,7 @@ def _key(name: str, raw: Any) -> str:
 def parse_elements(listing: dict[str, Any]) -> frozenset[Element]:
     """The elements in the answer to `list table` in JSON. Raises ValueError or KeyError for one not of our making."""
     found = set()
-    for entry in listing["nftables"]:
+    for entry in listing.get("nftables", ()):
         held = entry.get("set") or entry.get("map")
         if held is None:
             continue
@@ -261,3 +282,32 @@ def parse_elements(listing: dict[str, Any]) -> frozenset[Element]:
             else:
                 found.add(Element(name, _key(name, raw)))
     return frozenset(found)
+
+
+def read_elements(listing: dict[str, Any]) -> frozenset[Element] | None:
+    """The same; None for a table that is not of our making."""
+    try:
+        return parse_elements(listing)
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+_VOLATILE = frozenset({"handle", "table", "elem"})
+
+
+def structure(listing: dict[str, Any]) -> dict[str, Any]:
+    """What of a listed table does not change with networks and ports: its sets and chains by name, the rules of each chain
+    in order. Two tables of one structure treat packets alike, given the same elements."""
+    found: dict[str, Any] = {"other": []}
+    for entry in listing.get("nftables", ()):
+        for kind, value in entry.items():
+            if kind in ("metainfo", "table"):
+                continue
+            kept = {key: each for key, each in value.items() if key not in _VOLATILE}
+            if kind == "rule":
+                found.setdefault(f"rules {kept.pop('chain')}", []).append(kept)
+            elif "name" in kept:
+                found[f"{kind} {kept['name']}"] = kept
+            else:
+                found["other"].append({kind: kept})
+    return found

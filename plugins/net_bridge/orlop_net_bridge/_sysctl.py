@@ -6,7 +6,7 @@ import os
 
 from orlop_kernel.spi import DriverError
 
-__all__ = ["enable_forwarding", "skip_duplicate_search", "write_sysctl"]
+__all__ = ["enable_forwarding", "forwards", "skip_duplicate_search", "write_sysctl"]
 
 
 def _sysctl_path(key: str) -> str:
@@ -33,13 +33,21 @@ def skip_duplicate_search(link: str) -> None:
     write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
 
 
-def enable_forwarding(version: int) -> None:
-    """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
-    key = "net/ipv4/ip_forward" if version == 4 else "net/ipv6/conf/all/forwarding"
+def _forwarding(version: int) -> str:
+    return "net/ipv4/ip_forward" if version == 4 else "net/ipv6/conf/all/forwarding"
+
+
+def forwards(version: int) -> bool:
+    """Whether the host routes packets of this family."""
+    key = _forwarding(version)
     try:
         with open("/proc/sys/" + key) as file:
-            if file.read().strip() != "0":
-                return
+            return file.read().strip() != "0"
     except OSError as error:
         raise DriverError(f"cannot read {key}: {error.strerror}") from error
-    write_sysctl(key, "1")
+
+
+def enable_forwarding(version: int) -> None:
+    """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
+    if not forwards(version):
+        write_sysctl(_forwarding(version), "1")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
 
 from orlop_kernel.spi import (
     Conflict,
@@ -22,12 +24,15 @@ from orlop_kernel.spi import (
     OrlopError,
 )
 
-from . import _audit, _docker_user, _plan
+from . import _audit, _plan
+from ._audit import Wanted
 from ._conntrack import forget_udp
-from ._links import Links
+from ._links import Links, isolates
 from ._network import Bridge, read_network
-from ._nft import Nft, NftError, open_nft
-from ._sysctl import enable_forwarding
+from ._nft import NftError
+from ._sysctl import enable_forwarding, forwards
+from ._table import Table
+from ._uplinks import gateway_links, uplink_bridges
 from ._worker import Worker
 
 __all__ = ["BridgeDriver"]
@@ -54,13 +59,14 @@ class BridgeDriver:
 
     def __init__(self, context: NetworkContext) -> None:
         self._context = context
-        self._table = _plan.table_name(context.instance)
         self._owner = "orlop" + (f"-{context.instance.replace(':', '_')}" if context.instance else "")
         self._worker = Worker("orlop-network")
         self._links: Links | None = None
-        self._nft: Nft | None = None
+        self._table: Table | None = None
         self._bridges: dict[str, Bridge] = {}
         self._ports: dict[str, frozenset[_plan.Element]] = {}
+        self._uplinks: frozenset[_plan.Element] | None = None
+        self._audited = Wanted({}, ())
 
     @property
     def capabilities(self) -> NetworkCapabilities:
@@ -93,8 +99,8 @@ class BridgeDriver:
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
         known = {network.id for network in networks}
         bridges = {network.id: bridge for network in networks if (bridge := self._readable(network)) is not None}
-        ports = {endpoint.id: _ports_of(endpoint) for endpoint, _ in endpoints}
-        await self._worker.run(lambda: self._restore(bridges, ports, known))
+        wanted = Wanted(bridges, endpoints)
+        await self._worker.run(lambda: self._restore(wanted, known))
 
     def _readable(self, network: NetworkSpec) -> Bridge | None:
         """One network that makes no sense costs the others nothing, and keeps its bridge."""
@@ -107,7 +113,7 @@ class BridgeDriver:
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
     ) -> Sequence[Leftover]:
-        wanted = _audit.Wanted({network.id: read_network(network, self._context) for network in networks}, endpoints)
+        wanted = Wanted({network.id: read_network(network, self._context) for network in networks}, endpoints)
         return await self._worker.run(lambda: self._audit(wanted))
 
     async def dump(self) -> str:
@@ -126,21 +132,34 @@ class BridgeDriver:
             self._links = Links(self._owner)
         return self._links
 
-    def _open_nft(self) -> Nft | None:
+    def _open_table(self) -> Table | None:
         """None with `"iptables": false`: no rules then, and published ports are served by the monitors alone."""
-        if self._nft is None and self._context.iptables:
-            self._nft = open_nft()
-        return self._nft
+        if self._table is None and self._context.iptables:
+            self._table = Table(_plan.table_name(self._context.instance))
+        return self._table
 
     def _close(self) -> None:
-        for held in (self._links, self._nft):
+        for held in (self._links, self._table):
             if held is not None:
                 held.close()
-        self._links = self._nft = None
+        self._links = self._table = None
 
     def _wanted(self) -> frozenset[_plan.Element]:
         parts = [_plan.network_elements(bridge) for bridge in self._bridges.values()]
-        return frozenset().union(*parts, *self._ports.values())
+        return self._known_uplinks().union(*parts, *self._ports.values())
+
+    def _bridge_names(self) -> list[str]:
+        return [bridge.name for bridge in self._bridges.values()]
+
+    def _known_uplinks(self) -> frozenset[_plan.Element]:
+        """As of the first network, the boot, or the last repair: listing the host's links takes milliseconds."""
+        if self._uplinks is None:
+            self._uplinks = self._find_uplinks()
+        return self._uplinks
+
+    def _find_uplinks(self) -> frozenset[_plan.Element]:
+        found = uplink_bridges(self._open_links().listed(), gateway_links(), self._bridge_names())
+        return _plan.uplink_elements(found)
 
     def _create(self, bridge: Bridge) -> None:
         for known in self._bridges.values():
@@ -151,23 +170,20 @@ class BridgeDriver:
             for version in sorted({_version(subnet) for subnet in bridge.subnets}):
                 enable_forwarding(version)
         self._open_links().ensure_bridge(bridge)
-        nft = self._open_nft()
-        if nft is None:
-            self._bridges[bridge.network_id] = bridge
-            return
+        table = self._open_table()
         # At boot the table holds the ports of living endpoints, which we hear of in `restore`: only ever add here.
         self._bridges[bridge.network_id] = bridge
+        if table is None:
+            return
         try:
-            nft.run(
-                _plan.update_table(self._table, frozenset(), _plan.network_elements(bridge)),
-                f"create the rules of bridge {bridge.name}",
-            )
-            _docker_user.admit(nft, self._table, [bridge.name])
+            elements = _plan.network_elements(bridge) | self._known_uplinks()
+            table.ensure(elements, f"create the rules of bridge {bridge.name}")
+            table.admit([bridge.name])
         except NftError:
             # A table of another version, or a former subnet in the way: `restore` settles the rest.
             try:
-                self._settle(nft, keep=True)
-                _docker_user.admit(nft, self._table, [bridge.name])
+                table.settle(self._wanted(), keep=True)
+                table.admit([bridge.name])
             except DriverError:
                 self._forget(bridge, before)
                 raise
@@ -179,31 +195,6 @@ class BridgeDriver:
         self._bridges.pop(bridge.network_id, None)
         with contextlib.suppress(DriverError):
             self._open_links().delete_bridge(bridge)
-
-    def _held(self, nft: Nft) -> frozenset[_plan.Element] | None:
-        """What the kernel's table holds; None when it is not one we can change step by step."""
-        try:
-            return _plan.parse_elements(nft.read(f"list table inet {self._table}", f"list table {self._table}"))
-        except NftError as error:
-            if error.missing:
-                return frozenset()
-            raise
-        except (ValueError, KeyError, IndexError, TypeError):
-            return None
-
-    def _settle(self, nft: Nft, *, keep: bool = False) -> None:
-        """Make the table hold exactly what it should, in one transaction; with `keep`, also what it holds besides."""
-        held, wanted = self._held(nft), self._wanted()
-        what = f"restore table {self._table}"
-        if held is not None:
-            if keep:
-                wanted = _plan.keep_compatible(wanted, held)
-            try:
-                nft.run(_plan.update_table(self._table, held, wanted), what)
-                return
-            except NftError:
-                pass  # its sets are of another kind: then the whole of it
-        nft.run(_plan.replace_table(self._table, wanted), what)
 
     def _delete(self, bridge: Bridge) -> None:
         self._bridges.pop(bridge.network_id, None)
@@ -218,16 +209,14 @@ class BridgeDriver:
             raise DriverError("; ".join(str(failure) for failure in failures)) from failures[0]
 
     def _withdraw(self, bridge: Bridge) -> None:
-        nft = self._open_nft()
-        if nft is None:
+        table = self._open_table()
+        if table is None:
             return
-        _docker_user.withdraw(nft, self._table, [each.name for each in self._bridges.values()])
+        table.withdraw(self._bridge_names())
         if self._bridges:
-            held = self._held(nft)
-            gone = _plan.network_elements(bridge) - self._wanted()
-            nft.run(_plan.delete_elements(self._table, gone if held is None else gone & held), f"delete {bridge.name}")
+            table.delete_present(_plan.network_elements(bridge) - self._wanted(), f"delete {bridge.name}")
         else:
-            nft.run(_plan.delete_table(self._table), f"delete table {self._table}")
+            table.remove()
 
     def _attach(self, endpoint: Endpoint, bridge: Bridge, wanted: frozenset[_plan.Element]) -> EndpointState:
         host_link, mac = self._open_links().connect(endpoint, bridge)
@@ -240,22 +229,22 @@ class BridgeDriver:
 
     def _update(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
         held = self._ports.get(endpoint.id, frozenset())
-        nft = self._open_nft()
-        if nft is not None and held and held != wanted:
-            self._unpublish(nft, held, endpoint)
+        table = self._open_table()
+        if table is not None and held and held != wanted:
+            self._unpublish(table, held, endpoint)
             del self._ports[endpoint.id]
         if held != wanted:
             self._publish(endpoint, wanted)
         self._open_links().reroute(endpoint)
 
     def _publish(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
-        nft = self._open_nft()
-        if nft is None or not wanted:
+        table = self._open_table()
+        if table is None or not wanted:
             return
         self._check_free(endpoint, wanted)
         what = f"publish the ports of container {endpoint.container_id[:12]}"
         try:
-            nft.run(_plan.add_elements(self._table, wanted), what)
+            table.add(wanted, what)
         except NftError as error:
             if error.exists:
                 raise Conflict(f"cannot {what}: a port is already allocated") from error
@@ -264,8 +253,8 @@ class BridgeDriver:
             # Somebody flushed the ruleset: put all of it back, with this.
             self._ports[endpoint.id] = wanted
             try:
-                self._settle(nft)
-                _docker_user.admit(nft, self._table, [each.name for each in self._bridges.values()])
+                table.settle(self._wanted())
+                table.admit(self._bridge_names())
             except BaseException:
                 del self._ports[endpoint.id]
                 raise
@@ -290,10 +279,10 @@ class BridgeDriver:
         if known is None:  # of before our time: what others have since taken is theirs
             taken = {(element.set, element.key) for elements in self._ports.values() for element in elements}
             gone = frozenset(element for element in gone if (element.set, element.key) not in taken)
-        nft = self._open_nft()
+        table = self._open_table()
         try:
-            if nft is not None and gone:
-                self._unpublish(nft, gone, endpoint)
+            if table is not None and gone:
+                self._unpublish(table, gone, endpoint)
         finally:
             self._remove_link(endpoint, state)
 
@@ -307,84 +296,142 @@ class BridgeDriver:
             links.silence(state.host_link)
             self._worker.later(_LINGER, lambda: links.disconnect(state.host_link, endpoint.id))
 
-    def _unpublish(self, nft: Nft, gone: frozenset[_plan.Element], endpoint: Endpoint) -> None:
+    def _unpublish(self, table: Table, gone: frozenset[_plan.Element], endpoint: Endpoint) -> None:
         what = f"withdraw the ports of container {endpoint.container_id[:12]}"
         try:
-            nft.run(_plan.delete_elements(self._table, gone), what)
+            table.delete(gone, what)
         except NftError as error:
             if not error.missing:
                 raise
-            held = self._held(nft)  # partly gone already
-            if held is not None and gone & held:
-                nft.run(_plan.delete_elements(self._table, gone & held), what)
+            table.delete_present(gone, what)  # partly gone already
 
-    def _restore(self, bridges: dict[str, Bridge], ports: dict[str, frozenset[_plan.Element]], networks: set[str]) -> None:
-        self._bridges, self._ports = bridges, ports
-        nft = self._open_nft()
-        if nft is not None:
-            names = [bridge.name for bridge in bridges.values()]
-            if bridges:
-                self._settle(nft)
-                _docker_user.admit(nft, self._table, names)
+    def _adopt(self, wanted: Wanted) -> None:
+        self._bridges = dict(wanted.bridges)
+        self._ports = {endpoint.id: _ports_of(endpoint) for endpoint, _ in wanted.endpoints}
+
+    def _restore(self, wanted: Wanted, networks: set[str]) -> None:
+        self._adopt(wanted)
+        table = self._open_table()
+        if table is not None:
+            if self._bridges:
+                self._uplinks = None
+                table.settle(self._wanted())
+                table.admit(self._bridge_names())
             else:
-                nft.run(_plan.delete_table(self._table), f"delete table {self._table}")
-            _docker_user.withdraw(nft, self._table, names)
+                table.remove()
+            table.withdraw(self._bridge_names())
         else:
             self._remove_rules()
-        self._open_links().remove_strangers(networks, set(ports))
+        self._open_links().remove_strangers(networks, set(self._ports))
+        for failure in self._reconnect_all(wanted):
+            _log.error("%s", failure)  # `audit` reports it as well
 
     def _remove_rules(self) -> None:
         """Those of a daemon that made some: they would lead what is sent to a port to whoever has the address since."""
         with contextlib.suppress(DriverError):  # where there is no nftables, there are none
-            nft = open_nft()
+            table = Table(_plan.table_name(self._context.instance))
             try:
-                nft.run(_plan.delete_table(self._table), f"delete table {self._table}")
-                _docker_user.withdraw(nft, self._table, [])
+                table.remove()
+                table.withdraw([])
             finally:
-                nft.close()
+                table.close()
+
+    def _reconnect_all(self, wanted: Wanted) -> list[DriverError]:
+        """Repair endpoints whose link was lost, or taken off a bridge that may have been made anew; the failures."""
+        links = {link.name: link for link in self._open_links().listed()} if wanted.endpoints else {}
+        failures = []
+        for endpoint, state in wanted.endpoints:
+            bridge = wanted.bridges.get(endpoint.network.id)
+            if bridge is None or not state.host_link:
+                continue
+            link = links.get(state.host_link)
+            if any(_audit.compare_endpoint(link, endpoint, state, bridge, isolates(bridge))):
+                try:
+                    self._reconnect(endpoint, state, bridge, lost=link is None)
+                except DriverError as error:
+                    failures.append(error)
+        return failures
+
+    def _reconnect(self, endpoint: Endpoint, state: EndpointState, bridge: Bridge, *, lost: bool) -> None:
+        """By the name of the host's end that is known, so that what is stored of the endpoint stays true."""
+        links = self._open_links()
+        if lost:
+            links.connect(msgspec.structs.replace(endpoint, mac=state.mac or endpoint.mac), bridge, state.host_link)
+        else:
+            links.reconnect(state.host_link, endpoint, bridge)
+        _log.info("container %s is connected to network %s again", endpoint.container_id[:12], endpoint.network.name)
 
     # --- comparing ------------------------------------------------------------------------------------------------------
 
     def _dump(self) -> str:
         links = [f"link {link.name} {link.alias}" for link in self._open_links().listed() if link.kind]
-        nft = self._open_nft()
-        elements = sorted(self._held(nft) or ()) if nft is not None else []
-        table = [f"{self._table} {element.set} {element.key} : {element.value}" for element in elements]
-        return "".join(f"{line}\n" for line in (*links, *table))
+        table = self._open_table()
+        elements = sorted(table.held() or ()) if table is not None else []
+        rows = [f"{table.name} {element.set} {element.key} : {element.value}" for element in elements] if table else []
+        return "".join(f"{line}\n" for line in (*links, *rows))
 
-    def _audit(self, wanted: _audit.Wanted) -> list[Leftover]:
-        found = list(_audit.compare_links(self._open_links().listed(), wanted))
-        nft = self._open_nft()
-        if nft is None:
-            return found
-        try:
-            listing = nft.read(f"list table inet {self._table}", f"list table {self._table}")
-        except NftError as error:
-            if not error.missing:
-                raise
-            listing = {}
-        whole = not wanted.bridges or _audit.rules_in(listing) == _plan.RULES
-        return [*found, *_audit.compare_table(self._table, self._held(nft), whole, wanted)]
+    def _audit(self, wanted: Wanted) -> list[Leftover]:
+        if not self._bridges and not self._ports:
+            self._adopt(wanted)  # no daemon runs: `mend` restores what these say
+        self._audited = wanted
+        links = self._open_links()
+        host = _audit.Host(
+            links.listed(),
+            {bridge.name: links.addresses(bridge.name) for bridge in wanted.bridges.values()},
+            {bridge.network_id for bridge in wanted.bridges.values() if isolates(bridge)},
+        )
+        found = list(_audit.compare_links(host, wanted))
+        if self._context.ip_forward:
+            families = _audit.routed_families(wanted.bridges.values())
+            found += _audit.compare_forwarding([version for version in families if not forwards(version)])
+        table = self._open_table()
+        return found if table is None else [*found, *self._audit_rules(table, wanted)]
+
+    def _audit_rules(self, table: Table, wanted: Wanted) -> Iterator[Leftover]:
+        listing = table.listing()
+        names = [bridge.name for bridge in wanted.bridges.values()]
+        whole = not names or table.is_whole(listing)
+        expected = wanted.elements() | dict.fromkeys(self._find_uplinks() if names else (), "")
+        yield from _audit.compare_table(table.name, _plan.read_elements(listing), whole, expected)
+        for name in table.not_admitted(names):
+            yield Leftover("missing", "chain DOCKER-USER", f"lacks the accepts of {name}", "add them", note="docker-user")
 
     def _mend(self, found: Leftover) -> None:
         what, _, token = found.note.partition(" ")
         if what == "link":
             name, _, alias = token.partition(" ")
             self._open_links().remove(name, alias)
-        elif what == "bridge" and token in self._bridges:
-            self._create(self._bridges[token])
-        elif (nft := self._open_nft()) is not None:
-            if what == "element":
-                self._remove_element(nft, _audit.element_of(token))
-            elif what == "table":
-                self._settle(nft)
+        elif what in ("bridge", "endpoint"):
+            self._mend_links(what, token)
+        elif what == "forwarding":
+            enable_forwarding(int(token))
+        elif (table := self._open_table()) is not None:
+            self._mend_rules(table, what, token)
 
-    def _remove_element(self, nft: Nft, element: _plan.Element) -> None:
+    def _mend_links(self, what: str, ident: str) -> None:
+        """A bridge with all of its ports, or one port."""
+        bridges, endpoints = self._audited.bridges, self._audited.endpoints
+        if what == "bridge" and ident in bridges:
+            self._create(bridges[ident])
+            endpoints = [each for each in endpoints if each[0].network.id == ident]
+        else:
+            endpoints = [each for each in endpoints if each[0].id == ident]
+        if failures := self._reconnect_all(Wanted(bridges, endpoints)):
+            raise DriverError("; ".join(map(str, failures))) from failures[0]
+
+    def _mend_rules(self, table: Table, what: str, token: str) -> None:
+        if what == "element":
+            self._remove_element(table, _audit.element_of(token))
+        elif what == "docker-user":
+            table.admit(self._bridge_names())
+        elif what == "table":
+            self._uplinks = None
+            table.rebuild(self._wanted())
+
+    def _remove_element(self, table: Table, element: _plan.Element) -> None:
         """An endpoint that only we know of any more has no right to it; a network that we know of has."""
         if any(element in _plan.network_elements(bridge) for bridge in self._bridges.values()):
             return
         for ident in [ident for ident, elements in self._ports.items() if element in elements]:
             del self._ports[ident]
-        held = self._held(nft)
-        if held is not None and element in held:
-            nft.run(_plan.delete_elements(self._table, [element]), f"remove {element.key} from table {self._table}")
+        table.delete_present(frozenset({element}), f"remove {element.key} from table {table.name}")

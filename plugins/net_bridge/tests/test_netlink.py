@@ -45,7 +45,7 @@ def test_add_veth(mtu: int, peer: str) -> None:
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_mark_port(isolated: bool) -> None:
-    settings = [("IFLA_BRPORT_MODE", 1)] + ([("IFLA_BRPORT_ISOLATED", 1)] if isolated else [])
+    settings = [("IFLA_BRPORT_MODE", 1), ("IFLA_BRPORT_ISOLATED", int(isolated))]
     # pyroute2 knows slave data by the kind that stands before it; we send none.
     kind = [("IFLA_INFO_KIND", "bridge_slave")]
     info = theirs(

@@ -1,0 +1,119 @@
+"""The nftables table of this daemon, and its accepts in Docker's. For the network thread only.
+
+Holds the connection to nftables; what the table should contain comes as arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+from orlop_kernel import linux
+from orlop_kernel.spi import DriverError
+
+from . import _docker_user, _plan
+from ._nft import NftError, open_nft
+
+__all__ = ["Table"]
+
+
+class Table:
+    """Raises `NftError`, a `DriverError`, for a transaction that was refused; nothing of it was applied then."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._nft = open_nft()
+
+    def close(self) -> None:
+        self._nft.close()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def listing(self) -> dict[str, Any]:
+        """The table in nft's JSON; {} when there is none."""
+        try:
+            return self._nft.read(f"list table inet {self.name}", f"list table {self.name}")
+        except NftError as error:
+            if error.missing:
+                return {}
+            raise
+
+    def held(self) -> frozenset[_plan.Element] | None:
+        """What the kernel's table holds; None when it is not one that can be changed step by step."""
+        return _plan.read_elements(self.listing())
+
+    def is_whole(self, listing: dict[str, Any]) -> bool:
+        """Whether a listed table has the sets, chains and rules that this daemon writes, and no others."""
+        return _plan.structure(listing) == _reference()
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    def add(self, elements: Collection[_plan.Element], what: str) -> None:
+        self._nft.run(_plan.add_elements(self.name, elements), what)
+
+    def ensure(self, elements: frozenset[_plan.Element], what: str) -> None:
+        """Make the table where it is missing, and have these in it, beside what it holds."""
+        self._nft.run(_plan.update_table(self.name, frozenset(), elements), what)
+
+    def delete(self, elements: Collection[_plan.Element], what: str) -> None:
+        self._nft.run(_plan.delete_elements(self.name, elements), what)
+
+    def delete_present(self, elements: frozenset[_plan.Element], what: str) -> None:
+        """Those of these that it holds."""
+        held = self.held()
+        if gone := elements if held is None else elements & held:
+            self.delete(gone, what)
+
+    def settle(self, wanted: frozenset[_plan.Element], *, keep: bool = False) -> None:
+        """Make the table hold exactly this, in one transaction; with `keep`, also what it holds besides."""
+        held = self.held()
+        what = f"restore table {self.name}"
+        if held is not None:
+            if keep:
+                wanted = _plan.keep_compatible(wanted, held)
+            try:
+                self._nft.run(_plan.update_table(self.name, held, wanted), what)
+                return
+            except NftError:
+                pass  # its sets are of another kind: then the whole of it
+        self._nft.run(_plan.replace_table(self.name, wanted), what)
+
+    def rebuild(self, wanted: frozenset[_plan.Element]) -> None:
+        """The same, whatever it holds, sets and chains of somebody else's included."""
+        self._nft.run(_plan.replace_table(self.name, wanted), f"restore table {self.name}")
+
+    def remove(self) -> None:
+        self._nft.run(_plan.delete_table(self.name), f"delete table {self.name}")
+
+    # --- Docker's ---------------------------------------------------------------------------------------------------
+
+    def admit(self, bridges: list[str]) -> None:
+        _docker_user.admit(self._nft, self.name, bridges)
+
+    def withdraw(self, keep: list[str]) -> None:
+        """Remove our accepts of all bridges but these from DOCKER-USER."""
+        _docker_user.withdraw(self._nft, self.name, keep)
+
+    def not_admitted(self, bridges: list[str]) -> list[str]:
+        return _docker_user.lacking(self._nft, self.name, bridges)
+
+
+@cache
+def _reference() -> dict[str, Any]:
+    """The structure of an untouched table, as this machine's nft lists it: written in a network namespace that nothing else
+    uses. nft's words differ between versions and from those that rules are written in."""
+    namespace = linux.new_network_namespace()
+    try:
+        with linux.in_network_namespace(namespace):
+            table = Table("reference")
+            try:
+                table.ensure(frozenset(), "write a table to compare with")
+                return _plan.structure(table.listing())
+            finally:
+                table.close()
+    except OSError as error:
+        raise DriverError(f"cannot compare the nftables rules: {error.strerror}") from error
+    finally:
+        os.close(namespace)

@@ -1,0 +1,210 @@
+"""What an administrator or another program breaks of a network under living containers: it is reported, and repaired by
+`system check --repair` and by the next start of the daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from tests.integration.engine import BUSYBOX, Engine
+from tests.integration.net_host import HOST, HTTP, NETWORK, REMOTE, Host, Namespace, on_host, run
+from tests.ports import free_port
+
+from orlop_kernel.spi import Endpoint, EndpointState, Subnet
+
+pytestmark = pytest.mark.root
+
+BRIDGE = f"br-{NETWORK.id[:12]}"
+TABLE = ("inet", "orlop_test")
+PORT_RULE = ("add", "element", *TABLE, "ports4", "{ tcp . 9999 : 10.9.9.9 . 80 }")
+DUAL = msgspec.structs.replace(
+    NETWORK,
+    subnets=(*NETWORK.subnets, Subnet("fd00:211::/64", "fd00:211::1")),
+    ipv6=True,
+    options={"com.docker.network.driver.mtu": "1400"},
+)
+
+
+def break_rule(chain: str, start: str) -> None:
+    """Delete the first rule of a chain that begins like this, as nft lists it."""
+    lines = run("nft", "-a", "list", "chain", *TABLE, chain).splitlines()
+    handle = next(line.rpartition("handle ")[2] for line in lines if line.strip().startswith(start))
+    run("nft", "delete", "rule", *TABLE, chain, "handle", handle)
+
+
+def write(path: str, value: str) -> None:
+    with open(path, "w") as file:
+        file.write(value)
+
+
+# what is done to the host; a word of the finding
+DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
+    "bridge deleted": (lambda link: run("ip", "link", "del", BRIDGE), "is not there"),
+    "bridge down": (lambda link: run("ip", "link", "set", BRIDGE, "down"), "is down"),
+    "address gone": (lambda link: run("ip", "addr", "del", "10.211.0.1/24", "dev", BRIDGE), "lacks the address 10.211"),
+    "another address": (lambda link: run("ip", "addr", "add", "10.9.9.1/24", "dev", BRIDGE), "has the address 10.9.9.1"),
+    "IPv6 address gone": (lambda link: run("ip", "addr", "del", "fd00:211::1/64", "dev", BRIDGE), "lacks the address fd00"),
+    "bridge's MTU": (lambda link: run("ip", "link", "set", BRIDGE, "mtu", "1300"), "MTU of 1300"),
+    "veth deleted": (lambda link: run("ip", "link", "del", link), "is not there"),
+    "veth unplugged": (lambda link: run("ip", "link", "set", link, "nomaster"), "is no port of"),
+    "veth down": (lambda link: run("ip", "link", "set", link, "down"), "is down"),
+    "veth's MTU": (lambda link: run("ip", "link", "set", link, "mtu", "1300"), "MTU of 1300"),
+    "hairpin off": (lambda link: run("bridge", "link", "set", "dev", link, "hairpin", "off"), "its own published ports"),
+    "isolated": (lambda link: run("bridge", "link", "set", "dev", link, "isolated", "on"), "is isolated"),
+    "alias gone": (lambda link: run("ip", "link", "set", link, "alias", ""), "alias"),
+    "rule deleted": (lambda link: break_rule("forward", "oifname @bridges ct status dnat"), "sets and rules"),
+    "rule added": (lambda link: run("nft", "insert", "rule", *TABLE, "forward", "drop"), "sets and rules"),
+    "chain added": (
+        lambda link: run("nft", "add", "chain", *TABLE, "mine", "{ type filter hook input priority 0; }"),
+        "sets",
+    ),
+    "element added": (lambda link: run("nft", *PORT_RULE), "leads packets for nobody"),
+    "table deleted": (lambda link: run("nft", "delete", "table", *TABLE), "sets and rules"),
+    "forwarding off": (lambda link: write("/proc/sys/net/ipv4/ip_forward", "0"), "switched off"),
+    "IPv6 forwarding off": (lambda link: write("/proc/sys/net/ipv6/conf/all/forwarding", "0"), "switched off"),
+}
+
+
+async def works(host: Host, one: Namespace, two: Namespace) -> None:
+    """With the neighbours' addresses as they are remembered."""
+    assert host.remote.call(HOST, 8080) == REMOTE
+    assert host.call("10.211.0.2", 81) == "10.211.0.1"
+    assert two.call("10.211.0.2", 80) == "10.211.0.3"
+    assert one.call(HOST, 8080) == "10.211.0.1"
+    assert one.call(REMOTE, 9000) == HOST
+    assert two.call("fd00:211::2", 82) == "fd00:211::3"
+
+
+async def set_up(host: Host) -> tuple[Namespace, Namespace, list[tuple[Endpoint, EndpointState]]]:
+    await host.driver.create_network(DUAL)
+    one, *first = await host.container(2, HTTP, network=DUAL)
+    two, *second = await host.container(3, network=DUAL)
+    one.serve(82, "::")
+    host.remote.serve(9000)
+    held = [(first[0], first[1]), (second[0], second[1])]
+    await works(host, one, two)
+    return one, two, held
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_reported_and_repaired(damage: str) -> None:
+    spoil, word = DAMAGES[damage]
+
+    async def body(host: Host) -> None:
+        one, two, held = await set_up(host)
+        assert list(await host.driver.audit([DUAL], held)) == []
+        spoil(held[0][1].host_link)
+        found = list(await host.driver.audit([DUAL], held))
+        assert word in " ".join(each.text for each in found)
+        assert all(each.repair for each in found)
+        for each in found:
+            await host.driver.mend(each)
+        assert list(await host.driver.audit([DUAL], held)) == []
+        await works(host, one, two)
+
+    on_host()(body)()
+
+
+@pytest.mark.parametrize("damage", ["bridge deleted", "veth deleted", "veth unplugged", "veth down", "rule deleted"])
+def test_the_next_start_repairs(damage: str) -> None:
+    async def body(host: Host) -> None:
+        one, two, held = await set_up(host)
+        await host.driver.close()
+        DAMAGES[damage][0](held[0][1].host_link)
+        host.driver = host.new_driver()
+        await host.driver.create_network(DUAL)
+        await host.driver.restore([DUAL], held)
+        assert list(await host.driver.audit([DUAL], held)) == []
+        await works(host, one, two)
+
+    on_host()(body)()
+
+
+@on_host()
+async def test_a_repair_without_a_daemon(host: Host) -> None:
+    """The driver has been told of nothing but by `audit`: what living containers have is kept."""
+    one, two, held = await set_up(host)
+    await host.driver.close()
+    run("nft", "delete", "element", *TABLE, "masquerade4", "{ 10.211.0.0/24 }")
+    run("ip", "link", "del", BRIDGE)
+    host.driver = host.new_driver()
+    for each in await host.driver.audit([DUAL], held):
+        await host.driver.mend(each)
+    assert list(await host.driver.audit([DUAL], held)) == []
+    await works(host, one, two)
+
+
+@on_host()
+async def test_a_namespace_that_has_ended_is_not_repaired(host: Host) -> None:
+    _, _, ((endpoint, state), *_) = await set_up(host)
+    run("ip", "link", "del", state.host_link)
+    gone = [(msgspec.structs.replace(endpoint, netns="/proc/0/ns/net"), state)]
+    (found,) = (each for each in await host.driver.audit([DUAL], gone) if each.kind == "missing")
+    with pytest.raises(Exception, match="cannot connect container 020202020202"):
+        await host.driver.mend(found)
+
+
+@on_host()
+async def test_an_administrators_bridge_is_not_corrected(host: Host) -> None:
+    """It may have addresses and an MTU of its own; its lack of ours is a fault."""
+    run("ip", "link", "add", "br-admin", "mtu", "1450", "type", "bridge")
+    run("ip", "addr", "add", "10.9.9.1/24", "dev", "br-admin")
+    options = {"com.docker.network.bridge.name": "br-admin", "com.docker.network.driver.mtu": "1400"}
+    network = msgspec.structs.replace(NETWORK, options=options)
+    await host.driver.create_network(network)
+    assert list(await host.driver.audit([network], [])) == []
+    run("ip", "addr", "del", "10.211.0.1/24", "dev", "br-admin")
+    (found,) = await host.driver.audit([network], [])
+    assert found.text == "lacks the address 10.211.0.1/24"
+
+
+@on_host()
+async def test_accepts_that_dockerd_needs(host: Host) -> None:
+    run("nft", "add", "table", "ip", "filter")
+    run("nft", "add", "chain", "ip", "filter", "DOCKER-USER")
+    await host.driver.create_network(NETWORK)
+    assert list(await host.driver.audit([NETWORK], [])) == []
+    run("nft", "flush", "chain", "ip", "filter", "DOCKER-USER")
+    (found,) = await host.driver.audit([NETWORK], [])
+    assert found.text == f"lacks the accepts of {BRIDGE}"
+    await host.driver.mend(found)
+    assert list(await host.driver.audit([NETWORK], [])) == []
+
+
+def check(engine: Engine, *flags: str) -> dict[str, object]:
+    return dict(json.loads(engine.orlop("system", "check", "--format", "json", *flags).out))
+
+
+def test_a_daemon_repairs_its_networks(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"live-restore": True})
+    port = free_port()
+    serve = "while true; do echo well | nc -l -p 80; done"
+    engine.ok("run", "-d", "--name", "web", "-p", f"{port}:80", BUSYBOX, "sh", "-c", serve)
+    engine.ok("network", "create", "mine")
+    engine.ok("network", "connect", "mine", "web")
+    gateway = engine.inspect("web")["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
+
+    def works() -> None:
+        engine.ok("exec", "web", "ping", "-c", "1", "-W", "5", gateway)
+
+    works()
+    run("ip", "link", "del", engine.bridge)
+    report = check(engine)
+    assert not report["ok"]
+    report = check(engine, "--repair")
+    assert report["ok"], report
+    works()
+    run("ip", "link", "del", engine.bridge)
+    engine.restart()
+    assert check(engine) == {"findings": [], "ok": True}
+    works()
+    links = [link["ifname"] for link in json.loads(run("ip", "-j", "link", "show", "master", engine.bridge))]
+    assert len(links) == 1
+    run("ip", "link", "del", links[0])
+    assert "is not there" in str(check(engine))
+    assert check(engine, "--repair")["ok"]
+    works()
+    engine.ok("stop", "-t", "0", "web")
+    assert check(engine) == {"findings": [], "ok": True}
