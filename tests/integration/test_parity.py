@@ -456,6 +456,62 @@ def test_refusals(sides: tuple[Side, Side]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+ENDINGS: list[tuple[str, str, Any]] = [
+    *(
+        ("GET", path, None)
+        for path in (
+            "/_ping",
+            "/version",
+            "/info",
+            "/system/df",
+            "/events?since=1&until=2",
+            "/containers/json?all=1",
+            "/containers/plain/json",
+            "/containers/plain/top",
+            "/containers/plain/changes",
+            "/containers/plain/stats?stream=0",
+            "/containers/plain/stats?stream=0&one-shot=1",
+            "/containers/exited/stats?stream=0",
+            "/containers/nosuch/json",
+            "/images/json",
+            f"/images/{BUSYBOX}/json",
+            f"/images/{BUSYBOX}/history",
+            "/volumes",
+            "/volumes/parity",
+            "/networks",
+            "/networks/bridge",
+            "/nosuch",
+        )
+    ),
+    ("POST", "/containers/exited/wait", None),
+    ("POST", "/containers/created/update", {"CpuShares": 512}),
+    ("POST", "/containers/created/exec", {"Cmd": ["true"]}),
+    ("POST", "/containers/plain/exec", {"Cmd": ["true"]}),
+    ("POST", "/containers/plain/start", None),
+    ("POST", "/volumes/create", {"Name": "parity"}),
+    ("POST", "/volumes/prune?filters=%7B%22label%22%3A%5B%22none%22%5D%7D", None),
+    ("POST", "/networks/create", {"Name": "bridge"}),
+    ("POST", "/images/load", archive()),
+    ("POST", "/images/load", b"no archive"),
+    ("POST", "/images/create?fromSrc=-&repo=parity", b""),
+    ("POST", f"/images/{BUSYBOX}/tag?repo=parity&tag=one", None),
+    ("DELETE", "/images/parity:one", None),
+]
+
+
+def test_bodies_end_as_dockers(sides: tuple[Side, Side]) -> None:
+    """Some clients read the lines of an answer, and fail at an empty one."""
+    wrong = []
+    for method, path, body in ENDINGS:
+        answers = []
+        for side in sides:
+            status, data = side.raw(method, API + path, body)
+            answers.append((status, data[len(data.rstrip()) :], data[:1]))
+        if answers[0] != answers[1]:
+            wrong.append(f"{method} {path}: dockerd {answers[0]}, orlopd {answers[1]}")
+    assert not wrong, "\n".join(wrong)
+
+
 def session(side: Side) -> list[str]:
     """A container's life; the events it makes."""
     began = time.time()

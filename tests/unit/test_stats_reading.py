@@ -113,7 +113,7 @@ def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeyp
         if failing:
             raise RuntimeError(failing.pop())
         for item in watched:
-            item.encoded += b"."
+            item.line += b"."
 
     monkeypatch.setattr(Stats, "_sample", sample)
 

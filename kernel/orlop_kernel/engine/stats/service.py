@@ -55,7 +55,7 @@ class _Watched:
     source: reading.Source = field(default_factory=reading.Source)
     before: _Sample = field(default_factory=_Sample)
     now: _Sample = field(default_factory=_Sample)
-    encoded: bytes = b""
+    line: bytes = b""
     network: bool = True
 
 
@@ -67,7 +67,7 @@ class Stats:
         self._ticked = trio.Event()
 
     async def once(self, container: Container, *, twice: bool) -> bytes:
-        """One answer. `twice`: with the share of the processors, which takes two samples."""
+        """One answer, as JSON. `twice`: with the share of the processors, which takes two samples."""
         watched = _Watched(container)
         if container.record.state.running:
             await self._sample([watched])
@@ -77,17 +77,17 @@ class Stats:
         return self._encoded(watched)
 
     async def stream(self, container: Container) -> AsyncGenerator[bytes, None]:
-        """A sample a second, also while the container does not run, until it is removed. The first comes at once."""
+        """A line of JSON a second, also while the container does not run, until it is removed. The first comes at once."""
         watched = self._watched.setdefault(container.id, _Watched(container))
         watched.viewers += 1
         try:
-            if not watched.encoded:
+            if not watched.line:
                 await self._sample([watched])
-            yield watched.encoded
+            yield watched.line
             self._start_ticking()
             while container.id in self._engine.containers.index:
                 await self._ticked.wait()
-                yield watched.encoded
+                yield watched.line
         finally:
             watched.viewers -= 1
             if not watched.viewers:
@@ -123,7 +123,7 @@ class Stats:
             self._follow(item)
         await trio.to_thread.run_sync(_read_all, watched)
         for item in watched:
-            item.encoded = self._encoded(item)
+            item.line = self._encoded(item) + b"\n"
 
     def _follow(self, item: _Watched) -> None:
         """Look at the container's present run, if there is one."""
@@ -156,7 +156,7 @@ class Stats:
         }
         if now.networks:
             stats["networks"] = now.networks
-        return _encode(stats) + b"\n"
+        return _encode(stats)
 
 
 def _read_all(watched: list[_Watched]) -> None:
