@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from orlop_kernel.engine import top
 from orlop_kernel.engine.top import parse
-from orlop_kernel.spi import DriverError, Outcome
+from orlop_kernel.spi import Conflict, DriverError, Outcome
 
 
 def test_threads_follow_their_process() -> None:
@@ -24,6 +25,65 @@ def test_threads_follow_their_process() -> None:
 
 def test_the_last_column_has_single_blanks_as_dockerds() -> None:
     assert parse("PID CMD\n5   \\_ a  b\n\n", [5]).processes == [["5", "\\_ a b"]]
+
+
+def _running() -> tuple[Any, Any]:
+    """The engine, and a container in it that runs as far as the daemon knows."""
+    record = SimpleNamespace(
+        state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
+    )
+    runtime = SimpleNamespace(processes=lambda _: None)
+    engine = SimpleNamespace(drivers=SimpleNamespace(runtime=lambda _: runtime))
+    return SimpleNamespace(engine=engine), SimpleNamespace(id="c", record=record, run=None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "error"),
+    [(b"null", Conflict), (b"[]", Conflict), (b"{}", DriverError), (DriverError("container does not exist"), DriverError)],
+)
+def test_a_list_that_is_empty_means_that_the_container_has_ended(
+    monkeypatch: pytest.MonkeyPatch, listed: bytes | Exception, error: type[Exception]
+) -> None:
+    """runc writes `null` when there is no process left, and its exit is not recorded yet."""
+
+    async def check(*_: Any, **__: Any) -> Outcome:
+        if isinstance(listed, Exception):
+            raise listed
+        return Outcome(0, listed)
+
+    monkeypatch.setattr(top.process, "check", check)
+    monkeypatch.setattr(top, "task", lambda *_: None)
+    with pytest.raises(error):
+        trio.run(top.processes, *_running(), "-ef")
+
+
+@pytest.mark.parametrize(("ends", "error"), [(True, Conflict), (False, DriverError)])
+def test_a_runtime_that_no_longer_knows_the_container(
+    monkeypatch: pytest.MonkeyPatch, ends: bool, error: type[Exception]
+) -> None:
+    """A failure of the runtime is told, unless the container ends within a moment."""
+
+    async def check(*_: Any, **__: Any) -> Outcome:
+        raise DriverError("container does not exist")
+
+    monkeypatch.setattr(top.process, "check", check)
+    monkeypatch.setattr(top, "task", lambda *_: None)
+    room, container = _running()
+
+    async def main() -> None:
+        container.run = SimpleNamespace(finished=trio.Event())
+        async with trio.open_nursery() as nursery:
+            if ends:
+                nursery.start_soon(_set_later, container.run.finished)
+            with pytest.raises(error):
+                await top.processes(room, container, "-ef")
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def _set_later(event: trio.Event) -> None:
+    await trio.sleep(0.1)
+    event.set()
 
 
 def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,12 +100,7 @@ def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatc
     monkeypatch.setattr(top, "_ps", ps)
     monkeypatch.setattr(top.process, "check", check)
     monkeypatch.setattr(top, "task", lambda *_: None)
-    record = SimpleNamespace(
-        state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
-    )
-    runtime = SimpleNamespace(processes=lambda _: None)
-    room: Any = SimpleNamespace(engine=SimpleNamespace(drivers=SimpleNamespace(runtime=lambda _: runtime)))
-    container: Any = SimpleNamespace(id="c", record=record)
+    room, container = _running()
 
     async def listed(apart: bool) -> Any:
         return (await top.processes(room, container, "-ef", apart=apart)).processes

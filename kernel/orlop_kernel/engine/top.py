@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from orlop_kernel import process
 from orlop_kernel.engine.containers.container import Container
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["parse", "processes"]
 
 _OUTPUT = 8 << 20
+_EXIT_RECORDED = 1.0  # seconds that an exit which made the runtime fail may take to be recorded
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
@@ -33,13 +35,9 @@ async def processes(room: Containers, container: Container, ps_args: str, *, apa
     for found in re.finditer(r"\s+(\S*)=\s*(PID\S*)", ps_args):
         if found[1] != "pid":
             raise InvalidParameter(f'specifying "{found[1]}={found[2]}" is not allowed')
-    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-    what = f"list processes of container {container.id}"
-    listed = await process.check(runtime.processes(task(room, container)), what, limit=_OUTPUT)
-    try:
-        pids = msgspec.json.decode(listed.stdout, type=list[int])
-    except msgspec.MsgspecError as error:
-        raise DriverError(f"cannot {what}: the runtime's list: {error}") from None
+    pids = await _pids(room, container)
+    if not pids:
+        raise Conflict(f"container {container.id} is not running")
     words = ps_args.split()
     outcome = await _ps(*words, f"-q{','.join(map(str, pids))}")
     if outcome.status and not apart:
@@ -48,6 +46,26 @@ async def processes(room: Containers, container: Container, ps_args: str, *, apa
     if outcome.status and (outcome.stderr or not apart):  # else they have all ended meanwhile: there are titles alone
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
+
+
+async def _pids(room: Containers, container: Container) -> list[int]:
+    """Of the container's processes, as the runtime lists them. Empty when the last one has just ended: runc then prints
+    `null`, or no longer knows the container before its exit is recorded here."""
+    run = container.run
+    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+    what = f"list processes of container {container.id}"
+    try:
+        listed = await process.check(runtime.processes(task(room, container)), what, limit=_OUTPUT)
+    except DriverError:
+        if run is not None:
+            with trio.move_on_after(_EXIT_RECORDED):
+                await run.finished.wait()
+                return []
+        raise
+    try:
+        return msgspec.json.decode(listed.stdout, type=list[int] | None) or []
+    except msgspec.MsgspecError as error:
+        raise DriverError(f"cannot {what}: the runtime's list: {error}") from None
 
 
 async def _ps(*arguments: str) -> Outcome:
