@@ -172,7 +172,11 @@ class Terminal:
 class Engine:
     """One daemon; `start` again after `stop` or `kill` is its next boot."""
 
-    def __init__(self, config: Mapping[str, Any] | None = None, data_root: Path | None = None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any] | None = None, data_root: Path | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        """`prefix`: a program and its arguments that the daemon is executed by, such as prlimit."""
+        self._prefix = tuple(prefix)
         self.home = Path(tempfile.mkdtemp(prefix="ot-", dir="/tmp"))
         self.socket = str(self.home / "s.sock")
         self.data_root = data_root or self.home / "data"
@@ -205,7 +209,7 @@ class Engine:
     @property
     def command(self) -> list[str]:
         own = ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root), "-H", f"unix://{self.socket}"]
-        return [sys.executable, "-m", "orlop_kernel", "--config-file", str(self.config_path), *own]
+        return [*self._prefix, sys.executable, "-m", "orlop_kernel", "--config-file", str(self.config_path), *own]
 
     def start(self, *, pythonpath: str = "") -> None:
         """Start, and wait until it answers."""

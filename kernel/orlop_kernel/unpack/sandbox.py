@@ -100,12 +100,12 @@ def enter(directory: str, *, recursive: bool = False) -> None:
 def confine(*, file_size: int, trusted_xattrs: bool) -> None:
     """Give up for good what is not needed any more. Before the first thread is made. Without root there is nothing to give
     up but resources."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_FSIZE, file_size)
+    _lower_limit(resource.RLIMIT_AS, 4 << 30)
     if os.geteuid():
         return
-    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048))
+    _lower_limit(resource.RLIMIT_NOFILE, 2048)
     # Where the filter refuses sockets, a network namespace would add nothing but its 3 ms for each layer.
     known = platform.machine() in _ARCHITECTURES
     unshare(_CLONE_NEWIPC | _CLONE_NEWUTS | (0 if known else CLONE_NEWNET))
@@ -114,6 +114,15 @@ def confine(*, file_size: int, trusted_xattrs: bool) -> None:
     )
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _filter_system_calls()
+
+
+def _lower_limit(kind: int, most: int) -> None:
+    """Limit a resource for good. A hard limit that is lower already stays: raising it takes CAP_SYS_RESOURCE, which the
+    daemon may have been started without."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(kind, (most, most))
 
 
 def _drop_capabilities(keep: set[int]) -> None:

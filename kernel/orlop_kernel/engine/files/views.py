@@ -8,7 +8,6 @@ lock.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -50,8 +49,15 @@ async def opened(room: Containers, container: Container, *, mounts: bool, write:
         if write:
             await ahead.drop(room, container)
         layers = tuple(await room.engine.storage.mounts(container.id, readonly=not write))
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="files-", dir=room.engine.config.exec_root))
-        yield Seen(View(place, layers, binds, writable=write, readonly=readonly), ())
+        yield Seen(View(_mount_point(room), layers, binds, writable=write, readonly=readonly), ())
+
+
+def _mount_point(room: Containers) -> str:
+    """One empty directory for all workers: each mounts in a namespace of its own, so that none sees another's mounts, and a
+    daemon that is killed leaves nothing behind."""
+    path = os.path.join(room.engine.config.exec_root, "files")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
 
 
 def _namespace(container: Container) -> int:
