@@ -56,7 +56,12 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
     assert process.stdout and process.stderr
     out, err = bytearray(), bytearray()
     timed_out = True
-    pidfd = os.pidfd_open(process.pid)
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.communicate()
+        raise
     try:
         async with trio.open_nursery() as readers:
             readers.start_soon(_collect, os.dup(process.stdout.fileno()), out, limit)
