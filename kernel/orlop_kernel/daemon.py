@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from orlop_kernel.api.router import Api, Route
     from orlop_kernel.boot.watchdog import LoopWatchdog
     from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.http.messages import Limits
     from orlop_kernel.http.server import Server
 
 __all__ = ["run"]
@@ -96,9 +97,13 @@ class Daemon:
                     reload.warn_of_runtime(engine)
                     await engine.restore()
                     routes = list(_routes(engine))
-                    apis = [(access.api(routes), listeners), *((access.api(routes, entry), own) for entry, own in entries)]
-                    await _measure(engine, state, [api for api, _ in apis])
-                    servers = [(Server(api, on_error=answer_error), own) for api, own in apis]
+                    for_hosts, for_entries = process.client_limits(len(entries))
+                    apis = [
+                        (access.api(routes), for_hosts, listeners),
+                        *((access.api(routes, entry), for_entries, own) for entry, own in entries),
+                    ]
+                    await _measure(engine, state, [api for api, _, _ in apis], for_entries)
+                    servers = [(Server(api, limits, on_error=answer_error), own) for api, limits, own in apis]
                     async with trio.open_nursery() as connections:
                         for server, own in servers:
                             await connections.start(server.serve, own)
@@ -216,12 +221,12 @@ class Daemon:
             _log.warning("force shutdown: %d containers still run, the next start will stop them", running)
 
 
-async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api]) -> None:
+async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api], limits: Limits) -> None:
     """Serve metrics in this nursery, if there is an address for them; nothing of it is imported where there is none."""
     if engine.config.metrics_addr:
         from orlop_kernel.metrics.serve import start
 
-        metrics = await start(engine, nursery)
+        metrics = await start(engine, nursery, limits)
         for api in apis:
             api.on_answer = metrics.answered
 

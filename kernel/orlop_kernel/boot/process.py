@@ -13,10 +13,13 @@ from contextlib import contextmanager
 
 from orlop_kernel import linux
 from orlop_kernel.config import Config, ConfigError
+from orlop_kernel.http.messages import Limits
 
-__all__ = ["adjust", "roots"]
+__all__ = ["adjust", "client_limits", "roots"]
 
 _log = logging.getLogger("orlop.daemon")
+_MOST_CONNECTIONS = 16_384  # each costs memory as well: some 10 KiB
+_FEWEST = 16
 _BUFFERS = 2 << 20  # what relaying a stream allocates and frees in turn
 _OOM_SCORE = -500  # dockerd's: killed late, but before nothing is left
 # What dockerd, podman and containerd keep in theirs, and what a root of ours without its database would have
@@ -69,3 +72,22 @@ def adjust() -> None:
                 file.write(str(_OOM_SCORE))
     except OSError as error:
         _log.debug("cannot adjust the OOM score: %s", error)  # in a container, without CAP_SYS_RESOURCE
+
+
+def client_limits(guarded: int) -> tuple[Limits, Limits]:
+    """What clients of `hosts` may have of this process, and what those of each of so many further listeners may, in shares
+    of its limit of files. A connection takes one, and its request up to three more while it streams. One sixteenth is kept
+    for the daemon's own work, another one from the further listeners, so that an administrator always gets in."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    share = min(max(files // 16, 32), 1024)
+    here = min(files // 4, _MOST_CONNECTIONS)
+    there = max(min(files // 8, _MOST_CONNECTIONS // 4) // max(guarded, 1), _FEWEST)
+    return (
+        Limits(connections=here, connections_by_peer=here // 2, descriptors=files - share),
+        Limits(
+            connections=there,
+            connections_by_peer=max(there // 2, _FEWEST),
+            descriptors=files - 2 * share,
+            descriptors_by_request=True,
+        ),
+    )

@@ -8,11 +8,12 @@ read and one write.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 
 import trio
 
+from orlop_kernel import descriptors
+from orlop_kernel.http.admission import Admission, Lease
 from orlop_kernel.http.body import RequestBody
 from orlop_kernel.http.encode import LAST_CHUNK, BadHeader, chunk, plain_error, stream_head, whole
 from orlop_kernel.http.head import BadRequest, Head, HeadParser
@@ -37,13 +38,20 @@ def default_on_error(request: Request, error: Exception) -> Response:
 
 
 class Connection:
-    """`scope` ends it from outside; `idle_since` is trio's time, infinity while a request is in work."""
+    """`scope` ends it from outside, and so does its `lease`, which knows while it waits for a request."""
 
     def __init__(
-        self, stream: trio.abc.Stream, handler: Handler, peer: Peer, limits: Limits, on_error: OnError = default_on_error
+        self,
+        stream: trio.abc.Stream,
+        handler: Handler,
+        peer: Peer,
+        limits: Limits,
+        on_error: OnError = default_on_error,
+        lease: Lease | None = None,
     ) -> None:
         self.scope = trio.CancelScope()
-        self.idle_since = math.inf
+        self._lease = lease or Admission(limits).admit("")
+        self._lease.scope = self.scope
         self._transport = Transport(stream, limits.send_timeout)
         self._inbound = Inbound(self._transport)
         self._no_body = RequestBody(self._inbound, 0, 0)
@@ -57,7 +65,7 @@ class Connection:
     def finish(self) -> None:
         """End it at once when idle, or behind the answer to the present request."""
         self._last = True
-        if self.idle_since != math.inf:
+        if self._lease.waits and not self._inbound.buffer:
             self.scope.cancel()
 
     async def run(self) -> None:
@@ -81,18 +89,16 @@ class Connection:
     async def _next_head(self) -> Head:
         """The next request's head. Raises EOFError when there is none."""
         inbound = self._inbound
+        self._lease.wait()
         if not inbound.buffer:
-            if self._last:
-                raise EOFError
-            self.idle_since = trio.current_time()
-            more = await inbound.more()
-            self.idle_since = math.inf
-            if not more:
+            if self._last or not await inbound.more():
                 raise EOFError
         else:
             # Pipelined: whoever sends a thousand requests at once takes turns with the others
             await trio.lowlevel.checkpoint()
-        return self._parse() or await self._slow_head()
+        head = self._parse() or await self._slow_head()
+        self._lease.work()
+        return head
 
     def _parse(self) -> Head | None:
         inbound = self._inbound
@@ -130,6 +136,8 @@ class Connection:
         try:
             if head.flaw:
                 raise BadRequest(400, head.flaw)
+            if self._limits.descriptors_by_request and descriptors.in_use() >= self._limits.descriptors:
+                raise BadRequest(503, "the daemon has too many files open, which other clients hold: try again later")
             answer = await self._handler(request)
         except Exception as error:
             answer = self._on_error(request, error)

@@ -89,9 +89,9 @@ def chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
-def plain_error(status: int, message: str) -> bytes:
+def plain_error(status: int, message: str, more: Headers = ()) -> bytes:
     """What a peer gets that does not speak HTTP right; Go's server words it so. Always the end of the connection."""
     reason = _REASONS.get(status, "Unknown")
     body = f"{status} {reason}: {message}".encode("utf-8", "replace")
-    headers = (("Content-Type", "text/plain; charset=utf-8"),)
+    headers = (("Content-Type", "text/plain; charset=utf-8"), *more)
     return whole("1.1", status, headers, body, head_only=False, keep=False)

@@ -131,7 +131,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may do. Seconds and bytes."""
+    """What clients may do. Seconds, bytes, and numbers of which 0 means any."""
 
     head: int = 64 << 10
     headers: int = 128
@@ -143,3 +143,11 @@ class Limits:
     """Between two pieces of a body."""
     send_timeout: float = 0.0
     """For one piece to be taken by a client; 0 = a slow reader may take for ever."""
+    connections: int = 0
+    """At once, of all clients of a server."""
+    connections_by_peer: int = 0
+    """At once, of one user of this machine or one address of another."""
+    descriptors: int = 0
+    """No connection is taken while the process has so many files open."""
+    descriptors_by_request: bool = False
+    """And no request is carried out: for clients that others must not be held up by."""

@@ -6,14 +6,15 @@ cost every request more than its parsing.
 
 from __future__ import annotations
 
+import errno
 import logging
-import math
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 
 import trio
 
+from orlop_kernel.http.admission import Admission, Lease, Refused, peer_key
 from orlop_kernel.http.connection import Connection, OnError, default_on_error
+from orlop_kernel.http.encode import plain_error
 from orlop_kernel.http.identify import identify
 from orlop_kernel.http.messages import Handler, Limits, Peer
 
@@ -22,6 +23,27 @@ __all__ = ["Server", "serve_connection"]
 log = logging.getLogger("orlop.http")
 
 Identify = Callable[[trio.abc.Stream], Awaitable[Peer]]
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+# Of a connection that was lost before it was accepted (accept(2), "Error handling")
+_LOST = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+    }
+)
+_PAUSE = 0.1  # seconds until the next try of an accept that failed for lack of descriptors or memory
+_REFUSALS = 32  # that wait for their client at once, as each holds a descriptor meanwhile
+_REFUSAL_TIME = 2.0
+_RETRY_AFTER = (("Retry-After", "1"),)
 
 
 class Server:
@@ -40,7 +62,9 @@ class Server:
         self._limits = limits or Limits()
         self._on_error = on_error
         self._identify = identify
+        self._admission = Admission(self._limits)
         self._connections: set[Connection] = set()
+        self._refusing = 0
         self._accepting = trio.CancelScope()
         self._draining = False
         self._changed = trio.lowlevel.ParkingLot()
@@ -62,37 +86,84 @@ class Server:
             connections.start_soon(self._watch_idle)
             with self._accepting:
                 async with trio.open_nursery() as accepting:
-                    # It waits out EMFILE and the like by itself
-                    await accepting.start(
-                        partial(trio.serve_listeners, self.serve_stream, list(listeners), handler_nursery=connections)
-                    )
+                    for listener in listeners:
+                        accepting.start_soon(self._accept, listener, connections)
                     task_status.started()
             while self._connections:
                 await self._changed.park()
             connections.cancel_scope.cancel()
 
-    async def serve_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one accepted connection to its end, whatever happens on it."""
+    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], connections: trio.Nursery) -> None:
+        """Not trio.serve_listeners, which logs a traceback for each failure, ten times a second."""
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno in _EXHAUSTED:
+                        log.error("cannot accept a connection: %s", error.strerror, exc_info=error)
+                        await trio.sleep(_PAUSE)
+                    elif error.errno not in _LOST:
+                        raise
+                else:
+                    self._admit(stream, connections)
+
+    def _admit(self, stream: trio.abc.Stream, connections: trio.Nursery) -> None:
         try:
-            peer = await self._identify(stream)
+            lease = self._admission.admit(*peer_key(stream))
+        except Refused as reason:
+            connections.start_soon(self._refuse, stream, str(reason))
+        except OSError:
+            connections.start_soon(trio.aclose_forcefully, stream)  # it has gone
+        else:
+            connections.start_soon(self._serve, stream, lease)
+
+    async def _refuse(self, stream: trio.abc.Stream, reason: str) -> None:
+        """Say why, and wait a moment for the client to close: a reset would overtake the answer, though not on a unix
+        socket."""
+        log.warning("connection refused: %s", reason, extra={"throttle": "connection refused"})
+        lingers = self._refusing < _REFUSALS and not self._draining
+        self._refusing += lingers
+        try:
+            with trio.move_on_after(_REFUSAL_TIME if lingers else _PAUSE):
+                await stream.send_all(plain_error(503, reason, _RETRY_AFTER))
+                if isinstance(stream, trio.abc.HalfCloseableStream):
+                    await stream.send_eof()
+                while lingers and await stream.receive_some(4096):
+                    pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._refusing -= lingers
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, stream: trio.abc.Stream, lease: Lease) -> None:
+        peer = None
+        try:
+            lease.wait()
+            with lease.scope:
+                peer = await self._identify(stream)
+            if peer is not None:
+                await self._serve_peer(stream, peer, lease)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             log.debug("connection refused: %s", error)
+        finally:
+            lease.release()
             await trio.aclose_forcefully(stream)
-            return
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        await self.serve_peer(stream, peer)
 
     async def serve_peer(self, stream: trio.abc.Stream, peer: Peer) -> None:
         """Serve one connection whose other end is known."""
-        connection = Connection(stream, self._handler, peer, self._limits, self._on_error)
+        await self._serve_peer(stream, peer, self._admission.admit(""))
+
+    async def _serve_peer(self, stream: trio.abc.Stream, peer: Peer, lease: Lease) -> None:
+        connection = Connection(stream, self._handler, peer, self._limits, self._on_error, lease)
         self._connections.add(connection)
         if self._draining:
             connection.finish()
         try:
             await connection.run()
         finally:
+            lease.release()
             self._connections.discard(connection)
             self._changed.unpark_all()
 
@@ -117,15 +188,15 @@ class Server:
         """Close what has been idle too long. Whoever becomes idle later also expires later, so the next look is at the
         oldest one's end."""
         allowed = self._limits.idle_timeout
-        while True:
-            now = trio.current_time()
-            oldest = now
-            for connection in self._connections:
-                if connection.idle_since + allowed <= now:
-                    connection.scope.cancel()
+        while allowed:
+            now = oldest = trio.current_time()
+            for lease, since in self._admission.waiting():
+                if since + allowed <= now:
+                    lease.end()
+                    oldest = now - allowed  # the next one of this peer may be due as well
                 else:
-                    oldest = min(oldest, connection.idle_since)
-            await trio.sleep_until(oldest + allowed if allowed else math.inf)
+                    oldest = min(oldest, since)
+            await trio.sleep_until(oldest + allowed)
 
 
 async def serve_connection(

@@ -10,7 +10,7 @@ import trio
 
 from orlop_kernel.config import ConfigError
 from orlop_kernel.http.listeners import open_tcp_listeners
-from orlop_kernel.http.messages import Answer, Request, Response
+from orlop_kernel.http.messages import Answer, Limits, Request, Response
 from orlop_kernel.http.server import Server
 
 from .collect import Metrics
@@ -47,7 +47,7 @@ class Endpoint:
         return Response(200, body, (("Content-Type", OPENMETRICS if openmetrics else TEXT),))
 
 
-async def start(engine: Engine, nursery: trio.Nursery) -> Metrics:
+async def start(engine: Engine, nursery: trio.Nursery, limits: Limits | None = None) -> Metrics:
     """Measure from now on, and answer in this nursery until it is cancelled. Raises `ConfigError` when the address cannot be
     had."""
     address = engine.config.metrics_addr
@@ -62,6 +62,6 @@ async def start(engine: Engine, nursery: trio.Nursery) -> Metrics:
     metrics = Metrics(engine)
     metrics.attach()
     nursery.start_soon(metrics.watch_lag)
-    await nursery.start(Server(Endpoint(metrics)).serve, listeners)
+    await nursery.start(Server(Endpoint(metrics), limits).serve, listeners)
     _log.info("metrics are at http://%s/metrics", address)
     return metrics

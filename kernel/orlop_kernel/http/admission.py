@@ -1,0 +1,149 @@
+"""Which connections a server takes: how many at once, and how many of them by one peer.
+
+A peer is a user of this machine, or an address of another. One that has too many loses those that wait for a request,
+longest first; where none waits, the new connection is refused. So a client with many idle connections, or one that begins
+requests and never ends them, is in nobody's way but its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import trio
+
+from orlop_kernel import linux
+from orlop_kernel.http.messages import Limits
+
+__all__ = ["Admission", "Lease", "Refused", "peer_key"]
+
+
+class Refused(Exception):
+    """A connection too many; the text is for the peer and for the log."""
+
+
+class _Peer:
+    __slots__ = ("key", "open", "waiting")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.open = 0
+        # Not a dict, whose first key costs a search when those before it were removed
+        self.waiting: OrderedDict[Lease, float] = OrderedDict()
+
+
+class Lease:
+    """One connection's place among those allowed. `scope` ends the connection."""
+
+    __slots__ = ("_admission", "_peer", "scope")
+
+    def __init__(self, admission: Admission, peer: _Peer) -> None:
+        self._admission = admission
+        self._peer: _Peer | None = peer
+        self.scope = trio.CancelScope()
+
+    def wait(self) -> None:
+        """From now on the connection waits for a request, and may be ended to make place for another."""
+        if self._peer is not None:
+            self._peer.waiting.setdefault(self, trio.current_time())
+
+    def work(self) -> None:
+        """A whole request has arrived."""
+        if self._peer is not None:
+            self._peer.waiting.pop(self, None)
+
+    @property
+    def waits(self) -> bool:
+        """Between `wait` and `work`."""
+        return self._peer is not None and self in self._peer.waiting
+
+    def end(self) -> None:
+        """Cancel the connection; its place is free at once."""
+        self.release()
+        self.scope.cancel()
+
+    def release(self) -> None:
+        """Give the place back; may be called twice."""
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            peer.waiting.pop(self, None)
+            self._admission.released(peer)
+
+
+class Admission:
+    """Counts the connections of one server."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._peers: dict[str, _Peer] = {}
+        self._open = 0
+
+    def admit(self, key: str, descriptor: int = 0) -> Lease:
+        """A place for a new connection of this peer. `descriptor` is the number it got: the kernel gives the lowest that is
+        free, so that at least so many are in use. Raises `Refused`."""
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = self._peers[key] = _Peer(key)
+        reason = self._excess(peer, descriptor)
+        if reason and not self._make_place(peer):
+            if not peer.open:
+                del self._peers[key]
+            raise Refused(reason)
+        peer.open += 1
+        self._open += 1
+        return Lease(self, peer)
+
+    def _excess(self, peer: _Peer, descriptor: int) -> str:
+        limits = self._limits
+        if limits.connections_by_peer and peer.open >= limits.connections_by_peer:
+            return f"{peer.key or 'the client'} has {peer.open} connections open, as many as one client may"
+        if limits.connections and self._open >= limits.connections:
+            return f"{self._open} connections are open here, as many as are allowed"
+        if limits.descriptors and descriptor >= limits.descriptors:
+            return f"the daemon has {descriptor} files open, and keeps the rest for its own work"
+        return ""
+
+    def _make_place(self, peer: _Peer) -> bool:
+        """End a waiting connection: this peer's, or, unless the peer has used up its own share, one of the peer's with the
+        most. False when none waits."""
+        victim: _Peer | None = peer
+        if not peer.waiting:
+            if self._limits.connections_by_peer and peer.open >= self._limits.connections_by_peer:
+                return False
+            others = (other for other in self._peers.values() if other.waiting)
+            victim = max(others, key=lambda other: other.open, default=None)
+        if victim is None:
+            return False
+        next(iter(victim.waiting)).end()
+        return True
+
+    def released(self, peer: _Peer) -> None:
+        """A lease has ended."""
+        peer.open -= 1
+        self._open -= 1
+        if not peer.open:
+            self._peers.pop(peer.key, None)
+
+    def waiting(self) -> Iterator[tuple[Lease, float]]:
+        """Of each peer the connection that has waited longest, and since when."""
+        for peer in list(self._peers.values()):
+            for lease, since in peer.waiting.items():
+                yield lease, since
+                break
+
+
+def peer_key(stream: trio.abc.Stream) -> tuple[str, int]:
+    """Who the connections of this stream's other end are counted for, and the descriptor of the stream. An IPv6 host has a
+    /64 to choose addresses from. Raises OSError when it has gone already."""
+    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if not isinstance(inner, trio.SocketStream):
+        return "", 0
+    sock = inner.socket
+    if sock.family == socket.AF_UNIX:
+        return f"user {linux.peer_credentials(sock)[1]}", sock.fileno()  # type: ignore[arg-type]
+    address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or ipaddress.ip_address(int(address) >> 64 << 64)
+    return f"address {address}", sock.fileno()
