@@ -8,6 +8,7 @@ import re
 
 import msgspec
 
+from orlop_kernel import descriptors
 from orlop_kernel.api.responses import error_response
 from orlop_kernel.http import BadRequest
 from orlop_kernel.http.messages import BodyError, Request, Response
@@ -74,9 +75,13 @@ def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(leaf, OSError) and leaf.errno == errno.ENOSPC:
         # Nobody's fault here, and the one failure of the machine that users mend by themselves.
         status, message = 500, "no space left on device: free some space, the request can then be made again"
+    exhausted = descriptors.is_exhaustion(error)
+    if exhausted and status != 503:
+        status, message = 503, descriptors.advice()
     if not status:
         log.error("cannot answer %s %s", request.method, _shown(request), exc_info=error)
         return error_response(500, message or type(leaf).__name__)
     if status >= 500:
-        log.warning("cannot answer %s %s: %s", request.method, _shown(request), message)
+        extra = {"throttle": "too many open files"} if exhausted else None
+        log.warning("cannot answer %s %s: %s", request.method, _shown(request), message, extra=extra)
     return error_response(status, message)

@@ -6,11 +6,16 @@ When standard error is systemd's journal, each line begins with its priority (sd
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
 
-__all__ = ["set_level", "setup"]
+from orlop_kernel import descriptors
+
+__all__ = ["Throttle", "set_level", "setup"]
 
 _LEVELS = {
     "panic": logging.CRITICAL,
@@ -37,6 +42,40 @@ _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), 
 def _time(record: logging.LogRecord) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     return f"{whole}.{int(record.msecs):03d}Z"
+
+
+class Throttle(logging.Filter):
+    """Lets one record of a kind pass every ten seconds, and has the next one say how many did not. A kind is what a caller
+    names (`extra={"throttle": "..."}`); failures for lack of descriptors are one by themselves, wherever they happen,
+    without their tracebacks: there is nothing in them that the limit does not explain."""
+
+    PERIOD = 10.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[str, tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = getattr(record, "throttle", "")
+        if record.exc_info and descriptors.is_exhaustion(record.exc_info[1]):
+            kind = "too many open files"
+            record.msg, record.args = f"{record.getMessage()}: {descriptors.advice()}", ()
+            record.exc_info = None
+        return not kind or self._passes(kind, record)
+
+    def _passes(self, kind: str, record: logging.LogRecord) -> bool:
+        now = self._clock()
+        with self._lock:
+            since, held = self._kinds.get(kind, (-math.inf, 0))
+            if now - since < self.PERIOD:
+                self._kinds[kind] = since, held + 1
+                return False
+            self._kinds[kind] = now, 0
+        if held:
+            record.msg, record.args = f"{record.getMessage()} (and {held} more since the last such line)", ()
+        return True
 
 
 class _Text(logging.Formatter):
@@ -101,6 +140,7 @@ def setup(level: str, form: str) -> None:
     formatter = _Json() if form == "json" else _Text()
     journal = _is_journal(2, os.environ.get("JOURNAL_STREAM", ""))
     handler.setFormatter(_Journal(formatter) if journal else formatter)
+    handler.addFilter(Throttle())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

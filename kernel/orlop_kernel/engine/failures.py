@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from orlop_kernel.spi import DriverError, OrlopError
+from orlop_kernel import descriptors
+from orlop_kernel.spi import DriverError, OrlopError, Unavailable
 
 __all__ = ["as_orlop_error"]
 
@@ -29,6 +30,8 @@ def as_orlop_error(error: Exception, what: str) -> OrlopError:
         if isinstance(leaf, OrlopError):
             return leaf
     first = leaves[0]
+    if descriptors.is_exhaustion(error):
+        return Unavailable(f"{what}: {descriptors.advice()}")
     if isinstance(first, OSError):
         name = f"{first.filename}: " if first.filename else ""
         return DriverError(f"{what}: {name}{first.strerror or first}")

@@ -1,0 +1,93 @@
+"""What is said when no file can be opened any more: once, in words, without a traceback."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from orlop_kernel import descriptors
+from orlop_kernel.api.errors import answer_error
+from orlop_kernel.boot.logs import Throttle
+from orlop_kernel.engine.failures import as_orlop_error
+from orlop_kernel.http import Request
+from orlop_kernel.spi import DriverError, Unavailable
+
+EMFILE = OSError(errno.EMFILE, "Too many open files")
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (EMFILE, True),
+        (OSError(errno.ENFILE, "too many in the system"), True),
+        (ExceptionGroup("", [ValueError(), ExceptionGroup("", [EMFILE])]), True),
+        (caused(DriverError("cannot run runc"), EMFILE), True),
+        (OSError(errno.ENOENT, "no"), False),
+        (DriverError("x"), False),
+        (None, False),
+    ],
+)
+def test_why_it_failed(error: BaseException | None, found: bool) -> None:
+    assert descriptors.is_exhaustion(error) is found
+
+
+@pytest.mark.parametrize("error", [EMFILE, caused(DriverError("cannot run runc"), EMFILE), ExceptionGroup("", [EMFILE])])
+def test_a_client_is_told_to_come_again_and_what_is_short(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    request = Request("GET", "/x", "/x", {}, {}, None, None)  # type: ignore[arg-type]
+    for each in (error, as_orlop_error(error, "cannot start it")):
+        answer = answer_error(request, each)
+        assert answer.status == 503
+    assert b"LimitNOFILE" in answer_error(request, as_orlop_error(EMFILE, "cannot start it")).body
+    assert isinstance(as_orlop_error(EMFILE, "cannot start it"), Unavailable)
+    assert all(not record.exc_info for record in caplog.records)
+
+
+@pytest.fixture
+def log() -> Iterator[tuple[logging.Logger, io.StringIO, list[float]]]:
+    now, text = [0.0], io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.addFilter(Throttle(lambda: now[0]))
+    logger = logging.getLogger("throttled")
+    logger.propagate = False
+    logger.handlers[:] = [handler]
+    yield logger, text, now
+
+
+def test_one_line_and_how_many_there_were(log: tuple[logging.Logger, io.StringIO, list[float]]) -> None:
+    logger, text, now = log
+    for number in range(1000):
+        try:
+            raise EMFILE
+        except OSError:
+            logger.exception("cannot do %d", number)
+    logger.error("another failure")
+    now[0] += 11
+    logger.error("and again", exc_info=EMFILE)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("cannot do 0: too many open files: the daemon may have ")
+    assert lines[1] == "another failure"
+    assert lines[2].startswith("and again: too many open files") and lines[2].endswith(
+        "(and 999 more since the last such line)"
+    )
+
+
+def test_kinds_are_apart_and_other_tracebacks_stay(log: tuple[logging.Logger, io.StringIO, list[float]]) -> None:
+    logger, text, _ = log
+    for kind in ("a", "b", "a", "b"):
+        logger.warning("of %s", kind, extra={"throttle": kind})
+    try:
+        raise OSError(errno.ENOENT, "gone")
+    except OSError:
+        logger.exception("one of ours")
+    lines = text.getvalue().splitlines()
+    assert lines[:3] == ["of a", "of b", "one of ours"] and "Traceback" in lines[3]
