@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import quote_plus
 
@@ -28,7 +28,7 @@ _CHUNK_MIN = 1 << 18  # a thread's turn, so that going there and back is a small
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SYSTEM_ERROR = 3
-_READS = Abandonable("reads of logs", 40)
+_READS = Abandonable("reads of logs", 40, turns=3)
 
 
 class LogsRequest(msgspec.Struct, frozen=True):
@@ -130,12 +130,27 @@ def _error_text(error: Exception, request: LogsRequest) -> bytes:
 class _Lease:
     """A reader that may be closed while a thread is in it: then the thread closes it."""
 
-    def __init__(self, reader: LogReader, request: LogsRequest) -> None:
-        self.reader = reader
+    def __init__(self, make: Callable[[], LogReader], request: LogsRequest) -> None:
+        self._make = make
         self._request = request
         self._lock = threading.Lock()
+        self._reader: LogReader | None = None
         self._busy = False
         self._closed = False
+
+    def open(self) -> None:
+        """Make the reader. Raises what the driver does."""
+        reader = self._make()
+        with self._lock:
+            if not self._closed:
+                self._reader = reader
+                return
+        reader.close()
+
+    @property
+    def reader(self) -> LogReader:
+        assert self._reader is not None
+        return self._reader
 
     def read(self) -> tuple[bytes, bool]:
         """What there is, up to `_CHUNK_MAX` bytes or so, and whether there may be more at once."""
@@ -155,14 +170,14 @@ class _Lease:
             with self._lock:
                 self._busy = False
                 if self._closed:
-                    self.reader.close()
+                    self._reader.close()
 
     def close(self) -> None:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                if not self._busy:
-                    self.reader.close()
+                if not self._busy and self._reader is not None:
+                    self._reader.close()
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
@@ -193,8 +208,13 @@ class LogStream:
     async def open(self) -> LogStream:
         """Open the driver's reader. `NotImplementedHere` when the driver cannot be read; may be called twice."""
         if self._lease is None:
-            reader = await trio.to_thread.run_sync(self._make)
-            self._lease = _Lease(reader, self._request)
+            lease = _Lease(self._make, self._request)
+            try:
+                await _READS.run(lease.open)
+            except BaseException:
+                lease.close()
+                raise
+            self._lease = lease
         return self
 
     def __aiter__(self) -> LogStream:

@@ -3,7 +3,9 @@ no threads but those of who asks for it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -11,20 +13,85 @@ import trio
 __all__ = ["Abandonable"]
 
 T = TypeVar("T")
+_STUCK = 0.5  # seconds that work may take before its turn is another's: it is not computing then, but waits for a device
 
 
 class Abandonable:
-    """At most `most` at once, those included that nobody waits for any more. One a kind of work, at module level."""
+    """At most `most` at once, those included that nobody waits for any more. One a kind of work, at module level. `turns`:
+    no more than that at once as long as they come back soon. More would not be faster where they compute, as they share
+    one lock, and each would keep the event loop from it for up to 5 ms at a time."""
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, most: int, turns: int = 0) -> None:
         self._most = most
-        self._limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(name)
+        self._turns = turns or most
+        self._pool: trio.lowlevel.RunVar[_Pool] = trio.lowlevel.RunVar(name)
 
     async def run(self, work: Callable[[], T]) -> T:
         """On a thread, which is left alone when this is cancelled. Waits for one of them to be free first."""
         try:
-            limiter = self._limiter.get()
+            pool = self._pool.get()
         except LookupError:
-            limiter = trio.CapacityLimiter(self._most)
-            self._limiter.set(limiter)
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+            pool = _Pool(self._most, self._turns)
+            self._pool.set(pool)
+        return await pool.run(work)
+
+
+class _Pool:
+    def __init__(self, most: int, turns: int) -> None:
+        self._most = most
+        self._usual = turns
+        self._turns = trio.CapacityLimiter(turns)
+        self._threads = trio.CapacityLimiter(math.inf)
+        self._began: dict[_Job, float] = {}
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        job = _Job()
+        await self._enter(job)
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # the last one until the thread runs
+        except trio.Cancelled:
+            self._leave(job)
+            raise
+
+        def thread() -> T:
+            job.started = True
+            try:
+                return work()
+            finally:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._leave, job)
+
+        try:
+            return await trio.to_thread.run_sync(thread, abandon_on_cancel=True, limiter=self._threads)
+        except RuntimeError:
+            if not job.started:
+                self._leave(job)
+            raise
+
+    async def _enter(self, job: _Job) -> None:
+        while True:
+            with trio.move_on_after(_STUCK) as waited:
+                await self._turns.acquire_on_behalf_of(job)
+            if not waited.cancelled_caught:
+                self._began[job] = trio.current_time()
+                return
+            self._count_stuck()
+
+    def _leave(self, job: _Job) -> None:
+        del self._began[job]
+        self._turns.release_on_behalf_of(job)
+        self._count_stuck()
+
+    def _count_stuck(self) -> None:
+        """Have as many more turns as there is work that does not come back."""
+        late = trio.current_time() - _STUCK
+        stuck = sum(began < late for began in self._began.values())
+        self._turns.total_tokens = min(self._most, self._usual + stuck)
+
+
+class _Job:
+    __slots__ = ("started",)
+
+    def __init__(self) -> None:
+        self.started = False

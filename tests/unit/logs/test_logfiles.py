@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import select
+import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -330,11 +334,76 @@ def test_follow_from_a_file_that_was_compressed_since(tmp_path: Path) -> None:
 
 
 def test_without_inotify_a_clock_wakes_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_inotify", lambda directory: -1)
+    def add(directory: str, watch: watching.Watch) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(watching._dispatcher, "add", add)
     reader = FileLogReader(str(tmp_path / "log"), Lines(), LogQuery(follow=True))
     assert select.select([reader.fileno()], [], [], 5)[0]
     assert list(reader.read()) == []
     reader.close()
+
+
+def test_followers_share_one_inotify_instance(tmp_path: Path) -> None:
+    """The kernel allows a user 128. Each follower is woken by its own directory, and by nothing once it is closed."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    readers = {
+        name: [FileLogReader(str(tmp_path / name / "log"), Lines(), LogQuery(follow=True)) for _ in range(200)]
+        for name in "ab"
+    }
+    every = [reader for name in "ab" for reader in readers[name]]
+    assert sum("inotify" in os.readlink(f"/proc/self/fd/{fd}") for fd in _descriptors()) == 1
+    (tmp_path / "a" / "log").write_bytes(b"1 line\n")
+    for reader in readers["a"]:
+        assert select.select([reader.fileno()], [], [], 5)[0]
+        assert [record.data for record in reader.read()] == [b"1 line"]
+    assert not any(select.select([reader.fileno()], [], [], 0)[0] for reader in readers["b"])
+    for reader in every[:-1]:
+        reader.close()
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "b" / "log").write_bytes(b"1 line\n")
+    assert select.select([every[-1].fileno()], [], [], 5)[0]
+    every[-1].close()
+    (tmp_path / "a").mkdir()
+    again = FileLogReader(str(tmp_path / "a" / "log"), Lines(), LogQuery(follow=True))
+    (tmp_path / "a" / "log").write_bytes(b"1 line\n")
+    assert select.select([again.fileno()], [], [], 5)[0]
+    again.close()
+
+
+@pytest.mark.parametrize("fails", ["listdir", "fstat", "stat"])
+@pytest.mark.parametrize("after", range(6))
+def test_a_reader_that_cannot_open_all_keeps_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, after: int
+) -> None:
+    for name in ("log", "log.1", "log.2"):
+        (tmp_path / name).write_bytes(b"1 line\n")
+    FileLogReader(str(tmp_path / "log"), Lines(), LogQuery(follow=True)).close()
+    before, calls, real = len(_descriptors()), [0], getattr(os, fails)
+
+    def failing(*given: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > after:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, fails, failing)
+        try:
+            FileLogReader(str(tmp_path / "log"), Lines(), LogQuery(follow=True)).close()
+        except DriverError as error:
+            assert "Too many open files" in str(error)
+    assert len(_descriptors()) == before
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            os.readlink(f"/proc/self/fd/{fd}")
+            found.append(fd)
+    return found
 
 
 @pytest.mark.parametrize(

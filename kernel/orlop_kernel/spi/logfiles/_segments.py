@@ -111,7 +111,11 @@ def _open(name: str) -> Segment | None:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    return Packed(fd) if name.endswith(".gz") else Plain(fd)
+    try:
+        return Packed(fd) if name.endswith(".gz") else Plain(fd)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _inode(name: str) -> int:
@@ -123,13 +127,28 @@ def _inode(name: str) -> int:
 
 def open_segments(path: str) -> list[Segment]:
     """All files of the log that there are, oldest first; the caller closes them."""
-    for attempt in range(_TRIES):
-        names = _names(path)
-        opened = [_open(name) for name in names]
-        segments = [segment for segment in opened if segment is not None]
-        seen = [segment.inode if segment else -1 for segment in opened]
-        if (names == _names(path) and seen == [_inode(name) for name in names]) or attempt == _TRIES - 1:
+    for _ in range(_TRIES - 1):
+        segments = _picture(path)
+        if segments is not None:
             return segments
-        for segment in segments:
+    return _picture(path, consistent=False) or []
+
+
+def _picture(path: str, *, consistent: bool = True) -> list[Segment] | None:
+    """One try. None when a rotation moved the names meanwhile. Whatever fails, such as for too many open files: what is open
+    already is closed."""
+    opened: list[Segment] = []
+    try:
+        names, seen = _names(path), []
+        for name in names:
+            segment = _open(name)
+            if segment is not None:
+                opened.append(segment)
+            seen.append(segment.inode if segment else -1)
+        if not consistent or (names == _names(path) and seen == [_inode(name) for name in names]):
+            segments, opened = opened, []
+            return segments
+        return None
+    finally:
+        for segment in opened:
             segment.close()
-    raise AssertionError("the last attempt returns")
