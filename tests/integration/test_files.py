@@ -78,12 +78,8 @@ def test_the_api_in_dockers_words(engine, name):
     sleeper(engine, name, script="mkdir /d; echo x > /d/f; ln -s /d/f /l; sleep 1000")
     engine.ok("exec", name, "sh", "-c", "until [ -e /l ]; do :; done")
     put = lambda path, body, query="": engine.api("PUT", f"/containers/{name}/archive?path={path}{query}", body)  # noqa: E731
-    assert put("/d/f", _tar({"a": b"1"}))[0] == 400
     status, answer = put("/nosuch", _tar({"a": b"1"}))
     assert status == 404 and "Could not find the file /nosuch" in answer["message"]
-    assert put("/d", b"this is no tar archive" * 100)[0] == 400
-    assert put("/d", _tar({"../../../escaped": b"1"}))[0] == 400
-    assert put("/", _tar({"d": b"1"}), "&noOverwriteDirNonDir=1")[0] == 400
     assert engine.api("PUT", f"/containers/{name}/archive", _tar({"a": b"1"}))[0] == 400
     assert put("/d", _tar({"given": b"1"}, uid=7, gid=8))[0] == 200
     assert engine.ok("exec", name, "stat", "-c", "%u:%g", "/d/given") == "7:8"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -64,9 +63,9 @@ class _Routes:
 
     async def get(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
-        packed = await archive.pack(self.room, container, path)
+        found, pieces = await archive.pack(self.room, container, path)
         self.engine.events.publish("container", "archive-path", container.id, self.room.attributes(container))
-        return Streaming(200, packed, _TAR + _stat(packed.found))
+        return Streaming(200, pieces, _TAR + _stat(found))
 
     async def put(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
@@ -76,8 +75,7 @@ class _Routes:
         return Response(200)
 
     async def export(self, call: Call) -> Answer:
-        container = self._of(call)
-        pieces: AsyncGenerator[bytes, None] = commit.export(self.engine, container)
+        pieces = await commit.export(self.engine, self._of(call))
         return Streaming(200, pieces, (("Content-Type", "application/octet-stream"),))
 
     async def changes(self, call: Call) -> Answer:

@@ -17,14 +17,13 @@ from typing import Protocol
 import msgspec
 import trio
 
-from orlop_kernel.spi import DriverError, InvalidParameter, Mount, NotFound, UnpackTarget
+from orlop_kernel.spi import DriverError, InvalidParameter, Mount, NotFound, OrlopError, UnpackTarget
 from orlop_kernel.unpack.request import (
     HEADER,
     Answer,
     CopyUp,
     Done,
     Failed,
-    Found,
     Limits,
     MakeDirectory,
     Progress,
@@ -34,7 +33,19 @@ from orlop_kernel.unpack.request import (
     encode,
 )
 
-__all__ = ["Answers", "Limits", "Spawner", "Unpacked", "copy_up", "feed", "make_directory", "refusal", "unpack", "worker"]
+__all__ = [
+    "Answers",
+    "Limits",
+    "Spawner",
+    "Unpacked",
+    "WorkerRefused",
+    "copy_up",
+    "feed",
+    "make_directory",
+    "refusal",
+    "unpack",
+    "worker",
+]
 
 _FAREWELL = 5.0  # seconds a killed worker may take to die; longer only in an uninterruptible system call
 
@@ -116,13 +127,30 @@ async def _result(stream: trio.SocketStream, progress: Callable[[int], None] | N
     raise refusal(what, None)
 
 
-def refusal(what: str, answer: Failed | Found | Progress | Done | None) -> Exception:
-    """What a worker that did not do it is to be raised as."""
+class WorkerRefused(OrlopError):
+    """What the worker said, for callers who have words of their own for it."""
+
+    failed: Failed
+
+
+class _BadArchive(WorkerRefused, InvalidParameter):
+    pass
+
+
+class _CannotUnpack(WorkerRefused, DriverError):
+    pass
+
+
+def refusal(what: str, answer: Answer | None) -> Exception:
+    """The error to raise for a worker that failed: `NotFound`, or a `WorkerRefused` that is an `InvalidParameter` when the
+    archive is at fault and a `DriverError` when this machine is."""
     if not isinstance(answer, Failed):
         return DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
     if answer.missing:
         return NotFound(f"cannot {what}: there is no {answer.message}")
-    return (InvalidParameter if answer.archive else DriverError)(f"cannot {what}: {answer.message}")
+    error = (_BadArchive if answer.archive else _CannotUnpack)(f"cannot {what}: {answer.message}")
+    error.failed = answer
+    return error
 
 
 async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from .errors import UnpackError, shown
+from .errors import CUT_OFF, UnpackError, shown
 from .header import BLOCK, Entry, apply_pax, parse_gnu_sparse, parse_header, parse_pax, parse_pax_sparse
 
 __all__ = ["Source", "entries"]
@@ -30,7 +30,7 @@ class Source(Protocol):
 def _exactly(source: Source, size: int) -> bytes:
     data = source.read(size)
     if len(data) < size:
-        raise UnpackError("the tar archive ends in the middle of an entry")
+        raise UnpackError(CUT_OFF)
     return data
 
 
@@ -119,7 +119,7 @@ def entries(source: Source) -> Iterator[Entry]:
         if not block:
             return
         if len(block) < BLOCK:
-            raise UnpackError("the tar archive ends in the middle of a header")
+            raise UnpackError(CUT_OFF)
         if not block[0] and not any(block):
             return
         entry = parse_header(block)

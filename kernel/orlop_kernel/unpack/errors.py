@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["UnpackError", "shown"]
+__all__ = ["CUT_OFF", "NO_TAR", "UnpackError", "shown"]
+
+# What Go's archive/tar says, and dockerd with it.
+NO_TAR = "archive/tar: invalid tar header"
+CUT_OFF = "unexpected EOF"
 
 
 class UnpackError(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from .errors import UnpackError, shown
+from .errors import NO_TAR, UnpackError, shown
 
 __all__ = [
     "BLOCK",
@@ -61,7 +61,7 @@ def _number(raw: bytes) -> int:
     try:
         return int(text, 8)
     except ValueError:
-        raise UnpackError(f"damaged tar header, or no tar archive: {shown(text)!r} is not a number") from None
+        raise UnpackError(NO_TAR) from None
 
 
 def _text(raw: bytes) -> bytes:
@@ -92,7 +92,7 @@ def parse_header(block: bytes) -> Entry:
     total = sum(block) - sum(checksum) + 256  # the checksum counts itself as eight blanks
     # Some old tars added the bytes as signed chars.
     if total != stated and total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) != stated:
-        raise UnpackError("damaged tar header: its checksum is wrong; this is not a tar archive, or it is damaged")
+        raise UnpackError(NO_TAR)
     name = _text(name)
     gnu = magic == b"ustar  \0"
     if magic[:5] == b"ustar" and not gnu and prefix[0]:

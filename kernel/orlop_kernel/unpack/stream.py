@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol, cast
 import zstandard
 from isal import igzip
 
-from .errors import UnpackError
+from .errors import CUT_OFF, UnpackError
 
 __all__ = ["COMPRESSIONS", "CompressedFile", "Uncompressed", "decompress", "sniff"]
 
@@ -221,7 +221,7 @@ class Uncompressed:
         while size:
             piece = self._piece(size)
             if not piece:
-                raise UnpackError("the tar archive ends in the middle of an entry")
+                raise UnpackError(CUT_OFF)
             size -= len(piece)
             yield piece
 

@@ -174,6 +174,8 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
 def _place(connection: socket.socket, request: Place, fds: list[int]) -> Done:
     _enter(request.view, fds)
     target, source_fd = view.directory(request.path), fds.pop()
+    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # before the archive is looked at, as dockerd
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     owner = None
     if request.user:
         root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -203,7 +203,7 @@ class LocalVolumes:
 
 
 def _fill(directory: str, options: Mapping[str, str]) -> None:
-    os.chmod(directory, 0o701)
+    os.chmod(directory, 0o701)  # noqa: S103 - Docker's mode of a volume
     if options:
         fd = os.open(os.path.join(directory, "opts.json"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:

@@ -306,7 +306,7 @@ def test_headers() -> None:
     info.uid, info.size, info.mtime = 1 << 24, 1 << 40, -5
     entry = parse_header(info.tobuf(tarfile.GNU_FORMAT)[:512])
     assert (entry.uid, entry.size, entry.mtime_ns) == (1 << 24, 1 << 40, -5_000_000_000)
-    with pytest.raises(UnpackError, match="checksum"):
+    with pytest.raises(UnpackError, match="invalid tar header"):
         parse_header(bytes(100) + b"0000644" + bytes(405))
     assert parse_pax(b"13 path=a b\xff\n9 uid=12\n") == [(b"path", b"a b\xff"), (b"uid", b"12")]
     for bad in (b"x", b"5 a=b", b"99 a=b\n", b"7 abcd\n", b"0 a=b\n", b"3 =\n"):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import suppress
+import posixpath
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 
 import trio
 
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.service import Containers
-from orlop_kernel.engine.unpacking import Answers, feed, refusal, worker
+from orlop_kernel.engine.unpacking import Answers, WorkerRefused, feed, refusal, worker
 from orlop_kernel.spi import DriverError, InvalidParameter, NotFound
-from orlop_kernel.unpack.request import Done, Failed, Found, Look, Pack, Place
+from orlop_kernel.unpack.request import Answer, Done, Failed, Found, Look, Pack, Place, View
 
 from . import views
 
-__all__ = ["Packed", "look", "pack", "place", "stream"]
+__all__ = ["TarStream", "look", "pack", "place", "stream"]
 
 _PIPE = 1 << 20
 _SILENCE = 60.0  # seconds that a client may leave a stopped container locked and send nothing
@@ -28,10 +29,10 @@ def _missing(container: Container, path: str) -> NotFound:
     return NotFound(f"Could not find the file {path} in container {container.name}")
 
 
-def _explained(container: Container, path: str, what: str, answer: object) -> Exception:
+def _explained(container: Container, path: str, what: str, answer: Answer | None) -> Exception:
     if isinstance(answer, Failed) and answer.missing:
         return _missing(container, path)
-    return refusal(what, answer)  # type: ignore[arg-type]  # anything else is told as it is
+    return refusal(what, answer)
 
 
 async def look(room: Containers, container: Container, path: str) -> Found:
@@ -46,105 +47,125 @@ async def look(room: Containers, container: Container, path: str) -> Found:
     raise _explained(container, path, f"look at {path}", answer)
 
 
-class Packed:
-    """A tar stream, and what it is of. Iterate over it once; an error breaks it off."""
+class TarStream:
+    """The tar stream that a worker writes, whole or broken off by an error. Iterate over it once; `aclose` ends the worker
+    and removes its view, and may be called by another task than the one that reads.
 
-    def __init__(self, found: Found, pieces: AsyncGenerator[Found | bytes, None]) -> None:
-        self.found = found
-        self._pieces = pieces
+    Not an async generator: one that yields within `async with` is closed whenever the garbage collector finds it, and trio
+    forbids it around a cancel scope (python-trio#638)."""
+
+    def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: Answers, what: str) -> None:
+        self._resources = resources
+        self._pipe = pipe
+        self._answers = answers
+        self._what = what
+        self._ended = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await self._pieces.__anext__()
-        assert isinstance(piece, bytes)
-        return piece
+        if self._ended:
+            raise StopAsyncIteration
+        if data := await self._pipe.receive_some(_PIPE):
+            return bytes(data)
+        self._ended = True
+        answer = await self._answers.next()
+        await self.aclose()
+        if not isinstance(answer, Done):
+            raise refusal(self._what, answer)
+        raise StopAsyncIteration
+
+    async def found(self) -> Found:
+        """What the stream is of, if the request names a path. Before the first read."""
+        answer = await self._answers.next()
+        if isinstance(answer, Found):
+            return answer
+        await self.aclose()
+        raise refusal(self._what, answer)
 
     async def aclose(self) -> None:
-        await self._pieces.aclose()
+        self._ended = True
+        await self._resources.aclose()
 
 
-async def pack(room: Containers, container: Container, path: str) -> Packed:
+async def stream(
+    room: Containers, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
+) -> TarStream:
+    """Have a worker pack what `request` makes of the container's view: with volumes if that is a path, else the root alone.
+    `changes` is the descriptor of a layer's changes."""
+    async with AsyncExitStack() as resources:
+        seen = await resources.enter_async_context(views.opened(room, container, mounts=bool(request(View("")).path)))
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+            pipe = await resources.enter_async_context(trio.lowlevel.FdStream(reading))
+            fds = (*seen.fds, *((changes,) if changes >= 0 else ()), writing)
+            channel = await resources.enter_async_context(worker(room.engine.zygote, request(seen.view), fds))
+        finally:
+            os.close(writing)
+        return TarStream(resources.pop_all(), pipe, Answers(channel), what)
+
+
+async def pack(room: Containers, container: Container, path: str) -> tuple[Found, TarStream]:
     """A path and what is below it, with volumes."""
-    pieces = _packed(room, container, path)
+    pieces = await stream(room, container, lambda view: Pack(view, path), f"archive {path}")
     try:
-        found = await pieces.__anext__()
+        return await pieces.found(), pieces
+    except NotFound:
+        raise _missing(container, path) from None
     except BaseException:
         await pieces.aclose()
         raise
-    assert isinstance(found, Found)
-    return Packed(found, pieces)
-
-
-async def _packed(room: Containers, container: Container, path: str) -> AsyncGenerator[Found | bytes, None]:
-    async with views.opened(room, container, mounts=True) as seen:
-        pieces = stream(room, Pack(seen.view, path), seen.fds, f"archive {path}")
-        try:
-            async for piece in pieces:
-                yield piece
-        except NotFound:
-            raise _missing(container, path) from None
-        finally:
-            await pieces.aclose()
-
-
-async def stream(room: Containers, request: Pack, fds: tuple[int, ...], what: str) -> AsyncGenerator[Found | bytes, None]:
-    """What a worker packs: `Found` first, if the request is of a path, then the bytes. Whole, or an error at its end."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    with suppress(OSError):
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
-    async with trio.lowlevel.FdStream(reading) as pipe:
-        try:
-            async with worker(room.engine.zygote, request, (*fds, writing)) as channel:
-                os.close(writing)
-                writing = -1
-                answers = Answers(channel)
-                if request.path:
-                    answer = await answers.next()
-                    if not isinstance(answer, Found):
-                        raise refusal(what, answer)
-                    yield answer
-                while data := await pipe.receive_some(_PIPE):
-                    yield bytes(data)
-                answer = await answers.next()
-                if not isinstance(answer, Done):
-                    raise refusal(what, answer)
-        finally:
-            if writing >= 0:
-                os.close(writing)
 
 
 async def place(
     room: Containers, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
 ) -> None:
-    """Unpack a tar stream into a directory of the container. `own`: everything becomes the container's user's."""
+    """Unpack a tar stream into a directory of the container. `own`: everything becomes the container's user's.
+
+    An archive that cannot be unpacked is a `DriverError`, as dockerd answers 500 to it."""
     user = container.record.config.user if own else ""
     async with views.opened(room, container, mounts=True, write=True) as seen:
         request = Place(seen.view, path, keep_kind, user)
         what = f"extract to {path}"
         try:
-            await feed(room.engine.zygote, _patient(source), request, lambda pipe: (*seen.fds, pipe), what)
+            await feed(room.engine.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)
         except NotFound:
             raise _missing(container, path) from None
-        except DriverError as error:
-            if os.strerror(errno.EROFS) in str(error):
-                raise InvalidParameter(_read_only(container, path)) from None
-            raise
+        except WorkerRefused as error:
+            raise DriverError(_words(container, path, error.failed)) from None
     room.engine.events.publish("container", "extract-to-dir", container.id, room.attributes(container))
 
 
-async def _patient(source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    pieces = aiter(source)
-    while True:
+def _words(container: Container, path: str, failed: Failed) -> str:
+    """dockerd's words, where it has any."""
+    if failed.errno == errno.EROFS:
+        return _read_only(container, path)
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        entry, _, _ = failed.message.rpartition(": ")
+        return f"write {posixpath.join(path, entry)}: {os.strerror(failed.errno).lower()}"
+    return failed.message if failed.archive else f"cannot extract to {path}: {failed.message}"
+
+
+class _Upload:
+    """The pieces that a client sends, broken off when it is silent for too long."""
+
+    def __init__(self, source: AsyncIterable[bytes]) -> None:
+        self._pieces = aiter(source)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         with trio.move_on_after(_SILENCE):
-            try:
-                piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
-            yield piece
-            continue
+            return await anext(self._pieces)
         raise InvalidParameter(f"the archive broke off: nothing came for {_SILENCE:g} s")
+
+    async def aclose(self) -> None:
+        if (close := getattr(self._pieces, "aclose", None)) is not None:
+            await close()
 
 
 def _read_only(container: Container, path: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +26,7 @@ from orlop_kernel.types.images import ImageConfig, ImageHealthcheck
 from orlop_kernel.unpack.request import Change as Listed
 from orlop_kernel.unpack.request import Pack
 
-from . import archive, views
+from . import archive
 from .changes import changed
 
 if TYPE_CHECKING:
@@ -39,15 +40,11 @@ _THAW = 30.0  # seconds; also when the daemon ends in the middle
 _encode = msgspec.json.Encoder().encode
 
 
-async def export(engine: Engine, container: Container) -> AsyncGenerator[bytes, None]:
+async def export(engine: Engine, container: Container) -> archive.TarStream:
     """The root as it is, without what is mounted in it."""
-    async with views.opened(engine.containers, container, mounts=False) as seen:
-        engine.events.publish("container", "export", container.id, engine.containers.attributes(container))
-        pieces = archive.stream(engine.containers, Pack(seen.view), seen.fds, f"export container {container.name}")
-        async with aclosing(pieces):
-            async for piece in pieces:
-                assert isinstance(piece, bytes)
-                yield piece
+    pieces = await archive.stream(engine.containers, container, Pack, f"export container {container.name}")
+    engine.events.publish("container", "export", container.id, engine.containers.attributes(container))
+    return pieces
 
 
 def _image_config(config: ContainerConfig) -> ImageConfig:
@@ -100,21 +97,15 @@ async def commit(
     async with _still(engine, container, pause), AsyncExitStack() as stack:
         listed = _listed(await changed(engine.containers, container, quiet=False))
         stack.callback(os.close, listed)
-        seen = await stack.enter_async_context(views.opened(engine.containers, container, mounts=False))
-        packing = Pack(seen.view, layer=True, sparse=False)
-        pieces = archive.stream(engine.containers, packing, (*seen.fds, listed), f"commit container {container.name}")
+        packing = partial(Pack, layer=True, sparse=False)
+        what = f"commit container {container.name}"
+        pieces = await archive.stream(engine.containers, container, packing, what, changes=listed)
         async with aclosing(pieces):
-            image = await engine.images.commit(request, _bytes(pieces))
+            image = await engine.images.commit(request, pieces)
         reference = name.familiar if name else ""
         attributes = engine.containers.attributes(container, comment=comment, imageID=image.id, imageRef=reference)
         engine.events.publish("container", "commit", container.id, attributes)
     return image
-
-
-async def _bytes(pieces: AsyncGenerator[object, None]) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        assert isinstance(piece, bytes)
-        yield piece
 
 
 @asynccontextmanager

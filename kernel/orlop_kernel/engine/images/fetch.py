@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import httpx
 
@@ -24,7 +24,16 @@ async def _beginning(answer: httpx.Response) -> str:
     return ""
 
 
-async def fetch(url: str, proxies: Proxies, report: Report) -> AsyncGenerator[bytes, None]:
+async def _counted(pieces: AsyncIterator[bytes], total: int, report: Report) -> AsyncGenerator[bytes, None]:
+    done = 0
+    async for piece in pieces:
+        done += len(piece)
+        report(amount("", "Importing", done, total))
+        yield piece
+
+
+@asynccontextmanager
+async def fetch(url: str, proxies: Proxies, report: Report) -> AsyncIterator[AsyncIterator[bytes]]:
     """The body of a URL. `NotFound` and `DriverError` in Docker's words."""
     try:
         async with (
@@ -37,12 +46,9 @@ async def fetch(url: str, proxies: Proxies, report: Report) -> AsyncGenerator[by
                 raise (NotFound if answer.status_code == 404 else DriverError)(text)
             report(message(f"Downloading from {url}"))
             size = answer.headers.get("content-length", "")
-            total, done = int(size) if size.isdigit() else 0, 0
-            async with aclosing(body(answer)) as pieces:
-                async for piece in pieces:
-                    done += len(piece)
-                    report(amount("", "Importing", done, total))
-                    yield piece
+            total = int(size) if size.isdigit() else 0
+            async with aclosing(body(answer)) as raw, aclosing(_counted(raw, total, report)) as pieces:
+                yield pieces
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         parsed = httpx.URL(url) if "://" in url else httpx.URL("http://invalid")
         cause = explain_os_error(error, parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))

@@ -284,14 +284,14 @@ class Registry:
                 start = int(given[1]) if given else -1
                 if start != offset:
                     raise RegistryError(f"cannot resume {digest}: the registry sent another range", status=416, retry=True)
-            async with aclosing(self._pieces(response, self.endpoint.url + path)) as pieces:
+            url = self.endpoint.url + path
+            async with aclosing(body(response)) as raw, aclosing(self._pieces(raw, url)) as pieces:
                 yield start, pieces
 
-    async def _pieces(self, response: httpx.Response, url: str) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, pieces: AsyncIterator[bytes], url: str) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(body(response)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async for piece in pieces:
+                yield piece
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise self._failure("Get", url, error) from error
 

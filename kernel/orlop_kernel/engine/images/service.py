@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 
 import msgspec
@@ -207,15 +207,14 @@ class Images:
         config = self._importer.config(request.changes)
 
         async def run(report: Report) -> None:
-            source = body
-            if request.source != "-":
-                from .fetch import fetch
+            async with AsyncExitStack() as stack:
+                source = body
+                if request.source != "-":
+                    from .fetch import fetch
 
-                source = fetch(request.source, self._config.proxies, report)
-            if isinstance(source, AsyncGenerator):
-                async with aclosing(source):
-                    image = await self._importer.make(request, config, source)
-            else:
+                    source = await stack.enter_async_context(fetch(request.source, self._config.proxies, report))
+                elif isinstance(body, AsyncGenerator):
+                    await stack.enter_async_context(aclosing(body))
                 image = await self._importer.make(request, config, source)
             if request.name:
                 self._event("tag", image.id, request.name.familiar, image)
