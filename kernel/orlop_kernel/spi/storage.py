@@ -93,7 +93,8 @@ class Storage(Protocol):
 
     async def remove(self, key: str) -> None:
         """Remove a snapshot. Returns at once even for large trees (rename aside, delete later). Unknown: no error.
-        `Conflict` when it is the parent of another one."""
+        `Conflict` when it is the parent of another one. A monitor that is about to end may still have it mounted: a driver
+        that cannot remove it then raises `DriverError`, and is asked again when the mount is gone."""
         ...
 
     async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:

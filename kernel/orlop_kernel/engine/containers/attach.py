@@ -19,7 +19,7 @@ from orlop_kernel.engine.processes.monitor_client import MonitorFailed
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, OrlopError, Unavailable
 
-from .container import AttachWaiter, Container
+from .container import AttachWaiter, Container, Joined, Run
 
 if TYPE_CHECKING:
     from .service import Containers
@@ -97,14 +97,14 @@ def check(container: Container) -> None:
         raise Conflict(f"container {container.id} is restarting, wait until the container is running")
 
 
-async def join(container: Container, request: Attach) -> trio.SocketStream | None:
+async def join(container: Container, request: Attach) -> Joined | None:
     """The container's streams. Before its start: waits for the start. While it is being started the monitor is there
     already, and takes attachments. None: the start failed, or the container has just ended."""
     check(container)
     run = container.run
     if run is not None and run.monitor is not None and not run.finished.is_set():
         try:
-            return await run.monitor.attach(request)
+            return Joined(await run.monitor.attach(request), run)
         except (MonitorFailed, Unavailable):
             with trio.move_on_after(_LAST_WORDS):
                 await run.finished.wait()
@@ -113,15 +113,15 @@ async def join(container: Container, request: Attach) -> trio.SocketStream | Non
     waiter = AttachWaiter(request)
     container.attach_waiters.append(waiter)
     try:
-        return await waiter.stream.get()
+        return await waiter.joined.get()
     except trio.Cancelled:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
-        elif waiter.stream.is_set():  # given in the moment in which we left
+        elif waiter.joined.is_set():  # given in the moment in which we left
             with trio.CancelScope(shield=True):
-                stream = await waiter.stream.get()
-            if stream is not None:
-                stream.socket.close()
+                joined = await waiter.joined.get()
+            if joined is not None:
+                joined.stream.socket.close()
         raise
 
 
@@ -222,13 +222,30 @@ async def attach(room: Containers, container: Container, client: Duplex, request
     room.engine.events.publish("container", "attach", container.id, room.attributes(container))
     if not (stdin or request.stdout or request.stderr):
         return  # to nothing: over at once, as with dockerd
+    run: Run | None = None
+
+    async def streams() -> trio.SocketStream | None:
+        nonlocal run
+        joined = await join(container, wanted)
+        if joined is None:
+            return None
+        run = joined.run
+        return joined.stream
+
+    async def ended() -> None:
+        # The monitor ends these streams when it has reported the exit. Clients inspect the exit code, and remove networks,
+        # as soon as they see the end.
+        assert run is not None
+        await run.finished.wait()
+
     try:
         await relay(
             client,
-            lambda: join(container, wanted),
+            streams,
             stdin=stdin,
             detach_keys=detach_keys if config.tty and stdin else None,
             end_on_stdin_eof=stdin and not once,
+            before_end=ended,
         )
     except* Detached:
         room.engine.events.publish("container", "detach", container.id, room.attributes(container))

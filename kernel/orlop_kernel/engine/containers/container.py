@@ -7,7 +7,7 @@ that change the container's state; readers take none.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -21,7 +21,7 @@ from .record import ContainerRecord
 if TYPE_CHECKING:
     from .health import Health
 
-__all__ = ["AttachWaiter", "Container", "Run"]
+__all__ = ["AttachWaiter", "Container", "Joined", "Run"]
 
 
 @dataclass(slots=True)
@@ -61,12 +61,19 @@ class Run:
             scope.deadline = min(scope.deadline, self.latest)
 
 
+class Joined(NamedTuple):
+    """An attachment: a stream of the monitor, and the run whose output it is."""
+
+    stream: trio.SocketStream
+    run: Run
+
+
 @dataclass(slots=True)
 class AttachWaiter:
-    """A client that attached before the start: it gets its stream when the container's streams exist."""
+    """A client that attached before the start: it is joined when the container's streams exist."""
 
     request: Attach
-    stream: Once[trio.SocketStream | None] = field(default_factory=Once)
+    joined: Once[Joined | None] = field(default_factory=Once)
 
 
 class Container:
@@ -107,7 +114,7 @@ class Container:
         """There will be no stream: the start failed, or the container is removed."""
         waiters, self.attach_waiters = self.attach_waiters, []
         for waiter in waiters:
-            waiter.stream.set(None)
+            waiter.joined.set(None)
 
     def exit_announced(self, code: int) -> None:
         """Wake who waits for the next exit; later waiters wait for the one after."""

@@ -27,7 +27,7 @@ from orlop_kernel.types.containers import HostConfig
 
 from . import ahead, bundle, checkpoints, confine, mounted, netfiles
 from . import runtime as runtimes
-from .container import Container, Run
+from .container import Container, Joined, Run
 from .runtime import task
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def launch(room: Containers, container: Container, image: str = "") -> Run
                     sock.close()
             await netfiles.answer_names(room, container)
         await bundle.write(room, container, monitor, inside.oci, network, inside.shm)
-        await _attach_waiters(container, monitor)
+        await _attach_waiters(container, run, monitor)
         started = await _start(room, container, runtime, monitor, command)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
@@ -215,7 +215,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
     return started
 
 
-async def _attach_waiters(container: Container, monitor: Monitor) -> None:
+async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> None:
     """Give clients that attached before the start their streams, before there is any output to miss. Whoever comes while
     this goes on finds the monitor by itself (see `attach.join`)."""
     while container.attach_waiters:
@@ -223,7 +223,7 @@ async def _attach_waiters(container: Container, monitor: Monitor) -> None:
         stream = await monitor.attach(waiter.request)
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
-            waiter.stream.set(stream)
+            waiter.joined.set(Joined(stream, run))
         else:
             await stream.aclose()  # the client went away meanwhile
 

@@ -1,5 +1,6 @@
-"""Remove: the row goes first, and is the answer; then what it stood for. What a crash in between leaves belongs to no row
-and is swept at boot, so a removed container never comes back and never leaves anything."""
+"""Remove: the row goes first, then what it stood for; then clients are told (`destroy`, and those who wait for the removal),
+who find no volume, name, endpoint or file of the container. What a crash in between leaves belongs to no row and is swept at
+boot, so a removed container never comes back and never leaves anything."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel.engine.failures import as_orlop_error
-from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound
+from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import Delete
 
 from . import ahead, create, exits, lifecycle
@@ -113,27 +114,49 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
 
 
 async def _remove_rest(room: Containers, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """What the row stood for. It is gone for clients already."""
+    """What the row stood for. The monitor's end is waited for last: the runtime's delete takes longer than
+    all the rest, and no client sees its effects."""
     record = container.record
-    room.engine.events.publish("container", "destroy", record.id, room.attributes(container))
-    container.removed.set(record.state.exit_code)
-    container.exit_announced(record.state.exit_code)
-    container.release_attach_waiters()
-    room.engine.execs.container_ended(container)
+    busy: OrlopError | None = None
+    try:
+        await ahead.drop(room, container)
+        if run is not None and record.host_config.pid_mode:
+            # Its processes may outlive its init, and write. In a PID namespace of its own they cannot: pid_namespaces(7).
+            await _end_run(room, container, run)
+        if volumes:
+            await anonymous.discard(room, record.mounts)
+        try:
+            await _discard_data(room, record.id)
+        except OrlopError as error:
+            busy = error  # a driver may not be able to while the monitor still has it mounted
+    finally:
+        _announce(room, container)
     if run is not None:
-        # The root's mount point must not go before the monitor (see `launch`).
-        with suppress(DeadlineExceeded):
-            await exits.put_away(room, container, run)
-    await ahead.drop(room, container)
-    await discard_files(room, record.id)
+        await _end_run(room, container, run)
+    if busy is not None:
+        await _discard_data(room, record.id)
+    # The root's mount point must not go before the monitor (see `launch`).
+    room.remove_run_directories(record.id)
     if room.engine.images.get(record.image_id) is None:
         await room.engine.images.collect()  # the image was removed before its last container: now its layers can go
-    if volumes:
-        await anonymous.discard(room, record.mounts)
+
+
+async def _end_run(room: Containers, container: Container, run: Run) -> None:
+    with suppress(DeadlineExceeded):
+        await exits.put_away(room, container, run)
+
+
+def _announce(room: Containers, container: Container) -> None:
+    code = container.record.state.exit_code
+    room.engine.events.publish("container", "destroy", container.id, room.attributes(container))
+    container.removed.set(code)
+    container.exit_announced(code)
+    container.release_attach_waiters()
+    room.engine.execs.container_ended(container)
 
 
 async def auto_remove(room: Containers, container: Container) -> None:
-    """`--rm` at the container's end. The client is told when the row is gone, the rest follows."""
+    """`--rm` at the container's end."""
     async with container.lock:
         if container.record.removing or container.id not in room.index or container.record.state.running:
             return  # removed by someone, or started again
@@ -151,6 +174,11 @@ async def auto_remove(room: Containers, container: Container) -> None:
 async def discard_files(room: Containers, container_id: str) -> None:
     """Everything a container has outside the store. Also for one that was never finished."""
     room.remove_run_directories(container_id)
+    await _discard_data(room, container_id)
+
+
+async def _discard_data(room: Containers, container_id: str) -> None:
+    """Its root, and its logs and files."""
     await room.engine.storage.remove(container_id)
     directory = room.directory(container_id)
     if os.path.isdir(directory):

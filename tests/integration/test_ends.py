@@ -1,0 +1,81 @@
+"""What clients are told of an end has happened, with the real client: streams, waits, events."""
+
+import json
+import os
+import socket
+
+import pytest
+from tests.integration.engine import BUSYBOX, patience, until
+
+pytestmark = pytest.mark.root
+
+ROUNDS = 10
+
+
+def test_nothing_is_left_when_run_rm_returns(engine):
+    for _ in range(ROUNDS):
+        name = engine.ok("volume", "create")
+        before = engine.ok("volume", "ls", "-q").split()
+        engine.ok("run", "--rm", "-v", "/anonymous", "-v", f"{name}:/named", BUSYBOX, "true")
+        assert engine.ok("volume", "ls", "-q").split() == before
+        assert os.listdir(engine.data_root / "containers") == []
+        engine.ok("volume", "rm", name)
+
+
+def test_nothing_is_left_when_destroy_is_told(engine, name):
+    """A client that hears `destroy` makes the same container again at once, with the same name, network and volume."""
+    for _ in range(ROUNDS):
+        engine.ok("network", "create", name)
+        engine.ok("run", "-d", "--rm", "--network", name, "-v", "/anonymous", "--name", name, BUSYBOX, "sleep", "1000")
+        with socket.socket(socket.AF_UNIX) as events:
+            events.settimeout(patience(20))
+            events.connect(engine.socket)
+            wanted = json.dumps({"event": {"destroy": True}, "type": {"container": True}, "container": {name: True}})
+            events.sendall(f"GET /events?filters={wanted.replace(' ', '')} HTTP/1.0\r\n\r\n".encode())
+            heard = events.recv(4096)  # the head: subscribed
+            killing = engine.background("kill", name)
+            while b'"destroy"' not in heard:
+                heard += events.recv(4096)
+            assert engine.ok("volume", "ls", "-q") == ""
+            engine.ok("network", "rm", name)
+            killing.communicate()
+        engine.ok("create", "--name", name, BUSYBOX, "true")
+        engine.ok("rm", name)
+
+
+def test_inspect_and_network_know_of_the_end_of_a_stream(engine, name):
+    for _ in range(ROUNDS):
+        engine.ok("network", "create", name)
+        made = engine.ok("create", "--network", name, BUSYBOX, "sh", "-c", "echo over; exit 7")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(patience(20))
+            client.connect(engine.socket)
+            client.sendall(
+                f"POST /containers/{made}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
+                "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode()
+            )
+            assert client.recv(4096).startswith(b"HTTP/1.1 101")
+            assert engine.api("POST", f"/containers/{made}/start")[0] == 204
+            while client.recv(4096):
+                pass
+        state = engine.inspect(made)["State"]
+        assert (state["Status"], state["ExitCode"]) == ("exited", 7)
+        engine.ok("network", "rm", name)
+        engine.ok("rm", made)
+
+
+def test_inspect_knows_of_the_end_of_followed_logs(engine, name):
+    for _ in range(ROUNDS):
+        engine.ok("run", "-d", "--name", name, BUSYBOX, "sh", "-c", "sleep 0.1; exit 7")
+        engine.ok("logs", "-f", name)
+        assert engine.inspect(name)["State"]["ExitCode"] == 7
+        engine.ok("rm", name)
+
+
+def test_a_root_shared_with_the_hosts_processes_goes_too(engine, name):
+    """`--pid host`: what it left running is killed before its files go."""
+    engine.ok(
+        "run", "--rm", "--pid", "host", "-v", "/v", BUSYBOX, "sh", "-c", "(while :; do echo > /v/$RANDOM; done) & sleep 0.1"
+    )
+    assert engine.ok("volume", "ls", "-q") == ""
+    until(lambda: os.listdir(engine.data_root / "containers") == [], "no directories of containers")
