@@ -103,7 +103,7 @@ CONTAINERS: list[tuple[str, list[str], dict[str, Any], dict[str, Any], bool]] = 
 
 # Paths within inspect that may differ: another engine's version, or written down in docs/api.md.
 KNOWN = (
-    r"GraphDriver\.Data\.LowerDir",  # no layer for /etc/hosts and such
+    r"GraphDriver\.Data\.LowerDir",  # directories have other names
     r"HostConfig\.MaskedPaths",  # of a newer Docker
     r"NetworkSettings\.(SandboxID|SandboxKey)",
     r"NetworkSettings\.Bridge",  # dockerd runs on a bridge that it is told

@@ -14,6 +14,7 @@ from orlop_kernel.check.compare import compare
 from orlop_kernel.check.facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
 from orlop_kernel.check.findings import ERROR, INFO, WARNING, Finding, report
 from orlop_kernel.engine.containers.record import ContainerRecord, MountRecord, State
+from orlop_kernel.engine.images.layers import init_layer
 from orlop_kernel.engine.images.records import ImageRecord, Layer
 from orlop_kernel.engine.networks.records import AttachedEndpoint, NetworkRecord, Sandbox
 from orlop_kernel.engine.networks.records import encode as encode_network
@@ -310,6 +311,14 @@ def test_files_of_a_row_that_is_set_aside_are_its() -> None:
         facts.storage = StorageFacts("overlay2", facts.storage.keys | {STRANGER})  # type: ignore[operator]
 
     assert [each.object for each in found(spoil)] == [f"quarantined row containers/{STRANGER}"]
+
+
+@pytest.mark.parametrize("chain", [CHAIN, ""])
+def test_an_init_layer_belongs_to_the_layer_below_it(chain: str) -> None:
+    def spoil(facts: Facts) -> None:
+        facts.storage = StorageFacts("overlay2", facts.storage.keys | {init_layer(chain)})  # type: ignore[operator]
+
+    assert found(spoil) == []
 
 
 def test_layers_of_a_removed_image_may_be_a_containers() -> None:

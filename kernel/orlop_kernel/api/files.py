@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop_kernel.engine.containers.container import Container
-from orlop_kernel.engine.files import archive, changes, commit
+from orlop_kernel.engine.files import archive, commit
 from orlop_kernel.engine.images.references import Reference, parse
 from orlop_kernel.http.messages import Answer, Headers, Response, Streaming
 from orlop_kernel.spi import InvalidParameter
@@ -79,7 +79,7 @@ class _Routes:
         return Streaming(200, pieces, (("Content-Type", "application/octet-stream"),))
 
     async def changes(self, call: Call) -> Answer:
-        found = await changes.changed(self.room, self._of(call))
+        found = await self.engine.storage.changes(self._of(call).id)
         return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found] or None)
 
     async def commit(self, call: Call) -> Answer:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from orlop_kernel.engine.images.layers import chain_of_init_layer
 from orlop_kernel.spi import Leftover
 
 from .facts import Facts
@@ -78,7 +79,7 @@ def _snapshots(facts: Facts, books: Books) -> Iterator[Finding]:
                     container=key,
                     remedy=Remedy("discard-container", key) if _swept(facts, books) else None,
                 )
-        elif key not in wanted and key not in held and not _held_by_container(books):
+        elif not _needed(key, wanted | held) and not _held_by_container(books):
             yield _unused(facts, books, f"snapshot {key[:19]}", "is a layer that no image has", "storage")
     for record in books.containers.values():
         if record.id not in storage.keys and record.storage_driver == storage.name:
@@ -98,6 +99,11 @@ def _snapshots(facts: Facts, books: Books) -> Iterator[Finding]:
                     object=f"image {image.id[:19]}",
                     text=f"its layer {layer.chain_id[:19]} is not in storage: pull or load it again",
                 )
+
+
+def _needed(key: str, layers: set[str]) -> bool:
+    below = chain_of_init_layer(key)
+    return key in layers or below == "" or below in layers
 
 
 def _held_by_container(books: Books) -> bool:

@@ -26,6 +26,7 @@ from orlop_kernel.unpack.request import (
     Failed,
     Limits,
     MakeDirectory,
+    MakeInitLayer,
     Progress,
     Request,
     Unpack,
@@ -42,6 +43,7 @@ __all__ = [
     "copy_up",
     "feed",
     "make_directory",
+    "make_init_layer",
     "refusal",
     "unpack",
     "worker",
@@ -251,6 +253,12 @@ async def make_directory(zygote: Spawner, mounts: Sequence[Mount], path: str, mo
     """Make directory `path` in the root that `mounts` make. `InvalidParameter` when there is something else."""
     async with worker(zygote, MakeDirectory(tuple(mounts), mountpoint, path), ()) as stream:
         await _result(stream, None, f"make directory {path}")
+
+
+async def make_init_layer(zygote: Spawner, mounts: Sequence[Mount], mountpoint: str) -> None:
+    """Make the paths of `unpack.init_layer` in the root that `mounts` make."""
+    async with worker(zygote, MakeInitLayer(tuple(mounts), mountpoint), ()) as stream:
+        await _result(stream, None, "make the init layer")
 
 
 async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: str, mountpoint: str) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "Limits",
     "Look",
     "MakeDirectory",
+    "MakeInitLayer",
     "Pack",
     "Place",
     "Progress",
@@ -83,6 +84,13 @@ class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
     mounts: tuple[Mount, ...]
     mountpoint: str
     path: str
+
+
+class MakeInitLayer(msgspec.Struct, frozen=True, tag=True):
+    """Make what `init_layer` lists in the root that `mounts` make. `mountpoint` as in `CopyUp`."""
+
+    mounts: tuple[Mount, ...]
+    mountpoint: str
 
 
 class Bind(msgspec.Struct, frozen=True):
@@ -179,7 +187,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     missing: bool = False
 
 
-Request = Unpack | CopyUp | MakeDirectory | Look | Pack | Place
+Request = Unpack | CopyUp | MakeDirectory | MakeInitLayer | Look | Pack | Place
 Answer = Progress | Found | Done | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

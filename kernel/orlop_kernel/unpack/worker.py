@@ -15,7 +15,7 @@ from orlop_kernel import users
 from orlop_kernel.linux import close_other_fds, set_process_name
 from orlop_kernel.spi.errors import OrlopError
 
-from . import view
+from . import init_layer, view
 from .copyup import copy_up, mount_root
 from .errors import UnpackError
 from .extract import extract
@@ -27,6 +27,7 @@ from .request import (
     Failed,
     Look,
     MakeDirectory,
+    MakeInitLayer,
     Pack,
     Place,
     Progress,
@@ -91,6 +92,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
                 return _copy_up(request, *fds)
             case MakeDirectory():
                 return _make_directory(request)
+            case MakeInitLayer():
+                return _make_init_layer(request)
             case Look():
                 return _look(connection, request, fds)
             case Pack():
@@ -141,6 +144,16 @@ def _make_directory(request: MakeDirectory) -> Done:
         Tree(root).directory(clean(os.fsencode(request.path)))
     except (NotADirectoryError, FileExistsError):
         raise UnpackError("Cannot mkdir: it is not a directory") from None
+    return Done()
+
+
+def _make_init_layer(request: MakeInitLayer) -> Done:
+    own_mounts()
+    mount_root(request.mounts, request.mountpoint)
+    enter(request.mountpoint)
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    confine(file_size=0, trusted_xattrs=False)
+    init_layer.make(root)
     return Done()
 
 

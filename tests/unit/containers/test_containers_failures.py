@@ -13,7 +13,7 @@ from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house,
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from orlop_kernel import daemon, process
-from orlop_kernel.engine.containers import attach, bundle, create, launch, restore, volumes
+from orlop_kernel.engine.containers import attach, bundle, launch, restore, rootfs, volumes
 from orlop_kernel.engine.containers.container import Run
 from orlop_kernel.engine.containers.record import MountRecord
 from orlop_kernel.engine.drivers import Deadlines
@@ -443,7 +443,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
 
             monkeypatch.setattr(volumes, "ensure", ensure)
             monkeypatch.setattr(volumes, "populate", populate)
-            monkeypatch.setattr(create, "prepare_root", prepare)
+            monkeypatch.setattr(rootfs, "prepare", prepare)
             engine.volumes = SimpleNamespace(remove=remove, hold=hold)
             image = SimpleNamespace(id="i", config=ImageConfig(cmd=["true"]), os="linux", architecture="")
             engine.images.resolve = lambda name: image

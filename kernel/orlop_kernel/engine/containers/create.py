@@ -37,14 +37,14 @@ from orlop_kernel.types.containers import (
 )
 from orlop_kernel.types.images import ImageConfig
 
-from . import labels, links, mounts, names, validate, volumes
+from . import labels, links, mounts, names, rootfs, validate, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["conflict", "create", "encode", "prepare_root"]
+__all__ = ["conflict", "create", "encode"]
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +306,7 @@ async def create(
 
 
 async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
-    await prepare_root(room, record, image)
+    await rootfs.prepare(room, record, image)
     os.mkdir(room.directory(record.id), 0o710)
     os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
     asked = record.config.working_dir
@@ -331,26 +331,6 @@ async def _undo(room: Containers, record: ContainerRecord) -> None:
         await room.discard_files(record.id)
     except Exception as error:
         log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
-
-
-async def prepare_root(room: Containers, record: ContainerRecord, image: Image) -> None:
-    """The writable snapshot. Also at boot, for one that a power cut took before it reached the disk."""
-    options = record.host_config.storage_opt or None
-    await room.engine.storage.prepare(record.id, image.chain_id or None, options=options)
-    target = await room.engine.storage.unpack_target(record.id)
-    _mark(target.directory)
-
-
-def _mark(root: str) -> None:
-    """/.dockerenv, by which programs know that they are in a container. Mount points are made by the runtime."""
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
-    try:
-        made = os.open(".dockerenv", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o755, dir_fd=fd)
-        os.close(made)
-    except FileExistsError:
-        pass  # the image brings one
-    finally:
-        os.close(fd)
 
 
 def encode(record: ContainerRecord) -> bytes:

@@ -18,7 +18,7 @@ from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import Delete
 
-from . import ahead, create, exits, lifecycle
+from . import ahead, exits, lifecycle, rootfs
 from . import volumes as anonymous
 from .container import Container, Run
 
@@ -214,7 +214,7 @@ async def _sweep_unknown(room: Containers, known: set[str]) -> None:
 
 
 async def _prepare_again(room: Containers, container: Container, image: Image) -> None:
-    await create.prepare_root(room, container.record, image)
+    await rootfs.prepare(room, container.record, image)
     os.makedirs(room.directory(container.id), mode=0o710, exist_ok=True)
 
 

@@ -27,7 +27,6 @@ from orlop_kernel.unpack.request import Change as Listed
 from orlop_kernel.unpack.request import Pack
 
 from . import archive
-from .changes import changed
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
@@ -95,7 +94,7 @@ async def commit(
         created_by=" ".join(record.args),
     )
     async with _still(engine, container, pause), AsyncExitStack() as stack:
-        listed = _listed(await changed(engine.containers, container, quiet=False))
+        listed = _listed(await engine.storage.changes(container.id))
         stack.callback(os.close, listed)
         packing = partial(Pack, layer=True, sparse=False)
         what = f"commit container {container.name}"

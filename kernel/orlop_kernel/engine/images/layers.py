@@ -2,6 +2,8 @@
 
 A layer's storage key is its chain ID. While it is unpacked it is an active snapshot `extract-<random>`, which is worth
 nothing: boot removes those that a crash left. Whoever needs a layer holds it in a lease (`leases`) before asking for it.
+
+On a layer that containers were made of stands an init layer (`engine.containers.rootfs`), which goes with it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,27 @@ from .content import ContentStore
 from .progress import Report
 from .shared import SharedWork
 
-__all__ = ["Layers", "Unpack", "Unpacked"]
+__all__ = ["Layers", "Unpack", "Unpacked", "chain_of_init_layer", "half_made", "init_layer"]
 
 log = logging.getLogger("orlop.images")
 
 _ACTIVE = "extract-"
+_INIT = "init-"
+
+
+def half_made() -> str:
+    """A new key for a snapshot that the next boot removes."""
+    return _ACTIVE + secrets.token_hex(12)
+
+
+def init_layer(chain_id: str) -> str:
+    """The key of the init layer on an image's top layer, "" for an image without layers."""
+    return _INIT + chain_id
+
+
+def chain_of_init_layer(key: str) -> str | None:
+    """The chain ID below an init layer; None when `key` is of none."""
+    return key.removeprefix(_INIT) if key.startswith(_INIT) else None
 
 
 class Unpacked(Protocol):
@@ -70,17 +88,16 @@ class Layers:
         self._shared: SharedWork[Built] = SharedWork(nursery)
 
     async def sweep(self) -> list[str]:
-        """At boot: drop half-made snapshots; return the chain IDs that storage has."""
-        found = []
-        for key in await self._storage.keys():
-            if key.startswith(_ACTIVE):
+        """At boot: drop half-made snapshots, and init layers of what is gone; return the chain IDs that storage has."""
+        keys = set(await self._storage.keys())
+        for key in keys:
+            below = chain_of_init_layer(key)
+            if key.startswith(_ACTIVE) or (below and below not in keys):
                 try:
                     await self._storage.remove(key)
                 except OrlopError as error:
                     log.warning("a half-made layer stays until the next start: %s", error)
-            elif key.startswith("sha256:"):
-                found.append(key)
-        return found
+        return [key for key in keys if key.startswith("sha256:")]
 
     async def size(self, chain_id: str) -> int:
         """Bytes of file content in the layer alone: what Docker calls a layer's size."""
@@ -127,7 +144,7 @@ class Layers:
         progress: Callable[[int], None] | None,
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
-        key = _ACTIVE + secrets.token_hex(12)
+        key = half_made()
         source = self._content.open(blob)
         try:
             await self._storage.prepare(key, parent or None)
@@ -158,6 +175,7 @@ class Layers:
             blocked = []
             for chain_id in waiting:
                 try:
+                    await self._storage.remove(init_layer(chain_id))
                     await self._storage.remove(chain_id)
                 except Conflict:
                     blocked.append(chain_id)

@@ -80,7 +80,7 @@ class Images:
         self._stock = Stock(store, self._content, self._layers)
         slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
         self._downloads = Downloads(self._content, nursery, slots, attempts, retry_wait)
-        depth = storage.capabilities.max_depth
+        depth = storage.capabilities.max_depth - 1  # with the init layer of its containers
         self._puller = Puller(
             self._stock,
             self._downloads,
