@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, Self, cast
@@ -428,6 +429,70 @@ def test_an_exact_key_wins_over_another_case() -> None:
     assert decode_json(b'{"x":1,"X":2}', Both) == Both(a=1, b=2)
 
 
+def test_keys_fold_as_in_go() -> None:
+    """encoding/json matches the long s and the Kelvin sign, and no other letter beyond ASCII."""
+    assert decode_json('{"ho\u017ftConfig":{"Memory":5}}'.encode(), Outer).host_config.memory == 5
+
+    class Stock(WireBase):
+        stock: str = ""
+
+    assert decode_json('{"\u017ftoc\u212a":"a"}'.encode(), Stock).stock == "a"
+    assert decode_json('{"ﬁ":"a","ß":"b","İ":"c"}'.encode(), Stock) == Stock()
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ('{"Image":"a","Image":"a"}', "Image"),
+        ('{"Image":"a","image":"b"}', "image"),
+        ('{"image":"a","Image":"b"}', "image"),
+        ('{"image":"a","IMAGE":"b"}', "IMAGE"),
+        ('{"Image":"a","image":null}', "image"),
+        ('{"image":null,"IMAGE":null}', "IMAGE"),
+        ('{"HostConfig":{"Memory":1},"ho\u017ftConfig":{"Memory":2}}', "ho\u017ftConfig"),
+        ('{"HostConfig":{"Memory":1,"memory":2}}', "memory"),
+        ('{"Im\\u0061ge":"a","Image":"b"}', "Image"),
+        ('{"Labels":{"a":"1","a":"1"}}', "a"),
+        ('{"Unknown":{"a":1,"b":[{"c":1,"c":2}]}}', "c"),
+        ('{"Endpoints":{"n":{"Names":[]},"n":{"Memory":1}}}', "n"),
+        ('{"Endpoints":{"n":{"Names":[],"names":[]}}}', "names"),
+        ('{"a\\"":1,"a\\"":1}', 'a\\"'),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(body: str, key: str) -> None:
+    with pytest.raises(errors.InvalidParameter) as caught:
+        decode_json(body.encode(), Outer)
+    assert str(caught.value) == f'invalid JSON: duplicate key "{key}"'
+
+
+def test_keys_of_maps_and_unknown_keys_differ_by_case() -> None:
+    got = decode_json(b'{"Labels":{"a":"1","A":"2"},"Endpoints":{"n":null,"N":null},"x":1,"X":2}', Outer)
+    assert got.labels == {"a": "1", "A": "2"}
+    assert list(got.endpoints) == ["n", "N"]
+
+
+@pytest.mark.parametrize("number", ["1.0", "1e3", "1E3", "0.0", "-1e0"])
+def test_a_whole_number_is_written_as_one(number: str) -> None:
+    with pytest.raises(errors.InvalidParameter, match=r"^invalid JSON: HostConfig.Memory: expected int, got float$"):
+        decode_json(b'{"HostConfig":{"Memory":%b}}' % number.encode(), Outer)
+
+
+def test_a_large_body_is_judged_by_its_values_not_by_its_commas() -> None:
+    text = '",[{\\' * 100_000
+    assert decode_json(json.dumps({"Image": text, "Labels": {"a": text}}).encode(), Outer).image == text
+    for body in (b"[" + b"[]," * 50_001 + b"1]", b"[" + b'"",' * 50_001 + b"1]", b'{"a":' * 50_001):
+        with pytest.raises(errors.InvalidParameter, match=r"^invalid JSON: more than 50000 values$"):
+            decode_json(body, Outer)
+
+
+@pytest.mark.parametrize("unit", [b'\\"', b'"', b"\\", b'"\\', b"[", b" "])
+def test_the_size_of_a_body_is_found_in_linear_time(unit: bytes) -> None:
+    began = time.thread_time()
+    with pytest.raises(errors.InvalidParameter):
+        decode_json(b'{"' + b"," * 50_001 + unit * (2 << 20), Outer)
+    assert time.thread_time() - began < 1
+
+
 def test_a_missing_body() -> None:
     with pytest.raises(errors.InvalidParameter, match=r"^invalid JSON: got EOF while reading request body$"):
         read(call())
@@ -455,12 +520,18 @@ def test_content_types(content_type: str, text: str) -> None:
         (b'{"Image":"x"', "invalid JSON: unexpected EOF"),
         (b"{} {}", "unexpected content after JSON"),
         (b"{,}", "invalid JSON: object keys must be strings (byte 1)"),
-        (b"[" * 100_000, "invalid JSON: nested too deeply"),
+        (b"[" * 40_000, "invalid JSON: nested too deeply"),
         (b"[]", "invalid JSON: expected object, got array"),
         (b'{"Image":1}', "invalid JSON: Image: expected str, got int"),
         (b'{"hostconfig":{"memory":"1"}}', "invalid JSON: HostConfig.Memory: expected int, got str"),
         (b'{"HostConfig":{"Names":["a",2]}}', "invalid JSON: HostConfig.Names[1]: expected str, got int"),
         (b'{"HostConfig":{"Memory":1.5}}', "invalid JSON: HostConfig.Memory: expected int, got float"),
+        (b'{"HostConfig":{"Memory":' + b"9" * 5000 + b"}}", "invalid JSON: HostConfig.Memory: does not fit into 64 bits"),
+        (b'{"Image":"a","x":NaN}', "invalid JSON: invalid character (byte 17)"),
+        (b'{"Image":"a","x":1e999}', "invalid JSON: Number out of range"),
+        (b'\xef\xbb\xbf{"Image":"a"}', "invalid JSON: invalid character (byte 0)"),
+        (b'{"Image":"\\udc00"}', "invalid JSON: invalid utf-16 surrogate pair (byte 16)"),
+        (b'{"Image":"a","extra":' + b"[" * 9_999 + b"]" * 9_999 + b"}", "invalid JSON: nested too deeply"),
         (b'{"HostConfig":{"Memory":99999999999999999999}}', "invalid JSON: HostConfig.Memory: does not fit into 64 bits"),
     ],
 )

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import msgspec
+import trio
 
-from orlop_kernel.api.decode import decode_json
+from orlop_kernel.api.decode import INLINE, decode_json
 from orlop_kernel.http.messages import BodyError, Request
 from orlop_kernel.spi.errors import InvalidParameter
 
@@ -19,8 +20,9 @@ __all__ = ["JSON_LIMIT", "Call"]
 
 T = TypeVar("T")
 
-JSON_LIMIT = 16 << 20
-"""Bytes of a JSON body. A create request with every field set is some KiB."""
+JSON_LIMIT = 4 << 20
+"""Bytes of a JSON body: as many as Docker shows to authorization plugins. A create request with every field set is some
+KiB."""
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
@@ -131,7 +133,12 @@ class Call:
         once: whoever asks again gets the same object, with what a policy changed in it."""
         if self._value is None:
             data = await self.json_bytes(limit)
-            self._value = kind() if not data and not required else decode_json(data, kind)
+            if not data and not required:
+                self._value = kind()
+            elif len(data) <= INLINE:
+                self._value = decode_json(data, kind)
+            else:
+                self._value = await trio.to_thread.run_sync(decode_json, data, kind)
         elif type(self._value) is not (get_origin(kind) or kind):
             raise TypeError(f"the body of {self.pattern} was judged as {type(self._value).__name__}, not {kind.__name__}")
         value: T = self._value

@@ -1,14 +1,20 @@
 """JSON bodies as Go's decoder reads them: keys in any case, null for absent, numbers within their type's range.
 
 msgspec is stricter, and clients in Go never notice what they send (`"Env": null`, `"hostconfig"`). So a body is parsed to
-plain values, brought into shape along the type, and converted. Bodies are small and followed by work of milliseconds.
+plain values, brought into shape along the type, and converted.
+
+Objects that name a member twice are refused (docs/decisions/0011): each reader takes another of the two, and an
+authorization plugin would judge something else than what is carried out.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -16,13 +22,22 @@ from msgspec import inspect
 from orlop_kernel.api.errors import explain_validation
 from orlop_kernel.spi.errors import InvalidParameter
 
-__all__ = ["decode_json"]
+__all__ = ["INLINE", "decode_json"]
 
 T = TypeVar("T")
 _Shape = Callable[[Any], Any]
 
+INLINE = 64 << 10
+"""Bytes of a body that is decoded in less than some ms, whatever it holds."""
+
+_MAX_VALUES = 50_000
+"""Of a larger body: parsing is one call of C that holds the GIL, and takes 0.2 us a value."""
+
 _DROP = object()  # null where the type has no null: as if the key were not there
 _INT64 = range(-(1 << 63), 1 << 64)  # unsigned ones included, which Docker has too
+_DIGITS = 20
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # to the end where it is not closed: nothing is scanned twice
+_FOLD = str.maketrans("\u017f\u212a", "sk")
 
 
 class _OutOfRangeError(Exception):
@@ -30,30 +45,98 @@ class _OutOfRangeError(Exception):
         self.path: list[str] = []
 
 
+class _DuplicateKeyError(Exception):
+    pass
+
+
 def decode_json(data: bytes, kind: type[T]) -> T:
-    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a wrong type names the field."""
+    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a wrong type names the field. With more than
+    `INLINE` bytes it is work for a thread."""
+    if len(data) > INLINE:
+        _check_size(data)
     try:
-        plain = msgspec.json.decode(data)
-    except RecursionError:
-        raise InvalidParameter("invalid JSON: nested too deeply") from None
-    except msgspec.DecodeError as error:
-        raise InvalidParameter(_malformed(data, str(error))) from error
-    except UnicodeDecodeError as error:
-        raise InvalidParameter("invalid JSON: not UTF-8") from error
-    try:
-        shaped = _shape_of(kind)(plain)  # type: ignore[arg-type]  # classes are hashable, which mypy does not see in type[T]
+        shaped = _shape_of(kind)(_parse(data))  # type: ignore[arg-type]  # classes are hashable, which mypy does not see in type[T]
         if shaped is _DROP:  # a body of `null`
             shaped = [] if isinstance(inspect.type_info(kind), inspect.ListType) else {}
         return msgspec.convert(shaped, kind)
+    except RecursionError:
+        raise InvalidParameter("invalid JSON: nested too deeply") from None
+    except _DuplicateKeyError as error:
+        raise InvalidParameter(f"invalid JSON: duplicate key {json.dumps(str(error), ensure_ascii=False)}") from None
     except _OutOfRangeError as error:
         raise InvalidParameter(f"invalid JSON: {'.'.join(reversed(error.path))}: does not fit into 64 bits") from error
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"invalid JSON: {explain_validation(error)}") from error
 
 
-def _malformed(data: bytes, reason: str) -> str:
+def _parse(data: bytes) -> Any:
+    """Plain values. msgspec's parser is faster, and does not tell of keys that come twice."""
+    try:
+        text = data.decode()
+        if "\\u" in text:  # Python's strings may have lone surrogates; they cannot be written anywhere
+            msgspec.json.decode(data)
+        return _parser.decode(text)
+    except UnicodeDecodeError as error:
+        raise InvalidParameter("invalid JSON: not UTF-8") from error
+    except ValueError as error:
+        raise InvalidParameter(_malformed(data)) from error
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _DuplicateKeyError(next(key for key, count in counts.items() if count > 1))
+    return members
+
+
+def _whole_number(text: str) -> int:
+    return int(text) if len(text) <= _DIGITS else _INT64.stop  # that many digits are too large, however many they are
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if value - value:  # not finite
+        raise ValueError("number out of range")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity are Python's idea
+
+
+_parser = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_whole_number, parse_float=_fraction, parse_constant=_refuse_constant
+)
+
+
+def _check_size(data: bytes) -> None:
+    """Raise InvalidParameter for more values than a body can need."""
+    if _separators(data, 0, len(data)) <= _MAX_VALUES:
+        return
+    count = end = 0
+    for string in _STRING.finditer(data):  # what is within strings does not count
+        count += 1 + _separators(data, end, string.start())
+        end = string.end()
+        if count > _MAX_VALUES:
+            break
+    if count + _separators(data, end, len(data)) > _MAX_VALUES:
+        raise InvalidParameter(f"invalid JSON: more than {_MAX_VALUES} values")
+
+
+def _separators(data: bytes, start: int, end: int) -> int:
+    return data.count(b",", start, end) + data.count(b"[", start, end) + data.count(b"{", start, end)
+
+
+def _malformed(data: bytes) -> str:
+    """What is wrong with it, from the parser that says so best."""
     if not data.strip():
         return "invalid JSON: got EOF while reading request body"
+    try:
+        msgspec.json.decode(data)
+        reason = "cannot be read"
+    except msgspec.DecodeError as error:
+        reason = str(error)
     if "trailing characters" in reason:
         return "unexpected content after JSON"
     if "truncated" in reason:
@@ -103,35 +186,47 @@ def _shape(info: inspect.Type, known: dict[Any, _Shape]) -> _Shape:
     return _same
 
 
+def _folded(key: str) -> str:
+    """As Go matches the names of members: ASCII without case, and the two other letters that fold to ASCII (encoding/json's
+    foldName)."""
+    return key.lower() if key.isascii() else key.translate(_FOLD).lower()
+
+
 def _struct(info: inspect.StructType, known: dict[Any, _Shape]) -> _Shape:
     if info.cls in known:
         return known[info.cls]
     fields: dict[str, tuple[str, _Shape]] = {}
+    folded: dict[str, tuple[str, _Shape]] = {}
 
     def shape(value: Any) -> Any:
         if type(value) is not dict:
             return _same(value)
-        result = {}
+        result: dict[str, Any] = {}
+        others: set[str] = set()  # members that came in another case
         for key, item in value.items():
-            known_field = fields.get(key) or fields.get(key.lower())
-            if known_field:
-                name, inner = known_field
-                try:
-                    shaped = inner(item)
-                except _OutOfRangeError as error:
-                    error.path.append(name)
-                    raise
-                if shaped is not _DROP:
-                    result[name] = shaped
-            else:
-                result[key] = item
+            field = fields.get(key)
+            if field is None:
+                field = folded.get(_folded(key))
+                if field is None:
+                    result[key] = item
+                    continue
+                if field[0] in value or field[0] in others:
+                    raise _DuplicateKeyError(key)
+                others.add(field[0])
+            name, inner = field
+            try:
+                shaped = inner(item)
+            except _OutOfRangeError as error:
+                error.path.append(name)
+                raise
+            if shaped is not _DROP:
+                result[name] = shaped
         return result
 
     known[info.cls] = shape
     for field in info.fields:
-        entry = (field.encode_name, _shape(field.type, known))
-        fields[field.encode_name] = entry
-        fields.setdefault(field.encode_name.lower(), entry)
+        fields[field.encode_name] = entry = (field.encode_name, _shape(field.type, known))
+        folded.setdefault(field.encode_name.lower(), entry)
     return shape
 
 

@@ -99,6 +99,8 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
+    if ";" in text:  # it separated pairs once; Go's server refuses it, and its url.Query leaves the pair out
+        raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):
         if pair:
@@ -108,7 +110,10 @@ def _parse_query(text: str) -> Mapping[str, list[str]]:
 
 
 def _origin_form(method: str, target: str) -> str:
-    """Path and query of an origin-form, absolute-form or `*` target (RFC 9112 section 3.2)."""
+    """Path and query of an origin-form, absolute-form or `*` target (RFC 9112 section 3.2). None has a fragment: one reader
+    would end the target there, and another would not."""
+    if "#" in target:
+        raise BadRequest(400, "malformed request target")
     if target[0] == "/" or target == "*" or method == "CONNECT":
         return target
     absolute = _ABSOLUTE.match(target)

@@ -28,6 +28,7 @@ from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
 from orlop_kernel.spi import NotFound
+from orlop_kernel.types.containers import HostConfig
 from orlop_kernel.types.networks import ConnectRequest, DisconnectRequest
 
 Verdict = dict[str, Any]
@@ -141,6 +142,34 @@ def test_the_question_has_dockers_fields(tmp_path: Path) -> None:
 
     trio.run(main)
     assert seen == [data]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"Binds":[],"binds":["/:/h"],"Binds":[]}', "application/json"),
+        (b'{"Binds":["/:/h"],"Binds":[]}', "application/json"),
+        (b'{"Bind\xc5\xbf":["/:/h"],"Binds":[]}', "application/json"),
+        (b'\xef\xbb\xbf{"Binds":[]}', "application/json"),
+        (b'{"Binds":["/:/h"]} {"Binds":[]}', "application/json"),
+        (b'{"Binds":["/:/h\xff"]}', "application/json"),
+        (b'{"Binds":["/:/h"]}', "text/plain, application/json"),
+        (b'{"Binds":["/:/h"]}', "application/json, text/plain"),
+        (b'{"Binds":["/:/h"]}', ""),
+    ],
+)
+def test_a_body_that_a_plugin_could_read_otherwise_is_not_carried_out(tmp_path: Path, data: bytes, kind: str) -> None:
+    async def handler(call: Call) -> Answer:
+        await call.json(HostConfig)
+        raise AssertionError("it is carried out")
+
+    async def main() -> None:
+        fake = Fake("one", tmp_path, lambda method, question: ALLOW)
+        async with serving(fake) as chain:
+            status, _ = told(await api(handler, chain)(request("POST", "/x", data, kind)))
+            assert status == 400
+
+    trio.run(main)
 
 
 def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path) -> None:

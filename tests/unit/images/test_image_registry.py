@@ -31,7 +31,8 @@ def encoded(value: object) -> str:
 
 def test_credentials_with_and_without_padding() -> None:
     header = encoded({"username": "u", "password": "p?>", "serveraddress": "x"})
-    for text in (header, header.rstrip("=")):
+    other = encoded({"username": "other", "password": "secret"})
+    for text in (header, header.rstrip("="), f"{header}, {other}"):  # of a header that came twice the first counts, as in Go
         found = auth.credentials(text)
         assert (found.username, found.password) == ("u", "p?>")
     assert base64.b64decode(found.basic.removeprefix("Basic ")) == b"u:p?>"

@@ -79,9 +79,11 @@ class Token:
 
 
 def credentials(header: str) -> Credentials:
-    """`X-Registry-Auth`: base64url of JSON, padding optional. What cannot be read counts as anonymous, as with Docker."""
+    """`X-Registry-Auth`: base64url of JSON, padding optional. What cannot be read counts as anonymous, and of several the
+    first counts, as with Docker."""
     try:
-        raw = base64.urlsafe_b64decode(header.rstrip("=") + "=" * (-len(header.rstrip("=")) % 4))
+        text = header.partition(",")[0].rstrip("=")
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         found = msgspec.json.decode(raw, type=_AuthConfig)
         if found.auth and not found.username:
             user, _, secret = base64.b64decode(found.auth).decode().partition(":")
