@@ -115,18 +115,21 @@ class Audit:
             if error.errno not in _PASSING:
                 raise ConfigError(f"cannot write the audit log {settings.path}: {error.strerror}") from error
             audit._say(error)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(audit._run)
-            try:
-                yield audit
-            finally:
-                audit._closing = True
-                audit._work.set()
-                audit._hurry.set()
-                audit._life.deadline = trio.current_time() + _PATIENCE
-        if audit._written < audit._taken:
-            _log.error("the last %d lines of the audit log may be lost", audit._taken - audit._written)
-        audit._file.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(audit._run)
+                nursery.start_soon(audit._limit)
+                try:
+                    yield audit
+                finally:
+                    audit._closing = True
+                    audit._work.set()
+                    audit._hurry.set()
+                    nursery.cancel_scope.cancel()  # reaches `_limit` alone
+        finally:
+            if audit._written < audit._taken:
+                _log.error("the last %d lines of the audit log may be lost", audit._taken - audit._written)
+            audit._file.close()
 
     def write(self, line: Line) -> int:
         """Note it down. Its number, for `wait`; 0 if there was no room for it."""
@@ -153,7 +156,7 @@ class Audit:
             raise Unwritable(f"cannot write the audit log, and nothing may be changed without it: {reason}")
 
     async def _run(self) -> None:
-        with self._life:  # of its own: what the daemon's end cancels is still to be written down. `open` sets its deadline
+        with self._life:  # shielded: what the daemon's end cancels is still to be written down. `_limit` sets the deadline
             while not self._closing:
                 await self._work.wait()
                 if not self._hurry.is_set():
@@ -165,6 +168,13 @@ class Audit:
                     self._work.set()
                 self._progress.unpark_all()
             await self._flush()
+
+    async def _limit(self) -> None:
+        """A disk that gives no answer holds up the daemon's end for so long, from the moment of the cancellation."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._life.deadline = trio.current_time() + _PATIENCE
 
     async def _flush(self) -> None:
         """Write what is there. What cannot be written stays; nothing is written twice."""

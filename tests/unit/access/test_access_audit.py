@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_kernel.access import audit_file
+from orlop_kernel.access import audit, audit_file
 from orlop_kernel.access.audit import Audit, Line, Unwritable
 from orlop_kernel.access.audit_file import AuditFile
 from orlop_kernel.config import AuditLog, ConfigError
@@ -138,6 +140,37 @@ def test_a_daemon_that_is_cancelled_still_writes(tmp_path: Path) -> None:
 
     trio.run(main)
     assert len(lines(path)) == 1
+
+
+def test_a_disk_without_an_answer_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """The writer is shielded from the daemon's end, for a while that begins with the cancellation: not with the end of
+    whatever else the daemon still does."""
+    monkeypatch.setattr(audit, "_PATIENCE", 0.2)
+    begun, released = threading.Event(), threading.Event()
+
+    def hang(self: AuditFile, data: bytes) -> None:
+        begun.set()
+        released.wait(60)
+
+    monkeypatch.setattr(AuditFile, "append", hang)
+
+    async def main() -> None:
+        with trio.CancelScope() as outer:
+            async with Audit.open(AuditLog(path=str(tmp_path / "audit.log"))) as log:
+                log.write(line(1))
+                await trio.to_thread.run_sync(begun.wait)
+                outer.cancel()
+                with trio.CancelScope(shield=True):
+                    with trio.fail_after(20):
+                        while math.isinf(log._life.deadline):
+                            await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+
+    try:
+        trio.run(main)
+    finally:
+        released.set()
+    assert "the last 1 lines of the audit log may be lost" in caplog.text
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
