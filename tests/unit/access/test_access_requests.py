@@ -1,0 +1,190 @@
+"""What is judged is what is carried out: guard and handler decode a body as one kind and read parameters in one way."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
+
+import msgspec
+import pytest
+import trio
+
+from orlop_kernel import api
+from orlop_kernel.access.authz import Chain
+from orlop_kernel.access.door import Door
+from orlop_kernel.access.guard import Guard
+from orlop_kernel.access.roles import ROUTES
+from orlop_kernel.api.call import Call
+from orlop_kernel.api.responses import json_response
+from orlop_kernel.api.router import Api, Route
+from orlop_kernel.config import Listener
+from orlop_kernel.engine.volumes.record import VolumeRecord
+from orlop_kernel.http.messages import Answer, Peer, Request, Response
+from orlop_kernel.spi import NotFound
+from orlop_kernel.types.containers import ContainerConfig, HostConfig
+
+LABEL = "com.example.team"
+LISTENERS = (
+    Listener(host="unix:///x", role="no-exec"),
+    Listener(host="unix:///x", role="full", labels=(f"{LABEL}=web",), shared_images=True),
+)
+BODIES: dict[str, Any] = {
+    "POST /containers/create": {"Image": "x"},
+    "POST /networks/{id}/connect": {"Container": "c"},
+    "POST /networks/{id}/disconnect": {"Container": "c"},
+}
+
+
+def served() -> list[Route]:
+    """The routes of the API, with handlers that nobody calls."""
+    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_kernel.api.")]
+    return [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
+
+
+def kinds() -> dict[str, Any]:
+    """By route: as what its handler decodes the body."""
+    found = {}
+    for route in served():
+        handler = inspect.unwrap(route.handler)
+        names = re.findall(r"call\.json\((\w+)", inspect.getsource(handler))
+        if names:
+            (name,) = set(names)
+            found[f"{route.method} {route.pattern}"] = handler.__globals__[name]
+    return found
+
+
+class Things:
+    outside_pools = overlaps_host = staticmethod(lambda wanted: [])
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def get(self, text: str) -> Any:
+        if text not in (self.thing.name, getattr(self.thing, "id", "")):
+            raise NotFound(f"no {text}")
+        return self.thing
+
+    resolve = get
+
+
+RECORD = SimpleNamespace(config=ContainerConfig(labels={LABEL: "web"}), host_config=HostConfig(), mounts=())
+CONTAINER = SimpleNamespace(id="1" * 64, name="c", record=RECORD)
+ENGINE = SimpleNamespace(
+    containers=Things(CONTAINER),
+    execs=SimpleNamespace(get=lambda text: SimpleNamespace(id=text, container=CONTAINER)),
+    networks=Things(SimpleNamespace(id="b", name="bridge", labels={LABEL: "web"}, predefined=True)),
+    volumes=Things(VolumeRecord("v", "local", 0)),
+    images=Things(SimpleNamespace(name="x", id="x")),
+)
+
+
+class Body:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def read(self, limit: int) -> bytes:
+        data, self.data = self.data, b""  # as of a connection: there once
+        return data
+
+
+def ask(
+    listener: Listener, route: str, handler: Any, path: str = "", query: dict[str, list[str]] | None = None, body: Any = None
+) -> Response:
+    method, pattern = route.split(" ")
+    data = msgspec.json.encode(body) if body is not None else b""
+    headers = {"content-type": "application/json"} if data else {}
+    guard = Guard(cast("Any", ENGINE), Door.of(listener), None, Chain())
+    path = path or pattern.replace("/networks/{id}", "/networks/bridge").replace("{id}", "c")
+    request = Request(method, path, path, query or {}, headers, cast("Any", Body(data)), Peer("unix"))
+    answer = trio.run(Api([Route(method, pattern, handler)], guard=guard), request)
+    assert isinstance(answer, Response)
+    return answer
+
+
+@pytest.mark.parametrize("route", kinds())
+@pytest.mark.parametrize("listener", LISTENERS, ids=("no-exec", "labels"))
+def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, route: str) -> None:
+    if ROUTES[route].level > Door.of(listener).level or ROUTES[route].scope.name == "CLOSED":
+        return  # refused before its body is looked at
+    seen = []
+
+    async def handler(call: Call) -> Answer:
+        before = call.body
+        decoded = await call.json(kinds()[route])
+        seen.append(before is None or before is decoded)
+        return json_response({})
+
+    answer = ask(listener, route, handler, body=BODIES.get(route, {}))
+    assert (answer.status, seen) == (200, [True]), answer.body
+
+
+def test_bodies_that_can_ask_for_something_are_judged() -> None:
+    """A handler that begins to decode a body is one that a policy may have to look into."""
+    assert kinds().keys() == {
+        "POST /auth",
+        "POST /commit",
+        "POST /containers/create",
+        "POST /containers/{id}/checkpoints",
+        "POST /containers/{id}/exec",
+        "POST /containers/{id}/update",
+        "POST /exec/{id}/start",
+        "POST /networks/create",
+        "POST /networks/{id}/connect",
+        "POST /networks/{id}/disconnect",
+        "POST /volumes/create",
+    }
+
+
+async def done(call: Call) -> Answer:
+    return json_response({"stdin": call.flag("stdin"), "ps": call.arg("ps_args"), "id": call.params.get("id", "")})
+
+
+@pytest.mark.parametrize(
+    ("route", "query", "status"),
+    [
+        ("POST /containers/{id}/attach", {"stdin": ["0", "1"]}, 200),
+        ("POST /containers/{id}/attach", {"stdin": ["1", "0"]}, 403),
+        ("POST /containers/{id}/attach", {"stdin": [" TRUE "]}, 403),
+        ("POST /containers/{id}/attach", {"stdin": ["no"]}, 200),
+        ("POST /containers/{id}/attach", {"Stdin": ["1"]}, 200),  # names of parameters have one case, unlike keys of JSON
+        ("GET /containers/{id}/top", {"ps_args": ["aux", "ef"]}, 200),
+        ("GET /containers/{id}/top", {"ps_args": ["ef", "aux"]}, 403),
+        ("POST /containers/{id}/start", {"checkpoint": ["", "x"]}, 200),
+        ("POST /containers/{id}/start", {"checkpoint-dir": ["/x"]}, 403),
+    ],
+)
+def test_of_a_parameter_that_comes_twice_both_take_the_first(route: str, query: dict[str, list[str]], status: int) -> None:
+    answer = ask(LISTENERS[0], route, done, query=query)
+    assert answer.status == status
+    if status == 200:
+        seen = msgspec.json.decode(answer.body)
+        assert (seen["stdin"], seen["ps"] in ("", "aux")) == (False, True)
+
+
+@pytest.mark.parametrize("path", ["/containers/c/attach", "/v1.24/containers/c/attach", "/v1.51/containers/c/attach"])
+def test_a_version_in_the_path_changes_no_verdict(path: str) -> None:
+    assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path, {"stdin": ["1"]}).status == 403
+    assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path).status == 200
+
+
+def test_a_slash_in_a_name_is_part_of_the_name() -> None:
+    """The path is decoded before the route is found: guard and handler see one name, which is nobody's."""
+    labelled = LISTENERS[1]
+    answer = ask(labelled, "POST /containers/{id}/start", done, "/containers/c/json/start")
+    assert (answer.status, msgspec.json.decode(answer.body)) == (404, {"message": "no c/json"})
+    answer = ask(labelled, "POST /containers/{id}/start", done, "/containers/c/start")
+    assert msgspec.json.decode(answer.body)["id"] == CONTAINER.id
+
+
+def test_a_handler_that_decodes_something_else_than_what_was_judged_fails() -> None:
+    async def handler(call: Call) -> Answer:
+        await call.json(ContainerConfig)
+        raise AssertionError("it was carried out")
+
+    answer = ask(LISTENERS[0], "POST /containers/create", handler, body={"Image": "x"})
+    assert answer.status == 500
