@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, Result, UnixConnection, until
-from tests.registry import busybox, layer
+from tests.registry import busybox, docker_archive, image, layer
 
 pytestmark = pytest.mark.root
 
@@ -403,6 +403,34 @@ def test_top_shows_a_container_and_not_the_host(house: House) -> None:
         for words in ("-C sleep", "ef", "-eo lstart,pid,args"):
             assert f'ps_args "{words}" is not allowed' in house.denied(door, "top", "web1", *words.split())
         assert len(house.docker(door, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
+
+
+def test_names_of_images_that_others_run_are_not_moved(house: House, tmp_path: Path) -> None:
+    (tmp_path / "rootfs.tar").write_bytes(layer(busybox()).data)
+    (tmp_path / "evil.tar").write_bytes(docker_archive({BUSYBOX: image([layer({"evil": b""})])}))
+    before = house.engine.ok("images", "-q", "--no-trunc", "busybox")
+    moved = f"moving the name {BUSYBOX} to another image is not allowed for role no-exec of listener"
+    house.ok("ci", "import", str(tmp_path / "rootfs.tar"), "ci:1")
+    house.ok("ci", "create", "--name", "changed", "ci:1", "true")
+    for argv in ("tag ci:1 busybox", "commit changed busybox", f"import {tmp_path}/rootfs.tar busybox"):
+        assert moved in house.denied("ci", *argv.split()), argv
+    assert moved in house.docker("ci", "load", "-i", str(tmp_path / "evil.tar")).err
+    for argv in ("rmi busybox", f"rmi -f {before}"):
+        assert f"removing the name {BUSYBOX} is not allowed for role no-exec" in house.denied("ci", *argv.split())
+    house.ok("ci", "image", "prune", "-af")
+    assert house.engine.ok("images", "-q", "--no-trunc", "busybox") == before
+    for _ in range(2):  # its own names it moves and removes
+        house.ok("ci", "commit", "changed", "ci:2")
+    house.ok("ci", "rm", "changed")
+    house.ok("ci", "rmi", "ci:2")
+    house.ok("ci", "image", "prune", "-f")  # the first ci:2, which is of ci:1
+    house.ok("ci", "image", "prune", "-af")
+    assert house.engine.ok("images", "--format", "{{.Repository}}:{{.Tag}}", "-a").split() == [BUSYBOX]
+    denied = {"decision": "denied", "by": "role no-exec"}
+    (line, *_) = until(lambda: house.lines(route="/images/{name}/tag", **denied))
+    assert (line["status"], moved in line["reason"]) == (403, True)
+    (line, *_) = until(lambda: house.lines(route="/images/load", event="end", **denied))
+    assert moved in line["reason"]
 
 
 def test_images_are_shared_only_where_it_says_so(house: House) -> None:

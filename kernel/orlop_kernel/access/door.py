@@ -33,12 +33,14 @@ class Door:
     labels: tuple[tuple[str, str | None], ...]
     shared_images: bool
     show_env: bool
+    image_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, entry: Listener) -> Door:
         pairs = (label.partition("=") for label in entry.labels)
         labels = tuple((key, value if equals else None) for key, equals, value in pairs)
-        return cls(entry.host, entry.role, ROLE_LEVEL[entry.role], labels, entry.shared_images, entry.show_env)
+        level, shared, show = ROLE_LEVEL[entry.role], entry.shared_images, entry.show_env
+        return cls(entry.host, entry.role, level, labels, shared, show, entry.image_names)
 
     @property
     def guarded(self) -> bool:

@@ -30,12 +30,14 @@ from . import joined, redact, walls
 from .audit import Audit, Line, Who
 from .authz import BODY_LIMIT, Chain, Question, is_json
 from .door import DEFAULT, Denied, Door
+from .image_names import ListenerImages
 from .objects import clean, describe, describe_body, describe_made
 from .roles import ROUTES, UNKNOWN, Host, Level
 from .scope import Judge
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.engine.images.policy import ImagePolicy
     from orlop_kernel.engine.volumes.record import VolumeRecord
 
 __all__ = ["Guard"]
@@ -94,6 +96,7 @@ class Guard:
             await self._check(self._door, call)
             if self._door.guarded:
                 call.guarded, call.vet = True, partial(self._vet, self._door, line)
+                call.image_policy = self._image_policy(self._door, call, line)
         if question:
             await self._plugins.may_ask(question)
         answer = await proceed()
@@ -174,6 +177,14 @@ class Guard:
             if line:
                 _refuse(line, error)
             raise
+
+    def _image_policy(self, door: Door, call: Call, line: Line | None) -> ImagePolicy:
+        def noted(error: Denied) -> None:
+            if line:
+                _refuse(line, error)
+
+        pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))
+        return ListenerImages(door, self._judge.holds if self._judge else None, noted, pulling=pulling)
 
     def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:
         """Without what is not for these eyes."""

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from orlop_kernel.api.decode import INLINE, decode_json
+from orlop_kernel.engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_kernel.http.messages import BodyError, Request
 from orlop_kernel.spi.errors import InvalidParameter
 
@@ -33,10 +34,22 @@ class Call:
     `pattern` is the route's, for policies, metrics and the audit log.
 
     A listener that holds its clients back (`access`) sets more: `only` are labels that `filters` asks for in addition,
-    `stamp` those that what is made on the way gets, `vet` judges the volumes that the engine finds or makes, and with
-    `guarded` nothing may be told of the host."""
+    `stamp` those that what is made on the way gets, `vet` judges the volumes that the engine finds or makes,
+    `image_policy` what becomes of names and images that are there, and with `guarded` nothing may be told of the host."""
 
-    __slots__ = ("_json", "_value", "guarded", "only", "params", "pattern", "request", "stamp", "version", "vet")
+    __slots__ = (
+        "_json",
+        "_value",
+        "guarded",
+        "image_policy",
+        "only",
+        "params",
+        "pattern",
+        "request",
+        "stamp",
+        "version",
+        "vet",
+    )
 
     def __init__(self, request: Request, version: tuple[int, int], params: dict[str, str], pattern: str = "") -> None:
         self.request = request
@@ -46,6 +59,7 @@ class Call:
         self.only: tuple[str, ...] = ()
         self.stamp: Mapping[str, str] = {}
         self.vet: Vet | None = None
+        self.image_policy: ImagePolicy = UNRESTRICTED
         self.guarded = False
         self._json: bytes | None = None
         self._value: Any = None

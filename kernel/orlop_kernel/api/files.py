@@ -101,6 +101,7 @@ class _Routes:
             comment=call.arg("comment"),
             author=call.arg("author"),
             pause=call.flag("pause", True),
+            policy=call.image_policy,
         )
 
 

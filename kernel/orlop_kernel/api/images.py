@@ -80,7 +80,7 @@ class _Routes:
     async def _pull(self, call: Call, platform: Platform | None) -> Answer:
         reference = with_tag_or_digest(call.arg("fromImage"), call.arg("tag"))
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
-        return await _stream(self.room.pull(PullRequest(reference, platform, auth)))
+        return await _stream(self.room.pull(PullRequest(reference, platform, auth, call.image_policy)))
 
     async def _import(self, call: Call, platform: Platform | None) -> Answer:
         source = call.arg("fromSrc")
@@ -92,13 +92,15 @@ class _Routes:
             call.arg("message"),
             tuple(call.args("changes")),
             platform,
+            call.image_policy,
         )
         return await _stream(self.room.import_image(request, call.pieces()))
 
     async def load(self, call: Call) -> Answer:
         # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but
         # every error is a record, as with Docker.
-        progress = self.room.load_archive(call.pieces(), _platform(call, (1, 48)), quiet=call.flag("quiet", True))
+        platform, quiet = _platform(call, (1, 48)), call.flag("quiet", True)
+        progress = self.room.load_archive(call.pieces(), platform, quiet=quiet, policy=call.image_policy)
         await progress.ready()
         return stream_head(progress)
 
@@ -117,17 +119,18 @@ class _Routes:
         return json_response(self.room.history(call.params["name"], _platform(call, (1, 48))))
 
     async def tag(self, call: Call) -> Answer:
-        await self.engine.run(self.room.tag, call.params["name"], call.arg("repo"), call.arg("tag"))
+        await self.engine.run(self.room.tag, call.params["name"], call.arg("repo"), call.arg("tag"), call.image_policy)
         return Response(201)
 
     async def remove(self, call: Call) -> Answer:
         name, force = call.params["name"], call.flag("force")
         wanted = [_platform_json(text) for text in call.args("platforms")] if call.version >= (1, 50) else []
-        remove = partial(self.room.remove, name, force=force, prune=not call.flag("noprune"), platforms=wanted)
+        prune, policy = not call.flag("noprune"), call.image_policy
+        remove = partial(self.room.remove, name, force=force, prune=prune, platforms=wanted, policy=policy)
         return json_response(await self.engine.run(remove))
 
     async def prune(self, call: Call) -> Answer:
-        return json_response(await self.engine.run(self.room.prune, call.filters()))
+        return json_response(await self.engine.run(self.room.prune, call.filters(), call.image_policy))
 
     async def search(self, call: Call) -> Answer:
         return json_response(await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters()))

@@ -154,7 +154,7 @@ def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
 
 
 def _rights(entry: Listener) -> object:
-    return entry.role, frozenset(entry.labels), entry.shared_images, entry.show_env
+    return entry.role, frozenset(entry.labels), entry.shared_images, entry.show_env, frozenset(entry.image_names)
 
 
 def _certificates(path: str) -> set[bytes]:

@@ -14,6 +14,7 @@ __all__ = ["ROLES", "problems"]
 ROLES = ("read-only", "no-exec", "full")
 
 _PLUGIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_IMAGE_NAMES = re.compile(r"[a-zA-Z0-9*?._/:-]+")  # of the characters of a name: none stands for a class of others
 # Attributes that events carry beside an object's labels: a scope by one of these would match what is no label.
 _NO_LABELS = frozenset(
     {"container", "driver", "execDuration", "execID", "exitCode", "id", "image", "name", "reclaimed", "signal", "type"}
@@ -59,6 +60,11 @@ def _rights(listener: Listener) -> Iterator[str]:
         yield "one label stands there twice"
     if listener.shared_images and not listener.labels:
         yield "shared-images is for listeners with labels"
+    if listener.image_names and (listener.role == "read-only" or (listener.role == "full" and not listener.labels)):
+        yield f"image-names is not for role {listener.role}{'' if listener.role == 'read-only' else ' without labels'}"
+    for pattern in listener.image_names:
+        if not _IMAGE_NAMES.fullmatch(pattern):
+            yield f'image-names "{pattern}" is no pattern of names, as in "registry.example.com/ci/*"'
 
 
 def problems(config: Config) -> Found:

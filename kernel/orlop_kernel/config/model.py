@@ -80,11 +80,12 @@ class Proxies(ConfigBase, frozen=True, kw_only=True):
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     """An entry of `listeners`: one more socket, and what may be done through it. `mode` is octal; without it 0660 if there
     is a `group`, else 0600. `labels`: only objects with all of these are there. `tlscacert`: the CA of its clients, by TCP;
-    without it the daemon's."""
+    without it the daemon's. `image_names`: patterns of names that its clients may give to images, move and remove."""
 
     host: str
     role: str
     labels: tuple[str, ...] = ()
+    image_names: tuple[str, ...] = ()
     shared_images: bool = False
     show_env: bool = False
     tlscacert: str = ""

@@ -308,6 +308,8 @@ def test_one_ca_for_different_rights_is_refused(ready: Path, readers: Path, tmp_
     assert answers(full, listener(2, "full")) == ""
     assert answers(socket_only, one, replace(one, host="tcp://127.0.0.1:4")) == ""
     assert answers(socket_only, one, replace(other, tlscacert=own)) == ""
+    ci = listener(2, "no-exec")
+    assert "has other rights" in answers(socket_only, ci, replace(ci, host="tcp://127.0.0.1:3", image_names=("ci/*",)))
     assert "cannot read tlscacert /no/ca" in answers(full, replace(one, tlscacert="/no/ca"))
 
 

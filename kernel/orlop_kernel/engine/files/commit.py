@@ -17,6 +17,7 @@ from orlop_kernel.engine.containers import lifecycle
 from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.images import changes as instructions
 from orlop_kernel.engine.images.committed import CommitRequest, merge
+from orlop_kernel.engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_kernel.engine.images.records import Image
 from orlop_kernel.engine.images.references import Reference
 from orlop_kernel.spi import Change, Conflict, NotFound, OrlopError
@@ -76,6 +77,7 @@ async def commit(
     comment: str,
     author: str,
     pause: bool,
+    policy: ImagePolicy = UNRESTRICTED,
 ) -> Image:
     """Returns the image once it is durable. What is wrong with the request is raised before anything is touched."""
     record = container.record
@@ -92,6 +94,7 @@ async def commit(
         comment=comment,
         author=author,
         created_by=" ".join(record.args),
+        policy=policy,
     )
     async with _still(engine, container, pause), AsyncExitStack() as stack:
         listed = _listed(await engine.storage.changes(container.id))

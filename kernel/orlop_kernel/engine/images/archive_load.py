@@ -21,6 +21,7 @@ from .content import DigestMismatch
 from .leases import Lease
 from .manifests import MAX_ENTRIES, MAX_MANIFEST, Descriptor, Index, Manifest
 from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Record, Report, amount
 from .records import Image, ImageRecord, Layer
 from .references import Reference, parse
@@ -73,9 +74,10 @@ def _blob_path(digest: str) -> str:
 class Loader:
     """Loads archives into the stock."""
 
-    def __init__(self, stock: Stock, max_depth: int) -> None:
+    def __init__(self, stock: Stock, max_depth: int, policy: ImagePolicy = UNRESTRICTED) -> None:
         self._stock = stock
         self._max_depth = max_depth
+        self._policy = policy
 
     async def load(
         self, body: AsyncIterable[bytes], platform: Platform | None, quiet: bool, report: Report
@@ -170,6 +172,7 @@ class Loader:
         diff_ids = document.rootfs.diff_ids
         chain_ids = documents.chain_ids(diff_ids)
         id = documents.digest(found.raw)
+        check_names(self._policy, self._stock.catalog, found.names, id)
         lease.chains.update(chain_ids)
         lease.blobs.update((id, *map(documents.digest, found.manifests)))
         await self._stock.barrier()
@@ -188,7 +191,7 @@ class Loader:
             await self._stock.content.put(data)
         self._tell_moves(found.names, id, report)
         record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)))
-        return await self._stock.add(record, document, found.raw, found.names)
+        return await self._stock.add(record, document, found.raw, found.names, policy=self._policy)
 
     def _tell_moves(self, names: tuple[Reference, ...], id: str, report: Report) -> None:
         for name in names:

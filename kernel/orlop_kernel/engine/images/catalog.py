@@ -34,6 +34,8 @@ class Catalog:
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
+        self.owners: dict[Reference, str] = {}
+        """Who gave a name, where that was a client that may not do everything (see `policy`)."""
         self._ids: list[str] = []
         self._children: dict[str, dict[str, None]] = {}
         self._layers: dict[str, dict[str, Layer]] = {}
@@ -68,9 +70,12 @@ class Catalog:
         if image.parent:
             _drop(self._children, image.parent, image.id)
 
-    def point(self, reference: Reference, id: str) -> None:
+    def point(self, reference: Reference, id: str, owner: str = "") -> None:
         """Let a reference name this image; another image may lose it."""
         self.changes += 1
+        self.owners.pop(reference, None)
+        if owner:
+            self.owners[reference] = owner
         before = self.references.get(reference)
         if before is not None and before != id:
             self.images[before].names.discard(reference)
@@ -79,6 +84,7 @@ class Catalog:
 
     def drop(self, reference: Reference) -> None:
         self.changes += 1
+        self.owners.pop(reference, None)
         id = self.references.pop(reference, None)
         if id is not None:
             self.images[id].names.discard(reference)

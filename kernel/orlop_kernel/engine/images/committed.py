@@ -14,6 +14,7 @@ from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import History, ImageConfig, ImageDocument, RootFS
 
 from . import documents
+from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .records import Image, Layer
 from .references import Reference
 from .stock import Stock
@@ -31,6 +32,7 @@ class CommitRequest:
     comment: str = ""
     author: str = ""
     created_by: str = ""
+    policy: ImagePolicy = UNRESTRICTED
 
 
 def _union(own: dict[str, Any] | None, below: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -69,6 +71,7 @@ class Committer:
         if len(base.layers) >= self._max_depth:
             raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
         stock = self._stock
+        check_names(request.policy, stock.catalog, [request.name] if request.name else [], "")
         async with stock.making() as lease:
             lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
             lease.chains.update(base.chain_ids)
@@ -78,7 +81,8 @@ class Committer:
             await stock.hold(lease, chain_id=chain_id)
             built = await stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
             layers = [*base.layers, Layer(blob, "", size, blob, chain_id, built.size)]
-            return await stock.make(self._document(request, diff_ids), layers, request.name, lease, parent=base.id)
+            document = self._document(request, diff_ids)
+            return await stock.make(document, layers, request.name, lease, base.id, request.policy)
 
     def _document(self, request: CommitRequest, diff_ids: list[str]) -> ImageDocument:
         below, now = request.base.document, rfc3339(time.time_ns())

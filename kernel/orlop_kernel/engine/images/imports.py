@@ -11,6 +11,7 @@ from orlop_kernel.types.images import History, ImageConfig, ImageDocument, RootF
 
 from . import changes, platforms
 from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .records import Image, Layer
 from .references import Reference
 from .stock import Stock
@@ -27,6 +28,7 @@ class ImportRequest:
     comment: str = ""
     changes: tuple[str, ...] = ()
     platform: Platform | None = None
+    policy: ImagePolicy = UNRESTRICTED
 
 
 class Importer:
@@ -42,11 +44,13 @@ class Importer:
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:
         """Store and unpack the tar, then acknowledge the image."""
         stock = self._stock
+        check_names(request.policy, stock.catalog, [request.name] if request.name else [], "")
         async with stock.making() as lease:
             blob, size = await stock.receive(body, lease)
             diff_id, built = await stock.layers.make_first(blob, lambda chain_id: stock.hold(lease, chain_id=chain_id))
             layer = Layer(blob, "", size, diff_id, diff_id, built.size)
-            return await stock.make(self._document(request, config, diff_id), [layer], request.name, lease)
+            document = self._document(request, config, diff_id)
+            return await stock.make(document, [layer], request.name, lease, policy=request.policy)
 
     def _document(self, request: ImportRequest, config: ImageConfig, diff_id: str) -> ImageDocument:
         here = request.platform or platforms.host()

@@ -17,7 +17,7 @@ from .platforms import Platform, rank
 from .records import Image
 from .references import Reference
 
-__all__ = ["Filters", "Listed", "boolean", "choose", "labels_match", "moment", "prunable"]
+__all__ = ["Filters", "Listed", "boolean", "choose", "glob", "labels_match", "moment", "prunable"]
 
 Filters = Mapping[str, Collection[str]]
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
@@ -108,7 +108,7 @@ def _pieces(pattern: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=256)
-def _glob(pattern: str) -> re.Pattern[str]:
+def glob(pattern: str) -> re.Pattern[str]:
     """Go's `path.Match`: `*` and `?` stop at a slash; classes and backslash escapes. As there, each piece between two stars
     takes its first place and keeps it (an atomic group): a pattern with many stars would else have exponentially many ways
     to fail."""
@@ -152,7 +152,7 @@ class _Wanted:
         patterns = filters.get("reference", ())
         if len(patterns) > _MOST_PATTERNS:
             raise InvalidParameter(f"invalid filter 'reference': it has more than {_MOST_PATTERNS} values")
-        self._patterns = [_glob(pattern) for pattern in patterns]
+        self._patterns = [glob(pattern) for pattern in patterns]
 
     async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]]:
         if not self._patterns:

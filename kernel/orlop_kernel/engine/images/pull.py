@@ -25,6 +25,7 @@ from .download import Downloads, short
 from .leases import Lease
 from .manifests import Descriptor, Index, Manifest
 from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Report, amount, message, state
 from .records import Image, ImageRecord, Layer
 from .references import Reference
@@ -46,6 +47,7 @@ class PullRequest:
     reference: Reference
     platform: Platform | None = None
     credentials: Credentials = ANONYMOUS
+    policy: ImagePolicy = UNRESTRICTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class _Plan:
     document: ImageDocument
     raw: bytes
     chain_ids: tuple[str, ...]
+    policy: ImagePolicy
 
     @property
     def diff_ids(self) -> list[str]:
@@ -190,7 +193,7 @@ class Puller:
         chain_ids = tuple(documents.chain_ids(document.rootfs.diff_ids))
         if len(chain_ids) > self._max_depth:
             raise DriverError(f"cannot pull {reference.familiar}: max depth exceeded: {len(chain_ids)} layers")
-        return _Plan(reference, found, tuple(kept), document, raw, chain_ids)
+        return _Plan(reference, found, tuple(kept), document, raw, chain_ids, request.policy)
 
     def _check(self, document: ImageDocument, request: PullRequest, reference: Reference) -> None:
         if document.os.lower() not in ("linux", ""):
@@ -206,6 +209,9 @@ class Puller:
 
     async def _fetch(self, registry: Registry, plan: _Plan, name: str, lease: Lease, report: Report) -> bool:
         digests = [documents.digest(data) for data in plan.kept]
+        by_digest = plan.reference.with_digest(digests[0])
+        names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
+        check_names(plan.policy, self._stock.catalog, names, plan.manifest.config.digest)  # before the layers are fetched
         lease.blobs.update(digests, (layer.digest for layer in plan.manifest.layers))
         lease.chains.update(plan.chain_ids)
         await self._stock.barrier()
@@ -220,10 +226,8 @@ class Puller:
         for data in plan.kept:
             await self._stock.content.put(data)
         record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
-        by_digest = plan.reference.with_digest(digests[0])
-        names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
         newer = self._stock.catalog.references.get(names[-1]) != record.id
-        image = await self._stock.add(record, plan.document, plan.raw, names, resumed=name)
+        image = await self._stock.add(record, plan.document, plan.raw, names, resumed=name, policy=plan.policy)
         report(message(f"Digest: {digests[0]}"))
         self._pulled(plan.reference, image)
         return newer

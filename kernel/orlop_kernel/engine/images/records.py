@@ -28,13 +28,14 @@ class Layer(msgspec.Struct, frozen=True):
 
 class ImageRecord(msgspec.Struct, frozen=True):
     """A row, under the image's ID. `manifests` are blobs kept because a reference by digest names them: the manifest,
-    and the index it was chosen from. `tagged`: RFC 3339, "" for never."""
+    and the index it was chosen from. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]
     manifests: tuple[str, ...] = ()
     parent: str = ""
     tagged: str = ""
+    owner: str = ""
 
 
 class ResumeRecord(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from orlop_kernel.spi import Conflict
 
 from .catalog import Catalog
 from .names import Names
+from .policy import UNRESTRICTED, ImagePolicy
 from .records import Image, ImageUser
 from .references import Reference, parse
 
@@ -54,8 +55,8 @@ def _is_id(image: Image, text: str) -> bool:
 class _Planner:
     """Plans step upon step: each sees what the ones before it leave."""
 
-    def __init__(self, catalog: Catalog, users: Users) -> None:
-        self._catalog, self._users = catalog, users
+    def __init__(self, catalog: Catalog, users: Users, policy: ImagePolicy) -> None:
+        self._catalog, self._users, self._policy = catalog, users, policy
         self._gone: set[str] = set()
         self._left: dict[str, Names] = {}
 
@@ -92,8 +93,16 @@ class _Planner:
             return _conflict(id, why, hard=False)
         return None
 
+    def _check(self, image: Image, names: Iterable[Reference]) -> None:
+        for name in names:
+            if not self._policy.may_take(name, image, self._catalog.owners.get(name, "")):
+                raise self._policy.denied(f"removing the name {name.familiar}")
+
     def by_id(self, image: Image, removal: Removal, *, force: bool) -> None:
         names = self.names(image)
+        self._check(image, names)
+        if not self._policy.may_delete(image):
+            raise self._policy.denied(f"deleting image {_short(image.id)}")
         conflict = self._conflict(image, force=force, named=len(names) > 0 and not names.is_single)
         if conflict is not None:
             raise conflict
@@ -101,6 +110,7 @@ class _Planner:
         removal.steps.append((image.id, list(names), True))
 
     def by_name(self, image: Image, reference: Reference, text: str, removal: Removal, *, force: bool) -> None:
+        self._check(image, [reference])
         names, users = self.names(image), self._users.get(image.id, ())
         if not force and users and names.is_single:
             raise Conflict(
@@ -110,7 +120,8 @@ class _Planner:
         gone = [reference]
         if reference.tag and names.tags_of(reference.name) == 1:
             gone += names.digests_of(reference.name)  # without a tag they name nothing that anybody asked for
-        delete = len(gone) == len(names)
+        self._check(image, gone)
+        delete = len(gone) == len(names) and self._policy.may_delete(image)
         if delete:
             # The name goes in any case; what a container or a child needs stays, as an image without names
             delete = self._conflict(image, force=force, named=False) is None
@@ -122,14 +133,18 @@ class _Planner:
             parent = self._catalog.images.get(image.parent)
             if parent is None or self.names(parent) or self._conflict(parent, force=False, named=False):
                 return
+            if not self._policy.may_delete(parent):
+                return
             self._step(removal, parent, [], True)
             image = parent
 
 
-def plan(catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool) -> Removal:
+def plan(
+    catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool, policy: ImagePolicy = UNRESTRICTED
+) -> Removal:
     """What `DELETE /images/{text}` does. `NotFound` and `Conflict` in Docker's words."""
     image = catalog.resolve(text)
-    removal, planner = Removal(), _Planner(catalog, users)
+    removal, planner = Removal(), _Planner(catalog, users, policy)
     if _is_id(image, text):
         planner.by_id(image, removal, force=force)
     else:
@@ -141,11 +156,13 @@ def plan(catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool)
     return removal
 
 
-def prune(catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal) -> Iterator[None]:
+def prune(
+    catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal, policy: ImagePolicy = UNRESTRICTED
+) -> Iterator[None]:
     """What a prune of these images does (daemon/images/image_prune.go): each of their names goes as by `docker rmi`, and
     what that refuses stays. So an image in use keeps one name. Adds to `removal`; yields after each name, so that the caller
     can let others run."""
-    planner = _Planner(catalog, users)
+    planner = _Planner(catalog, users, policy)
     for image in images:
         names = list(image.names)
         yield

@@ -34,6 +34,7 @@ from .imports import Importer, ImportRequest
 from .layers import Layers, Unpack
 from .listing import Filters, Listed
 from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, removable
 from .progress import Progress, Record, Report
 from .pull import Puller, PullRequest
 from .records import Image, ImageUser
@@ -189,13 +190,20 @@ class Images:
 
         return Progress(self._nursery, run)
 
-    def load_archive(self, body: AsyncIterable[bytes], platform: Platform | None = None, *, quiet: bool = True) -> Progress:
+    def load_archive(
+        self,
+        body: AsyncIterable[bytes],
+        platform: Platform | None = None,
+        *,
+        quiet: bool = True,
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> Progress:
         """Load the images of a `docker save` archive or an OCI layout."""
 
         async def run(report: Report) -> None:
             from .archive_load import Loader  # tarfile and decompressors: two megabytes that few daemons ever need
 
-            loader, pace = Loader(self._stock, self._depth), Pace(shielded=True)
+            loader, pace = Loader(self._stock, self._depth, policy), Pace(shielded=True)
             for image, _ in await loader.load(body, platform, quiet, report):
                 self._event("load", image.id, image.id, image)
                 await pace()
@@ -236,7 +244,7 @@ class Images:
 
         return await search(term, limit, filters, self._config.proxies)
 
-    async def tag(self, name: str, repository: str, tag: str) -> None:
+    async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
         """Give an image one more name; another image may lose it."""
         reference = parse(repository)
         if reference.digest:
@@ -246,20 +254,26 @@ class Images:
             raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
         async with self._stock.lock:
             image = self.resolve(name)
-            await self._stock.point(reference, image.id, rfc3339(time.time_ns()))
+            await self._stock.point(reference, image.id, rfc3339(time.time_ns()), policy)
         self._event("tag", image.id, reference.familiar, image)
 
     # --- images go --------------------------------------------------------------------------------------------------
 
     async def remove(
-        self, name: str, *, force: bool = False, prune: bool = True, platforms: Sequence[Platform] = ()
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        prune: bool = True,
+        platforms: Sequence[Platform] = (),
+        policy: ImagePolicy = UNRESTRICTED,
     ) -> list[DeletedItem]:
         """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words. An
         image here is of one platform: other `platforms` are not there to be removed."""
         async with self._stock.lock:
             for platform in platforms:
                 listing.require_platform(self.resolve(name), name, platform)
-            planned = removal.plan(self._stock.catalog, self.users(), name, force=force, prune=prune)
+            planned = removal.plan(self._stock.catalog, self.users(), name, force=force, prune=prune, policy=policy)
             gone = await self._carry_out(planned)
         return await self._items(planned, gone, await self._stock.collect())
 
@@ -293,20 +307,22 @@ class Images:
                 await pace()
         return result
 
-    async def prune(self, filters: Filters) -> PruneReport:
+    async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED) -> PruneReport:
         """Remove unused images, and what interrupted pulls left. `SpaceReclaimed` is of layers, like `LayersSize` of
         `GET /system/df`."""
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
         try:
-            return await self._prune(filters)
+            return await self._prune(filters, policy)
         finally:
             self._pruning = False
 
-    async def _prune(self, filters: Filters) -> PruneReport:
+    async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
         async with self._stock.lock:
-            planned = await self._plan_prune(await listing.prunable(self._stock.catalog, filters, time.time()))
+            catalog = self._stock.catalog
+            chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
+            planned = await self._plan_prune(chosen, policy)
             gone = await self._carry_out(planned) if planned.steps else []
         await self._stock.give_up(list(self._stock.leases.resumable))
         collected = await self._stock.collect()
@@ -315,11 +331,11 @@ class Images:
         self._events.publish("image", "prune", "", {"reclaimed": str(space)})
         return PruneReport(items or None, space)
 
-    async def _plan_prune(self, images: Sequence[Image]) -> Removal:
+    async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
         """Planned again when a container was made of one of the images meanwhile."""
         while True:
             users, planned, pace = self.users(), Removal(), Pace()
-            for _ in removal.prune(self._stock.catalog, users, images, planned):
+            for _ in removal.prune(self._stock.catalog, users, images, planned, policy):
                 await pace()
             now = self.users()
             if not any(id in now and id not in users for id, _, _ in planned.steps):

@@ -4,11 +4,13 @@ Order of a new image: blobs durable -> layers committed -> one commit with its r
 what is not there, and what a crash leaves is always surplus: at boot everything is removed that no image, container or
 interrupted pull needs. An image that lost its content (a damaged disk) is set aside; the daemon starts without it.
 
-Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (the image's ID), `resume:<full reference>`.
+Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (the image's ID; if the name has an owner, a
+space and the owner), `resume:<full reference>`.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +30,7 @@ from .content import ContentStore, DamagedBlob
 from .layers import Built, Layers
 from .leases import Lease, Leases
 from .manifests import MAX_MANIFEST
+from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owner_of_name
 from .records import Image, ImageRecord, Layer, ResumeRecord
 from .references import Reference, parse
 
@@ -43,6 +46,10 @@ CLEANUP_SECONDS = 60.0  # for what is left of an image that was not made, howeve
 _record = msgspec.json.Decoder(ImageRecord)
 _resume = msgspec.json.Decoder(ResumeRecord)
 _encode = msgspec.json.encode
+
+
+def _name_row(name: Reference, id: str, owner: str) -> Put:
+    return Put(_TABLE, f"{_REF}{name}", f"{id} {owner}".rstrip().encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +133,12 @@ class Stock:
             self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size)
             parent = layer.chain_id
 
-    def _load_name(self, key: str, id: str) -> None:
+    def _load_name(self, key: str, value: str) -> None:
+        id, _, owner = value.partition(" ")
         reference = parse(key.removeprefix(_REF))
         if id not in self.catalog.images:
             raise OrlopError(f"it names image {id[:80]}, which is not there")
-        self.catalog.point(reference, id)
+        self.catalog.point(reference, id, owner)
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -167,6 +175,7 @@ class Stock:
         name: Reference | None,
         lease: Lease,
         parent: str = "",
+        policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
         """Write the document of an image that is of our own making, and acknowledge it. `InvalidParameter` when it is more
         than the next start would read."""
@@ -178,10 +187,17 @@ class Stock:
         record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
         await self.hold(lease, blob=record.id)
         await self.content.put(raw)
-        return await self.add(record, document, raw, [name] if name else [])
+        return await self.add(record, document, raw, [name] if name else [], policy=policy)
 
     async def add(
-        self, record: ImageRecord, document: ImageDocument, raw: bytes, names: Iterable[Reference], *, resumed: str = ""
+        self,
+        record: ImageRecord,
+        document: ImageDocument,
+        raw: bytes,
+        names: Iterable[Reference],
+        *,
+        resumed: str = "",
+        policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
         """Acknowledge an image with its names, in one commit. Its blobs and layers are held by a lease of the caller.
         An image that is known already keeps its record, and gains manifests. `resumed` ends that interrupted pull."""
@@ -195,27 +211,31 @@ class Stock:
                 record = msgspec.structs.replace(
                     known.record, layers=layers, manifests=tuple(manifests), parent=known.parent or record.parent
                 )
+            record = msgspec.structs.replace(record, owner=owner_of_image(policy, known))
             names = list(names)
+            check_names(policy, self.catalog, names, record.id)
+            owners = [owner_of_name(policy, self.catalog, name, record.id) for name in names]
             operations: list[Put | Delete] = [Put(_TABLE, record.id, _encode(record))]
-            operations += [Put(_TABLE, f"{_REF}{name}", record.id.encode()) for name in names]
+            operations += map(_name_row, names, itertools.repeat(record.id), owners)
             if resumed:
                 operations.append(Delete(_TABLE, _RESUME + resumed))
             await self._commit(operations)
             self.leases.resumable.pop(resumed, None)
             self.catalog.put(record, document, raw)
             pace = Pace(shielded=True)
-            for name in names:
-                self.catalog.point(name, record.id)
+            for name, owner in zip(names, owners, strict=True):
+                self.catalog.point(name, record.id, owner)
                 await pace()
             return self.catalog.images[record.id]
 
-    async def point(self, name: Reference, id: str, tagged: str) -> None:
+    async def point(self, name: Reference, id: str, tagged: str, policy: ImagePolicy = UNRESTRICTED) -> None:
         """Give an image one more name. The caller holds `lock`."""
-        image = self.catalog.images[id]
+        check_names(policy, self.catalog, [name], id)
+        image, owner = self.catalog.images[id], owner_of_name(policy, self.catalog, name, id)
         record = msgspec.structs.replace(image.record, tagged=tagged)
-        await self._commit([Put(_TABLE, id, _encode(record)), Put(_TABLE, f"{_REF}{name}", id.encode())])
+        await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, id, owner)])
         self.catalog.put(record, image.document, image.raw)
-        self.catalog.point(name, id)
+        self.catalog.point(name, id, owner)
 
     async def forget(self, names: Sequence[Reference], ids: Sequence[str]) -> None:
         """Remove names, and images that have no others, in one commit. The caller holds `lock`."""

@@ -1,0 +1,263 @@
+"""Names of images on guarded listeners: what belongs to whom, and what nobody takes from others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from tests.registry import docker_archive, image, layer
+from tests.registry.fakes import Room, drain, open_room
+from tests.registry.hostile import serving
+
+from orlop_kernel.access.door import Denied, Door
+from orlop_kernel.access.image_names import ListenerImages
+from orlop_kernel.access.scope import Judge
+from orlop_kernel.config import Listener
+from orlop_kernel.engine.images.policy import UNRESTRICTED, ImagePolicy
+from orlop_kernel.engine.images.pull import PullRequest
+from orlop_kernel.engine.images.references import parse
+from orlop_kernel.engine.images.service import ImportRequest
+from orlop_kernel.spi import OrlopError
+
+BASE, LABELLED = image([layer({"a": b"1"})]), image([layer({"b": b"2"})], config={"Labels": {"team": "web"}})
+OTHER, THIRD = image([layer({"c": b"3"})]), image([layer({"d": b"4"})])
+
+
+def policy(host: str, *names: str, labels: tuple[str, ...] = (), pulling: bool = False) -> ListenerImages:
+    door = Door.of(Listener(host=f"unix:///{host}", role="no-exec", labels=labels, image_names=names))
+    holds = Judge(None, door).holds if labels else None  # type: ignore[arg-type]  # it asks no engine for that
+    return ListenerImages(door, holds, DENIALS.append, pulling=pulling)
+
+
+DENIALS: list[Denied] = []
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    stream = io.BytesIO(data)
+    while piece := stream.read(4096):
+        yield piece
+        await trio.lowlevel.checkpoint()
+
+
+class Client:
+    """Of one listener; every method returns the error's text, "" for none."""
+
+    def __init__(self, room: Room, images: ImagePolicy) -> None:
+        self.room, self.images = room, images
+
+    async def load(self, **names: object) -> str:
+        archive = docker_archive({name.replace("__", ":"): made for name, made in names.items()})  # type: ignore[misc]
+        try:
+            records = await drain(self.room.images.load_archive(pieces(archive), policy=self.images))
+        except OrlopError as error:
+            return str(error)
+        return str(records[-1].get("error", ""))
+
+    async def make(self, name: str) -> str:
+        request = ImportRequest("-", parse(name).with_default_tag(), policy=self.images)
+        try:
+            records = await drain(self.room.images.import_image(request, pieces(layer({"e": b"5"}).data)))
+        except OrlopError as error:
+            return str(error)
+        return str(records[-1].get("error", ""))
+
+    async def _said(self, done: Awaitable[object]) -> str:
+        try:
+            await done
+        except OrlopError as error:
+            return str(error)
+        return ""
+
+    async def tag(self, image: str, name: str) -> str:
+        repository, _, tag = name.rpartition(":")
+        return await self._said(self.room.images.tag(image, repository, tag, self.images))
+
+    async def remove(self, name: str, *, force: bool = False) -> str:
+        return await self._said(self.room.images.remove(name, force=force, policy=self.images))
+
+    async def prune(self, *, everything: bool = False) -> str:
+        filters = {"dangling": ["false"]} if everything else {}
+        return await self._said(self.room.images.prune(filters, self.images))
+
+
+def names(room: Room) -> dict[str, str]:
+    """The names that there are, and the ID that each has."""
+    return {name: found.id for found in room.images.all() for name in found.repo_tags}
+
+
+def on(tmp_path: Path, body: Callable[[Room], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            await body(room)
+
+    trio.run(main)
+
+
+REFUSED = "is not allowed for role no-exec of listener unix:///ci"
+
+
+def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
+    """Whatever brings the other image: load, import and tag here, commit and pull by the same two calls."""
+
+    async def body(room: Room) -> None:
+        admin, ci = Client(room, UNRESTRICTED), Client(room, policy("ci"))
+        assert not await admin.load(app__1=BASE)
+        before = names(room)
+        moved = f"moving the name app:1 to another image {REFUSED}"
+        assert await ci.load(app__1=OTHER) == moved
+        assert await ci.make("app:1") == moved
+        assert not await ci.load(own__1=OTHER)
+        assert await ci.tag("own:1", "app:1") == moved
+        assert names(room) == {**before, "own:1": OTHER.id}
+        assert DENIALS[-1].by == "role no-exec"
+        assert not await ci.tag("app:1", "app:1")  # it is its name
+        assert not await ci.load(app__1=BASE)
+        assert await ci.load(app__1=OTHER) == moved, "what was given again is not therefore one's own"
+        assert not await ci.load(own__1=THIRD), "one's own may be moved"
+        assert not await admin.tag("own:1", "app:1")
+        assert names(room)["app:1"] == THIRD.id
+
+    on(tmp_path, body)
+
+
+def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
+    """It was free when the request came. What counts is what it is when it would move."""
+
+    async def body(room: Room) -> None:
+        admin = Client(room, UNRESTRICTED)
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield layer({"e": b"5"}).data
+            assert not await admin.load(app__1=BASE)
+
+        request = ImportRequest("-", parse("app:1"), policy=policy("ci"))
+        with pytest.raises(Denied, match=r"moving the name app:1 to another image"):
+            await drain(room.images.import_image(request, slowly()))
+        assert names(room) == {"app:1": BASE.id}
+        assert len(room.images.all()) == 1
+
+    on(tmp_path, body)
+
+
+def test_a_pull_moves_no_name_of_others(tmp_path: Path) -> None:
+    """Nor does it fetch what it may not name. A free name is the registry's, whatever the listener lists."""
+
+    async def body(room: Room) -> None:
+        with serving() as registry:
+
+            async def pull(images: ImagePolicy) -> str:
+                records = await drain(room.images.pull(PullRequest(parse(f"{registry.host}/app:1"), policy=images)))
+                return str(records[-1].get("error", ""))
+
+            ci, listed = policy("ci", "own/*", pulling=True), policy("ci", f"{registry.host}/*", pulling=True)
+            registry.add("app", "1", BASE)
+            assert not await pull(UNRESTRICTED)
+            assert not await pull(ci), "nothing moves"
+            registry.add("app", "1", OTHER)
+            unpacked = room.unpacker.count
+            assert await pull(ci) == f"moving the name {registry.host}/app:1 to another image {REFUSED}"
+            assert room.unpacker.count == unpacked
+            assert names(room) == {f"{registry.host}/app:1": BASE.id}
+            assert not await pull(listed)
+            registry.add("app", "1", THIRD)
+            assert not await pull(ci), "now it is of this listener"
+            assert names(room) == {f"{registry.host}/app:1": THIRD.id}
+
+    on(tmp_path, body)
+
+
+def test_what_others_brought_is_not_removed(tmp_path: Path) -> None:
+    async def body(room: Room) -> None:
+        admin, ci, other = Client(room, UNRESTRICTED), Client(room, policy("ci")), Client(room, policy("other"))
+        assert not await admin.load(app__1=BASE, app__2=LABELLED)
+        for text in ("app:1", BASE.id, BASE.id[7:19]):
+            assert await ci.remove(text, force=True) == f"removing the name app:1 {REFUSED}"
+        assert not await ci.tag("app:1", "ci:1")
+        assert not await ci.load(ci__2=OTHER, ci__3=THIRD)
+        assert await other.remove("ci:2")
+        assert not await ci.remove("ci:1")
+        assert not await ci.remove("ci:2")
+        assert not await ci.prune(everything=True)
+        assert names(room) == {"app:1": BASE.id, "app:2": LABELLED.id}
+
+    on(tmp_path, body)
+
+
+def test_an_image_without_names_stays_unless_it_is_ones_own(tmp_path: Path) -> None:
+    async def body(room: Room) -> None:
+        admin, ci = Client(room, UNRESTRICTED), Client(room, policy("ci"))
+        assert not await admin.load(app__1=BASE)
+        assert not await admin.load(app__1=OTHER)
+        assert await ci.remove(BASE.id) == f"deleting image {BASE.id[7:19]} {REFUSED}"
+        assert not await ci.prune()
+        assert not await ci.tag(BASE.id, "mine:1")
+        assert not await ci.remove("mine:1")
+        assert room.images.get(BASE.id), "a name that was lent to it takes it nowhere"
+        assert not await ci.load(mine__2=BASE)
+        assert not await ci.remove("mine:2")
+        assert room.images.get(BASE.id), "nor is it one's own for having been brought again"
+        assert not await ci.load(ci__1=THIRD)
+        assert not await admin.load(ci__1=THIRD)
+        assert await ci.remove("ci:1") == f"removing the name ci:1 {REFUSED}", "both need it"
+        assert not await ci.load(ci__2=LABELLED)
+        assert not await ci.load(ci__2=image([layer({"f": b"6"})]))
+        assert not await ci.prune()
+        assert room.images.get(LABELLED.id) is None
+        assert room.images.get(BASE.id)
+
+    on(tmp_path, body)
+
+
+def test_names_that_a_listener_lists(tmp_path: Path) -> None:
+    async def body(room: Room) -> None:
+        admin, ci = Client(room, UNRESTRICTED), Client(room, policy("ci", "ci/*", "r.test:5000/x/*"))
+        assert not await admin.load(**{"ci/app__1": BASE, "app__1": LABELLED})
+        for name in ("ci/app:1", "docker.io/ci/app:1", "r.test:5000/x/y:z"):
+            assert not await ci.tag("app:1", name)
+        for name in ("free:1", "ci/a/b:1", "ci:1", "r.test:5000/y:1", "x.test/ci/app:1"):
+            assert await ci.tag("app:1", name) == f"the name {name} {REFUSED}"
+        assert not await ci.remove("ci/app:1")
+        assert await ci.remove("app:1") == f"removing the name app:1 {REFUSED}"
+        assert await ci.make("free") == f"the name free:latest {REFUSED}"
+        assert not await ci.make("ci/app")
+        pulling = policy("ci", "ci/*", pulling=True)
+        assert pulling.may_take(parse("free:1"), None, "")
+
+    on(tmp_path, body)
+
+
+def test_images_with_the_labels_are_the_listeners_own(tmp_path: Path) -> None:
+    async def body(room: Room) -> None:
+        web = Client(room, policy("web", labels=("team=web",)))
+        assert not await Client(room, UNRESTRICTED).load(app__1=LABELLED, app__2=BASE)
+        assert await web.remove("app:2")
+        assert not await web.remove("app:1")
+        assert names(room) == {"app:2": BASE.id}
+
+    on(tmp_path, body)
+
+
+def test_whose_a_name_is_is_known_after_a_restart(tmp_path: Path) -> None:
+    async def before(room: Room) -> None:
+        assert not await Client(room, UNRESTRICTED).load(app__1=BASE)
+        assert not await Client(room, policy("ci")).load(ci__1=OTHER)
+
+    async def after(room: Room) -> None:
+        other, ci = Client(room, policy("other")), Client(room, policy("ci"))
+        for name in ("app:1", "ci:1"):
+            assert await other.remove(name)
+        assert await ci.remove("app:1")
+        assert not await ci.load(ci__1=THIRD)
+        assert not await ci.prune()
+        assert room.images.get(OTHER.id) is None
+
+    on(tmp_path, before)
+    on(tmp_path, after)
+
+
+def test_a_policy_that_may_do_everything_denies_nothing() -> None:
+    with pytest.raises(AssertionError):
+        UNRESTRICTED.denied("anything")
