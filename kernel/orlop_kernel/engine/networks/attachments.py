@@ -188,12 +188,19 @@ class Attachments:
         )
 
     def enlist(self, sandbox: Sandbox) -> None:
+        for network in self._add_members(sandbox):
+            self._changed(network)
+
+    def _add_members(self, sandbox: Sandbox) -> list[Network]:
+        """Make the endpoints members of their networks; those networks."""
+        joined = []
         for attached in sandbox.endpoints:
             network = self._networks.get(attached.network.id)
             if network is not None:
                 network.planned.discard(attached.endpoint.id)
                 network.members[attached.endpoint.id] = (sandbox, attached)
-                self._changed(network)
+                joined.append(network)
+        return joined
 
     async def _detach_one(self, attached: AttachedEndpoint, *, ending: bool = True) -> None:
         """`ending`: the namespace goes as well, so the driver need not wait for its link to be gone."""
@@ -225,6 +232,7 @@ class Attachments:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
+        """`changed` is not called: running containers would resolve names by a table that has part of the members only."""
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
         for sandbox in sandboxes:
             for attached in sandbox.endpoints:
@@ -236,7 +244,7 @@ class Attachments:
                     )
             try:
                 self._hold(sandbox)
-                self.enlist(sandbox)
+                self._add_members(sandbox)
             except Exception:  # the others' addresses must be theirs all the same
                 _log.exception("the network of container %s is not restored", sandbox.container_id[:12])
         for name, living in by_driver.items():

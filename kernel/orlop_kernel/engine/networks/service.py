@@ -97,7 +97,7 @@ class Networks:
                 await self._make(network)
             await self._attachments.restore(list(sandboxes))
             self.names.keep(self._networks)
-            for network in self._networks.values():
+            for network in self._networks.values():  # once, with all members: the old tables are right until then
                 self.names.publish(network)
         finally:
             self._up.set()
