@@ -94,6 +94,7 @@ class Engine:
     async def restore(self) -> None:
         """Adopt the containers that live, account for those that died while no daemon looked, sweep what belongs to
         nobody, and start what its restart policy wants."""
+        self.nursery.start_soon(self.networks.names.write_again)
         await self.containers.restore()
 
     async def shutdown(self, *, leave_running: bool) -> None:

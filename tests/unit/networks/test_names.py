@@ -1,15 +1,19 @@
-"""The tables of names that the daemon writes for name servers."""
+"""The tables of names that the daemon writes for name servers: when they are written, and what happens when they cannot be."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+import trio
 from tests.unit.house import run_fast
 from tests.unit.networks_house import NetworkHouse, request
 
 from orlop_kernel.engine.networks.names import Names
-from orlop_kernel.monitor.dns.names import ContainerNames, Tables, network_file
+from orlop_kernel.monitor.dns.names import ContainerNames, Tables, container_file, network_file
+from orlop_kernel.types.containers import HostConfig
 
 MANY = 12
 
@@ -23,15 +27,17 @@ def names_on(house: NetworkHouse, network_id: str, name: str) -> list[bytes] | N
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are written."""
+    """The files that are written. `full` in it: the file system is full."""
     written: list[str] = []
-    write = Names._replace
+    write = Names._write
 
     def counted(self: Names, path: str, content: bytes) -> None:
+        if "full" in written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         written.append(path)
         write(self, path, content)
 
-    monkeypatch.setattr(Names, "_replace", counted)
+    monkeypatch.setattr(Names, "_write", counted)
     return written
 
 
@@ -61,5 +67,50 @@ def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: 
             look()
         assert sorted(writes) == sorted(network_file(house.config.exec_root, each) for each in ids)
         assert missing == []
+
+    run_fast(main)
+
+
+def test_what_a_full_disk_refused_is_written_once_there_is_space(tmp_path: Path, writes: list[str]) -> None:
+    async def main() -> None:
+        house = NetworkHouse(tmp_path)
+        async with house.daemon() as networks, trio.open_nursery() as nursery:
+            nursery.start_soon(networks.names.write_again)
+            net, gone = [(await networks.create(request(name))).id for name in ("net", "gone")]
+            writes.append("full")
+            sandboxes = [await house.start(1, "net"), await house.start(2, "net"), await house.start(3, "gone")]
+            await trio.sleep(60)
+            assert names_on(house, net, "c1") is None
+            await networks.release(sandboxes[2])
+            await networks.remove("gone")
+            writes.remove("full")
+            await trio.sleep(2)
+            assert names_on(house, net, "c1") and names_on(house, net, "c2")
+            assert writes == [network_file(house.config.exec_root, net)]
+            assert not os.path.exists(network_file(house.config.exec_root, gone))
+            nursery.cancel_scope.cancel()
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_containers_own_table_is_written_unless_it_has_ended(tmp_path: Path, writes: list[str], ended: bool) -> None:
+    async def main() -> None:
+        house = NetworkHouse(tmp_path)
+        run_dir = tmp_path / "run" / "run" / "c1"
+        async with house.daemon() as networks, trio.open_nursery() as nursery:
+            nursery.start_soon(networks.names.write_again)
+            await networks.create(request("net"))
+            sandbox = await house.start(1, "net")
+            run_dir.mkdir(parents=True)
+            writes.append("full")
+            path = networks.names.configure(str(run_dir), HostConfig(), sandbox, {"db": "c2"})
+            assert path == container_file(str(run_dir)) and not os.path.exists(path)
+            if ended:
+                run_dir.rmdir()
+            writes.remove("full")
+            await trio.sleep(2)
+            assert os.path.exists(path) != ended and run_dir.exists() != ended
+            nursery.cancel_scope.cancel()
 
     run_fast(main)

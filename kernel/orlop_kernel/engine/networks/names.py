@@ -1,7 +1,8 @@
 """What the name servers of containers answer from: files below exec-root, written anew whenever a network's members change.
 
 Owns `<exec-root>/network/names/` (one file a user-defined network) and `names` in the run directories of containers on such
-networks. Each write replaces a file as a whole. Monitors read them, also while no daemon runs.
+networks. Each write replaces a file as a whole. Monitors read them, also while no daemon runs. A table that cannot be written
+(the file system is full) is kept in memory, and `write_again` writes it once there is space.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 import msgspec
+import trio
 
 from orlop_kernel.config import Config
 from orlop_kernel.monitor.dns.names import ContainerNames, NetworkNames, container_file, network_file
@@ -25,6 +27,7 @@ __all__ = ["Names", "is_named"]
 
 _log = logging.getLogger("orlop.networks")
 _encode = msgspec.msgpack.Encoder().encode
+_WRITE_AGAIN = 1.0  # seconds
 
 
 def is_named(sandbox: Sandbox | None) -> bool:
@@ -36,6 +39,9 @@ class Names:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._directory = os.path.dirname(network_file(config.exec_root, "-"))
+        self._unwritten: dict[str, bytes] = {}
+        """The latest content of each file that could not be written, by path."""
+        self._failed = trio.Event()
 
     def reconfigure(self, config: Config) -> None:
         self._config = config
@@ -58,8 +64,10 @@ class Names:
 
     def drop(self, network_id: str) -> None:
         """A network was removed."""
+        path = network_file(self._config.exec_root, network_id)
+        self._unwritten.pop(path, None)
         try:
-            os.unlink(network_file(self._config.exec_root, network_id))
+            os.unlink(path)
         except FileNotFoundError:
             pass
 
@@ -97,10 +105,38 @@ class Names:
         """A name server that reads an old table is better than a container that does not start: failures are logged."""
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            half = f"{self._directory}/new"  # here, where the next boot removes what a crash left of it
-            with open(half, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                file.write(content)
-            os.rename(half, path)
+            self._write(path, content)
         except OSError as error:
-            _log.error("cannot write the names that containers resolve: %s", error)
+            _log.error("cannot write the names that containers resolve, trying again until it succeeds: %s", error)
+            self._unwritten[path] = content
+            self._failed.set()
+        else:
+            self._unwritten.pop(path, None)
+
+    def _write(self, path: str, content: bytes) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        half = f"{self._directory}/new"  # here, where the next boot removes what a crash left of it
+        with open(half, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(content)
+        os.rename(half, path)
+
+    async def write_again(self) -> None:
+        """Run as long as the daemon: writes what could not be written, as soon as that is possible."""
+        while True:
+            await self._failed.wait()
+            self._failed = trio.Event()
+            while self._unwritten:
+                await trio.sleep(_WRITE_AGAIN)
+                self._write_what_is_left()
+
+    def _write_what_is_left(self) -> None:
+        for path, content in list(self._unwritten.items()):
+            if not os.path.isdir(os.path.dirname(path)) and os.path.dirname(path) != self._directory:
+                del self._unwritten[path]  # the run directory of a container that has ended
+                continue
+            try:
+                self._write(path, content)
+            except OSError:
+                return  # logged when it first failed
+            del self._unwritten[path]
+            _log.info("the names that containers resolve are written again: %s", os.path.basename(path))
