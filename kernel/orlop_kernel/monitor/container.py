@@ -119,17 +119,18 @@ class Container:
             self._log.close()
         start = self._start
 
-        def deleted() -> None:
-            if failed.timed_out:
-                self._kill_remains(start)
+        def deleted(status: int) -> None:
+            # A runtime that was killed before it wrote its state leaves nothing that its `delete` could know of
+            if failed.status or failed.timed_out or status:
+                self._sweep(start)
             connection.reply(serial, failed)
             self.on_gone()
 
         self._delete(start.delete, deleted)
 
-    def _kill_remains(self, start: Start) -> None:
-        """Of a runtime that was killed half-way: what it had forked, and the cgroups it had made. Bounded, and nothing else
-        goes on in this process by now."""
+    def _sweep(self, start: Start) -> None:
+        """End what a runtime that was killed half-way had forked, and remove the cgroups it had made. Bounded, and nothing
+        else goes on in this process by now."""
         found = cgroups.named(start.cgroup)
         deadline = time.monotonic() + _STRAGGLER_SECONDS
         while not (cgroups.kill(found) and orphans.kill_children(()) and cgroups.remove(found)):
@@ -152,16 +153,24 @@ class Container:
         self.on_dead()
         self._announce(self.exited)
         self._output.finish_attachments()
-        self._delete(self._start.delete, self.on_gone)
+        self._delete(self._start.delete, self._deleted)
 
-    def _delete(self, command: Command, then: Callable[[], None]) -> None:
+    def _deleted(self, status: int) -> None:
+        assert self._start
+        if status:
+            self._sweep(self._start)
+        self.on_gone()
+
+    def _delete(self, command: Command, then: Callable[[int], None]) -> None:
+        """Have the runtime forget the container; `then(status)`: its exit code, or minus the signal."""
+
         def deleted(status: int, timed_out: bool) -> None:
             if status:
                 print(f"{command.argv[0]} delete of {self._launch.id}: status {status}", file=sys.stderr)
-            then()
+            then(status)
 
         try:
             commands.run(self._loop, command, (self._null, self._null, self._null), deleted)
         except OSError as error:
             print(f"{command.argv[0]}: {error}", file=sys.stderr)
-            then()
+            then(127)

@@ -230,7 +230,7 @@ async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> N
 
 async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
     """Every step, whatever becomes of the others: first what others may want, last the runtime, which may hang for as long
-    as there is time. `deleted`: the monitor has had the runtime forget the container."""
+    as there is time. `deleted`: the monitor has had the runtime forget the container, unless that was killed as well."""
     container.release_attach_waiters()
     sandbox, container.record.sandbox = container.record.sandbox, None
     try:
@@ -244,7 +244,7 @@ async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, 
             if sandbox is not None:
                 await room.engine.networks.release(sandbox)
         finally:
-            if run.monitor is not None and not deleted:
+            if run.monitor is not None and (not deleted or runtimes.has_state(room, container)):
                 await runtimes.clean(room, container)
     except Exception:
         log.exception("cannot undo all of the start of container %s", container.name)

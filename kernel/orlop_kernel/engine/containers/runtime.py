@@ -20,7 +20,7 @@ from .container import Container, Run
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["clean", "is_left", "task"]
+__all__ = ["clean", "has_state", "is_left", "task"]
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,17 @@ def _state(room: Containers, container: Container) -> str:
     return os.path.join(room.engine.config.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
 
 
+def has_state(room: Containers, container: Container) -> bool:
+    """Whether the runtime still keeps something of the container: another start with its id would be refused."""
+    return os.path.isdir(_state(room, container))
+
+
 def is_left(room: Containers, container: Container, run: Run) -> bool:
     """Whether the runtime was not had forget the container: that takes its cgroups away (systemd does so by itself), and
     what the runtime keeps."""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
-    return any(map(os.path.isdir, (*made, _state(room, container))))
+    return has_state(room, container) or any(map(os.path.isdir, made))
 
 
 async def clean(room: Containers, container: Container) -> None:
