@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import trio
 
 from orlop_kernel import __version__, linux
 from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd, tls
+from orlop_kernel.boot.phases import Phases
 from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, reload_attributes
 from orlop_kernel.config.argv import Parsed
 from orlop_kernel.engine.processes.runs import release_private_directory
@@ -48,7 +48,8 @@ class Daemon:
     """One run of orlopd."""
 
     def __init__(self, loaded: Loaded, parsed: Parsed, began: float) -> None:
-        self._loaded, self._parsed, self._began = loaded, parsed, began
+        self._loaded, self._parsed, self._phases = loaded, parsed, Phases(began)
+        self._phases.end("configuration")
         self._environ = dict(os.environ)
         self._stop = trio.Event()
         self._hurry = trio.CancelScope()
@@ -81,6 +82,7 @@ class Daemon:
                 from orlop_kernel.http.server import Server
                 from orlop_kernel.store import Store
 
+                self._phases.end("imports")
                 async with (
                     Store.open(os.path.join(config.data_root, "orlop.db")) as store,
                     trio.open_nursery() as state,  # operations that outlive the request they came by
@@ -89,6 +91,7 @@ class Daemon:
                     listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
                     listen.opened_entries(config, listeners) as entries,
                 ):
+                    self._phases.end("state")
                     self._engine, self._access = engine, access
                     self._listeners, self._own = listeners, entries
                     state.start_soon(engine.events.run)
@@ -96,6 +99,7 @@ class Daemon:
                     reload.check_defaults(engine, config)
                     reload.warn_of_runtime(engine)
                     await engine.restore()
+                    self._phases.end("containers")
                     routes = list(_routes(engine))
                     for_hosts, for_entries = process.client_limits(len(entries))
                     apis = [
@@ -119,7 +123,8 @@ class Daemon:
         gc.freeze()  # what booting made stays for good: the collector need not look at it again
         gc.enable()
         self._watch_loop(self._loaded.config)
-        _log.info("orlopd %s is ready after %.0f ms", __version__, (time.monotonic() - self._began) * 1000)
+        self._phases.end("listening")
+        _log.info("orlopd %s is ready after %s", __version__, self._phases)
         systemd.notify_ready("serving")
 
     def _watch_loop(self, config: Config) -> None:

@@ -1,0 +1,24 @@
+"""How long each phase of a boot took, for the log: where a slow start spends its time."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["Phases"]
+
+
+class Phases:
+    """`began` is `time.monotonic()` of the first moment. `end` names the phase that ends now."""
+
+    def __init__(self, began: float) -> None:
+        self._began = self._last = began
+        self._taken: list[tuple[str, float]] = []
+
+    def end(self, name: str) -> None:
+        now = time.monotonic()
+        self._taken.append((name, (now - self._last) * 1000))
+        self._last = now
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {taken:.0f}" for name, taken in self._taken)
+        return f"{(self._last - self._began) * 1000:.0f} ms ({parts})"

@@ -1,0 +1,13 @@
+"""The phases of a boot, as the log shows them."""
+
+from orlop_kernel.boot import phases
+
+
+def test_each_phase_takes_from_the_end_of_the_last_one(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(phases.time, "monotonic", lambda: now)
+    taken = phases.Phases(99.5)
+    taken.end("imports")
+    now += 0.25
+    taken.end("containers")
+    assert str(taken) == "750 ms (imports 500, containers 250)"
