@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import trio
 from trio.testing import MockClock
 
+from orlop_kernel import process
 from orlop_kernel.engine.containers import lifecycle
 from orlop_kernel.engine.containers.container import Container, Run
 from orlop_kernel.engine.containers.record import ContainerRecord
@@ -18,10 +19,10 @@ from orlop_kernel.engine.networks.records import Sandbox
 from orlop_kernel.events import EventBus
 from orlop_kernel.metrics.tally import Tally
 from orlop_kernel.monitor.protocol import Exited, Started
-from orlop_kernel.spi import Command, DriverError, Unavailable
+from orlop_kernel.spi import Command, DriverError, Outcome, Unavailable
 from orlop_kernel.types.containers import ContainerConfig, HostConfig
 
-__all__ = ["ID", "SANDBOX", "TRUE", "FakeMonitor", "FakeRuntime", "house", "run_fast"]
+__all__ = ["ID", "SANDBOX", "TRUE", "FakeMonitor", "FakeRuntime", "house", "no_threads", "run_fast"]
 
 ID = "c" * 64
 SANDBOX = Sandbox(container_id=ID, container_name="web", network_mode="bridge", hostname="web", endpoints=())
@@ -60,6 +61,7 @@ class FakeMonitor:
     """Ends its container at SIGKILL, as `run` hears; `deaf`: answers nothing and dies of `kill` alone."""
 
     pid, netns_path = 4242, ""
+    silent = is_over = is_stopped = False
 
     def __init__(self, run, deaf=False):
         self.run, self.deaf, self.gone, self.attached = run, deaf, trio.Event(), []
@@ -133,6 +135,9 @@ class FakeNetworks:
         return sandbox
 
     async def restore(self, sandboxes):
+        self.restored = [sandbox.container_id for sandbox in sandboxes]
+
+    async def up(self):
         pass
 
 
@@ -175,6 +180,7 @@ class FakeEngine:
             data_root=str(tmp / "data"),
             exec_root=str(tmp / "run"),
             default_stop_timeout=10,
+            shutdown_timeout=15,
             live_restore=True,
             effective_cgroup_parent="/orlop-test",
             cgroup_driver="cgroupfs",
@@ -217,7 +223,7 @@ class House:
             created_ns=1,
             args=["true"],
             config=ContainerConfig(open_stdin=True),
-            host_config=HostConfig(network_mode="bridge", runtime="runc", **host),
+            host_config=HostConfig(**{"network_mode": "bridge", "runtime": "runc", **host}),
             image_id="i",
             storage_driver="fake",
         )
@@ -261,3 +267,18 @@ async def house(tmp_path, monkeypatch, **host):
 
 def run_fast(main):
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def no_threads(monkeypatch):
+    """What would run on a thread or as a program is done at once: a clock that jumps does not stand still for these."""
+
+    async def at_once(function, *args):
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+    async def succeed(command, **options):
+        await trio.lowlevel.checkpoint()
+        return Outcome(0, b"", b"")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    monkeypatch.setattr(process, "run_supervised", succeed)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, run_fast
+from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, no_threads, run_fast
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from orlop_kernel import daemon, process
@@ -100,7 +100,7 @@ class RealLaunch:
 
     def __init__(self, h, monkeypatch):
         self.monitors, self.h, self.clean = [], h, []
-        self.attach_error = self.start_error = self.bundle_error = None
+        self.attach_error = self.start_error = self.bundle_error = self.hang = None
         monkeypatch.setattr(Monitor, "launch", self.launch)
         monkeypatch.setattr(bundle, "write", self.write)
         monkeypatch.setattr(launch, "_wanted", self.wanted)
@@ -112,6 +112,8 @@ class RealLaunch:
     async def launch(self, *of):
         monitor = FakeMonitor(self.h.container.run)
         monitor.refuse_attach, monitor.start_error = self.attach_error, self.start_error
+        if self.hang:
+            monitor.start = self.hang
         self.monitors.append(monitor)
         return monitor, None
 
@@ -242,6 +244,7 @@ def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, mon
                 h.engine.store.full = True
             else:
                 monkeypatch.setattr(Monitor, "adopt", lambda *of: 1 / 0)
+            no_threads(monkeypatch)
             await restore.restore(h.room)
             assert not h.container.record.state.running
             h.engine.store.full = False
