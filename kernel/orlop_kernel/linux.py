@@ -23,6 +23,7 @@ __all__ = [
     "close_other_fds",
     "in_network_namespace",
     "is_process",
+    "is_stopped",
     "keep_freed_memory",
     "mount",
     "new_network_namespace",
@@ -322,15 +323,28 @@ def pidfd_send_signal(pidfd: int, signum: int) -> None:
     signal.pidfd_send_signal(pidfd, signum)
 
 
-def process_start_time(pid: int) -> int:
-    """Clock ticks since boot when `pid` started: with the pid it names one process for ever (field 22 of proc(5) stat).
-    Raises `ProcessLookupError` when there is none."""
+def _process_fields(pid: int) -> list[bytes]:
+    """proc(5) stat from field 3 on, which follow the name."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(pid) from None
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    return stat[stat.rindex(b")") + 2 :].split()
+
+
+def process_start_time(pid: int) -> int:
+    """Clock ticks since boot when `pid` started: with the pid it names one process for ever (field 22 of proc(5) stat).
+    Raises `ProcessLookupError` when there is none."""
+    return int(_process_fields(pid)[19])
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal (SIGSTOP) or a debugger has stopped it (field 3 of proc(5) stat)."""
+    try:
+        return _process_fields(pid)[0] in (b"T", b"t")
+    except ProcessLookupError:
+        return False
 
 
 def is_process(pid: int, start_time: int) -> bool:

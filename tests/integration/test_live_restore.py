@@ -73,6 +73,12 @@ def test_a_monitor_that_is_silent_at_boot(live: Engine) -> None:
     live.start()
     assert live.inspect("cc")["State"]["Pid"] == pid and alive(pid)
     assert live.ok("run", "--rm", "busybox", "echo", "next") == "next"
+    until(
+        lambda: f"container cc: cannot adopt it: its monitor (pid {monitor}) is stopped" in live.log(),
+        "the reason in the log",
+    )
+    failed = live.docker("exec", "cc", "echo", "well")
+    assert failed.code and f"its monitor (pid {monitor}) is stopped: continue it by kill -CONT {monitor}" in failed.out
     os.kill(others, signal.SIGKILL)
     until(lambda: live.state("ended") == "exited", "the end of the one whose monitor died")
     os.kill(monitor, signal.SIGCONT)
@@ -80,6 +86,24 @@ def test_a_monitor_that_is_silent_at_boot(live: Engine) -> None:
     live.ok("stop", "-t", "0", "cc")
     assert live.inspect("cc")["State"]["ExitCode"] == 137
     live.ok("rm", "cc", "ended")
+
+
+@pytest.mark.parametrize("when", ["at boot", "later"])
+@pytest.mark.parametrize("command", [("kill", "cc"), ("stop", "-t", "1", "cc"), ("rm", "-f", "cc")])
+def test_a_container_whose_monitor_is_stopped_can_be_ended(live: Engine, when: str, command: tuple[str, ...]) -> None:
+    live.ok("run", "-d", "--name", "cc", *SLEEP)
+    pid, monitor = live.inspect("cc")["State"]["Pid"], live.monitor("cc")
+    if when == "at boot":
+        live.kill()
+    os.kill(monitor, signal.SIGSTOP)
+    if when == "at boot":
+        live.start()
+    live.ok(*command)
+    until(lambda: not alive(pid) and not alive(monitor), "the end of both")
+    if command[0] != "rm":
+        assert (live.state("cc"), live.inspect("cc")["State"]["ExitCode"]) == ("exited", 137)
+        live.ok("start", "cc")
+        live.ok("rm", "-f", "cc")
 
 
 @pytest.fixture

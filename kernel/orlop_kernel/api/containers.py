@@ -186,6 +186,7 @@ class _Routes:
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
+        await container.boot_start_tried()
         listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef", apart=call.guarded)
         self.engine.events.publish("container", "top", container.id, self.room.attributes(container))
         return json_response(listed)
@@ -261,6 +262,7 @@ class _Routes:
     async def _attachment(self, call: Call, container: Container, request: Attach) -> Callable[[RawStream], Awaitable[None]]:
         """What to do with the client once it has its head. Raises what stands in the way of that."""
         keys = attach.parse_detach_keys(call.arg("detachKeys"))
+        await container.boot_start_tried()
         attach.check(container)
         replay, stream = call.flag("logs"), call.flag("stream")
         if replay:

@@ -29,6 +29,7 @@ class _Routes:
     async def create(self, call: Call) -> Answer:
         container = self.engine.containers.get(call.params["id"])
         config = await call.json(ExecConfig)
+        await container.boot_start_tried()
         return json_response({"Id": self.execs.create(container, config)}, 201)
 
     async def inspect(self, call: Call) -> Answer:

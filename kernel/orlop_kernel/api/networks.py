@@ -61,12 +61,14 @@ class _Routes:
         request = await call.json(ConnectRequest)
         container = self.engine.containers.get(request.container)
         settings = request.endpoint_config or EndpointSettings()
+        await container.boot_start_tried()
         await self.engine.run(live.connect, self.engine, container, call.params["id"], settings)
         return Response(200)
 
     async def disconnect(self, call: Call) -> Answer:
         request = await call.json(DisconnectRequest)
         container = self.engine.containers.get(request.container)
+        await container.boot_start_tried()
         await self.engine.run(live.disconnect, self.engine, container, call.params["id"])
         return Response(200)
 

@@ -100,7 +100,8 @@ class Checker:
 
     def _changing(self, item: Container) -> bool:
         run = item.run
-        between = run is not None and not (run.settled.is_set() and item.record.state.running)
+        decided = run is None or run.settled.is_set() or (run.monitor is not None and run.monitor.silent)
+        between = run is not None and not (decided and item.record.state.running)
         return item.lock.locked() or between or item.record.removing or item.id in self._engine.containers.ahead
 
     # --- repairing ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from tests.unit.house import ID, FakeMonitor, house, run_fast
+from tests.unit.house import ID, FakeMonitor, house, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_kernel.engine.containers import exits, restore, volumes
@@ -31,6 +31,7 @@ def living(h, monkeypatch, cgroup="/nowhere", execs=None):
         return monitor
 
     monitor.subscribe = subscribe
+    no_threads(monkeypatch)
     monkeypatch.setattr(Monitor, "adopt", adopt)
     return monitor
 

@@ -1,4 +1,4 @@
-"""The tables of names that the daemon writes for name servers: when they are written, and what happens when they cannot be."""
+"""The tables of names that the daemon writes for name servers: when they are written, and what if they cannot be."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: 
             await restored(*of)  # type: ignore[arg-type]
 
         def look() -> None:
-            for number in range(1, MANY + 1):
-                if not names_on(house, ids[number % 2], f"c{number}"):
-                    missing.append(f"c{number}")
+            found = {number: names_on(house, ids[number % 2], f"c{number}") for number in range(1, MANY + 1)}
+            missing.extend(f"c{number}" for number, answer in found.items() if not answer)
 
         house.bridge.restore = restore  # type: ignore[method-assign]
         del writes[:]

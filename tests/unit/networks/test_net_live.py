@@ -65,7 +65,9 @@ class Ship:
         row.state.running = True
         monitor = self.ears
         monitor.netns_path = NETNS  # type: ignore[attr-defined]
-        self.container.run = SimpleNamespace(monitor=monitor)
+        settled = trio.Event()
+        settled.set()
+        self.container.run = SimpleNamespace(monitor=monitor, settled=settled)
 
     async def connect(self, network: str, **settings: Any) -> None:
         await live.connect(self.engine, self.container, network, EndpointSettings(**settings))

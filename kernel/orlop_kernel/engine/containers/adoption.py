@@ -1,11 +1,14 @@
-"""What became of a container while no daemon looked: its living monitor is adopted, now or as soon as it answers; or its
-end is accounted for. A monitor that went leaves `exit.json`; if even that is missing the code is 255.
+"""What became of a container while no daemon looked: its living monitor is adopted; or its end is accounted for. A monitor
+that went leaves `exit.json`; if even that is missing the code is 255.
+
+A container whose monitor lives is shown as the last daemon knew it until that monitor answers. One that does not (its disk
+stalls, somebody stopped it) holds up nothing else: what needs it fails at once and says why, the container can be killed and
+removed, and it is adopted as soon as it answers.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import time
@@ -19,10 +22,11 @@ from orlop_kernel import linux
 from orlop_kernel.engine.failures import as_orlop_error
 from orlop_kernel.engine.networks import live
 from orlop_kernel.engine.processes import runs
+from orlop_kernel.engine.processes.answers import PATIENCE
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor import cgroups
-from orlop_kernel.monitor.protocol import Status
-from orlop_kernel.spi import DeadlineExceeded, InvalidParameter, OrlopError, Unavailable
+from orlop_kernel.monitor.protocol import InitRecord, Status
+from orlop_kernel.spi import InvalidParameter, OrlopError
 
 from . import exits, health, lifecycle, runtime
 from .bundle import cgroup_path
@@ -33,15 +37,19 @@ from .record import ContainerRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["kill_monitor", "take_back"]
+__all__ = ["kill_monitor", "report_silence", "take_back"]
 
 log = logging.getLogger(__name__)
 
 
 async def take_back(room: Containers, container: Container) -> None:
-    """One sick container, or a full disk, must not keep the daemon from starting."""
+    """Returns once it is known what became of it, which for a monitor that does not answer may be never. One sick container,
+    or a full disk, must not keep the daemon from starting."""
     try:
-        await _take_back(room, container)
+        async with container.lock:
+            run = await _living_run(room, container)
+        if run is not None:
+            await _adopt_once_it_answers(room, container, run)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
@@ -51,41 +59,36 @@ async def take_back(room: Containers, container: Container) -> None:
             container.touch()
 
 
-async def _take_back(room: Containers, container: Container) -> None:
+async def _living_run(room: Containers, container: Container) -> Run | None:
+    """The run that goes on, shown as running from now on. None when there is none: what there was has been accounted for."""
     record = container.record
-    run_dir = room.run_dir(record.id)
-    if not os.path.isdir(run_dir):
-        if record.state.running:
-            await _account_lost(room, container)
-        return
-    run = Run(run_dir)
+    run = Run(room.run_dir(record.id))
+    if not os.path.isdir(run.run_dir):
+        await _account_lost(room, container)
+        return None
     run.monitor = monitor = await _reach(room, container, run)
-    never = False
+    # Without a row that tells of its network nobody was told that it runs
+    if monitor is not None and record.monitor_pid in (None, monitor.pid):
+        if _is_accounted(record, run):
+            await _adopt_ended(room, container, run)
+            return None
+        init, state = runs.init_record(run.run_dir), record.state
+        if (state.running and not state.restarting) or init is not None or await _has_started(monitor):
+            container.run = run
+            container.touch()
+            if _note_init(record, init):
+                await _record(room, container)
+            return run
     if monitor is not None:
-        # Without the row that tells of its network nobody was told that it runs; nor when the daemon died before the start
-        told = record.monitor_pid in (None, monitor.pid)
-        try:
-            status = await monitor.subscribe()
-            if told and status.phase != "launched":
-                await _adopt(room, container, run, status)
-                return
-            never = True
-        except DeadlineExceeded as error:
-            if told and record.state.running:
-                log.error("container %s runs on, and cannot be used yet: %s", record.name, error)
-                container.run = run
-                room.background(_adopt_late, room, container, run)
-                return
-        except Unavailable:
-            pass  # it ended while it was asked
         monitor.kill()
         await monitor.ended()
     try:
-        await _account_lost(room, container, never=never)
+        await _account_lost(room, container, never=monitor is not None)
     except OrlopError as error:
         log.error("cannot record the exit of container %s yet: %s", record.name, error)
         room.background(exits.record_again, room, container)
     room.remove_run_directories(record.id)
+    return None
 
 
 async def _reach(room: Containers, container: Container, run: Run) -> Monitor | None:
@@ -98,21 +101,42 @@ async def _reach(room: Containers, container: Container, run: Run) -> Monitor | 
         return None
 
 
-async def _adopt_late(room: Containers, container: Container, run: Run) -> None:
-    """Of a monitor that is silent, as its disk may be: it answers once that does, or ends."""
-    assert run.monitor is not None
-    while not run.monitor.is_over:
+async def _has_started(monitor: Monitor) -> bool:
+    """Whether a monitor that left no record of a start has run its container all the same. One that does not say so in time
+    is given up: no client was told of it."""
+    with trio.move_on_after(PATIENCE), suppress(OrlopError):
+        return (await monitor.subscribe()).phase != "launched"
+    return False
+
+
+async def _adopt_once_it_answers(room: Containers, container: Container, run: Run) -> None:
+    monitor = run.monitor
+    assert monitor is not None
+    while not monitor.is_over:
         try:
-            status = await run.monitor.subscribe(math.inf)
-        except OrlopError as error:
-            log.warning("container %s: %s", container.name, error)
-            await trio.sleep(1)
+            status = await monitor.subscribe()
+        except OrlopError:
+            with trio.move_on_after(1):  # it is over, or has dropped the connection, which is made again
+                await monitor.ended()
         else:
-            await _adopt(room, container, run, status)
-            await live.keep_gateway(room.engine, container)
-            return
+            if status.phase != "launched":
+                await _adopt(room, container, run, status)
+                return
+            monitor.kill()  # the row is of another run, or damaged
     run.settled.set()
-    await exits.watch(room, container, run)
+    room.background(exits.watch, room, container, run)
+
+
+async def report_silence(container: Container) -> None:
+    """Of a container that boot does not wait for any longer: say so once it is clear that its monitor does not answer."""
+    run = container.run
+    if run is None or run.monitor is None:
+        return
+    if not run.monitor.is_stopped:
+        with trio.move_on_after(PATIENCE):
+            await run.settled.wait()
+    if not run.settled.is_set() and not run.monitor.is_over:
+        log.error("container %s: %s", container.name, run.monitor.suspect("adopt it"))
 
 
 def kill_monitor(run_dir: str) -> None:
@@ -132,32 +156,30 @@ def kill_monitor(run_dir: str) -> None:
         os.close(pidfd)
 
 
+async def _adopt_ended(room: Containers, container: Container, run: Run) -> None:
+    """The last daemon has recorded the exit already: all that is left is to put the run away."""
+    container.run = run
+    run.settled.set()
+    run.finished.set()
+    room.background(exits.clean, room, container, run)
+    state = container.record.state
+    if state.running:  # it was to be started again, which is the boot's to decide now
+        state.running = state.restarting = False
+        await _record(room, container)
+
+
 async def _adopt(room: Containers, container: Container, run: Run, status: Status) -> None:
-    monitor = run.monitor
+    monitor, record = run.monitor, container.record
     assert monitor is not None
     monitor.on_resumed = partial(room.engine.execs.reconcile, container)
-    container.run = run
-    record = container.record
-    if _is_accounted(record, run):
-        run.settled.set()
-        run.finished.set()
-        room.background(exits.clean, room, container, run)
-        if record.state.running:  # it was to be started again, which is the boot's to decide now
-            record.state.running = record.state.restarting = False
-            await _record(room, container)
-        return
     record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
-    runs.complete(run.run_dir, record.id, status, _cgroup_by_name(room, record))
     init = runs.init_record(run.run_dir)
-    news = False
-    if init is not None and cgroups.is_frozen(init.cgroups) and not record.state.paused:
+    if init is None or runs.monitor_record(run.run_dir) is None:
+        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(room, record))
+        init = runs.init_record(run.run_dir)
+    news = _note_init(record, init)
+    if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
         record.state.paused = news = True  # a pause of which there is no row, or the thaw that there is a row of
-    if init is not None and not (record.state.running and record.state.pid == init.pid):
-        news = True
-        record.state.running, record.state.restarting = True, False
-        record.state.pid, record.state.pid_start_time = init.pid, init.start_time
-        record.state.started_ns, record.state.error, record.state.exit_code = init.time_ns, "", 0
-        record.started_before = True
     room.engine.execs.adopt(container, status)
     container.touch()
     run.settled.set()
@@ -166,8 +188,22 @@ async def _adopt(room: Containers, container: Container, run: Run, status: Statu
     room.background(health.watch, room, container, run)
     if record.held:  # by an operation of the last daemon
         room.background(lifecycle.let_go, room, container)
+    if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
+        room.background(live.keep_gateway, room.engine, container)
     if news:
         await _record(room, container)
+
+
+def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
+    """Have the record tell of the process that runs. Whether that is news."""
+    state = record.state
+    if init is None or (state.running and state.pid == init.pid):
+        return False
+    state.running, state.restarting = True, False
+    state.pid, state.pid_start_time = init.pid, init.start_time
+    state.started_ns, state.error, state.exit_code = init.time_ns, "", 0
+    record.started_before = True
+    return True
 
 
 def _cgroup_by_name(room: Containers, record: ContainerRecord) -> str:
@@ -195,23 +231,30 @@ async def _record(room: Containers, container: Container) -> None:
 async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
     """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
     of, which never was."""
-    record = container.record
+    record, state = container.record, container.record.state
+    if room.networks_told:
+        await room.release_network(container)
     record.sandbox = None
-    run_dir = room.run_dir(record.id)
-    init = runs.init_record(run_dir) if os.path.isdir(run_dir) else None
+    run = Run(room.run_dir(record.id))
+    left = os.path.isdir(run.run_dir)
+    init = runs.init_record(run.run_dir) if left else None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
-    if os.path.isdir(run_dir):
+    if left:
         await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
-    if not record.state.running and (init is None or never):
+    if state.restarting and (init is None or _is_accounted(record, run)):
+        # Between two runs: the exit of the last one has been told and recorded, and the boot decides about the next
+        state.running = state.restarting = False
+        await room.save(container)
         return
-    exit_record = runs.exit_record(run_dir) if os.path.isdir(run_dir) else None
+    if not state.running and (init is None or never):
+        return
+    exit_record = runs.exit_record(run.run_dir) if left else None
     code, when, oom = exits.UNKNOWN_EXIT, time.time_ns(), False
     if exit_record is not None:
         code, when, oom = exit_record.code, exit_record.time_ns, exit_record.oom
-    if init is not None and not record.state.running:
-        record.state.started_ns, record.started_before = init.time_ns, True
-    state = record.state
+    if init is not None and not state.running:
+        state.started_ns, record.started_before = init.time_ns, True
     state.running = state.paused = state.restarting = False
     state.pid, state.pid_start_time = 0, 0
     state.exit_code, state.finished_ns, state.oom_killed = code, when, oom

@@ -88,6 +88,7 @@ async def create(room: Containers, container: Container, name: str, directory: s
     _check_name(name)
     base = _base(room, container, directory)
     final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")
+    await container.boot_start_tried()
     async with container.lock:
         state = container.record.state
         if not state.running or state.restarting or container.run is None:

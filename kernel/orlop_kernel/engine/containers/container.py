@@ -13,6 +13,7 @@ import trio
 
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.locks import StateLock
+from orlop_kernel.engine.processes import runs
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.monitor.protocol import Attach, Exited
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .health import Health
 
 __all__ = ["AttachWaiter", "Container", "Joined", "Run"]
+
+_BOOT_START = 30.0  # seconds
 
 
 @dataclass(slots=True)
@@ -50,9 +53,16 @@ class Run:
         with trio.move_on_at(min(trio.current_time() + seconds, self.latest)) as scope:
             self.graces.add(scope)
             try:
-                await self.finished.wait()
+                await self.ended()
             finally:
                 self.graces.discard(scope)
+
+    async def ended(self) -> None:
+        """Wait until its exit has been accounted for. A monitor that does not answer will not tell it: once the container's
+        process is dead, that monitor is ended as well."""
+        if self.monitor is not None and self.monitor.silent and await runs.init_ended(self.run_dir):
+            self.monitor.kill()
+        await self.finished.wait()
 
     def hurry(self, seconds: float) -> None:
         """Whoever waits under the lock waits no longer than that."""
@@ -90,6 +100,9 @@ class Container:
         self.restart_delay = 0.0
         self.stop_requested = False
         """The present run is being ended by a user or by the shutdown: no restart follows it."""
+        self.owed_start: trio.Event | None = None
+        """Set once the start has been tried that a boot owes the container by its restart policy. Until then it is shown as
+        restarting; None when there is none."""
         self.row_going = False
         """Its row is being deleted, or is: no `save` may bring it back."""
         self.execs: set[str] = set()
@@ -105,6 +118,13 @@ class Container:
     @property
     def name(self) -> str:
         return self.record.name
+
+    async def boot_start_tried(self) -> None:
+        """Wait for the start that the boot owes the container. To clients of dockerd it has always been tried: they are
+        served after it."""
+        if self.owed_start is not None:
+            with trio.move_on_after(_BOOT_START):
+                await self.owed_start.wait()
 
     def touch(self) -> None:
         """The record changed: what was encoded from it is void."""

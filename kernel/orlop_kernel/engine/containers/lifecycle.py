@@ -12,8 +12,10 @@ import trio
 
 from orlop_kernel import process
 from orlop_kernel.engine.failures import as_orlop_error
+from orlop_kernel.engine.processes import runs
 from orlop_kernel.spi import (
     Conflict,
+    DeadlineExceeded,
     DriverError,
     InvalidParameter,
     NotFound,
@@ -23,23 +25,39 @@ from orlop_kernel.spi import (
     Unavailable,
 )
 
-from . import checkpoints, exits, health, validate, volumes
+from . import checkpoints, exits, health, needs, validate, volumes
 from .container import Container, Run
 from .launch import launch, task
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["hurry", "kill", "let_go", "pause", "rename", "restart", "start", "start_locked", "stop", "unpause"]
+__all__ = [
+    "cancel_restart",
+    "hurry",
+    "kill",
+    "let_go",
+    "pause",
+    "rename",
+    "restart",
+    "start",
+    "start_locked",
+    "stop",
+    "unpause",
+]
 
 log = logging.getLogger(__name__)
 
 KILL_DEADLINE = 10.0
+_LOOK = 0.5  # seconds between two looks at a monitor that has not answered yet
 _SIGNAL_FAILED = 2  # seconds that a container has to end by itself when it could not be sent the stop signal: Docker's
 
 
 async def start(room: Containers, container: Container, checkpoint: str = "", directory: str = "") -> None:
     """`checkpoint` is the name of one, in `directory` or where the container's own are."""
+    for key in needs.needed(room, container.record):
+        if (other := room.index.get(key)) is not None:
+            await other.boot_start_tried()
     async with container.lock:
         state = container.record.state
         if container.record.removing or state.dead:
@@ -54,7 +72,8 @@ async def start(room: Containers, container: Container, checkpoint: str = "", di
         await start_locked(room, container, image)
 
 
-def _cancel_restart(container: Container) -> None:
+def cancel_restart(container: Container) -> None:
+    """It is not going to be started again, neither by its restart policy nor by the boot."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     container.record.state.restarting = False
@@ -132,9 +151,15 @@ async def _failed(room: Containers, container: Container, error: OrlopError) -> 
 
 
 async def _signal(container: Container, signum: int) -> None:
-    if container.run is None or container.run.monitor is None:
+    """By the monitor, which knows a process that has just ended; without it where it does not answer."""
+    run = container.run
+    if run is None or run.monitor is None:
         raise Conflict(f"container {container.id} is not running")
-    await container.run.monitor.signal(signum)
+    try:
+        await run.monitor.signal(signum)
+    except (Unavailable, DeadlineExceeded):
+        if not (run.monitor.silent and runs.signal_init(run.run_dir, signum)):
+            raise
 
 
 def stop_signal(container: Container, given: str) -> int:
@@ -153,7 +178,7 @@ async def stop(room: Containers, container: Container, given: str = "", seconds:
         run, patience = await _begin_stop(room, container, signum, seconds)
     if run is not None:
         with trio.move_on_after(patience):
-            await run.finished.wait()
+            await run.ended()
         await _end(room, container, run)
     room.engine.events.publish("container", "stop", container.id, room.attributes(container))
 
@@ -219,7 +244,7 @@ async def _send(room: Containers, container: Container, signum: int) -> None:
 
 async def _end_restarting(room: Containers, container: Container) -> None:
     """It was waiting to be started again, and will not be: for who waits for its end, this is it."""
-    _cancel_restart(container)
+    cancel_restart(container)
     container.exit_announced(container.record.state.exit_code)
     await room.save(container)
 
@@ -233,10 +258,14 @@ async def _thaw(room: Containers, container: Container) -> None:
 
 
 async def _decided(container: Container) -> None:
-    """Wait for a start that is under way, on a connection of its own: what to do with its container depends on it."""
-    if container.run is not None:
+    """Wait for a start that is under way, on a connection of its own, or for the adoption by a boot: what to do with the
+    container depends on it."""
+    run = container.run
+    if run is not None and not run.settled.is_set():
         with trio.move_on_after(KILL_DEADLINE):
-            await container.run.settled.wait()
+            while not run.settled.is_set() and not (run.monitor is not None and run.monitor.silent):
+                with trio.move_on_after(_LOOK):
+                    await run.settled.wait()
 
 
 async def kill_now(room: Containers, container: Container) -> None:
@@ -255,7 +284,7 @@ async def kill_now(room: Containers, container: Container) -> None:
     except (OSError, OrlopError):
         patience = _SIGNAL_FAILED
     with trio.move_on_after(patience):
-        await run.finished.wait()
+        await run.ended()
         return
     # A monitor that does not answer is ended; what it leaves is killed through the cgroup.
     if run.monitor is not None:
@@ -269,6 +298,7 @@ async def kill_now(room: Containers, container: Container) -> None:
 async def kill(room: Containers, container: Container, given: str = "") -> None:
     signum = validate.parse_signal(given) if given else signal.SIGKILL
     record = container.record
+    await container.boot_start_tried()
     await _decided(container)
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
         record.manually_stopped = record.manually_stopped or not room.closing
@@ -293,7 +323,7 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
             await _unpause(room, container)
     if signum == signal.SIGKILL:
         with trio.move_on_after(KILL_DEADLINE):
-            await run.finished.wait()
+            await run.ended()
 
 
 async def _unless_it_ended(container: Container, error: OrlopError) -> None:
@@ -324,6 +354,7 @@ async def restart(room: Containers, container: Container, given: str = "", secon
 
 async def pause(room: Containers, container: Container, *, held: bool = False) -> None:
     """`held`: by the engine, which calls `let_go`. That it is so is in the row before it is true: a boot thaws it."""
+    await container.boot_start_tried()
     async with container.lock:
         record, state = container.record, container.record.state
         if not state.running:

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from orlop_kernel.engine.failures import as_orlop_error
-from orlop_kernel.engine.networks import live
 from orlop_kernel.engine.networks.records import Sandbox
 from orlop_kernel.engine.processes import runs
-from orlop_kernel.spi import InvalidParameter, NotFound
 
-from . import adoption, ahead, lifecycle, links, removal, restarts, volumes
+from . import adoption, ahead, lifecycle, needs, removal, restarts, volumes
 from .container import Container
 from .record import ContainerRecord
 
@@ -33,25 +29,44 @@ log = logging.getLogger(__name__)
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for those it needs to have been tried
+_PROMPT = 0.5  # seconds that the first answer to clients waits for monitors; a stopped one never answers
+_SLOW = 1.0  # seconds after which a shutdown says what it waits for; most containers have ended by then
+_NAMED = 10  # containers, in that line of the log
 
 
 async def restore(room: Containers) -> None:
-    async with trio.open_nursery() as nursery:
-        for container in list(room.index.values()):
-            nursery.start_soon(adoption.take_back, room, container)
-    living = [item for item in room.index.values() if item.record.state.running and item.run is not None]
+    """Returns when clients can be served: all that runs is shown as running, and all that a restart policy will start now as
+    restarting. What takes longer goes on in the background, each container for itself."""
+    known = {item.id: trio.Event() for item in room.index.values()}
+    for container in list(room.index.values()):
+        room.background(_take_back, room, container, known[container.id])
+    with trio.move_on_after(_PROMPT):
+        for event in known.values():
+            await event.wait()
+    for container in _undecided(room, known):
+        room.background(adoption.report_silence, container)
     # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
     aside = _living_aside(room)
-    room.background(_restore_networks, room, living, [sandbox for sandbox in aside.values() if sandbox is not None])
-    await _sweep_runs(room, aside)
+    room.background(_restore_networks, room, [sandbox for sandbox in aside.values() if sandbox is not None])
+    await _sweep_runs(room, {*aside, *(container.id for container in _undecided(room, known))})
     await volumes.take_back(room)
     await removal.sweep(room)
-    if not room.engine.config.live_restore:
-        async with trio.open_nursery() as nursery:
-            for container in living:
-                log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
-                nursery.start_soon(_stop_orderly, room, container, _patience(room, container))
-    room.background(_start_wanted, room)
+    tried = {key: trio.Event() for key in known}
+    for container in room.index.values():
+        if known[container.id].is_set():
+            _announce_start(container, tried[container.id])
+    room.background(_bring_up, room, known, tried)
+
+
+async def _take_back(room: Containers, container: Container, known: trio.Event) -> None:
+    try:
+        await adoption.take_back(room, container)
+    finally:
+        known.set()
+
+
+def _undecided(room: Containers, known: Mapping[str, trio.Event]) -> list[Container]:
+    return [item for item in room.index.values() if not known[item.id].is_set()]
 
 
 def _living_aside(room: Containers) -> dict[str, Sandbox | None]:
@@ -65,34 +80,33 @@ def _living_aside(room: Containers) -> dict[str, Sandbox | None]:
     return found
 
 
-async def _restore_networks(room: Containers, living: Sequence[Container], aside: Sequence[Sandbox]) -> None:
-    mine = [item.record.sandbox for item in living if item.record.sandbox is not None]
-    await room.engine.networks.restore([*mine, *aside])
-    for container in living:
-        if container.run is not None and container.run.settled.is_set():  # the others, once they answer
-            room.background(live.keep_gateway, room.engine, container)
+async def _restore_networks(room: Containers, aside: Sequence[Sandbox]) -> None:
+    held = [item.record.sandbox for item in room.index.values() if item.record.sandbox is not None]
+    room.networks_told = True
+    began = trio.current_time()
+    await room.engine.networks.restore([*held, *aside])
+    log.debug("networks are up after %.0f ms", (trio.current_time() - began) * 1000)
 
 
-async def _sweep_runs(room: Containers, aside: Collection[str]) -> None:
+async def _sweep_runs(room: Containers, keep: Collection[str]) -> None:
     """Monitors and run directories that no row knows."""
-    for name in os.listdir(room.runs_root):
-        container = room.by_run_name(name)
-        if (container is not None and container.run is not None) or any(key.startswith(name) for key in aside):
-            continue
-        try:
-            await _sweep_run(room, name)
-        except Exception as error:
-            log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
+    kept = {*(room.run_name(key) for key in keep), *(room.run_name(item.id) for item in room.index.values() if item.run)}
+    async with trio.open_nursery() as nursery:  # a process that does not die is waited for
+        for name in set(os.listdir(room.runs_root)) - kept:
+            nursery.start_soon(_sweep_run, room, name)
 
 
 async def _sweep_run(room: Containers, name: str) -> None:
     run_dir = os.path.join(room.runs_root, name)
-    adoption.kill_monitor(run_dir)
-    if (init := runs.init_record(run_dir)) is not None:
-        await trio.to_thread.run_sync(runs.kill_cgroups, init)
-    room.remove_run(name)
-    if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
-        os.unlink(run_dir)  # no run at all
+    try:
+        adoption.kill_monitor(run_dir)
+        if (init := runs.init_record(run_dir)) is not None:
+            await trio.to_thread.run_sync(runs.kill_cgroups, init)
+        room.remove_run(name)
+        if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
+            os.unlink(run_dir)  # no run at all
+    except Exception as error:
+        log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
 def _patience(room: Containers, container: Container) -> int:
@@ -114,78 +128,78 @@ async def _stop_orderly(room: Containers, container: Container, seconds: int | N
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot stop it"))
 
 
-async def _start_wanted(room: Containers) -> None:
-    """Side by side: one that hangs holds up a few, not all. Those that others need go first."""
+async def _bring_up(room: Containers, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
+    """Stop what should not have gone on, start what is wanted. Side by side: one that hangs holds up a few, not all. Those
+    that others need go first. `known`: what has become of each; `tried`: whether its start has been."""
     limit = trio.CapacityLimiter(_STARTS)
-    needs = _needs(room)
-    tried = {container_id: trio.Event() for container_id in needs}
+    wanted = needs.order(room)
+    living = [item for item in room.index.values() if item.run is not None and item.owed_start is None]
 
-    async def bounded(container: Container) -> None:
+    async def bring_up(container: Container) -> None:
+        if container not in living:
+            await known[container.id].wait()
+        elif not room.engine.config.live_restore:
+            log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
+            await _stop_orderly(room, container, _patience(room, container))
         with trio.move_on_after(_NEEDED):
-            for other in needs[container.id]:
+            for other in wanted[container.id] & tried.keys():
                 await tried[other].wait()
+        async with limit:
+            await _start_if_wanted(room, container, tried[container.id])
+
+    async def one(container: Container) -> None:
         try:
-            async with limit:
-                await _start_if_wanted(room, container)
+            await bring_up(container)
         except Exception as error:
             log.error("container %s: %s", container.name, as_orlop_error(error, "cannot start it"))
         finally:
             tried[container.id].set()
+            container.owed_start = None
 
     async with trio.open_nursery() as nursery:
-        for container in [room.index[container_id] for container_id in needs]:
-            nursery.start_soon(bounded, container)
+        for container in [room.index[key] for key in wanted if key in tried]:  # not those that were created just now
+            nursery.start_soon(one, container)
 
 
-def _needs(room: Containers) -> dict[str, set[str]]:
-    """Id -> the containers that have to run before it: whose namespaces it joins, and to which it is linked. Of those that
-    need each other, none of the ring waits for the one that closes it."""
-    needs = {item.id: _needed(room, item.record) for item in room.index.values()}
-    while True:
-        try:
-            TopologicalSorter(needs).prepare()
-        except CycleError as error:
-            first, then, *_ = error.args[1]
-            needs[then].discard(first)
-        else:
-            return needs
+def _announce_start(container: Container, tried: trio.Event) -> None:
+    """Clients of dockerd find containers with a restart policy started when it answers first. These are not yet, so they are
+    shown as about to be."""
+    if container.owed_start is None and _is_owed_a_start(container.record):
+        container.owed_start = tried
+        container.record.state.running = container.record.state.restarting = True
+        container.touch()
 
 
-def _needed(room: Containers, record: ContainerRecord) -> set[str]:
-    host = record.host_config
-    modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
-    found = {*links.linked(room, record)}
-    for mode in modes:
-        with suppress(NotFound, InvalidParameter):  # the start says so
-            found.add(room.get(mode.removeprefix("container:")).id)
-    return found
-
-
-async def _start_if_wanted(room: Containers, container: Container) -> None:
-    record = container.record
-    if record.state.running:
-        return
-    if record.removing:
-        # The last daemon died while it removed it.
-        record.removing = False
-        volumes_too = record.host_config.auto_remove or record.removing_volumes
-        await removal.remove(room, container, force=True, volumes=volumes_too)
-        return
-    if record.host_config.auto_remove and record.started_before:
-        await room.auto_remove(container)
-        return
-    if not restarts.wants_start_at_boot(
+def _is_owed_a_start(record: ContainerRecord) -> bool:
+    if record.state.running or record.removing or (record.host_config.auto_remove and record.started_before):
+        return False
+    return restarts.wants_start_at_boot(
         record.host_config.restart_policy,
         record.started_before,
         record.manually_stopped,
         record.state.exit_code,
         record.restart_count,
-    ):
+    )
+
+
+async def _start_if_wanted(room: Containers, container: Container, tried: trio.Event) -> None:
+    record = container.record
+    _announce_start(container, tried)
+    if container.owed_start is not None:
+        async with container.lock:
+            # Unless a client has stopped, started or removed it first
+            if record.state.restarting and container.id in room.index and not record.removing:
+                record.restart_count = 0  # dockerd's: a start at boot begins to count anew
+                await room.start_locked(container)
+    elif record.state.running:
         return
-    async with container.lock:
-        if not (record.state.running or record.removing):
-            record.restart_count = 0  # dockerd's: a start at boot begins to count anew
-            await room.start_locked(container)
+    elif record.removing:
+        # The last daemon died while it removed it.
+        record.removing = False
+        volumes_too = record.host_config.auto_remove or record.removing_volumes
+        await removal.remove(room, container, force=True, volumes=volumes_too)
+    elif record.host_config.auto_remove and record.started_before:
+        await room.auto_remove(container)
 
 
 async def shutdown(room: Containers, *, leave_running: bool) -> None:
@@ -194,21 +208,47 @@ async def shutdown(room: Containers, *, leave_running: bool) -> None:
     for container in room.index.values():
         if container.restart_timer is not None:
             container.restart_timer.cancel()
+        if container.owed_start is not None:
+            lifecycle.cancel_restart(container)
     if not leave_running:
-        async with trio.open_nursery() as nursery:
-            for container in list(room.index.values()):
-                if container.record.state.running or container.run is not None:  # or is just being started
+        # Also those that are just being started
+        running = [item for item in room.index.values() if item.record.state.running or item.run is not None]
+        async with trio.open_nursery() as reporting:
+            reporting.start_soon(_report_slow, room, running)
+            async with trio.open_nursery() as nursery:
+                for container in running:
                     nursery.start_soon(_stop_orderly, room, container)
+            reporting.cancel_scope.cancel()
     # Monitors of ended containers need a moment to put them away; what they hold would look alive.
     with trio.move_on_after(5):
-        for container in [item for item in room.index.values() if item.id in room.ahead]:
-            async with container.lock:
-                await ahead.drop(room, container)
-        for container in list(room.index.values()):
-            if container.run is not None and not container.record.state.running:
-                run = container.run
-                if run.monitor is None:
-                    continue  # being started, which the end of the daemon undoes
-                await run.monitor.ended()
-                if run.recorded and container.run is run:
-                    room.settle(container)
+        async with trio.open_nursery() as nursery:
+            for container in list(room.index.values()):
+                nursery.start_soon(_put_away, room, container)
+
+
+async def _report_slow(room: Containers, stopping: Sequence[Container]) -> None:
+    """Once, when most have ended: what the stop of the daemon waits for."""
+    await trio.sleep(_SLOW)
+    slow = [item for item in stopping if item.record.state.running]
+    named = [f"{item.name} ({_shown_patience(room, item)})" for item in slow[:_NAMED]]
+    if len(slow) > _NAMED:
+        named.append(f"and {len(slow) - _NAMED} more")
+    if named:
+        log.info("waiting for containers to stop, each until it is killed: %s", ", ".join(named))
+
+
+def _shown_patience(room: Containers, container: Container) -> str:
+    seconds = lifecycle.stop_timeout(room, container)
+    return f"{seconds} s" if seconds >= 0 else "no limit"
+
+
+async def _put_away(room: Containers, container: Container) -> None:
+    if container.id in room.ahead:
+        async with container.lock:
+            await ahead.drop(room, container)
+    run = container.run
+    if run is not None and not container.record.state.running and run.monitor is not None:
+        # One without a monitor is being started, which the end of the daemon undoes
+        await run.monitor.ended()
+        if run.recorded and container.run is run:
+            room.settle(container)

@@ -74,6 +74,8 @@ class Containers:
         self.aside: dict[str, Sandbox | None] = {}
         """Containers whose rows were set aside, with what they hold of networks if that much can be read."""
         self.ahead: dict[str, Ahead] = {}
+        self.networks_told = False
+        """Since the networks have taken, at boot, what living containers hold of them: it has to be given back."""
         self._image_changes = 0
         self.programs = Programs()
         self.containers_root = os.path.join(engine.config.data_root, "containers")
@@ -201,12 +203,17 @@ class Containers:
     def directory(self, container_id: str) -> str:
         return os.path.join(self.containers_root, container_id)
 
+    @staticmethod
+    def run_name(container_id: str) -> str:
+        """What the run directory and the mount point of the root are called."""
+        return container_id[:_RUN_NAME]
+
     def run_dir(self, container_id: str) -> str:
-        return os.path.join(self.runs_root, container_id[:_RUN_NAME])
+        return os.path.join(self.runs_root, self.run_name(container_id))
 
     def root(self, container_id: str) -> str:
         """Where the container's root is mounted, in its monitor's mount namespace only."""
-        return os.path.join(self.engine.config.exec_root, "mnt", container_id[:_RUN_NAME])
+        return os.path.join(self.engine.config.exec_root, "mnt", self.run_name(container_id))
 
     def stage(self, container_id: str) -> str:
         """Where its monitor makes what is mounted in the root besides, when there is any: beside the root, and as hidden."""
@@ -227,7 +234,7 @@ class Containers:
         shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
 
     def remove_run_directories(self, container_id: str) -> None:
-        self.remove_run(container_id[:_RUN_NAME])
+        self.remove_run(self.run_name(container_id))
 
     def settle(self, container: Container) -> None:
         """The monitor of its last run has ended: nothing of the run is left."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from orlop_kernel.engine.containers import netfiles
-from orlop_kernel.spi import Conflict, Forbidden, InvalidParameter, OrlopError
+from orlop_kernel.spi import Conflict, Forbidden, InvalidParameter, OrlopError, Unavailable
 from orlop_kernel.types.containers import EndpointSettings
 
 from . import planning
@@ -63,6 +63,8 @@ def _living(container: Container) -> _Living | None:
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
+    if not run.settled.is_set():  # its network namespace is known by what its monitor says
+        raise Unavailable(f"cannot change the networks of container {container.name}: its monitor has not answered yet")
     return _Living(sandbox, run.monitor)
 
 
@@ -188,6 +190,7 @@ async def _elected(engine: Engine, container: Container, living: _Living, leavin
 
 async def keep_gateway(engine: Engine, container: Container) -> None:
     """At boot. With one network there is nothing to choose, and nothing to have been cut short."""
+    await engine.networks.up()
     async with container.lock, container.plumbing:
         living = _living(container)
         if living is None or len(living.sandbox.endpoints) < 2:

@@ -1,8 +1,8 @@
 """What the name servers of containers answer from: files below exec-root, written anew whenever a network's members change.
 
 Owns `<exec-root>/network/names/` (one file a user-defined network) and `names` in the run directories of containers on such
-networks. Each write replaces a file as a whole. Monitors read them, also while no daemon runs. A table that cannot be written
-(the file system is full) is kept in memory, and `write_again` writes it once there is space.
+networks. Each write replaces a file as a whole. Monitors read them, also while no daemon runs. A table that cannot be
+written (the file system is full) is kept in memory, and `write_again` writes it once there is space.
 """
 
 from __future__ import annotations

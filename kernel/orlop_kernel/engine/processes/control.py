@@ -73,11 +73,15 @@ async def receive(stream: trio.SocketStream) -> Reply | Event:
 
 
 class Control:
-    """Owns the stream. `run` reads until the end; `ask` may be called by many tasks."""
+    """Owns the stream. `run` reads until the end; `ask` may be called by many tasks. `on_message()` is called for each
+    message, before anybody gets it."""
 
-    def __init__(self, stream: trio.SocketStream, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, on_event: Callable[[Event], None], on_message: Callable[[], None] = lambda: None
+    ) -> None:
         self._stream = stream
         self._on_event = on_event
+        self._on_message = on_message
         self._sending = trio.Lock()
         self._serial = 0
         self._waiting: dict[int, trio.Event] = {}
@@ -88,6 +92,7 @@ class Control:
         try:
             while True:
                 message = await receive(self._stream)
+                self._on_message()
                 if isinstance(message, Event):
                     self._on_event(message)
                 elif (waiter := self._waiting.get(message.serial)) is not None:

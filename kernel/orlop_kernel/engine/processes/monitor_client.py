@@ -1,13 +1,14 @@
 """One monitor, as the daemon sees it: found or made, asked, listened to, waited for.
 
 Owns one control connection and a pidfd. Losing the object (with the daemon) changes nothing for the container;
-`Monitor.adopt` makes another. Every call has a deadline, for a monitor may be stopped or stuck; nothing else waits for
-it then.
+`Monitor.adopt` makes another. Every call has a deadline, for a monitor may be stopped or stuck (see `answers`); nothing else
+waits for it then.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ from orlop_kernel.monitor.protocol import (
 )
 from orlop_kernel.spi import DeadlineExceeded, DriverError, Unavailable
 
+from .answers import PATIENCE, Answers
 from .control import Body, Control, Disconnected, connect, encode, receive
 from .zygote import Zygote
 
@@ -46,7 +48,7 @@ __all__ = ["Monitor", "MonitorFailed", "StartFailed"]
 
 log = logging.getLogger(__name__)
 
-_DEADLINE = 10.0
+_DEADLINE = PATIENCE
 _LAUNCH_DEADLINE = 30.0
 _FDS_A_MESSAGE = 200  # the kernel takes 253
 
@@ -75,6 +77,7 @@ class Monitor:
         self._pidfd = pidfd
         self._netns = -1
         self._control: Control | None = None
+        self._answers: Answers | None = None
         self._dead = trio.Event()
         self._heard = trio.Event()
         self._ended = trio.Event()
@@ -100,7 +103,10 @@ class Monitor:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         monitor._begin(stream, nursery)
         try:
-            status = await monitor._status(f"launch container {launch.id}", lambda n: Request(n, launch), _LAUNCH_DEADLINE)
+            what = f"launch container {launch.id}"
+            # Building a sandbox is the one thing that keeps a monitor from answering anything else: it mounts.
+            answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE)
+            status = cls._as_status(what, answer)
         except BaseException:
             monitor.kill()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
@@ -159,7 +165,8 @@ class Monitor:
         return None
 
     def _begin(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
-        self._control = Control(stream, self._event)
+        self._answers = Answers(self.pid, self._ping, nursery)
+        self._control = Control(stream, self._event, self._answers.heard)
         nursery.start_soon(self._listen, self._control)
         nursery.start_soon(self._watch)
 
@@ -187,7 +194,8 @@ class Monitor:
                     stream = await connect(self.run_dir)
                 except OSError:
                     continue
-                control = self._control = Control(stream, self._event)
+                assert self._answers
+                control = self._control = Control(stream, self._event, self._answers.heard)
         finally:
             self._heard.set()
 
@@ -217,28 +225,66 @@ class Monitor:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
+    @property
+    def silent(self) -> bool:
+        """Whether it lives and answers nothing: what is asked of it fails at once, until it is heard of again."""
+        return self._answers is not None and self._answers.silent and not self.is_over
+
+    def suspect(self, what: str) -> Unavailable:
+        """Of one that has owed an answer to `subscribe` for too long: it is silent from now on. What to say of it."""
+        assert self._answers
+        self._answers.suspect(math.inf)
+        return self._answers.complaint(what)
+
+    @property
+    def is_stopped(self) -> bool:
+        """By a signal or a debugger: no answer is to be expected."""
+        return linux.is_stopped(self.pid)
+
+    async def _ping(self) -> None:
+        assert self._control
+        try:
+            await self._control.ask(lambda n: Request(n, State()))
+        except Disconnected:
+            pass  # it may end just now, or be called again by `_listen`
+
     async def _ask(
         self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
     ) -> Body:
-        assert self._control
+        assert self._answers
+        return await self._answers.wait(what, lambda: self._ask_patiently(what, request, seconds, fds))
+
+    async def _ask_patiently(
+        self, what: str, request: Callable[[int], Request], seconds: float, fds: Sequence[int] = ()
+    ) -> Body:
+        """For so long, whether or not it answers anybody meanwhile."""
+        assert self._control and self._answers
+        asked_at = trio.current_time()
         with trio.move_on_after(seconds):
             try:
                 return await self._control.ask(request, fds)
             except Disconnected:
                 raise Unavailable(f"cannot {what}: its monitor (pid {self.pid}) ended") from None
+        self._answers.suspect(asked_at)
         raise DeadlineExceeded(f"cannot {what}: its monitor (pid {self.pid}) gave no answer in {seconds:g} s")
 
     async def _status(
         self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
     ) -> Status:
-        answer = await self._ask(what, request, seconds, fds)
+        return self._as_status(what, await self._ask(what, request, seconds, fds))
+
+    @staticmethod
+    def _as_status(what: str, answer: Body) -> Status:
         if isinstance(answer, Status):
             return answer
         raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer to something else"))
 
-    async def subscribe(self, seconds: float = _DEADLINE) -> Status:
-        """Of one that is adopted: be told of its events from now on, and how it stands. `Unavailable` when it has ended."""
-        status = await self._status("subscribe to the container's events", lambda n: Request(n, Subscribe()), seconds)
+    async def subscribe(self) -> Status:
+        """Of one that is adopted: be told of its events from now on, and how it stands. Waits until it answers, however
+        long that takes (see `suspect`). `Unavailable` when it has ended."""
+        what = "subscribe to the container's events"
+        answer = await self._ask_patiently(what, lambda n: Request(n, Subscribe()), math.inf)
+        status = self._as_status(what, answer)
         self._netns = status.netns_fd
         return status
 
@@ -310,6 +356,10 @@ class Monitor:
 
     async def _stream(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
         """A connection of its own, its first request, and the answer: it is a stream after that."""
+        assert self._answers
+        return await self._answers.wait(what, lambda: self._stream_patiently(what, request, seconds))
+
+    async def _stream_patiently(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
         stream = None
         try:
             with trio.move_on_after(seconds):

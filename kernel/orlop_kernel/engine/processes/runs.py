@@ -1,12 +1,15 @@
-"""What runs leave behind in their directories, and ending what nobody looks after any more. Synchronous: the files are on a
-tmpfs; `kill_cgroups` waits and belongs on a worker thread.
+"""What runs leave behind in their directories, and ending what nobody looks after any more. Synchronous, but for
+`init_ended`: the files are on a tmpfs; `kill_cgroups` waits and belongs on a worker thread.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import trio
 
 from orlop_kernel import linux
 from orlop_kernel.monitor import cgroups, mountinfo, records
@@ -16,12 +19,14 @@ __all__ = [
     "STAGE",
     "complete",
     "exit_record",
+    "init_ended",
     "init_record",
     "kill_cgroups",
     "monitor_lives",
     "monitor_record",
     "private_directory",
     "release_private_directory",
+    "signal_init",
 ]
 
 
@@ -59,6 +64,37 @@ def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> No
             found = dict.fromkeys((*cgroups.directories(status.pid, container_id), *cgroups.named(cgroup)))
             start_time = linux.process_start_time(status.pid)
             records.write(run_dir, InitRecord(status.pid, start_time, time.time_ns(), tuple(found)))
+
+
+def signal_init(run_dir: str, signum: int) -> bool:
+    """Send a signal to a container's first process without its monitor. False when it is dead, or unknown."""
+    with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
+        linux.pidfd_send_signal(pidfd, signum)
+        return True
+    return False
+
+
+async def init_ended(run_dir: str) -> bool:
+    """Wait for the end of a container's first process. False when nobody knows which one that is."""
+    with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
+        await trio.lowlevel.wait_readable(pidfd)
+        return True
+    return init_record(run_dir) is not None
+
+
+@contextmanager
+def _init_pidfd(run_dir: str) -> Iterator[int]:
+    """Of the process that started then, and of no later one with its number. `ProcessLookupError` when there is none."""
+    init = init_record(run_dir)
+    if init is None:
+        raise ProcessLookupError
+    pidfd = os.pidfd_open(init.pid)
+    try:
+        if not linux.is_process(init.pid, init.start_time):
+            raise ProcessLookupError
+        yield pidfd
+    finally:
+        os.close(pidfd)
 
 
 def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
