@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from orlop_kernel.config import ConfigError
+from orlop_kernel.trust import client_context
 
 __all__ = ["SOCKETS", "SPECS", "Address", "find"]
 
@@ -92,9 +93,7 @@ def _address(spec: _Spec) -> Address:
 
 def _context(tls: _TLS) -> ssl.SSLContext:
     """As Docker: without a CA, or when told so, the plugin's certificate is not looked at."""
-    context = ssl.create_default_context(cafile=tls.ca or None)
-    if tls.insecure or not tls.ca:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context = client_context(verify=bool(tls.ca) and not tls.insecure, ca=tls.ca)
     if tls.cert:
         context.load_cert_chain(tls.cert, tls.key or None)
     return context

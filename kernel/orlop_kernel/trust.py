@@ -1,0 +1,39 @@
+"""TLS towards others: registries, web servers, authorization plugins. One judgement for all, which is dockerd's (Go's).
+
+Not for what the daemon serves (`boot.tls`).
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import suppress
+
+__all__ = ["client_context"]
+
+
+def client_context(*, verify: bool = True, ca: str = "") -> ssl.SSLContext:
+    """A context that trusts the system's authorities, or those in the file `ca` alone; without `verify` it trusts everybody.
+
+    SSL_CERT_FILE and SSL_CERT_DIR replace the system's places, as for every program with OpenSSL or Go. Raises OSError and
+    ssl.SSLError."""
+    context = ssl.create_default_context(cafile=ca or None)
+    # Python 3.13 made RFC 5280 to the letter the default: a CA out of `openssl req -x509` has no keyUsage, and would be
+    # refused where OpenSSL, curl and Go take it
+    context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
+    if not verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    elif not ca:
+        _load_directories(context)
+    return context
+
+
+def _load_directories(context: ssl.SSLContext) -> None:
+    """OpenSSL finds in SSL_CERT_DIR what `openssl rehash` has named; Go reads every file."""
+    for directory in filter(None, os.environ.get("SSL_CERT_DIR", "").split(":")):
+        if os.path.realpath(directory) == os.path.realpath(ssl.get_default_verify_paths().openssl_capath):
+            continue  # the distribution keeps it in order
+        with suppress(OSError):
+            for entry in os.scandir(directory):
+                with suppress(OSError, ssl.SSLError):  # no certificate
+                    context.load_verify_locations(entry.path)
