@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, Result, UnixConnection, until
-from tests.registry import busybox, docker_archive, image, layer
+from tests.registry import busybox, docker_archive, hostile, image, layer
 
 pytestmark = pytest.mark.root
 
@@ -174,6 +174,32 @@ def test_no_exec_runs_containers_and_nothing_in_them(house: House) -> None:
     ):
         assert f"{what} is not allowed for role no-exec" in house.denied("ci", *argv.split())
     house.ok("ci", "volume", "rm", "ci-data")
+
+
+def test_a_guarded_client_chooses_no_address_inside(house: House) -> None:
+    """The daemon asks with root's place in the network. Nobody is asked, and the log says who wanted it."""
+    with hostile.serving() as inside:
+        port = inside.host.rpartition(":")[2]
+        what = "which is neither public nor a registry that is configured, is not allowed for role"
+        for door in ("ci", "web"):
+            for argv in (
+                ("pull", f"{inside.host}/app"),
+                ("pull", f"localhost:{port}/app"),
+                ("run", "--rm", f"127.1.2.3:{port}/app"),
+                ("search", f"{inside.host}/app"),
+            ):
+                assert what in house.denied(door, *argv)
+            login = {"username": "u", "password": "p", "serveraddress": inside.host}
+            assert what in str(house.api(door, "POST", "/auth", login))
+        for host in (inside.host, f"localhost:{port}", f"[::1]:{port}", "169.254.169.254"):
+            status, answer = house.api("ci", "POST", f"/images/create?fromSrc=http://{host}/x")
+            assert (status, what in answer["message"]) == (403, True)
+        assert inside.requests == []
+        line = until(lambda: house.lines(path="/v1.45/auth", decision="denied"))[0]
+        assert line["by"] == "role no-exec"
+        status, answer = house.api("ci", "POST", "/images/create?fromSrc=file:///etc/passwd")
+        assert (status, answer["message"]) == (400, 'Get "file:///etc/passwd": unsupported protocol scheme "file"')
+        assert "manifest unknown" in house.engine.docker("pull", f"{inside.host}/app").err, "others ask as they like"
 
 
 def test_attaching(house: House) -> None:

@@ -109,7 +109,11 @@ BAD_LAYER: list[tuple[str, list[Answer], str]] = [
     ("broken", [status(500)] * 9, "received unexpected HTTP status: 500 Internal Server Error"),
     ("no JSON", [status(400)], "error parsing HTTP 400 response body"),
     ("redirects for ever", [redirect("/v2/app/blobs/" + BASE.digest)] * 99, "stopped after 10 redirects"),
-    ("redirects to a file", [redirect("file:///etc/passwd")], "refusing a redirect"),
+    (
+        "redirects to a file",
+        [redirect("file:///etc/passwd")],
+        'Get "file:///etc/passwd": unsupported protocol scheme "file"',
+    ),
 ]
 
 

@@ -97,6 +97,7 @@ class Guard:
             if self._door.guarded:
                 call.guarded, call.vet = True, partial(self._vet, self._door, line)
                 call.image_policy = self._image_policy(self._door, call, line)
+                call.refuse = partial(_refused, self._door, line)
         if question:
             await self._plugins.may_ask(question)
         answer = await proceed()
@@ -345,6 +346,14 @@ def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
     """Say so in the log, if it was one of those who may refuse."""
     if by := getattr(error, "by", ""):
         line.decision, line.by, line.reason = decision, by, clean(str(error))
+
+
+def _refused(door: Door, line: Line | None, what: str) -> Denied:
+    """See api.call.Call. The log says it here, as the error is answered by the router."""
+    error = door.denied(what)
+    if line:
+        _refuse(line, error)
+    return error
 
 
 def _changes(call: Call) -> bool:

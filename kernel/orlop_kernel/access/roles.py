@@ -49,7 +49,7 @@ class Host(Enum):
 
     NOTHING = "nothing"
     FACTS = "names and figures, no content of files"
-    NETWORK = "connections from the host's address"
+    NETWORK = "connections to public addresses, and to registries that are configured"
     OUTPUT = "what the container writes to its output"
     PROCESSES = "the container's processes, by the usual words for `ps`"
     ROOT = "the container's own files, no mounts"

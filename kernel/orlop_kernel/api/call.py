@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import msgspec
@@ -35,7 +35,8 @@ class Call:
 
     A listener that holds its clients back (`access`) sets more: `only` are labels that `filters` asks for in addition,
     `stamp` those that what is made on the way gets, `vet` judges the volumes that the engine finds or makes,
-    `image_policy` what becomes of names and images that are there, and with `guarded` nothing may be told of the host."""
+    `image_policy` what becomes of names and images that are there, and with `guarded` nothing may be told of the host;
+    `refuse` makes the error for what the call asks of the network and may not have (`engine.images.destinations`)."""
 
     __slots__ = (
         "_json",
@@ -45,6 +46,7 @@ class Call:
         "only",
         "params",
         "pattern",
+        "refuse",
         "request",
         "stamp",
         "version",
@@ -61,6 +63,7 @@ class Call:
         self.vet: Vet | None = None
         self.image_policy: ImagePolicy = UNRESTRICTED
         self.guarded = False
+        self.refuse: Callable[[str], Exception] | None = None
         self._json: bytes | None = None
         self._value: Any = None
 

@@ -80,7 +80,8 @@ class _Routes:
     async def _pull(self, call: Call, platform: Platform | None) -> Answer:
         reference = with_tag_or_digest(call.arg("fromImage"), call.arg("tag"))
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
-        return await _stream(self.room.pull(PullRequest(reference, platform, auth, call.image_policy)))
+        request = PullRequest(reference, platform, auth, call.image_policy, call.refuse)
+        return await _stream(self.room.pull(request))
 
     async def _import(self, call: Call, platform: Platform | None) -> Answer:
         source = call.arg("fromSrc")
@@ -93,6 +94,7 @@ class _Routes:
             tuple(call.args("changes")),
             platform,
             call.image_policy,
+            call.refuse,
         )
         return await _stream(self.room.import_image(request, call.pieces()))
 
@@ -133,7 +135,8 @@ class _Routes:
         return json_response(await self.engine.run(self.room.prune, call.filters(), call.image_policy))
 
     async def search(self, call: Call) -> Answer:
-        return json_response(await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters()))
+        found = await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters(), call.refuse)
+        return json_response(found)
 
 
 def routes(engine: Engine) -> list[Route]:

@@ -124,7 +124,7 @@ class _Routes:
         return json_response(await self.measuring.disk_usage(types or OBJECT_TYPES, call.version))
 
     async def auth(self, call: Call) -> Answer:
-        await self.system.login(await call.json(AuthConfig))
+        await self.system.login(await call.json(AuthConfig), call.refuse)
         return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
 
 

@@ -96,7 +96,7 @@ def test_answers_without_a_code() -> None:
     assert from_answer(503, b"").retry
     assert str(from_answer(401, b"<html>")) == "unauthorized: authentication required"
     assert str(from_answer(429, b'{"details":"slow down"}')) == "toomanyrequests: slow down"
-    assert str(from_answer(400, b"<html>")) == 'error parsing HTTP 400 response body: "<html>"'
+    assert str(from_answer(400, b"<html>")) == "error parsing HTTP 400 response body: it is not the error of a registry"
     assert len(str(from_answer(400, b"x" * 100_000))) < 1000
     scope = 'Bearer realm="r",error="insufficient_scope"'
     assert str(from_answer(401, b"", scope)) == "denied: requested access to the resource is denied"
@@ -142,7 +142,7 @@ def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.Mon
     async def forged(name: str) -> list[str]:
         return ["127.0.0.1", "203.0.113.9"]
 
-    monkeypatch.setattr(registry_hosts, "_addresses", forged)
+    monkeypatch.setattr(registry_hosts, "resolve", forged)
     assert endpoints("registry.corp.example/a") == [("https://registry.corp.example", True, False)]
     assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24",))) == 1  # not all of them
     assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24", "127.0.0.0/8"))) == 2

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-
-import httpx
 
 from orlop_kernel.spi import DriverError, NotFound
 
+from .destinations import Destinations
 from .http_body import body
 from .progress import Report, amount, message
-from .registry_errors import explain_os_error
-from .registry_hosts import Proxies, proxy_for
+from .registry_hosts import Proxies
+from .web import get
 
 __all__ = ["fetch"]
 
-
-async def _beginning(answer: httpx.Response) -> str:
-    async with aclosing(body(answer)) as pieces:
-        async for piece in pieces:
-            return piece[:500].decode("utf-8", "replace").strip()
-    return ""
+_STALL = 60.0
 
 
 async def _counted(pieces: AsyncIterator[bytes], total: int, report: Report) -> AsyncGenerator[bytes, None]:
@@ -33,23 +27,17 @@ async def _counted(pieces: AsyncIterator[bytes], total: int, report: Report) -> 
 
 
 @asynccontextmanager
-async def fetch(url: str, proxies: Proxies, report: Report) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body of a URL. `NotFound` and `DriverError` in Docker's words."""
-    try:
-        async with (
-            httpx.AsyncClient(trust_env=False, follow_redirects=True, timeout=60, proxy=proxy_for(url, proxies)) as client,
-            client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer,
-        ):
-            if answer.status_code >= 400:
-                said = await _beginning(answer)
-                text = f"failed to GET {url} with status {answer.status_code} {answer.reason_phrase}: {said}"
-                raise (NotFound if answer.status_code == 404 else DriverError)(text)
-            report(message(f"Downloading from {url}"))
-            size = answer.headers.get("content-length", "")
-            total = int(size) if size.isdigit() else 0
-            async with aclosing(body(answer)) as raw, aclosing(_counted(raw, total, report)) as pieces:
-                yield pieces
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        parsed = httpx.URL(url) if "://" in url else httpx.URL("http://invalid")
-        cause = explain_os_error(error, parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
-        raise DriverError(f'Get "{url}": {cause}') from error
+async def fetch(
+    url: str, proxies: Proxies, certificates: Sequence[str], destinations: Destinations | None, report: Report
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The body of a URL. `NotFound` and `DriverError` in Docker's words; what a server says beside its status is not told,
+    as a client may have chosen one that is none of its business."""
+    async with get(url, proxies=proxies, certificates=certificates, destinations=destinations, timeout=_STALL) as answer:
+        if answer.status_code >= 400:
+            text = f"failed to GET {url} with status {answer.status_code} {answer.reason_phrase}"
+            raise (NotFound if answer.status_code == 404 else DriverError)(text)
+        report(message(f"Downloading from {url}"))
+        size = answer.headers.get("content-length", "")
+        total = int(size) if size.isdigit() else 0
+        async with aclosing(body(answer)) as raw, aclosing(_counted(raw, total, report)) as pieces:
+            yield pieces

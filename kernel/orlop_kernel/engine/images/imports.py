@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import History, ImageConfig, ImageDocument, RootFS
@@ -15,6 +16,9 @@ from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .records import Image, Layer
 from .references import Reference
 from .stock import Stock
+
+if TYPE_CHECKING:
+    from .destinations import Refuse
 
 __all__ = ["ImportRequest", "Importer"]
 
@@ -29,6 +33,7 @@ class ImportRequest:
     changes: tuple[str, ...] = ()
     platform: Platform | None = None
     policy: ImagePolicy = UNRESTRICTED
+    refuse: Refuse | None = None
 
 
 class Importer:

@@ -35,6 +35,7 @@ from .registry_hosts import CERTS_D, Endpoint, HostRules, Timeouts
 from .stock import CLEANUP_SECONDS, Stock
 
 if TYPE_CHECKING:
+    from .destinations import Refuse
     from .registry import Registry
 
 __all__ = ["PullRequest", "Puller"]
@@ -42,12 +43,14 @@ __all__ = ["PullRequest", "Puller"]
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """A reference without tag and digest means all tags of the repository."""
+    """A reference without tag and digest means all tags of the repository. `refuse` is there for a client that may not have
+    the daemon connect to just any address (`destinations`)."""
 
     reference: Reference
     platform: Platform | None = None
     credentials: Credentials = ANONYMOUS
     policy: ImagePolicy = UNRESTRICTED
+    refuse: Refuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Puller:
         for endpoint in await rules.endpoints(request.reference):
             async with AsyncExitStack() as attempt:
                 try:
-                    registry = await attempt.enter_async_context(self._connect(endpoint, request))
+                    registry = await attempt.enter_async_context(self._connect(endpoint, request, rules))
                     first = await self._first(registry, request.reference)
                 except (RegistryError, DriverError) as failure:
                     error = failure
@@ -130,7 +133,8 @@ class Puller:
                 return registry, first
         raise error
 
-    def _connect(self, endpoint: Endpoint, request: PullRequest) -> AbstractAsyncContextManager[Registry]:
+    def _connect(self, endpoint: Endpoint, request: PullRequest, rules: HostRules) -> AbstractAsyncContextManager[Registry]:
+        from .destinations import for_registry
         from .registry import Registry
 
         return Registry.connect(
@@ -140,6 +144,7 @@ class Puller:
             proxies=self._config().proxies,
             timeouts=self._timeouts,
             certificates=self._certificates,
+            destinations=for_registry(request.refuse, rules, endpoint.host, self._certificates),
         )
 
     async def _first(self, registry: Registry, reference: Reference) -> tuple[str, bytes]:

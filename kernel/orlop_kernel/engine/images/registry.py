@@ -18,6 +18,7 @@ import trio
 
 from orlop_kernel.spi import DriverError
 
+from .destinations import Destinations, send
 from .documents import digest as digest_of
 from .http_body import body
 from .manifests import ACCEPT, MAX_MANIFEST
@@ -59,6 +60,8 @@ class Registry:
         self._token: tuple[str, float] | None = None
         self._token_lock = trio.Lock()
         self._make_client: Callable[[str], httpx.AsyncClient]
+        self._destinations: Destinations | None = None
+        self._proxies: Proxies
 
     @classmethod
     @asynccontextmanager
@@ -71,9 +74,11 @@ class Registry:
         proxies: Proxies,
         timeouts: Timeouts = _PATIENT,
         certificates: tuple[str, ...] = CERTS_D,
+        destinations: Destinations | None = None,
     ) -> AsyncIterator[Registry]:
         """Reach the registry and learn what it wants as proof. `RegistryError` when it does not answer as one."""
         registry = cls(endpoint, reference.path, credentials, timeouts)
+        registry._destinations, registry._proxies = destinations, proxies
         limits = httpx.Timeout(timeouts.stall, connect=timeouts.connect, pool=None)
 
         def make(url: str) -> httpx.AsyncClient:
@@ -130,10 +135,16 @@ class Registry:
 
     async def _send(self, method: str, url: str, headers: dict[str, str], content: bytes | None = None) -> httpx.Response:
         """One request, no redirect followed. The answer's body is not read yet."""
-        client = self._client(url)
         try:
-            request = client.build_request(method, url, headers=headers, content=content)
-            return await client.send(request, stream=True)
+            return await send(
+                self._client(url),
+                method,
+                url,
+                headers,
+                content,
+                destinations=self._destinations,
+                proxied=proxy_for(url, self._proxies) is not None,
+            )
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._failure(method, url, error) from error
 
@@ -167,8 +178,10 @@ class Registry:
             await response.aclose()
             target = urljoin(url, location)
             scheme = urlsplit(target).scheme
-            if scheme not in ("http", "https") or (self.endpoint.verify and scheme == "http"):
-                raise RegistryError(f'{method.capitalize()} "{url}": refusing a redirect from TLS to {scheme}:')
+            if scheme not in ("http", "https"):
+                raise RegistryError(f'{method.capitalize()} "{target}": unsupported protocol scheme "{scheme}"')
+            if self.endpoint.verify and scheme == "http" and url.startswith("https:"):
+                raise RegistryError(f'{method.capitalize()} "{url}": refusing a redirect from TLS to plain HTTP')
             url = target
         raise RegistryError(f'{method.capitalize()} "{url}": stopped after {_REDIRECTS} redirects')
 

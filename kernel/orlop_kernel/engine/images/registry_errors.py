@@ -6,7 +6,6 @@ The words are those of distribution/registry/client/errors.go and moby's daemon/
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import ssl
@@ -98,8 +97,8 @@ def from_answer(status: int, body: bytes, authenticate: str = "") -> RegistryErr
         return found
     if status in (401, 403, 429):
         return _coded({401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}[status], "", status)
-    shown = json.dumps(body[:500].decode("utf-8", "replace"))
-    return RegistryError(f"error parsing HTTP {status} response body: {shown}", status=status)
+    # What it says is not told: the client may have named a server that it could not ask itself
+    return RegistryError(f"error parsing HTTP {status} response body: it is not the error of a registry", status=status)
 
 
 def translate(error: RegistryError, reference: Reference) -> OrlopError:

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -16,10 +17,21 @@ from urllib.parse import urlsplit
 import trio
 
 from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.trust import client_context
 
 from .references import DEFAULT_DOMAIN, Reference
 
-__all__ = ["CERTS_D", "Endpoint", "HostRules", "Proxies", "Timeouts", "proxy_for", "split_host", "tls_context"]
+__all__ = [
+    "CERTS_D",
+    "Endpoint",
+    "HostRules",
+    "Proxies",
+    "Timeouts",
+    "proxy_for",
+    "resolve",
+    "split_host",
+    "tls_context",
+]
 
 HUB = "registry-1.docker.io"
 CERTS_D = ("/etc/orlop/certs.d", "/etc/docker/certs.d")
@@ -64,7 +76,8 @@ def split_host(host: str, default_port: int) -> tuple[str, int]:
     return parts.hostname or "", parts.port or default_port
 
 
-async def _addresses(name: str) -> list[str]:
+async def resolve(name: str) -> list[str]:
+    """The addresses of a name, or of an address itself; [] when there are none within five seconds."""
     try:
         return [name] if ipaddress.ip_address(name) else []
     except ValueError:
@@ -92,6 +105,15 @@ class HostRules:
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
 
+    @property
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The subnets among `insecure`."""
+        found = []
+        for entry in self.insecure:
+            with suppress(ValueError):  # a host name
+                found.append(ipaddress.ip_network(entry, strict=False))
+        return found
+
     async def is_insecure(self, host: str) -> bool:
         """By name (with and without the port), or by CIDRs that hold all of its addresses; loopback always, when it is
         called by its address or `localhost`. Whatever else has a loopback address got it from a name server, and who can
@@ -99,13 +121,8 @@ class HostRules:
         name, _ = split_host(host, 443)
         if host in self.insecure or name in self.insecure or _is_loopback(name):
             return True
-        networks = []
-        for entry in self.insecure:
-            try:
-                networks.append(ipaddress.ip_network(entry, strict=False))
-            except ValueError:
-                continue  # a host name
-        addresses = [ipaddress.ip_address(address) for address in await _addresses(name)] if networks else []
+        networks = self.networks
+        addresses = [ipaddress.ip_address(address) for address in await resolve(name)] if networks else []
         return bool(addresses) and all(any(address in network for network in networks) for address in addresses)
 
     async def endpoints(self, reference: Reference) -> list[Endpoint]:
@@ -139,10 +156,7 @@ def _load(context: ssl.SSLContext, directory: str) -> None:
 def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D) -> ssl.SSLContext:
     """The system's authorities and those of `certs.d/<host>`; without `verify` anybody is believed, but client
     certificates are still presented."""
-    context = ssl.create_default_context()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    context = client_context(verify=verify)
     for root in roots:
         directory = os.path.join(root, host)
         if not os.path.isdir(directory):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
+from orlop_kernel.config import Config
 from orlop_kernel.spi import DriverError, InvalidParameter
 from orlop_kernel.types.images import SearchResult
 
+from .destinations import Destinations, Refuse, for_registry
 from .http_body import body
 from .listing import Filters, boolean, check
-from .registry_errors import explain_os_error
-from .registry_hosts import Proxies, proxy_for
+from .registry_hosts import HostRules, Proxies
+from .web import get
 
 __all__ = ["search"]
 
 INDEX = "https://index.docker.io"
 _LIMIT = 4 << 20
+_STALL = 30.0
 
 
 class _Answer(msgspec.Struct):
@@ -33,23 +38,16 @@ def _where(term: str) -> tuple[str, str]:
     return INDEX, term.removeprefix("library/")
 
 
-async def _get(url: str, query: dict[str, str], proxies: Proxies) -> bytes:
-    target = httpx.URL(url, params=query)
+async def _get(url: str, proxies: Proxies, certificates: Sequence[str], destinations: Destinations | None) -> bytes:
     data = bytearray()
-    try:
-        async with (
-            httpx.AsyncClient(trust_env=False, timeout=30, follow_redirects=True, proxy=proxy_for(url, proxies)) as client,
-            client.stream("GET", target, headers={"Accept-Encoding": "identity"}) as answer,
-        ):
-            if answer.status_code != 200:
-                raise DriverError(f"Unexpected status code {answer.status_code}")
-            async with aclosing(body(answer)) as pieces:
-                async for piece in pieces:
-                    data += piece
-                    if len(data) > _LIMIT:
-                        raise DriverError(f"cannot search {url}: the answer is larger than {_LIMIT} bytes")
-    except httpx.HTTPError as error:
-        raise DriverError(f'Get "{target}": {explain_os_error(error, target.host, target.port or 443)}') from error
+    async with get(url, proxies=proxies, certificates=certificates, destinations=destinations, timeout=_STALL) as answer:
+        if answer.status_code != 200:
+            raise DriverError(f"Unexpected status code {answer.status_code}")
+        async with aclosing(body(answer)) as pieces:
+            async for piece in pieces:
+                data += piece
+                if len(data) > _LIMIT:
+                    raise DriverError(f"cannot search {url}: the answer is larger than {_LIMIT} bytes")
     return bytes(data)
 
 
@@ -64,15 +62,20 @@ def _wanted(result: SearchResult, filters: Filters) -> bool:
     return True
 
 
-async def search(term: str, limit: int, filters: Filters, proxies: Proxies) -> list[SearchResult]:
+async def search(
+    term: str, limit: int, filters: Filters, config: Config, certificates: Sequence[str], refuse: Refuse | None
+) -> list[SearchResult]:
     """Repositories whose name or description has the term. `DriverError` when there is no index to ask."""
     check(filters, ("is-official", "is-automated", "stars"))
     if not 0 <= limit <= 100:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
     base, words = _where(term)
-    data = await _get(f"{base}/v1/search", {"q": words, "n": str(limit or 25)}, proxies)
+    rules = HostRules(tuple(config.registry_mirrors), tuple(config.insecure_registries))
+    destinations = for_registry(refuse, rules, urlsplit(base).netloc, certificates) if base != INDEX else None
+    url = httpx.URL(f"{base}/v1/search", params={"q": words, "n": str(limit or 25)})
+    data = await _get(str(url), config.proxies, certificates, destinations)
     try:
         found = msgspec.json.decode(data, type=_Answer).results or []
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise DriverError(f"cannot search {base}: {error}") from error
+        raise DriverError(f"cannot search {base}: it does not answer as an index") from error
     return [result for result in found if _wanted(result, filters)]

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -42,6 +43,10 @@ from .references import Reference, parse
 from .registry_hosts import CERTS_D, Timeouts
 from .removal import Removal, Users
 from .stock import Collected, Stock
+from .urls import check_url
+
+if TYPE_CHECKING:
+    from .destinations import Refuse
 
 __all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest"]
 
@@ -75,6 +80,7 @@ class Images:
         self.users: Callable[[], Users] = _nobody
         self.tally = Tally()
         self._config = config
+        self._certificates = certificates
         self._events, self._storage, self._nursery = events, storage, nursery
         self._content = ContentStore(root)
         self._layers = Layers(storage, self._content, zygote, unpack, nursery)
@@ -211,16 +217,21 @@ class Images:
         return Progress(self._nursery, run)
 
     def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
-        """Make an image of a tar: `body`, or what the source's URL answers. A wrong change is raised here."""
+        """Make an image of a tar: `body`, or what the source's URL answers. A wrong change or URL is raised here."""
         config = self._importer.config(request.changes)
+        if request.source != "-":
+            check_url(request.source)
 
         async def run(report: Report) -> None:
             async with AsyncExitStack() as stack:
                 source = body
                 if request.source != "-":
+                    from .destinations import Destinations
                     from .fetch import fetch
 
-                    source = await stack.enter_async_context(fetch(request.source, self._config.proxies, report))
+                    allowed = Destinations(request.refuse) if request.refuse else None
+                    fetching = fetch(request.source, self._config.proxies, self._certificates, allowed, report)
+                    source = await stack.enter_async_context(fetching)
                 elif isinstance(body, AsyncGenerator):
                     await stack.enter_async_context(aclosing(body))
                 image = await self._importer.make(request, config, source)
@@ -238,11 +249,11 @@ class Images:
             self._event("tag", image.id, request.name.familiar, image)
         return image
 
-    async def search(self, term: str, limit: int, filters: Filters) -> list[SearchResult]:
+    async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None = None) -> list[SearchResult]:
         """Ask the index of a registry (Docker Hub's, if the term names no other) for repositories."""
         from .search import search
 
-        return await search(term, limit, filters, self._config.proxies)
+        return await search(term, limit, filters, self._config, self._certificates, refuse)
 
     async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
         """Give an image one more name; another image may lose it."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orlop_kernel.config import Config
 from orlop_kernel.spi import InvalidParameter, Unauthorized
 from orlop_kernel.types.system import AuthConfig
+
+if TYPE_CHECKING:
+    from orlop_kernel.engine.images.destinations import Refuse
 
 __all__ = ["check_login", "registry_host"]
 
@@ -17,9 +21,11 @@ def registry_host(address: str) -> str:
     return "docker.io" if host in ("", "index.docker.io", "registry-1.docker.io") else host
 
 
-async def check_login(config: Config, auth: AuthConfig) -> None:
-    """Return when the registry accepts them. `Unauthorized` when it does not, `DriverError` when it cannot be asked."""
+async def check_login(config: Config, auth: AuthConfig, refuse: Refuse | None = None) -> None:
+    """Return when the registry accepts them. `Unauthorized` when it does not, `DriverError` when it cannot be asked.
+    `refuse`: see `engine.images.destinations`."""
     # The HTTP client is 90 ms of imports: for the first login or pull, not for every start
+    from orlop_kernel.engine.images.destinations import for_registry
     from orlop_kernel.engine.images.references import parse
     from orlop_kernel.engine.images.registry import Registry
     from orlop_kernel.engine.images.registry_auth import Credentials
@@ -33,10 +39,13 @@ async def check_login(config: Config, auth: AuthConfig) -> None:
         raise InvalidParameter(f'cannot log in to "{auth.serveraddress}": not the address of a registry') from None
     credentials = Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken)
     failure: RegistryError | None = None
-    for endpoint in await HostRules((), config.insecure_registries).endpoints(reference):
+    rules = HostRules((), tuple(config.insecure_registries))
+    for endpoint in await rules.endpoints(reference):
+        allowed = for_registry(refuse, rules, endpoint.host)
+        connecting = Registry.connect(endpoint, reference, credentials, proxies=config.proxies, destinations=allowed)
         try:
             async with (
-                Registry.connect(endpoint, reference, credentials, proxies=config.proxies) as registry,
+                connecting as registry,
                 registry._request("GET", "/v2/", {}),
             ):
                 return

@@ -32,6 +32,7 @@ from .programs import Programs
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
+    from orlop_kernel.engine.images.destinations import Refuse
 
 __all__ = ["System"]
 
@@ -213,6 +214,6 @@ class System:
             orlop_drivers=self._drivers(),
         )
 
-    async def login(self, auth: AuthConfig) -> None:
+    async def login(self, auth: AuthConfig, refuse: Refuse | None = None) -> None:
         """See `login.check_login`."""
-        await check_login(self._engine.config, auth)
+        await check_login(self._engine.config, auth, refuse)

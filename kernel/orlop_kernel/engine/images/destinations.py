@@ -1,0 +1,121 @@
+"""Where the daemon may connect for a client that is held back by a role or labels.
+
+Such a client names registries and URLs, and the daemon asks there as root of this machine: on its loopback, in its private
+networks, at a cloud's metadata service (169.254.169.254). For it the daemon connects to public addresses, and to what the
+administrator has made known as a registry. Every connection is judged, those of redirects and token services too, and goes
+to the very address that was judged: a second answer of the name server could be another one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import httpx
+
+from .registry_hosts import CERTS_D, HUB, HostRules, resolve, split_host
+
+__all__ = ["Destinations", "Refuse", "for_registry", "is_public", "send"]
+
+Refuse = Callable[[str], Exception]
+"""What a refusal is raised as; it is told what was asked for."""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has ever given out; the rest has old forms of local addresses
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IPv4 address that an IPv6 one leads to."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
+
+
+def _is_own(address: str) -> bool:
+    """Whether this machine has the address: what listens there may be kept from others by a firewall, but not from us."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is anybody's on the internet, and not this machine's."""
+    address = _embedded(ipaddress.ip_address(text))
+    if not address.is_global or address.is_multicast or (address.version == 6 and address not in _UNICAST):
+        return False
+    return not _is_own(str(address))
+
+
+class Destinations:
+    """What may be connected to: public addresses, and those in `networks`."""
+
+    def __init__(self, refuse: Refuse, networks: Sequence[_Network] = ()) -> None:
+        self._refuse, self._networks = refuse, networks
+
+    async def addresses(self, host: str) -> list[str]:
+        """All addresses of a host; [] when it has none. Raises when one of them may not be connected to."""
+        found = await resolve(host)
+        for text in found:
+            known = any(ipaddress.ip_address(text) in network for network in self._networks)
+            if not known and not is_public(text):
+                raise self._refuse(f"connecting to {host[:255]}, which is neither public nor a registry that is configured,")
+        return found
+
+
+def for_registry(
+    refuse: Refuse | None, rules: HostRules, host: str, certificates: Sequence[str] = CERTS_D
+) -> Destinations | None:
+    """What a registry's client may connect to; None is everything. A registry that the administrator has named, by a mirror,
+    by `insecure-registries` or by a directory in `certs.d`, is trusted with its redirects as well."""
+    if refuse is None or host == HUB:
+        return None
+    name, _ = split_host(host, 443)
+    named = host in rules.insecure or name in rules.insecure or host in [urlsplit(url).netloc for url in rules.mirrors]
+    if named or any(os.path.isdir(os.path.join(root, host)) for root in certificates):
+        return None
+    return Destinations(refuse, rules.networks)
+
+
+async def send(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    content: bytes | None = None,
+    *,
+    destinations: Destinations | None,
+    proxied: bool,
+) -> httpx.Response:
+    """One request, no redirect followed; the answer's body is not read yet. Raises what httpx raises."""
+    if destinations is None:
+        return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
+    target = httpx.URL(url)
+    addresses = await destinations.addresses(target.host)
+    if proxied:  # who connects then is the proxy: it is given the name
+        return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
+    if not addresses:
+        raise httpx.ConnectError("no such host") from socket.gaierror()
+    headers = {**headers, "Host": target.netloc.decode("ascii")}
+    for address in addresses:
+        request = client.build_request(
+            method,
+            target.copy_with(host=address),
+            headers=headers,
+            content=content,
+            extensions={"sni_hostname": target.host},
+        )
+        try:
+            return await client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            if address == addresses[-1]:
+                raise
+    raise AssertionError("unreachable")

@@ -1,0 +1,225 @@
+"""Where a client that is held back may have the daemon connect: not into the machine, nor its networks."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.registry import image, layer
+from tests.registry.build import tar
+from tests.registry.fakes import Room, drain, open_room
+from tests.registry.hostile import Hostile, redirect, replace, serving, status
+
+from orlop_kernel.config import Config
+from orlop_kernel.engine.images import destinations
+from orlop_kernel.engine.images.destinations import Destinations, for_registry, is_public
+from orlop_kernel.engine.images.fetch import fetch
+from orlop_kernel.engine.images.references import parse
+from orlop_kernel.engine.images.registry_auth import Credentials
+from orlop_kernel.engine.images.registry_hosts import HostRules
+from orlop_kernel.engine.images.service import ImportRequest, PullRequest
+from orlop_kernel.engine.system.login import check_login
+from orlop_kernel.spi import DriverError, Forbidden
+from orlop_kernel.types.system import AuthConfig
+
+APP = image([layer({"app": b"1"})])
+LOOPBACK = [ipaddress.ip_network("127.0.0.1/32")]
+REFUSED = "connecting to .*, which is neither public nor a registry that is configured,"
+
+
+def no(what: str) -> Exception:
+    return Forbidden(f"{what} no")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.17.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+        *("224.0.0.1", "239.1.1.1", "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),
+        *("::1", "::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
+        *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1", "::127.0.0.1", "fec0::1"),
+    ],
+)
+def test_addresses_inside(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"])
+def test_addresses_of_the_internet(address: str) -> None:
+    assert is_public(address)
+
+
+def test_an_address_of_this_machine_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "_is_own", lambda address: address == "1.1.1.1")
+    assert not is_public("1.1.1.1")
+    assert not is_public("::ffff:1.1.1.1")
+    monkeypatch.undo()
+    assert destinations._is_own("127.0.0.1")
+    assert not destinations._is_own("1.1.1.1")
+
+
+def test_what_the_administrator_has_named(tmp_path: Path) -> None:
+    rules = HostRules(("https://mirror.corp:5000/",), ("reg.corp", "own.corp:5000", "10.0.0.0/8"))
+    (tmp_path / "certs.corp:443").mkdir()
+
+    def known(host: str) -> bool:
+        return for_registry(no, rules, host, [str(tmp_path)]) is None
+
+    for host in ("registry-1.docker.io", "mirror.corp:5000", "reg.corp", "reg.corp:81", "own.corp:5000", "certs.corp:443"):
+        assert known(host), host
+    for host in ("mirror.corp", "own.corp", "certs.corp", "localhost:5000", "10.0.0.1", "other.corp"):
+        assert not known(host), host
+    assert for_registry(None, rules, "other.corp") is None, "nobody holds the client back"
+
+
+def running(tmp_path: Path, check: Callable[[Room, Hostile], Awaitable[None]], **config: Any) -> None:
+    async def main() -> None:
+        with serving() as server, trio.fail_after(30):
+            server.add("app", "v1", APP)
+            async with open_room(str(tmp_path), **config) as room:
+                await check(room, server)
+
+    trio.run(main)
+
+
+async def pull(room: Room, server: Hostile, host: str = "") -> None:
+    await drain(room.images.pull(PullRequest(parse(f"{host or server.host}/app:v1"), refuse=no)))
+
+
+def test_a_pull_from_inside(tmp_path: Path) -> None:
+    async def check(room: Room, server: Hostile) -> None:
+        port = server.host.rpartition(":")[2]
+        for host in ("", f"localhost:{port}", f"127.1.1.1:{port}"):
+            with pytest.raises(Forbidden, match=REFUSED):
+                await pull(room, server, host)
+        assert server.requests == [], "it was never asked"
+
+    running(tmp_path, check)
+
+
+def test_a_pull_from_a_configured_registry(tmp_path: Path) -> None:
+    async def check(room: Room, server: Hostile) -> None:
+        await pull(room, server)
+
+    running(tmp_path, check, insecure_registries=["127.0.0.0/8"])
+
+
+def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry is on the internet, as far as the rules can see; where it sends us is not."""
+    monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
+
+    async def check(room: Room, server: Hostile) -> None:
+        with serving() as inside:
+            inner = inside.host.replace("127.0.0.1", "127.0.0.2")
+            server.misbehave("v1", redirect(f"http://{inner}/secret"))
+            with pytest.raises(Forbidden, match=REFUSED):
+                await pull(room, server)
+            server.ping = status(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="http://{inner}/token"')
+            with pytest.raises(Forbidden, match=REFUSED):
+                await pull(room, server)
+            with pytest.raises(Forbidden, match=REFUSED):
+                await check_login(Config(), AuthConfig(username="u", password="p", serveraddress=inner), no)
+            assert inside.requests == []
+
+    running(tmp_path, check)
+
+
+def test_an_import_from_inside(tmp_path: Path) -> None:
+    async def check(room: Room, server: Hostile) -> None:
+        for host in (server.host, server.host.replace("127.0.0.1", "localhost"), server.host.replace("127.0.0.1", "127.1")):
+            request = ImportRequest(f"http://{host}/x.tar", refuse=no)
+            with pytest.raises(Forbidden, match=REFUSED):
+                await drain(room.images.import_image(request, None))  # type: ignore[arg-type]
+        assert server.requests == []
+        assert room.is_empty()
+
+    running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # registries are no places to import from
+
+
+def test_a_search_and_a_login_inside(tmp_path: Path) -> None:
+    async def check(room: Room, server: Hostile) -> None:
+        with pytest.raises(Forbidden, match=REFUSED):
+            await room.images.search(f"{server.host}/x", 0, {}, no)
+        with pytest.raises(Forbidden, match=REFUSED):
+            await check_login(Config(), AuthConfig(username="u", password="p", serveraddress=server.host), no)
+        assert server.requests == []
+
+    running(tmp_path, check)
+
+
+async def fetched(url: str) -> bytes:
+    async with fetch(url, Config().proxies, (), Destinations(no, LOOPBACK), lambda _: None) as pieces:
+        return b"".join([piece async for piece in pieces])
+
+
+def test_an_import_that_is_redirected_inside(tmp_path: Path) -> None:
+    async def check(room: Room, server: Hostile) -> None:
+        server.misbehave("there", replace(b"content"))
+        server.misbehave("here", redirect(f"http://{server.host}/there"))
+        assert await fetched(f"http://{server.host}/here") == b"content"
+        count = len(server.requests)
+        server.misbehave("here", redirect(f"http://{server.host.replace('127.0.0.1', '127.0.0.2')}/there"))
+        with pytest.raises(Forbidden, match=REFUSED):
+            await fetched(f"http://{server.host}/here")
+        assert len(server.requests) == count + 1
+        for location in ("file:///etc/passwd", "http://[", "gopher://x/"):
+            server.misbehave("here", redirect(location))
+            with pytest.raises(DriverError, match="cannot follow its redirect"):
+                await fetched(f"http://{server.host}/here")
+        server.misbehave("here", *[redirect("/here")] * 10)
+        with pytest.raises(DriverError, match="stopped after 10 redirects"):
+            await fetched(f"http://{server.host}/here")
+
+    running(tmp_path, check)
+
+
+def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that answers otherwise the second time is not asked a second time; and the first address that answers is
+    enough."""
+
+    async def resolve(name: str) -> list[str]:
+        return {"name.invalid": ["127.0.0.2", "127.0.0.1"], "gone.invalid": []}[name]
+
+    monkeypatch.setattr(destinations, "resolve", resolve)
+    monkeypatch.setitem(globals(), "LOOPBACK", [ipaddress.ip_network("127.0.0.0/8")])
+
+    async def check(room: Room, server: Hostile) -> None:
+        port = server.host.rpartition(":")[2]
+        server.misbehave("x", replace(b"content"))
+        assert await fetched(f"http://name.invalid:{port}/x") == b"content"
+        assert server.requests[-1][2]["host"] == f"name.invalid:{port}"
+        with pytest.raises(DriverError, match=r"dial tcp: lookup gone\.invalid: no such host"):
+            await fetched(f"http://gone.invalid:{port}/x")
+
+    running(tmp_path, check)
+
+
+def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
+    """It may be one that the client could not ask itself."""
+
+    async def check(room: Room, server: Hostile) -> None:
+        server.misbehave("x.tar", status(403))
+        with pytest.raises(DriverError) as caught:
+            await drain(room.images.import_image(ImportRequest(f"http://{server.host}/x.tar"), None))  # type: ignore[arg-type]
+        assert str(caught.value) == f"failed to GET http://{server.host}/x.tar with status 403 Forbidden"
+        server.ping = status(404)
+        request = PullRequest(parse(f"{server.host}/app:v1"), credentials=Credentials("u", "p"))
+        with pytest.raises(DriverError, match="error parsing HTTP 404 response body: it is not the error of a registry"):
+            await drain(room.images.pull(request))
+
+    running(tmp_path, check)
+
+
+def test_an_import_of_an_archive_from_the_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
+
+    async def check(room: Room, server: Hostile) -> None:
+        server.misbehave("x.tar", replace(tar({"hi": b"there"})))
+        await drain(room.images.import_image(ImportRequest(f"http://{server.host}/x.tar", refuse=no), None))  # type: ignore[arg-type]
+        assert len(room.images.all()) == 1
+
+    running(tmp_path, check)
