@@ -237,9 +237,23 @@ async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api], limit
 
 
 def _routes(engine: Engine) -> Iterator[Route]:
-    from orlop_kernel.api import config, containers, debug, exec, files, images, networks, orlop_check, system, volumes
+    from orlop_kernel.api import (
+        config,
+        containers,
+        debug,
+        exec,
+        files,
+        images,
+        networks,
+        orlop_check,
+        plugins,
+        swarm,
+        system,
+        volumes,
+    )
 
-    for resource in (config, containers, debug, exec, files, images, networks, system, volumes, orlop_check):
+    resources = (config, containers, debug, exec, files, images, networks, orlop_check, plugins, swarm, system, volumes)
+    for resource in resources:
         yield from resource.routes(engine)
 
 

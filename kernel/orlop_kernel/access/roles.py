@@ -26,6 +26,7 @@ class Scope(Enum):
     """How a listener with labels judges a route (`scope.Judge`)."""
 
     OPEN = "about nothing of anybody's"
+    ABSENT = "of a kind that Orlop does not have"
     FILTER = "lists or prunes by filters: the labels are added to them"
     CONTAINER = "the container of the path"
     EXEC = "the container of the exec of the path"
@@ -73,6 +74,44 @@ ROLE_LEVEL = {"read-only": Level.READ, "no-exec": Level.CHANGE, "full": Level.FU
 
 _R, _C, _F = Level
 _S, _H = Scope, Host
+
+_ABSENT = (
+    *(
+        "GET /swarm",
+        "GET /swarm/unlockkey",
+        "POST /swarm/unlock",
+        "POST /swarm/update",
+        "POST /swarm/leave",
+        "POST /swarm/init",
+        "POST /swarm/join",
+    ),
+    *("GET /nodes", "GET /nodes/{id}", "POST /nodes/{id}/update", "DELETE /nodes/{id}"),
+    *(
+        "GET /services",
+        "POST /services/create",
+        "GET /services/{id}",
+        "GET /services/{id}/logs",
+        "POST /services/{id}/update",
+        "DELETE /services/{id}",
+    ),
+    *("GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/logs"),
+    *("GET /secrets", "POST /secrets/create", "GET /secrets/{id}", "POST /secrets/{id}/update", "DELETE /secrets/{id}"),
+    *("GET /configs", "POST /configs/create", "GET /configs/{id}", "POST /configs/{id}/update", "DELETE /configs/{id}"),
+    *(
+        "GET /plugins",
+        "GET /plugins/{name}/json",
+        "DELETE /plugins/{name}",
+        "POST /plugins/{name}/enable",
+        "POST /plugins/{name}/disable",
+        "POST /plugins/{name}/push",
+        "POST /plugins/{name}/set",
+        "POST /plugins/{name}/upgrade",
+        "GET /plugins/privileges",
+        "POST /plugins/pull",
+        "POST /plugins/create",
+    ),
+)
+"""Swarm mode and Docker's managed plugins: nothing comes of any of them."""
 
 ROUTES: dict[str, Rule] = {
     "GET /_ping": Rule(_R, _S.OPEN, _H.NOTHING),
@@ -139,6 +178,7 @@ ROUTES: dict[str, Rule] = {
     "POST /volumes/prune": Rule(_C, _S.FILTER, _H.NOTHING),
     "PUT /volumes/{name}": Rule(_C, _S.VOLUME, _H.NOTHING),
     "DELETE /volumes/{name}": Rule(_C, _S.VOLUME, _H.NOTHING),
+    **{route: Rule(_R if route.startswith("GET") else _C, _S.ABSENT, _H.NOTHING) for route in _ABSENT},
     "GET /orlop/config": UNKNOWN,
     "GET /orlop/check": UNKNOWN,
     "POST /orlop/check": UNKNOWN,

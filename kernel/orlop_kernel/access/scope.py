@@ -62,7 +62,7 @@ class Judge:
 
     async def __call__(self, call: Call, scope: Scope) -> None:
         """Return if the call stays within the labels; narrows and completes what it asks for."""
-        if scope is Scope.OPEN or (self._door.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
+        if scope in (Scope.OPEN, Scope.ABSENT) or (self._door.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
             return
         judge = self._by_route.get(scope)
         if judge is None:

@@ -183,7 +183,7 @@ def test_what_is_closed_is_refused_and_what_is_open_is_not() -> None:
 
 
 def test_every_scope_is_judged_somehow() -> None:
-    known = {Scope.OPEN, Scope.CLOSED, *judge()._by_route}
+    known = {Scope.OPEN, Scope.ABSENT, Scope.CLOSED, *judge()._by_route}
     assert known == set(Scope)
 
 

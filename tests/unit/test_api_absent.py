@@ -1,0 +1,76 @@
+"""Routes of what Orlop does not have, swarm mode and Docker's managed plugins: clients get the answers that they expect."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orlop_kernel.api import plugins, swarm
+from orlop_kernel.api.router import Api
+from orlop_kernel.http.messages import Response
+
+from .test_api_router import ask, message
+
+NO_ENGINE: Any = SimpleNamespace()
+SWARM = Api(swarm.routes(NO_ENGINE))
+PLUGINS = Api(plugins.routes(NO_ENGINE))
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        *("GET /swarm", "POST /swarm/update?version=1", "GET /nodes", "DELETE /nodes/x", "GET /tasks/x/logs?stdout=1"),
+        *("GET /services", "POST /services/create", "GET /services/x/logs?stdout=1", "DELETE /v1.24/services/x"),
+        *("GET /secrets", "POST /v1.45/secrets/x/update?version=1", "GET /configs/x", "POST /configs/create"),
+    ],
+)
+def test_a_swarm_is_unavailable_in_docker_s_words(route: str) -> None:
+    assert message(ask(SWARM, *route.split(" "))) == (
+        503,
+        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and '
+        "try again.",
+    )
+
+
+def test_leaving_a_swarm_says_that_there_is_none() -> None:
+    assert message(ask(SWARM, "POST", "/swarm/leave?force=1")) == (503, "This node is not part of a swarm")
+
+
+@pytest.mark.parametrize("path", ["/swarm/init", "/swarm/join"])
+def test_a_swarm_cannot_be_made(path: str) -> None:
+    status, text = message(ask(SWARM, "POST", path, b"{}"))
+    assert (status, text) == (501, "cannot initialise or join a swarm: Orlop has no swarm mode")
+
+
+def test_no_plugin_is_listed() -> None:
+    for query in ("", "?filters=%7B%7D", "?filters=%7B%22enabled%22%3A%5B%22true%22%5D%7D"):
+        answer = ask(PLUGINS, "GET", f"/plugins{query}")
+        assert isinstance(answer, Response)
+        assert (answer.status, json.loads(answer.body)) == (200, [])
+
+
+def test_filters_of_plugins_are_checked() -> None:
+    answer = ask(PLUGINS, "GET", "/plugins?filters=%7B%22bogus%22%3A%5B%22x%22%5D%7D")
+    assert message(answer) == (400, "invalid filter 'bogus'")
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "GET /plugins/a/b:1/json",
+        "DELETE /plugins/a/b:1",
+        *(f"POST /plugins/a/b:1/{verb}" for verb in ("enable", "set", "push")),
+    ],
+)
+def test_no_plugin_is_found(route: str) -> None:
+    assert message(ask(PLUGINS, *route.split(" "))) == (404, 'plugin "a/b:1" not found')
+
+
+@pytest.mark.parametrize(
+    "route", ["GET /plugins/privileges?remote=x", "POST /plugins/pull?remote=x", "POST /plugins/create"]
+)
+def test_no_plugin_can_be_installed(route: str) -> None:
+    assert message(ask(PLUGINS, *route.split(" ")))[0] == 501
