@@ -10,7 +10,7 @@ import pytest
 
 from orlop_kernel.linux import relative_layers
 from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.spi.files import Trash, copy_tree, delete_tree, filesystem_type, tree_usage, walk
+from orlop_kernel.spi.files import Trash, copy_tree, delete_tree, docker_name, filesystem_type, tree_usage, walk
 from orlop_kernel.spi.snapshots import SnapshotIndex, check_key
 
 DEEP = 2500  # beyond Python's recursion limit, and as a path beyond PATH_MAX
@@ -160,6 +160,21 @@ def test_an_index_that_was_damaged(tmp_path: Path) -> None:
 def test_the_file_system_has_a_name(tmp_path: Path) -> None:
     assert filesystem_type(str(tmp_path)) != "unknown"
     assert filesystem_type("/proc") == "proc"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "docker"),
+    [
+        ("ext4", "extfs"),
+        ("overlay", "overlayfs"),
+        ("nfs4", "nfs"),
+        ("fuse.sshfs", "fuse"),
+        ("fuseblk", "fuse"),
+        ("zfs", "zfs"),
+    ],
+)
+def test_docker_has_names_of_its_own_for_file_systems(kernel: str, docker: str) -> None:
+    assert docker_name(kernel) == docker
 
 
 def test_many_layers_are_named_from_where_they_are() -> None:

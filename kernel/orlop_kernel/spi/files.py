@@ -17,7 +17,7 @@ from fcntl import ioctl
 
 from .storage import Usage
 
-__all__ = ["Trash", "copy_tree", "delete_tree", "filesystem_type", "tree_usage", "walk"]
+__all__ = ["Trash", "copy_tree", "delete_tree", "docker_name", "filesystem_type", "tree_usage", "walk"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FICLONE = 0x40049409
@@ -358,12 +358,29 @@ class Trash:
 
 def filesystem_type(path: str) -> str:
     """The file system that holds `path`, by Docker's names ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    found = "unknown"
+    # By the mount, not by st_dev: btrfs gives each subvolume a device number of its own, which mountinfo does not list
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as file:
+            mount = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
     with open("/proc/self/mountinfo") as file:
-        for line in file:
-            fields = line.split()
-            if fields[2] == number:
-                found = fields[fields.index("-") + 1]
-    return {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs", "overlay": "overlayfs"}.get(found, found)
+        found = next((fields for line in file if (fields := line.split())[0] == mount), None)
+    return docker_name(found[found.index("-") + 1]) if found else "unknown"
+
+
+_DOCKER_NAMES = {
+    **dict.fromkeys(("ext2", "ext3", "ext4"), "extfs"),
+    **dict.fromkeys(("cifs", "smb3"), "smb"),
+    "fuseblk": "fuse",
+    "jffs2": "jffs",
+    "nfs4": "nfs",
+    "overlay": "overlayfs",
+}
+
+
+def docker_name(filesystem: str) -> str:
+    """Docker's name of a file system that the kernel calls `filesystem` (moby daemon/graphdriver/driver_linux.go)."""
+    name = filesystem.partition(".")[0]  # "fuse.sshfs" is FUSE's
+    return _DOCKER_NAMES.get(name, name)
