@@ -246,7 +246,7 @@ def test_a_wrong_storage_driver_is_a_plain_message(daemon: Orlopd) -> None:
 
 def test_a_wrong_log_driver_or_option_is_a_plain_message(daemon: Orlopd) -> None:
     for flags, text in (
-        (["--log-driver", "nosuch"], "no log driver named 'nosuch' is registered"),
+        (["--log-driver", "nosuch"], 'error looking up logging plugin nosuch: plugin "nosuch" not found'),
         (["--log-opt", "max-sise=1m"], "unknown log opt 'max-sise' for json-file log driver"),
     ):
         done = subprocess.run(daemon.command(*flags), capture_output=True, text=True, timeout=30)

@@ -105,7 +105,7 @@ def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -
             ("debug: loud: expected true", 'mut (line 3; did you mean "mtu"?)'),
         ),
         ('{"labels": ["ship=three"]', ("invalid JSON: line 1",)),
-        ('{"labels": ["ship=three"], "log-driver": "nosuch"}', ("no log driver named 'nosuch' is registered",)),
+        ('{"labels": ["ship=three"], "log-driver": "nosuch"}', ('plugin "nosuch" not found',)),
         ('{"labels": ["ship=three"], "log-opts": {"max-sise": "1"}}', ("unknown log opt 'max-sise'",)),
         ('{"labels": ["ship=three"], "seccomp-profile": "/nosuch"}', ("cannot use seccomp-profile /nosuch",)),
         ('{"labels": ["ship=three"], "init-path": "/nosuch"}', ("cannot use init-path: /nosuch is not an executable",)),

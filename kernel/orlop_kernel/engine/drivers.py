@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from orlop_kernel.spi import (
 )
 
 __all__ = ["DRIVER_DEADLINE", "Drivers"]
+
+_log = logging.getLogger("orlop.drivers")
 
 DRIVER_DEADLINE = 60.0
 
@@ -115,7 +118,8 @@ class Drivers:
         try:
             return cast("LogDriver", self._make("log", name, None, f'log driver "{name}"'))
         except NotFound as error:
-            raise InvalidParameter(f"logger: no log driver named '{name}' is registered: {error}") from None
+            _log.info("%s", error)  # says which there are; clients compare Docker's sentence as a whole
+            raise InvalidParameter(f'error looking up logging plugin {name}: plugin "{name}" not found') from None
 
     async def network(self, name: str) -> NetworkDriver:
         def context() -> NetworkContext:
