@@ -60,6 +60,7 @@ def test_the_past_comes_with_since_or_until_only() -> None:
         past = [found.action async for found in bus.subscribe(times[1], time.time_ns() - 1)]
         assert past == ["step-1", "step-2"]
         assert [found.action async for found in bus.subscribe(0, times[1])] == ["step-0", "step-1"]
+        assert [found.action async for found in bus.subscribe(None, 0)] == ["step-0", "step-1", "step-2"]
         later = bus.subscribe(times[2])
         bus.publish("container", "step-3", "a", {})
         assert [found.action for found in await take(later, 2)] == ["step-2", "step-3"]
@@ -98,7 +99,7 @@ def test_who_reads_the_past_loses_nothing_of_the_present() -> None:
         bus = EventBus()
         for number in range(BUFFER + 9):
             bus.publish("container", str(number), "a", {})
-        subscription = bus.subscribe(1, 0, {"container": ["a"]})
+        subscription = bus.subscribe(1, None, {"container": ["a"]})
         bus.publish("container", "now", "a", {})
         found = await take(subscription, BUFFER + 10)
         assert [item.action for item in found][-2:] == [str(BUFFER + 8), "now"]
@@ -206,6 +207,8 @@ def test_history_survives_a_restart_and_stays_bounded(tmp_path: Path) -> None:
         ({"container": ["c0f"]}, True),
         ({"container": ["web"]}, True),
         ({"container": ["eb"]}, False),
+        ({"container": [""]}, True),
+        ({"container": ["nope", ""]}, True),
         ({"network": ["nope"]}, False),
         ({"image": ["alpine"]}, True),
         ({"image": ["alpine:3.20"]}, True),

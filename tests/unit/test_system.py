@@ -238,11 +238,14 @@ def test_registry_hosts_of_logins() -> None:
 
 
 def test_moments() -> None:
-    assert parse_moment("", "since") == 0
+    assert parse_moment("", "since") is parse_moment("-1", "since") is None
+    assert parse_moment("0", "until") == 0
+    assert parse_moment("+5", "since") == 5_000_000_000
+    assert parse_moment("-5", "since") == -5_000_000_000
     assert parse_moment("1700000000", "since") == 1_700_000_000_000_000_000
     assert parse_moment("1700000000.5", "since") == 1_700_000_000_500_000_000
     assert parse_moment("1.000000001", "since") == 1_000_000_001
-    for text in ("2024-01-01", "10m", "-5", "1.x", " 1"):
+    for text in ("2024-01-01", "10m", "--5", "1.x", " 1"):
         with pytest.raises(InvalidParameter, match="invalid until"):
             parse_moment(text, "until")
 

@@ -46,16 +46,16 @@ _PONGS = {
     for experimental in (True, False)
 }
 
-_MOMENT = re.compile(r"(\d{1,15})(?:\.(\d{1,9})\d*)?", re.ASCII)
+_MOMENT = re.compile(r"([+-]?\d{1,15})(?:\.(\d{1,9})\d*)?", re.ASCII)
 _SEQUENCE = "application/json-seq"
 _LINES = ("application/jsonl", "application/x-ndjson")
 
 
-def parse_moment(text: str, name: str) -> int:
-    """`since` and `until`: Unix seconds with up to nine digits of fraction, in ns; "" is 0, not given. Clients convert
-    dates and durations themselves."""
-    if not text:
-        return 0
+def parse_moment(text: str, name: str) -> int | None:
+    """`since` and `until`: Unix seconds with up to nine digits of fraction, in ns; None when not given, for which Docker
+    takes "" and "-1". Clients convert dates and durations themselves."""
+    if text in ("", "-1"):
+        return None
     match = _MOMENT.fullmatch(text)
     if match is None:
         raise InvalidParameter(f'invalid {name}: "{text}" is not a time in Unix seconds')
@@ -107,7 +107,7 @@ class _Routes:
 
     async def events(self, call: Call) -> Answer:
         since, until = parse_moment(call.arg("since"), "since"), parse_moment(call.arg("until"), "until")
-        if until and until < since:
+        if since is not None and until is not None and until < since:
             raise InvalidParameter(f"`since` time ({call.arg('since')}) cannot be after `until` time ({call.arg('until')})")
         media = event_media_type(call.request.headers.get("accept", ""), call.version)
         subscription = self.engine.events.subscribe(since, until, call.filters())
@@ -115,6 +115,7 @@ class _Routes:
 
     async def prune_builds(self, call: Call) -> Answer:
         """`docker system prune` asks for it. Nothing is built here, so there is never anything to give back."""
+        call.filters()
         return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def disk_usage(self, call: Call) -> Answer:
@@ -124,7 +125,7 @@ class _Routes:
         return json_response(await self.measuring.disk_usage(types or OBJECT_TYPES, call.version))
 
     async def auth(self, call: Call) -> Answer:
-        await self.system.login(await call.json(AuthConfig), call.refuse)
+        await self.system.login(await call.json(AuthConfig, required=True), call.refuse)
         return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
 
 

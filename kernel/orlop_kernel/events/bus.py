@@ -149,17 +149,21 @@ class EventBus:
         self._work.set()
 
     def subscribe(
-        self, since_ns: int = 0, until_ns: int = 0, filters: Mapping[str, Collection[str]] | None = None
+        self,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        filters: Mapping[str, Collection[str]] | None = None,
     ) -> Subscription:
-        """Events from now on; with `since_ns` or `until_ns` (Unix time, 0 = not given) those of the past first. An
-        `until_ns` in the past: only those. Nothing falls between the past and the present."""
+        """Events from now on; with `since_ns` or `until_ns` (Unix time) those of the past first. An `until_ns` in the past:
+        only those, and all of them with 0, which scripts pass to read what there is. Nothing falls between the past and the
+        present."""
         wanted = EventFilter(filters)
         past: list[Event] = []
-        if since_ns or until_ns:
-            end = until_ns or self._last_ns
-            past = [event for event in self._history if since_ns <= event.time_ns <= end and wanted(event)]
-        live = not until_ns or until_ns > time.time_ns()
-        subscription = Subscription(wanted, past, until_ns, live)
+        if since_ns is not None or until_ns is not None:
+            since, end = since_ns or 0, until_ns or self._last_ns
+            past = [event for event in self._history if since <= event.time_ns <= end and wanted(event)]
+        live = until_ns is None or until_ns > time.time_ns()
+        subscription = Subscription(wanted, past, until_ns or 0, live)
         if live:
             self._subscriptions.add(subscription)
         return subscription
