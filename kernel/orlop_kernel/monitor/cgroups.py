@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from . import mountinfo, smallfiles
 from .mountinfo import MountEntry
 
-__all__ = ["directories", "is_frozen", "kill", "named", "oom_file", "oom_kills", "remove"]
+__all__ = ["directories", "is_frozen", "kill", "named", "oom_file", "oom_kills", "oom_stopped", "remove"]
 
 
 def _read(path: str) -> str:
@@ -170,10 +170,17 @@ def oom_file(cgroups: Iterable[str]) -> str:
     return ""
 
 
+def _oom_fields(file: str) -> dict[str, str]:
+    lines = _read(file).splitlines() if file else ()
+    return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+
+
 def oom_kills(file: str) -> int:
     """How many processes the kernel killed for memory there so far."""
-    for line in _read(file).splitlines() if file else ():
-        name, _, count = line.partition(" ")
-        if name == "oom_kill":
-            return int(count)
-    return 0
+    return int(_oom_fields(file).get("oom_kill", 0))
+
+
+def oom_stopped(file: str) -> bool:
+    """Whether processes there wait for memory because the kernel may not kill any (v1, `oom_kill_disable`)."""
+    fields = _oom_fields(file)
+    return fields.get("oom_kill_disable") == fields.get("under_oom") == "1"

@@ -103,10 +103,10 @@ class Container:
         asked = cgroups.directories(started.pid, self._launch.id)
         found = tuple(dict.fromkeys((*asked, *cgroups.named(self._start.cgroup))))
         records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))
-        self._oom = OomWatch(self._loop, cgroups.oom_file(found), self._oom_kill)
+        self._oom = OomWatch(self._loop, cgroups.oom_file(found), self._out_of_memory)
         connection.reply(serial, started)
 
-    def _oom_kill(self) -> None:
+    def _out_of_memory(self) -> None:
         self._announce(Oom(time.time_ns()))
 
     def _failed(self, connection: Connection, serial: int, failed: Failed) -> None:
@@ -147,7 +147,7 @@ class Container:
         self._oom.close()
         if self._log:
             self._log.close()
-        oom = self._oom.kills > 0
+        oom = self._oom.happened
         records.write(self._launch.run_dir, ExitRecord(code, time_ns, oom))
         self.exited = Exited(code, time_ns, oom)
         self.on_dead()

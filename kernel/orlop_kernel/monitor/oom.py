@@ -1,7 +1,8 @@
-"""Noticing that the kernel kills in a container for memory, as it happens and once more at the end.
+"""Noticing that a container is out of memory, as it happens and once more at the end: the kernel has killed a process of
+it, or has stopped one because it may not kill.
 
 v2: inotify on `memory.events` (the kernel reports modifications of it); v1: an eventfd registered with `memory.oom_control`.
-Either only says "look": the counter in the file decides.
+Either only says "look": what the file says decides.
 """
 
 from __future__ import annotations
@@ -44,14 +45,15 @@ def _eventfd(path: str) -> int:
 
 
 class OomWatch:
-    """`on_kill()` each time the counter was found to have grown."""
+    """`on_oom()` each time that the counter has grown or that a process was stopped. `happened`: it was called."""
 
-    def __init__(self, loop: Loop, file: str, on_kill: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop
         self._file = file
-        self._on_kill = on_kill
+        self._on_oom = on_oom
         self._fd = -1
-        self.kills = 0
+        self._kills = 0
+        self.happened = False
         if not file:
             return
         try:
@@ -67,13 +69,21 @@ class OomWatch:
             os.read(self._fd, 4096)
         except BlockingIOError:
             return
-        self.check()
+        # Every wake is a new stop: nothing tells of its end
+        if cgroups.oom_stopped(self._file):
+            self._out_of_memory()
+        else:
+            self.check()
 
     def check(self) -> None:
         kills = cgroups.oom_kills(self._file)
-        if kills > self.kills:
-            self.kills = kills
-            self._on_kill()
+        if kills > self._kills or (cgroups.oom_stopped(self._file) and not self.happened):
+            self._kills = kills
+            self._out_of_memory()
+
+    def _out_of_memory(self) -> None:
+        self.happened = True
+        self._on_oom()
 
     def close(self) -> None:
         """Before the cgroup is removed: its removal would wake us too."""

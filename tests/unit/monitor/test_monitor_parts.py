@@ -256,6 +256,18 @@ def test_oom_counters_of_both_versions(tmp_path: Path) -> None:
     assert cgroups.oom_kills(cgroups.oom_file([])) == 0
 
 
+def test_a_container_that_the_kernel_may_not_kill_in_is_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "memory.oom_control"
+    for text, stopped in (
+        ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", True),
+        ("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n", False),
+        ("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n", False),  # it is about to kill
+    ):
+        file.write_text(text)
+        assert cgroups.oom_stopped(str(file)) is stopped
+    assert not cgroups.oom_stopped("")
+
+
 def test_killing_a_cgroup_that_is_gone_finds_it_empty(tmp_path: Path) -> None:
     assert cgroups.kill([str(tmp_path / "gone")])
 
