@@ -22,6 +22,7 @@ from orlop_kernel.http.head import HeadParser
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Limits, Peer, RawStream, Request, Response, Streaming
 from orlop_kernel.spi import errors
 from orlop_kernel.types import WireBase
+from orlop_kernel.types.containers import CreateRequest
 
 
 class Body:
@@ -353,6 +354,26 @@ def test_integers() -> None:
 def test_what_is_no_integer(text: str) -> None:
     with pytest.raises(errors.InvalidParameter, match="a: "):
         call(f"a={text}").integer("a")
+
+
+def test_no_body_is_an_empty_object_unless_one_is_required() -> None:
+    async def main() -> None:
+        assert await call().json(CreateRequest) == CreateRequest()
+        with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
+            await call().json(CreateRequest, required=True)
+        asked = call()
+        await asked.json(CreateRequest)  # by a policy, which does not know
+        with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
+            await asked.json(CreateRequest, required=True)
+
+    trio.run(main)
+
+
+def test_sizes_of_terminals() -> None:
+    assert call("h=-1&w=70000").terminal_size() == (-1, 70000)
+    for query, words in (("h=x&w=1", 'parsing "x": invalid syntax'), ("h=1", 'parsing "": invalid syntax')):
+        with pytest.raises(errors.InvalidParameter, match=words):
+            call(query).terminal_size()
 
 
 @pytest.mark.parametrize(

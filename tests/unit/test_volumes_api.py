@@ -134,7 +134,7 @@ def test_prune_depends_on_the_version(tmp_path: Path) -> None:
         ("POST", "/volumes/create", {"Name": "a"}, 400, "create a: volume name is too short"),
         ("POST", "/volumes/create", {"Name": "ok", "DriverOpts": {"x": "y"}}, 400, 'create ok: invalid option: "x"'),
         ("PUT", "/volumes/data", {}, 503, "volume update only valid for cluster volumes, but swarm is unavailable"),
-        ("POST", "/volumes/create", {"Name": "ok", "ClusterVolumeSpec": {}}, 503, "swarm is unavailable"),
+        ("POST", "/volumes/create", {"Name": "ok", "ClusterVolumeSpec": {}}, 503, "not a swarm manager"),
     ],
 )
 def test_refusals(tmp_path: Path, method: str, path: str, body: Any, status: int, message: str) -> None:

@@ -17,7 +17,7 @@ from orlop_kernel.spi.errors import InvalidParameter
 if TYPE_CHECKING:
     from orlop_kernel.engine.volumes.record import Vet
 
-__all__ = ["JSON_LIMIT", "Call"]
+__all__ = ["JSON_LIMIT", "Call", "parse_integer"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,18 @@ JSON_LIMIT = 4 << 20
 KiB."""
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_LONGEST = 32  # with zeros in front; Python refuses to read thousands of digits
 _filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
+
+
+def parse_integer(text: str) -> int:
+    """A decimal number of 64 bits, as Go's strconv.Atoi reads it, and in its words. Raises InvalidParameter."""
+    if not _INTEGER.fullmatch(text):
+        raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    if len(text) > _LONGEST or not -(1 << 63) <= int(text) < 1 << 63:
+        raise InvalidParameter(f'strconv.Atoi: parsing "{text}": value out of range')
+    return int(text)
 
 
 class Call:
@@ -85,22 +96,14 @@ class Call:
     def integer(self, name: str, default: int = 0) -> int:
         """A decimal number of 64 bits; absent or empty is `default`. Raises InvalidParameter."""
         text = self.arg(name)
-        if not text:
-            return default
-        # int() alone would take " 1", "1_0" and digits of every script
-        digits = text[1:] if text[0] in "+-" else text
-        if not (digits.isascii() and digits.isdecimal()) or len(digits) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
-            raise InvalidParameter(f"invalid value for {name}: {text!r} is not an integer")
-        return int(text)
+        try:
+            return parse_integer(text) if text else default
+        except InvalidParameter as error:
+            raise InvalidParameter(f"invalid value for {name}: {error}") from None
 
     def terminal_size(self) -> tuple[int, int]:
-        """Rows and columns of a resize. Raises InvalidParameter, in the words of Go's strconv."""
-        size = []
-        for text in (self.arg("h"), self.arg("w")):
-            if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-                raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
-            size.append(int(text) & 0xFFFF)
-        return size[0], size[1]
+        """Rows and columns of a resize. Raises InvalidParameter."""
+        return parse_integer(self.arg("h")), parse_integer(self.arg("w"))
 
     def filters(self, name: str = "filters") -> dict[str, list[str]]:
         """The values of each filter key, in order, each once. Reads `{"key":{"value":true}}` and the older
@@ -145,11 +148,11 @@ class Call:
         """What `json` gave to whoever asked; None before."""
         return self._value
 
-    async def json(self, kind: type[T], required: bool = True, limit: int = JSON_LIMIT) -> T:
-        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give. Decoded
-        once: whoever asks again gets the same object, with what a policy changed in it."""
-        if self._value is None:
-            data = await self.json_bytes(limit)
+    async def json(self, kind: type[T], required: bool = False, limit: int = JSON_LIMIT) -> T:
+        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give, as nearly
+        everywhere in Docker. Decoded once: whoever asks again gets the same object, with what a policy changed in it."""
+        data = await self.json_bytes(limit)
+        if self._value is None or (required and not data):
             if not data and not required:
                 self._value = kind()
             elif len(data) <= INLINE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,11 +15,12 @@ from orlop_kernel.engine.containers.container import Container
 from orlop_kernel.engine.containers.launch import log_info
 from orlop_kernel.engine.futures import Once
 from orlop_kernel.engine.logs import LogStream
+from orlop_kernel.engine.spec.host import facts
+from orlop_kernel.engine.terminals import rows_and_columns
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.monitor.protocol import Attach
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.types.containers import (
-    BindOptions,
     CheckpointCreate,
     CreateRequest,
     CreateResponse,
@@ -28,7 +30,7 @@ from orlop_kernel.types.containers import (
     WaitResponse,
 )
 
-from . import container_mac
+from . import container_mac, older_versions
 from .call import Call
 from .responses import hijack_head, json_bytes, json_response, stream_type
 from .router import Route
@@ -42,15 +44,6 @@ NO_CONTENT = Response(204)
 _JSON_STREAM = (("Content-Type", "application/json"),)
 _NO_BODY = 7  # Docker's
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
-
-
-def _as_before_recursion(request: CreateRequest) -> None:
-    """Read-only mounts of clients before 1.44 are so at their top alone."""
-    for spec in (request.host_config and request.host_config.mounts) or ():
-        if spec.type == "bind" and spec.read_only:
-            spec.bind_options = spec.bind_options or BindOptions()
-            spec.bind_options.read_only_non_recursive = True
-            spec.bind_options.read_only_force_recursive = False
 
 
 async def _refuse_body(call: Call) -> None:
@@ -73,15 +66,19 @@ class _Routes:
         return self.room.get(call.params["id"])
 
     async def create(self, call: Call) -> Answer:
-        request = await call.json(CreateRequest)
-        if call.version < (1, 44) and request.networking_config:
-            endpoints = request.networking_config.endpoints_config or {}
-            if len(endpoints) > 1:
-                raise InvalidParameter("Container cannot be created with multiple network endpoints")
-        if call.version < (1, 44):
-            _as_before_recursion(request)
+        request = await call.json(CreateRequest, required=True)
+        older_versions.settle_create(request, call.version, facts().cgroup_version)
         warnings = container_mac.settle(request, call.version)
-        made = await self.engine.run(self.room.create, call.arg("name"), call.arg("platform"), request, call.stamp, call.vet)
+        create = partial(
+            self.room.create,
+            call.arg("name"),
+            call.arg("platform") if call.version >= (1, 41) else "",
+            request,
+            call.stamp,
+            call.vet,
+            flat_readonly=older_versions.flat_read_only(call.version),
+        )
+        made = await self.engine.run(create)
         return json_response(CreateResponse(id=made.container.id, warnings=[*made.warnings, *warnings]), 201)
 
     async def list(self, call: Call) -> Answer:
@@ -160,18 +157,18 @@ class _Routes:
         return json_response({"ContainersDeleted": gone or None, "SpaceReclaimed": space})
 
     async def resize(self, call: Call) -> Answer:
-        container = self._of(call)
         rows, columns = call.terminal_size()
+        container = self._of(call)
         if not container.record.state.running or container.run is None or container.run.monitor is None:
             raise Conflict(f"container {container.id} is not running")
         if container.record.config.tty:
-            await container.run.monitor.resize(rows, columns)
+            await container.run.monitor.resize(*rows_and_columns((rows, columns)))
         attributes = self.room.attributes(container, height=str(rows), width=str(columns))
         self.engine.events.publish("container", "resize", container.id, attributes)
         return Response(200)
 
     async def stats(self, call: Call) -> Answer:
-        container, one_shot = self._of(call), call.flag("one-shot")
+        container, one_shot = self._of(call), call.flag("one-shot") and call.version >= (1, 41)
         if call.flag("stream", True):
             if one_shot:
                 raise InvalidParameter("cannot have stream=true and one-shot=true")
@@ -180,9 +177,9 @@ class _Routes:
 
     async def update(self, call: Call) -> Answer:
         request = await call.json(UpdateRequest)
-        return json_response(
-            UpdateResponse(warnings=await self.engine.run(update.update, self.room, self._of(call), request))
-        )
+        older_versions.settle_update(request, call.version)
+        warnings = await self.engine.run(update.update, self.room, self._of(call), request)
+        return json_response(UpdateResponse(warnings=warnings or None))
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
@@ -192,7 +189,7 @@ class _Routes:
         return json_response(listed)
 
     async def wait(self, call: Call) -> Answer:
-        condition = call.arg("condition")
+        condition = call.arg("condition") if call.version >= (1, 30) else ""
         if condition not in _CONDITIONS:
             raise InvalidParameter(f'invalid condition: "{condition}"')
         container = self._of(call)

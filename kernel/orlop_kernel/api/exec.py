@@ -11,6 +11,7 @@ from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response
 from orlop_kernel.spi import OrlopError
 from orlop_kernel.types.containers import ExecConfig, ExecStart
 
+from . import older_versions
 from .call import Call
 from .responses import hijack_head, json_response, stdout_frame
 from .router import Route
@@ -30,6 +31,7 @@ class _Routes:
         container = self.engine.containers.get(call.params["id"])
         config = await call.json(ExecConfig)
         await container.boot_start_tried()
+        older_versions.settle_exec(config, call.version)
         return json_response({"Id": self.execs.create(container, config)}, 201)
 
     async def inspect(self, call: Call) -> Answer:
@@ -41,7 +43,7 @@ class _Routes:
 
     async def start(self, call: Call) -> Answer:
         exec_id = call.params["id"]
-        request = await call.json(ExecStart, required=False)
+        request = await call.json(ExecStart)
         self.execs.check_startable(exec_id)
         size = request.console_size if call.version >= (1, 42) else None
         if request.detach:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from orlop_kernel.engine.networks import filters, live
 from orlop_kernel.engine.networks.views import network_view
 from orlop_kernel.http.messages import Answer, Response
-from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.spi import NotFound
 from orlop_kernel.types.containers import EndpointSettings
 from orlop_kernel.types.networks import (
     ConnectRequest,
@@ -18,6 +20,7 @@ from orlop_kernel.types.networks import (
     PruneResponse,
 )
 
+from . import older_versions
 from .call import Call
 from .responses import empty, json_response
 from .router import Route
@@ -35,16 +38,21 @@ class _Routes:
 
     async def list(self, call: Call) -> Answer:
         accept = filters.listed(call.filters())
-        return json_response([network_view(record) for record, in_use in self.networks.records() if accept(record, in_use)])
+        found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
+        if call.version < (1, 28):  # with their containers, as inspect
+            return json_response([self.networks.inspect(record.id) for record in found])
+        return json_response([network_view(record) for record in found])
 
     async def inspect(self, call: Call) -> Answer:
         scope = call.arg("scope")
-        if scope not in ("", "local"):
-            raise InvalidParameter(f"invalid scope: {scope}: this daemon has local networks only")
+        if scope not in ("", "local"):  # there are local networks only
+            raise NotFound(f"network {call.params['id']} not found")
         return json_response(self.networks.inspect(call.params["id"]))
 
     async def create(self, call: Call) -> Answer:
         request = await call.json(CreateRequest)
+        if call.version < (1, 48):
+            request.enable_ipv4 = UNSET
         record = await self.engine.run(self.networks.create, request)
         return json_response(CreateResponse(id=record.id), 201)
 
@@ -62,6 +70,7 @@ class _Routes:
         container = self.engine.containers.get(request.container)
         settings = request.endpoint_config or EndpointSettings()
         await container.boot_start_tried()
+        older_versions.settle_endpoint(settings, call.version)
         await self.engine.run(live.connect, self.engine, container, call.params["id"], settings)
         return Response(200)
 

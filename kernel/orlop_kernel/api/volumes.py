@@ -12,6 +12,7 @@ from orlop_kernel.types.volumes import VolumeCreateRequest, VolumeListResponse, 
 from .call import Call
 from .responses import empty, json_response
 from .router import Route
+from .swarm import NOT_A_MANAGER
 
 if TYPE_CHECKING:
     from orlop_kernel.engine.engine import Engine
@@ -33,7 +34,7 @@ class _Routes:
     async def create(self, call: Call) -> Answer:
         wanted = await call.json(VolumeCreateRequest)
         if wanted.cluster_volume_spec is not None:
-            raise Unavailable("volume create with a cluster volume spec needs a swarm, and swarm is unavailable")
+            raise Unavailable(NOT_A_MANAGER)
         record = await self.engine.run(self.volumes.create, wanted.name, wanted.driver, wanted.driver_opts, wanted.labels)
         if call.vet:
             call.vet(record, False)

@@ -32,6 +32,7 @@ from orlop_kernel.types.containers import ExecConfig
 
 from .failures import as_orlop_error
 from .futures import Once
+from .terminals import rows_and_columns
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -130,7 +131,6 @@ class Execs:
             environment.merge(record.config.env or (), config.env or ()),
             identity.home,
         )
-        size = (console_size or config.console_size or [0, 0])[:2]
         given = build.ProcessInput(
             args=state.command,
             env=env,
@@ -138,7 +138,7 @@ class Execs:
             identity=identity,
             capabilities=bounding,
             terminal=config.tty,
-            console_size=(size[0], size[1]),
+            console_size=rows_and_columns(console_size or config.console_size),
             no_new_privileges=base.no_new_privileges,
             apparmor=base.apparmor,
             rlimits=base.rlimits,
@@ -186,7 +186,6 @@ class Execs:
         )
         runtime = self.engine.drivers.runtime(container.record.host_config.runtime)
         config = state.config
-        rows, columns = (console_size or config.console_size or [0, 0])[:2]
         message = Exec(
             exec_id=state.id,
             run=runtime.exec(task(room, container), execution),
@@ -195,7 +194,7 @@ class Execs:
             terminal=config.tty,
             stdin=wanted is not None and wanted.stdin,
             console_socket=execution.console_socket,
-            console_size=(rows, columns),
+            console_size=rows_and_columns(console_size or config.console_size),
             attach=wanted,
         )
         try:
@@ -325,7 +324,7 @@ class Execs:
         if not state.config.tty:
             return
         assert state.container.run is not None and state.container.run.monitor is not None
-        await state.container.run.monitor.resize(rows, columns, state.id)
+        await state.container.run.monitor.resize(*rows_and_columns((rows, columns)), state.id)
 
     def inspect(self, exec_id: str) -> dict[str, Any]:
         state = self.get(exec_id)

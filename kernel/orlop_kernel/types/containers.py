@@ -210,7 +210,7 @@ class UpdateRequest(Resources):
 
 
 class UpdateResponse(WireBase):
-    warnings: list[str]
+    warnings: list[str] | None
 
 
 class HostConfig(Resources):

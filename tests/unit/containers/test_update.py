@@ -18,6 +18,11 @@ def test_what_is_given_changes_and_the_rest_stays():
     assert merge(host, UpdateRequest()) == host
 
 
+@pytest.mark.parametrize("limit", [0, -1, -5])
+def test_no_limit_of_processes_is_shown_in_one_way(limit):
+    assert merge(HostConfig(pids_limit=5), UpdateRequest(pids_limit=limit)).pids_limit == 0
+
+
 def test_the_restart_policy():
     host = HostConfig(restart_policy=RestartPolicy(name="always"))
     after = merge(host, UpdateRequest(restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=3)))

@@ -18,6 +18,7 @@ from orlop_kernel.config.programs import find_init, no_init
 from orlop_kernel.engine.processes.monitor_client import Monitor
 from orlop_kernel.engine.spec import build, capabilities, environment, seccomp, security
 from orlop_kernel.engine.spec.host import facts
+from orlop_kernel.engine.terminals import rows_and_columns
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import HostConfig
 
@@ -100,7 +101,6 @@ def process_input(
     record = container.record
     host = record.host_config
     started_with = record.no_new_privileges
-    rows, columns = (host.console_size or [0, 0])[:2]
     return build.ProcessInput(
         args=args,
         env=environment.container(record.config.hostname, record.config.tty, record.config.env or (), identity.home),
@@ -108,7 +108,7 @@ def process_input(
         identity=identity,
         capabilities=bounding,
         terminal=record.config.tty,
-        console_size=(rows, columns),
+        console_size=rows_and_columns(host.console_size),
         no_new_privileges=_no_new_privileges(room, host) if started_with is None else started_with,
         apparmor=confine.profile(host),
         rlimits={limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()},

@@ -257,12 +257,14 @@ async def create(
     request: CreateRequest,
     volume_labels: Mapping[str, str] | None = None,
     vet: Vet | None = None,
+    *,
+    flat_readonly: bool = False,
 ) -> Created:
     """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too; `vet`
-    may refuse those it would have."""
+    may refuse those it would have. `flat_readonly`: see `mounts.plan`."""
     engine, container_id = room.engine, names.new_id()
     image, config, args, host, endpoints, warnings = _wanted(room, container_id, platform, request)
-    plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host))
+    plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
     planned = tuple(_with_image(room, mount) for mount in planned)
     bare = names.check(name) if name else ""

@@ -20,6 +20,7 @@ import trio
 
 from orlop_kernel.engine.networks.views import normal_ports
 from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
+from orlop_kernel.engine.terminals import rows_and_columns
 from orlop_kernel.monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
 from orlop_kernel.process import describe_timeout
 from orlop_kernel.spi import Command, DeadlineExceeded, InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
@@ -183,14 +184,13 @@ def _wanted(room: Containers, container: Container, runtime: Runtime, network: s
 async def _start(room: Containers, container: Container, runtime: Runtime, monitor: Monitor, command: Command) -> Started:
     record = container.record
     this = task(room, container)
-    rows, columns = (record.host_config.console_size or [0, 0])[:2]
     message = Start(
         run=command,
         delete=runtime.delete(this),
         pid_file=this.pid_file,
         log_file=this.log,
         console_socket=this.console_socket,
-        console_size=(rows, columns),
+        console_size=rows_and_columns(record.host_config.console_size),
         cgroup=bundle.cgroup_path(room, record.id, record.host_config),
     )
     failures: list[Exception] = []
@@ -262,5 +262,6 @@ def on_event(room: Containers, container: Container, run: Run, event: Event) -> 
     elif isinstance(body, ExecExited):
         room.engine.execs.exited(container, body)
     elif isinstance(body, Oom):
-        run.oom_told = True
+        run.oom_told = container.record.state.oom_killed = True
+        container.touch()
         room.engine.events.publish("container", "oom", container.id, room.attributes(container))

@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from orlop_kernel.spi import InvalidParameter, Mount
 from orlop_kernel.types.containers import HostConfig, MountPoint, MountSpec
 
@@ -202,9 +204,16 @@ def _bind_spec(spec: MountSpec, destination: str) -> MountRecord:
     )
 
 
-def plan(host: HostConfig, image_volumes: Iterable[str], inherited: Iterable[MountRecord] = ()) -> tuple[MountRecord, ...]:
+def plan(
+    host: HostConfig,
+    image_volumes: Iterable[str],
+    inherited: Iterable[MountRecord] = (),
+    *,
+    flat_readonly: bool = False,
+) -> tuple[MountRecord, ...]:
     """All mounts of a container in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then
-    the image's volumes where nothing else is."""
+    the image's volumes where nothing else is. `flat_readonly`: read-only binds that say nothing of it leave what is mounted
+    below them as it is."""
     found: dict[str, MountRecord] = {mount.destination: mount for mount in inherited}
     own: set[str] = set()
 
@@ -212,6 +221,8 @@ def plan(host: HostConfig, image_volumes: Iterable[str], inherited: Iterable[Mou
         if mount.destination in own:
             raise InvalidParameter(f"Duplicate mount point: {mount.destination}")
         own.add(mount.destination)
+        if flat_readonly and mount.type == "bind" and not mount.rw and not mount.deep_readonly:
+            mount = replace(mount, flat_readonly=True)
         found[mount.destination] = mount
 
     for text in host.binds or ():

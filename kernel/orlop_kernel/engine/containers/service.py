@@ -114,6 +114,8 @@ class Containers:
 
     def get(self, text: str) -> Container:
         """By full id, full name, or a unique prefix of an id."""
+        if not text:
+            raise InvalidParameter('invalid name or ID supplied: ""')
         found = self.index.get(text)
         if found is not None:
             return found
@@ -122,7 +124,7 @@ class Containers:
             return self.index[container_id]
         if "/" in name and (linked := links.resolve(self, name)):
             return linked
-        matches = [item for key, item in self.index.items() if key.startswith(text)] if text else []
+        matches = [item for key, item in self.index.items() if key.startswith(text)]
         if len(matches) > 1:
             raise InvalidParameter(f"multiple IDs found with provided prefix: {text}")
         if not matches:
@@ -401,9 +403,11 @@ class Containers:
         request: CreateRequest,
         volume_labels: Mapping[str, str] | None = None,
         vet: Vet | None = None,
+        *,
+        flat_readonly: bool = False,
     ) -> create.Created:
         with self.engine.tally.timed("container", "create"):
-            created = await create.create(self, name, platform, request, volume_labels, vet)
+            created = await create.create(self, name, platform, request, volume_labels, vet, flat_readonly=flat_readonly)
         launch.begin(self, created.container)
         return created
 

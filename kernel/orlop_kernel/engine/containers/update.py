@@ -61,7 +61,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
         )
     changed = {name: value for name in _CHANGEABLE if (value := getattr(request, name))}
     if request.pids_limit is not None:
-        changed["pids_limit"] = request.pids_limit
+        changed["pids_limit"] = max(request.pids_limit, 0)  # "no limit" is shown in one way, however it was written
     policy = request.restart_policy
     if policy is not None and policy.name:
         restarts.check(policy, auto_remove=False)

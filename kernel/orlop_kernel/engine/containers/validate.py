@@ -28,9 +28,8 @@ _DEVICE_RULE = re.compile(r"[acb] (\d+|\*):(\d+|\*) [rwm]{1,3}\Z")
 def parse_signal(text: str) -> int:
     """A signal by number or name, with or without SIG, in any case."""
     if text.isascii() and text.isdigit():
-        number = int(text)
-        if 1 <= number <= 64:
-            return number
+        if len(text) < 3 and 1 <= int(text) <= 64:
+            return int(text)
         raise InvalidParameter(f"invalid signal: {text}")
     name = text.upper().removeprefix("SIG")
     if match := re.fullmatch(r"RTMIN(?:\+(\d{1,2}))?|RTMAX(?:-(\d{1,2}))?", name):

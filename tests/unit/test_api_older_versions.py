@@ -1,0 +1,150 @@
+"""What requests of older API versions mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orlop_kernel.api.decode import decode_json
+from orlop_kernel.api.older_versions import flat_read_only, settle_create, settle_endpoint, settle_exec, settle_update
+from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.types.containers import (
+    BindOptions,
+    CreateRequest,
+    EndpointSettings,
+    ExecConfig,
+    Healthcheck,
+    HostConfig,
+    MountSpec,
+    NetworkingConfig,
+    TmpfsOptions,
+    UpdateRequest,
+    VolumeOptions,
+)
+
+NEWEST = (1, 51)
+
+
+def host(version: tuple[int, int], cgroup_version: int = 1, **given: Any) -> HostConfig:
+    request = CreateRequest(host_config=HostConfig(**given))
+    settle_create(request, version, cgroup_version)
+    assert request.host_config
+    return request.host_config
+
+
+def mount(version: tuple[int, int], **given: Any) -> MountSpec:
+    (spec,) = host(version, mounts=[MountSpec(target="/m", **given)]).mounts or ()
+    return spec
+
+
+@pytest.mark.parametrize("version", [(1, 24), (1, 39)])
+def test_memory_is_shareable_by_default_before_1_40(version: tuple[int, int]) -> None:
+    assert host(version).ipc_mode == "shareable"
+    assert host(version, ipc_mode="none").ipc_mode == "none"
+    assert host((1, 40)).ipc_mode == host(NEWEST).ipc_mode == ""
+
+
+def test_a_request_without_host_config_gets_the_same_defaults() -> None:
+    request = decode_json(b'{"Image":"x","HostConfig":null}', CreateRequest)
+    settle_create(request, (1, 24), 1)
+    assert request.host_config and request.host_config.ipc_mode == "shareable"
+
+
+def test_cgroups_are_the_host_s_by_default_before_1_41_on_cgroup_v1() -> None:
+    assert host((1, 40)).cgroupns_mode == "host"
+    assert host((1, 40), cgroup_version=2).cgroupns_mode == host((1, 41)).cgroupns_mode == ""
+    assert host((1, 40), cgroupns_mode="private").cgroupns_mode == "private"
+
+
+def test_clients_before_1_25_remove_by_themselves() -> None:
+    assert not host((1, 24), auto_remove=True).auto_remove
+    assert host((1, 25), auto_remove=True).auto_remove
+
+
+def test_fields_that_a_version_did_not_have() -> None:
+    given: dict[str, Any] = {"console_size": [3, 4], "annotations": {"a": "b"}}
+    assert host((1, 41), **given).console_size == [0, 0]
+    assert host((1, 42), **given).console_size == [3, 4]
+    assert not host((1, 42), **given).annotations
+    assert host((1, 43), **given).annotations == {"a": "b"}
+
+
+def test_the_interval_of_health_checks_while_a_container_starts_is_of_1_44() -> None:
+    for version, interval in (((1, 43), 0), ((1, 44), 5)):
+        request = CreateRequest(healthcheck=Healthcheck(start_interval=5))
+        settle_create(request, version, 1)
+        assert request.healthcheck and request.healthcheck.start_interval == interval
+
+
+def test_one_network_before_1_44() -> None:
+    def create(version: tuple[int, int], *names: str) -> None:
+        endpoints = NetworkingConfig(endpoints_config=dict.fromkeys(names))
+        settle_create(CreateRequest(networking_config=endpoints), version, 1)
+
+    with pytest.raises(InvalidParameter, match=r"^Container cannot be created with multiple network endpoints: a, b$"):
+        create((1, 43), "b", "a")
+    create((1, 43), "a")
+    create((1, 44), "a", "b")
+
+
+def test_priorities_of_gateways_are_of_1_48() -> None:
+    for version, priority in (((1, 47), 0), ((1, 48), 7)):
+        settings = EndpointSettings(gw_priority=7)
+        settle_endpoint(settings, version)
+        assert settings.gw_priority == priority
+        request = CreateRequest(networking_config=NetworkingConfig(endpoints_config={"a": EndpointSettings(gw_priority=7)}))
+        settle_create(request, version, 1)
+        assert request.networking_config and request.networking_config.endpoints_config
+        assert request.networking_config.endpoints_config["a"] == EndpointSettings(gw_priority=priority)
+
+
+def test_options_of_binds() -> None:
+    def options(version: tuple[int, int]) -> BindOptions | None:
+        return mount(version, type="bind", bind_options=BindOptions(non_recursive=True, create_mountpoint=True)).bind_options
+
+    assert options((1, 39)) == BindOptions()
+    assert options((1, 41)) == BindOptions(non_recursive=True)
+    assert options((1, 42)) == BindOptions(non_recursive=True, create_mountpoint=True)
+
+
+def test_options_of_another_type_were_not_looked_at_before_1_42() -> None:
+    both: dict[str, Any] = {"volume_options": VolumeOptions(no_copy=True), "tmpfs_options": TmpfsOptions(mode=5)}
+    old = mount((1, 41), type="tmpfs", **both)
+    assert (old.volume_options, old.tmpfs_options) == (None, both["tmpfs_options"])
+    old = mount((1, 41), type="volume", **both)
+    assert (old.volume_options, old.tmpfs_options) == (both["volume_options"], None)
+    new = mount((1, 42), type="tmpfs", **both)
+    assert new.volume_options == both["volume_options"]  # and is refused
+
+
+@pytest.mark.parametrize(
+    ("since", "given", "words"),
+    [
+        ((1, 44), {"type": "bind", "bind_options": BindOptions(read_only_force_recursive=True)}, "ReadOnlyForceRecursive"),
+        ((1, 45), {"type": "volume", "volume_options": VolumeOptions(subpath="x")}, "VolumeOptions.Subpath"),
+        ((1, 48), {"type": "image"}, 'Mount type "Image"'),
+    ],
+)
+def test_what_an_older_version_cannot_have(since: tuple[int, int], given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidParameter, match=rf"{words} needs API v1\.{since[1]} or newer"):
+        mount((since[0], since[1] - 1), **given)
+    mount(since, **given)
+
+
+def test_read_only_is_recursive_since_1_44() -> None:
+    assert flat_read_only((1, 43)) and not flat_read_only((1, 44))
+
+
+def test_limits_of_processes_are_updated_since_1_40() -> None:
+    for version, limit in (((1, 39), None), ((1, 40), 5)):
+        request = UpdateRequest(pids_limit=5)
+        settle_update(request, version)
+        assert request.pids_limit == limit
+
+
+def test_the_size_of_an_exec_s_terminal_is_of_1_42() -> None:
+    for version, size in (((1, 41), None), ((1, 42), [3, 4])):
+        config = ExecConfig(console_size=[3, 4])
+        settle_exec(config, version)
+        assert config.console_size == size
