@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from orlop_kernel.engine.containers import names
+from orlop_kernel.engine.containers import links, names
 from orlop_kernel.engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
 from orlop_kernel.engine.containers.bundle import bounding_set, process_input, resolve_user
 from orlop_kernel.engine.containers.container import Container
@@ -130,6 +130,7 @@ class Execs:
             config.tty,
             environment.merge(record.config.env or (), config.env or ()),
             identity.home,
+            links.environment(room, record),
         )
         given = build.ProcessInput(
             args=state.command,

@@ -22,7 +22,7 @@ from orlop_kernel.engine.terminals import rows_and_columns
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import HostConfig
 
-from . import confine, devices, netfiles
+from . import confine, devices, links, netfiles
 from .container import Container
 
 if TYPE_CHECKING:
@@ -103,7 +103,13 @@ def process_input(
     started_with = record.no_new_privileges
     return build.ProcessInput(
         args=args,
-        env=environment.container(record.config.hostname, record.config.tty, record.config.env or (), identity.home),
+        env=environment.container(
+            record.config.hostname,
+            record.config.tty,
+            record.config.env or (),
+            identity.home,
+            links.environment(room, record),
+        ),
         cwd=record.config.working_dir or "/",
         identity=identity,
         capabilities=bounding,

@@ -1,7 +1,7 @@
 """`--link`: another container under a name of one's own.
 
-On the default bridge a line of /etc/hosts, of a container that has to run; on user-defined networks one more name for the
-name server. The environment that Docker once made of links is not made.
+On the default bridge a line of /etc/hosts and environment variables, of a container that has to run; on user-defined
+networks one more name for the name server.
 
 A link of the default bridge is also a further name of the container it leads to, "parent/alias", until it is removed.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from orlop_kernel.engine.spec import link_variables
 from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
 
 from .container import Container
@@ -19,7 +20,7 @@ from .record import ContainerRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["aliases", "check", "hosts", "linked", "names", "remove", "resolve", "shown"]
+__all__ = ["aliases", "check", "environment", "hosts", "linked", "names", "remove", "resolve", "shown"]
 
 
 def _parse(link: str) -> tuple[str, str]:
@@ -47,14 +48,32 @@ def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
     for link in record.host_config.links or () if _on_bridge(room, record) else ():
         name, alias = _parse(link)
         other = room.get(name)
-        sandbox = other.record.sandbox
-        if not other.record.state.running or sandbox is None:
+        if not other.record.state.running or other.record.sandbox is None:
             raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}")
         names = " ".join(dict.fromkeys((alias, other.record.config.hostname, other.name)))
-        for attached in sandbox.endpoints:
-            if attached.network.name == "bridge":
-                found += [(address.address.partition("/")[0], names) for address in attached.endpoint.addresses]
+        found += [(address, names) for address in _addresses(other)]
     return found
+
+
+def environment(room: Containers, record: ContainerRecord) -> list[str]:
+    """The variables of its links, of the containers that run. (At a start all do: see `hosts`.)"""
+    found: list[str] = []
+    for ident, alias in _legacy(room, record) if _on_bridge(room, record) else ():
+        other = room.index[ident]
+        if addresses := _addresses(other):
+            config = other.record.config
+            ports = link_variables.exposed(config.exposed_ports or ())
+            found += link_variables.of_link(record.name, alias, addresses[0], ports, config.env or ())
+    return found
+
+
+def _addresses(other: Container) -> list[str]:
+    """On the default bridge, IPv4 first; none of a container that does not run."""
+    sandbox = other.record.sandbox
+    if sandbox is None or not other.record.state.running:
+        return []
+    found = [attached.endpoint for attached in sandbox.endpoints if attached.network.name == "bridge"]
+    return [address.address.partition("/")[0] for endpoint in found for address in endpoint.addresses]
 
 
 def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:

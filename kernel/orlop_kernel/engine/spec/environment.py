@@ -30,12 +30,12 @@ def inherit(own: Iterable[str], image: Iterable[str]) -> list[str]:
     return kept + [entry for entry in image if entry.partition("=")[0] not in names]
 
 
-def container(hostname: str, terminal: bool, entries: Iterable[str], home: str = "") -> list[str]:
-    """Docker's order: PATH, HOSTNAME, TERM with a terminal, then the rest. HOME is the user's unless set."""
+def container(hostname: str, terminal: bool, entries: Iterable[str], home: str = "", links: Iterable[str] = ()) -> list[str]:
+    """Docker's order: PATH, HOSTNAME, TERM with a terminal, what links say, then the rest. HOME is the user's unless set."""
     base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
     if terminal:
         base.append("TERM=xterm")
-    out = merge(base, entries)
+    out = merge(base, links, entries)
     if home and not any(entry.startswith("HOME=") for entry in out):
         out.append(f"HOME={home}")
     return out
