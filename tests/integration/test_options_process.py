@@ -233,7 +233,10 @@ def test_cdi_devices(fresh: Callable[..., Engine], tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     engine = fresh({"cdi-spec-dirs": [str(tmp_path)]})
     (tmp_path / "vendor.json").write_text(json.dumps(CDI).replace("HERE", str(tmp_path)))
-    assert engine.api("GET", "/info")[1]["CDISpecDirs"] == [str(tmp_path)]
+    info = engine.api("GET", "/info")[1]
+    assert info["CDISpecDirs"] == [str(tmp_path)]
+    assert info["DiscoveredDevices"] == [{"Source": "cdi", "ID": "vendor.com/class=dev0"}]
+    assert "DiscoveredDevices" not in engine.api("GET", "/v1.49/info")[1]
     script = "echo $VENDOR; echo x > /dev/vendor0 && ls /vendor; touch /vendor/x"
     request = {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["vendor.com/class=dev0"]}]}
     body = {

@@ -83,8 +83,6 @@ class _Routes:
         return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found] or None)
 
     async def commit(self, call: Call) -> Answer:
-        if not call.arg("container"):
-            raise InvalidParameter("invalid parameter: container can't be empty")
         container = self.room.get(call.arg("container"))
         given = (await call.json_bytes()).strip() not in (b"", b"null")
         config = await call.json(ContainerConfig) if given else None

@@ -5,6 +5,8 @@ since are filled in, and what cannot be had without the newer version is refused
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import (
     CreateRequest,
@@ -41,7 +43,7 @@ def settle_create(request: CreateRequest, version: Version, cgroup_version: int)
     if version < (1, 42):
         host.console_size = [0, 0]
     if version < (1, 43):
-        host.annotations = {}
+        host.annotations = UNSET
     if version < (1, 44):
         if request.healthcheck:
             request.healthcheck.start_interval = 0
