@@ -24,6 +24,7 @@ from orlop_kernel.engine.system.usage import Measuring
 from orlop_kernel.events import EventBus
 from orlop_kernel.spi import Command, InvalidParameter
 
+NEWEST = (1, 51)
 NO_LIMITS = host.Cgroups("1", False, True, True, True, True, True, True, True)
 
 
@@ -74,9 +75,10 @@ def test_this_machine_has_facts() -> None:
 
 
 def test_registries_as_docker_shows_them() -> None:
-    found = info.registry(
-        Config(registry_mirrors=("https://m.example/x",), insecure_registries=("r.example:5000", "10.0.0.0/8"))
-    )
+    config = Config(registry_mirrors=("https://m.example/x",), insecure_registries=("r.example:5000", "10.0.0.0/8"))
+    found = info.registry(config, NEWEST)
+    assert found.allow_nondistributable_artifacts_hostnames is UNSET
+    assert info.registry(config, (1, 48)).allow_nondistributable_artifacts_hostnames is None
     assert found.mirrors == ["https://m.example/x/"]
     assert found.insecure_registry_cidrs == ["::1/128", "127.0.0.0/8", "10.0.0.0/8"]
     assert found.index_configs["docker.io"].official
@@ -89,14 +91,19 @@ def test_runtimes_pools_and_options() -> None:
         default_address_pools=(AddressPool(base="10.0.0.0/8", size=24),),
         no_new_privileges=True,
     )
-    shown = info.runtimes(config, {"crun": {"features": "{}"}})
+    shown = info.runtimes(config, {"crun": {"features": "{}"}}, NEWEST)
     assert {name: item.path for name, item in shown.items()} == {"runc": "runc", "crun": "/usr/bin/crun"}
     assert {name: item.status for name, item in shown.items()} == {"runc": None, "crun": {"features": "{}"}}
+    assert info.runtimes(config, {"crun": {"features": "{}"}}, (1, 43))["crun"].status is None
     pools = info.address_pools(config)
     assert isinstance(pools, list)
     assert pools[0].base == "10.0.0.0/8"
     assert info.address_pools(Config()) is UNSET
-    assert info.security_options(config, NO_LIMITS, True) == ["name=seccomp,profile=builtin", "name=no-new-privileges"]
+    for version, options in (
+        (NEWEST, ["name=seccomp,profile=builtin", "name=no-new-privileges"]),
+        ((1, 24), ["seccomp", "no-new-privileges"]),
+    ):
+        assert info.security_options(config, NO_LIMITS, True, version=version) == options
 
 
 def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:

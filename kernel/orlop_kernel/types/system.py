@@ -13,6 +13,7 @@ __all__ = [
     "AddressPoolInfo",
     "AuthConfig",
     "Component",
+    "DeviceInfo",
     "DiskUsage",
     "DriverInfo",
     "IndexInfo",
@@ -70,6 +71,10 @@ class RegistryInfo(_Wire, frozen=True, kw_only=True):
     insecure_registry_cidrs: list[str] = field(name="InsecureRegistryCIDRs")
     index_configs: dict[str, IndexInfo]
     mirrors: list[str]
+    allow_nondistributable_artifacts_cidrs: UnsetType | None = field(
+        default=UNSET, name="AllowNondistributableArtifactsCIDRs"
+    )
+    allow_nondistributable_artifacts_hostnames: UnsetType | None = UNSET
 
 
 class RuntimeInfo(Struct, frozen=True, omit_defaults=True, rename={"runtime_args": "runtimeArgs"}):
@@ -90,6 +95,13 @@ class DriverInfo(_Wire, frozen=True, kw_only=True):
     name: str
     distribution: str
     version: str
+
+
+class DeviceInfo(_Wire, frozen=True, kw_only=True):
+    """A device that `DeviceRequests` may ask for."""
+
+    source: str
+    id: str = field(name="ID")
 
 
 class SystemInfo(_Wire, frozen=True, kw_only=True):
@@ -151,10 +163,12 @@ class SystemInfo(_Wire, frozen=True, kw_only=True):
     runc_commit: dict[str, str]
     init_commit: dict[str, str]
     security_options: list[str]
+    execution_driver: str | UnsetType = UNSET
     product_license: str
     default_address_pools: list[AddressPoolInfo] | UnsetType = UNSET
     firewall_backend: dict[str, Any] | UnsetType = UNSET
     cdi_spec_dirs: list[str] = field(name="CDISpecDirs")
+    discovered_devices: list[DeviceInfo] | UnsetType = UNSET
     warnings: list[str] | None
     orlop_drivers: list[DriverInfo]
 

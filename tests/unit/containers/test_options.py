@@ -345,6 +345,7 @@ def test_a_later_directory_goes_before_an_earlier_one_and_two_files_of_one_are_n
     spec = _spec()
     devices.inject(spec, [_request("v.com/c=d")], directories)
     assert spec["process"]["env"][-1] == "X=run"
+    assert devices.discovered(directories) == ["v.com/c=d"]
     with pytest.raises(InvalidParameter, match=r"unresolvable CDI devices v[.]com/c=twice, v[.]com/c=none"):
         devices.inject(_spec(), [_request("v.com/c=twice", "v.com/c=none", "v.com/c=d")], directories)
 

@@ -18,7 +18,7 @@ from orlop_kernel.engine.spec import cdi
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import DeviceRequest
 
-__all__ = ["inject"]
+__all__ = ["discovered", "inject"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,11 @@ def inject(spec: dict[str, Any], requests: Sequence[DeviceRequest], directories:
         else:
             wanted = " ".join(f"[{' '.join(all_of)}]" for all_of in request.capabilities or ())
             raise InvalidParameter(f'could not select device driver "{request.driver}" with capabilities: [{wanted}]')
+
+
+def discovered(directories: Sequence[str]) -> list[str]:
+    """Names of all devices of CDI that a container could have. Reads files: for a thread."""
+    return sorted(cdi.described(_files(directory) for directory in directories))
 
 
 def _cdi(spec: dict[str, Any], request: DeviceRequest, directories: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from orlop_kernel.spi import InvalidParameter
 
-__all__ = ["Edits", "Spec", "apply", "parse", "resolve", "split"]
+__all__ = ["Edits", "Spec", "apply", "described", "parse", "resolve", "split"]
 
 _VENDOR = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
 _CLASS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?\Z")
@@ -111,9 +111,9 @@ def parse(document: object) -> Spec:
     return spec
 
 
-def resolve(names: Iterable[str], directories: Iterable[Mapping[str, Spec]]) -> list[Edits]:
-    """The edits of these devices. `directories` hold files by path; what a later directory says of a device goes before what
-    an earlier one does, and two files of one directory that describe the same device describe none."""
+def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec, Device]]:
+    """All devices by name. `directories` hold files by path; what a later directory says of a device goes before what an
+    earlier one does, and two files of one directory that describe the same device describe none."""
     known: dict[str, tuple[Spec, Device] | None] = {}
     for files in directories:
         here: dict[str, tuple[Spec, Device] | None] = {}
@@ -122,14 +122,20 @@ def resolve(names: Iterable[str], directories: Iterable[Mapping[str, Spec]]) -> 
                 name = f"{spec.kind}={device.name}"
                 here[name] = None if name in here else (spec, device)
         known |= here
+    return {name: found for name, found in known.items() if found}
+
+
+def resolve(names: Iterable[str], directories: Iterable[Mapping[str, Spec]]) -> list[Edits]:
+    """The edits of these devices, of all that are `described`."""
+    known = described(directories)
     wanted = list(dict.fromkeys(names))
-    missing = [name for name in wanted if known.get(name) is None]
+    missing = [name for name in wanted if name not in known]
     if missing:
         raise InvalidParameter(f"CDI device injection failed: unresolvable CDI devices {', '.join(missing)}")
     found: list[Edits] = []
     seen: list[Spec] = []
     for name in wanted:
-        spec, device = known[name] or (Spec("", "", []), Device("", Edits()))
+        spec, device = known[name]
         if not any(spec is other for other in seen):
             seen.append(spec)
             found.append(spec.container_edits)

@@ -22,6 +22,8 @@ __all__ = [
     "warnings",
 ]
 
+Version = tuple[int, int]
+
 ALWAYS_INSECURE = ("::1/128", "127.0.0.0/8")
 _ROOT = "\n         Access to the remote API is equivalent to root access on the host."
 _LIMITS = (
@@ -34,7 +36,7 @@ _LIMITS = (
 )
 
 
-def registry(config: Config) -> RegistryInfo:
+def registry(config: Config, version: Version) -> RegistryInfo:
     """Docker Hub with its mirrors, and every registry that may be spoken to without TLS."""
     mirrors = [mirror.rstrip("/") + "/" for mirror in config.registry_mirrors]
     indexes = {"docker.io": IndexInfo(name="docker.io", mirrors=mirrors, secure=True, official=True)}
@@ -44,12 +46,21 @@ def registry(config: Config) -> RegistryInfo:
             cidrs.append(name)
         else:
             indexes[name] = IndexInfo(name=name, mirrors=[], secure=False, official=False)
-    return RegistryInfo(insecure_registry_cidrs=cidrs, index_configs=indexes, mirrors=mirrors)
+    dropped = None if version < (1, 49) else UNSET  # artifacts that nobody may distribute: nobody has any
+    return RegistryInfo(
+        insecure_registry_cidrs=cidrs,
+        index_configs=indexes,
+        mirrors=mirrors,
+        allow_nondistributable_artifacts_cidrs=dropped,
+        allow_nondistributable_artifacts_hostnames=dropped,
+    )
 
 
-def runtimes(config: Config, status: Mapping[str, dict[str, str]]) -> dict[str, RuntimeInfo]:
+def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Version) -> dict[str, RuntimeInfo]:
+    """`status` is what each says of itself; clients know of it since 1.44."""
+    known = status if version >= (1, 44) else {}
     return {
-        name: RuntimeInfo(entry.path, list(entry.runtime_args) or None, status.get(name) or None)
+        name: RuntimeInfo(entry.path, list(entry.runtime_args) or None, known.get(name) or None)
         for name, entry in config.all_runtimes().items()
     }
 
@@ -59,12 +70,15 @@ def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
     return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
 
 
-def commit(found: str, version: tuple[int, int]) -> dict[str, str]:
+def commit(found: str, version: Version) -> dict[str, str]:
     """Clients before 1.49 complain about a commit that is not the expected one; Orlop expects what it finds."""
     return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
 
 
-def security_options(config: Config, cgroups: Cgroups, seccomp: bool, apparmor: bool = False) -> list[str]:
+def security_options(
+    config: Config, cgroups: Cgroups, seccomp: bool, apparmor: bool = False, *, version: Version
+) -> list[str]:
+    """ "name=NAME,KEY=VALUE"; before 1.25 names alone."""
     options = ["name=apparmor"] if apparmor else []
     if seccomp:
         options.append(f"name=seccomp,profile={config.seccomp_profile}")
@@ -72,7 +86,7 @@ def security_options(config: Config, cgroups: Cgroups, seccomp: bool, apparmor: 
         options.append("name=cgroupns")
     if config.no_new_privileges:
         options.append("name=no-new-privileges")
-    return options
+    return options if version >= (1, 25) else [option.removeprefix("name=").partition(",")[0] for option in options]
 
 
 def _open_tcp(config: Config) -> Sequence[str]:

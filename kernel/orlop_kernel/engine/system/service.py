@@ -14,16 +14,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from orlop_kernel import __version__, plugins
 from orlop_kernel.config import without_password
 from orlop_kernel.config.programs import find_init
-from orlop_kernel.engine.containers import confine
+from orlop_kernel.engine.containers import confine, devices
 from orlop_kernel.spi import OrlopError, Runtime
 from orlop_kernel.types import rfc3339
-from orlop_kernel.types.system import AuthConfig, Component, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
+from orlop_kernel.types.system import AuthConfig, Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
 
 from . import host, info
 from .identity import engine_id
@@ -145,6 +145,14 @@ class System:
     def _missing_runtimes(self) -> list[str]:
         return [name for name, entry in self._engine.config.all_runtimes().items() if shutil.which(entry.path) is None]
 
+    async def _discovered_devices(self) -> list[DeviceInfo] | UnsetType:
+        """UNSET without any, as in Docker."""
+        found: list[str] = []
+        with trio.move_on_after(_PATIENCE):
+            directories = self._engine.config.cdi_directories or ()
+            found = await trio.to_thread.run_sync(devices.discovered, directories, abandon_on_cancel=True)
+        return [DeviceInfo(source="cdi", id=name) for name in found] or UNSET
+
     async def info(self, version: tuple[int, int]) -> SystemInfo:
         """`GET /info` as clients of an API version read it."""
         engine, config = self._engine, self._engine.config
@@ -187,7 +195,7 @@ class System:
             os_type="linux",
             architecture=facts.machine,
             index_server_address=_INDEX,
-            registry_config=info.registry(config),
+            registry_config=info.registry(config, version),
             ncpu=facts.cpus,
             mem_total=facts.memory,
             http_proxy=without_password(config.proxies.http_proxy),
@@ -197,7 +205,7 @@ class System:
             labels=list(config.labels),
             experimental_build=config.experimental,
             server_version=__version__,
-            runtimes=info.runtimes(config, await self._runtime_status()),
+            runtimes=info.runtimes(config, await self._runtime_status(), version),
             default_runtime=config.default_runtime,
             swarm=_NO_SWARM,
             live_restore_enabled=config.live_restore,
@@ -205,11 +213,15 @@ class System:
             containerd_commit=info.commit("N/A", version),
             runc_commit=info.commit(runtime.get("commit", ""), version),
             init_commit=info.commit(await self._programs.init_version(init) or "N/A", version),
-            security_options=info.security_options(config, cgroups, host.seccomp_supported(), confine.has_default()),
+            security_options=info.security_options(
+                config, cgroups, host.seccomp_supported(), confine.has_default(), version=version
+            ),
+            execution_driver="<not supported>" if version < (1, 25) else UNSET,
             product_license="Apache License 2.0",
             default_address_pools=info.address_pools(config),
             firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
             cdi_spec_dirs=list(config.cdi_directories or ()),
+            discovered_devices=await self._discovered_devices() if version >= (1, 50) else UNSET,
             warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes()),
             orlop_drivers=self._drivers(),
         )
