@@ -111,7 +111,7 @@ class Source:
         memory = _table(f"{self.memory}/memory.stat")
         return {
             "pids_stats": self._pids(self.pids),
-            "blkio_stats": {**NO_BLKIO, **self._blkio_v1()},
+            "blkio_stats": self._blkio_v1(),
             "cpu_stats": {
                 "cpu_usage": {
                     "total_usage": _number(f"{self.cpuacct}/cpuacct.usage"),
@@ -141,7 +141,7 @@ class Source:
             words = line.replace(":", " ").split()
             if len(words) == 4:
                 entries.append({"major": int(words[0]), "minor": int(words[1]), "op": words[2], "value": int(words[3])})
-        return {"io_service_bytes_recursive": entries}
+        return {**{name: [] for name in NO_BLKIO}, "io_service_bytes_recursive": entries}  # lists, as Docker's
 
     def _read_v2(self) -> dict[str, Any]:
         top = self.unified
