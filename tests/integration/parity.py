@@ -256,7 +256,7 @@ def beside_dockerd(shared: Engine, home: Path) -> Iterator[tuple[Side, Side]]:
         roots = [f"--config-file={home}/daemon.json", f"--data-root={home}/data", f"--exec-root={home}/exec"]
         quiet = [f"--pidfile={home}/pid", f"--bridge={BRIDGE}", "--iptables=false", "--ip6tables=false", "-l", "warn"]
         process = subprocess.Popen(["dockerd", "-H", f"unix://{theirs.path}", *roots, *quiet], stdout=log, stderr=log)
-        until(lambda: _answers(theirs), "dockerd", 30)
+        until(lambda: _answers(theirs), "dockerd", 60)  # containerd first, of a cold cache
         assert theirs.raw("POST", "/images/load?quiet=1", archive())[0] == 200
         both((theirs, ours), Side.fill)
         yield theirs, ours

@@ -86,7 +86,7 @@ def test_attributes(engine: Engine, name: str) -> None:
 
 
 def test_live_with_filters_and_format(engine: Engine, name: str) -> None:
-    other = f"other-{name}"
+    name, other = f"live-{name}", f"other-{name}"  # no beginning of an ID
     filters = [f"--filter={one}" for one in (f"container={name}", "type=container", "event=start", "event=die")]
     watching = engine.background("events", "--since", "0", *filters, "--format", "{{.Action}} {{.Actor.Attributes.name}}")
     for one in (other, name):

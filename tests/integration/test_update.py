@@ -70,4 +70,4 @@ def test_bad_requests(engine):
     status, answer = engine.api("POST", "/containers/bad/update", {"Memory": 1000})
     assert (status, answer["message"]) == (400, "Minimum memory limit allowed is 6MB")
     assert engine.api("POST", "/containers/bad/update", {"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}]})[0] == 400
-    assert engine.api("POST", "/containers/bad/update", {"CpuShares": 3}) == (200, {"Warnings": []})
+    assert engine.api("POST", "/containers/bad/update", {"CpuShares": 3}) == (200, {"Warnings": None})
