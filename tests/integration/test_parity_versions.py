@@ -81,9 +81,9 @@ def rows(side: Side, version: str) -> Iterator[tuple[str, Any]]:
     yield "wait", side.api("POST", "/containers/exited/wait?condition=bogus", None, version)
     yield "stats", side.api("GET", "/containers/created/stats?stream=0&one-shot=1", None, version)[0]
     for limit in (70, -1):
-        answer = side.api("POST", "/containers/limited/update", {"PidsLimit": limit}, version)
-        yield f"update {limit}", (answer, side.inspect("limited")["HostConfig"]["PidsLimit"])
-        side.api("POST", "/containers/limited/update", {"PidsLimit": 50})
+        answer = side.api("POST", "/containers/joined/update", {"PidsLimit": limit}, version)
+        yield f"update {limit}", (answer, side.inspect("joined")["HostConfig"]["PidsLimit"])
+        side.api("POST", "/containers/joined/update", {"PidsLimit": 50})
     yield "platform", side.api("POST", "/containers/create?name=other&platform=bogus", {"Image": BUSYBOX}, version)[0]
     side.api("DELETE", "/containers/other")
     filters = urllib.parse.quote(json.dumps({"name": ["parity-net"]}))
