@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -126,6 +127,8 @@ class Plugin:
 
     async def ask(self, method: str, question: Question) -> None:
         """Return if it allows. Raises `Denied` if not, `PluginFailed` if it does not answer as it should."""
+        if self._client is None:  # takes 100 ms, once: others are served meanwhile
+            await trio.to_thread.run_sync(import_module, f"{__package__}.authz_client")
         try:
             with trio.fail_after(PATIENCE):
                 if not self._greeted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,6 +171,24 @@ def test_a_body_that_a_plugin_could_read_otherwise_is_not_carried_out(tmp_path: 
             assert status == 400
 
     trio.run(main)
+
+
+def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 100 ms, in which nobody would be served."""
+    threads = []
+
+    def imported(name: str) -> None:
+        threads.append((name, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(authz, "import_module", imported)
+
+    async def main() -> None:
+        async with serving(Fake("one", tmp_path, lambda method, question: ALLOW)) as chain:
+            await chain.may_ask(Question())
+            await chain.may_ask(Question())
+
+    trio.run(main)
+    assert threads == [("orlop_kernel.access.authz_client", False)]
 
 
 def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path) -> None:
