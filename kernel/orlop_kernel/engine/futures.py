@@ -38,6 +38,11 @@ class Once(Generic[T]):
 
     async def get(self) -> T:
         await self._event.wait()
+        return self.result()
+
+    def result(self) -> T:
+        """What was set. Only after that."""
+        assert self._event.is_set()
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]  # T may include None

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,13 +20,15 @@ from tests.unit.house import ID, house
 from orlop_kernel import linux
 from orlop_kernel.api.call import Call
 from orlop_kernel.api.containers import routes
-from orlop_kernel.engine.containers.attach import relay
+from orlop_kernel.engine.containers.attach import join, relay
+from orlop_kernel.engine.containers.container import Joined
 from orlop_kernel.engine.containers.launch import log_info
 from orlop_kernel.http.hijack import HijackedStream
 from orlop_kernel.http.listeners import open_tcp_listeners
 from orlop_kernel.http.messages import Hijack, Request
 from orlop_kernel.http.transport import Inbound, Transport
-from orlop_kernel.spi import LogBlock, LogInfo, LogQuery, LogReader
+from orlop_kernel.monitor.protocol import Attach
+from orlop_kernel.spi import Conflict, LogBlock, LogInfo, LogQuery, LogReader
 from orlop_kernel.testing.log import FakeLog
 
 
@@ -40,6 +43,29 @@ async def pair() -> AsyncIterator[tuple[HijackedStream, socket.socket]]:
     finally:
         theirs.close()
         await transport.aclose()
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_streams_that_come_when_their_client_has_just_left_are_closed(started: bool) -> None:
+    state = SimpleNamespace(paused=False, restarting=False)
+    container: Any = SimpleNamespace(id=ID, run=None, attach_waiters=[], record=SimpleNamespace(state=state))
+
+    async def main() -> None:
+        ours, theirs = trio.socket.socketpair()
+        with theirs:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(join, container, Attach())
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+                waiter = container.attach_waiters.pop()
+                if started:
+                    waiter.joined.set(Joined(trio.SocketStream(ours), cast("Any", None)))
+                else:
+                    waiter.joined.fail(Conflict("it could not be started"))
+            assert (ours.fileno() == -1) == started
+            ours.close()
+
+    trio.run(main)
 
 
 def test_a_half_close_is_no_hangup() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -118,10 +119,9 @@ async def join(container: Container, request: Attach) -> Joined | None:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
         elif waiter.joined.is_set():  # given in the moment in which we left
-            with trio.CancelScope(shield=True):
-                joined = await waiter.joined.get()
-            if joined is not None:
-                joined.stream.socket.close()
+            with suppress(OrlopError):
+                if joined := waiter.joined.result():
+                    joined.stream.socket.close()
         raise
 
 

@@ -1,0 +1,27 @@
+"""No shield from cancellation without a deadline: what hangs behind one holds up the daemon's end for ever."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BOUNDED_LATER = {"kernel/orlop_kernel/access/audit.py"}  # from the cancellation on, by a task of its own
+
+
+def shields(path: Path) -> Iterator[int]:
+    """Lines of the shields without a deadline."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {each.arg for each in node.keywords}
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if "shield" in keywords and "deadline" not in keywords and not name.endswith("_after"):
+            yield node.lineno
+
+
+def test_every_shield_has_a_deadline() -> None:
+    sources = [path for part in ("kernel", "plugins") for path in (ROOT / part).rglob("*.py") if "tests" not in path.parts]
+    found = {str(path.relative_to(ROOT)) for path in sources if [*shields(path)]}
+    assert found == BOUNDED_LATER
