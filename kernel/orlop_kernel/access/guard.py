@@ -96,8 +96,8 @@ class Guard:
             await self._check(self._door, call)
             if self._door.guarded:
                 call.guarded, call.vet = True, partial(self._vet, self._door, line)
-                call.image_policy = self._image_policy(self._door, call, line)
                 call.refuse = partial(_refused, self._door, line)
+                call.image_policy = self._image_policy(self._door, call, call.refuse)
         if question:
             await self._plugins.may_ask(question)
         answer = await proceed()
@@ -179,13 +179,9 @@ class Guard:
                 _refuse(line, error)
             raise
 
-    def _image_policy(self, door: Door, call: Call, line: Line | None) -> ImagePolicy:
-        def noted(error: Denied) -> None:
-            if line:
-                _refuse(line, error)
-
+    def _image_policy(self, door: Door, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
         pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))
-        return ListenerImages(door, self._judge.holds if self._judge else None, noted, pulling=pulling)
+        return ListenerImages(door, self._judge.holds if self._judge else None, denied, pulling=pulling)
 
     def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:
         """Without what is not for these eyes."""

@@ -20,20 +20,21 @@ __all__ = ["ListenerImages"]
 
 
 class ListenerImages:
-    """For one call: an `ImagePolicy`. `holds`: whether labels are those of the listener, if it has some; `noted` hears of
-    each denial. `pulling`: the names are a registry's, with its content."""
+    """For one call: an `ImagePolicy`, with its `denied`. `holds`: whether labels are those of the listener, if it has some.
+    `pulling`: the names are a registry's, with its content."""
 
     def __init__(
         self,
         door: Door,
         holds: Callable[[Mapping[str, str] | None], bool] | None,
-        noted: Callable[[Denied], None],
+        denied: Callable[[str], Denied],
         *,
         pulling: bool,
     ) -> None:
         self.owner = door.host
         self._patterns = [glob(text) for text in door.image_names]
-        self._door, self._holds, self._noted, self._pulling = door, holds, noted, pulling
+        self.denied = denied
+        self._door, self._holds, self._pulling = door, holds, pulling
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
         if name_matches(self._patterns, name):
@@ -47,8 +48,3 @@ class ListenerImages:
 
     def _is_labelled(self, image: Image) -> bool:
         return self._holds is not None and self._holds(image.config.labels)
-
-    def denied(self, what: str) -> Denied:
-        error = self._door.denied(what)
-        self._noted(error)
-        return error
