@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_kernel import __version__, linux
-from orlop_kernel.boot import dump, listen, logs, pidfile, process, systemd, tls
+from orlop_kernel.boot import dump, listen, logs, memory, pidfile, process, systemd, tls
 from orlop_kernel.boot.phases import Phases
 from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, reload_attributes
 from orlop_kernel.config.argv import Parsed
@@ -112,6 +112,7 @@ class Daemon:
                         for server, own in servers:
                             await connections.start(server.serve, own)
                         self._ready()
+                        outer.start_soon(memory.release_when_idle)
                         await self._stop.wait()
                         await self._shutdown(engine, [server for server, _ in servers])
                         connections.cancel_scope.cancel()

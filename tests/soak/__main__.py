@@ -14,6 +14,9 @@ from .run import Report, Size, soak
 _SLOPE = 0.5
 """KiB a step that are too much. The last thousand ended execs are remembered, which is more than there are by default."""
 
+_GROWTH = 25 << 10
+"""KiB that the daemon may have grown by after all of it and a minute of rest."""
+
 _ENOUGH = 500
 """Steps for a line through their memory to say anything: an allocator takes megabytes at a time."""
 
@@ -26,8 +29,9 @@ def arguments() -> Size:
         "--drops", type=int, default=1200, help="connections broken off, twelve kinds in turn (default 1200)"
     )
     parser.add_argument("--rare", type=int, default=20, help="restarts, failures, cancelled pulls: of each (default 20)")
+    parser.add_argument("--large", type=int, default=7200, help="requests and answers of megabytes (default 7200)")
     asked = parser.parse_args()
-    return Size(asked.cycles, asked.execs, asked.drops, asked.rare, long=True)
+    return Size(asked.cycles, asked.execs, asked.drops, asked.rare, asked.large, long=True)
 
 
 def tell(report: Report) -> bool:
@@ -49,7 +53,10 @@ def tell(report: Report) -> bool:
     print("\nleaks:" if report.leaks else "\nno leak")
     for key, (first, last) in report.leaks.items():
         print(f"  {key}: {first} -> {last}")
-    return steady and not report.leaks
+    first, last = report.resident
+    grown = last - first
+    print(f"\nresident: {first} KiB at the start, {last} KiB after a minute of rest" + "  TOO MUCH" * (grown > _GROWTH))
+    return steady and not report.leaks and grown <= _GROWTH
 
 
 def main() -> int:

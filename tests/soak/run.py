@@ -12,12 +12,15 @@ from tests.integration.engine import Engine
 
 from . import census, work
 from .census import Census
-from .memory import Growth
+from .memory import Growth, sample
 
 __all__ = ["Report", "Size", "soak"]
 
 _SETTLE = 15.0
 """Seconds: threads without work stay for ten, a monitor that was made ahead of a start for one."""
+
+_REST = 60.0
+"""Seconds until memory is looked at: it is given back while the daemon is idle."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Size:
     execs: int
     drops: int
     rare: int
+    large: int = 0
     warm_up: int = 5
     long: bool = False
 
@@ -35,6 +39,8 @@ class Report:
     before: Census
     after: Census = field(default_factory=Census)
     phases: list[tuple[str, int, float, list[Growth]]] = field(default_factory=list)
+    resident: tuple[int, int] = (0, 0)
+    """KiB of the daemon at its start, and after all of it and a rest."""
 
     @property
     def leaks(self) -> dict[str, tuple[int, int]]:
@@ -75,6 +81,9 @@ def _phase(report: Report, engine: Engine, name: str, times: int, step: Callable
 
 def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: None) -> Report:
     """Work on a started daemon that has busybox. Its containers stay until the caller closes it."""
+    assert engine.process is not None
+    daemon = engine.process.pid
+    resident = sample(daemon)["Rss"]
     with ExitStack() as stack:
         scene = work.Scene(engine, stack)
         say("warming up")
@@ -97,6 +106,11 @@ def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: N
         say(f"{size.rare} of each: {', '.join(kind.__name__ for kind in work.RARE)}")
         rare = cycle(work.RARE)
         _phase(report, engine, "failing", size.rare * len(work.RARE), lambda: next(rare)(scene))
+        say(f"{size.large} large requests and answers, {work.AT_ONCE} at once")
+        _phase(report, engine, "large", size.large // work.AT_ONCE, scene.large)
         say("settling")
         report.after = _settled(engine, size, report.before)
+        if size.long:
+            time.sleep(_REST)
+        report.resident = resident, sample(daemon)["Rss"]
         return report

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, children_of, until
+from tests.integration.engine import BUSYBOX, Engine, children_of, until
 
+from .memory import sample
 from .run import Size, soak
+from .work import Scene
 
 pytestmark = pytest.mark.root
 
@@ -18,6 +22,24 @@ pytestmark = pytest.mark.root
 def test_nothing_is_left_of_what_was_done(fresh: Callable[..., Engine]) -> None:
     report = soak(fresh({"shutdown-timeout": 3}), Size(cycles=25, execs=20, drops=24, rare=1, warm_up=2))
     assert not report.leaks, "\n".join(f"{key}: {first} -> {last}" for key, (first, last) in report.leaks.items())
+
+
+def test_memory_of_a_burst_is_given_back(fresh: Callable[..., Engine]) -> None:
+    """In the next idle moment. malloc alone keeps it: the heap's end is in use."""
+    engine = fresh({"shutdown-timeout": 3})
+    assert engine.process is not None
+    pid = engine.process.pid
+    with ExitStack() as stack:
+        scene = Scene(engine, stack)
+        before = sample(pid)["Rss"]
+        for _ in range(10):
+            scene.large()
+        config = {"Image": BUSYBOX, "Env": ["NAME=" + "x" * 1000] * 8000}
+        with ThreadPoolExecutor(12) as pool:
+            refused = [pool.submit(engine.api, "POST", "/containers/create?name=-x", config) for _ in range(48)]
+            assert {one.result()[0] for one in refused} == {400}
+        engine.ok("kill", "talker")
+        until(lambda: sample(pid)["Rss"] - before < 25 << 10, "memory is given back", 40)
 
 
 def test_a_start_that_is_cut_off_leaves_no_cgroup(fresh: Callable[..., Engine], tmp_path: Path) -> None:

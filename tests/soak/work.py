@@ -7,22 +7,28 @@ lends its long-lived containers to all of them, so that what piles up, piles up 
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
 from tests.integration.engine import BUSYBOX, DEADLINE, Engine, until
 from tests.ports import free_port
+from tests.registry import layer
 
 from orlop_kernel.events.bus import HISTORY
 
 from .stalling import stalling
 
-__all__ = ["DROPS", "RARE", "Scene"]
+__all__ = ["AT_ONCE", "DROPS", "RARE", "Scene"]
 
+AT_ONCE = 8
+
+_FILES = layer({f"tmp{number}": os.urandom(1 << 20) for number in range(3)}).data
 _TALKER = "while :; do echo talk talk talk talk; sleep 0.01; done"
 
 
@@ -114,6 +120,31 @@ class Scene:
         until(lambda: self.engine.state(name) == "exited", "its policy is satisfied")
         self.post(f"/containers/{name}/restart?t=0", 204)
         self.remove(name)
+
+    # --- what is large ------------------------------------------------------------------------------------------------
+
+    def large(self) -> None:
+        """`AT_ONCE` requests at the same time, each of megabytes or with an answer of megabytes: a configuration that is
+        refused, files into a container and out of it, a log, lists."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for done in [pool.submit(self._large) for _ in range(AT_ONCE)]:
+                done.result()
+
+    def _large(self) -> None:
+        kind = next(self._numbers) % 5
+        if kind == 0:
+            config = {"Image": BUSYBOX, "Env": ["NAME=" + "x" * 1000] * 3000}
+            assert self.engine.api("POST", "/containers/create?name=-refused", config)[0] == 400
+        elif kind == 1:
+            status, _, _ = self.engine.raw("PUT", "/containers/silent/archive?path=/tmp", _FILES)
+            assert status == 200
+        elif kind == 2:
+            assert len(self.engine.raw("GET", "/containers/silent/archive?path=/bin")[1]) > 100_000
+        elif kind == 3:
+            assert self.engine.raw("GET", "/containers/talker/logs?stdout=1&tail=20000&timestamps=1")[0] == 200
+        else:
+            assert self.engine.raw("GET", "/events?since=1&until=2")[0] == 200
+            assert self.engine.api("GET", "/containers/json?all=1&size=1")[0] == 200
 
     # --- what fails ---------------------------------------------------------------------------------------------------
 
