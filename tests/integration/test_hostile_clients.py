@@ -70,6 +70,18 @@ def test_a_slow_request_holds_only_itself(engine: Engine) -> None:
         assert crowd[0].recv(4096).startswith(b"HTTP/1.1 200")  # slow is not wrong
 
 
+def test_the_memory_of_slow_requests_is_given_back(engine: Engine) -> None:
+    """Heads of 60 KB that are never ended."""
+    assert engine.process is not None
+    before = sample(engine.process.pid)["Rss"]
+    head = b"GET /containers/json HTTP/1.1\r\nHost: d\r\nX-Slow: " + b"a" * 60_000
+    with _crowd(engine, 1000, head):
+        _others_are_served(engine)
+        assert sample(engine.process.pid)["Rss"] - before > 50 << 10
+    pid = engine.process.pid
+    until(lambda: sample(pid)["Rss"] - before < 25 << 10, "it is given back", 40)
+
+
 def test_a_slow_body_holds_only_itself(engine: Engine) -> None:
     head = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     with _crowd(engine, 200, head):

@@ -28,7 +28,8 @@ __all__ = ["AT_ONCE", "DROPS", "RARE", "Scene"]
 
 AT_ONCE = 8
 
-_FILES = layer({f"tmp{number}": os.urandom(1 << 20) for number in range(3)}).data
+_FILES = [layer({f"large{number}": os.urandom(3 << 20)}).data for number in range(10)]
+"""One each, so that no two requests at the same time make the same file."""
 _TALKER = "while :; do echo talk talk talk talk; sleep 0.01; done"
 
 
@@ -131,12 +132,13 @@ class Scene:
                 done.result()
 
     def _large(self) -> None:
-        kind = next(self._numbers) % 5
+        number = next(self._numbers)
+        kind = number % 5
         if kind == 0:
             config = {"Image": BUSYBOX, "Env": ["NAME=" + "x" * 1000] * 3000}
             assert self.engine.api("POST", "/containers/create?name=-refused", config)[0] == 400
         elif kind == 1:
-            status, _, _ = self.engine.raw("PUT", "/containers/silent/archive?path=/tmp", _FILES)
+            status, _, _ = self.engine.raw("PUT", "/containers/silent/archive?path=/", _FILES[number // 5 % len(_FILES)])
             assert status == 200
         elif kind == 2:
             assert len(self.engine.raw("GET", "/containers/silent/archive?path=/bin")[1]) > 100_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -14,57 +16,61 @@ MIB = 1 << 20
 class Process:
     """A process whose memory and work are what the test says."""
 
-    def __init__(self, resident: int) -> None:
-        self.resident = resident
-        self.needed = resident
-        self.busy = 0.0
+    def __init__(self) -> None:
+        self.resident = self.needed = 50 * MIB
+        self.busy = False
+        self.worked = 0.0
         self.released = 0
 
     def processor(self) -> float:
-        return trio.current_time() * self.busy
+        return self.worked + (trio.current_time() if self.busy else 0.0)
 
     def release(self) -> None:
         self.released += 1
         self.resident = self.needed
 
+    def run(self, main: Callable[[], Awaitable[None]]) -> None:
+        async def all_of_it() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(memory.release_when_idle, lambda: self.resident, self.processor, self.release)
+                await trio.sleep(20)
+                assert not self.released
+                await main()
+                nursery.cancel_scope.cancel()
 
-@pytest.mark.parametrize(
-    ("grown", "busy", "released"),
-    [(3, 0.0, 0), (10, 0.0, 1), (10, 0.5, 0), (100, 0.5, 1)],
-)
-def test_what_has_grown_is_released_once(grown: int, busy: float, released: int) -> None:
-    process = Process(50 * MIB)
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(memory.release_when_idle, lambda: process.resident, process.processor, process.release)
-            await trio.sleep(20)
-            assert not process.released
-            process.resident += grown * MIB
-            process.busy = busy
-            await trio.sleep(300)
-            assert process.released == released
-            nursery.cancel_scope.cancel()
-
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+        trio.run(all_of_it, clock=MockClock(autojump_threshold=0))
 
 
-def test_memory_that_is_in_use_is_not_tried_again_and_again() -> None:
-    process = Process(50 * MIB)
+@pytest.mark.parametrize(("grown", "busy", "released"), [(3, False, 0), (10, False, 1), (10, True, 0), (100, True, 1)])
+def test_what_has_grown_is_released_once(grown: int, busy: bool, released: int) -> None:
+    process = Process()
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(memory.release_when_idle, lambda: process.resident, process.processor, process.release)
-            await trio.sleep(20)
-            process.resident = process.needed = 90 * MIB
-            await trio.sleep(300)
-            assert process.released == 1
-            process.resident += 10 * MIB
-            await trio.sleep(20)
-            assert process.released == 2
-            nursery.cancel_scope.cancel()
+        process.resident += grown * MIB
+        process.worked += 1
+        process.busy = busy
+        await trio.sleep(300)
+        assert process.released == released
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    process.run(main)
+
+
+def test_what_was_in_use_is_released_when_it_no_longer_is() -> None:
+    """A release that finds all in use is not the last one; but without work in between there is nothing new to find."""
+    process = Process()
+
+    async def main() -> None:
+        process.resident = process.needed = 150 * MIB
+        process.worked += 1
+        await trio.sleep(300)
+        assert process.released == 1
+        process.needed = 50 * MIB
+        process.worked += 0.1
+        await trio.sleep(300)
+        assert process.released == 2
+        assert process.resident == 50 * MIB
+
+    process.run(main)
 
 
 def test_how_much_there_is() -> None:

@@ -22,8 +22,10 @@ __all__ = ["release_when_idle", "resident"]
 _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
 _IDLE = 0.02  # of a processor
-_SOME = 4 << 20  # grown by so much, it is released while idle
-_MUCH = 64 << 20  # and by so much, at once
+_SOME = 4 << 20  # more than it was at its least, and it is released while idle
+_MUCH = 64 << 20  # more than the last release left, and it is released at once
+_WORK = 0.01  # seconds of processor time
+_QUICK = 0.03
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -36,26 +38,40 @@ def resident() -> int:
         return 0
 
 
-def _release() -> None:
-    """Failed requests leave cycles of frames, which hold their bodies until a full collection."""
-    gc.collect()
-    linux.release_freed_memory()
+class _Releaser:
+    """Failed requests leave cycles of frames, which hold their bodies until a full collection. One that takes long is left to
+    the collector: all requests would wait for it."""
+
+    def __init__(self) -> None:
+        self._collects = True
+
+    def __call__(self) -> None:
+        if self._collects:
+            began = time.thread_time()
+            gc.collect()
+            self._collects = time.thread_time() - began < _QUICK
+        linux.release_freed_memory()
 
 
 async def release_when_idle(
     resident: Callable[[], int] = resident,
     processor: Callable[[], float] = time.process_time,
-    release: Callable[[], None] = _release,
+    release: Callable[[], None] | None = None,
 ) -> None:
     """Run for as long as the daemon. The parameters are for tests."""
-    least = resident()
+    release = release or _Releaser()
+    least = left = resident()
+    worked = 0.0  # processor time at the last release: without work since, there is nothing new to find
     while True:
         used = processor()
         await trio.sleep(_EVERY)
         now = resident()
         least = min(least, now)
-        idle = processor() - used < _EVERY * _IDLE
-        if now - least > (_SOME if idle else _MUCH):
+        if processor() - used < _EVERY * _IDLE:
+            due = now - least > _SOME and processor() - worked > _WORK
+        else:
+            due = now - left > _MUCH
+        if due:
             release()
-            least = resident()  # what is left is in use
-            _log.debug("%d KiB of memory given back", (now - least) >> 10)
+            left, worked = resident(), processor()
+            _log.debug("%d KiB of memory given back", (now - left) >> 10)

@@ -26,7 +26,8 @@ class RequestBody:
         self._declared = length
         self._inbound = inbound
         self._timeout = timeout
-        self._failure: BodyError | None = None
+        # Not the exception, whose traceback refers to us: what was read would stay until the next full collection
+        self._failure: tuple[int, str] | None = None
         self.expects = expects
         """The client waits for `100 Continue` before it sends."""
 
@@ -62,7 +63,7 @@ class RequestBody:
         inbound = self._inbound
         while True:
             if self._failure:
-                raise self._failure
+                raise BodyError(*self._failure)
             if self.done:
                 return b""
             if inbound.buffer:
@@ -76,7 +77,7 @@ class RequestBody:
         try:
             piece, rest = self._framing.take(self._inbound.buffer)
         except BodyError as error:
-            self._failure = error
+            self._failure = error.status, str(error)
             raise
         self._inbound.leave(rest)
         return piece
@@ -100,8 +101,8 @@ class RequestBody:
         raise self._fail(408, "the request body did not come in time")
 
     def _fail(self, status: int, message: str) -> BodyError:
-        self._failure = BodyError(status, message)
-        return self._failure
+        self._failure = status, message
+        return BodyError(status, message)
 
     @property
     def spoilt(self) -> bool:

@@ -76,7 +76,7 @@ class Connection:
                     while await self._exchange(await self._next_head()):
                         pass
                 except BadRequest as error:
-                    await self._transport.send(plain_error(error.status, str(error)))
+                    await self._transport.answer(plain_error(error.status, str(error)))
                 if not self._inbound.eof:
                     await self._transport.linger()
         except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):

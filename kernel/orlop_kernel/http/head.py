@@ -123,26 +123,36 @@ def _origin_form(method: str, target: str) -> str:
     return rest if rest[:1] == "/" else "/" + rest
 
 
+class _Headers:
+    """What llhttp finds in one head. An object of its own: the parser refers to it, and a parser that referred to itself would
+    keep each connection's memory until the next full collection."""
+
+    __slots__ = ("count", "found")
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+        self.count = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """llhttp's callback."""
+        self.count += 1
+        key = name.decode("ascii").lower()
+        text = value.decode("latin-1").rstrip(" \t")
+        found = self.found
+        if key in found:
+            if key == "host":
+                raise BadRequest(400, "too many Host headers")
+            text = f"{found[key]}{'; ' if key == 'cookie' else ', '}{text}"
+        found[key] = text
+
+
 class HeadParser:
     """Takes heads off the front of a connection's input, one at a time."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._headers: dict[str, str] = {}
-        self._count = 0
-        self._parser = httptools.HttpRequestParser(self)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """llhttp's callback."""
-        self._count += 1
-        key = name.decode("ascii").lower()
-        text = value.decode("latin-1").rstrip(" \t")
-        headers = self._headers
-        if key in headers:
-            if key == "host":
-                raise BadRequest(400, "too many Host headers")
-            text = f"{headers[key]}{'; ' if key == 'cookie' else ', '}{text}"
-        headers[key] = text
+        self._headers = _Headers()
+        self._parser = httptools.HttpRequestParser(self._headers)
 
     def parse(self, data: bytes) -> tuple[Head, int] | None:
         """The head at the front of `data` and its length in bytes; None when more is needed. Raises BadRequest as soon as
@@ -158,17 +168,18 @@ class HeadParser:
         method, target, major, minor = line.groups()
         if major != b"1" or minor not in b"01":
             raise BadRequest(505, "unsupported protocol version")
-        self._headers, self._count = {}, 0
+        headers = self._headers
+        headers.found, headers.count = {}, 0
         self._feed(data if end == len(data) else data[:end])
-        if self._count > self._limits.headers:
+        if headers.count > self._limits.headers:
             raise BadRequest(431, "too many headers")
         version = "1.1" if minor == b"1" else "1.0"
-        if version == "1.1" and "host" not in self._headers:
+        if version == "1.1" and "host" not in headers.found:
             raise BadRequest(400, "missing required Host header")
-        head = Head(method.decode("ascii"), target.decode("ascii"), version, self._headers)
+        head = Head(method.decode("ascii"), target.decode("ascii"), version, headers.found)
         if head.length or method == b"CONNECT" or "upgrade" in head.headers:
             # llhttp waits for a body now, and the body is not its business
-            self._parser = httptools.HttpRequestParser(self)
+            self._parser = httptools.HttpRequestParser(self._headers)
         return head, end
 
     def _feed(self, head: bytes) -> None:
@@ -178,7 +189,7 @@ class HeadParser:
             pass  # its way of saying that what follows is not HTTP; the handler decides that
         except httptools.HttpParserInvalidMethodError:
             # llhttp knows a list of methods; we leave it to the handler to know none of that name
-            self._parser = httptools.HttpRequestParser(self)
+            self._parser = httptools.HttpRequestParser(self._headers)
             self._feed(b"GET" + head[head.index(b" ") :])
         except httptools.HttpParserError as error:
             cause = error.__context__

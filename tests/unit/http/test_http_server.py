@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import socket
@@ -399,3 +400,52 @@ def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest
     trio.run(main)
     assert subjects == ["O=crew,CN=localhost"] * 2
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("request_", "answered"),
+    [
+        (b"", False),
+        (b"GET / HTTP/1.1\r\nX-Slow: ", False),
+        (GET, True),
+        (b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 3\r\n\r\nabc", True),
+        (b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 3000\r\n\r\nabc", True),  # too large
+        (b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 300\r\n\r\nabc", False),
+        (b"POST / HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", True),
+        (b"no HTTP\r\n\r\n", True),
+    ],
+)
+def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answered: bool) -> None:
+    """Nothing that only a full collection would find: until then it would keep the connection's buffers."""
+
+    async def handler(request: Request) -> Answer:
+        if request.method == "POST":
+            await request.body.read(1000)
+        return Response(200, b"OK")
+
+    async def body(server: Server, path: str) -> None:
+        async def once() -> None:
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(request_)
+                if answered:
+                    assert await stream.receive_some()
+                else:
+                    await wait_all_tasks_blocked(0.01)
+            while server.connections:
+                await trio.sleep(0.001)
+
+        await once()
+        gc.collect()
+        gc.disable()
+        try:
+            await once()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            kinds = {type(one).__name__ for one in gc.garbage}
+            assert not kinds & {"Connection", "Inbound", "RequestBody", "HttpRequestParser", "traceback"}, kinds
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    serving(tmp_path, handler, body)
