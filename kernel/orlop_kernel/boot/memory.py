@@ -39,8 +39,8 @@ def resident() -> int:
 
 
 class _Releaser:
-    """Failed requests leave cycles of frames, which hold their bodies until a full collection. One that takes long is left to
-    the collector: all requests would wait for it."""
+    """Failed requests leave cycles of frames, which hold their bodies until a full collection. Where that takes long, it is
+    left to the interpreter: all requests would wait for it."""
 
     def __init__(self) -> None:
         self._collects = True

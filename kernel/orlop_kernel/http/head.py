@@ -124,7 +124,7 @@ def _origin_form(method: str, target: str) -> str:
 
 
 class _Headers:
-    """What llhttp finds in one head. An object of its own: the parser refers to it, and a parser that referred to itself would
+    """What llhttp finds in one head. An object of its own: the parser refers to it, and one that referred to itself would
     keep each connection's memory until the next full collection."""
 
     __slots__ = ("count", "found")

@@ -431,8 +431,8 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
                     assert await stream.receive_some()
                 else:
                     await wait_all_tasks_blocked(0.01)
-            while server.connections:
-                await trio.sleep(0.001)
+            await wait_all_tasks_blocked(0.01)
+            assert not server.connections
 
         await once()
         gc.collect()
