@@ -81,8 +81,9 @@ _MOUNT_DATA = 4095  # mount(2) copies one page of options, with its end
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _SYS_OPENAT2, _SYS_PIDFD_SEND_SIGNAL = 437, 424
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429
-_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0x8000, -100, 4
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
 _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN; a busy one never succeeds
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -196,8 +197,9 @@ def clone_tree(path: str) -> int:
 
 
 def attach_tree(fd: int, target: str) -> None:
-    """move_mount(2): mount what `clone_tree` made."""
-    _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH), target)
+    """move_mount(2): mount what `clone_tree` made. A symlink is followed: `target` may be in /proc/self/fd."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), flags), target)
 
 
 def umount(target: str) -> None:
@@ -250,7 +252,15 @@ def new_network_namespace() -> int:
 def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
     """openat2(RESOLVE_IN_ROOT): `path` means what it means to a process chrooted at the directory fd `root`; symlinks,
     absolute ones and ".." never lead out of it. Raises EAGAIN only after many tries under constant renaming."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS))
+
+
+def open_beneath(root: int, path: str | bytes, flags: int) -> int:
+    """openat2(RESOLVE_BENEATH): EXDEV when a symlink or ".." would lead out of the directory fd `root`."""
+    return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS))
+
+
+def _openat2(root: int, path: str | bytes, how: _OpenHow) -> int:
     name = os.fsencode(path)
     for left in reversed(range(_OPENAT2_TRIES)):
         fd = _libc.syscall(_SYS_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how))

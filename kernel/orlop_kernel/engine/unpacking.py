@@ -261,14 +261,11 @@ async def make_init_layer(zygote: Spawner, mounts: Sequence[Mount], mountpoint: 
         await _result(stream, None, "make the init layer")
 
 
-async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: str, mountpoint: str) -> bool:
-    """Copy the content, owner and mode of directory `path` of the root that `mounts` make into the directory `target`, if
-    that is empty; true when it was done. `mountpoint` is a directory to mount at, in a namespace of the worker's own.
+async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: int, mountpoint: str) -> bool:
+    """Copy the content, owner and mode of directory `path` of the root that `mounts` make into the directory of the
+    descriptor `target`, if that is empty; true when it was done. `mountpoint` is a directory to mount at, in a namespace of
+    the worker's own.
     `DriverError("cannot copy ...: cannot mount volume over existing file, file exists")` when `path` is a file."""
-    directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        async with worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (directory,)) as stream:
-            done = await _result(stream, None, f"copy {path} of the image into the volume")
-    finally:
-        os.close(directory)
+    async with worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (target,)) as stream:
+        done = await _result(stream, None, f"copy {path} of the image into the volume")
     return done.copied

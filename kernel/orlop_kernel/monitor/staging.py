@@ -7,11 +7,13 @@ it. The stage is a tmpfs in this namespace; on the host there is an empty direct
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
 
 from orlop_kernel import linux
+from orlop_kernel.subpaths import open_subpath
 
 from . import mounting
 from .protocol import Tree
@@ -63,14 +65,12 @@ def _taken(tree: Tree, home: int) -> int:
 
 
 def _part(whole: str, subpath: str, place: str) -> None:
-    root = os.open(whole, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = linux.open_in_root(root, subpath, os.O_PATH)
+        fd = open_subpath(whole, subpath)
     except OSError as error:
         number = error.errno or 0
-        raise OSError(number, os.strerror(number).lower(), f"cannot access path {subpath}") from None
-    finally:
-        os.close(root)
+        why = "it leads out" if number == errno.EXDEV else os.strerror(number).lower()
+        raise OSError(number, why, f"cannot access path {subpath}") from None
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):

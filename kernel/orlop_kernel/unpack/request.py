@@ -94,19 +94,20 @@ class MakeInitLayer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """What is mounted at a place in a container: a volume, or what the user bound there; `subpath` is looked up inside the
-    source, which containers may change."""
+    """What is mounted at a place in a container: a volume, or what the user bound there, or what `mounts` make (an image).
+    `subpath` is looked up inside of it, which containers may change."""
 
     source: str
     destination: str
     readonly: bool = False
     subpath: str = ""
+    mounts: tuple[Mount, ...] = ()
 
 
 class View(msgspec.Struct, frozen=True):
     """A container's files. `root` is where its root is mounted in the mount namespace of its monitor, which comes as the
-    first descriptor (`joined`); without one, where to mount `mounts`. `binds` are put in their places, outermost first.
-    `writable`: mount points that are missing are made. `readonly`: the root is."""
+    first descriptor (`joined`); without one, where to mount `mounts`. `binds` are put in their places. `writable`: mount
+    points that are missing are made. `readonly`: the root is."""
 
     root: str
     mounts: tuple[Mount, ...] = ()

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop_kernel.linux import CLONE_NEWNS, change_mount, mount, open_in_root, setns
+from orlop_kernel.linux import CLONE_NEWNS, change_mount, setns
 
+from . import binds
 from .copyup import mount_root
 from .errors import UnpackError
 from .pack import Packer, go_mode
-from .request import Bind, Found, View
+from .request import Found, View
 from .sandbox import confine, enter, own_mounts
-from .tree import Tree, clean
 
 __all__ = ["NoSuchPath", "Spot", "directory", "look", "make", "pack", "pack_all"]
-
-_DANGER = ("nosuid", "nodev", "noexec")
 
 
 def make(view: View, namespace: int) -> None:
@@ -32,54 +30,11 @@ def make(view: View, namespace: int) -> None:
     own_mounts()
     if namespace < 0:
         mount_root(view.mounts, view.root)
-    root = os.open(view.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for bind in view.binds:
-            _bind(root, bind, make_point=view.writable)
-    finally:
-        os.close(root)
+    binds.place(view.root, view.binds, writable=view.writable)
     enter(view.root, recursive=True)
     if view.readonly:
-        change_mount("/", ("ro", *_DANGER))
+        change_mount("/", ("ro", *binds.DANGER))
     confine(file_size=1 << 62, trusted_xattrs=False)
-
-
-def _bind(root: int, bind: Bind, *, make_point: bool) -> None:
-    """Mount in its place, which the container may have made a link: it is looked up inside its root."""
-    try:
-        if make_point and (bind.subpath or os.path.isdir(bind.source)):
-            tree = Tree(root)
-            tree.directory(clean(os.fsencode(bind.destination)))
-            tree.forget()
-        target = open_in_root(root, bind.destination, os.O_PATH)
-    except (OSError, UnpackError):
-        return  # no such place: nobody can have put anything there
-    try:
-        _mount_source(bind, f"/proc/self/fd/{target}")
-    except (FileNotFoundError, NotADirectoryError):
-        return  # the source is gone, or is a file where there is a directory
-    finally:
-        os.close(target)
-    target = open_in_root(root, bind.destination, os.O_PATH)  # what is mounted there now
-    try:
-        change_mount(f"/proc/self/fd/{target}", (*_DANGER, *(("ro",) if bind.readonly else ())))
-    finally:
-        os.close(target)
-
-
-def _mount_source(bind: Bind, target: str) -> None:
-    if not bind.subpath:
-        mount("bind", bind.source, target, ("rbind",))
-        return
-    top = os.open(bind.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        part = open_in_root(top, bind.subpath, os.O_PATH)
-        try:
-            mount("bind", f"/proc/self/fd/{part}", target, ("rbind",))
-        finally:
-            os.close(part)
-    finally:
-        os.close(top)
 
 
 class NoSuchPath(Exception):

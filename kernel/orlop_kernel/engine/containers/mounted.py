@@ -51,6 +51,8 @@ async def mounted(room: Containers, container: Container, runtime: Runtime) -> M
     oci: list[dict[str, Any]] = []
     for number, mount in enumerate(record.mounts):
         sources = await _sources(room, mount)
+        if mount.type == "volume" and mount.subpath and len(sources) == 1 and sources[0].type == "bind":
+            await volumes.patiently(partial(volumes.check_subpath, sources[0].source, mount.subpath))
         if mount.type in ("volume", "image") and (mount.type == "image" or mount.subpath):
             more.append(Tree(str(number), sources, mount.subpath))
             sources = (Mount("bind", f"{room.stage(record.id)}/{number}"),)

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from orlop_kernel.spi import InvalidParameter, Mount
+from orlop_kernel.subpaths import is_local
 from orlop_kernel.types.containers import HostConfig, MountPoint, MountSpec
 
 from .record import MountRecord
@@ -23,8 +24,9 @@ _CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # of Docker Des
 # At most one word of each.
 _MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), frozenset({"nocopy"}), _CONSISTENCY, _PROPAGATION)
 _TMPFS = ("noexec", "nosuid", "nodev")
-_FLAGS = frozenset("ro rw exec noexec suid nosuid dev nodev sync async dirsync atime noatime diratime nodiratime relatime "
-                   "norelatime strictatime nostrictatime".split())  # fmt: skip
+# Docker's list, but for "bind", "rbind" and "remount", which make no tmpfs.
+_FLAGS = frozenset("defaults ro rw exec noexec suid nosuid dev nodev sync async dirsync mand nomand atime noatime diratime "
+                   "nodiratime relatime norelatime strictatime nostrictatime unbindable runbindable".split())  # fmt: skip
 _VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
 _OPTIONS = {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOptions", "image": "ImageOptions"}
 
@@ -147,7 +149,7 @@ def parse_spec(spec: MountSpec) -> MountRecord:
 
 
 def _check_subpath(spec: MountSpec, subpath: str, where: str) -> None:
-    if subpath.startswith("/") or ".." in subpath.split("/"):
+    if not is_local(subpath):
         raise _invalid(spec, f"subpath must be a relative path within the {where}")
 
 
@@ -170,8 +172,8 @@ def _tmpfs_words(words: list[str]) -> tuple[str, ...]:
     """With the defaults that they do not take back."""
     for word in words:
         name, sign, _ = word.partition("=")
-        if word not in _FLAGS and not (sign and name in _VALUES):
-            raise InvalidParameter(f'invalid tmpfs option "{word}"')
+        if word not in _FLAGS | _PROPAGATION and not (sign and name in _VALUES):
+            raise InvalidParameter(f'invalid tmpfs option "{name}"')
     return (*(word for word in _TMPFS if word.removeprefix("no") not in words and word not in words), *words)
 
 

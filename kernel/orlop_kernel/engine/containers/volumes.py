@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from orlop_kernel.engine.threads import Abandonable
 from orlop_kernel.engine.unpacking import copy_up
 from orlop_kernel.engine.volumes.record import Vet
-from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
+from orlop_kernel.spi import Conflict, DeadlineExceeded, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Delete, Put
+from orlop_kernel.subpaths import open_subpath
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
@@ -27,7 +28,18 @@ from .record import ContainerRecord, MountRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["announce", "discard", "ensure", "note", "patiently", "populate", "strike_out", "take_back"]
+__all__ = [
+    "announce",
+    "anonymous",
+    "check_subpath",
+    "discard",
+    "ensure",
+    "note",
+    "patiently",
+    "populate",
+    "strike_out",
+    "take_back",
+]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +68,7 @@ async def patiently(look: Callable[[], T]) -> T:
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
     """What writes down which anonymous volumes come and go with a container, and what strikes it out. It is written before
     the first comes to be, and with the end of the row: a crash in between would leave them to nobody."""
-    names = [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
+    names = anonymous(mounts)
     if not names:
         return [], []
     key = f"{_NOTE}{container_id}"
@@ -92,10 +104,12 @@ async def ensure(
     room: Containers,
     planned: tuple[MountRecord, ...],
     host: HostConfig,
+    made: list[str],
     labels: Mapping[str, str] | None = None,
     vet: Vet | None = None,
 ) -> tuple[MountRecord, ...]:
     """Make the volumes that are not there yet, with `labels` and their own, and the directories that `--volume` promises.
+    The names of new volumes are added to `made`, also when this raises, for the caller to discard.
     `vet` sees each volume that the container gets: one that was not there when the request was judged may be somebody
     else's by now. The caller holds them, so that they stay what was seen."""
     out = []
@@ -113,7 +127,9 @@ async def ensure(
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
-            found = await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
+            found, new = await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
+            if new:
+                made.append(mount.name)
             if vet:
                 vet(found, mount.anonymous)
             mount = replace(mount, driver=driver)
@@ -131,34 +147,76 @@ async def populate(room: Containers, record: ContainerRecord) -> None:
     """Docker's promise for empty volumes: they start with the image's files. Only for volumes that are a directory of this
     host: what a driver mounts elsewhere (nfs, tmpfs) does not exist before the container's start."""
     for mount in record.mounts:
-        if mount.type != "volume" or not mount.copy or mount.subpath:
+        if mount.type != "volume" or not mount.copy:
             continue
         sources = await room.engine.volumes.mounts(mount.name)
-        if len(sources) != 1 or sources[0].type != "bind" or await patiently(partial(_filled, sources[0].source)):
-            continue  # a bind of the user's may be on such a server too
-        root = room.root(record.id)
-        os.makedirs(root, mode=0o700, exist_ok=True)
-        try:
-            below = await room.engine.storage.mounts(record.id, readonly=True)
-            await copy_up(room.engine.zygote, below, mount.destination, sources[0].source, root)
-        finally:
-            os.rmdir(root)
-
-
-def _filled(source: str) -> bool:
-    return bool(os.listdir(source))
-
-
-async def discard(room: Containers, mounts: Sequence[MountRecord]) -> None:
-    """The anonymous ones go with their container, or with the attempt to make one."""
-    for mount in mounts:
-        if mount.type == "volume" and mount.anonymous:
+        if len(sources) != 1 or sources[0].type != "bind":
+            continue
+        source, subpath = sources[0].source, mount.subpath
+        if not await patiently(partial(_is_empty, source, subpath)):  # a bind of the user's may be on such a server too
+            continue
+        target = _open_directory(source, subpath)
+        if target >= 0:
             try:
-                await room.engine.volumes.remove(mount.name)
-            except NotFound:
-                continue
-            except OrlopError as error:
-                log.info("volume %s stays: %s", mount.name, error)
+                await _copy_up(room, record, mount.destination, target)
+            finally:
+                os.close(target)
+
+
+async def _copy_up(room: Containers, record: ContainerRecord, path: str, target: int) -> None:
+    root = room.root(record.id)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    try:
+        below = await room.engine.storage.mounts(record.id, readonly=True)
+        await copy_up(room.engine.zygote, below, path, target, root)
+    finally:
+        os.rmdir(root)
+
+
+def _is_empty(source: str, subpath: str) -> bool:
+    fd = _open_directory(source, subpath)
+    if fd < 0:
+        return False
+    try:
+        return not os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_directory(source: str, subpath: str) -> int:
+    """-1 when there is none. `InvalidParameter` when it is outside of the volume."""
+    try:
+        return open_subpath(source, subpath, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    except OSError as error:
+        raise InvalidParameter(error.strerror) from None
+
+
+def check_subpath(source: str, subpath: str) -> None:
+    """Raises, in dockerd's words, when there is no such path in the volume."""
+    try:
+        os.close(open_subpath(source, subpath))
+    except FileNotFoundError as error:
+        raise NotFound(error.strerror) from None
+    except OSError as error:
+        raise InvalidParameter(error.strerror) from None
+
+
+def anonymous(mounts: Sequence[MountRecord]) -> list[str]:
+    """The volumes that go with their container."""
+    return [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
+
+
+async def discard(room: Containers, names: Sequence[str]) -> None:
+    """Remove volumes, those that no other container has."""
+    for name in names:
+        try:
+            await room.engine.volumes.remove(name)
+        except NotFound:
+            continue
+        except OrlopError as error:
+            log.info("volume %s stays: %s", name, error)
 
 
 def announce(room: Containers, container: Container, action: str) -> None:

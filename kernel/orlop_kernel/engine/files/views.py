@@ -84,9 +84,12 @@ async def _binds(room: Containers, container: Container) -> tuple[Bind, ...]:
         elif record.type == "volume":
             # What a driver mounts elsewhere exists in the container alone.
             sources = [mount.source for mount in await room.engine.volumes.mounts(record.name) if mount.type == "bind"]
+        elif record.type == "image" and (image := room.engine.images.get(record.name)) is not None:
+            layers = tuple(await room.engine.storage.mounts(image.chain_id, readonly=True))
+            found.append(Bind("", record.destination, True, record.subpath, layers))
         found += [Bind(source, record.destination, not record.rw, record.subpath) for source in sources]
     directory = room.directory(container.id)
     for name in ("resolv.conf", "hostname", "hosts"):
         if os.path.exists(f"{directory}/{name}"):
             found.append(Bind(f"{directory}/{name}", f"/etc/{name}"))
-    return tuple(sorted(found, key=lambda bind: bind.destination.count("/")))
+    return tuple(found)
