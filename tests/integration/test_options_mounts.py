@@ -101,15 +101,23 @@ def test_image_mounts(engine: Engine, name: str) -> None:
         options = {"ImageOptions": {"Subpath": subpath}} if subpath else {}
         return {"Type": "image", "Source": f"other-{name}", "Target": target, **options}
 
-    places = [mount("/whole"), mount("/part", "data"), mount("/file", "data/f"), mount("/root2", "data/up")]
-    script = "cat /whole/data/f /part/f /file; touch /part/x /whole/x; ls /root2/data; test -e /data || echo not here"
+    places = [mount("/whole"), mount("/part", "data"), mount("/file", "data/f")]
+    script = "cat /whole/data/f /part/f /file; touch /part/x /whole/x; test -e /data || echo not here"
     body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": {"Mounts": places}}
     made = engine.api("POST", f"/containers/create?name={name}", body)[1]["Id"]
     result = engine.docker("start", "-a", name)
-    assert result.out.splitlines() == ["in the image"] * 3 + ["f", "up", "not here"]
+    assert result.out.splitlines() == ["in the image"] * 3 + ["not here"]
     assert result.err.count("Read-only file system") == 2
     shown = engine.inspect(name)["Mounts"]
     assert {(item["Type"], item["RW"], item["Source"]) for item in shown} == {("image", False, f"other-{name}")}
+    for place, content in (("/whole/data/f", True), ("/part/f", True), ("/file", True), ("/part/up", False)):
+        copied = engine.docker("cp", "-L" if content else "-q", f"{name}:{place}", "-", check=0)
+        assert (b"in the image" in copied.stdout) == content
+    outside = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Mounts": [mount("/root2", "data/up")]}}
+    assert engine.api("POST", f"/containers/create?name=out-{name}", outside)[0] == 201
+    assert "cannot access path data/up: it leads out" in engine.docker("start", f"out-{name}").err
+    assert engine.raw("HEAD", f"/containers/out-{name}/archive?path=/root2/etc")[0] == 404
+    engine.ok("rm", f"out-{name}")
     used = engine.docker("rmi", f"other-{name}")
     assert used.code == 1 and f"container {made[:12]} is using" in used.err
     engine.ok("rmi", "-f", f"other-{name}")
@@ -136,7 +144,7 @@ def test_tmpfs_options(engine: Engine) -> None:
     words = set(engine.ok("start", "-a", made).split()[3].split(","))
     assert {"rw", "nosuid", "nodev", "size=1024k", "mode=700", "uid=9"} <= words and "noexec" not in words
     result = engine.docker("run", "--rm", "--tmpfs", "/t:lowerdir=/", "busybox", "true")
-    assert result.code == 125 and 'invalid tmpfs option "lowerdir=/"' in result.err
+    assert result.code == 125 and 'invalid tmpfs option "lowerdir"' in result.err
 
 
 def _volumes(engine: Engine) -> set[str]:

@@ -12,7 +12,7 @@ import trio
 
 from orlop_kernel.engine.volumes.record import VolumeRecord, encode
 from orlop_kernel.engine.volumes.service import Volumes
-from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, VolumeContext, VolumeDriver
+from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, Unavailable, VolumeContext, VolumeDriver
 from orlop_kernel.store import Put, Store
 from orlop_kernel.testing.volume import Factory as VolumeFactory
 from orlop_kernel.testing.volume import FakeVolume, VolumeSuite
@@ -231,9 +231,23 @@ def test_content_without_a_row_is_adopted_and_bad_rows_are_set_aside(run: Run) -
     run(after)
 
 
+def test_a_volume_that_cannot_be_recorded_is_not_made(run: Run) -> None:
+    async def test(world: World) -> None:
+        async def full(operations: Any) -> None:
+            raise Unavailable("no space left on device")
+
+        commit, world.store.commit = world.store.commit, full  # type: ignore[method-assign]
+        with pytest.raises(Unavailable):
+            await world.volumes.create("data")
+        world.store.commit = commit  # type: ignore[method-assign]
+        assert not await world.driver.names()
+
+    run(test)
+
+
 def test_two_creates_of_one_name_make_one(run: Run) -> None:
     async def test(world: World) -> None:
-        made: list[VolumeRecord] = []
+        made: list[tuple[VolumeRecord, bool]] = []
 
         async def create() -> None:
             made.append(await world.volumes.ensure("data", "local", {}, {}))
@@ -241,7 +255,8 @@ def test_two_creates_of_one_name_make_one(run: Run) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(create)
-        assert made == made[:1] * 5
+        assert [record for record, _ in made] == [made[0][0]] * 5
+        assert sorted(new for _, new in made) == [False] * 4 + [True]
         assert len(world.events) == 1
 
     run(test)

@@ -356,7 +356,7 @@ def test_a_path_of_a_file_system_that_hangs_holds_up_nobody_else(monkeypatch):
 
     async def main():
         with pytest.raises(DeadlineExceeded, match="gave no answer"):
-            await volumes.ensure(None, (mount,), HostConfig())
+            await volumes.ensure(None, (mount,), HostConfig(), [])
 
     try:
         trio.run(main, clock=MockClock(rate=50))
@@ -396,7 +396,7 @@ def test_file_systems_that_hang_take_the_threads_of_who_asks_for_them_only(monke
 
 def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch):
     answers = threading.Event()
-    monkeypatch.setattr(volumes.os, "listdir", lambda path: answers.wait(10))
+    monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10))
     monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
 
     async def mounts(name):
@@ -419,10 +419,11 @@ def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch)
 def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            made, engine = set(), h.engine
+            made, engine = {"mine"}, h.engine
 
-            async def ensure(room, planned, host, labels, vet):
-                made.update(mount.name for mount in planned)
+            async def ensure(room, planned, host, new, labels, vet):
+                new += {mount.name for mount in planned} - made
+                made.update(new)
                 return planned
 
             async def prepare(room, record, image):
@@ -458,10 +459,11 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             )
             vars(engine.config).update(default_cgroupns_mode="", default_ulimits={})
             engine.storage_name = "fake"
-            request = CreateRequest(image="busybox", volumes={"/anonymous": {}})
+            host = HostConfig(binds=["mine:/a", "new:/b"])
+            request = CreateRequest(image="busybox", volumes={"/anonymous": {}}, host_config=host)
             with pytest.raises((OSError, Unavailable)):
                 await h.room.create("fresh", "", request)
-            assert not made and os.listdir(h.room.containers_root) == [] and h.room.names == {"web": ID}
+            assert made == {"mine"} and os.listdir(h.room.containers_root) == [] and h.room.names == {"web": ID}
 
     run_fast(main)
 

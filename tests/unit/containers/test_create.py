@@ -75,6 +75,21 @@ def test_entrypoint_and_cmd_as_docker_merges_them(entrypoint, cmd, both, only_en
         assert (merged.entrypoint, merged.cmd) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "image", "merged"),
+    [
+        ("/a/b/", "", "/a/b"),
+        ("//", "/img", "/"),
+        ("", "/img//x/../y/.", "/img/y"),
+        ("", "relative/", "relative/"),
+        ("", "", ""),
+    ],
+)
+def test_a_working_directory_is_clean(given, image, merged):
+    made = merge_config(ContainerConfig(working_dir=given), ImageConfig(working_dir=image), "f" * 64)
+    assert made.working_dir == merged
+
+
 # --- refused, or with a warning -------------------------------------------------------------------------------------
 
 
@@ -235,27 +250,29 @@ def test_mac_addresses_in_conflict(request_, version, why):
 def test_options_of_a_volume_are_those_of_its_target_however_it_is_written(target):
     made: list[tuple[Any, ...]] = []
 
-    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> None:
+    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
         made.append((name, driver, options, labels))
+        return None, True
 
     options = VolumeOptions(
         labels={"a": "1"}, driver_config=DriverConfig(name="local", options={"type": "tmpfs", "device": "tmpfs"})
     )
     spec = MountSpec(type="volume", source="v", target=target, volume_options=options)
     room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
-    trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]), {"role": "x"})
+    trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]), [], {"role": "x"})
     assert made == [("v", "local", {"type": "tmpfs", "device": "tmpfs"}, {"a": "1", "role": "x"})]
 
 
 def test_an_anonymous_volume_has_its_users_labels_too():
     made: list[dict[str, str]] = []
 
-    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> None:
+    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
         made.append(labels)
+        return None, True
 
     spec = MountSpec(type="volume", target="/data", volume_options=VolumeOptions(labels={"a": "1"}))
     room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
-    trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]))
+    trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]), [])
     assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
 
 
@@ -263,9 +280,9 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
     """Volumes are made one after another: meanwhile somebody else may make one that was not there before."""
     made: list[str] = []
 
-    async def ensure(name: str, *_: Any) -> VolumeRecord:
-        made.append(name)
-        return VolumeRecord(name, "local", 0, labels={"team": "db"} if name == "theirs" else {})
+    async def ensure(name: str, *_: Any) -> tuple[VolumeRecord, bool]:
+        labels = {"team": "db"} if name == "theirs" else {}
+        return VolumeRecord(name, "local", 0, labels=labels), name != "mine"
 
     def vet(volume: VolumeRecord, anonymous: bool) -> None:
         assert anonymous == (volume.name not in ("mine", "theirs", "after"))
@@ -276,8 +293,8 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
     planned = tuple(parse_spec(MountSpec(type="volume", source=name, target="/d")) for name in names)
     room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
     with pytest.raises(Forbidden, match="theirs"):
-        trio.run(volumes.ensure, room, planned, HostConfig(), {}, vet)
-    assert (made[0], made[2:]) == ("mine", ["theirs"])
+        trio.run(volumes.ensure, room, planned, HostConfig(), made, {}, vet)
+    assert made == [planned[1].name, "theirs"]  # what is to be discarded
 
 
 # --- the image in lists ---------------------------------------------------------------------------------------------

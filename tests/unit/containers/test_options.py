@@ -12,7 +12,7 @@ from orlop_kernel.config import Config
 from orlop_kernel.engine.containers import confine, devices, limits, mounts
 from orlop_kernel.engine.networks import planning
 from orlop_kernel.engine.networks.records import NetworkRecord
-from orlop_kernel.engine.spec import apparmor, cdi, security
+from orlop_kernel.engine.spec import apparmor, cdi, resources, security
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter, Mount
 from orlop_kernel.types.containers import (
@@ -249,6 +249,29 @@ def test_options_of_a_tmpfs_take_the_defaults_back():
     assert made.options == ("nosuid", "nodev", "size=4096", "mode=700", "exec")
     (made,) = mounts.plan(HostConfig(tmpfs={"/t": "ro,dev,uid=5"}), ())
     assert made.options == ("noexec", "nosuid", "ro", "dev", "uid=5") and not made.rw
+
+
+@pytest.mark.parametrize("words", ["shared", "rslave", "private", "size=1m,rshared", "unbindable", "mand", "defaults"])
+def test_words_that_docker_takes_for_a_tmpfs(words: str) -> None:
+    (made,) = mounts.plan(HostConfig(tmpfs={"/t": words}), ())
+    assert made.options[3:] == tuple(words.split(","))
+
+
+@pytest.mark.parametrize(("word", "name"), [("huge=always", "huge"), ("bind", "bind"), ("remount", "remount"), ("x", "x")])
+def test_words_that_it_does_not_take(word: str, name: str) -> None:
+    with pytest.raises(InvalidParameter, match=f'invalid tmpfs option "{name}"'):
+        mounts.plan(HostConfig(tmpfs={"/t": word}), ())
+
+
+def test_a_device_is_a_node_or_a_directory_with_some(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/file").write_text("")
+    for path in (tmp_path, tmp_path / "sub/file"):
+        with pytest.raises(InvalidParameter, match="not a device node"):
+            resources.device_nodes([Device(path_on_host=str(path))])
+    (tmp_path / "null").symlink_to("/dev/null")
+    (node,) = resources.device_nodes([Device(path_on_host=str(tmp_path / "null"), path_in_container="/dev/x")])
+    assert (node["path"], node["type"], node["major"], node["minor"]) == ("/dev/x", "c", 1, 3)
 
 
 def test_what_is_below_a_read_only_mount_is_read_only_unless_that_is_not_wanted():

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -94,13 +93,18 @@ def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) 
         "entrypoint": entrypoint,
         "exposed_ports": {port if "/" in port else f"{port}/tcp": {} for port in exposed} or UNSET,
         "volumes": {path: {} for path in (*(image.volumes or ()), *(given.volumes or ()))} or None,
-        "working_dir": given.working_dir or image.working_dir,
+        "working_dir": _clean(given.working_dir or image.working_dir),
         "labels": {**(image.labels or {}), **(given.labels or {})},
         "stop_signal": (given.stop_signal or image.stop_signal) or UNSET,
         "shell": given.shell or image.shell or UNSET,
         "healthcheck": _merge_health(given.healthcheck or None, image),
     }
     return ContainerConfig(**merged)
+
+
+def _clean(path: str) -> str:
+    """Without a final slash, and what else says nothing. A relative one (of an image) stays: the runtime refuses it."""
+    return mounts.normal_target(path) if path.startswith("/") else path
 
 
 def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
@@ -159,13 +163,17 @@ def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> Ho
 
 
 def _joined(room: Containers, host: HostConfig) -> None:
-    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined. Who is not there (yet) is looked
-    for at the start: clients take a 404 of create for a missing image, and pull."""
+    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined. As with dockerd, a container
+    whose network is to be joined may be made until the start, the others must be there."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
-        if mode.startswith("container:"):
-            with suppress(NotFound):
-                setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
+        if not mode.startswith("container:"):
+            continue
+        try:
+            setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
+        except NotFound as error:
+            if name != "network_mode":
+                raise InvalidParameter(str(error)) from None  # clients take a 404 for a missing image, and pull
 
 
 def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
@@ -269,6 +277,7 @@ async def create(
     planned = tuple(_with_image(room, mount) for mount in planned)
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
+    made: list[str] = []
     noted, struck_out = volumes.note(container_id, planned)
     if noted:
         await engine.store.commit(noted)
@@ -292,7 +301,7 @@ async def create(
             labels.shed(record, labels.deciding(engine.config))
             container = Container(record)
             try:
-                record.mounts = await volumes.ensure(room, planned, host, volume_labels, vet)
+                record.mounts = await volumes.ensure(room, planned, host, made, volume_labels, vet)
                 await _prepare(room, record, image)
                 await engine.store.commit([Put("containers", container_id, encode(record)), *struck_out])
             except Exception:
@@ -300,7 +309,7 @@ async def create(
                 raise
             room.add(container)
     except Exception:
-        await volumes.discard(room, planned)  # now that they are held no longer
+        await volumes.discard(room, made)  # now that they are held no longer
         await volumes.strike_out(room, struck_out)
         raise
     engine.events.publish("container", "create", container_id, room.attributes(container))
@@ -312,7 +321,7 @@ async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> N
     os.mkdir(room.directory(record.id), 0o710)
     os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
     asked = record.config.working_dir
-    if asked not in ("", "/", image.config.working_dir):  # an image's own is in the image, or the runtime makes it
+    if asked not in ("", "/", _clean(image.config.working_dir)):  # an image's own is in the image, or the runtime makes it
         await _make_working_directory(room, record, asked)
     await volumes.populate(room, record)
 

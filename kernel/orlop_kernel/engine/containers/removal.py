@@ -19,7 +19,7 @@ from orlop_kernel.spi import Conflict, DeadlineExceeded, NotFound, OrlopError
 from orlop_kernel.store import Delete
 
 from . import ahead, exits, lifecycle, rootfs
-from . import volumes as anonymous
+from . import volumes as container_volumes
 from .container import Container, Run
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
     if run is not None:
         await run.finished.wait()  # its `die` comes before our `destroy`
     await room.release_network(container)
-    noted, struck_out = anonymous.note(record.id, record.mounts) if volumes else ([], [])
+    noted, struck_out = container_volumes.note(record.id, record.mounts) if volumes else ([], [])
     container.row_going = True
     try:
         await room.engine.store.commit([Delete("containers", record.id), *noted])
@@ -108,7 +108,7 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
     room.forget(container)
     try:
         await _remove_rest(room, container, run, volumes=volumes)
-        await anonymous.strike_out(room, struck_out)
+        await container_volumes.strike_out(room, struck_out)
     finally:
         room.departing.discard(record.id)
 
@@ -124,7 +124,7 @@ async def _remove_rest(room: Containers, container: Container, run: Run | None, 
             # Its processes may outlive its init, and write. In a PID namespace of its own they cannot: pid_namespaces(7).
             await _end_run(room, container, run)
         if volumes:
-            await anonymous.discard(room, record.mounts)
+            await container_volumes.discard(room, container_volumes.anonymous(record.mounts))
         try:
             await _discard_data(room, record.id)
         except OrlopError as error:

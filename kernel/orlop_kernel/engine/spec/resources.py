@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -153,11 +154,7 @@ def device_nodes(devices: list[Device]) -> list[dict[str, Any]]:
         access = device.cgroup_permissions or "rwm"
         try:
             if os.path.isdir(host):
-                for directory, _, names in os.walk(host):
-                    for name in sorted(names):
-                        path = os.path.join(directory, name)
-                        if stat.S_ISCHR(mode := os.lstat(path).st_mode) or stat.S_ISBLK(mode):
-                            out.append(_node(path, os.path.join(inside, os.path.relpath(path, host)), access))
+                out += _below(host, inside, access)
             else:
                 out.append(_node(host, inside, access))
         except OSError as error:
@@ -165,6 +162,18 @@ def device_nodes(devices: list[Device]) -> list[dict[str, Any]]:
                 f'error gathering device information while adding custom device "{device.path_on_host}": '
                 + (error.strerror or "").lower()
             ) from None
+    return out
+
+
+def _below(host: str, inside: str, access: str) -> list[dict[str, Any]]:
+    out = []
+    for directory, _, names in os.walk(host):
+        for name in sorted(names):
+            path = os.path.join(directory, name)
+            if stat.S_ISCHR(mode := os.lstat(path).st_mode) or stat.S_ISBLK(mode):
+                out.append(_node(path, os.path.join(inside, os.path.relpath(path, host)), access))
+    if not out:
+        raise OSError(errno.ENODEV, "not a device node")
     return out
 
 

@@ -181,15 +181,20 @@ class Volumes:
             label[ANONYMOUS] = ""
         async with self._locked(name):
             with _prefixed(f"create {name}"):
-                return await self._create(name, driver, dict(options or {}), label)
+                record, _ = await self._create(name, driver, dict(options or {}), label)
+                return record
 
     async def ensure(
         self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
-    ) -> VolumeRecord:
-        """`create`, for a container that names the volume."""
-        return await self.create(name, driver, options, labels)
+    ) -> tuple[VolumeRecord, bool]:
+        """`create`, for a container that names the volume. Also whether it is new."""
+        async with self._locked(name):
+            with _prefixed(f"create {name}"):
+                return await self._create(name, driver, dict(options or {}), dict(labels or {}))
 
-    async def _create(self, name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> VolumeRecord:
+    async def _create(
+        self, name: str, driver: str, options: dict[str, str], labels: dict[str, str]
+    ) -> tuple[VolumeRecord, bool]:
         check_name(name)
         known = self._records.get(name)
         if known is not None and known.removing:
@@ -199,7 +204,7 @@ class Volumes:
         if known is not None:
             if driver and driver != known.driver:
                 raise Conflict(f"driver '{known.driver}' already has volume '{name}': volume name must be unique")
-            return known
+            return known, False
         volume = await backend.create(name, options)
         record = VolumeRecord(
             name,
@@ -210,9 +215,13 @@ class Volumes:
             labels,
             backend.capabilities.scope,
         )
-        await self._put(record)
+        try:
+            await self._put(record)
+        except OrlopError:
+            await backend.remove(name)
+            raise
         self._events.publish("volume", "create", name, {"driver": record.driver})
-        return record
+        return record, True
 
     async def _driver(self, name: str) -> VolumeDriver:
         try:
