@@ -2,7 +2,7 @@
 crash leaves is swept, or accounted for, by the next boot.
 
 what there is        `service` (the index and the door), `container`, `record`, `names`, `labels`
-made                 `create`, with `validate`, `limits`, `mounts`, `volumes`, `links`
+made                 `create`, with `validate`, `limits`, `mounts`, `volumes`, `links`, `rootfs`
 started              `launch`, with `ahead`, `bundle`, `confine`, `devices`, `mounted`, `netfiles`, `runtime`
 while it runs        `lifecycle`, `attach`, `health`, `update`, `checkpoints`
 ended and removed    `exits`, `restarts`, `removal`

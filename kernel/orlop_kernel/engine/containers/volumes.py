@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from orlop_kernel.engine.threads import Abandonable
 from orlop_kernel.engine.unpacking import copy_up
 from orlop_kernel.engine.volumes.record import Vet
-from orlop_kernel.spi import Conflict, DeadlineExceeded, InvalidParameter, NotFound, OrlopError
+from orlop_kernel.spi import Conflict, DeadlineExceeded, DriverError, InvalidParameter, NotFound, OrlopError
 from orlop_kernel.store import UNREADABLE, Delete, Put
 from orlop_kernel.subpaths import open_subpath
 from orlop_kernel.types.containers import HostConfig
@@ -184,13 +185,13 @@ def _is_empty(source: str, subpath: str) -> bool:
 
 
 def _open_directory(source: str, subpath: str) -> int:
-    """-1 when there is none. `InvalidParameter` when it is outside of the volume."""
+    """-1 when there is none, or it is outside of the volume: the start refuses that, if it is so then."""
     try:
         return open_subpath(source, subpath, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
-        return -1
     except OSError as error:
-        raise InvalidParameter(error.strerror) from None
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV, errno.ELOOP):
+            return -1
+        raise DriverError(f"cannot look into the volume: {error.strerror}") from None
 
 
 def check_subpath(source: str, subpath: str) -> None:
