@@ -49,7 +49,13 @@ def _volumes_of_others(engine, name):
     return set(engine.ok("volume", "ls", "-q").split()) - own
 
 
-def test_inspect_and_network_know_of_the_end_of_a_stream(engine, name):
+WEBSOCKET = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "upgrade"), [("POST", "attach", "Upgrade: tcp\r\n"), ("GET", "attach/ws", WEBSOCKET)]
+)
+def test_inspect_and_network_know_of_the_end_of_a_stream(engine, name, method, route, upgrade):
     for _ in range(ROUNDS):
         engine.ok("network", "create", name)
         made = engine.ok("create", "--network", name, BUSYBOX, "sh", "-c", "echo over; exit 7")
@@ -57,8 +63,8 @@ def test_inspect_and_network_know_of_the_end_of_a_stream(engine, name):
             client.settimeout(patience(20))
             client.connect(engine.socket)
             client.sendall(
-                f"POST /containers/{made}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
-                "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode()
+                f"{method} /containers/{made}/{route}?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
+                f"Connection: Upgrade\r\n{upgrade}\r\n".encode()
             )
             assert client.recv(4096).startswith(b"HTTP/1.1 101")
             assert engine.api("POST", f"/containers/{made}/start")[0] == 204

@@ -1,0 +1,136 @@
+"""A real dockerd beside orlopd: the same files go in and out of the same containers, and fail in the same way."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import tarfile
+import time
+from typing import Any
+
+import pytest
+from tests.integration.engine import BUSYBOX
+from tests.integration.parity import API, Other, Side, both
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
+
+INIT_LAYER = ["/.dockerenv", "/dev/console", "/dev/pts", "/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/mtab"]
+INIT_LAYER += ["/etc/resolv.conf", "/proc", "/sys", "/dev", "/etc"]
+WRITE = "echo one > /v/one; mkdir /v/sub; echo two > /v/sub/two; ln -s / /v/out; ln -s sub /v/in"
+
+
+def archived(side: Side, name: str, path: str) -> Any:
+    """The status and the members of a tar, without what no two engines share."""
+    status, data = side.raw("GET", f"{API}/containers/{name}/archive?path={path}")
+    if status != 200:
+        return status, json.loads(data)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return status, sorted((each.name, each.type, each.mode, each.size, each.linkname, each.uid) for each in tar)
+
+
+def stat(side: Side, name: str, path: str) -> Any:
+    connection = Other(side.path)
+    try:
+        connection.request("HEAD", f"{API}/containers/{name}/archive?path={path}")
+        answer = connection.getresponse()
+        answer.read()
+        shown = json.loads(base64.b64decode(answer.getheader("X-Docker-Container-Path-Stat") or "e30="))
+        return answer.status, {key: value for key, value in shown.items() if key not in ("mtime", "size")}
+    finally:
+        connection.close()
+
+
+def tar(name: str, content: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        made.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def made(side: Side, name: str, host: dict[str, Any], cmd: str = "true") -> None:
+    body = {"Image": BUSYBOX, "Cmd": ["sh", "-c", cmd], "HostConfig": {"NetworkMode": "none", **host}}
+    status, answer = side.api("POST", f"/containers/create?name={name}", body)
+    assert status == 201, answer
+
+
+def run(side: Side, name: str, host: dict[str, Any], cmd: str) -> None:
+    made(side, name, host, cmd)
+    assert side.api("POST", f"/containers/{name}/start")[0] == 204
+    assert side.api("POST", f"/containers/{name}/wait")[1]["StatusCode"] == 0
+
+
+def test_the_init_layer_of_a_created_container(sides: tuple[Side, Side]) -> None:
+    def do(side: Side) -> Any:
+        made(side, "files", {})
+        found = [(path, stat(side, "files", path), archived(side, "files", path)) for path in INIT_LAYER]
+        before = side.api("GET", "/containers/files/changes")
+        assert side.raw("PUT", f"{API}/containers/files/archive?path=/etc", tar("hosts", b"mine"))[0] == 200
+        after = side.api("GET", "/containers/files/changes")
+        status, data = side.raw("GET", f"{API}/containers/files/export")
+        with tarfile.open(fileobj=io.BytesIO(data)) as exported:
+            root = sorted((each.name.rstrip("/"), each.type, each.mode, each.size, each.linkname) for each in exported)
+        side.api("DELETE", "/containers/files")
+        return found, before, sorted(after[1], key=lambda change: str(change["Path"])), status, root
+
+    theirs, ours = both(sides, do)
+    assert theirs == ours
+
+
+def test_volumes_where_the_image_has_nothing(sides: tuple[Side, Side]) -> None:
+    def do(side: Side) -> Any:
+        run(side, "writer", {"Binds": ["parity-files:/v"]}, WRITE)
+        part = {"Type": "volume", "Source": "parity-files", "Target": "/part", "VolumeOptions": {"Subpath": "in"}}
+        host = {"Binds": ["parity-files:/new/place", "parity-files:/fixed:ro"], "Mounts": [part], "Tmpfs": {"/t": ""}}
+        made(side, "files", host)
+        paths = ["/new/place", "/new/place/one", "/new", "/fixed/sub", "/part", "/part/two", "/new/place/none"]
+        found = [(path, stat(side, "files", path), archived(side, "files", path)) for path in paths]
+        placed = [
+            side.raw("PUT", f"{API}/containers/files/archive?path={path}", tar("added", b"x"))
+            for path in ("/new/place", "/new/place/sub", "/fixed", "/part", "/new/none")
+        ]
+        found.append(("/new", None, archived(side, "files", "/new")))
+        for name in ("files", "writer"):
+            side.api("DELETE", f"/containers/{name}")
+        side.api("DELETE", "/volumes/parity-files")
+        return found, placed
+
+    theirs, ours = both(sides, do)
+    assert theirs == ours
+
+
+@pytest.mark.parametrize("subpath", ["out", "none", "in", "sub/../in"])
+def test_starts_with_a_part_of_a_volume(sides: tuple[Side, Side], subpath: str) -> None:
+    def do(side: Side) -> Any:
+        run(side, "writer", {"Binds": ["parity-files:/v"]}, WRITE)
+        options = {"Type": "volume", "Source": "parity-files", "Target": "/part", "VolumeOptions": {"Subpath": subpath}}
+        made(side, "files", {"Mounts": [options]})
+        status, said = side.api("POST", "/containers/files/start")
+        for name in ("files", "writer"):
+            side.api("DELETE", f"/containers/{name}?force=1")
+        side.api("DELETE", "/volumes/parity-files")
+        return status, side.plain(said)
+
+    theirs, ours = both(sides, do)
+    assert theirs == ours
+
+
+def test_what_has_happened_at_the_end_of_a_container(sides: tuple[Side, Side]) -> None:
+    """Events in order; `destroy` comes after that of the volumes."""
+
+    def do(side: Side) -> Any:
+        since = time.time()
+        made(side, "files", {"AutoRemove": True, "Binds": ["/anonymous"]})
+        assert side.api("POST", "/containers/files/start")[0] == 204
+        side.api("POST", "/containers/files/wait?condition=removed")
+        status, data = side.raw("GET", f"{API}/events?since={since:.9f}&until={time.time():.9f}")
+        assert status == 200
+        events = [json.loads(line) for line in data.splitlines()]
+        return [(event["Type"], event["Action"]) for event in events if event["Type"] != "network"]
+
+    theirs, ours = both(sides, do)
+    assert theirs == ours
+    assert ours[-2:] == [("volume", "destroy"), ("container", "destroy")]
