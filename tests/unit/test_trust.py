@@ -124,7 +124,7 @@ def test_imports_and_searches_trust_what_pulls_do(made: Path, tmp_path: Path, mo
 
                 async def fetch() -> None:
                     server.misbehave("x.tar", replace(tar({"hi": b"there"})))
-                    await drain(room.images.import_image(ImportRequest(f"https://{server.host}/x.tar"), None))  # type: ignore[arg-type]
+                    await drain(await room.images.import_image(ImportRequest(f"https://{server.host}/x.tar"), None))  # type: ignore[arg-type]
 
                 async def find() -> None:
                     server.misbehave("search", replace(b'{"results":[{"name":"it"}]}'))

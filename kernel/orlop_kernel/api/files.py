@@ -95,7 +95,7 @@ class _Routes:
             container,
             _name(call.arg("repo"), call.arg("tag")),
             config=config,
-            instructions_=[line for text in call.args("changes") for line in text.splitlines() if line.strip()],
+            instructions_=call.args("changes"),
             comment=call.arg("comment"),
             author=call.arg("author"),
             pause=call.flag("pause", True),

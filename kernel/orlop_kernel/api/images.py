@@ -96,7 +96,7 @@ class _Routes:
             call.image_policy,
             call.refuse,
         )
-        return await _stream(self.room.import_image(request, call.pieces()))
+        return await _stream(await self.room.import_image(request, call.pieces()))
 
     async def load(self, call: Call) -> Answer:
         # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but

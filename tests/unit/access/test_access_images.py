@@ -56,7 +56,7 @@ class Client:
     async def make(self, name: str) -> str:
         request = ImportRequest("-", parse(name).with_default_tag(), policy=self.images)
         try:
-            records = await drain(self.room.images.import_image(request, pieces(layer({"e": b"5"}).data)))
+            records = await drain(await self.room.images.import_image(request, pieces(layer({"e": b"5"}).data)))
         except OrlopError as error:
             return str(error)
         return str(records[-1].get("error", ""))
@@ -131,7 +131,7 @@ def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
 
         request = ImportRequest("-", parse("app:1"), policy=policy("ci"))
         with pytest.raises(Denied, match=r"moving the name app:1 to another image"):
-            await drain(room.images.import_image(request, slowly()))
+            await drain(await room.images.import_image(request, slowly()))
         assert names(room) == {"app:1": BASE.id}
         assert len(room.images.all()) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -69,14 +70,122 @@ def test_changes(changes: list[str], expected: dict[str, Any]) -> None:
         ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
         ("HEALTHCHECK --interval=x CMD a", 'time: invalid duration "x"'),
         ("HEALTHCHECK --interval=1us CMD a", 'Interval "interval" cannot be less than 1ms'),
-        ("HEALTHCHECK --nope=1 CMD a", "Unknown flag: nope"),
-        ("LABEL a='x", "cannot parse"),
+        ("HEALTHCHECK --nope=1 CMD a", "unknown flag: nope"),
+        ("HEALTHCHECK --retries=x CMD a", 'strconv.ParseInt: parsing "x": invalid syntax'),
+        ("LABEL a='x", 'failed to process "\'x": unexpected end of statement while looking for matching single-quote'),
+        ('ENV "X=a b"', 'failed to process "\\"X": unexpected end of statement while looking for matching double-quote'),
+        ('VOLUME "/a b"', 'failed to process "\\"/a": unexpected end of statement while looking for matching double-quote'),
+        ("ENV X=${A", 'failed to process "${A": unsupported modifier () in substitution'),
+        ("ENV X=${A~}", 'failed to process "${A~}": unsupported modifier (~) in substitution'),
+        ("ENV X=${", "failed to process \"${\": syntax error: missing '}'"),
+        ("ENV X=${}", 'failed to process "${}": syntax error: bad substitution'),
+        ("ENV X=${Z?no}", 'failed to process "${Z?no}": Z: no'),
+        ("ENV X=${Z:?}", 'failed to process "${Z:?}": Z: is not allowed to be unset'),
+        ("ENV X=${A:-x", 'failed to process "${A:-x": unexpected end of statement while looking for matching }'),
+        ('CMD ["a", 1]', "when using JSON array syntax, arrays must be comprised of strings only"),
+        ("WORKDIR $Z", "cannot normalize nothing"),
+        ("VOLUME $Z", "VOLUME specified can not be an empty string"),
+        ("EXPOSE $A/x", "invalid containerPort: /x"),
+        ("# nothing", "file with no instructions"),
+        ("", "file with no instructions"),
+        ("USER a\nRUN b", "RUN is not a valid change command"),
     ],
 )
 def test_refusals(change: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         apply(ImageConfig(), [change])
     assert str(caught.value).startswith(message)
+
+
+BASE = ImageConfig(env=["PATH=/bin:/usr/bin", "A=1", "TWO=80 81/udp"], cmd=["sh"], working_dir="/srv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["ENV PATH=/x:$PATH"], {"PATH": "/x:/bin:/usr/bin"}),
+        (["ENV B=$A C=${A} F=$Z G=\"$A x\" H='$A' I=\\$A"], {"B": "1", "C": "1", "F": "", "G": "1 x", "H": "$A", "I": "$A"}),
+        (["ENV D=${Z:-dflt} E=${A:+alt} J=${Z:+alt} K=${A:-dflt}"], {"D": "dflt", "E": "alt", "J": "", "K": "1"}),
+        (["ENV X=${A-b} Y=${Z-b} W=${Z+b} V=${A+b} U=${A?no}"], {"X": "1", "Y": "b", "W": "", "V": "b", "U": "1"}),
+        (["ENV Q the $A rest"], {"Q": "the 1 rest"}),
+        (["ENV A=2 B=$A"], {"A": "2", "B": "1"}),
+        (["ENV A=2", "ENV B=$A"], {"A": "2", "B": "2"}),
+        (["ENV A=2\nENV B=$A"], {"A": "2", "B": "2"}),
+        (["ENV $A=k"], {"1": "k"}),
+        (["ENV X=$ Y=$1 W=$@ V=$A-$A"], {"X": "$", "Y": "", "W": "", "V": "1-1"}),
+        (["ENV X=${Z:-$A} Y=${Z:-${A}}"], {"X": "1", "Y": "1"}),
+        (
+            ['ENV X=\'a b\' Y=a\\ b W="a\\"b" V="a\\\\b" U="a\\b"'],
+            {"X": "a b", "Y": "a b", "W": 'a"b', "V": "a\\b", "U": "a\\b"},
+        ),
+        (["ENV X=${PATH#/bin} Y=${PATH%bin} W=${A#1}Y"], {"X": ":/usr/bin", "Y": "/bin:/usr/", "W": "Y"}),
+        (["ENV V=${PATH##*/} U=${PATH%%:*}"], {"V": "bin", "U": "/bin"}),
+        (["ENV W=${PATH#*/} T=${PATH%/*}"], {"W": "bin:/usr/bin", "T": "/bin:/usr"}),
+        (["ENV X=${PATH/bin/sbin} Y=${PATH//bin/x}"], {"X": "/sbin:/usr/bin", "Y": "/x:/usr/x"}),
+        (["ENV W=${PATH/b?n/} V=${PATH//no/x}"], {"W": "/:/usr/bin", "V": "/bin:/usr/bin"}),
+        (["ENV X=1\\\n Y=2"], {"X": "1", "Y": "2"}),
+        (["ENV X=1 \\\n# a comment\n\n Y=2"], {"X": "1", "Y": "2"}),
+    ],
+)
+def test_variables_of_the_environment(changes: list[str], expected: dict[str, str]) -> None:
+    """As dockerd 26.1 answers."""
+    made = dict(entry.partition("=")[::2] for entry in apply(BASE, changes).env or ())
+    assert made == {"PATH": "/bin:/usr/bin", "A": "1", "TWO": "80 81/udp", **expected}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "expected"),
+    [
+        ('LABEL x=$A y="$A b" $A=k "a b"=c', "labels", {"x": "1", "y": "1 b", "1": "k", "a b": "c"}),
+        ("LABEL one two $A", "labels", {"one": "two 1"}),
+        ("EXPOSE $A/udp", "exposed_ports", {"1/udp": {}}),
+        ("EXPOSE ${A}-3", "exposed_ports", {"1/tcp": {}, "2/tcp": {}, "3/tcp": {}}),
+        ("EXPOSE $TWO 9", "exposed_ports", {"80/tcp": {}, "81/udp": {}, "9/tcp": {}}),
+        ("EXPOSE $Z", "exposed_ports", None),
+        ('VOLUME /v$A "/w$A"', "volumes", {"/v1": {}, "/w1": {}}),
+        ('VOLUME ["/v$A"]', "volumes", {"/v1": {}}),
+        ("WORKDIR /a/$A", "working_dir", "/a/1"),
+        ("WORKDIR sub$A/", "working_dir", "/srv/sub1"),
+        ('WORKDIR "/q$A"', "working_dir", "/q1"),
+        ("USER u$A", "user", "u1"),
+        ("USER 'q$A'", "user", "q$A"),
+        ("STOPSIGNAL $A", "stop_signal", "1"),
+        ("CMD echo $A", "cmd", ["/bin/sh", "-c", "echo $A"]),
+        ('CMD ["echo", "$A"] x', "cmd", ["echo", "$A"]),
+        ("ENTRYPOINT echo $A", "entrypoint", ["/bin/sh", "-c", "echo $A"]),
+        ("ENTRYPOINT echo $A", "cmd", None),
+        ("CMD a\nENTRYPOINT b", "cmd", ["/bin/sh", "-c", "a"]),
+        ("ONBUILD RUN echo $A", "on_build", ["RUN echo $A"]),
+        ("HEALTHCHECK CMD echo $A", "healthcheck", ImageHealthcheck(["CMD-SHELL", "echo $A"])),
+    ],
+)
+def test_which_instructions_expand(change: str, field: str, expected: object) -> None:
+    assert getattr(apply(BASE, [change]), field) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["ENV A=xx"] + ["ENV A=$A$A$A$A"] * 40,
+        ["ENV X=" + "${A:-" * 1000 + "}" * 1000],
+        ["ENV X=" + "a" * 4000] + ["ENV Y=${X##" + "a*?" * 300 + "b}"] * 60,
+        ["ENV X=" + "a" * 60_000] + ["ENV Y=${X//a/$X}"] * 10,
+        ["EXPOSE 1-65535"] * 4000,
+    ],
+    ids=["doubling", "nested", "patterns", "replacements", "ports"],
+)
+def test_what_grows_is_refused(changes: list[str]) -> None:
+    began = time.thread_time()
+    with pytest.raises(InvalidParameter, match=r"too much to expand|nested too deeply|cannot expose more"):
+        apply(BASE, changes)
+    assert time.thread_time() - began < 5
+
+
+def test_many_instructions_take_linear_time() -> None:
+    began = time.thread_time()
+    made = apply(ImageConfig(env=[f"E{n}=x" for n in range(100_000)]), [f"ENV A{n}=$E{n}" for n in range(3000)])
+    assert len(made.env or ()) == 103_000
+    assert time.thread_time() - began < 5
 
 
 @given(

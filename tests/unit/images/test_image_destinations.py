@@ -133,7 +133,7 @@ def test_an_import_from_inside(tmp_path: Path) -> None:
         for host in (server.host, server.host.replace("127.0.0.1", "localhost"), server.host.replace("127.0.0.1", "127.1")):
             request = ImportRequest(f"http://{host}/x.tar", refuse=no)
             with pytest.raises(Forbidden, match=REFUSED):
-                await drain(room.images.import_image(request, None))  # type: ignore[arg-type]
+                await drain(await room.images.import_image(request, None))  # type: ignore[arg-type]
         assert server.requests == []
         assert room.is_empty()
 
@@ -204,7 +204,7 @@ def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
     async def check(room: Room, server: Hostile) -> None:
         server.misbehave("x.tar", status(403))
         with pytest.raises(DriverError) as caught:
-            await drain(room.images.import_image(ImportRequest(f"http://{server.host}/x.tar"), None))  # type: ignore[arg-type]
+            await drain(await room.images.import_image(ImportRequest(f"http://{server.host}/x.tar"), None))  # type: ignore[arg-type]
         assert str(caught.value) == f"failed to GET http://{server.host}/x.tar with status 403 Forbidden"
         server.ping = status(404)
         request = PullRequest(parse(f"{server.host}/app:v1"), credentials=Credentials("u", "p"))
@@ -219,7 +219,7 @@ def test_an_import_of_an_archive_from_the_internet(tmp_path: Path, monkeypatch: 
 
     async def check(room: Room, server: Hostile) -> None:
         server.misbehave("x.tar", replace(tar({"hi": b"there"})))
-        await drain(room.images.import_image(ImportRequest(f"http://{server.host}/x.tar", refuse=no), None))  # type: ignore[arg-type]
+        await drain(await room.images.import_image(ImportRequest(f"http://{server.host}/x.tar", refuse=no), None))  # type: ignore[arg-type]
         assert len(room.images.all()) == 1
 
     running(tmp_path, check)

@@ -233,16 +233,16 @@ def test_import(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_room(str(tmp_path)) as room:
             request = ImportRequest("-", parse("imp:v1"), changes=("CMD a", "LABEL k=v"))
-            records = await drain(room.images.import_image(request, pieces(tar({"hi": b"there"}))))
+            records = await drain(await room.images.import_image(request, pieces(tar({"hi": b"there"}))))
             found = room.images.resolve("imp:v1")
             assert records == [{"status": found.id}]
             assert found.document.comment == "Imported from -"
             assert (found.config.labels, len(found.layers)) == ({"k": "v"}, 1)
             assert [step.size for step in room.images.history("imp:v1")] == [5]
             with pytest.raises(InvalidParameter, match="RUN is not a valid change command"):
-                room.images.import_image(ImportRequest("-", changes=("RUN x",)), pieces(b""))
+                await room.images.import_image(ImportRequest("-", changes=("RUN x",)), pieces(b""))
             with pytest.raises(InvalidParameter):
-                await drain(room.images.import_image(ImportRequest("-"), pieces(b"no tar" * 500)))
+                await drain(await room.images.import_image(ImportRequest("-"), pieces(b"no tar" * 500)))
             await room.images.remove("imp:v1")
             assert room.is_empty()
 

@@ -86,10 +86,15 @@ async def commit(
         raise NotFound(f"cannot commit container {container.id}: its image {record.image_id} has been removed")
     if record.removing or record.state.dead:
         raise Conflict(f"you cannot commit container {container.id} which is being removed")
-    wanted = instructions.apply(_image_config(config or record.config), instructions_)
+    own = _image_config(record.config)
+
+    def configure() -> ImageConfig:
+        return merge(instructions.apply(_image_config(config) if config else own, instructions_), own)
+
+    wanted = await trio.to_thread.run_sync(configure)  # both may be megabytes
     request = CommitRequest(
         base=base,
-        config=merge(wanted, _image_config(record.config)),
+        config=wanted,
         name=name,
         comment=comment,
         author=author,

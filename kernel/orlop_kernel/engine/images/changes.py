@@ -4,137 +4,87 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import msgspec
 
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.images import ImageConfig, ImageHealthcheck
 
+from .shell_words import Expander
+
 __all__ = ["apply"]
 
-Rule = Callable[[ImageConfig, str], ImageConfig]
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 _UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
-_NO_WORDS = "{} requires at least one argument"
+_WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*(?:"|\\?$)|'[^']*(?:'|$)|[^\s\\"'])+""", re.DOTALL)
+_MOST_PORTS = 1 << 17  # of all ranges together, and some instructions may have the same ones
 
 
 def _exec_form(text: str) -> list[str] | None:
-    """A JSON list of strings, or None."""
+    """The JSON list of strings that the text begins with, or None."""
     if not text.startswith("["):
         return None
     try:
-        value = json.loads(text)
-    except ValueError:
+        value, _ = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+    if not all(isinstance(item, str) for item in value):
+        raise InvalidParameter("when using JSON array syntax, arrays must be comprised of strings only")
+    return list(value)
 
 
-def _command(config: ImageConfig, text: str) -> list[str]:
-    words = _exec_form(text)
-    return words if words is not None else [*(config.shell or ["/bin/sh", "-c"]), text]
-
-
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise InvalidParameter(f"cannot parse {text!r}: {error}") from error
-
-
-def _pairs(name: str, text: str) -> dict[str, str]:
-    """`K=V K2="a b"`, or the old `K the rest`."""
-    first = text.split(None, 1)
-    if first and "=" not in first[0]:
-        if len(first) < 2:
+def _pairs(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """`K=V K2="a b"`, or the old `K the rest`; as they are written."""
+    words = _WORD.findall(text)
+    if words and "=" not in words[0]:
+        key, *value = text.split(None, 1)
+        if not value:
             raise InvalidParameter(f"{name} must have two arguments")
-        return {first[0]: first[1]}
-    result = {}
-    for word in _words(text):
+        yield key, value[0]
+        return
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise InvalidParameter(f"Syntax error - can't find = in {json.dumps(word)}. Must be of the form: name=value")
         if not key:
             raise InvalidParameter(f"{name} names can not be blank")
-        result[key] = value
-    return result
+        yield key, value
 
 
-def _cmd(config: ImageConfig, text: str) -> ImageConfig:
-    return msgspec.structs.replace(config, cmd=_command(config, text))
-
-
-def _entrypoint(config: ImageConfig, text: str) -> ImageConfig:
-    return msgspec.structs.replace(config, entrypoint=_command(config, text))
-
-
-def _env(config: ImageConfig, text: str) -> ImageConfig:
-    env = dict(entry.partition("=")[::2] for entry in config.env or ())
-    env.update(_pairs("ENV", text))
-    return msgspec.structs.replace(config, env=[f"{key}={value}" for key, value in env.items()])
-
-
-def _label(config: ImageConfig, text: str) -> ImageConfig:
-    return msgspec.structs.replace(config, labels={**(config.labels or {}), **_pairs("LABEL", text)})
-
-
-def _expose(config: ImageConfig, text: str) -> ImageConfig:
-    ports = dict(config.exposed_ports or {})
-    for word in _words(text):
-        match = _PORT.fullmatch(word)
-        if match is None:
-            raise InvalidParameter(f"invalid containerPort: {word}")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if not low <= high <= 65535:
-            raise InvalidParameter(f"invalid range specified for port: {word}")
-        for port in range(low, high + 1):
-            ports[f"{port}/{(match[3] or 'tcp').lower()}"] = {}
-    return msgspec.structs.replace(config, exposed_ports=ports)
-
-
-def _volume(config: ImageConfig, text: str) -> ImageConfig:
-    words = _exec_form(text)
-    words = _words(text) if words is None else words
-    if not all(word.strip() for word in words):
-        raise InvalidParameter("VOLUME specified can not be an empty string")
-    return msgspec.structs.replace(config, volumes={**(config.volumes or {}), **{word: {} for word in words}})
-
-
-def _workdir(config: ImageConfig, text: str) -> ImageConfig:
-    path = text if text.startswith("/") else f"{config.working_dir or '/'}/{text}"
+def _workdir(current: str, text: str) -> str:
+    if not text:
+        raise InvalidParameter("cannot normalize nothing")
+    path = text if text.startswith("/") else f"{current or '/'}/{text}"
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
             parts = parts[:-1]
         elif part not in ("", "."):
             parts.append(part)
-    return msgspec.structs.replace(config, working_dir="/" + "/".join(parts))
+    return "/" + "/".join(parts)
 
 
-def _user(config: ImageConfig, text: str) -> ImageConfig:
-    return msgspec.structs.replace(config, user=text)
-
-
-def _stop_signal(config: ImageConfig, text: str) -> ImageConfig:
+def _stop_signal(text: str) -> str:
     name = text.upper()
     number = int(text) if text.isdigit() and len(text) < 4 else 0
     known = {one.name for one in signal.Signals}
     realtime = re.fullmatch(r"(SIG)?RTM(IN(\+\d{1,2})?|AX(-\d{1,2})?)", name)
     if not (0 < number <= 64 or name in known or f"SIG{name}" in known or realtime):
         raise InvalidParameter(f"invalid signal: {text}")
-    return msgspec.structs.replace(config, stop_signal=text)
+    return text
 
 
-def _on_build(config: ImageConfig, text: str) -> ImageConfig:
+def _on_build(text: str) -> str:
     word = text.split(None, 1)[0].upper()
     if word == "ONBUILD":
         raise InvalidParameter("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if word in ("FROM", "MAINTAINER"):
         raise InvalidParameter(f"{word} isn't allowed as an ONBUILD trigger")
-    return msgspec.structs.replace(config, on_build=[*(config.on_build or []), text])
+    return text
 
 
 def _duration(name: str, text: str) -> int:
@@ -147,13 +97,13 @@ def _duration(name: str, text: str) -> int:
     return total
 
 
-def _healthcheck(config: ImageConfig, text: str) -> ImageConfig:
+def _healthcheck(text: str) -> ImageHealthcheck:
     options: dict[str, str] = {}
     while match := re.match(r"--([a-z-]+)=(\S+)\s*", text):
         options[match[1]], text = match[2], text[match.end() :]
     kind, _, rest = text.partition(" ")
     if kind.upper() == "NONE":
-        return msgspec.structs.replace(config, healthcheck=ImageHealthcheck(["NONE"]))
+        return ImageHealthcheck(["NONE"])
     if kind.upper() != "CMD":
         raise InvalidParameter(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
     if not rest.strip():
@@ -169,39 +119,147 @@ def _healthcheck(config: ImageConfig, text: str) -> ImageConfig:
     for name, value in options.items():
         if name in known:
             times[known[name]] = _duration(name, value)
-        elif name != "retries" or not value.isdigit():
-            raise InvalidParameter(f"Unknown flag: {name}" if name != "retries" else "--retries must be at least 1 (not 0)")
+        elif name != "retries":
+            raise InvalidParameter(f"unknown flag: {name}")
+        elif not (value.isascii() and value.isdigit() and len(value) < 10):
+            raise InvalidParameter(f"strconv.ParseInt: parsing {json.dumps(value)}: invalid syntax")
     test = ["CMD-SHELL", rest.strip()] if command is None else ["CMD", *command]
-    check = ImageHealthcheck(test, retries=int(options.get("retries", "0")), **times)
-    return msgspec.structs.replace(config, healthcheck=check)
+    return ImageHealthcheck(test, retries=int(options.get("retries", "0")), **times)
 
 
-_RULES: dict[str, Rule] = {
-    "CMD": _cmd,
-    "ENTRYPOINT": _entrypoint,
-    "ENV": _env,
-    "EXPOSE": _expose,
-    "HEALTHCHECK": _healthcheck,
-    "LABEL": _label,
-    "ONBUILD": _on_build,
-    "STOPSIGNAL": _stop_signal,
-    "USER": _user,
-    "VOLUME": _volume,
-    "WORKDIR": _workdir,
+class _Builder:
+    """A configuration in the making. What the instructions add to is changed in place: they may be thousands."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        self._config = config
+        self._env = dict(entry.partition("=")[::2] for entry in config.env or ())
+        self._labels = dict(config.labels or {})
+        self._ports: dict[str, Any] = dict(config.exposed_ports or {})
+        self._volumes: dict[str, Any] = dict(config.volumes or {})
+        self._on_build = list(config.on_build or ())
+        self._other: dict[str, Any] = {}
+        self._expander = Expander(self._env)
+        self._ports_left = _MOST_PORTS
+
+    def made(self) -> ImageConfig:
+        return msgspec.structs.replace(
+            self._config,
+            env=[f"{key}={value}" for key, value in self._env.items()] or None,
+            labels=self._labels or None,
+            exposed_ports=self._ports or None,
+            volumes=self._volumes or None,
+            on_build=self._on_build or None,
+            **self._other,
+        )
+
+    def _expanded(self, name: str, text: str) -> dict[str, str]:
+        """All by the variables from before the instruction."""
+        word = self._expander.word
+        return {word(key): word(value) for key, value in [*_pairs(name, text)]}
+
+    def _command(self, text: str) -> list[str]:
+        words = _exec_form(text)
+        return words if words is not None else [*(self._config.shell or ["/bin/sh", "-c"]), text]
+
+    def cmd(self, text: str) -> None:
+        self._other["cmd"] = self._command(text)
+
+    def entrypoint(self, text: str) -> None:
+        self._other["entrypoint"] = self._command(text)
+        self._other.setdefault("cmd", None)  # it was for another program, unless an instruction has said so
+
+    def env(self, text: str) -> None:
+        self._env.update(self._expanded("ENV", text))
+
+    def label(self, text: str) -> None:
+        self._labels.update(self._expanded("LABEL", text))
+
+    def expose(self, text: str) -> None:
+        for word in (word for part in text.split() for word in self._expander.words(part)):
+            match = _PORT.fullmatch(word)
+            if match is None:
+                raise InvalidParameter(f"invalid containerPort: {word}")
+            low, high = int(match[1]), int(match[2] or match[1])
+            if not low <= high <= 65535:
+                raise InvalidParameter(f"invalid range specified for port: {word}")
+            self._ports_left -= high - low + 1
+            if self._ports_left < 0:
+                raise InvalidParameter(f"cannot expose more than {_MOST_PORTS} ports")
+            protocol = (match[3] or "tcp").lower()
+            self._ports.update((f"{port}/{protocol}", {}) for port in range(low, high + 1))
+
+    def volume(self, text: str) -> None:
+        words = _exec_form(text)
+        for word in map(self._expander.word, text.split() if words is None else words):
+            if not word.strip():
+                raise InvalidParameter("VOLUME specified can not be an empty string")
+            self._volumes[word] = {}
+
+    def workdir(self, text: str) -> None:
+        current = self._other.get("working_dir", self._config.working_dir)
+        self._other["working_dir"] = _workdir(current, self._expander.word(text))
+
+    def user(self, text: str) -> None:
+        self._other["user"] = self._expander.word(text)
+
+    def stop_signal(self, text: str) -> None:
+        self._other["stop_signal"] = _stop_signal(self._expander.word(text))
+
+    def on_build(self, text: str) -> None:
+        self._on_build.append(_on_build(text))
+
+    def healthcheck(self, text: str) -> None:
+        self._other["healthcheck"] = _healthcheck(text)
+
+
+_RULES: dict[str, Callable[[_Builder, str], None]] = {
+    "CMD": _Builder.cmd,
+    "ENTRYPOINT": _Builder.entrypoint,
+    "ENV": _Builder.env,
+    "EXPOSE": _Builder.expose,
+    "HEALTHCHECK": _Builder.healthcheck,
+    "LABEL": _Builder.label,
+    "ONBUILD": _Builder.on_build,
+    "STOPSIGNAL": _Builder.stop_signal,
+    "USER": _Builder.user,
+    "VOLUME": _Builder.volume,
+    "WORKDIR": _Builder.workdir,
 }
+
+
+def _lines(changes: Iterable[str]) -> Iterator[str]:
+    """Instructions, each on one line: comments and empty lines go, and lines that end in a backslash have a next one."""
+    begun = ""
+    for line in "\n".join(changes).split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        text = line.rstrip(" \t\r")
+        if text.endswith("\\") and not text.endswith("\\\\"):
+            begun += text[:-1]
+            continue
+        yield (begun + line).strip()
+        begun = ""
+    if begun.strip():
+        yield begun.strip()
 
 
 def apply(config: ImageConfig, changes: Iterable[str]) -> ImageConfig:
     """A configuration with these instructions applied, in order. `InvalidParameter` names the one that cannot be."""
-    for change in changes:
-        for line in re.sub(r"\\\n", " ", change).splitlines():
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            word, _, rest = line.strip().partition(" ")
-            rule = _RULES.get(word.upper())
-            if rule is None:
-                raise InvalidParameter(f"{word} is not a valid change command")
-            if not rest.strip():
-                raise InvalidParameter(_NO_WORDS.format(word.upper()))
-            config = rule(config, rest.strip())
-    return config
+    changes = list(changes)
+    if not changes:
+        return config
+    steps: list[tuple[Callable[[_Builder, str], None], str]] = []
+    for line in _lines(changes):
+        word, *rest = line.split(None, 1)
+        rule = _RULES.get(word.upper())
+        if rule is None:
+            raise InvalidParameter(f"{word[:100]} is not a valid change command")
+        if not rest:
+            raise InvalidParameter(f"{word.upper()} requires at least one argument")
+        steps.append((rule, rest[0]))
+    if not steps:
+        raise InvalidParameter("file with no instructions")
+    builder = _Builder(config)
+    for rule, text in steps:
+        rule(builder, text)
+    return builder.made()

@@ -216,9 +216,9 @@ class Images:
 
         return Progress(self._nursery, run)
 
-    def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
+    async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
         """Make an image of a tar: `body`, or what the source's URL answers. A wrong change or URL is raised here."""
-        config = self._importer.config(request.changes)
+        config = await trio.to_thread.run_sync(self._importer.config, request.changes)
         if request.source != "-":
             check_url(request.source)
 
