@@ -273,6 +273,25 @@ def test_an_image_that_the_next_start_would_not_read_is_not_made(tmp_path: Path,
     trio.run(main)
 
 
+def test_a_commit_of_nothing_adds_no_layer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_room(str(tmp_path)) as room:
+            await drain(room.images.load_archive(pieces(docker_archive({"a:x": APP}))))
+            before, base = room.blobs(), room.images.resolve("a:x")
+            made = await room.images.commit(CommitRequest(base, ImageConfig(env=["A=b"])), pieces(bytes(1024)))
+            assert (made.layers, made.parent) == (base.layers, base.id)
+            assert room.blobs() == before | {made.id.removeprefix("sha256:")}, "no blob of nothing either"
+            (step, *_) = room.images.history(made.id)
+            assert (step.size, len(room.images.history(made.id))) == (0, 2)
+            assert (await room.images.usage((1, 43)))[0][0].virtual_size == made.size
+            again = await room.images.commit(CommitRequest(made, ImageConfig()), pieces(tar({"f": b"1"})))
+            assert len(again.layers) == 2
+            await room.images.prune({"dangling": ["false"]})
+            assert room.is_empty()
+
+    trio.run(main)
+
+
 def test_large_configurations(tmp_path: Path) -> None:
     """At most 4 MiB each: read beside the loop, by a load and by an inspect of an old client."""
     large = image([layer({"x": b"1"})], config={"Labels": {f"label{n}": "x" * 20 for n in range(80_000)}})

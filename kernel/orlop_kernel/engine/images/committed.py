@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,16 @@ from orlop_kernel.types import rfc3339
 from orlop_kernel.types.images import History, ImageConfig, ImageDocument, RootFS
 
 from . import documents
+from .leases import Lease
 from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .records import Image, Layer
 from .references import Reference
 from .stock import Stock
 
 __all__ = ["CommitRequest", "Committer", "merge"]
+
+_EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+"""The tar without members, 1,024 zeros: `DigestSHA256EmptyTar` of moby's layer package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +70,34 @@ class Committer:
         self._stock, self._max_depth = stock, max_depth
 
     async def make(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
-        """Store and unpack the layer, then acknowledge the image."""
-        base = request.base
-        if len(base.layers) >= self._max_depth:
-            raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
-        stock = self._stock
+        """Store and unpack the layer, then acknowledge the image. A container that has changed nothing adds no layer."""
+        base, stock = request.base, self._stock
         check_names(request.policy, stock.catalog, [request.name] if request.name else [], "")
         async with stock.making() as lease:
             lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
             lease.chains.update(base.chain_ids)
             blob, size = await stock.receive(diff, lease)
-            diff_ids = [*(layer.diff_id for layer in base.layers), blob]  # a plain tar: its digest is its diffID
-            chain_id = documents.chain_ids(diff_ids)[-1]
-            await stock.hold(lease, chain_id=chain_id)
-            built = await stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
-            layers = [*base.layers, Layer(blob, "", size, blob, chain_id, built.size)]
-            document = self._document(request, diff_ids)
-            return await stock.make(document, layers, request.name, lease, base.id, request.policy)
+            layers = list(base.layers)
+            if blob != _EMPTY:
+                layers.append(await self._layer(base, blob, size, lease))
+            document = self._document(request, layers, empty=blob == _EMPTY)
+            made = await stock.make(document, layers, request.name, lease, base.id, request.policy)
+        if blob == _EMPTY:
+            await stock.collect()
+        return made
 
-    def _document(self, request: CommitRequest, diff_ids: list[str]) -> ImageDocument:
+    async def _layer(self, base: Image, blob: str, size: int, lease: Lease) -> Layer:
+        if len(base.layers) >= self._max_depth:
+            raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
+        # A plain tar: its digest is its diffID
+        chain_id = documents.chain_ids([*(layer.diff_id for layer in base.layers), blob])[-1]
+        await self._stock.hold(lease, chain_id=chain_id)
+        built = await self._stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
+        return Layer(blob, "", size, blob, chain_id, built.size)
+
+    def _document(self, request: CommitRequest, layers: Sequence[Layer], *, empty: bool) -> ImageDocument:
         below, now = request.base.document, rfc3339(time.time_ns())
-        step = History(created=now, created_by=request.created_by, author=request.author, comment=request.comment)
+        step = History(now, request.created_by, request.author, request.comment, empty)
         return ImageDocument(
             architecture=below.architecture,
             author=request.author,
@@ -96,6 +107,6 @@ class Committer:
             history=[*(below.history or ()), step],
             os=below.os,
             os_version=below.os_version,
-            rootfs=RootFS("layers", diff_ids),
+            rootfs=RootFS("layers", [layer.diff_id for layer in layers]),
             variant=below.variant,
         )
