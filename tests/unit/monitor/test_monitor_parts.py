@@ -409,6 +409,125 @@ print(said[-1], said.count("tried") < 9)
     ) == ["came", "True"]
 
 
+def test_a_name_server_without_a_descriptor_left_looks_away_for_a_moment() -> None:
+    """It answers by UDP meanwhile, and by TCP once there are descriptors again."""
+    assert _in_a_process(
+        """
+import resource, socket, struct, types
+from orlop_kernel.monitor.dns import server, wire
+def bind(self, port):
+    pair = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    for sock in pair:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+    pair[1].listen()
+    return pair
+server.NameServer._bind = bind
+server.NameServer._redirect = lambda self: None
+class Counting(server.NameServer):
+    def _accept(self):
+        said.append("tried")
+        super()._accept()
+tables = types.SimpleNamespace(answer=lambda kind, name: [wire.address_record("10.0.0.1")])
+names = Counting(loop, -1, tables, lambda: None)
+query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + bytes((3,)) + b"web" + bytes((0, 0, 1, 0, 1))
+udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+tcp.connect(names._tcp.getsockname())
+tcp.sendall(struct.pack("!H", len(query)) + query)
+lowest_free = os.dup(0)
+os.close(lowest_free)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+udp.connect(names._udp.getsockname())
+udp.send(query)
+loop.on_readable(udp.fileno(), lambda: said.append("answered") or loop.on_readable(udp.fileno(), None))
+loop.on_readable(tcp.fileno(), lambda: said.append("came") or loop.stop())
+loop.call_later(0.35, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+loop.run()
+names.close()
+print(said[-1], said.index("answered") < said.index("came"), said.count("tried") < 9)
+"""
+    ) == ["came", "True", "True"]
+
+
+def test_a_name_server_that_is_closed_while_it_looks_away() -> None:
+    """Its sockets' numbers may be somebody else's by the time that it would look again."""
+    assert _in_a_process(
+        """
+import errno, types
+from orlop_kernel.monitor.dns import server
+class Scarce:
+    def fileno(self): return 99
+    def close(self): pass
+    def accept(self): raise OSError(errno.EMFILE, "Too many open files")
+server.NameServer._bind = lambda self, port: (Scarce(), Scarce())
+server.NameServer._redirect = lambda self: None
+loop.on_readable = lambda fd, callback: said.append(callback is not None)
+loop.forget = lambda fd: None
+names = server.NameServer(loop, -1, None, lambda: None)
+names._accept()
+names.close()
+loop.call_later(0.2, loop.stop)
+loop.run()
+print(said)
+"""
+    ) == ["[True,", "True,", "False]"]
+
+
+# --- standard input -------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_does_not_read_holds_up_its_client_and_nothing_is_lost() -> None:
+    """What is kept of its input is bounded, whatever the client sends; it goes on where it stopped, to its end."""
+    assert (
+        _in_a_process(
+            """
+import hashlib, socket
+from orlop_kernel.monitor.channel import Channel
+from orlop_kernel.monitor.protocol import Attach
+from orlop_kernel.monitor.streams import Attachment, Input, Output
+LENGTH = 8 << 20
+content = os.urandom(LENGTH)
+ours, client = socket.socketpair()
+client.setblocking(False)
+reading, writing = os.pipe()
+os.set_blocking(reading, False)
+input_ = Input(loop, terminal=False)
+input_.open(writing)
+Attachment(Channel(loop, ours), Attach(stdin=True, stdin_once=True), input_, Output(loop), True).join(b"")
+sent, most, got = 0, 0, hashlib.sha256()
+def send():
+    global sent
+    try:
+        while sent < LENGTH:
+            sent += client.send(content[sent : sent + 65536])
+    except BlockingIOError:
+        return
+    loop.on_writable(client.fileno(), None)
+    client.shutdown(socket.SHUT_WR)
+def watch(before):
+    # Nothing moves any more: the client is held up
+    global most
+    if sent != before:
+        loop.call_later(0.05, lambda: watch(sent))
+        return
+    most = sent
+    loop.on_readable(reading, read)
+def read():
+    data = os.read(reading, 65536)
+    got.update(data)
+    if not data:
+        loop.stop()
+loop.on_writable(client.fileno(), send)
+watch(-1)
+loop.run()
+print(most < 2 << 20, sent == LENGTH, got.hexdigest() == hashlib.sha256(content).hexdigest(), input_.closed)
+"""
+        )
+        == ["True"] * 4
+    )
+
+
 def test_a_monitor_has_more_descriptors_than_what_it_starts() -> None:
     assert _in_a_process(
         """

@@ -80,6 +80,13 @@ def test_an_answer():
     assert len(many) <= 512 and struct.unpack_from("!H", many, 2)[0] & 0x0200
 
 
+def test_a_failure_claims_nothing():
+    data = query("elsewhere.test")
+    for code in (wire.SERVFAIL, wire.REFUSED):
+        (flags,) = struct.unpack_from("!H", wire.reply(data, wire.question(data), code=code), 2)
+        assert flags == 0x8100 | code, "an answer, neither authoritative nor recursive"
+
+
 @pytest.mark.parametrize(
     ("name", "address"),
     [

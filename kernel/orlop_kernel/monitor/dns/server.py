@@ -18,7 +18,7 @@ from contextlib import nullcontext, suppress
 
 from orlop_kernel import linux
 from orlop_kernel.monitor import commands
-from orlop_kernel.monitor.loop import Loop, Timer
+from orlop_kernel.monitor.loop import BACK_OFF, EXHAUSTED, Loop, Timer
 from orlop_kernel.spi.common import Command
 
 from . import wire
@@ -57,6 +57,7 @@ class NameServer:
         self._asking: set[_Asking] = set()
         self._connections: set[_Connection] = set()
         self._closed = False
+        self._pause: Timer | None = None
         self._listen()
         self._redirect()
 
@@ -78,6 +79,10 @@ class NameServer:
 
     def _listen(self) -> None:
         self._loop.on_readable(self._udp.fileno(), self._datagrams)
+        self._listen_for_connections()
+
+    def _listen_for_connections(self) -> None:
+        self._pause = None
         self._loop.on_readable(self._tcp.fileno(), self._accept)
 
     def _redirect(self) -> None:
@@ -109,6 +114,8 @@ class NameServer:
         self._on_ready()
 
     def _forget_sockets(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
         for sock in (self._udp, self._tcp):
             self._loop.forget(sock.fileno())
             sock.close()
@@ -139,7 +146,10 @@ class NameServer:
         for _ in range(_BATCH):
             try:
                 sock, _ = self._tcp.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in EXHAUSTED:  # the listener stays readable: looked at at once, it would take a processor
+                    self._loop.on_readable(self._tcp.fileno(), None)
+                    self._pause = self._loop.call_later(BACK_OFF, self._listen_for_connections)
                 return
             if len(self._connections) >= _CONNECTIONS:
                 sock.close()

@@ -103,7 +103,8 @@ def name_record(name: str) -> bytes:
 
 
 def reply(query: bytes, asked: Question, records: Sequence[bytes] = (), code: int = NOERROR, size: int = 65535) -> bytes:
-    """An answer of at most `size` bytes; one that lacks records says that it is truncated."""
+    """An answer of at most `size` bytes; one that lacks records says that it is truncated. A failure claims neither
+    authority nor recursion (RFC 1035, 4.1.1), as Docker's."""
     kept: list[bytes] = []
     left = size - asked.end
     for record in records:
@@ -112,7 +113,8 @@ def reply(query: bytes, asked: Question, records: Sequence[bytes] = (), code: in
         kept.append(record)
         left -= len(record)
     truncated = 0x0200 if len(kept) < len(records) else 0
-    flags = 0x8480 | (asked.flags & 0x0100) | truncated | code  # an answer, with authority, recursion is to be had
+    known = 0x0480 if code == NOERROR else 0  # AA, RA
+    flags = 0x8000 | known | (asked.flags & 0x0100) | truncated | code
     return _HEADER.pack(asked.ident, flags, 1, len(kept), 0, 0) + query[12 : asked.end] + b"".join(kept)
 
 
