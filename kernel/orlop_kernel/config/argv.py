@@ -25,6 +25,9 @@ class Parsed(NamedTuple):
     action: str = ""
     """"" to run, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
     "check deep repair", ...)."""
+    directory: str = ""
+    """What relative paths begin at, also when the file is read again: the working directory at the start, which the daemon
+    leaves."""
 
 
 _BY_NAME = {flag.name: flag for flag in FLAGS}

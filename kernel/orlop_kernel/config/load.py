@@ -165,6 +165,26 @@ def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator
         yield "min-api-version", "DOCKER_MIN_API_VERSION"
 
 
+def _make_absolute(values: dict[str, Any], directory: str) -> None:
+    """Relative paths of files, as dockerd takes them. What has no slash may be a program on PATH."""
+    for key in ("tlscacert", "tlscert", "tlskey", "pidfile"):
+        if values.get(key):
+            values[key] = os.path.join(directory, values[key])
+    if "/" in values.get("init-path", ""):
+        values["init-path"] = os.path.join(directory, values["init-path"])
+    if values.get("cdi-spec-dirs"):
+        values["cdi-spec-dirs"] = [each and os.path.join(directory, each) for each in values["cdi-spec-dirs"]]
+    if values.get("runtimes"):
+        values["runtimes"] = {name: _member(entry, "path", directory) for name, entry in values["runtimes"].items()}
+    if values.get("listeners"):
+        values["listeners"] = [_member(entry, "tlscacert", directory) for entry in values["listeners"]]
+
+
+def _member(entry: dict[str, Any], key: str, directory: str) -> dict[str, Any]:
+    path = entry.get(key, "")
+    return {**entry, key: os.path.join(directory, path)} if "/" in path or (path and key != "path") else entry
+
+
 def merge(file: Mapping[str, Any], parsed: Parsed) -> dict[str, Any]:
     values = {**file, **parsed.values}
     for key in ("runtimes", "proxies"):
@@ -197,7 +217,7 @@ def _read(path: str) -> tuple[Document, list[str]]:
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     """`load` for arguments already parsed, with the file's name, the warnings and the origins. What cannot be used is left
     out, so that the rest is looked at too: the error names everything."""
-    path = find(parsed.config_file)
+    path = find(os.path.join(parsed.directory, parsed.config_file) if parsed.config_file else "")
     document, wrong = _read(path)
     if conflicts := _conflicts(document, parsed):
         wrong.append(conflicts)
@@ -209,6 +229,7 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     values = merge({key: value for key, value in document.values.items() if key not in mistyped}, parsed)
     for key, name in _environment(values, environ):
         origins.setdefault(key, []).append(name if name.startswith("/") else f"environment {name}")
+    _make_absolute(values, parsed.directory)
     told = {key: ", ".join(dict.fromkeys(places)) for key, places in origins.items()}
     config = msgspec.convert(values, Config)
     for problem in validate(config):

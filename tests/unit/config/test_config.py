@@ -219,6 +219,10 @@ def test_user_and_password_of_a_url_are_hidden_to_its_last_at(text: str, shown: 
         ({"exec-opts": ["native.cgroupdriver=x"]}, "invalid option for native.cgroupdriver: x"),
         ({"bip": "172.17.0.1"}, "a prefix length is needed"),
         ({"bip": "172.17.0.1/16", "bridge": "br0"}, "You specified -b & --bip"),
+        ({"mtu": 67}, "invalid default MTU: 67 (at least 68)"),
+        ({"mtu": 1279, "ipv6": True}, "invalid default MTU: 1279 (IPv6 needs at least 1280)"),
+        ({"fixed-cidr": "fd00::/64"}, 'invalid fixed-cidr "fd00::/64": not of IPv4'),
+        ({"default-gateway-v6": "10.0.0.1"}, 'invalid default-gateway-v6 "10.0.0.1": not of IPv6'),
         ({"icc": False, "iptables": False}, "You specified --iptables=false with --icc=false"),
         ({"runtimes": {"runc": {"path": "/x"}}}, "runtime name 'runc' is reserved"),
         ({"default-runtime": "nope"}, "specified default runtime 'nope' does not exist: known runtimes are: runc"),
@@ -269,6 +273,24 @@ def test_environment_counts_where_nothing_else_speaks(write: Any) -> None:
     config = configured(path, HTTP_PROXY="http://env", no_proxy="a,b", DOCKER_DRIVER="vfs")
     assert (config.proxies.http_proxy, config.proxies.no_proxy) == ("http://file", "a,b")
     assert config.storage_driver == "vfs"
+
+
+def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
+    """Of the start, also when the file is read again: the daemon leaves that directory."""
+    values = {
+        "init-path": "bin/init",
+        "cdi-spec-dirs": ["cdi"],
+        "runtimes": {"mine": {"path": "bin/mine"}, "other": {"path": "crun"}},
+        "listeners": [{"host": "tcp://127.0.0.1:1", "role": "full", "tlscacert": "other.pem"}],
+    }
+    (tmp_path / "daemon.json").write_text(json.dumps(values))
+    argv = "--tlsverify --tlscacert ca.pem --tlscert ./cert.pem --tlskey /k.pem -p o.pid --config-file daemon.json"
+    config = load_all(parse(argv.split())._replace(directory=str(tmp_path)), {}).config
+    assert (config.tlscacert, config.tlskey) == (f"{tmp_path}/ca.pem", "/k.pem")
+    assert (config.tlscert, config.pidfile) == (f"{tmp_path}/./cert.pem", f"{tmp_path}/o.pid")
+    assert (config.init_path, config.cdi_spec_dirs) == (f"{tmp_path}/bin/init", (f"{tmp_path}/cdi",))
+    assert [each.path for each in config.runtimes.values()] == [f"{tmp_path}/bin/mine", "crun"]
+    assert config.listeners[0].tlscacert == f"{tmp_path}/other.pem"
 
 
 def test_names_derive_from_the_data_root() -> None:
