@@ -94,6 +94,18 @@ def test_hosts() -> None:
     assert hosts_file("h", ipv6=False) == "127.0.0.1\tlocalhost\n"
 
 
+@pytest.mark.parametrize(
+    ("hostname", "domainname", "names"),
+    [
+        ("foo", "", "foo"),
+        ("foo.example.com", "", "foo.example.com foo"),
+        ("foo.a", "ex.org", "foo.a.ex.org foo"),
+    ],
+)
+def test_a_host_is_known_by_its_short_name(hostname: str, domainname: str, names: str) -> None:
+    assert hosts_file(hostname, domainname, ["10.0.0.2"]).splitlines()[-1] == f"10.0.0.2\t{names}"
+
+
 def record(**more: Any) -> SimpleNamespace:
     host = HostConfig(network_mode="host", extra_hosts=["me:host-gateway"])
     return SimpleNamespace(id="c", config=ContainerConfig(hostname="h"), host_config=host, sandbox=None, **more)

@@ -196,7 +196,8 @@ def hosts_file(
         lines += [f"{each}\t{name}" for each in (gateway_addresses if address == HOST_GATEWAY else (address,))]
     lines += [f"{address}\t{names}" for address, names in linked]
     if hostname:
-        names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+        full = f"{hostname}.{domainname}" if domainname else hostname
+        names = " ".join(dict.fromkeys((full, full.partition(".")[0])))
         lines += [f"{address}\t{names}" for address in addresses]
     return "\n".join(lines) + "\n"
 
