@@ -91,9 +91,25 @@ def test_links(engine, net):
     assert line in engine.ok("exec", "old-user", "cat", "/etc/hosts")
     missing = engine.docker("run", "--rm", "--link", "nosuch:db", BUSYBOX, "true")
     assert missing.code == 125 and "could not get container for nosuch" in missing.err
+    sleeper(engine, "shares", "--network", "container:old-store")
+    sleeper(engine, "by-the-other", "--link", "shares:db")
+    assert line in engine.ok("exec", "by-the-other", "cat", "/etc/hosts"), "whose network it shares"
+    elsewhere = engine.docker("run", "--rm", "--link", "store:db", BUSYBOX, "true")
+    assert elsewhere.code == 125 and "Cannot link to /store, as it does not belong to the default network" in elsewhere.err
+    sleeper(engine, "hosts-own", "--network", "host")
+    host = engine.docker("run", "--rm", "--link", "hosts-own:db", BUSYBOX, "true")
+    assert host.code == 125 and "host type networking can't be used with links" in host.err
     engine.ok("stop", "-t", "0", "old-store")
     stopped = engine.docker("run", "--rm", "--link", "old-store:db", BUSYBOX, "true")
     assert stopped.code == 125 and "Cannot link to a non running container" in stopped.err
+
+
+def test_a_link_to_a_container_that_comes_later(engine, net):
+    """On a user-defined network, whose names are looked up when they are asked for, as in Docker."""
+    sleeper(engine, "early", "--network", net, "--link", "late:db")
+    assert not lookup(engine, "early", "db")
+    sleeper(engine, "late", "--network", net)
+    assert lookup(engine, "early", "db") == [address(engine, "late", net)]
 
 
 class Upstream:

@@ -249,7 +249,7 @@ def _wanted(room: Containers, container_id: str, platform: str, request: CreateR
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
     _joined(room, host)
-    links.check(room, host.links)
+    links.check(room, host)
     endpoints = _endpoints(room, request, host)
     room.check_networks(host, endpoints)
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orlop_kernel.engine.spec import link_variables
-from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound
+from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
 from .record import ContainerRecord
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["aliases", "check", "environment", "hosts", "linked", "names", "remove", "resolve", "shown"]
 
 
+_HOST_NETWORK = "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+
+
 def _parse(link: str) -> tuple[str, str]:
     """(container, alias) of "container[:alias]"; Docker's own records have "/container:/other/alias"."""
     name, _, alias = link.partition(":")
@@ -30,16 +34,34 @@ def _parse(link: str) -> tuple[str, str]:
     return name, (alias or name).rpartition("/")[2]
 
 
-def check(room: Containers, links: list[str] | None) -> None:
-    """At create: what is linked must exist."""
-    for link in links or ():
+def check(room: Containers, host: HostConfig) -> None:
+    """At create. What is linked must exist, but for user-defined networks, whose names are looked up when they are used."""
+    for link in host.links or ():
         name, alias = _parse(link)
         if not name or not alias:
             raise InvalidParameter(f"bad format for links: {link}")
+        if _is_user_defined(host.network_mode):
+            continue
         try:
-            room.get(name)
+            other = _sharing(room, name)
         except NotFound as error:
             raise InvalidParameter(f"could not get container for {name}: {error}") from None
+        if other.record.host_config.network_mode == "host":
+            raise InvalidParameter(_HOST_NETWORK)
+
+
+def _is_user_defined(mode: str) -> bool:
+    return mode not in ("", "default", "bridge", "host", "none") and not mode.startswith("container:")
+
+
+def _sharing(room: Containers, name: str) -> Container:
+    """The container of this name, or the one whose network it shares. Raises `NotFound`."""
+    seen: set[str] = set()
+    other = room.get(name)
+    while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
+        seen.add(other.id)
+        other = room.get(mode.removeprefix("container:"))
+    return other
 
 
 def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
@@ -47,11 +69,14 @@ def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
     found = []
     for link in record.host_config.links or () if _on_bridge(room, record) else ():
         name, alias = _parse(link)
-        other = room.get(name)
+        other = _sharing(room, name)
         if not other.record.state.running or other.record.sandbox is None:
             raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}")
+        addresses = _addresses(other)
+        if not addresses:
+            raise DriverError(f"Cannot link to /{other.name}, as it does not belong to the default network")
         names = " ".join(dict.fromkeys((alias, other.record.config.hostname, other.name)))
-        found += [(address, names) for address in _addresses(other)]
+        found += [(address, names) for address in addresses]
     return found
 
 
@@ -105,7 +130,7 @@ def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, st
         return
     for name, alias in map(_parse, record.host_config.links):
         try:
-            yield room.get(name).id, alias
+            yield _sharing(room, name).id, alias
         except (NotFound, InvalidParameter):
             continue  # removed since
 
