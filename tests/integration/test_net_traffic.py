@@ -54,6 +54,16 @@ async def test_outgoing_is_masqueraded(host: Host) -> None:
 
 
 @on_host()
+async def test_outgoing_has_the_address_of_ones_choice(host: Host) -> None:
+    run("ip", "address", "add", "192.0.2.9/24", "dev", "eth0")
+    network = msgspec.structs.replace(NETWORK, options={"com.docker.network.host_ipv4": "192.0.2.9"})
+    await host.driver.create_network(network)
+    one, _, _ = await host.container(2, network=network)
+    host.remote.serve(9000)
+    assert one.call(REMOTE, 9000) == "192.0.2.9"
+
+
+@on_host()
 async def test_what_is_not_published_is_not_reached(host: Host) -> None:
     await host.driver.create_network(NETWORK)
     await host.driver.create_network(OTHER)

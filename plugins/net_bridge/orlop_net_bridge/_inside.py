@@ -20,15 +20,15 @@ _LOOPBACK = 1  # the kernel gives it this index in every namespace
 
 
 def _prepare_ipv6(ifname: str, wanted: bool) -> None:
-    """Without an address the container has no IPv6 there; with one, it is not taken from strangers' announcements."""
-    key, value = ("accept_ra", "0") if wanted else ("disable_ipv6", "1")
-    try:
-        write_sysctl(f"net/ipv6/conf/{ifname}/{key}", value)
-    except DriverError:
-        if os.path.exists("/proc/sys/net/ipv6"):
-            raise
-    if wanted:
-        skip_duplicate_search(ifname)
+    """Without an address the container has no IPv6 there; with one, it is not taken from strangers' announcements. A link
+    whose MTU is below 1280 has no IPv6, and no settings of it; nor has any on a kernel without it."""
+    if not os.path.exists(f"/proc/sys/net/ipv6/conf/{ifname}"):
+        return
+    if not wanted:
+        write_sysctl(f"net/ipv6/conf/{ifname}/disable_ipv6", "1")
+        return
+    write_sysctl(f"net/ipv6/conf/{ifname}/accept_ra", "0")
+    skip_duplicate_search(ifname)
 
 
 def set_up_inside(endpoint: Endpoint) -> None:

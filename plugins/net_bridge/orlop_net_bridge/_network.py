@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ __all__ = ["Bridge", "read_network"]
 _PREFIX = "com.docker.network."
 # What becomes text in an nft command must be unable to be anything but a name.
 _LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
+_INTERFACE_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,12}", re.ASCII)
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -47,11 +48,41 @@ def _flag(options: Mapping[str, str], key: str, default: bool) -> bool:
     return default
 
 
-def _mtu(options: Mapping[str, str]) -> int:
-    value = options.get(_PREFIX + "driver.mtu", "0")
+def _mtu(options: Mapping[str, str], subnets: Sequence[str], default: int) -> int:
+    """0 leaves the kernel's. The least are those of IPv4 (RFC 791) and IPv6 (RFC 8200), and the kernel's."""
+    value = options.get(_PREFIX + "driver.mtu", "") or "0"
     if not (value.isascii() and value.isdigit() and int(value) <= 65535):
         raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {value!r} (invalid syntax)")
-    return int(value)
+    mtu = int(value) or default
+    if 0 < mtu < 68:
+        raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {mtu} (must be at least 68)")
+    if 0 < mtu < 1280 and any(":" in subnet for subnet in subnets):
+        raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {mtu} (IPv6 needs at least 1280)")
+    return mtu
+
+
+def _check_unused(options: Mapping[str, str]) -> None:
+    """What the kernel makes something of, and what nobody does."""
+    binding = options.get(_PREFIX + "bridge.host_binding_ipv4", "")
+    if binding:
+        _address(_PREFIX + "bridge.host_binding_ipv4", binding, 4)
+    prefix = options.get(_PREFIX + "container_iface_prefix", "")
+    if prefix and not _INTERFACE_PREFIX.fullmatch(prefix):
+        raise InvalidParameter(
+            f"failed to parse {_PREFIX}container_iface_prefix value: {prefix!r} (not part of a link name)"
+        )
+    if options.get(_PREFIX + "bridge.trusted_host_interfaces"):
+        raise InvalidParameter(f"{_PREFIX}bridge.trusted_host_interfaces is not supported")
+
+
+def _address(key: str, value: str, version: int) -> str:
+    try:
+        found = ipaddress.ip_address(value)
+    except ValueError as error:
+        raise InvalidParameter(f"failed to parse {key} value: {value!r} ({error})") from error
+    if found.version != version:
+        raise InvalidParameter(f"failed to parse {key} value: {value!r} (not an IPv{version} address)")
+    return str(found)
 
 
 def _link_name(network: NetworkSpec, context: NetworkContext) -> str:
@@ -81,13 +112,10 @@ def _unprotected(options: Mapping[str, str], internal: bool) -> frozenset[int]:
 def _host_sources(options: Mapping[str, str], subnets: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     found = []
     for subnet in subnets:
-        key = f"host_ipv{ipaddress.ip_network(subnet).version}"
-        value = options.get(_PREFIX + key, "")
-        if value:
-            try:
-                found.append((subnet, str(ipaddress.ip_address(value))))
-            except ValueError as error:
-                raise InvalidParameter(f"failed to parse {_PREFIX}{key} value: {value!r} ({error})") from error
+        version = ipaddress.ip_network(subnet).version
+        key = f"{_PREFIX}host_ipv{version}"
+        if value := options.get(key, ""):
+            found.append((subnet, _address(key, value, version)))
     return tuple(found)
 
 
@@ -107,12 +135,13 @@ def read_network(network: NetworkSpec, context: NetworkContext) -> Bridge:
         if each.gateway and _wants_address(options, parsed.version):
             addresses.append(f"{ipaddress.ip_address(each.gateway)}/{parsed.prefixlen}")
     snat = _host_sources(options, tuple(subnets))
+    _check_unused(options)
     return Bridge(
         network_id=network.id,
         name=_link_name(network, context),
         addresses=tuple(addresses),
         subnets=tuple(subnets),
-        mtu=_mtu(options) or (context.mtu if _flag(options, "bridge.default_bridge", False) else 0),
+        mtu=_mtu(options, subnets, context.mtu if _flag(options, "bridge.default_bridge", False) else 0),
         icc=_flag(options, "bridge.enable_icc", True),
         masquerade=_flag(options, "bridge.enable_ip_masquerade", True),
         internal=network.internal,
