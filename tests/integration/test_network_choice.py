@@ -54,6 +54,44 @@ def route(engine: Engine, name: str) -> str:
     return next((line.split()[2] for line in lines if line.startswith("default")), "")
 
 
+def test_a_stopped_container_is_connected_twice(engine: Engine, networks: Callable[..., str], name: str) -> None:
+    """As by dockerd: a success that changes nothing. A running one is refused."""
+    one = networks("one", "--subnet", "10.215.0.0/24")
+    engine.ok("create", "--name", name, "--network", one, "--ip", "10.215.0.9", *SLEEP)
+    engine.ok("network", "connect", "--ip", "10.215.0.10", one, name)
+    wrong = engine.docker("network", "connect", "--ip", "10.9.9.9", one, name)
+    assert wrong.code == 1 and "no configured subnet or ip-range contain the IP address 10.9.9.9" in wrong.err
+    engine.ok("start", name)
+    assert engine.address(name, one) == "10.215.0.9"
+    refused = engine.docker("network", "connect", one, name)
+    assert refused.code == 1 and f"endpoint with name {name} already exists in network {one}" in refused.err
+
+
+def test_without_a_default_bridge(fresh: Callable[..., Engine]) -> None:
+    """`"bridge": "none"`: who asks for no network, or for that one, has none, as in Docker."""
+    engine = fresh({"bridge": "none"})
+    for flags in ([], ["--network", "bridge"], ["-p", f"{free_port()}:80"]):
+        assert engine.ok("run", "--rm", *flags, BUSYBOX, "ls", "/sys/class/net") == "lo"
+        assert "127.0.0.1" in engine.ok("run", "--rm", *flags, BUSYBOX, "ip", "addr")
+    engine.ok("create", "--name", "cc", BUSYBOX, "sleep", "600")
+    engine.ok("network", "create", "mine")
+    engine.ok("start", "cc")
+    assert on(engine, "cc") == {"bridge"}
+    assert engine.inspect("cc")["NetworkSettings"]["Ports"] == {}
+    engine.ok("network", "connect", "mine", "cc")
+    assert (on(engine, "cc"), links(engine, "cc")) == ({"mine"}, 1)
+    engine.ok("restart", "-t", "0", "cc")
+    assert links(engine, "cc") == 1
+
+
+def test_a_small_mtu(engine: Engine, networks: Callable[..., str], name: str) -> None:
+    """A link below 1280 has no IPv6, and no settings of it."""
+    one = networks("one", "-o", "com.docker.network.driver.mtu=1000")
+    assert "mtu 1000" in engine.ok("run", "--rm", "--network", one, BUSYBOX, "ip", "link", "show", "eth0")
+    refused = engine.docker("network", "create", "-o", "com.docker.network.driver.mtu=1000", "--ipv6", f"six-{name}")
+    assert refused.code == 1 and "IPv6 needs at least 1280" in refused.err
+
+
 def gateway(engine: Engine, network: str) -> str:
     return str(json.loads(engine.ok("network", "inspect", network))[0]["IPAM"]["Config"][0]["Gateway"])
 

@@ -17,7 +17,7 @@ from orlop_kernel.engine.containers import netfiles
 from orlop_kernel.engine.containers.record import ContainerRecord
 from orlop_kernel.engine.networks import live
 from orlop_kernel.spi import DriverError, Endpoint, EndpointState, Forbidden, InvalidParameter
-from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig, PortBinding
+from orlop_kernel.types.containers import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
 
 
 def record(mode: str = "bridge", **more: Any) -> ContainerRecord:
@@ -141,8 +141,14 @@ def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], 
         with pytest.raises(Forbidden, match="is not connected to network bridge"):
             await s.disconnect("bridge")
         await s.connect("two")
-        with pytest.raises(Forbidden, match="already exists in network two"):
-            await s.connect("two")
+        if running:
+            with pytest.raises(Forbidden, match="already exists in network two"):
+                await s.connect("two")
+        else:
+            await s.connect("two", aliases=["other"])
+            with pytest.raises(InvalidParameter, match="no configured subnet"):
+                await s.connect("two", ipam_config=EndpointIPAMConfig(ipv4_address="10.9.9.9"))
+            assert s.container.record.endpoints == asked("two"), "it keeps the settings that it has"
         assert (s.saved[-1].host_config.network_mode, set(s.saved[-1].endpoints)) == ("bridge", {"two"})
         if running:
             assert routes(s.container.record.sandbox) == [("two", True, 0)]

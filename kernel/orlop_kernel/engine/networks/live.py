@@ -73,11 +73,13 @@ async def connect(engine: Engine, container: Container, network: str, settings: 
         record = engine.networks.resolve(network)
         _check_company(engine, container, record)
         planning.check_settings(record, settings)
-        if _configured(engine, container, record):
-            raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         living = _living(container)
         if living is None and container.record.state.running:
             raise Conflict(f"container {container.id} has no network of its own to connect")
+        if _configured(engine, container, record):
+            if living is None:
+                return  # as in Docker: a success, and the container keeps the settings that it has
+            raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         if living:
             await _join(engine, container, living, record, _key(network, record), settings)
         else:

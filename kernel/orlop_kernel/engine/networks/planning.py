@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -78,6 +79,8 @@ def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
         subnets = [each for each in record.subnets if (":" in each.subnet) == (version == 6)]
         if not any(each.chosen for each in subnets):
             raise InvalidParameter(_INVALID + _DERIVED)
+        if not any(_lies_in(address, each.subnet) for each in subnets):
+            raise InvalidParameter(_INVALID + f"no configured subnet or ip-range contain the IP address {address}")
     if settings.ipam_config and settings.ipam_config.link_local_ips:
         raise InvalidParameter(_INVALID + "link-local addresses of one's choice are not supported")
     mac = settings.mac_address
@@ -86,6 +89,13 @@ def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
         if len(parts) != 6 or not all(len(part) == 2 and _is_hex(part) for part in parts):
             raise InvalidParameter(f"invalid MAC address: {mac}")
     endpoint_sysctls(settings)
+
+
+def _lies_in(address: str, subnet: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(subnet)
+    except ValueError:
+        return False
 
 
 def _is_hex(text: str) -> bool:
