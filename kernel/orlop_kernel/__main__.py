@@ -59,8 +59,22 @@ def _check_machine(config: Config) -> None:
     from orlop_kernel.config import programs
 
     programs.check(config)
+    _check_bridge(config)
     exposure.check_hosts(config)
     tls.contexts(config, bool(exposure.by_tcp(config)))
+
+
+def _check_bridge(config: Config) -> None:
+    """What the engine would not make the network `bridge` of. Imported only when there is something to look at."""
+    if not any((config.bip, config.bip6, config.bridge, config.default_gateway, config.default_gateway_v6)):
+        return
+    from orlop_kernel.engine.networks import predefined
+    from orlop_kernel.spi import OrlopError
+
+    try:
+        predefined.check(config)
+    except OrlopError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _show(loaded: Loaded, as_json: bool) -> int:
@@ -74,7 +88,7 @@ def main() -> int:
     began = time.monotonic()
     _open_standard_streams()
     try:
-        parsed = parse(sys.argv[1:])
+        parsed = parse(sys.argv[1:])._replace(directory=os.getcwd())
         if parsed.action == "help":
             return _say(help_text().removesuffix("\n"))
         if parsed.action == "version":

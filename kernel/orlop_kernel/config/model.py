@@ -215,6 +215,11 @@ class Config(ConfigBase, frozen=True, kw_only=True):
         """The link of the network `bridge`; "" when `bridge` is "none" (no such network). At most 15 bytes, as links are."""
         if self.bridge:
             return "" if self.bridge == "none" else self.bridge
+        return self.default_bridge
+
+    @property
+    def default_bridge(self) -> str:
+        """The one that the daemon makes; any other that `bridge` names is an administrator's."""
         return f"orlop-{self.instance}" if self.instance else "orlop0"
 
     @property

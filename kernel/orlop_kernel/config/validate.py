@@ -55,6 +55,16 @@ def _interface(text: str) -> Any:
     return ipaddress.ip_interface(text)
 
 
+def _of_family(parser: Callable[[str], Any], version: int) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        found = parser(text)
+        if found.version != version:
+            raise ValueError(f"not of IPv{version}")
+        return found
+
+    return parse
+
+
 def _unparsable(key: str, text: str, parser: Callable[[str], Any]) -> Problems:
     try:
         parser(text)
@@ -223,6 +233,10 @@ def _network(config: Config) -> Problems:
     if config.bridge and not _LINK.match(config.bridge):
         text = f'invalid bridge "{config.bridge}": a link name has 1 to 15 characters, no blank, "/" or ":"'
         yield _problem(text, "bridge")
+    if 0 < config.mtu < 68:
+        yield _problem(f"invalid default MTU: {config.mtu} (at least 68)", "mtu")
+    elif 0 < config.mtu < 1280 and config.ipv6:
+        yield _problem(f"invalid default MTU: {config.mtu} (IPv6 needs at least 1280)", "mtu", "ipv6")
     if not config.iptables and not config.icc:
         text = (
             "You specified --iptables=false with --icc=false. ICC=false uses iptables to function. "
@@ -233,12 +247,12 @@ def _network(config: Config) -> Problems:
         text = f"invalid firewall-backend: {config.firewall_backend}: Orlop makes nftables rules only"
         yield _problem(text, "firewall-backend")
     for key, value, parser in (
-        ("bip", config.bip, _interface),
-        ("bip6", config.bip6, _interface),
-        ("fixed-cidr", config.fixed_cidr, _interface),
-        ("fixed-cidr-v6", config.fixed_cidr_v6, _interface),
-        ("default-gateway", config.default_gateway, _address),
-        ("default-gateway-v6", config.default_gateway_v6, _address),
+        ("bip", config.bip, _of_family(_interface, 4)),
+        ("bip6", config.bip6, _of_family(_interface, 6)),
+        ("fixed-cidr", config.fixed_cidr, _of_family(_interface, 4)),
+        ("fixed-cidr-v6", config.fixed_cidr_v6, _of_family(_interface, 6)),
+        ("default-gateway", config.default_gateway, _of_family(_address, 4)),
+        ("default-gateway-v6", config.default_gateway_v6, _of_family(_address, 6)),
         ("ip", config.ip, _address),
     ):
         if value:

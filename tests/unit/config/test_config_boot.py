@@ -277,6 +277,22 @@ def test_the_quick_answers_of_the_program(tmp_path: Path) -> None:
     assert orlopd("--no-such").returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--bridge", "nosuch0"], "bridge device with non default name nosuch0 must be created manually\n"),
+        (["--bip", "10.1.0.1/24", "--fixed-cidr", "10.2.0.0/24"], "parent subnet 10.1.0.0/24 doesn't contain it\n"),
+        (["--bip", "10.1.0.1/24", "--default-gateway", "10.2.0.1"], "it is not in 10.1.0.0/24, the bridge's subnet\n"),
+        (["--fixed-cidr", "10.2.0.0/24"], "configuration OK\n"),
+    ],
+)
+def test_validate_looks_at_the_default_bridge(flags: list[str], text: str) -> None:
+    argv = [sys.executable, "-m", "orlop_kernel", "--config-file", "/dev/null", "--validate", *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith(text)
+    assert (done.returncode == 0) == ("OK" in text)
+
+
 def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     program = (
         "import sys; sys.argv = ['orlopd', '--validate', '--config-file', '/dev/null']\n"

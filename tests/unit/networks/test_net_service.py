@@ -11,10 +11,10 @@ import msgspec
 import pytest
 import trio
 from tests.ports import free_port
-from tests.unit.networks_house import NETNS, NetworkHouse, address, asked, request, static
+from tests.unit.networks_house import NETNS, NetworkHouse, address, asked, request, routes, static
 
-from orlop_kernel.config import AddressPool
-from orlop_kernel.engine.networks import filters
+from orlop_kernel.config import AddressPool, Config
+from orlop_kernel.engine.networks import filters, predefined
 from orlop_kernel.engine.networks.service import Networks, Sandbox
 from orlop_kernel.monitor.protocol import Forward
 from orlop_kernel.spi import (
@@ -78,6 +78,64 @@ def test_no_bridge_when_daemon_json_says_none(house: Callable[..., None]) -> Non
         assert h.networks.host_gateways() == ()
 
     house(body, bridge="none", bip="")
+
+
+def test_without_a_default_bridge_who_asks_for_it_has_no_network(house: Callable[..., None]) -> None:
+    async def body(h: NetworkHouse) -> None:
+        await h.networks.create(request("mine", "10.201.0.0/24"))
+        alone = await h.start(1, bindings={"80": [PortBinding(host_port="80")]})
+        assert routes(alone) == []
+        shown = h.networks.settings(alone, endpoints=asked("bridge"))["Networks"]
+        assert (list(shown), shown["bridge"]["NetworkID"]) == (["bridge"], "")
+        h.networks.check("bridge", asked("bridge"))
+        assert routes(await h.start(2, endpoints=asked("bridge", "mine"))) == [("mine", True, 0)]
+        assert (await h.start(3, endpoints={})).endpoints == ()
+
+    house(body, bridge="none", bip="")
+
+
+def fixed(root: Path, **config: Any) -> tuple[str, str]:
+    """The subnet of the default bridge, and the first container's address."""
+    found = []
+
+    async def main() -> None:
+        house = NetworkHouse(root, **{"bip": "", **config})
+        async with house.daemon() as networks:
+            found.append((networks.resolve("bridge").subnets[0].subnet, address(await house.start())))
+
+    trio.run(main)
+    return found[0]
+
+
+def test_fixed_cidr(tmp_path: Path) -> None:
+    """Without `bip` it is the subnet, as in Docker; a kept subnet stays where the range lies in it."""
+    assert fixed(tmp_path, fixed_cidr="10.77.1.7/25") == ("10.77.1.0/25", "10.77.1.2/25")
+    assert fixed(tmp_path, fixed_cidr="10.77.1.64/26") == ("10.77.1.0/25", "10.77.1.64/25")
+    assert fixed(tmp_path, fixed_cidr="10.77.2.0/24") == ("10.77.2.0/24", "10.77.2.2/24")
+    assert fixed(tmp_path, fixed_cidr="10.77.3.128/25", bip="10.77.3.1/24") == ("10.77.3.0/24", "10.77.3.128/24")
+
+
+def test_a_bridge_that_is_not_there(tmp_path: Path) -> None:
+    config = Config(data_root=str(tmp_path), bridge="nosuch0")
+    with pytest.raises(InvalidParameter, match=r"^bridge device with non default name nosuch0 must be created manually$"):
+        predefined.check(config)
+    predefined.check(Config(data_root=str(tmp_path), bridge=config.default_bridge))
+
+
+def test_options_of_new_networks(house: Callable[..., None]) -> None:
+    """daemon.json's count where the request is silent."""
+
+    async def body(h: NetworkHouse) -> None:
+        await h.networks.create(request("six"))
+        assert h.networks.resolve("six").ipv6
+        assert [":" in each.subnet for each in h.networks.resolve("six").subnets] == [False, True]
+        await h.networks.create(request("four", enable_ipv6=False))
+        assert not h.networks.resolve("four").ipv6
+        wrong = {"com.docker.network.enable_ipv6": "perhaps"}
+        with pytest.raises(InvalidParameter, match="is not a valid bool"):
+            await h.networks.create(request("odd", options=wrong))
+
+    house(body, default_network_opts={"bridge": {"com.docker.network.enable_ipv6": "true"}})
 
 
 def test_a_row_that_cannot_be_read_is_set_aside(house: Callable[..., None]) -> None:
@@ -209,7 +267,7 @@ def test_static_addresses(house: Callable[..., None]) -> None:
         assert address(await h.start(1, "mine", endpoints={"mine": static("10.201.0.9")})) == "10.201.0.9/24"
         for mode, text, error, message in (
             ("mine", "10.201.0.9", Forbidden, "Address already in use"),
-            ("mine", "10.7.0.9", InvalidParameter, "no configured subnet contains IP address 10.7.0.9"),
+            ("mine", "10.7.0.9", InvalidParameter, "no configured subnet or ip-range contain the IP address 10.7.0.9"),
             ("bridge", "10.200.0.9", InvalidParameter, "supported on user-defined networks only"),
             ("ours", "172.18.0.9", InvalidParameter, "networks with user configured subnets"),
         ):

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET
 
+from orlop_kernel.config import Config
 from orlop_kernel.spi import Forbidden, InvalidParameter
 from orlop_kernel.types.networks import CreateRequest, IPAMConfig
 
-from .ipam import AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
+from .ipam import DEFAULT_POOLS, AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
 from .records import SubnetRecord
 
-__all__ = ["PREDEFINED", "Choice", "check_request", "choose_subnets", "families", "outside", "overlapping", "ula_pool"]
+__all__ = [
+    "PREDEFINED",
+    "Choice",
+    "address_pools",
+    "check_request",
+    "choose_subnets",
+    "families",
+    "outside",
+    "overlapping",
+    "ula_pool",
+]
 
 PREDEFINED = ("bridge", "host", "none", "default")
 
@@ -33,6 +44,14 @@ def ula_pool(host_id: str) -> tuple[str, int]:
     digest = hashlib.sha256(host_id.encode()).digest()
     base = ipaddress.IPv6Network((int.from_bytes(b"\xfd" + digest[:5] + bytes(10), "big"), 48))
     return str(base), 64
+
+
+def address_pools(config: Config, host_id: str) -> list[tuple[str, int]]:
+    """(base, prefix length) of what networks without a subnet are cut from."""
+    pools = [(pool.base, pool.size) for pool in config.default_address_pools] or list(DEFAULT_POOLS)
+    if not any(":" in base for base, _ in pools):
+        pools.append(ula_pool(host_id))
+    return pools
 
 
 def check_request(request: CreateRequest) -> None:
@@ -81,18 +100,26 @@ def outside(request: CreateRequest, pools: Collection[tuple[str, int]]) -> list[
     ]
 
 
-def _wanted(given: object, option: str | None, default: bool) -> bool:
-    """The field, else the option of older clients, else the default."""
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) -> bool:
+    """The field, else the option, which older clients send and `default-network-opts` may have, else the default."""
     if given is not UNSET and given is not None:
         return bool(given)
-    return option in ("1", "t", "T", "true", "TRUE", "True") if option is not None else default
+    text = options.get(key)
+    if text is None:
+        return default
+    if text not in _TRUE | _FALSE:
+        raise InvalidParameter(f'driver-opt "{key}" is not a valid bool')
+    return text in _TRUE
 
 
-def families(request: CreateRequest) -> tuple[bool, bool]:
-    """(IPv4, IPv6) wanted."""
-    options = request.options or {}
-    ipv4 = _wanted(request.enable_ipv4, options.get("com.docker.network.enable_ipv4"), True)
-    ipv6 = _wanted(request.enable_ipv6, options.get("com.docker.network.enable_ipv6"), False)
+def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, bool]:
+    """(IPv4, IPv6) wanted. `options`: those of the request and, where it is silent, daemon.json's."""
+    ipv4 = _wanted(request.enable_ipv4, options, "com.docker.network.enable_ipv4", True)
+    ipv6 = _wanted(request.enable_ipv6, options, "com.docker.network.enable_ipv6", False)
     if not (ipv4 or ipv6):
         raise InvalidParameter("IPv4 or IPv6 must be enabled")
     return ipv4, ipv6

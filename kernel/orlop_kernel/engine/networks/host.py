@@ -8,9 +8,19 @@ import os
 import socket
 import struct
 
+from orlop_kernel.spi import InvalidParameter
+
 from .ipam import IPNetwork
 
-__all__ = ["gateway_routes", "interface_address", "nameservers", "on_link_routes", "read_resolv_conf", "used"]
+__all__ = [
+    "bridge_address",
+    "gateway_routes",
+    "interface_address",
+    "nameservers",
+    "on_link_routes",
+    "read_resolv_conf",
+    "used",
+]
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
@@ -83,6 +93,16 @@ def nameservers(resolv_conf: str) -> list[IPNetwork]:
 def used() -> list[IPNetwork]:
     """What containers must not have addresses of without somebody's asking for it."""
     return on_link_routes() + nameservers(read_resolv_conf())
+
+
+def bridge_address(name: str) -> str:
+    """The first IPv4 address of an administrator's bridge; "" without one. Raises `InvalidParameter` in Docker's words when
+    there is no such link."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        raise InvalidParameter(f"bridge device with non default name {name} must be created manually") from None
+    return interface_address(name)
 
 
 def interface_address(name: str) -> str:

@@ -11,12 +11,13 @@ import msgspec
 from orlop_kernel.config import Config
 from orlop_kernel.spi import InvalidParameter
 
-from .creation import Choice, choose_subnets
+from . import host
+from .creation import Choice, address_pools, choose_subnets
 from .ipam import AddressPool, parse_subnet
 from .records import GATEWAY_AUXILIARIES, NetworkRecord, SubnetRecord
 from .state import new_id
 
-__all__ = ["PREDEFINED", "predefined_records"]
+__all__ = ["PREDEFINED", "check", "predefined_records"]
 
 PREDEFINED = frozenset({"bridge", "host", "none"})
 _BRIDGE = "com.docker.network.bridge."
@@ -47,9 +48,17 @@ def _from_address(text: str, ip_range: str, what: str) -> SubnetRecord:
     return SubnetRecord(str(interface.network), pool.gateway, ip_range)
 
 
+def _network(text: str) -> str:
+    """`fixed-cidr` may be written with an address of the range, as in Docker."""
+    return str(ipaddress.ip_interface(text).network) if text else ""
+
+
 def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRecord | None:
+    """The subnet of last time, if the range lies in it."""
     for each in held:
-        if (":" in each.subnet) == (version == 6):
+        if (":" in each.subnet) != (version == 6):
+            continue
+        if not ip_range or parse_subnet(ip_range).subnet_of(parse_subnet(each.subnet)):  # type: ignore[arg-type]
             return msgspec.structs.replace(each, ip_range=ip_range)
     return None
 
@@ -71,25 +80,33 @@ def _bridge_subnets(
 ) -> tuple[SubnetRecord, ...]:
     """daemon.json first, then an administrator's bridge, then what it was last time, then a free one."""
     found: list[SubnetRecord] = []
-    given = config.bip or (address_of(config.bridge_name) if config.bridge else "")
+    given = config.bip or (address_of(config.bridge) if config.bridge and config.bridge != config.default_bridge else "")
+    fixed = _network(config.fixed_cidr)
     if given:
-        found.append(_from_address(given, config.fixed_cidr, "bip"))
-    elif kept := _kept(held, 4, config.fixed_cidr):
+        found.append(_from_address(given, fixed, "bip"))
+    elif kept := _kept(held, 4, fixed):
         found.append(kept)
+    elif fixed:
+        found.append(SubnetRecord(fixed, AddressPool(parse_subnet(fixed)).gateway, fixed))
     else:
-        (chosen,) = choose_subnets(True, False, (), choice())
-        found.append(msgspec.structs.replace(chosen, ip_range=config.fixed_cidr))
+        found += choose_subnets(True, False, (), choice())
     if config.ipv6:
         if config.bip6:
-            found.append(_from_address(config.bip6, config.fixed_cidr_v6, "bip6"))
+            found.append(_from_address(config.bip6, _network(config.fixed_cidr_v6), "bip6"))
         elif config.fixed_cidr_v6:
-            pool = AddressPool(parse_subnet(config.fixed_cidr_v6))
+            pool = AddressPool(parse_subnet(_network(config.fixed_cidr_v6)))
             found.append(SubnetRecord(str(pool.subnet), pool.gateway))
         elif kept := _kept(held, 6, ""):
             found.append(kept)
         else:
             found += choose_subnets(False, True, (), choice())
     return tuple(_routed_by(record, config) for record in found)
+
+
+def check(config: Config) -> None:
+    """Raise `InvalidParameter` for what no start could use, as far as it does not depend on what a daemon has kept."""
+    pools = address_pools(config, "")
+    predefined_records(config, {}, lambda: Choice(pools, (), ()), host.bridge_address)
 
 
 def predefined_records(

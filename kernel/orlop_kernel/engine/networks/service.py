@@ -35,7 +35,6 @@ from orlop_kernel.types.networks import CreateRequest, NetworkView
 
 from . import creation, files, host, planning, views
 from .attachments import Attachments, Listeners
-from .ipam import DEFAULT_POOLS
 from .names import Names
 from .ports import PortBindings, Wanted
 from .predefined import PREDEFINED, predefined_records
@@ -77,7 +76,7 @@ class Networks:
             if not record.predefined:
                 self._add(record)
         held = {record.name: record for record in loaded if record.predefined}
-        records = predefined_records(self._config, held, self._choice, host.interface_address)
+        records = predefined_records(self._config, held, self._choice, host.bridge_address)
         changed = [record for record in records if held.get(record.name) != record]
         if changed:
             await self._store.commit([Put("networks", record.id, encode(record)) for record in changed])
@@ -87,7 +86,7 @@ class Networks:
     def check_config(self, config: Config) -> None:
         """Raise what `load` would with this configuration."""
         held = {record.name: record for record, _ in self.records() if record.predefined}
-        predefined_records(config, held, self._choice, host.interface_address)
+        predefined_records(config, held, self._choice, host.bridge_address)
 
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
         """Once, at boot: have every network made (one that cannot be is reported by each start that needs it), take what
@@ -142,11 +141,7 @@ class Networks:
             raise DriverError(f"failed to set up container networking: {network.fault}")
 
     def _pools(self) -> list[tuple[str, int]]:
-        config = self._config
-        pools = [(pool.base, pool.size) for pool in config.default_address_pools] or list(DEFAULT_POOLS)
-        if not any(":" in base for base, _ in pools):
-            pools.append(creation.ula_pool(_host_id(config.data_root)))
-        return pools
+        return creation.address_pools(self._config, _host_id(self._config.data_root))
 
     def _choice(self) -> creation.Choice:
         taken = [pool.subnet for network in self._networks.values() for pool in network.pools]
@@ -226,9 +221,9 @@ class Networks:
 
     def _record(self, request: CreateRequest, *, addresses: bool) -> NetworkRecord:
         driver = request.driver or "bridge"
-        ipv4, ipv6 = creation.families(request)
-        configs = (request.ipam.config or ()) if request.ipam else ()
         options = {**self._config.default_network_opts.get(driver, {}), **(request.options or {})}
+        ipv4, ipv6 = creation.families(request, options)
+        configs = (request.ipam.config or ()) if request.ipam else ()
         return NetworkRecord(
             id=new_id(),
             name=request.name,
@@ -332,9 +327,16 @@ class Networks:
         except NotFound:
             return ref
 
+    def _available(self, endpoints: Mapping[str, EndpointSettings]) -> Mapping[str, EndpointSettings]:
+        """With `"bridge": "none"` there is no default bridge, and a container that asks for it has only its other networks,
+        if any, as in Docker."""
+        if self._config.bridge_name:
+            return endpoints
+        return {name: settings for name, settings in endpoints.items() if name not in ("bridge", "default")}
+
     def _requests(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> Sequence[planning.Request]:
         found: dict[str, planning.Request] = {}
-        for name, settings in endpoints.items():
+        for name, settings in self._available(endpoints).items():
             record = self.known(name)
             if record is None:
                 raise NotFound(f"network {name} not found")
@@ -445,15 +447,16 @@ class Networks:
         exposed: Collection[str] = (),
         running: bool = True,
     ) -> dict[str, Any]:
-        """`NetworkSettings` of inspect and list. Without a sandbox, what is configured: of networks that were removed since,
-        what they were called."""
+        """`NetworkSettings` of inspect and list. Without an endpoint, what is configured: of networks that were removed
+        since, what they were called."""
         configured: dict[str, tuple[str, EndpointSettings]] = {}
-        for name, settings in (endpoints or {}).items() if sandbox is None else ():
+        for name, settings in (endpoints or {}).items() if sandbox is None or not sandbox.endpoints else ():
             record = self.known(name)
             configured[record.name if record else name] = (record.id if record else "", settings)
         found = views.container_settings(sandbox, configured, exposed, running=running)
         if "bridge" in found["Networks"]:
-            found["Bridge"] = self._config.bridge  # the default one's name is not told, as in Docker
+            # The name of the daemon's own bridge is not told, as in Docker.
+            found["Bridge"] = "" if self._config.bridge == "none" else self._config.bridge
         return found
 
 
