@@ -113,9 +113,9 @@ class Host:
                 return ""
 
     async def container(
-        self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK
+        self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK, ident: int = 0, **more: Any
     ) -> tuple[Namespace, Endpoint, EndpointState]:
-        """A container at .NUMBER that serves on port 80 and on 81."""
+        """A container at .NUMBER that serves on port 80 and on 81. `ident` makes its id, else NUMBER does."""
         namespace = Namespace(self.stack)
         addresses = []
         for each in network.subnets:
@@ -124,10 +124,11 @@ class Host:
         endpoint = Endpoint(
             id=f"{number:02x}" * 32,
             network=network,
-            container_id=f"{number:02x}" * 32,
+            container_id=f"{ident or number:02x}" * 32,
             netns=namespace.path,
             addresses=tuple(addresses),
             ports=ports,
+            **more,
         )
         state = await self.driver.attach(endpoint)
         namespace.serve(80)

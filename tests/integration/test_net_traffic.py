@@ -13,7 +13,7 @@ import pytest
 import trio
 from tests.integration.net_host import HOST, HTTP, NETWORK, OTHER, REMOTE, Host, Namespace, on_host, run
 
-from orlop_kernel.spi import NetworkSpec, PublishedPort, Subnet
+from orlop_kernel.spi import LinkedPort, NetworkSpec, PublishedPort, Subnet
 
 pytestmark = pytest.mark.root
 
@@ -116,6 +116,31 @@ async def test_no_inter_container_traffic_without_br_netfilter(host: Host) -> No
         with open(setting, "w") as file:
             file.write("0")
     await no_inter_container_traffic(host)
+
+
+@on_host()
+async def test_links_where_containers_are_kept_apart(host: Host) -> None:
+    """They lead to the container's exposed ports, wherever it is; not to who has its address after it."""
+    network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
+    await host.driver.create_network(network)
+    _, endpoint, state = await host.container(2, network=network)
+    linked = (LinkedPort(endpoint.container_id, "tcp", 80),)
+    two, two_endpoint, two_state = await host.container(3, network=network, links=linked)
+    three, _, _ = await host.container(4, network=network)
+    assert two.call("10.211.0.2", 80) == "10.211.0.3"
+    assert two.call("10.211.0.2", 81, 0.3) == "", "no other port"
+    assert three.call("10.211.0.2", 80, 0.3) == "", "nobody else"
+    await host.driver.detach(endpoint, state)
+    await host.container(2, network=network, ident=99)
+    assert two.call("10.211.0.2", 80, 0.3) == ""
+    _, back, back_state = await host.container(5, network=network, ident=2)
+    assert two.call("10.211.0.5", 80) == "10.211.0.3"
+    living = [(two_endpoint, two_state), (back, back_state)]
+    await host.driver.restore([network], living)
+    assert two.call("10.211.0.5", 80) == "10.211.0.3"
+    assert list(await host.driver.audit([network], living)) == []
+    await host.driver.detach(two_endpoint, two_state)
+    assert "10.211.0.5" not in run("nft", "list", "set", "inet", "orlop_test", "linked4")
 
 
 @on_host()

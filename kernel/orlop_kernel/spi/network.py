@@ -13,6 +13,7 @@ __all__ = [
     "Address",
     "Endpoint",
     "EndpointState",
+    "LinkedPort",
     "NetworkAudit",
     "NetworkCapabilities",
     "NetworkContext",
@@ -81,6 +82,15 @@ class PublishedPort(msgspec.Struct, frozen=True):
     container_port: int
 
 
+class LinkedPort(msgspec.Struct, frozen=True):
+    """A port of another container that a `--link` leads to. It is reached on the network that both are on, also where that
+    keeps its containers apart, whatever address the other one has at the time."""
+
+    container_id: str
+    protocol: str
+    port: int
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """A container's place on a network, as the kernel wants it. `netns` is a path under /proc that opens the namespace
     (valid while the monitor lives). `ifname` is the name inside; `default_route` whether this endpoint is the gateway."""
@@ -95,6 +105,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     ports: tuple[PublishedPort, ...] = ()
     default_route: bool = True
     sysctls: tuple[tuple[str, str], ...] = ()
+    links: tuple[LinkedPort, ...] = ()
 
 
 class EndpointState(msgspec.Struct, frozen=True):

@@ -63,7 +63,7 @@ class Wanted(NamedTuple):
         """Each element, and the id of the network or endpoint that needs it."""
         found = {each: bridge.network_id for bridge in self.bridges.values() for each in _plan.network_elements(bridge)}
         found |= {each: endpoint.id for endpoint, _ in self.endpoints for each in _plan.port_elements(endpoint)}
-        return found
+        return found | dict.fromkeys(_plan.link_elements([endpoint for endpoint, _ in self.endpoints]), "")
 
 
 def element_of(note: str) -> _plan.Element:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from orlop_kernel.spi import Endpoint, InvalidParameter
@@ -24,6 +24,7 @@ __all__ = [
     "delete_elements",
     "delete_table",
     "keep_compatible",
+    "link_elements",
     "network_elements",
     "parse_elements",
     "port_elements",
@@ -49,6 +50,9 @@ _SETS = {
     "internal": ("set", "type ifname;"),
     "uplinks": ("set", "type ifname;"),
     "talking": ("set", "type ifname . ifname;"),
+    "apart": ("set", "type ifname . ifname;"),
+    "linked4": ("set", "type ipv4_addr . ipv4_addr . inet_proto . inet_service;"),
+    "linked6": ("set", "type ipv6_addr . ipv6_addr . inet_proto . inet_service;"),
     "open4": ("set", "type ifname;"),
     "open6": ("set", "type ifname;"),
     "inside4": ("set", "type ipv4_addr; flags interval;"),
@@ -94,6 +98,8 @@ _RULES = (
     ("postrouting", "oifname != @bridges ip saddr @masquerade4 masquerade"),
     ("postrouting", "oifname != @bridges ip6 saddr @masquerade6 masquerade"),
     ("forward", "iifname . oifname @talking accept"),
+    ("forward", "iifname . oifname @apart ip saddr . ip daddr . meta l4proto . th dport @linked4 accept"),
+    ("forward", "iifname . oifname @apart ip6 saddr . ip6 daddr . meta l4proto . th dport @linked6 accept"),
     ("forward", "iifname @internal drop"),
     ("forward", "oifname @internal drop"),
     ("forward", "oifname @bridges ct state established,related accept"),
@@ -129,8 +135,7 @@ def table_name(instance: str) -> str:
 def network_elements(bridge: Bridge) -> frozenset[Element]:
     name = f'"{bridge.name}"'
     found = {Element("bridges", name)}
-    if bridge.icc:
-        found.add(Element("talking", f"{name} . {name}"))
+    found.add(Element("talking" if bridge.icc else "apart", f"{name} . {name}"))
     if bridge.internal:
         found.add(Element("internal", name))
     found.update(Element(f"open{family}", name) for family in bridge.unprotected)
@@ -144,6 +149,28 @@ def network_elements(bridge: Bridge) -> frozenset[Element]:
             else:
                 found.add(Element(f"masquerade{version}", subnet))
     return frozenset(found)
+
+
+def link_elements(endpoints: Collection[Endpoint]) -> frozenset[Element]:
+    """What lets linked containers through to each other on a network that keeps its containers apart, for these endpoints,
+    which are all that there are."""
+    found: set[Element] = set()
+    linking = [endpoint for endpoint in endpoints if endpoint.links]
+    for endpoint in linking:
+        for link in endpoint.links:
+            for other in endpoints:
+                if other.container_id == link.container_id and other.network.id == endpoint.network.id:
+                    found.update(_link(endpoint, other, f"{link.protocol} . {int(link.port)}", link.protocol))
+    return frozenset(found)
+
+
+def _link(endpoint: Endpoint, other: Endpoint, port: str, protocol: str) -> Iterator[Element]:
+    if protocol not in _PROTOCOLS:
+        return
+    for mine in (ipaddress.ip_interface(each.address) for each in endpoint.addresses):
+        for its in (ipaddress.ip_interface(each.address) for each in other.addresses):
+            if mine.version == its.version:
+                yield Element(f"linked{mine.version}", f"{mine.ip} . {its.ip} . {port}")
 
 
 def uplink_elements(names: Iterable[str]) -> frozenset[Element]:
@@ -251,7 +278,7 @@ def _word(value: Any) -> str:
 
 
 _IFNAME_SETS = frozenset(name for name, (_, body) in _SETS.items() if "ifname" in body)
-_PROTOCOL_AT = {"ports4": 0, "ports6": 0, "ports4_at": 1, "ports6_at": 1}
+_PROTOCOL_AT = {"ports4": 0, "ports6": 0, "ports4_at": 1, "ports6_at": 1, "linked4": 2, "linked6": 2}
 
 
 def _key(name: str, raw: Any) -> str:

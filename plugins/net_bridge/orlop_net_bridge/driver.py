@@ -65,6 +65,8 @@ class BridgeDriver:
         self._table: Table | None = None
         self._bridges: dict[str, Bridge] = {}
         self._ports: dict[str, frozenset[_plan.Element]] = {}
+        self._members: dict[str, Endpoint] = {}
+        self._links_allowed: frozenset[_plan.Element] = frozenset()
         self._uplinks: frozenset[_plan.Element] | None = None
         self._audited = Wanted({}, ())
 
@@ -146,7 +148,7 @@ class BridgeDriver:
 
     def _wanted(self) -> frozenset[_plan.Element]:
         parts = [_plan.network_elements(bridge) for bridge in self._bridges.values()]
-        return self._known_uplinks().union(*parts, *self._ports.values())
+        return self._known_uplinks().union(self._links_allowed, *parts, *self._ports.values())
 
     def _bridge_names(self) -> list[str]:
         return [bridge.name for bridge in self._bridges.values()]
@@ -222,7 +224,10 @@ class BridgeDriver:
         host_link, mac = self._open_links().connect(endpoint, bridge)
         try:
             self._publish(endpoint, wanted)
+            self._members[endpoint.id] = endpoint
+            self._allow_links()
         except BaseException:
+            self._members.pop(endpoint.id, None)
             self._open_links().disconnect(host_link, endpoint.id)
             raise
         return EndpointState(mac=mac, host_link=host_link)
@@ -264,6 +269,23 @@ class BridgeDriver:
             if udp:
                 forget_udp(version, udp)
 
+    def _allow_links(self) -> None:
+        """After an attach or a detach: links follow the addresses of the containers that they lead to."""
+        before, wanted = self._links_allowed, _plan.link_elements(self._members.values())
+        table = self._open_table()
+        if table is None or before == wanted:
+            return
+        self._links_allowed = wanted
+        if before - wanted:
+            table.delete_present(before - wanted, "withdraw links of containers")
+        if wanted - before:
+            try:
+                table.add(wanted - before, "allow links of containers")
+            except NftError as error:
+                if not error.missing:
+                    raise
+                table.settle(self._wanted())  # somebody flushed the ruleset
+
     def _check_free(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
         keys = {(element.set, element.key) for element in wanted}
         for ident, elements in self._ports.items():
@@ -280,9 +302,11 @@ class BridgeDriver:
             taken = {(element.set, element.key) for elements in self._ports.values() for element in elements}
             gone = frozenset(element for element in gone if (element.set, element.key) not in taken)
         table = self._open_table()
+        self._members.pop(endpoint.id, None)
         try:
             if table is not None and gone:
                 self._unpublish(table, gone, endpoint)
+            self._allow_links()
         finally:
             self._remove_link(endpoint, state)
 
@@ -308,6 +332,8 @@ class BridgeDriver:
     def _adopt(self, wanted: Wanted) -> None:
         self._bridges = dict(wanted.bridges)
         self._ports = {endpoint.id: _ports_of(endpoint) for endpoint, _ in wanted.endpoints}
+        self._members = {endpoint.id: endpoint for endpoint, _ in wanted.endpoints}
+        self._links_allowed = _plan.link_elements(self._members.values())
 
     def _restore(self, wanted: Wanted, networks: set[str]) -> None:
         self._adopt(wanted)

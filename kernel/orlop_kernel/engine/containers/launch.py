@@ -26,7 +26,7 @@ from orlop_kernel.process import describe_timeout
 from orlop_kernel.spi import Command, DeadlineExceeded, InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
 from orlop_kernel.types.containers import HostConfig
 
-from . import ahead, bundle, checkpoints, confine, mounted, netfiles
+from . import ahead, bundle, checkpoints, confine, links, mounted, netfiles
 from . import runtime as runtimes
 from .container import Container, Joined, Run
 from .runtime import task
@@ -88,6 +88,7 @@ async def launch(room: Containers, container: Container, image: str = "") -> Run
                 set(normal_ports(record.config.exposed_ports or ())),
                 record.host_config.port_bindings or {},
                 record.host_config.publish_all_ports,
+                links.ports(room, record),
             )
         run.monitor = monitor = run.monitor or await ahead.fork(room, container, wanted, runtime)
         monitor.on_event = lambda event: on_event(room, container, run, event)

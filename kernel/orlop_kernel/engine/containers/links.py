@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from orlop_kernel.engine.networks.views import normal_ports
 from orlop_kernel.engine.spec import link_variables
-from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound
+from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, LinkedPort, NotFound
 from orlop_kernel.types.containers import HostConfig
 
 from .container import Container
@@ -21,8 +22,7 @@ from .record import ContainerRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["aliases", "check", "environment", "hosts", "linked", "names", "remove", "resolve", "shown"]
-
+__all__ = ["aliases", "check", "environment", "hosts", "linked", "names", "ports", "remove", "resolve", "shown"]
 
 _HOST_NETWORK = "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
 
@@ -99,6 +99,16 @@ def _addresses(other: Container) -> list[str]:
         return []
     found = [attached.endpoint for attached in sandbox.endpoints if attached.network.name == "bridge"]
     return [address.address.partition("/")[0] for endpoint in found for address in endpoint.addresses]
+
+
+def ports(room: Containers, record: ContainerRecord) -> list[LinkedPort]:
+    """The exposed ports of containers on the default bridge that this one is linked to."""
+    found = []
+    for other in linked(room, record):
+        for exposed in normal_ports(room.index[other].record.config.exposed_ports or ()):
+            port, _, protocol = exposed.partition("/")
+            found.append(LinkedPort(other, protocol, int(port)))
+    return found
 
 
 def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:

@@ -23,6 +23,7 @@ from orlop_kernel.spi import (
     DriverError,
     Endpoint,
     Forbidden,
+    LinkedPort,
     NetworkDriver,
     NotFound,
     OrlopError,
@@ -77,6 +78,7 @@ class Attachments:
         exposed: Collection[str],
         bindings: PortBindings,
         publish_all: bool,
+        links: Sequence[LinkedPort] = (),
     ) -> Plan:
         drivers = [await self._drivers(request.record.driver) for request in requests]
         names = planning.interface_names(requests)
@@ -84,7 +86,8 @@ class Attachments:
         wanted = wanted_ports(exposed, bindings, publish_all)
         try:
             for request, driver, ifname in zip(requests, drivers, names, strict=True):
-                planned = self._plan_endpoint(plan, request, driver, ifname, default_route=request is gateway)
+                linked = tuple(links) if request.record.name == "bridge" else ()
+                planned = self._plan_endpoint(plan, request, driver, ifname, linked, default_route=request is gateway)
                 if request is gateway and wanted and driver.capabilities.publishes:
                     bound = self._bind(plan, planned, wanted, request.record.options)
                     ports = tuple(each.port for each in bound)
@@ -96,7 +99,14 @@ class Attachments:
         return plan
 
     def _plan_endpoint(
-        self, plan: Plan, request: planning.Request, driver: NetworkDriver, ifname: str, *, default_route: bool
+        self,
+        plan: Plan,
+        request: planning.Request,
+        driver: NetworkDriver,
+        ifname: str,
+        links: tuple[LinkedPort, ...] = (),
+        *,
+        default_route: bool,
     ) -> PlannedEndpoint:
         record, settings = request
         network = self._networks.get(record.id)
@@ -113,6 +123,7 @@ class Attachments:
             addresses=addresses,
             default_route=default_route,
             sysctls=planning.endpoint_sysctls(settings),
+            links=links,
         )
         network.planned.add(endpoint.id)
         planned = PlannedEndpoint(

@@ -25,6 +25,7 @@ from orlop_kernel.spi import (
     DriverError,
     Forbidden,
     InvalidParameter,
+    LinkedPort,
     NetworkDriver,
     NotFound,
     OrlopError,
@@ -362,14 +363,16 @@ class Networks:
         exposed: Collection[str],
         bindings: PortBindings,
         publish_all: bool,
+        links: Sequence[LinkedPort] = (),
     ) -> Plan:
-        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, is all networks."""
+        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, is all networks.
+        `links` are those of the default bridge."""
         await self._up.wait()
         requests = self._requests(network_mode, endpoints)
         for request in requests:
             await self._mend(self._networks[request.record.id])
         return await self._attachments.plan(
-            Plan(container_id, container_name, network_mode, hostname), requests, exposed, bindings, publish_all
+            Plan(container_id, container_name, network_mode, hostname), requests, exposed, bindings, publish_all, links
         )
 
     async def attach(self, plan: Plan, netns_path: str) -> Sandbox:
