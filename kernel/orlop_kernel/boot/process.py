@@ -20,6 +20,7 @@ __all__ = ["adjust", "client_limits", "roots"]
 _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each costs memory as well: some 10 KiB
 _FEWEST = 16
+_MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest kind, of one client at the same time
 _BUFFERS = 2 << 20  # what relaying a stream allocates and frees in turn
 _OOM_SCORE = -500  # dockerd's: killed late, but before nothing is left
 # What dockerd, podman and containerd keep in theirs, and what a root of ours without its database would have
@@ -83,10 +84,16 @@ def client_limits(guarded: int) -> tuple[Limits, Limits]:
     here = min(files // 4, _MOST_CONNECTIONS)
     there = max(min(files // 8, _MOST_CONNECTIONS // 4) // max(guarded, 1), _FEWEST)
     return (
-        Limits(connections=here, connections_by_peer=here // 2, descriptors=files - share),
+        Limits(
+            connections=here,
+            connections_by_peer=here // 2,
+            buffered_by_peer=_MOST_BUFFERED,
+            descriptors=files - share,
+        ),
         Limits(
             connections=there,
             connections_by_peer=max(there // 2, _FEWEST),
+            buffered_by_peer=_MOST_BUFFERED,
             descriptors=files - 2 * share,
             descriptors_by_request=True,
         ),

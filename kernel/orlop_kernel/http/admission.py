@@ -25,11 +25,12 @@ class Refused(Exception):
 
 
 class _Peer:
-    __slots__ = ("key", "open", "waiting")
+    __slots__ = ("buffered", "key", "open", "waiting")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.open = 0
+        self.buffered = 0
         # Not a dict, whose first key costs a search when those before it were removed
         self.waiting: OrderedDict[Lease, float] = OrderedDict()
 
@@ -59,6 +60,18 @@ class Lease:
         """Between `wait` and `work`."""
         return self._peer is not None and self in self._peer.waiting
 
+    def buffer(self, size: int) -> bool:
+        """Account for bytes of a body that are kept until it is whole; a negative number once they no longer are. False, and
+        they are not accounted for, when the peer has too many."""
+        peer = self._peer
+        if peer is None:
+            return size <= 0
+        most = self._admission.limits.buffered_by_peer
+        if most and size > 0 and peer.buffered + size > most:
+            return False
+        peer.buffered += size
+        return True
+
     def end(self) -> None:
         """Cancel the connection; its place is free at once."""
         self.release()
@@ -76,7 +89,7 @@ class Admission:
     """Counts the connections of one server."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._peers: dict[str, _Peer] = {}
         self._open = 0
 
@@ -96,7 +109,7 @@ class Admission:
         return Lease(self, peer)
 
     def _excess(self, peer: _Peer, descriptor: int) -> str:
-        limits = self._limits
+        limits = self.limits
         if limits.connections_by_peer and peer.open >= limits.connections_by_peer:
             return f"{peer.key or 'the client'} has {peer.open} connections open, as many as one client may"
         if limits.connections and self._open >= limits.connections:
@@ -110,7 +123,7 @@ class Admission:
         most. False when none waits."""
         victim: _Peer | None = peer
         if not peer.waiting:
-            if self._limits.connections_by_peer and peer.open >= self._limits.connections_by_peer:
+            if self.limits.connections_by_peer and peer.open >= self.limits.connections_by_peer:
                 return False
             others = (other for other in self._peers.values() if other.waiting)
             victim = max(others, key=lambda other: other.open, default=None)

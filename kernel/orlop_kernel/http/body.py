@@ -6,6 +6,7 @@ from typing import Self
 
 import trio
 
+from orlop_kernel.http.admission import Lease
 from orlop_kernel.http.encode import CONTINUE
 from orlop_kernel.http.framing import Chunked, Counted, Framing
 from orlop_kernel.http.messages import BodyError
@@ -21,11 +22,14 @@ class RequestBody:
     """Implements `messages.Body`; `length` is -1 for a chunked one. Once it failed it fails for good, and the connection
     cannot be used further."""
 
-    def __init__(self, inbound: Inbound, length: int, timeout: float, *, expects: bool = False) -> None:
+    def __init__(
+        self, inbound: Inbound, length: int, timeout: float, *, expects: bool = False, lease: Lease | None = None
+    ) -> None:
         self._framing: Framing = Chunked() if length < 0 else Counted(length)
         self._declared = length
         self._inbound = inbound
         self._timeout = timeout
+        self._lease = lease
         # Not the exception, whose traceback refers to us: what was read would stay until the next full collection
         self._failure: tuple[int, str] | None = None
         self.expects = expects
@@ -40,12 +44,20 @@ class RequestBody:
         """See Body."""
         if self._declared > limit:
             raise self._fail(413, f"request body too large: {self._declared} bytes, at most {limit} are allowed")
-        pieces, size = [], 0
-        while piece := await self._next():
-            size += len(piece)
-            if size > limit:
-                raise self._fail(413, f"request body too large: at most {limit} bytes are allowed")
-            pieces.append(piece)
+        pieces, size, buffered = [], 0, 0
+        try:
+            while piece := await self._next():
+                size += len(piece)
+                if size > limit:
+                    raise self._fail(413, f"request body too large: at most {limit} bytes are allowed")
+                pieces.append(piece)
+                if self._lease and not self.done:
+                    if not self._lease.buffer(len(piece)):
+                        raise self._fail(503, "too many request bodies of this client are on their way: try again later")
+                    buffered += len(piece)
+        finally:
+            if self._lease:
+                self._lease.buffer(-buffered)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __aiter__(self) -> Self:

@@ -130,7 +130,9 @@ class Connection:
         """Answer one request. False when it was the connection's last."""
         body = self._no_body
         if head.length:
-            body = RequestBody(self._inbound, head.length, self._limits.body_timeout, expects=head.expects)
+            body = RequestBody(
+                self._inbound, head.length, self._limits.body_timeout, expects=head.expects, lease=self._lease
+            )
         request = Request(head.method, head.target, head.path, head.query, head.headers, body, self._peer)
         answer: Answer
         try:

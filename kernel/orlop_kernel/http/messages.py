@@ -147,6 +147,8 @@ class Limits:
     """At once, of all clients of a server."""
     connections_by_peer: int = 0
     """At once, of one user of this machine or one address of another."""
+    buffered_by_peer: int = 0
+    """Bytes of bodies that are being read whole (`Body.read`) for one of these at once."""
     descriptors: int = 0
     """No connection is taken while the process has so many files open."""
     descriptors_by_request: bool = False

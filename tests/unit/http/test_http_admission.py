@@ -217,6 +217,34 @@ def test_no_request_where_too_many_files_are_open(tmp_path: Path) -> None:
     serving(tmp_path, limits, body)
 
 
+def test_bodies_that_never_end_do_not_fill_memory(tmp_path: Path) -> None:
+    """Of one client so many bytes at once; a body that is whole counts no more."""
+    head = b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 1001\r\n\r\n"
+
+    async def body(server: Server, path: str) -> None:
+        async def read(request: Request) -> Answer:
+            return Response(200, b"%d" % len(await request.body.read(5000)))
+
+        server._handler = read
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(await trio.open_unix_socket(path)) for _ in range(4)]
+            for stream in crowd:
+                await stream.send_all(head + b"a" * 1000)
+                await wait_all_tasks_blocked(0.01)
+            assert (await crowd[3].receive_some()).startswith(b"HTTP/1.1 503")
+            await crowd[0].send_all(b"a")
+            assert (await crowd[0].receive_some()).endswith(b"1001")
+            await crowd[0].send_all(head + b"a" * 1000)
+            await wait_all_tasks_blocked(0.01)
+            await crowd[1].aclose()
+            for stream in (crowd[0], crowd[2]):
+                await stream.send_all(b"a")
+                assert (await stream.receive_some()).endswith(b"1001")
+            assert server._admission._peers[next(iter(server._admission._peers))].buffered == 0
+
+    serving(tmp_path, Limits(buffered_by_peer=3500), body)
+
+
 class Failing(trio.abc.Listener[trio.SocketStream]):
     """Fails to accept so many times, then accepts nothing."""
 
