@@ -13,7 +13,7 @@ from orlop_kernel import descriptors
 from orlop_kernel.api.errors import answer_error
 from orlop_kernel.boot.logs import Throttle
 from orlop_kernel.engine.failures import as_orlop_error
-from orlop_kernel.http import Request
+from orlop_kernel.http import BodyError, Request
 from orlop_kernel.spi import DriverError, Unavailable
 
 EMFILE = OSError(errno.EMFILE, "Too many open files")
@@ -49,6 +49,13 @@ def test_a_client_is_told_to_come_again_and_what_is_short(error: Exception, capl
     assert b"LimitNOFILE" in answer_error(request, as_orlop_error(EMFILE, "cannot start it")).body
     assert isinstance(as_orlop_error(EMFILE, "cannot start it"), Unavailable)
     assert all(not record.exc_info for record in caplog.records)
+
+
+def test_refusals_of_the_same_kind_are_one_kind_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    request = Request("GET", "/x", "/x", {}, {}, None, None)  # type: ignore[arg-type]
+    for error in (BodyError(503, "too many"), EMFILE, DriverError("of a driver")):
+        answer_error(request, error)
+    assert [record.__dict__["throttle"] for record in caplog.records] == ["too many", "too many open files", ""]
 
 
 @pytest.fixture

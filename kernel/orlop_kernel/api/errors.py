@@ -82,6 +82,7 @@ def answer_error(request: Request, error: Exception) -> Response:
         log.error("cannot answer %s %s", request.method, _shown(request), exc_info=error)
         return error_response(500, message or type(leaf).__name__)
     if status >= 500:
-        extra = {"throttle": "too many open files"} if exhausted else None
-        log.warning("cannot answer %s %s: %s", request.method, _shown(request), message, extra=extra)
+        # What a client has too much of may be refused ten thousand times a second
+        kind = "too many open files" if exhausted else message if isinstance(leaf, BodyError | BadRequest) else ""
+        log.warning("cannot answer %s %s: %s", request.method, _shown(request), message, extra={"throttle": kind})
     return error_response(status, message)
