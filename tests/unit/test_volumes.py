@@ -199,7 +199,8 @@ def test_a_removal_that_was_cut_short_is_finished(run: Run) -> None:
     run(after)
 
 
-def test_a_driver_that_fails_to_remove_is_asked_again(run: Run) -> None:
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_driver_that_fails_to_remove_is_asked_again(run: Run, finished: bool) -> None:
     async def test(world: World) -> None:
         async def broken(name: str) -> None:
             raise DriverError("the disk is on fire")
@@ -212,6 +213,10 @@ def test_a_driver_that_fails_to_remove_is_asked_again(run: Run) -> None:
             await world.volumes.remove("data")
         assert world.volumes.list({}) == []
         world.driver.remove = remove  # type: ignore[method-assign]
+        if finished:
+            await world.volumes.finish_removal("data")
+            assert await world.driver.names() == [] and world.events[-1][1] == "destroy"
+            await world.volumes.finish_removal("data")  # nothing to do
         record = await world.volumes.create("data")
         assert list(Path(record.mountpoint).iterdir()) == [], "the old content must not show up in a new volume"
 

@@ -144,6 +144,31 @@ def test_a_root_that_cannot_go_while_it_is_mounted_goes_with_its_monitor(tmp_pat
     run_fast(main)
 
 
+def test_a_volume_that_cannot_go_while_it_is_mounted_goes_with_the_monitor(tmp_path, monkeypatch):
+    async def main():
+        async with house(tmp_path, monkeypatch, auto_remove=True) as h:
+            finished = []
+
+            async def remove(name):
+                raise DriverError("cannot remove volume: device or resource busy")
+
+            async def finish_removal(name):
+                finished.append((name, h.run.monitor.gone.is_set()))
+
+            h.engine.volumes = SimpleNamespace(remove=remove, finish_removal=finish_removal)
+            h.container.record.mounts = (ANONYMOUS,)
+            await h.room.start(h.container)
+            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            with trio.fail_after(5):
+                await h.container.removed.get()
+            assert finished == []
+            h.run.monitor.gone.set()
+            await trio.sleep(1)
+            assert finished == [("anon", True)]
+
+    run_fast(main)
+
+
 def test_processes_in_another_pid_namespace_end_before_their_files_go(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:

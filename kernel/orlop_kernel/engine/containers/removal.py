@@ -114,26 +114,27 @@ async def _remove_locked(room: Containers, container: Container, *, volumes: boo
 
 
 async def _remove_rest(room: Containers, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """What the row stood for. The monitor's end is waited for last: the runtime's delete takes longer than
-    all the rest, and no client sees its effects."""
+    """What the row stood for. The monitor's end is waited for last: the runtime's delete takes longer than all the rest, and
+    no client sees its effects. Drivers that cannot remove what is mounted there are asked again then."""
     record = container.record
-    busy: OrlopError | None = None
+    busy, busy_volumes = False, []
     try:
         await ahead.drop(room, container)
         if run is not None and record.host_config.pid_mode:
             # Its processes may outlive its init, and write. In a PID namespace of its own they cannot: pid_namespaces(7).
             await _end_run(room, container, run)
         if volumes:
-            await container_volumes.discard(room, container_volumes.anonymous(record.mounts))
+            busy_volumes = await container_volumes.discard(room, container_volumes.anonymous(record.mounts))
         try:
             await _discard_data(room, record.id)
-        except OrlopError as error:
-            busy = error  # a driver may not be able to while the monitor still has it mounted
+        except OrlopError:
+            busy = True
     finally:
         _announce(room, container)
     if run is not None:
         await _end_run(room, container, run)
-    if busy is not None:
+    await container_volumes.discard_again(room, busy_volumes)
+    if busy:
         await _discard_data(room, record.id)
     # The root's mount point must not go before the monitor (see `launch`).
     room.remove_run_directories(record.id)

@@ -34,6 +34,7 @@ __all__ = [
     "anonymous",
     "check_subpath",
     "discard",
+    "discard_again",
     "ensure",
     "note",
     "patiently",
@@ -209,8 +210,9 @@ def anonymous(mounts: Sequence[MountRecord]) -> list[str]:
     return [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
 
 
-async def discard(room: Containers, names: Sequence[str]) -> None:
-    """Remove volumes, those that no other container has."""
+async def discard(room: Containers, names: Sequence[str]) -> list[str]:
+    """Remove volumes, those that no other container has. Returns those that their drivers could not remove."""
+    failed = []
     for name in names:
         try:
             await room.engine.volumes.remove(name)
@@ -218,6 +220,18 @@ async def discard(room: Containers, names: Sequence[str]) -> None:
             continue
         except OrlopError as error:
             log.info("volume %s stays: %s", name, error)
+            if not isinstance(error, Conflict):
+                failed.append(name)
+    return failed
+
+
+async def discard_again(room: Containers, names: Sequence[str]) -> None:
+    """Those that could not be removed, now that nothing has them mounted."""
+    for name in names:
+        try:
+            await room.engine.volumes.finish_removal(name)
+        except OrlopError as error:
+            log.warning("volume %s stays until the next start: %s", name, error)
 
 
 def announce(room: Containers, container: Container, action: str) -> None:

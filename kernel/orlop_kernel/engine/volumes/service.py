@@ -250,6 +250,13 @@ class Volumes:
             with _prefixed(f"remove {name}"):
                 await self._remove(record)
 
+    async def finish_removal(self, name: str) -> None:
+        """Try again to remove a volume whose driver could not when it was asked to. Otherwise nothing."""
+        async with self._locked(name):
+            record = self._records.get(name)
+            if record is not None and record.removing:
+                await self._remove(record)
+
     async def _remove(self, record: VolumeRecord) -> None:
         record = msgspec.structs.replace(record, removing=True)
         await self._put(record)
