@@ -46,5 +46,8 @@ class ListenerImages:
     def may_delete(self, image: Image) -> bool:
         return image.record.owner == self.owner or self._is_labelled(image)
 
+    def may_use(self, image: Image) -> bool:
+        return self._holds is None or self._door.shared_images or self._is_labelled(image)
+
     def _is_labelled(self, image: Image) -> bool:
         return self._holds is not None and self._holds(image.config.labels)

@@ -76,6 +76,7 @@ class _Routes:
             request,
             call.stamp,
             call.vet,
+            images=call.image_policy,
             flat_readonly=older_versions.flat_read_only(call.version),
         )
         made = await self.engine.run(create)

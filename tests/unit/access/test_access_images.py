@@ -230,8 +230,11 @@ def test_images_with_the_labels_are_the_listeners_own(tmp_path: Path) -> None:
         web = Client(room, policy("web", labels=("team=web",)))
         assert not await Client(room, UNRESTRICTED).load(app__1=LABELLED, app__2=BASE)
         assert await web.remove("app:2")
+        labelled, other = room.images.resolve("app:1"), room.images.resolve("app:2")
         assert not await web.remove("app:1")
         assert names(room) == {"app:2": BASE.id}
+        assert (web.images.may_use(labelled), web.images.may_use(other)) == (True, False)
+        assert policy("ci").may_use(other)
 
     on(tmp_path, body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -342,6 +343,28 @@ def test_the_catalog_counts_what_changes_names() -> None:
     catalog.drop(parse("x:1"))
     seen.add(catalog.changes)
     assert len(seen) == 3
+
+
+def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> None:
+    """Between the judgement of the request and this the name may have moved to another image."""
+    judged = []
+
+    def may_use(image: Any) -> bool:
+        judged.append(image.id)
+        return False
+
+    policy: Any = SimpleNamespace(may_use=may_use, denied=lambda what: Forbidden(f"{what} is not allowed"))
+
+    async def main() -> None:
+        async with house(tmp_path, None) as home:
+            before = [*home.room.index]
+            home.engine.images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id="sha256:1"))
+            with pytest.raises(Forbidden, match="image x is not allowed"):
+                await home.room.create("new", "", CreateRequest(image="x"), images=policy)
+            assert [*home.room.index] == before
+
+    trio.run(main)
+    assert judged == ["sha256:1"]
 
 
 # --- the body of a start --------------------------------------------------------------------------------------------

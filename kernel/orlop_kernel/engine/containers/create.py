@@ -17,6 +17,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from orlop_kernel.engine.images import platforms
+from orlop_kernel.engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_kernel.engine.images.service import Image
 from orlop_kernel.engine.networks.ports import wanted_ports
 from orlop_kernel.engine.spec import environment, security
@@ -231,12 +232,14 @@ def _endpoints(room: Containers, request: CreateRequest, host: HostConfig) -> di
     return found
 
 
-def _wanted(room: Containers, container_id: str, platform: str, request: CreateRequest) -> _Wanted:
+def _wanted(room: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy) -> _Wanted:
     """Raises for what cannot be. Looks at no path of the host."""
     engine = room.engine
     image = engine.images.resolve(request.image) if request.image else None
     if image is None:
         raise InvalidParameter("no image specified: set Image in the request")
+    if not images.may_use(image):
+        raise images.denied(f"image {request.image}")
     warnings = _platform(room, image, platform, request.image)
     config = merge_config(request, image.config, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
@@ -266,12 +269,13 @@ async def create(
     volume_labels: Mapping[str, str] | None = None,
     vet: Vet | None = None,
     *,
+    images: ImagePolicy = UNRESTRICTED,
     flat_readonly: bool = False,
 ) -> Created:
     """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too; `vet`
-    may refuse those it would have. `flat_readonly`: see `mounts.plan`."""
+    may refuse those it would have, and `images` its image. `flat_readonly`: see `mounts.plan`."""
     engine, container_id = room.engine, names.new_id()
-    image, config, args, host, endpoints, warnings = _wanted(room, container_id, platform, request)
+    image, config, args, host, endpoints, warnings = _wanted(room, container_id, platform, request, images)
     plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
     planned = tuple(_with_image(room, mount) for mount in planned)

@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from orlop_kernel.engine.futures import Once
+from orlop_kernel.engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_kernel.engine.images.service import ImageUser
 from orlop_kernel.engine.networks.records import Sandbox
 from orlop_kernel.engine.processes import runs
@@ -404,10 +405,13 @@ class Containers:
         volume_labels: Mapping[str, str] | None = None,
         vet: Vet | None = None,
         *,
+        images: ImagePolicy = UNRESTRICTED,
         flat_readonly: bool = False,
     ) -> create.Created:
         with self.engine.tally.timed("container", "create"):
-            created = await create.create(self, name, platform, request, volume_labels, vet, flat_readonly=flat_readonly)
+            created = await create.create(
+                self, name, platform, request, volume_labels, vet, images=images, flat_readonly=flat_readonly
+            )
         launch.begin(self, created.container)
         return created
 

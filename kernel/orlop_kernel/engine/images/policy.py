@@ -32,6 +32,11 @@ class ImagePolicy(Protocol):
         """Whether an image may go with its last name."""
         ...
 
+    def may_use(self, image: Image) -> bool:
+        """Whether a container may be made of an image. Asked when its name has been looked up for good: it may have been
+        another's when the request was judged."""
+        ...
+
     def denied(self, what: str) -> Exception:
         """What to raise when the client may not."""
         ...
@@ -44,6 +49,9 @@ class _Unrestricted:
         return True
 
     def may_delete(self, image: Image) -> bool:
+        return True
+
+    def may_use(self, image: Image) -> bool:
         return True
 
     def denied(self, what: str) -> Exception:
