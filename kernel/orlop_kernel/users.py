@@ -13,6 +13,7 @@ import msgspec
 
 from orlop_kernel import linux
 from orlop_kernel.spi import InvalidParameter
+from orlop_kernel.types.numbers import natural
 
 __all__ = ["Identity", "resolve"]
 
@@ -51,14 +52,15 @@ def _number(text: str, what: str, user: str) -> int | None:
     """`text` as an id; None when it is a name. A number out of range is an error, never another user."""
     if not text.isascii() or not text.lstrip("+-").isdigit():
         return None
-    value = int(text)
-    if not 0 <= value <= _ID_LIMIT or text[0] in "+-":
+    value = natural(text, _ID_LIMIT)
+    if value is None:
         raise InvalidParameter(f"unable to find user {user}: {what} {text} is out of range [0, {_ID_LIMIT}]")
     return value
 
 
-def _id(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else -1
+def _id(text: str) -> int | None:
+    """A number of passwd or group, None for one that is out of range."""
+    return natural(text, _ID_LIMIT)
 
 
 def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
@@ -72,9 +74,7 @@ def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
         gid = _group(groups, group, user)
     elif login:
         members = [
-            number
-            for parts in _lines(groups, 4)
-            if login in parts[3].split(",") and 0 <= (number := _id(parts[2])) <= _ID_LIMIT
+            number for parts in _lines(groups, 4) if login in parts[3].split(",") and (number := _id(parts[2])) is not None
         ]
     extra = [_group(groups, item, item) for item in group_add]
     return Identity(uid, gid, tuple(dict.fromkeys([gid, *members, *extra])), home)
@@ -87,7 +87,7 @@ def _user(passwd: str, name: str, user: str) -> tuple[int, int, str, str]:
         # A number is never a login name: an image could call root "1000"
         if _id(parts[2]) == number if number is not None else parts[0] == name:
             uid, gid = _id(parts[2]), _id(parts[3])
-            if 0 <= uid <= _ID_LIMIT and 0 <= gid <= _ID_LIMIT:
+            if uid is not None and gid is not None:
                 return uid, gid, parts[5] or "/", parts[0]
     if number is None:
         raise InvalidParameter(f"unable to find user {name}: no matching entries in passwd file")
@@ -99,6 +99,6 @@ def _group(groups: str, name: str, user: str) -> int:
     if number is not None:
         return number
     for parts in _lines(groups, 3):
-        if parts[0] == name and 0 <= (gid := _id(parts[2])) <= _ID_LIMIT:
+        if parts[0] == name and (gid := _id(parts[2])) is not None:
             return gid
     raise InvalidParameter(f"unable to find group {name}: no matching entries in group file")

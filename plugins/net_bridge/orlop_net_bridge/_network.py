@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from orlop_kernel.spi import InvalidParameter, NetworkContext, NetworkSpec
+from orlop_kernel.types.numbers import natural
 
 __all__ = ["Bridge", "read_network"]
 
@@ -51,9 +52,9 @@ def _flag(options: Mapping[str, str], key: str, default: bool) -> bool:
 def _mtu(options: Mapping[str, str], subnets: Sequence[str], default: int) -> int:
     """0 leaves the kernel's. The least are those of IPv4 (RFC 791) and IPv6 (RFC 8200), and the kernel's."""
     value = options.get(_PREFIX + "driver.mtu", "") or "0"
-    if not (value.isascii() and value.isdigit() and int(value) <= 65535):
+    if (given := natural(value, 65535)) is None:
         raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {value!r} (invalid syntax)")
-    mtu = int(value) or default
+    mtu = given or default
     if 0 < mtu < 68:
         raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {mtu} (must be at least 68)")
     if 0 < mtu < 1280 and any(":" in subnet for subnet in subnets):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orlop_kernel.engine.images.listing import check, labels_match, moment
 from orlop_kernel.engine.patterns import compiled
 from orlop_kernel.spi import InvalidParameter, NotFound
+from orlop_kernel.types.numbers import natural
 
 from .container import Container
 from .view import shown_mounts
@@ -142,10 +143,10 @@ def _by_network(room: Containers, values: Sequence[str]) -> Test:
 def _port_range(key: str, value: str) -> tuple[int, int, str]:
     ports, _, protocol = value.partition("/")
     low, dash, high = ports.partition("-")
-    numbers = [int(text) if text.isascii() and text.isdecimal() else -1 for text in (low, high if dash else low)]
-    if not 0 <= numbers[0] <= numbers[1] <= 65535:
+    first, last = natural(low, 65535), natural(high if dash else low, 65535)
+    if first is None or last is None or last < first:
         raise InvalidParameter(f"error while looking up for {key} {value}: it is not a port or a range of them")
-    return numbers[0], numbers[1], protocol.lower() or "tcp"
+    return first, last, protocol.lower() or "tcp"
 
 
 def _by_port(room: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:

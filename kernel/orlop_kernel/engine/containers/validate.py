@@ -13,6 +13,7 @@ from orlop_kernel.engine.spec import capabilities, security
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.spi import InvalidParameter
 from orlop_kernel.types.containers import ContainerConfig, HostConfig
+from orlop_kernel.types.numbers import natural
 
 from . import limits, restarts
 
@@ -22,14 +23,14 @@ __all__ = ["check", "parse_signal"]
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
 _HOSTNAME_LIMIT = 64  # the kernel's (uname(2))
 _NO_LINKS = "can't be used with links. This would result in undefined behavior"
-_DEVICE_RULE = re.compile(r"[acb] (\d+|\*):(\d+|\*) [rwm]{1,3}\Z")
+_DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}\Z")
 
 
 def parse_signal(text: str) -> int:
     """A signal by number or name, with or without SIG, in any case."""
     if text.isascii() and text.isdigit():
-        if len(text) < 3 and 1 <= int(text) <= 64:
-            return int(text)
+        if number := natural(text, 64):
+            return number
         raise InvalidParameter(f"invalid signal: {text}")
     name = text.upper().removeprefix("SIG")
     if match := re.fullmatch(r"RTMIN(?:\+(\d{1,2}))?|RTMAX(?:-(\d{1,2}))?", name):

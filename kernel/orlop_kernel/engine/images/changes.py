@@ -91,7 +91,10 @@ def _duration(name: str, text: str) -> int:
     pieces = _DURATION.findall(text)
     if not pieces or "".join(number + unit for number, unit in pieces) != text:
         raise InvalidParameter(f'time: invalid duration "{text}"')
-    total = sum(int(float(number) * _UNIT[unit]) for number, unit in pieces)
+    exact = sum(float(number) * _UNIT[unit] for number, unit in pieces)
+    if exact >= 1 << 63:
+        raise InvalidParameter(f'time: invalid duration "{text}"')
+    total = int(exact)
     if total and total < 10**6:
         raise InvalidParameter(f'Interval "{name}" cannot be less than 1ms')
     return total

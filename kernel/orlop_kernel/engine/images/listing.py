@@ -24,6 +24,7 @@ LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "ref
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
 _LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # each costs time to compile, and is tried on every name
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_LONGEST = 64  # a longer one is no time that anybody means, and need not fit into a float
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -46,9 +47,9 @@ def boolean(filters: Filters, name: str, default: bool) -> bool:
 
 def moment(text: str, now: float) -> float:
     """`until`: Unix seconds, an RFC 3339 date (parts may be missing), or a Go duration before now."""
-    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+    if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
         return float(text)
-    pieces = _DURATION.findall(text)
+    pieces = _DURATION.findall(text) if len(text) < _LONGEST else []
     if pieces and "".join(number + unit for number, unit in pieces) == text:
         return now - sum(float(number) * _SECONDS[unit] for number, unit in pieces)
     for suffix in ("", "Z", ":00Z", ":00:00Z", "T00:00:00Z"):

@@ -12,6 +12,7 @@ import msgspec
 from orlop_kernel.config import Config
 from orlop_kernel.spi import DriverError, InvalidParameter
 from orlop_kernel.types.images import SearchResult
+from orlop_kernel.types.numbers import natural
 
 from .destinations import Destinations, Refuse, for_registry
 from .http_body import body
@@ -55,9 +56,10 @@ def _wanted(result: SearchResult, filters: Filters) -> bool:
     if filters.get("is-official") and result.is_official != boolean(filters, "is-official", False):
         return False
     for stars in filters.get("stars", ()):
-        if not stars.isdigit():
+        least = natural(stars, (1 << 63) - 1)
+        if least is None:
             raise InvalidParameter(f"invalid filter 'stars=[{stars}]'")
-        if result.star_count < int(stars):
+        if result.star_count < least:
             return False
     return True
 

@@ -95,7 +95,7 @@ class Names:
             servers=tuple(outside) if inside or reaches_out else (),
             links={alias.lower(): name.lower() for alias, name in links.items()},
             inside=inside,
-            dotted=bool(ndots) and ndots[-1].isdigit() and int(ndots[-1]) > 0,
+            dotted=bool(ndots) and ndots[-1].isdecimal() and ndots[-1].strip("0") != "",
         )
         path = container_file(run_dir)
         self._replace(path, _encode(table))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from orlop_kernel.spi import DriverError, InvalidParameter, PublishedPort
 from orlop_kernel.types.containers import PortBinding
+from orlop_kernel.types.numbers import natural
 
 __all__ = ["Bound", "PortAllocator", "Wanted", "parse_port", "wanted_ports"]
 
@@ -49,10 +50,8 @@ class Bound(NamedTuple):
 
 def _range(text: str, what: str) -> tuple[int, int]:
     low, dash, high = text.partition("-")
-    if not all(part.isascii() and part.isdigit() and int(part) <= 65535 for part in (low, high if dash else low)):
-        raise InvalidParameter(f'invalid {what}: "{text}"')
-    first, last = int(low), int(high if dash else low)
-    if last < first:
+    first, last = natural(low, 65535), natural(high if dash else low, 65535)
+    if first is None or last is None or last < first:
         raise InvalidParameter(f'invalid {what}: "{text}"')
     return first, last
 

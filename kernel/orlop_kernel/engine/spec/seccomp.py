@@ -103,5 +103,5 @@ def parse(text: str, capabilities: Iterable[str]) -> dict[str, Any]:
     try:
         profile = json.loads(text)
         return from_profile(profile, capabilities)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from None

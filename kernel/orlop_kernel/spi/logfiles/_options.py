@@ -45,7 +45,10 @@ def _size(key: str, value: str, units: Mapping[str, int]) -> int:
     found = _SIZE.fullmatch(value)
     if found is None:
         raise _wrong(key, value, f"invalid size: '{value}'")
-    return int(float(found[1]) * units[(found[2] or "").lower()])
+    size = float(found[1]) * units[(found[2] or "").lower()]
+    if size >= 1 << 63:
+        raise _wrong(key, value, f"invalid size: '{value}'")
+    return int(size)
 
 
 def _integer(key: str, value: str) -> int:
