@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from tests.integration.engine import BUSYBOX, Engine, UnixConnection, patience
+from tests.integration.engine import BUSYBOX, Engine, UnixConnection, patience, until
 
 from orlop_kernel.store import Delete, Put, Store
 
@@ -68,7 +68,7 @@ def test_a_thousand_containers_are_back_at_once(fresh: Callable[..., Engine]) ->
     found = engine.api("GET", "/containers/json?all=1")[1]
     assert len(found) == STOPPED + ALIVE + 1
     assert sum(each["State"] == "running" for each in found) == ALIVE
-    assert engine.log().count("adopted container") == ALIVE
+    until(lambda: engine.log().count("adopted container") == ALIVE, "all that live are adopted")
     assert worked < BOOT
 
     connection = UnixConnection(engine.socket)

@@ -154,10 +154,14 @@ def remove(cgroups: Iterable[str]) -> bool:
 
 def is_frozen(cgroups: Iterable[str]) -> bool:
     """Whether the processes in there are held: a paused container, where the runtime pauses by cgroup."""
+    every = tuple(cgroups)
+    # v1 mounts that controller below a directory of its name, and runtimes use it where it is there: a boot asks about each
+    # container, of ten directories and more
+    freezers = [directory for directory in every if "freezer" in directory] or every
     return any(
         _read(f"{directory}/cgroup.freeze").strip() == "1"
         or _read(f"{directory}/freezer.state").strip() in ("FROZEN", "FREEZING")
-        for directory in cgroups
+        for directory in freezers
     )
 
 

@@ -230,36 +230,39 @@ async def _record(room: Containers, container: Container) -> None:
 
 async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
     """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
-    of, which never was."""
-    record, state = container.record, container.record.state
-    if room.networks_told:
-        await room.release_network(container)
-    record.sandbox = None
+    of, which never was. It is shown as ended from the first moment on."""
+    record = container.record
     run = Run(room.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
     init = runs.init_record(run.run_dir) if left else None
+    between = record.state.restarting and (init is None or _is_accounted(record, run))
+    died = not between and (record.state.running or (init is not None and not never))
+    if between:  # two runs: the exit of the last one has been told, and the boot decides about the next
+        record.state.running = record.state.restarting = False
+    elif died:
+        _note_exit(record, run, init)
+    container.touch()
+    if room.networks_told:
+        await room.release_network(container)
+    record.sandbox = None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
         await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
-    if state.restarting and (init is None or _is_accounted(record, run)):
-        # Between two runs: the exit of the last one has been told and recorded, and the boot decides about the next
-        state.running = state.restarting = False
+    if between or died:
         await room.save(container)
-        return
-    if not state.running and (init is None or never):
-        return
-    exit_record = runs.exit_record(run.run_dir) if left else None
-    code, when, oom = exits.UNKNOWN_EXIT, time.time_ns(), False
-    if exit_record is not None:
-        code, when, oom = exit_record.code, exit_record.time_ns, exit_record.oom
+    if died:
+        attributes = room.attributes(container, exitCode=str(record.state.exit_code), execDuration="0")
+        room.engine.events.publish("container", "die", container.id, attributes)
+
+
+def _note_exit(record: ContainerRecord, run: Run, init: InitRecord | None) -> None:
+    state = record.state
     if init is not None and not state.running:
         state.started_ns, record.started_before = init.time_ns, True
+    found = runs.exit_record(run.run_dir)
     state.running = state.paused = state.restarting = False
     state.pid, state.pid_start_time = 0, 0
-    state.exit_code, state.finished_ns, state.oom_killed = code, when, oom
-    await room.save(container)
-    container.touch()
-    room.engine.events.publish(
-        "container", "die", container.id, room.attributes(container, exitCode=str(code), execDuration="0")
-    )
+    state.exit_code = found.code if found else exits.UNKNOWN_EXIT
+    state.finished_ns = found.time_ns if found else time.time_ns()
+    state.oom_killed = found is not None and found.oom

@@ -257,7 +257,7 @@ async def _thaw(room: Containers, container: Container) -> None:
         log.warning("%s", error)
 
 
-async def _decided(container: Container) -> None:
+async def decided(container: Container) -> None:
     """Wait for a start that is under way, on a connection of its own, or for the adoption by a boot: what to do with the
     container depends on it."""
     run = container.run
@@ -274,7 +274,7 @@ async def kill_now(room: Containers, container: Container) -> None:
     if run is None or run.finished.is_set():
         return
     run.killed = True
-    await _decided(container)
+    await decided(container)
     if run.finished.is_set():
         return
     await _thaw(room, container)
@@ -299,7 +299,7 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
     signum = validate.parse_signal(given) if given else signal.SIGKILL
     record = container.record
     await container.boot_start_tried()
-    await _decided(container)
+    await decided(container)
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
         record.manually_stopped = record.manually_stopped or not room.closing
         container.stop_requested = True

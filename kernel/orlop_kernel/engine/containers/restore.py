@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for those it needs to have been tried
-_PROMPT = 0.5  # seconds that the first answer to clients waits for monitors; a stopped one never answers
+_PROMPT = (
+    0.1  # seconds that the first answer to clients waits for monitors: a stopped one never answers, a busy host is slow
+)
 _SLOW = 1.0  # seconds after which a shutdown says what it waits for; most containers have ended by then
 _NAMED = 10  # containers, in that line of the log
 

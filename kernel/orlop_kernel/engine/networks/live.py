@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from orlop_kernel.engine.containers import netfiles
+from orlop_kernel.engine.containers import lifecycle, netfiles
 from orlop_kernel.spi import Conflict, Forbidden, InvalidParameter, OrlopError, Unavailable
 from orlop_kernel.types.containers import EndpointSettings
 
@@ -69,6 +69,7 @@ def _living(container: Container) -> _Living | None:
 
 
 async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
+    await lifecycle.decided(container)
     async with container.lock, container.plumbing:
         record = engine.networks.resolve(network)
         _check_company(engine, container, record)
@@ -144,6 +145,7 @@ def _check_company(engine: Engine, container: Container, record: NetworkRecord) 
 
 
 async def disconnect(engine: Engine, container: Container, network: str) -> None:
+    await lifecycle.decided(container)
     async with container.lock, container.plumbing:
         record = engine.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
