@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import subprocess
 import sys
 import threading
 
@@ -193,3 +194,47 @@ def test_names_resolve_while_no_daemon_runs_and_with_the_next(fresh):
     assert lookup(engine, "other", "late") == [address(engine, "late", "lasting")]
     engine.ok("rm", "-f", "other", "asks", "late")
     engine.ok("network", "rm", "lasting")
+
+
+ASK = """
+import socket, struct, sys
+questions = [
+    struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + bytes([len(name)]) + name.encode() + b"\\0" + struct.pack(">2H", 1, 1)
+    for name in sys.argv[1:]
+]
+asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asker.connect(("127.0.0.11", 53))
+asker.settimeout(10)
+right = 0
+print("asking", flush=True)
+while True:
+    for question in questions:
+        asker.send(question)
+        code = asker.recv(512)[3] & 15
+        if code:
+            sys.exit(f"code {code} after {right} right answers")
+        right += 1
+"""
+
+
+def test_no_answer_is_wrong_while_daemons_come_and_go(fresh):
+    """A boot replaces the table of a network once it is whole. One that has some of the members would send the others'
+    names to outside servers, and their containers would hear that there is no such host."""
+    engine = fresh({"live-restore": True, "shutdown-timeout": 3})
+    engine.ok("network", "create", "net")
+    peers = [f"peer{number}" for number in range(12)]
+    for name in peers:
+        sleeper(engine, name, "--net", "net")
+    inside = ["nsenter", "-t", str(engine.inspect("peer0")["State"]["Pid"]), "-n", sys.executable, "-c", ASK, *peers]
+    with subprocess.Popen(inside, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asker:
+        try:
+            assert asker.stdout.readline() == "asking\n"
+            for number in range(3):
+                engine.kill()
+                engine.start()
+                engine.ok("network", "create", f"barrier{number}")  # which waits until networks are up
+            assert asker.poll() is None, asker.stderr.read()
+        finally:
+            asker.kill()
+    engine.ok("rm", "-f", *peers)
+    engine.ok("network", "rm", "net", *(f"barrier{number}" for number in range(3)))
