@@ -147,10 +147,10 @@ class Connection:
             if isinstance(answer, Response):
                 return await self._respond(head, body, answer)
             if isinstance(answer, Streaming):
-                return await self._stream(head, body, answer)
+                return await self._stream(head, body, answer, request)
         except BadHeader as error:
             return await self._respond(head, body, self._on_error(request, error))
-        await self._hijack(head, body, answer)
+        await self._hijack(body, answer, request)
         return False
 
     async def _respond(self, head: Head, body: RequestBody, answer: Response) -> bool:
@@ -160,7 +160,7 @@ class Connection:
         )
         return keep and (body.done or await body.discard())
 
-    async def _stream(self, head: Head, body: RequestBody, answer: Streaming) -> bool:
+    async def _stream(self, head: Head, body: RequestBody, answer: Streaming, request: Request) -> bool:
         keep = head.keep_alive and not self._last and head.version == "1.1"
         try:
             beginning = stream_head(head.version, answer.status, answer.headers, keep=keep)
@@ -179,7 +179,7 @@ class Connection:
                 complete = True
             except Exception as error:
                 if not _client_left(error):
-                    log.exception("cannot finish the answer to %s %s", head.method, head.target)
+                    self._on_error(request, error)  # for its log: the client has its head already
             finally:
                 await _close(answer)
             nursery.cancel_scope.cancel()
@@ -200,7 +200,7 @@ class Connection:
         await self._inbound.closed()
         scope.cancel()
 
-    async def _hijack(self, head: Head, body: RequestBody, answer: Hijack) -> None:
+    async def _hijack(self, body: RequestBody, answer: Hijack, request: Request) -> None:
         if not body.done and not body.expects:
             await body.discard()
         await self._transport.send(answer.head)
@@ -209,7 +209,7 @@ class Connection:
             await answer.run(stream)
         except Exception as error:
             if not _client_left(error):
-                log.exception("cannot serve the stream of %s %s", head.method, head.target)
+                self._on_error(request, error)
 
 
 def _client_left(error: BaseException) -> bool:

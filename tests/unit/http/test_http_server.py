@@ -449,3 +449,41 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
             gc.enable()
 
     serving(tmp_path, handler, body)
+
+
+@pytest.mark.parametrize("hijacked", [False, True])
+def test_a_stream_that_fails_is_told_as_every_failure_is(
+    tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By `on_error`, which knows the errors that are no faults of this program; the client sees that it is not whole."""
+    told = []
+
+    async def handler(request: Request) -> Answer:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"some"
+            raise ValueError("the container is gone")
+
+        async def run(stream: RawStream) -> None:
+            raise ValueError("the container is gone")
+
+        return Hijack(b"HTTP/1.1 101 UPGRADED\r\n\r\n", run) if hijacked else Streaming(200, pieces())
+
+    def on_error(request: Request, error: Exception) -> Response:
+        told.append((request.target, str(error)))
+        return Response(500)
+
+    async def main() -> None:
+        server = Server(handler, on_error=on_error)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, [open_unix_listener(str(tmp_path / "s.sock"))])
+            async with await trio.open_unix_socket(str(tmp_path / "s.sock")) as stream:
+                await stream.send_all(GET)
+                got = b""
+                while data := await stream.receive_some():
+                    got += data
+                assert got.startswith(b"HTTP/1.1 ") and not got.endswith(b"0\r\n\r\n")
+            await server.drain(0)
+
+    trio.run(main)
+    assert told == [("/", "the container is gone")]
+    assert not caplog.records
