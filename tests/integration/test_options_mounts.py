@@ -45,10 +45,11 @@ def test_read_only_goes_all_the_way_down_unless_that_is_not_wanted(engine: Engin
         assert _run(engine, [force], script).out.split() == ["/x/sub/mark"]
         assert _run(engine, [f"{bind},bind-recursive=disabled"], script).out.split() == ["top", "below"]  # beside the mount
         old = {"Type": "bind", "Source": str(tmp_path), "Target": "/x", "ReadOnly": True}
-        body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": {"Mounts": [old], "NetworkMode": "none"}}
-        for version, seen in (("v1.43", ["below", "/x/sub/mark"]), ("v1.44", ["/x/sub/mark"])):
-            made = engine.api("POST", f"/{version}/containers/create", body)[1]["Id"]
-            assert engine.ok("start", "-a", made).split() == seen
+        for given in ({"Mounts": [old]}, {"Binds": [f"{tmp_path}:/x:ro"]}):
+            body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": {**given, "NetworkMode": "none"}}
+            for version, seen in (("v1.43", ["below", "/x/sub/mark"]), ("v1.44", ["/x/sub/mark"])):
+                made = engine.api("POST", f"/{version}/containers/create", body)[1]["Id"]
+                assert engine.ok("start", "-a", made).split() == seen
 
 
 def test_propagation(engine: Engine, name: str, tmp_path: Path) -> None:

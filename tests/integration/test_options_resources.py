@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.integration.engine import Engine, until
 
+from orlop_kernel.engine.spec.host import facts
+
 pytestmark = pytest.mark.root
 
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -171,3 +173,15 @@ def test_a_sysctl_must_be_of_a_namespace_of_the_containers_own(engine: Engine) -
     ):
         result = engine.orlop("run", "--rm", *flags, "busybox", "true")
         assert result.code == 125 and text in result.err and "namespace" in result.err
+
+
+@pytest.mark.skipif(facts().cgroup_version == 2, reason="cgroup v2 has no oom_kill_disable")
+def test_a_container_that_waits_for_memory_is_told_of(engine: Engine, name: str) -> None:
+    limits = ("--memory", "8m", "--memory-swap", "8m", "--oom-kill-disable")
+    engine.docker("run", "-d", "--name", name, *limits, "busybox", "sh", "-c", "a=x; while :; do a=$a$a; done")
+    until(lambda: "oom" in engine.events(container=name), "the event")
+    state = engine.inspect(name)["State"]
+    assert (state["OOMKilled"], state["Status"]) == (True, "running")
+    engine.docker("kill", name)
+    until(lambda: engine.inspect(name)["State"]["Status"] == "exited", "the end")
+    assert engine.events(container=name).count("oom") == 1

@@ -10,7 +10,7 @@ from orlop_kernel.engine.containers.record import State
 from orlop_kernel.engine.spec.host import Host
 from orlop_kernel.engine.top import parse
 from orlop_kernel.spi import DriverError, InvalidParameter
-from orlop_kernel.types.containers import ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
+from orlop_kernel.types.containers import BindOptions, ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
 from orlop_kernel.types.images import ImageConfig
 
 FACTS = Host(
@@ -70,6 +70,16 @@ def test_one_place_one_mount():
 def test_image_volumes_yield_to_what_the_user_mounts():
     planned = mounts.plan(HostConfig(binds=["/a:/x"]), ["/x", "/y"])
     assert [(m.destination, m.type) for m in planned] == [("/x", "bind"), ("/y", "volume")]
+
+
+def test_read_only_binds_of_older_clients_leave_what_is_mounted_below():
+    deep = MountSpec(type="bind", source="/", target="/deep", read_only=True)
+    deep.bind_options = BindOptions(read_only_force_recursive=True)
+    given = HostConfig(binds=["/a:/ro:ro", "/b:/rw", "volume:/volume:ro"], mounts=[deep])
+    (lent,) = mounts.plan(HostConfig(binds=["/c:/lent:ro"]), ())
+    for flat in (False, True):
+        planned = mounts.plan(given, (), [lent], flat_readonly=flat)
+        assert {made.destination for made in planned if made.flat_readonly} == ({"/ro"} if flat else set())
 
 
 def test_a_mount_needs_its_source():
