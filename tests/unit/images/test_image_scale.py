@@ -24,6 +24,7 @@ from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
 from orlop_kernel.engine.images import archive_file, listing
 from orlop_kernel.engine.images.catalog import Catalog
 from orlop_kernel.engine.images.committed import CommitRequest
+from orlop_kernel.engine.images.names import Names
 from orlop_kernel.engine.images.records import ImageRecord
 from orlop_kernel.engine.images.references import parse
 from orlop_kernel.spi import DriverError, InvalidParameter
@@ -176,7 +177,15 @@ def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
     assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
 
 
-def test_a_prune_of_many_names(tmp_path: Path) -> None:
+def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies, copy = [], Names.copy
+
+    def counted(names: Names) -> Names:
+        copies.append(len(names))
+        return copy(names)
+
+    monkeypatch.setattr(Names, "copy", counted)
+
     async def check(room: Room) -> None:
         async with in_slices():
             report = await room.images.prune({"dangling": ["false"]})
@@ -184,6 +193,7 @@ def test_a_prune_of_many_names(tmp_path: Path) -> None:
         assert room.is_empty()
 
     filled(tmp_path, check)
+    assert copies == [MANY + 1], "all names are copied once, not once a name"
 
 
 def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ class _Planner:
         return image.id in self._gone
 
     def _step(self, removal: Removal, image: Image, names: list[Reference], delete: bool) -> None:
-        left = self._left.setdefault(image.id, image.names.copy())
+        if image.id not in self._left:
+            self._left[image.id] = image.names.copy()
+        left = self._left[image.id]
         for name in names:
             left.discard(name)
         if delete:
