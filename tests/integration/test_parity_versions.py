@@ -20,6 +20,7 @@ from tests.integration.parity import SLEEP, Side, differences, in_order, unexpec
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
 
 VERSIONS = [f"/v1.{minor}" for minor in (24, 25, 28, 29, 30, 39, 40, 41, 42, 43, 44, 45)]
+ABSENT = "/PARITY-HOME/absent"  # of each side's own; a create makes it
 BIND = {"Type": "bind", "Source": "/usr/share", "Target": "/m", "ReadOnly": True}
 
 
@@ -37,7 +38,7 @@ CREATED: list[dict[str, Any]] = [
     mounts({**BIND, "BindOptions": {"NonRecursive": True}}),
     mounts({**BIND, "BindOptions": {"ReadOnlyNonRecursive": True}}),
     mounts({**BIND, "BindOptions": {"ReadOnlyForceRecursive": True, "Propagation": "rprivate"}}),
-    mounts({**BIND, "Source": "/nosuch-parity", "BindOptions": {"CreateMountpoint": True}}),
+    mounts({**BIND, "Source": ABSENT, "BindOptions": {"CreateMountpoint": True}}),
     mounts({"Type": "tmpfs", "Target": "/m", "VolumeOptions": {"NoCopy": True}}),
     mounts({"Type": "bind", "Source": "/usr/share", "Target": "/m", "TmpfsOptions": {"SizeBytes": 1 << 20}}),
     mounts({"Type": "volume", "Source": "parity", "Target": "/m", "VolumeOptions": {"Subpath": "x"}}),
@@ -50,7 +51,11 @@ KNOWN = (
 
 
 def created(side: Side, version: str, body: dict[str, Any]) -> tuple[int, Any]:
-    status, made = side.api("POST", "/containers/create?name=versions", {"Image": BUSYBOX, **body}, version)
+    absent = side.home / "absent"
+    text = json.dumps({"Image": BUSYBOX, **body}).replace(ABSENT, str(absent))
+    status, made = side.api("POST", "/containers/create?name=versions", text.encode(), version)
+    if absent.exists():
+        absent.rmdir()
     if status != 201:
         return status, side.plain(re.sub(r": (bridge, parity-net|parity-net, bridge)$", ": ANY", made["message"]))
     side.names[made["Id"]] = "<versions>"
