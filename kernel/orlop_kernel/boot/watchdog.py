@@ -4,6 +4,7 @@ A step of a task is everything between two checkpoints. While it lasts no client
 without the time in which the thread was runnable and waited for a processor (the second field of
 /proc/thread-self/schedstat): a busy machine is not a fault of the step. What remains is computing, blocking system calls and
 waiting for the GIL. A step that waited for the disk when it was looked at says so: how long that takes is up to the machine.
+One that waited for another thread counts as long as this process computed: that thread may have waited for a processor.
 
 Installed while `debug` is on, or when the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds. Imported by
 nobody otherwise.
@@ -71,7 +72,8 @@ class LoopWatchdog(trio.abc.Instrument):
         self._thread, self._tid = threading.get_ident(), threading.get_native_id()
         self._began = 0.0  # 0: no step is under way
         self._waited = 0
-        self._seen: tuple[str, bool] = ("", False)
+        self._computed = 0.0
+        self._seen = ("", "")  # frames, and what is waited for
         self._closed = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="loop-watchdog", daemon=True)
         self._sampler.start()
@@ -85,7 +87,8 @@ class LoopWatchdog(trio.abc.Instrument):
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._waited = self._run_queue_wait()
-        self._seen = ("", False)
+        self._seen = ("", "")
+        self._computed = time.process_time()
         self._began = time.perf_counter()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -95,8 +98,11 @@ class LoopWatchdog(trio.abc.Instrument):
         self._began = 0.0
         if passed > self._threshold:
             passed -= (self._run_queue_wait() - self._waited) / 1e9
+            frames, waits_for = self._seen
+            if waits_for == "lock":
+                passed = min(passed, time.process_time() - self._computed)
             if passed > self._threshold:
-                self._report(Blocked(task.name, passed, *self._seen))
+                self._report(Blocked(task.name, passed, frames, waits_for == "disk"))
 
     def _run_queue_wait(self) -> int:
         """Nanoseconds so far."""
@@ -109,18 +115,21 @@ class LoopWatchdog(trio.abc.Instrument):
             began = self._began
             if began and began != looked_at and time.perf_counter() - began > self._threshold:
                 looked_at = began
-                disk = _state(self._tid) == "D"
+                waits_for = _waits_for(self._tid)
                 frame = sys._current_frames().get(self._thread)
-                seen = (_short(frame) if frame else "", disk)
+                seen = (_short(frame) if frame else "", waits_for)
                 if self._began == began:
                     self._seen = seen
 
 
-def _state(tid: int) -> str:
-    """Of a thread of this process, as ps(1) names it."""
+def _waits_for(tid: int) -> str:
+    """What a thread of this process waits for: "disk" (uninterruptible sleep), "lock" (futex(2): the GIL, too) or "" ."""
     try:
         with open(f"/proc/self/task/{tid}/stat") as file:
-            return file.read().rpartition(") ")[2][:1]
+            if file.read().rpartition(") ")[2][:1] == "D":
+                return "disk"
+        with open(f"/proc/self/task/{tid}/wchan") as file:
+            return "lock" if file.read().startswith("futex") else ""
     except OSError:
         return ""
 
