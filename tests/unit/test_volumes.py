@@ -33,7 +33,7 @@ class World:
         self.events: list[tuple[str, str, str, dict[str, str]]] = []
         self.used: dict[str, list[str]] = {}
         self.store = store
-        self.volumes = Volumes(store, self, self._find, lambda name: self.used.get(name, []))  # type: ignore[arg-type]  # an EventBus's publish is all it needs
+        self.volumes = Volumes(store, self, self._find, lambda: self.used)  # type: ignore[arg-type]  # an EventBus's publish is all it needs
 
     async def _find(self, name: str) -> VolumeDriver:
         if name not in ("local", "fake"):

@@ -50,7 +50,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
             return await operation(*arguments)
 
         async with Store.open(str(tmp_path / "orlop.db")) as store:
-            volumes = Volumes(store, EventBus(), find, lambda name: used.get(name, []))
+            volumes = Volumes(store, EventBus(), find, lambda: used)
             engine: Any = SimpleNamespace(volumes=volumes, run=run)  # all that routes use
             api = Api(routes(engine), guard=guard)
 

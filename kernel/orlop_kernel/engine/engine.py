@@ -65,8 +65,8 @@ class Engine:
         self.images.users = self.containers.users_of_images
         self.images.tally = self.tally
 
-    def _volume_users(self, name: str) -> list[str]:
-        return self.containers.users_of_volume(name)
+    def _volume_users(self) -> dict[str, list[str]]:
+        return self.containers.users_of_volumes()
 
     @classmethod
     @asynccontextmanager

@@ -198,8 +198,13 @@ class Containers:
                 users.setdefault(image_id, []).append(ImageUser(item.id, item.record.state.running))
         return users
 
-    def users_of_volume(self, name: str) -> list[str]:
-        return [item.id for item in self.index.values() if any(mount.name == name for mount in item.record.mounts)]
+    def users_of_volumes(self) -> dict[str, list[str]]:
+        """The containers that have each volume, in one pass over them all."""
+        found: dict[str, list[str]] = {}
+        for item in self.index.values():
+            for name in {mount.name for mount in item.record.mounts if mount.name}:
+                found.setdefault(name, []).append(item.id)
+        return found
 
     # --- places -----------------------------------------------------------------------------------------------------
 

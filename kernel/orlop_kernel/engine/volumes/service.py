@@ -35,7 +35,7 @@ _LOCAL = "local"
 
 
 class Volumes:
-    """`drivers` gives the driver of a name, `users` the IDs of the containers that have a volume, stopped ones too.
+    """`drivers` gives the driver of a name, `users` the IDs of the containers that have each volume, stopped ones too.
     Reading needs neither lock nor driver."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Volumes:
         store: Store,
         events: EventBus,
         drivers: Callable[[str], Awaitable[VolumeDriver]],
-        users: Callable[[str], list[str]],
+        users: Callable[[], Mapping[str, list[str]]],
     ) -> None:
         self._store = store
         self._events = events
@@ -111,21 +111,23 @@ class Volumes:
     def list(self, wanted: filters.Filters) -> list[Volume]:
         """By name. `InvalidParameter` for filters that cannot be."""
         accept = filters.listed(wanted)
-        return [view(record) for record in self._sorted() if accept(record, bool(self._in_use(record.name)))]
+        users = self._users()
+        return [view(record) for record in self._sorted() if accept(record, record.name in users)]
 
     def _sorted(self) -> Iterable[VolumeRecord]:
         return sorted((record for record in self._records.values() if not record.removing), key=lambda record: record.name)
 
     def _in_use(self, name: str) -> Sequence[str]:
-        return self._users(name)
+        return self._users().get(name, ())
 
     async def with_usage(self) -> Sequence[Volume]:
         """For `GET /system/df`: the volumes that Docker counts there, with sizes. -1 where a driver does not tell."""
         found: dict[str, UsageData] = {}
+        users = self._users()
 
         async def measure(record: VolumeRecord) -> None:
             size = await self._size(record)
-            found[record.name] = UsageData(ref_count=len(self._in_use(record.name)), size=size)
+            found[record.name] = UsageData(ref_count=len(users.get(record.name, ())), size=size)
 
         records = [record for record in self._sorted() if record.disposable]
         async with trio.open_nursery() as nursery:
@@ -278,8 +280,9 @@ class Volumes:
         self._pruning = True
         deleted, reclaimed = [], 0
         try:
+            users = self._users()
             for record in list(self._sorted()):
-                if not accept(record) or self._in_use(record.name) or self._held[record.name]:
+                if not accept(record) or record.name in users or self._held[record.name]:
                     continue
                 size = await self._size(record)
                 try:
