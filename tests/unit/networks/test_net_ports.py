@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
+import trio
 from tests.ports import free_port
 
+from orlop_kernel.engine.networks import ports as ports_module
 from orlop_kernel.engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
 from orlop_kernel.engine.networks.views import _ports, normal_ports
 from orlop_kernel.spi import DriverError, InvalidParameter, PublishedPort
@@ -86,9 +89,13 @@ def test_what_is_no_port_is_not_shown_and_does_not_stand_in_the_way_of_the_rest(
     assert _ports(exposed, ()) == {"80/tcp": None}
 
 
+def take(ports: PortAllocator, wanted: list[Wanted]) -> list[Bound]:
+    return trio.run(ports.allocate, wanted)
+
+
 def test_both_families_get_one_port(held: list[Bound]) -> None:
     ports = PortAllocator()
-    held += ports.allocate([Wanted("tcp", 80, "", 0, 0)])
+    held += take(ports, [Wanted("tcp", 80, "", 0, 0)])
     assert [bound.port.host_ip for bound in held] == ["0.0.0.0", "::"]
     assert len({bound.port.host_port for bound in held}) == 1
     for bound, address in zip(held, ("127.0.0.1", "::1"), strict=True):
@@ -99,24 +106,24 @@ def test_both_families_get_one_port(held: list[Bound]) -> None:
 
 def test_taken_by_us(held: list[Bound]) -> None:
     ports = PortAllocator()
-    held += ports.allocate([Wanted("tcp", 80, "127.0.0.1", 0, 0)])
+    held += take(ports, [Wanted("tcp", 80, "127.0.0.1", 0, 0)])
     port = held[0].port.host_port
     with pytest.raises(DriverError, match=rf"^Bind for 0\.0\.0\.0:{port} failed: port is already allocated$"):
-        ports.allocate([Wanted("tcp", 80, "", port, port)])
-    held += ports.allocate([Wanted("tcp", 80, "127.0.0.2", port, port)])
-    held += ports.allocate([Wanted("udp", 80, "127.0.0.1", port, port)])
+        take(ports, [Wanted("tcp", 80, "", port, port)])
+    held += take(ports, [Wanted("tcp", 80, "127.0.0.2", port, port)])
+    held += take(ports, [Wanted("udp", 80, "127.0.0.1", port, port)])
 
 
 def test_taken_by_a_stranger(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(DriverError, match=rf"^failed to bind host port 0\.0\.0\.0:{port}/tcp: address already in use$"):
-            PortAllocator().allocate([Wanted("tcp", 80, "", port, port)])
+            take(PortAllocator(), [Wanted("tcp", 80, "", port, port)])
 
 
 def test_an_address_that_is_not_the_hosts() -> None:
     with pytest.raises(DriverError, match="cannot assign requested address"):
-        PortAllocator().allocate([Wanted("tcp", 80, "192.0.2.77", 8080, 8080)])
+        take(PortAllocator(), [Wanted("tcp", 80, "192.0.2.77", 8080, 8080)])
 
 
 def test_the_first_free_of_a_range(held: list[Bound]) -> None:
@@ -124,7 +131,7 @@ def test_the_first_free_of_a_range(held: list[Bound]) -> None:
         port = other.getsockname()[1]
         if port > 65500:
             pytest.fail("no room above the port the kernel chose")
-        held += PortAllocator().allocate([Wanted("tcp", 80, "127.0.0.1", port, port + 30)])
+        held += take(PortAllocator(), [Wanted("tcp", 80, "127.0.0.1", port, port + 30)])
         assert port < held[0].port.host_port <= port + 30
 
 
@@ -134,8 +141,8 @@ def test_all_or_nothing(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         with pytest.raises(DriverError):
-            ports.allocate([Wanted("tcp", 80, "127.0.0.1", first, first), Wanted("tcp", 81, "127.0.0.1", taken, taken)])
-    held += ports.allocate([Wanted("tcp", 80, "127.0.0.1", first, first)])
+            take(ports, [Wanted("tcp", 80, "127.0.0.1", first, first), Wanted("tcp", 81, "127.0.0.1", taken, taken)])
+    held += take(ports, [Wanted("tcp", 80, "127.0.0.1", first, first)])
     assert held[0].port.host_port == first
 
 
@@ -145,19 +152,58 @@ def test_release_and_adopt(held: list[Bound]) -> None:
     living = PublishedPort("tcp", "0.0.0.0", number, 80)
     ports.adopt([living])
     with pytest.raises(DriverError, match="port is already allocated"):
-        ports.allocate([Wanted("tcp", 80, "127.0.0.1", number, number)])
+        take(ports, [Wanted("tcp", 80, "127.0.0.1", number, number)])
     ports.release([living])
     ports.release([living])
-    held += ports.allocate([Wanted("tcp", 80, "127.0.0.1", number, number)])
+    held += take(ports, [Wanted("tcp", 80, "127.0.0.1", number, number)])
 
 
 def test_ephemeral_ports_go_on_from_the_last(held: list[Bound]) -> None:
     ports = PortAllocator("127.0.0.1")
-    held += ports.allocate([Wanted("tcp", number, "", 0, 0) for number in (80, 81, 82)])
+    held += take(ports, [Wanted("tcp", number, "", 0, 0) for number in (80, 81, 82)])
     numbers = [bound.port.host_port for bound in held]
     assert numbers == sorted(set(numbers))
 
 
 def test_sctp_has_no_listener() -> None:
-    (bound,) = PortAllocator().allocate([Wanted("sctp", 80, "127.0.0.1", 8080, 8080)])
+    (bound,) = take(PortAllocator(), [Wanted("sctp", 80, "127.0.0.1", 8080, 8080)])
     assert bound.socket is None and bound.port == PublishedPort("sctp", "127.0.0.1", 8080, 80)
+
+
+def test_a_container_has_so_many_ports_and_no_more() -> None:
+    range_of_all = {"1-65535/tcp": None}
+    for exposed, bindings, publish_all, what in (
+        ((), range_of_all, False, "published ports: a container may have 4096"),
+        (["1-5000/tcp"], {}, True, "published ports: a container may have 4096"),
+        ([f"{low}-65535/tcp" for low in range(1, 10_000)], {}, False, "exposed ports: a container may have 32768"),
+        ((), {f"{low}-65535/tcp": None for low in range(60_000, 65_535)}, False, "published"),
+    ):
+        with pytest.raises(InvalidParameter, match=f"^too many {what}"):
+            wanted_ports(exposed, bindings, publish_all)
+    assert wanted_ports(["16384-32768/udp"], {}, publish_all=False) == []
+    assert len(wanted_ports([], {"10001-14096/udp": [PortBinding(host_port="10001-14096")]}, publish_all=False)) == 4_096
+
+
+def test_many_ports_are_taken_with_looks_at_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in linear time: what is in use is looked at once, not for each."""
+    monkeypatch.setattr(ports_module, "_open", lambda *_: None)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def main() -> None:
+        allocator = PortAllocator()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            began = time.thread_time()
+            bound = await allocator.allocate([Wanted("tcp", port, "127.0.0.1", 0, 0) for port in range(1, 4_097)])
+            assert time.thread_time() - began < 5
+            nursery.cancel_scope.cancel()
+        assert len({each.port.host_port for each in bound}) == 4_096
+
+    trio.run(main)
+    assert turns > 50

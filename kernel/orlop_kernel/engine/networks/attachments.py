@@ -89,7 +89,7 @@ class Attachments:
                 linked = tuple(links) if request.record.name == "bridge" else ()
                 planned = self._plan_endpoint(plan, request, driver, ifname, linked, default_route=request is gateway)
                 if request is gateway and wanted and driver.capabilities.publishes:
-                    bound = self._bind(plan, planned, wanted, request.record.options)
+                    bound = await self._bind(plan, planned, wanted, request.record.options)
                     ports = tuple(each.port for each in bound)
                     endpoint = msgspec.structs.replace(planned.endpoint, ports=ports)
                     plan.endpoints[-1] = msgspec.structs.replace(planned, endpoint=endpoint)
@@ -135,11 +135,11 @@ class Attachments:
         plan.endpoints.append(planned)
         return planned
 
-    def _bind(
+    async def _bind(
         self, plan: Plan, planned: PlannedEndpoint, wanted: Sequence[Wanted], options: Mapping[str, str]
     ) -> list[Bound]:
         try:
-            bound = self._ports.allocate(wanted, options.get(_BINDING, ""))
+            bound = await self._ports.allocate(wanted, options.get(_BINDING, ""))
         except OrlopError as error:
             raise DriverError(
                 f"{_FAILED}driver failed programming external connectivity on endpoint "
@@ -290,7 +290,8 @@ class Attachments:
         taken: tuple[PublishedPort, ...] = ()
         try:
             if chosen and publishes and wanted and not ports:
-                taken = tuple(each.port for each in self._bind(fresh, _planned(chosen), wanted, chosen.network.options))
+                bound = await self._bind(fresh, _planned(chosen), wanted, chosen.network.options)
+                taken = tuple(each.port for each in bound)
             led = _with(chosen, (ports or taken) if publishes else (), True) if chosen else None
             await self._move(former, led, netns)
             if fresh.sockets:

@@ -11,8 +11,10 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import trio
 
 from orlop_kernel.spi import DriverError, InvalidParameter, PublishedPort
 from orlop_kernel.types.containers import PortBinding
@@ -23,6 +25,9 @@ __all__ = ["Bound", "PortAllocator", "Wanted", "parse_port", "wanted_ports"]
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _BACKLOG = 4096  # bounded by net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
+_MAX_EXPOSED = 32_768
+_MAX_PUBLISHED = 4_096  # each is two sockets of the container's monitor, and rules
+_AT_ONCE = 64  # ports taken between two looks at what else there is to do: a port is some 30 us
 _TRIES = 256  # other engines of this machine take theirs in the same order
 
 PortBindings = Mapping[str, Sequence[PortBinding] | None]
@@ -83,6 +88,10 @@ def _bindings(text: str, ports: list[tuple[int, str]], binding: PortBinding) -> 
     return [Wanted(protocol, port, host_ip, low + i, low + i) for i, (port, protocol) in enumerate(ports)]
 
 
+def _too_many(what: str, limit: int) -> InvalidParameter:
+    return InvalidParameter(f"too many {what} ports: a container may have {limit}")
+
+
 def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:
     """What to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral one. Raises for
     every port that is none, also for those that are not published: lists show them."""
@@ -92,9 +101,17 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
         ports = parse_port(text)
         bound.update(ports)
         for binding in given or [PortBinding()]:
+            if len(found) + len(ports) > _MAX_PUBLISHED:
+                raise _too_many("published", _MAX_PUBLISHED)
             found += _bindings(text, ports, binding)
-    bare = [(port, protocol) for text in exposed for port, protocol in parse_port(text)]
+    bare: list[tuple[int, str]] = []
+    for text in exposed:
+        bare += parse_port(text)
+        if len(bare) > _MAX_EXPOSED:
+            raise _too_many("exposed", _MAX_EXPOSED)
     if publish_all:
+        if len(found) + len(bare) > _MAX_PUBLISHED:
+            raise _too_many("published", _MAX_PUBLISHED)
         found += [Wanted(protocol, port, "", 0, 0) for port, protocol in bare if (port, protocol) not in bound]
     # Fixed host ports first: an ephemeral one must not take what a sibling asks for by number.
     return sorted(
@@ -157,6 +174,23 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
     return sock
 
 
+class _Ephemeral:
+    """Ephemeral ports in the order in which they are tried: those after the one that was given last, and then from the
+    beginning. Of one allocation, which goes on where the port before was found: a port that was not free is not tried for
+    each of thousands. Iterating gives each port once."""
+
+    def __init__(self, last: int) -> None:
+        self._low, self._high = ephemeral_range()
+        self._reserved = _reserved()
+        self._next = last + 1 if self._low <= last < self._high else self._low
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(self._high - self._low + 1):
+            port, self._next = self._next, self._next + 1 if self._next < self._high else self._low
+            if port not in self._reserved:
+                yield port
+
+
 class PortAllocator:
     """Which host ports are ours. Not persistent: `adopt` says at boot what living containers hold."""
 
@@ -165,12 +199,15 @@ class PortAllocator:
         self._taken: dict[tuple[str, int], list[ipaddress.IPv4Address | ipaddress.IPv6Address]] = {}
         self._last = 0
 
-    def allocate(self, wanted: Sequence[Wanted], default_ip: str = "") -> list[Bound]:
+    async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "") -> list[Bound]:
         """All or nothing. `DriverError` in Docker's words. `default_ip` is the network's, where no address is asked for."""
         found: list[Bound] = []
+        ephemeral = _Ephemeral(self._last) if any(not want.low for want in wanted) else None
         try:
-            for want in wanted:
-                found += self._allocate_one(want, default_ip)
+            for count, want in enumerate(wanted, 1):
+                found += self._allocate_one(want, default_ip, ephemeral)
+                if count % _AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
         except BaseException:
             close_sockets(found)
             self.release(bound.port for bound in found)
@@ -183,11 +220,14 @@ class PortAllocator:
             return ["0.0.0.0", "::"] if socket.has_ipv6 and os.path.exists("/proc/sys/net/ipv6") else ["0.0.0.0"]
         return [address]
 
-    def _allocate_one(self, want: Wanted, default_ip: str) -> list[Bound]:
+    def _allocate_one(self, want: Wanted, default_ip: str, ephemeral: _Ephemeral | None) -> list[Bound]:
         addresses = self._addresses(want.host_ip, default_ip)
         failure = "no free port"
         tries = 0
-        for port in self._candidates(want):
+        candidates = range(want.low, want.high + 1) if want.low or ephemeral is None else ephemeral
+        for port in candidates:
+            if not want.low and (want.protocol, port) in self._taken:
+                continue
             try:
                 return self._take(want, addresses, port)
             except _Taken as taken:
@@ -196,18 +236,6 @@ class PortAllocator:
                 if tries >= _TRIES:
                     break
         raise DriverError(failure)
-
-    def _candidates(self, want: Wanted) -> Iterable[int]:
-        if want.low:
-            return range(want.low, want.high + 1)
-        low, high = ephemeral_range()
-        start = self._last + 1 if low <= self._last < high else low
-        reserved = _reserved()
-        return (
-            port
-            for port in (*range(start, high + 1), *range(low, start))
-            if port not in reserved and (want.protocol, port) not in self._taken
-        )
 
     def _take(self, want: Wanted, addresses: list[str], port: int) -> list[Bound]:
         found: list[Bound] = []
