@@ -606,3 +606,26 @@ def test_a_hijack_counts_as_101() -> None:
     api = Api([Route("POST", "/x", handler)], on_answer=lambda c, status, seconds: seen.append(status))
     assert isinstance(ask(api, "POST", "/x"), Hijack)
     assert seen == [101]
+
+
+def test_lists_maps_and_strings_have_a_length() -> None:
+    for body, text in (
+        ({"HostConfig": {"Names": ["a"] * 10_001}}, "HostConfig.Names: has more than 10000 elements"),
+        ({"Labels": {str(number): "" for number in range(10_001)}}, "Labels: has more than 10000 elements"),
+        ({"Image": "x" * (1 << 20) + "y"}, "Image: has more than 1048576 characters"),
+        ({"Labels": {"a": "x" * (1 << 20) + "y"}}, "Labels: has more than 1048576 characters"),
+    ):
+        with pytest.raises(errors.InvalidParameter) as caught:
+            decode_json(json.dumps(body).encode(), Outer)
+        assert str(caught.value) == f"invalid JSON: {text}"
+    assert decode_json(json.dumps({"HostConfig": {"Names": ["a"] * 10_000}}).encode(), Outer).host_config.names
+
+
+def test_a_filter_has_so_many_values() -> None:
+    def filters(count: int) -> dict[str, list[str]]:
+        wanted = json.dumps({"label": [f"l{number}" for number in range(count)]}, separators=(",", ":"))
+        return call(f"filters={wanted}").filters()
+
+    assert len(filters(256)["label"]) == 256
+    with pytest.raises(errors.InvalidParameter, match=r"^invalid filter 'label': more than 256 values$"):
+        filters(257)

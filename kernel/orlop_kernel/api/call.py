@@ -28,6 +28,7 @@ KiB."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _LONGEST = 32  # with zeros in front; Python refuses to read thousands of digits
+_FILTER_VALUES = 256
 _filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
 
 
@@ -118,6 +119,8 @@ class Call:
         result: dict[str, list[str]] = {}
         for key, values in (parsed or {}).items():
             chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
+            if len(chosen) > _FILTER_VALUES:  # each is tried on each object
+                raise InvalidParameter(f"invalid filter '{key}': more than {_FILTER_VALUES} values")
             result[key] = list(dict.fromkeys(chosen))
         if self.only:
             result["label"] = [*result.get("label", ()), *self.only]

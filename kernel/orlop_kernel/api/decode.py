@@ -33,6 +33,12 @@ INLINE = 64 << 10
 _MAX_VALUES = 50_000
 """Of a larger body: parsing is one call of C that holds the GIL, and takes 0.2 us a value."""
 
+_MAX_ITEMS = 10_000
+"""Of one list or map. Ports of a range, one by one, are the most that anybody has been seen to send."""
+
+_MAX_TEXT = 1 << 20
+"""Characters of one string. The kernel takes no argument or variable of more than 128 KiB."""
+
 _DROP = object()  # null where the type has no null: as if the key were not there
 _INT64 = range(-(1 << 63), 1 << 64)  # unsigned ones included, which Docker has too
 _DIGITS = 20
@@ -41,8 +47,12 @@ _FOLD = str.maketrans("\u017f\u212a", "sk")
 
 
 class _OutOfRangeError(Exception):
-    def __init__(self) -> None:
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
         self.path: list[str] = []
+
+    def __str__(self) -> str:
+        return ": ".join([".".join(reversed(self.path)), self.reason] if self.path else [self.reason])
 
 
 class _DuplicateKeyError(Exception):
@@ -64,7 +74,7 @@ def decode_json(data: bytes, kind: type[T]) -> T:
     except _DuplicateKeyError as error:
         raise InvalidParameter(f"invalid JSON: duplicate key {json.dumps(str(error), ensure_ascii=False)}") from None
     except _OutOfRangeError as error:
-        raise InvalidParameter(f"invalid JSON: {'.'.join(reversed(error.path))}: does not fit into 64 bits") from error
+        raise InvalidParameter(f"invalid JSON: {error}") from error
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"invalid JSON: {explain_validation(error)}") from error
 
@@ -148,6 +158,17 @@ def _same(value: Any) -> Any:
     return _DROP if value is None else value
 
 
+def _text(value: Any) -> Any:
+    if type(value) is str and len(value) > _MAX_TEXT:
+        raise _OutOfRangeError(f"has more than {_MAX_TEXT} characters")
+    return _same(value)
+
+
+def _check_length(value: list[Any] | dict[str, Any]) -> None:
+    if len(value) > _MAX_ITEMS:
+        raise _OutOfRangeError(f"has more than {_MAX_ITEMS} elements")
+
+
 def _nullable(value: Any) -> Any:
     return value
 
@@ -158,8 +179,11 @@ def _raw(value: Any) -> Any:
 
 def _integer(value: Any) -> Any:
     if type(value) is int and value not in _INT64:
-        raise _OutOfRangeError
+        raise _OutOfRangeError("does not fit into 64 bits")
     return _DROP if value is None else value
+
+
+_PLAIN = (_same, _integer, _text)
 
 
 @lru_cache(maxsize=256)
@@ -179,6 +203,8 @@ def _shape(info: inspect.Type, known: dict[Any, _Shape]) -> _Shape:
         return _union(info, known)
     if isinstance(info, inspect.IntType):
         return _integer
+    if isinstance(info, inspect.StrType):
+        return _text
     if isinstance(info, inspect.RawType):
         return _raw
     if isinstance(info, inspect.AnyType | inspect.NoneType):
@@ -245,6 +271,7 @@ def _list(inner: _Shape, zero: Any) -> _Shape:
     def shape(value: Any) -> Any:
         if type(value) is not list:
             return _same(value)
+        _check_length(value)
         return [zero if (shaped := inner(item)) is _DROP else shaped for item in value]
 
     return shape
@@ -254,6 +281,7 @@ def _dict(inner: _Shape, zero: Any) -> _Shape:
     def shape(value: Any) -> Any:
         if type(value) is not dict:
             return _same(value)
+        _check_length(value)
         return {key: zero if (shaped := inner(item)) is _DROP else shaped for key, item in value.items()}
 
     return shape
@@ -263,9 +291,9 @@ def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
     """Of a union only one member is a container of others in practice (`Foo | None`, `list[str] | str`)."""
     members = [member for member in info.types if not isinstance(member, inspect.NoneType)]
     nullable = any(isinstance(member, inspect.NoneType) for member in info.types)
-    inner = next((s for s in (_shape(member, known) for member in members) if s not in (_same, _integer)), _same)
-    if any(isinstance(member, inspect.IntType) for member in members) and inner is _same:
-        inner = _integer
+    inner = next((s for s in (_shape(member, known) for member in members) if s not in _PLAIN), _same)
+    if inner is _same and len(members) == 1:
+        inner = _shape(members[0], known)
 
     def shape(value: Any) -> Any:
         if value is None:

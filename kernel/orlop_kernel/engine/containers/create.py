@@ -37,7 +37,7 @@ from orlop_kernel.types.containers import (
 )
 from orlop_kernel.types.images import ImageConfig
 
-from . import labels, links, mounts, names, rootfs, validate, volumes
+from . import counts, labels, links, mounts, names, rootfs, validate, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
@@ -178,7 +178,7 @@ def _joined(room: Containers, host: HostConfig) -> None:
 
 
 def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
-    found = []
+    found: list[MountRecord] = []
     for text in host.volumes_from or ():
         name, _, mode = text.partition(":")
         if not name:
@@ -189,6 +189,8 @@ def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
             shared = [mount for mount in room.get(name).record.mounts if mount.type != "tmpfs"]
         except NotFound as error:  # a 404 would be about the image
             raise InvalidParameter(str(error)) from None
+        if len(found) + len(shared) > counts.MOUNTS:
+            raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {counts.MOUNTS}")
         found += [replace(mount, rw=mount.rw and mode != "ro", mode="", copy=False) for mount in shared]
     return found
 
@@ -235,6 +237,8 @@ def _endpoints(room: Containers, request: CreateRequest, host: HostConfig) -> di
 def _wanted(room: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy) -> _Wanted:
     """Raises for what cannot be. Looks at no path of the host."""
     engine = room.engine
+    given = request.host_config or HostConfig()
+    counts.check(request, given)
     image = engine.images.resolve(request.image) if request.image else None
     if image is None:
         raise InvalidParameter("no image specified: set Image in the request")
@@ -247,7 +251,7 @@ def _wanted(room: Containers, container_id: str, platform: str, request: CreateR
         raise InvalidParameter("no command specified")
     if request.healthcheck is not UNSET:
         validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
-    host = _defaults(room, config, request.host_config or HostConfig())
+    host = _defaults(room, config, given)
     if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())

@@ -3,6 +3,8 @@ warning. Pure, but for facts of the host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec import UNSET
 
 from orlop_kernel.engine.spec.host import Host
@@ -12,6 +14,7 @@ from orlop_kernel.types.containers import Resources
 __all__ = ["check"]
 
 _SMALLEST_MEMORY = 6 << 20
+_LIST_TEXT = 4096  # a page, which is what the kernel takes of such a list
 _RLIMITS = frozenset(
     "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 )
@@ -89,26 +92,28 @@ def _cpu(given: Resources, facts: Host) -> list[str]:
     return []
 
 
-def _numbers(text: str) -> set[int]:
-    """The kernel's list format: 0-3,6."""
-    found: set[int] = set()
+def _ranges(text: str) -> Iterator[range]:
+    """The kernel's list format: 0-3,6. Raises ValueError."""
+    if len(text) > _LIST_TEXT:
+        raise ValueError("too long")
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         low, high = int(first), int(last if dash else first)
         if not 0 <= low <= high < 8192:
             raise ValueError(part)
-        found.update(range(low, high + 1))
-    return found
+        yield range(low, high + 1)
 
 
 def _available(wanted: str, there: str, field: str, what: str) -> None:
     if not wanted:
         return
     try:
-        numbers = _numbers(wanted)
+        ranges = list(_ranges(wanted))
     except ValueError:
-        raise InvalidParameter(f"Invalid value {wanted} for cpuset {field}: invalid format: {wanted}") from None
-    if not numbers <= _numbers(there):
+        shown = wanted[:_LIST_TEXT]
+        raise InvalidParameter(f"Invalid value {shown} for cpuset {field}: invalid format: {shown}") from None
+    available = {number for numbers in _ranges(there) for number in numbers}
+    if not all(available.issuperset(numbers) for numbers in ranges):  # ends at the first that is not there
         raise InvalidParameter(f"Requested {what} are not available - requested {wanted}, available: {there}")
 
 

@@ -15,6 +15,7 @@ from orlop_kernel.spi import InvalidParameter, Mount
 from orlop_kernel.subpaths import is_local
 from orlop_kernel.types.containers import HostConfig, MountPoint, MountSpec
 
+from . import counts
 from .record import MountRecord
 
 __all__ = ["oci", "parse_bind", "plan", "views"]
@@ -23,6 +24,7 @@ _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "
 _CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # of Docker Desktop: a bind is consistent here
 # At most one word of each.
 _MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), frozenset({"nocopy"}), _CONSISTENCY, _PROPAGATION)
+_TMPFS_TEXT = 4095  # mount(2) takes a page of options
 _TMPFS = ("noexec", "nosuid", "nodev")
 # Docker's list, but for "bind", "rbind" and "remount", which make no tmpfs.
 _FLAGS = frozenset("defaults ro rw exec noexec suid nosuid dev nodev sync async dirsync mand nomand atime noatime diratime "
@@ -232,6 +234,8 @@ def plan(
     for spec in host.mounts or ():
         add(parse_spec(spec))
     for destination, text in (host.tmpfs or {}).items():
+        if len(text) > _TMPFS_TEXT:
+            raise InvalidParameter(f"invalid tmpfs options for {destination}: more than {_TMPFS_TEXT} characters")
         words = [word for word in text.split(",") if word]
         add(
             MountRecord(
@@ -248,6 +252,8 @@ def plan(
             found[destination] = MountRecord(
                 type="volume", destination=destination, name=secrets.token_hex(32), anonymous=True
             )
+    if len(found) > counts.MOUNTS:
+        raise InvalidParameter(f"too many mounts: {len(found)}, a container may have {counts.MOUNTS}")
     return tuple(found.values())
 
 

@@ -13,6 +13,7 @@ from ._template import Template, Value
 
 __all__ = ["ATTRIBUTE_OPTIONS", "check_attribute_options", "extra_attributes"]
 
+_LONGEST = 1024
 ATTRIBUTE_OPTIONS = frozenset({"labels", "labels-regex", "env", "env-regex", "tag"})
 
 
@@ -20,12 +21,15 @@ def _pattern(key: str, text: str) -> re.Pattern[str]:
     try:
         # RE2's \z is Python's \Z; the rest of what people write in these options is common to both.
         return re.compile(text.replace("\\z", "\\Z"))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InvalidParameter(f"cannot use log option {key}={text}: error parsing regexp: {error}") from None
 
 
 def check_attribute_options(options: Mapping[str, str]) -> None:
-    """Refuse what could not be evaluated when the container starts."""
+    """Refuse what could not be evaluated when the container starts, or costs the daemon a noticeable time to look at."""
+    for key in ("labels-regex", "env-regex", "tag"):
+        if len(options.get(key, "")) > _LONGEST:
+            raise InvalidParameter(f"cannot use log option {key}: it has more than {_LONGEST} characters")
     for key in ("labels-regex", "env-regex"):
         if options.get(key):
             _pattern(key, options[key])
