@@ -1,0 +1,62 @@
+"""JSON bodies, from noise: however a member is spelt it is the same member, and one that comes twice is refused. What a real
+dockerd does with such bodies: tests/integration/test_body_fuzz.py."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from orlop_kernel.api.decode import decode_json
+from orlop_kernel.spi.errors import InvalidParameter
+from orlop_kernel.types.containers import CreateRequest
+
+MEMBERS: dict[str, object] = {
+    "Hostname": "a",
+    "Tty": True,
+    "Env": ["A=b"],
+    "Labels": {"a": "b", "A": "c"},
+    "ExposedPorts": {"80/tcp": {}},
+    "StopTimeout": 5,
+    "Entrypoint": "sh",
+    "Healthcheck": {"Test": ["NONE"]},
+    "HostConfig": {"Binds": ["/a:/b"], "Memory": 9, "RestartPolicy": {"Name": "always"}, "Mounts": [{"Type": "tmpfs"}]},
+}
+
+
+def spelt(name: str, chance: random.Random) -> str:
+    """As JSON, in a way that Go takes for this member."""
+    fold = {"s": "\u017f", "k": "\u212a"}
+    letters = [chance.choice([letter.lower(), letter.upper(), fold.get(letter, letter)]) for letter in name]
+    return "".join(f"\\u{ord(letter):04x}" if chance.random() < 0.2 else letter for letter in letters)
+
+
+def text(value: object, chance: random.Random, twice: str = "") -> str:
+    """JSON with members in any order and case; the one named `twice` comes once more, in another spelling."""
+    if isinstance(value, list):
+        return f"[{','.join(text(each, chance, twice) for each in value)}]"
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    is_map = not all(name[0].isupper() and len(name) > 1 for name in value)
+    pairs = [
+        (json.dumps(name) if is_map else f'"{spelt(name, chance)}"') + f":{text(each, chance, twice)}"
+        for name, each in value.items()
+        for _ in range(2 if name == twice else 1)
+    ]
+    chance.shuffle(pairs)
+    return "{" + ",".join(pairs) + "}"
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_member_in_any_spelling_is_the_same(seed: int) -> None:
+    chance = random.Random(seed)
+    body = {name: MEMBERS[name] for name in chance.sample([*MEMBERS], 5)}
+    assert decode_json(text(body, chance).encode(), CreateRequest) == decode_json(json.dumps(body).encode(), CreateRequest)
+
+
+@pytest.mark.parametrize("name", [*MEMBERS, "Binds", "Memory", "Name", "Type"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_member_that_comes_twice_is_refused(seed: int, name: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"^invalid JSON: duplicate key "):
+        decode_json(text(MEMBERS, random.Random(seed), twice=name).encode(), CreateRequest)
