@@ -553,6 +553,7 @@ def test_content_types(content_type: str, text: str) -> None:
         (b'\xef\xbb\xbf{"Image":"a"}', "invalid JSON: invalid character (byte 0)"),
         (b'{"Image":"\\udc00"}', "invalid JSON: invalid utf-16 surrogate pair (byte 16)"),
         (b'{"Image":"a","extra":' + b"[" * 9_999 + b"]" * 9_999 + b"}", "invalid JSON: nested too deeply"),
+        (b'{"HostConfig":{"Memory":9223372036854775808}}', "invalid JSON: HostConfig.Memory: does not fit into 64 bits"),
         (b'{"HostConfig":{"Memory":99999999999999999999}}', "invalid JSON: HostConfig.Memory: does not fit into 64 bits"),
     ],
 )

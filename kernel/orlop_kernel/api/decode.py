@@ -40,7 +40,7 @@ _MAX_TEXT = 1 << 20
 """Characters of one string. The kernel takes no argument or variable of more than 128 KiB."""
 
 _DROP = object()  # null where the type has no null: as if the key were not there
-_INT64 = range(-(1 << 63), 1 << 64)  # unsigned ones included, which Docker has too
+_INT64 = range(-(1 << 63), 1 << 63)  # what Docker has of unsigned numbers is far below
 _DIGITS = 20
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # to the end where it is not closed: nothing is scanned twice
 _FOLD = str.maketrans("\u017f\u212a", "sk")
