@@ -68,8 +68,8 @@ def _check_bridge(config: Config) -> None:
     """What the engine would not make the network `bridge` of. Imported only when there is something to look at."""
     if not any((config.bip, config.bip6, config.bridge, config.default_gateway, config.default_gateway_v6)):
         return
-    from orlop_kernel.engine.networks import predefined
-    from orlop_kernel.spi import OrlopError
+    from orlop_engine.networks import predefined
+    from orlop_sdk import OrlopError
 
     try:
         predefined.check(config)
@@ -108,7 +108,7 @@ def main() -> int:
     if os.geteuid() != 0:
         return _fail("orlopd needs to be started with root privileges: it makes namespaces and mounts. Try: sudo orlopd")
     if parsed.action.startswith("check"):
-        from orlop_kernel.check import offline
+        from orlop_check import offline
 
         return offline.main(loaded.config, parsed.action.split()[1:])
     from orlop_kernel import daemon

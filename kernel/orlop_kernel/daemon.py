@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_kernel import __version__, linux
+from orlop_engine.processes.runs import release_private_directory
+from orlop_engine.processes.zygote import Zygote
+from orlop_kernel import __version__
 from orlop_kernel.boot import dump, listen, logs, memory, pidfile, process, systemd, tls
 from orlop_kernel.boot.phases import Phases
 from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, reload_attributes
 from orlop_kernel.config.argv import Parsed
-from orlop_kernel.engine.processes.runs import release_private_directory
-from orlop_kernel.engine.processes.zygote import Zygote
-from orlop_kernel.spi import OrlopError
+from orlop_sdk import OrlopError, linux
 
 if TYPE_CHECKING:
-    from orlop_kernel.access.service import Access
-    from orlop_kernel.api.router import Api, Route
+    from orlop_engine.engine import Engine
+    from orlop_guard_listeners.service import Access
     from orlop_kernel.boot.watchdog import LoopWatchdog
-    from orlop_kernel.engine.engine import Engine
     from orlop_kernel.http.messages import Limits
     from orlop_kernel.http.server import Server
+    from orlop_kernel.routing.router import Api, Route
 
 __all__ = ["run"]
 
@@ -74,10 +74,10 @@ class Daemon:
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
                 # The zygote imports on the other processor while we import here
-                from orlop_kernel.access.service import Access
-                from orlop_kernel.api.errors import answer_error
-                from orlop_kernel.engine import reload
-                from orlop_kernel.engine.engine import Engine
+                from orlop_api_docker.errors import answer_error
+                from orlop_engine import reload
+                from orlop_engine.engine import Engine
+                from orlop_guard_listeners.service import Access
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.http.server import Server
                 from orlop_kernel.store import Store
@@ -175,8 +175,8 @@ class Daemon:
         systemd.notify_reloading()
         status = "serving; the last reload was refused, its reasons are in the log"
         running = self._engine.config
-        from orlop_kernel.engine import reload
-        from orlop_kernel.engine.failures import as_orlop_error
+        from orlop_engine import reload
+        from orlop_kernel.failures import as_orlop_error
 
         try:
             loaded = load_all(self._parsed, self._environ)
@@ -204,7 +204,7 @@ class Daemon:
             systemd.notify_ready(status)
 
     def _engine_id(self) -> str:
-        from orlop_kernel.engine.system import engine_id
+        from orlop_engine.system import engine_id
 
         return engine_id(self._loaded.config.data_root)
 
@@ -230,7 +230,7 @@ class Daemon:
 async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api], limits: Limits) -> None:
     """Serve metrics in this nursery, if there is an address for them; nothing of it is imported where there is none."""
     if engine.config.metrics_addr:
-        from orlop_kernel.metrics.serve import start
+        from orlop_metrics_prometheus.serve import start
 
         metrics = await start(engine, nursery, limits)
         for api in apis:
@@ -238,7 +238,7 @@ async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api], limit
 
 
 def _routes(engine: Engine) -> Iterator[Route]:
-    from orlop_kernel.api import (
+    from orlop_api_docker import (
         config,
         containers,
         debug,

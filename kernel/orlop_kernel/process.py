@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, Outcome
+from orlop_sdk import Command, DeadlineExceeded, DriverError, Outcome
 
 __all__ = ["check", "describe", "describe_timeout", "run_supervised", "spawn_detached"]
 

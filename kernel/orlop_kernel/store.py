@@ -27,8 +27,8 @@ from typing import NamedTuple
 import trio
 
 from orlop_kernel.reserve import Reserve
-from orlop_kernel.spi.errors import DriverError, Unavailable
 from orlop_kernel.storefile import SCHEMA_VERSION, TABLES, Examined, examine, is_full, lock_root, open_database, translate
+from orlop_sdk.errors import DriverError, Unavailable
 
 __all__ = ["SCHEMA_VERSION", "TABLES", "UNREADABLE", "Delete", "Examined", "Forget", "Put", "Store", "examine", "lock_root"]
 

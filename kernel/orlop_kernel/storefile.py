@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import NamedTuple
 
-from orlop_kernel.spi.errors import DriverError, Unavailable
+from orlop_sdk.errors import DriverError, Unavailable
 
 __all__ = ["SCHEMA_VERSION", "TABLES", "Examined", "examine", "is_full", "lock_root", "open_database", "translate"]
 

@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from orlop_kernel.api.decode import decode_json
-from orlop_kernel.spi.errors import InvalidParameter
-from orlop_kernel.types.containers import CreateRequest
+from orlop_engine.types.containers import CreateRequest
+from orlop_kernel.routing.decode import decode_json
+from orlop_sdk.errors import InvalidParameter
 
 MEMBERS: dict[str, object] = {
     "Hostname": "a",

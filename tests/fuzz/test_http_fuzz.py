@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.decode import decode_json
-from orlop_kernel.api.errors import answer_error
-from orlop_kernel.api.responses import hijack_head, json_response, stream_head
-from orlop_kernel.api.router import Api, Route
+from orlop_api_docker.errors import answer_error
+from orlop_api_docker.responses import hijack_head, json_response, stream_head
+from orlop_engine.types import WireBase
 from orlop_kernel.http import Answer, Hijack, Limits, Peer, RawStream, serve_connection
 from orlop_kernel.http.framing import Chunked
-from orlop_kernel.spi.errors import InvalidParameter
-from orlop_kernel.types import WireBase
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.decode import decode_json
+from orlop_kernel.routing.router import Api, Route
+from orlop_sdk.errors import InvalidParameter
 
 bounded = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -37,7 +37,7 @@ from tests.registry import busybox, docker_archive, image, layer
 
 from orlop_kernel.boot.watchdog import DISK
 from orlop_kernel.config import Config
-from orlop_kernel.monitor import cgroups
+from orlop_sdk import cgroups
 
 __all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "free_subnets", "patience", "until"]
 

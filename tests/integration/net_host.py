@@ -11,10 +11,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from orlop_kernel import linux
-from orlop_kernel.spi import Address, Endpoint, EndpointState, NetworkContext, NetworkSpec, PublishedPort, Subnet
-from orlop_kernel.testing.network import in_own_network
 from orlop_net_bridge import BridgeDriver
+from orlop_sdk import Address, Endpoint, EndpointState, NetworkContext, NetworkSpec, PublishedPort, Subnet, linux
+from orlop_sdk.testing.network import in_own_network
 
 __all__ = ["HOST", "HTTP", "NETWORK", "OTHER", "REMOTE", "Host", "Namespace", "on_host", "run"]
 

@@ -26,8 +26,8 @@ from tests.registry import busybox, docker_archive, image, layer
 from tests.soak.census import descendants
 
 from orlop_kernel.process import run_supervised
-from orlop_kernel.spi import Command
 from orlop_net_bridge._nft import _Program
+from orlop_sdk import Command
 
 pytestmark = pytest.mark.root
 

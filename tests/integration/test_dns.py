@@ -10,7 +10,7 @@ import threading
 import pytest
 from tests.integration.engine import BUSYBOX, until
 
-from orlop_kernel.monitor.dns import wire
+from orlop_monitor.dns import wire
 
 pytestmark = pytest.mark.root
 

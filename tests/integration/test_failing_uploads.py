@@ -45,7 +45,7 @@ FAILURES = [
 @pytest.fixture
 def small(tmp_path):
     """A file system of 1 MiB."""
-    from orlop_kernel.linux import mount, umount
+    from orlop_sdk.linux import mount, umount
 
     directory = tmp_path / "small"
     directory.mkdir()

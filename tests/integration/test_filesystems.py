@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orlop_kernel.spi.files import filesystem_type
+from orlop_sdk.files import filesystem_type
 
 pytestmark = pytest.mark.root
 

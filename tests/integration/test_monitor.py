@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel.engine.processes import runs
-from orlop_kernel.engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
-from orlop_kernel.engine.processes.zygote import Zygote
-from orlop_kernel.monitor.protocol import Attach, ExecExited, Exited, Log, Oom
-from orlop_kernel.spi import LogInfo, RuntimeContext
-from orlop_kernel.testing.monitors import MonitorHost, read_all, unframe
-from orlop_kernel.testing.runtime import busybox_root
+from orlop_engine.processes import runs
+from orlop_engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
+from orlop_engine.processes.zygote import Zygote
+from orlop_engine.testing import MonitorHost, read_all, unframe
+from orlop_monitor.protocol import Attach, ExecExited, Exited, Log, Oom
 from orlop_runtime_runc import Runc
+from orlop_sdk import LogInfo, RuntimeContext
+from orlop_sdk.testing.runtime import busybox_root
 
 pytestmark = pytest.mark.root
 

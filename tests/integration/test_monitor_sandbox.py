@@ -15,11 +15,12 @@ pytestmark = pytest.mark.root
 
 _HOST = """
 import os, sys
-from orlop_kernel import linux
-from orlop_kernel.engine.processes import runs
-from orlop_kernel.monitor import mountinfo, sandbox
-from orlop_kernel.monitor.protocol import Launch
-from orlop_kernel.spi import Mount
+from orlop_sdk import linux
+from orlop_engine.processes import runs
+from orlop_sdk import mountinfo
+from orlop_monitor import sandbox
+from orlop_monitor.protocol import Launch
+from orlop_sdk import Mount
 
 top = sys.argv[1]
 linux.unshare(linux.CLONE_NEWNS)

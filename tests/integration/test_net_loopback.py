@@ -14,17 +14,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel import linux
+from orlop_engine.networks.service import Networks, Plan, Sandbox
+from orlop_engine.types.containers import EndpointSettings, PortBinding
 from orlop_kernel.config import Config
-from orlop_kernel.engine.networks.service import Networks, Plan, Sandbox
 from orlop_kernel.events import EventBus
-from orlop_kernel.monitor.forward import Forwarder
-from orlop_kernel.monitor.loop import Loop
-from orlop_kernel.spi import NetworkContext, NetworkDriver
 from orlop_kernel.store import Store
-from orlop_kernel.testing.network import FakeNetwork
-from orlop_kernel.types.containers import EndpointSettings, PortBinding
+from orlop_monitor.forward import Forwarder
+from orlop_monitor.loop import Loop
 from orlop_net_bridge import BridgeDriver
+from orlop_sdk import NetworkContext, NetworkDriver, linux
+from orlop_sdk.testing.network import FakeNetwork
 
 pytestmark = pytest.mark.root
 

@@ -12,7 +12,7 @@ from tests.integration.engine import BUSYBOX, Engine, until
 from tests.integration.net_host import HOST, HTTP, NETWORK, REMOTE, Host, Namespace, on_host, run
 from tests.ports import free_port
 
-from orlop_kernel.spi import Endpoint, EndpointState, Subnet
+from orlop_sdk import Endpoint, EndpointState, Subnet
 
 pytestmark = pytest.mark.root
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 from tests.integration.net_host import HOST, HTTP, NETWORK, OTHER, REMOTE, Host, Namespace, on_host, run
 
-from orlop_kernel.spi import LinkedPort, NetworkSpec, PublishedPort, Subnet
+from orlop_sdk import LinkedPort, NetworkSpec, PublishedPort, Subnet
 
 pytestmark = pytest.mark.root
 

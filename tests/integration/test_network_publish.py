@@ -11,7 +11,7 @@ import pytest
 from tests.integration.engine import Engine, free_subnets, own_address, until
 from tests.ports import free_port
 
-from orlop_kernel import linux
+from orlop_sdk import linux
 
 pytestmark = pytest.mark.root
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.engine import Engine, until
 
-from orlop_kernel.engine.spec.host import facts
+from orlop_engine.spec.host import facts
 
 pytestmark = pytest.mark.root
 

@@ -21,14 +21,14 @@ from tests.registry.build import tar
 from tests.registry.fakes import Room, open_room
 from tests.registry.hostile import serving, stall
 
-from orlop_kernel.api import images as image_routes
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.responses import text_response
-from orlop_kernel.api.router import Api, Route
-from orlop_kernel.engine.futures import uncut
-from orlop_kernel.engine.images.service import ImageUser
+from orlop_api_docker import images as image_routes
+from orlop_api_docker.responses import text_response
+from orlop_engine.futures import uncut
+from orlop_engine.images.service import ImageUser
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.http.server import Server
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Api, Route
 
 BASE = layer(busybox())
 APP = image([BASE, layer({"etc/motd": b"hello\n"})], config={"Cmd": ["sh"], "Labels": {"a": "b"}})

@@ -28,11 +28,11 @@ from tests.registry.hostile import (
     truncate,
 )
 
-from orlop_kernel.engine.images import documents, platforms
-from orlop_kernel.engine.images.pull import PullRequest
-from orlop_kernel.engine.images.references import with_tag_or_digest
-from orlop_kernel.engine.images.registry_auth import Credentials
-from orlop_kernel.spi import OrlopError
+from orlop_engine.images import documents, platforms
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.references import with_tag_or_digest
+from orlop_engine.images.registry_auth import Credentials
+from orlop_sdk import OrlopError
 
 # Not compressible, so that a layer is many reads long
 NOISE = b"".join(documents.digest(b"%d" % n).encode() for n in range(8000))

@@ -15,15 +15,15 @@ from tests.registry import busybox, docker_archive, image, layer, oci_archive, p
 from tests.registry.fakes import drain, open_room
 from tests.registry.hostile import serving
 
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.references import with_tag_or_digest
+from orlop_engine.images.service import Images
+from orlop_engine.processes.zygote import Zygote
 from orlop_kernel.config import Config
-from orlop_kernel.engine.images.pull import PullRequest
-from orlop_kernel.engine.images.references import with_tag_or_digest
-from orlop_kernel.engine.images.service import Images
-from orlop_kernel.engine.processes.zygote import Zygote
 from orlop_kernel.events import EventBus
-from orlop_kernel.plugins import find
-from orlop_kernel.spi import OrlopError, Storage, StorageContext
 from orlop_kernel.store import Store
+from orlop_sdk import OrlopError, Storage, StorageContext
+from orlop_sdk.discovery import find
 
 BASE = layer(busybox())
 TOP = layer({"etc/motd": b"hello\n", "bin/.wh.vi": b""}, compression="zstd", oci=True)
@@ -141,10 +141,10 @@ def test_tls(tmp_path: Path) -> None:
                 await verified(tmp_path / f"trusted-{trusted}", registry.host, mirror, trusted, str(tmp_path / "certs.d"))
 
     async def verified(root: Path, host: str, url: str, trusted: bool, certs: str) -> None:
-        from orlop_kernel.engine.images.references import parse
-        from orlop_kernel.engine.images.registry import Registry
-        from orlop_kernel.engine.images.registry_auth import ANONYMOUS
-        from orlop_kernel.engine.images.registry_hosts import Endpoint
+        from orlop_engine.images.references import parse
+        from orlop_engine.images.registry import Registry
+        from orlop_engine.images.registry_auth import ANONYMOUS
+        from orlop_engine.images.registry_hosts import Endpoint
 
         connecting = Registry.connect(
             Endpoint(url, verify=True), parse(f"{host}/app"), ANONYMOUS, proxies=Config().proxies, certificates=(certs,)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orlop_kernel.unpack.extract import extract
-from orlop_kernel.unpack.request import Unpack
-from orlop_kernel.unpack.stream import Uncompressed
+from orlop_monitor.unpack.extract import extract
+from orlop_monitor.unpack.request import Unpack
+from orlop_monitor.unpack.stream import Uncompressed
 
 
 @pytest.mark.parametrize("form", ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"])

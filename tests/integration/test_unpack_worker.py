@@ -22,13 +22,13 @@ import pytest
 import trio
 import zstandard
 
-from orlop_kernel.engine.processes.zygote import Zygote
-from orlop_kernel.engine.unpacking import Limits, Unpacked, copy_up, unpack
-from orlop_kernel.spi import DriverError, InvalidParameter, Mount, UnpackTarget
+from orlop_engine.processes.zygote import Zygote
+from orlop_engine.unpacking import Limits, Unpacked, copy_up, unpack
+from orlop_sdk import DriverError, InvalidParameter, Mount, UnpackTarget
 
 pytestmark = pytest.mark.root
 
-_CHILD = "import socket, sys; from orlop_kernel.unpack.worker import run; run(socket.socket(fileno=int(sys.argv[1])))"
+_CHILD = "import socket, sys; from orlop_monitor.unpack.worker import run; run(socket.socket(fileno=int(sys.argv[1])))"
 
 
 class Spawner:
@@ -262,7 +262,7 @@ def test_the_sandbox_sees_only_the_layer(world: Path) -> None:
     """What hostile code in a worker could do, tried: in a child that has entered the sandbox."""
     script = """
 import ctypes, os, socket
-from orlop_kernel.unpack.sandbox import confine, enter, own_mounts
+from orlop_monitor.unpack.sandbox import confine, enter, own_mounts
 target = os.getcwd()
 own_mounts(); enter(target); confine(file_size=1 << 30, trusted_xattrs=True)
 libc = ctypes.CDLL(None, use_errno=True)

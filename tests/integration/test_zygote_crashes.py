@@ -16,16 +16,15 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel import linux
-from orlop_kernel.engine.processes import runs
-from orlop_kernel.engine.processes.monitor_client import Monitor, StartFailed
-from orlop_kernel.engine.processes.zygote import Zygote
-from orlop_kernel.monitor.protocol import Attach, Event, Exited, MonitorRecord
+from orlop_engine.processes import runs
+from orlop_engine.processes.monitor_client import Monitor, StartFailed
+from orlop_engine.processes.zygote import Zygote
+from orlop_engine.testing import MonitorCase, MonitorHost
 from orlop_kernel.process import run_supervised
-from orlop_kernel.spi import Runtime, RuntimeContext, Unavailable
-from orlop_kernel.testing.monitors import MonitorCase, MonitorHost
-from orlop_kernel.testing.runtime import busybox_root
+from orlop_monitor.protocol import Attach, Event, Exited, MonitorRecord
 from orlop_runtime_runc import Runc
+from orlop_sdk import Runtime, RuntimeContext, Unavailable, linux
+from orlop_sdk.testing.runtime import busybox_root
 
 pytestmark = pytest.mark.root
 
@@ -216,10 +215,10 @@ def test_monitor_and_zygote_both_killed(top: Path) -> None:
 _DAEMON = """
 import os, sys, trio
 from pathlib import Path
-from orlop_kernel.engine.processes.zygote import Zygote
-from orlop_kernel.monitor.protocol import Attach, Log
-from orlop_kernel.spi import LogInfo, RuntimeContext
-from orlop_kernel.testing.monitors import MonitorHost
+from orlop_engine.processes.zygote import Zygote
+from orlop_monitor.protocol import Attach, Log
+from orlop_sdk import LogInfo, RuntimeContext
+from orlop_engine.testing import MonitorHost
 from orlop_runtime_runc import Runc
 
 top, runc = Path(sys.argv[1]), sys.argv[2]

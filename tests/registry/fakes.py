@@ -19,22 +19,13 @@ from typing import Any
 
 import trio
 
+from orlop_engine.images.progress import Progress
+from orlop_engine.images.registry_hosts import Timeouts
+from orlop_engine.images.service import Images
 from orlop_kernel.config import Config
-from orlop_kernel.engine.images.progress import Progress
-from orlop_kernel.engine.images.registry_hosts import Timeouts
-from orlop_kernel.engine.images.service import Images
 from orlop_kernel.events import EventBus
-from orlop_kernel.spi import (
-    Change,
-    Conflict,
-    InvalidParameter,
-    Mount,
-    NotFound,
-    StorageCapabilities,
-    UnpackTarget,
-    Usage,
-)
 from orlop_kernel.store import Store
+from orlop_sdk import Change, Conflict, InvalidParameter, Mount, NotFound, StorageCapabilities, UnpackTarget, Usage
 
 FAST = Timeouts(connect=2, ping=2, stall=0.5, small=2)
 

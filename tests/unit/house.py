@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import trio
 from trio.testing import MockClock
 
+from orlop_engine.containers import lifecycle
+from orlop_engine.containers.container import Container, Run
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.service import Containers
+from orlop_engine.execs import Execs
+from orlop_engine.networks.records import Sandbox
+from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_kernel import process
-from orlop_kernel.engine.containers import lifecycle
-from orlop_kernel.engine.containers.container import Container, Run
-from orlop_kernel.engine.containers.record import ContainerRecord
-from orlop_kernel.engine.containers.service import Containers
-from orlop_kernel.engine.execs import Execs
-from orlop_kernel.engine.networks.records import Sandbox
+from orlop_kernel.counters import Tally
 from orlop_kernel.events import EventBus
-from orlop_kernel.metrics.tally import Tally
-from orlop_kernel.monitor.protocol import Exited, Started
-from orlop_kernel.spi import Command, DriverError, Outcome, Unavailable
-from orlop_kernel.types.containers import ContainerConfig, HostConfig
+from orlop_monitor.protocol import Exited, Started
+from orlop_sdk import Command, DriverError, Outcome, Unavailable
 
 __all__ = ["ID", "SANDBOX", "TRUE", "FakeMonitor", "FakeRuntime", "house", "no_threads", "run_fast"]
 

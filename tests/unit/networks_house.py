@@ -8,18 +8,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orlop_engine.networks.service import Networks, Plan, Sandbox
+from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
+from orlop_engine.types.networks import IPAM, CreateRequest, IPAMConfig
 from orlop_kernel.config import Config
-from orlop_kernel.engine.networks.service import Networks, Plan, Sandbox
-from orlop_kernel.monitor.protocol import Forward
-from orlop_kernel.spi import (
-    NetworkCapabilities,
-    NetworkDriver,
-    NotFound,
-)
 from orlop_kernel.store import Store
-from orlop_kernel.testing.network import FakeNetwork
-from orlop_kernel.types.containers import EndpointIPAMConfig, EndpointSettings
-from orlop_kernel.types.networks import IPAM, CreateRequest, IPAMConfig
+from orlop_monitor.protocol import Forward
+from orlop_sdk import NetworkCapabilities, NetworkDriver, NotFound
+from orlop_sdk.testing.network import FakeNetwork
 
 NETNS = "/proc/self/ns/net"
 

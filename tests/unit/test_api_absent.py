@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel.api import plugins, swarm
-from orlop_kernel.api.router import Api
+from orlop_api_docker import plugins, swarm
 from orlop_kernel.http.messages import Response
+from orlop_kernel.routing.router import Api
 
 from .test_api_router import ask, message
 

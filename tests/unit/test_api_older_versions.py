@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel.api.decode import decode_json
-from orlop_kernel.api.older_versions import flat_read_only, settle_create, settle_endpoint, settle_exec, settle_update
-from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.types.containers import (
+from orlop_api_docker.older_versions import flat_read_only, settle_create, settle_endpoint, settle_exec, settle_update
+from orlop_engine.types.containers import (
     BindOptions,
     CreateRequest,
     EndpointSettings,
@@ -22,6 +20,8 @@ from orlop_kernel.types.containers import (
     UpdateRequest,
     VolumeOptions,
 )
+from orlop_kernel.routing.decode import decode_json
+from orlop_sdk import InvalidParameter
 
 NEWEST = (1, 51)
 

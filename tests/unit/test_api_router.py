@@ -12,17 +12,17 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel.api import API_VERSION
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.decode import decode_json
-from orlop_kernel.api.errors import answer_error
-from orlop_kernel.api.responses import COMMON, empty, error_response, hijack_head, json_response, stream_head, stream_type
-from orlop_kernel.api.router import Api, Route
+from orlop_api_docker import API_VERSION
+from orlop_api_docker.errors import answer_error
+from orlop_api_docker.responses import COMMON, empty, error_response, hijack_head, json_response, stream_head, stream_type
+from orlop_engine.types import WireBase
+from orlop_engine.types.containers import CreateRequest
 from orlop_kernel.http.head import HeadParser
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Limits, Peer, RawStream, Request, Response, Streaming
-from orlop_kernel.spi import errors
-from orlop_kernel.types import WireBase
-from orlop_kernel.types.containers import CreateRequest
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.decode import decode_json
+from orlop_kernel.routing.router import Api, Route
+from orlop_sdk import errors
 
 
 class Body:

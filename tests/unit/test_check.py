@@ -10,21 +10,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from orlop_kernel.check.compare import compare
-from orlop_kernel.check.facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
-from orlop_kernel.check.findings import ERROR, INFO, WARNING, Finding, report
-from orlop_kernel.engine.containers.record import ContainerRecord, MountRecord, State
-from orlop_kernel.engine.images.layers import init_layer
-from orlop_kernel.engine.images.records import ImageRecord, Layer
-from orlop_kernel.engine.networks.records import AttachedEndpoint, NetworkRecord, Sandbox
-from orlop_kernel.engine.networks.records import encode as encode_network
-from orlop_kernel.engine.volumes.record import VolumeRecord
-from orlop_kernel.engine.volumes.record import encode as encode_volume
-from orlop_kernel.monitor.protocol import ExitRecord, InitRecord, MonitorRecord
-from orlop_kernel.monitor.protocol import Status as MonitorStatus
-from orlop_kernel.spi import Endpoint, EndpointState, Leftover, NetworkSpec
+from orlop_check.compare import compare
+from orlop_check.facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
+from orlop_check.findings import ERROR, INFO, WARNING, Finding, report
+from orlop_engine.containers.record import ContainerRecord, MountRecord, State
+from orlop_engine.images.layers import init_layer
+from orlop_engine.images.records import ImageRecord, Layer
+from orlop_engine.networks.records import AttachedEndpoint, NetworkRecord, Sandbox
+from orlop_engine.networks.records import encode as encode_network
+from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_engine.volumes.record import encode as encode_volume
 from orlop_kernel.store import TABLES, Examined
-from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
+from orlop_monitor.protocol import ExitRecord, InitRecord, MonitorRecord
+from orlop_monitor.protocol import Status as MonitorStatus
+from orlop_sdk import Endpoint, EndpointState, Leftover, NetworkSpec
 
 RUNS, STOPPED, STRANGER = "a" * 64, "b" * 64, "c" * 64
 IMAGE, BLOB, CHAIN = ("sha256:" + digit * 64 for digit in "123")

@@ -19,14 +19,14 @@ import click
 import msgspec
 import pytest
 
-import orlop_kernel.api
-import orlop_kernel.spi
+import orlop_api_docker
+import orlop_sdk
 from orlop_cli._root import root as orlop
-from orlop_kernel.api.router import Route
 from orlop_kernel.config import RELOADABLE, Config
 from orlop_kernel.config.flags import FLAGS
 from orlop_kernel.config.policy import IGNORED, REFUSED, SILENT
-from orlop_kernel.spi import hooks
+from orlop_kernel.routing.router import Route
+from orlop_sdk import hooks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -123,7 +123,7 @@ def test_every_route() -> None:
         found[cells[0].strip("`")] = cells[1]
         assert cells[2]
     routes: list[Route] = []
-    for module in pkgutil.iter_modules(orlop_kernel.api.__path__, "orlop_kernel.api."):
+    for module in pkgutil.iter_modules(orlop_api_docker.__path__, "orlop_api_docker."):
         resource = importlib.import_module(module.name)
         routes += resource.routes(_Anything()) if hasattr(resource, "routes") else []
     assert found == {f"{each.method} {each.pattern}": f"{each.since[0]}.{each.since[1]}" for each in routes}
@@ -133,7 +133,7 @@ def test_every_route() -> None:
 
 
 def _protocols() -> Iterator[tuple[str, type]]:
-    for module in pkgutil.walk_packages(orlop_kernel.spi.__path__, "orlop_kernel.spi."):
+    for module in pkgutil.walk_packages(orlop_sdk.__path__, "orlop_sdk."):
         for name, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if getattr(found, "_is_protocol", False) and found.__module__ == module.name and name != "Register":
                 yield name, found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orlop_kernel.engine.spec import environment
-from orlop_kernel.engine.spec.link_variables import exposed, of_link
+from orlop_engine.spec import environment
+from orlop_engine.spec.link_variables import exposed, of_link
 
 
 def variables(*ports: str, alias: str = "d") -> list[str]:

@@ -13,19 +13,19 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_kernel.api import debug
-from orlop_kernel.api.call import Call
+from orlop_api_docker import debug
+from orlop_engine.locks import StateLock
 from orlop_kernel.boot import dump
 from orlop_kernel.config import ConfigError, load
-from orlop_kernel.engine.locks import StateLock
+from orlop_kernel.counters import Tally
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Peer, Request, Response
-from orlop_kernel.metrics.collect import Metrics
-from orlop_kernel.metrics.registry import Histogram, Values, expose, wants_openmetrics
-from orlop_kernel.metrics.serve import Endpoint
-from orlop_kernel.metrics.tally import Tally
-from orlop_kernel.monitor.zygote import take_our_turn
-from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
+from orlop_kernel.routing.call import Call
+from orlop_metrics_prometheus.collect import Metrics
+from orlop_metrics_prometheus.registry import Histogram, Values, expose, wants_openmetrics
+from orlop_metrics_prometheus.serve import Endpoint
+from orlop_monitor.zygote import take_our_turn
+from orlop_sdk import Conflict, InvalidParameter, NotFound
 
 
 def text(*families: Any, openmetrics: bool = False) -> str:
@@ -207,11 +207,11 @@ def test_the_lag_of_the_loop_is_measured(tmp_path: Path) -> None:
 
 def test_without_an_address_nothing_is_imported() -> None:
     program = (
-        "import sys, orlop_kernel.daemon, orlop_kernel.engine.engine, orlop_kernel.access.service\n"
-        "print(sorted(name for name in sys.modules if name.startswith('orlop_kernel.metrics')))"
+        "import sys, orlop_kernel.daemon, orlop_engine.engine, orlop_guard_listeners.service\n"
+        "print(sorted(name for name in sys.modules if name.startswith('orlop_metrics_prometheus')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['orlop_kernel.metrics', 'orlop_kernel.metrics.tally']"
+    assert done.stdout.strip() == "['orlop_metrics_prometheus', 'orlop_kernel.counters']"
 
 
 @pytest.mark.parametrize("address", ["9323", "localhost", "localhost:", ":x", "127.0.0.1:0", "127.0.0.1:65536"])

@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel import users
-from orlop_kernel.engine.containers import listing, validate
-from orlop_kernel.engine.images.changes import apply
-from orlop_kernel.engine.images.listing import moment
-from orlop_kernel.engine.networks.ports import wanted_ports
-from orlop_kernel.engine.spec import seccomp
-from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.types.containers import PortBinding
-from orlop_kernel.types.images import ImageConfig
-from orlop_kernel.types.numbers import natural
+from orlop_engine.containers import listing, validate
+from orlop_engine.images.changes import apply
+from orlop_engine.images.listing import moment
+from orlop_engine.networks.ports import wanted_ports
+from orlop_engine.spec import seccomp
+from orlop_engine.types.containers import PortBinding
+from orlop_engine.types.images import ImageConfig
+from orlop_sdk import InvalidParameter, users
+from orlop_sdk.numbers import natural
 
 LONG = "9" * 5000
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from orlop_kernel.engine.patterns import compiled
-from orlop_kernel.spi import InvalidParameter
+from orlop_engine.patterns import compiled
+from orlop_sdk import InvalidParameter
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,10 @@ import os
 
 import pytest
 
-from orlop_kernel import users
-from orlop_kernel.engine.spec import apparmor, build, capabilities, environment, resources, seccomp, security
-from orlop_kernel.engine.spec.host import Host
-from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.types.containers import Device, HostConfig, Resources, Ulimit
+from orlop_engine.spec import apparmor, build, capabilities, environment, resources, seccomp, security
+from orlop_engine.spec.host import Host
+from orlop_engine.types.containers import Device, HostConfig, Resources, Ulimit
+from orlop_sdk import InvalidParameter, users
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 FACTS = Host(

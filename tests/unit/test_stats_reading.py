@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tests.unit.house import house, run_fast
 
-from orlop_kernel.engine.stats import reading
-from orlop_kernel.engine.stats.reading import Source
-from orlop_kernel.engine.stats.service import Stats
+from orlop_engine.stats import reading
+from orlop_engine.stats.reading import Source
+from orlop_engine.stats.service import Stats
 
 
 def tree(base: Path, files: dict[str, str]) -> str:

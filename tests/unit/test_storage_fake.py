@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing.storage import Factory, FakeStorage, StorageSuite
+from orlop_sdk.testing.storage import Factory, FakeStorage, StorageSuite
 
 
 class TestFakeStorage(StorageSuite):

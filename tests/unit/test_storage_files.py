@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orlop_kernel.linux import relative_layers
-from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.spi.files import Trash, copy_tree, delete_tree, docker_name, filesystem_type, tree_usage, walk
-from orlop_kernel.spi.snapshots import SnapshotIndex, check_key
+from orlop_sdk import InvalidParameter
+from orlop_sdk.files import Trash, copy_tree, delete_tree, docker_name, filesystem_type, tree_usage, walk
+from orlop_sdk.linux import relative_layers
+from orlop_sdk.snapshots import SnapshotIndex, check_key
 
 DEEP = 2500  # beyond Python's recursion limit, and as a path beyond PATH_MAX
 

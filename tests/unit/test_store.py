@@ -15,8 +15,8 @@ import pytest
 import trio
 
 from orlop_kernel import reserve
-from orlop_kernel.spi.errors import Unavailable
 from orlop_kernel.store import Delete, Forget, Put, Store, examine
+from orlop_sdk.errors import Unavailable
 
 
 def in_store(path: Path, body: Callable[[Store], Awaitable[None]]) -> None:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from orlop_kernel.subpaths import is_local, open_subpath
+from orlop_sdk.subpaths import is_local, open_subpath
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ import trio
 from msgspec import UNSET
 from trio.testing import MockClock
 
-from orlop_kernel.api.system import event_media_type, event_pieces, parse_moment
+from orlop_api_docker.system import event_media_type, event_pieces, parse_moment
+from orlop_engine.containers.listing import prunable
+from orlop_engine.system import engine_id, host, info
+from orlop_engine.system.login import registry_host
+from orlop_engine.system.programs import Programs, parse_init_version
+from orlop_engine.system.usage import Measuring
 from orlop_kernel.config import AddressPool, Config, RuntimeEntry
-from orlop_kernel.engine.containers.listing import prunable
-from orlop_kernel.engine.system import engine_id, host, info
-from orlop_kernel.engine.system.login import registry_host
-from orlop_kernel.engine.system.programs import Programs, parse_init_version
-from orlop_kernel.engine.system.usage import Measuring
 from orlop_kernel.events import EventBus
-from orlop_kernel.spi import Command, InvalidParameter
+from orlop_sdk import Command, InvalidParameter
 
 NEWEST = (1, 51)
 NO_LIMITS = host.Cgroups("1", False, True, True, True, True, True, True, True)

@@ -1,4 +1,4 @@
-"""`orlop_kernel.testing`, as a driver author meets it: every name is there, and importing the package costs nothing."""
+"""`orlop_sdk.testing`, as a driver author meets it: every name is there, and importing the package costs nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import orlop_kernel.testing
+import orlop_sdk.testing
 
 
 def _loaded_by(code: str) -> set[str]:
@@ -15,28 +15,28 @@ def _loaded_by(code: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
 
 
-@pytest.mark.parametrize("name", orlop_kernel.testing.__all__)
+@pytest.mark.parametrize("name", orlop_sdk.testing.__all__)
 def test_every_public_name_is_found(name: str) -> None:
-    assert getattr(orlop_kernel.testing, name) is not None
-    assert name in dir(orlop_kernel.testing)
+    assert getattr(orlop_sdk.testing, name) is not None
+    assert name in dir(orlop_sdk.testing)
 
 
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'NoSuite'"):
-        orlop_kernel.testing.NoSuite  # noqa: B018
+        orlop_sdk.testing.NoSuite  # noqa: B018
 
 
 def test_the_package_alone_imports_no_suite() -> None:
-    assert not {"pytest", "trio", "orlop_kernel.testing.log"} & _loaded_by("import orlop_kernel.testing")
+    assert not {"pytest", "trio", "orlop_sdk.testing.log"} & _loaded_by("import orlop_sdk.testing")
 
 
 def test_a_suite_imports_no_other_kind() -> None:
-    loaded = _loaded_by("from orlop_kernel.testing import LogSuite")
-    assert "orlop_kernel.testing.log" in loaded
-    assert not {"trio", "orlop_kernel.testing.storage", "orlop_kernel.testing.network"} & loaded
+    loaded = _loaded_by("from orlop_sdk.testing import LogSuite")
+    assert "orlop_sdk.testing.log" in loaded
+    assert not {"trio", "orlop_sdk.testing.storage", "orlop_sdk.testing.network"} & loaded
 
 
 def test_the_daemon_imports_no_suite() -> None:
-    code = "import orlop_kernel.daemon, orlop_kernel.engine.engine, orlop_kernel.monitor.main, orlop_kernel.unpack.worker"
-    code += "\nfrom orlop_kernel.api import containers, exec, images, networks, system, volumes"
-    assert not {"pytest", "orlop_kernel.testing"} & _loaded_by(code)
+    code = "import orlop_kernel.daemon, orlop_engine.engine, orlop_monitor.main, orlop_monitor.unpack.worker"
+    code += "\nfrom orlop_api_docker import containers, exec, images, networks, system, volumes"
+    assert not {"pytest", "orlop_sdk.testing"} & _loaded_by(code)

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from orlop_kernel.engine import threads
-from orlop_kernel.engine.threads import Abandonable
+from orlop_engine import threads
+from orlop_engine.threads import Abandonable
 
 
 class Device:

@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from orlop_kernel.engine import top
-from orlop_kernel.engine.top import parse
-from orlop_kernel.spi import Conflict, DriverError, Outcome
+from orlop_engine import top
+from orlop_engine.top import parse
+from orlop_sdk import Conflict, DriverError, Outcome
 
 
 def test_threads_follow_their_process() -> None:

@@ -16,10 +16,10 @@ from tests.registry.fakes import drain, open_room
 from tests.registry.hostile import replace, serving
 
 from orlop_cli.daemon import tls as client_tls
-from orlop_kernel.access import authz_find
-from orlop_kernel.engine.images.registry_hosts import tls_context
-from orlop_kernel.engine.images.service import ImportRequest
-from orlop_kernel.spi import DriverError
+from orlop_engine.images.registry_hosts import tls_context
+from orlop_engine.images.service import ImportRequest
+from orlop_guard_listeners import authz_find
+from orlop_sdk import DriverError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orlop_kernel.types import ZERO_TIME, ConfigBase, WireBase, parse_rfc3339, rfc3339
+from orlop_engine.types import ZERO_TIME, ConfigBase, WireBase, parse_rfc3339, rfc3339
 
 
 class Wire(WireBase):

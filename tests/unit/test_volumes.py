@@ -10,12 +10,12 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel.engine.volumes.record import VolumeRecord, encode
-from orlop_kernel.engine.volumes.service import Volumes
-from orlop_kernel.spi import Conflict, DriverError, InvalidParameter, NotFound, Unavailable, VolumeContext, VolumeDriver
+from orlop_engine.volumes.record import VolumeRecord, encode
+from orlop_engine.volumes.service import Volumes
 from orlop_kernel.store import Put, Store
-from orlop_kernel.testing.volume import Factory as VolumeFactory
-from orlop_kernel.testing.volume import FakeVolume, VolumeSuite
+from orlop_sdk import Conflict, DriverError, InvalidParameter, NotFound, Unavailable, VolumeContext, VolumeDriver
+from orlop_sdk.testing.volume import Factory as VolumeFactory
+from orlop_sdk.testing.volume import FakeVolume, VolumeSuite
 
 
 class TestFakeVolume(VolumeSuite):

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.router import Api, Guard
-from orlop_kernel.api.volumes import routes
-from orlop_kernel.engine.volumes.record import VolumeRecord
-from orlop_kernel.engine.volumes.service import Volumes
+from orlop_api_docker.volumes import routes
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_engine.volumes.service import Volumes
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
-from orlop_kernel.spi import Forbidden, VolumeContext
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Api, Guard
 from orlop_kernel.store import Store
-from orlop_kernel.testing.volume import FakeVolume
+from orlop_sdk import Forbidden, VolumeContext
+from orlop_sdk.testing.volume import FakeVolume
 
 
 class _Body:

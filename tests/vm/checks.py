@@ -216,7 +216,7 @@ def test_an_upgrade_under_a_live_container() -> None:
     run("systemctl", "restart", "orlop")
     pid, old = pid_of("live"), CURRENT.resolve()
     monitor = parent_of(pid)
-    with (CHECKOUT / "kernel/orlop_kernel/linux.py").open("a") as file:
+    with (CHECKOUT / "sdk/orlop_sdk/linux.py").open("a") as file:
         file.write("# another version\n")
     theirs = add_driver(old)
     assert "lacks drivers that are installed now: (log theirs)" in run("./dev", "install", code=1)

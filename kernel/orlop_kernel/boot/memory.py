@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import trio
 
-from orlop_kernel import linux
+from orlop_sdk import linux
 
 __all__ = ["release_when_idle", "resident"]
 

@@ -11,9 +11,9 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orlop_kernel import linux
 from orlop_kernel.config import Config, ConfigError
 from orlop_kernel.http.messages import Limits
+from orlop_sdk import linux
 
 __all__ = ["adjust", "client_limits", "roots"]
 

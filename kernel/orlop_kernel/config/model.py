@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from orlop_kernel.types.base import ConfigBase
+from orlop_sdk.base import ConfigBase
 
 from .values import parse_size
 

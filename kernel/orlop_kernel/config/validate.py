@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from orlop_kernel.types.versions import API_VERSION, MIN_API_VERSION, parse_version
+from orlop_kernel.config.versions import API_VERSION, MIN_API_VERSION, parse_version
 
 from . import access
 from .model import BUILTIN_RUNTIME, Config

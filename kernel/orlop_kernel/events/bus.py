@@ -17,8 +17,8 @@ from weakref import WeakSet
 
 import trio
 
-from orlop_kernel.spi.errors import OrlopError
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk.errors import OrlopError
 
 from .event import Event, decode, encode
 from .filters import EventFilter

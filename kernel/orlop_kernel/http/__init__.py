@@ -7,13 +7,7 @@
 from __future__ import annotations
 
 from orlop_kernel.http.head import BadRequest
-from orlop_kernel.http.listeners import (
-    TlsListener,
-    UnixListener,
-    inherited_listener,
-    open_tcp_listeners,
-    open_unix_listener,
-)
+from orlop_kernel.http.listeners import TlsListener, UnixListener, inherited_listener, open_tcp_listeners, open_unix_listener
 from orlop_kernel.http.messages import (
     Answer,
     Body,

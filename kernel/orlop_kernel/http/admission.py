@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import trio
 
-from orlop_kernel import linux
 from orlop_kernel.http.messages import Limits
+from orlop_sdk import linux
 
 __all__ = ["Admission", "Lease", "Refused", "peer_key"]
 

@@ -7,8 +7,8 @@ import ssl
 
 import trio
 
-from orlop_kernel import linux
 from orlop_kernel.http.messages import Peer
+from orlop_sdk import linux
 
 __all__ = ["identify"]
 

@@ -1,9 +1,9 @@
 """The log driver `json-file`: one JSON object a line, byte for byte what dockerd writes.
 
-The format is in `records`, the driver in `driver`; rotation, compression and reading come from `orlop_kernel.spi.logfiles`.
+The format is in `records`, the driver in `driver`; rotation, compression and reading come from `orlop_sdk.logfiles`.
 """
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from .driver import JsonFile
 

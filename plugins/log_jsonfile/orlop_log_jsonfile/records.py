@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from orlop_kernel.spi import LogBlock, LogRecord
-from orlop_kernel.spi.logfiles import TimeFormatter
+from orlop_sdk import LogBlock, LogRecord
+from orlop_sdk.logfiles import TimeFormatter
 
 __all__ = ["JsonEncoder", "JsonRecords", "escape"]
 

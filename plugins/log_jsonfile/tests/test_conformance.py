@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.spi import LogDriver
-from orlop_kernel.testing import LogSuite
 from orlop_log_jsonfile import JsonFile
+from orlop_sdk import LogDriver
+from orlop_sdk.testing import LogSuite
 
 
 class TestJsonFile(LogSuite):

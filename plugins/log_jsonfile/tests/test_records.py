@@ -9,9 +9,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.spi import LogBlock, LogInfo, LogQuery
 from orlop_log_jsonfile import JsonFile
 from orlop_log_jsonfile.records import JsonEncoder, JsonRecords, escape
+from orlop_sdk import LogBlock, LogInfo, LogQuery
 
 NS = 1_763_975_591_661_595_082
 

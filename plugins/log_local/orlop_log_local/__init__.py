@@ -1,9 +1,9 @@
 """The log driver `local`: compact binary frames, bounded and compressed by default (5 files of 20 MiB).
 
-The format is in `frames`, the driver in `driver`; rotation, compression and reading come from `orlop_kernel.spi.logfiles`.
+The format is in `frames`, the driver in `driver`; rotation, compression and reading come from `orlop_sdk.logfiles`.
 """
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from .driver import LocalLog
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from orlop_kernel.spi import LogBlock, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter
-from orlop_kernel.spi.logfiles import (
+from orlop_sdk import LogBlock, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter
+from orlop_sdk.logfiles import (
     FILE_AND_ATTRIBUTE_OPTIONS,
     FileLogReader,
     FileOptions,

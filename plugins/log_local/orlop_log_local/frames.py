@@ -22,8 +22,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from orlop_kernel.spi import LogBlock, LogRecord
-from orlop_kernel.spi.logfiles import TimeFormatter
+from orlop_sdk import LogBlock, LogRecord
+from orlop_sdk.logfiles import TimeFormatter
 
 __all__ = ["Frames", "encode", "encode_attributes"]
 

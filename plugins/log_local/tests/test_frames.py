@@ -8,10 +8,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.spi import LogBlock, LogInfo, LogQuery, LogRecord
-from orlop_kernel.spi.logfiles import rfc3339
 from orlop_log_local import LocalLog
 from orlop_log_local.frames import MAGIC, Frames, encode, encode_attributes
+from orlop_sdk import LogBlock, LogInfo, LogQuery, LogRecord
+from orlop_sdk.logfiles import rfc3339
 
 lines = st.lists(st.binary(max_size=20).map(lambda text: text.replace(b"\n", b"") + b"\n"), min_size=1, max_size=8)
 streams = st.sampled_from(["stdout", "stderr"])

@@ -1,6 +1,6 @@
 """The log driver `none`: output goes to whoever is attached, and nowhere else."""
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from .driver import NoLog, NoLogWriter
 

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orlop_kernel.spi import (
-    LogBlock,
-    LogCapabilities,
-    LogInfo,
-    LogQuery,
-    LogReader,
-    LogWriter,
-    NotImplementedHere,
-)
+from orlop_sdk import LogBlock, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter, NotImplementedHere
 
 __all__ = ["NoLog", "NoLogWriter"]
 

@@ -10,7 +10,7 @@ what our containers send to containers of dockerd is not filtered by dockerd any
 All of it is in the host's kernel and outlives the daemon. A veth pair ends with the container's network namespace.
 """
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from . import _pyroute2  # noqa: F401 - before the modules that import pyroute2
 from .driver import BridgeDriver

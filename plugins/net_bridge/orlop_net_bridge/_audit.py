@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from orlop_kernel.spi import Endpoint, EndpointState, Leftover
+from orlop_sdk import Endpoint, EndpointState, Leftover
 
 from . import _plan
 from ._network import Bridge

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 
-from orlop_kernel.spi import DriverError, Endpoint
+from orlop_sdk import DriverError, Endpoint
 
 from ._netlink import add_address, delete_default_route, notify_neighbours, replace_default_route, set_up
 from ._route_socket import Refused, RouteSocket

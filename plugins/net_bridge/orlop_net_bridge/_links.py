@@ -22,8 +22,7 @@ from typing import Any
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from orlop_kernel import linux
-from orlop_kernel.spi import Conflict, DriverError, Endpoint
+from orlop_sdk import Conflict, DriverError, Endpoint, linux
 
 from . import _netlink
 from ._audit import Link

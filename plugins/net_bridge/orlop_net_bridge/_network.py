@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from orlop_kernel.spi import InvalidParameter, NetworkContext, NetworkSpec
-from orlop_kernel.types.numbers import natural
+from orlop_sdk import InvalidParameter, NetworkContext, NetworkSpec
+from orlop_sdk.numbers import natural
 
 __all__ = ["Bridge", "read_network"]
 

@@ -14,7 +14,7 @@ import subprocess
 import threading
 from typing import Any, Protocol
 
-from orlop_kernel.spi import DeadlineExceeded, DriverError
+from orlop_sdk import DeadlineExceeded, DriverError
 
 __all__ = ["Nft", "NftError", "open_nft"]
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from orlop_kernel.spi import Endpoint, InvalidParameter
+from orlop_sdk import Endpoint, InvalidParameter
 
 from ._network import Bridge
 

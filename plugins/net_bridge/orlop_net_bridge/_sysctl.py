@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop_kernel.spi import DriverError
+from orlop_sdk import DriverError
 
 __all__ = ["enable_forwarding", "forwards", "skip_duplicate_search", "write_sysctl"]
 

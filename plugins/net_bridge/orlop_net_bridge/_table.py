@@ -10,8 +10,7 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any
 
-from orlop_kernel import linux
-from orlop_kernel.spi import DriverError
+from orlop_sdk import DriverError, linux
 
 from . import _docker_user, _plan
 from ._nft import NftError, open_nft

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import outcome
 import trio
 
-from orlop_kernel.spi import DriverError
+from orlop_sdk import DriverError
 
 __all__ = ["Worker"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from orlop_kernel.spi import (
+from orlop_sdk import (
     Conflict,
     DriverError,
     Endpoint,

@@ -7,7 +7,8 @@ import subprocess
 import msgspec
 import pytest
 
-from orlop_kernel.spi import (
+from orlop_net_bridge import BridgeDriver
+from orlop_sdk import (
     Address,
     Conflict,
     Endpoint,
@@ -18,8 +19,7 @@ from orlop_kernel.spi import (
     PublishedPort,
     Subnet,
 )
-from orlop_kernel.testing import in_own_network
-from orlop_net_bridge import BridgeDriver
+from orlop_sdk.testing import in_own_network
 
 pytestmark = pytest.mark.root
 

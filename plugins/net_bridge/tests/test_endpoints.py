@@ -14,13 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from orlop_kernel import linux
-from orlop_kernel.spi import Address, Conflict, DriverError, Endpoint, NetworkSpec
-from orlop_kernel.testing import in_own_network
 from orlop_net_bridge import _netlink
 from orlop_net_bridge._links import Links
 from orlop_net_bridge._network import Bridge
 from orlop_net_bridge._route_socket import Refused, RouteSocket
+from orlop_sdk import Address, Conflict, DriverError, Endpoint, NetworkSpec, linux
+from orlop_sdk.testing import in_own_network
 
 pytestmark = pytest.mark.root
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from orlop_kernel.testing import in_own_network
 from orlop_net_bridge import _plan
 from orlop_net_bridge._nft import Nft, NftError, _Library, _Program
+from orlop_sdk.testing import in_own_network
 
 pytestmark = pytest.mark.root
 

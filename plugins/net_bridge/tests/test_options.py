@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.spi import InvalidParameter, NetworkContext, NetworkSpec, Subnet
 from orlop_net_bridge._network import Bridge, read_network
+from orlop_sdk import InvalidParameter, NetworkContext, NetworkSpec, Subnet
 
 CONTEXT = NetworkContext(instance="", default_bridge="orlt0", state_dir="/nonexistent", mtu=1450)
 FOUR, SIX = Subnet("10.211.0.0/16", "10.211.0.1"), Subnet("fd00:211::/64", "fd00:211::1")

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_kernel.spi import DriverError
 from orlop_net_bridge._worker import Worker
+from orlop_sdk import DriverError
 
 
 def test_one_at_a_time_in_one_thread() -> None:

@@ -1,6 +1,6 @@
 """The network driver `host`: the container runs in the host's network namespace, and there is nothing to do."""
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from .driver import HostDriver
 

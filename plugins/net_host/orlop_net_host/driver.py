@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orlop_kernel.spi import (
-    Endpoint,
-    EndpointState,
-    NetworkCapabilities,
-    NetworkContext,
-    NetworkSpec,
-)
+from orlop_sdk import Endpoint, EndpointState, NetworkCapabilities, NetworkContext, NetworkSpec
 
 __all__ = ["HostDriver"]
 

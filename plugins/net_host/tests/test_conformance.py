@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing import NetworkFactory, NetworkSuite
 from orlop_net_host import HostDriver
+from orlop_sdk.testing import NetworkFactory, NetworkSuite
 
 
 class TestHost(NetworkSuite):

@@ -1,6 +1,6 @@
 """The network driver `null`, of the network `none`: a namespace with loopback and nothing else."""
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from .driver import NoneDriver
 

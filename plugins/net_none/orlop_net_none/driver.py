@@ -10,15 +10,7 @@ from collections.abc import Sequence
 
 import trio
 
-from orlop_kernel import linux
-from orlop_kernel.spi import (
-    DriverError,
-    Endpoint,
-    EndpointState,
-    NetworkCapabilities,
-    NetworkContext,
-    NetworkSpec,
-)
+from orlop_sdk import DriverError, Endpoint, EndpointState, NetworkCapabilities, NetworkContext, NetworkSpec, linux
 
 __all__ = ["NoneDriver"]
 

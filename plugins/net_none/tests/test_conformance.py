@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from orlop_kernel import linux
-from orlop_kernel.testing import NetworkFactory, NetworkMain, NetworkSuite, in_own_network
 from orlop_net_none import NoneDriver
+from orlop_sdk import linux
+from orlop_sdk.testing import NetworkFactory, NetworkMain, NetworkSuite, in_own_network
 
 pytestmark = pytest.mark.root
 

@@ -4,7 +4,7 @@ Pure: it returns commands and touches nothing, except once, when it is made, to 
 thing that crun cannot do without. What runtimes complain is read in `messages`.
 """
 
-from orlop_kernel.spi import Register, hookimpl
+from orlop_sdk import Register, hookimpl
 
 from .driver import Runc
 

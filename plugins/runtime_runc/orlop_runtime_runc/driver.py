@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from orlop_kernel.spi import Command, Execution, Mount, Outcome, RuntimeCapabilities, RuntimeContext, Task
+from orlop_sdk import Command, Execution, Mount, Outcome, RuntimeCapabilities, RuntimeContext, Task
 
 from .messages import explain
 
@@ -39,7 +39,7 @@ def _host_mounts() -> str:
 
 
 class Runc:
-    """Satisfies `orlop_kernel.spi.Runtime`."""
+    """Satisfies `orlop_sdk.Runtime`."""
 
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
@@ -66,7 +66,7 @@ class Runc:
         return Command((self._context.path, "--version"), env=(("PATH", _PATH),), timeout=_TIMEOUT)
 
     def features(self) -> Command:
-        """See `orlop_kernel.spi.RuntimeFeatures`."""
+        """See `orlop_sdk.RuntimeFeatures`."""
         return Command((self._context.path, "features"), env=(("PATH", _PATH),), timeout=_TIMEOUT)
 
     def run(self, task: Task) -> Command:
@@ -80,12 +80,12 @@ class Runc:
         return self._command("exec", *options, task.id, log=execution.log, timeout=_START_TIMEOUT)
 
     def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
-        """See `orlop_kernel.spi.RuntimeCheckpoints`."""
+        """See `orlop_sdk.RuntimeCheckpoints`."""
         options = ("--image-path", image, "--work-path", work, *(("--leave-running",) if leave_running else ()))
         return self._command("checkpoint", *options, task.id, timeout=_CHECKPOINT_TIMEOUT)
 
     def restore(self, task: Task, image: str, work: str) -> Command:
-        """See `orlop_kernel.spi.RuntimeCheckpoints`."""
+        """See `orlop_sdk.RuntimeCheckpoints`."""
         paths = ("--image-path", image, "--work-path", work, "--bundle", task.bundle, "--pid-file", task.pid_file)
         return self._command("restore", "--detach", *paths, task.id, log=task.log, timeout=_CHECKPOINT_TIMEOUT)
 

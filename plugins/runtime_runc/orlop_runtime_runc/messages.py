@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from orlop_kernel.spi import Outcome
+from orlop_sdk import Outcome
 
 __all__ = ["complaint", "explain"]
 

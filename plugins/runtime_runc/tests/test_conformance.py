@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel.spi import Runtime, RuntimeContext
-from orlop_kernel.testing import RuntimeSuite
 from orlop_runtime_runc import Runc
+from orlop_sdk import Runtime, RuntimeContext
+from orlop_sdk.testing import RuntimeSuite
 
 
 def _driver(name: str, tmp_path: Path) -> Runtime:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from orlop_kernel.spi import Execution, Outcome, RuntimeContext, Task
 from orlop_runtime_runc import Runc
 from orlop_runtime_runc.driver import hybrid_mounts
 from orlop_runtime_runc.messages import explain
+from orlop_sdk import Execution, Outcome, RuntimeContext, Task
 
 TASK = Task("c1", "/b", "/p", "/l")
 

@@ -12,8 +12,8 @@ A snapshot counts once its key is in `.orlop`. A crash at any point leaves nothi
 throw away. Layers not named there (of a dockerd that used the same directory) are never touched.
 """
 
-from orlop_kernel.spi import hookimpl
-from orlop_kernel.spi.hooks import Register
+from orlop_sdk import hookimpl
+from orlop_sdk.hooks import Register
 
 from .driver import Overlay2
 

@@ -10,8 +10,8 @@ import os
 import stat
 from collections.abc import Sequence
 
-from orlop_kernel.spi import Change, ChangeKind
-from orlop_kernel.spi.files import walk
+from orlop_sdk import Change, ChangeKind
+from orlop_sdk.files import walk
 
 __all__ = ["overlay_changes"]
 

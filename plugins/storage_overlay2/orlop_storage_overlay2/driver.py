@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from orlop_kernel.spi import (
+from orlop_sdk import (
     Change,
     Conflict,
     DriverError,
@@ -24,8 +24,8 @@ from orlop_kernel.spi import (
     UnpackTarget,
     Usage,
 )
-from orlop_kernel.spi.files import filesystem_type, tree_usage
-from orlop_kernel.spi.snapshots import check_key
+from orlop_sdk.files import filesystem_type, tree_usage
+from orlop_sdk.snapshots import check_key
 
 from .changes import overlay_changes
 from .layout import Layout, Snapshot

@@ -10,9 +10,9 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from orlop_kernel.spi import DriverError, Leftover
-from orlop_kernel.spi.files import Trash, filesystem_type
-from orlop_kernel.spi.snapshots import SnapshotIndex, fsync_directory
+from orlop_sdk import DriverError, Leftover
+from orlop_sdk.files import Trash, filesystem_type
+from orlop_sdk.snapshots import SnapshotIndex, fsync_directory
 
 __all__ = ["Layout", "Snapshot"]
 

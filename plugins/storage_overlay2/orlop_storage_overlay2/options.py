@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from orlop_kernel.spi import DriverError, InvalidParameter, Mount
+from orlop_sdk import DriverError, InvalidParameter, Mount
 
 __all__ = ["MAX_LOWERS", "check_root", "overlay_mount", "plain_mount"]
 

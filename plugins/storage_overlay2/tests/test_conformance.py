@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing import StorageFactory, StorageSuite
+from orlop_sdk.testing import StorageFactory, StorageSuite
 from orlop_storage_overlay2 import Overlay2
 
 pytestmark = pytest.mark.root

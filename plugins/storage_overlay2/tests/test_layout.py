@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel.spi import DriverError, InvalidParameter, StorageContext
+from orlop_sdk import DriverError, InvalidParameter, StorageContext
 from orlop_storage_overlay2 import Overlay2
 from orlop_storage_overlay2.options import overlay_mount
 

@@ -11,8 +11,8 @@ Owns everything below its root:
 A snapshot counts once its key is in `.orlop`. A crash at any point leaves nothing that the next start does not throw away.
 """
 
-from orlop_kernel.spi import hookimpl
-from orlop_kernel.spi.hooks import Register
+from orlop_sdk import hookimpl
+from orlop_sdk.hooks import Register
 
 from .driver import Vfs
 

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from orlop_kernel.spi import (
+from orlop_sdk import (
     Change,
     Conflict,
     DriverError,
@@ -24,8 +24,8 @@ from orlop_kernel.spi import (
     UnpackTarget,
     Usage,
 )
-from orlop_kernel.spi.files import filesystem_type
-from orlop_kernel.spi.snapshots import check_key
+from orlop_sdk.files import filesystem_type
+from orlop_sdk.snapshots import check_key
 
 from .compare import tree_changes, tree_growth
 from .layout import Layout, Snapshot

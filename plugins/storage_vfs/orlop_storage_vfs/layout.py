@@ -7,9 +7,9 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from orlop_kernel.spi import Leftover
-from orlop_kernel.spi.files import Trash, copy_tree
-from orlop_kernel.spi.snapshots import SnapshotIndex, fsync_directory
+from orlop_sdk import Leftover
+from orlop_sdk.files import Trash, copy_tree
+from orlop_sdk.snapshots import SnapshotIndex, fsync_directory
 
 __all__ = ["Layout", "Snapshot"]
 

@@ -10,8 +10,8 @@ A volume exists when its `_data` does, which is made last. A tmpfs volume is mou
 containers share it, and unmounted when it is removed; what else options describe is mounted by each container's monitor.
 """
 
-from orlop_kernel.spi import hookimpl
-from orlop_kernel.spi.hooks import Register
+from orlop_sdk import hookimpl
+from orlop_sdk.hooks import Register
 
 from .driver import LocalVolumes
 

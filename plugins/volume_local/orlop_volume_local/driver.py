@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from orlop_kernel.spi import (
+from orlop_sdk import (
     DeadlineExceeded,
     DriverError,
     Mount,
@@ -27,8 +27,8 @@ from orlop_kernel.spi import (
     VolumeCapabilities,
     VolumeContext,
 )
-from orlop_kernel.spi.files import Trash, tree_usage
-from orlop_kernel.spi.snapshots import fsync_directory
+from orlop_sdk.files import Trash, tree_usage
+from orlop_sdk.snapshots import fsync_directory
 
 from .options import Kept, address_to_resolve, check_name, check_options, kept_options, mount_of, with_address
 

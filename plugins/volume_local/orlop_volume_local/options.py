@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from orlop_kernel.spi import InvalidParameter, Mount
+from orlop_sdk import InvalidParameter, Mount
 
 __all__ = ["Kept", "address_to_resolve", "check_name", "check_options", "kept_options", "mount_of", "with_address"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.testing import VolumeFactory, VolumeSuite
+from orlop_sdk.testing import VolumeFactory, VolumeSuite
 from orlop_volume_local import LocalVolumes
 
 

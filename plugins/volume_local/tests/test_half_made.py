@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from orlop_kernel.spi import DeadlineExceeded, DriverError, VolumeContext
+from orlop_sdk import DeadlineExceeded, DriverError, VolumeContext
 from orlop_volume_local import driver as driver_module
 from orlop_volume_local.driver import LocalVolumes
 

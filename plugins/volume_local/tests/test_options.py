@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel.spi import DriverError, InvalidParameter, Mount, Unavailable, VolumeContext
+from orlop_sdk import DriverError, InvalidParameter, Mount, Unavailable, VolumeContext
 from orlop_volume_local import LocalVolumes
 from orlop_volume_local.options import Kept, address_to_resolve, check_options, mount_of, with_address
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_kernel.access import audit, audit_file
-from orlop_kernel.access.audit import Audit, Line, Unwritable
-from orlop_kernel.access.audit_file import AuditFile
+from orlop_guard_listeners import audit, audit_file
+from orlop_guard_listeners.audit import Audit, Line, Unwritable
+from orlop_guard_listeners.audit_file import AuditFile
 from orlop_kernel.config import AuditLog, ConfigError
 
 
@@ -191,7 +191,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch
 
 
 def test_what_has_no_room_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orlop_kernel.access.audit._KEEP", 200)
+    monkeypatch.setattr("orlop_guard_listeners.audit._KEEP", 200)
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
 
     async def body(audit: Audit) -> None:

@@ -14,23 +14,23 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel.access import authz, authz_find
-from orlop_kernel.access.audit import Audit
-from orlop_kernel.access.authz import Chain, Plugin, Question
-from orlop_kernel.access.authz_find import Address, find
-from orlop_kernel.access.door import Door
-from orlop_kernel.access.guard import Guard
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.responses import hijack_head, json_response
-from orlop_kernel.api.router import Api, Route
+from orlop_api_docker.responses import hijack_head, json_response
+from orlop_engine.types.containers import HostConfig
+from orlop_engine.types.networks import ConnectRequest, DisconnectRequest
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_guard_listeners import authz, authz_find
+from orlop_guard_listeners.audit import Audit
+from orlop_guard_listeners.authz import Chain, Plugin, Question
+from orlop_guard_listeners.authz_find import Address, find
+from orlop_guard_listeners.door import Door
+from orlop_guard_listeners.guard import Guard
 from orlop_kernel.config import AuditLog, ConfigError, Listener
-from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
-from orlop_kernel.spi import NotFound
-from orlop_kernel.types.containers import HostConfig
-from orlop_kernel.types.networks import ConnectRequest, DisconnectRequest
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Api, Route
+from orlop_sdk import NotFound
 
 Verdict = dict[str, Any]
 ALLOW: Verdict = {"Allow": True}
@@ -188,7 +188,7 @@ def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monk
             await chain.may_ask(Question())
 
     trio.run(main)
-    assert threads == [("orlop_kernel.access.authz_client", False)]
+    assert threads == [("orlop_guard_listeners.authz_client", False)]
 
 
 def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path) -> None:
@@ -586,7 +586,7 @@ async def _socket(path: Path, found: Callable[[str], Address]) -> None:
 
 
 def test_known_plugins_are_kept_over_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orlop_kernel.access.authz.find", lambda name: Address(f"unix:///{name}", f"/{name}"))
+    monkeypatch.setattr("orlop_guard_listeners.authz.find", lambda name: Address(f"unix:///{name}", f"/{name}"))
     chain = Chain()
     first = chain.prepare(["a", "b"])
     chain.replace(first)

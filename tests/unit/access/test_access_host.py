@@ -10,19 +10,19 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel.access.authz import Chain
-from orlop_kernel.access.door import Door
-from orlop_kernel.access.guard import Guard
-from orlop_kernel.access.roles import ROUTES, Host
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.responses import json_response
-from orlop_kernel.api.router import Api, Route
+from orlop_api_docker.responses import json_response
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.types.containers import HostConfig
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_guard_listeners.authz import Chain
+from orlop_guard_listeners.door import Door
+from orlop_guard_listeners.guard import Guard
+from orlop_guard_listeners.roles import ROUTES, Host
 from orlop_kernel.config import Listener
-from orlop_kernel.engine.containers.record import MountRecord
-from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
-from orlop_kernel.spi import NotFound
-from orlop_kernel.types.containers import HostConfig
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Api, Route
+from orlop_sdk import NotFound
 
 TEAM = "com.example.team"
 LISTENERS = {

@@ -12,15 +12,15 @@ from tests.registry import docker_archive, image, layer
 from tests.registry.fakes import Room, drain, open_room
 from tests.registry.hostile import serving
 
-from orlop_kernel.access.door import Denied, Door
-from orlop_kernel.access.image_names import ListenerImages
-from orlop_kernel.access.scope import Judge
+from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.references import parse
+from orlop_engine.images.service import ImportRequest
+from orlop_guard_listeners.door import Denied, Door
+from orlop_guard_listeners.image_names import ListenerImages
+from orlop_guard_listeners.scope import Judge
 from orlop_kernel.config import Listener
-from orlop_kernel.engine.images.policy import UNRESTRICTED, ImagePolicy
-from orlop_kernel.engine.images.pull import PullRequest
-from orlop_kernel.engine.images.references import parse
-from orlop_kernel.engine.images.service import ImportRequest
-from orlop_kernel.spi import OrlopError
+from orlop_sdk import OrlopError
 
 BASE, LABELLED = image([layer({"a": b"1"})]), image([layer({"b": b"2"})], config={"Labels": {"team": "web"}})
 OTHER, THIRD = image([layer({"c": b"3"})]), image([layer({"d": b"4"})])

@@ -13,18 +13,18 @@ from unittest.mock import MagicMock
 import msgspec
 import pytest
 
-from orlop_kernel import api
-from orlop_kernel.access import redact, walls
-from orlop_kernel.access.audit import Line
-from orlop_kernel.access.door import Door
-from orlop_kernel.access.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level, Rule, Scope
-from orlop_kernel.api.decode import decode_json
+import orlop_api_docker as api
+from orlop_engine.types.containers import CreateRequest, HostConfig, ThrottleDevice, UpdateRequest
+from orlop_engine.types.networks import CreateRequest as NetworkRequest
+from orlop_engine.types.volumes import VolumeCreateRequest
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_guard_listeners import redact, walls
+from orlop_guard_listeners.audit import Line
+from orlop_guard_listeners.door import Door
+from orlop_guard_listeners.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level, Rule, Scope
 from orlop_kernel.config import AuditLog, ConfigError, Listener, load
 from orlop_kernel.config.access import ROLES
-from orlop_kernel.engine.volumes.record import VolumeRecord
-from orlop_kernel.types.containers import CreateRequest, HostConfig, ThrottleDevice, UpdateRequest
-from orlop_kernel.types.networks import CreateRequest as NetworkRequest
-from orlop_kernel.types.volumes import VolumeCreateRequest
+from orlop_kernel.routing.decode import decode_json
 
 
 def test_what_nobody_thought_about_is_for_role_full_without_labels() -> None:
@@ -344,7 +344,7 @@ def test_the_table_of_routes_is_on_its_page() -> None:
 
 def test_every_route_that_is_served_is_in_the_table() -> None:
     """With a level, a scope and a rule about the host; and only a route that is there can have been thought about."""
-    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_kernel.api.")]
+    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_api_docker.")]
     made = [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
     assert ROUTES.keys() == {f"{route.method} {route.pattern}" for route in made}
 

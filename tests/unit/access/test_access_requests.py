@@ -14,19 +14,19 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel import api
-from orlop_kernel.access.authz import Chain
-from orlop_kernel.access.door import Door
-from orlop_kernel.access.guard import Guard
-from orlop_kernel.access.roles import ROUTES
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.responses import json_response
-from orlop_kernel.api.router import Api, Route
+import orlop_api_docker as api
+from orlop_api_docker.responses import json_response
+from orlop_engine.types.containers import ContainerConfig, HostConfig
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_guard_listeners.authz import Chain
+from orlop_guard_listeners.door import Door
+from orlop_guard_listeners.guard import Guard
+from orlop_guard_listeners.roles import ROUTES
 from orlop_kernel.config import Listener
-from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
-from orlop_kernel.spi import NotFound
-from orlop_kernel.types.containers import ContainerConfig, HostConfig
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Api, Route
+from orlop_sdk import NotFound
 
 LABEL = "com.example.team"
 LISTENERS = (
@@ -42,7 +42,7 @@ BODIES: dict[str, Any] = {
 
 def served() -> list[Route]:
     """The routes of the API, with handlers that nobody calls."""
-    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_kernel.api.")]
+    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_api_docker.")]
     return [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
 
 

@@ -9,18 +9,18 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel.access import joined
-from orlop_kernel.access.door import Denied, Door
-from orlop_kernel.access.roles import Scope
-from orlop_kernel.access.scope import Judge
-from orlop_kernel.api.call import Call
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.types.containers import CreateRequest, HostConfig
+from orlop_engine.types.networks import ConnectRequest
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_guard_listeners import joined
+from orlop_guard_listeners.door import Denied, Door
+from orlop_guard_listeners.roles import Scope
+from orlop_guard_listeners.scope import Judge
 from orlop_kernel.config import Listener
-from orlop_kernel.engine.containers.record import MountRecord
-from orlop_kernel.engine.volumes.record import VolumeRecord
 from orlop_kernel.http.messages import Peer, Request
-from orlop_kernel.spi import NotFound
-from orlop_kernel.types.containers import CreateRequest, HostConfig
-from orlop_kernel.types.networks import ConnectRequest
+from orlop_kernel.routing.call import Call
+from orlop_sdk import NotFound
 
 TEAM = "com.example.team"
 

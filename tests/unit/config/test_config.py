@@ -28,7 +28,7 @@ from orlop_kernel.config.argv import parse
 from orlop_kernel.config.file import KEYS, key_lines
 from orlop_kernel.config.flags import FLAGS, help_text
 from orlop_kernel.config.policy import HINTS, IGNORED, REFUSED, RELOADABLE, SILENT
-from orlop_kernel.types.versions import API_VERSION
+from orlop_kernel.config.versions import API_VERSION
 
 
 @pytest.fixture

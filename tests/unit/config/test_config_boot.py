@@ -297,7 +297,7 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     program = (
         "import sys; sys.argv = ['orlopd', '--validate', '--config-file', '/dev/null']\n"
         "from orlop_kernel.__main__ import main\nassert main() == 0\n"
-        "print([m for m in sys.modules if m in ('trio', 'sqlite3', 'pyroute2', 'httpx', 'orlop_kernel.engine')])"
+        "print([m for m in sys.modules if m in ('trio', 'sqlite3', 'pyroute2', 'httpx', 'orlop_engine')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

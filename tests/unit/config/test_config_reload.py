@@ -16,23 +16,22 @@ import trio.testing
 
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon, answer
-from orlop_kernel import linux
+from orlop_engine import reload
+from orlop_engine.containers import living
+from orlop_engine.containers.record import ContainerRecord, State
+from orlop_engine.containers.service import Containers
+from orlop_engine.drivers import Drivers
+from orlop_engine.images.content import ContentStore
+from orlop_engine.images.download import Downloads
+from orlop_engine.networks.records import AttachedEndpoint, Sandbox
+from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
 from orlop_kernel.boot import systemd
 from orlop_kernel.config import Config, ConfigError, Loaded, RuntimeEntry, load_all
 from orlop_kernel.config.argv import parse
 from orlop_kernel.daemon import Daemon
-from orlop_kernel.engine import reload
-from orlop_kernel.engine.containers import living
-from orlop_kernel.engine.containers.record import ContainerRecord, State
-from orlop_kernel.engine.containers.service import Containers
-from orlop_kernel.engine.drivers import Drivers
-from orlop_kernel.engine.images.content import ContentStore
-from orlop_kernel.engine.images.download import Downloads
-from orlop_kernel.engine.networks.records import AttachedEndpoint, Sandbox
-from orlop_kernel.monitor import records
-from orlop_kernel.monitor.protocol import MonitorRecord
-from orlop_kernel.spi import Endpoint, EndpointState, NetworkSpec, OrlopError, PublishedPort, Subnet
-from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
+from orlop_monitor import records
+from orlop_monitor.protocol import MonitorRecord
+from orlop_sdk import Endpoint, EndpointState, NetworkSpec, OrlopError, PublishedPort, Subnet, linux
 
 
 def test_more_downloads_may_run_as_soon_as_the_limit_is_raised(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ import trio
 from tests.unit.house import FakeMonitor, house, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_kernel.engine.containers import adoption, needs, restore
-from orlop_kernel.engine.containers.container import Run
-from orlop_kernel.engine.containers.record import ContainerRecord
-from orlop_kernel.engine.networks import live
-from orlop_kernel.engine.networks.records import Sandbox
-from orlop_kernel.engine.processes import runs
-from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.monitor import records
-from orlop_kernel.monitor.protocol import Exited, ExitRecord, InitRecord, MonitorRecord, Status
-from orlop_kernel.spi import Conflict, Unavailable
-from orlop_kernel.types.containers import RestartPolicy
+from orlop_engine.containers import adoption, needs, restore
+from orlop_engine.containers.container import Run
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.networks import live
+from orlop_engine.networks.records import Sandbox
+from orlop_engine.processes import runs
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.types.containers import RestartPolicy
+from orlop_monitor import records
+from orlop_monitor.protocol import Exited, ExitRecord, InitRecord, MonitorRecord, Status
+from orlop_sdk import Conflict, Unavailable
 
 ALWAYS = RestartPolicy(name="always")
 SICK, WELL = "a" * 64, "b" * 64
@@ -408,7 +408,7 @@ def test_what_others_need_is_started_first(tmp_path, monkeypatch):
             order.append(container.id)
             return await launch(room, container, image)
 
-        monkeypatch.setattr("orlop_kernel.engine.containers.lifecycle.launch", recorded)
+        monkeypatch.setattr("orlop_engine.containers.lifecycle.launch", recorded)
         await restore.restore(h.room)
         await wait_all_tasks_blocked()
         assert order == keys[::-1] and needs.needed(h.room, h.room.index[keys[0]].record) == {keys[1]}

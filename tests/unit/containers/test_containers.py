@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.containers import attach, limits, mounts, names, restarts, validate, view
-from orlop_kernel.engine.containers.create import merge_config
-from orlop_kernel.engine.containers.record import State
-from orlop_kernel.engine.spec.host import Host
-from orlop_kernel.engine.top import parse
-from orlop_kernel.spi import DriverError, InvalidParameter
-from orlop_kernel.types.containers import BindOptions, ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
-from orlop_kernel.types.images import ImageConfig
+from orlop_engine.containers import attach, limits, mounts, names, restarts, validate, view
+from orlop_engine.containers.create import merge_config
+from orlop_engine.containers.record import State
+from orlop_engine.spec.host import Host
+from orlop_engine.top import parse
+from orlop_engine.types.containers import BindOptions, ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
+from orlop_engine.types.images import ImageConfig
+from orlop_sdk import DriverError, InvalidParameter
 
 FACTS = Host(
     cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False

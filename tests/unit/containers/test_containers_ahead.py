@@ -7,10 +7,10 @@ import trio
 from tests.unit.house import FakeMonitor, FakeRuntime, house
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from orlop_kernel.engine.containers import ahead, launch, lifecycle, removal
-from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.monitor.protocol import Launch
-from orlop_kernel.spi import DriverError
+from orlop_engine.containers import ahead, launch, lifecycle, removal
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_monitor.protocol import Launch
+from orlop_sdk import DriverError
 
 
 class Forge:

@@ -7,13 +7,13 @@ import pytest
 from tests.unit.house import ID, FakeMonitor, house, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_kernel.engine.containers import exits, restore, volumes
-from orlop_kernel.engine.containers.container import Run
-from orlop_kernel.engine.containers.record import MountRecord
-from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.monitor.protocol import ExecExited, Status
-from orlop_kernel.spi import Conflict, DriverError, NotFound
+from orlop_engine.containers import exits, restore, volumes
+from orlop_engine.containers.container import Run
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.processes.monitor_client import Monitor
 from orlop_kernel.store import Delete
+from orlop_monitor.protocol import ExecExited, Status
+from orlop_sdk import Conflict, DriverError, NotFound
 
 
 def living(h, monkeypatch, cgroup="/nowhere", execs=None):

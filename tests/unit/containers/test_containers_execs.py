@@ -7,12 +7,11 @@ import pytest
 import trio
 from tests.unit.house import ID, house, run_fast
 
-from orlop_kernel import users
-from orlop_kernel.engine.execs import Execs
-from orlop_kernel.engine.processes.monitor_client import StartFailed
-from orlop_kernel.monitor.protocol import Attach, ExecExited, Failed, Started, Status
-from orlop_kernel.spi import DeadlineExceeded, DriverError, NotFound
-from orlop_kernel.types.containers import ExecConfig
+from orlop_engine.execs import Execs
+from orlop_engine.processes.monitor_client import StartFailed
+from orlop_engine.types.containers import ExecConfig
+from orlop_monitor.protocol import Attach, ExecExited, Failed, Started, Status
+from orlop_sdk import DeadlineExceeded, DriverError, NotFound, users
 
 # --- execs ----------------------------------------------------------------------------------------------------------
 

@@ -12,19 +12,19 @@ import trio
 from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, no_threads, run_fast
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from orlop_engine.containers import attach, bundle, launch, restore, rootfs, volumes
+from orlop_engine.containers.container import Run
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.drivers import Deadlines
+from orlop_engine.futures import uncut
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPolicy
+from orlop_engine.types.images import ImageConfig
 from orlop_kernel import daemon, process
-from orlop_kernel.engine.containers import attach, bundle, launch, restore, rootfs, volumes
-from orlop_kernel.engine.containers.container import Run
-from orlop_kernel.engine.containers.record import MountRecord
-from orlop_kernel.engine.drivers import Deadlines
-from orlop_kernel.engine.futures import uncut
-from orlop_kernel.engine.processes.monitor_client import Monitor
-from orlop_kernel.monitor.protocol import Attach, Event, Exited, Launch, Oom, Started
-from orlop_kernel.monitor.streams import Attachment, Output
-from orlop_kernel.spi import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, Unavailable
 from orlop_kernel.store import Store
-from orlop_kernel.types.containers import CreateRequest, HostConfig, RestartPolicy
-from orlop_kernel.types.images import ImageConfig
+from orlop_monitor.protocol import Attach, Event, Exited, Launch, Oom, Started
+from orlop_monitor.streams import Attachment, Output
+from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, Unavailable
 
 # --- starts that fail -----------------------------------------------------------------------------------------------
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from orlop_kernel.engine.containers import links, listing, view
-from orlop_kernel.engine.containers.container import Container
-from orlop_kernel.engine.containers.record import ContainerRecord, MountRecord, State
-from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
-from orlop_kernel.types.containers import ContainerConfig, EndpointSettings, HostConfig
+from orlop_engine.containers import links, listing, view
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.record import ContainerRecord, MountRecord, State
+from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
+from orlop_sdk import Conflict, InvalidParameter, NotFound
 
 RUNNING, STOPPED, NEW = State(running=True, started_ns=1), State(started_ns=1, finished_ns=2, exit_code=3), State()
 

@@ -7,10 +7,10 @@ import trio
 from tests.unit.house import ID, house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_kernel.engine.containers import attach
-from orlop_kernel.monitor.protocol import Attach
-from orlop_kernel.spi import Conflict, DriverError, NotFound, Unavailable
-from orlop_kernel.types.containers import RestartPolicy
+from orlop_engine.containers import attach
+from orlop_engine.types.containers import RestartPolicy
+from orlop_monitor.protocol import Attach
+from orlop_sdk import Conflict, DriverError, NotFound, Unavailable
 
 # --- waiting --------------------------------------------------------------------------------------------------------
 

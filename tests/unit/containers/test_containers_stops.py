@@ -7,12 +7,12 @@ from tests.unit.containers.test_containers_crash import living
 from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
+from orlop_engine.containers import exits, lifecycle, restarts, restore
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.files import commit
+from orlop_engine.types.containers import EndpointSettings, RestartPolicy
 from orlop_kernel import process
-from orlop_kernel.engine.containers import exits, lifecycle, restarts, restore
-from orlop_kernel.engine.containers.record import ContainerRecord
-from orlop_kernel.engine.files import commit
-from orlop_kernel.spi import Conflict, DriverError, NotModified, Unavailable
-from orlop_kernel.types.containers import EndpointSettings, RestartPolicy
+from orlop_sdk import Conflict, DriverError, NotModified, Unavailable
 
 ALWAYS = RestartPolicy(name="always")
 

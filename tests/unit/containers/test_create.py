@@ -11,20 +11,18 @@ import pytest
 import trio
 from tests.unit.house import house
 
-from orlop_kernel.api import container_mac
-from orlop_kernel.api import containers as routes
-from orlop_kernel.engine.containers import validate, volumes
-from orlop_kernel.engine.containers.container import Container
-from orlop_kernel.engine.containers.create import merge_config
-from orlop_kernel.engine.containers.mounts import parse_spec
-from orlop_kernel.engine.containers.service import Containers
-from orlop_kernel.engine.images.catalog import Catalog
-from orlop_kernel.engine.images.records import ImageRecord
-from orlop_kernel.engine.images.references import parse
-from orlop_kernel.engine.spec.host import Host
-from orlop_kernel.engine.volumes.record import VolumeRecord
-from orlop_kernel.spi import Forbidden, InvalidParameter, NotFound
-from orlop_kernel.types.containers import (
+from orlop_api_docker import container_mac
+from orlop_api_docker import containers as routes
+from orlop_engine.containers import validate, volumes
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.create import merge_config
+from orlop_engine.containers.mounts import parse_spec
+from orlop_engine.containers.service import Containers
+from orlop_engine.images.catalog import Catalog
+from orlop_engine.images.records import ImageRecord
+from orlop_engine.images.references import parse
+from orlop_engine.spec.host import Host
+from orlop_engine.types.containers import (
     ContainerConfig,
     CreateRequest,
     DriverConfig,
@@ -36,7 +34,9 @@ from orlop_kernel.types.containers import (
     PortBinding,
     VolumeOptions,
 )
-from orlop_kernel.types.images import ImageConfig, ImageDocument
+from orlop_engine.types.images import ImageConfig, ImageDocument
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_sdk import Forbidden, InvalidParameter, NotFound
 
 FACTS = Host(
     cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False

@@ -7,11 +7,11 @@ import trio
 from tests.unit.house import house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_kernel.engine.containers import attach
-from orlop_kernel.engine.containers.record import MountRecord
-from orlop_kernel.monitor.protocol import Attach
-from orlop_kernel.spi import DriverError
-from orlop_kernel.types.containers import HostConfig
+from orlop_engine.containers import attach
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.types.containers import HostConfig
+from orlop_monitor.protocol import Attach
+from orlop_sdk import DriverError
 
 ANONYMOUS = MountRecord(type="volume", destination="/v", name="anon", anonymous=True)
 

@@ -9,10 +9,10 @@ from tests.unit.containers.test_containers_failures import RealLaunch
 from tests.unit.house import FakeRuntime, house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
+from orlop_engine.containers.launch import launch
+from orlop_engine.types.containers import RestartPolicy
 from orlop_kernel import process
-from orlop_kernel.engine.containers.launch import launch
-from orlop_kernel.spi import Conflict
-from orlop_kernel.types.containers import RestartPolicy
+from orlop_sdk import Conflict
 
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
@@ -35,7 +35,7 @@ def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cu
 
             h.engine.networks.release = slow_release
             if cut == "bundle":
-                monkeypatch.setattr("orlop_kernel.engine.containers.bundle.write", forever)
+                monkeypatch.setattr("orlop_engine.containers.bundle.write", forever)
             else:
                 real.hang = forever
             nursery.start_soon(launch, h.room, h.container)

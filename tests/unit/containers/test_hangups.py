@@ -17,19 +17,18 @@ import trio
 import trio.testing
 from tests.unit.house import ID, house
 
-from orlop_kernel import linux
-from orlop_kernel.api.call import Call
-from orlop_kernel.api.containers import routes
-from orlop_kernel.engine.containers.attach import join, relay
-from orlop_kernel.engine.containers.container import Joined
-from orlop_kernel.engine.containers.launch import log_info
+from orlop_api_docker.containers import routes
+from orlop_engine.containers.attach import join, relay
+from orlop_engine.containers.container import Joined
+from orlop_engine.containers.launch import log_info
 from orlop_kernel.http.hijack import HijackedStream
 from orlop_kernel.http.listeners import open_tcp_listeners
 from orlop_kernel.http.messages import Hijack, Request
 from orlop_kernel.http.transport import Inbound, Transport
-from orlop_kernel.monitor.protocol import Attach
-from orlop_kernel.spi import Conflict, LogBlock, LogInfo, LogQuery, LogReader
-from orlop_kernel.testing.log import FakeLog
+from orlop_kernel.routing.call import Call
+from orlop_monitor.protocol import Attach
+from orlop_sdk import Conflict, LogBlock, LogInfo, LogQuery, LogReader, linux
+from orlop_sdk.testing.log import FakeLog
 
 
 @asynccontextmanager

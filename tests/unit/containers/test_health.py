@@ -5,9 +5,9 @@ import trio
 from msgspec import UNSET
 from tests.unit.house import house, run_fast
 
-from orlop_kernel.engine.containers.container import Run
-from orlop_kernel.engine.containers.health import Health, Result, _duration, _Output, command, watch
-from orlop_kernel.types.containers import ContainerConfig, Healthcheck
+from orlop_engine.containers.container import Run
+from orlop_engine.containers.health import Health, Result, _duration, _Output, command, watch
+from orlop_engine.types.containers import ContainerConfig, Healthcheck
 
 SECOND = 1_000_000_000
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_kernel.config import Config
-from orlop_kernel.engine.containers import confine, devices, limits, mounts
-from orlop_kernel.engine.networks import planning
-from orlop_kernel.engine.networks.records import NetworkRecord
-from orlop_kernel.engine.spec import apparmor, cdi, resources, security
-from orlop_kernel.engine.spec.host import Host
-from orlop_kernel.spi import InvalidParameter, Mount
-from orlop_kernel.types.containers import (
+from orlop_engine.containers import confine, devices, limits, mounts
+from orlop_engine.networks import planning
+from orlop_engine.networks.records import NetworkRecord
+from orlop_engine.spec import apparmor, cdi, resources, security
+from orlop_engine.spec.host import Host
+from orlop_engine.types.containers import (
     BindOptions,
     Device,
     DeviceRequest,
@@ -31,6 +29,8 @@ from orlop_kernel.types.containers import (
     VolumeOptions,
     WeightDevice,
 )
+from orlop_kernel.config import Config
+from orlop_sdk import InvalidParameter, Mount
 
 V1 = Host(
     cgroup_version=1,

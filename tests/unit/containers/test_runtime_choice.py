@@ -3,13 +3,13 @@
 import pytest
 import trio
 
-from orlop_kernel import plugins
+from orlop_engine.drivers import Drivers
 from orlop_kernel.config import Config
 from orlop_kernel.config.model import RuntimeEntry
 from orlop_kernel.config.validate import validate
-from orlop_kernel.engine.drivers import Drivers
-from orlop_kernel.spi import DriverError, InvalidParameter, NotFound
-from orlop_kernel.testing import FakeRuntime
+from orlop_sdk import DriverError, InvalidParameter, NotFound
+from orlop_sdk import discovery as plugins
+from orlop_sdk.testing import FakeRuntime
 
 
 def config(tmp_path, **runtimes: RuntimeEntry) -> Config:

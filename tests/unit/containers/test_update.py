@@ -2,9 +2,9 @@
 
 import pytest
 
-from orlop_kernel.engine.containers.update import merge
-from orlop_kernel.spi import Conflict, InvalidParameter
-from orlop_kernel.types.containers import Device, HostConfig, RestartPolicy, Ulimit, UpdateRequest
+from orlop_engine.containers.update import merge
+from orlop_engine.types.containers import Device, HostConfig, RestartPolicy, Ulimit, UpdateRequest
+from orlop_sdk import Conflict, InvalidParameter
 
 MB = 1 << 20
 

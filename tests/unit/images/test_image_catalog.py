@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 import trio
 
-from orlop_kernel.engine.images import listing, removal
-from orlop_kernel.engine.images.catalog import Catalog
-from orlop_kernel.engine.images.records import ImageRecord, ImageUser
-from orlop_kernel.engine.images.references import parse
-from orlop_kernel.spi import Conflict, InvalidParameter, NotFound
-from orlop_kernel.types.images import ImageConfig, ImageDocument
+from orlop_engine.images import listing, removal
+from orlop_engine.images.catalog import Catalog
+from orlop_engine.images.records import ImageRecord, ImageUser
+from orlop_engine.images.references import parse
+from orlop_engine.types.images import ImageConfig, ImageDocument
+from orlop_sdk import Conflict, InvalidParameter, NotFound
 
 ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
 DIGEST = "sha256:" + "d" * 64

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.images.changes import apply
-from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.types.images import ImageConfig, ImageHealthcheck
+from orlop_engine.images.changes import apply
+from orlop_engine.types.images import ImageConfig, ImageHealthcheck
+from orlop_sdk import InvalidParameter
 
 SECOND = 10**9
 

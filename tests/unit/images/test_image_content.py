@@ -16,12 +16,12 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.images import documents
-from orlop_kernel.engine.images.archive_file import Archive, receive
-from orlop_kernel.engine.images.content import ContentStore, DigestMismatch
-from orlop_kernel.engine.images.progress import Progress, Record, Report, amount, message, state
-from orlop_kernel.engine.images.shared import SharedWork
-from orlop_kernel.spi import DriverError, InvalidParameter, NotFound
+from orlop_engine.images import documents
+from orlop_engine.images.archive_file import Archive, receive
+from orlop_engine.images.content import ContentStore, DigestMismatch
+from orlop_engine.images.progress import Progress, Record, Report, amount, message, state
+from orlop_engine.images.shared import SharedWork
+from orlop_sdk import DriverError, InvalidParameter, NotFound
 
 DATA = b"abc" * 1000
 DIGEST = documents.digest(DATA)

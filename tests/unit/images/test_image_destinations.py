@@ -14,17 +14,17 @@ from tests.registry.build import tar
 from tests.registry.fakes import Room, drain, open_room
 from tests.registry.hostile import Hostile, redirect, replace, serving, status
 
+from orlop_engine.images import destinations
+from orlop_engine.images.destinations import Destinations, for_registry, is_public
+from orlop_engine.images.fetch import fetch
+from orlop_engine.images.references import parse
+from orlop_engine.images.registry_auth import Credentials
+from orlop_engine.images.registry_hosts import HostRules
+from orlop_engine.images.service import ImportRequest, PullRequest
+from orlop_engine.system.login import check_login
+from orlop_engine.types.system import AuthConfig
 from orlop_kernel.config import Config
-from orlop_kernel.engine.images import destinations
-from orlop_kernel.engine.images.destinations import Destinations, for_registry, is_public
-from orlop_kernel.engine.images.fetch import fetch
-from orlop_kernel.engine.images.references import parse
-from orlop_kernel.engine.images.registry_auth import Credentials
-from orlop_kernel.engine.images.registry_hosts import HostRules
-from orlop_kernel.engine.images.service import ImportRequest, PullRequest
-from orlop_kernel.engine.system.login import check_login
-from orlop_kernel.spi import DriverError, Forbidden
-from orlop_kernel.types.system import AuthConfig
+from orlop_sdk import DriverError, Forbidden
 
 APP = image([layer({"app": b"1"})])
 LOOPBACK = [ipaddress.ip_network("127.0.0.1/32")]

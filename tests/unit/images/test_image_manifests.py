@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.images import documents, manifests, platforms
-from orlop_kernel.engine.images.manifests import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Index, Manifest
-from orlop_kernel.engine.images.platforms import Platform
-from orlop_kernel.spi import DriverError, InvalidParameter, NotFound, OrlopError
+from orlop_engine.images import documents, manifests, platforms
+from orlop_engine.images.manifests import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Index, Manifest
+from orlop_engine.images.platforms import Platform
+from orlop_sdk import DriverError, InvalidParameter, NotFound, OrlopError
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 

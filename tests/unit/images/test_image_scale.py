@@ -21,15 +21,15 @@ from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import Content, encode, tar
 from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
 
-from orlop_kernel.engine.images import archive_file, listing
-from orlop_kernel.engine.images.catalog import Catalog
-from orlop_kernel.engine.images.committed import CommitRequest
-from orlop_kernel.engine.images.names import Names
-from orlop_kernel.engine.images.records import ImageRecord
-from orlop_kernel.engine.images.references import parse
-from orlop_kernel.spi import DriverError, InvalidParameter
+from orlop_engine.images import archive_file, listing
+from orlop_engine.images.catalog import Catalog
+from orlop_engine.images.committed import CommitRequest
+from orlop_engine.images.names import Names
+from orlop_engine.images.records import ImageRecord
+from orlop_engine.images.references import parse
+from orlop_engine.types.images import ImageConfig, ImageDocument
 from orlop_kernel.store import Put, Store, examine
-from orlop_kernel.types.images import ImageConfig, ImageDocument
+from orlop_sdk import DriverError, InvalidParameter
 
 APP = image([layer({"app": b"1"})])
 MANY = 5000  # names: scanning them for each one takes two minutes
@@ -216,9 +216,9 @@ def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def open_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
-    from orlop_kernel.engine.images.content import ContentStore
-    from orlop_kernel.engine.images.layers import Layers
-    from orlop_kernel.engine.images.stock import Stock
+    from orlop_engine.images.content import ContentStore
+    from orlop_engine.images.layers import Layers
+    from orlop_engine.images.stock import Stock
 
     async with trio.open_nursery() as nursery:
         content = ContentStore(str(tmp_path / "content"))

@@ -14,10 +14,10 @@ from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import tar
 from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
 
-from orlop_kernel.engine.images.references import parse
-from orlop_kernel.engine.images.service import ImportRequest
-from orlop_kernel.spi import InvalidParameter, NotFound, OrlopError
+from orlop_engine.images.references import parse
+from orlop_engine.images.service import ImportRequest
 from orlop_kernel.store import Delete, Put, Store, examine
+from orlop_sdk import InvalidParameter, NotFound, OrlopError
 
 BASE = layer({"base": b"12345"})
 APP = image([BASE, layer({"top": b"1"})], config={"Labels": {"a": "b"}})

@@ -6,10 +6,10 @@ import stat
 import pytest
 import trio
 
-from orlop_kernel.engine.images.layers import Layers, half_made, init_layer
-from orlop_kernel.spi import StorageContext
-from orlop_kernel.testing import FakeStorage
-from orlop_kernel.unpack.init_layer import PATHS, make
+from orlop_engine.images.layers import Layers, half_made, init_layer
+from orlop_monitor.unpack.init_layer import PATHS, make
+from orlop_sdk import StorageContext
+from orlop_sdk.testing import FakeStorage
 
 LOW, HIGH = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 

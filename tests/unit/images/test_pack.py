@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from orlop_kernel.unpack.archive import entries
-from orlop_kernel.unpack.encode import END, entry_header, padding
-from orlop_kernel.unpack.header import Entry
-from orlop_kernel.unpack.pack import Packer, go_mode
+from orlop_monitor.unpack.archive import entries
+from orlop_monitor.unpack.encode import END, entry_header, padding
+from orlop_monitor.unpack.header import Entry
+from orlop_monitor.unpack.pack import Packer, go_mode
 
 
 def entry(name=b"f", kind=b"0", **more):

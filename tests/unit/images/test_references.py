@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.images.references import Reference, image_id, parse, parse_digest, with_tag_or_digest
-from orlop_kernel.spi import InvalidParameter
+from orlop_engine.images.references import Reference, image_id, parse, parse_digest, with_tag_or_digest
+from orlop_sdk import InvalidParameter
 
 HEX = "04789418b4e38276409d21680a3f4128de2931dc32ac36be9792a6dc819f5672"
 DIGEST = f"sha256:{HEX}"

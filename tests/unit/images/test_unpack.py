@@ -22,12 +22,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orlop_kernel.unpack.errors import UnpackError, shown
-from orlop_kernel.unpack.extract import extract
-from orlop_kernel.unpack.header import parse_header, parse_pax
-from orlop_kernel.unpack.request import Limits, Unpack
-from orlop_kernel.unpack.stream import Uncompressed, sniff
-from orlop_kernel.unpack.tree import clean
+from orlop_monitor.unpack.errors import UnpackError, shown
+from orlop_monitor.unpack.extract import extract
+from orlop_monitor.unpack.header import parse_header, parse_pax
+from orlop_monitor.unpack.request import Limits, Unpack
+from orlop_monitor.unpack.stream import Uncompressed, sniff
+from orlop_monitor.unpack.tree import clean
 
 ROOT = os.geteuid() == 0
 quick = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.engine.images.urls import check_url
-from orlop_kernel.spi import InvalidParameter
+from orlop_engine.images.urls import check_url
+from orlop_sdk import InvalidParameter
 
 
 @pytest.mark.parametrize(

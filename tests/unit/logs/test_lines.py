@@ -8,8 +8,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.monitor.lines import LINE_LIMIT, LineSplitter
-from orlop_kernel.spi import LogBlock
+from orlop_monitor.lines import LINE_LIMIT, LineSplitter
+from orlop_sdk import LogBlock
 
 Entry = tuple[bytes, int]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.spi import LogDriver
-from orlop_kernel.testing.log import FakeLog, LogSuite
+from orlop_sdk import LogDriver
+from orlop_sdk.testing.log import FakeLog, LogSuite
 
 
 class TestFakeLog(LogSuite):

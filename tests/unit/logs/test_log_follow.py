@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 import trio
 
-from orlop_kernel.engine.logs import LogsRequest, read_logs
-from orlop_kernel.monitor.lines import LineSplitter
-from orlop_kernel.spi import LogDriver, LogInfo, LogRecord
+from orlop_engine.logs import LogsRequest, read_logs
 from orlop_log_jsonfile import JsonFile
 from orlop_log_local import LocalLog
+from orlop_monitor.lines import LineSplitter
+from orlop_sdk import LogDriver, LogInfo, LogRecord
 
 
 @pytest.mark.parametrize("driver", [JsonFile(), LocalLog()], ids=["json-file", "local"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orlop_kernel import plugins
-from orlop_kernel.spi import LogDriver
+from orlop_sdk import LogDriver
+from orlop_sdk import discovery as plugins
 
 GUIDE = Path(__file__).parents[3] / "docs" / "drivers.md"
 _FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.spi import InvalidParameter, LogInfo
-from orlop_kernel.spi.logfiles import FILE_AND_ATTRIBUTE_OPTIONS, FileOptions, check_options, extra_attributes, file_options
+from orlop_sdk import InvalidParameter, LogInfo
+from orlop_sdk.logfiles import FILE_AND_ATTRIBUTE_OPTIONS, FileOptions, check_options, extra_attributes, file_options
 
 DEFAULT = FileOptions()
 INFO = LogInfo(

@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_kernel.engine.logs import LogsRequest, frame_records, parse_tail, parse_time, read_logs
-from orlop_kernel.spi import (
+from orlop_engine.logs import LogsRequest, frame_records, parse_tail, parse_time, read_logs
+from orlop_sdk import (
     DriverError,
     InvalidParameter,
     LogBlock,
@@ -22,7 +22,7 @@ from orlop_kernel.spi import (
     LogRecord,
     NotImplementedHere,
 )
-from orlop_kernel.testing.log import FakeLog
+from orlop_sdk.testing.log import FakeLog
 
 INFO = LogInfo("c" * 64, "/c", "", "", "", "", "")
 NS = 1_700_000_000_000_000_000

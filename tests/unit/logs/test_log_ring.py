@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from orlop_kernel.monitor import ring
-from orlop_kernel.monitor.ring import RingWriter, ringed
-from orlop_kernel.spi import InvalidParameter
-from orlop_kernel.spi.log import LogBlock
-from orlop_kernel.spi.logfiles import buffer_size
+from orlop_monitor import ring
+from orlop_monitor.ring import RingWriter, ringed
+from orlop_sdk import InvalidParameter
+from orlop_sdk.log import LogBlock
+from orlop_sdk.logfiles import buffer_size
 
 
 class Disk:

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.spi import DriverError, LogQuery, LogRecord
-from orlop_kernel.spi.logfiles import FileLogReader, FileOptions, RotatingFile, rfc3339
-from orlop_kernel.spi.logfiles import _compression as compression
-from orlop_kernel.spi.logfiles import _watch as watching
-from orlop_kernel.spi.logfiles._segments import Plain
+from orlop_sdk import DriverError, LogQuery, LogRecord
+from orlop_sdk.logfiles import FileLogReader, FileOptions, RotatingFile, rfc3339
+from orlop_sdk.logfiles import _compression as compression
+from orlop_sdk.logfiles import _watch as watching
+from orlop_sdk.logfiles._segments import Plain
 
 SECOND = 1_000_000_000
 

@@ -6,9 +6,8 @@ import pytest
 import trio
 from tests.unit.house import run_fast
 
-from orlop_kernel import linux
-from orlop_kernel.engine.processes.answers import PATIENCE, Answers
-from orlop_kernel.spi import Unavailable
+from orlop_engine.processes.answers import PATIENCE, Answers
+from orlop_sdk import Unavailable, linux
 
 PID = 4242
 

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 import trio
 
-from orlop_kernel.engine.processes.control import connect, encode, receive
-from orlop_kernel.engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
-from orlop_kernel.monitor.protocol import Attach, Event, Exec, Exited, Forward, Log, Reply, Request, State, Subscribe
-from orlop_kernel.spi import Command, LogInfo, Runtime, RuntimeContext, Unavailable
-from orlop_kernel.testing.monitors import FakeZygote, MonitorHost, read_all, unframe
-from orlop_kernel.testing.runtime import FakeRuntime, RuntimeSuite
+from orlop_engine.processes.control import connect, encode, receive
+from orlop_engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
+from orlop_engine.testing import FakeZygote, MonitorHost, read_all, unframe
+from orlop_monitor.protocol import Attach, Event, Exec, Exited, Forward, Log, Reply, Request, State, Subscribe
+from orlop_sdk import Command, LogInfo, Runtime, RuntimeContext, Unavailable
+from orlop_sdk.testing.runtime import FakeRuntime, RuntimeSuite
 
 
 class TestFakeRuntime(RuntimeSuite):

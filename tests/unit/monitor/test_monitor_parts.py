@@ -17,15 +17,14 @@ from typing import Any
 
 import pytest
 
-from orlop_kernel import linux
-from orlop_kernel.monitor import cgroups, mountinfo, records, sealed, smallfiles
-from orlop_kernel.monitor.connection import FrameParser
-from orlop_kernel.monitor.loop import Loop
-from orlop_kernel.monitor.protocol import HEADER, ExitRecord, InitRecord
-from orlop_kernel.monitor.sandbox import _paths, detachable
-from orlop_kernel.monitor.streams import Input, Output
-from orlop_kernel.monitor.task import Stdio
-from orlop_kernel.spi import Mount
+from orlop_monitor import records, sealed
+from orlop_monitor.connection import FrameParser
+from orlop_monitor.loop import Loop
+from orlop_monitor.protocol import HEADER, ExitRecord, InitRecord
+from orlop_monitor.sandbox import _paths, detachable
+from orlop_monitor.streams import Input, Output
+from orlop_monitor.task import Stdio
+from orlop_sdk import Mount, cgroups, linux, mountinfo, smallfiles
 
 # --- processes ------------------------------------------------------------------------------------------------------
 
@@ -306,7 +305,7 @@ def test_small_files_of_any_size(tmp_path: Path) -> None:
 
 _LOOP = """
 import os, sys
-from orlop_kernel.monitor.loop import Loop
+from orlop_monitor.loop import Loop
 loop, said = Loop(), []
 """
 
@@ -390,7 +389,7 @@ def test_a_listener_without_a_descriptor_left_looks_away_for_a_moment(tmp_path: 
     assert _in_a_process(
         f"""
 import resource, socket
-from orlop_kernel.monitor.connection import Listener
+from orlop_monitor.connection import Listener
 class Counting(Listener):
     def _accept(self):
         said.append("tried")
@@ -414,7 +413,7 @@ def test_a_name_server_without_a_descriptor_left_looks_away_for_a_moment() -> No
     assert _in_a_process(
         """
 import resource, socket, struct, types
-from orlop_kernel.monitor.dns import server, wire
+from orlop_monitor.dns import server, wire
 def bind(self, port):
     pair = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
     for sock in pair:
@@ -455,7 +454,7 @@ def test_a_name_server_that_is_closed_while_it_looks_away() -> None:
     assert _in_a_process(
         """
 import errno, types
-from orlop_kernel.monitor.dns import server
+from orlop_monitor.dns import server
 class Scarce:
     def fileno(self): return 99
     def close(self): pass
@@ -483,9 +482,9 @@ def test_a_process_that_does_not_read_holds_up_its_client_and_nothing_is_lost() 
         _in_a_process(
             """
 import hashlib, socket
-from orlop_kernel.monitor.channel import Channel
-from orlop_kernel.monitor.protocol import Attach
-from orlop_kernel.monitor.streams import Attachment, Input, Output
+from orlop_monitor.channel import Channel
+from orlop_monitor.protocol import Attach
+from orlop_monitor.streams import Attachment, Input, Output
 LENGTH = 8 << 20
 content = os.urandom(LENGTH)
 ours, client = socket.socketpair()
@@ -532,8 +531,8 @@ def test_a_monitor_has_more_descriptors_than_what_it_starts() -> None:
     assert _in_a_process(
         """
 import resource
-from orlop_kernel.monitor import commands
-from orlop_kernel.spi import Command
+from orlop_monitor import commands
+from orlop_sdk import Command
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
 commands.raise_file_limit()

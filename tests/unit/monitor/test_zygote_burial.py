@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orlop_kernel.monitor import records, zygote
-from orlop_kernel.monitor.protocol import InitRecord, MonitorRecord
+from orlop_monitor import records, zygote
+from orlop_monitor.protocol import InitRecord, MonitorRecord
 
 
 @pytest.fixture

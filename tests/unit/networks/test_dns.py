@@ -7,8 +7,8 @@ import struct
 import msgspec
 import pytest
 
-from orlop_kernel.monitor.dns import wire
-from orlop_kernel.monitor.dns.names import ContainerNames, NetworkNames, Tables
+from orlop_monitor.dns import wire
+from orlop_monitor.dns.names import ContainerNames, NetworkNames, Tables
 
 encode = msgspec.msgpack.encode
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_kernel.engine.networks import ipam
-from orlop_kernel.engine.networks.ipam import DEFAULT_POOLS, AddressPool, find_subnet, parse_subnet
-from orlop_kernel.spi import Forbidden, InvalidParameter
+from orlop_engine.networks import ipam
+from orlop_engine.networks.ipam import DEFAULT_POOLS, AddressPool, find_subnet, parse_subnet
+from orlop_sdk import Forbidden, InvalidParameter
 
 
 def test_default_pools_in_order() -> None:

@@ -11,9 +11,9 @@ import trio
 from tests.unit.house import run_fast
 from tests.unit.networks_house import NetworkHouse, request
 
-from orlop_kernel.engine.networks.names import Names
-from orlop_kernel.monitor.dns.names import ContainerNames, Tables, container_file, network_file
-from orlop_kernel.types.containers import HostConfig
+from orlop_engine.networks.names import Names
+from orlop_engine.types.containers import HostConfig
+from orlop_monitor.dns.names import ContainerNames, Tables, container_file, network_file
 
 MANY = 12
 

@@ -11,15 +11,15 @@ from typing import Any, cast
 import pytest
 import trio
 
-from orlop_kernel.api import networks as routes
-from orlop_kernel.api.router import Api
+from orlop_api_docker import networks as routes
+from orlop_engine.networks.service import Networks
 from orlop_kernel.config import Config
-from orlop_kernel.engine.networks.service import Networks
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Response
-from orlop_kernel.spi import NetworkDriver, NotFound
+from orlop_kernel.routing.router import Api
 from orlop_kernel.store import Store
-from orlop_kernel.testing.network import FakeNetwork
+from orlop_sdk import NetworkDriver, NotFound
+from orlop_sdk.testing.network import FakeNetwork
 
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
 

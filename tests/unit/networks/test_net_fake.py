@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orlop_kernel.spi import NetworkContext, NetworkDriver
-from orlop_kernel.testing.network import Factory, FakeNetwork, NetworkSuite
+from orlop_sdk import NetworkContext, NetworkDriver
+from orlop_sdk.testing.network import Factory, FakeNetwork, NetworkSuite
 
 
 class TestFake(NetworkSuite):

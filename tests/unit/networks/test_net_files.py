@@ -7,19 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from orlop_engine.containers import netfiles
+from orlop_engine.networks.files import Overrides, ResolvConf, host_gateways, hosts_file, parse_resolv_conf, resolv_conf
+from orlop_engine.networks.records import NetworkRecord, SubnetRecord
+from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_kernel.config import Config
-from orlop_kernel.engine.containers import netfiles
-from orlop_kernel.engine.networks.files import (
-    Overrides,
-    ResolvConf,
-    host_gateways,
-    hosts_file,
-    parse_resolv_conf,
-    resolv_conf,
-)
-from orlop_kernel.engine.networks.records import NetworkRecord, SubnetRecord
-from orlop_kernel.spi import DriverError
-from orlop_kernel.types.containers import ContainerConfig, HostConfig
+from orlop_sdk import DriverError
 
 TEXT = """\
 # comment

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from orlop_kernel.monitor.forward import Forwarder
-from orlop_kernel.monitor.loop import Loop
-from orlop_kernel.monitor.protocol import Forward
+from orlop_monitor.forward import Forwarder
+from orlop_monitor.loop import Loop
+from orlop_monitor.protocol import Forward
 
 
 @contextlib.contextmanager

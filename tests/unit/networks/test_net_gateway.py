@@ -11,16 +11,10 @@ import trio
 from tests.ports import free_port
 from tests.unit.networks_house import NETNS, Ears, NetworkHouse, request, routes
 
-from orlop_kernel.engine.networks.ports import wanted_ports
-from orlop_kernel.monitor.protocol import Forward
-from orlop_kernel.spi import (
-    DeadlineExceeded,
-    DriverError,
-    Endpoint,
-    EndpointState,
-    Unavailable,
-)
-from orlop_kernel.types.containers import EndpointSettings, PortBinding
+from orlop_engine.networks.ports import wanted_ports
+from orlop_engine.types.containers import EndpointSettings, PortBinding
+from orlop_monitor.protocol import Forward
+from orlop_sdk import DeadlineExceeded, DriverError, Endpoint, EndpointState, Unavailable
 
 
 def test_the_gateway_follows(house: Callable[..., None]) -> None:

@@ -13,11 +13,11 @@ import trio
 from tests.ports import free_port
 from tests.unit.networks_house import NETNS, Ears, NetworkHouse, asked, request, routes
 
-from orlop_kernel.engine.containers import netfiles
-from orlop_kernel.engine.containers.record import ContainerRecord
-from orlop_kernel.engine.networks import live
-from orlop_kernel.spi import DriverError, Endpoint, EndpointState, Forbidden, InvalidParameter
-from orlop_kernel.types.containers import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
+from orlop_engine.containers import netfiles
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.networks import live
+from orlop_engine.types.containers import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
+from orlop_sdk import DriverError, Endpoint, EndpointState, Forbidden, InvalidParameter
 
 
 def record(mode: str = "bridge", **more: Any) -> ContainerRecord:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from orlop_kernel.spi import Address, Endpoint, InvalidParameter, NetworkContext, NetworkSpec, PublishedPort, Subnet
 from orlop_net_bridge import _plan
 from orlop_net_bridge._network import Bridge, read_network
 from orlop_net_bridge._plan import Element
+from orlop_sdk import Address, Endpoint, InvalidParameter, NetworkContext, NetworkSpec, PublishedPort, Subnet
 
 CONTEXT = NetworkContext(instance="", default_bridge="orlop0", state_dir="", mtu=1400)
 SPEC = NetworkSpec(id="0123456789abcdef" * 4, name="n", subnets=(Subnet("10.1.0.0/16", "10.1.0.1"),))

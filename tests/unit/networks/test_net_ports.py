@@ -8,11 +8,11 @@ import pytest
 import trio
 from tests.ports import free_port
 
-from orlop_kernel.engine.networks import ports as ports_module
-from orlop_kernel.engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
-from orlop_kernel.engine.networks.views import _ports, normal_ports
-from orlop_kernel.spi import DriverError, InvalidParameter, PublishedPort
-from orlop_kernel.types.containers import PortBinding
+from orlop_engine.networks import ports as ports_module
+from orlop_engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
+from orlop_engine.networks.views import _ports, normal_ports
+from orlop_engine.types.containers import PortBinding
+from orlop_sdk import DriverError, InvalidParameter, PublishedPort
 
 
 @pytest.fixture

@@ -13,23 +13,14 @@ import trio
 from tests.ports import free_port
 from tests.unit.networks_house import NETNS, NetworkHouse, address, asked, request, routes, static
 
+from orlop_engine.networks import filters, predefined
+from orlop_engine.networks.service import Networks, Sandbox
+from orlop_engine.types.containers import EndpointSettings, PortBinding
+from orlop_engine.types.networks import IPAM, CreateRequest, IPAMConfig
 from orlop_kernel.config import AddressPool, Config
-from orlop_kernel.engine.networks import filters, predefined
-from orlop_kernel.engine.networks.service import Networks, Sandbox
-from orlop_kernel.monitor.protocol import Forward
-from orlop_kernel.spi import (
-    Address,
-    Conflict,
-    DriverError,
-    Forbidden,
-    InvalidParameter,
-    NotFound,
-    OrlopError,
-    Unavailable,
-)
 from orlop_kernel.store import Put
-from orlop_kernel.types.containers import EndpointSettings, PortBinding
-from orlop_kernel.types.networks import IPAM, CreateRequest, IPAMConfig
+from orlop_monitor.protocol import Forward
+from orlop_sdk import Address, Conflict, DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
 
 
 def test_predefined_networks_stay_the_same(tmp_path: Path) -> None:
@@ -647,5 +638,5 @@ def test_subnets_of_the_host(house: Callable[..., None], monkeypatch: pytest.Mon
         assert h.networks.overlaps_host(both) == ["fd00:9::/64", "192.0.2.53/24"]
 
     used = [ipaddress.ip_network(each) for each in ("10.5.0.0/16", "192.0.2.53/32", "fd00:9::/48")]
-    monkeypatch.setattr("orlop_kernel.engine.networks.host.used", lambda: used)
+    monkeypatch.setattr("orlop_engine.networks.host.used", lambda: used)
     house(body)

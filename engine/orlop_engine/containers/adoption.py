@@ -1,0 +1,266 @@
+"""What became of a container while no daemon looked: its living monitor is adopted; or its end is accounted for. A monitor
+that went leaves `exit.json`; if even that is missing the code is 255.
+
+A container whose monitor lives is shown as the last daemon knew it until that monitor answers. One that does not (its disk
+stalls, somebody stopped it) holds up nothing else: what needs it fails at once and says why, the container can be killed and
+removed, and it is adopted as soon as it answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_engine.networks import live
+from orlop_engine.processes import runs
+from orlop_engine.processes.answers import PATIENCE
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_kernel.failures import as_orlop_error
+from orlop_monitor.protocol import InitRecord, Status
+from orlop_sdk import InvalidParameter, OrlopError, cgroups, linux
+
+from . import exits, health, lifecycle, runtime
+from .bundle import cgroup_path
+from .container import Container, Run
+from .launch import on_event
+from .record import ContainerRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["kill_monitor", "report_silence", "take_back"]
+
+log = logging.getLogger(__name__)
+
+
+async def take_back(room: Containers, container: Container) -> None:
+    """Returns once it is known what became of it, which for a monitor that does not answer may be never. One sick container,
+    or a full disk, must not keep the daemon from starting."""
+    try:
+        async with container.lock:
+            run = await _living_run(room, container)
+        if run is not None:
+            await _adopt_once_it_answers(room, container, run)
+    except Exception as error:
+        log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
+        if container.run is None:
+            state = container.record.state
+            state.running = state.paused = state.restarting = False
+            state.pid = state.pid_start_time = 0
+            container.touch()
+
+
+async def _living_run(room: Containers, container: Container) -> Run | None:
+    """The run that goes on, shown as running from now on. None when there is none: what there was has been accounted for."""
+    record = container.record
+    run = Run(room.run_dir(record.id))
+    if not os.path.isdir(run.run_dir):
+        await _account_lost(room, container)
+        return None
+    run.monitor = monitor = await _reach(room, container, run)
+    # Without a row that tells of its network nobody was told that it runs
+    if monitor is not None and record.monitor_pid in (None, monitor.pid):
+        if _is_accounted(record, run):
+            await _adopt_ended(room, container, run)
+            return None
+        init, state = runs.init_record(run.run_dir), record.state
+        if (state.running and not state.restarting) or init is not None or await _has_started(monitor):
+            container.run = run
+            container.touch()
+            if _note_init(record, init):
+                await _record(room, container)
+            return run
+    if monitor is not None:
+        monitor.kill()
+        await monitor.ended()
+    try:
+        await _account_lost(room, container, never=monitor is not None)
+    except OrlopError as error:
+        log.error("cannot record the exit of container %s yet: %s", record.name, error)
+        room.background(exits.record_again, room, container)
+    room.remove_run_directories(record.id)
+    return None
+
+
+async def _reach(room: Containers, container: Container, run: Run) -> Monitor | None:
+    """Its living monitor. One that takes no calls cannot be trusted with a container: its zygote kills what it leaves."""
+    try:
+        return await Monitor.adopt(run.run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
+    except OrlopError as error:
+        log.error("container %s is lost: %s", container.name, error)
+        kill_monitor(run.run_dir)
+        return None
+
+
+async def _has_started(monitor: Monitor) -> bool:
+    """Whether a monitor that left no record of a start has run its container all the same. One that does not say so in time
+    is given up: no client was told of it."""
+    with trio.move_on_after(PATIENCE), suppress(OrlopError):
+        return (await monitor.subscribe()).phase != "launched"
+    return False
+
+
+async def _adopt_once_it_answers(room: Containers, container: Container, run: Run) -> None:
+    monitor = run.monitor
+    assert monitor is not None
+    while not monitor.is_over:
+        try:
+            status = await monitor.subscribe()
+        except OrlopError:
+            with trio.move_on_after(1):  # it is over, or has dropped the connection, which is made again
+                await monitor.ended()
+        else:
+            if status.phase != "launched":
+                await _adopt(room, container, run, status)
+                return
+            monitor.kill()  # the row is of another run, or damaged
+    run.settled.set()
+    room.background(exits.watch, room, container, run)
+
+
+async def report_silence(container: Container) -> None:
+    """Of a container that boot does not wait for any longer: say so once it is clear that its monitor does not answer."""
+    run = container.run
+    if run is None or run.monitor is None:
+        return
+    if not run.monitor.is_stopped:
+        with trio.move_on_after(PATIENCE):
+            await run.settled.wait()
+    if not run.settled.is_set() and not run.monitor.is_over:
+        log.error("container %s: %s", container.name, run.monitor.suspect("adopt it"))
+
+
+def kill_monitor(run_dir: str) -> None:
+    record = runs.monitor_record(run_dir)
+    if record is None:
+        return
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if linux.is_process(record.pid, record.start_time):
+            linux.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+async def _adopt_ended(room: Containers, container: Container, run: Run) -> None:
+    """The last daemon has recorded the exit already: all that is left is to put the run away."""
+    container.run = run
+    run.settled.set()
+    run.finished.set()
+    room.background(exits.clean, room, container, run)
+    state = container.record.state
+    if state.running:  # it was to be started again, which is the boot's to decide now
+        state.running = state.restarting = False
+        await _record(room, container)
+
+
+async def _adopt(room: Containers, container: Container, run: Run, status: Status) -> None:
+    monitor, record = run.monitor, container.record
+    assert monitor is not None
+    monitor.on_resumed = partial(room.engine.execs.reconcile, container)
+    record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
+    init = runs.init_record(run.run_dir)
+    if init is None or runs.monitor_record(run.run_dir) is None:
+        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(room, record))
+        init = runs.init_record(run.run_dir)
+    news = _note_init(record, init)
+    if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
+        record.state.paused = news = True  # a pause of which there is no row, or the thaw that there is a row of
+    room.engine.execs.adopt(container, status)
+    container.touch()
+    run.settled.set()
+    log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
+    room.background(exits.watch, room, container, run)
+    room.background(health.watch, room, container, run)
+    if record.held:  # by an operation of the last daemon
+        room.background(lifecycle.let_go, room, container)
+    if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
+        room.background(live.keep_gateway, room.engine, container)
+    if news:
+        await _record(room, container)
+
+
+def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
+    """Have the record tell of the process that runs. Whether that is news."""
+    state = record.state
+    if init is None or (state.running and state.pid == init.pid):
+        return False
+    state.running, state.restarting = True, False
+    state.pid, state.pid_start_time = init.pid, init.start_time
+    state.started_ns, state.error, state.exit_code = init.time_ns, "", 0
+    record.started_before = True
+    return True
+
+
+def _cgroup_by_name(room: Containers, record: ContainerRecord) -> str:
+    """Where it would be started now; "" when it could not be: its parent may be no name for the cgroup driver of today."""
+    with suppress(InvalidParameter):
+        return cgroup_path(room, record.id, record.host_config)
+    return ""
+
+
+def _is_accounted(record: ContainerRecord, run: Run) -> bool:
+    """Whether the last daemon has recorded the exit already: all that is left is to put the run away."""
+    found = runs.exit_record(run.run_dir)
+    return found is not None and found.time_ns == record.state.finished_ns
+
+
+async def _record(room: Containers, container: Container) -> None:
+    """A full disk must not keep what lives from being looked after: it is recorded as soon as there is space."""
+    try:
+        await room.save(container)
+    except OrlopError as error:
+        log.error("cannot record the state of container %s yet: %s", container.name, error)
+        room.background(exits.record_again, room, container)
+
+
+async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
+    """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
+    of, which never was. It is shown as ended from the first moment on."""
+    record = container.record
+    run = Run(room.run_dir(record.id))
+    left = os.path.isdir(run.run_dir)
+    init = runs.init_record(run.run_dir) if left else None
+    between = record.state.restarting and (init is None or _is_accounted(record, run))
+    died = not between and (record.state.running or (init is not None and not never))
+    if between:  # two runs: the exit of the last one has been told, and the boot decides about the next
+        record.state.running = record.state.restarting = False
+    elif died:
+        _note_exit(record, run, init)
+    container.touch()
+    if room.networks_told:
+        await room.release_network(container)
+    record.sandbox = None
+    if init is not None:
+        await trio.to_thread.run_sync(runs.kill_cgroups, init)
+    if left:
+        await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
+    if between or died:
+        await room.save(container)
+    if died:
+        attributes = room.attributes(container, exitCode=str(record.state.exit_code), execDuration="0")
+        room.engine.events.publish("container", "die", container.id, attributes)
+
+
+def _note_exit(record: ContainerRecord, run: Run, init: InitRecord | None) -> None:
+    state = record.state
+    if init is not None and not state.running:
+        state.started_ns, record.started_before = init.time_ns, True
+    found = runs.exit_record(run.run_dir)
+    state.running = state.paused = state.restarting = False
+    state.pid, state.pid_start_time = 0, 0
+    state.exit_code = found.code if found else exits.UNKNOWN_EXIT
+    state.finished_ns = found.time_ns if found else time.time_ns()
+    state.oom_killed = found is not None and found.oom

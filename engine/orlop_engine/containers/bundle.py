@@ -1,0 +1,190 @@
+"""The bundle of a container: who its process is, what it may do, where it lives, written as config.json for the runtime.
+
+Lookups happen here (users in the container's own root, namespaces of other containers, programs and profiles of the host);
+the document itself is made by `engine.spec`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.spec import build, capabilities, environment, seccomp, security
+from orlop_engine.spec.host import facts
+from orlop_engine.terminals import rows_and_columns
+from orlop_engine.types.containers import HostConfig
+from orlop_kernel.config.programs import find_init, no_init
+from orlop_sdk import InvalidParameter, users
+
+from . import confine, devices, links, netfiles
+from .container import Container
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["bounding_set", "process_input", "resolve_user", "write"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def write(
+    room: Containers,
+    container: Container,
+    monitor: Monitor,
+    user_mounts: list[dict[str, Any]],
+    network: str,
+    shm: str,
+) -> None:
+    record = container.record
+    identity = resolve_user(room, container, monitor, record.config.user, record.host_config.group_add or ())
+    names = _namespaces(room, container, monitor, network)
+    files = netfiles.write(room, container, network)
+    bounding = bounding_set(record.host_config)
+    asked = security.parse(record.host_config.security_opt or ())
+    record.no_new_privileges = _no_new_privileges(room, record.host_config)
+    init = _init_binary(room, record.host_config)
+    args = ["/sbin/docker-init", "--", *record.args] if init else record.args
+    spec = build.build(
+        build.SpecInput(
+            root=room.root(record.id),
+            process=process_input(room, container, identity, args, bounding),
+            host_config=record.host_config,
+            hostname=record.config.hostname,
+            domainname=record.config.domainname,
+            namespaces=names,
+            cgroup_path=cgroup_path(room, record.id, record.host_config),
+            mounts=user_mounts,
+            files=files,
+            seccomp=_seccomp(room, record.host_config, asked.seccomp, bounding),
+            facts=facts(),
+            annotations=record.host_config.annotations or {},
+            init_binary=init,
+            shm=shm,
+            writable_cgroups=asked.writable_cgroups,
+            sysctls=_sysctls(record.host_config, network, names),
+        )
+    )
+    devices.inject(spec, record.host_config.device_requests or (), room.engine.config.cdi_directories)
+    path = f"{room.run_dir(record.id)}/config.json"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(_encode(spec))
+
+
+def resolve_user(
+    room: Containers, container: Container, monitor: Monitor, user: str, group_add: list[str] | tuple[str, ...] = ()
+) -> users.Identity:
+    root = os.open(f"/proc/{monitor.pid}/root{room.root(container.id)}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return users.resolve(root, user, group_add)
+    finally:
+        os.close(root)
+
+
+def bounding_set(host: HostConfig) -> tuple[str, ...]:
+    add = [host.cap_add] if isinstance(host.cap_add, str) else host.cap_add or []
+    drop = [host.cap_drop] if isinstance(host.cap_drop, str) else host.cap_drop or []
+    return capabilities.effective(add, drop, host.privileged)
+
+
+def process_input(
+    room: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
+) -> build.ProcessInput:
+    """Of its first process, and what execs have in common with that: they keep to what their container was started with,
+    whatever the daemon's default is by now."""
+    record = container.record
+    host = record.host_config
+    started_with = record.no_new_privileges
+    return build.ProcessInput(
+        args=args,
+        env=environment.container(
+            record.config.hostname,
+            record.config.tty,
+            record.config.env or (),
+            identity.home,
+            links.environment(room, record),
+        ),
+        cwd=record.config.working_dir or "/",
+        identity=identity,
+        capabilities=bounding,
+        terminal=record.config.tty,
+        console_size=rows_and_columns(host.console_size),
+        no_new_privileges=_no_new_privileges(room, host) if started_with is None else started_with,
+        apparmor=confine.profile(host),
+        rlimits={limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()},
+        oom_score_adj=host.oom_score_adj,
+    )
+
+
+def _no_new_privileges(room: Containers, host: HostConfig) -> bool:
+    asked = security.parse(host.security_opt or ()).no_new_privileges
+    return room.engine.config.no_new_privileges if asked is None else asked
+
+
+def _seccomp(room: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
+    """`asked` is "", a word, or a profile: the client reads the file. The daemon's own is a path."""
+    profile = asked or ("unconfined" if host.privileged else room.engine.config.seccomp_profile)
+    if profile == "unconfined":
+        return None
+    if profile in ("", "builtin"):
+        return seccomp.default(tuple(sorted(bounding)))
+    if not asked:
+        try:
+            with open(profile) as file:
+                profile = file.read()
+        except OSError as error:
+            raise InvalidParameter(f"cannot use seccomp profile {profile}: {error.strerror}") from None
+    return seccomp.parse(profile, bounding)
+
+
+def _init_binary(room: Containers, host: HostConfig) -> str:
+    wanted = room.engine.config.init if host.init is UNSET else host.init
+    if not wanted or host.pid_mode:
+        return ""
+    if found := find_init(room.engine.config.init_path):
+        return found
+    raise InvalidParameter(f"cannot use --init: {no_init(room.engine.config.init_path)}")
+
+
+def _namespaces(room: Containers, container: Container, monitor: Monitor, network: str) -> dict[str, str]:
+    host = container.record.host_config
+    out = {"mount": ""}
+    if network:
+        out["network"] = monitor.netns_path if network == "new" else network
+    for kind, mode in (("uts", host.uts_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)):
+        if mode == "host":
+            continue
+        joined = mode.removeprefix("container:")
+        out[kind] = room.namespace_of(joined, kind) if joined != mode else ""
+    if host.cgroupns_mode == "private":
+        out["cgroup"] = ""
+    return out
+
+
+def _sysctls(host: HostConfig, network: str, names: dict[str, str]) -> dict[str, str]:
+    out = {}
+    if network == "new":
+        out = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+    for name, value in (host.sysctls or {}).items():
+        if name.startswith("net.") and "network" not in names:
+            raise InvalidParameter(f"sysctl {name} is not allowed in the host's network namespace")
+        out[name] = value
+    return out
+
+
+def cgroup_path(room: Containers, container_id: str, host: HostConfig) -> str:
+    parent = host.cgroup_parent or room.engine.config.effective_cgroup_parent
+    if room.engine.config.cgroup_driver == "systemd":
+        if not parent.endswith(".slice"):
+            raise InvalidParameter(
+                f'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice", not "{parent}"'
+            )
+        return f"{parent}:orlop:{container_id}"
+    if ":" in parent:
+        raise InvalidParameter(f'invalid cgroup parent "{parent}": ":" is for slices of systemd')
+    return posixpath.normpath(f"/{parent.strip('/')}/{container_id}")

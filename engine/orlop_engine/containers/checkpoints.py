@@ -1,0 +1,161 @@
+"""Checkpoints: the processes of a running container, written to disk by its runtime (with CRIU), and started from there.
+
+Owns `checkpoints/NAME` in the container's directory, or NAME in a directory that the client chose; and `criu` beside the
+former, where the runtime leaves its logs of the last attempt. A checkpoint is made under another name and renamed when it is
+whole, so one that a crash cut short is none; it goes when that name is used again, or with its container. What a container
+wrote to its root is not in it: it is started from the root as it is then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_kernel import process
+from orlop_sdk import (
+    Conflict,
+    DeadlineExceeded,
+    DriverError,
+    InvalidParameter,
+    NotFound,
+    NotImplementedHere,
+    OrlopError,
+    RuntimeCheckpoints,
+)
+
+from .container import Container
+from .runtime import task
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["complaint", "create", "find", "names", "remove", "runtime_of", "work_directory"]
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_ENDING = 10.0  # seconds for a container that was ended by its checkpoint to be accounted for
+
+
+def runtime_of(room: Containers, container: Container) -> RuntimeCheckpoints:
+    """The container's runtime, if it can do this here."""
+    name = container.record.host_config.runtime
+    runtime = room.engine.drivers.runtime(name)
+    if not isinstance(runtime, RuntimeCheckpoints):
+        raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')
+    for program in runtime.capabilities.checkpoint_programs:
+        if shutil.which(program) is None:
+            raise NotImplementedHere(f"cannot checkpoint container {container.name}: {program} is not installed on the host")
+    return runtime
+
+
+def _base(room: Containers, container: Container, directory: str) -> str:
+    if directory and not directory.startswith("/"):
+        raise InvalidParameter(f"invalid checkpoint directory {directory}: it must be an absolute path")
+    return directory or os.path.join(room.directory(container.id), "checkpoints")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidParameter(f"Invalid checkpoint ID ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+
+
+def work_directory(room: Containers, container: Container) -> str:
+    """Made anew: what the runtime and CRIU say of the next attempt."""
+    path = os.path.join(room.directory(container.id), "criu")
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path, mode=0o700)
+    return path
+
+
+def complaint(work: str) -> str:
+    """The last error that CRIU logged, to put behind what the runtime says; it names a log file and no more."""
+    found = ""
+    for name in ("dump.log", "restore.log"):
+        try:
+            with open(os.path.join(work, name), errors="replace") as file:
+                errors = [line.partition(") ")[2].strip() for line in file if ") Error (" in line]
+        except OSError:
+            continue
+        found = errors[-1] if errors else found
+    return f": {found}" if found else ""
+
+
+async def create(room: Containers, container: Container, name: str, directory: str, *, end: bool) -> None:
+    """Write the checkpoint; `end` ends the container with it. It is whole when this returns."""
+    _check_name(name)
+    base = _base(room, container, directory)
+    final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")
+    await container.boot_start_tried()
+    async with container.lock:
+        state = container.record.state
+        if not state.running or state.restarting or container.run is None:
+            raise Conflict(f"container {container.id} is not running")
+        if state.paused:
+            raise Conflict(f"container {container.id} is paused, unpause the container before checkpoint")
+        if container.record.config.tty:
+            raise InvalidParameter("checkpoint not support on containers with tty")
+        runtime = runtime_of(room, container)
+        if os.path.lexists(final):
+            raise Conflict(f"checkpoint with name {name} already exists for container {container.name}")
+        run = container.run
+        requested, container.stop_requested = container.stop_requested, container.stop_requested or end
+        try:
+            await trio.to_thread.run_sync(_clear, partial)
+            os.makedirs(partial, mode=0o700)
+            work = work_directory(room, container)
+            command = runtime.checkpoint(task(room, container), partial, work, leave_running=not end)
+            await process.check(command, f"checkpoint container {container.name}")
+            os.rename(partial, final)
+        except (OrlopError, OSError) as error:
+            container.stop_requested = requested
+            await trio.to_thread.run_sync(_clear, partial)
+            if isinstance(error, DeadlineExceeded):
+                raise
+            if isinstance(error, OSError):
+                raise DriverError(f"Cannot checkpoint container {container.name}: {error}") from error
+            raise DriverError(f"{error}{complaint(work)}") from error
+        if end:
+            container.record.manually_stopped = True
+            with trio.move_on_after(_ENDING):
+                await run.finished.wait()
+    room.engine.events.publish("container", "checkpoint", container.id, room.attributes(container))
+
+
+def _clear(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def names(room: Containers, container: Container, directory: str) -> list[str]:
+    try:
+        with os.scandir(_base(room, container, directory)) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DriverError(f"cannot list the checkpoints of container {container.name}: {error}") from error
+
+
+def find(room: Containers, container: Container, name: str, directory: str) -> str:
+    """Where it is."""
+    _check_name(name)
+    path = os.path.join(_base(room, container, directory), name)
+    if not os.path.lexists(path):
+        raise NotFound(f"checkpoint {name} does not exist for container {container.name}")
+    if not os.path.isdir(path) or os.path.islink(path):
+        raise Conflict(f"{path} exists and is not a directory")
+    return path
+
+
+async def remove(room: Containers, container: Container, name: str, directory: str) -> None:
+    """The name goes first: what is left of a removal that was cut short is no checkpoint."""
+    path = find(room, container, name, directory)
+    partial = os.path.join(os.path.dirname(path), f".{name}.partial")
+    await trio.to_thread.run_sync(_clear, partial)
+    try:
+        os.rename(path, partial)
+    except OSError as error:
+        raise DriverError(f"cannot remove checkpoint {name} of container {container.name}: {error}") from error
+    await trio.to_thread.run_sync(_clear, partial)

@@ -1,0 +1,79 @@
+"""Confinement that needs something of the host: AppArmor's default profile, loaded into the kernel when a container first
+needs it. It stays there when the daemon goes, as containers that run under it may."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+from orlop_engine.spec import apparmor, security
+from orlop_engine.spec.host import facts
+from orlop_engine.types.containers import HostConfig
+from orlop_kernel import process
+from orlop_sdk import Command, InvalidParameter
+
+__all__ = ["ensure_profile", "has_default", "profile"]
+
+log = logging.getLogger(__name__)
+
+_PROFILES = "/sys/kernel/security/apparmor/profiles"
+_DIRECTORY = "/etc/apparmor.d"
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def _parser() -> str | None:
+    return shutil.which("apparmor_parser", path=_PATH)
+
+
+def has_default() -> bool:
+    """Whether containers are confined unless they ask for something else. Docker takes a host without `apparmor_parser` for
+    one without AppArmor."""
+    return facts().apparmor and _parser() is not None
+
+
+def profile(host: HostConfig) -> str:
+    """The AppArmor profile of a container, as its spec and inspect have it: "" where there is none."""
+    if not facts().apparmor:
+        return ""
+    chosen = apparmor.chosen(security.parse(host.security_opt or ()).apparmor, host.privileged)
+    return chosen if chosen != apparmor.DEFAULT or has_default() else ""
+
+
+def _loaded() -> str | None:
+    """None when the kernel's list is not to be had: securityfs is not mounted."""
+    try:
+        with open(_PROFILES) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+async def ensure_profile(host: HostConfig) -> None:
+    """Have the kernel know the profile that this container is to get. `InvalidParameter` for a named one that nobody has
+    loaded."""
+    wanted = profile(host)
+    if wanted in ("", apparmor.UNCONFINED):
+        return
+    loaded = _loaded()
+    if loaded is not None and apparmor.is_loaded(loaded, wanted):
+        return
+    if wanted != apparmor.DEFAULT:
+        if loaded is None:
+            return  # the runtime will tell
+        raise InvalidParameter(
+            f'cannot use AppArmor profile "{wanted}": it is not loaded (apparmor_parser -r FILE loads it)'
+        )
+    text = apparmor.text(lambda name: os.path.exists(f"{_DIRECTORY}/{name}"), _own())
+    command = Command((_parser() or "", "-Kr"), env=(("PATH", _PATH),), stdin=text.encode(), timeout=30)
+    await process.check(command, f"load the AppArmor profile {apparmor.DEFAULT}")
+    log.info("loaded the AppArmor profile %s", apparmor.DEFAULT)
+
+
+def _own() -> str:
+    """The profile that this daemon itself runs under."""
+    try:
+        with open("/proc/self/attr/current") as file:
+            return file.read().strip("\0\n").partition(" (")[0]
+    except OSError:
+        return ""

@@ -1,0 +1,357 @@
+"""Create: what was asked, what the image says and what the daemon defaults to, merged into one record. Then the storage's
+writable snapshot, the container's directory, and last the row: before the row there is no container, and what a crash left
+of one is swept at boot."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from orlop_engine.images import platforms
+from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
+from orlop_engine.images.service import Image
+from orlop_engine.networks.ports import wanted_ports
+from orlop_engine.spec import environment, security
+from orlop_engine.spec.build import MASKED_PATHS, READONLY_PATHS
+from orlop_engine.spec.host import facts
+from orlop_engine.types.containers import ContainerConfig, CreateRequest, EndpointSettings, Healthcheck, HostConfig, Ulimit
+from orlop_engine.types.images import ImageConfig
+from orlop_engine.unpacking import make_directory
+from orlop_engine.volumes.record import Vet
+from orlop_kernel.store import Put
+from orlop_sdk import Conflict, InvalidParameter, NotFound
+
+from . import counts, labels, links, mounts, names, rootfs, validate, volumes
+from .container import Container
+from .record import ContainerRecord, MountRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["conflict", "create", "encode"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    container: Container
+    warnings: list[str]
+
+
+class _Wanted(NamedTuple):
+    """What a request comes to, with image and daemon."""
+
+    image: Image
+    config: ContainerConfig
+    args: list[str]
+    host: HostConfig
+    endpoints: dict[str, EndpointSettings]
+    warnings: list[str]
+
+
+def _strings(value: list[str] | str | None) -> list[str] | None:
+    return [value] if isinstance(value, str) else value
+
+
+def _merge_command(
+    cmd: list[str] | None, entrypoint: list[str] | None, image: ImageConfig
+) -> tuple[list[str] | None, list[str] | None]:
+    """Command and entrypoint. An empty entrypoint takes the image's away and leaves its command; one of "" takes both."""
+    if not cmd and not entrypoint:
+        cmd = list(image.cmd) if image.cmd else None
+    if entrypoint is None and image.entrypoint:
+        entrypoint = list(image.entrypoint)
+    return cmd, None if entrypoint == [""] else entrypoint
+
+
+def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) -> ContainerConfig:
+    """Docker's merge of an image's configuration below the user's."""
+    cmd, entrypoint = _merge_command(_strings(given.cmd), _strings(given.entrypoint), image)
+    merged = {name: getattr(given, name) for name in ContainerConfig.__struct_fields__}
+    exposed = {**(image.exposed_ports or {}), **(given.exposed_ports or {})}
+    merged |= {
+        "hostname": given.hostname or container_id[:12],
+        "user": given.user or image.user,
+        "env": environment.inherit(given.env or (), image.env or ()),
+        "cmd": cmd,
+        "entrypoint": entrypoint,
+        "exposed_ports": {port if "/" in port else f"{port}/tcp": {} for port in exposed} or UNSET,
+        "volumes": {path: {} for path in (*(image.volumes or ()), *(given.volumes or ()))} or None,
+        "working_dir": _clean(given.working_dir or image.working_dir),
+        "labels": {**(image.labels or {}), **(given.labels or {})},
+        "stop_signal": (given.stop_signal or image.stop_signal) or UNSET,
+        "shell": given.shell or image.shell or UNSET,
+        "healthcheck": _merge_health(given.healthcheck or None, image),
+    }
+    return ContainerConfig(**merged)
+
+
+def _clean(path: str) -> str:
+    """Without a final slash, and what else says nothing. A relative one (of an image) stays: the runtime refuses it."""
+    return mounts.normal_target(path) if path.startswith("/") else path
+
+
+def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
+    if image.healthcheck is None:
+        return given or UNSET
+    base = Healthcheck(**{name: getattr(image.healthcheck, name) for name in Healthcheck.__struct_fields__})
+    if given is None:
+        return base
+    for name in Healthcheck.__struct_fields__:
+        if value := getattr(given, name):
+            setattr(base, name, value)
+    return base
+
+
+def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> HostConfig:
+    daemon = room.engine.config
+    host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
+    if config.network_disabled is True:
+        host.network_mode = "none"
+    host.restart_policy.name = host.restart_policy.name or "no"
+    host.runtime = host.runtime or daemon.default_runtime
+    host.shm_size = host.shm_size or daemon.shm_bytes
+    host.ipc_mode = host.ipc_mode or daemon.default_ipc_mode
+    host.cgroupns_mode = (
+        host.cgroupns_mode or daemon.default_cgroupns_mode or ("private" if facts().cgroup_version == 2 else "host")
+    )
+    if host.oom_kill_disable is None:
+        host.oom_kill_disable = False if facts().cgroup_version == 1 else None
+    if host.log_config.type in ("", daemon.log_driver):
+        host.log_config.config = {**daemon.log_opts, **(host.log_config.config or {})}
+    host.log_config.type = host.log_config.type or daemon.log_driver
+    host.log_config.config = host.log_config.config or {}
+    own = {limit.name for limit in host.ulimits or ()}
+    defaults = [
+        Ulimit(name=limit.name, hard=limit.hard, soft=limit.soft)
+        for limit in daemon.default_ulimits.values()
+        if limit.name not in own
+    ]
+    if defaults:
+        host.ulimits = [*(host.ulimits or ()), *defaults]
+    # Docker's clients write "no limit" in several ways, and read it in one.
+    if host.pids_limit is not None and host.pids_limit <= 0:
+        host.pids_limit = None
+    if host.memory_swappiness == -1:
+        host.memory_swappiness = None
+    if security.parse(host.security_opt or ()).unmasked and not host.privileged:
+        host.masked_paths, host.readonly_paths = host.masked_paths or [], host.readonly_paths or []
+    elif not host.privileged:
+        if host.masked_paths is None:
+            host.masked_paths = [*MASKED_PATHS, *facts().thermal_paths]
+        if host.readonly_paths is None:
+            host.readonly_paths = list(READONLY_PATHS)
+    if (host.privileged or "host" in (host.ipc_mode, host.pid_mode)) and not security.parse(host.security_opt or ()).labels:
+        host.security_opt = [*(host.security_opt or ()), "label=disable"]
+    return host
+
+
+def _joined(room: Containers, host: HostConfig) -> None:
+    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined. As with dockerd, a container
+    whose network is to be joined may be made until the start, the others must be there."""
+    for name in ("network_mode", "ipc_mode", "pid_mode"):
+        mode = getattr(host, name)
+        if not mode.startswith("container:"):
+            continue
+        try:
+            setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
+        except NotFound as error:
+            if name != "network_mode":
+                raise InvalidParameter(str(error)) from None  # clients take a 404 for a missing image, and pull
+
+
+def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
+    found: list[MountRecord] = []
+    for text in host.volumes_from or ():
+        name, _, mode = text.partition(":")
+        if not name:
+            raise InvalidParameter("volumes-from specification cannot be an empty string")
+        if mode not in ("", "ro", "rw", "z", "Z"):
+            raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
+        try:
+            shared = [mount for mount in room.get(name).record.mounts if mount.type != "tmpfs"]
+        except NotFound as error:  # a 404 would be about the image
+            raise InvalidParameter(str(error)) from None
+        if len(found) + len(shared) > counts.MOUNTS:
+            raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {counts.MOUNTS}")
+        found += [replace(mount, rw=mount.rw and mode != "ro", mode="", copy=False) for mount in shared]
+    return found
+
+
+def _with_image(room: Containers, mount: MountRecord) -> MountRecord:
+    if mount.type != "image":
+        return mount
+    try:
+        return replace(mount, name=room.engine.images.resolve(mount.source).id)
+    except NotFound as error:  # a 404 would be about the container's own image
+        raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
+
+
+def _platform(room: Containers, image: Image, platform: str, reference: str) -> list[str]:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    if platform:
+        wanted = platforms.normalise(platforms.parse(platform))
+        if (wanted.os, wanted.architecture) != (image.os, image.architecture):
+            raise NotFound(
+                f"image with reference {reference} was found but does not match the specified platform: "
+                f"wanted {platform}, actual: {image.os}/{image.architecture}"
+            )
+    elif image.architecture and image.architecture != machine:
+        return [
+            f"The requested image's platform ({image.os}/{image.architecture}) does not match the detected host platform "
+            f"(linux/{machine}) and no specific platform was requested"
+        ]
+    return []
+
+
+def _endpoints(room: Containers, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+    """The networks to be on, and what is asked of each. The container's own MAC address is for that of the mode, if it is on
+    that; what else it could mean was refused before."""
+    given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
+    if request.network_disabled is True:
+        given = {}
+    host.network_mode, found = room.engine.networks.pin(host.network_mode, given)
+    main = found.get(host.network_mode)
+    if main and not main.mac_address and host.network_mode not in ("host", "none"):
+        main.mac_address = request.mac_address or ""
+    return found
+
+
+def _wanted(room: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy) -> _Wanted:
+    """Raises for what cannot be. Looks at no path of the host."""
+    engine = room.engine
+    given = request.host_config or HostConfig()
+    counts.check(request, given)
+    image = engine.images.resolve(request.image) if request.image else None
+    if image is None:
+        raise InvalidParameter("no image specified: set Image in the request")
+    if not images.may_use(image):
+        raise images.denied(f"image {request.image}")
+    warnings = _platform(room, image, platform, request.image)
+    config = merge_config(request, image.config, container_id)
+    args = [*(config.entrypoint or ()), *(config.cmd or ())]
+    if not args:
+        raise InvalidParameter("no command specified")
+    if request.healthcheck is not UNSET:
+        validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
+    host = _defaults(room, config, given)
+    if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
+        config.hostname = os.uname().nodename
+    warnings += validate.check(request, host, facts())
+    _joined(room, host)
+    links.check(room, host)
+    endpoints = _endpoints(room, request, host)
+    room.check_networks(host, endpoints)
+    wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
+    engine.drivers.runtime(host.runtime)
+    engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
+    return _Wanted(image, config, args, host, endpoints, warnings)
+
+
+async def create(
+    room: Containers,
+    name: str,
+    platform: str,
+    request: CreateRequest,
+    volume_labels: Mapping[str, str] | None = None,
+    vet: Vet | None = None,
+    *,
+    images: ImagePolicy = UNRESTRICTED,
+    flat_readonly: bool = False,
+) -> Created:
+    """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too; `vet`
+    may refuse those it would have, and `images` its image. `flat_readonly`: see `mounts.plan`."""
+    engine, container_id = room.engine, names.new_id()
+    image, config, args, host, endpoints, warnings = _wanted(room, container_id, platform, request, images)
+    plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host), flat_readonly=flat_readonly)
+    planned = await volumes.patiently(plan) if host.mounts else plan()
+    planned = tuple(_with_image(room, mount) for mount in planned)
+    bare = names.check(name) if name else ""
+    named = [mount.name for mount in planned if mount.type == "volume"]
+    made: list[str] = []
+    noted, struck_out = volumes.note(container_id, planned)
+    if noted:
+        await engine.store.commit(noted)
+    try:
+        with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
+            record = ContainerRecord(
+                id=container_id,
+                name=chosen,
+                created_ns=time.time_ns(),
+                args=args,
+                config=config,
+                host_config=host,
+                image_id=image.id,
+                storage_driver=engine.storage_name,
+                endpoints=endpoints,
+                endpoints_complete=True,
+                mounts=planned,
+                image_labels=labels.of_image_alone(request, image.config),
+                monitor_pid=0,
+            )
+            labels.shed(record, labels.deciding(engine.config))
+            container = Container(record)
+            try:
+                record.mounts = await volumes.ensure(room, planned, host, made, volume_labels, vet)
+                await _prepare(room, record, image)
+                await engine.store.commit([Put("containers", container_id, encode(record)), *struck_out])
+            except Exception:
+                await _undo(room, record)
+                raise
+            room.add(container)
+    except Exception:
+        await volumes.discard(room, made)  # now that they are held no longer
+        await volumes.strike_out(room, struck_out)
+        raise
+    engine.events.publish("container", "create", container_id, room.attributes(container))
+    return Created(container, warnings)
+
+
+async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
+    await rootfs.prepare(room, record, image)
+    os.mkdir(room.directory(record.id), 0o710)
+    os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
+    asked = record.config.working_dir
+    if asked not in ("", "/", _clean(image.config.working_dir)):  # an image's own is in the image, or the runtime makes it
+        await _make_working_directory(room, record, asked)
+    await volumes.populate(room, record)
+
+
+async def _make_working_directory(room: Containers, record: ContainerRecord, path: str) -> None:
+    """At create, as Docker: files may be copied into it before the start."""
+    root = room.root(record.id)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    try:
+        await make_directory(room.engine.zygote, await room.engine.storage.mounts(record.id), path, root)
+    finally:
+        os.rmdir(root)
+
+
+async def _undo(room: Containers, record: ContainerRecord) -> None:
+    """What failed is what the user wants to hear, not what this meets. The daemon's end leaves it to the next boot."""
+    try:
+        await room.discard_files(record.id)
+    except Exception as error:
+        log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
+
+
+def encode(record: ContainerRecord) -> bytes:
+    """The record as its row holds it."""
+    return msgspec.json.encode(record)
+
+
+def conflict(name: str, holder: str) -> Conflict:
+    return Conflict(
+        f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to remove (or rename) '
+        "that container to be able to reuse that name."
+    )

@@ -1,0 +1,183 @@
+"""The end of a run: network released, row committed, events, waiters, restart policy, auto-remove.
+
+One task a run waits for the monitor's `Exited`, or for the monitor's end without one (then `exit.json` tells, or nobody
+does and it is 255). Nothing else accounts for an exit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_engine.processes import runs
+from orlop_monitor.protocol import Exited
+from orlop_sdk import DeadlineExceeded, OrlopError
+
+from . import restarts, runtime, volumes
+from .container import Container, Run
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["clean", "put_away", "record_again", "watch"]
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_EXIT = 255
+_RECORD_AGAIN = 1.0  # seconds
+ZYGOTE_PATIENCE = 2.0
+_PUT_AWAY = 30.0
+
+
+async def watch(room: Containers, container: Container, run: Run) -> None:
+    """See one run to its end."""
+    assert run.monitor is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_told, run, nursery.cancel_scope)
+        await run.monitor.ended()
+        nursery.cancel_scope.cancel()
+    if run.exited.is_set():
+        exited = await run.exited.get()
+    else:
+        exited = await _found(run)
+        await runtime.clean(room, container)
+    await run.settled.wait()
+    if container.run is run:
+        await account(room, container, run, exited)
+
+
+async def _told(run: Run, scope: trio.CancelScope) -> None:
+    """The usual way: the monitor says so before it puts the container away."""
+    await run.exited.get()
+    scope.cancel()
+
+
+async def _found(run: Run) -> Exited:
+    """The monitor died. Its zygote empties the cgroup and writes the record; when that died too, we do it."""
+    with trio.move_on_after(ZYGOTE_PATIENCE):
+        while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
+            await trio.sleep(0.01)
+        return Exited(record.code, record.time_ns, record.oom)
+    if (init := runs.init_record(run.run_dir)) is not None:
+        await trio.to_thread.run_sync(runs.kill_cgroups, init)
+    return Exited(UNKNOWN_EXIT, time.time_ns())
+
+
+async def put_away(room: Containers, container: Container, run: Run) -> None:
+    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. What a monitor that told the exit
+    and then died has not done is done here; one that hangs then is ended. `DeadlineExceeded` when even that does
+    not end it."""
+    await run.finished.wait()
+    monitor = run.monitor
+    assert monitor is not None
+    with trio.move_on_after(_PUT_AWAY) as patience:
+        await monitor.ended()
+    if not patience.cancelled_caught:
+        if runtime.is_left(room, container, run):
+            await runtime.clean(room, container)
+        return
+    log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
+    monitor.kill()
+    with trio.move_on_after(_PUT_AWAY):
+        await monitor.ended()
+        await runtime.clean(room, container)
+        return
+    raise DeadlineExceeded(
+        f"container {container.name} is still being put away: its monitor (pid {monitor.pid}) does not end"
+    )
+
+
+async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:
+    """Make the exit true everywhere: network, row, events, waiters; then what the policy wants."""
+    record = container.record
+    state = record.state
+    try:
+        await room.release_network(container)
+    except Exception:
+        log.exception("container %s has ended, and not all of its network is given back", container.name)
+    volumes.announce(room, container, "unmount")
+    ran_for = (exited.time_ns - state.started_ns) / 1e9
+    again = _wanted_again(room, container, exited.code)
+    record.held = False
+    state.running, state.paused, state.restarting = again, False, again
+    state.pid, state.pid_start_time = 0, 0
+    state.exit_code, state.finished_ns, state.oom_killed = exited.code, exited.time_ns, exited.oom
+    gone = record.host_config.auto_remove and not again and not room.restarting_now(container)
+    if not gone:
+        await _record(room, container, run)
+    if again and not _wanted_again(room, container, exited.code):  # a stop or a kill came while the row was written
+        again = state.running = state.restarting = False
+        await _record(room, container, run)
+    container.touch()
+    attributes = room.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
+    if exited.oom and not run.oom_told:
+        room.engine.events.publish("container", "oom", container.id, room.attributes(container))
+    room.engine.events.publish("container", "die", container.id, attributes)
+    room.engine.execs.container_ended(container)
+    container.exit_announced(exited.code)
+    run.finished.set()
+    if again:
+        container.restart_delay = restarts.next_delay(container.restart_delay, ran_for)
+        room.background(_restart_later, room, container, run)
+    elif gone:
+        room.background(room.auto_remove, container)
+    else:
+        room.background(clean, room, container, run)
+
+
+def _wanted_again(room: Containers, container: Container, code: int) -> bool:
+    record = container.record
+    policy = record.host_config.restart_policy
+    # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".
+    by_user = container.stop_requested or room.closing or (record.manually_stopped and policy.name == "unless-stopped")
+    return restarts.wants_restart(policy, code, record.restart_count, by_user)
+
+
+async def _record(room: Containers, container: Container, run: Run) -> None:
+    """Commit the row. A full disk must not keep an exit from being true: it is told, and recorded as soon as there is space.
+    Until then the run's directory stays, whose exit record tells the next daemon."""
+    try:
+        await room.save(container)
+    except OrlopError as error:
+        log.error("cannot record the exit of container %s yet: %s", container.name, error)
+        run.recorded = False
+
+
+async def record_again(room: Containers, container: Container) -> None:
+    """Until it succeeds: a full disk passes."""
+    while container.id in room.index:
+        await trio.sleep(_RECORD_AGAIN)
+        try:
+            await room.save(container)
+        except OrlopError:
+            continue  # said already
+        return
+
+
+async def clean(room: Containers, container: Container, run: Run) -> None:
+    """After an exit that nothing follows: until nothing is left of the run, and its end is recorded."""
+    await put_away(room, container, run)
+    if not run.recorded:
+        await record_again(room, container)
+        run.recorded = True
+    if container.run is run:
+        room.settle(container)
+
+
+async def _restart_later(room: Containers, container: Container, run: Run) -> None:
+    with trio.CancelScope() as scope:
+        container.restart_timer = scope
+        await trio.sleep(container.restart_delay)
+    container.restart_timer = None
+    if scope.cancelled_caught or container.run is not run or room.closing:
+        return
+    async with container.lock:
+        if container.run is not run or container.record.removing or not container.record.state.restarting:
+            return
+        try:
+            await room.start_locked(container, again=True)
+        except Exception as error:
+            log.warning("cannot restart container %s: %s", container.name, error)

@@ -1,0 +1,268 @@
+"""Start: from a record to a running process.
+
+    networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox of what storage says to
+    mount (`ahead` of the start, often) -> the network is attached to it -> files, spec, clients that attached before the
+    start -> the runtime runs
+
+When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
+back. The row is committed *while* the runtime starts, with the sandbox, the monitor and the fact of the start: after a
+daemon that died in between, the next one finds the monitor by its run directory. It is adopted when the row knows of it, and
+with it the endpoints; else it is ended: nobody was told that it runs. After a power cut restart policies apply.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from orlop_engine.networks.views import normal_ports
+from orlop_engine.processes.monitor_client import Monitor, StartFailed
+from orlop_engine.terminals import rows_and_columns
+from orlop_engine.types.containers import HostConfig
+from orlop_kernel.process import describe_timeout
+from orlop_monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
+from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
+
+from . import ahead, bundle, checkpoints, confine, links, mounted, netfiles
+from . import runtime as runtimes
+from .container import Container, Joined, Run
+from .runtime import task
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["begin", "launch", "log_info", "on_event", "task"]
+
+log = logging.getLogger(__name__)
+
+_UNDOING, _ENDING = 30.0, 10.0  # seconds, for all of it and for the end of its monitor
+_CREATE = "failed to create task for container: failed to create shim task"
+
+
+def log_info(room: Containers, container: Container) -> LogInfo:
+    record = container.record
+    return LogInfo(
+        container_id=record.id,
+        container_name=record.name,
+        image_id=record.image_id,
+        image_name=record.config.image,
+        command=" ".join(record.args),
+        created=room.created(record),
+        directory=room.directory(record.id),
+        labels=record.config.labels or {},
+        env=tuple(record.config.env or ()),
+        hostname=record.config.hostname,
+    )
+
+
+async def launch(room: Containers, container: Container, image: str = "") -> Run:
+    """Run the container, from a checkpoint if an `image` is given. On return it runs (or has run: a short one may be over);
+    raises with everything undone."""
+    record = container.record
+    runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    command, work = runtime.run(task(room, container)), ""
+    if image:
+        work = checkpoints.work_directory(room, container)
+        command = checkpoints.runtime_of(room, container).restore(task(room, container), image, work)
+    run = Run(room.run_dir(record.id))
+    container.run = run
+    plan = None
+    try:
+        # Other containers are looked up before anything is made.
+        network = _network_namespace(room, record.host_config)
+        _share_names(room, container)
+        inside = await mounted.mounted(room, container, runtime)
+        await confine.ensure_profile(record.host_config)
+        wanted = _wanted(room, container, runtime, network, inside)
+        run.monitor = await ahead.take(room, container, wanted)
+        if network == "new":
+            plan = await room.engine.networks.plan(
+                record.id,
+                record.name,
+                record.config.hostname,
+                record.host_config.network_mode,
+                record.endpoints,
+                set(normal_ports(record.config.exposed_ports or ())),
+                record.host_config.port_bindings or {},
+                record.host_config.publish_all_ports,
+                links.ports(room, record),
+            )
+        run.monitor = monitor = run.monitor or await ahead.fork(room, container, wanted, runtime)
+        monitor.on_event = lambda event: on_event(room, container, run, event)
+        monitor.on_resumed = partial(room.engine.execs.reconcile, container)
+        record.sandbox = None
+        if plan is not None:
+            with room.engine.tally.timed("network", "allocate"):
+                record.sandbox = await room.engine.networks.attach(plan, monitor.netns_path)
+            if plan.sockets:
+                await monitor.serve(plan.forwards, plan.sockets)
+                for sock in plan.sockets:
+                    sock.close()
+            await netfiles.answer_names(room, container)
+        await bundle.write(room, container, monitor, inside.oci, network, inside.shm)
+        await _attach_waiters(container, run, monitor)
+        started = await _start(room, container, runtime, monitor, command)
+    except BaseException as error:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
+            await _undo(room, container, run, plan, deleted=isinstance(error, StartFailed))
+        if isinstance(error, StartFailed):
+            if error.failed.timed_out:
+                raise DeadlineExceeded(f"{_CREATE}: {describe_timeout(command)}") from error
+            raise InvalidParameter(_explain(runtime, error) + (checkpoints.complaint(work) if image else "")) from error
+        raise
+    state = record.state
+    state.running, state.paused, state.restarting, state.oom_killed = True, False, False, False
+    state.pid, state.pid_start_time = started.pid, started.start_time
+    state.exit_code, state.error = 0, ""
+    state.started_ns = started.time_ns
+    return run
+
+
+def _explain(runtime: Runtime, error: StartFailed) -> str:
+    failed = error.failed
+    if failed.status or failed.timed_out or failed.log or failed.stderr:
+        outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
+        return f"{_CREATE}: {runtime.explain(outcome, failed.log)}"
+    return f"failed to create task for container: {failed.message}"
+
+
+def _network_namespace(room: Containers, host: HostConfig) -> str:
+    """ "new", "" for the host's, or the path of another container's."""
+    kind = room.engine.networks.sandbox_kind(host.network_mode)
+    if kind.startswith("container:"):
+        return room.namespace_of(kind.removeprefix("container:"), "net")
+    return "" if kind == "host" else "new"
+
+
+def _share_names(room: Containers, container: Container) -> None:
+    """Who shares a network with another container shares its host name, as Docker has it: /etc/hosts is the other's too."""
+    mode = container.record.host_config.network_mode
+    if mode.startswith("container:"):
+        other = room.get(mode.removeprefix("container:")).record.config
+        container.record.config.hostname, container.record.config.domainname = other.hostname, other.domainname
+
+
+def begin(room: Containers, container: Container) -> None:
+    """What can be made of a start before it is asked for: not where that depends on others, or makes a volume work."""
+    record = container.record
+    inside = mounted.beforehand(room, record)
+    if inside is None:
+        return
+    if room.engine.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
+        return
+    runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    network = _network_namespace(room, record.host_config)
+    ahead.begin(room, container, _wanted(room, container, runtime, network, inside), runtime)
+
+
+def _wanted(room: Containers, container: Container, runtime: Runtime, network: str, inside: mounted.Mounted) -> Launch:
+    """The launch, all but its mounts."""
+    record = container.record
+    config = record.host_config.log_config
+    log = None
+    if config.type != "none":
+        options = dict(config.config or {})
+        log = Log(config.type, log_info(room, container), options)
+    return Launch(
+        id=record.id,
+        run_dir=room.run_dir(record.id),
+        root=room.root(record.id),
+        mounts=(),
+        network=network,
+        detach=runtime.capabilities.detach_mounts,
+        keep=tuple(item["source"] for item in inside.oci if item["type"] == "bind"),
+        terminal=record.config.tty,
+        stdin=record.config.open_stdin,
+        log=log,
+        stage=room.stage(record.id) if inside.trees else "",
+        trees=inside.trees,
+    )
+
+
+async def _start(room: Containers, container: Container, runtime: Runtime, monitor: Monitor, command: Command) -> Started:
+    record = container.record
+    this = task(room, container)
+    message = Start(
+        run=command,
+        delete=runtime.delete(this),
+        pid_file=this.pid_file,
+        log_file=this.log,
+        console_socket=this.console_socket,
+        console_size=rows_and_columns(record.host_config.console_size),
+        cgroup=bundle.cgroup_path(room, record.id, record.host_config),
+    )
+    failures: list[Exception] = []
+    started_before, record.started_before = record.started_before, True
+    record.monitor_pid = monitor.pid
+
+    async def save() -> None:
+        try:
+            await room.save(container)
+        except OrlopError as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(save)
+        try:
+            started = await monitor.start(message)
+        except OrlopError as error:  # here, or the nursery would make a group of it
+            failures.insert(0, error)
+    if failures:
+        record.started_before = started_before
+        raise failures[0]
+    return started
+
+
+async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> None:
+    """Give clients that attached before the start their streams, before there is any output to miss. Whoever comes while
+    this goes on finds the monitor by itself (see `attach.join`)."""
+    while container.attach_waiters:
+        waiter = container.attach_waiters[0]
+        stream = await monitor.attach(waiter.request)
+        if waiter in container.attach_waiters:
+            container.attach_waiters.remove(waiter)
+            waiter.joined.set(Joined(stream, run))
+        else:
+            await stream.aclose()  # the client went away meanwhile
+
+
+async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
+    """Every step, whatever becomes of the others: first what others may want, last the runtime, which may hang for as long
+    as there is time. `deleted`: the monitor has had the runtime forget the container, unless that was killed as well."""
+    container.release_attach_waiters()
+    sandbox, container.record.sandbox = container.record.sandbox, None
+    try:
+        if run.monitor is not None:
+            run.monitor.kill()
+            with trio.move_on_after(_ENDING):
+                await run.monitor.ended()
+        try:
+            if plan is not None:
+                await room.engine.networks.abandon(plan)  # after `attach`, only its sockets
+            if sandbox is not None:
+                await room.engine.networks.release(sandbox)
+        finally:
+            if run.monitor is not None and (not deleted or runtimes.has_state(room, container)):
+                await runtimes.clean(room, container)
+    except Exception:
+        log.exception("cannot undo all of the start of container %s", container.name)
+    finally:
+        room.remove_run_directories(container.id)
+        container.run = None
+        run.settled.set()
+        run.finished.set()
+
+
+def on_event(room: Containers, container: Container, run: Run, event: Event) -> None:
+    body = event.body
+    if isinstance(body, Exited):
+        run.exited.set(body)
+    elif isinstance(body, ExecExited):
+        room.engine.execs.exited(container, body)
+    elif isinstance(body, Oom):
+        run.oom_told = container.record.state.oom_killed = True
+        container.touch()
+        room.engine.events.publish("container", "oom", container.id, room.attributes(container))

@@ -1,0 +1,199 @@
+"""`--link`: another container under a name of one's own.
+
+On the default bridge a line of /etc/hosts and environment variables, of a container that has to run; on user-defined
+networks one more name for the name server.
+
+A link of the default bridge is also a further name of the container it leads to, "parent/alias", until it is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from orlop_engine.networks.views import normal_ports
+from orlop_engine.spec import link_variables
+from orlop_engine.types.containers import HostConfig
+from orlop_sdk import Conflict, DriverError, InvalidParameter, LinkedPort, NotFound
+
+from .container import Container
+from .record import ContainerRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["aliases", "check", "environment", "hosts", "linked", "names", "ports", "remove", "resolve", "shown"]
+
+_HOST_NETWORK = "conflicting options: host type networking can't be used with links. This would result in undefined behavior"
+
+
+def _parse(link: str) -> tuple[str, str]:
+    """(container, alias) of "container[:alias]"; Docker's own records have "/container:/other/alias"."""
+    name, _, alias = link.partition(":")
+    name = name.removeprefix("/")
+    return name, (alias or name).rpartition("/")[2]
+
+
+def check(room: Containers, host: HostConfig) -> None:
+    """At create. What is linked must exist, but for user-defined networks, whose names are looked up when they are used."""
+    for link in host.links or ():
+        name, alias = _parse(link)
+        if not name or not alias:
+            raise InvalidParameter(f"bad format for links: {link}")
+        if _is_user_defined(host.network_mode):
+            continue
+        try:
+            other = _sharing(room, name)
+        except NotFound as error:
+            raise InvalidParameter(f"could not get container for {name}: {error}") from None
+        if other.record.host_config.network_mode == "host":
+            raise InvalidParameter(_HOST_NETWORK)
+
+
+def _is_user_defined(mode: str) -> bool:
+    return mode not in ("", "default", "bridge", "host", "none") and not mode.startswith("container:")
+
+
+def _sharing(room: Containers, name: str) -> Container:
+    """The container of this name, or the one whose network it shares. Raises `NotFound`."""
+    seen: set[str] = set()
+    other = room.get(name)
+    while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
+        seen.add(other.id)
+        other = room.get(mode.removeprefix("container:"))
+    return other
+
+
+def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
+    """(address, names) for /etc/hosts, of containers on the default bridge."""
+    found = []
+    for link in record.host_config.links or () if _on_bridge(room, record) else ():
+        name, alias = _parse(link)
+        other = _sharing(room, name)
+        if not other.record.state.running or other.record.sandbox is None:
+            raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}")
+        addresses = _addresses(other)
+        if not addresses:
+            raise DriverError(f"Cannot link to /{other.name}, as it does not belong to the default network")
+        names = " ".join(dict.fromkeys((alias, other.record.config.hostname, other.name)))
+        found += [(address, names) for address in addresses]
+    return found
+
+
+def environment(room: Containers, record: ContainerRecord) -> list[str]:
+    """The variables of its links, of the containers that run. (At a start all do: see `hosts`.)"""
+    found: list[str] = []
+    for ident, alias in _legacy(room, record) if _on_bridge(room, record) else ():
+        other = room.index[ident]
+        if addresses := _addresses(other):
+            config = other.record.config
+            ports = link_variables.exposed(config.exposed_ports or ())
+            found += link_variables.of_link(record.name, alias, addresses[0], ports, config.env or ())
+    return found
+
+
+def _addresses(other: Container) -> list[str]:
+    """On the default bridge, IPv4 first; none of a container that does not run."""
+    sandbox = other.record.sandbox
+    if sandbox is None or not other.record.state.running:
+        return []
+    found = [attached.endpoint for attached in sandbox.endpoints if attached.network.name == "bridge"]
+    return [address.address.partition("/")[0] for endpoint in found for address in endpoint.addresses]
+
+
+def ports(room: Containers, record: ContainerRecord) -> list[LinkedPort]:
+    """The exposed ports of containers on the default bridge that this one is linked to."""
+    found = []
+    for other in linked(room, record):
+        for exposed in normal_ports(room.index[other].record.config.exposed_ports or ()):
+            port, _, protocol = exposed.partition("/")
+            found.append(LinkedPort(other, protocol, int(port)))
+    return found
+
+
+def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:
+    """Alias -> name that the networks know, for the name server of this container."""
+    links = [*(record.host_config.links or ())]
+    for settings in record.endpoints.values():
+        links += settings.links or ()
+    found = {}
+    for name, alias in map(_parse, links):
+        try:
+            found[alias] = room.get(name).name
+        except NotFound:
+            found[alias] = name  # not there yet
+    return found
+
+
+def _on_bridge(room: Containers, record: ContainerRecord) -> bool:
+    """Whether its links are those of the default bridge: by its networks, not by the mode it was made with."""
+    if not record.host_config.links:
+        return False
+    found = map(room.engine.networks.known, record.endpoints)
+    return any(network is not None and network.name == "bridge" for network in found)
+
+
+def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
+    """(id of the linked container, alias) of the links that give names."""
+    alone = record.host_config.network_mode in ("host", "none")
+    if not record.host_config.links or not (alone or _on_bridge(room, record)):
+        return
+    for name, alias in map(_parse, record.host_config.links):
+        try:
+            yield _sharing(room, name).id, alias
+        except (NotFound, InvalidParameter):
+            continue  # removed since
+
+
+def linked(room: Containers, record: ContainerRecord) -> Iterator[str]:
+    """Ids of the containers that have to run for this one to start (see `hosts`)."""
+    if _on_bridge(room, record):
+        yield from (other for other, _ in _legacy(room, record))
+
+
+def names(room: Containers) -> dict[str, list[str]]:
+    """Id -> the further names of a container, in one pass over all."""
+    found: dict[str, list[str]] = {}
+    for item in room.index.values():
+        if item.record.host_config.links:
+            for other, alias in _legacy(room, item.record):
+                found.setdefault(other, []).append(f"{item.name}/{alias}")
+    return found
+
+
+def shown(room: Containers, record: ContainerRecord) -> list[str] | None:
+    """`HostConfig.Links` of inspect: the names of now."""
+    found = [f"/{room.index[other].name}:/{record.name}/{alias}" for other, alias in _legacy(room, record)]
+    return sorted(found) or None
+
+
+def resolve(room: Containers, text: str) -> Container | None:
+    """The container that a further name means; the parent's ID may stand in it for its name."""
+    parent, _, wanted = text.removeprefix("/").rpartition("/")
+    holder = room.names.get(parent, parent)
+    if holder not in room.index:
+        return None
+    found = (other for other, alias in _legacy(room, room.index[holder].record) if alias == wanted)
+    return room.index.get(next(found, ""))
+
+
+async def remove(room: Containers, text: str) -> None:
+    """`docker rm --link parent/alias`: the link goes, both containers stay."""
+    parent, _, wanted = text.removeprefix("/").rpartition("/")
+    if not parent:
+        raise Conflict("Conflict, cannot remove the default link name of the container")
+    if parent not in room.names and parent not in room.index:
+        raise NotFound(f"Cannot get parent /{parent} for link name {text}")
+    container = room.get(parent)
+    async with container.lock:
+        host = container.record.host_config
+        kept = [link for link in host.links or () if _parse(link)[1] != wanted]
+        if len(kept) == len(host.links or ()):
+            raise NotFound(f"No such container: {text}")
+        before, host.links = host.links, kept or None
+        try:
+            await room.save(container)
+        except BaseException:
+            host.links = before
+            container.touch()
+            raise

@@ -1,0 +1,193 @@
+"""Which containers a list request asks for, and a prune. Pure: records and filters in, records out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orlop_engine.images.listing import check, labels_match, moment
+from orlop_engine.patterns import compiled
+from orlop_sdk import InvalidParameter, NotFound
+from orlop_sdk.numbers import natural
+
+from .container import Container
+from .view import shown_mounts
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["prunable", "select"]
+
+Filters = Mapping[str, Sequence[str]]
+
+_STATUSES = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
+_HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
+_KNOWN = frozenset(
+    "id name label status exited ancestor before since volume network publish expose health isolation is-task".split()
+)
+
+
+def select(room: Containers, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
+    """Newest first. Filters of one key are alternatives (labels: all of them), keys are all required; a key without values
+    asks for nothing. Only `status` shows what does not run without being told to."""
+    for key in filters:
+        if key not in _KNOWN:
+            raise InvalidParameter(f"invalid filter '{key}'")
+    wanted = {key: values for key, values in filters.items() if values}
+    for value in wanted.get("status", ()):
+        if value not in _STATUSES:
+            raise InvalidParameter(f"invalid filter 'status={value}'")
+    tests = [_TESTS[key](room, values) for key, values in wanted.items() if key in _TESTS]
+    if "publish" in wanted or "expose" in wanted:
+        tests.append(_by_port(room, wanted.get("publish", ()), wanted.get("expose", ())))
+    found = sorted(room.index.values(), key=lambda item: item.record.created_ns, reverse=True)
+    for key, keep_after in (("before", False), ("since", True)):
+        for value in wanted.get(key, ()):
+            pivot = room.get(value).record.created_ns
+            found = [
+                item for item in found if (item.record.created_ns > pivot) is keep_after and item.record.created_ns != pivot
+            ]
+    if not (everything or limit > 0 or "status" in wanted):
+        found = [item for item in found if item.record.state.running]
+    found = [item for item in found if all(test(item) for test in tests)]
+    return found[:limit] if limit > 0 else found
+
+
+Test = Callable[[Container], bool]
+_PRUNE_KEYS = frozenset({"until", "label", "label!"})
+
+
+def prunable(filters: Filters, now: float) -> Test:
+    """Which stopped containers a prune takes; `now` is Unix time, which `until` may be relative to."""
+    check(filters, _PRUNE_KEYS)
+    until = filters.get("until", ())
+    if len(until) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    latest = moment(until[0], now) if until else None
+
+    def accept(item: Container) -> bool:
+        record = item.record
+        if record.state.running or record.removing:
+            return False
+        return (latest is None or record.created_ns / 1e9 <= latest) and labels_match(filters, record.config.labels)
+
+    return accept
+
+
+def _by_id(room: Containers, values: Sequence[str]) -> Test:
+    return lambda item: any(item.id.startswith(value) for value in values)
+
+
+def _by_name(room: Containers, values: Sequence[str]) -> Test:
+    patterns = list(filter(None, map(compiled, values)))
+
+    def test(item: Container) -> bool:
+        names = (item.name, f"/{item.name}")
+        return any(name in values for name in names) or any(p.search(name) for p in patterns for name in names)
+
+    return test
+
+
+def _by_label(room: Containers, values: Sequence[str]) -> Test:
+    wanted = [value.partition("=") for value in values]
+
+    def test(item: Container) -> bool:
+        labels = item.record.config.labels or {}
+        return all(key in labels and (not sign or labels[key] == value) for key, sign, value in wanted)
+
+    return test
+
+
+def _by_status(room: Containers, values: Sequence[str]) -> Test:
+    def test(item: Container) -> bool:
+        record = item.record
+        status = "removing" if record.removing and not record.state.running else record.state.status
+        return status in values
+
+    return test
+
+
+def _by_exit(room: Containers, values: Sequence[str]) -> Test:
+    try:
+        codes = {int(value) for value in values}
+    except ValueError:
+        raise InvalidParameter(f"invalid filter 'exited={values[0]}'") from None
+    return lambda item: item.record.state.status == "exited" and item.record.state.exit_code in codes
+
+
+def _by_ancestor(room: Containers, values: Sequence[str]) -> Test:
+    ids = set()
+    for value in values:
+        try:
+            ids.add(room.engine.images.resolve(value).id)
+        except NotFound:
+            continue
+    return lambda item: item.record.image_id in ids
+
+
+def _by_volume(room: Containers, values: Sequence[str]) -> Test:
+    return lambda item: any(
+        mount.destination in values or (mount.name or mount.source) in values for mount in shown_mounts(item.record)
+    )
+
+
+def _by_network(room: Containers, values: Sequence[str]) -> Test:
+    def test(item: Container) -> bool:
+        networks = room.network_settings(item).get("Networks", {})
+        ids = [network.get("NetworkID", "") for network in networks.values()]
+        return any(value in networks or any(each.startswith(value) for each in ids) for value in values)
+
+    return test
+
+
+def _port_range(key: str, value: str) -> tuple[int, int, str]:
+    ports, _, protocol = value.partition("/")
+    low, dash, high = ports.partition("-")
+    first, last = natural(low, 65535), natural(high if dash else low, 65535)
+    if first is None or last is None or last < first:
+        raise InvalidParameter(f"error while looking up for {key} {value}: it is not a port or a range of them")
+    return first, last, protocol.lower() or "tcp"
+
+
+def _by_port(room: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:
+    """Either filter is enough: they are of one list of ports."""
+    wanted = [("PublicPort", *_port_range("publish", value)) for value in published]
+    wanted += [("PrivatePort", *_port_range("expose", value)) for value in exposed]
+
+    def test(item: Container) -> bool:
+        ports = room.ports(item, room.network_settings(item))
+        return any(
+            low <= port.get(key, -1) <= high and port["Type"] == protocol
+            for port in ports
+            for key, low, high, protocol in wanted
+        )
+
+    return test
+
+
+def _by_health(room: Containers, values: Sequence[str]) -> Test:
+    for value in values:
+        if value not in _HEALTH:
+            raise InvalidParameter(f"unrecognized filter value for health: {value}")
+    return lambda item: (item.health.status if item.health else "none") in values
+
+
+def _by_task(room: Containers, values: Sequence[str]) -> Test:
+    """Tasks of a swarm, of which there are none."""
+    if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
+        raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
+    return lambda item: values[0].lower() in ("0", "false")
+
+
+_TESTS: dict[str, Callable[[Containers, Sequence[str]], Test]] = {
+    "id": _by_id,
+    "name": _by_name,
+    "label": _by_label,
+    "status": _by_status,
+    "exited": _by_exit,
+    "ancestor": _by_ancestor,
+    "volume": _by_volume,
+    "network": _by_network,
+    "health": _by_health,
+    "is-task": _by_task,
+}

@@ -1,0 +1,178 @@
+"""What a configuration must not change under containers that live on through a daemon's restart.
+
+Owns `<exec-root>/data-root`, which names the data root whose containers run there. It is looked at before anything is
+swept: without it, a daemon that is given another data root would take the containers of the first for garbage.
+
+What only concerns new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may change.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from orlop_engine.networks.ipam import AddressPool, parse_subnet
+from orlop_engine.processes import runs
+from orlop_kernel.config import Config, ConfigError
+from orlop_sdk import NetworkSpec, Subnet, linux
+
+from .container import Container
+from .record import ContainerRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["check", "check_at_start"]
+
+_LINK = "com.docker.network.bridge.name"
+_SHOWN = 3
+
+
+def _who(records: Sequence[ContainerRecord]) -> str:
+    names = [record.name for record in records[:_SHOWN]]
+    more = len(records) - len(names)
+    listed = ", ".join(names) + (f" and {more} more" if more else "")
+    return f"{len(records)} running container{'s' if len(records) != 1 else ''} ({listed})"
+
+
+def _conflict(records: Sequence[ContainerRecord], uses: str, now: str) -> ConfigError:
+    return ConfigError(
+        f"{_who(records)} {uses}, but {now}: that cannot be changed under them; "
+        "put the former value back, and stop them before you change it"
+    )
+
+
+def _living(containers: Iterable[Container], room: Containers) -> list[ContainerRecord]:
+    records = [item.record for item in containers if item.record.state.running]
+    return [record for record in records if runs.monitor_lives(room.run_dir(record.id))]
+
+
+def _storage(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
+    driver = config.effective_storage_driver
+    others = [record for record in living if record.storage_driver != driver]
+    if others:
+        yield _conflict(others, f"use storage driver {others[0].storage_driver}", f"storage-driver is {driver}")
+
+
+def _runtimes(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
+    known = config.all_runtimes()
+    others = [record for record in living if record.host_config.runtime not in known]
+    if others:
+        yield _conflict(others, f"run by runtime {others[0].host_config.runtime}", "runtimes has no such entry")
+
+
+def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
+    """The link and the addresses that they route by. Judged by what each got at its start."""
+    found: dict[tuple[str, str], list[ContainerRecord]] = {}
+    for record in living:
+        for attached in record.sandbox.endpoints if record.sandbox else ():
+            is_default = attached.driver == attached.network.name == "bridge"
+            if is_default and (reason := next(_differences(attached.network, config), None)):
+                found.setdefault(reason, []).append(record)
+    for (uses, now), records in found.items():
+        yield _conflict(records, uses, now)
+
+
+def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
+    """What a container on this network, as it was, relies on, and what the configuration has instead."""
+    link = network.options.get(_LINK, config.bridge_name)
+    if config.bridge_name != link:
+        yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
+    for subnet in network.subnets:
+        key, text = _says_subnet(config, 6 if ":" in subnet.subnet else 4)
+        if key != "bip" and not config.ipv6:
+            yield f"have addresses of {subnet.subnet}", "ipv6 is false"
+        elif text and not _same(key, text, subnet):
+            yield f"have addresses of {subnet.subnet} with gateway {subnet.gateway}", f"{key} is {text}"
+
+
+def _says_subnet(config: Config, version: int) -> tuple[str, str]:
+    """The key that decides it, and its value."""
+    if version == 4:
+        return "bip", config.bip
+    return ("bip6", config.bip6) if config.bip6 else ("fixed-cidr-v6", config.fixed_cidr_v6)
+
+
+def _same(key: str, text: str, subnet: Subnet) -> bool:
+    if key == "fixed-cidr-v6":
+        pool = AddressPool(parse_subnet(text))
+        return (str(pool.subnet), pool.gateway) == (subnet.subnet, subnet.gateway)
+    interface = ipaddress.ip_interface(text)
+    return str(interface.network) == subnet.subnet and interface.ip == ipaddress.ip_address(subnet.gateway)
+
+
+def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
+    """A driver without rules takes away what a former one has made."""
+    led = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
+    if led and not config.iptables:
+        yield _conflict(led, "have published ports that rules of the firewall lead to", "iptables is false")
+
+
+def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:
+    """For a reload: at a start, other roots are seen by what lies in them."""
+    for key, old, new in (
+        ("data-root", running.data_root, config.data_root),
+        ("exec-root", running.exec_root, config.exec_root),
+    ):
+        if os.path.realpath(old) != os.path.realpath(new) and living:
+            yield _conflict(living, f"live in {key} {old}", f"{key} is {new}")
+
+
+def check(room: Containers, config: Config) -> None:
+    """Raise `ConfigError` when living containers could not go on with this configuration. A reload stops none: they meet
+    what it applies. The rest waits for a restart, through which they live with live-restore only."""
+    living = _living(room.index.values(), room)
+    checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
+    found = [error for each in checks for error in each(living, config)]
+    if config.live_restore:
+        found += _roots(living, room.engine.config, config)
+    if found:
+        raise ConfigError(*(problem for error in found for problem in error.problems))
+
+
+def check_at_start(room: Containers) -> None:
+    """The same before anything is restored; and that no container lives which this daemon would not find, or would take
+    for garbage. Those are refused without live-restore too: they could not be stopped."""
+    config = room.engine.config
+    _check_data_root(room, config)
+    lost = [
+        item.record
+        for item in room.index.values()
+        if item.record.state.running and not os.path.isdir(room.run_dir(item.id)) and _runs_elsewhere(item.record)
+    ]
+    if lost:
+        raise _conflict(lost, "were started under another exec-root", f"exec-root is {config.exec_root}")
+    if config.live_restore:
+        check(room, config)
+
+
+def _runs_elsewhere(record: ContainerRecord) -> bool:
+    """By pid and start time; and the cgroup's name, since both mean nothing after a reboot."""
+    if not record.state.pid or not linux.is_process(record.state.pid, record.state.pid_start_time):
+        return False
+    try:
+        with open(f"/proc/{record.state.pid}/cgroup") as file:
+            return record.id in file.read()
+    except OSError:
+        return False
+
+
+def _check_data_root(room: Containers, config: Config) -> None:
+    mark, mine = os.path.join(config.exec_root, "data-root"), os.path.realpath(config.data_root)
+    try:
+        with open(mark) as file:
+            theirs = file.read().strip()
+    except FileNotFoundError:
+        theirs = mine
+    if theirs != mine:
+        living = [name for name in os.listdir(room.runs_root) if runs.monitor_lives(os.path.join(room.runs_root, name))]
+        if living:
+            raise ConfigError(
+                f"{len(living)} running container{'s' if len(living) != 1 else ''} of data-root {theirs} "
+                f"live{'s' if len(living) == 1 else ''} in exec-root {config.exec_root}, but data-root is {mine}: "
+                f"start with --data-root {theirs} and stop them first, or give this daemon an exec-root of its own"
+            )
+    with open(mark, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(f"{mine}\n")

@@ -1,0 +1,123 @@
+"""What a start mounts in the root: the records of a container as OCI mounts, and the trees that its monitor makes for those
+that are not simply a directory of the host (a part of a volume, an image, shared memory of several containers)."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from orlop_engine.spec.host import facts
+from orlop_monitor.protocol import Tree
+from orlop_sdk import InvalidParameter, Mount, NotFound, Runtime, mountinfo
+
+from . import mounts, volumes
+from .container import Container
+from .record import ContainerRecord, MountRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["Mounted", "beforehand", "mounted"]
+
+_RECURSIVE = (5, 12)  # mount_setattr(2)
+
+
+class Mounted(NamedTuple):
+    """`shm` is what to bind at /dev/shm, "" for memory of the container's own."""
+
+    oci: list[dict[str, Any]]
+    trees: tuple[Tree, ...] = ()
+    shm: str = ""
+
+
+def beforehand(room: Containers, record: ContainerRecord) -> Mounted | None:
+    """The same before the start, as far as the sandbox goes; None where it depends on other objects, or makes a volume's
+    driver work."""
+    if any(mount.type in ("volume", "image") for mount in record.mounts):
+        return None
+    if record.host_config.ipc_mode.startswith("container:"):
+        return None
+    trees, shm = _shared_memory(room, record)
+    return Mounted([item for mount in record.mounts for item in mounts.oci(mount)], trees, shm)
+
+
+async def mounted(room: Containers, container: Container, runtime: Runtime) -> Mounted:
+    """Raises `InvalidParameter` and `NotFound` for what is not there or cannot be."""
+    record = container.record
+    trees, shm = _shared_memory(room, record)
+    more: list[Tree] = []
+    oci: list[dict[str, Any]] = []
+    for number, mount in enumerate(record.mounts):
+        sources = await _sources(room, mount)
+        if mount.type == "volume" and mount.subpath and len(sources) == 1 and sources[0].type == "bind":
+            await volumes.patiently(partial(volumes.check_subpath, sources[0].source, mount.subpath))
+        if mount.type in ("volume", "image") and (mount.type == "image" or mount.subpath):
+            more.append(Tree(str(number), sources, mount.subpath))
+            sources = (Mount("bind", f"{room.stage(record.id)}/{number}"),)
+        if mount.type == "bind" and mount.propagation.removeprefix("r") in ("shared", "slave"):
+            await volumes.patiently(partial(_check_propagation, mount))
+        deep = not mount.rw and await _can_be_deep(room, runtime, mount)
+        oci += mounts.oci(mount, sources, deep=deep)
+    return Mounted(oci, (*trees, *more), shm)
+
+
+async def _sources(room: Containers, mount: MountRecord) -> tuple[Mount, ...]:
+    if mount.type == "volume":
+        return tuple(await room.engine.volumes.mounts(mount.name))
+    if mount.type != "image":
+        return ()
+    image = room.engine.images.get(mount.name)
+    if image is None:
+        raise NotFound(f"No such image: {mount.source}")
+    return tuple(await room.engine.storage.mounts(image.chain_id, readonly=True))
+
+
+def _shared_memory(room: Containers, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
+    """/dev/shm goes with the IPC namespace: POSIX shared memory is files there."""
+    mode, place = record.host_config.ipc_mode, f"{room.stage(record.id)}/shm"
+    if mode == "host":
+        return (), "/dev/shm"
+    if mode == "shareable":
+        options = ("nosuid", "noexec", "nodev", "mode=1777", f"size={record.host_config.shm_size or 64 << 20}")
+        return (Tree("shm", (Mount("tmpfs", "shm", options=options),)),), place
+    if not mode.startswith("container:"):
+        return (), ""
+    other = room.get(mode.removeprefix("container:"))
+    theirs = other.record.host_config.ipc_mode
+    if theirs == "host":
+        return (), "/dev/shm"
+    room.namespace_of(other.id, "ipc")  # whether it runs
+    if theirs != "shareable" and not theirs.startswith("container:"):
+        raise InvalidParameter(
+            f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "
+            "donor container)"
+        )
+    assert other.run is not None and other.run.monitor is not None
+    return (Tree("shm", pid=other.run.monitor.pid, path=f"{room.stage(other.id)}/shm"),), place
+
+
+async def _can_be_deep(room: Containers, runtime: Runtime, mount: MountRecord) -> bool:
+    if facts().kernel >= _RECURSIVE and "rro" in await room.programs.mount_options(runtime):
+        return True
+    if mount.deep_readonly:
+        raise InvalidParameter(
+            f"cannot make {mount.destination} recursively read-only: that needs Linux {_RECURSIVE[0]}.{_RECURSIVE[1]} and a "
+            "runtime that knows the mount option rro"
+        )
+    return False
+
+
+def _check_propagation(mount: MountRecord) -> None:
+    """What is not shared on the host can be shared with nobody."""
+    path = os.path.realpath(mount.source)
+    parts = [entry for entry in mountinfo.read() if path == entry.path or path.startswith(entry.path.rstrip("/") + "/")]
+    if not parts:
+        return
+    longest = max(len(entry.path) for entry in parts)
+    source = [entry for entry in parts if len(entry.path) == longest][-1]  # the last is on top
+    where = f"path {mount.source} is mounted on {source.path} but it is not a"
+    if mount.propagation in ("shared", "rshared") and not source.shared:
+        raise InvalidParameter(f"{where} shared mount")
+    if not source.propagates:
+        raise InvalidParameter(f"{where} shared or slave mount")

@@ -1,0 +1,42 @@
+"""Which containers have to run before which: those whose namespaces a container joins, and those that it is linked to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+from orlop_sdk import InvalidParameter, NotFound
+
+from . import links
+from .record import ContainerRecord
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["needed", "order"]
+
+
+def order(room: Containers) -> dict[str, set[str]]:
+    """Id -> the containers that have to run before it: whose namespaces it joins, and to which it is linked. Of those that
+    need each other, none of the ring waits for the one that closes it."""
+    needs = {item.id: needed(room, item.record) for item in room.index.values()}
+    while True:
+        try:
+            TopologicalSorter(needs).prepare()
+        except CycleError as error:
+            first, then, *_ = error.args[1]
+            needs[then].discard(first)
+        else:
+            return needs
+
+
+def needed(room: Containers, record: ContainerRecord) -> set[str]:
+    """The ids of the containers that have to run before this one."""
+    host = record.host_config
+    modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
+    found = {*links.linked(room, record)}
+    for mode in modes:
+        with suppress(NotFound, InvalidParameter):  # the start says so
+            found.add(room.get(mode.removeprefix("container:")).id)
+    return found

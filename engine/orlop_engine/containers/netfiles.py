@@ -1,0 +1,76 @@
+"""hosts, hostname and resolv.conf of a container: in its directory, mounted into it, and its own to change from then on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from orlop_engine.networks import files
+from orlop_engine.networks.names import is_named
+from orlop_engine.networks.records import Sandbox
+from orlop_sdk import DriverError
+
+from . import links
+from .container import Container
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["answer_names", "refresh", "write"]
+
+NAMES = ("resolv.conf", "hostname", "hosts")
+
+
+def _texts(room: Containers, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
+    record = container.record
+    linked = links.hosts(room, record) if sandbox is not None else ()
+    gateways = room.engine.networks.host_gateways()
+    return files.for_container(room.engine.config, record.config, record.host_config, sandbox, linked, gateways)
+
+
+def _check_gateway(room: Containers, extra_hosts: Iterable[str]) -> None:
+    if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not room.engine.networks.host_gateways():
+        raise DriverError("unable to derive the IP value for host-gateway")
+
+
+def write(room: Containers, container: Container, network: str) -> dict[str, str]:
+    """Write them for a start, and return what to mount where. Who shares another's network shares its files. Raises
+    `DriverError` when a host is to be added by an address that there is not."""
+    record = container.record
+    directory = room.directory(record.id)
+    if network not in ("", "new"):
+        directory = room.directory(room.get(record.host_config.network_mode.removeprefix("container:")).id)
+    else:
+        _check_gateway(room, record.host_config.extra_hosts or ())
+        for name, text in _texts(room, container, record.sandbox).items():
+            path = f"{directory}/{name}"
+            with open(path, "wb") as file:
+                file.write(text.encode())
+            os.chmod(path, 0o644)
+    return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
+
+
+def refresh(room: Containers, container: Container, before: Sandbox | None) -> None:
+    """A running container's networks are others now. In place, for the files are mounted; what its processes have changed
+    stays as they want it."""
+    texts, old = _texts(room, container, container.record.sandbox), _texts(room, container, before)
+    for name, text in texts.items():
+        path, ours = f"{room.directory(container.id)}/{name}", old[name].encode()
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "r+b") as file:
+            # No more than tells whether it is still ours: it may be of any length by now, and need not be text.
+            if text != old[name] and file.read(len(ours) + 1) == ours:
+                file.seek(0)
+                file.write(text.encode())
+                file.truncate()
+
+
+async def answer_names(room: Containers, container: Container) -> None:
+    """Have the monitor answer the names of the container's networks, when there are any."""
+    sandbox, run = container.record.sandbox, container.run
+    if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
+        return
+    known = links.aliases(room, container.record)
+    path = room.engine.networks.names.configure(run.run_dir, container.record.host_config, sandbox, known)
+    await run.monitor.resolve(path)

@@ -1,0 +1,104 @@
+"""Update: limits and the restart policy of a container, changed while it lives.
+
+The kernel's side comes first: a limit that the running container cannot take leaves record and container as they were.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import fields, replace
+
+from orlop_engine.spec import resources
+from orlop_engine.spec.host import facts
+from orlop_engine.types.containers import HostConfig, Resources, UpdateRequest
+from orlop_kernel import process
+from orlop_sdk import Conflict, InvalidParameter, OrlopError
+
+from . import limits, restarts
+from .container import Container
+from .runtime import task
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["merge", "update"]
+
+_CHANGEABLE = (
+    "blkio_weight",
+    "cpu_shares",
+    "nano_cpus",
+    "cpu_period",
+    "cpu_quota",
+    "cpuset_cpus",
+    "cpuset_mems",
+    "memory",
+    "memory_swap",
+    "memory_reservation",
+    "cpu_realtime_period",
+    "cpu_realtime_runtime",
+    "pids_limit",
+)
+_CONFLICTS = (
+    ("nano_cpus", "cpu_period", "Nano CPUs cannot be updated as CPU Period has already been set"),
+    ("nano_cpus", "cpu_quota", "Nano CPUs cannot be updated as CPU Quota has already been set"),
+    ("cpu_period", "nano_cpus", "CPU Period cannot be updated as NanoCPUs has already been set"),
+    ("cpu_quota", "nano_cpus", "CPU Quota cannot be updated as NanoCPUs has already been set"),
+)
+
+
+def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
+    """`host` with what the request changes. Raises `Conflict` in Docker's words, `InvalidParameter` for what is fixed."""
+    for field in fields(Resources):
+        if field.name not in _CHANGEABLE and getattr(request, field.name):
+            raise InvalidParameter(f"cannot update {field.encode_name}: it is fixed when a container is created")
+    for wanted, there, text in _CONFLICTS:
+        if getattr(request, wanted) > 0 and getattr(host, there) > 0:
+            raise Conflict(f"Conflicting options: {text}")
+    if request.memory and not request.memory_swap and -1 != host.memory_swap < request.memory:
+        raise Conflict(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
+        )
+    changed = {name: value for name in _CHANGEABLE if (value := getattr(request, name))}
+    if request.pids_limit is not None:
+        changed["pids_limit"] = max(request.pids_limit, 0)  # "no limit" is shown in one way, however it was written
+    policy = request.restart_policy
+    if policy is not None and policy.name:
+        restarts.check(policy, auto_remove=False)
+        if host.auto_remove and policy.name != "no":
+            raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
+        changed["restart_policy"] = policy
+    return replace(host, **changed)
+
+
+async def update(room: Containers, container: Container, request: UpdateRequest) -> list[str]:
+    """Returns warnings."""
+    warnings = limits.check(request, facts(), update=True)
+    async with container.lock:
+        record = container.record
+        if record.removing or record.state.dead:
+            raise Conflict(f"Cannot update container {container.id}: container is marked for removal and cannot be updated")
+        before = record.host_config
+        after = merge(before, request)
+        if record.state.running and not record.state.restarting:
+            await _apply(room, container, request)
+        record.host_config = after
+        try:
+            await room.save(container)
+        except OrlopError:
+            record.host_config = before
+            container.touch()
+            raise
+    room.engine.events.publish("container", "update", container.id, room.attributes(container))
+    return warnings
+
+
+async def _apply(room: Containers, container: Container, request: UpdateRequest) -> None:
+    wanted = resources.of(request)
+    del wanted["devices"]
+    if request.pids_limit is not None and request.pids_limit <= 0:
+        wanted["pids"] = {"limit": -1}
+    if not wanted:
+        return
+    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+    await process.check(runtime.update(task(room, container), wanted), f"update container {container.id}")

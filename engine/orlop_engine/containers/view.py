@@ -1,0 +1,209 @@
+"""Containers as inspect and list answer them: made from records, no driver asked, no lock taken. Encoded once a change."""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from orlop_engine.networks.predefined import PREDEFINED
+from orlop_engine.types.containers import ContainerView, StateView
+from orlop_sdk.base import rfc3339
+
+from . import confine, links, mounts
+from .container import Container
+from .record import ContainerRecord, MountRecord, State
+
+if TYPE_CHECKING:
+    from .service import Containers
+
+__all__ = ["human_duration", "inspect", "shown_mounts", "status_text", "summary"]
+
+_ONLY_INSPECT = {"Links": None, "Aliases": None, "DriverOpts": None, "DNSNames": None}
+"""What the list leaves out of a network."""
+ZERO_TIME = "0001-01-01T00:00:00Z"
+_encode = msgspec.json.Encoder().encode
+
+
+def when(ns: int) -> str:
+    return rfc3339(ns) if ns else ZERO_TIME
+
+
+def state_view(container: Container) -> StateView:
+    state, removing = container.record.state, container.record.removing
+    return StateView(
+        status="removing" if removing and not state.running else state.status,
+        running=state.running,
+        paused=state.paused,
+        restarting=state.restarting,
+        oom_killed=state.oom_killed,
+        dead=state.dead,
+        pid=state.pid,
+        exit_code=state.exit_code,
+        error=state.error,
+        started_at=when(state.started_ns),
+        finished_at=when(state.finished_ns),
+        health=container.health.view() if container.health else UNSET,
+    )
+
+
+def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
+    """The mounts that clients see: a `--tmpfs` is in `HostConfig` alone."""
+    hidden = {posixpath.normpath(path) for path in record.host_config.tmpfs or ()}
+    return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
+
+
+def _tried(record: ContainerRecord) -> bool:
+    """Whether it was ever started, with or without success."""
+    return record.started_before or bool(record.state.error)
+
+
+def _file_paths(room: Containers, record: ContainerRecord) -> tuple[str, str, str]:
+    """resolv.conf, hostname and hosts: made by the first start, and another's for who shares its network."""
+    if not _tried(record):
+        return "", "", ""
+    owner = record.host_config.network_mode.removeprefix("container:")
+    directory = room.directory(owner if owner in room.index else record.id)
+    return f"{directory}/resolv.conf", f"{directory}/hostname", f"{directory}/hosts"
+
+
+def inspect(room: Containers, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
+    record = container.record
+    resolv_conf, hostname, hosts = _file_paths(room, record)
+    args = record.args
+    host = record.host_config
+    if host.links:
+        host = replace(host, links=links.shown(room, record))
+    settings = room.network_settings(container)
+    if version < (1, 45):
+        _add_old_aliases(record, settings["Networks"])
+    return ContainerView(
+        id=record.id,
+        created=room.created(record),
+        path=args[0] if args else "",
+        args=args[1:],
+        state=state_view(container),
+        image=record.image_id,
+        resolv_conf_path=resolv_conf,
+        hostname_path=hostname,
+        hosts_path=hosts,
+        log_path=room.log_path(container) if _tried(record) else "",
+        name=f"/{record.name}",
+        restart_count=record.restart_count,
+        driver=record.storage_driver,
+        platform=record.platform,
+        mount_label="",
+        process_label="",
+        app_armor_profile=confine.profile(host),
+        exec_ids=sorted(container.execs) or None,
+        host_config=host,
+        graph_driver={"Data": graph, "Name": record.storage_driver},
+        mounts=mounts.views(shown_mounts(record), room.volume_mountpoints(record)),
+        config=record.config,
+        network_settings=settings,
+    )
+
+
+def _add_old_aliases(record: ContainerRecord, networks: dict[str, Any]) -> None:
+    """Before `DNSNames` there was, the aliases on user-defined networks told the short id and the host name as well."""
+    for name, network in networks.items():
+        if name not in PREDEFINED:
+            more = (record.id[:12], record.config.hostname)
+            network["Aliases"] = list(dict.fromkeys([*(network["Aliases"] or ()), *more]))
+
+
+def human_duration(seconds: float) -> str:
+    """Docker's words (go-units HumanDuration)."""
+    whole = int(seconds)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    minutes = whole // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = int(seconds / 3600 + 0.5)
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 14:
+        return f"{hours // 24} days"
+    if hours < 24 * 60:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"
+
+
+def status_text(state: State, removing: bool, health: str, now_ns: int) -> str:
+    """`Status` of a list item. `health` is "" where there is no check."""
+    if state.running:
+        since = human_duration((now_ns - state.started_ns) / 1e9)
+        if state.paused:
+            return f"Up {since} (Paused)"
+        if state.restarting:
+            return f"Restarting ({state.exit_code}) {human_duration((now_ns - state.finished_ns) / 1e9)} ago"
+        if health:
+            return f"Up {since} ({'health: ' if health == 'starting' else ''}{health})"
+        return f"Up {since}"
+    if removing:
+        return "Removal In Progress"
+    if state.dead:
+        return "Dead"
+    if not state.started_ns:
+        return "Created"
+    if not state.finished_ns:
+        return ""
+    return f"Exited ({state.exit_code}) {human_duration((now_ns - state.finished_ns) / 1e9)} ago"
+
+
+def _command(args: list[str]) -> str:
+    return " ".join(f"'{arg}'" if " " in arg else arg for arg in args)
+
+
+def summary(room: Containers, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
+    """One item of the list. All but `Status`, which changes by the second, is encoded once a change. `names` are further
+    names by links; `sizes` the bytes written and those of the whole root."""
+    key = "list"
+    found = None if names else container.views.get(key)
+    if found is None:
+        found = _encode(_summary(room, container, names))
+        if not names:
+            container.views[key] = found
+    record = container.record
+    health = container.health.status if container.health else ""
+    text = status_text(record.state, record.removing, health, time.time_ns())
+    more = "".join(f',"{name}":{size}' for name, size in zip(("SizeRw", "SizeRootFs"), sizes or (), strict=False) if size)
+    return found[:-1] + f'{more},"Status":"{text}"}}'.encode()
+
+
+def _summary(room: Containers, container: Container, names: Sequence[str]) -> dict[str, Any]:
+    record = container.record
+    settings = room.network_settings(container)
+    host: dict[str, Any] = {"NetworkMode": record.host_config.network_mode}
+    if annotations := record.host_config.annotations:
+        host["Annotations"] = annotations
+    return {
+        "Id": record.id,
+        "Names": [f"/{name}" for name in (record.name, *names)],
+        "Image": room.image_name(record),
+        "ImageID": record.image_id,
+        "Command": _command(record.args),
+        "Created": record.created_ns // 1_000_000_000,
+        "Ports": room.ports(container, settings),
+        "Labels": record.config.labels or {},
+        "State": "removing" if record.removing and not record.state.running else record.state.status,
+        "HostConfig": host,
+        "NetworkSettings": {"Networks": {name: {**each, **_ONLY_INSPECT} for name, each in settings["Networks"].items()}},
+        "Mounts": mounts.views(shown_mounts(record), room.volume_mountpoints(record)),
+    }

@@ -1,0 +1,115 @@
+"""The engine: what Docker means by container, image, network and volume. Owns the services and their order of life.
+
+    open: services are made and their rows loaded -> restore: living containers are adopted, the dead are accounted for
+    -> (requests) -> shutdown: containers are stopped, or left to their monitors
+
+Mutating operations run in the engine's nursery (`Engine.run`): a client that goes away does not cut them in half.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple, Unpack
+
+import trio
+
+from orlop_kernel.config import Config, Loaded
+from orlop_kernel.counters import Tally
+from orlop_kernel.events import EventBus
+from orlop_kernel.store import Store
+from orlop_sdk import cgroups
+
+from .containers import living
+from .containers.service import Containers
+from .drivers import Drivers
+from .execs import Execs
+from .futures import uncut
+from .images.service import Images
+from .networks import live
+from .networks.service import Networks
+from .processes.runs import private_directory, release_private_directory
+from .processes.zygote import Zygote
+from .stats.service import Stats
+from .volumes.service import Volumes
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Engine:
+    """The services, by name. `config` is replaced by a reload; everything else lives as long as the engine. `loaded` is the
+    same with its origins, and `needs_restart` the keys that a reload found changed and could not apply."""
+
+    def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
+        self.config = config
+        self.loaded = Loaded(config)
+        self.needs_restart: tuple[str, ...] = ()
+        self.store = store
+        self.events = events
+        self.zygote = zygote
+        self.nursery = nursery
+        self.tally = Tally()
+        self.drivers = Drivers(config)
+        self.storage_name = config.effective_storage_driver
+        self.storage = self.drivers.storage(self.storage_name)
+        self.images = Images(os.path.join(config.data_root, "content"), store, events, self.storage, zygote, config, nursery)
+        self.volumes = Volumes(store, events, self.drivers.volume, self._volume_users)
+        self.networks = Networks(store, events, self.drivers.network, config)
+        self.containers = Containers(self)
+        self.execs = Execs(self)
+        self.stats = Stats(self)
+        self.images.users = self.containers.users_of_images
+        self.images.tally = self.tally
+
+    def _volume_users(self) -> dict[str, list[str]]:
+        return self.containers.users_of_volumes()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery
+    ) -> AsyncIterator[Engine]:
+        """Make the services and load what they keep. No container is touched yet."""
+        mount_points = os.path.join(config.exec_root, "mnt")
+        private_directory(mount_points)
+        engine = cls(config, store, events, zygote, nursery)
+        try:
+            await engine.containers.load()
+            living.check_at_start(engine.containers)  # before anything is brought in line with this configuration
+            await engine.images.load()
+            await engine.volumes.load()
+            await engine.networks.load()
+            for container in engine.containers.index.values():
+                live.complete(engine.networks, container.record)
+            yield engine
+        finally:
+            release_private_directory(mount_points)
+            with trio.move_on_after(5, shield=True):
+                await engine.drivers.close()
+
+    async def restore(self) -> None:
+        """Adopt the containers that live, account for those that died while no daemon looked, sweep what belongs to
+        nobody, and start what its restart policy wants."""
+        self.nursery.start_soon(self.networks.names.write_again)
+        await self.containers.restore()
+
+    async def shutdown(self, *, leave_running: bool) -> None:
+        """Stop the containers, or leave them to their monitors. When none runs, nothing of ours stays on the host."""
+        await self.containers.shutdown(leave_running=leave_running)
+        if not self.containers.any_alive():
+            await self.networks.withdraw()
+            if self.config.cgroup_driver == "cgroupfs":  # a slice is systemd's: it must not vanish under it
+                cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
+
+    def reconfigure(self, config: Config) -> None:
+        self.config = config
+        self.drivers.reconfigure(config)
+        self.images.reconfigure(config)
+
+    async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
+        """Run an operation to its end, whatever becomes of the caller."""
+        return await uncut(self.nursery, operation, *args)

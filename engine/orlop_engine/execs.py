@@ -1,0 +1,376 @@
+"""Execs: further processes in running containers. In memory only, as Docker's: an exec's life ends with its container's.
+
+The monitor runs the process and reports its exit. What a crash of the daemon leaves goes on in its container, and is known
+to nobody any more; an exit that was told while the connection was broken is found missing by `reconcile`.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import signal
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from orlop_engine.containers import links, names
+from orlop_engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
+from orlop_engine.containers.bundle import bounding_set, process_input, resolve_user
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.launch import task
+from orlop_engine.processes.monitor_client import StartFailed
+from orlop_engine.spec import build, capabilities, environment
+from orlop_engine.types.containers import ExecConfig
+from orlop_kernel.failures import as_orlop_error
+from orlop_kernel.process import describe_timeout
+from orlop_monitor.protocol import Attach, Exec, ExecExited, Status
+from orlop_sdk import Conflict, DeadlineExceeded, Execution, InvalidParameter, NotFound, OrlopError, Outcome
+
+from .futures import Once
+from .terminals import rows_and_columns
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Execs"]
+
+log = logging.getLogger(__name__)
+
+KEEP_ENDED = 600.0
+KEEP_MOST = 1000
+UNKNOWN_EXIT = 255  # as of a container whose monitor died
+
+
+@dataclass(slots=True)
+class ExecState:
+    id: str
+    container: Container
+    config: ExecConfig
+    command: list[str]
+    detach_keys: bytes
+    running: bool = False
+    started: bool = False
+    pid: int = 0
+    exit_code: int | None = None
+    begun_at: float = float("inf")
+    ended_at: float = float("inf")
+    begun: trio.Event = field(default_factory=trio.Event)
+    """Set when it runs, or has failed to."""
+    ended: Once[int] = field(default_factory=Once)
+    early: int | None = None
+    """Its exit, when that is told before its start: they come by different connections."""
+
+
+class Execs:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.index: dict[str, ExecState] = {}
+        self._forgotten: deque[tuple[float, str]] = deque()
+        """What has ended, and when it may be forgotten: at the next exec after that."""
+
+    def get(self, exec_id: str) -> ExecState:
+        found = self.index.get(exec_id)
+        if found is None or found.container.id not in self.engine.containers.index:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    def create(self, container: Container, config: ExecConfig) -> str:
+        command = [config.cmd] if isinstance(config.cmd, str) else list(config.cmd or ())
+        if not command:
+            raise InvalidParameter("No exec command specified")
+        try:
+            keys = parse_detach_keys(config.detach_keys)
+        except InvalidParameter:
+            raise InvalidParameter(f"Invalid escape keys ({config.detach_keys}) provided") from None
+        self._check_running(container)
+        if config.working_dir and not config.working_dir.startswith("/"):
+            raise InvalidParameter(
+                f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+            )
+        self._forget_old()
+        made = ExecState(names.new_id(), container, config, command, keys)
+        self.index[made.id] = made
+        container.execs.add(made.id)
+        container.touch()
+        self._publish(made, f"exec_create: {_shown(command)}")
+        return made.id
+
+    def _check_running(self, container: Container) -> None:
+        state = container.record.state
+        if state.paused:
+            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+        if state.restarting:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        if not state.running or container.run is None or container.run.monitor is None:
+            raise Conflict(f"container {container.id} is not running")
+
+    def _identity(self, container: Container, config: ExecConfig) -> Any:
+        assert container.run is not None and container.run.monitor is not None
+        host = container.record.host_config
+        user = config.user or container.record.config.user
+        return resolve_user(self.engine.containers, container, container.run.monitor, user, host.group_add or ())
+
+    def _publish(self, state: ExecState, action: str, **more: str) -> None:
+        attributes = self.engine.containers.attributes(state.container, execID=state.id, **more)
+        self.engine.events.publish("container", action, state.container.id, attributes)
+
+    def _process(self, state: ExecState, console_size: list[int] | None) -> bytes:
+        room, container, config = self.engine.containers, state.container, state.config
+        record = container.record
+        identity = self._identity(container, config)
+        bounding = capabilities.available() if config.privileged else bounding_set(record.host_config)
+        base = process_input(room, container, identity, state.command, bounding)
+        env = environment.container(
+            record.config.hostname,
+            config.tty,
+            environment.merge(record.config.env or (), config.env or ()),
+            identity.home,
+            links.environment(room, record),
+        )
+        given = build.ProcessInput(
+            args=state.command,
+            env=env,
+            cwd=config.working_dir or base.cwd,
+            identity=identity,
+            capabilities=bounding,
+            terminal=config.tty,
+            console_size=rows_and_columns(console_size or config.console_size),
+            no_new_privileges=base.no_new_privileges,
+            apparmor=base.apparmor,
+            rlimits=base.rlimits,
+            oom_score_adj=base.oom_score_adj,
+        )
+        return msgspec.json.encode(build.process(given))
+
+    async def start(
+        self, exec_id: str, *, detach: bool, console_size: list[int] | None, framed: bool | None = None
+    ) -> tuple[ExecState, trio.SocketStream | None]:
+        """Start it. Returns the stream, unless it is detached or has nothing to attach to. A start that fails sets the exit
+        code (126, 127) and raises `InvalidParameter` with the reason; the caller has it go down the stream. `framed`: as in
+        `protocol.Attach`."""
+        state = self.check_startable(exec_id)
+        state.running = state.started = True
+        run = state.container.run
+        self._publish(state, f"exec_start: {_shown(state.command)}")
+        wanted = None if detach else _attachment(state.config, framed)
+        try:
+            stream = await self._run(state, wanted, console_size)
+        except BaseException as error:
+            self._end(state, _start_failure_code(str(error)))
+            if isinstance(error, Exception):
+                raise as_orlop_error(error, "cannot run the exec") from error
+            raise
+        state.begun_at = trio.current_time()
+        state.begun.set()
+        if state.early is not None:
+            self._end(state, state.early)
+        elif run is None or run.finished.is_set():
+            self._end(state, 137)  # its container ended in the same moment
+        return state, stream
+
+    async def _run(
+        self, state: ExecState, wanted: Attach | None, console_size: list[int] | None
+    ) -> trio.SocketStream | None:
+        room, container = self.engine.containers, state.container
+        assert container.run is not None and container.run.monitor is not None
+        monitor = container.run.monitor
+        base = f"{room.run_dir(container.id)}/exec-{state.id[:16]}"
+        with open(f"{base}.json", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(self._process(state, console_size))
+        execution = Execution(
+            state.id, f"{base}.json", f"{base}.pid", f"{base}.log", f"{base}.tty" if state.config.tty else ""
+        )
+        runtime = self.engine.drivers.runtime(container.record.host_config.runtime)
+        config = state.config
+        message = Exec(
+            exec_id=state.id,
+            run=runtime.exec(task(room, container), execution),
+            pid_file=execution.pid_file,
+            log_file=execution.log,
+            terminal=config.tty,
+            stdin=wanted is not None and wanted.stdin,
+            console_socket=execution.console_socket,
+            console_size=rows_and_columns(console_size or config.console_size),
+            attach=wanted,
+        )
+        try:
+            started, stream = await monitor.exec(message)
+        except StartFailed as error:
+            failed = error.failed
+            if failed.timed_out:
+                raise DeadlineExceeded(f"OCI runtime exec failed: {describe_timeout(message.run)}") from error
+            outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
+            raise InvalidParameter(runtime.explain(outcome, failed.log, "exec")) from error
+        state.pid = started.pid
+        return stream
+
+    def check_startable(self, exec_id: str) -> ExecState:
+        """The exec, or the reason why it cannot be started now."""
+        state = self.get(exec_id)
+        if state.running:
+            raise Conflict(f"Error: Exec command {exec_id} is already running")
+        if state.started:
+            raise Conflict(f"Error: Exec command {exec_id} has already run")
+        self._check_running(state.container)
+        return state
+
+    async def attach(self, state: ExecState, client: Duplex, stream: trio.SocketStream) -> None:
+        """Relay until the exec's output ends. The exit code is known when this returns."""
+
+        async def ready() -> trio.SocketStream:
+            return stream
+
+        config = state.config
+        try:
+            await relay(
+                client,
+                ready,
+                stdin=config.attach_stdin,
+                detach_keys=state.detach_keys if config.tty and config.attach_stdin else None,
+                end_on_stdin_eof=config.attach_stdin and (config.tty or not (config.attach_stdout or config.attach_stderr)),
+                before_end=lambda: self._wait_ended(state),
+            )
+        except* Detached:
+            self._publish(state, "exec_detach")
+
+    async def _wait_ended(self, state: ExecState) -> None:
+        # Clients inspect the exit code as soon as the stream ends.
+        with trio.move_on_after(5):
+            await state.ended.get()
+
+    def exited(self, container: Container, event: ExecExited) -> None:
+        state = self.index.get(event.exec_id)
+        if state is None:  # one of the last daemon's
+            self._remove_files(container, event.exec_id)
+            return
+        if state.begun.is_set():
+            self._end(state, event.code)
+        else:
+            state.early = event.code
+
+    def _end(self, state: ExecState, code: int) -> None:
+        if not state.running:
+            return
+        state.running, state.exit_code, state.ended_at = False, code, trio.current_time()
+        state.begun.set()
+        state.ended.set(code)
+        state.container.execs.discard(state.id)
+        state.container.touch()
+        self._publish(state, "exec_die", exitCode=str(code))
+        self._remove_files(state.container, state.id)
+        self._forgotten.append((state.ended_at + KEEP_ENDED, state.id))
+
+    async def kill(self, state: ExecState) -> None:
+        """SIGKILL to its process. Ended already, or with its container: no error."""
+        run = state.container.run
+        if state.running and run is not None and run.monitor is not None:
+            with suppress(OrlopError):
+                await run.monitor.signal(signal.SIGKILL, state.id)
+
+    def forget(self, exec_id: str) -> None:
+        """One of our own that has ended: nobody will ask for it."""
+        state = self.index.get(exec_id)
+        if state is not None and not state.running:
+            del self.index[exec_id]
+
+    def _forget_old(self) -> None:
+        while self._forgotten and (len(self._forgotten) > KEEP_MOST or self._forgotten[0][0] <= trio.current_time()):
+            self.index.pop(self._forgotten.popleft()[1], None)
+
+    def _remove_files(self, container: Container, exec_id: str) -> None:
+        run_dir = self.engine.containers.run_dir(container.id)
+        for suffix in ("json", "pid", "log", "tty"):
+            try:
+                os.unlink(f"{run_dir}/exec-{exec_id[:16]}.{suffix}")
+            except OSError:
+                pass  # the runtime did not make it, or the container's directory is gone
+
+    def adopt(self, container: Container, status: Status) -> None:
+        """The last daemon's execs: nobody can ask for them any more. Those that ended, or never began, leave no files."""
+        living = {exec_id[:16] for exec_id in status.execs}
+        for name in os.listdir(self.engine.containers.run_dir(container.id)):
+            exec_id, _, _ = name.removeprefix("exec-").partition(".")
+            if name.startswith("exec-") and exec_id not in living:
+                self._remove_files(container, exec_id)
+
+    def container_ended(self, container: Container) -> None:
+        """Its execs ended with it, whether or not their exits were reported."""
+        for exec_id in list(container.execs):
+            if (state := self.index.get(exec_id)) is not None and state.begun.is_set():
+                self._end(state, 137)
+        for state in [state for state in self.index.values() if state.container is container and not state.started]:
+            container.execs.discard(state.id)
+            del self.index[state.id]
+
+    def reconcile(self, container: Container, status: Status, asked_at: float) -> None:
+        """The connection to the monitor is made again, and this is how it stands: what ended while there was none can be
+        told by nobody. What began since it was asked may not be among its `execs` yet."""
+        for exec_id in list(container.execs - status.execs.keys()):
+            if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
+                self._end(state, status.unheard.get(exec_id, UNKNOWN_EXIT))
+
+    async def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        state = self.get(exec_id)
+        with trio.move_on_after(10):
+            await state.begun.wait()
+        if not state.begun.is_set():
+            raise Conflict(f"exec process is not started: {exec_id}")
+        if not state.running:
+            raise NotFound(f"process does not exist {exec_id}: not found")
+        if not state.config.tty:
+            return
+        assert state.container.run is not None and state.container.run.monitor is not None
+        await state.container.run.monitor.resize(*rows_and_columns((rows, columns)), state.id)
+
+    def inspect(self, exec_id: str) -> dict[str, Any]:
+        state = self.get(exec_id)
+        config = state.config
+        return {
+            "ID": state.id,
+            "Running": state.running,
+            "ExitCode": state.exit_code,
+            "ProcessConfig": {
+                "tty": config.tty,
+                "entrypoint": state.command[0],
+                "arguments": state.command[1:],
+                "privileged": config.privileged,
+                **({"user": config.user} if config.user else {}),
+            },
+            "OpenStdin": config.attach_stdin,
+            "OpenStderr": config.attach_stderr,
+            "OpenStdout": config.attach_stdout,
+            "CanRemove": trio.current_time() > state.ended_at + KEEP_ENDED / 2,  # it will soon be forgotten
+            "ContainerID": state.container.id,
+            "DetachKeys": base64.b64encode(state.detach_keys).decode() if config.detach_keys else "",
+            "Pid": state.pid,
+        }
+
+
+def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
+    """None: nothing is wanted of its streams."""
+    if not (config.attach_stdin or config.attach_stdout or config.attach_stderr):
+        return None
+    return Attach(
+        stdin=config.attach_stdin,
+        stdout=config.attach_stdout,
+        stderr=config.attach_stderr,
+        stdin_once=True,
+        framed=framed,
+    )
+
+
+def _shown(command: list[str]) -> str:
+    """In events: with a blank behind a command without arguments, as Docker's."""
+    return f"{command[0]} {' '.join(command[1:])}"
+
+
+def _start_failure_code(reason: str) -> int:
+    lower = reason.lower()
+    if any(words in lower for words in ("executable file not found", "no such file or directory")):
+        return 127
+    return 126

@@ -1,0 +1,173 @@
+"""`docker cp`: what is at a path, a path as a tar stream, a tar stream into a directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import posixpath
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+
+import trio
+
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.service import Containers
+from orlop_engine.unpacking import Answers, WorkerRefused, feed, refusal, worker
+from orlop_monitor.unpack.request import Answer, Done, Failed, Found, Look, Pack, Place, View
+from orlop_sdk import DriverError, InvalidParameter, NotFound
+
+from . import views
+
+__all__ = ["TarStream", "look", "pack", "place", "stream"]
+
+_PIPE = 1 << 20
+_SILENCE = 60.0  # seconds that a client may leave a stopped container locked and send nothing
+
+
+def _missing(container: Container, path: str) -> NotFound:
+    return NotFound(f"Could not find the file {path} in container {container.name}")
+
+
+def _explained(container: Container, path: str, what: str, answer: Answer | None) -> Exception:
+    if isinstance(answer, Failed) and answer.missing:
+        return _missing(container, path)
+    return refusal(what, answer)
+
+
+async def look(room: Containers, container: Container, path: str) -> Found:
+    """What is there; `NotFound` in Docker's words."""
+    async with (
+        views.opened(room, container, mounts=True) as seen,
+        worker(room.engine.zygote, Look(seen.view, path), seen.fds) as channel,
+    ):
+        answer = await Answers(channel).next()
+    if isinstance(answer, Found):
+        return answer
+    raise _explained(container, path, f"look at {path}", answer)
+
+
+class TarStream:
+    """The tar stream that a worker writes, whole or broken off by an error. Iterate over it once; `aclose` ends the worker
+    and removes its view, and may be called by another task than the one that reads.
+
+    Not an async generator: one that yields within `async with` is closed whenever the garbage collector finds it, and trio
+    forbids it around a cancel scope (python-trio#638)."""
+
+    def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: Answers, what: str) -> None:
+        self._resources = resources
+        self._pipe = pipe
+        self._answers = answers
+        self._what = what
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        if data := await self._pipe.receive_some(_PIPE):
+            return bytes(data)
+        self._ended = True
+        answer = await self._answers.next()
+        await self.aclose()
+        if not isinstance(answer, Done):
+            raise refusal(self._what, answer)
+        raise StopAsyncIteration
+
+    async def found(self) -> Found:
+        """What the stream is of, if the request names a path. Before the first read."""
+        answer = await self._answers.next()
+        if isinstance(answer, Found):
+            return answer
+        await self.aclose()
+        raise refusal(self._what, answer)
+
+    async def aclose(self) -> None:
+        self._ended = True
+        await self._resources.aclose()
+
+
+async def stream(
+    room: Containers, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
+) -> TarStream:
+    """Have a worker pack what `request` makes of the container's view: with volumes if that is a path, else the root alone.
+    `changes` is the descriptor of a layer's changes."""
+    async with AsyncExitStack() as resources:
+        seen = await resources.enter_async_context(views.opened(room, container, mounts=bool(request(View("")).path)))
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+            pipe = await resources.enter_async_context(trio.lowlevel.FdStream(reading))
+            fds = (*seen.fds, *((changes,) if changes >= 0 else ()), writing)
+            channel = await resources.enter_async_context(worker(room.engine.zygote, request(seen.view), fds))
+        finally:
+            os.close(writing)
+        return TarStream(resources.pop_all(), pipe, Answers(channel), what)
+
+
+async def pack(room: Containers, container: Container, path: str) -> tuple[Found, TarStream]:
+    """A path and what is below it, with volumes."""
+    pieces = await stream(room, container, lambda view: Pack(view, path), f"archive {path}")
+    try:
+        return await pieces.found(), pieces
+    except NotFound:
+        raise _missing(container, path) from None
+    except BaseException:
+        await pieces.aclose()
+        raise
+
+
+async def place(
+    room: Containers, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
+) -> None:
+    """Unpack a tar stream into a directory of the container. `own`: everything becomes the container's user's.
+
+    An archive that cannot be unpacked is a `DriverError`, as dockerd answers 500 to it."""
+    user = container.record.config.user if own else ""
+    async with views.opened(room, container, mounts=True, write=True) as seen:
+        request = Place(seen.view, path, keep_kind, user)
+        what = f"extract to {path}"
+        try:
+            await feed(room.engine.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)
+        except NotFound:
+            raise _missing(container, path) from None
+        except WorkerRefused as error:
+            raise DriverError(_words(container, path, error.failed)) from None
+    room.engine.events.publish("container", "extract-to-dir", container.id, room.attributes(container))
+
+
+def _words(container: Container, path: str, failed: Failed) -> str:
+    """dockerd's words, where it has any."""
+    if failed.errno == errno.EROFS:
+        return _read_only(container, path)
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        entry, _, _ = failed.message.rpartition(": ")
+        return f"write {posixpath.join(path, entry)}: {os.strerror(failed.errno).lower()}"
+    return failed.message if failed.archive else f"cannot extract to {path}: {failed.message}"
+
+
+class _Upload:
+    """The pieces that a client sends, broken off when it is silent for too long."""
+
+    def __init__(self, source: AsyncIterable[bytes]) -> None:
+        self._pieces = aiter(source)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with trio.move_on_after(_SILENCE):
+            return await anext(self._pieces)
+        raise InvalidParameter(f"the archive broke off: nothing came for {_SILENCE:g} s")
+
+    async def aclose(self) -> None:
+        if (close := getattr(self._pieces, "aclose", None)) is not None:
+            await close()
+
+
+def _read_only(container: Container, path: str) -> str:
+    inside = [mount for mount in container.record.mounts if f"{path}/".startswith(f"{mount.destination}/")]
+    return "mounted volume is marked read-only" if inside else "container rootfs is marked read-only"

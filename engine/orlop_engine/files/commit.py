@@ -1,0 +1,151 @@
+"""`docker commit`: a container's changes as a layer on its image. `docker export`: its root as one tar."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from orlop_engine.containers import lifecycle
+from orlop_engine.containers.container import Container
+from orlop_engine.images import changes as instructions
+from orlop_engine.images.committed import CommitRequest, merge
+from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
+from orlop_engine.images.records import Image
+from orlop_engine.images.references import Reference
+from orlop_engine.types.containers import ContainerConfig
+from orlop_engine.types.images import ImageConfig, ImageHealthcheck
+from orlop_monitor.unpack.request import Change as Listed
+from orlop_monitor.unpack.request import Pack
+from orlop_sdk import Change, Conflict, NotFound, OrlopError
+from orlop_sdk.storage import ChangeKind
+
+from . import archive
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["commit", "export"]
+
+log = logging.getLogger(__name__)
+
+_THAW = 30.0  # seconds; also when the daemon ends in the middle
+_encode = msgspec.json.Encoder().encode
+
+
+async def export(engine: Engine, container: Container) -> archive.TarStream:
+    """The root as it is, without what is mounted in it."""
+    pieces = await archive.stream(engine.containers, container, Pack, f"export container {container.name}")
+    engine.events.publish("container", "export", container.id, engine.containers.attributes(container))
+    return pieces
+
+
+def _image_config(config: ContainerConfig) -> ImageConfig:
+    """What a container's configuration says that an image can say."""
+    health = None
+    if config.healthcheck is not UNSET:
+        health = ImageHealthcheck(**{name: getattr(config.healthcheck, name) for name in ImageHealthcheck.__struct_fields__})
+    return ImageConfig(
+        user=config.user,
+        exposed_ports=config.exposed_ports or None,
+        env=list(config.env) if config.env else None,
+        cmd=[config.cmd] if isinstance(config.cmd, str) else config.cmd,
+        healthcheck=health,
+        volumes=config.volumes or None,
+        working_dir=config.working_dir,
+        entrypoint=[config.entrypoint] if isinstance(config.entrypoint, str) else config.entrypoint,
+        labels=config.labels or None,
+        stop_signal=config.stop_signal or "",
+        shell=config.shell or None,
+    )
+
+
+async def commit(
+    engine: Engine,
+    container: Container,
+    name: Reference | None,
+    *,
+    config: ContainerConfig | None,
+    instructions_: Sequence[str],
+    comment: str,
+    author: str,
+    pause: bool,
+    policy: ImagePolicy = UNRESTRICTED,
+) -> Image:
+    """Returns the image once it is durable. What is wrong with the request is raised before anything is touched."""
+    record = container.record
+    base = engine.images.get(record.image_id)
+    if base is None:
+        raise NotFound(f"cannot commit container {container.id}: its image {record.image_id} has been removed")
+    if record.removing or record.state.dead:
+        raise Conflict(f"you cannot commit container {container.id} which is being removed")
+    own = _image_config(record.config)
+
+    def configure() -> ImageConfig:
+        return merge(instructions.apply(_image_config(config) if config else own, instructions_), own)
+
+    wanted = await trio.to_thread.run_sync(configure)  # both may be megabytes
+    request = CommitRequest(
+        base=base,
+        config=wanted,
+        name=name,
+        comment=comment,
+        author=author,
+        created_by=" ".join(record.args),
+        policy=policy,
+    )
+    async with _still(engine, container, pause), AsyncExitStack() as stack:
+        listed = _listed(await engine.storage.changes(container.id))
+        stack.callback(os.close, listed)
+        packing = partial(Pack, layer=True, sparse=False)
+        what = f"commit container {container.name}"
+        pieces = await archive.stream(engine.containers, container, packing, what, changes=listed)
+        async with aclosing(pieces):
+            image = await engine.images.commit(request, pieces)
+        reference = name.familiar if name else ""
+        attributes = engine.containers.attributes(container, comment=comment, imageID=image.id, imageRef=reference)
+        engine.events.publish("container", "commit", container.id, attributes)
+    return image
+
+
+@asynccontextmanager
+async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIterator[None]:
+    """Nothing runs in the container meanwhile. One that a user had paused stays so."""
+    held = False
+    if pause and container.record.state.running and not container.record.state.paused:
+        try:
+            await lifecycle.pause(engine.containers, container, held=True)
+            held = True
+        except OrlopError:
+            if container.record.held:  # it is frozen, and there is no row of it
+                await _let_go(engine, container)
+            if container.record.state.running:
+                raise  # it has ended otherwise, and is still enough
+    try:
+        yield
+    finally:
+        if held:
+            await _let_go(engine, container)
+
+
+async def _let_go(engine: Engine, container: Container) -> None:
+    with trio.move_on_after(_THAW, shield=True) as patience:
+        await lifecycle.let_go(engine.containers, container)
+    if patience.cancelled_caught:
+        log.error("container %s is still frozen: it did not thaw in %g s", container.name, _THAW)
+
+
+def _listed(changes: Sequence[Change]) -> int:
+    """The changes as a file for the worker: in memory, sealed by its having no name."""
+    fd = os.memfd_create("changes", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.writelines(_encode(Listed(change.path, change.kind == ChangeKind.DELETED)) + b"\n" for change in changes)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

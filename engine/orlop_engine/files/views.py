@@ -1,0 +1,95 @@
+"""What a worker is to see of a container: how its root comes about, and what is mounted in it.
+
+A running container's root is mounted already, in its monitor's namespace, where the worker goes. That of any other is
+mounted by the worker: read-only, so that a start need not wait for a slow reader, or, for who writes, under the container's
+lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
+
+from orlop_engine.containers import ahead
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.service import Containers
+from orlop_monitor.unpack.request import Bind, View
+from orlop_sdk import Conflict
+
+__all__ = ["Seen", "opened"]
+
+
+class Seen(NamedTuple):
+    """A view, and the descriptors that go to the worker before any others."""
+
+    view: View
+    fds: tuple[int, ...]
+
+
+@asynccontextmanager
+async def opened(room: Containers, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
+    """`mounts`: with volumes and binds; without, the root alone, as it is exported."""
+    async with AsyncExitStack() as stack:
+        binds = await _binds(room, container) if mounts else ()
+        readonly = write and container.record.host_config.readonly_rootfs
+        namespace = _namespace(container)
+        if namespace < 0 and write:
+            await stack.enter_async_context(container.lock)
+            namespace = _namespace(container)  # it may have been started meanwhile
+            if namespace < 0 and container.id not in room.index:
+                raise Conflict(f"container {container.id} has been removed")
+        if namespace >= 0:
+            stack.callback(os.close, namespace)
+            yield Seen(
+                View(room.root(container.id), binds=binds, joined=True, writable=write, readonly=readonly), (namespace,)
+            )
+            return
+        if write:
+            await ahead.drop(room, container)
+        layers = tuple(await room.engine.storage.mounts(container.id, readonly=not write))
+        yield Seen(View(_mount_point(room), layers, binds, writable=write, readonly=readonly), ())
+
+
+def _mount_point(room: Containers) -> str:
+    """One empty directory for all workers: each mounts in a namespace of its own, so that none sees another's mounts, and a
+    daemon that is killed leaves nothing behind."""
+    path = os.path.join(room.engine.config.exec_root, "files")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def _namespace(container: Container) -> int:
+    """The mount namespace of a running container's monitor."""
+    run = container.run
+    if run is None or run.monitor is None or run.finished.is_set() or not container.record.state.running:
+        return -1
+    try:
+        fd = os.open(f"/proc/{run.monitor.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if run.monitor.is_over:  # the number may have been another's by then
+        os.close(fd)
+        return -1
+    return fd
+
+
+async def _binds(room: Containers, container: Container) -> tuple[Bind, ...]:
+    found: list[Bind] = []
+    for record in container.record.mounts:
+        sources: Sequence[str] = ()
+        if record.type == "bind":
+            sources = [record.source]
+        elif record.type == "volume":
+            # What a driver mounts elsewhere exists in the container alone.
+            sources = [mount.source for mount in await room.engine.volumes.mounts(record.name) if mount.type == "bind"]
+        elif record.type == "image" and (image := room.engine.images.get(record.name)) is not None:
+            layers = tuple(await room.engine.storage.mounts(image.chain_id, readonly=True))
+            found.append(Bind("", record.destination, True, record.subpath, layers))
+        found += [Bind(source, record.destination, not record.rw, record.subpath) for source in sources]
+    directory = room.directory(container.id)
+    for name in ("resolv.conf", "hostname", "hosts"):
+        if os.path.exists(f"{directory}/{name}"):
+            found.append(Bind(f"{directory}/{name}", f"/etc/{name}"))
+    return tuple(found)

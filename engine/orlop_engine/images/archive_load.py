@@ -1,0 +1,225 @@
+"""`POST /images/load`: images out of an archive, Docker's (`manifest.json`) or an OCI image layout (image-layout.md).
+
+Crash-safe like a pull: blobs, layers, then the row. Nothing of the archive is believed: layers must have the diffIDs that
+the configuration names, and blobs of a layout their digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from orlop_engine.types.images import ImageDocument
+from orlop_sdk import DriverError, InvalidParameter, NotFound
+
+from . import documents, manifests, platforms
+from .archive_file import Archive, Member, receive
+from .content import DigestMismatch
+from .leases import Lease
+from .manifests import MAX_ENTRIES, MAX_MANIFEST, Descriptor, Index, Manifest
+from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, check_names
+from .progress import Record, Report, amount
+from .records import Image, ImageRecord, Layer
+from .references import Reference, parse
+from .stock import CLEANUP_SECONDS, Stock
+
+__all__ = ["Loader"]
+
+_NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
+
+
+class _Entry(msgspec.Struct, rename="pascal"):
+    """One image in Docker's manifest.json."""
+
+    config: str = ""
+    repo_tags: list[str] | None = None
+    layers: list[str] | None = None
+
+
+class _Layout(msgspec.Struct):
+    manifests: list[Descriptor] = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An image in the archive: its configuration's bytes, and a member, digest and media type for each layer."""
+
+    raw: bytes
+    layers: tuple[tuple[Member, str | None, str], ...]
+    names: tuple[Reference, ...]
+    manifests: tuple[bytes, ...] = ()
+
+
+def _tag(text: str) -> Reference:
+    reference = parse(text)
+    if not reference.tag or reference.digest:
+        raise InvalidParameter(f'invalid tag "{text[:200]}"')
+    return reference
+
+
+def _check_count(count: int, what: str) -> None:
+    """An archive is as large as its sender likes, and everything that it names is committed, announced and shown."""
+    if count > MAX_ENTRIES:
+        raise InvalidParameter(f"cannot read the archive: {count} {what} are too many, {MAX_ENTRIES} may be in one")
+
+
+def _blob_path(digest: str) -> str:
+    return "blobs/sha256/" + digest.removeprefix("sha256:")
+
+
+class Loader:
+    """Loads archives into the stock."""
+
+    def __init__(self, stock: Stock, max_depth: int, policy: ImagePolicy = UNRESTRICTED) -> None:
+        self._stock = stock
+        self._max_depth = max_depth
+        self._policy = policy
+
+    async def load(
+        self, body: AsyncIterable[bytes], platform: Platform | None, quiet: bool, report: Report
+    ) -> list[tuple[Image, tuple[Reference, ...]]]:
+        """All images of an archive; reports each as Docker does."""
+        archive = await receive(self._stock.content, body)
+        loaded = []
+        try:
+            for found in await trio.to_thread.run_sync(self._find, archive, platform):
+                with self._stock.leases.hold() as lease:
+                    image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
+                loaded.append((image, found.names))
+                for name in found.names:
+                    report(Record(stream=f"Loaded image: {name.familiar}\n"))
+                if not found.names:
+                    report(Record(stream=f"Loaded image ID: {image.id}\n"))
+        except BaseException:
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._stock.collect()
+            raise
+        finally:
+            archive.close()
+        return loaded
+
+    def _find(self, archive: Archive, platform: Platform | None) -> list[_Found]:
+        """The images of an archive, all of them looked at before the first is made. On a thread of its own: there may be
+        some thousand."""
+        try:
+            if archive.find("manifest.json") is not None:
+                table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry])
+                _check_count(len(table), "images")
+                _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
+                return [self._docker(archive, entry, platform) for entry in table]
+            if archive.find("index.json") is not None:
+                layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
+                _check_count(len(layout.manifests), "images")
+                return [self._oci(archive, entry, platform) for entry in layout.manifests]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise InvalidParameter(f"cannot read the archive: {error}") from error
+        raise InvalidParameter("invalid archive: does not contain a manifest.json")
+
+    def _docker(self, archive: Archive, entry: _Entry, platform: Platform | None) -> _Found:
+        raw = archive.read(entry.config, MAX_MANIFEST)
+        names = tuple(map(_tag, entry.repo_tags or ()))
+        paths = entry.layers or []
+        self._check(documents.parse(raw), len(paths), platform, names)
+        return _Found(raw, tuple((archive.need(path), None, "") for path in paths), names)
+
+    def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> _Found:
+        kept = [self._verified(archive, entry.digest)]
+        found: Manifest | Index = manifests.parse(entry.media_type, kept[0])
+        if isinstance(found, Index):
+            entry_of = manifests.choose(found, platform or platforms.host())
+            kept.append(self._verified(archive, entry_of.digest))
+            found = manifests.parse(entry_of.media_type, kept[1])
+            if isinstance(found, Index):
+                raise DriverError("cannot read the archive: a manifest list is inside another one")
+        raw = self._verified(archive, found.config.digest)
+        notes = entry.annotations or {}
+        text = notes.get(_NAME) or notes.get(_REF_NAME, "")
+        # A bare "latest" under the second name is a tag without a repository: no name at all
+        names = (_tag(text),) if ":" in text or "/" in text else ()
+        self._check(documents.parse(raw), len(found.layers), platform, names)
+        layers = tuple((archive.need(_blob_path(part.digest)), part.digest, part.media_type) for part in found.layers)
+        return _Found(raw, layers, names, tuple(kept))
+
+    def _verified(self, archive: Archive, digest: str) -> bytes:
+        data = archive.read(_blob_path(digest), MAX_MANIFEST)
+        if documents.digest(data) != digest:
+            raise InvalidParameter(f"cannot read the archive: blob {digest[:100]} has another content")
+        return data
+
+    def _check(self, document: ImageDocument, layers: int, platform: Platform | None, names: tuple[Reference, ...]) -> None:
+        assert document.rootfs is not None
+        expected = len(document.rootfs.diff_ids)
+        if expected != layers:
+            raise InvalidParameter(f"invalid manifest, layers length mismatch: expected {expected}, got {layers}")
+        if layers > self._max_depth:
+            raise InvalidParameter(f"cannot load image: max depth exceeded: {layers} layers")
+        if document.os.lower() not in ("linux", ""):
+            raise InvalidParameter(
+                f'cannot load {document.os} image on linux: image operating system "{document.os}" cannot be used'
+            )
+        actual = Platform(document.os, document.architecture, document.variant)
+        if platform is not None and platforms.rank(platform, actual) is None:
+            what = names[0].familiar if names else "image"
+            raise NotFound(f"{what} does not match the specified platform: wanted {platform}, actual: {actual}")
+
+    async def _one(self, archive: Archive, found: _Found, lease: Lease, progress: Report, report: Report) -> Image:
+        document = await documents.read(found.raw)
+        assert document.rootfs is not None
+        diff_ids = document.rootfs.diff_ids
+        chain_ids = documents.chain_ids(diff_ids)
+        id = documents.digest(found.raw)
+        check_names(self._policy, self._stock.catalog, found.names, id)
+        lease.chains.update(chain_ids)
+        lease.blobs.update((id, *map(documents.digest, found.manifests)))
+        await self._stock.barrier()
+        layers: list[Layer] = []
+        for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
+            parent = layers[-1].chain_id if layers else ""
+            have = self._stock.catalog.layer(chain_id)
+            if have is not None and chain_id in self._stock.layers.built and self._stock.content.has(have.blob):
+                lease.blobs.add(have.blob)
+                layers.append(have)
+                continue
+            blob = await self._store(archive, member, digest, lease)
+            built = await self._build(chain_id, parent, blob, diff_id, member.size, len(layers), progress)
+            layers.append(Layer(blob, media_type, member.size, diff_id, chain_id, built))
+        for data in (found.raw, *found.manifests):
+            await self._stock.content.put(data)
+        self._tell_moves(found.names, id, report)
+        record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)))
+        return await self._stock.add(record, document, found.raw, found.names, policy=self._policy)
+
+    def _tell_moves(self, names: tuple[Reference, ...], id: str, report: Report) -> None:
+        for name in names:
+            old = self._stock.catalog.references.get(name)
+            if old not in (None, id):
+                text = f"The image {name.familiar} already exists, renaming the old one with ID {old} to empty string\n"
+                report(Record(stream=text))
+
+    async def _store(self, archive: Archive, member: Member, digest: str | None, lease: Lease) -> str:
+        """A layer's tar as a blob, as the archive has it. What a layout says its digest is must be true."""
+        if digest is not None:
+            lease.blobs.add(digest)
+            await self._stock.barrier()
+            if self._stock.content.has(digest):
+                return digest
+        found, _ = await self._stock.receive(archive.content(member), lease)
+        if digest is not None and found != digest:
+            raise DigestMismatch(digest, found, resumed=False)
+        return found
+
+    async def _build(
+        self, chain_id: str, parent: str, blob: str, diff_id: str, size: int, number: int, report: Report
+    ) -> int:
+        def progress(share: Report, done: int) -> None:
+            share(amount(diff_id.removeprefix("sha256:")[:12], "Loading layer", done, size))
+
+        try:
+            built = await self._stock.layers.build(chain_id, parent, blob, diff_id, report, progress)
+        except InvalidParameter as error:
+            raise InvalidParameter(f"invalid diffID for layer {number}: expected {diff_id!r}: {error}") from error
+        return built.size

@@ -1,0 +1,240 @@
+"""The content store: an OCI image layout under `<data-root>/content` (image-spec image-layout.md), blobs only.
+
+References are in the database.
+
+    oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before anybody names them
+    ingest/<hex>                                   a download that is not whole yet: survives a crash and is resumed
+    ingest/tmp-*                                   content whose digest is not known yet: gone at the next boot
+
+A blob appears by rename after its bytes were hashed and synced, and the directory is synced before `commit` returns, so a
+name under blobs/ is always whole. Only the daemon writes here; one process at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from orlop_sdk import DriverError, NotFound
+
+from .documents import digest as digest_of
+
+__all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_BATCH = 1 << 20  # one thread hop a MiB: hashing it takes about a millisecond, which the loop should not spend
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+
+
+class DamagedBlob(DriverError):
+    """A blob is no longer what its name says."""
+
+
+class DigestMismatch(DriverError):
+    """The bytes are not those the digest names. `resumed`: some of them were there before, so trying anew may help."""
+
+    def __init__(self, expected: str, found: str, *, resumed: bool) -> None:
+        super().__init__(f"filesystem layer verification failed for digest {expected}")
+        self.found = found
+        self.resumed = resumed
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Ingest:
+    """One blob on its way in. Ends with exactly one of `commit`, `abandon` or `keep`."""
+
+    def __init__(self, store: ContentStore, path: str, expected: str | None) -> None:
+        self._store, self._path, self._expected = store, path, expected
+        self._fd = -1
+        self._hash = hashlib.sha256()
+        self._pending: list[bytes] = []
+        self._waiting = 0
+        self.resumed = False
+        """Pieces came from more than one try: if the digest is wrong, beginning again may help."""
+        self.offset = 0
+        """Bytes taken so far, with those of an earlier try."""
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while piece := os.read(self._fd, _BATCH):
+            self._hash.update(piece)
+            self.offset += len(piece)
+        self.resumed = self.offset > 0
+
+    async def write(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._waiting += len(data)
+        self.offset += len(data)
+        if self._waiting >= _BATCH:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        if self._pending:
+            data, self._pending, self._waiting = b"".join(self._pending), [], 0
+            await trio.to_thread.run_sync(self._store_bytes, data)
+
+    def _store_bytes(self, data: bytes) -> None:
+        self._hash.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    async def restart(self) -> None:
+        """Forget everything: the source does not go on where we stopped."""
+        self._pending, self._waiting, self.offset, self.resumed = [], 0, 0, False
+        self._hash = hashlib.sha256()
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+
+    async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
+        """Verify, make durable, publish; `hold` is told the digest first, so that a lease can have it before a collection
+        may see it. `DigestMismatch` leaves the ingest open, for `restart` or `abandon`."""
+        await self._flush()
+        found = "sha256:" + self._hash.hexdigest()
+        if self._expected is not None and found != self._expected:
+            raise DigestMismatch(self._expected, found, resumed=self.resumed)
+        if hold is not None:
+            await hold(found)
+        await trio.to_thread.run_sync(self._publish, found)
+        return found
+
+    def _publish(self, digest: str) -> None:
+        os.fsync(self._fd)
+        os.rename(self._path, self._store.path(digest))
+        _sync_directory(self._store.blobs)
+        self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def abandon(self) -> None:
+        """Remove what was taken. Does nothing after `commit` or `keep`."""
+        if self._fd >= 0:
+            os.unlink(self._path)
+            self._close()
+
+    def keep(self) -> None:
+        """Stop here; a later ingest of the same digest goes on. Nothing to keep is removed."""
+        if self._fd < 0:
+            return
+        if self._pending:
+            self._store_bytes(b"".join(self._pending))
+        if self.offset:
+            self._close()
+        else:
+            self.abandon()
+
+
+class ContentStore:
+    """Blobs by digest. Methods that are not async touch only names, in microseconds."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.blobs = os.path.join(root, "blobs", "sha256")
+        self.partial = os.path.join(root, "ingest")
+
+    def prepare(self) -> None:
+        """Make the layout, and remove what a crash left without a name. Once, at boot."""
+        for path in (self.root, os.path.dirname(self.blobs), self.blobs, self.partial):
+            os.makedirs(path, 0o700, exist_ok=True)
+        for name, data in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
+            path = os.path.join(self.root, name)
+            if not os.path.exists(path):
+                with open(path, "wb") as file:
+                    file.write(data)
+        for name in os.listdir(self.partial):
+            if name.startswith("tmp-"):
+                os.unlink(os.path.join(self.partial, name))
+
+    def path(self, digest: str) -> str:
+        return os.path.join(self.blobs, digest.removeprefix("sha256:"))
+
+    def has(self, digest: str) -> bool:
+        return os.path.exists(self.path(digest))
+
+    def size(self, digest: str) -> int:
+        """Bytes; 0 when it is not there."""
+        try:
+            return os.stat(self.path(digest)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def open(self, digest: str) -> int:
+        """A descriptor to read the blob; the caller closes it."""
+        try:
+            return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise NotFound(f"cannot read blob {digest}: it is not in the content store") from None
+
+    def read(self, digest: str, limit: int) -> bytes:
+        """A small blob, verified: what it says must be what its name says, even after the disk had its way with it."""
+        fd = self.open(digest)
+        with os.fdopen(fd, "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit or digest_of(data) != digest:
+            raise DamagedBlob(f"cannot read blob {digest}: its content is damaged")
+        return data
+
+    async def put(self, data: bytes) -> str:
+        """Store bytes; returns their digest."""
+        digest = digest_of(data)
+        if not self.has(digest):
+            ingest = await self.ingest(None)
+            try:
+                await ingest.write(data)
+                await ingest.commit()
+            finally:
+                ingest.abandon()
+        return digest
+
+    async def ingest(self, expected: str | None) -> Ingest:
+        """Begin a blob, or go on with the one that `expected` names. Not twice at once for one digest."""
+        name = expected.removeprefix("sha256:") if expected else f"tmp-{secrets.token_hex(8)}"
+        ingest = Ingest(self, os.path.join(self.partial, name), expected)
+        await trio.to_thread.run_sync(ingest._open)
+        return ingest
+
+    def remove(self, digest: str) -> None:
+        """Already gone: no error. Durable with the next sync of the directory; a blob that comes back is an orphan again."""
+        try:
+            os.unlink(self.path(digest))
+        except FileNotFoundError:
+            pass
+
+    def digests(self) -> list[str]:
+        return [f"sha256:{name}" for name in os.listdir(self.blobs) if _HEX.fullmatch(name)]
+
+    def partials(self) -> list[str]:
+        """Digests of interrupted downloads."""
+        return [f"sha256:{name}" for name in os.listdir(self.partial) if _HEX.fullmatch(name)]
+
+    def remove_partials(self, digests: Iterable[str]) -> int:
+        """Give up interrupted downloads; returns the bytes that were in them."""
+        total = 0
+        for digest in digests:
+            path = os.path.join(self.partial, digest.removeprefix("sha256:"))
+            try:
+                total += os.stat(path).st_size
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+        return total
+
+    def spool(self) -> int:
+        """A file without a name, for a body that must be read twice: it goes with its descriptor, whatever happens."""
+        return os.open(self.partial, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

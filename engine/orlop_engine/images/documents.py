@@ -1,0 +1,84 @@
+"""The configuration document of an image: parse what a registry or archive sent, and compute identities."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+import trio
+
+from orlop_engine.types.images import ImageDocument
+from orlop_sdk import DriverError
+
+from .manifests import MAX_LAYERS, MAX_MANIFEST
+from .references import is_digest
+
+__all__ = ["LARGE", "ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "parse", "read", "tidy"]
+
+ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
+
+LARGE = 64 << 10
+"""Bytes of a document from which on it is read beside the event loop: one of some MiB takes a tenth of a second."""
+_MAX_STEPS = 10_000
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def chain_ids(diff_ids: Iterable[str]) -> list[str]:
+    """The chain ID of each layer, lowest first (image-spec config.md, "Layer ChainID")."""
+    result: list[str] = []
+    for diff_id in diff_ids:
+        result.append(digest(f"{result[-1]} {diff_id}".encode()) if result else diff_id)
+    return result
+
+
+def tidy(value: Any) -> Any:
+    """Go's decoder takes null for absent, and one string where a list is wanted for commands."""
+    if isinstance(value, dict):
+        result = {key: tidy(item) for key, item in value.items() if item is not None}
+        for name in ("Cmd", "Entrypoint", "Shell"):
+            if isinstance(result.get(name), str):
+                result[name] = [result[name]]
+        return result
+    return [tidy(item) for item in value] if isinstance(value, list) else value
+
+
+def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
+    """`DriverError` when it is no configuration, or names another number of layers than the manifest has."""
+    if len(data) > MAX_MANIFEST:
+        raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
+    try:
+        document = msgspec.convert(tidy(msgspec.json.decode(data)), ImageDocument)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise DriverError(f"cannot read image configuration: {error}") from error
+    if document.rootfs is None:
+        raise DriverError("cannot read image configuration: it has no rootfs section")
+    if layers is not None and len(document.rootfs.diff_ids) != layers:
+        raise DriverError(ROOTFS_MISMATCH)
+    if len(document.rootfs.diff_ids) > MAX_LAYERS:
+        raise DriverError(f"cannot read image configuration: {len(document.rootfs.diff_ids)} layers are too many")
+    if len(document.history or ()) > _MAX_STEPS:
+        raise DriverError(f"cannot read image configuration: {len(document.history or ())} steps of history are too many")
+    for diff_id in document.rootfs.diff_ids:
+        if not is_digest(diff_id):
+            raise DriverError(f"cannot read image configuration: unsupported digest {diff_id[:100]!r}")
+    return document
+
+
+async def read(data: bytes, *, layers: int | None = None) -> ImageDocument:
+    """`parse`; a large document beside the event loop."""
+    if len(data) <= LARGE:
+        return parse(data, layers=layers)
+    return await trio.to_thread.run_sync(partial(parse, data, layers=layers))
+
+
+def encode(document: ImageDocument) -> bytes:
+    """Bytes of a configuration of our own making; their hash is the image's ID."""
+    return _ENCODER.encode(document)

@@ -1,0 +1,144 @@
+"""Bringing one blob into the content store: resumed by Range, retried with a growing wait, downloaded once for all askers.
+
+What arrived survives failures of the transport and crashes (`ingest/<hex>`); what proved false is removed. The words are
+Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_sdk import DriverError
+
+from .content import ContentStore, DigestMismatch, Ingest
+from .manifests import Descriptor
+from .progress import Report, amount, state
+from .registry_errors import RegistryError
+from .shared import SharedWork
+
+if TYPE_CHECKING:
+    from .registry import Registry
+
+__all__ = ["Downloads", "short"]
+
+
+_PROGRESS = 1 << 20  # a try that brings less counts as none: a registry must not keep us here a byte at a time
+
+
+def short(digest: str) -> str:
+    """What names a layer in progress: 12 hex digits of its blob's digest."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    registry: Registry
+    descriptor: Descriptor
+
+
+class Downloads:
+    """All downloads of the daemon. `slots` is `max-concurrent-downloads`, `attempts` is `max-download-attempts`."""
+
+    def __init__(self, content: ContentStore, nursery: trio.Nursery, slots: int, attempts: int, wait: float = 5.0) -> None:
+        self.attempts = attempts
+        self.wait = wait
+        self._content = content
+        self._limiter = trio.CapacityLimiter(max(1, slots))
+        self._shared: SharedWork[None] = SharedWork(nursery)
+
+    def reconfigure(self, slots: int, attempts: int) -> None:
+        self._limiter.total_tokens, self.attempts = max(1, slots), attempts
+
+    async def fetch(self, registry: Registry, descriptor: Descriptor, report: Report) -> None:
+        """Have the blob in the store. `RegistryError` or `DriverError` when that cannot be."""
+        if self._content.has(descriptor.digest):
+            report(state(short(descriptor.digest), "Download complete"))
+            return
+        source = _Source(registry, descriptor)
+        await self._shared.run(descriptor.digest, lambda share: self._download(source, share), report)
+
+    @asynccontextmanager
+    async def _slot(self, id: str, report: Report) -> AsyncIterator[None]:
+        if not self._limiter.available_tokens:
+            report(state(id, "Waiting"))
+        async with self._limiter:
+            yield
+
+    async def _download(self, source: _Source, report: Report) -> None:
+        digest = source.descriptor.digest
+        if self._content.has(digest):
+            return
+        id = short(digest)
+        async with source.registry.borrowed(), self._slot(id, report):
+            ingest = await self._content.ingest(digest)
+            try:
+                await self._insist(source, ingest, report)
+                report(state(id, "Download complete"))
+            except (RegistryError, trio.Cancelled):
+                ingest.keep()
+                raise
+            finally:
+                ingest.abandon()
+
+    async def _insist(self, source: _Source, ingest: Ingest, report: Report) -> None:
+        """Try until it is there, or until trying is pointless. Tries that got further count from the beginning again."""
+        tries, best = 0, ingest.offset
+        while True:
+            try:
+                await self._try(source, ingest, report)
+                return
+            except RegistryError as error:
+                if ingest.offset >= best + _PROGRESS:
+                    tries, best = 0, ingest.offset
+                tries += 1
+                if not error.retry or tries > self.attempts:
+                    raise
+                if error.status == 416:
+                    await ingest.restart()
+            except DigestMismatch as error:
+                if not error.resumed:
+                    raise
+                await ingest.restart()  # the piece from an earlier try may be what was wrong
+                best = 0
+                continue
+            except OSError as error:
+                raise DriverError(f"cannot store layer {source.descriptor.digest}: {error.strerror}") from error
+            await self._pause(tries, short(source.descriptor.digest), report)
+
+    async def _pause(self, tries: int, id: str, report: Report) -> None:
+        for left in range(5 * tries, 0, -1):
+            report(state(id, f"Retrying in {left} second{'s' if left != 1 else ''}"))
+            await trio.sleep(self.wait / 5)
+
+    async def _try(self, source: _Source, ingest: Ingest, report: Report) -> None:
+        wanted, id = source.descriptor, short(source.descriptor.digest)
+        if ingest.offset > wanted.size:
+            await ingest.restart()
+        ingest.resumed = ingest.offset > 0
+        if ingest.offset < wanted.size or wanted.size == 0:
+            async with source.registry.blob(wanted.digest, ingest.offset) as (start, pieces):
+                # A registry without ranges begins again: what we have is passed over, not thrown away
+                ahead = ingest.offset - start
+                await self._receive(
+                    pieces, ahead, wanted, ingest, lambda done: report(amount(id, "Downloading", done, wanted.size))
+                )
+        report(state(id, "Verifying Checksum"))
+        await ingest.commit()
+
+    async def _receive(
+        self, pieces: AsyncIterator[bytes], ahead: int, wanted: Descriptor, ingest: Ingest, progress: Callable[[int], None]
+    ) -> None:
+        async for piece in pieces:
+            if ahead:
+                ahead, piece = max(0, ahead - len(piece)), piece[ahead:]
+            if ingest.offset + len(piece) > wanted.size:
+                raise DriverError(f"cannot download {wanted.digest}: the registry sends more than its {wanted.size} bytes")
+            await ingest.write(piece)
+            progress(ingest.offset)
+        if ingest.offset < wanted.size:
+            raise RegistryError(f"cannot download {wanted.digest}: unexpected EOF", retry=True)

@@ -1,0 +1,73 @@
+"""`POST /images/create?fromSrc=`: an image of one layer, from a tar that the client or a web server sends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orlop_engine.types import rfc3339
+from orlop_engine.types.images import History, ImageConfig, ImageDocument, RootFS
+
+from . import changes, platforms
+from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, check_names
+from .records import Image, Layer
+from .references import Reference
+from .stock import Stock
+
+if TYPE_CHECKING:
+    from .destinations import Refuse
+
+__all__ = ["ImportRequest", "Importer"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """`source` is what the comment names: "-" or a URL. Without a name the image is untagged."""
+
+    source: str
+    name: Reference | None = None
+    comment: str = ""
+    changes: tuple[str, ...] = ()
+    platform: Platform | None = None
+    policy: ImagePolicy = UNRESTRICTED
+    refuse: Refuse | None = None
+
+
+class Importer:
+    """Makes images of single tars."""
+
+    def __init__(self, stock: Stock) -> None:
+        self._stock = stock
+
+    def config(self, changes_: Sequence[str]) -> ImageConfig:
+        """The configuration that these instructions make; raises before anything is received."""
+        return changes.apply(ImageConfig(), changes_)
+
+    async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:
+        """Store and unpack the tar, then acknowledge the image."""
+        stock = self._stock
+        check_names(request.policy, stock.catalog, [request.name] if request.name else [], "")
+        async with stock.making() as lease:
+            blob, size = await stock.receive(body, lease)
+            diff_id, built = await stock.layers.make_first(blob, lambda chain_id: stock.hold(lease, chain_id=chain_id))
+            layer = Layer(blob, "", size, diff_id, diff_id, built.size)
+            document = self._document(request, config, diff_id)
+            return await stock.make(document, [layer], request.name, lease, policy=request.policy)
+
+    def _document(self, request: ImportRequest, config: ImageConfig, diff_id: str) -> ImageDocument:
+        here = request.platform or platforms.host()
+        comment = request.comment or f"Imported from {request.source}"
+        now = rfc3339(time.time_ns())
+        return ImageDocument(
+            architecture=here.architecture,
+            comment=comment,
+            config=config,
+            created=now,
+            history=[History(created=now, comment=comment)],
+            os=here.os,
+            rootfs=RootFS("layers", [diff_id]),
+            variant=here.variant,
+        )

@@ -1,0 +1,226 @@
+"""`GET /images/json`, and which images a prune takes: filters (daemon/images/image_list.go, image_prune.go)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from orlop_engine.pace import Pace
+from orlop_engine.types import parse_rfc3339
+from orlop_sdk import InvalidParameter, NotFound
+
+from .catalog import Catalog
+from .platforms import Platform, rank
+from .records import Image
+from .references import Reference
+
+__all__ = ["Filters", "Listed", "boolean", "choose", "glob", "labels_match", "moment", "prunable"]
+
+Filters = Mapping[str, Collection[str]]
+LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
+PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
+_LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # each costs time to compile, and is tried on every name
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_LONGEST = 64  # a longer one is no time that anybody means, and need not fit into a float
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def check(filters: Filters, known: Collection[str]) -> None:
+    for name in filters:
+        if name not in known:
+            raise InvalidParameter(f"invalid filter '{name}'")
+
+
+def boolean(filters: Filters, name: str, default: bool) -> bool:
+    """A filter that is true or false; all its values must say the same."""
+    values = set(filters.get(name, ()))
+    if not values:
+        return default
+    true, false = values <= {"1", "true"}, values <= {"0", "false"}
+    if true == false:
+        raise InvalidParameter(f"invalid filter '{name}=[{' '.join(sorted(values))}]'")
+    return true
+
+
+def moment(text: str, now: float) -> float:
+    """`until`: Unix seconds, an RFC 3339 date (parts may be missing), or a Go duration before now."""
+    if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
+        return float(text)
+    pieces = _DURATION.findall(text) if len(text) < _LONGEST else []
+    if pieces and "".join(number + unit for number, unit in pieces) == text:
+        return now - sum(float(number) * _SECONDS[unit] for number, unit in pieces)
+    for suffix in ("", "Z", ":00Z", ":00:00Z", "T00:00:00Z"):
+        try:
+            return parse_rfc3339(text + suffix) / 1e9
+        except ValueError:
+            continue
+    raise InvalidParameter(f'failed to parse value as time or duration: "{text}"')
+
+
+def labels_match(filters: Filters, labels: Mapping[str, str] | None) -> bool:
+    """`label`: all must be there; `label!`: none may be."""
+    have = labels or {}
+
+    def has(wanted: str) -> bool:
+        key, equals, value = wanted.partition("=")
+        return key in have and (not equals or have[key] == value)
+
+    return all(has(one) for one in filters.get("label", ())) and not any(has(one) for one in filters.get("label!", ()))
+
+
+def _bad_pattern(pattern: str) -> InvalidParameter:
+    return InvalidParameter(f"invalid filter 'reference=[{pattern[:_LONGEST_PATTERN]}]'")
+
+
+def _class(pattern: str, at: int) -> tuple[str, int]:
+    """A class that begins at `at`, as a regular expression, and where it ends."""
+    end = pattern.find("]", at + 2)
+    if end < 0:
+        raise _bad_pattern(pattern)
+    body = pattern[at + 1 : end]
+    negated = body.startswith("^")
+    body = re.sub(r"([\\\[\]&~|])", r"\\\1", body[negated:])
+    return f"[{'^' if negated else ''}{body}]", end + 1
+
+
+def _pieces(pattern: str) -> Iterator[str]:
+    """What stands between the stars of a pattern, as regular expressions."""
+    out, at = "", 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "[":
+            piece, at = _class(pattern, at)
+            out += piece
+            continue
+        if char == "*":
+            yield out
+            out = ""
+        elif char == "?":
+            out += "[^/]"
+        else:
+            if char == "\\" and at + 1 < len(pattern):
+                at += 1
+            out += re.escape(pattern[at])
+        at += 1
+    yield out
+
+
+@lru_cache(maxsize=256)
+def glob(pattern: str) -> re.Pattern[str]:
+    """Go's `path.Match`: `*` and `?` stop at a slash; classes and backslash escapes. As there, each piece between two stars
+    takes its first place and keeps it (an atomic group): a pattern with many stars would else have exponentially many ways
+    to fail."""
+    if len(pattern) > _LONGEST_PATTERN:
+        raise _bad_pattern(pattern)
+    first, *rest = _pieces(pattern)
+    inner = "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1] if piece)
+    last = f"[^/]*{rest[-1]}" if rest else ""
+    try:
+        return re.compile(first + inner + last)
+    except re.error:
+        raise _bad_pattern(pattern) from None
+
+
+def name_matches(patterns: Sequence[re.Pattern[str]], name: Reference) -> bool:
+    """On the familiar and the full form, with and without the tag."""
+    forms = (name.familiar, name.familiar_name, str(name), name.name)
+    return any(pattern.fullmatch(form) for pattern in patterns for form in forms)
+
+
+class Listed(NamedTuple):
+    """An image as a list shows it: with the names that were asked for, in familiar form."""
+
+    image: Image
+    tags: list[str]
+    digests: list[str]
+
+
+class _Wanted:
+    """The filters of a list, read once."""
+
+    def __init__(self, catalog: Catalog, filters: Filters, everything: bool, now: float) -> None:
+        check(filters, LIST_FILTERS)
+        self._catalog, self._filters, self._everything = catalog, filters, everything
+        before = [catalog.resolve(text).created_ns for text in filters.get("before", ())]
+        before += [int(moment(text, now) * 1e9) for text in filters.get("until", ())]
+        since = [catalog.resolve(text).created_ns for text in filters.get("since", ())]
+        self._before = min((limit for limit in before if limit is not None), default=None)
+        self._since = max((limit for limit in since if limit is not None), default=None)
+        self._dangling = boolean(filters, "dangling", False) if filters.get("dangling") else None
+        patterns = filters.get("reference", ())
+        if len(patterns) > _MOST_PATTERNS:
+            raise InvalidParameter(f"invalid filter 'reference': it has more than {_MOST_PATTERNS} values")
+        self._patterns = [glob(pattern) for pattern in patterns]
+
+    async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]]:
+        if not self._patterns:
+            return image.repo_tags, image.repo_digests
+        tags: list[str] = []
+        digests: list[str] = []
+        for name in list(image.names):
+            if name_matches(self._patterns, name):
+                (tags if name.tag else digests).append(name.familiar)
+            await pace()
+        return tags, digests
+
+    def by_itself(self, image: Image) -> bool:
+        """Whether it is wanted for what does not depend on its names."""
+        created = image.created_ns
+        if self._before is not None and (created is None or created >= self._before):
+            return False
+        if self._since is not None and (created is None or created <= self._since):
+            return False
+        return labels_match(self._filters, image.config.labels)
+
+    def by_names(self, image: Image, tags: Sequence[str], digests: Sequence[str]) -> bool:
+        if tags or digests:
+            return not (self._dangling and tags)
+        hidden = not self._everything and self._catalog.has_children(image.id)
+        return not self._patterns and self._dangling is not False and not hidden
+
+
+async def choose(catalog: Catalog, filters: Filters, *, everything: bool, now: float | None = None) -> list[Listed]:
+    """The images a list shows, newest first. Untagged images that others are built on are shown only with `everything`."""
+    wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now)
+    pace, result = Pace(), []
+    for image in list(catalog.images.values()):
+        await pace()
+        if wanted.by_itself(image):
+            tags, digests = await wanted.names(image, pace)
+            if wanted.by_names(image, tags, digests):
+                result.append(Listed(image, tags, digests))
+    return sorted(result, key=lambda item: (-(item.image.created_ns or 0), item.image.id))
+
+
+def require_platform(image: Image, name: str, platform: Platform | None) -> None:
+    """`NotFound` when the image is of another platform than the client asked for."""
+    actual = Platform(image.os, image.architecture, image.variant)
+    if platform is not None and rank(platform, actual) != 0:
+        raise NotFound(
+            f"image with reference {name} was found but does not provide the specified platform ({platform}): "
+            f"actual: {actual}"
+        )
+
+
+async def prunable(catalog: Catalog, filters: Filters, now: float) -> list[Image]:
+    """The images a prune tries to remove: those without a tag, or (`dangling=false`) all. An image without names that others
+    are built on goes with the last of these."""
+    check(filters, PRUNE_FILTERS)
+    only_untagged = boolean(filters, "dangling", True)
+    values = list(filters.get("until", ()))
+    if len(values) > 1:
+        raise InvalidParameter("more than one until filter specified")
+    until = int(moment(values[0], now) * 1e9) if values else None
+    pace, result = Pace(), []
+    for image in list(catalog.images.values()):
+        await pace()
+        if (only_untagged and image.names.tagged) or (not image.names and catalog.has_children(image.id)):
+            continue
+        if until is not None and (image.created_ns is None or image.created_ns > until):
+            continue
+        if labels_match(filters, image.config.labels):
+            result.append(image)
+    return result

@@ -1,0 +1,171 @@
+"""Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. Sans-IO.
+
+Everything here comes from a registry and is believed only so far: sizes are bounded before parsing, digests are checked by
+grammar here and by hash where the bytes arrive.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from orlop_sdk import DriverError, NotFound
+
+from .platforms import Platform, acceptable, normalise
+from .references import is_digest
+
+__all__ = ["ACCEPT", "MAX_ENTRIES", "MAX_LAYERS", "MAX_MANIFEST", "Descriptor", "Index", "Manifest", "choose", "parse"]
+
+MAX_MANIFEST = 4 << 20
+"""Docker's and the registries' own limit; a manifest of 127 layers has some 30 KiB."""
+MAX_LAYERS, MAX_ENTRIES, _MAX_SIZE = 1024, 4096, 1 << 50
+
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+_SCHEMA1 = (
+    "application/vnd.docker.distribution.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+)
+ACCEPT = (DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX)
+
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+_CONFIGS = {DOCKER_CONFIG, OCI_CONFIG, "application/octet-stream", "application/json", ""}
+_LAYER = re.compile(
+    r"application/vnd\.(docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?"
+    r"|oci\.image\.layer\.(nondistributable\.)?v1\.tar(\+gzip|\+zstd)?)"
+    r"|application/octet-stream|application/x-gzip|application/x-tar|"
+)
+
+
+class OfferedPlatform(msgspec.Struct, frozen=True):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
+    """A blob by digest. `size` in bytes."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+    artifact_type: str | None = None
+    platform: OfferedPlatform | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One image for one platform."""
+
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+class Index(msgspec.Struct, frozen=True):
+    """Manifests of one image for several platforms."""
+
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+
+
+class _Raw(msgspec.Struct, rename={"schema_version": "schemaVersion", "media_type": "mediaType", "fs_layers": "fsLayers"}):
+    schema_version: int = 0
+    media_type: str = ""
+    config: Descriptor | None = None
+    layers: list[Descriptor] | None = None
+    manifests: list[Descriptor] | None = None
+    fs_layers: list[Any] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Raw)
+
+
+def _check(descriptor: Descriptor) -> None:
+    if not is_digest(descriptor.digest):
+        raise DriverError(f"cannot read manifest: unsupported digest {descriptor.digest[:100]!r}")
+    if not 0 <= descriptor.size <= _MAX_SIZE:
+        raise DriverError(f"cannot read manifest: {descriptor.digest} has an impossible size {descriptor.size}")
+
+
+def _image(media_type: str, raw: _Raw) -> Manifest:
+    if raw.config is None or raw.layers is None:
+        raise DriverError("cannot read manifest: it names no configuration or no layers")
+    if raw.config.media_type not in _CONFIGS:
+        raise DriverError(
+            f"cannot read manifest: not a container image, its configuration is {raw.config.media_type[:200]!r}"
+        )
+    if len(raw.layers) > MAX_LAYERS:
+        raise DriverError(f"cannot read manifest: {len(raw.layers)} layers are too many")
+    for descriptor in (raw.config, *raw.layers):
+        _check(descriptor)
+    for descriptor in raw.layers:
+        if not _LAYER.fullmatch(descriptor.media_type):
+            raise DriverError(f"cannot read manifest: unsupported layer media type {descriptor.media_type[:200]!r}")
+    if raw.config.size > MAX_MANIFEST:
+        raise DriverError(f"cannot read manifest: a configuration of {raw.config.size} bytes is too large")
+    return Manifest(media_type, raw.config, tuple(raw.layers))
+
+
+def _index(media_type: str, raw: _Raw) -> Index:
+    entries = raw.manifests or []
+    if len(entries) > MAX_ENTRIES:
+        raise DriverError(f"cannot read manifest list: {len(entries)} entries are too many")
+    for descriptor in entries:
+        _check(descriptor)
+    return Index(media_type, tuple(entries))
+
+
+def parse(content_type: str, data: bytes) -> Manifest | Index:
+    """What the registry sent. The document's own `mediaType` must not contradict the header, and a document that is
+    manifest and index at once is refused (CVE-2021-41190)."""
+    declared = content_type.partition(";")[0].strip().lower()
+    if len(data) > MAX_MANIFEST:
+        raise DriverError(f"cannot read manifest: larger than {MAX_MANIFEST} bytes")
+    if declared in _SCHEMA1:
+        raise DriverError(
+            "cannot read manifest: it is of Docker's schema 1, which is no longer supported; push the image again"
+        )
+    try:
+        raw = _DECODER.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise DriverError(f"cannot read manifest: {error}") from error
+    if raw.fs_layers is not None or raw.schema_version == 1:
+        raise DriverError(
+            "cannot read manifest: it is of Docker's schema 1, which is no longer supported; push the image again"
+        )
+    media_type = raw.media_type or declared
+    if media_type not in ACCEPT:
+        raise DriverError(f"cannot read manifest: unsupported media type {media_type[:200]!r}")
+    if raw.media_type and declared in ACCEPT and declared != raw.media_type:
+        raise DriverError(f"cannot read manifest: it was sent as {declared} and says it is {raw.media_type[:200]}")
+    if raw.manifests is not None and (raw.config is not None or raw.layers is not None):
+        raise DriverError("cannot read manifest: it is a manifest and a manifest list at once")
+    return _index(media_type, raw) if media_type in (DOCKER_LIST, OCI_INDEX) else _image(media_type, raw)
+
+
+def _is_attestation(entry: Descriptor) -> bool:
+    kind = (entry.annotations or {}).get("vnd.docker.reference.type")
+    where = entry.platform
+    return kind == "attestation-manifest" or bool(where and where.os == "unknown" and where.architecture == "unknown")
+
+
+def choose(index: Index, wanted: Platform) -> Descriptor:
+    """The best entry for a platform. Entries without a platform come last; attestations never. `NotFound` when none."""
+    best: tuple[int, Descriptor] | None = None
+    ranks = {platform: place for place, platform in reversed([*enumerate(acceptable(wanted))])}
+    for entry in index.manifests:
+        if entry.media_type not in (DOCKER_MANIFEST, OCI_MANIFEST) or _is_attestation(entry):
+            continue
+        place = entry.platform
+        score = ranks.get(normalise(Platform(place.os, place.architecture, place.variant))) if place else 1000
+        if score is not None and (best is None or score < best[0]):
+            best = score, entry
+    if best is None:
+        raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+    return best[1]

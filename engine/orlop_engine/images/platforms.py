@@ -1,0 +1,100 @@
+"""Platforms: `os/arch/variant` as containerd's `platforms` package parses, normalises and ranks them. Sans-IO."""
+
+from __future__ import annotations
+
+import platform as machine
+import re
+from dataclasses import dataclass
+
+from orlop_sdk import InvalidParameter
+
+__all__ = ["Platform", "acceptable", "host", "normalise", "parse", "rank"]
+
+_PART = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+_ARCHITECTURES = {
+    "i386": ("386", ""),
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+}
+_KNOWN = {"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"}
+_ARM = ("v8", "v7", "v6", "v5")
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def normalise(value: Platform) -> Platform:
+    """One spelling a platform: arm64/v8 is arm64, arm is arm/v7, amd64/v1 is amd64."""
+    os, variant = value.os.lower(), value.variant.lower()
+    architecture, implied = _ARCHITECTURES.get(value.architecture.lower(), (value.architecture.lower(), ""))
+    variant = variant or implied
+    if architecture == "arm64" and variant in ("8", "v8"):
+        variant = ""
+    elif architecture == "arm":
+        variant = {"": "v7", "5": "v5", "6": "v6", "7": "v7", "8": "v8"}.get(variant, variant)
+    elif architecture == "amd64" and variant == "v1":
+        variant = ""
+    return Platform("darwin" if os == "macos" else os, architecture, variant)
+
+
+def host() -> Platform:
+    """What this machine runs."""
+    return normalise(Platform("linux", machine.machine()))
+
+
+def parse(text: str) -> Platform:
+    """`os[/arch[/variant]]` of a request; a single word may be either an OS or an architecture."""
+    parts = text.split("/")
+    if len(parts) > 3:
+        raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
+    for part in parts:
+        if not _PART.fullmatch(part):
+            raise InvalidParameter(
+                f'"{part}" is an invalid component of "{text}": platform specifier component must match '
+                '"^[A-Za-z0-9_.-]+$": invalid argument'
+            )
+    here = host()
+    if len(parts) > 1:
+        return normalise(Platform(*parts))
+    word = parts[0].lower()
+    if word in ("linux", "windows", "freebsd", "darwin"):
+        return Platform(word, here.architecture, here.variant)
+    found = normalise(Platform(here.os, word))
+    if found.architecture not in _KNOWN:
+        raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')
+    return found
+
+
+def acceptable(wanted: Platform) -> list[Platform]:
+    """What runs where `wanted` is asked for, best first."""
+    wanted = normalise(wanted)
+    result = [wanted]
+    if wanted.architecture == "amd64":
+        level = int(wanted.variant[1:]) if re.fullmatch(r"v[2-9]", wanted.variant) else 1
+        result += [normalise(Platform(wanted.os, "amd64", f"v{n}")) for n in range(level - 1, 0, -1)]
+        result.append(Platform(wanted.os, "386"))
+    elif wanted.architecture == "arm64" and not wanted.variant:
+        result += [Platform(wanted.os, "arm", variant) for variant in _ARM]
+    elif wanted.architecture == "arm" and wanted.variant in _ARM:
+        result += [Platform(wanted.os, "arm", variant) for variant in _ARM[_ARM.index(wanted.variant) + 1 :]]
+    return result
+
+
+def rank(wanted: Platform, offered: Platform) -> int | None:
+    """How well `offered` serves `wanted`: 0 is exact, higher is worse, None is not at all."""
+    try:
+        return acceptable(wanted).index(normalise(offered))
+    except ValueError:
+        return None

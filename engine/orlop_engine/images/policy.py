@@ -1,0 +1,103 @@
+"""What a client may do to names and images that are there: asked under the lock under which they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from orlop_engine.pace import Pace
+
+from .records import Image
+from .references import Reference
+
+if TYPE_CHECKING:
+    from .catalog import Catalog
+
+__all__ = ["UNRESTRICTED", "ImagePolicy", "check_names", "owner_of_image", "owner_of_name", "removable"]
+
+
+class ImagePolicy(Protocol):
+    """`owner` is kept with the names and images that come by this client: the address of a listener, "" for a client that
+    may do everything."""
+
+    @property
+    def owner(self) -> str: ...
+
+    def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
+        """Whether the client may give `name` to an image, or remove it. `image` is what has the name now, by `owner`; None:
+        the name is free."""
+        ...
+
+    def may_delete(self, image: Image) -> bool:
+        """Whether an image may go with its last name."""
+        ...
+
+    def may_use(self, image: Image) -> bool:
+        """Whether a container may be made of an image. Asked when its name has been looked up for good: it may have been
+        another's when the request was judged."""
+        ...
+
+    def denied(self, what: str) -> Exception:
+        """What to raise when the client may not."""
+        ...
+
+
+class _Unrestricted:
+    owner = ""
+
+    def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
+        return True
+
+    def may_delete(self, image: Image) -> bool:
+        return True
+
+    def may_use(self, image: Image) -> bool:
+        return True
+
+    def denied(self, what: str) -> Exception:
+        raise AssertionError(f"denied to a client that may do everything: {what}")
+
+
+UNRESTRICTED: ImagePolicy = _Unrestricted()
+
+
+def check_names(policy: ImagePolicy, catalog: Catalog, names: Iterable[Reference], id: str) -> None:
+    """Raise the policy's denial if one of the names may not be given to image `id` ("": one that is yet to be made)."""
+    if policy is UNRESTRICTED:
+        return
+    for name in names:
+        before = catalog.references.get(name)
+        if before == id:
+            continue
+        if not policy.may_take(name, catalog.images[before] if before else None, catalog.owners.get(name, "")):
+            raise policy.denied(
+                f"moving the name {name.familiar} to another image" if before else f"the name {name.familiar}"
+            )
+
+
+async def removable(policy: ImagePolicy, catalog: Catalog, images: Sequence[Image]) -> Sequence[Image]:
+    """Those of the images that may go with all of their names."""
+    if policy is UNRESTRICTED:
+        return images
+    pace, found = Pace(), []
+    for image in images:
+        may = policy.may_delete(image)
+        for name in catalog.names(image.id):
+            may = may and policy.may_take(name, image, catalog.owners.get(name, ""))
+            await pace()
+        if may:
+            found.append(image)
+    return found
+
+
+def owner_of_name(policy: ImagePolicy, catalog: Catalog, name: Reference, id: str) -> str:
+    """Whose a name is after the client has given it to image `id`. A name that the image had already does not become the
+    client's by being given again."""
+    if catalog.references.get(name) != id or catalog.owners.get(name, "") == policy.owner:
+        return policy.owner
+    return ""
+
+
+def owner_of_image(policy: ImagePolicy, known: Image | None) -> str:
+    """The same of an image that the client brings: one that others brought too is nobody's own."""
+    return policy.owner if known is None or known.record.owner == policy.owner else ""

@@ -1,0 +1,181 @@
+"""Progress records of pull, load and import (formats: Docker's JSON message stream), and their way to one client.
+
+Producers never wait: byte counts of one layer replace each other until they are sent, at most every 100 ms (Docker's own
+rhythm); every other record is kept. So a client that reads slowly delays nothing and costs little.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from orlop_sdk import OrlopError
+
+__all__ = ["Progress", "Record", "Report", "error_record"]
+
+_INTERVAL = 0.1
+_log = logging.getLogger("orlop.images")
+
+
+class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
+    current: int = 0
+    total: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    message: str
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename={"detail": "progressDetail", "failure": "errorDetail"}):
+    """One record, in Docker's order of fields. `detail` is an empty object for a layer's states, absent elsewhere."""
+
+    stream: str | None = None
+    status: str | None = None
+    detail: Detail | None = None
+    id: str = ""
+    failure: Failure | None = None
+    error: str | None = None
+    aux: Any = None
+
+
+Report = Callable[[Record], None]
+_ENCODER = msgspec.json.Encoder()
+_NO_DETAIL = Detail()
+
+
+def message(text: str, id: str = "") -> Record:
+    return Record(status=text, id=id)
+
+
+def state(id: str, text: str) -> Record:
+    """A layer's state."""
+    return Record(status=text, detail=_NO_DETAIL, id=id)
+
+
+def amount(id: str, text: str, current: int, total: int) -> Record:
+    """Bytes done of a layer."""
+    return Record(status=text, detail=Detail(current, total), id=id)
+
+
+def error_record(text: str) -> Record:
+    return Record(failure=Failure(text), error=text)
+
+
+def encode(record: Record) -> bytes:
+    return _ENCODER.encode(record) + b"\r\n"
+
+
+class Progress:
+    """The records of one operation, to be iterated once as encoded pieces. Leaving early cancels the operation.
+
+    `run` is the operation; its error becomes the last record, unless `started` raised it."""
+
+    def __init__(self, nursery: trio.Nursery, run: Callable[[Report], Awaitable[None]]) -> None:
+        self._kept: deque[Record] = deque()
+        self._latest: dict[str, Record] = {}
+        self._sent_latest = -_INTERVAL
+        self._wake = trio.Event()
+        self._scope = trio.CancelScope()
+        self._error: Exception | None = None
+        self._done = False
+        self._any = False
+        nursery.start_soon(self._operate, run)
+
+    async def _operate(self, run: Callable[[Report], Awaitable[None]]) -> None:
+        try:
+            with self._scope:
+                await run(self.report)
+        except (OrlopError, OSError) as error:
+            self._error = error
+        except Exception as error:
+            # A body that broke off, or a mistake of ours: either way it is this operation's and nobody else's
+            _log.exception("an image operation failed")
+            self._error = error
+        finally:
+            self._done = True
+            self._wake.set()
+
+    def report(self, record: Record) -> None:
+        self._any = True
+        if record.detail is not None and record.detail.total:
+            self._latest[record.id] = record
+        else:
+            self._latest.pop(record.id, None)
+            self._kept.append(record)
+        self._wake.set()
+
+    async def ready(self) -> None:
+        """Wait for the first record, or for the end."""
+        try:
+            while not self._any and not self._done:
+                await self._wait()
+        except BaseException:
+            self._scope.cancel()
+            raise
+
+    async def started(self) -> None:
+        """The same, but raise the operation's error if it comes before any record: it can be a plain HTTP error then."""
+        await self.ready()
+        if self._error is not None and not self._any:
+            raise self._error
+
+    async def finished(self) -> None:
+        """Wait for the end and raise its error, whatever was reported."""
+        try:
+            while not self._done:
+                await self._wait()
+        except BaseException:
+            self._scope.cancel()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    async def _wait(self) -> None:
+        await self._wake.wait()
+        self._wake = trio.Event()
+        if self._done:
+            self._wake.set()
+
+    def _take(self) -> list[Record]:
+        batch = list(self._kept)
+        self._kept.clear()
+        if self._latest and trio.current_time() >= self._sent_latest + _INTERVAL:
+            batch += self._latest.values()
+            self._latest.clear()
+            self._sent_latest = trio.current_time()
+        return batch
+
+    def __aiter__(self) -> Progress:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            while True:
+                if batch := self._take():
+                    return b"".join(map(encode, batch))
+                if self._done:
+                    return self._last()
+                deadline = self._sent_latest + _INTERVAL if self._latest else trio.current_time() + 3600
+                with trio.move_on_at(deadline):
+                    await self._wait()
+        except trio.Cancelled:
+            self._scope.cancel()
+            raise
+
+    def _last(self) -> bytes:
+        if self._error is None:
+            raise StopAsyncIteration
+        error, self._error = self._error, None
+        # "[Errno 28]" is for programs; Docker's words for a full disk are the system's, in lower case
+        text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+        return encode(error_record(text))
+
+    async def aclose(self) -> None:
+        """The client went away: the operation is cancelled, as nobody waits for it."""
+        self._scope.cancel()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,317 @@
+"""Pulling: manifest -> configuration and layers (in parallel) -> verify -> unpack in order -> one commit.
+
+Survives a crash at any point: blobs and partial blobs stay for the next pull of the same reference, layers already
+committed are found again, and the image appears only with its row. A client that goes away cancels its pull; layers that
+another pull waits for go on. The words are Docker's (daemon/internal/distribution/pull_v2.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import trio
+
+from orlop_engine.types.images import ImageDocument
+from orlop_kernel.config import Config
+from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopError
+
+from . import documents, manifests, platforms
+from .download import Downloads, short
+from .leases import Lease
+from .manifests import Descriptor, Index, Manifest
+from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, check_names
+from .progress import Report, amount, message, state
+from .records import Image, ImageRecord, Layer
+from .references import Reference
+from .registry_auth import ANONYMOUS, Credentials
+from .registry_errors import RegistryError, translate
+from .registry_hosts import CERTS_D, Endpoint, HostRules, Timeouts
+from .stock import CLEANUP_SECONDS, Stock
+
+if TYPE_CHECKING:
+    from .destinations import Refuse
+    from .registry import Registry
+
+__all__ = ["PullRequest", "Puller"]
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """A reference without tag and digest means all tags of the repository. `refuse` is there for a client that may not have
+    the daemon connect to just any address (`destinations`)."""
+
+    reference: Reference
+    platform: Platform | None = None
+    credentials: Credentials = ANONYMOUS
+    policy: ImagePolicy = UNRESTRICTED
+    refuse: Refuse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """An image to be had: what its manifest and configuration say."""
+
+    reference: Reference
+    manifest: Manifest
+    kept: tuple[bytes, ...]
+    document: ImageDocument
+    raw: bytes
+    chain_ids: tuple[str, ...]
+    policy: ImagePolicy
+
+    @property
+    def diff_ids(self) -> list[str]:
+        assert self.document.rootfs is not None
+        return self.document.rootfs.diff_ids
+
+
+def _quiet(_: object) -> None:
+    """Nobody is told about the configuration's download."""
+
+
+class Puller:
+    """`config` gives the daemon's present configuration; `pulled` hears of every image that was pulled."""
+
+    def __init__(
+        self,
+        stock: Stock,
+        downloads: Downloads,
+        config: Callable[[], Config],
+        pulled: Callable[[Reference, Image], None],
+        max_depth: int,
+        *,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        certificates: tuple[str, ...] = CERTS_D,
+    ) -> None:
+        self._stock, self._downloads = stock, downloads
+        self._config, self._pulled = config, pulled
+        self._max_depth = max_depth
+        self._timeouts, self._certificates = timeouts, certificates
+
+    async def pull(self, request: PullRequest, report: Report) -> None:
+        """Pull an image, or all tags of a repository."""
+        reference = request.reference
+        if reference.familiar_name == "scratch":
+            raise Forbidden("'scratch' is a reserved name")
+        await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms, once, beside the loop
+        try:
+            async with AsyncExitStack() as stack:
+                registry, first = await self._reach(stack, request)
+                if reference.is_name_only:
+                    newer = [await self._tag(registry, request, tag, report) for tag in await registry.tags()]
+                else:
+                    newer = [await self._image(registry, request, reference, first, report)]
+        except RegistryError as error:
+            raise translate(error, reference) from error
+        verdict = "Downloaded newer image for" if any(newer) else "Image is up to date for"
+        report(message(f"Status: {verdict} {reference.familiar}"))
+
+    async def _reach(self, stack: AsyncExitStack, request: PullRequest) -> tuple[Registry, tuple[str, bytes]]:
+        """The first endpoint that has what is wanted, with the manifest's media type and bytes. A mirror that fails is
+        passed over; TLS is given up only for insecure registries, and only if nobody answered there."""
+        config = self._config()
+        rules = HostRules(tuple(config.registry_mirrors), tuple(config.insecure_registries))
+        error: OrlopError = DriverError(f"cannot pull {request.reference.familiar}: there is no registry to ask")
+        for endpoint in await rules.endpoints(request.reference):
+            async with AsyncExitStack() as attempt:
+                try:
+                    registry = await attempt.enter_async_context(self._connect(endpoint, request, rules))
+                    first = await self._first(registry, request.reference)
+                except (RegistryError, DriverError) as failure:
+                    error = failure
+                    answered = not isinstance(failure, RegistryError) or failure.answered
+                    if answered and not endpoint.mirror:
+                        raise
+                    continue
+                stack.push_async_exit(attempt.pop_all())
+                return registry, first
+        raise error
+
+    def _connect(self, endpoint: Endpoint, request: PullRequest, rules: HostRules) -> AbstractAsyncContextManager[Registry]:
+        from .destinations import for_registry
+        from .registry import Registry
+
+        return Registry.connect(
+            endpoint,
+            request.reference,
+            request.credentials if _are_for(request.credentials, endpoint) else ANONYMOUS,
+            proxies=self._config().proxies,
+            timeouts=self._timeouts,
+            certificates=self._certificates,
+            destinations=for_registry(request.refuse, rules, endpoint.host, self._certificates),
+        )
+
+    async def _first(self, registry: Registry, reference: Reference) -> tuple[str, bytes]:
+        if reference.is_name_only:
+            return "", b""
+        return await registry.manifest(reference.digest or reference.tag)
+
+    async def _tag(self, registry: Registry, request: PullRequest, tag: str, report: Report) -> bool:
+        reference = request.reference.with_tag(tag)
+        return await self._image(registry, request, reference, await registry.manifest(tag), report)
+
+    async def _image(
+        self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
+    ) -> bool:
+        """Pull one image; whether it brought anything new."""
+        report(message(f"Pulling from {reference.path}", reference.tag or str(reference)))
+        name = str(reference)
+        try:
+            with self._stock.leases.hold() as lease:
+                plan = await self._plan(registry, request, reference, first, lease)
+                return await self._fetch(registry, plan, name, lease, report)
+        except BaseException as error:
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                # A connection that broke, or a client that left: what came is good and the next pull goes on with it.
+                # Anything else: it is false, or there is no room for it.
+                if isinstance(error, OrlopError) and not (isinstance(error, RegistryError) and error.retry):
+                    await self._stock.give_up([name])
+                await self._stock.collect()
+            raise
+
+    async def _plan(
+        self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], lease: Lease
+    ) -> _Plan:
+        """Choose the platform, fetch the configuration, check that both fit together and fit this machine."""
+        kept = [first[1]]
+        found = manifests.parse(*first)
+        if isinstance(found, Index):
+            entry = manifests.choose(found, request.platform or platforms.host())
+            media_type, data = await registry.manifest(entry.digest)
+            kept.append(data)
+            found = manifests.parse(media_type, data)
+            if isinstance(found, Index):
+                raise DriverError(f"cannot read manifest: manifest list {entry.digest} is inside another one")
+        lease.blobs.add(found.config.digest)
+        await self._stock.barrier()
+        await self._downloads.fetch(registry, found.config, _quiet)
+        raw = self._stock.content.read(found.config.digest, manifests.MAX_MANIFEST)
+        document = await documents.read(raw, layers=len(found.layers))
+        self._check(document, request, reference)
+        assert document.rootfs is not None
+        chain_ids = tuple(documents.chain_ids(document.rootfs.diff_ids))
+        if len(chain_ids) > self._max_depth:
+            raise DriverError(f"cannot pull {reference.familiar}: max depth exceeded: {len(chain_ids)} layers")
+        return _Plan(reference, found, tuple(kept), document, raw, chain_ids, request.policy)
+
+    def _check(self, document: ImageDocument, request: PullRequest, reference: Reference) -> None:
+        if document.os.lower() not in ("linux", ""):
+            raise InvalidParameter(
+                f'image operating system "{document.os}" cannot be used on this platform: operating system is not supported'
+            )
+        actual = Platform(document.os, document.architecture, document.variant)
+        if request.platform is not None and platforms.rank(request.platform, actual) is None:
+            raise NotFound(
+                f"image with reference {reference.familiar} was found but does not match the specified platform: "
+                f"wanted {request.platform}, actual: {actual}"
+            )
+
+    async def _fetch(self, registry: Registry, plan: _Plan, name: str, lease: Lease, report: Report) -> bool:
+        digests = [documents.digest(data) for data in plan.kept]
+        by_digest = plan.reference.with_digest(digests[0])
+        names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
+        check_names(plan.policy, self._stock.catalog, names, plan.manifest.config.digest)  # before the layers are fetched
+        lease.blobs.update(digests, (layer.digest for layer in plan.manifest.layers))
+        lease.chains.update(plan.chain_ids)
+        await self._stock.barrier()
+        image = self._stock.catalog.images.get(plan.manifest.config.digest)
+        # Known by its configuration, so its layers are there: Docker shows none of them
+        if image is not None and all(self._stock.content.has(layer.blob) for layer in image.layers):
+            layers: Sequence[Layer] = image.layers
+        else:
+            known = self._present(plan, lease)
+            await self._stock.begin(name, lease)
+            layers = await _LayerPull(self._stock, self._downloads, registry, plan, known, report).run()
+        for data in plan.kept:
+            await self._stock.content.put(data)
+        record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
+        newer = self._stock.catalog.references.get(names[-1]) != record.id
+        image = await self._stock.add(record, plan.document, plan.raw, names, resumed=name, policy=plan.policy)
+        report(message(f"Digest: {digests[0]}"))
+        self._pulled(plan.reference, image)
+        return newer
+
+    def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
+        """Layers that need no download: unpacked, and with a blob to push or save them from."""
+        result = {}
+        for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
+            built = self._stock.layers.built.get(chain_id)
+            if built is None:
+                continue
+            if self._stock.content.has(part.digest):
+                result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
+                continue
+            known = self._stock.catalog.layer(chain_id)
+            if known is not None and self._stock.content.has(known.blob):
+                result[chain_id] = known
+                lease.blobs.add(known.blob)
+        return result
+
+
+class _LayerPull:
+    """The layers of one image: all downloads at once, each unpacked when it and those below it are there."""
+
+    def __init__(
+        self, stock: Stock, downloads: Downloads, registry: Registry, plan: _Plan, known: dict[str, Layer], report: Report
+    ) -> None:
+        self._stock, self._downloads, self._registry = stock, downloads, registry
+        self._plan, self._known, self._report = plan, known, report
+        self._ready: dict[str, trio.Event] = {}
+        self._failures: list[Exception] = []
+
+    async def run(self) -> Sequence[Layer]:
+        result: list[Layer] = []
+        async with trio.open_nursery() as nursery:
+            for chain_id, part in zip(self._plan.chain_ids, self._plan.manifest.layers, strict=True):
+                if chain_id in self._known:
+                    self._report(state(short(part.digest), "Already exists"))
+                elif part.digest not in self._ready:
+                    self._report(state(short(part.digest), "Pulling fs layer"))
+                    self._ready[part.digest] = trio.Event()
+                    nursery.start_soon(self._download, part, nursery.cancel_scope)
+            try:
+                for chain_id, diff_id, part in zip(
+                    self._plan.chain_ids, self._plan.diff_ids, self._plan.manifest.layers, strict=True
+                ):
+                    parent = result[-1].chain_id if result else ""
+                    result.append(self._known.get(chain_id) or await self._unpack(chain_id, parent, diff_id, part))
+            except Exception as error:
+                self._failures.append(error)  # raised below, alone: a nursery would wrap it in a group
+                nursery.cancel_scope.cancel()
+        if self._failures:
+            raise self._failures[0]
+        return result
+
+    async def _download(self, part: Descriptor, scope: trio.CancelScope) -> None:
+        try:
+            await self._downloads.fetch(self._registry, part, self._report)
+            self._ready[part.digest].set()
+        except Exception as error:
+            self._failures.append(error)
+            scope.cancel()
+
+    async def _unpack(self, chain_id: str, parent: str, diff_id: str, part: Descriptor) -> Layer:
+        await self._ready[part.digest].wait()
+        id = short(part.digest)
+
+        def progress(report: Report, done: int) -> None:
+            report(amount(id, "Extracting", done, part.size))
+
+        built = await self._stock.layers.build(chain_id, parent, part.digest, diff_id, self._report, progress)
+        self._report(state(id, "Pull complete"))
+        return Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
+
+
+def _are_for(credentials: Credentials, endpoint: Endpoint) -> bool:
+    """Docker Hub's are not for its mirrors: one of those gets none but its own, and over TLS only."""
+    if not endpoint.mirror:
+        return True
+    address = credentials.server
+    own = urlsplit(address if "//" in address else f"//{address}").netloc
+    return own == endpoint.host and endpoint.verify and endpoint.url.startswith("https://")

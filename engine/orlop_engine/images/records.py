@@ -1,0 +1,144 @@
+"""What is kept about an image: its row in the table `images`, and the value the rest of the engine sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from orlop_engine.types import parse_rfc3339
+from orlop_engine.types.images import ImageConfig, ImageDocument
+
+from .names import Names
+
+__all__ = ["Image", "ImageRecord", "ImageUser", "Layer", "ResumeRecord", "unix_time"]
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """One layer. `blob` is the compressed or plain tar in the content store whose content is `diff_id`; `size` is what the
+    unpacked files hold, in bytes."""
+
+    blob: str
+    media_type: str
+    blob_size: int
+    diff_id: str
+    chain_id: str
+    size: int
+
+
+class ImageRecord(msgspec.Struct, frozen=True):
+    """A row, under the image's ID. `manifests` are blobs kept because a reference by digest names them: the manifest,
+    and the index it was chosen from. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+
+    id: str
+    layers: tuple[Layer, ...]
+    manifests: tuple[str, ...] = ()
+    parent: str = ""
+    tagged: str = ""
+    owner: str = ""
+
+
+class ResumeRecord(msgspec.Struct, frozen=True):
+    """A row, under `resume:<reference>`: what an interrupted pull has fetched, kept for the next try until `until`
+    (Unix time)."""
+
+    blobs: tuple[str, ...]
+    chains: tuple[str, ...]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUser:
+    """A container that was made from an image."""
+
+    container_id: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as the engine sees it. `names` are those that it has now; `repo_tags` and `repo_digests` are the same in
+    familiar form, sorted. `chain_id` is the storage key of its top layer, "" for an image without layers."""
+
+    record: ImageRecord
+    document: ImageDocument
+    raw: bytes
+    names: Names = field(compare=False)
+    created_ns: int | None = field(init=False, compare=False)
+    """Unix time; None when the document does not say."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "created_ns", _created_ns(self.document.created))
+
+    @property
+    def repo_tags(self) -> list[str]:
+        return self.names.tags
+
+    @property
+    def repo_digests(self) -> list[str]:
+        return self.names.digests
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def config(self) -> ImageConfig:
+        return self.document.config or _NO_CONFIG
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.record.layers
+
+    @property
+    def chain_ids(self) -> tuple[str, ...]:
+        return tuple(layer.chain_id for layer in self.record.layers)
+
+    @property
+    def chain_id(self) -> str:
+        return self.record.layers[-1].chain_id if self.record.layers else ""
+
+    @property
+    def os(self) -> str:
+        return self.document.os
+
+    @property
+    def architecture(self) -> str:
+        return self.document.architecture
+
+    @property
+    def variant(self) -> str:
+        return self.document.variant
+
+    @property
+    def created(self) -> str:
+        return self.document.created
+
+    @property
+    def created_unix(self) -> int:
+        return _NEVER if self.created_ns is None else self.created_ns // 1_000_000_000
+
+    @property
+    def size(self) -> int:
+        return sum(layer.size for layer in self.record.layers)
+
+    @property
+    def parent(self) -> str:
+        return self.record.parent
+
+
+_NO_CONFIG = ImageConfig()
+_NEVER = -62135596800  # Go's zero time, in Unix seconds
+
+
+def _created_ns(text: str) -> int | None:
+    try:
+        return parse_rfc3339(text) or None
+    except ValueError:
+        return None
+
+
+def unix_time(text: str) -> int:
+    """Seconds of an RFC 3339 time; Go's zero time for none, as Docker shows it."""
+    moment = _created_ns(text)
+    return _NEVER if moment is None else moment // 1_000_000_000

@@ -1,0 +1,179 @@
+"""What removing an image means: which names go, whether the image goes, and why not. Sans-IO.
+
+The rules are those of daemon/images/image_delete.go. A plan is made from the catalog and the containers that use an
+image; the service carries it out under its lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from orlop_sdk import Conflict
+
+from .catalog import Catalog
+from .names import Names
+from .policy import UNRESTRICTED, ImagePolicy
+from .records import Image, ImageUser
+from .references import Reference, parse
+
+__all__ = ["Removal", "Users", "plan", "prune"]
+
+Users = Mapping[str, Sequence[ImageUser]]
+
+
+@dataclass(slots=True)
+class Removal:
+    """What to do, in the order in which the client is told. `steps` are (image ID, names to untag, delete the image)."""
+
+    steps: list[tuple[str, list[Reference], bool]] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[Reference]:
+        return [name for _, names, _ in self.steps for name in names]
+
+    @property
+    def images(self) -> list[str]:
+        return [id for id, _, delete in self.steps if delete]
+
+
+def _conflict(id: str, why: str, *, hard: bool) -> Conflict:
+    force = "cannot be forced" if hard else "must be forced"
+    return Conflict(f"conflict: unable to delete {_short(id)} ({force}) - {why}")
+
+
+def _short(id: str) -> str:
+    return id.removeprefix("sha256:")[:12]
+
+
+def _is_id(image: Image, text: str) -> bool:
+    """Whether the user meant the ID: a prefix of it, with or without its algorithm."""
+    return bool(text) and (image.id.startswith(text) or image.id.removeprefix("sha256:").startswith(text))
+
+
+class _Planner:
+    """Plans step upon step: each sees what the ones before it leave."""
+
+    def __init__(self, catalog: Catalog, users: Users, policy: ImagePolicy) -> None:
+        self._catalog, self._users, self._policy = catalog, users, policy
+        self._gone: set[str] = set()
+        self._left: dict[str, Names] = {}
+
+    def names(self, image: Image) -> Names:
+        return self._left.get(image.id, image.names)
+
+    def is_gone(self, image: Image) -> bool:
+        return image.id in self._gone
+
+    def _step(self, removal: Removal, image: Image, names: list[Reference], delete: bool) -> None:
+        if image.id not in self._left:
+            self._left[image.id] = image.names.copy()
+        left = self._left[image.id]
+        for name in names:
+            left.discard(name)
+        if delete:
+            self._gone.add(image.id)
+        removal.steps.append((image.id, names, delete))
+
+    def _conflict(self, image: Image, *, force: bool, named: bool) -> Conflict | None:
+        """`named`: the image has names that do not go."""
+        id = image.id
+        if any(child not in self._gone for child in self._catalog.children(id)):
+            return _conflict(id, "image has dependent child images", hard=True)
+        users = self._users.get(id, ())
+        running = [user for user in users if user.running]
+        if running:
+            why = f"image is being used by running container {running[0].container_id[:12]}"
+            return _conflict(id, why, hard=True)
+        if force:
+            return None
+        if named:
+            return _conflict(id, "image is referenced in multiple repositories", hard=False)
+        if users:
+            why = f"image is being used by stopped container {users[0].container_id[:12]}"
+            return _conflict(id, why, hard=False)
+        return None
+
+    def _check(self, image: Image, names: Iterable[Reference]) -> None:
+        for name in names:
+            if not self._policy.may_take(name, image, self._catalog.owners.get(name, "")):
+                raise self._policy.denied(f"removing the name {name.familiar}")
+
+    def by_id(self, image: Image, removal: Removal, *, force: bool) -> None:
+        names = self.names(image)
+        self._check(image, names)
+        if not self._policy.may_delete(image):
+            raise self._policy.denied(f"deleting image {_short(image.id)}")
+        conflict = self._conflict(image, force=force, named=len(names) > 0 and not names.is_single)
+        if conflict is not None:
+            raise conflict
+        self._gone.add(image.id)
+        removal.steps.append((image.id, list(names), True))
+
+    def by_name(self, image: Image, reference: Reference, text: str, removal: Removal, *, force: bool) -> None:
+        self._check(image, [reference])
+        names, users = self.names(image), self._users.get(image.id, ())
+        if not force and users and names.is_single:
+            raise Conflict(
+                f'conflict: unable to remove repository reference "{text}" (must force) - container '
+                f"{users[0].container_id[:12]} is using its referenced image {_short(image.id)}"
+            )
+        gone = [reference]
+        if reference.tag and names.tags_of(reference.name) == 1:
+            gone += names.digests_of(reference.name)  # without a tag they name nothing that anybody asked for
+        self._check(image, gone)
+        delete = len(gone) == len(names) and self._policy.may_delete(image)
+        if delete:
+            # The name goes in any case; what a container or a child needs stays, as an image without names
+            delete = self._conflict(image, force=force, named=False) is None
+        self._step(removal, image, gone, delete)
+
+    def parents(self, image: Image, removal: Removal) -> None:
+        """Untagged parents that only this image needed."""
+        while self.is_gone(image):
+            parent = self._catalog.images.get(image.parent)
+            if parent is None or self.names(parent) or self._conflict(parent, force=False, named=False):
+                return
+            if not self._policy.may_delete(parent):
+                return
+            self._step(removal, parent, [], True)
+            image = parent
+
+
+def plan(
+    catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool, policy: ImagePolicy = UNRESTRICTED
+) -> Removal:
+    """What `DELETE /images/{text}` does. `NotFound` and `Conflict` in Docker's words."""
+    image = catalog.resolve(text)
+    removal, planner = Removal(), _Planner(catalog, users, policy)
+    if _is_id(image, text):
+        planner.by_id(image, removal, force=force)
+    else:
+        reference = parse(text)
+        reference = reference.with_digest(reference.digest) if reference.digest else reference.with_default_tag()
+        planner.by_name(image, reference, text, removal, force=force)
+    if prune:
+        planner.parents(image, removal)
+    return removal
+
+
+def prune(
+    catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal, policy: ImagePolicy = UNRESTRICTED
+) -> Iterator[None]:
+    """What a prune of these images does (daemon/images/image_prune.go): each of their names goes as by `docker rmi`, and
+    what that refuses stays. So an image in use keeps one name. Adds to `removal`; yields after each name, so that the caller
+    can let others run."""
+    planner = _Planner(catalog, users, policy)
+    for image in images:
+        names = list(image.names)
+        yield
+        for name in names:
+            with suppress(Conflict):
+                if not planner.is_gone(image) and name in planner.names(image):
+                    planner.by_name(image, name, "", removal, force=False)
+            yield
+        if not names and not planner.is_gone(image):
+            with suppress(Conflict):
+                planner.by_id(image, removal, force=False)
+        planner.parents(image, removal)

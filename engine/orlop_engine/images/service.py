@@ -1,0 +1,357 @@
+"""Images, as the rest of the engine knows them.
+
+Reads (`resolve`, `get`, `names`, `summaries`, ...) are answered from published values: no lock, no driver. Changes are
+ordered by the stock's lock and acknowledged after their commit. Pull, load and import run in the engine's nursery and
+report through a `Progress`, whose reader may leave: then they are cancelled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from orlop_engine.pace import Pace
+from orlop_engine.processes.zygote import Zygote
+from orlop_engine.types import rfc3339
+from orlop_engine.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
+from orlop_engine.unpacking import unpack as sandboxed_unpack
+from orlop_kernel.config import Config
+from orlop_kernel.counters import Tally
+from orlop_kernel.events import EventBus
+from orlop_kernel.store import Store
+from orlop_sdk import Conflict, InvalidParameter, Storage
+
+from . import documents, listing, removal, views
+from .committed import CommitRequest, Committer
+from .content import ContentStore
+from .download import Downloads
+from .imports import Importer, ImportRequest
+from .layers import Layers, Unpack
+from .listing import Filters, Listed
+from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy, removable
+from .progress import Progress, Record, Report
+from .pull import Puller, PullRequest
+from .records import Image, ImageUser
+from .references import Reference, parse
+from .registry_hosts import CERTS_D, Timeouts
+from .removal import Removal, Users
+from .stock import Collected, Stock
+from .urls import check_url
+
+if TYPE_CHECKING:
+    from .destinations import Refuse
+
+__all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest"]
+
+Version = tuple[int, int]
+_NEWEST: Version = (9, 99)
+_encode = msgspec.json.encode
+
+
+def _nobody() -> Users:
+    return {}
+
+
+class Images:
+    """The image service. `users` is set by the engine: by image, the containers that were made from it."""
+
+    def __init__(
+        self,
+        root: str,
+        store: Store,
+        events: EventBus,
+        storage: Storage,
+        zygote: Zygote,
+        config: Config,
+        nursery: trio.Nursery,
+        *,
+        unpack: Unpack = sandboxed_unpack,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        certificates: tuple[str, ...] = CERTS_D,
+        retry_wait: float = 5.0,
+    ) -> None:
+        self.users: Callable[[], Users] = _nobody
+        self.tally = Tally()
+        self._config = config
+        self._certificates = certificates
+        self._events, self._storage, self._nursery = events, storage, nursery
+        self._content = ContentStore(root)
+        self._layers = Layers(storage, self._content, zygote, unpack, nursery)
+        self._stock = Stock(store, self._content, self._layers)
+        slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
+        self._downloads = Downloads(self._content, nursery, slots, attempts, retry_wait)
+        depth = storage.capabilities.max_depth - 1  # with the init layer of its containers
+        self._puller = Puller(
+            self._stock,
+            self._downloads,
+            lambda: self._config,
+            self._pulled,
+            depth,
+            timeouts=timeouts,
+            certificates=certificates,
+        )
+        self._depth = depth
+        self._importer = Importer(self._stock)
+        self._committer = Committer(self._stock, depth)
+        self._pruning = False
+
+    async def load(self) -> None:
+        """At boot: read the rows, set bad ones aside, remove what a crash left over."""
+        await self._stock.load()
+
+    def reconfigure(self, config: Config) -> None:
+        """Mirrors, insecure registries and download limits take effect with the next pull."""
+        self._config = config
+        self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
+
+    # --- reads ------------------------------------------------------------------------------------------------------
+
+    def resolve(self, reference: str) -> Image:
+        """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`."""
+        return self._stock.catalog.resolve(reference)
+
+    @property
+    def changes(self) -> int:
+        """Another number than before when a name may mean another image, or none."""
+        return self._stock.catalog.changes
+
+    def get(self, image_id: str) -> Image | None:
+        return self._stock.catalog.images.get(image_id)
+
+    def all(self) -> list[Image]:
+        return list(self._stock.catalog.images.values())
+
+    @property
+    def count(self) -> int:
+        return len(self._stock.catalog.images)
+
+    def names(self, image_id: str) -> list[str]:
+        """The image's references in familiar form, tags and digests, sorted."""
+        return [name.familiar for name in self._stock.catalog.names(image_id)]
+
+    async def listed(
+        self, filters: Filters, *, everything: bool, shared_size: bool = False, version: Version = _NEWEST
+    ) -> bytes:
+        """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
+        chosen = await listing.choose(self._stock.catalog, filters, everything=everything)
+        counts = self.users() if version >= (1, 51) else None
+        pace, pieces = Pace(), []
+        for item in chosen:
+            pieces.append(_encode(self._summary(views.nameless(item, version), version, shared_size, counts)))
+            await pace()
+        return b"[" + b",".join(pieces) + b"]"
+
+    async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
+        """`Images` and `LayersSize` of `GET /system/df`: the list with all that is counted, and the bytes of all layers of
+        all images, each once."""
+        catalog, counts = self._stock.catalog, self.users()
+        pace, result, total = Pace(), [], 0
+        for item in await listing.choose(catalog, {}, everything=False):
+            result.append(self._summary(item, version, True, counts))
+            await pace()
+        for chain_id in catalog.chains():
+            layer = catalog.layer(chain_id)
+            total += layer.size if layer else 0
+            await pace()
+        return result, total
+
+    def _summary(self, item: Listed, version: Version, shared_size: bool, counts: Users | None) -> ImageSummary:
+        shared = self._stock.catalog.shared_size(item.image) if shared_size else -1
+        return views.summary(item, version, shared, -1 if counts is None else len(counts.get(item.image.id, ())))
+
+    async def inspect(self, name: str, version: Version = _NEWEST, platform: Platform | None = None) -> ImageInspect:
+        image = self.resolve(name)
+        listing.require_platform(image, name, platform)
+        data = await self._storage.describe(image.chain_id) if image.chain_id else {}
+        show = partial(views.inspect, image, self._config.effective_storage_driver, data, version)
+        return await trio.to_thread.run_sync(show) if len(image.raw) > documents.LARGE else show()
+
+    def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
+        image = self.resolve(name)
+        listing.require_platform(image, name, platform)
+        return views.history(image, self._stock.catalog)
+
+    # --- images come ------------------------------------------------------------------------------------------------
+
+    def _event(self, action: str, actor: str, name: str, image: Image | None = None) -> None:
+        labels = (image.config.labels if image else None) or {}
+        self._events.publish("image", action, actor, {**labels, "name": name})
+
+    def _pulled(self, reference: Reference, image: Image) -> None:
+        self._event("pull", reference.familiar, reference.familiar_name, image)
+
+    def pull(self, request: PullRequest) -> Progress:
+        """Begin to pull. Read the `Progress` to its end, or close it to cancel."""
+
+        async def run(report: Report) -> None:
+            with self.tally.timed("image", "pull"):
+                await self._puller.pull(request, report)
+
+        return Progress(self._nursery, run)
+
+    def load_archive(
+        self,
+        body: AsyncIterable[bytes],
+        platform: Platform | None = None,
+        *,
+        quiet: bool = True,
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> Progress:
+        """Load the images of a `docker save` archive or an OCI layout."""
+
+        async def run(report: Report) -> None:
+            from .archive_load import Loader  # tarfile and decompressors: two megabytes that few daemons ever need
+
+            loader, pace = Loader(self._stock, self._depth, policy), Pace(shielded=True)
+            for image, _ in await loader.load(body, platform, quiet, report):
+                self._event("load", image.id, image.id, image)
+                await pace()
+
+        return Progress(self._nursery, run)
+
+    async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
+        """Make an image of a tar: `body`, or what the source's URL answers. A wrong change or URL is raised here."""
+        config = await trio.to_thread.run_sync(self._importer.config, request.changes)
+        if request.source != "-":
+            check_url(request.source)
+
+        async def run(report: Report) -> None:
+            async with AsyncExitStack() as stack:
+                source = body
+                if request.source != "-":
+                    from .destinations import Destinations
+                    from .fetch import fetch
+
+                    allowed = Destinations(request.refuse) if request.refuse else None
+                    fetching = fetch(request.source, self._config.proxies, self._certificates, allowed, report)
+                    source = await stack.enter_async_context(fetching)
+                elif isinstance(body, AsyncGenerator):
+                    await stack.enter_async_context(aclosing(body))
+                image = await self._importer.make(request, config, source)
+            if request.name:
+                self._event("tag", image.id, request.name.familiar, image)
+            self._event("import", image.id, image.id, image)
+            report(Record(status=image.id))
+
+        return Progress(self._nursery, run)
+
+    async def commit(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
+        """Make an image of a container's image and of what the container changed, a tar."""
+        image = await self._committer.make(request, diff)
+        if request.name:
+            self._event("tag", image.id, request.name.familiar, image)
+        return image
+
+    async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None = None) -> list[SearchResult]:
+        """Ask the index of a registry (Docker Hub's, if the term names no other) for repositories."""
+        from .search import search
+
+        return await search(term, limit, filters, self._config, self._certificates, refuse)
+
+    async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
+        """Give an image one more name; another image may lose it."""
+        reference = parse(repository)
+        if reference.digest:
+            raise InvalidParameter("refusing to create a tag with a digest reference")
+        reference = reference.with_tag(tag) if tag else reference.with_default_tag()
+        if reference.familiar_name == "sha256":
+            raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
+        async with self._stock.lock:
+            image = self.resolve(name)
+            await self._stock.point(reference, image.id, rfc3339(time.time_ns()), policy)
+        self._event("tag", image.id, reference.familiar, image)
+
+    # --- images go --------------------------------------------------------------------------------------------------
+
+    async def remove(
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        prune: bool = True,
+        platforms: Sequence[Platform] = (),
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> list[DeletedItem]:
+        """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words. An
+        image here is of one platform: other `platforms` are not there to be removed."""
+        async with self._stock.lock:
+            for platform in platforms:
+                listing.require_platform(self.resolve(name), name, platform)
+            planned = removal.plan(self._stock.catalog, self.users(), name, force=force, prune=prune, policy=policy)
+            gone = await self._carry_out(planned)
+        return await self._items(planned, gone, await self._stock.collect())
+
+    async def _carry_out(self, planned: Removal) -> list[Image]:
+        gone = [self._stock.catalog.images[id] for id in planned.images]
+        images = {id: self._stock.catalog.images[id] for id, _, _ in planned.steps}
+        await self._stock.forget(planned.names, planned.images)
+        pace = Pace(shielded=True)
+        for id, names, delete in planned.steps:
+            for _ in names:
+                self._event("untag", id, id, images[id])
+                await pace()
+            if delete:
+                self._event("delete", id, id, images[id])
+        return gone
+
+    async def _items(self, planned: Removal, gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
+        """In Docker's order: for each image its names, itself, its layers from the top."""
+        layers = {image.id: image.chain_ids for image in gone}
+        left = {chain_id for chain_id, _ in collected.layers}
+        pace, result = Pace(shielded=True), []
+        for id, names, delete in planned.steps:
+            for name in names:
+                result.append(DeletedItem(untagged=name.familiar))
+                await pace()
+            if delete:
+                result.append(DeletedItem(deleted=id))
+                mine = [chain_id for chain_id in reversed(layers[id]) if chain_id in left]
+                left.difference_update(mine)
+                result += [DeletedItem(deleted=chain_id) for chain_id in mine]
+                await pace()
+        return result
+
+    async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED) -> PruneReport:
+        """Remove unused images, and what interrupted pulls left. `SpaceReclaimed` is of layers, like `LayersSize` of
+        `GET /system/df`."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        try:
+            return await self._prune(filters, policy)
+        finally:
+            self._pruning = False
+
+    async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
+        async with self._stock.lock:
+            catalog = self._stock.catalog
+            chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
+            planned = await self._plan_prune(chosen, policy)
+            gone = await self._carry_out(planned) if planned.steps else []
+        await self._stock.give_up(list(self._stock.leases.resumable))
+        collected = await self._stock.collect()
+        items = await self._items(planned, gone, collected)
+        space = sum(size for _, size in collected.layers)
+        self._events.publish("image", "prune", "", {"reclaimed": str(space)})
+        return PruneReport(items or None, space)
+
+    async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
+        """Planned again when a container was made of one of the images meanwhile."""
+        while True:
+            users, planned, pace = self.users(), Removal(), Pace()
+            for _ in removal.prune(self._stock.catalog, users, images, planned, policy):
+                await pace()
+            now = self.users()
+            if not any(id in now and id not in users for id, _, _ in planned.steps):
+                return planned
+
+    async def collect(self) -> None:
+        """Remove layers that nothing needs any more; to be called when a container of a removed image has gone."""
+        await self._stock.collect()

@@ -1,0 +1,316 @@
+"""What the engine keeps of images: rows, blobs and layers, and what goes when nothing names it any more.
+
+Order of a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never names
+what is not there, and what a crash leaves is always surplus: at boot everything is removed that no image, container or
+interrupted pull needs. An image that lost its content (a damaged disk) is set aside; the daemon starts without it.
+
+Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (the image's ID; if the name has an owner, a
+space and the owner), `resume:<full reference>`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from orlop_engine.pace import Pace
+from orlop_engine.types.images import ImageDocument
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk import DriverError, InvalidParameter, OrlopError
+
+from . import documents
+from .catalog import Catalog
+from .content import ContentStore, DamagedBlob
+from .layers import Built, Layers
+from .leases import Lease, Leases
+from .manifests import MAX_MANIFEST
+from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owner_of_name
+from .records import Image, ImageRecord, Layer, ResumeRecord
+from .references import Reference, parse
+
+__all__ = ["CLEANUP_SECONDS", "Collected", "Stock"]
+
+log = logging.getLogger("orlop.images")
+
+_TABLE = "images"
+_REF, _RESUME = "ref:", "resume:"
+_COMMIT_SECONDS = 30.0
+CLEANUP_SECONDS = 60.0  # for what is left of an image that was not made, however the maker ends
+
+_record = msgspec.json.Decoder(ImageRecord)
+_resume = msgspec.json.Decoder(ResumeRecord)
+_encode = msgspec.json.encode
+
+
+def _name_row(name: Reference, id: str, owner: str) -> Put:
+    return Put(_TABLE, f"{_REF}{name}", f"{id} {owner}".rstrip().encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection removed: layers with their sizes, highest first, and bytes of blobs."""
+
+    layers: tuple[tuple[str, int], ...] = ()
+    blob_bytes: int = 0
+
+
+class Stock:
+    """`lock` orders changes of rows and names; readers use `catalog` without it."""
+
+    def __init__(self, store: Store, content: ContentStore, layers: Layers) -> None:
+        self.store, self.content, self.layers = store, content, layers
+        self.catalog = Catalog()
+        self.leases = Leases()
+        self.lock = trio.Lock()
+        self._kept: frozenset[str] | set[str] = frozenset()
+        """Layers and blobs that were there at boot, while rows of images may be missing."""
+
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read the rows, set aside what cannot be used, and remove what nothing needs."""
+        await trio.to_thread.run_sync(self.content.prepare)
+        stored = set(await self.layers.sweep())
+        names: list[tuple[str, str]] = []
+        unusable: list[tuple[str, str]] = []
+        pace = Pace()
+        for key, value in self.store.load(_TABLE):
+            await pace()
+            if key.startswith(_REF):
+                names.append((key, value.decode("utf-8", "replace")))
+                continue
+            try:
+                self._load_row(key, value, stored)
+            except (*UNREADABLE, OrlopError, OSError) as error:
+                unusable.append((key, str(error)))
+        for key, id in names:
+            await pace()
+            try:
+                self._load_name(key, id)
+            except OrlopError as error:
+                unusable.append((key, str(error)))
+        await self.store.quarantine_all(_TABLE, unusable)
+        await self.layers.found(stored - self.layers.built.keys())
+        if self._rows_are_missing():
+            log.warning("layers and blobs of no image are kept, as rows of images may be missing")
+            self._kept = await trio.to_thread.run_sync(lambda: stored.union(self.content.digests()))
+        try:
+            await self.collect()
+        except (OrlopError, OSError) as error:
+            log.warning("what no image needs is not removed yet: %s", error)
+
+    def _rows_are_missing(self) -> bool:
+        """Then what no row names may be all that is left of an image."""
+        return self.store.lost_rows() or any(
+            table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
+        )
+
+    def _load_row(self, key: str, value: bytes, stored: set[str]) -> None:
+        if key.startswith(_RESUME):
+            self.leases.resumable[key.removeprefix(_RESUME)] = _resume.decode(value)
+            return
+        record = _record.decode(value)
+        if record.id != key:
+            raise OrlopError(f"it says that its id is {record.id[:80]!r}")
+        try:
+            raw = self.content.read(record.id, MAX_MANIFEST)
+        except DamagedBlob:
+            self.content.remove(record.id)  # or a pull would take it for the real one
+            raise
+        document = documents.parse(raw, layers=len(record.layers))
+        missing = [layer.chain_id for layer in record.layers if layer.chain_id not in stored]
+        if missing:
+            raise OrlopError(f"cannot use image {key}: its layer {missing[0]} is not in storage")
+        self.catalog.put(record, document, raw)
+        parent = ""
+        for layer in record.layers:
+            self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size)
+            parent = layer.chain_id
+
+    def _load_name(self, key: str, value: str) -> None:
+        id, _, owner = value.partition(" ")
+        reference = parse(key.removeprefix(_REF))
+        if id not in self.catalog.images:
+            raise OrlopError(f"it names image {id[:80]}, which is not there")
+        self.catalog.point(reference, id, owner)
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    async def _commit(self, operations: Sequence[Put | Delete]) -> None:
+        """Not cut short: whether it happened must be known, for the catalog to say the same."""
+        with trio.fail_after(_COMMIT_SECONDS, shield=True):
+            await self.store.commit(operations)
+
+    @asynccontextmanager
+    async def making(self) -> AsyncIterator[Lease]:
+        """Hold what an image is being made of, until the image does. When it comes to nothing, nothing of it stays."""
+        try:
+            with self.leases.hold() as lease:
+                yield lease
+        except BaseException:
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self.collect()
+            raise
+
+    async def receive(self, pieces: AsyncIterable[bytes], lease: Lease) -> tuple[str, int]:
+        """Store a stream as a blob: its digest, and its size."""
+        ingest = await self.content.ingest(None)
+        try:
+            async for piece in pieces:
+                await ingest.write(piece)
+            return await ingest.commit(lambda digest: self.hold(lease, blob=digest)), ingest.offset
+        finally:
+            ingest.abandon()
+
+    async def make(
+        self,
+        document: ImageDocument,
+        layers: Sequence[Layer],
+        name: Reference | None,
+        lease: Lease,
+        parent: str = "",
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> Image:
+        """Write the document of an image that is of our own making, and acknowledge it. `InvalidParameter` when it is more
+        than the next start would read."""
+        raw = documents.encode(document)
+        try:
+            await documents.read(raw)
+        except DriverError as error:
+            raise InvalidParameter(f"cannot make the image: {error}") from error
+        record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
+        await self.hold(lease, blob=record.id)
+        await self.content.put(raw)
+        return await self.add(record, document, raw, [name] if name else [], policy=policy)
+
+    async def add(
+        self,
+        record: ImageRecord,
+        document: ImageDocument,
+        raw: bytes,
+        names: Iterable[Reference],
+        *,
+        resumed: str = "",
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> Image:
+        """Acknowledge an image with its names, in one commit. Its blobs and layers are held by a lease of the caller.
+        An image that is known already keeps its record, and gains manifests. `resumed` ends that interrupted pull."""
+        async with self.lock:
+            known = self.catalog.images.get(record.id)
+            if known is not None:
+                manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
+                layers = known.record.layers
+                if not all(self.content.has(layer.blob) for layer in layers):
+                    layers = record.layers  # damage has cost it some
+                record = msgspec.structs.replace(
+                    known.record, layers=layers, manifests=tuple(manifests), parent=known.parent or record.parent
+                )
+            record = msgspec.structs.replace(record, owner=owner_of_image(policy, known))
+            names = list(names)
+            check_names(policy, self.catalog, names, record.id)
+            owners = [owner_of_name(policy, self.catalog, name, record.id) for name in names]
+            operations: list[Put | Delete] = [Put(_TABLE, record.id, _encode(record))]
+            operations += map(_name_row, names, itertools.repeat(record.id), owners)
+            if resumed:
+                operations.append(Delete(_TABLE, _RESUME + resumed))
+            await self._commit(operations)
+            self.leases.resumable.pop(resumed, None)
+            self.catalog.put(record, document, raw)
+            pace = Pace(shielded=True)
+            for name, owner in zip(names, owners, strict=True):
+                self.catalog.point(name, record.id, owner)
+                await pace()
+            return self.catalog.images[record.id]
+
+    async def point(self, name: Reference, id: str, tagged: str, policy: ImagePolicy = UNRESTRICTED) -> None:
+        """Give an image one more name. The caller holds `lock`."""
+        check_names(policy, self.catalog, [name], id)
+        image, owner = self.catalog.images[id], owner_of_name(policy, self.catalog, name, id)
+        record = msgspec.structs.replace(image.record, tagged=tagged)
+        await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, id, owner)])
+        self.catalog.put(record, image.document, image.raw)
+        self.catalog.point(name, id, owner)
+
+    async def forget(self, names: Sequence[Reference], ids: Sequence[str]) -> None:
+        """Remove names, and images that have no others, in one commit. The caller holds `lock`."""
+        pace = Pace(shielded=True)  # the rows are gone: the catalog follows, whatever becomes of the caller
+        operations = []
+        for key in (*(f"{_REF}{name}" for name in names), *ids):
+            operations.append(Delete(_TABLE, key))
+            await pace()
+        await self._commit(operations)
+        for name in reversed(names):  # from the end of their order, where a removal moves nothing
+            self.catalog.drop(name)
+            await pace()
+        for id in ids:
+            self.catalog.remove(id)
+            await pace()
+
+    async def begin(self, name: str, lease: Lease) -> None:
+        """Remember what a pull is about to fetch, so that the next one can go on with it."""
+        record = lease.record()
+        await self._commit([Put(_TABLE, _RESUME + name, _encode(record))])
+        self.leases.resumable[name] = record
+
+    async def give_up(self, names: Iterable[str]) -> None:
+        """What these interrupted pulls fetched is of no use."""
+        names = list(names)
+        if names:
+            await self._commit([Delete(_TABLE, _RESUME + name) for name in names])
+            for name in names:
+                self.leases.resumable.pop(name, None)
+
+    # --- collection -------------------------------------------------------------------------------------------------
+
+    async def collect(self) -> Collected:
+        """Remove every layer and blob that no image, lease, interrupted pull or container needs."""
+        await self.give_up(self.leases.expired())
+        async with self.layers.guard:
+            gone = await self.layers.remove(await self._unneeded_layers())
+            # In this order: a blob that is published from now on is none of these, one that was before is held by now
+            found = await trio.to_thread.run_sync(self.content.digests)
+            keep = await self._needed_blobs()
+            return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, found, keep))
+
+    async def _unneeded_layers(self) -> list[str]:
+        pace, held, result = Pace(), self.leases.chains() | self._kept, []
+        for chain_id in list(self.layers.built):
+            if chain_id not in held and self.catalog.layer(chain_id) is None:
+                result.append(chain_id)
+            await pace()
+        return result
+
+    async def _needed_blobs(self) -> set[str]:
+        pace, keep = Pace(), self.leases.blobs() | self._kept
+        for image in list(self.catalog.images.values()):
+            keep.add(image.id)
+            keep.update(image.record.manifests)
+            keep.update(layer.blob for layer in image.layers)
+            await pace()
+        return keep
+
+    def _remove_blobs(self, found: Iterable[str], keep: set[str]) -> int:
+        total = self.content.remove_partials(digest for digest in self.content.partials() if digest not in keep)
+        for digest in found:
+            if digest not in keep:
+                total += self.content.size(digest)
+                self.content.remove(digest)
+        return total
+
+    async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
+        """Add to a lease what is about to be stored. It may be there already, and a collection be about to remove it: that
+        one is over when this returns."""
+        lease.blobs.update(filter(None, (blob,)))
+        lease.chains.update(filter(None, (chain_id,)))
+        await self.barrier()
+
+    async def barrier(self) -> None:
+        """After this, whatever a lease held before it stays: a collection that had not seen it is over."""
+        async with self.layers.guard:
+            return

@@ -1,0 +1,285 @@
+"""Reading logs for clients: `GET /containers/{id}/logs`, and attach with `logs=1`.
+
+The driver's reader and the framing run on worker threads, a batch (about 1 MiB) at a time. A request that is cancelled while
+a thread is reading, on a disk that hangs perhaps, leaves at once: the thread closes the reader when it is back.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
+from urllib.parse import quote_plus
+
+import msgspec
+import trio
+
+from orlop_engine.threads import Abandonable
+from orlop_sdk.errors import InvalidParameter, OrlopError
+from orlop_sdk.log import LogDriver, LogInfo, LogQuery, LogReader, LogRecord
+
+__all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_time", "read_logs"]
+
+_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_FRACTION = re.compile(r"\d{1,9}", re.ASCII)
+_CHUNK_MIN = 1 << 18  # a thread's turn, so that going there and back is a small part of it
+_CHUNK_MAX = 1 << 20
+_STREAMS = {"stdout": 1, "stderr": 2}
+_SYSTEM_ERROR = 3
+_READS = Abandonable("reads of logs", 40, turns=3)
+
+
+class LogsRequest(msgspec.Struct, frozen=True):
+    """What a client wants to see. `multiplexed`: frames with a header (no terminal), otherwise raw bytes."""
+
+    stdout: bool = True
+    stderr: bool = True
+    since_ns: int = 0
+    until_ns: int = 0
+    tail: int | None = None
+    follow: bool = False
+    timestamps: bool = False
+    details: bool = False
+    multiplexed: bool = True
+
+
+def parse_time(text: str) -> int:
+    """`since` and `until`: "s[.ns]" of Unix time to ns; empty or "0" is 0, no bound. The fraction is one, so "1.5" is a
+    second and a half. `InvalidParameter` in the words of Go's strconv."""
+    second, _, fraction = text.partition(".")
+    if not text:
+        return 0
+    for part, valid in ((second, _INTEGER.fullmatch(second)), (fraction, not fraction or _FRACTION.fullmatch(fraction))):
+        if not valid or len(part) > 12:
+            raise InvalidParameter(f'strconv.ParseInt: parsing "{part}": invalid syntax')
+    return int(second) * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
+
+
+def parse_tail(text: str) -> int | None:
+    """`tail`: a number of entries; anything else, and anything negative, means all (None)."""
+    count = int(text) if _INTEGER.fullmatch(text) and len(text) < 20 else -1
+    return count if count >= 0 else None
+
+
+# --- records to bytes -----------------------------------------------------------------------------------------------
+
+
+def _fixed(time_text: str) -> bytes:
+    """Nine digits always: clients align on it."""
+    second, _, fraction = time_text[:-1].partition(".")
+    return f"{second}.{fraction:0<9}Z ".encode()
+
+
+def _details(attributes: Mapping[str, str] | None) -> bytes:
+    pairs = sorted((attributes or {}).items())
+    return (",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in pairs) + " ").encode()
+
+
+class _Stamps(dict[str, bytes]):
+    """Times as clients see them; lines that were read together share one."""
+
+    def __missing__(self, key: str) -> bytes:
+        stamp = self[key] = _fixed(key)
+        return stamp
+
+
+def _texts(records: Sequence[LogRecord], request: LogsRequest) -> list[bytes]:
+    """`[time ][details ]text`."""
+    texts = [record.data for record in records]
+    if request.details:
+        texts = [_details(record.attrs) + text for record, text in zip(records, texts, strict=True)]
+    if request.timestamps:
+        stamps = _Stamps()
+        texts = [stamps[record.time] + text for record, text in zip(records, texts, strict=True)]
+    return texts
+
+
+def frame_records(records: Sequence[LogRecord], request: LogsRequest) -> bytes:
+    """The records of the streams asked for, ready for the body: one frame each, for clients take a frame for a line."""
+    if not (request.stdout and request.stderr):
+        wanted = "stdout" if request.stdout else "stderr"
+        records = [record for record in records if record.stream == wanted]
+    texts = _texts(records, request)
+    if not request.multiplexed:
+        return b"".join(texts)
+    headers = _Headers()
+    parts = [b""] * (2 * len(texts))
+    parts[::2] = [headers[record.stream, len(text)] for record, text in zip(records, texts, strict=True)]
+    parts[1::2] = texts
+    return b"".join(parts)
+
+
+class _Headers(dict[tuple[str, int], bytes]):
+    """Frame headers by stream and length: a log has few lengths, and making one costs more than looking it up."""
+
+    def __missing__(self, key: tuple[str, int]) -> bytes:
+        header = self[key] = bytes((_STREAMS.get(key[0], 1), 0, 0, 0)) + key[1].to_bytes(4, "big")
+        return header
+
+
+def _error_text(error: Exception, request: LogsRequest) -> bytes:
+    text = f"Error grabbing logs: {error}\n".encode()
+    return bytes((_SYSTEM_ERROR, 0, 0, 0)) + len(text).to_bytes(4, "big") + text if request.multiplexed else text
+
+
+# --- the stream -----------------------------------------------------------------------------------------------------
+
+
+class _Lease:
+    """A reader that may be closed while a thread is in it: then the thread closes it."""
+
+    def __init__(self, make: Callable[[], LogReader], request: LogsRequest) -> None:
+        self._make = make
+        self._request = request
+        self._lock = threading.Lock()
+        self._reader: LogReader | None = None
+        self._busy = False
+        self._closed = False
+
+    def open(self) -> None:
+        """Make the reader. Raises what the driver does."""
+        reader = self._make()
+        with self._lock:
+            if not self._closed:
+                self._reader = reader
+                return
+        reader.close()
+
+    @property
+    def reader(self) -> LogReader:
+        assert self._reader is not None
+        return self._reader
+
+    def read(self) -> tuple[bytes, bool]:
+        """What there is, up to `_CHUNK_MAX` bytes or so, and whether there may be more at once."""
+        with self._lock:
+            if self._closed:
+                return b"", False
+            self._busy = True
+        try:
+            parts, size, more = [], 0, True
+            while more and size < _CHUNK_MIN and not self._closed:
+                records = self.reader.read()
+                more = bool(records)
+                parts.append(frame_records(records, self._request))
+                size += len(parts[-1])
+            return b"".join(parts), more
+        finally:
+            with self._lock:
+                self._busy = False
+                if self._closed:
+                    self._reader.close()
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if not self._busy and self._reader is not None:
+                    self._reader.close()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+class LogStream:
+    """An async iterator of body chunks. `open` (optional) raises what stands in the way before a header is sent;
+    afterwards errors are told in the stream. `aclose`, or the end of `async with`, gives the files back."""
+
+    def __init__(
+        self,
+        driver: LogDriver,
+        info: LogInfo,
+        options: Mapping[str, str],
+        request: LogsRequest,
+        ended: trio.Event | None,
+    ) -> None:
+        follow = request.follow and ended is not None
+        query = LogQuery(since=request.since_ns, until=request.until_ns, tail=request.tail, follow=follow)
+        self._make = partial(driver.open_reader, info, options, query)
+        self._request = request
+        self._ended = ended if follow else None
+        self._lease: _Lease | None = None
+        self._chunks = self._run()
+
+    async def open(self) -> LogStream:
+        """Open the driver's reader. `NotImplementedHere` when the driver cannot be read; may be called twice."""
+        if self._lease is None:
+            lease = _Lease(self._make, self._request)
+            try:
+                await _READS.run(lease.open)
+            except BaseException:
+                lease.close()
+                raise
+            self._lease = lease
+        return self
+
+    def __aiter__(self) -> LogStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self._chunks.__anext__()
+
+    async def __aenter__(self) -> LogStream:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if self._lease:
+            self._lease.close()
+        await self._chunks.aclose()
+
+    async def _run(self) -> AsyncGenerator[bytes, None]:
+        await self.open()
+        assert self._lease is not None
+        try:
+            while True:
+                over = self._is_over()
+                data, more = await _READS.run(self._lease.read)
+                for start in range(0, len(data), _CHUNK_MAX):
+                    yield data[start : start + _CHUNK_MAX] if len(data) > _CHUNK_MAX else data
+                if not more:
+                    if over:  # looked at before the read: what it did not see was not there at the end
+                        return
+                    await self._wait(self._lease.reader.fileno())
+        except (OrlopError, OSError) as error:
+            yield _error_text(error, self._request)
+        finally:
+            self._lease.close()
+
+    def _is_over(self) -> bool:
+        """Nothing can come any more that is asked for: no `follow`, or the container has ended, or `until` is past."""
+        until = self._request.until_ns
+        return self._ended is None or self._ended.is_set() or bool(until and time.time_ns() > until)
+
+    async def _wait(self, fd: int) -> None:
+        """Until the log may have grown, the container has ended, or `until` is past."""
+        until = self._request.until_ns
+        patience = max(0.0, until / 1e9 - time.time()) + 0.001 if until else float("inf")
+        assert self._ended is not None
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, self._ended, nursery.cancel_scope)
+                await trio.lowlevel.wait_readable(fd)
+                nursery.cancel_scope.cancel()
+
+
+def read_logs(
+    driver: LogDriver,
+    info: LogInfo,
+    options: Mapping[str, str],
+    request: LogsRequest,
+    ended: trio.Event | None,
+) -> LogStream:
+    """The log of a container as a client asked for it: `async with read_logs(...) as chunks: async for chunk in chunks`.
+
+    `ended` is set when the container's log is closed for good; None when it does not run, then `follow` does not follow.
+    Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`. Chunks are at most
+    1 MiB, and at least 256 KiB while there is that much to read.
+    """
+    return LogStream(driver, info, options, request, ended)

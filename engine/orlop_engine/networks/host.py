@@ -1,0 +1,117 @@
+"""What networks must know of the host: its routes, its name servers, an existing bridge's address. Reads, never writes."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+
+from orlop_sdk import InvalidParameter
+
+from .ipam import IPNetwork
+
+__all__ = [
+    "bridge_address",
+    "gateway_routes",
+    "interface_address",
+    "nameservers",
+    "on_link_routes",
+    "read_resolv_conf",
+    "used",
+]
+
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
+_RTF_UP, _RTF_GATEWAY = 0x1, 0x2
+# The thread's, not the process's: in tests the daemon's thread has a network of its own.
+_PROC_NET = "/proc/thread-self/net/"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def on_link_routes() -> list[IPNetwork]:
+    """Networks the host reaches without a gateway: a container network over one of them would cut the host off."""
+    return _routes(0)
+
+
+def gateway_routes() -> list[IPNetwork]:
+    """Networks the host reaches by a gateway of their own, not by the default one."""
+    return _routes(_RTF_GATEWAY)
+
+
+def _routes(gateway: int) -> list[IPNetwork]:
+    found: list[IPNetwork] = []
+    for line in _lines(_PROC_NET + "route")[1:]:
+        fields = line.split()
+        flags = int(fields[3], 16)
+        if flags & _RTF_UP and flags & _RTF_GATEWAY == gateway and fields[7] != "00000000":
+            # The kernel prints both as the bytes lie in memory.
+            address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[i], 16))) for i in (1, 7))
+            found.append(ipaddress.IPv4Network(f"{address}/{mask}", strict=False))
+    for line in _lines(_PROC_NET + "ipv6_route"):
+        fields = line.split()
+        length, flags = int(fields[1], 16), int(fields[8], 16)
+        if flags & _RTF_UP and flags & _RTF_GATEWAY == gateway and 0 < length < 128:
+            network = ipaddress.IPv6Network((int(fields[0], 16), length), strict=False)
+            if not network.is_link_local and not network.is_multicast:
+                found.append(network)
+    return found
+
+
+def read_resolv_conf() -> str:
+    """The host's, or systemd-resolved's list of real servers when the former names only its stub."""
+    try:
+        with open("/etc/resolv.conf") as file:
+            text = file.read()
+        if nameservers(text) == [ipaddress.ip_network("127.0.0.53")]:
+            with open("/run/systemd/resolve/resolv.conf") as file:
+                text = file.read()
+    except OSError:
+        return ""
+    return text
+
+
+def nameservers(resolv_conf: str) -> list[IPNetwork]:
+    found: list[IPNetwork] = []
+    for line in resolv_conf.splitlines():
+        fields = line.split()
+        if fields[:1] == ["nameserver"] and len(fields) > 1:
+            try:
+                found.append(ipaddress.ip_network(fields[1].partition("%")[0]))
+            except ValueError:
+                continue
+    return found
+
+
+def used() -> list[IPNetwork]:
+    """What containers must not have addresses of without somebody's asking for it."""
+    return on_link_routes() + nameservers(read_resolv_conf())
+
+
+def bridge_address(name: str) -> str:
+    """The first IPv4 address of an administrator's bridge; "" without one. Raises `InvalidParameter` in Docker's words when
+    there is no such link."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        raise InvalidParameter(f"bridge device with non default name {name} must be created manually") from None
+    return interface_address(name)
+
+
+def interface_address(name: str) -> str:
+    """ "10.0.0.1/24": the first IPv4 address of a link; "" without one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16s16x", os.fsencode(name)[:15])
+        try:
+            address, mask = (fcntl.ioctl(sock, code, request)[20:24] for code in (_SIOCGIFADDR, _SIOCGIFNETMASK))
+        except OSError:
+            return ""
+    length = int.from_bytes(mask, "big").bit_count()
+    return f"{socket.inet_ntoa(address)}/{length}"

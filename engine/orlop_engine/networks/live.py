@@ -1,0 +1,205 @@
+"""Connect and disconnect: a container's networks changed, while it runs or before it does. Durable before it is answered,
+and at the next boot as the row says."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from orlop_engine.containers import lifecycle, netfiles
+from orlop_engine.types.containers import EndpointSettings
+from orlop_sdk import Conflict, Forbidden, InvalidParameter, OrlopError, Unavailable
+
+from . import planning
+from .ports import Wanted, wanted_ports
+from .records import NetworkRecord, Sandbox
+from .views import normal_ports
+
+if TYPE_CHECKING:
+    from orlop_engine.containers.container import Container
+    from orlop_engine.containers.record import ContainerRecord
+    from orlop_engine.engine import Engine
+    from orlop_engine.processes.monitor_client import Monitor
+
+    from .service import Networks
+
+__all__ = ["complete", "connect", "disconnect", "keep_gateway"]
+
+_log = logging.getLogger("orlop.networks")
+_UNDO_SECONDS = 20
+
+
+def _publish(engine: Engine, action: str, record: NetworkRecord, container: Container) -> None:
+    attributes = {"container": container.id, "name": record.name, "type": record.driver}
+    engine.events.publish("network", action, record.id, attributes)
+
+
+def _configured(engine: Engine, container: Container, record: NetworkRecord) -> list[str]:
+    """Under which names the container's row has this network."""
+    return [name for name in container.record.endpoints if engine.networks.known(name) == record]
+
+
+def complete(networks: Networks, record: ContainerRecord) -> None:
+    """The row of a daemon that left out the network of the mode, and kept the starts of ids as it was given them."""
+    if record.endpoints_complete:
+        return
+    mode = record.host_config.network_mode or "bridge"
+    record.endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
+    record.endpoints_complete = True
+    with suppress(InvalidParameter):  # one that is ambiguous by now: the start says so
+        record.host_config.network_mode, record.endpoints = networks.pin(mode, record.endpoints)
+
+
+class _Living(NamedTuple):
+    sandbox: Sandbox
+    monitor: Monitor
+
+
+def _living(container: Container) -> _Living | None:
+    """Sandbox and monitor of a container that runs in a network namespace of its own."""
+    sandbox, run = container.record.sandbox, container.run
+    if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
+        return None
+    if not run.settled.is_set():  # its network namespace is known by what its monitor says
+        raise Unavailable(f"cannot change the networks of container {container.name}: its monitor has not answered yet")
+    return _Living(sandbox, run.monitor)
+
+
+async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
+    await lifecycle.decided(container)
+    async with container.lock, container.plumbing:
+        record = engine.networks.resolve(network)
+        _check_company(engine, container, record)
+        planning.check_settings(record, settings)
+        living = _living(container)
+        if living is None and container.record.state.running:
+            raise Conflict(f"container {container.id} has no network of its own to connect")
+        if _configured(engine, container, record):
+            if living is None:
+                return  # as in Docker: a success, and the container keeps the settings that it has
+            raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
+        if living:
+            await _join(engine, container, living, record, _key(network, record), settings)
+        else:
+            container.record.endpoints[_key(network, record)] = settings
+            await engine.containers.save(container)
+    if living:
+        _publish(engine, "connect", record, container)
+
+
+def _key(given: str, record: NetworkRecord) -> str:
+    """Who gives the whole ID means this network, whatever gets its name later."""
+    return record.id if given == record.id else record.name
+
+
+async def _join(
+    engine: Engine, container: Container, living: _Living, record: NetworkRecord, key: str, settings: EndpointSettings
+) -> None:
+    """The running container is on one more network, which may be its gateway from now on; or as it was, when that fails."""
+    row, netns = container.record, living.monitor.netns_path
+    grown = await engine.networks.connect(living.sandbox, record.id, settings, netns)
+    endpoints = row.endpoints
+    row.sandbox, row.endpoints = grown, {**endpoints, key: settings}
+    try:
+        await _told(engine, container, living.sandbox)
+        # Before it is the gateway: a boot removes links that no row tells of, and the default route would go along
+        await engine.containers.save(container)
+        row.sandbox = await engine.networks.elect(grown, _wanted(container), netns, living.monitor)
+        if row.sandbox is not grown:
+            await engine.containers.save(container)
+    except BaseException:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+            sandbox = await _elected(engine, container, _Living(row.sandbox, living.monitor), leaving=record.id)
+            row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
+        row.endpoints = endpoints
+        container.touch()
+        engine.containers.background(engine.containers.save, container)
+        await _told(engine, container, grown)
+        raise
+
+
+def _wanted(container: Container) -> list[Wanted]:
+    config, host = container.record.config, container.record.host_config
+    return wanted_ports(normal_ports(config.exposed_ports or ()), host.port_bindings or {}, host.publish_all_ports)
+
+
+async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
+    """What the container reads of its networks follows. It is connected all the same when that fails."""
+    try:
+        netfiles.refresh(engine.containers, container, before)
+        await netfiles.answer_names(engine.containers, container)
+    except Exception as error:  # also what only the container's own changes to these files could lead to
+        _log.warning("container %s is not told of its networks: %s", container.name, error)
+
+
+def _check_company(engine: Engine, container: Container, record: NetworkRecord) -> None:
+    """By the networks it is on at present: its mode may be one that it has left."""
+    mode = container.record.host_config.network_mode
+    if mode == "host" or mode.startswith("container:"):
+        raise InvalidParameter(planning.SHARED_IS_ALONE)
+    present = [found for found in map(engine.networks.known, container.record.endpoints) if found and found != record]
+    planning.check_company(mode, [*present, record])
+
+
+async def disconnect(engine: Engine, container: Container, network: str) -> None:
+    await lifecycle.decided(container)
+    async with container.lock, container.plumbing:
+        record = engine.networks.resolve(network)
+        if container.record.host_config.network_mode == "host":
+            raise InvalidParameter(planning.HOST_IS_FOR_GOOD)
+        names = _configured(engine, container, record)
+        living = _living(container)
+        if living is None and not names:
+            raise Forbidden(f"container {container.id} is not connected to network {record.name}")
+        endpoints = container.record.endpoints
+        if living:
+            engine.networks.without(living.sandbox, record.id)  # raises when it is not on it
+            container.record.sandbox = sandbox = await _elected(engine, container, living, leaving=record.id)
+        # The row first: a boot removes an endpoint that no row tells of, but makes none anew
+        try:
+            container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
+            if living:
+                container.record.sandbox = engine.networks.without(sandbox, record.id)
+            await engine.containers.save(container)
+            if living:
+                await engine.networks.disconnect(sandbox, record.id, living.monitor.netns_path)
+        except BaseException:
+            container.record.endpoints = endpoints
+            if living:
+                container.record.sandbox = sandbox
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                    container.record.sandbox = await _elected(engine, container, _Living(sandbox, living.monitor))
+            container.touch()
+            engine.containers.background(engine.containers.save, container)
+            raise
+        if living:
+            await _told(engine, container, living.sandbox)
+        container.touch()
+    if living:
+        _publish(engine, "disconnect", record, container)
+
+
+async def _elected(engine: Engine, container: Container, living: _Living, leaving: str = "") -> Sandbox:
+    """Its gateway is another network before one is left. That is left all the same when this fails, as in Docker."""
+    monitor = living.monitor
+    try:
+        return await engine.networks.elect(living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving)
+    except OrlopError as error:
+        _log.error("container %s has no gateway until its next start: %s", container.name, error)
+        return living.sandbox
+
+
+async def keep_gateway(engine: Engine, container: Container) -> None:
+    """At boot. With one network there is nothing to choose, and nothing to have been cut short."""
+    await engine.networks.up()
+    async with container.lock, container.plumbing:
+        living = _living(container)
+        if living is None or len(living.sandbox.endpoints) < 2:
+            return
+        try:
+            await engine.networks.keep_gateway(living.sandbox, living.monitor.netns_path, living.monitor)
+        except OrlopError as error:
+            _log.error("container %s may have no gateway until its next start: %s", container.name, error)

@@ -1,0 +1,169 @@
+"""What a container asks of its networks, checked and put in order. No I/O, allocates nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
+from orlop_sdk import InvalidParameter
+
+from .creation import PREDEFINED
+from .records import NetworkRecord
+
+__all__ = [
+    "Request",
+    "check_company",
+    "check_settings",
+    "choose_gateway",
+    "dns_names",
+    "endpoint_sysctls",
+    "interface_names",
+    "network_of",
+    "order",
+]
+
+_OPTION = "com.docker.network."
+_DERIVED = "user specified IP address is supported only when connecting to networks with user configured subnets"
+NONE_IS_ALONE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+SHARED_IS_ALONE = (
+    "container sharing network namespace with another container or host cannot be connected to any other network"
+)
+HOST_IS_FOR_GOOD = "container cannot be disconnected from host network or connected to host network"
+_INVALID = "invalid endpoint settings:\n"
+
+
+class Request(NamedTuple):
+    """One network and what is asked of it."""
+
+    record: NetworkRecord
+    settings: EndpointSettings
+
+
+def network_of(name: str, settings: EndpointSettings | None) -> str:
+    """Which network an entry of `EndpointsConfig` asks for: `NetworkID` goes before the key, unless that is predefined
+    (Docker's getNetworkID). Who judges a request must look at this."""
+    if name in PREDEFINED or settings is None or not settings.network_id:
+        return "bridge" if name == "default" else name
+    return settings.network_id
+
+
+def check_company(network_mode: str, records: Sequence[NetworkRecord]) -> None:
+    """Raises `InvalidParameter` for networks that cannot be a container's together, in whatever order they were asked for.
+    The host's is for who has it as mode: all that is decided by the mode (the namespace, who may) counts on that."""
+    drivers = {record.driver for record in records}
+    if network_mode == "host":
+        if drivers - {"host"}:
+            raise InvalidParameter(SHARED_IS_ALONE)
+    elif "host" in drivers:
+        raise InvalidParameter(HOST_IS_FOR_GOOD if len(records) == 1 else SHARED_IS_ALONE)
+    if "null" in drivers and len(records) > 1:
+        raise InvalidParameter(NONE_IS_ALONE)
+
+
+def _addresses(settings: EndpointSettings) -> tuple[str, str]:
+    config = settings.ipam_config or EndpointIPAMConfig()
+    return config.ipv4_address, config.ipv6_address
+
+
+def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
+    """Raises `InvalidParameter` in Docker's words."""
+    addresses = [address for address in _addresses(settings) if address]
+    if addresses and record.predefined:
+        raise InvalidParameter(_INVALID + "user-specified IP address is supported on user-defined networks only")
+    if settings.aliases and record.predefined:
+        raise InvalidParameter(_INVALID + "network-scoped aliases are only supported for user-defined networks")
+    for address in addresses:
+        version = 6 if ":" in address else 4
+        subnets = [each for each in record.subnets if (":" in each.subnet) == (version == 6)]
+        if not any(each.chosen for each in subnets):
+            raise InvalidParameter(_INVALID + _DERIVED)
+        if not any(_lies_in(address, each.subnet) for each in subnets):
+            raise InvalidParameter(_INVALID + f"no configured subnet or ip-range contain the IP address {address}")
+    if settings.ipam_config and settings.ipam_config.link_local_ips:
+        raise InvalidParameter(_INVALID + "link-local addresses of one's choice are not supported")
+    mac = settings.mac_address
+    if mac:
+        parts = mac.replace("-", ":").split(":")
+        if len(parts) != 6 or not all(len(part) == 2 and _is_hex(part) for part in parts):
+            raise InvalidParameter(f"invalid MAC address: {mac}")
+    endpoint_sysctls(settings)
+
+
+def _lies_in(address: str, subnet: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(subnet)
+    except ValueError:
+        return False
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdefABCDEF" for character in text)
+
+
+def endpoint_sysctls(settings: EndpointSettings) -> tuple[tuple[str, str], ...]:
+    """`com.docker.network.endpoint.sysctls`: "net.ipv4.conf.IFNAME.log_martians=1,..."."""
+    text = (settings.driver_opts or {}).get(_OPTION + "endpoint.sysctls", "")
+    found = []
+    for entry in text.split(",") if text else ():
+        key, sign, value = entry.strip().partition("=")
+        parts = key.split(".")
+        if not sign or len(parts) < 5 or parts[0] != "net" or parts[3] != "IFNAME":
+            raise InvalidParameter(
+                f"unrecognised network interface sysctl '{entry}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V'"
+            )
+        found.append((key, value))
+    return tuple(found)
+
+
+def choose_gateway(requests: Sequence[Request]) -> Request | None:
+    """The network whose gateway is the container's: highest priority, then not internal, then both families, then by
+    name. None when there is none to route by."""
+    able = [request for request in requests if request.record.subnets and not request.record.internal]
+    if not able:
+        return None
+    return min(
+        able,
+        key=lambda request: (
+            -request.settings.gw_priority,
+            not (request.record.ipv4 and request.record.ipv6),
+            request.record.name,
+        ),
+    )
+
+
+def interface_names(requests: Sequence[Request]) -> list[str]:
+    """eth0, eth1, ... in order, around names that are asked for."""
+    asked = [(request.settings.driver_opts or {}).get(_OPTION + "endpoint.ifname", "") for request in requests]
+    used = set(filter(None, asked))
+    if len(used) != len([name for name in asked if name]):
+        raise InvalidParameter("cannot name network interfaces: one name is asked for twice")
+    found = []
+    for request, name in zip(requests, asked, strict=True):
+        if not name:
+            prefix = request.record.options.get(_OPTION + "container_iface_prefix", "eth")
+            number = 0
+            while f"{prefix}{number}" in used:
+                number += 1
+            name = f"{prefix}{number}"
+            used.add(name)
+        elif not (0 < len(name) < 16) or "/" in name or any(character.isspace() for character in name):
+            raise InvalidParameter(f"invalid network interface name: {name!r}")
+        found.append(name)
+    return found
+
+
+def dns_names(
+    record: NetworkRecord, settings: EndpointSettings, name: str, container_id: str, hostname: str
+) -> tuple[str, ...]:
+    """What other containers of a user-defined network may call this one, in Docker's order."""
+    if record.predefined or not record.subnets:
+        return ()
+    names = [name, *(settings.aliases or ()), container_id[:12], hostname]
+    return tuple(dict.fromkeys(each for each in names if each))
+
+
+def order(requests: Mapping[str, Request], first: str) -> list[Request]:
+    """The network of the network mode first if it is among them, the others by name."""
+    return [requests[ident] for ident in sorted(requests, key=lambda each: (each != first, requests[each].record.name))]

@@ -1,0 +1,301 @@
+"""Ports: Docker's `ExposedPorts` and `PortBindings` parsed, and host ports taken.
+
+A host port is taken by binding it, in the daemon: nothing else can take it from then on, and what reaches it before the
+driver's rules are in waits in its queue. The sockets go to the container's monitor, which serves loopback and IPv6 by them
+and holds the port as long as it lives, whether we do or not. The table here holds what several containers ask of us.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import trio
+
+from orlop_engine.types.containers import PortBinding
+from orlop_sdk import DriverError, InvalidParameter, PublishedPort
+from orlop_sdk.numbers import natural
+
+__all__ = ["Bound", "PortAllocator", "Wanted", "parse_port", "wanted_ports"]
+
+_PROTOCOLS = ("tcp", "udp", "sctp")
+_BACKLOG = 4096  # bounded by net.core.somaxconn
+_EPHEMERAL = (49153, 65535)
+_MAX_EXPOSED = 32_768
+_MAX_PUBLISHED = 4_096  # each is two sockets of the container's monitor, and rules
+_AT_ONCE = 64  # ports taken between two looks at what else there is to do: a port is some 30 us
+_TRIES = 256  # other engines of this machine take theirs in the same order
+
+PortBindings = Mapping[str, Sequence[PortBinding] | None]
+
+
+class Wanted(NamedTuple):
+    """One container port to publish. `low`..`high` is the range of host ports to take the first free one of, (0, 0) any."""
+
+    protocol: str
+    container_port: int
+    host_ip: str
+    low: int
+    high: int
+
+
+class Bound(NamedTuple):
+    """A host port that is ours. No socket for what has no listener (SCTP)."""
+
+    port: PublishedPort
+    socket: socket.socket | None
+
+
+# --- parsing --------------------------------------------------------------------------------------------------------
+
+
+def _range(text: str, what: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    first, last = natural(low, 65535), natural(high if dash else low, 65535)
+    if first is None or last is None or last < first:
+        raise InvalidParameter(f'invalid {what}: "{text}"')
+    return first, last
+
+
+def parse_port(text: str) -> list[tuple[int, str]]:
+    """ "80", "80/udp", "80-82/tcp" -> [(80, "tcp"), ...]."""
+    number, _, protocol = text.partition("/")
+    protocol = protocol.lower() or "tcp"
+    if protocol not in _PROTOCOLS:
+        raise InvalidParameter(f'invalid port specification: "{text}": invalid proto: {protocol}')
+    low, high = _range(number, "port specification")
+    if not low:
+        raise InvalidParameter(f'invalid port specification: "{text}"')
+    return [(value, protocol) for value in range(low, high + 1)]
+
+
+def _bindings(text: str, ports: list[tuple[int, str]], binding: PortBinding) -> list[Wanted]:
+    try:
+        host_ip = str(ipaddress.ip_address(binding.host_ip)) if binding.host_ip else ""
+    except ValueError as error:
+        raise InvalidParameter(f"invalid IP address in port bindings: {binding.host_ip}") from error
+    low, high = _range(binding.host_port or "0", "port specification")
+    if len(ports) == 1:
+        return [Wanted(ports[0][1], ports[0][0], host_ip, low, high)]
+    if (low, high) == (0, 0):
+        return [Wanted(protocol, port, host_ip, 0, 0) for port, protocol in ports]
+    if high - low + 1 != len(ports):
+        raise InvalidParameter(f"invalid ranges specified for container and host Ports: {text} and {binding.host_port}")
+    return [Wanted(protocol, port, host_ip, low + i, low + i) for i, (port, protocol) in enumerate(ports)]
+
+
+def _too_many(what: str, limit: int) -> InvalidParameter:
+    return InvalidParameter(f"too many {what} ports: a container may have {limit}")
+
+
+def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:
+    """What to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral one. Raises for
+    every port that is none, also for those that are not published: lists show them."""
+    found: list[Wanted] = []
+    bound: set[tuple[int, str]] = set()
+    for text, given in bindings.items():
+        ports = parse_port(text)
+        bound.update(ports)
+        for binding in given or [PortBinding()]:
+            if len(found) + len(ports) > _MAX_PUBLISHED:
+                raise _too_many("published", _MAX_PUBLISHED)
+            found += _bindings(text, ports, binding)
+    bare: list[tuple[int, str]] = []
+    for text in exposed:
+        bare += parse_port(text)
+        if len(bare) > _MAX_EXPOSED:
+            raise _too_many("exposed", _MAX_EXPOSED)
+    if publish_all:
+        if len(found) + len(bare) > _MAX_PUBLISHED:
+            raise _too_many("published", _MAX_PUBLISHED)
+        found += [Wanted(protocol, port, "", 0, 0) for port, protocol in bare if (port, protocol) not in bound]
+    # Fixed host ports first: an ephemeral one must not take what a sibling asks for by number.
+    return sorted(
+        set(found), key=lambda want: (want.low == 0, want.low != want.high, want.container_port, want.protocol, want)
+    )
+
+
+# --- taking ---------------------------------------------------------------------------------------------------------
+
+
+class _Taken(Exception):
+    """A candidate cannot be had; the text is Docker's."""
+
+
+def ephemeral_range() -> tuple[int, int]:
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+            low, high = file.read().split()
+            return int(low), int(high)
+    except (OSError, ValueError):
+        return _EPHEMERAL
+
+
+def _reserved() -> set[int]:
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_reserved_ports") as file:
+            text = file.read().strip()
+    except OSError:
+        return set()
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        low, _, high = part.partition("-")
+        found.update(range(int(low), int(high or low) + 1))
+    return found
+
+
+def _shown(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _open(protocol: str, address: str, port: int) -> socket.socket | None:
+    """Bind, and listen for TCP. Raises OSError."""
+    if protocol == "sctp":
+        return None
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if protocol == "tcp":
+            # A port whose last connections are in TIME_WAIT is free; for UDP the option would mean sharing.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        if protocol == "tcp":
+            sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class _Ephemeral:
+    """Ephemeral ports in the order in which they are tried: those after the one that was given last, and then from the
+    beginning. Of one allocation, which goes on where the port before was found: a port that was not free is not tried for
+    each of thousands. Iterating gives each port once."""
+
+    def __init__(self, last: int) -> None:
+        self._low, self._high = ephemeral_range()
+        self._reserved = _reserved()
+        self._next = last + 1 if self._low <= last < self._high else self._low
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(self._high - self._low + 1):
+            port, self._next = self._next, self._next + 1 if self._next < self._high else self._low
+            if port not in self._reserved:
+                yield port
+
+
+class PortAllocator:
+    """Which host ports are ours. Not persistent: `adopt` says at boot what living containers hold."""
+
+    def __init__(self, default_ip: str = "0.0.0.0") -> None:
+        self._default_ip = default_ip
+        self._taken: dict[tuple[str, int], list[ipaddress.IPv4Address | ipaddress.IPv6Address]] = {}
+        self._last = 0
+
+    async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "") -> list[Bound]:
+        """All or nothing. `DriverError` in Docker's words. `default_ip` is the network's, where no address is asked for."""
+        found: list[Bound] = []
+        ephemeral = _Ephemeral(self._last) if any(not want.low for want in wanted) else None
+        try:
+            for count, want in enumerate(wanted, 1):
+                found += self._allocate_one(want, default_ip, ephemeral)
+                if count % _AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+        except BaseException:
+            close_sockets(found)
+            self.release(bound.port for bound in found)
+            raise
+        return found
+
+    def _addresses(self, host_ip: str, default_ip: str) -> list[str]:
+        address = host_ip or default_ip or self._default_ip
+        if not host_ip and address == "0.0.0.0":
+            return ["0.0.0.0", "::"] if socket.has_ipv6 and os.path.exists("/proc/sys/net/ipv6") else ["0.0.0.0"]
+        return [address]
+
+    def _allocate_one(self, want: Wanted, default_ip: str, ephemeral: _Ephemeral | None) -> list[Bound]:
+        addresses = self._addresses(want.host_ip, default_ip)
+        failure = "no free port"
+        tries = 0
+        candidates = range(want.low, want.high + 1) if want.low or ephemeral is None else ephemeral
+        for port in candidates:
+            if not want.low and (want.protocol, port) in self._taken:
+                continue
+            try:
+                return self._take(want, addresses, port)
+            except _Taken as taken:
+                failure = str(taken)
+                tries += not want.low
+                if tries >= _TRIES:
+                    break
+        raise DriverError(failure)
+
+    def _take(self, want: Wanted, addresses: list[str], port: int) -> list[Bound]:
+        found: list[Bound] = []
+        try:
+            for address in addresses:
+                self._check(want.protocol, address, port)
+                try:
+                    sock = _open(want.protocol, address, port)
+                except OSError as error:
+                    # The host has the IPv6 module, and IPv6 off: the IPv4 binding is what there is to have.
+                    if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                        continue
+                    raise _Taken(
+                        f"failed to bind host port {_shown(address)}:{port}/{want.protocol}: {_reason(error)}"
+                    ) from error
+                published = PublishedPort(want.protocol, address, port, want.container_port)
+                self._taken.setdefault((want.protocol, port), []).append(ipaddress.ip_address(address))
+                found.append(Bound(published, sock))
+        except BaseException:
+            close_sockets(found)
+            self.release(bound.port for bound in found)
+            raise
+        if not want.low:
+            self._last = port
+        return found
+
+    def _check(self, protocol: str, address: str, port: int) -> None:
+        new = ipaddress.ip_address(address)
+        for held in self._taken.get((protocol, port), ()):
+            if held.version == new.version and (held == new or held.is_unspecified or new.is_unspecified):
+                raise _Taken(f"Bind for {_shown(address)}:{port} failed: port is already allocated")
+
+    def adopt(self, ports: Iterable[PublishedPort]) -> None:
+        """Held by living containers."""
+        for port in ports:
+            self._taken.setdefault((port.protocol, port.host_port), []).append(ipaddress.ip_address(port.host_ip))
+
+    def release(self, ports: Iterable[PublishedPort]) -> None:
+        """Not taken: no error."""
+        for port in ports:
+            key = (port.protocol, port.host_port)
+            held = self._taken.get(key, [])
+            address = ipaddress.ip_address(port.host_ip)
+            if address in held:
+                held.remove(address)
+            if not held:
+                self._taken.pop(key, None)
+
+
+def _reason(error: OSError) -> str:
+    """The words of Go's errno table, which clients match on."""
+    known = {
+        errno.EADDRINUSE: "address already in use",
+        errno.EADDRNOTAVAIL: "cannot assign requested address",
+        errno.EACCES: "permission denied",
+    }
+    return known.get(error.errno or 0, (error.strerror or str(error)).lower())
+
+
+def close_sockets(bound: Iterable[Bound]) -> None:
+    for each in bound:
+        if each.socket is not None:
+            each.socket.close()

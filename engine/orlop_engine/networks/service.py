@@ -1,0 +1,475 @@
+"""The networks of the engine: rows, addresses, host ports; what a container gets of them at its start.
+
+Owns the table `networks`. Addresses and ports in use are memory, rebuilt at boot from the sandboxes that living containers
+carry in their own rows. A driver's objects are made before the row is written and removed before it is deleted: after a
+crash in between, `restore` has the driver remove what belongs to no row, or the row makes its objects anew.
+
+A start: `plan` reserves everything, `attach` makes it real, `abandon` gives back a plan that came to nothing, `release` what
+a container had.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from orlop_engine.types.containers import EndpointSettings
+from orlop_engine.types.networks import CreateRequest, NetworkView
+from orlop_kernel.config import Config
+from orlop_kernel.events import EventBus
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk import Conflict, DriverError, Forbidden, InvalidParameter, LinkedPort, NetworkDriver, NotFound, OrlopError
+
+from . import creation, files, host, planning, views
+from .attachments import Attachments, Listeners
+from .names import Names
+from .ports import PortBindings, Wanted
+from .predefined import PREDEFINED, predefined_records
+from .records import NetworkRecord, Plan, Sandbox, decode, encode
+from .state import Network, new_id
+
+__all__ = ["Networks", "Plan", "Sandbox"]
+
+_log = logging.getLogger("orlop.networks")
+
+
+class Networks:
+    """Made once; `load` before anything else, `restore` once the living containers are known."""
+
+    def __init__(
+        self, store: Store, events: EventBus, drivers: Callable[[str], Awaitable[NetworkDriver]], config: Config
+    ) -> None:
+        self._store, self._events, self._drivers, self._config = store, events, drivers, config
+        self._networks: dict[str, Network] = {}
+        self._by_name: dict[str, Network] = {}
+        self._changing = trio.Lock()
+        self.names = Names(config)
+        self._attachments = Attachments(drivers, self._networks, config, self.names.publish)
+        self._pruning = False
+        self._up = trio.Event()
+        """Set when drivers have brought the networks up. Loading them takes longer than everything else at boot."""
+
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Load the rows and add the predefined networks. No driver is asked: that waits for `restore`."""
+        loaded: list[NetworkRecord] = []
+        for key, value in self._store.load("networks"):
+            try:
+                loaded.append(_checked(key, decode(value), loaded))
+            except (*UNREADABLE, OrlopError) as error:
+                await self._store.quarantine("networks", key, str(error))
+        for record in loaded:
+            if not record.predefined:
+                self._add(record)
+        held = {record.name: record for record in loaded if record.predefined}
+        records = predefined_records(self._config, held, self._choice, host.bridge_address)
+        changed = [record for record in records if held.get(record.name) != record]
+        if changed:
+            await self._store.commit([Put("networks", record.id, encode(record)) for record in changed])
+        for record in records:
+            self._add(record)
+
+    def check_config(self, config: Config) -> None:
+        """Raise what `load` would with this configuration."""
+        held = {record.name: record for record, _ in self.records() if record.predefined}
+        predefined_records(config, held, self._choice, host.bridge_address)
+
+    async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
+        """Once, at boot: have every network made (one that cannot be is reported by each start that needs it), take what
+        living containers hold, and have each driver make the host exactly that. What changes networks waits for it."""
+        try:
+            for network in list(self._networks.values()):
+                await self._make(network)
+            await self._attachments.restore(list(sandboxes))
+            self.names.keep(self._networks)
+            for network in self._networks.values():  # once, with all members: the old tables are right until then
+                self.names.publish(network)
+        finally:
+            self._up.set()
+
+    async def up(self) -> None:
+        """Wait until drivers have brought the networks up after the boot."""
+        await self._up.wait()
+
+    def in_flight(self, endpoint_id: str) -> bool:
+        """Whether this endpoint is just being made or taken down."""
+        return any(endpoint_id in network.planned for network in self._networks.values())
+
+    async def withdraw(self) -> None:
+        """At a stop with nothing running: take the networks' objects off the host. `restore` makes them anew."""
+        await self._up.wait()
+        for network in self._networks.values():
+            try:
+                driver = await self._drivers(network.record.driver)
+                await driver.delete_network(network.spec)
+            except OrlopError as error:
+                _log.warning("network %s stays on the host: %s", network.record.name, error)
+
+    def _add(self, record: NetworkRecord) -> Network:
+        network = Network(record)
+        self._networks[record.id] = self._by_name[record.name] = network
+        return network
+
+    async def _make(self, network: Network) -> None:
+        try:
+            driver = await self._drivers(network.record.driver)
+            await driver.create_network(network.spec)
+            network.fault = ""
+        except OrlopError as error:
+            network.fault = str(error)
+            _log.error("network %s cannot be made: %s", network.record.name, error)
+
+    async def _mend(self, network: Network) -> None:
+        """One that could not be made, or is not whole any more, is made for who needs it."""
+        if network.fault:
+            await self._make(network)
+        if network.fault:
+            raise DriverError(f"failed to set up container networking: {network.fault}")
+
+    def _pools(self) -> list[tuple[str, int]]:
+        return creation.address_pools(self._config, _host_id(self._config.data_root))
+
+    def _choice(self) -> creation.Choice:
+        taken = [pool.subnet for network in self._networks.values() for pool in network.pools]
+        return creation.Choice(self._pools(), taken, host.used())
+
+    def overlaps_host(self, request: CreateRequest) -> list[str]:
+        """The subnets that a request asks for and the host uses: its routes, its name servers. Containers there would
+        receive what the host sends to others, so not everybody may ask for them."""
+        return creation.overlapping(request, host.used() + host.gateway_routes())
+
+    def outside_pools(self, request: CreateRequest) -> list[str]:
+        """The subnets that a request asks for and that are not of `default-address-pools`. What the host reaches by its
+        default route alone, such as other subnets of a site, shows in no route: that pools are free has been decided."""
+        return creation.outside(request, self._pools())
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def resolve(self, name_or_id: str) -> NetworkRecord:
+        """By id, name, or unambiguous start of an id, in this order."""
+        return self._resolve(name_or_id).record
+
+    def known(self, ref: str) -> NetworkRecord | None:
+        """By id or name alone: what is stored of a container must never come to mean the network of somebody else whose id
+        happens to begin so."""
+        found = self._known(ref)
+        return found.record if found else None
+
+    def _known(self, ref: str) -> Network | None:
+        wanted = "bridge" if ref == "default" else ref
+        return self._networks.get(wanted) or self._by_name.get(wanted)
+
+    def _resolve(self, ref: str) -> Network:
+        found = self._known(ref)
+        if found is None and ref:
+            matches = [network for ident, network in self._networks.items() if ident.startswith(ref)]
+            if len(matches) > 1:
+                raise InvalidParameter(f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)")
+            found = matches[0] if matches else None
+        if found is None:
+            raise NotFound(f"network {ref} not found")
+        return found
+
+    def inspect(self, name_or_id: str) -> NetworkView:
+        network = self._resolve(name_or_id)
+        return views.network_view(network.record, network.members.values())
+
+    def records(self) -> list[tuple[NetworkRecord, bool]]:
+        """(row, whether a container uses it), the latest first."""
+        ordered = sorted(self._networks.values(), key=lambda network: (-network.record.created_ns, network.record.name))
+        return [(network.record, network.in_use) for network in ordered]
+
+    def list(self) -> Sequence[NetworkView]:
+        return [views.network_view(record) for record, _ in self.records()]
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateRequest) -> NetworkRecord:
+        """Make a user-defined network."""
+        await self._up.wait()
+        creation.check_request(request)
+        async with self._changing:
+            if request.name in self._by_name:
+                raise Conflict(f"network with name {request.name} already exists")
+            driver = await self._drivers(request.driver or "bridge")
+            record = self._record(request, addresses=driver.capabilities.addresses)
+            network = Network(record)
+            await driver.create_network(network.spec)
+            try:
+                await self._store.commit([Put("networks", record.id, encode(record))])
+            except BaseException:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+                    await driver.delete_network(network.spec)
+                raise
+            self._networks[record.id] = self._by_name[record.name] = network
+        self._publish("create", record)
+        return record
+
+    def _record(self, request: CreateRequest, *, addresses: bool) -> NetworkRecord:
+        driver = request.driver or "bridge"
+        options = {**self._config.default_network_opts.get(driver, {}), **(request.options or {})}
+        ipv4, ipv6 = creation.families(request, options)
+        configs = (request.ipam.config or ()) if request.ipam else ()
+        return NetworkRecord(
+            id=new_id(),
+            name=request.name,
+            driver=driver,
+            created_ns=time.time_ns(),
+            subnets=creation.choose_subnets(ipv4, ipv6, configs, self._choice()) if addresses else (),
+            ipam_options=request.ipam.options if request.ipam else None,
+            options=options,
+            labels=request.labels or {},
+            ipv4=ipv4,
+            ipv6=ipv6,
+            internal=request.internal,
+            attachable=request.attachable,
+        )
+
+    async def remove(self, name_or_id: str) -> None:
+        await self._up.wait()
+        async with self._changing:
+            network = self._resolve(name_or_id)
+            record = network.record
+            if record.predefined:
+                raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+            if network.in_use:
+                users = ", ".join(
+                    f'name:"{sandbox.container_name}" id:"{attached.endpoint.id[:12]}"'
+                    for sandbox, attached in network.members.values()
+                )
+                raise Forbidden(
+                    f"error while removing network: network {record.name} has active endpoints ({users or 'starting'})"
+                )
+            # Out of sight first: no start may plan an endpoint on what is being removed.
+            del self._networks[record.id], self._by_name[record.name]
+            try:
+                driver = await self._drivers(record.driver)
+                await driver.delete_network(network.spec)
+                await self._store.commit([Delete("networks", record.id)])
+            except BaseException as error:
+                network.fault = f"it was being removed: {error}"  # how much of it is left, nobody knows
+                self._networks[record.id] = self._by_name[record.name] = network
+                raise
+        self.names.drop(record.id)
+        self._publish("destroy", record)
+
+    async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> Sequence[str]:
+        """Remove the unused user-defined networks that `wanted` says yes to; their names."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        removed = []
+        try:
+            for record, in_use in self.records():
+                if record.predefined or in_use or not wanted(record):
+                    continue
+                try:
+                    await self.remove(record.id)
+                except (Forbidden, NotFound):
+                    continue  # taken into use, or removed, meanwhile
+                except DriverError as error:
+                    _log.warning("network %s cannot be pruned: %s", record.name, error)
+                    continue
+                removed.append(record.name)
+        finally:
+            self._pruning = False
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
+        return removed
+
+    def _publish(self, action: str, record: NetworkRecord) -> None:
+        self._events.publish("network", action, record.id, {"name": record.name, "type": record.driver})
+
+    # --- containers -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def sandbox_kind(network_mode: str) -> str:
+        """ "new", "host", or "container:ID"."""
+        if network_mode == "host" or network_mode.startswith("container:"):
+            return network_mode
+        return "new"
+
+    def pin(
+        self, network_mode: str, endpoints: Mapping[str, EndpointSettings | None]
+    ) -> tuple[str, dict[str, EndpointSettings]]:
+        """At create: the mode, and all networks that are asked for, under what leads to the same ones from now on (see
+        `known`). The mode's network is one of them only where no other is asked for, as in Docker."""
+        mode = self._pinned("bridge" if network_mode in ("", "default") else network_mode)
+        if mode.startswith("container:"):
+            return mode, {}
+        found: dict[str, tuple[str, EndpointSettings]] = {}
+        for name, given in endpoints.items():
+            key = self._pinned(planning.network_of(name, given))
+            record = self.known(key)
+            settings = msgspec.structs.replace(given, network_id="") if given else EndpointSettings()
+            found[record.id if record else key] = (key, settings)
+        return mode, dict(found.values()) or {mode: EndpointSettings()}
+
+    def _pinned(self, ref: str) -> str:
+        """What was given, or the full id where that was the start of one. One that does not exist yet: what was given."""
+        if ref.startswith("container:") or self._known(ref):
+            return ref
+        try:
+            return self._resolve(ref).record.id
+        except NotFound:
+            return ref
+
+    def _available(self, endpoints: Mapping[str, EndpointSettings]) -> Mapping[str, EndpointSettings]:
+        """With `"bridge": "none"` there is no default bridge, and a container that asks for it has only its other networks,
+        if any, as in Docker."""
+        if self._config.bridge_name:
+            return endpoints
+        return {name: settings for name, settings in endpoints.items() if name not in ("bridge", "default")}
+
+    def _requests(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> Sequence[planning.Request]:
+        found: dict[str, planning.Request] = {}
+        for name, settings in self._available(endpoints).items():
+            record = self.known(name)
+            if record is None:
+                raise NotFound(f"network {name} not found")
+            found[record.id] = planning.Request(record, settings)
+        planning.check_company(network_mode, [request.record for request in found.values()])
+        for request in found.values():
+            planning.check_settings(request.record, request.settings)
+        first = self.known(network_mode)
+        return planning.order(found, first.id if first else "")
+
+    def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
+        """At create: what could never start is refused. Raises what `plan` would."""
+        if not network_mode.startswith("container:"):
+            planning.interface_names(self._requests(network_mode, endpoints))
+
+    async def plan(
+        self,
+        container_id: str,
+        container_name: str,
+        hostname: str,
+        network_mode: str,
+        endpoints: Mapping[str, EndpointSettings],
+        exposed: Collection[str],
+        bindings: PortBindings,
+        publish_all: bool,
+        links: Sequence[LinkedPort] = (),
+    ) -> Plan:
+        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, is all networks.
+        `links` are those of the default bridge."""
+        await self._up.wait()
+        requests = self._requests(network_mode, endpoints)
+        for request in requests:
+            await self._mend(self._networks[request.record.id])
+        return await self._attachments.plan(
+            Plan(container_id, container_name, network_mode, hostname), requests, exposed, bindings, publish_all, links
+        )
+
+    async def attach(self, plan: Plan, netns_path: str) -> Sandbox:
+        """Connect the namespace to all of the plan's networks, or to none. The plan's sockets stay the caller's to hand to
+        the monitor and to close."""
+        return await self._attachments.attach(plan, netns_path)
+
+    async def abandon(self, plan: Plan) -> None:
+        """Give back a plan that was not attached. May be called twice."""
+        self._attachments.abandon(plan)
+
+    async def release(self, sandbox: Sandbox) -> None:
+        """A container ended: withdraw its ports, give back its addresses. May be called twice; a driver's failure is
+        logged, as nobody could act on it here."""
+        await self._up.wait()
+        await self._attachments.release(sandbox)
+
+    async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox:
+        """Connect a running container to one more network. Whether that is its gateway is for `elect` to say."""
+        await self._up.wait()
+        network = self._resolve(name_or_id)
+        record = network.record
+        planning.check_settings(record, settings)
+        if self.sandbox_kind(sandbox.network_mode) != "new":
+            raise InvalidParameter(planning.SHARED_IS_ALONE)
+        await self._mend(network)
+        return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
+
+    async def elect(
+        self, sandbox: Sandbox, wanted: Sequence[Wanted], netns_path: str, listeners: Listeners, *, leaving: str = ""
+    ) -> Sandbox:
+        """Choose the gateway of a running container anew, after a `connect` and before a `disconnect` (`leaving`: the id of
+        that network): its default route and its published ports go there. `wanted`: what to publish if nothing is published
+        yet. All or nothing."""
+        await self._up.wait()
+        return await self._attachments.elect(sandbox, wanted, netns_path, listeners, leaving)
+
+    async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
+        """Once after a boot, for a living container: its gateway is the one that its row tells of, whatever the last daemon
+        was at when it died."""
+        await self._attachments.keep_gateway(sandbox, netns_path, listeners)
+
+    def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
+        """What `disconnect` will leave of a running container's network. `Forbidden` when it is not on this one."""
+        return self._attachments.without(sandbox, self._resolve(name_or_id).record)
+
+    async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
+        """Take a running container off a network; `elect` first."""
+        await self._up.wait()
+        return await self._attachments.disconnect(sandbox, self._resolve(name_or_id).record, netns_path)
+
+    def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
+        """The sandbox of a container under a new name; `enlist` it once the row has it."""
+        return self._attachments.renamed(sandbox, name)
+
+    def enlist(self, sandbox: Sandbox) -> None:
+        """Its networks show it, and answer for its names, as it is now."""
+        self._attachments.enlist(sandbox)
+
+    def host_gateways(self) -> tuple[str, ...]:
+        """The addresses that `host-gateway` of `--add-host` stands for; none without a default bridge."""
+        bridge = self._by_name.get("bridge")
+        return files.host_gateways(self._config, bridge.record if bridge else None)
+
+    def of_sandbox(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
+        """The rows of the networks a container is on."""
+        found = (self._networks.get(attached.network.id) for attached in sandbox.endpoints)
+        return [network.record for network in found if network is not None]
+
+    def settings(
+        self,
+        sandbox: Sandbox | None,
+        *,
+        endpoints: Mapping[str, EndpointSettings] | None = None,
+        exposed: Collection[str] = (),
+        running: bool = True,
+    ) -> dict[str, Any]:
+        """`NetworkSettings` of inspect and list. Without an endpoint, what is configured: of networks that were removed
+        since, what they were called."""
+        configured: dict[str, tuple[str, EndpointSettings]] = {}
+        for name, settings in (endpoints or {}).items() if sandbox is None or not sandbox.endpoints else ():
+            record = self.known(name)
+            configured[record.name if record else name] = (record.id if record else "", settings)
+        found = views.container_settings(sandbox, configured, exposed, running=running)
+        if "bridge" in found["Networks"]:
+            # The name of the daemon's own bridge is not told, as in Docker.
+            found["Bridge"] = "" if self._config.bridge == "none" else self._config.bridge
+        return found
+
+
+def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:
+    """A record that may stand beside the others. Raises what is wrong with it."""
+    if record.id != key:
+        raise ValueError(f"it says that its id is {record.id[:80]!r}")
+    if any(other.name == record.name for other in others):
+        raise ValueError(f"its name {record.name[:80]!r} is another network's")
+    if record.predefined != (record.name in PREDEFINED):
+        raise ValueError(f"a predefined network cannot be called {record.name[:80]!r}, nor another as one of those")
+    Network(record)  # its subnets can be used
+    return record
+
+
+def _host_id(data_root: str) -> str:
+    """What tells this host's daemon from any other: for the IPv6 prefix."""
+    try:
+        with open("/etc/machine-id") as file:
+            return file.read().strip() + data_root
+    except OSError:
+        return data_root

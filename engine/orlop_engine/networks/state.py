@@ -1,0 +1,98 @@
+"""One network in memory: its row, its addresses, who is on it."""
+
+from __future__ import annotations
+
+import secrets
+
+from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
+from orlop_sdk import Address, Endpoint, InvalidParameter, NetworkSpec, Subnet
+
+from .ipam import AddressPool, derived_mac, parse_subnet
+from .records import AttachedEndpoint, NetworkRecord, Sandbox
+
+__all__ = ["Network", "new_id"]
+
+
+def new_id() -> str:
+    return secrets.token_hex(32)
+
+
+class Network:
+    """Pools are rebuilt at boot from the row and from the endpoints of living containers. `planned` are endpoints of starts
+    under way. `fault` says why its driver could not make it."""
+
+    def __init__(self, record: NetworkRecord) -> None:
+        self.members: dict[str, tuple[Sandbox, AttachedEndpoint]] = {}
+        self.planned: set[str] = set()
+        self.fault = ""
+        self.set_record(record)
+
+    def set_record(self, record: NetworkRecord) -> None:
+        self.record = record
+        self.pools = [
+            AddressPool(parse_subnet(each.subnet), each.gateway, each.ip_range, each.auxiliary.values())
+            for each in record.subnets
+        ]
+
+    @property
+    def spec(self) -> NetworkSpec:
+        record = self.record
+        return NetworkSpec(
+            id=record.id,
+            name=record.name,
+            subnets=tuple(Subnet(each.subnet, each.gateway) for each in record.subnets),
+            options=record.options,
+            internal=record.internal,
+            ipv6=record.ipv6,
+        )
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self.members or self.planned)
+
+    def allocate(self, settings: EndpointSettings) -> tuple[Address, ...]:
+        """One address a family, all or none."""
+        config = settings.ipam_config or EndpointIPAMConfig()
+        for text in filter(None, (config.ipv4_address, config.ipv6_address)):
+            if not any(_family(text) == pool.subnet.version and text in pool for pool in self.pools):
+                raise InvalidParameter(f"no configured subnet contains IP address {text}")
+        found: list[Address] = []
+        try:
+            for pool, subnet in zip(self.pools, self.record.subnets, strict=True):
+                wanted = config.ipv4_address if pool.subnet.version == 4 else config.ipv6_address
+                address = pool.allocate(wanted)
+                gateway = "" if self.record.internal else subnet.route_by
+                found.append(Address(f"{address}/{pool.subnet.prefixlen}", gateway))
+        except BaseException:
+            self.release(found)
+            raise
+        return tuple(found)
+
+    def mark(self, endpoint: Endpoint) -> None:
+        """Held by a living container. An address that lies in no present subnet is nobody else's either."""
+        for pool, address in self._placed(endpoint.addresses):
+            pool.reserve(address)
+
+    def release(self, addresses: list[Address] | tuple[Address, ...]) -> None:
+        for pool, address in self._placed(addresses):
+            pool.release(address)
+
+    def _placed(self, addresses: list[Address] | tuple[Address, ...]) -> list[tuple[AddressPool, str]]:
+        bare = [each.address.partition("/")[0] for each in addresses]
+        return [
+            (pool, text) for text in bare for pool in self.pools if pool.subnet.version == _family(text) and text in pool
+        ]
+
+
+def _family(text: str) -> int:
+    return 6 if ":" in text else 4
+
+
+def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
+    """What was asked for, else one made of the IPv4 address, else the driver's choice."""
+    if settings.mac_address:
+        return settings.mac_address.replace("-", ":").lower()
+    for each in addresses:
+        if ":" not in each.address:
+            return derived_mac(each.address.partition("/")[0])
+    return ""

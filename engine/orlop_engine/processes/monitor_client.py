@@ -1,0 +1,400 @@
+"""One monitor, as the daemon sees it: found or made, asked, listened to, waited for.
+
+Owns one control connection and a pidfd. Losing the object (with the daemon) changes nothing for the container;
+`Monitor.adopt` makes another. Every call has a deadline, for a monitor may be stopped or stuck (see `answers`); nothing else
+waits for it then.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from orlop_monitor import records
+from orlop_monitor.protocol import (
+    Attach,
+    Event,
+    Exec,
+    Failed,
+    Forward,
+    Launch,
+    MonitorRecord,
+    Reply,
+    Request,
+    Resize,
+    Resolve,
+    Serve,
+    Signal,
+    Start,
+    Started,
+    State,
+    Status,
+    Subscribe,
+)
+from orlop_sdk import DeadlineExceeded, DriverError, Unavailable, linux
+
+from .answers import PATIENCE, Answers
+from .control import Body, Control, Disconnected, connect, encode, receive
+from .zygote import Zygote
+
+__all__ = ["Monitor", "MonitorFailed", "StartFailed"]
+
+log = logging.getLogger(__name__)
+
+_DEADLINE = PATIENCE
+_LAUNCH_DEADLINE = 30.0
+_FDS_A_MESSAGE = 200  # the kernel takes 253
+
+
+class MonitorFailed(DriverError):
+    """The monitor said no. `failed` has the details."""
+
+    def __init__(self, what: str, failed: Failed) -> None:
+        super().__init__(f"cannot {what}: {failed.message}")
+        self.failed = failed
+
+
+class StartFailed(MonitorFailed):
+    """A container or an exec did not start: `failed` holds what the runtime said, for its driver to explain."""
+
+
+class Monitor:
+    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the nursery given; there
+    is none before the start. `on_resumed(status, asked_at)` after a connection that broke was made again."""
+
+    def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
+        self.run_dir = run_dir
+        self.pid = pid
+        self.on_event = on_event
+        self.on_resumed: Callable[[Status, float], None] = lambda status, asked_at: None
+        self._pidfd = pidfd
+        self._netns = -1
+        self._control: Control | None = None
+        self._answers: Answers | None = None
+        self._dead = trio.Event()
+        self._heard = trio.Event()
+        self._ended = trio.Event()
+
+    # --- finding and making -----------------------------------------------------------------------------------------
+
+    @classmethod
+    async def launch(
+        cls, zygote: Zygote, launch: Launch, nursery: trio.Nursery, on_event: Callable[[Event], None] = lambda _: None
+    ) -> tuple[Monitor, Status]:
+        """Fork a monitor and have it build the sandbox. `MonitorFailed` when it cannot: it has ended then. The run directory
+        is made if need be, and an earlier run's records in it are removed."""
+        os.makedirs(launch.run_dir, mode=0o700, exist_ok=True)
+        records.clear(launch.run_dir)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                pid = await zygote.spawn("monitor", theirs, launch.run_dir)
+            monitor = cls(launch.run_dir, pid, os.pidfd_open(pid), on_event)
+        except BaseException:
+            ours.close()
+            raise
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        monitor._begin(stream, nursery)
+        try:
+            what = f"launch container {launch.id}"
+            # Building a sandbox is the one thing that keeps a monitor from answering anything else: it mounts.
+            answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE)
+            status = cls._as_status(what, answer)
+        except BaseException:
+            monitor.kill()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
+                await monitor.ended()
+            raise
+        monitor._netns = status.netns_fd
+        return monitor, status
+
+    @classmethod
+    async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> Monitor | None:
+        """The living monitor of a run that another daemon started; None when it is dead. By pid *and* start time: a pid
+        alone may be someone else's by now. `subscribe` shows whether it answers. `Unavailable` for one that lives and takes
+        no calls."""
+        record = records.read_monitor(run_dir) or await cls._who_listens(run_dir)
+        if record is None:
+            return None
+        try:
+            pidfd = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            return None
+        try:
+            stream = await cls._connect_to(run_dir, record, pidfd)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        if stream is None:
+            os.close(pidfd)
+            return None
+        monitor = cls(run_dir, record.pid, pidfd, on_event)
+        monitor._begin(stream, nursery)
+        return monitor
+
+    @staticmethod
+    async def _who_listens(run_dir: str) -> MonitorRecord | None:
+        """For a record that cannot be read: the process at the other end of the socket, which only a monitor of ours could
+        have made there."""
+        if not os.path.lexists(os.path.join(run_dir, records.SOCKET)):
+            return None
+        try:
+            async with await connect(run_dir) as stream:
+                pid, _, _ = linux.peer_credentials(stream.socket)  # type: ignore[arg-type]
+            return MonitorRecord(pid, linux.process_start_time(pid), "")
+        except OSError:
+            return None
+
+    @staticmethod
+    async def _connect_to(run_dir: str, record: MonitorRecord, pidfd: int) -> trio.SocketStream | None:
+        try:
+            if linux.is_process(record.pid, record.start_time):
+                return await connect(run_dir)
+        except OSError as error:
+            with trio.move_on_after(1):  # it takes no calls on its last steps
+                await trio.lowlevel.wait_readable(pidfd)
+                return None
+            raise Unavailable(f"cannot adopt monitor {record.pid}: {error}") from error
+        return None
+
+    def _begin(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+        self._answers = Answers(self.pid, self._ping, nursery)
+        self._control = Control(stream, self._event, self._answers.heard)
+        nursery.start_soon(self._listen, self._control)
+        nursery.start_soon(self._watch)
+
+    def _event(self, event: Event) -> None:
+        try:
+            self.on_event(event)
+        except Exception:
+            log.exception("event of monitor %d", self.pid)  # the listener's fault; the next event may fare better
+
+    async def _listen(self, control: Control) -> None:
+        """Read until the monitor ends. One that lives and dropped us (we were too slow) is called again."""
+        try:
+            again = False
+            while True:
+                async with trio.open_nursery() as nursery:
+                    if again:
+                        nursery.start_soon(self._resume, control)
+                    again = True
+                    await control.run()
+                with trio.move_on_after(1):
+                    await self._dead.wait()
+                if self._dead.is_set():
+                    return
+                try:
+                    stream = await connect(self.run_dir)
+                except OSError:
+                    continue
+                assert self._answers
+                control = self._control = Control(stream, self._event, self._answers.heard)
+        finally:
+            self._heard.set()
+
+    async def _resume(self, control: Control) -> None:
+        """Ask to be told again, and how it stands: of what happened meanwhile, only the container's end is told."""
+        asked_at = trio.current_time()
+        try:
+            status = await control.ask(lambda n: Request(n, Subscribe()))
+        except Disconnected:
+            return  # `_listen` sees it too
+        if isinstance(status, Status):
+            try:
+                self.on_resumed(status, asked_at)
+            except Exception:
+                log.exception("state of monitor %d", self.pid)
+
+    async def _watch(self) -> None:
+        try:
+            await trio.lowlevel.wait_readable(self._pidfd)
+            self._dead.set()
+            with trio.move_on_after(1):
+                await self._heard.wait()  # its last words first
+            self._ended.set()
+        finally:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def silent(self) -> bool:
+        """Whether it lives and answers nothing: what is asked of it fails at once, until it is heard of again."""
+        return self._answers is not None and self._answers.silent and not self.is_over
+
+    def suspect(self, what: str) -> Unavailable:
+        """Of one that has owed an answer to `subscribe` for too long: it is silent from now on. What to say of it."""
+        assert self._answers
+        self._answers.suspect(math.inf)
+        return self._answers.complaint(what)
+
+    @property
+    def is_stopped(self) -> bool:
+        """By a signal or a debugger: no answer is to be expected."""
+        return linux.is_stopped(self.pid)
+
+    async def _ping(self) -> None:
+        assert self._control
+        try:
+            await self._control.ask(lambda n: Request(n, State()))
+        except Disconnected:
+            pass  # it may end just now, or be called again by `_listen`
+
+    async def _ask(
+        self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
+    ) -> Body:
+        assert self._answers
+        return await self._answers.wait(what, lambda: self._ask_patiently(what, request, seconds, fds))
+
+    async def _ask_patiently(
+        self, what: str, request: Callable[[int], Request], seconds: float, fds: Sequence[int] = ()
+    ) -> Body:
+        """For so long, whether or not it answers anybody meanwhile."""
+        assert self._control and self._answers
+        asked_at = trio.current_time()
+        with trio.move_on_after(seconds):
+            try:
+                return await self._control.ask(request, fds)
+            except Disconnected:
+                raise Unavailable(f"cannot {what}: its monitor (pid {self.pid}) ended") from None
+        self._answers.suspect(asked_at)
+        raise DeadlineExceeded(f"cannot {what}: its monitor (pid {self.pid}) gave no answer in {seconds:g} s")
+
+    async def _status(
+        self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
+    ) -> Status:
+        return self._as_status(what, await self._ask(what, request, seconds, fds))
+
+    @staticmethod
+    def _as_status(what: str, answer: Body) -> Status:
+        if isinstance(answer, Status):
+            return answer
+        raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer to something else"))
+
+    async def subscribe(self) -> Status:
+        """Of one that is adopted: be told of its events from now on, and how it stands. Waits until it answers, however
+        long that takes (see `suspect`). `Unavailable` when it has ended."""
+        what = "subscribe to the container's events"
+        answer = await self._ask_patiently(what, lambda n: Request(n, Subscribe()), math.inf)
+        status = self._as_status(what, answer)
+        self._netns = status.netns_fd
+        return status
+
+    async def state(self) -> Status:
+        """How it stands."""
+        return await self._status("ask for the container's state", lambda n: Request(n, State()))
+
+    async def start(self, start: Start) -> Started:
+        """Run the container. `StartFailed` when the runtime cannot: the monitor has cleaned up and ended then."""
+        seconds = start.run.timeout + start.delete.timeout + _DEADLINE
+        answer = await self._ask("start the container", lambda n: Request(n, start), seconds)
+        if isinstance(answer, Started):
+            return answer
+        with trio.move_on_after(_DEADLINE):
+            await self.ended()
+        raise StartFailed("start the container", answer if isinstance(answer, Failed) else Failed("not a start"))
+
+    async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
+        """Have it serve these listeners. The sockets stay the caller's to close; the monitor has its own copies."""
+        for at in range(0, len(forwards), _FDS_A_MESSAGE):
+            fds = [sock.fileno() for sock in sockets[at : at + _FDS_A_MESSAGE]]
+            await self._serve_part(Serve(tuple(forwards[at : at + _FDS_A_MESSAGE])), fds)
+
+    async def lead(self, moved: Mapping[str, str]) -> None:
+        """Have its listeners for an address (the key) lead to another, or end (""). `Unavailable` from a monitor that an
+        older daemon started, which cannot."""
+        request = Serve((), tuple(moved.items()))
+        status = await self._status("lead the container's ports elsewhere", lambda n: Request(n, request))
+        if status.version < 2:
+            raise Unavailable(
+                f"those on loopback stay where they were until its next start: monitor {self.pid} is of an older Orlop"
+            )
+
+    async def _serve_part(self, part: Serve, fds: Sequence[int]) -> None:
+        await self._status("serve the container's ports", lambda n: Request(n, part), fds=fds)
+
+    async def resolve(self, path: str) -> None:
+        """Have it answer names at 127.0.0.11, by the tables that this file names."""
+        await self._status("answer names", lambda n: Request(n, Resolve(path)))
+
+    async def resize(self, rows: int, columns: int, exec_id: str = "") -> None:
+        await self._status("resize", lambda n: Request(n, Resize(rows, columns, exec_id)))
+
+    async def signal(self, signum: int, exec_id: str = "") -> None:
+        """To the container's init, or to an exec's process. `MonitorFailed` when it is not running."""
+        await self._status("send a signal", lambda n: Request(n, Signal(signum, exec_id)))
+
+    async def attach(self, attach: Attach) -> trio.SocketStream:
+        """A raw duplex stream on the container's standard streams (see `protocol`); before the start too, to miss nothing.
+        The caller closes it. At its end the monitor may be gone already: a broken stream means end of file there."""
+        stream, answer = await self._stream("attach to the container", Request(1, attach), _DEADLINE)
+        if isinstance(answer, Status):
+            return stream
+        await stream.aclose()
+        raise MonitorFailed("attach to the container", answer if isinstance(answer, Failed) else Failed("not a status"))
+
+    async def exec(self, request: Exec) -> tuple[Started, trio.SocketStream | None]:
+        """Run a further process; its stream comes with `request.attach`. `StartFailed` when the runtime cannot."""
+        seconds, stream = request.run.timeout + _DEADLINE, None
+        if request.attach is None:
+            answer = await self._ask("run the exec", lambda n: Request(n, request), seconds)
+        else:
+            stream, answer = await self._stream("run the exec", Request(1, request), seconds)
+        if isinstance(answer, Started):
+            return answer, stream
+        if stream:
+            await stream.aclose()
+        raise StartFailed("run the exec", answer if isinstance(answer, Failed) else Failed("not a start"))
+
+    async def _stream(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
+        """A connection of its own, its first request, and the answer: it is a stream after that."""
+        assert self._answers
+        return await self._answers.wait(what, lambda: self._stream_patiently(what, request, seconds))
+
+    async def _stream_patiently(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
+        stream = None
+        try:
+            with trio.move_on_after(seconds):
+                stream = await connect(self.run_dir)
+                await stream.send_all(encode(request))
+                message = await receive(stream)
+                if isinstance(message, Reply):
+                    return stream, message.body
+                raise Disconnected
+            raise DeadlineExceeded(f"cannot {what}: its monitor (pid {self.pid}) gave no answer in {seconds:g} s")
+        except BaseException as error:
+            if stream:
+                stream.socket.close()
+            if isinstance(error, (OSError, Disconnected, trio.BrokenResourceError)):
+                raise Unavailable(f"cannot {what}: its monitor (pid {self.pid}) ended") from error
+            raise
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    @property
+    def netns_path(self) -> str:
+        """Opens the container's network namespace while the monitor lives; "" for the host's."""
+        return f"/proc/{self.pid}/fd/{self._netns}" if self._netns >= 0 else ""
+
+    @property
+    def is_over(self) -> bool:
+        return self._dead.is_set()
+
+    async def ended(self) -> None:
+        """Wait for the monitor's end. Its events have all been delivered then."""
+        await self._ended.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to the monitor; its container is killed by the zygote."""
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass

@@ -1,0 +1,126 @@
+"""What runs leave behind in their directories, and ending what nobody looks after any more. Synchronous, but for
+`init_ended`: the files are on a tmpfs; `kill_cgroups` waits and belongs on a worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import trio
+
+from orlop_monitor import records
+from orlop_monitor.protocol import ExitRecord, InitRecord, MonitorRecord, Status
+from orlop_sdk import cgroups, linux, mountinfo
+
+__all__ = [
+    "STAGE",
+    "complete",
+    "exit_record",
+    "init_ended",
+    "init_record",
+    "kill_cgroups",
+    "monitor_lives",
+    "monitor_record",
+    "private_directory",
+    "release_private_directory",
+    "signal_init",
+]
+
+
+STAGE = ".stage"
+"""What is put to the name of a root's mount point for that of the stage beside it (see `monitor.staging`)."""
+
+
+def monitor_record(run_dir: str) -> MonitorRecord | None:
+    """Which monitor listens, or listened, there; None when none ever did."""
+    return records.read_monitor(run_dir)
+
+
+def init_record(run_dir: str) -> InitRecord | None:
+    """The container that was started there."""
+    return records.read_init(run_dir)
+
+
+def monitor_lives(run_dir: str) -> bool:
+    record = monitor_record(run_dir)
+    return record is not None and linux.is_process(record.pid, record.start_time)
+
+
+def exit_record(run_dir: str) -> ExitRecord | None:
+    """How it ended; None while it runs, or when monitor and zygote both died."""
+    return records.read_exit(run_dir)
+
+
+def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> None:
+    """Write again what a living monitor left and nobody can read: the next daemon and the zygote rely on it."""
+    with suppress(OSError):  # it ends just now
+        if records.read_monitor(run_dir) is None:
+            start_time = linux.process_start_time(status.monitor_pid)
+            records.write(run_dir, MonitorRecord(status.monitor_pid, start_time, container_id))
+        if status.pid and records.read_init(run_dir) is None:
+            found = dict.fromkeys((*cgroups.directories(status.pid, container_id), *cgroups.named(cgroup)))
+            start_time = linux.process_start_time(status.pid)
+            records.write(run_dir, InitRecord(status.pid, start_time, time.time_ns(), tuple(found)))
+
+
+def signal_init(run_dir: str, signum: int) -> bool:
+    """Send a signal to a container's first process without its monitor. False when it is dead, or unknown."""
+    with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
+        linux.pidfd_send_signal(pidfd, signum)
+        return True
+    return False
+
+
+async def init_ended(run_dir: str) -> bool:
+    """Wait for the end of a container's first process. False when nobody knows which one that is."""
+    with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
+        await trio.lowlevel.wait_readable(pidfd)
+        return True
+    return init_record(run_dir) is not None
+
+
+@contextmanager
+def _init_pidfd(run_dir: str) -> Iterator[int]:
+    """Of the process that started then, and of no later one with its number. `ProcessLookupError` when there is none."""
+    init = init_record(run_dir)
+    if init is None:
+        raise ProcessLookupError
+    pidfd = os.pidfd_open(init.pid)
+    try:
+        if not linux.is_process(init.pid, init.start_time):
+            raise ProcessLookupError
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
+    """Kill everything in a container's cgroups and wait until they are empty: for a container that lost monitor and
+    zygote. False when something would not die in that time."""
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while not cgroups.kill(init.cgroups):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return True
+
+
+def private_directory(path: str) -> None:
+    """Make `path` a mount point of its own that propagates nothing, once: what monitors mount below it, in their own
+    namespaces, can then never appear on the host."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    path = os.path.realpath(path)
+    if not any(entry.path == path for entry in mountinfo.read()):
+        linux.mount("bind", path, path)
+    linux.mount("", "none", path, ["private"])
+
+
+def release_private_directory(path: str) -> None:
+    """The undo. Monitors that still run keep their own copies of it."""
+    path = os.path.realpath(path)
+    while any(entry.path == path for entry in mountinfo.read()):
+        linux.umount(path)

@@ -1,0 +1,126 @@
+"""`GET /info` and `GET /version`, put together from what is known: configuration, counts, facts of the host. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import UNSET, UnsetType
+
+from orlop_engine.types.system import AddressPoolInfo, IndexInfo, RegistryInfo, RuntimeInfo
+from orlop_kernel.config import Config
+from orlop_kernel.config.policy import IGNORED
+
+from .host import Cgroups
+
+__all__ = [
+    "address_pools",
+    "commit",
+    "parse_runtime_version",
+    "registry",
+    "runtimes",
+    "security_options",
+    "warnings",
+]
+
+Version = tuple[int, int]
+
+ALWAYS_INSECURE = ("::1/128", "127.0.0.0/8")
+_ROOT = "\n         Access to the remote API is equivalent to root access on the host."
+_LIMITS = (
+    ("memory", "memory limit"),
+    ("swap", "swap limit"),
+    ("cfs_period", "cpu cfs period"),
+    ("cfs_quota", "cpu cfs quota"),
+    ("shares", "cpu shares"),
+    ("cpuset", "cpuset"),
+)
+
+
+def registry(config: Config, version: Version) -> RegistryInfo:
+    """Docker Hub with its mirrors, and every registry that may be spoken to without TLS."""
+    mirrors = [mirror.rstrip("/") + "/" for mirror in config.registry_mirrors]
+    indexes = {"docker.io": IndexInfo(name="docker.io", mirrors=mirrors, secure=True, official=True)}
+    cidrs = list(ALWAYS_INSECURE)
+    for name in config.insecure_registries:
+        if "/" in name:
+            cidrs.append(name)
+        else:
+            indexes[name] = IndexInfo(name=name, mirrors=[], secure=False, official=False)
+    dropped = None if version < (1, 49) else UNSET  # artifacts that nobody may distribute: nobody has any
+    return RegistryInfo(
+        insecure_registry_cidrs=cidrs,
+        index_configs=indexes,
+        mirrors=mirrors,
+        allow_nondistributable_artifacts_cidrs=dropped,
+        allow_nondistributable_artifacts_hostnames=dropped,
+    )
+
+
+def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Version) -> dict[str, RuntimeInfo]:
+    """`status` is what each says of itself; clients know of it since 1.44."""
+    known = status if version >= (1, 44) else {}
+    return {
+        name: RuntimeInfo(entry.path, list(entry.runtime_args) or None, known.get(name) or None)
+        for name, entry in config.all_runtimes().items()
+    }
+
+
+def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
+    """UNSET without any: the built-in ones are not shown, as in Docker."""
+    return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
+
+
+def commit(found: str, version: Version) -> dict[str, str]:
+    """Clients before 1.49 complain about a commit that is not the expected one; Orlop expects what it finds."""
+    return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
+
+
+def security_options(
+    config: Config, cgroups: Cgroups, seccomp: bool, apparmor: bool = False, *, version: Version
+) -> list[str]:
+    """ "name=NAME,KEY=VALUE"; before 1.25 names alone."""
+    options = ["name=apparmor"] if apparmor else []
+    if seccomp:
+        options.append(f"name=seccomp,profile={config.seccomp_profile}")
+    if cgroups.version == "2" and config.default_cgroupns_mode != "host":
+        options.append("name=cgroupns")
+    if config.no_new_privileges:
+        options.append("name=no-new-privileges")
+    return options if version >= (1, 25) else [option.removeprefix("name=").partition(",")[0] for option in options]
+
+
+def _open_tcp(config: Config) -> Sequence[str]:
+    hosts = [host for host in config.effective_hosts if host.partition("://")[0] not in ("unix", "fd")]
+    return [] if config.verifies_clients else [host.removeprefix("tcp://") for host in hosts]
+
+
+def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str]) -> list[str] | None:
+    """What `docker info` prints in red: limits that would have no effect, ways in without a lock, keys without effect."""
+    found = [f"WARNING: No {name} support" for field, name in _LIMITS if not getattr(cgroups, field)]
+    if config.ip_forward and not forwarding:
+        found.append("WARNING: IPv4 forwarding is disabled")
+    found += [
+        f"WARNING: API is accessible on https://{host} without TLS client verification.{_ROOT}"
+        if config.uses_tls
+        else f"WARNING: API is accessible on http://{host} without encryption.{_ROOT}"
+        for host in _open_tcp(config)
+    ]
+    defaults = Config()
+    for key, reason in IGNORED.items():
+        field = key.replace("-", "_")
+        if getattr(config, field) != getattr(defaults, field):
+            found.append(f"WARNING: {key} is ignored: {reason}")
+    found += [f"WARNING: runtime {name} is not installed" for name in missing_runtimes]
+    return found or None
+
+
+def parse_runtime_version(output: str) -> Mapping[str, str]:
+    """The words of `runc --version` (crun's and youki's alike): "runc version 1.1.15", "commit: ...", "spec: ..."."""
+    found: dict[str, str] = {}
+    for line in output.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and value.strip():
+            found.setdefault(name.strip().lower(), value.strip())
+        elif " version " in line:
+            found.setdefault("version", line.partition(" version ")[2].strip())
+    return found

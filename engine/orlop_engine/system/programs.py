@@ -1,0 +1,74 @@
+"""What programs say of themselves: versions and features of runtimes, the version of the init. Asked once for each command
+line, with a deadline; a failure is logged and asked again next time, because somebody may have mended it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import msgspec
+import trio
+
+from orlop_kernel.process import run_supervised
+from orlop_sdk import Command, OrlopError, Runtime, RuntimeFeatures
+
+__all__ = ["Programs", "parse_init_version"]
+
+_log = logging.getLogger("orlop.system")
+_PATIENCE = 3.0
+_FEATURES = "org.opencontainers.runtime-spec.features"  # Docker's key for them in a runtime's status
+_INIT_VERSION = re.compile(r"version (\S+)(?: - git\.(\S+))?")
+
+
+def parse_init_version(output: str) -> str:
+    """What `info` calls the init's commit: of "tini version 0.19.0 - git.de40ad0" the last word, of Debian's "tini version
+    0.19.0" the version; "" for other words."""
+    match = _INIT_VERSION.search(output)
+    return (match[2] or match[1]) if match else ""
+
+
+class _Features(msgspec.Struct, rename="camel"):
+    mount_options: frozenset[str] = frozenset()
+
+
+class Programs:
+    """One per engine."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, ...], str] = {}
+
+    async def _ask(self, command: Command) -> str:
+        if command.argv not in self._answers:
+            try:
+                with trio.fail_after(_PATIENCE):
+                    outcome = await run_supervised(command, limit=1 << 20)
+            except (OSError, OrlopError, trio.TooSlowError) as error:
+                _log.warning("%s gives no answer: %s", " ".join(command.argv), error)
+                return ""
+            self._answers[command.argv] = outcome.stdout.decode("utf-8", "replace") if not outcome.status else ""
+        return self._answers[command.argv]
+
+    async def runtime_version(self, runtime: Runtime) -> str:
+        return await self._ask(runtime.version())
+
+    async def runtime_status(self, runtime: Runtime) -> dict[str, str]:
+        """The `status` of a runtime in `info`; empty when it tells no features."""
+        if not isinstance(runtime, RuntimeFeatures):
+            return {}
+        text = await self._ask(runtime.features())
+        try:
+            return {_FEATURES: msgspec.json.encode(msgspec.json.decode(text)).decode()} if text else {}
+        except msgspec.DecodeError:
+            return {}
+
+    async def mount_options(self, runtime: Runtime) -> frozenset[str]:
+        """The words that a runtime knows in the `options` of a mount; empty when it tells no features."""
+        try:
+            told = msgspec.json.decode((await self.runtime_status(runtime)).get(_FEATURES, "{}"), type=_Features)
+        except msgspec.MsgspecError:
+            return frozenset()
+        return told.mount_options
+
+    async def init_version(self, path: str) -> str:
+        return parse_init_version(await self._ask(Command((path, "--version"), timeout=_PATIENCE))) if path else ""

@@ -1,0 +1,232 @@
+"""The engine about itself. Answers come from what is already known: no lock, and no driver or program but once, at the first
+asking (the storage driver's status, `programs`), with a deadline, so that a sick one cannot hang `docker info`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from orlop_engine.containers import confine, devices
+from orlop_engine.types import rfc3339
+from orlop_engine.types.system import AuthConfig, Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
+from orlop_kernel import __version__
+from orlop_kernel.config import without_password
+from orlop_kernel.config.programs import find_init
+from orlop_kernel.identity import engine_id
+from orlop_sdk import OrlopError, Runtime
+from orlop_sdk import discovery as plugins
+
+from . import host, info
+from .login import check_login
+from .programs import Programs
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+    from orlop_engine.images.destinations import Refuse
+
+__all__ = ["System"]
+
+_log = logging.getLogger("orlop.system")
+_PATIENCE = 3.0
+_INDEX = "https://index.docker.io/v1/"
+_NO_SWARM = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
+
+
+class System:
+    """One per engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._programs = Programs()
+        self._storage_rows: list[tuple[str, str]] | None = None
+
+    @property
+    def id(self) -> str:
+        return engine_id(self._engine.config.data_root)
+
+    @cached_property
+    def _plugins(self) -> PluginsInfo:
+        return PluginsInfo(
+            volume=plugins.installed("volume"),
+            network=plugins.installed("network"),
+            authorization=None,
+            log=plugins.installed("log"),
+        )
+
+    def _runtime(self, name: str) -> Runtime | None:
+        try:
+            return self._engine.drivers.runtime(name)
+        except OrlopError as error:
+            _log.warning("cannot ask runtime %s what it is: %s", name, error)
+            return None
+
+    async def _runtime_version(self) -> Mapping[str, str]:
+        """What the default runtime says of itself."""
+        runtime = self._runtime(self._engine.config.default_runtime)
+        return info.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
+
+    async def _runtime_status(self) -> dict[str, dict[str, str]]:
+        """Of every runtime that is installed; they are asked at the same time."""
+        found: dict[str, dict[str, str]] = {}
+
+        async def ask(name: str, runtime: Runtime) -> None:
+            found[name] = await self._programs.runtime_status(runtime)
+
+        missing = self._missing_runtimes()
+        async with trio.open_nursery() as nursery:
+            for name in self._engine.config.all_runtimes():
+                if name not in missing and (runtime := self._runtime(name)):
+                    nursery.start_soon(ask, name, runtime)
+        return found
+
+    async def _storage_status(self) -> list[tuple[str, str]]:
+        if self._storage_rows is None:
+            try:
+                with trio.fail_after(_PATIENCE):
+                    self._storage_rows = [(key, value) for key, value in await self._engine.storage.status()]
+            except (OrlopError, trio.TooSlowError) as error:
+                _log.warning("cannot ask storage driver %s for its status: %s", self._engine.storage_name, error)
+                return []
+        return self._storage_rows
+
+    async def version(self, newest: str, oldest: str) -> SystemVersion:
+        """`GET /version`; the API versions are the API's business."""
+        facts, runtime = host.facts(), await self._runtime_version()
+        details = {
+            "ApiVersion": newest,
+            "Arch": host.architecture(facts.machine),
+            "Experimental": str(self._engine.config.experimental).lower(),
+            "KernelVersion": facts.kernel,
+            "MinAPIVersion": oldest,
+            "Os": "linux",
+            "PythonVersion": host.python_version(),
+        }
+        name = self._engine.config.default_runtime
+        return SystemVersion(
+            platform={"Name": "Orlop"},
+            components=[
+                Component(name="Engine", version=__version__, details=details),
+                Component(
+                    name=name,
+                    version=runtime.get("version", "unknown"),
+                    details={"GitCommit": runtime.get("commit", ""), "Spec": runtime.get("spec", "")},
+                ),
+            ],
+            version=__version__,
+            api_version=newest,
+            min_api_version=oldest,
+            arch=host.architecture(facts.machine),
+            kernel_version=facts.kernel,
+        )
+
+    def _drivers(self) -> list[DriverInfo]:
+        return [
+            DriverInfo(kind=kind, name=name, distribution=factory.distribution, version=factory.version)
+            for (kind, name), factory in sorted(self._engine.drivers.loaded.items())
+        ]
+
+    def _missing_runtimes(self) -> list[str]:
+        return [name for name, entry in self._engine.config.all_runtimes().items() if shutil.which(entry.path) is None]
+
+    async def _discovered_devices(self) -> list[DeviceInfo] | UnsetType:
+        """UNSET without any, as in Docker."""
+        found: list[str] = []
+        with trio.move_on_after(_PATIENCE):
+            directories = self._engine.config.cdi_directories or ()
+            found = await trio.to_thread.run_sync(devices.discovered, directories, abandon_on_cancel=True)
+        return [DeviceInfo(source="cdi", id=name) for name in found] or UNSET
+
+    async def info(self, version: tuple[int, int]) -> SystemInfo:
+        """`GET /info` as clients of an API version read it."""
+        engine, config = self._engine, self._engine.config
+        facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.counts()
+        forwarding = host.ipv4_forwarding()
+        runtime, init = await self._runtime_version(), find_init(config.init_path)
+        return SystemInfo(
+            id=self.id,
+            containers=counts["total"],
+            containers_running=counts["running"],
+            containers_paused=counts["paused"],
+            containers_stopped=counts["stopped"],
+            images=engine.images.count,
+            driver=engine.storage_name,
+            driver_status=await self._storage_status(),
+            docker_root_dir=config.data_root,
+            plugins=replace(self._plugins, authorization=list(config.authorization_plugins) or None),
+            memory_limit=cgroups.memory,
+            swap_limit=cgroups.swap,
+            cpu_cfs_period=cgroups.cfs_period,
+            cpu_cfs_quota=cgroups.cfs_quota,
+            cpu_shares=cgroups.shares,
+            cpu_set=cgroups.cpuset,
+            pids_limit=cgroups.pids,
+            ipv4_forwarding=forwarding,
+            bridge_nf_iptables=host.bridged_packets_filtered(4) if version < (1, 50) else UNSET,
+            bridge_nf_ip6tables=host.bridged_packets_filtered(6) if version < (1, 50) else UNSET,
+            oom_kill_disable=cgroups.oom_kill_disable,
+            debug=config.debug,
+            n_fd=host.open_files(),
+            n_goroutines=trio.lowlevel.current_statistics().tasks_living,
+            system_time=rfc3339(time.time_ns()),
+            logging_driver=config.log_driver,
+            cgroup_driver=config.cgroup_driver,
+            cgroup_version=cgroups.version,
+            n_events_listener=engine.events.listeners,
+            kernel_version=facts.kernel,
+            operating_system=facts.operating_system,
+            os_version=facts.os_version,
+            os_type="linux",
+            architecture=facts.machine,
+            index_server_address=_INDEX,
+            registry_config=info.registry(config, version),
+            ncpu=facts.cpus,
+            mem_total=facts.memory,
+            http_proxy=without_password(config.proxies.http_proxy),
+            https_proxy=without_password(config.proxies.https_proxy),
+            no_proxy=config.proxies.no_proxy,
+            name=socket.gethostname(),
+            labels=list(config.labels),
+            experimental_build=config.experimental,
+            server_version=__version__,
+            runtimes=info.runtimes(config, await self._runtime_status(), version),
+            default_runtime=config.default_runtime,
+            swarm=_NO_SWARM,
+            live_restore_enabled=config.live_restore,
+            init_binary=os.path.basename(init or config.init_path),
+            containerd_commit=info.commit("N/A", version),
+            runc_commit=info.commit(runtime.get("commit", ""), version),
+            init_commit=info.commit(await self._programs.init_version(init) or "N/A", version),
+            security_options=info.security_options(
+                config, cgroups, host.seccomp_supported(), confine.has_default(), version=version
+            ),
+            execution_driver="<not supported>" if version < (1, 25) else UNSET,
+            product_license="Apache License 2.0",
+            default_address_pools=info.address_pools(config),
+            firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
+            cdi_spec_dirs=list(config.cdi_directories or ()),
+            discovered_devices=await self._discovered_devices() if version >= (1, 50) else UNSET,
+            warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes()),
+            orlop_drivers=self._drivers(),
+        )
+
+    async def login(self, auth: AuthConfig, refuse: Refuse | None = None) -> None:
+        """See `login.check_login`."""
+        await check_login(self._engine.config, auth, refuse)

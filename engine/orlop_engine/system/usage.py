@@ -1,0 +1,98 @@
+"""`GET /system/df`: what images, containers and volumes hold on the disk, and how much of it a prune would give back.
+
+The one answer that measures: it asks drivers for sizes, a few at a time, and once for all clients that ask meanwhile.
+Drivers walk on threads that nothing else waits for. When the last client that asks has gone, the measuring ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from orlop_engine.images.shared import SharedWork
+from orlop_engine.types.system import DiskUsage
+from orlop_sdk import OrlopError
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["OBJECT_TYPES", "Measuring"]
+
+OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
+
+_log = logging.getLogger("orlop.system")
+_AT_ONCE = 4  # measuring is reading directories: more at a time only makes everybody's disk slower
+
+
+async def _measure_all(
+    items: Iterable[dict[str, Any]], measure: Callable[[dict[str, Any]], Awaitable[None]]
+) -> list[dict[str, Any]]:
+    """Measure every item; one that cannot be measured keeps the sizes it had, and hides no other."""
+    found = list(items)
+    slots = trio.CapacityLimiter(_AT_ONCE)
+
+    async def one(item: dict[str, Any]) -> None:
+        async with slots:
+            try:
+                await measure(item)
+            except OrlopError as error:
+                _log.warning("cannot measure %s: %s", item.get("Id") or item.get("Name"), error)
+
+    async with trio.open_nursery() as nursery:
+        for item in found:
+            nursery.start_soon(one, item)
+    return found
+
+
+class Measuring:
+    """One per engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._shared: SharedWork[list[dict[str, Any]]] = SharedWork(engine.nursery)
+
+    async def _containers(self) -> list[dict[str, Any]]:
+        engine = self._engine
+
+        async def measure(item: dict[str, Any]) -> None:
+            usage = await engine.storage.usage(item["Id"])
+            image = engine.images.get(item["ImageID"])
+            item["SizeRw"] = usage.size
+            item["SizeRootFs"] = usage.size + (image.size if image else 0)
+
+        shown = await engine.containers.summaries(everything=True, limit=0, filters={}, size=False)
+        return await _measure_all(msgspec.json.decode(shown), measure)
+
+    async def _volumes(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(volume) for volume in await self._engine.volumes.with_usage()]
+
+    async def disk_usage(self, types: Collection[str], version: tuple[int, int]) -> DiskUsage:
+        """The answer for these object types; the others are null."""
+        found: dict[str, list[dict[str, Any]]] = {}
+
+        async def share(name: str, key: str, work: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
+            found[name] = await self._shared.run(key, lambda _report: work(), _quiet)
+
+        async with trio.open_nursery() as nursery:
+            if "container" in types:
+                nursery.start_soon(share, "container", "containers", self._containers)
+            if "volume" in types:
+                nursery.start_soon(share, "volume", "volumes", self._volumes)
+        images, layers_size = await self._engine.images.usage(version) if "image" in types else (None, 0)
+        return DiskUsage(
+            layers_size=layers_size,
+            images=images,
+            containers=found.get("container"),
+            volumes=found.get("volume"),
+            build_cache=[] if "build-cache" in types else None,
+            builder_size=0 if version < (1, 42) else UNSET,
+        )
+
+
+def _quiet(_record: object) -> None:
+    """Nobody watches a measuring."""

@@ -1,0 +1,271 @@
+"""The daemon's side of unpacking: starts a worker of the zygote, feeds it, listens to it.
+
+Owns the worker for the length of one call: when the call ends in any way, the worker is dead, so the caller may remove or
+commit the snapshot at once. Leaves nothing that needs cleaning up after a crash; the snapshot is an active one still.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import msgspec
+import trio
+
+from orlop_monitor.unpack.request import (
+    HEADER,
+    Answer,
+    CopyUp,
+    Done,
+    Failed,
+    Limits,
+    MakeDirectory,
+    MakeInitLayer,
+    Progress,
+    Request,
+    Unpack,
+    decode_answer,
+    encode,
+)
+from orlop_sdk import DriverError, InvalidParameter, Mount, NotFound, OrlopError, UnpackTarget
+
+__all__ = [
+    "Answers",
+    "Limits",
+    "Spawner",
+    "Unpacked",
+    "WorkerRefused",
+    "copy_up",
+    "feed",
+    "make_directory",
+    "make_init_layer",
+    "refusal",
+    "unpack",
+    "worker",
+]
+
+_FAREWELL = 5.0  # seconds a killed worker may take to die; longer only in an uninterruptible system call
+
+
+class Spawner(Protocol):
+    """What is needed of `engine.processes.Zygote`."""
+
+    async def spawn(self, entry: str, connection: socket.socket) -> int:
+        """Fork a child that runs `entry` with this end of a connection; returns its pid."""
+        ...
+
+
+class Unpacked(msgspec.Struct, frozen=True):
+    """`diff_id` is the digest of the uncompressed stream, `size` its length in bytes."""
+
+    diff_id: str
+    size: int
+    entries: int
+
+
+@asynccontextmanager
+async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> AsyncIterator[trio.SocketStream]:
+    """A worker with its request, as the stream of its answers. Killed and gone when the block is left."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            pid = await zygote.spawn("unpack", theirs)
+        # It cannot have ended: it waits for its request, which only we can send.
+        pidfd = os.pidfd_open(pid)
+        try:
+            socket.send_fds(ours, [encode(request)], list(fds))
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+            yield stream
+        finally:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            with trio.move_on_after(_FAREWELL, shield=True):
+                await trio.lowlevel.wait_readable(pidfd)
+            os.close(pidfd)
+
+
+class Answers:
+    """Frames of the worker, as messages."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def next(self) -> Answer | None:
+        """None at the end."""
+        buffer = self._buffer
+        while True:
+            if len(buffer) >= HEADER.size:
+                end = HEADER.size + HEADER.unpack_from(buffer)[0]
+                if len(buffer) >= end:
+                    body = bytes(buffer[HEADER.size : end])
+                    del buffer[:end]
+                    return decode_answer(body)
+            try:
+                data = await self._stream.receive_some(65536)
+            except trio.BrokenResourceError:
+                return None
+            if not data:
+                return None
+            buffer += data
+
+
+async def _result(stream: trio.SocketStream, progress: Callable[[int], None] | None, what: str) -> Done:
+    answers = Answers(stream)
+    while answer := await answers.next():
+        if isinstance(answer, Done):
+            return answer
+        if isinstance(answer, Failed):
+            raise refusal(what, answer)
+        if progress and isinstance(answer, Progress):
+            progress(answer.consumed)
+    raise refusal(what, None)
+
+
+class WorkerRefused(OrlopError):
+    """What the worker said, for callers who have words of their own for it."""
+
+    failed: Failed
+
+
+class _BadArchive(WorkerRefused, InvalidParameter):
+    pass
+
+
+class _CannotUnpack(WorkerRefused, DriverError):
+    pass
+
+
+def refusal(what: str, answer: Answer | None) -> Exception:
+    """The error to raise for a worker that failed: `NotFound`, or a `WorkerRefused` that is an `InvalidParameter` when the
+    archive is at fault and a `DriverError` when this machine is."""
+    if not isinstance(answer, Failed):
+        return DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
+    if answer.missing:
+        return NotFound(f"cannot {what}: there is no {answer.message}")
+    error = (_BadArchive if answer.archive else _CannotUnpack)(f"cannot {what}: {answer.message}")
+    error.failed = answer
+    return error
+
+
+async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> None:
+    try:
+        async with pipe:
+            async for chunk in source:
+                await pipe.send_all(chunk)
+    except trio.BrokenResourceError:
+        pass  # the worker has enough, or has failed: its answer says
+    finally:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            with trio.move_on_after(1, shield=True):
+                await close()
+
+
+async def unpack(
+    zygote: Spawner,
+    source: AsyncIterable[bytes] | int,
+    target: UnpackTarget,
+    *,
+    expect_diff_id: str | None = None,
+    limits: Limits | None = None,
+    progress: Callable[[int], None] | None = None,
+    timeout: float = math.inf,
+) -> Unpacked:
+    """Unpack a tar stream, compressed or not, into `target`. `source` is a descriptor (a blob's file, at its beginning; it
+    stays the caller's) or the bytes themselves. `progress` is called with the compressed bytes read so far, about ten
+    times a second.
+
+    `InvalidParameter` when the archive is damaged, hostile, beyond `limits`, or not the one that was expected;
+    `DriverError` when this machine cannot (disk full, ...). The caller removes the snapshot then. Whatever `source`
+    raises comes through as it is. Cancelling kills the worker. Not synced to disk: `Storage.commit` does that.
+    """
+    request = Unpack(target.overlay_whiteouts, limits or Limits(), ownership=os.geteuid() == 0)
+    directory = os.open(target.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with trio.fail_after(timeout) if timeout < math.inf else trio.CancelScope():
+            if isinstance(source, int):
+                async with worker(zygote, request, (source, directory)) as stream:
+                    done = await _result(stream, progress, "unpack layer")
+            else:
+                done = await feed(zygote, source, request, lambda pipe: (pipe, directory), "unpack layer", progress)
+    except trio.TooSlowError:
+        raise DriverError(f"cannot unpack layer: it took longer than {timeout:g} s") from None
+    finally:
+        os.close(directory)
+    if expect_diff_id is not None and done.diff_id != expect_diff_id:
+        raise InvalidParameter(f"invalid diffID: expected {expect_diff_id}, got {done.diff_id}")
+    return Unpacked(done.diff_id, done.size, done.entries)
+
+
+async def feed(
+    zygote: Spawner,
+    source: AsyncIterable[bytes],
+    request: Request,
+    fds: Callable[[int], Sequence[int]],
+    what: str,
+    progress: Callable[[int], None] | None = None,
+) -> Done:
+    """Have a worker read `source` from a pipe, whose end is among the descriptors that `fds` makes of it. Whatever `source`
+    raises comes through as it is."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pipe = trio.lowlevel.FdStream(writing)
+    failure: Exception | None = None
+    done: Done | None = None
+
+    async def pour() -> None:
+        nonlocal failure
+        try:
+            await _feed(source, pipe)
+        except Exception as error:
+            failure = error  # a download that broke off: its own error is the answer, not the archive's early end
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                async with worker(zygote, request, fds(reading)) as stream:
+                    os.close(reading)
+                    reading = -1
+                    nursery.start_soon(pour)
+                    done = await _result(stream, progress, what)
+            except Exception as error:
+                failure = failure or error
+            nursery.cancel_scope.cancel()
+    finally:
+        if reading >= 0:
+            os.close(reading)
+        await trio.aclose_forcefully(pipe)
+    if failure:
+        raise failure
+    assert done
+    return done
+
+
+async def make_directory(zygote: Spawner, mounts: Sequence[Mount], path: str, mountpoint: str) -> None:
+    """Make directory `path` in the root that `mounts` make. `InvalidParameter` when there is something else."""
+    async with worker(zygote, MakeDirectory(tuple(mounts), mountpoint, path), ()) as stream:
+        await _result(stream, None, f"make directory {path}")
+
+
+async def make_init_layer(zygote: Spawner, mounts: Sequence[Mount], mountpoint: str) -> None:
+    """Make the paths of `unpack.init_layer` in the root that `mounts` make."""
+    async with worker(zygote, MakeInitLayer(tuple(mounts), mountpoint), ()) as stream:
+        await _result(stream, None, "make the init layer")
+
+
+async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: int, mountpoint: str) -> bool:
+    """Copy the content, owner and mode of directory `path` of the root that `mounts` make into the directory of the
+    descriptor `target`, if that is empty; true when it was done. `mountpoint` is a directory to mount at, in a namespace of
+    the worker's own.
+    `DriverError("cannot copy ...: cannot mount volume over existing file, file exists")` when `path` is a file."""
+    async with worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (target,)) as stream:
+        done = await _result(stream, None, f"copy {path} of the image into the volume")
+    return done.copied

@@ -1,0 +1,310 @@
+"""The volumes of this daemon: rows in the store, content with the drivers.
+
+A volume is made by its driver first and acknowledged after its row is committed; a crash in between leaves content without
+a row, which `load` adopts from the local driver. A removal marks the row first, so that one that was cut short is finished
+by `load`; it is acknowledged when the row is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
+
+import msgspec
+import trio
+
+from orlop_engine.types.volumes import UsageData, Volume
+from orlop_kernel.events import EventBus
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk import Conflict, Mount, NotFound, OrlopError, VolumeDriver
+
+from . import filters
+from .record import ANONYMOUS, VolumeRecord, check_name, decode, encode, view
+
+__all__ = ["VolumeRecord", "Volumes"]
+
+log = logging.getLogger("orlop.volumes")
+
+_TABLE = "volumes"
+_LOCAL = "local"
+
+
+class Volumes:
+    """`drivers` gives the driver of a name, `users` the IDs of the containers that have each volume, stopped ones too.
+    Reading needs neither lock nor driver."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventBus,
+        drivers: Callable[[str], Awaitable[VolumeDriver]],
+        users: Callable[[], Mapping[str, list[str]]],
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._drivers = drivers
+        self._users = users
+        self._records: dict[str, VolumeRecord] = {}
+        self._held: Counter[str] = Counter()
+        self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        self._pruning = False
+
+    # --- boot
+
+    async def load(self) -> None:
+        """Read the rows, finish what a crash interrupted. A driver that does not answer is no obstacle."""
+        for name, row in self._store.load(_TABLE):
+            try:
+                record = decode(row)
+                if record.name != name:
+                    raise ValueError(f"it says that its name is {record.name[:80]!r}")
+            except UNREADABLE as error:
+                await self._store.quarantine(_TABLE, name, str(error))
+            else:
+                self._records[name] = record
+        for record in [record for record in self._records.values() if record.removing]:
+            try:
+                await self._discard(record)
+            except OrlopError as error:
+                log.warning("volume %s cannot be removed yet: %s", record.name, error)
+        try:
+            await self.adopt()
+        except OrlopError as error:
+            log.warning("volumes of the local driver cannot be read: %s", error)
+
+    async def adopt(self) -> None:
+        """Give what the local driver has and no row knows a row."""
+        driver = await self._drivers(_LOCAL)
+        for name in await driver.names():
+            if name not in self._records:
+                await self._adopt(driver, name)
+
+    async def _adopt(self, driver: VolumeDriver, name: str) -> None:
+        try:
+            volume = await driver.get(name)
+            await self._put(VolumeRecord(name, _LOCAL, time.time_ns(), volume.mountpoint, dict(volume.options)))
+        except OrlopError as error:
+            log.warning("volume %s has no row yet: %s", name, error)
+
+    # --- reading
+
+    def get(self, name: str) -> VolumeRecord:
+        """`NotFound("get NAME: no such volume")`."""
+        record = self._records.get(name)
+        if record is None or record.removing:
+            raise NotFound(f"get {name}: no such volume")
+        return record
+
+    def mountpoint(self, name: str) -> str:
+        """Where its content is on the host; "" when there is none, or no such volume."""
+        record = self._records.get(name)
+        return record.mountpoint if record else ""
+
+    def inspect(self, name: str) -> Volume:
+        return view(self.get(name))
+
+    def list(self, wanted: filters.Filters) -> list[Volume]:
+        """By name. `InvalidParameter` for filters that cannot be."""
+        accept = filters.listed(wanted)
+        users = self._users()
+        return [view(record) for record in self._sorted() if accept(record, record.name in users)]
+
+    def _sorted(self) -> Iterable[VolumeRecord]:
+        return sorted((record for record in self._records.values() if not record.removing), key=lambda record: record.name)
+
+    def _in_use(self, name: str) -> Sequence[str]:
+        return self._users().get(name, ())
+
+    async def with_usage(self) -> Sequence[Volume]:
+        """For `GET /system/df`: the volumes that Docker counts there, with sizes. -1 where a driver does not tell."""
+        found: dict[str, UsageData] = {}
+        users = self._users()
+
+        async def measure(record: VolumeRecord) -> None:
+            size = await self._size(record)
+            found[record.name] = UsageData(ref_count=len(users.get(record.name, ())), size=size)
+
+        records = [record for record in self._sorted() if record.disposable]
+        async with trio.open_nursery() as nursery:
+            for record in records:
+                nursery.start_soon(measure, record)
+        return [view(record, found[record.name]) for record in records]
+
+    async def _size(self, record: VolumeRecord) -> int:
+        try:
+            return (await (await self._drivers(record.driver)).usage(record.name)).size
+        except OrlopError as error:
+            log.warning("volume %s cannot be measured: %s", record.name, error)
+            return -1
+
+    async def mounts(self, name: str) -> Sequence[Mount]:
+        """What a container's monitor mounts for the volume."""
+        record = self.get(name)
+        return await (await self._drivers(record.driver)).mounts(name)
+
+    # --- changing
+
+    @asynccontextmanager
+    async def _locked(self, name: str) -> AsyncIterator[None]:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = trio.Lock()
+        async with lock:
+            yield
+
+    @contextmanager
+    def hold(self, names: Iterable[str]) -> Iterator[None]:
+        """Keep volumes from being removed or pruned while a container that will have them is being made."""
+        held = list(names)
+        self._held.update(held)
+        try:
+            yield
+        finally:
+            self._held.subtract(held)
+            self._held += Counter()  # drops what has come to zero
+
+    async def create(
+        self,
+        name: str = "",
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> VolumeRecord:
+        """Make a volume, or return the existing one of that name and driver unchanged. Without a name it is anonymous.
+        `Conflict` when another driver has the name; errors begin with "create NAME: ", as Docker's do."""
+        label = dict(labels or {})
+        if not name:
+            name = secrets.token_hex(32)
+            label[ANONYMOUS] = ""
+        async with self._locked(name):
+            with _prefixed(f"create {name}"):
+                record, _ = await self._create(name, driver, dict(options or {}), label)
+                return record
+
+    async def ensure(
+        self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> tuple[VolumeRecord, bool]:
+        """`create`, for a container that names the volume. Also whether it is new."""
+        async with self._locked(name):
+            with _prefixed(f"create {name}"):
+                return await self._create(name, driver, dict(options or {}), dict(labels or {}))
+
+    async def _create(
+        self, name: str, driver: str, options: dict[str, str], labels: dict[str, str]
+    ) -> tuple[VolumeRecord, bool]:
+        check_name(name)
+        known = self._records.get(name)
+        if known is not None and known.removing:
+            await self._discard(known)
+            known = None
+        backend = await self._driver(driver or (known.driver if known else _LOCAL))
+        if known is not None:
+            if driver and driver != known.driver:
+                raise Conflict(f"driver '{known.driver}' already has volume '{name}': volume name must be unique")
+            return known, False
+        volume = await backend.create(name, options)
+        record = VolumeRecord(
+            name,
+            driver or _LOCAL,
+            time.time_ns(),
+            volume.mountpoint,
+            options,
+            labels,
+            backend.capabilities.scope,
+        )
+        try:
+            await self._put(record)
+        except OrlopError:
+            await backend.remove(name)
+            raise
+        self._events.publish("volume", "create", name, {"driver": record.driver})
+        return record, True
+
+    async def _driver(self, name: str) -> VolumeDriver:
+        try:
+            return await self._drivers(name)
+        except NotFound as error:
+            raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" not found') from error
+
+    async def _put(self, record: VolumeRecord) -> None:
+        await self._store.commit([Put(_TABLE, record.name, encode(record))])
+        self._records[record.name] = record
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """`Conflict` when a container has it, with the containers' IDs; `NotFound` unless `force`."""
+        async with self._locked(name):
+            try:
+                record = self.get(name)
+            except NotFound:
+                if force:
+                    return
+                raise
+            users = self._in_use(name)
+            if users:
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            if self._held[name]:
+                raise Conflict(f"remove {name}: volume is in use by a container that is being created")
+            with _prefixed(f"remove {name}"):
+                await self._remove(record)
+
+    async def finish_removal(self, name: str) -> None:
+        """Try again to remove a volume whose driver could not when it was asked to. Otherwise nothing."""
+        async with self._locked(name):
+            record = self._records.get(name)
+            if record is not None and record.removing:
+                await self._remove(record)
+
+    async def _remove(self, record: VolumeRecord) -> None:
+        record = msgspec.structs.replace(record, removing=True)
+        await self._put(record)
+        await self._discard(record)
+        self._events.publish("volume", "destroy", record.name, {"driver": record.driver})
+
+    async def _discard(self, record: VolumeRecord) -> None:
+        """Remove content and row of a volume that is marked. If the driver fails the mark stays: it is gone for clients,
+        and the next create of that name, or the next start, tries again."""
+        await (await self._drivers(record.driver)).remove(record.name)
+        await self._store.commit([Delete(_TABLE, record.name)])
+        self._records.pop(record.name, None)
+
+    async def prune(self, wanted: filters.Filters, version: tuple[int, int]) -> tuple[Sequence[str], int]:
+        """Remove unused volumes; returns their names and the bytes that gives back."""
+        accept = filters.prunable(wanted, version)
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        deleted, reclaimed = [], 0
+        try:
+            users = self._users()
+            for record in list(self._sorted()):
+                if not accept(record) or record.name in users or self._held[record.name]:
+                    continue
+                size = await self._size(record)
+                try:
+                    await self.remove(record.name)
+                except OrlopError as error:
+                    log.warning("prune leaves volume %s: %s", record.name, error)
+                    continue
+                deleted.append(record.name)
+                reclaimed += max(size, 0)
+        finally:
+            self._pruning = False
+        self._events.publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
+        return deleted, reclaimed
+
+
+@contextmanager
+def _prefixed(what: str) -> Iterator[None]:
+    """Docker's form of a volume error: "<operation> <name>: <cause>"."""
+    try:
+        yield
+    except OrlopError as error:
+        text = str(error)
+        if text.startswith(f"{what}: "):
+            raise
+        raise type(error)(f"{what}: {text}") from error

@@ -1,0 +1,176 @@
+"""One call of the API, as a route's handler gets it: the request, its version, and Docker's way of reading parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+
+import msgspec
+import trio
+
+from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
+from orlop_kernel.http.messages import BodyError, Request
+from orlop_kernel.routing.decode import INLINE, decode_json
+from orlop_sdk.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from orlop_engine.volumes.record import Vet
+
+__all__ = ["JSON_LIMIT", "Call", "parse_integer"]
+
+T = TypeVar("T")
+
+JSON_LIMIT = 4 << 20
+"""Bytes of a JSON body: as many as Docker shows to authorization plugins. A create request with every field set is some
+KiB."""
+
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_LONGEST = 32  # with zeros in front; Python refuses to read thousands of digits
+_FILTER_VALUES = 256
+_filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
+
+
+def parse_integer(text: str) -> int:
+    """A decimal number of 64 bits, as Go's strconv.Atoi reads it, and in its words. Raises InvalidParameter."""
+    if not _INTEGER.fullmatch(text):
+        raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    if len(text) > _LONGEST or not -(1 << 63) <= int(text) < 1 << 63:
+        raise InvalidParameter(f'strconv.Atoi: parsing "{text}": value out of range')
+    return int(text)
+
+
+class Call:
+    """`params` are the parts of the path, decoded; `version` is what the client asked for, the newest if it did not say.
+    `pattern` is the route's, for policies, metrics and the audit log.
+
+    A listener that holds its clients back (`access`) sets more: `only` are labels that `filters` asks for in addition,
+    `stamp` those that what is made on the way gets, `vet` judges the volumes that the engine finds or makes,
+    `image_policy` what becomes of names and images that are there, and with `guarded` nothing may be told of the host;
+    `refuse` makes the error for what the call asks of the network and may not have (`engine.images.destinations`)."""
+
+    __slots__ = (
+        "_json",
+        "_value",
+        "guarded",
+        "image_policy",
+        "only",
+        "params",
+        "pattern",
+        "refuse",
+        "request",
+        "stamp",
+        "version",
+        "vet",
+    )
+
+    def __init__(self, request: Request, version: tuple[int, int], params: dict[str, str], pattern: str = "") -> None:
+        self.request = request
+        self.version = version
+        self.params = params
+        self.pattern = pattern
+        self.only: tuple[str, ...] = ()
+        self.stamp: Mapping[str, str] = {}
+        self.vet: Vet | None = None
+        self.image_policy: ImagePolicy = UNRESTRICTED
+        self.guarded = False
+        self.refuse: Callable[[str], Exception] | None = None
+        self._json: bytes | None = None
+        self._value: Any = None
+
+    def arg(self, name: str, default: str = "") -> str:
+        """The first value of a query parameter."""
+        return self.request.arg(name, default)
+
+    def args(self, name: str) -> list[str]:
+        """All values of a query parameter."""
+        return self.request.query.get(name, [])
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Docker's rule: "", 0, no, false and none are false, everything else is true; absent is `default`."""
+        values = self.request.query.get(name)
+        if not values:
+            return default
+        return values[0].strip().lower() not in _FALSE
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """A decimal number of 64 bits; absent or empty is `default`. Raises InvalidParameter."""
+        text = self.arg(name)
+        try:
+            return parse_integer(text) if text else default
+        except InvalidParameter as error:
+            raise InvalidParameter(f"invalid value for {name}: {error}") from None
+
+    def terminal_size(self) -> tuple[int, int]:
+        """Rows and columns of a resize. Raises InvalidParameter."""
+        return parse_integer(self.arg("h")), parse_integer(self.arg("w"))
+
+    def filters(self, name: str = "filters") -> dict[str, list[str]]:
+        """The values of each filter key, in order, each once. Reads `{"key":{"value":true}}` and the older
+        `{"key":["value"]}`. Raises InvalidParameter."""
+        text = self.arg(name)
+        if not text:
+            return {"label": [*self.only]} if self.only else {}
+        try:
+            parsed = _filters.decode(text.encode("utf-8", "surrogateescape"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidParameter("invalid filter") from error
+        result: dict[str, list[str]] = {}
+        for key, values in (parsed or {}).items():
+            chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
+            if len(chosen) > _FILTER_VALUES:  # each is tried on each object
+                raise InvalidParameter(f"invalid filter '{key}': more than {_FILTER_VALUES} values")
+            result[key] = list(dict.fromkeys(chosen))
+        if self.only:
+            result["label"] = [*result.get("label", ()), *self.only]
+        return result
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """A body that is no JSON, as it arrives. Raises InvalidParameter when it breaks off: the client's doing, wherever
+        that is noticed."""
+        try:
+            async for piece in self.request.body:
+                yield piece
+        except BodyError as error:
+            raise InvalidParameter(f"cannot read the request's body: {error}") from error
+
+    async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
+        """The JSON body as it came, b"" when there is none; may be called again. What a policy looks at is what the
+        handler decodes. Raises InvalidParameter when it says that it is not JSON, BodyError when it is too large."""
+        if self._json is None:
+            declared = self.request.headers.get("content-type", "")
+            data = await self.request.body.read(limit)
+            if data or declared:
+                _check_content_type(declared)
+            self._json = data
+        return self._json
+
+    @property
+    def body(self) -> object:
+        """What `json` gave to whoever asked; None before."""
+        return self._value
+
+    async def json(self, kind: type[T], required: bool = False, limit: int = JSON_LIMIT) -> T:
+        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give, as nearly
+        everywhere in Docker. Decoded once: whoever asks again gets the same object, with what a policy changed in it."""
+        data = await self.json_bytes(limit)
+        if self._value is None or (required and not data):
+            if not data and not required:
+                self._value = kind()
+            elif len(data) <= INLINE:
+                self._value = decode_json(data, kind)
+            else:
+                self._value = await trio.to_thread.run_sync(decode_json, data, kind)
+        elif type(self._value) is not (get_origin(kind) or kind):
+            raise TypeError(f"the body of {self.pattern} was judged as {type(self._value).__name__}, not {kind.__name__}")
+        value: T = self._value
+        return value
+
+
+def _check_content_type(declared: str) -> None:
+    media = declared.partition(";")[0].strip().lower()
+    if not media:
+        raise InvalidParameter(f"malformed Content-Type header ({declared}): mime: no media type")
+    if media != "application/json":
+        raise InvalidParameter(f"unsupported Content-Type header ({declared}): must be 'application/json'")

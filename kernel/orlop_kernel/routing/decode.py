@@ -1,0 +1,303 @@
+"""JSON bodies as Go's decoder reads them: keys in any case, null for absent, numbers within their type's range.
+
+msgspec is stricter, and clients in Go never notice what they send (`"Env": null`, `"hostconfig"`). So a body is parsed to
+plain values, brought into shape along the type, and converted.
+
+Objects that name a member twice are refused (docs/decisions/0011): each reader takes another of the two, and an
+authorization plugin would judge something else than what is carried out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from orlop_api_docker.errors import explain_validation
+from orlop_sdk.errors import InvalidParameter
+
+__all__ = ["INLINE", "decode_json"]
+
+T = TypeVar("T")
+_Shape = Callable[[Any], Any]
+
+INLINE = 64 << 10
+"""Bytes of a body that is decoded in less than some ms, whatever it holds."""
+
+_MAX_VALUES = 50_000
+"""Of a larger body: parsing is one call of C that holds the GIL, and takes 0.2 us a value."""
+
+_MAX_ITEMS = 10_000
+"""Of one list or map. Ports of a range, one by one, are the most that anybody has been seen to send."""
+
+_MAX_TEXT = 1 << 20
+"""Characters of one string. The kernel takes no argument or variable of more than 128 KiB."""
+
+_DROP = object()  # null where the type has no null: as if the key were not there
+_INT64 = range(-(1 << 63), 1 << 63)  # what Docker has of unsigned numbers is far below
+_DIGITS = 20
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # to the end where it is not closed: nothing is scanned twice
+_FOLD = str.maketrans("\u017f\u212a", "sk")
+
+
+class _OutOfRangeError(Exception):
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.path: list[str] = []
+
+    def __str__(self) -> str:
+        return ": ".join([".".join(reversed(self.path)), self.reason] if self.path else [self.reason])
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def decode_json(data: bytes, kind: type[T]) -> T:
+    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a wrong type names the field. With more than
+    `INLINE` bytes it is work for a thread."""
+    if len(data) > INLINE:
+        _check_size(data)
+    try:
+        shaped = _shape_of(kind)(_parse(data))  # type: ignore[arg-type]  # classes are hashable, which mypy does not see in type[T]
+        if shaped is _DROP:  # a body of `null`
+            shaped = [] if isinstance(inspect.type_info(kind), inspect.ListType) else {}
+        return msgspec.convert(shaped, kind)
+    except RecursionError:
+        raise InvalidParameter("invalid JSON: nested too deeply") from None
+    except _DuplicateKeyError as error:
+        raise InvalidParameter(f"invalid JSON: duplicate key {json.dumps(str(error), ensure_ascii=False)}") from None
+    except _OutOfRangeError as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from error
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"invalid JSON: {explain_validation(error)}") from error
+
+
+def _parse(data: bytes) -> Any:
+    """Plain values. msgspec's parser is faster, and does not tell of keys that come twice."""
+    try:
+        text = data.decode()
+        if "\\u" in text:  # Python's strings may have lone surrogates; they cannot be written anywhere
+            msgspec.json.decode(data)
+        return _parser.decode(text)
+    except UnicodeDecodeError as error:
+        raise InvalidParameter("invalid JSON: not UTF-8") from error
+    except ValueError as error:
+        raise InvalidParameter(_malformed(data)) from error
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _DuplicateKeyError(next(key for key, count in counts.items() if count > 1))
+    return members
+
+
+def _whole_number(text: str) -> int:
+    return int(text) if len(text) <= _DIGITS else _INT64.stop  # that many digits are too large, however many they are
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if value - value:  # not finite
+        raise ValueError("number out of range")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity are Python's idea
+
+
+_parser = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_whole_number, parse_float=_fraction, parse_constant=_refuse_constant
+)
+
+
+def _check_size(data: bytes) -> None:
+    """Raise InvalidParameter for more values than a body can need."""
+    if _separators(data, 0, len(data)) <= _MAX_VALUES:
+        return
+    count = end = 0
+    for string in _STRING.finditer(data):  # what is within strings does not count
+        count += 1 + _separators(data, end, string.start())
+        end = string.end()
+        if count > _MAX_VALUES:
+            break
+    if count + _separators(data, end, len(data)) > _MAX_VALUES:
+        raise InvalidParameter(f"invalid JSON: more than {_MAX_VALUES} values")
+
+
+def _separators(data: bytes, start: int, end: int) -> int:
+    return data.count(b",", start, end) + data.count(b"[", start, end) + data.count(b"{", start, end)
+
+
+def _malformed(data: bytes) -> str:
+    """What is wrong with it, from the parser that says so best."""
+    if not data.strip():
+        return "invalid JSON: got EOF while reading request body"
+    try:
+        msgspec.json.decode(data)
+        reason = "cannot be read"
+    except msgspec.DecodeError as error:
+        reason = str(error)
+    if "trailing characters" in reason:
+        return "unexpected content after JSON"
+    if "truncated" in reason:
+        return "invalid JSON: unexpected EOF"
+    return "invalid JSON: " + reason.removeprefix("JSON is malformed: ").partition(" - at ")[0]
+
+
+def _same(value: Any) -> Any:
+    return _DROP if value is None else value
+
+
+def _text(value: Any) -> Any:
+    if type(value) is str and len(value) > _MAX_TEXT:
+        raise _OutOfRangeError(f"has more than {_MAX_TEXT} characters")
+    return _same(value)
+
+
+def _check_length(value: list[Any] | dict[str, Any]) -> None:
+    if len(value) > _MAX_ITEMS:
+        raise _OutOfRangeError(f"has more than {_MAX_ITEMS} elements")
+
+
+def _nullable(value: Any) -> Any:
+    return value
+
+
+def _raw(value: Any) -> Any:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _integer(value: Any) -> Any:
+    if type(value) is int and value not in _INT64:
+        raise _OutOfRangeError("does not fit into 64 bits")
+    return _DROP if value is None else value
+
+
+_PLAIN = (_same, _integer, _text)
+
+
+@lru_cache(maxsize=256)
+def _shape_of(kind: Any) -> _Shape:
+    return _shape(inspect.type_info(kind), {})
+
+
+def _shape(info: inspect.Type, known: dict[Any, _Shape]) -> _Shape:
+    """The function that brings a plain value into the form this type expects. `known` ends recursion in types."""
+    if isinstance(info, inspect.StructType):
+        return _struct(info, known)
+    if isinstance(info, inspect.ListType):
+        return _list(_shape(info.item_type, known), _zero(info.item_type))
+    if isinstance(info, inspect.DictType):
+        return _dict(_shape(info.value_type, known), _zero(info.value_type))
+    if isinstance(info, inspect.UnionType):
+        return _union(info, known)
+    if isinstance(info, inspect.IntType):
+        return _integer
+    if isinstance(info, inspect.StrType):
+        return _text
+    if isinstance(info, inspect.RawType):
+        return _raw
+    if isinstance(info, inspect.AnyType | inspect.NoneType):
+        return _nullable
+    return _same
+
+
+def _folded(key: str) -> str:
+    """As Go matches the names of members: ASCII without case, and the two other letters that fold to ASCII (encoding/json's
+    foldName)."""
+    return key.lower() if key.isascii() else key.translate(_FOLD).lower()
+
+
+def _struct(info: inspect.StructType, known: dict[Any, _Shape]) -> _Shape:
+    if info.cls in known:
+        return known[info.cls]
+    fields: dict[str, tuple[str, _Shape]] = {}
+    folded: dict[str, tuple[str, _Shape]] = {}
+
+    def shape(value: Any) -> Any:
+        if type(value) is not dict:
+            return _same(value)
+        result: dict[str, Any] = {}
+        others: set[str] = set()  # members that came in another case
+        for key, item in value.items():
+            field = fields.get(key)
+            if field is None:
+                field = folded.get(_folded(key))
+                if field is None:
+                    result[key] = item
+                    continue
+                if field[0] in value or field[0] in others:
+                    raise _DuplicateKeyError(key)
+                others.add(field[0])
+            name, inner = field
+            try:
+                shaped = inner(item)
+            except _OutOfRangeError as error:
+                error.path.append(name)
+                raise
+            if shaped is not _DROP:
+                result[name] = shaped
+        return result
+
+    known[info.cls] = shape
+    for field in info.fields:
+        fields[field.encode_name] = entry = (field.encode_name, _shape(field.type, known))
+        folded.setdefault(field.encode_name.lower(), entry)
+    return shape
+
+
+def _zero(info: inspect.Type) -> Any:
+    """What Go makes of null as an element, where it cannot be left out."""
+    if isinstance(info, inspect.StructType | inspect.DictType):
+        return {}
+    if isinstance(info, inspect.ListType):
+        return []
+    if isinstance(info, inspect.IntType | inspect.FloatType):
+        return 0
+    return False if isinstance(info, inspect.BoolType) else ""
+
+
+def _list(inner: _Shape, zero: Any) -> _Shape:
+    def shape(value: Any) -> Any:
+        if type(value) is not list:
+            return _same(value)
+        _check_length(value)
+        return [zero if (shaped := inner(item)) is _DROP else shaped for item in value]
+
+    return shape
+
+
+def _dict(inner: _Shape, zero: Any) -> _Shape:
+    def shape(value: Any) -> Any:
+        if type(value) is not dict:
+            return _same(value)
+        _check_length(value)
+        return {key: zero if (shaped := inner(item)) is _DROP else shaped for key, item in value.items()}
+
+    return shape
+
+
+def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
+    """Of a union only one member is a container of others in practice (`Foo | None`, `list[str] | str`)."""
+    members = [member for member in info.types if not isinstance(member, inspect.NoneType)]
+    nullable = any(isinstance(member, inspect.NoneType) for member in info.types)
+    inner = next((s for s in (_shape(member, known) for member in members) if s not in _PLAIN), _same)
+    if inner is _same and len(members) == 1:
+        inner = _shape(members[0], known)
+
+    def shape(value: Any) -> Any:
+        if value is None:
+            return None if nullable else _DROP
+        return inner(value)
+
+    return shape

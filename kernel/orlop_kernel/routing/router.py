@@ -1,0 +1,161 @@
+"""From a request to a route: `Api` is the HTTP server's handler.
+
+Paths are looked up, not searched: whole literal paths in a dict; others by method, first and last segment, which leaves
+one or two patterns to try. A parameter may contain "/", as image names and Docker's own routes do.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+from orlop_api_docker import API_VERSION, MIN_API_VERSION
+from orlop_api_docker.errors import answer_error
+from orlop_api_docker.responses import empty, with_common
+from orlop_kernel.config.versions import parse_version
+from orlop_kernel.http.messages import Answer, Request, Response, Streaming
+from orlop_kernel.routing.call import Call
+from orlop_sdk.errors import InvalidParameter
+
+__all__ = ["Api", "Guard", "OnAnswer", "Route", "RouteHandler"]
+
+RouteHandler = Callable[[Call], Awaitable[Answer]]
+
+Guard = Callable[[Call, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
+"""Stands around every call, those of unknown routes too (`pattern` ""). It awaits the second argument for the answer, once,
+or answers itself. It sees the same Call as the handler: what `call.json` gives it is the very object the handler gets."""
+
+OnAnswer = Callable[[Call, int, float], None]
+"""After a handler: the status and the seconds until the answer was there (for streams: until it began). 101 is a hijack."""
+
+
+class Route(NamedTuple):
+    """`pattern` is "/containers/{id}/json": a parameter takes one segment or more. `since` is the API version that brought
+    it."""
+
+    method: str
+    pattern: str
+    handler: RouteHandler
+    since: tuple[int, int] = (1, 24)
+
+
+_NEWEST = parse_version(API_VERSION)
+_VERSIONED = re.compile(r"/v([0-9.]{1,16})(/.*)", re.DOTALL)
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+_PAGE_NOT_FOUND = Response(404, b'{"message":"page not found"}\n', (("Content-Type", "application/json"),))
+_OPTIONS = empty(200)
+
+_Pattern = tuple[re.Pattern[str], Route]
+
+
+class Api:
+    """The handler. Routes are fixed when it is made; two with the same method and pattern are an error. `guard` and
+    `on_answer` may be set or taken away at any time: the next request goes by them, on whatever connection it comes.
+    `oldest` is the oldest API version that is answered."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        *,
+        guard: Guard | None = None,
+        on_answer: OnAnswer | None = None,
+        oldest: str = MIN_API_VERSION,
+    ) -> None:
+        self._static: dict[tuple[str, str], Route] = {}
+        self._patterns: dict[tuple[str, str, str], list[_Pattern]] = {}
+        self.guard = guard
+        self.on_answer = on_answer
+        self._oldest = oldest
+        self.routes = tuple(routes)
+        for route in self.routes:
+            self._add(route)
+        for patterns in self._patterns.values():
+            # "/a/{id}/b/{c}" before "/a/{id}", which would swallow it
+            patterns.sort(key=lambda entry: -_PARAMETER.sub("", entry[1].pattern).count("/"))
+
+    def _add(self, route: Route) -> None:
+        segments = route.pattern.split("/")[1:]
+        if "{" not in route.pattern:
+            key = (route.method, route.pattern)
+            if key in self._static:
+                raise ValueError(f"two routes for {route.method} {route.pattern}")
+            self._static[key] = route
+            return
+        last = "" if "{" in segments[-1] else segments[-1]
+        patterns = self._patterns.setdefault((route.method, segments[0], last), [])
+        if any(other.pattern == route.pattern for _, other in patterns):
+            raise ValueError(f"two routes for {route.method} {route.pattern}")
+        literals = _PARAMETER.split(route.pattern)
+        expression = "".join(f"(?P<{part}>.+)" if index % 2 else re.escape(part) for index, part in enumerate(literals))
+        patterns.append((re.compile(expression, re.DOTALL), route))
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route for a path without version, and what its parameters are."""
+        route = self._static.get((method, path))
+        if route:
+            return route, {}
+        first = path[1:].partition("/")[0]
+        last = path.rpartition("/")[2]
+        for key in ((method, first, last), (method, first, "")):
+            for pattern, route in self._patterns.get(key, ()):
+                match = pattern.fullmatch(path)
+                if match:
+                    return route, match.groupdict()
+        return None
+
+    def __call__(self, request: Request) -> Awaitable[Answer]:
+        """Answer a request: see http.messages.Handler. Raises nothing but cancellation. (No coroutine of its own: a ping is
+        short enough to feel one.)"""
+        path, asked = request.path, ""
+        versioned = _VERSIONED.fullmatch(path) if path.startswith("/v") else None
+        if versioned:
+            asked, path = versioned[1], versioned[2]
+        found = self.find(request.method, path)
+        if not found:
+            nothing = _OPTIONS if request.method == "OPTIONS" else _PAGE_NOT_FOUND
+            return self.guard(Call(request, _NEWEST, {}), partial(_same, nothing)) if self.guard else _same(nothing)
+        route, params = found
+        call = Call(request, _NEWEST, params, route.pattern)
+        if self.guard:
+            return self.guard(call, partial(self._answer, call, route, asked))
+        return self._answer(call, route, asked)
+
+    async def _answer(self, call: Call, route: Route, asked: str) -> Answer:
+        request = call.request
+        began = time.perf_counter() if self.on_answer else 0.0
+        answer: Answer
+        try:
+            if asked:
+                call.version = _check_version(asked, self._oldest)
+            if call.version < route.since:
+                raise InvalidParameter(
+                    f"{request.method} {request.path} requires minimum API version {route.since[0]}.{route.since[1]}"
+                )
+            answer = with_common(await route.handler(call))
+        except Exception as error:
+            answer = answer_error(request, error)
+        if self.on_answer:
+            status = answer.status if isinstance(answer, Response | Streaming) else 101
+            self.on_answer(call, status, time.perf_counter() - began)
+        return answer
+
+
+async def _same(answer: Answer) -> Answer:
+    return answer
+
+
+def _check_version(asked: str, oldest: str) -> tuple[int, int]:
+    parts = [int(part) if part else 0 for part in asked.split(".")[:2]]
+    version = (parts[0], parts[1] if len(parts) > 1 else 0)
+    if version < parse_version(oldest):
+        raise InvalidParameter(
+            f"client version {asked} is too old. Minimum supported API version is {oldest}, "
+            "please upgrade your client to a newer version"
+        )
+    if version > _NEWEST:
+        raise InvalidParameter(f"client version {asked} is too new. Maximum supported API version is {API_VERSION}")
+    return version

@@ -1,0 +1,177 @@
+"""The life of one container: start, run, end. What its end promises, in this order:
+
+output to its end or 2 s, log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime state deleted,
+monitor gone (and with it root, network namespace and listeners). Dirty pages may delay the last step: nobody waits for it
+to learn the exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from orlop_monitor import commands, orphans, records
+from orlop_sdk import cgroups
+from orlop_sdk.common import Command
+
+from .connection import Connection
+from .logs import LogSink, open_log
+from .loop import Loop
+from .oom import OomWatch
+from .protocol import Attach, Exited, ExitRecord, Failed, InitRecord, Launch, Oom, Start, Started
+from .streams import Attachment, Input, Output
+from .task import Stdio, Task, failure
+
+__all__ = ["Container"]
+
+_STRAGGLER_SECONDS = 1.0
+
+
+class Container:
+    """`announce(event)` tells subscribers; `on_dead` once its end is recorded, before it is announced; `on_gone` when
+    nothing is left to do."""
+
+    def __init__(self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object]) -> None:
+        self._loop = loop
+        self._launch = launch
+        self._announce = announce
+        self._log: LogSink | None = None
+        self._input = Input(loop, launch.terminal)
+        self._output = Output(loop, self._write_log if launch.log else None)
+        self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True))
+        self._task: Task | None = None
+        self._start: Start | None = None
+        self._oom = OomWatch(loop, "", lambda: None)
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.phase = "launched"
+        self.exited: Exited | None = None
+        self.on_dead: Callable[[], None] = lambda: None
+        self.on_gone: Callable[[], None] = lambda: None
+
+    @property
+    def pid(self) -> int:
+        return self._task.pid if self._task and self.phase == "running" else 0
+
+    @property
+    def task(self) -> Task | None:
+        """The init, while it runs."""
+        return self._task if self.phase == "running" else None
+
+    @property
+    def started(self) -> bool:
+        return self._start is not None
+
+    def attachment(self, request: Attach) -> Callable[..., Attachment]:
+        """How a channel joins the streams; may be called before the start."""
+        process_input = self._input if self._launch.stdin else None
+        return lambda channel: Attachment(channel, request, process_input, self._output, not self._launch.terminal)
+
+    def _write_log(self, stream: str, data: bytes, time_ns: int) -> None:
+        if self._log:
+            self._log.write(stream, data, time_ns)
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def start(self, connection: Connection, serial: int, request: Start) -> None:
+        if self._start is not None:
+            connection.reply(serial, Failed("the container was started already"))
+            return
+        self._start = request
+        self._task = task = Task(self._loop, self._stdio, self._output)
+        task.on_failed = lambda failed: self._failed(connection, serial, failed)
+        task.on_started = lambda started: self._running(connection, serial, started)
+        task.on_ended = self._ended
+        try:
+            if self._launch.log:
+                self._log = open_log(self._launch.log)
+        except Exception as error:  # a driver may raise anything; it must not leave a monitor without an answer
+            self._failed(connection, serial, Failed(f"failed to initialize logging driver: {error}"))
+            return
+        try:
+            if self._launch.terminal:
+                self._stdio.expect_console(request.console_socket, request.console_size)
+        except OSError as error:
+            self._failed(connection, serial, failure("cannot listen for the terminal", error))
+            return
+        task.start(request.run, request.pid_file, request.log_file)
+
+    def _running(self, connection: Connection, serial: int, started: Started) -> None:
+        assert self._start
+        self.phase = "running"
+        # Both: of a process that is dead already, v2 still tells where it was and v1 does not.
+        asked = cgroups.directories(started.pid, self._launch.id)
+        found = tuple(dict.fromkeys((*asked, *cgroups.named(self._start.cgroup))))
+        records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))
+        self._oom = OomWatch(self._loop, cgroups.oom_file(found), self._out_of_memory)
+        connection.reply(serial, started)
+
+    def _out_of_memory(self) -> None:
+        self._announce(Oom(time.time_ns()))
+
+    def _failed(self, connection: Connection, serial: int, failed: Failed) -> None:
+        """Clean up, then answer: who gets the answer may try again with the same names."""
+        assert self._start
+        self.phase = "ended"
+        self._stdio.close()
+        self._output.finish_attachments()
+        if self._log:
+            self._log.close()
+        start = self._start
+
+        def deleted(status: int) -> None:
+            # A runtime that was killed before it wrote its state leaves nothing that its `delete` could know of
+            if failed.status or failed.timed_out or status:
+                self._sweep(start)
+            connection.reply(serial, failed)
+            self.on_gone()
+
+        self._delete(start.delete, deleted)
+
+    def _sweep(self, start: Start) -> None:
+        """End what a runtime that was killed half-way had forked, and remove the cgroups it had made. Bounded, and nothing
+        else goes on in this process by now."""
+        found = cgroups.named(start.cgroup)
+        deadline = time.monotonic() + _STRAGGLER_SECONDS
+        while not (cgroups.kill(found) and orphans.kill_children(()) and cgroups.remove(found)):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.002)
+
+    # --- end --------------------------------------------------------------------------------------------------------
+
+    def _ended(self, code: int, time_ns: int) -> None:
+        assert self._start
+        self.phase = "ended"
+        self._oom.check()
+        self._oom.close()
+        if self._log:
+            self._log.close()
+        oom = self._oom.happened
+        records.write(self._launch.run_dir, ExitRecord(code, time_ns, oom))
+        self.exited = Exited(code, time_ns, oom)
+        self.on_dead()
+        self._announce(self.exited)
+        self._output.finish_attachments()
+        self._delete(self._start.delete, self._deleted)
+
+    def _deleted(self, status: int) -> None:
+        assert self._start
+        if status:
+            self._sweep(self._start)
+        self.on_gone()
+
+    def _delete(self, command: Command, then: Callable[[int], None]) -> None:
+        """Have the runtime forget the container; `then(status)`: its exit code, or minus the signal."""
+
+        def deleted(status: int, timed_out: bool) -> None:
+            if status:
+                print(f"{command.argv[0]} delete of {self._launch.id}: status {status}", file=sys.stderr)
+            then(status)
+
+        try:
+            commands.run(self._loop, command, (self._null, self._null, self._null), deleted)
+        except OSError as error:
+            print(f"{command.argv[0]}: {error}", file=sys.stderr)
+            then(127)

@@ -1,0 +1,376 @@
+"""Published ports on loopback and IPv6: what the host's packet filter does not lead to the container is relayed here.
+
+The daemon binds the sockets and hands them over; from then on they are the monitor's, so they serve on while no daemon runs,
+and free the port by the monitor's end. Nothing here blocks, and no connection's fate is another's: errors of one end that
+one. Buffers are bounded: a side that does not read stops the other side's being read. Of the monitor's descriptors some are
+left to what the daemon asks of it, however many clients there are.
+
+Connections and datagrams are opened from the host's network namespace, which is the monitor's own.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orlop_monitor.loop import BACK_OFF, EXHAUSTED, Loop, Timer
+from orlop_monitor.protocol import Forward
+
+__all__ = ["Forwarder"]
+
+_CHUNK = 64 << 10
+_BATCH = 64  # accepts or datagrams in one callback: others have a turn in between
+_RESERVE = 4 * _BATCH  # descriptors that are left to others
+_UDP_IDLE = 90.0  # docker-proxy's
+_UDP_FLOWS = 1024
+_IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Forwarder:
+    """Serves any number of listeners on one loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._listeners: list[_TcpListener | _UdpListener] = []
+
+    def serve(self, sockets: Sequence[socket.socket], forwards: Sequence[Forward]) -> None:
+        """Serve these too, from now on; they are ours to close."""
+        for sock, forward in zip(sockets, forwards, strict=True):
+            sock.setblocking(False)
+            kind = _UdpListener if forward.protocol == "udp" else _TcpListener
+            self._listeners.append(kind(self._loop, sock, (forward.address, forward.port)))
+
+    def lead(self, moved: Mapping[str, str]) -> None:
+        """The container is at another address: lead what went to an address (the key) to another, or end that listener ("").
+        Connections that there are go on while their address does."""
+        for listener in list(self._listeners):
+            address = moved.get(listener.target[0])
+            if address:
+                listener.target = (address, listener.target[1])
+            elif address is not None:
+                listener.close()
+                self._listeners.remove(listener)
+
+    def close(self) -> None:
+        """End all, connections included."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+
+def _crowded(fd: int) -> bool:
+    """Whether no more than the reserve is left. The kernel gives the lowest number that is free, so that one tells how many
+    are in use."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        lowest_free = os.dup(fd)
+    except OSError:
+        return True
+    os.close(lowest_free)
+    return lowest_free >= limit - min(_RESERVE, limit // 4)
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _close(loop: Loop, sock: socket.socket, *, reset: bool = False) -> None:
+    if sock.fileno() < 0:
+        return
+    loop.forget(sock.fileno())
+    if reset:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # closed without a reset then
+    sock.close()
+
+
+# --- TCP ------------------------------------------------------------------------------------------------------------
+
+
+class _TcpListener:
+    def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
+        self._loop, self._sock, self.target = loop, sock, target
+        self._relays: set[_Relay] = set()
+        self._resume: Timer | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        self._resume = None
+        self._loop.on_readable(self._sock.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        if _crowded(self._sock.fileno()):
+            self._pause()
+            return
+        for _ in range(_BATCH):
+            try:
+                client, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._pause()
+                    return
+                continue  # that connection is gone; accept(2) lists a dozen such errors
+            try:
+                upstream = socket.socket(_family(self.target[0]), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            except OSError:
+                _close(self._loop, client, reset=True)
+                self._pause()
+                return
+            self._relays.add(_Relay(self._loop, client, upstream, self.target, self._relays.discard))
+
+    def _pause(self) -> None:
+        """Out of descriptors: the listener stays readable, so look away for a moment rather than spin."""
+        self._loop.on_readable(self._sock.fileno(), None)
+        self._resume = self._loop.call_later(BACK_OFF, self._listen)
+
+    def close(self) -> None:
+        if self._resume:
+            self._resume.cancel()
+        _close(self._loop, self._sock)
+        for relay in list(self._relays):
+            relay.abort()
+
+
+class _Relay:
+    """One connection and its other half."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        client: socket.socket,
+        upstream: socket.socket,
+        target: tuple[str, int],
+        done: Callable[[_Relay], None],
+    ) -> None:
+        self._loop, self._client, self._upstream, self._done = loop, client, upstream, done
+        self._open = 2
+        self._ended = False
+        for sock in (client, upstream):
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            upstream.connect(target)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # Ends after the constructor, when the owner knows of us.
+            loop.call_soon(self.abort)
+            return
+        loop.on_writable(upstream.fileno(), self._connected)
+
+    def _connected(self) -> None:
+        if self._upstream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.abort()
+            return
+        try:
+            self._upstream.getpeername()
+        except OSError:
+            return  # woken for the former owner of this descriptor number
+        self._loop.on_writable(self._upstream.fileno(), None)
+        _Pipe(self._loop, self._client, self._upstream, self._finished, self.abort).start()
+        _Pipe(self._loop, self._upstream, self._client, self._finished, self.abort).start()
+
+    def _finished(self) -> None:
+        self._open -= 1
+        if not self._open:
+            self._end(reset=False)
+
+    def abort(self) -> None:
+        """What one side did to us, the other is told: a reset."""
+        self._end(reset=True)
+
+    def _end(self, *, reset: bool) -> None:
+        if not self._ended:
+            self._ended = True
+            _close(self._loop, self._client, reset=reset)
+            _close(self._loop, self._upstream, reset=reset)
+            self._done(self)
+
+
+class _Pipe:
+    """One direction. Holds at most one chunk that its sink would not take."""
+
+    _buffer = bytearray(_CHUNK)  # filled and emptied within one callback, so one is enough for all
+
+    def __init__(
+        self,
+        loop: Loop,
+        source: socket.socket,
+        sink: socket.socket,
+        finished: Callable[[], None],
+        broken: Callable[[], None],
+    ) -> None:
+        self._loop, self._source, self._sink = loop, source, sink
+        self._finished, self._broken = finished, broken
+        self._rest = memoryview(b"")
+
+    def start(self) -> None:
+        if self._source.fileno() >= 0:
+            self._loop.on_readable(self._source.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            count = self._source.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broken()
+            return
+        if not count:
+            self._loop.on_readable(self._source.fileno(), None)
+            self._shut()
+            return
+        try:
+            sent = self._sink.send(memoryview(self._buffer)[:count])
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._broken()
+            return
+        if sent < count:
+            self._rest = memoryview(bytes(self._buffer[sent:count]))
+            self._loop.on_readable(self._source.fileno(), None)
+            self._loop.on_writable(self._sink.fileno(), self._write)
+
+    def _write(self) -> None:
+        try:
+            self._rest = self._rest[self._sink.send(self._rest) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broken()
+            return
+        if not self._rest:
+            self._loop.on_writable(self._sink.fileno(), None)
+            self._loop.on_readable(self._source.fileno(), self._read)
+
+    def _shut(self) -> None:
+        """The source has said all: pass that on, and leave the other direction alone."""
+        try:
+            self._sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._broken()
+            return
+        self._finished()
+
+
+# --- UDP ------------------------------------------------------------------------------------------------------------
+
+
+class _Flow:
+    """A client, the local address it wrote to, and our socket towards the container."""
+
+    __slots__ = ("ancillary", "client", "deadline", "target", "upstream")
+
+    def __init__(
+        self, client: Any, ancillary: list[tuple[int, int, bytes]], upstream: socket.socket, target: tuple[str, int]
+    ) -> None:
+        self.client, self.ancillary, self.upstream, self.target = client, ancillary, upstream, target
+        self.deadline = 0.0
+
+
+class _UdpListener:
+    """A socket for each client, as only so the answers can be told apart; ended when nothing passed for a while."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
+        self._loop, self._sock, self.target = loop, sock, target
+        self._flows: dict[Any, _Flow] = {}
+        self._sweep: Timer | None = None
+        self._v6 = sock.family == socket.AF_INET6
+        level, option = (socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO) if self._v6 else (socket.IPPROTO_IP, _IP_PKTINFO)
+        sock.setsockopt(level, option, 1)
+        loop.on_readable(sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                data, ancillary, _, client = self._sock.recvmsg(_CHUNK, 64)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error of an earlier answer; reading it cleared it
+            flow = self._flow(client, self._reply_from(ancillary))
+            if flow is None:
+                continue
+            flow.deadline = time.monotonic() + _UDP_IDLE
+            try:
+                flow.upstream.send(data)
+            except OSError:
+                continue  # datagrams may be lost
+
+    def _reply_from(self, ancillary: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+        """The answer must come from the address that the client wrote to, which the route back need not lead from."""
+        for level, kind, data in ancillary:
+            if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+                return [(level, kind, bytes(4) + data[4:8] + bytes(4))]
+            if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
+                return [(level, kind, bytes(data[:20]))]
+        return []
+
+    def _flow(self, client: Any, ancillary: list[tuple[int, int, bytes]]) -> _Flow | None:
+        key = (client, ancillary[0][2] if ancillary else b"")
+        flow = self._flows.get(key)
+        if flow is not None:
+            if flow.target == self.target:
+                return flow
+            self._drop(key)
+        crowded = _crowded(self._sock.fileno())
+        if crowded and not self._flows:
+            return None
+        if crowded or len(self._flows) >= _UDP_FLOWS:
+            self._drop(min(self._flows, key=lambda known: self._flows[known].deadline))
+        try:
+            upstream = socket.socket(_family(self.target[0]), socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            upstream.setblocking(False)
+        except OSError:
+            return None
+        try:
+            upstream.connect(self.target)
+        except OSError:
+            upstream.close()
+            return None
+        flow = self._flows[key] = _Flow(client, ancillary, upstream, self.target)
+        self._loop.on_readable(upstream.fileno(), lambda: self._answer(flow))
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(_UDP_IDLE, self._expire)
+        return flow
+
+    def _answer(self, flow: _Flow) -> None:
+        for _ in range(_BATCH):
+            try:
+                data = flow.upstream.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                return  # nobody listens in the container, so far
+            flow.deadline = time.monotonic() + _UDP_IDLE
+            try:
+                self._sock.sendmsg([data], flow.ancillary, 0, flow.client)
+            except OSError:
+                continue
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for key in [key for key, flow in self._flows.items() if flow.deadline <= now]:
+            self._drop(key)
+        self._sweep = self._loop.call_later(_UDP_IDLE, self._expire) if self._flows else None
+
+    def _drop(self, key: Any) -> None:
+        _close(self._loop, self._flows.pop(key).upstream)
+
+    def close(self) -> None:
+        if self._sweep:
+            self._sweep.cancel()
+        _close(self._loop, self._sock)
+        for key in list(self._flows):
+            self._drop(key)

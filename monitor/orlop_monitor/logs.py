@@ -1,0 +1,69 @@
+"""The container's log, from reads of its output to the driver's writer. Runs in the monitor: it goes on without a daemon.
+
+A writer that fails costs log entries, never the container: errors end here, counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+
+from orlop_sdk import discovery as plugins
+from orlop_sdk.discovery import Factory
+from orlop_sdk.log import LogBlock, LogDriver, LogWriter
+
+from .lines import LineSplitter
+from .protocol import Log
+from .ring import ringed
+
+__all__ = ["LogSink", "open_log", "preload"]
+
+_factories: dict[str, Factory] = {}
+
+
+def preload(names: Iterable[str]) -> None:
+    """Import these drivers before any monitor is forked: imported there, each would pay for it in time and memory. One that
+    cannot be loaded is reported when a container wants it."""
+    for name in names:
+        try:
+            _factories[name] = plugins.find("log", name)
+        except Exception as error:
+            print(f"cannot preload log driver {name}: {error}", file=sys.stderr)
+
+
+def open_log(log: Log) -> LogSink:
+    """Raises what the driver raises."""
+    factory = _factories.get(log.driver) or plugins.find("log", log.driver)
+    driver: LogDriver = factory.make()
+    return LogSink(ringed(driver.open_writer(log.info, log.options), log.options))
+
+
+class LogSink:
+    """Owns the writer."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+        self._splitters = {stream: LineSplitter(stream) for stream in ("stdout", "stderr")}
+        self.dropped = 0
+
+    def write(self, stream: str, data: bytes, time_ns: int) -> None:
+        self._put(self._splitters[stream].feed(data, time_ns))
+
+    def _put(self, blocks: list[LogBlock]) -> None:
+        if not blocks:
+            return
+        try:
+            self._writer.write(blocks)
+        except Exception as error:
+            if not self.dropped:
+                print(f"log writer: {type(error).__name__}: {error}", file=sys.stderr)
+            self.dropped += len(blocks)
+
+    def close(self) -> None:
+        for splitter in self._splitters.values():
+            self._put(splitter.flush(time.time_ns()))
+        try:
+            self._writer.close()
+        except Exception as error:
+            print(f"log writer: close: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,0 +1,94 @@
+"""Noticing that a container is out of memory, as it happens and once more at the end: the kernel has killed a process of
+it, or has stopped one because it may not kill.
+
+v2: inotify on `memory.events` (the kernel reports modifications of it); v1: an eventfd registered with `memory.oom_control`.
+Either only says "look": what the file says decides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+
+from orlop_sdk import cgroups, smallfiles
+
+from .loop import Loop
+
+__all__ = ["OomWatch"]
+
+_IN_MODIFY = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _inotify(path: str) -> int:
+    fd = int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    if fd >= 0 and _libc.inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY) < 0:
+        os.close(fd)
+        fd = -1
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "inotify", path)
+    return fd
+
+
+def _eventfd(path: str) -> int:
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        control = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            smallfiles.write(os.path.join(os.path.dirname(path), "cgroup.event_control"), f"{fd} {control}".encode())
+        finally:
+            os.close(control)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class OomWatch:
+    """`on_oom()` each time that the counter has grown or that a process was stopped. `happened`: it was called."""
+
+    def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
+        self._loop = loop
+        self._file = file
+        self._on_oom = on_oom
+        self._fd = -1
+        self._kills = 0
+        self.happened = False
+        if not file:
+            return
+        try:
+            self._fd = _eventfd(file) if file.endswith("oom_control") else _inotify(file)
+        except OSError:
+            pass  # no event then; the counter at the end still tells
+        else:
+            loop.on_readable(self._fd, self._woken)
+        self.check()
+
+    def _woken(self) -> None:
+        try:
+            os.read(self._fd, 4096)
+        except BlockingIOError:
+            return
+        # Every wake is a new stop: nothing tells of its end
+        if cgroups.oom_stopped(self._file):
+            self._out_of_memory()
+        else:
+            self.check()
+
+    def check(self) -> None:
+        kills = cgroups.oom_kills(self._file)
+        if kills > self._kills or (cgroups.oom_stopped(self._file) and not self.happened):
+            self._kills = kills
+            self._out_of_memory()
+
+    def _out_of_memory(self) -> None:
+        self.happened = True
+        self._on_oom()
+
+    def close(self) -> None:
+        """Before the cgroup is removed: its removal would wake us too."""
+        if self._fd >= 0:
+            self._loop.forget(self._fd)
+            os.close(self._fd)
+            self._fd = -1

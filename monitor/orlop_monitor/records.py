@@ -1,0 +1,68 @@
+"""The files a monitor leaves in its run directory: each written whole, by rename, so that a reader sees all or nothing.
+
+No fsync: the directory lies on a tmpfs, and a power cut ends the containers these files speak of.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+import msgspec
+
+from orlop_sdk import smallfiles
+
+from .protocol import ExitRecord, InitRecord, MonitorRecord
+
+__all__ = ["SOCKET", "clear", "read_exit", "read_init", "read_monitor", "socket_directory", "write"]
+
+SOCKET = "sock"
+_NAMES: dict[type, str] = {MonitorRecord: "monitor.json", InitRecord: "init.json", ExitRecord: "exit.json"}
+_Record = TypeVar("_Record", MonitorRecord, InitRecord, ExitRecord)
+
+
+def write(run_dir: str, record: MonitorRecord | InitRecord | ExitRecord) -> None:
+    """Write a record under the name of its kind."""
+    final = os.path.join(run_dir, _NAMES[type(record)])
+    temporary = f"{final}.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, msgspec.json.encode(record))
+    finally:
+        os.close(fd)
+    os.rename(temporary, final)
+
+
+def _read(run_dir: str, kind: type[_Record]) -> _Record | None:
+    try:
+        return msgspec.json.decode(smallfiles.read(os.path.join(run_dir, _NAMES[kind])), type=kind)
+    except (OSError, ValueError, RecursionError):
+        return None  # one that cannot be read tells as much as one that is not there
+
+
+def read_monitor(run_dir: str) -> MonitorRecord | None:
+    return _read(run_dir, MonitorRecord)
+
+
+def read_init(run_dir: str) -> InitRecord | None:
+    return _read(run_dir, InitRecord)
+
+
+def read_exit(run_dir: str) -> ExitRecord | None:
+    return _read(run_dir, ExitRecord)
+
+
+def clear(run_dir: str) -> None:
+    """Forget an earlier run, so that its exit record is not taken for the next one's."""
+    for name in (*_NAMES.values(), SOCKET):
+        try:
+            os.unlink(os.path.join(run_dir, name))
+        except FileNotFoundError:
+            pass
+
+
+def socket_directory(run_dir: str) -> tuple[int, str]:
+    """An fd of the run directory (the caller closes it) and a path of the socket through it: a socket's address holds
+    107 bytes, and exec-roots are longer than one thinks."""
+    fd = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return fd, f"/proc/self/fd/{fd}/{SOCKET}"

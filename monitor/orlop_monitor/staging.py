@@ -1,0 +1,82 @@
+"""The stage: trees beside the container's root that its spec binds from (see `protocol.Tree`).
+
+A part of a volume is resolved inside the volume and mounted by descriptor, in the monitor's namespace: when the runtime
+looks, what it is to mount is a mount of ours, and what containers that have the same volume do with its links is nothing to
+it. The stage is a tmpfs in this namespace; on the host there is an empty directory. All of it goes with this process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from orlop_sdk import linux
+from orlop_sdk.subpaths import open_subpath
+
+from . import mounting
+from .protocol import Tree
+
+__all__ = ["build"]
+
+
+def build(stage: str, trees: Sequence[Tree]) -> None:
+    """`OSError` names the path."""
+    if not trees:
+        return
+    linux.mount("tmpfs", "tmpfs", stage, ["mode=0700", "size=1m"])
+    for tree in trees:
+        place = f"{stage}/{tree.name}"
+        whole = f"{place}.whole" if tree.subpath else place
+        os.mkdir(whole, 0o700)
+        if tree.pid:
+            _copy(tree, whole)
+        else:
+            mounting.mount_all(whole, tree.mounts)
+        linux.mount("", "none", whole, ["rprivate"])
+        if tree.subpath:
+            _part(whole, tree.subpath, place)
+
+
+def _copy(tree: Tree, target: str) -> None:
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = _taken(tree, home)
+    finally:
+        os.close(home)
+    try:
+        linux.attach_tree(fd, target)
+    finally:
+        os.close(fd)
+
+
+def _taken(tree: Tree, home: int) -> int:
+    """From the other's mount namespace, where we are for a moment: both system calls know only paths of one's own."""
+    other = os.open(f"/proc/{tree.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        linux.setns(other, linux.CLONE_NEWNS)
+        try:
+            return linux.clone_tree(tree.path)
+        finally:
+            linux.setns(home, linux.CLONE_NEWNS)
+    finally:
+        os.close(other)
+
+
+def _part(whole: str, subpath: str, place: str) -> None:
+    try:
+        fd = open_subpath(whole, subpath)
+    except OSError as error:
+        number = error.errno or 0
+        why = "it leads out" if number == errno.EXDEV else os.strerror(number).lower()
+        raise OSError(number, why, f"cannot access path {subpath}") from None
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            os.mkdir(place, 0o700)
+        else:
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        linux.mount("bind", f"/proc/self/fd/{fd}", place, ["rbind", "rprivate"])
+    finally:
+        os.close(fd)

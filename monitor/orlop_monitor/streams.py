@@ -1,0 +1,316 @@
+"""The standard streams of one process, and who is attached to them.
+
+`Output` reads the process's pipes (or terminal) and gives each read to the log and to every attachment; `Input` is the way
+back; `Attachment` is one client between them. A reader that does not keep up gets 1 MiB; then nothing more is read from the
+process until it has (dockerd: the same, 1 MB). One that goes away is forgotten at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from orlop_sdk import linux
+
+from .channel import Channel
+from .loop import Loop, Timer
+from .protocol import Attach
+
+__all__ = ["Attachment", "Input", "Output"]
+
+Sink = Callable[[str, bytes, int], None]
+
+_FRAME = struct.Struct(">BxxxL")  # Docker's multiplexed stream: stream number, three zeros, size
+_STREAMS = {"stdout": 1, "stderr": 2}
+_SLOW = 1 << 20
+_LAST = 16 << 20
+"""How much is read of a dead process for readers that are slow: more than its pipes hold, and what a descendant that goes on
+writing may have in memory here."""
+_LARGE, _TRIM_AFTER = 32 << 10, 10.0
+_READ, _READ_UNLOGGED = 64 << 10, 256 << 10
+"""How much is read at once. Larger reads help a stream that is only passed on; for one that is encoded into a log, 64
+KiB and what becomes of them stay in the processor's cache."""
+_INPUT_LIMIT = 256 << 10
+_F_SETPIPE_SZ = 1031
+
+
+class Input:
+    """The writing end of a process's standard input. `open` may come late: a terminal exists only once the process does;
+    what was said before waits. Owns the fd."""
+
+    def __init__(self, loop: Loop, terminal: bool) -> None:
+        self._loop = loop
+        self.terminal = terminal
+        self._fd = -1
+        self._queue: deque[memoryview] = deque()
+        self._ending = False
+        self.closed = False
+        self._size = 0
+        self._waiting: list[Callable[[], None]] = []
+
+    def open(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._flush()
+
+    @property
+    def full(self) -> bool:
+        return self._size > _INPUT_LIMIT
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call once there is room again."""
+        self._waiting.append(callback)
+
+    def write(self, data: bytes) -> None:
+        if self.closed or self._ending:
+            return
+        self._queue.append(memoryview(data))
+        self._size += len(data)
+        if len(self._queue) == 1:
+            self._flush()
+
+    def end(self) -> None:
+        """Close it after what is queued. A terminal has no end of its input, it stays."""
+        if not self.terminal and not self.closed:
+            self._ending = True
+            if not self._queue:
+                self.close()
+
+    def _flush(self) -> None:
+        if self._fd < 0 or self.closed:
+            return
+        try:
+            while self._queue:
+                sent = os.write(self._fd, self._queue[0])
+                self._size -= sent
+                if sent == len(self._queue[0]):
+                    self._queue.popleft()
+                else:
+                    self._queue[0] = self._queue[0][sent:]
+        except BlockingIOError:
+            self._loop.on_writable(self._fd, self._flush)
+        except OSError:
+            self.close()  # the process closed its end or is gone
+        else:
+            self._loop.on_writable(self._fd, None)
+            if self._ending:
+                self.close()
+        if not self.full:
+            waiting, self._waiting = self._waiting, []
+            for callback in waiting:
+                callback()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._queue.clear()
+        self._size = 0
+        if self._fd >= 0:
+            self._loop.forget(self._fd)
+            os.close(self._fd)
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
+
+
+class _Source:
+    """One fd that the process writes to."""
+
+    def __init__(self, stream: str, fd: int) -> None:
+        self.stream = stream
+        self.fd = fd
+        self.size = _READ
+
+
+class Output:
+    """Owns the reading ends. `sink(stream, data, time_ns)` gets every read, before any attachment does."""
+
+    def __init__(self, loop: Loop, sink: Sink | None = None) -> None:
+        self._loop = loop
+        self._sink = sink
+        self._largest = _READ if sink else _READ_UNLOGGED
+        self._sources: list[_Source] = []
+        self._attachments: list[Attachment] = []
+        self._running = False
+        self._on_end: Callable[[], None] | None = None
+        self._deadline: Timer | None = None
+        self._last = 0
+        self._trim: Timer | None = None
+
+    def start(self, sources: Mapping[str, int]) -> None:
+        """Read from now on; the fds are ours."""
+        for stream, fd in sources.items():
+            os.set_blocking(fd, False)
+            self._sources.append(_Source(stream, fd))
+        self._running = True
+        self._adjust()
+
+    def attach(self, attachment: Attachment) -> None:
+        self._attachments.append(attachment)
+        self._adjust()
+
+    def detach(self, attachment: Attachment) -> None:
+        if attachment in self._attachments:
+            self._attachments.remove(attachment)
+            self._adjust()
+
+    def _adjust(self) -> None:
+        """Read, unless somebody is slow. Of a dead process, so much is read all the same: there is little time for it."""
+        wanted = self._running and (self._last > 0 or not any(a.slow for a in self._attachments))
+        for source in self._sources:
+            self._loop.on_readable(source.fd, partial(self._read, source) if wanted else None)
+
+    def reader_caught_up(self) -> None:
+        self._adjust()
+
+    def _read(self, source: _Source) -> None:
+        try:
+            data = os.read(source.fd, source.size)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # EIO: the last process let go of the terminal
+                raise
+            data = b""
+        if not data:
+            self._close_source(source)
+            return
+        if len(data) == source.size < self._largest:
+            self._grow(source)
+        self._deliver(source.stream, data)
+
+    def _grow(self, source: _Source) -> None:
+        source.size = min(2 * source.size, self._largest)
+        try:
+            fcntl.fcntl(source.fd, _F_SETPIPE_SZ, source.size)
+        except OSError:
+            pass  # a terminal, or the pipe budget of the user is used up: it works as it is
+
+    def _deliver(self, stream: str, data: bytes) -> None:
+        if len(data) >= _LARGE and self._trim is None:
+            self._trim = self._loop.call_later(_TRIM_AFTER, self._give_back)
+        if self._sink:
+            self._sink(stream, data, time.time_ns())
+        self._last = max(0, self._last - len(data))
+        slow = False
+        for attachment in tuple(self._attachments):
+            attachment.output(stream, data)
+            slow = slow or attachment.slow
+        if slow:
+            self._adjust()
+
+    def _give_back(self) -> None:
+        """Buffers of a burst of output are kept while it lasts (see `linux.keep_freed_memory`), not for ever."""
+        self._trim = None
+        linux.release_freed_memory()
+
+    def _close_source(self, source: _Source) -> None:
+        self._sources.remove(source)
+        self._loop.forget(source.fd)
+        os.close(source.fd)
+        if not self._sources and self._on_end:
+            self._ended()
+
+    def end(self, seconds: float, callback: Callable[[], None]) -> None:
+        """The process is dead: call back at the end of its output, or after so many seconds, for a descendant may hold the
+        other end for ever. The attachments are left as they are."""
+        self._on_end, self._last = callback, _LAST
+        self._deadline = self._loop.call_later(seconds, self._ended)
+        self._adjust()
+        if not self._sources:
+            self._ended()
+
+    def end_now(self) -> None:
+        """As if the time given to `end` were up."""
+        if self._on_end:
+            self._ended()
+
+    def _ended(self) -> None:
+        callback, self._on_end = self._on_end, None
+        if self._deadline:
+            self._deadline.cancel()
+        for source in tuple(self._sources):
+            self._close_source(source)
+        if callback:
+            callback()
+
+    def finish_attachments(self) -> None:
+        """End every attached stream after what it was sent."""
+        for attachment in tuple(self._attachments):
+            attachment.finish()
+
+
+class Attachment:
+    """One client on the streams of one process. Owns its channel."""
+
+    def __init__(self, channel: Channel, request: Attach, input_: Input | None, output: Output, framed: bool) -> None:
+        self._channel = channel
+        self._request = request
+        self._input = input_ if request.stdin else None
+        self._output = output
+        self._framed = framed if request.framed is None else request.framed
+        channel.on_data = self._received
+        channel.on_eof = self._input_ended
+        channel.on_gone = self._gone
+        channel.on_drain = self._drained
+
+    def join(self, early: bytes) -> None:
+        """Take part from now on; `early` is input that came with the request."""
+        self._output.attach(self)
+        if early:
+            self._received(early, [])
+        self._resume()
+
+    @property
+    def slow(self) -> bool:
+        return self._channel.pending > _SLOW
+
+    def output(self, stream: str, data: bytes) -> None:
+        if not (self._request.stdout if stream == "stdout" else self._request.stderr):
+            return
+        if self._framed:
+            self._channel.send((_FRAME.pack(_STREAMS[stream], len(data)), data))
+        else:
+            self._channel.send((data,))
+
+    def _drained(self) -> None:
+        self._output.reader_caught_up()
+
+    def _received(self, data: bytes, fds: list[int]) -> None:
+        if self._input is None:
+            return  # Docker drops input to a process without one
+        self._input.write(data)
+        if self._input.full:
+            self._channel.pause()
+            self._input.when_drained(self._resume)
+
+    def _resume(self) -> None:
+        self._channel.resume()
+
+    def _input_ended(self) -> None:
+        """The peer's write shutdown. As in dockerd: with StdinOnce and no terminal it closes the process's input, and output
+        goes on; in every other case where input is wired it ends this attachment. Without input it says nothing."""
+        if self._input is None:
+            return
+        if self._request.stdin_once and not self._input.terminal:
+            self._input.end()
+        else:
+            self.finish()
+
+    def finish(self) -> None:
+        self._output.detach(self)
+        self._channel.on_drain = lambda: None
+        self._channel.finish()
+
+    def _gone(self) -> None:
+        """It broke, perhaps while its input was held up: what it could not say any more is the end of it all the same."""
+        self._output.detach(self)
+        if self._input is not None and self._request.stdin_once:
+            self._input.end()

@@ -1,0 +1,235 @@
+"""One process of the container, from the runtime's command that makes it to the end of its output: its init, or an exec.
+
+The process is our child (we are subreaper) but not our fork: the runtime makes it and writes its pid to a file. It may be
+dead before the runtime says that it runs; the loop keeps its status until it is claimed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from orlop_monitor import commands, orphans
+from orlop_sdk import linux, smallfiles
+from orlop_sdk.common import Command
+
+from .console import ConsoleSocket, set_size
+from .loop import Loop
+from .protocol import Failed, Started
+from .streams import Input, Output
+
+__all__ = ["DRAIN_SECONDS", "Stdio", "Task", "failure"]
+
+DRAIN_SECONDS = 2.0
+"""How long output is waited for after its process's end, when a descendant keeps it open (dockerd: the same)."""
+_TAIL = 64 << 10
+
+
+def failure(what: str, error: OSError) -> Failed:
+    name = f" {error.filename}" if error.filename else ""
+    return Failed(f"{what}{name}: {error.strerror}", errno=error.errno or 0)
+
+
+def _tail(path: str) -> bytes:
+    try:
+        return smallfiles.read(path)[-_TAIL:]
+    except OSError:
+        return b""
+
+
+class Stdio:
+    """The descriptors between a process and us: pipes for the streams wanted, /dev/null for the others; or a terminal.
+    Owns the process's ends until `close_theirs`, and ours until they are taken."""
+
+    def __init__(self, loop: Loop, input_: Input, output: Output, terminal: bool, wanted: tuple[bool, bool, bool]) -> None:
+        self._loop = loop
+        self._input = input_
+        self._output = output
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._theirs = [self._null] * 3
+        self._ours: dict[str, int] = {}
+        self.terminal = terminal
+        self._console: ConsoleSocket | None = None
+        self.master = -1
+        if terminal:
+            return
+        try:
+            self._open(wanted)
+        except OSError:
+            self.close_theirs()
+            self.close()
+            raise
+
+    def _open(self, wanted: tuple[bool, bool, bool]) -> None:
+        if wanted[0]:
+            self._theirs[0], ours = os.pipe()
+            self._input.open(ours)
+        else:
+            self._input.close()
+        for number, stream in ((1, "stdout"), (2, "stderr")):
+            if wanted[number]:
+                self._ours[stream], self._theirs[number] = os.pipe()
+
+    def expect_console(self, path: str, size: tuple[int, int]) -> None:
+        self._console = console = ConsoleSocket(self._loop, path)
+
+        def arrived() -> None:
+            # One fd each for resizing, reading and writing: they are closed at different times.
+            self.master = console.take()
+            if all(size):
+                set_size(self.master, *size)
+            self._input.open(os.dup(self.master))
+
+        console.on_master = arrived
+
+    @property
+    def theirs(self) -> tuple[int, int, int]:
+        return self._theirs[0], self._theirs[1], self._theirs[2]
+
+    def close_theirs(self) -> None:
+        for fd in {*self._theirs, self._null}:
+            os.close(fd)
+        self._theirs = []
+
+    def connect(self) -> bool:
+        """The process runs: its output may be read. False when it should have sent a terminal and did not."""
+        if self._console:
+            self._console.poll()
+            self._console.close()
+            if self.master < 0:
+                return False
+            self._ours = {"stdout": os.dup(self.master)}
+        self._output.start(self._ours)
+        self._ours = {}
+        return True
+
+    def said(self) -> bytes:
+        """What is in the pipe of standard error: the complaint of a runtime that failed."""
+        try:
+            fd = self._ours["stderr"]
+            os.set_blocking(fd, False)
+            return os.read(fd, _TAIL)
+        except (KeyError, OSError):
+            return b""
+
+    def close(self) -> None:
+        """There is no process, or none any more: close what is ours."""
+        if self._console:
+            self._console.close()
+        self._input.close()
+        for fd in {*self._ours.values(), self.master} - {-1}:
+            os.close(fd)
+        self._ours, self.master = {}, -1
+
+
+class Task:
+    """Calls one of `on_started`, `on_failed`; after the first, `on_ended(code, time_ns)` once its output is at its end."""
+
+    def __init__(self, loop: Loop, stdio: Stdio, output: Output) -> None:
+        self._loop = loop
+        self._stdio = stdio
+        self._output = output
+        self._pidfd = -1
+        self.pid = 0
+        self.code: int | None = None
+        self.time_ns = 0
+        self.on_started: Callable[[Started], None] = lambda started: None
+        self.on_failed: Callable[[Failed], None] = lambda failed: None
+        self.on_dead: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[int, int], None] = lambda code, time_ns: None
+
+    def start(self, command: Command, pid_file: str, log_file: str) -> None:
+        try:
+            os.unlink(pid_file)
+        except OSError:
+            pass
+        try:
+            commands.run(
+                self._loop,
+                command,
+                self._stdio.theirs,
+                lambda status, timed_out: self._command_ended(status, timed_out, pid_file, log_file),
+            )
+        except OSError as error:
+            self._stdio.close_theirs()
+            self._fail(failure("cannot run the runtime", error))
+        else:
+            self._stdio.close_theirs()
+
+    def _command_ended(self, status: int, timed_out: bool, pid_file: str, log_file: str) -> None:
+        if timed_out:
+            orphans.kill_child_of_file(pid_file)  # made by a runtime that hung only then
+        if status or timed_out:
+            stderr = self._stdio.said()
+            log = _tail(log_file)
+            self._fail(Failed("the runtime failed", status=status, stderr=stderr, log=log, timed_out=timed_out))
+            return
+        try:
+            self.pid = int(smallfiles.read(pid_file))
+        except (OSError, ValueError):
+            self._fail(Failed("the runtime reported success and no process id", log=_tail(log_file)))
+            return
+        if not self._stdio.connect():
+            self._kill_unseen()
+            self._fail(Failed("the runtime sent no terminal", log=_tail(log_file)))
+            return
+        self._started()
+
+    def _started(self) -> None:
+        start_time = 0
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+            start_time = linux.process_start_time(self.pid)
+        except ProcessLookupError:
+            pass  # dead and reaped already; its status is being held
+        self.on_started(Started(self.pid, start_time, time.time_ns()))
+        self._loop.on_child(self.pid, self._dead)
+
+    def _kill_unseen(self) -> None:
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _fail(self, failed: Failed) -> None:
+        self._stdio.close()
+        self.on_failed(failed)
+
+    def _dead(self, status: int) -> None:
+        self.code = status if status >= 0 else 128 - status
+        self.time_ns = time.time_ns()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self.on_dead()
+        self._output.end(DRAIN_SECONDS, self._ended)
+
+    def _ended(self) -> None:
+        self._stdio.close()
+        assert self.code is not None
+        self.on_ended(self.code, self.time_ns)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """`OSError` when it has no terminal, or none any more."""
+        if self._stdio.master < 0:
+            raise OSError(errno.ENOTTY, "it has no terminal")
+        set_size(self._stdio.master, rows, columns)
+
+    def signal(self, signum: int) -> None:
+        """`ProcessLookupError` when it is dead."""
+        if self._pidfd < 0:
+            raise ProcessLookupError(errno.ESRCH, "no such process")
+        linux.pidfd_send_signal(self._pidfd, signum)
+
+    def kill(self) -> None:
+        """Make it end, and its output with it, when the container it belongs to has ended."""
+        if self.code is not None:
+            self._output.end_now()
+        elif self._pidfd >= 0:
+            try:
+                linux.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass

@@ -1,0 +1,177 @@
+"""What is mounted in a container's root, put in its place for a worker that looks at the root.
+
+Mount points are looked up inside the root, for the container may have made them links. Those that are missing are made where
+the worker may write, as dockerd and runtimes do. Where it only reads, whatever lacks one is covered by an overlay
+on a tmpfs first, so that neither the container nor a volume changes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+from orlop_sdk.linux import attach_tree, change_mount, clone_tree, mount, open_in_root, umount
+from orlop_sdk.subpaths import open_subpath
+
+from .errors import UnpackError
+from .request import Bind
+from .tree import Tree, clean
+
+__all__ = ["DANGER", "place"]
+
+DANGER = ("nosuid", "nodev", "noexec")
+
+
+@dataclass(slots=True)
+class _Source:
+    """`fd`: what to mount. `detached`: it is a mount of its own, of an image, and not a path of this namespace."""
+
+    bind: Bind
+    fd: int
+    detached: bool
+    children: list[_Source] = field(default_factory=list)
+
+    @property
+    def directory(self) -> bool:
+        return stat.S_ISDIR(os.fstat(self.fd).st_mode)
+
+
+def place(root: str, binds: Sequence[Bind], *, writable: bool) -> None:
+    """Mount all of them in the tree that is mounted at `root`, those that can be: a source may be gone, a subpath may lead
+    out of its volume, a place may not be there."""
+    with ExitStack() as stack:
+        sources = []
+        for bind in sorted(binds, key=lambda bind: bind.destination.count("/")):
+            with suppress(OSError):
+                source = _source(bind, root)
+                stack.callback(os.close, source.fd)
+                sources.append(source)
+        _fill(root, "/", _nested(sources), writable)
+
+
+def _source(bind: Bind, scratch: str) -> _Source:
+    """`scratch` is a directory to mount at for a moment."""
+    if not bind.mounts:
+        return _Source(bind, open_subpath(bind.source, bind.subpath), detached=False)
+    made = 0
+    try:
+        for each in bind.mounts:
+            mount(each.type, each.source, scratch, each.options)
+            made += 1
+        part = open_subpath(scratch, bind.subpath)
+        try:
+            return _Source(bind, clone_tree(f"/proc/self/fd/{part}"), detached=True)
+        finally:
+            os.close(part)
+    finally:
+        for _ in range(made):
+            umount(scratch)
+
+
+def _nested(sources: Sequence[_Source]) -> list[_Source]:
+    """As a tree: each below the deepest one that its destination is in. `sources` are sorted by depth."""
+    top: list[_Source] = []
+    for index, source in enumerate(sources):
+        above = [other for other in sources[:index] if source.bind.destination.startswith(f"{other.bind.destination}/")]
+        (above[-1].children if above else top).append(source)
+    return top
+
+
+def _fill(root: str, where: str, sources: Sequence[_Source], writable: bool) -> None:
+    """Mount these, and what is in them, in what is mounted at `where` in the root. `writable`: mount points that are missing
+    may be made there."""
+    covered = False
+    if not writable and not all(_exists(root, source.bind.destination) for source in sources):
+        with suppress(OSError):
+            _cover(root, where)
+            covered = True
+    for source in sources:
+        destination, readonly = source.bind.destination, source.bind.readonly
+        if writable or covered:
+            with suppress(OSError, UnpackError):
+                _make_point(root, destination, directory=source.directory)
+        try:
+            _mount(root, source)
+        except OSError:
+            continue  # no such place, or a file where there is a directory
+        _fill(root, destination, source.children, writable and not readonly)
+        _protect(root, destination, readonly=readonly)
+
+
+def _exists(root: str, path: str) -> bool:
+    try:
+        os.close(_open(root, path))
+    except OSError:
+        return False
+    return True
+
+
+def _open(root: str, path: str, flags: int = os.O_PATH) -> int:
+    """What is mounted there by now: the root itself may have been covered."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_in_root(top, path, flags)
+    finally:
+        os.close(top)
+
+
+def _make_point(root: str, path: str, *, directory: bool) -> None:
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    tree = Tree(top)
+    try:
+        name = clean(os.fsencode(path))
+        if directory:
+            tree.directory(name)
+            return
+        head, _, last = name.rpartition(b"/")
+        flags = os.O_CREAT | os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(last, flags, 0o755, dir_fd=tree.directory(head).fd))
+    finally:
+        tree.forget()
+        os.close(top)
+
+
+def _mount(root: str, source: _Source) -> None:
+    target = _open(root, source.bind.destination)
+    try:
+        if source.detached:
+            attach_tree(source.fd, f"/proc/self/fd/{target}")
+        else:
+            mount("bind", f"/proc/self/fd/{source.fd}", f"/proc/self/fd/{target}", ("rbind",))
+    finally:
+        os.close(target)
+
+
+def _protect(root: str, path: str, *, readonly: bool) -> None:
+    target = _open(root, path)
+    try:
+        change_mount(f"/proc/self/fd/{target}", (*DANGER, *(("ro",) if readonly else ())))
+    finally:
+        os.close(target)
+
+
+def _cover(root: str, path: str) -> None:
+    """Have what is mounted there look the same, and be writable without consequences."""
+    lower = _open(root, path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        mount("tmpfs", "tmpfs", f"/proc/self/fd/{lower}", ("mode=0700",))
+        scratch = _open(root, path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            upper, work = f"/proc/self/fd/{scratch}/upper", f"/proc/self/fd/{scratch}/work"
+            info = os.fstat(lower)
+            os.mkdir(upper, stat.S_IMODE(info.st_mode))
+            os.chown(upper, info.st_uid, info.st_gid)
+            os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
+            os.mkdir(work, 0o700)
+            options = (f"lowerdir=/proc/self/fd/{lower}", f"upperdir={upper}", f"workdir={work}")
+            mount("overlay", "overlay", f"/proc/self/fd/{scratch}", options)
+        except BaseException:
+            umount(f"/proc/self/fd/{scratch}")
+            raise
+        finally:
+            os.close(scratch)
+    finally:
+        os.close(lower)

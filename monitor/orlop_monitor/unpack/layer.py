@@ -1,0 +1,47 @@
+"""The layer that a container's changes make: what is new or other with its content, what is gone as whiteouts (OCI
+image-spec, "Whiteouts"). Which changes there are, the storage driver has said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+
+from orlop_sdk.linux import open_in_root
+
+from .pack import Packer
+from .request import Change
+
+__all__ = ["pack_layer"]
+
+_decode = msgspec.json.Decoder(Change).decode
+
+
+def _changes(listed: int) -> Iterator[Change]:
+    with open(listed, "rb", closefd=False) as file:
+        for line in file:
+            yield _decode(line)
+
+
+def pack_layer(packer: Packer, listed: int) -> None:
+    """`listed` is a file of changes, one a line, parents before what is in them."""
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for change in _changes(listed):
+            head, _, name = change.path.rpartition("/")
+            if change.gone:
+                packer.empty(os.fsencode(f"{head}/.wh.{name}".lstrip("/")))
+                continue
+            try:
+                parent = open_in_root(root, head or "/", os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                continue  # gone since
+            try:
+                packer.one(parent, name, os.fsencode(change.path.lstrip("/")))
+            except FileNotFoundError:
+                continue
+            finally:
+                os.close(parent)
+    finally:
+        os.close(root)

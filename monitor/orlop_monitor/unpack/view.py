@@ -1,0 +1,97 @@
+"""A container's files as its processes would see them, for a worker that reads or writes them.
+
+The worker makes that its root, in a mount namespace of its own, and gives up everything else: whatever the container does
+with links meanwhile, no path leads anywhere that is not the container's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from orlop_sdk.linux import CLONE_NEWNS, change_mount, setns
+
+from . import binds
+from .copyup import mount_root
+from .errors import UnpackError
+from .pack import Packer, go_mode
+from .request import Found, View
+from .sandbox import confine, enter, own_mounts
+
+__all__ = ["NoSuchPath", "Spot", "directory", "look", "make", "pack", "pack_all"]
+
+
+def make(view: View, namespace: int) -> None:
+    """Be in the view, with it for our root and nothing else. `namespace` is the mount namespace of a running container's
+    monitor, -1 for a container that does not run."""
+    if namespace >= 0:
+        setns(namespace, CLONE_NEWNS)
+        os.close(namespace)
+    own_mounts()
+    if namespace < 0:
+        mount_root(view.mounts, view.root)
+    binds.place(view.root, view.binds, writable=view.writable)
+    enter(view.root, recursive=True)
+    if view.readonly:
+        change_mount("/", ("ro", *binds.DANGER))
+    confine(file_size=1 << 62, trusted_xattrs=False)
+
+
+class NoSuchPath(Exception):
+    """There is nothing there."""
+
+
+class Spot:
+    """A path of the view, resolved as Docker resolves it: links in it are followed, the last one only when the path ends
+    with "/" or "/.". Raises `NoSuchPath`, and `UnpackError` where a file is taken for a directory. Its directory is held
+    from then on, whatever the path comes to mean."""
+
+    def __init__(self, path: str) -> None:
+        follow = path.endswith(("/", "/."))
+        normal = os.path.normpath("/" + path).replace("//", "/")
+        self.shown = "." if path.endswith("/.") else normal.rpartition("/")[2] or "/"
+        if follow:
+            normal = os.path.realpath(normal)
+        head, _, self.name = normal.rpartition("/")
+        try:
+            self.parent = os.open(os.path.realpath(head or "/"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.info = os.stat(self.name or ".", dir_fd=self.parent, follow_symlinks=False)
+        except FileNotFoundError:
+            raise NoSuchPath(path) from None
+        except NotADirectoryError:
+            raise UnpackError(f"{path}: not a directory") from None
+        if follow and not stat.S_ISDIR(self.info.st_mode):
+            raise UnpackError(f"{path}: not a directory")
+        self.path = normal
+
+
+def look(spot: Spot) -> Found:
+    info = spot.info
+    link = os.path.realpath(spot.path) if stat.S_ISLNK(info.st_mode) else ""
+    return Found(spot.shown, info.st_size, go_mode(info.st_mode), info.st_mtime_ns, link)
+
+
+def pack(packer: Packer, spot: Spot) -> None:
+    """It, and all below it, under its last name."""
+    if spot.name:
+        packer.tree(spot.parent, spot.name, os.fsencode(spot.shown))
+    else:
+        packer.content(spot.parent, b"" if spot.shown == "/" else b".", head=True)
+
+
+def pack_all(packer: Packer) -> None:
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        packer.content(root, b"")
+    finally:
+        os.close(root)
+
+
+def directory(path: str) -> int:
+    """Where to unpack: a directory, whatever links lead to it. Raises `NoSuchPath`, and `UnpackError` for anything else."""
+    try:
+        return os.open(os.path.realpath("/" + path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NoSuchPath(path) from None
+    except NotADirectoryError:
+        raise UnpackError("extraction point is not a directory") from None

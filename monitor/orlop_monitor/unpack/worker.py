@@ -1,0 +1,210 @@
+"""The worker: one request, then the end. Runs in a child of the zygote, with nothing of the daemon's but its socket.
+
+It ends early when the daemon does: at the next progress message, or because the source it reads is at its end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import time
+
+from orlop_sdk import users
+from orlop_sdk.errors import OrlopError
+from orlop_sdk.linux import close_other_fds, set_process_name
+
+from . import init_layer, view
+from .copyup import copy_up, mount_root
+from .errors import UnpackError
+from .extract import extract
+from .layer import pack_layer
+from .pack import Packer
+from .request import (
+    CopyUp,
+    Done,
+    Failed,
+    Look,
+    MakeDirectory,
+    MakeInitLayer,
+    Pack,
+    Place,
+    Progress,
+    Request,
+    Unpack,
+    View,
+    encode,
+    receive_request,
+)
+from .sandbox import confine, enter, own_mounts
+from .stream import Uncompressed
+from .tree import Tree, clean
+
+__all__ = ["run"]
+
+_PROGRESS_EVERY = 0.1  # seconds: Docker's clients redraw no faster
+
+
+class _Abandoned(Exception):
+    """The daemon went away: nobody wants the result."""
+
+
+class _Reporter:
+    def __init__(self, connection: socket.socket, source: Uncompressed) -> None:
+        self._connection = connection
+        self._source = source
+        self._next = time.monotonic() + _PROGRESS_EVERY
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _PROGRESS_EVERY
+            try:
+                self._connection.sendall(encode(Progress(self._source.consumed)))
+            except OSError:
+                raise _Abandoned from None
+
+
+def run(connection: socket.socket) -> None:
+    """Serve the request that comes on `connection`, and close it."""
+    set_process_name("orlop-unpack")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        with connection:
+            try:
+                request, fds = receive_request(connection)
+            except EOFError:
+                return
+            connection.sendall(encode(_serve(connection, request, fds)))
+    except (_Abandoned, BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done | Failed:
+    close_other_fds([connection.fileno(), *fds])
+    os.umask(0)
+    try:
+        match request:
+            case Unpack():
+                return _unpack(connection, request, *fds)
+            case CopyUp():
+                return _copy_up(request, *fds)
+            case MakeDirectory():
+                return _make_directory(request)
+            case MakeInitLayer():
+                return _make_init_layer(request)
+            case Look():
+                return _look(connection, request, fds)
+            case Pack():
+                return _pack(connection, request, fds)
+            case Place():
+                return _place(connection, request, fds)
+    except view.NoSuchPath as error:
+        return Failed(str(error), archive=True, missing=True)
+    except UnpackError as error:
+        return Failed(str(error), archive=True)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return Failed(f"{where}{error.strerror or error}", errno=error.errno or errno.EIO)
+    except MemoryError:
+        return Failed("out of memory", errno=errno.ENOMEM)
+
+
+def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_fd: int) -> Done:
+    if os.geteuid() == 0:
+        # By way of the working directory: unshare moves that into the new namespace, which a descriptor is not.
+        os.fchdir(target_fd)
+        own_mounts()
+        enter(os.getcwd())
+        os.close(target_fd)
+        target_fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    confine(file_size=request.limits.size, trusted_xattrs=request.overlay_whiteouts)
+    with Uncompressed(source_fd, request.limits.size) as source:
+        entries = extract(source, target_fd, request, _Reporter(connection, source))
+        return Done(source.digest(), source.size, entries)
+
+
+def _copy_up(request: CopyUp, target_fd: int) -> Done:
+    own_mounts()
+    mount_root(request.mounts, request.mountpoint)
+    enter(request.mountpoint)
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    confine(file_size=1 << 62, trusted_xattrs=False)
+    return Done(copied=copy_up(root, request.path, target_fd))
+
+
+def _make_directory(request: MakeDirectory) -> Done:
+    own_mounts()
+    mount_root(request.mounts, request.mountpoint)
+    enter(request.mountpoint)
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    confine(file_size=0, trusted_xattrs=False)
+    try:
+        Tree(root).directory(clean(os.fsencode(request.path)))
+    except (NotADirectoryError, FileExistsError):
+        raise UnpackError("Cannot mkdir: it is not a directory") from None
+    return Done()
+
+
+def _make_init_layer(request: MakeInitLayer) -> Done:
+    own_mounts()
+    mount_root(request.mounts, request.mountpoint)
+    enter(request.mountpoint)
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    confine(file_size=0, trusted_xattrs=False)
+    init_layer.make(root)
+    return Done()
+
+
+def _enter(wanted: View, fds: list[int]) -> None:
+    view.make(wanted, fds.pop(0) if wanted.joined else -1)
+
+
+def _look(connection: socket.socket, request: Look, fds: list[int]) -> Done:
+    _enter(request.view, fds)
+    connection.sendall(encode(view.look(view.Spot(request.path))))
+    return Done()
+
+
+def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
+    _enter(request.view, fds)
+    out = fds.pop()
+    packer = Packer(out, sparse=request.sparse)
+    if request.path:
+        spot = view.Spot(request.path)
+        connection.sendall(encode(view.look(spot)))
+        view.pack(packer, spot)
+    elif request.layer:
+        pack_layer(packer, fds.pop())
+    else:
+        view.pack_all(packer)
+    packer.finish()
+    os.close(out)
+    return Done(entries=packer.entries)
+
+
+def _place(connection: socket.socket, request: Place, fds: list[int]) -> Done:
+    _enter(request.view, fds)
+    target, source_fd = view.directory(request.path), fds.pop()
+    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # before the archive is looked at, as dockerd
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    owner = None
+    if request.user:
+        root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            who = users.resolve(root, request.user)
+        except OrlopError as error:
+            raise UnpackError(str(error)) from None
+        finally:
+            os.close(root)
+        owner = (who.uid, who.gid)
+    unpack = Unpack(
+        overlay_whiteouts=False,
+        limits=request.limits,
+        owner=owner,
+        layer=False,
+        keep_kind=request.keep_kind,
+    )
+    with Uncompressed(source_fd, request.limits.size) as source:
+        return Done(entries=extract(source, target, unpack, _Reporter(connection, source)))

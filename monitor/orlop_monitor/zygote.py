@@ -1,0 +1,198 @@
+"""The process that monitors and unpack workers are forked from: small, single-threaded, with everything imported already.
+
+    python -I -m orlop_monitor.zygote FD [LOG_DRIVER | /PATH/OF/A/RUNTIME]...
+
+Started by orlopd, in a session of its own. It is the parent of every monitor and a subreaper: what a dead monitor leaves
+behind (its container's init, a runtime half-way) comes here. A monitor that ended without its exit record is accounted
+for: its container's cgroups are emptied, and the record is written in its stead.
+
+What survives: when orlopd goes, its socket reaches EOF; the zygote forks no more and ends with its last child. When the
+zygote goes, monitors live on as children of pid 1, and the daemon, which notices, takes over the accounting.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+import msgspec
+
+from orlop_monitor import logs, main, orphans, records, sealed, sharing
+from orlop_monitor.unpack import worker
+from orlop_sdk import cgroups, linux
+
+from .commands import IGNORED_SIGNALS
+from .forking import MESSAGE_LIMIT, Fork, Forked
+from .loop import Loop
+from .protocol import ExitRecord
+from .title import Title
+
+__all__ = ["Zygote"]
+
+_ENTRIES: dict[str, Callable[[socket.socket], None]] = {"monitor": main.run, "unpack": worker.run}
+_KILL_SECONDS = 10.0
+_BUFFERS = 4 << 20  # what a monitor or an unpack worker at work allocates and frees in turn; inherited by fork
+_decoder = msgspec.msgpack.Decoder(Fork)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Dead(NamedTuple):
+    """A monitor that ended too early, and what it leaves."""
+
+    pid: int
+    run_dir: str
+    cgroups: tuple[str, ...]
+    reason: str
+
+
+def _is_of(run_dir: str, pid: int) -> bool:
+    """Whether the records there are of this monitor's run."""
+    record = records.read_monitor(run_dir)
+    return record is not None and record.pid == pid
+
+
+class Zygote:
+    """Owns the daemon's socket and the children."""
+
+    def __init__(self, control: socket.socket, title: Title) -> None:
+        control.setblocking(False)
+        self._title = title
+        self._control = control
+        self._loop = Loop()
+        self._children: set[int] = set()
+        self._undertakers = 0
+        self._orphaned = False
+        self._loop.on_readable(control.fileno(), self._request)
+
+    def run(self) -> None:
+        self._loop.run()
+
+    # --- forking ----------------------------------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        try:
+            data, fds = linux.receive_fds(self._control, MESSAGE_LIMIT, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        if not data:
+            self._loop.forget(self._control.fileno())
+            self._control.close()
+            self._orphaned = True
+            self._end_if_done()
+            return
+        request = _decoder.decode(data)
+        try:
+            answer = self._fork(request, fds)
+        except OSError as error:
+            answer = Forked(request.serial, 0, f"fork: {error.strerror}")
+        for fd in fds:
+            os.close(fd)
+        try:
+            self._control.send(_encode(answer))
+        except OSError:
+            pass  # it is gone, and EOF comes next
+
+    def _fork(self, request: Fork, fds: list[int]) -> Forked:
+        if request.entry not in _ENTRIES or len(fds) != 1:
+            return Forked(request.serial, 0, "no such entry, or no connection came along")
+        pid = os.fork()
+        if pid == 0:
+            self._title.set(f"orlop-{request.entry} {os.path.basename(request.run_dir)}".rstrip())
+            _child(request.entry, fds[0])
+        self._children.add(pid)
+        self._loop.on_child(pid, lambda status: self._ended(pid, status, request.run_dir))
+        return Forked(request.serial, pid)
+
+    # --- the end of children ----------------------------------------------------------------------------------------
+
+    def _ended(self, pid: int, status: int, run_dir: str) -> None:
+        self._children.discard(pid)
+        # A monitor exits with 0 when it has seen its container out, or has never started one.
+        if run_dir and status and records.read_exit(run_dir) is None:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}"
+            self._undertakers += 1
+            init = records.read_init(run_dir) if _is_of(run_dir, pid) else None
+            dead = _Dead(pid, run_dir, init.cgroups if init else (), f"the container's monitor ended ({how})")
+            self._bury(dead, time.monotonic(), 0.001)
+        self._end_if_done()
+
+    def _bury(self, dead: _Dead, since: float, pause: float) -> None:
+        """Kill what is left of a container, again and again until nothing is; then write its exit record. By then the
+        container may run again, in a directory of the same name: neither it nor its record is ours."""
+        empty = cgroups.kill(dead.cgroups)
+        # Whatever we did not fork is what a dead monitor left; others' containers are children of their own monitors.
+        empty = orphans.kill_children(self._children) and empty
+        if not empty and time.monotonic() - since < _KILL_SECONDS:
+            self._loop.call_later(pause, lambda: self._bury(dead, since, min(2 * pause, 0.1)))
+            return
+        reason = f"{dead.reason}; the container was killed"
+        if not empty:
+            reason += f", but not all of it died within {_KILL_SECONDS:g} s"
+        try:
+            if _is_of(dead.run_dir, dead.pid):
+                records.write(dead.run_dir, ExitRecord(137, time.time_ns(), error=reason))
+        except OSError:
+            pass  # the daemon has given the run up and removed its directory
+        self._undertakers -= 1
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._orphaned and not self._children and not self._undertakers:
+            self._loop.stop()
+
+
+def _child(entry: str, fd: int) -> NoReturn:
+    """Be the child. The zygote's objects stay referenced by the frames below us: were they freed here, they would close
+    descriptors that have been taken over by others in the meantime."""
+    status = 70
+    try:
+        linux.close_other_fds([fd, *sealed.descriptors()])
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for signum in (*IGNORED_SIGNALS, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_DFL)
+        _ENTRIES[entry](socket.socket(fileno=fd))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def take_our_turn(path: str = "/proc/self/oom_score_adj") -> None:
+    """A daemon that starts another zygote is one that the kernel spares when memory is short; containers are not."""
+    with open(path, "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0\n")
+
+
+def _main(arguments: list[str]) -> None:
+    for signum in IGNORED_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    linux.set_subreaper()
+    linux.keep_freed_memory(_BUFFERS)
+    take_our_turn()
+    os.chdir("/")
+    control = socket.socket(fileno=int(arguments[0]))
+    os.set_inheritable(control.fileno(), False)
+    linux.close_other_fds([control.fileno()])
+    logs.preload(name for name in arguments[1:] if not name.startswith("/"))
+    sealed.hold(name for name in arguments[1:] if name.startswith("/"))
+    title = Title()
+    sharing.freeze()
+    title.set("orlop-zygote")
+    Zygote(control, title).run()
+    os._exit(0)  # nothing is left to clean up, and tearing an interpreter down takes longer than all of the above
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

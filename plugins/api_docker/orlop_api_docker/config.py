@@ -1,0 +1,24 @@
+"""`GET /orlop/config`: the running daemon's configuration and where each value comes from. Not of Docker's API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orlop_kernel.config import show
+from orlop_kernel.http.messages import Answer
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
+
+from .responses import json_response
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["routes"]
+
+
+def routes(engine: Engine) -> list[Route]:
+    async def config(call: Call) -> Answer:
+        return json_response(show.document(engine.loaded, engine.needs_restart))
+
+    return [Route("GET", "/orlop/config", config)]

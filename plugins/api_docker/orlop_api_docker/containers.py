@@ -1,0 +1,316 @@
+"""Routes of containers: decode, call the engine, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from orlop_engine import logs, top
+from orlop_engine.containers import attach, checkpoints, links, update
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.launch import log_info
+from orlop_engine.futures import Once
+from orlop_engine.logs import LogStream
+from orlop_engine.spec.host import facts
+from orlop_engine.terminals import rows_and_columns
+from orlop_engine.types.containers import (
+    CheckpointCreate,
+    CreateRequest,
+    CreateResponse,
+    UpdateRequest,
+    UpdateResponse,
+    WaitError,
+    WaitResponse,
+)
+from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
+from orlop_monitor.protocol import Attach
+from orlop_sdk import Conflict, InvalidParameter, NotFound, OrlopError
+
+from . import container_mac, older_versions
+from .responses import hijack_head, json_bytes, json_response, stream_type
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["routes"]
+
+NO_CONTENT = Response(204)
+_JSON_STREAM = (("Content-Type", "application/json"),)
+_NO_BODY = 7  # Docker's
+_CONDITIONS = ("", "not-running", "next-exit", "removed")
+
+
+async def _refuse_body(call: Call) -> None:
+    """Docker once took a HostConfig here. What old clients send for none, "{}" and "null", passes."""
+    size = 0
+    async for piece in call.request.body:
+        size += len(piece)
+        if size > _NO_BODY:
+            raise InvalidParameter(
+                "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+            )
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.room = engine.containers
+
+    def _of(self, call: Call) -> Container:
+        return self.room.get(call.params["id"])
+
+    async def create(self, call: Call) -> Answer:
+        request = await call.json(CreateRequest, required=True)
+        older_versions.settle_create(request, call.version, facts().cgroup_version)
+        warnings = container_mac.settle(request, call.version)
+        create = partial(
+            self.room.create,
+            call.arg("name"),
+            call.arg("platform") if call.version >= (1, 41) else "",
+            request,
+            call.stamp,
+            call.vet,
+            images=call.image_policy,
+            flat_readonly=older_versions.flat_read_only(call.version),
+        )
+        made = await self.engine.run(create)
+        return json_response(CreateResponse(id=made.container.id, warnings=[*made.warnings, *warnings]), 201)
+
+    async def list(self, call: Call) -> Answer:
+        limit = call.integer("limit", 0)
+        return json_bytes(
+            await self.room.summaries(
+                everything=call.flag("all"), limit=limit, filters=call.filters(), size=call.flag("size")
+            )
+        )
+
+    async def inspect(self, call: Call) -> Answer:
+        return json_bytes(await self.room.inspect(self._of(call), call.version, call.flag("size")))
+
+    async def start(self, call: Call) -> Answer:
+        await _refuse_body(call)
+        await self.engine.run(self.room.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
+        return NO_CONTENT
+
+    async def create_checkpoint(self, call: Call) -> Answer:
+        request = await call.json(CheckpointCreate)
+        await self.engine.run(self._make_checkpoint, self._of(call), request)
+        return Response(201)
+
+    async def _make_checkpoint(self, container: Container, request: CheckpointCreate) -> None:
+        await checkpoints.create(self.room, container, request.checkpoint_id, request.checkpoint_dir, end=request.exit)
+
+    async def list_checkpoints(self, call: Call) -> Answer:
+        found = checkpoints.names(self.room, self._of(call), call.arg("dir"))
+        return json_response([{"Name": name} for name in found])
+
+    async def delete_checkpoint(self, call: Call) -> Answer:
+        await self.engine.run(checkpoints.remove, self.room, self._of(call), call.params["checkpoint"], call.arg("dir"))
+        return NO_CONTENT
+
+    def _timing(self, call: Call) -> tuple[str, int | None]:
+        signal = call.arg("signal") if call.version >= (1, 42) else ""
+        return signal, call.integer("t", 0) if call.arg("t") else None
+
+    async def stop(self, call: Call) -> Answer:
+        await self.engine.run(self.room.stop, self._of(call), *self._timing(call))
+        return NO_CONTENT
+
+    async def restart(self, call: Call) -> Answer:
+        await self.engine.run(self.room.restart, self._of(call), *self._timing(call))
+        return NO_CONTENT
+
+    async def kill(self, call: Call) -> Answer:
+        try:
+            await self.engine.run(self.room.kill, self._of(call), call.arg("signal"))
+        except (Conflict, InvalidParameter, NotFound) as error:
+            raise type(error)(f"cannot kill container: {call.params['id']}: {error}") from error
+        return NO_CONTENT
+
+    async def pause(self, call: Call) -> Answer:
+        await self.engine.run(self.room.pause, self._of(call))
+        return NO_CONTENT
+
+    async def unpause(self, call: Call) -> Answer:
+        await self.engine.run(self.room.unpause, self._of(call))
+        return NO_CONTENT
+
+    async def rename(self, call: Call) -> Answer:
+        await self.engine.run(self.room.rename_to, self._of(call), call.arg("name"))
+        return NO_CONTENT
+
+    async def remove(self, call: Call) -> Answer:
+        if call.flag("link"):
+            self._of(call)
+            await self.engine.run(links.remove, self.room, call.params["id"])
+            return NO_CONTENT
+        await self.engine.run(self.room.remove, self._of(call), call.flag("force"), call.flag("v"))
+        return NO_CONTENT
+
+    async def prune(self, call: Call) -> Answer:
+        gone, space = await self.engine.run(self.room.prune, call.filters())
+        return json_response({"ContainersDeleted": gone or None, "SpaceReclaimed": space})
+
+    async def resize(self, call: Call) -> Answer:
+        rows, columns = call.terminal_size()
+        container = self._of(call)
+        if not container.record.state.running or container.run is None or container.run.monitor is None:
+            raise Conflict(f"container {container.id} is not running")
+        if container.record.config.tty:
+            await container.run.monitor.resize(*rows_and_columns((rows, columns)))
+        attributes = self.room.attributes(container, height=str(rows), width=str(columns))
+        self.engine.events.publish("container", "resize", container.id, attributes)
+        return Response(200)
+
+    async def stats(self, call: Call) -> Answer:
+        container, one_shot = self._of(call), call.flag("one-shot") and call.version >= (1, 41)
+        if call.flag("stream", True):
+            if one_shot:
+                raise InvalidParameter("cannot have stream=true and one-shot=true")
+            return Streaming(200, self.engine.stats.stream(container), _JSON_STREAM)
+        return json_bytes(await self.engine.stats.once(container, twice=not one_shot))
+
+    async def update(self, call: Call) -> Answer:
+        request = await call.json(UpdateRequest)
+        older_versions.settle_update(request, call.version)
+        warnings = await self.engine.run(update.update, self.room, self._of(call), request)
+        return json_response(UpdateResponse(warnings=warnings or None))
+
+    async def top(self, call: Call) -> Answer:
+        container = self._of(call)
+        await container.boot_start_tried()
+        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef", apart=call.guarded)
+        self.engine.events.publish("container", "top", container.id, self.room.attributes(container))
+        return json_response(listed)
+
+    async def wait(self, call: Call) -> Answer:
+        condition = call.arg("condition") if call.version >= (1, 30) else ""
+        if condition not in _CONDITIONS:
+            raise InvalidParameter(f'invalid condition: "{condition}"')
+        container = self._of(call)
+        pending = self.room.waiting(container, condition)
+        return Streaming(200, self._waited(pending), (("Content-Type", "application/json"),))
+
+    async def _waited(self, pending: Once[int]) -> AsyncIterator[bytes]:
+        answer = WaitResponse(status_code=0, error=UNSET)
+        try:
+            answer.status_code = await pending.get()
+        except OrlopError as error:
+            answer.error = WaitError(message=str(error))
+        yield msgspec.json.encode(answer) + b"\n"
+
+    async def logs(self, call: Call) -> Answer:
+        container = self._of(call)
+        stdout, stderr = call.flag("stdout"), call.flag("stderr")
+        if not (stdout or stderr):
+            raise InvalidParameter("Bad parameters: you must choose at least one stream")
+        if container.record.removing or container.record.state.dead:
+            raise Conflict("can not get logs from container which is dead or marked for removal")
+        terminal = container.record.config.tty
+        run = container.run
+        living = container.record.state.running and run is not None
+        request = logs.LogsRequest(
+            stdout=stdout,
+            stderr=stderr,
+            since_ns=logs.parse_time(call.arg("since")),
+            until_ns=logs.parse_time(call.arg("until")),
+            tail=logs.parse_tail(call.arg("tail")),
+            follow=call.flag("follow") and living,
+            timestamps=call.flag("timestamps"),
+            details=call.flag("details"),
+            multiplexed=not terminal,
+        )
+        config = container.record.host_config.log_config
+        driver = self.engine.drivers.log(config.type)
+        ended = run.finished if living and run is not None else None
+        pieces = await logs.read_logs(driver, log_info(self.room, container), config.config or {}, request, ended).open()
+        return Streaming(200, pieces, (("Content-Type", stream_type(call.version, terminal)),))
+
+    async def attach(self, call: Call) -> Answer:
+        container = self._of(call)
+        framed = not container.record.config.tty
+        request = Attach(stdin=call.flag("stdin"), stdout=call.flag("stdout"), stderr=call.flag("stderr"), framed=framed)
+        return Hijack(hijack_head(call, not framed), await self._attachment(call, container, request))
+
+    async def attach_websocket(self, call: Call) -> Answer:
+        """Never framed, both outputs in one; before 1.42 there was no choice of streams, before 1.28 no binary messages."""
+        from orlop_kernel.http import websocket  # which few clients use
+
+        container = self._of(call)
+        wanted = {name: call.flag(name) or call.version < (1, 42) for name in ("stdin", "stdout", "stderr")}
+        try:
+            head = websocket.handshake(call.request)
+        except websocket.HandshakeError as error:
+            return json_response({"message": str(error)}, error.status, error.headers)
+        attached = await self._attachment(call, container, Attach(**wanted, framed=False))
+
+        async def run(client: RawStream) -> None:
+            stream = websocket.WebSocketStream(client, binary=call.version >= (1, 28))
+            await attached(stream)
+            await stream.send_eof()
+
+        return Hijack(head, run)
+
+    async def _attachment(self, call: Call, container: Container, request: Attach) -> Callable[[RawStream], Awaitable[None]]:
+        """What to do with the client once it has its head. Raises what stands in the way of that."""
+        keys = attach.parse_detach_keys(call.arg("detachKeys"))
+        await container.boot_start_tried()
+        attach.check(container)
+        replay, stream = call.flag("logs"), call.flag("stream")
+        if replay:
+            # Before the head goes out: that a log cannot be read is the answer then, not the end of a stream. And not kept
+            # open until `run`, which is never called when the head cannot go out.
+            await (await self._replay(container, request).open()).aclose()
+
+        async def run(client: RawStream) -> None:
+            if replay:
+                async with self._replay(container, request) as pieces:
+                    async for piece in pieces:
+                        await client.send_all(piece)
+            if stream:
+                await attach.attach(self.room, container, client, request, keys)
+            else:
+                await client.send_eof()
+
+        return run
+
+    def _replay(self, container: Container, request: Attach) -> LogStream:
+        config = container.record.host_config.log_config
+        wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=bool(request.framed))
+        driver = self.engine.drivers.log(config.type)
+        return logs.read_logs(driver, log_info(self.room, container), config.config or {}, wanted, None)
+
+
+def routes(engine: Engine) -> list[Route]:
+    own = _Routes(engine)
+    return [
+        Route("POST", "/containers/create", own.create),
+        Route("GET", "/containers/json", own.list),
+        Route("POST", "/containers/prune", own.prune, (1, 25)),
+        Route("GET", "/containers/{id}/json", own.inspect),
+        Route("GET", "/containers/{id}/stats", own.stats),
+        Route("GET", "/containers/{id}/top", own.top),
+        Route("GET", "/containers/{id}/logs", own.logs),
+        Route("POST", "/containers/{id}/start", own.start),
+        Route("POST", "/containers/{id}/stop", own.stop),
+        Route("POST", "/containers/{id}/restart", own.restart),
+        Route("POST", "/containers/{id}/kill", own.kill),
+        Route("POST", "/containers/{id}/pause", own.pause),
+        Route("POST", "/containers/{id}/unpause", own.unpause),
+        Route("POST", "/containers/{id}/rename", own.rename),
+        Route("POST", "/containers/{id}/resize", own.resize),
+        Route("POST", "/containers/{id}/update", own.update),
+        Route("POST", "/containers/{id}/wait", own.wait),
+        Route("POST", "/containers/{id}/attach", own.attach),
+        Route("GET", "/containers/{id}/attach/ws", own.attach_websocket),
+        Route("GET", "/containers/{id}/checkpoints", own.list_checkpoints, (1, 25)),
+        Route("POST", "/containers/{id}/checkpoints", own.create_checkpoint, (1, 25)),
+        Route("DELETE", "/containers/{id}/checkpoints/{checkpoint}", own.delete_checkpoint, (1, 25)),
+        Route("DELETE", "/containers/{id}", own.remove),
+    ]

@@ -1,0 +1,126 @@
+"""Routes of files in and out of containers: archive, export, changes, commit."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orlop_engine.containers.container import Container
+from orlop_engine.files import archive, commit
+from orlop_engine.images.references import Reference, parse
+from orlop_engine.types.containers import ContainerConfig
+from orlop_kernel.http.messages import Answer, Headers, Response, Streaming
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
+from orlop_monitor.unpack.request import Found
+from orlop_sdk import InvalidParameter
+from orlop_sdk.base import rfc3339
+
+from .responses import empty, json_response
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["routes"]
+
+_TAR: Headers = (("Content-Type", "application/x-tar"),)
+
+
+class CommitResponse(msgspec.Struct):
+    id: str = msgspec.field(name="Id")
+
+
+def _stat(found: Found) -> Headers:
+    """What clients read before the archive."""
+    about = {
+        "name": found.name,
+        "size": found.size,
+        "mode": found.mode,
+        "mtime": rfc3339(found.mtime_ns),
+        "linkTarget": found.link,
+    }
+    return (("X-Docker-Container-Path-Stat", base64.b64encode(msgspec.json.encode(about)).decode()),)
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.room = engine.containers
+
+    def _of(self, call: Call) -> Container:
+        return self.room.get(call.params["id"])
+
+    @staticmethod
+    def _path(call: Call) -> str:
+        if not (path := call.arg("path")):
+            raise InvalidParameter("invalid parameter: path can't be empty")
+        return path
+
+    async def look(self, call: Call) -> Answer:
+        return empty(200, _stat(await archive.look(self.room, self._of(call), self._path(call))))
+
+    async def get(self, call: Call) -> Answer:
+        container, path = self._of(call), self._path(call)
+        found, pieces = await archive.pack(self.room, container, path)
+        self.engine.events.publish("container", "archive-path", container.id, self.room.attributes(container))
+        return Streaming(200, pieces, _TAR + _stat(found))
+
+    async def put(self, call: Call) -> Answer:
+        container, path = self._of(call), self._path(call)
+        body = call.pieces()
+        keep_kind, own = call.flag("noOverwriteDirNonDir"), call.flag("copyUIDGID")
+        await archive.place(self.room, container, path, body, keep_kind=keep_kind, own=own)
+        return Response(200)
+
+    async def export(self, call: Call) -> Answer:
+        pieces = await commit.export(self.engine, self._of(call))
+        return Streaming(200, pieces, (("Content-Type", "application/octet-stream"),))
+
+    async def changes(self, call: Call) -> Answer:
+        found = await self.engine.storage.changes(self._of(call).id)
+        return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found] or None)
+
+    async def commit(self, call: Call) -> Answer:
+        container = self.room.get(call.arg("container"))
+        given = (await call.json_bytes()).strip() not in (b"", b"null")
+        config = await call.json(ContainerConfig) if given else None
+        image = await self.engine.run(self._commit, call, container, config)
+        return json_response(CommitResponse(image.id), 201)
+
+    async def _commit(self, call: Call, container: Container, config: ContainerConfig | None):  # type: ignore[no-untyped-def]
+        return await commit.commit(
+            self.engine,
+            container,
+            _name(call.arg("repo"), call.arg("tag")),
+            config=config,
+            instructions_=call.args("changes"),
+            comment=call.arg("comment"),
+            author=call.arg("author"),
+            pause=call.flag("pause", True),
+            policy=call.image_policy,
+        )
+
+
+def _name(repository: str, tag: str) -> Reference | None:
+    if not repository:
+        return None
+    reference = parse(repository)
+    if reference.digest:
+        raise InvalidParameter("cannot commit to digest reference")
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
+    return reference.with_tag(tag) if tag else reference.with_default_tag()
+
+
+def routes(engine: Engine) -> list[Route]:
+    own = _Routes(engine)
+    return [
+        Route("HEAD", "/containers/{id}/archive", own.look),
+        Route("GET", "/containers/{id}/archive", own.get),
+        Route("PUT", "/containers/{id}/archive", own.put),
+        Route("GET", "/containers/{id}/export", own.export),
+        Route("GET", "/containers/{id}/changes", own.changes),
+        Route("POST", "/commit", own.commit),
+    ]

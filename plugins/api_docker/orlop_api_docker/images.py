@@ -1,0 +1,155 @@
+"""Routes of images: decode, call the engine, encode. What takes long answers with a stream of JSON records."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orlop_engine.images import platforms
+from orlop_engine.images.platforms import Platform
+from orlop_engine.images.progress import Progress
+from orlop_engine.images.references import Reference, parse, with_tag_or_digest
+from orlop_engine.images.registry_auth import credentials
+from orlop_engine.images.service import ImportRequest, PullRequest
+from orlop_kernel.http.messages import Answer, Response
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
+from orlop_sdk import InvalidParameter
+
+from .responses import json_bytes, json_response, stream_head
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["routes"]
+
+
+class _PlatformJSON(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+def _platform_json(text: str) -> Platform:
+    """`platform` of inspect, history, load and delete is a JSON object, unlike that of create."""
+    try:
+        value = msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=_PlatformJSON)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidParameter(f"failed to parse platform: {error}") from error
+    if not value.os or not value.architecture:
+        raise InvalidParameter("both OS and Architecture must be provided")
+    return platforms.normalise(Platform(value.os, value.architecture, value.variant))
+
+
+def _platform(call: Call, since: tuple[int, int]) -> Platform | None:
+    text = call.arg("platform") if call.version >= since else ""
+    return _platform_json(text) if text else None
+
+
+def _import_name(repository: str, tag: str) -> Reference | None:
+    if not repository:
+        return None
+    reference = parse(repository)
+    if reference.digest:
+        raise InvalidParameter("cannot import digest reference")
+    return reference.with_tag(tag) if tag else reference.with_default_tag()
+
+
+async def _stream(progress: Progress) -> Answer:
+    """The records, once there is one; until then an error is a plain answer."""
+    await progress.started()
+    return stream_head(progress)
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.room = engine.images
+
+    async def create(self, call: Call) -> Answer:
+        text = call.arg("platform") if call.version >= (1, 32) else ""
+        platform = platforms.parse(text) if text else None
+        if call.arg("fromImage"):
+            return await self._pull(call, platform)
+        if call.arg("fromSrc"):
+            return await self._import(call, platform)
+        raise InvalidParameter("invalid reference format")
+
+    async def _pull(self, call: Call, platform: Platform | None) -> Answer:
+        reference = with_tag_or_digest(call.arg("fromImage"), call.arg("tag"))
+        auth = credentials(call.request.headers.get("x-registry-auth", ""))
+        request = PullRequest(reference, platform, auth, call.image_policy, call.refuse)
+        return await _stream(self.room.pull(request))
+
+    async def _import(self, call: Call, platform: Platform | None) -> Answer:
+        source = call.arg("fromSrc")
+        if source != "-" and "://" not in source:
+            source = f"http://{source}"
+        request = ImportRequest(
+            source,
+            _import_name(call.arg("repo"), call.arg("tag")),
+            call.arg("message"),
+            tuple(call.args("changes")),
+            platform,
+            call.image_policy,
+            call.refuse,
+        )
+        return await _stream(await self.room.import_image(request, call.pieces()))
+
+    async def load(self, call: Call) -> Answer:
+        # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but
+        # every error is a record, as with Docker.
+        platform, quiet = _platform(call, (1, 48)), call.flag("quiet", True)
+        progress = self.room.load_archive(call.pieces(), platform, quiet=quiet, policy=call.image_policy)
+        await progress.ready()
+        return stream_head(progress)
+
+    async def list(self, call: Call) -> Answer:
+        filters = call.filters()
+        if call.version < (1, 25) and call.arg("filter"):
+            filters["reference"] = [*filters.get("reference", []), call.arg("filter")]
+        shared = call.flag("shared-size") and call.version >= (1, 42)
+        everything = call.flag("all")
+        return json_bytes(await self.room.listed(filters, everything=everything, shared_size=shared, version=call.version))
+
+    async def inspect(self, call: Call) -> Answer:
+        return json_response(await self.room.inspect(call.params["name"], call.version, _platform(call, (1, 49))))
+
+    async def history(self, call: Call) -> Answer:
+        return json_response(self.room.history(call.params["name"], _platform(call, (1, 48))))
+
+    async def tag(self, call: Call) -> Answer:
+        await self.engine.run(self.room.tag, call.params["name"], call.arg("repo"), call.arg("tag"), call.image_policy)
+        return Response(201)
+
+    async def remove(self, call: Call) -> Answer:
+        name, force = call.params["name"], call.flag("force")
+        wanted = [_platform_json(text) for text in call.args("platforms")] if call.version >= (1, 50) else []
+        prune, policy = not call.flag("noprune"), call.image_policy
+        remove = partial(self.room.remove, name, force=force, prune=prune, platforms=wanted, policy=policy)
+        return json_response(await self.engine.run(remove))
+
+    async def prune(self, call: Call) -> Answer:
+        return json_response(await self.engine.run(self.room.prune, call.filters(), call.image_policy))
+
+    async def search(self, call: Call) -> Answer:
+        found = await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters(), call.refuse)
+        return json_response(found)
+
+
+def routes(engine: Engine) -> list[Route]:
+    """All routes of `/images` but push and save."""
+    room = _Routes(engine)
+    return [
+        Route("POST", "/images/create", room.create),
+        Route("POST", "/images/load", room.load),
+        Route("POST", "/images/prune", room.prune, (1, 25)),
+        Route("GET", "/images/json", room.list),
+        Route("GET", "/images/search", room.search),
+        Route("GET", "/images/{name}/json", room.inspect),
+        Route("GET", "/images/{name}/history", room.history),
+        Route("POST", "/images/{name}/tag", room.tag),
+        Route("DELETE", "/images/{name}", room.remove),
+    ]

@@ -1,0 +1,90 @@
+"""Routes of networks."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from orlop_engine.networks import filters, live
+from orlop_engine.networks.views import network_view
+from orlop_engine.types.containers import EndpointSettings
+from orlop_engine.types.networks import ConnectRequest, CreateRequest, CreateResponse, DisconnectRequest, PruneResponse
+from orlop_kernel.http.messages import Answer, Response
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
+from orlop_sdk import NotFound
+
+from . import older_versions
+from .responses import empty, json_response
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["routes"]
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.networks = engine.networks
+
+    async def list(self, call: Call) -> Answer:
+        accept = filters.listed(call.filters())
+        found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
+        if call.version < (1, 28):  # with their containers, as inspect
+            return json_response([self.networks.inspect(record.id) for record in found])
+        return json_response([network_view(record) for record in found])
+
+    async def inspect(self, call: Call) -> Answer:
+        scope = call.arg("scope")
+        if scope not in ("", "local"):  # there are local networks only
+            raise NotFound(f"network {call.params['id']} not found")
+        return json_response(self.networks.inspect(call.params["id"]))
+
+    async def create(self, call: Call) -> Answer:
+        request = await call.json(CreateRequest)
+        if call.version < (1, 48):
+            request.enable_ipv4 = UNSET
+        record = await self.engine.run(self.networks.create, request)
+        return json_response(CreateResponse(id=record.id), 201)
+
+    async def remove(self, call: Call) -> Answer:
+        await self.engine.run(self.networks.remove, call.params["id"])
+        return empty(204)
+
+    async def prune(self, call: Call) -> Answer:
+        accept = filters.prunable(call.filters(), time.time())
+        removed = await self.engine.run(self.networks.prune, accept)
+        return json_response(PruneResponse(networks_deleted=[*removed] or None))
+
+    async def connect(self, call: Call) -> Answer:
+        request = await call.json(ConnectRequest)
+        container = self.engine.containers.get(request.container)
+        settings = request.endpoint_config or EndpointSettings()
+        await container.boot_start_tried()
+        older_versions.settle_endpoint(settings, call.version)
+        await self.engine.run(live.connect, self.engine, container, call.params["id"], settings)
+        return Response(200)
+
+    async def disconnect(self, call: Call) -> Answer:
+        request = await call.json(DisconnectRequest)
+        container = self.engine.containers.get(request.container)
+        await container.boot_start_tried()
+        await self.engine.run(live.disconnect, self.engine, container, call.params["id"])
+        return Response(200)
+
+
+def routes(engine: Engine) -> list[Route]:
+    own = _Routes(engine)
+    return [
+        Route("GET", "/networks", own.list),
+        Route("GET", "/networks/", own.list),
+        Route("POST", "/networks/create", own.create),
+        Route("POST", "/networks/prune", own.prune, since=(1, 25)),
+        Route("GET", "/networks/{id}", own.inspect),
+        Route("DELETE", "/networks/{id}", own.remove),
+        Route("POST", "/networks/{id}/connect", own.connect),
+        Route("POST", "/networks/{id}/disconnect", own.disconnect),
+    ]

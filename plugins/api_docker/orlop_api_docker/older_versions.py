@@ -1,0 +1,84 @@
+"""What requests of older API versions mean: fields that a version did not have are taken out, defaults that have changed
+since are filled in, and what cannot be had without the newer version is refused. Pure; rules and words are Docker's
+(moby daemon/server/router/container/container_routes.go).
+"""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+
+from orlop_engine.types.containers import CreateRequest, EndpointSettings, ExecConfig, HostConfig, MountSpec, UpdateRequest
+from orlop_sdk import InvalidParameter
+
+__all__ = ["Version", "flat_read_only", "settle_create", "settle_endpoint", "settle_exec", "settle_update"]
+
+Version = tuple[int, int]
+
+
+def flat_read_only(version: Version) -> bool:
+    """Before 1.44 a read-only bind is so at its top alone: what is mounted below stays as it is."""
+    return version < (1, 44)
+
+
+def settle_create(request: CreateRequest, version: Version, cgroup_version: int) -> None:
+    """Raises InvalidParameter."""
+    host = request.host_config = request.host_config or HostConfig()
+    for spec in host.mounts or ():
+        _settle_mount(spec, version)
+    for settings in _endpoints(request):
+        settle_endpoint(settings, version)
+    if version < (1, 25):
+        host.auto_remove = False  # clients removed by themselves, and would find nothing
+    if version < (1, 40):
+        host.ipc_mode = host.ipc_mode or "shareable"
+    if version < (1, 41) and cgroup_version == 1:
+        host.cgroupns_mode = host.cgroupns_mode or "host"
+    if version < (1, 42):
+        host.console_size = [0, 0]
+    if version < (1, 43):
+        host.annotations = UNSET
+    if version < (1, 44):
+        if request.healthcheck:
+            request.healthcheck.start_interval = 0
+        names = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
+        if len(names) > 1:
+            raise InvalidParameter(
+                f"Container cannot be created with multiple network endpoints: {', '.join(sorted(names))}"
+            )
+
+
+def _endpoints(request: CreateRequest) -> list[EndpointSettings]:
+    found = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
+    return [settings for settings in found.values() if settings]
+
+
+def _settle_mount(spec: MountSpec, version: Version) -> None:
+    if version < (1, 42):
+        # Not checked at the time, so that clients sent both
+        spec.volume_options = None if spec.type == "tmpfs" else spec.volume_options
+        spec.tmpfs_options = spec.tmpfs_options if spec.type == "tmpfs" else None
+    if bind := spec.bind_options:
+        bind.non_recursive = bind.non_recursive and version >= (1, 40)
+        bind.create_mountpoint = bind.create_mountpoint and version >= (1, 42)
+        if version < (1, 44) and bind.read_only_force_recursive:
+            # Ignoring it would leave writable what the client wants to be sure of
+            raise InvalidParameter("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
+    if version < (1, 45) and spec.volume_options and spec.volume_options.subpath:
+        raise InvalidParameter("VolumeOptions.Subpath needs API v1.45 or newer")
+    if version < (1, 48) and spec.type == "image":
+        raise InvalidParameter('Mount type "Image" needs API v1.48 or newer')
+
+
+def settle_endpoint(settings: EndpointSettings, version: Version) -> None:
+    if version < (1, 48):
+        settings.gw_priority = 0
+
+
+def settle_exec(config: ExecConfig, version: Version) -> None:
+    if version < (1, 42):
+        config.console_size = None
+
+
+def settle_update(request: UpdateRequest, version: Version) -> None:
+    if version < (1, 40):
+        request.pids_limit = None

@@ -1,0 +1,143 @@
+"""Routes of the daemon itself: ping, version, info, events, disk usage, login."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from orlop_api_docker import API_VERSION
+from orlop_engine.system import System
+from orlop_engine.system.usage import OBJECT_TYPES, Measuring
+from orlop_engine.types.system import AuthConfig
+from orlop_kernel.events import Subscription, to_wire
+from orlop_kernel.http.messages import Answer, Response
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
+from orlop_sdk import InvalidParameter
+
+from .responses import COMMON, json_response, stream_head
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["parse_moment", "routes"]
+
+
+# Docker's words: clients read the builder's version and the swarm state from a ping
+def _pong(body: bytes, builder: str, experimental: str) -> Response:
+    headers = (
+        *((name, experimental if name == "Docker-Experimental" else value) for name, value in COMMON),
+        ("Builder-Version", builder),
+        ("Swarm", "inactive"),
+        ("Cache-Control", "no-cache, no-store, must-revalidate"),
+        ("Pragma", "no-cache"),
+        ("Content-Type", "text/plain; charset=utf-8"),
+    )
+    return Response(200, body, headers)
+
+
+# By `features.buildkit`, which tells clients the builder to prefer, and `experimental`, without which docker has no
+# `checkpoint`. Made once: a ping is what a daemon is asked most.
+_PONGS = {
+    (body, buildkit, experimental): _pong(body, "2" if buildkit else "1", str(experimental).lower())
+    for body in (b"OK", b"")
+    for buildkit in (True, False)
+    for experimental in (True, False)
+}
+
+_MOMENT = re.compile(r"([+-]?\d{1,15})(?:\.(\d{1,9})\d*)?", re.ASCII)
+_SEQUENCE = "application/json-seq"
+_LINES = ("application/jsonl", "application/x-ndjson")
+
+
+def parse_moment(text: str, name: str) -> int | None:
+    """`since` and `until`: Unix seconds with up to nine digits of fraction, in ns; None when not given, for which Docker
+    takes "" and "-1". Clients convert dates and durations themselves."""
+    if text in ("", "-1"):
+        return None
+    match = _MOMENT.fullmatch(text)
+    if match is None:
+        raise InvalidParameter(f'invalid {name}: "{text}" is not a time in Unix seconds')
+    return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+
+
+def event_media_type(accept: str, version: tuple[int, int]) -> str:
+    """How a client wants its events: exactly one of the known types, else the API version's own."""
+    wanted = accept.partition(";")[0].strip()
+    if wanted == _SEQUENCE or wanted in _LINES:
+        return wanted
+    return "application/json" if version < (1, 52) else _LINES[0]
+
+
+async def event_pieces(subscription: Subscription, version: tuple[int, int], sequence: bool) -> AsyncIterator[bytes]:
+    """Records for the wire: a JSON object a line; as a JSON text sequence each begins with RS (RFC 7464)."""
+    head = b"\x1e" if sequence else b""
+    legacy = version < (1, 52)
+    try:
+        async for event in subscription:
+            if event.type == "image" and event.action == "create" and version < (1, 46):
+                continue  # clients of that time take it for something else
+            yield head + to_wire(event, legacy=legacy) + b"\n"
+    finally:
+        subscription.close()
+
+
+class _Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.system = System(engine)
+        self.measuring = Measuring(engine)
+
+    async def ping(self, call: Call) -> Answer:
+        return self._pong(b"OK")
+
+    async def ping_head(self, call: Call) -> Answer:
+        return self._pong(b"")
+
+    def _pong(self, body: bytes) -> Response:
+        config = self.engine.config
+        return _PONGS[body, config.features.get("buildkit", True), config.experimental]
+
+    async def version(self, call: Call) -> Answer:
+        return json_response(await self.system.version(API_VERSION, self.engine.config.min_api_version))
+
+    async def info(self, call: Call) -> Answer:
+        return json_response(await self.system.info(call.version))
+
+    async def events(self, call: Call) -> Answer:
+        since, until = parse_moment(call.arg("since"), "since"), parse_moment(call.arg("until"), "until")
+        if since is not None and until is not None and until < since:
+            raise InvalidParameter(f"`since` time ({call.arg('since')}) cannot be after `until` time ({call.arg('until')})")
+        media = event_media_type(call.request.headers.get("accept", ""), call.version)
+        subscription = self.engine.events.subscribe(since, until, call.filters())
+        return stream_head(event_pieces(subscription, call.version, media == _SEQUENCE), media)
+
+    async def prune_builds(self, call: Call) -> Answer:
+        """`docker system prune` asks for it. Nothing is built here, so there is never anything to give back."""
+        call.filters()
+        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+    async def disk_usage(self, call: Call) -> Answer:
+        types = frozenset(call.args("type")) if call.version >= (1, 42) else frozenset()
+        for name in types - OBJECT_TYPES:
+            raise InvalidParameter(f"unknown object type: {name}")
+        return json_response(await self.measuring.disk_usage(types or OBJECT_TYPES, call.version))
+
+    async def auth(self, call: Call) -> Answer:
+        await self.system.login(await call.json(AuthConfig, required=True), call.refuse)
+        return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
+
+
+def routes(engine: Engine) -> list[Route]:
+    own = _Routes(engine)
+    return [
+        Route("GET", "/_ping", own.ping),
+        Route("HEAD", "/_ping", own.ping_head),
+        Route("GET", "/version", own.version),
+        Route("GET", "/info", own.info),
+        Route("GET", "/events", own.events),
+        Route("POST", "/build/prune", own.prune_builds, (1, 31)),
+        Route("GET", "/system/df", own.disk_usage, (1, 25)),
+        Route("POST", "/auth", own.auth),
+    ]

@@ -1,0 +1,92 @@
+"""What a check has seen, as one value: everything that comparing needs, and nothing that compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orlop_kernel.store import Examined
+from orlop_monitor.protocol import ExitRecord, InitRecord, MonitorRecord, Status
+from orlop_sdk import Leftover
+
+__all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One directory of `<exec-root>/run`. `alive`: the process of `monitor` lives, by pid and start time; `init_alive`
+    likewise. `status` is what the monitor answered, None when it did not. `damaged` are records that cannot be read.
+    `sandbox_agrees`: the container's network namespace is the one its monitor holds; None: nobody could tell."""
+
+    monitor: MonitorRecord | None = None
+    init: InitRecord | None = None
+    exit: ExitRecord | None = None
+    alive: bool = False
+    init_alive: bool = False
+    status: Status | None = None
+    damaged: tuple[str, ...] = ()
+    sandbox_agrees: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A zygote, a monitor or an unpack worker of this exec root, by `name` ("orlop-zygote", ...)."""
+
+    pid: int
+    name: str
+    parent: int
+    children: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file of the content store. `sound` is False when its bytes were hashed and are not what its name says."""
+
+    size: int
+    sound: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """`keys` is None when the driver could not say; `failure` is why."""
+
+    name: str
+    keys: frozenset[str] | None = None
+    leftovers: tuple[Leftover, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFacts:
+    """What a volume driver has, by name; `failure` instead when it does not answer."""
+
+    names: frozenset[str] = frozenset()
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class Facts:
+    """`serving`: a daemon looks after all this, so nothing is left to the next start. `settled_later` names what that one
+    will settle. Paths are absolute; `cgroups` and `runtime_states` are by container id."""
+
+    data_root: str
+    exec_root: str
+    database: Examined
+    serving: bool = False
+    deep: bool = False
+    daemon_pid: int = 0
+    entries: tuple[str, ...] = ()
+    directories: frozenset[str] = frozenset()
+    runs: Mapping[str, RunFacts] = field(default_factory=dict)
+    mount_points: frozenset[str] = frozenset()
+    blobs: Mapping[str, Blob] = field(default_factory=dict)
+    odd_blobs: tuple[str, ...] = ()
+    storage: StorageFacts = StorageFacts("")
+    volumes: Mapping[str, VolumeFacts] = field(default_factory=dict)
+    networks: Mapping[str, tuple[Leftover, ...]] = field(default_factory=dict)
+    network_failures: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[str, ...] = ()
+    cgroups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Container id -> cgroup directory -> number of processes."""
+    runtime_states: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    processes: tuple[Process, ...] = ()

@@ -1,0 +1,237 @@
+"""The rows against what lies on disks: directories, snapshots, blobs, volumes, mounts, networks of the drivers. Pure."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from orlop_engine.images.layers import chain_of_init_layer
+from orlop_sdk import Leftover
+
+from .facts import Facts
+from .findings import ERROR, INFO, WARNING, Finding, Remedy
+from .rows import Books
+
+__all__ = ["compare"]
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def compare(facts: Facts, books: Books) -> Iterator[Finding]:
+    yield from _directories(facts, books)
+    yield from _snapshots(facts, books)
+    yield from _blobs(facts, books)
+    yield from _volumes(facts, books)
+    yield from _mounts(facts, books)
+    yield from _networks(facts)
+
+
+def _swept(facts: Facts, books: Books) -> str:
+    """What becomes of a container's files without a row at the next start: "" when they are kept."""
+    return "" if books.lost else INFO if not facts.serving else WARNING
+
+
+def _directories(facts: Facts, books: Books) -> Iterator[Finding]:
+    for name in sorted(facts.directories - books.containers.keys() - books.aside):
+        severity = _swept(facts, books)
+        known = _CONTAINER_ID.fullmatch(name) is not None
+        yield Finding(
+            severity=severity or WARNING,
+            area="containers",
+            object=f"directory containers/{name}",
+            text="belongs to no container",
+            repair="remove it" if severity and known else "",
+            container=name,
+            remedy=Remedy("discard-container", name) if severity and known else None,
+        )
+    for record in books.containers.values():
+        if record.id not in facts.directories:
+            yield Finding(
+                severity=ERROR,
+                area="containers",
+                object=f"container {record.name}",
+                text=f"its directory containers/{record.id} is gone, with its log",
+                repair="make it again, empty",
+                container=record.id,
+                remedy=Remedy("make-directory", record.id),
+            )
+
+
+def _snapshots(facts: Facts, books: Books) -> Iterator[Finding]:
+    storage = facts.storage
+    for left in storage.leftovers:
+        yield _leftover(left, f"storage {storage.name}", "storage", storage.name, WARNING)
+    if storage.keys is None:
+        yield Finding(severity=ERROR, area="storage", object=f"storage driver {storage.name}", text=storage.failure)
+        return
+    wanted = {layer.chain_id for image in books.images.values() for layer in image.layers}
+    held = {chain for resume in books.resumes.values() for chain in resume.chains}
+    for key in sorted(storage.keys):
+        if _CONTAINER_ID.fullmatch(key):
+            if key not in books.containers and key not in books.aside:
+                yield Finding(
+                    severity=_swept(facts, books) or WARNING,
+                    area="storage",
+                    object=f"snapshot {key[:12]}",
+                    text="is the root of no container",
+                    repair="remove it" if _swept(facts, books) else "",
+                    container=key,
+                    remedy=Remedy("discard-container", key) if _swept(facts, books) else None,
+                )
+        elif not _needed(key, wanted | held) and not _held_by_container(books):
+            yield _unused(facts, books, f"snapshot {key[:19]}", "is a layer that no image has", "storage")
+    for record in books.containers.values():
+        if record.id not in storage.keys and record.storage_driver == storage.name:
+            yield Finding(
+                severity=ERROR,
+                area="storage",
+                object=f"container {record.name}",
+                text="has no root: what it wrote is gone, and it cannot start. The next start of the daemon makes it anew",
+                container=record.id,
+            )
+    for image in books.images.values():
+        for layer in image.layers:
+            if layer.chain_id not in storage.keys:
+                yield Finding(
+                    severity=ERROR,
+                    area="images",
+                    object=f"image {image.id[:19]}",
+                    text=f"its layer {layer.chain_id[:19]} is not in storage: pull or load it again",
+                )
+
+
+def _needed(key: str, layers: set[str]) -> bool:
+    below = chain_of_init_layer(key)
+    return key in layers or below == "" or below in layers
+
+
+def _held_by_container(books: Books) -> bool:
+    """Layers of images that were removed before their containers have no row; only storage knows who stands on them."""
+    return any(record.image_id not in books.images for record in books.containers.values())
+
+
+def _unused(facts: Facts, books: Books, what: str, text: str, area: str) -> Finding:
+    doubtful = books.doubtful
+    return Finding(
+        severity=WARNING if facts.serving else INFO,
+        area=area,
+        object=what,
+        text=f"{text}; kept while rows of images may be missing" if doubtful else text,
+        repair="" if doubtful else "remove it",
+        remedy=None if doubtful else Remedy("collect"),
+    )
+
+
+def _blobs(facts: Facts, books: Books) -> Iterator[Finding]:
+    keep: set[str] = {blob for resume in books.resumes.values() for blob in resume.blobs}
+    for image in books.images.values():
+        name = f"image {image.id[:19]}"
+        keep.update((image.id, *image.manifests, *(layer.blob for layer in image.layers)))
+        for digest in (image.id, *image.manifests):
+            if digest not in facts.blobs:
+                yield _lost_blob(name, digest, "is not in the content store")
+        for layer in image.layers:
+            blob = facts.blobs.get(layer.blob)
+            if blob is None:
+                yield _lost_blob(name, layer.blob, "is not in the content store")
+            elif blob.size != layer.blob_size:
+                text = f"has {blob.size} bytes, not {layer.blob_size}"
+                yield _lost_blob(name, layer.blob, text, Remedy("remove-blob", layer.blob))
+    for digest, blob in facts.blobs.items():
+        if not blob.sound:
+            yield _lost_blob("content", digest, "is not what its name says", Remedy("remove-blob", digest))
+        elif digest not in keep:
+            yield _unused(facts, books, f"blob {digest[:19]}", "is of no image", "images")
+    for name in facts.odd_blobs:
+        yield Finding(
+            severity=WARNING,
+            area="images",
+            object=f"file content/blobs/sha256/{name}",
+            text="is no blob: nothing of ours has such a name",
+        )
+
+
+def _lost_blob(what: str, digest: str, text: str, remedy: Remedy | None = None) -> Finding:
+    return Finding(
+        severity=ERROR,
+        area="images",
+        object=what,
+        text=f"blob {digest[:19]} {text}: it cannot be saved or pushed; pull or load it again",
+        repair="remove the damaged blob, so that it can be fetched again" if remedy else "",
+        remedy=remedy,
+    )
+
+
+def _volumes(facts: Facts, books: Books) -> Iterator[Finding]:
+    for driver, seen in facts.volumes.items():
+        if seen.failure:
+            yield Finding(severity=ERROR, area="volumes", object=f"volume driver {driver}", text=seen.failure)
+            continue
+        rows = {name for name, record in books.volumes.items() if record.driver == driver}
+        for name in sorted(rows - seen.names):
+            if books.volumes[name].removing:
+                continue
+            yield Finding(severity=ERROR, area="volumes", object=f"volume {name}", text="its content is gone")
+        for name in sorted(seen.names - rows) if driver == "local" else ():
+            yield Finding(
+                severity=WARNING if facts.serving else INFO,
+                area="volumes",
+                object=f"volume {name}",
+                text="has content and no row; the next start gives it one",
+                repair="give it a row",
+                remedy=Remedy("adopt-volumes"),
+            )
+    for name, record in books.volumes.items():
+        if record.removing:
+            yield Finding(
+                severity=WARNING if facts.serving else INFO,
+                area="volumes",
+                object=f"volume {name}",
+                text="its removal was begun and is not finished; the next start tries again",
+            )
+
+
+def _mounts(facts: Facts, books: Books) -> Iterator[Finding]:
+    private = os.path.join(facts.exec_root, "mnt")
+    volumes = os.path.join(facts.data_root, "volumes")
+    others = os.path.join(facts.data_root, "volume-drivers")
+    for path in facts.mounts:
+        if path in (private, facts.data_root, facts.exec_root):
+            continue
+        if path.startswith(f"{others}/"):
+            continue  # what drivers from elsewhere mount in their places is theirs
+        if os.path.dirname(path) == facts.data_root:
+            continue  # an administrator's: a disk of its own for volumes, say
+        name, _, rest = os.path.relpath(path, volumes).partition("/")
+        if rest == "_data" and name in books.volumes:
+            continue
+        below = path.startswith(f"{private}/")
+        yield Finding(
+            severity=WARNING,
+            area="mounts",
+            object=f"mount {path}",
+            text="is on the host, where no mount of a container's should be",
+            repair="unmount it" if below else "",
+            remedy=Remedy("unmount", path) if below else None,
+        )
+
+
+def _networks(facts: Facts) -> Iterator[Finding]:
+    for driver, found in facts.networks.items():
+        for left in found:
+            yield _leftover(left, f"network {driver}", "network", driver, WARNING if facts.serving else INFO)
+    for driver, failure in facts.network_failures.items():
+        yield Finding(severity=ERROR, area="network", object=f"network driver {driver}", text=failure)
+
+
+def _leftover(left: Leftover, source: str, area: str, driver: str, severity: str) -> Finding:
+    return Finding(
+        severity=ERROR if left.kind in ("damaged", "missing") else severity,
+        area=area,
+        object=left.object,
+        text=f"{left.text} ({source})",
+        repair=left.repair,
+        container=left.id,
+        remedy=Remedy(f"mend-{area}", driver, left) if left.repair else None,
+    )

@@ -1,0 +1,295 @@
+"""Looking: everything a check compares, read and not changed. Blocking parts are marked so and belong on a worker thread."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from orlop_engine.drivers import Drivers
+from orlop_engine.processes.control import Disconnected, connect, encode, receive
+from orlop_kernel.config import Config
+from orlop_kernel.store import examine
+from orlop_monitor import records
+from orlop_monitor.protocol import Reply, Request, State, Status
+from orlop_sdk import Leftover, NetworkSpec, OrlopError, Subnet, cgroups, linux, mountinfo
+
+from .facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
+from .rows import Books, read
+from .runs import run_name
+
+__all__ = ["gather"]
+
+_ANSWER = 3.0  # seconds that a monitor has to say how it stands
+_HEX = re.compile(r"[0-9a-f]{64}")
+_NAMES = frozenset({"orlop-zygote", "orlop-monitor", "orlop-unpack"})
+_PIECE = 1 << 20
+
+
+async def gather(config: Config, drivers: Drivers, storage_name: str, *, serving: bool, deep: bool = False) -> Facts:
+    """One look. `Unavailable` when there is no database to look at."""
+    facts = await trio.to_thread.run_sync(_machine, config, serving, deep)
+    books, _ = read(facts.database)
+    facts.runs = await _asked(config.exec_root, facts.runs)
+    facts.storage = await _storage(drivers, storage_name)
+    await _volumes(facts, drivers, books)
+    await _networks(facts, drivers, books)
+    return facts
+
+
+# --- the machine (blocking) -------------------------------------------------------------------------------------------
+
+
+def _machine(config: Config, serving: bool, deep: bool) -> Facts:
+    data, run = os.path.realpath(config.data_root), os.path.realpath(config.exec_root)
+    database = examine(os.path.join(config.data_root, "orlop.db"))
+    facts = Facts(data, run, database, serving=serving, deep=deep, daemon_pid=os.getpid() if serving else 0)
+    facts.directories = frozenset(_list(os.path.join(data, "containers")))
+    facts.runs = {name: _run(os.path.join(run, "run", name)) for name in _list(os.path.join(run, "run"))}
+    facts.mount_points = frozenset(_list(os.path.join(run, "mnt")))
+    facts.blobs, facts.odd_blobs = _blobs(os.path.join(data, "content", "blobs", "sha256"), deep)
+    roots = (f"{data}/", f"{run}/")
+    facts.mounts = tuple(entry.path for entry in mountinfo.read() if entry.path.startswith(roots))
+    facts.cgroups = _container_cgroups(config, read(database)[0])
+    facts.runtime_states = _runtime_states(run)
+    facts.processes = tuple(_processes(os.path.join(run, "monitors.log")))
+    return facts
+
+
+def _list(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _lives(pid: int, start_time: int) -> bool:
+    try:
+        return linux.is_process(pid, start_time) and not _is_zombie(pid)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_zombie(pid: int) -> bool:
+    return _stat(pid)[0] == "Z"
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name: state, parent, ..."""
+    with open(f"/proc/{pid}/stat", errors="replace") as file:
+        return file.read().rpartition(") ")[2].split()
+
+
+def _run(directory: str) -> RunFacts:
+    monitor, init, ended = records.read_monitor(directory), records.read_init(directory), records.read_exit(directory)
+    read_ones = (("monitor.json", monitor), ("init.json", init), ("exit.json", ended))
+    damaged = [name for name, record in read_ones if record is None and os.path.lexists(os.path.join(directory, name))]
+    if not os.path.isdir(directory):
+        damaged.append("the directory")
+    return RunFacts(
+        monitor,
+        init,
+        ended,
+        alive=monitor is not None and _lives(monitor.pid, monitor.start_time),
+        init_alive=init is not None and _lives(init.pid, init.start_time),
+        damaged=tuple(damaged),
+    )
+
+
+def _blobs(directory: str, deep: bool) -> tuple[dict[str, Blob], tuple[str, ...]]:
+    found, odd = {}, []
+    for name in _list(directory):
+        path = os.path.join(directory, name)
+        if not _HEX.fullmatch(name) or not os.path.isfile(path) or os.path.islink(path):
+            odd.append(name)
+            continue
+        try:
+            found[f"sha256:{name}"] = Blob(os.stat(path).st_size, not deep or _digest(path) == name)
+        except FileNotFoundError:
+            continue  # collected meanwhile
+        except OSError:
+            found[f"sha256:{name}"] = Blob(0, sound=False)
+    return found, tuple(odd)
+
+
+def _digest(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _container_cgroups(config: Config, books: Books) -> dict[str, dict[str, int]]:
+    """What lies below the parents that our containers have, if its name holds a container's id. A parent of an
+    administrator's choice may be another engine's too: there, only our own containers are looked at."""
+    found: dict[str, dict[str, int]] = {}
+    own = config.effective_cgroup_parent
+    shared = bool(config.cgroup_parent)
+    parents = {record.host_config.cgroup_parent or own for record in books.containers.values()} | {own}
+    for parent in parents:
+        ours_alone = parent == own and not shared
+        child = cgroups.relative(f"{parent}:orlop:x" if parent.endswith(".slice") else f"{parent}/x")
+        for directory in cgroups.named(os.path.dirname(child)):
+            for name in _list(directory):
+                match = re.search(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", name)
+                path = os.path.join(directory, name)
+                if match and os.path.isdir(path) and (ours_alone or match[0] in books.containers):
+                    found.setdefault(match[0], {})[path] = _population(path)
+    return found
+
+
+def _population(directory: str) -> int:
+    total = 0
+    for path, _, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            try:
+                with open(os.path.join(path, "cgroup.procs")) as file:
+                    total += len(file.read().split())
+            except OSError:
+                continue  # gone, or a threaded one
+    return total
+
+
+def _runtime_states(exec_root: str) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _list(exec_root):
+        if name.startswith("runtime-"):
+            for entry in _list(os.path.join(exec_root, name)):
+                if _HEX.fullmatch(entry):
+                    found[entry] = (*found.get(entry, ()), os.path.join(exec_root, name, entry))
+    return found
+
+
+def _processes(log: str) -> Iterable[Process]:
+    """Ours write their troubles to one file below the exec root: that tells them from another daemon's."""
+    seen: dict[int, tuple[str, int]] = {}
+    parents: Counter[int] = Counter()
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        pid = int(name)
+        try:
+            fields = _stat(pid)
+            if fields[0] == "Z":
+                continue
+            parents[int(fields[1])] += 1
+            with open(f"/proc/{pid}/comm") as file:
+                comm = file.read().strip()
+            if comm in _NAMES and os.readlink(f"/proc/{pid}/fd/2").removesuffix(" (deleted)") == log:
+                seen[pid] = comm, int(fields[1])
+        except (OSError, IndexError):
+            continue  # ended meanwhile
+    return [Process(pid, comm, parent, parents[pid]) for pid, (comm, parent) in seen.items()]
+
+
+# --- monitors ---------------------------------------------------------------------------------------------------------
+
+
+async def _asked(exec_root: str, runs: Mapping[str, RunFacts]) -> dict[str, RunFacts]:
+    """With the answers of those that live."""
+    found = dict(runs)
+
+    async def ask(name: str, run: RunFacts) -> None:
+        status = await _status(os.path.join(exec_root, "run", name))
+        agrees = await trio.to_thread.run_sync(_agrees, status) if status else None
+        found[name] = replace(run, status=status, sandbox_agrees=agrees)
+
+    async with trio.open_nursery() as nursery:
+        for name, run in runs.items():
+            if run.alive:
+                nursery.start_soon(ask, name, run)
+    return found
+
+
+async def _status(run_dir: str) -> Status | None:
+    with trio.move_on_after(_ANSWER):
+        try:
+            stream = await connect(run_dir)
+            async with stream:
+                await stream.send_all(encode(Request(1, State())))
+                message = await receive(stream)
+        except (OSError, Disconnected, trio.BrokenResourceError):
+            return None
+        if isinstance(message, Reply) and isinstance(message.body, Status):
+            return message.body
+    return None
+
+
+def _agrees(status: Status) -> bool | None:
+    """Whether the container is in the network namespace that its monitor holds."""
+    if status.netns_fd < 0 or not status.pid:
+        return None
+    try:
+        held = os.stat(f"/proc/{status.monitor_pid}/fd/{status.netns_fd}")
+        used = os.stat(f"/proc/{status.pid}/ns/net")
+    except OSError:
+        return None
+    return (held.st_dev, held.st_ino) == (used.st_dev, used.st_ino)
+
+
+# --- drivers ----------------------------------------------------------------------------------------------------------
+
+
+async def _storage(drivers: Drivers, name: str) -> StorageFacts:
+    try:
+        driver: Any = drivers.storage(name)
+        leftovers = await _audit(driver)
+        return StorageFacts(name, frozenset(await driver.keys()), leftovers)
+    except OrlopError as error:
+        return StorageFacts(name, failure=str(error))
+
+
+async def _audit(driver: Any, *args: Any) -> tuple[Leftover, ...]:
+    """What a driver that can compare has found; others are believed."""
+    audit: Callable[..., Awaitable[Iterable[Leftover]]] | None = getattr(driver, "audit", None)
+    return tuple(await audit(*args)) if audit is not None else ()
+
+
+async def _volumes(facts: Facts, drivers: Drivers, books: Books) -> None:
+    found = {}
+    for name in sorted({"local", *(record.driver for record in books.volumes.values())}):
+        try:
+            found[name] = VolumeFacts(frozenset(await (await drivers.volume(name)).names()))
+        except OrlopError as error:
+            found[name] = VolumeFacts(failure=str(error))
+    facts.volumes = found
+
+
+async def _networks(facts: Facts, drivers: Drivers, books: Books) -> None:
+    """Of a daemon that was stopped with nothing running, nothing need be on the host; while a container lives, all must."""
+    alive = {name for name, run in facts.runs.items() if run.alive}
+    living = [record for record in books.running() if run_name(record.id) in alive]
+    wanted = [record for record in books.networks.values() if facts.serving or living]
+    leftovers, failures = {}, {}
+    for name in sorted({record.driver for record in books.networks.values()}):
+        specs = [
+            NetworkSpec(
+                id=record.id,
+                name=record.name,
+                subnets=tuple(Subnet(each.subnet, each.gateway) for each in record.subnets),
+                options=record.options,
+                internal=record.internal,
+                ipv6=record.ipv6,
+            )
+            for record in wanted
+            if record.driver == name
+        ]
+        endpoints = [
+            (attached.endpoint, attached.state)
+            for record in living
+            if record.sandbox is not None
+            for attached in record.sandbox.endpoints
+            if attached.driver == name
+        ]
+        try:
+            leftovers[name] = await _audit(await drivers.network(name), specs, endpoints)
+        except OrlopError as error:
+            failures[name] = str(error)
+    facts.networks, facts.network_failures = leftovers, failures

@@ -1,0 +1,162 @@
+"""Checking beside a daemon at work. Much is half-way at any moment: a container that starts, the second half of a removal.
+
+Looked at again and again, with growing pauses, until nothing is left or what is left has stayed the same; what then
+concerns a container that is being changed is not reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from orlop_engine.containers.container import Container
+from orlop_kernel.store import Forget
+from orlop_sdk import InvalidParameter
+
+from . import bundle
+from .compare import compare
+from .findings import INFO, Finding, Remedy, report
+from .gather import gather
+from .repair import Repairs
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["Checker"]
+
+_PAUSES = (0.1, 0.3, 0.6, 1.2)  # a link lives on for a second, a record of an exit for less
+
+
+class Checker:
+    """One at a time: a repair must not meet another one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._turn = trio.Lock()
+        self._damaged: frozenset[str] = frozenset()
+
+    async def check(self, *, deep: bool = False, facts: bool = False) -> dict[str, Any]:
+        """What `GET /orlop/check` answers; `facts`: with what a debug bundle has of this machine."""
+        async with self._turn:
+            answer = report(await self._steady(deep))
+            if facts:
+                engine = self._engine
+                seen = await gather(engine.config, engine.drivers, engine.storage_name, serving=True)
+                answer["facts"] = await bundle.collect(engine.config, engine.drivers, seen)
+            return answer
+
+    async def repair(self, *, deep: bool = False, forget: Collection[str] = ()) -> dict[str, Any]:
+        """Check, put right, check again; also gives up the quarantined rows that `forget` names ("table/key")."""
+        aside = {f"{table}/{key}": (table, key) for table, key, _ in self._engine.store.quarantined()}
+        if unknown := [name for name in forget if name not in aside]:
+            raise InvalidParameter(f"cannot give up row {unknown[0]}: no such row was set aside")
+        async with self._turn:
+            done = [await self._forget(*aside[name]) for name in forget]
+            found = await self._steady(deep)
+            done += await self._repairs().carry_out(found)
+            return report(await self._again(found), done)
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    async def _steady(self, deep: bool) -> list[Finding]:
+        engine = self._engine
+        await engine.networks.up()  # before that, the host has what the last daemon left
+        facts = await gather(engine.config, engine.drivers, engine.storage_name, serving=True, deep=deep)
+        found = compare(facts)
+        self._damaged = frozenset(digest for digest, blob in facts.blobs.items() if not blob.sound)
+        for pause in _PAUSES:
+            if all(finding.severity == INFO for finding in found):
+                break
+            await trio.sleep(pause)
+            found = await self._again(found)
+        return [finding for finding in found if not self._passing(finding)]
+
+    async def _again(self, found: Iterable[Finding]) -> list[Finding]:
+        """What of this is still there. Blobs are not hashed again: those that were damaged are, as long as they exist."""
+        engine, before = self._engine, {finding.identity for finding in found}
+        facts = await gather(engine.config, engine.drivers, engine.storage_name, serving=True)
+        facts.blobs = {key: replace(blob, sound=key not in self._damaged) for key, blob in facts.blobs.items()}
+        return [finding for finding in compare(facts) if finding.identity in before]
+
+    def _passing(self, finding: Finding) -> bool:
+        """Whether it may be a moment in something's life."""
+        room, about = self._engine.containers, finding.container
+        if not about:
+            return False
+        if self._engine.networks.in_flight(about):
+            return True
+        if about in room.departing or any(key.startswith(about) for key in room.departing):
+            return True
+        if finding.remedy is not None and finding.remedy.step == "kill":
+            pid = int(finding.remedy.subject.partition(" ")[0])
+            return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in room.index.values())
+        item = room.index.get(about) or room.by_run_name(about)
+        if item is not None:
+            return self._changing(item)
+        return any(key.startswith(about) for key in room.names.values() if key not in room.index)  # is being created
+
+    def _changing(self, item: Container) -> bool:
+        run = item.run
+        decided = run is None or run.settled.is_set() or (run.monitor is not None and run.monitor.silent)
+        between = run is not None and not (decided and item.record.state.running)
+        return item.lock.locked() or between or item.record.removing or item.id in self._engine.containers.ahead
+
+    # --- repairing ----------------------------------------------------------------------------------------------------
+
+    def _repairs(self) -> Repairs:
+        engine = self._engine
+        repairs = Repairs(engine.config, engine.drivers, engine.storage_name)
+        repairs.steps |= {
+            "adopt-volumes": self._adopt_volumes,
+            "collect": self._collect,
+            "discard-container": self._discard_container,
+            "mend-network": self._mend_network,
+            "release-network": self._release_network,
+        }
+        return repairs
+
+    async def _adopt_volumes(self, remedy: Remedy) -> None:
+        await self._engine.volumes.adopt()
+
+    async def _collect(self, remedy: Remedy) -> None:
+        await self._engine.images.collect()
+
+    async def _discard_container(self, remedy: Remedy) -> None:
+        await self._engine.containers.discard_files(remedy.subject)
+
+    async def _mend_network(self, remedy: Remedy) -> None:
+        """An endpoint is repaired in its running container, which must neither end nor change its networks meanwhile."""
+        driver: Any = await self._engine.drivers.network(remedy.subject)
+        ident = remedy.leftover.id if remedy.leftover else ""
+        item = self._with_endpoint(ident)
+        if item is None:
+            await driver.mend(remedy.leftover)
+            return
+        async with item.lock, item.plumbing:
+            if self._with_endpoint(ident) is item:
+                await driver.mend(remedy.leftover)
+
+    def _with_endpoint(self, ident: str) -> Container | None:
+        """The container that is on a network by this endpoint; None for what is no endpoint, and for one that has ended."""
+        for item in self._engine.containers.index.values():
+            sandbox = item.record.sandbox
+            if sandbox is not None and any(attached.endpoint.id == ident for attached in sandbox.endpoints):
+                return item
+        return None
+
+    async def _release_network(self, remedy: Remedy) -> None:
+        room = self._engine.containers
+        item = room.index.get(remedy.subject)
+        if item is None:
+            return
+        async with item.lock:
+            if not item.record.state.running and item.run is None:
+                await room.release_network(item)
+                await room.save(item)
+
+    async def _forget(self, table: str, key: str) -> str:
+        await self._engine.store.commit([Forget(table, key)])
+        return f"quarantined row {table}/{key}: given up"

@@ -1,0 +1,158 @@
+"""Putting right what a check found and nothing is lost by: what belongs to no row goes, what is known is said again.
+
+Each step looks once more before it acts, as time has passed since the look; each may be taken twice. User data, which is
+content of volumes and what containers wrote, is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import trio
+
+from orlop_engine.drivers import Drivers
+from orlop_engine.processes import runs
+from orlop_kernel.config import Config
+from orlop_kernel.failures import as_orlop_error
+from orlop_sdk import DriverError, cgroups, linux
+
+from .findings import Finding, Remedy
+
+__all__ = ["Repairs"]
+
+_PAUSE = 0.01
+_KILL = 10.0  # seconds that killed processes have to go
+_BLOB = re.compile(r"sha256:[0-9a-f]{64}")
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class Repairs:
+    """The steps that need no engine. `more` are those that do."""
+
+    def __init__(self, config: Config, drivers: Drivers, storage_name: str) -> None:
+        self._config, self._drivers, self._storage_name = config, drivers, storage_name
+        self.steps: dict[str, Callable[[Remedy], Awaitable[None]]] = {
+            "discard-container": self._discard_container,
+            "make-directory": self._make_directory,
+            "mend-network": self._mend_network,
+            "mend-storage": self._mend_storage,
+            "remove-blob": self._remove_blob,
+            "remove-cgroup": self._remove_cgroup,
+            "remove-run": self._remove_run,
+            "remove-tree": self._remove_tree,
+            "unmount": self._unmount,
+            "kill": self._kill,
+        }
+
+    async def carry_out(self, findings: Iterable[Finding]) -> list[str]:
+        """Every step, whatever becomes of the others; what was done, and what could not be."""
+        done: list[str] = []
+        taken: set[Remedy] = set()
+        for finding in findings:
+            remedy = finding.remedy
+            if remedy is None or remedy in taken or remedy.step not in self.steps:
+                continue
+            taken.add(remedy)
+            what = f"{finding.object}: {finding.repair}"
+            try:
+                await self.steps[remedy.step](remedy)
+            except Exception as error:
+                done.append(f"{what}: failed: {as_orlop_error(error, 'cannot repair')}")
+            else:
+                done.append(f"{what}: done")
+        return done
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    async def _discard_container(self, remedy: Remedy) -> None:
+        assert _CONTAINER_ID.fullmatch(remedy.subject)
+        await self._drivers.storage(self._storage_name).remove(remedy.subject)
+        directory = os.path.join(self._config.data_root, "containers", remedy.subject)
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+    async def _make_directory(self, remedy: Remedy) -> None:
+        directory = os.path.join(self._config.data_root, "containers", remedy.subject)
+        os.makedirs(directory, mode=0o710, exist_ok=True)
+
+    async def _remove_blob(self, remedy: Remedy) -> None:
+        assert _BLOB.fullmatch(remedy.subject)
+        name = remedy.subject.removeprefix("sha256:")
+        os.unlink(os.path.join(self._config.data_root, "content", "blobs", "sha256", name))
+
+    async def _remove_tree(self, remedy: Remedy) -> None:
+        assert os.path.realpath(remedy.subject).startswith(os.path.realpath(self._config.exec_root) + "/")
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(remedy.subject, ignore_errors=True))
+
+    async def _unmount(self, remedy: Remedy) -> None:
+        if os.path.ismount(remedy.subject):
+            linux.umount(remedy.subject)
+
+    # --- what runs ----------------------------------------------------------------------------------------------------
+
+    async def _remove_run(self, remedy: Remedy) -> None:
+        directory = os.path.join(self._config.exec_root, "run", remedy.subject)
+        record = runs.monitor_record(directory)
+        if record is not None:
+            await _end(record.pid, lambda: linux.is_process(record.pid, record.start_time))
+        init = runs.init_record(directory)
+        if init is not None and not await trio.to_thread.run_sync(runs.kill_cgroups, init):
+            raise DriverError(f"what runs in {', '.join(init.cgroups)} does not die")
+        if os.path.isdir(directory):
+            await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+        elif os.path.lexists(directory):
+            os.unlink(directory)
+        mount_point = os.path.join(self._config.exec_root, "mnt", remedy.subject)
+        for path in (mount_point, mount_point + runs.STAGE):
+            if os.path.isdir(path):
+                os.rmdir(path)
+
+    async def _remove_cgroup(self, remedy: Remedy) -> None:
+        deadline = trio.current_time() + _KILL
+        while not await trio.to_thread.run_sync(cgroups.kill, [remedy.subject]):
+            if trio.current_time() > deadline:
+                raise DriverError("what is in it does not die")
+            await trio.sleep(_PAUSE)
+        cgroups.remove([remedy.subject])
+
+    async def _kill(self, remedy: Remedy) -> None:
+        pid, _, name = remedy.subject.partition(" ")
+        await _end(int(pid), lambda: _comm(int(pid)) == name)
+
+    # --- drivers ------------------------------------------------------------------------------------------------------
+
+    async def _mend_network(self, remedy: Remedy) -> None:
+        driver: Any = await self._drivers.network(remedy.subject)
+        await driver.mend(remedy.leftover)
+
+    async def _mend_storage(self, remedy: Remedy) -> None:
+        driver: Any = self._drivers.storage(remedy.subject)
+        await driver.mend(remedy.leftover)
+
+
+def _comm(pid: int) -> str:
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
+
+
+async def _end(pid: int, still_it: Callable[[], bool]) -> None:
+    """SIGKILL by pidfd, if the process is still the one that was meant; wait for its end."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if still_it():
+            linux.pidfd_send_signal(pidfd, signal.SIGKILL)
+            with trio.move_on_after(_KILL):
+                await trio.lowlevel.wait_readable(pidfd)
+                return
+            raise DriverError(f"process {pid} does not die")
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,197 @@
+"""The database against itself: rows that decode, names that are unique, references that lead somewhere. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.images.records import ImageRecord, ResumeRecord
+from orlop_engine.networks.records import NetworkRecord
+from orlop_engine.networks.records import decode as decode_network
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_engine.volumes.record import decode as decode_volume
+from orlop_kernel.store import Examined
+
+from .findings import ERROR, WARNING, Finding, Remedy
+
+__all__ = ["Books", "compare", "read"]
+
+T = TypeVar("T")
+
+_container = msgspec.json.Decoder(ContainerRecord).decode
+_image = msgspec.json.Decoder(ImageRecord).decode
+_resume = msgspec.json.Decoder(ResumeRecord).decode
+_REF, _RESUME = "ref:", "resume:"
+NOT_READABLE = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
+
+
+@dataclass
+class Books:
+    """The rows, decoded, by key. `aside` are the keys of containers whose rows were set aside; `doubtful`: rows of images
+    may be missing, so what none names may yet be an image's."""
+
+    containers: dict[str, ContainerRecord] = field(default_factory=dict)
+    images: dict[str, ImageRecord] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    resumes: dict[str, ResumeRecord] = field(default_factory=dict)
+    networks: dict[str, NetworkRecord] = field(default_factory=dict)
+    volumes: dict[str, VolumeRecord] = field(default_factory=dict)
+    aside: frozenset[str] = frozenset()
+    doubtful: bool = False
+    lost: bool = False
+    """Rows of any kind may be missing: nothing is garbage for want of a row."""
+
+    def running(self) -> list[ContainerRecord]:
+        """Those that have a process, by their rows."""
+        return [record for record in self.containers.values() if record.state.running and not record.state.restarting]
+
+
+def read(database: Examined) -> tuple[Books, list[Finding]]:
+    """Decode all rows; a finding for each that does not."""
+    findings: list[Finding] = []
+
+    def decoded(table: str, decode: Callable[[bytes], T], rows: Mapping[str, bytes]) -> dict[str, T]:
+        found = {}
+        for key, value in rows.items():
+            try:
+                found[key] = decode(value)
+            except NOT_READABLE as error:
+                findings.append(_unreadable(table, key, error))
+        return found
+
+    rows = database.rows
+    refs = {key: value for key, value in rows["images"].items() if key.startswith(_REF)}
+    resumes = {key: value for key, value in rows["images"].items() if key.startswith(_RESUME)}
+    images = {key: value for key, value in rows["images"].items() if key not in refs and key not in resumes}
+    books = Books(
+        containers=decoded("containers", _container, rows["containers"]),
+        images=decoded("images", _image, images),
+        names=decoded("images", lambda value: value.decode(), refs),
+        resumes=decoded("images", _resume, resumes),
+        networks=decoded("networks", decode_network, rows["networks"]),
+        volumes=decoded("volumes", decode_volume, rows["volumes"]),
+        aside=frozenset(key for table, key, _ in database.quarantined if table == "containers"),
+    )
+    books.lost = bool(database.damage or database.aside)
+    books.doubtful = books.lost or any(table == "images" for table, _, _ in database.quarantined) or bool(findings)
+    return books, findings
+
+
+def _unreadable(table: str, key: str, error: Exception) -> Finding:
+    return Finding(
+        severity=ERROR,
+        area="database",
+        object=f"row {table}/{_short(key)}",
+        text=f"cannot be read ({error}): the next start sets it aside",
+    )
+
+
+def _short(key: str) -> str:
+    return key[:200].encode("utf-8", "replace").decode()
+
+
+def compare(database: Examined, books: Books) -> Iterator[Finding]:
+    yield from _file(database)
+    yield from _identities(books)
+    yield from _containers(books)
+    yield from _images(books)
+
+
+def _file(database: Examined) -> Iterator[Finding]:
+    for line in database.damage:
+        yield Finding(
+            severity=ERROR,
+            area="database",
+            object="file orlop.db",
+            text=f"is damaged: {line}. The next start moves it aside and saves the rows that can be read",
+        )
+    for name in database.aside:
+        yield Finding(
+            severity=WARNING,
+            area="database",
+            object=f"file {name}",
+            text="an earlier start found the database damaged and set this file aside. While it lies there, nothing is "
+            "removed for want of a row; move it away when nothing is missed any more",
+        )
+    for table, key, reason in database.quarantined:
+        yield Finding(
+            severity=ERROR,
+            area="database",
+            object=f"quarantined row {table}/{_short(key)}",
+            text=f"could not be used and was set aside: {reason}. Each start tries it again; what it stood for is kept. "
+            "`orlop system check --forget` gives it up",
+        )
+
+
+def _identities(books: Books) -> Iterator[Finding]:
+    kept: list[tuple[str, Mapping[str, Any], str]] = [
+        ("containers", books.containers, "id"),
+        ("images", books.images, "id"),
+        ("networks", books.networks, "id"),
+        ("volumes", books.volumes, "name"),
+    ]
+    for table, records, name in kept:
+        for key, record in records.items():
+            if getattr(record, name) != key:
+                yield Finding(
+                    severity=ERROR,
+                    area="database",
+                    object=f"row {table}/{_short(key)}",
+                    text=f"says that it is {_short(getattr(record, name))}",
+                )
+    for table, records in (("container", books.containers), ("network", books.networks)):
+        for name, count in Counter(record.name for record in records.values()).items():
+            if count > 1:
+                yield Finding(
+                    severity=ERROR, area="database", object=f"{table} name {name}", text=f"{count} rows have this name"
+                )
+
+
+def _containers(books: Books) -> Iterator[Finding]:
+    for record in books.containers.values():
+        what = f"container {record.name}"
+        for mount in record.mounts:
+            if mount.type == "volume" and mount.name not in books.volumes:
+                yield Finding(
+                    severity=ERROR,
+                    area="volumes",
+                    object=what,
+                    text=f"has the volume {mount.name}, which has no row: it cannot start",
+                    container=record.id,
+                )
+        if record.state.running and record.sandbox is not None:
+            for attached in record.sandbox.endpoints:
+                if attached.network.id not in books.networks:
+                    yield Finding(
+                        severity=ERROR,
+                        area="network",
+                        object=what,
+                        text=f"is on the network {attached.network.name}, which has no row",
+                        container=record.id,
+                    )
+        if record.sandbox is not None and not record.state.running:
+            yield Finding(
+                severity=WARNING,
+                area="network",
+                object=what,
+                text="does not run, and its row holds addresses and ports",
+                repair="give them back",
+                container=record.id,
+                remedy=Remedy("release-network", record.id),
+            )
+
+
+def _images(books: Books) -> Iterator[Finding]:
+    for ref, id in books.names.items():
+        if id not in books.images:
+            yield Finding(
+                severity=ERROR,
+                area="images",
+                object=f"image name {ref.removeprefix(_REF)}",
+                text=f"names the image {id[:19]}, which has no row: the next start sets it aside",
+            )

@@ -1,0 +1,202 @@
+"""The audit log: who asked for what, what was decided, and what came of it. One JSON object a line.
+
+`write` is an append to a list: no request waits for the disk. One task writes what has come together in a thread, so that a
+crash of the daemon loses the lines of the last `_GATHER` seconds, and a power cut what the kernel had not put on the disk.
+With `required`, a call that changes something waits until its `request` line is written, and is refused if it cannot be.
+
+A full disk stops nothing else: lines are kept in memory, up to `_KEEP` bytes, and tried again; those that have no room are
+counted, and the count is the first line afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import trio
+
+from orlop_kernel.config import AuditLog, ConfigError
+from orlop_kernel.config.values import parse_size_decimal
+from orlop_kernel.http.messages import Peer
+from orlop_sdk import Unavailable
+from orlop_sdk.base import rfc3339
+
+from .audit_file import AuditFile
+from .objects import clean
+
+__all__ = ["Audit", "Line", "Unwritable", "Who"]
+
+_log = logging.getLogger("orlop.audit")
+
+_GATHER = 0.05
+_RETRY = 5.0
+_PATIENCE = 10.0
+_KEEP = 8 << 20
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""Troubles of a disk, which may pass; anything else at the start is a wrong configuration."""
+
+
+class Unwritable(Unavailable):
+    by = "audit log"
+
+
+class Who(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The client: by the kernel's word on a unix socket, by certificate on TLS."""
+
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+    address: str = ""
+    certificate: str = ""
+
+    @classmethod
+    def of(cls, peer: Peer) -> Who:
+        if peer.transport == "unix":
+            return cls(peer.uid, peer.gid, peer.pid)
+        return cls(address=peer.address, certificate=clean(peer.subject))
+
+
+class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """`event`: "call" for one that is over; "begin" and "end" of one that streams; "request" for one that is about to be
+    carried out (with `required`); "lost" for `count` lines that had no room. Lines of one call have the same `id`."""
+
+    time: str
+    event: str
+    id: str = ""
+    listener: str = ""
+    role: str = ""
+    peer: Who | None = None
+    method: str = ""
+    path: str = ""
+    route: str = ""
+    object: dict[str, str] = {}
+    decision: str = ""
+    by: str = ""
+    reason: str = ""
+    status: int = 0
+    outcome: str = ""
+    seconds: float = 0.0
+    count: int = 0
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Audit:
+    """One per daemon. `run` is its writing task."""
+
+    def __init__(self, settings: AuditLog) -> None:
+        self.required = settings.required
+        self._file = AuditFile(settings.path, parse_size_decimal(settings.max_size), settings.max_file)
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._lost = 0
+        self._taken = 0
+        self._written = 0
+        self._trouble = ""
+        self._work = trio.Event()
+        self._hurry = trio.Event()
+        self._closing = False
+        self._life = trio.CancelScope(shield=True)
+        self._progress = trio.lowlevel.ParkingLot()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: AuditLog) -> AsyncIterator[Audit]:
+        """Raises ConfigError when there can be no such file. In the end what is left is written, or given up."""
+        audit = cls(settings)
+        try:
+            audit._file.open()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise ConfigError(f"cannot write the audit log {settings.path}: {error.strerror}") from error
+            audit._say(error)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(audit._run)
+                nursery.start_soon(audit._limit)
+                try:
+                    yield audit
+                finally:
+                    audit._closing = True
+                    audit._work.set()
+                    audit._hurry.set()
+                    nursery.cancel_scope.cancel()  # reaches `_limit` alone
+        finally:
+            if audit._written < audit._taken:
+                _log.error("the last %d lines of the audit log may be lost", audit._taken - audit._written)
+            audit._file.close()
+
+    def write(self, line: Line) -> int:
+        """Note it down. Its number, for `wait`; 0 if there was no room for it."""
+        data = _encode(line) + b"\n"
+        self._work.set()
+        if self._bytes + len(data) > _KEEP:
+            self._lost += 1
+            return 0
+        self._lines.append(data)
+        self._bytes += len(data)
+        self._taken += 1
+        return self._taken
+
+    async def wait(self, number: int) -> None:
+        """Until that line is in the file. Raises `Unwritable` when it cannot be, or not in time."""
+        with trio.move_on_after(_PATIENCE):
+            while number and self._written < number:
+                self._hurry.set()
+                await self._progress.park()
+                if self._trouble:
+                    break
+        if not number or self._written < number:
+            reason = self._trouble or f"no answer from its disk in {_PATIENCE:g} s"
+            raise Unwritable(f"cannot write the audit log, and nothing may be changed without it: {reason}")
+
+    async def _run(self) -> None:
+        with self._life:  # shielded: what the daemon's end cancels is still to be written down. `_limit` sets the deadline
+            while not self._closing:
+                await self._work.wait()
+                if not self._hurry.is_set():
+                    with trio.move_on_after(_RETRY if self._trouble else _GATHER):
+                        await self._hurry.wait()
+                self._work, self._hurry = trio.Event(), trio.Event()
+                await self._flush()
+                if self._trouble:
+                    self._work.set()
+                self._progress.unpark_all()
+            await self._flush()
+
+    async def _limit(self) -> None:
+        """A disk that gives no answer holds up the daemon's end for so long, from the moment of the cancellation."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._life.deadline = trio.current_time() + _PATIENCE
+
+    async def _flush(self) -> None:
+        """Write what is there. What cannot be written stays; nothing is written twice."""
+        batch, taken, lost = self._lines, self._taken, self._lost
+        if not batch and not lost:
+            return
+        head = _encode(Line(time=rfc3339(time.time_ns()), event="lost", count=lost)) + b"\n" if lost else b""
+        self._lines, self._lost = [], 0
+        try:
+            await trio.to_thread.run_sync(self._file.append, head + b"".join(batch), abandon_on_cancel=True)
+        except OSError as error:
+            self._lines, self._lost = batch + self._lines, lost + self._lost
+            self._say(error)
+        else:
+            self._bytes -= sum(map(len, batch))
+            self._written = taken
+            if self._trouble:
+                _log.warning("the audit log %s is written again; %d lines were lost", self._file.path, lost)
+            self._trouble = ""
+
+    def _say(self, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        if reason != self._trouble:
+            _log.error("cannot write the audit log %s: %s; its lines are kept in memory for now", self._file.path, reason)
+        self._trouble = reason

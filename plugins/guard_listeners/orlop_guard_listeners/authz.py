@@ -1,0 +1,205 @@
+"""Docker's authorization plugins: each is asked about every request before it is carried out, and about its answer before
+the client gets it. The first that says no ends it; one that fails, is not there or is slow has said no.
+
+Keeps nothing. Messages and fields are Docker's (pkg/authorization): the body of a request is shown if it is JSON, byte for
+byte what the handler decodes; that of an answer if it is JSON and does not stream.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+import trio
+
+from orlop_kernel.http.messages import Answer, Request, Response, Streaming
+from orlop_sdk import DriverError
+
+from .authz_find import Address, find
+from .door import Denied
+
+if TYPE_CHECKING:
+    from .authz_client import Client
+
+__all__ = ["BODY_LIMIT", "Chain", "Plugin", "PluginFailed", "Question", "is_json"]
+
+T = TypeVar("T")
+
+BODY_LIMIT = 4 << 20
+"""Docker's. A larger body is refused: a plugin cannot judge what it does not see."""
+
+PATIENCE = 10.0
+"""For a plugin to answer. Everybody waits for it, whatever they ask."""
+
+_HIDDEN = frozenset({"authorization", "x-registry-auth", "x-registry-config", "host", "transfer-encoding"})
+
+
+class Question(msgspec.Struct, omit_defaults=True, rename="pascal"):
+    """What a plugin is asked; the members about the answer are filled in when there is one."""
+
+    user: str = ""
+    user_authn_method: str = msgspec.field(default="", name="UserAuthNMethod")
+    request_method: str = ""
+    request_uri: str = ""
+    request_body: bytes = b""
+    request_headers: dict[str, str] = {}
+    request_peer_certificates: list[bytes] = []
+    response_status_code: int = 0
+    response_body: bytes = b""
+    response_headers: dict[str, str] = {}
+
+    @classmethod
+    def about(cls, request: Request, body: bytes) -> Question:
+        peer = request.peer
+        certificate = [ssl.DER_cert_to_PEM_cert(peer.certificate).encode()] if peer.certificate else []
+        return cls(
+            user=peer.common_name,
+            user_authn_method="TLS" if peer.certificate else "",
+            request_method=request.method,
+            request_uri=request.target,
+            request_body=body,
+            request_headers=_headers(request.headers.items()),
+            request_peer_certificates=certificate,
+        )
+
+    def with_answer(self, answer: Answer) -> Question:
+        if not isinstance(answer, Response | Streaming):
+            return msgspec.structs.replace(self, response_status_code=101)
+        headers = _headers(answer.headers)
+        body = answer.body if isinstance(answer, Response) and is_json(headers.get("Content-Type", "")) else b""
+        return msgspec.structs.replace(
+            self, response_status_code=answer.status, response_headers=headers, response_body=body
+        )
+
+
+class _Verdict(msgspec.Struct, rename="pascal"):
+    allow: bool = False
+    msg: str = ""
+    err: str = ""
+
+
+class _Manifest(msgspec.Struct, rename="pascal"):
+    implements: list[str] = []
+
+
+class _Trouble(msgspec.Struct, rename="pascal"):
+    err: str = ""
+
+
+def is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def _headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Names as Go writes them, without what authenticates the client elsewhere."""
+    return {
+        "-".join(part.capitalize() for part in name.split("-")): value
+        for name, value in items
+        if name.lower() not in _HIDDEN
+    }
+
+
+class PluginFailed(DriverError):
+    """It gave no verdict, so it is no."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"plugin {name} failed with error: {reason}")
+        self.by = f"plugin {name}"
+
+
+class Plugin:
+    """One plugin. Said hello to at the first question, as it may come up after us."""
+
+    def __init__(self, name: str, address: Address) -> None:
+        self.name = name
+        self.address = address
+        self._client: Client | None = None
+        self._greeted = False
+        self._greeting = trio.Lock()
+
+    async def aclose(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def ask(self, method: str, question: Question) -> None:
+        """Return if it allows. Raises `Denied` if not, `PluginFailed` if it does not answer as it should."""
+        if self._client is None:  # takes 100 ms, once: others are served meanwhile
+            await trio.to_thread.run_sync(import_module, f"{__package__}.authz_client")
+        try:
+            with trio.fail_after(PATIENCE):
+                if not self._greeted:
+                    await self._greet()
+                verdict = await self._call(method, msgspec.json.encode(question), _Verdict)
+        except trio.TooSlowError:
+            raise PluginFailed(self.name, f"{method}: no answer in {PATIENCE:g} s") from None
+        if verdict.err:
+            raise PluginFailed(self.name, verdict.err)
+        if not verdict.allow:
+            raise Denied(f"authorization denied by plugin {self.name}: {verdict.msg}", f"plugin {self.name}")
+
+    async def _greet(self) -> None:
+        async with self._greeting:
+            if not self._greeted:
+                manifest = await self._call("Plugin.Activate", b"", _Manifest)
+                if "authz" not in manifest.implements:
+                    raise PluginFailed(self.name, "Plugin does not implement the requested driver: authz")
+                self._greeted = True
+
+    async def _call(self, method: str, body: bytes, kind: type[T]) -> T:
+        from .authz_client import Client, Unreachable
+
+        if self._client is None:
+            self._client = Client(self.address, PATIENCE)
+        try:
+            status, answer = await self._client.post(method, body)
+            if status != 200:
+                raise PluginFailed(self.name, f"{method}: {_complaint(answer)}")
+            return msgspec.json.decode(answer, type=kind)
+        except Unreachable as error:
+            raise PluginFailed(self.name, f"{method}: {error}") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise PluginFailed(self.name, f"{method}: its answer cannot be read: {error}") from error
+
+
+def _complaint(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Trouble).err or body.decode("utf-8", "replace").strip()
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return body[:4096].decode("utf-8", "replace").strip()
+
+
+class Chain:
+    """The plugins, in the order of the configuration."""
+
+    def __init__(self) -> None:
+        self._plugins: tuple[Plugin, ...] = ()
+        self._retired: list[Plugin] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._plugins)
+
+    def prepare(self, names: Iterable[str]) -> tuple[Plugin, ...]:
+        """The plugins of these names; known ones are kept. Raises ConfigError for one that is nowhere."""
+        known = {plugin.name: plugin for plugin in self._plugins}
+        return tuple(known.get(name) or Plugin(name, find(name)) for name in dict.fromkeys(names))
+
+    def replace(self, plugins: tuple[Plugin, ...]) -> None:
+        """From the next question on. Calls that are under way go on with those they began with."""
+        self._retired += [plugin for plugin in self._plugins if plugin not in plugins]
+        self._plugins = plugins
+
+    async def aclose(self) -> None:
+        for plugin in (*self._plugins, *self._retired):
+            await plugin.aclose()
+
+    async def may_ask(self, question: Question) -> None:
+        for plugin in self._plugins:
+            await plugin.ask("AuthZPlugin.AuthZReq", question)
+
+    async def may_answer(self, question: Question) -> None:
+        for plugin in self._plugins:
+            await plugin.ask("AuthZPlugin.AuthZRes", question)

@@ -1,0 +1,61 @@
+"""What a listener lets through, as its guard knows it, and how it says no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orlop_kernel.config import Listener
+from orlop_sdk import Forbidden
+
+from .roles import ROLE_LEVEL, Level
+
+__all__ = ["DEFAULT", "Denied", "Door"]
+
+DEFAULT = "default"
+"""How the audit log calls the sockets of `hosts`."""
+
+
+class Denied(Forbidden):
+    """Refused by a policy of ours. `by` is what the audit log says did it."""
+
+    def __init__(self, message: str, by: str) -> None:
+        super().__init__(message)
+        self.by = by
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """An entry of `listeners`, made ready. `labels`: name and value; a value of None is any."""
+
+    host: str
+    role: str
+    level: Level
+    labels: tuple[tuple[str, str | None], ...]
+    shared_images: bool
+    show_env: bool
+    image_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, entry: Listener) -> Door:
+        pairs = (label.partition("=") for label in entry.labels)
+        labels = tuple((key, value if equals else None) for key, equals, value in pairs)
+        level, shared, show = ROLE_LEVEL[entry.role], entry.shared_images, entry.show_env
+        return cls(entry.host, entry.role, level, labels, shared, show, entry.image_names)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether its clients must not become root: what they make may take nothing of the host."""
+        return self.level < Level.FULL or bool(self.labels)
+
+    @property
+    def label_texts(self) -> tuple[str, ...]:
+        """As filters and messages write them."""
+        return tuple(key if value is None else f"{key}={value}" for key, value in self.labels)
+
+    def denied(self, what: str) -> Denied:
+        """ "WHAT is not allowed for role read-only of listener unix:///x"."""
+        return Denied(f"{what} is not allowed for role {self.role} of listener {self.host}", f"role {self.role}")
+
+    def outside(self, what: str) -> Denied:
+        wanted = ", ".join(self.label_texts)
+        return Denied(f"{what} is outside the labels ({wanted}) of listener {self.host}, role {self.role}", "labels")

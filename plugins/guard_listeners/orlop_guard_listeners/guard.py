@@ -1,0 +1,359 @@
+"""The way of one call through a listener: role, labels, plugins, the handler, plugins again; and what the log says of it.
+
+Stands around the router's answer (`api.router.Guard`). All of it judges the same `Call` that the handler gets: the object
+that `scope` finds is the one that is worked on, the body that a plugin sees is the one that is decoded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from orlop_api_docker.errors import answer_error
+from orlop_engine.types.containers import CreateRequest, HostConfig, UpdateRequest
+from orlop_engine.types.networks import CreateRequest as NetworkRequest
+from orlop_engine.types.volumes import VolumeCreateRequest
+from orlop_kernel.http.messages import Answer, BodyError, Hijack, RawStream, Response, Streaming
+from orlop_kernel.routing.call import Call
+from orlop_sdk import DriverError, NotFound
+from orlop_sdk.base import rfc3339
+
+from . import joined, redact, walls
+from .audit import Audit, Line, Who
+from .authz import BODY_LIMIT, Chain, Question, is_json
+from .door import DEFAULT, Denied, Door
+from .image_names import ListenerImages
+from .objects import clean, describe, describe_body, describe_made
+from .roles import ROUTES, UNKNOWN, Host, Level
+from .scope import Judge
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+    from orlop_engine.images.policy import ImagePolicy
+    from orlop_engine.volumes.record import VolumeRecord
+
+__all__ = ["Guard"]
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+COMPLETE, BROKEN = "complete", "broken off"
+WITHHELD = "withheld"
+"""Carried out, and then a plugin did not let the client have the answer."""
+
+_numbers = itertools.count(1)
+_boot = secrets.token_hex(4)
+
+
+class _TooLarge(DriverError):
+    by = "plugins"
+
+
+class Guard:
+    """Of one listener; `door` is None for those of `hosts`, where no role holds anybody back."""
+
+    def __init__(self, engine: Engine, door: Door | None, audit: Audit | None, plugins: Chain) -> None:
+        self._engine = engine
+        self._door = door
+        self._judge = Judge(engine, door) if door and door.labels else None
+        self._audit = audit
+        self._plugins = plugins
+
+    async def __call__(self, call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        """See api.router.Guard."""
+        began = time.perf_counter()
+        line = self._line(call) if self._audit else None
+        try:
+            if self._audit and line and self._audit.required and _changes(call):
+                line.event = "request"
+                await self._audit.wait(self._audit.write(line))
+            answer = await self._through(call, proceed, line)
+        except Exception as error:
+            answer = answer_error(call.request, error)
+            if line and not line.reason:
+                _refuse(line, error)
+        except BaseException:
+            if line:
+                line.outcome = BROKEN
+                self._close(line, "call", began)
+            raise
+        if not line:
+            return answer
+        line.object = {**line.object, **describe_body(self._engine, call)}
+        return self._noted(line, answer, began)
+
+    async def _through(self, call: Call, proceed: Callable[[], Awaitable[Answer]], line: Line | None) -> Answer:
+        if not call.pattern:
+            return await proceed()
+        question = await self._question(call) if self._plugins else None
+        if self._door:
+            await self._check(self._door, call)
+            if self._door.guarded:
+                call.guarded, call.vet = True, partial(self._vet, self._door, line)
+                call.refuse = partial(_refused, self._door, line)
+                call.image_policy = self._image_policy(self._door, call, call.refuse)
+        if question:
+            await self._plugins.may_ask(question)
+        answer = await proceed()
+        if line:
+            line.object = {**line.object, **describe_made(self._engine, call, answer)}
+        if self._door:
+            answer = self._shown(self._door, call, answer)
+        if not question:
+            return answer
+        try:
+            return await self._approved(question, answer)
+        except Exception as error:
+            if line:
+                line.status = _status(answer)
+                _refuse(line, error, WITHHELD)
+            raise
+
+    # --- role and labels --------------------------------------------------------------------------------------------
+
+    async def _check(self, door: Door, call: Call) -> None:
+        method, pattern = call.request.method, call.pattern
+        rule = ROUTES.get(f"{method} {pattern}", UNKNOWN)
+        if rule.level > door.level:
+            raise door.denied(f"{method} {pattern}")
+        if door.guarded and pattern == "/containers/{id}/top" and call.arg("ps_args") not in walls.PS_ARGS:
+            raise door.denied(f'ps_args "{call.arg("ps_args")}"')
+        if door.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
+            raise door.denied("attaching to standard input")
+        if door.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
+            raise door.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
+        if self._judge:  # first: what others' containers have is not told either
+            await self._judge(call, rule.scope)
+        if door.level < Level.FULL and rule.host is Host.FILES:
+            self._check_files(door, call)
+        if door.guarded:
+            for what in await self._beyond(door, call):
+                raise door.denied(what)
+
+    def _check_files(self, door: Door, call: Call) -> None:
+        """What a client may not mount it may not read by way of a container that has it. All of the container's files, not
+        only paths below its mounts: links and renames in the container decide where a path leads."""
+        container = self._engine.containers.get(call.params["id"])
+        call.params["id"] = container.id  # what was judged, whoever gets the name meanwhile
+        if mount := joined.outside_mount(container.record):
+            raise door.denied(f"access to files of container {container.name}, which has {mount},")
+        for mounted in container.record.mounts:
+            if mounted.type == "volume":
+                with suppress(NotFound):  # then there is nothing to read
+                    self._vet(door, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
+
+    async def _beyond(self, door: Door, call: Call) -> list[str]:
+        """What the body asks of the host."""
+        if call.pattern == "/containers/create":
+            request = await call.json(CreateRequest)
+            host = request.host_config or HostConfig()
+            others = joined.of_others(self._engine.containers, host)
+            return [*walls.of_container(request, apart=not door.labels), *others]
+        if call.pattern == "/containers/{id}/update":
+            return [*walls.of_update(await call.json(UpdateRequest))]
+        if call.pattern == "/volumes/create":
+            return [*walls.of_volume(await call.json(VolumeCreateRequest))]
+        if call.pattern == "/networks/create":
+            wanted = await call.json(NetworkRequest)
+            networks = self._engine.networks
+            beyond = (f"the subnet {subnet}, which is in no address pool," for subnet in networks.outside_pools(wanted))
+            taken = (f"the subnet {subnet}, which the host uses," for subnet in networks.overlaps_host(wanted))
+            return [*walls.of_network(wanted), *beyond, *taken]
+        return []
+
+    def _vet(self, door: Door, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
+        """See api.call.Call. Raised where the router answers, so what the log says of it is written here."""
+        try:
+            if self._judge:
+                self._judge.vet(volume, anonymous)
+            elif volume.of_host:
+                raise door.denied(f"the volume {volume.name}, which is a directory or device of the host,")
+        except Denied as error:
+            if line:
+                _refuse(line, error)
+            raise
+
+    def _image_policy(self, door: Door, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
+        pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))
+        return ListenerImages(door, self._judge.holds if self._judge else None, denied, pulling=pulling)
+
+    def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:
+        """Without what is not for these eyes."""
+        if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
+            return answer
+        hide = redact.READERS.get(call.pattern) if door.level is Level.READ else None
+        narrow = self._judge is not None and call.pattern == "/networks/{id}"
+        if hide is None and not narrow:
+            return answer
+        shown = msgspec.json.decode(answer.body)
+        if hide is not None:
+            hide(shown, door.show_env)
+        if self._judge and narrow:
+            members: dict[str, Any] = shown.get("Containers") or {}
+            shown["Containers"] = {key: each for key, each in members.items() if self._judge.has_container(key)}
+        return Response(answer.status, msgspec.json.encode(shown) + b"\n", answer.headers)
+
+    # --- plugins ----------------------------------------------------------------------------------------------------
+
+    async def _question(self, call: Call) -> Question:
+        """What the plugins are asked. A JSON body is read for them, and for the handler, once: whatever it does with it."""
+        request = call.request
+        body = b""
+        if is_json(request.headers.get("content-type", "")):
+            try:
+                body = await request.body.read(BODY_LIMIT)
+            except BodyError as error:
+                if error.status != 413:
+                    raise
+                text = f"request body too large for authorization plugin: size exceeds {BODY_LIMIT} bytes"
+                raise _TooLarge(text) from error
+            request.body = _Held(body)
+        # Credentials are for the registry, not for plugins
+        return Question.about(request, b"" if call.pattern == "/auth" else body)
+
+    async def _approved(self, question: Question, answer: Answer) -> Answer:
+        """The answer, if no plugin holds it back. A failure is told as it is, as by Docker."""
+        try:
+            await self._plugins.may_answer(question.with_answer(answer))
+        except Exception:
+            if isinstance(answer, Response) and answer.status >= 400:
+                return answer
+            if isinstance(answer, Streaming):
+                with trio.move_on_after(5, shield=True):
+                    await _close(answer.pieces)
+            raise
+        return answer
+
+    # --- audit ------------------------------------------------------------------------------------------------------
+
+    def _line(self, call: Call) -> Line:
+        request = call.request
+        return Line(
+            time=rfc3339(time.time_ns()),
+            event="call",
+            id=f"{_boot}-{next(_numbers)}",
+            listener=self._door.host if self._door else DEFAULT,
+            role=self._door.role if self._door else "full",
+            peer=Who.of(request.peer),
+            method=request.method,
+            path=request.target.partition("?")[0],
+            route=call.pattern,
+            object=describe(self._engine, call),  # now: the call may be what removes it
+            decision="allowed",
+        )
+
+    def _noted(self, line: Line, answer: Answer, began: float) -> Answer:
+        """Write the line of the call, or that of its beginning and, later, that of its end."""
+        if line.decision != WITHHELD:
+            line.status = _status(answer)
+        if isinstance(answer, Response):
+            self._close(line, "call", began)
+            return answer
+        end = partial(self._close, line, "end", began)
+        self._close(line, "begin", began)
+        line.outcome = BROKEN  # until it is known to be otherwise
+        if isinstance(answer, Streaming):
+            return Streaming(answer.status, _Noted(answer.pieces, line, end), answer.headers)
+        run = answer.run
+
+        async def noted(stream: RawStream) -> None:
+            try:
+                await run(stream)
+                line.outcome = COMPLETE
+            finally:
+                end()
+
+        return Hijack(answer.head, noted)
+
+    def _close(self, line: Line, event: str, began: float) -> None:
+        assert self._audit
+        line.event, line.time = event, rfc3339(time.time_ns())
+        line.seconds = round(time.perf_counter() - began, 6)
+        self._audit.write(line)
+
+
+class _Noted:
+    """The pieces of a stream, whose end is written down. No generator: one that was never asked for a piece cannot say that
+    it is closed."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], line: Line, end: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._line = line
+        self._end: Callable[[], None] | None = end
+
+    def __aiter__(self) -> _Noted:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            self._line.outcome = COMPLETE
+            raise
+
+    async def aclose(self) -> None:
+        """The server closes every stream, whatever became of it."""
+        end, self._end = self._end, None
+        if end:
+            end()
+        await _close(self._pieces)
+
+
+async def _close(pieces: AsyncIterator[bytes]) -> None:
+    aclose = getattr(pieces, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+class _Held:
+    """A body that was read already. Implements http's Body."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self, limit: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if len(self._data) > limit:
+            raise BodyError(413, f"request body too large: {len(self._data)} bytes, at most {limit} are allowed")
+        data, self._data = self._data, b""
+        return data
+
+    def __aiter__(self) -> _Held:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.read(len(self._data))
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
+def _status(answer: Answer) -> int:
+    return int(answer.head[9:12]) if isinstance(answer, Hijack) else answer.status
+
+
+def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
+    """Say so in the log, if it was one of those who may refuse."""
+    if by := getattr(error, "by", ""):
+        line.decision, line.by, line.reason = decision, by, clean(str(error))
+
+
+def _refused(door: Door, line: Line | None, what: str) -> Denied:
+    """See api.call.Call. The log says it here, as the error is answered by the router."""
+    error = door.denied(what)
+    if line:
+        _refuse(line, error)
+    return error
+
+
+def _changes(call: Call) -> bool:
+    """Whether the call may change something; what no route knows does not."""
+    rule = ROUTES.get(f"{call.request.method} {call.pattern}", UNKNOWN)
+    writes = call.request.method not in _READS or call.pattern.endswith("/attach/ws")
+    return bool(call.pattern) and writes and rule.level > Level.READ

@@ -1,0 +1,94 @@
+"""What a call is about, as the audit log names it: the kind, and the ID and name that the engine knows it by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orlop_engine.types.networks import ConnectRequest, DisconnectRequest
+from orlop_kernel.http.messages import Answer, Response
+from orlop_kernel.routing.call import Call
+from orlop_sdk import OrlopError
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+__all__ = ["clean", "describe", "describe_body", "describe_made"]
+
+_KINDS = {"containers": "container", "exec": "exec", "images": "image", "networks": "network", "volumes": "volume"}
+_MADE = {
+    "/commit": ("Id", "id"),
+    "/containers/create": ("Id", "id"),
+    "/containers/{id}/exec": ("Id", "exec"),
+    "/networks/create": ("Id", "id"),
+    "/volumes/create": ("Name", "name"),
+}
+"""By route: which member of a 201 says what was made, and what it is of the object."""
+
+
+def describe(engine: Engine, call: Call) -> dict[str, str]:
+    """Before the call. {} when it is about no single thing. What does not exist has the name that the client used."""
+    kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
+    text = call.params.get("id") or call.params.get("name") or ""
+    if call.pattern == "/containers/create":
+        text = call.arg("name")
+    elif call.pattern == "/commit":
+        name = ":".join(filter(None, (call.arg("repo"), call.arg("tag"))))
+        return {"type": "image", **({"name": clean(name)} if name else {}), **_container(engine, call.arg("container"))}
+    elif call.pattern == "/images/create":
+        text = call.arg("fromImage") or call.arg("fromSrc")
+    if not kind or not text:
+        return {}
+    try:
+        return {"type": kind, **_known(engine, kind, text)}
+    except OrlopError:
+        return {"type": kind, "name": clean(text)}
+
+
+def describe_made(engine: Engine, call: Call, answer: Answer) -> dict[str, str]:
+    """After it: what it made."""
+    member, key = _MADE.get(call.pattern, ("", ""))
+    if not member or not isinstance(answer, Response) or answer.status != 201:
+        return {}
+    made = str(msgspec.json.decode(answer.body)[member])
+    kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
+    if not kind or key == "exec":  # the object has its kind already
+        return {key: made}
+    try:
+        return {"type": kind, **_known(engine, kind, made)}
+    except OrlopError:  # gone again
+        return {"type": kind, key: made}
+
+
+def describe_body(engine: Engine, call: Call) -> dict[str, str]:
+    """At its end: the container that its body names, if anybody has read that."""
+    body = call.body
+    return _container(engine, body.container) if isinstance(body, ConnectRequest | DisconnectRequest) else {}
+
+
+def _container(engine: Engine, text: str) -> dict[str, str]:
+    try:
+        return {"container": engine.containers.get(text).id} if text else {}
+    except OrlopError:
+        return {"container": clean(text)}
+
+
+def _known(engine: Engine, kind: str, text: str) -> dict[str, str]:
+    if kind == "container":
+        container = engine.containers.get(text)
+        return {"id": container.id, "name": container.name}
+    if kind == "exec":
+        state = engine.execs.get(text)
+        return {"id": state.id, "container": state.container.id, "name": state.container.name}
+    if kind == "network":
+        record = engine.networks.resolve(text)
+        return {"id": record.id, "name": record.name}
+    if kind == "image":
+        return {"id": engine.images.resolve(text).id, "name": clean(text)}
+    return {"name": clean(text)}
+
+
+def clean(text: str) -> str:
+    """What clients send need not be UTF-8, nor short; a line of the log is."""
+    return text[:1024].encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,272 @@
+"""A listener's labels: only objects that have all of them are there, and what is made gets them.
+
+Judges by what the engine finds for a name, and puts the object's ID in the name's place: what is judged is what the handler
+works on, whatever is renamed meanwhile. Bodies are judged, and given the labels, as the decoded objects that the handlers
+carry out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from orlop_engine.containers.mounts import parse_bind
+from orlop_engine.networks.planning import network_of
+from orlop_engine.types.containers import CreateRequest, EndpointSettings, ExecConfig, HostConfig, NetworkingConfig
+from orlop_engine.types.networks import ConnectRequest, DisconnectRequest
+from orlop_engine.types.networks import CreateRequest as NetworkRequest
+from orlop_engine.types.volumes import VolumeCreateRequest
+from orlop_kernel.routing.call import Call
+from orlop_sdk import NotFound
+
+from .door import Door
+from .roles import Scope
+
+if TYPE_CHECKING:
+    from orlop_engine.containers.record import ContainerRecord
+    from orlop_engine.engine import Engine
+    from orlop_engine.volumes.record import VolumeRecord
+
+__all__ = ["Judge"]
+
+_SHARED_NETWORKS = frozenset({"bridge", "none"})
+"""Predefined, without labels, and what a container without further wishes is on."""
+
+
+class Judge:
+    """Of one listener with labels. Raises `Denied`, or `NotFound` as the engine would."""
+
+    def __init__(self, engine: Engine, door: Door) -> None:
+        self._engine = engine
+        self._door = door
+        self._stamp = {key: value for key, value in door.labels if value is not None}
+        by_route: dict[Scope, Callable[[Call], Awaitable[None]]] = {
+            Scope.FILTER: self._filter,
+            Scope.CONTAINER: self._container,
+            Scope.EXEC: self._exec,
+            Scope.NETWORK: self._network,
+            Scope.VOLUME: self._volume,
+            Scope.IMAGE: self._image,
+            Scope.READ_IMAGE: self._image,
+            Scope.IMAGES: self._filter,
+            Scope.PULL: self._pull,
+            Scope.CREATE: self._create,
+            Scope.EXEC_CREATE: self._exec_create,
+            Scope.CONNECT: self._connect,
+            Scope.DISCONNECT: self._disconnect,
+            Scope.NEW_NETWORK: self._new_network,
+            Scope.NEW_VOLUME: self._new_volume,
+        }
+        self._by_route = by_route
+
+    async def __call__(self, call: Call, scope: Scope) -> None:
+        """Return if the call stays within the labels; narrows and completes what it asks for."""
+        if scope in (Scope.OPEN, Scope.ABSENT) or (self._door.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
+            return
+        judge = self._by_route.get(scope)
+        if judge is None:
+            raise self._door.outside(f"{call.request.method} {call.pattern}")
+        await judge(call)
+
+    def holds(self, labels: Mapping[str, str] | None) -> bool:
+        have = labels or {}
+        return all(key in have and value in (None, have[key]) for key, value in self._door.labels)
+
+    def has_container(self, container_id: str) -> bool:
+        found = self._engine.containers.index.get(container_id)
+        return found is not None and self.holds(found.record.config.labels)
+
+    # --- objects, by the names that clients use ---------------------------------------------------------------------
+
+    def _container_id(self, text: str) -> str:
+        container = self._engine.containers.get(text)
+        if not self.holds(container.record.config.labels):
+            raise self._door.outside(f"container {text}")
+        return container.id
+
+    def _network_id(self, text: str, *, shared: bool = False) -> str:
+        record = self._engine.networks.resolve(text)
+        if not self.holds(record.labels) and not (shared and record.predefined and record.name in _SHARED_NETWORKS):
+            raise self._door.outside(f"network {text}")
+        return record.id
+
+    def vet(self, volume: VolumeRecord, anonymous: bool) -> None:
+        """A volume that a container has or gets. Anonymous ones without the labels come with a container of this scope, or
+        are new: they count as its own, unless they are made of something of the host."""
+        if self.holds(volume.labels):
+            return
+        if volume.of_host:
+            raise self._door.denied(f"the volume {volume.name}, which is a directory or device of the host,")
+        if not anonymous:
+            raise self._door.outside(f"volume {volume.name}")
+
+    def _check_image(self, text: str) -> None:
+        if not self.holds(self._engine.images.resolve(text).config.labels):
+            raise self._door.outside(f"image {text}")
+
+    def _check_volume(self, name: str) -> None:
+        """It is in the scope, or is made with the labels: whoever makes it first (`vet`)."""
+        try:
+            record = self._engine.volumes.get(name)
+        except NotFound:
+            if len(self._stamp) < len(self._door.labels):
+                raise self._door.outside(f"volume {name}, which does not exist yet,") from None
+            return
+        if not self.holds(record.labels):
+            raise self._door.outside(f"volume {name}")
+
+    # --- routes by path ---------------------------------------------------------------------------------------------
+
+    async def _filter(self, call: Call) -> None:
+        call.only = self._door.label_texts
+        if call.pattern == "/containers/json":
+            filters = call.filters()
+            for name in (*filters.get("before", ()), *filters.get("since", ())):
+                self._container_id(name)  # what comes before or after it would say when it was made
+
+    async def _container(self, call: Call) -> None:
+        parent, slash, alias = call.params["id"].removeprefix("/").rpartition("/")
+        if slash and call.pattern == "/containers/{id}" and call.flag("link"):  # it is this name that goes: its parent's
+            call.params["id"] = f"{self._container_id(parent)}/{alias}"
+        else:
+            call.params["id"] = self._container_id(call.params["id"])
+
+    async def _exec(self, call: Call) -> None:
+        state = self._engine.execs.get(call.params["id"])
+        self._container_id(state.container.id)
+
+    async def _network(self, call: Call) -> None:
+        call.params["id"] = self._network_id(call.params["id"])
+
+    async def _volume(self, call: Call) -> None:
+        if not self.holds(self._engine.volumes.get(call.params["name"]).labels):
+            raise self._door.outside(f"volume {call.params['name']}")
+
+    async def _image(self, call: Call) -> None:
+        self._check_image(call.params["name"])
+
+    async def _pull(self, call: Call) -> None:
+        if not self._door.shared_images or not call.arg("fromImage"):
+            raise self._door.outside("an image from elsewhere")
+
+    # --- routes by body ---------------------------------------------------------------------------------------------
+
+    def _labelled(self, given: dict[str, str] | None, what: str) -> dict[str, str]:
+        labels = {**self._stamp, **(given or {})}
+        if not self.holds(labels):
+            raise self._door.outside(f"{what} with these labels")
+        return labels
+
+    async def _create(self, call: Call) -> None:
+        request = await call.json(CreateRequest)
+        request.labels = self._labelled(request.labels, "a container")
+        if request.image and not self._door.shared_images:
+            self._check_image(request.image)
+        if request.host_config is None:
+            request.host_config = HostConfig()
+        host = request.host_config
+        self._joined(host)
+        for name in self._volume_names(host):
+            self._check_volume(name)
+        call.stamp = self._stamp
+        host.links = self._linked(host.links)
+        for each in self._pin_networks(request, host).values():
+            each.links = self._linked(each.links)
+
+    def _linked(self, links: list[str] | None) -> list[str] | None:
+        """To the containers that have the names now, whoever gets them later."""
+        split = (link.partition(":") for link in links or ())
+        return [f"{self._link_id(name)}:{alias or name}" for name, _, alias in split] or None
+
+    def _link_id(self, name: str) -> str:
+        try:
+            return self._container_id(name.removeprefix("/"))
+        except NotFound:
+            raise self._door.outside(f"a link to container {name}, which does not exist,") from None
+
+    def _joined(self, host: HostConfig) -> None:
+        for field in ("network_mode", "ipc_mode", "pid_mode"):
+            mode = getattr(host, field)
+            if mode.startswith("container:"):
+                setattr(host, field, f"container:{self._container_id(mode.removeprefix('container:'))}")
+        if not host.network_mode.startswith("container:"):
+            self._join_network(host.network_mode or "bridge")
+        if host.volumes_from:
+            split = [text.partition(":") for text in host.volumes_from]
+            host.volumes_from = [f"{self._container_id(name)}{colon}{mode}" for name, colon, mode in split]
+            for text in host.volumes_from:
+                self._check_volumes_of(self._engine.containers.get(text.partition(":")[0]).record)
+
+    def _check_volumes_of(self, record: ContainerRecord) -> None:
+        """What somebody has given a container of this scope is not therefore its users' to give to others."""
+        for mount in record.mounts:
+            if mount.type == "volume" and not mount.anonymous:
+                self._check_volume(mount.name)
+            elif mount.type == "volume":
+                with suppress(NotFound):  # it would be made anew, of nothing
+                    self.vet(self._engine.volumes.get(mount.name), True)
+
+    def _pin_networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+        """By their IDs from now on: what gets one of the names later may be somebody else's. The mode stays as it was."""
+        if host.network_mode.startswith("container:"):
+            return {}
+        given = request.networking_config and request.networking_config.endpoints_config
+        pinned: dict[str, EndpointSettings] = {}
+        for name, settings in (given or {host.network_mode or "bridge": None}).items():
+            pinned[name] = settings or EndpointSettings()
+            pinned[name].network_id = self._join_network(network_of(name, settings))
+        request.networking_config = NetworkingConfig(endpoints_config={**pinned})
+        return pinned
+
+    def _join_network(self, name: str) -> str:
+        """Its ID. A network that does not exist yet could be anybody's when the container starts."""
+        try:
+            return self._network_id(name, shared=True)
+        except NotFound:
+            raise self._door.outside(f"network {name}, which does not exist,") from None
+
+    @staticmethod
+    def _volume_names(host: HostConfig) -> Iterator[str]:
+        for text in host.binds or ():
+            record = parse_bind(text)
+            if record.type == "volume" and not record.anonymous:
+                yield record.name
+        for spec in host.mounts or ():
+            if spec.type == "volume" and spec.source:
+                yield spec.source
+
+    async def _exec_create(self, call: Call) -> None:
+        await self._container(call)
+        if (await call.json(ExecConfig)).privileged:
+            raise self._door.denied("a privileged exec")
+
+    async def _connect(self, call: Call) -> None:
+        request = await call.json(ConnectRequest)
+        request.container = self._container_id(request.container)
+        if request.endpoint_config:
+            request.endpoint_config.links = self._linked(request.endpoint_config.links)
+        call.params["id"] = self._network_id(call.params["id"], shared=True)
+
+    async def _disconnect(self, call: Call) -> None:
+        request = await call.json(DisconnectRequest)
+        request.container = self._container_id(request.container)
+        call.params["id"] = self._network_id(call.params["id"], shared=True)
+
+    async def _new_network(self, call: Call) -> None:
+        request = await call.json(NetworkRequest)
+        request.labels = self._labelled(request.labels, "a network")
+
+    async def _new_volume(self, call: Call) -> None:
+        request = await call.json(VolumeCreateRequest)
+        if request.name:
+            self._check_existing(request.name)
+        request.labels = self._labelled(request.labels, "a volume")
+
+    def _check_existing(self, name: str) -> None:
+        try:
+            record = self._engine.volumes.get(name)
+        except NotFound:
+            return
+        if not self.holds(record.labels):
+            raise self._door.outside(f"volume {name}")

@@ -1,0 +1,116 @@
+"""What may not be asked for where clients must not become root on the machine: what takes something of the host's, or looks
+into what runs already. Judges the decoded bodies that the handlers carry out. Pure.
+
+Not a wall between containers: a client may mount any volume and join any network that it can name. That is `scope`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import UNSET
+
+from orlop_engine.containers.mounts import parse_bind
+from orlop_engine.types.containers import CreateRequest, HostConfig, Resources, UpdateRequest
+from orlop_engine.types.networks import CreateRequest as NetworkRequest
+from orlop_engine.types.volumes import VolumeCreateRequest
+
+__all__ = ["OWN_MOUNTS", "PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
+
+PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
+"""What `ps` may be asked for: with other words, `ef` among them, it shows the environment of processes, and with some it can
+only be asked about all of the host's (`engine.top`)."""
+
+OWN_MOUNTS = frozenset({"volume", "tmpfs"})
+"""Types of mounts that take nothing from elsewhere, except volumes of a directory of the host (`VolumeRecord.of_host`)."""
+
+_BLOCK_DEVICES = {
+    "blkio_weight_device": "BlkioWeightDevice",
+    "blkio_device_read_bps": "BlkioDeviceReadBps",
+    "blkio_device_write_bps": "BlkioDeviceWriteBps",
+    "blkio_device_read_iops": "BlkioDeviceReadIOps",
+    "blkio_device_write_iops": "BlkioDeviceWriteIOps",
+}
+"""Limits for devices by their path on the host: what a start says of a path tells whether it exists, and what it is."""
+
+_HOST_MODES = {
+    "network_mode": "NetworkMode",
+    "pid_mode": "PidMode",
+    "ipc_mode": "IpcMode",
+    "uts_mode": "UTSMode",
+    "userns_mode": "UsernsMode",
+    "cgroupns_mode": "CgroupnsMode",
+}
+_HOSTS_OWN = ("com.docker.network.bridge.name", "com.docker.network.host_ipv4", "com.docker.network.host_ipv6")
+"""Options of networks that name a link or an address of the host's."""
+
+
+def _of_resources(host: Resources) -> Iterator[str]:
+    if host.devices:
+        yield "Devices"
+    if host.device_cgroup_rules:
+        yield "DeviceCgroupRules"
+    if host.device_requests:
+        yield "DeviceRequests"
+    if host.cgroup_parent:
+        yield "CgroupParent"
+    for field, name in _BLOCK_DEVICES.items():
+        if getattr(host, field):
+            yield name
+
+
+def _of_mounts(host: HostConfig) -> Iterator[str]:
+    for text in host.binds or ():
+        if parse_bind(text).type == "bind":
+            yield f"the bind mount {text}"
+    for spec in host.mounts or ():
+        options = spec.volume_options
+        if spec.type not in OWN_MOUNTS:
+            yield f"the {spec.type} mount of {spec.source}"
+        elif options and options.driver_config and options.driver_config.options:
+            yield f"the volume {spec.source} with options of its driver"  # of the local one: `o=bind`, any device, any path
+
+
+def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
+    """Each thing that a container asks for beyond its own. `apart`: it may not look into other containers either."""
+    host = request.host_config
+    if host is None:
+        return
+    yield from _of_resources(host)
+    yield from _of_mounts(host)
+    if host.privileged:
+        yield "Privileged"
+    if host.cap_add:
+        yield "CapAdd"
+    for option in host.security_opt or ():
+        if option.partition("=")[0].partition(":")[0] != "no-new-privileges":
+            yield f"SecurityOpt {option}"
+    if host.masked_paths is not None:
+        yield "MaskedPaths"
+    if host.readonly_paths is not None:
+        yield "ReadonlyPaths"
+    if host.annotations is not UNSET and host.annotations:
+        yield "Annotations"  # instructions to the runtime, which is root
+    for field, name in _HOST_MODES.items():
+        mode = getattr(host, field)
+        if mode == "host" or (apart and field in ("pid_mode", "ipc_mode") and mode.startswith("container:")):
+            yield f"{name} {mode}"
+
+
+def of_update(request: UpdateRequest) -> Iterator[str]:
+    yield from _of_resources(request)
+
+
+def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
+    if request.driver_opts:
+        yield "a volume with options of its driver"
+
+
+def of_network(request: NetworkRequest) -> Iterator[str]:
+    """A link of the host's may not become part of a network."""
+    options: Mapping[str, str] = request.options or {}
+    if request.driver not in ("", "bridge"):
+        yield f"a network of driver {request.driver}"
+    for option in _HOSTS_OWN:
+        if option in options:
+            yield f"a network with {option}"

@@ -1,0 +1,248 @@
+"""What there is to measure. `Metrics` owns the families; what they show is read from the engine when a scraper asks.
+
+Names that begin with `engine_daemon_` and `process_` are dockerd's, with its labels, so that dashboards made for it go on;
+those with `orlop_` are ours. A number that dockerd counts and Orlop has no use for (the builder's, swarm's) is not there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_engine.system.host import facts
+from orlop_kernel import __version__
+from orlop_kernel.identity import engine_id
+
+from .registry import Family, Histogram, Labels, Values
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+    from orlop_kernel.routing.call import Call
+
+__all__ = ["Metrics"]
+
+_TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+_LAG_EVERY = 1.0
+_LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+_COMMIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+_CONTAINER_ACTIONS = ("changes", "commit", "create", "delete", "start")
+_counter, _gauge = partial(Values, "counter"), partial(Values, "gauge")
+# dockerd times these inside; they are nothing but their requests here
+_BY_REQUEST = {("GET", "/containers/{id}/changes"): "changes", ("POST", "/commit"): "commit"}
+
+
+def _stat(field: int) -> int:
+    """A field of /proc/self/stat by its number in proc(5); the second, which may hold anything, is the last before them."""
+    with open("/proc/self/stat") as file:
+        return int(file.read().rpartition(") ")[2].split()[field - 3])
+
+
+def _started() -> float:
+    """Unix time of this process' start."""
+    with open("/proc/stat") as file:
+        booted = next((int(line.split()[1]) for line in file if line.startswith("btime ")), 0)
+    return booted + _stat(22) / _TICK
+
+
+class Metrics:
+    """Made once, for an engine that is up. `answered` and what `attach` hangs in are its ears."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._requests: Counter[Labels] = Counter()
+        self._scrapes: Counter[Labels] = Counter()
+        self._transactions = self._commits = 0
+        actions = [(name,) for name in _CONTAINER_ACTIONS]
+        self._actions = {
+            "container": Histogram(
+                "engine_daemon_container_actions_seconds",
+                "The number of seconds it takes to process each container action",
+                ("action",),
+                actions,
+            ),
+            "network": Histogram(
+                "engine_daemon_network_actions_seconds",
+                "The number of seconds it takes to process each network action",
+                ("action",),
+            ),
+            "image": Histogram(
+                "engine_daemon_image_actions_seconds",
+                "The number of seconds it takes to process each image action",
+                ("action",),
+            ),
+        }
+        self._latency = Histogram(
+            "orlop_api_request_seconds",
+            "Seconds from a request's head to its answer, or to the beginning of a stream",
+            ("method", "route"),
+        )
+        self._commit_seconds = Histogram(
+            "orlop_store_commit_seconds", "Seconds that a transaction of the state database took", buckets=_COMMIT_BUCKETS
+        )
+        self._lag = Histogram(
+            "orlop_loop_lag_seconds",
+            "Seconds that a task woke up late, measured once a second: what any request had to wait for others",
+            buckets=_LAG_BUCKETS,
+        )
+        self.families: list[Family] = [*self._actions.values(), self._latency, self._commit_seconds, self._lag]
+        self.families += [*self._docker(), *self._own(), *self._self()]
+
+    def attach(self) -> None:
+        """Begin to listen to the engine and its store."""
+        self._engine.tally.observe = self._observe
+        self._engine.store.on_commit = self._committed
+
+    # --- ears -------------------------------------------------------------------------------------------------------
+
+    def answered(self, call: Call, status: int, seconds: float) -> None:
+        """An answer of the API: see `api.router.OnAnswer`."""
+        method = call.request.method
+        self._requests[method, call.pattern, str(status)] += 1
+        self._latency.observe(seconds, method, call.pattern)
+        if status < 400 and (action := _BY_REQUEST.get((method, call.pattern))):
+            self._actions["container"].observe(seconds, action)
+
+    def scraped(self, status: int) -> None:
+        self._scrapes[(str(status),)] += 1
+
+    def _observe(self, kind: str, action: str, seconds: float) -> None:
+        if kind in self._actions:
+            self._actions[kind].observe(seconds, action)
+
+    def _committed(self, jobs: int, seconds: float) -> None:
+        """On the store's thread, which is alone with these three."""
+        self._transactions += 1
+        self._commits += jobs
+        self._commit_seconds.observe(seconds)
+
+    async def watch_lag(self) -> None:
+        """For ever: how late this task is woken."""
+        while True:
+            due = trio.current_time() + _LAG_EVERY
+            await trio.sleep_until(due)
+            self._lag.observe(max(0.0, trio.current_time() - due))
+
+    # --- families ---------------------------------------------------------------------------------------------------
+
+    def _docker(self) -> list[Family]:
+        engine, about = self._engine, facts()
+        info = {
+            "architecture": about.machine,
+            "commit": "",
+            "daemon_id": engine_id(engine.config.data_root),
+            "graphdriver": engine.storage_name,
+            "kernel": about.kernel,
+            "os": about.operating_system,
+            "os_type": "linux",
+            "os_version": about.os_version,
+            "version": __version__,
+        }
+        return [
+            _gauge(
+                "engine_daemon_container_states_containers",
+                "The count of containers in various states",
+                self._states,
+                ("state",),
+            ),
+            _gauge(
+                "engine_daemon_engine_info",
+                "The information related to the engine and the OS it is running on",
+                lambda: {tuple(info.values()): 1},
+                tuple(info),
+            ),
+            _gauge(
+                "engine_daemon_engine_cpus_cpus",
+                "The number of cpus that the host system of the engine has",
+                lambda: about.cpus,
+            ),
+            _gauge(
+                "engine_daemon_engine_memory_bytes",
+                "The number of bytes of memory that the host system of the engine has",
+                lambda: about.memory,
+            ),
+            _counter("engine_daemon_events_total", "The number of events logged", lambda: engine.events.published),
+            _gauge(
+                "engine_daemon_events_subscribers_total",
+                "The number of current subscribers to events",
+                lambda: engine.events.listeners,
+            ),
+            _counter(
+                "engine_daemon_health_checks_total", "The total number of health checks", lambda: engine.tally.health_checks
+            ),
+            _counter(
+                "engine_daemon_health_checks_failed_total",
+                "The total number of failed health checks",
+                lambda: engine.tally.health_checks_failed,
+            ),
+        ]
+
+    def _own(self) -> list[Family]:
+        engine = self._engine
+        return [
+            _counter(
+                "orlop_api_requests_total",
+                "Requests of the API that were answered",
+                lambda: self._requests,
+                ("method", "route", "code"),
+            ),
+            _counter(
+                "orlop_actions_failed_total",
+                "Actions that failed, by what was acted on",
+                lambda: engine.tally.failures,
+                ("kind", "action"),
+            ),
+            _counter("orlop_store_transactions_total", "Transactions of the state database", lambda: self._transactions),
+            _counter(
+                "orlop_store_commits_total",
+                "Commits asked of the state database; those that wait together share a transaction",
+                lambda: self._commits,
+            ),
+            _gauge("orlop_data_root_free_bytes", "Bytes that the data root's file system has left", self._free),
+            _gauge("orlop_images", "Images", lambda: engine.images.count),
+            _gauge("orlop_monitors", "Monitor processes of running containers", self._monitors),
+            _gauge("orlop_tasks", "Tasks of the daemon", lambda: trio.lowlevel.current_statistics().tasks_living),
+            _counter(
+                "promhttp_metric_handler_requests_total",
+                "Total number of scrapes by HTTP status code.",
+                lambda: self._scrapes,
+                ("code",),
+            ),
+        ]
+
+    def _self(self) -> list[Family]:
+        return [
+            _counter(
+                "process_cpu_seconds_total",
+                "Total user and system CPU time spent in seconds.",
+                lambda: (_stat(14) + _stat(15)) / _TICK,
+            ),
+            _gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", _started),
+            _gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", lambda: _stat(23)),
+            _gauge("process_resident_memory_bytes", "Resident memory size in bytes.", lambda: _stat(24) * _PAGE),
+            _gauge("process_open_fds", "Number of open file descriptors.", lambda: len(os.listdir("/proc/self/fd"))),
+            _gauge("process_max_fds", "Maximum number of open file descriptors.", lambda: _limit(resource.RLIMIT_NOFILE)),
+        ]
+
+    def _states(self) -> Mapping[Labels, float]:
+        counts = self._engine.containers.counts()
+        return {(state,): counts[state] for state in ("paused", "running", "stopped")}
+
+    def _free(self) -> int:
+        space = os.statvfs(self._engine.config.data_root)
+        return space.f_bavail * space.f_frsize
+
+    def _monitors(self) -> int:
+        runs = [container.run for container in self._engine.containers.index.values()]
+        return sum(run is not None and run.monitor is not None for run in runs)
+
+
+def _limit(which: int) -> float:
+    soft, _ = resource.getrlimit(which)
+    return math.inf if soft == resource.RLIM_INFINITY else soft

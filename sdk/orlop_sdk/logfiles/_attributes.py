@@ -1,0 +1,80 @@
+"""What `labels`, `labels-regex`, `env`, `env-regex` and `tag` add to every record of a container."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from orlop_sdk.errors import InvalidParameter
+from orlop_sdk.log import LogInfo
+
+from ._template import Template, Value
+
+__all__ = ["ATTRIBUTE_OPTIONS", "check_attribute_options", "extra_attributes"]
+
+_LONGEST = 1024
+ATTRIBUTE_OPTIONS = frozenset({"labels", "labels-regex", "env", "env-regex", "tag"})
+
+
+def _pattern(key: str, text: str) -> re.Pattern[str]:
+    try:
+        # RE2's \z is Python's \Z; the rest of what people write in these options is common to both.
+        return re.compile(text.replace("\\z", "\\Z"))
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InvalidParameter(f"cannot use log option {key}={text}: error parsing regexp: {error}") from None
+
+
+def check_attribute_options(options: Mapping[str, str]) -> None:
+    """Refuse what could not be evaluated when the container starts, or costs the daemon a noticeable time to look at."""
+    for key in ("labels-regex", "env-regex", "tag"):
+        if len(options.get(key, "")) > _LONGEST:
+            raise InvalidParameter(f"cannot use log option {key}: it has more than {_LONGEST} characters")
+    for key in ("labels-regex", "env-regex"):
+        if options.get(key):
+            _pattern(key, options[key])
+    Template(options.get("tag", ""))
+
+
+def _select(values: Mapping[str, str], options: Mapping[str, str], key: str) -> dict[str, str]:
+    found = {name: values[name] for name in options.get(key, "").split(",") if name in values}
+    if expression := options.get(key + "-regex"):
+        pattern = _pattern(key + "-regex", expression)
+        found |= {name: value for name, value in values.items() if pattern.search(name)}
+    return found
+
+
+def _selected(info: LogInfo, options: Mapping[str, str]) -> dict[str, str]:
+    env = dict(pair.split("=", 1) for pair in info.env if "=" in pair)
+    return _select(info.labels, options, "labels") | _select(env, options, "env")
+
+
+def _fields(info: LogInfo, options: Mapping[str, str]) -> dict[str, Value]:
+    return {
+        "ID": info.container_id[:12],
+        "FullID": info.container_id,
+        "Name": info.container_name.removeprefix("/"),
+        "Command": info.command,
+        "ImageID": info.image_id[:12],
+        "ImageFullID": info.image_id,
+        "ImageName": info.image_name,
+        "Hostname": info.hostname or os.uname().nodename,
+        "DaemonName": info.daemon_name,
+        "Config": dict(options),
+        "ContainerID": info.container_id,
+        "ContainerName": info.container_name,
+        "ContainerImageID": info.image_id,
+        "ContainerImageName": info.image_name,
+        "ContainerCreated": info.created,
+        "ContainerEnv": list(info.env),
+        "ContainerLabels": dict(info.labels),
+        "ExtraAttributes": _selected(info, options),
+    }
+
+
+def extra_attributes(info: LogInfo, options: Mapping[str, str]) -> dict[str, str]:
+    """The attributes, fixed for a run of the container, sorted by name. `tag` is among them only if it is not empty."""
+    attributes = _selected(info, options)
+    if tag := Template(options.get("tag", "")).render(_fields(info, options)):
+        attributes["tag"] = tag
+    return dict(sorted(attributes.items()))

@@ -1,0 +1,80 @@
+"""For driver authors: a conformance suite and a verified fake a driver kind. Versioned with the SPI.
+
+    from orlop_sdk.testing import StorageSuite
+
+Importing this package imports nothing: each name brings its module, and with it pytest and trio, when it is first asked
+for. The daemon never does. The suites' modules say which fixtures a subclass overrides, and which tests need root.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .log import FakeLog, LogSuite, LogWriterSuite
+    from .network import Factory as NetworkFactory
+    from .network import FakeNetwork, NetworkSuite, in_own_network, own_namespace
+    from .network import Main as NetworkMain
+    from .runtime import FakeRuntime, RuntimeSuite, busybox_root, oci_process, oci_spec
+    from .storage import Factory as StorageFactory
+    from .storage import FakeStorage, StorageSuite, unpack_members
+    from .volume import Factory as VolumeFactory
+    from .volume import FakeVolume, VolumeSuite
+
+__all__ = [
+    "FakeLog",
+    "FakeNetwork",
+    "FakeRuntime",
+    "FakeStorage",
+    "FakeVolume",
+    "LogSuite",
+    "LogWriterSuite",
+    "NetworkFactory",
+    "NetworkMain",
+    "NetworkSuite",
+    "RuntimeSuite",
+    "StorageFactory",
+    "StorageSuite",
+    "VolumeFactory",
+    "VolumeSuite",
+    "busybox_root",
+    "in_own_network",
+    "oci_process",
+    "oci_spec",
+    "own_namespace",
+    "unpack_members",
+]
+
+_NAMES = {
+    "log": "FakeLog LogSuite LogWriterSuite",
+    "network": "FakeNetwork NetworkSuite in_own_network own_namespace",
+    "runtime": "FakeRuntime RuntimeSuite busybox_root oci_process oci_spec",
+    "storage": "FakeStorage StorageSuite unpack_members",
+    "volume": "FakeVolume VolumeSuite",
+}
+_HOME = {name: (module, name) for module, names in _NAMES.items() for name in names.split()} | {
+    "NetworkFactory": ("network", "Factory"),
+    "NetworkMain": ("network", "Main"),
+    "StorageFactory": ("storage", "Factory"),
+    "VolumeFactory": ("volume", "Factory"),
+}
+
+if (_pytest := sys.modules.get("pytest")) is not None:
+    # pytest explains the asserts of test files only, unless it is told before the import; a suite that fails has to explain
+    _suites = (f"{__name__}.{module}" for module in _NAMES)
+    _pytest.register_assert_rewrite(*(suite for suite in _suites if suite not in sys.modules))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, original = _HOME[name]
+    value = getattr(import_module(f"{__name__}.{module}"), original)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

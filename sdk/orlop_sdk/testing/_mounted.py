@@ -1,0 +1,121 @@
+"""Look at what a driver's mounts show: in a process with a mount namespace of its own, so that nothing is left mounted.
+
+`python -m orlop_sdk.testing._mounted` reads {"mounts", "operations"} as JSON and prints the tree. Without root it can
+only follow a bind mount, by its source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from orlop_sdk import Mount, linux
+
+__all__ = ["ReadOnlyError", "apply", "look", "tree"]
+
+
+class ReadOnlyError(Exception):
+    """An operation failed because what is mounted is read-only."""
+
+
+def apply(root: str, operations: Sequence[Sequence[Any]]) -> None:
+    """write PATH TEXT, mkdir PATH, remove PATH (a tree, too), chmod PATH MODE: relative to `root`."""
+    for verb, path, *arguments in operations:
+        full = os.path.join(root, path)
+        if verb == "write":
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            with open(full, "w") as file:
+                file.write(arguments[0])
+        elif verb == "mkdir":
+            os.mkdir(full)
+        elif verb == "chmod":
+            os.chmod(full, arguments[0])
+        elif os.path.isdir(full) and not os.path.islink(full):
+            shutil.rmtree(full)
+        else:
+            os.unlink(full)
+
+
+def tree(root: str) -> dict[str, str | None]:
+    """Every path below `root`: the text of files, None for directories, "-> target" for links, "<type>" for others."""
+    found: dict[str, str | None] = {}
+    for directory, names, files in os.walk(root):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            shown: str | None = f"<{stat.filemode(mode)[0]}>"
+            if stat.S_ISREG(mode):
+                with open(path) as file:
+                    shown = file.read()
+            elif stat.S_ISDIR(mode):
+                shown = None
+            elif stat.S_ISLNK(mode):
+                shown = f"-> {os.readlink(path)}"
+            found[os.path.relpath(path, root)] = shown
+    return found
+
+
+async def look(mounts: Sequence[Mount], *operations: Sequence[Any]) -> dict[str, str | None]:
+    """Mount, do the operations, and return the tree that is then seen. `ReadOnlyError` when an operation meets EROFS."""
+    if os.geteuid():
+        assert len(mounts) == 1 and mounts[0].type == "bind", "without root only a single bind mount can be looked at"
+        if operations and "ro" in mounts[0].options:
+            raise ReadOnlyError
+        apply(mounts[0].source, operations)
+        return tree(mounts[0].source)
+    request = json.dumps({"mounts": msgspec.to_builtins(mounts), "operations": operations})
+    result = await trio.run_process(
+        [sys.executable, "-m", "orlop_sdk.testing._mounted"],
+        stdin=request.encode(),
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if result.returncode == 30:
+        raise ReadOnlyError
+    if result.returncode:
+        raise subprocess.SubprocessError(f"cannot mount {mounts}: {result.stderr.decode()[-2000:]}")
+    found: dict[str, str | None] = json.loads(result.stdout)
+    return found
+
+
+def _main() -> int:
+    request = json.loads(sys.stdin.read())
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("", "none", "/", ("rprivate",))
+    base = tempfile.mkdtemp()
+    try:
+        linux.mount("tmpfs", "tmpfs", base)
+        root = os.path.join(base, "root")
+        os.mkdir(root)
+        for mount in msgspec.convert(request["mounts"], list[Mount]):
+            linux.mount(mount.type, mount.source, os.path.join(root, mount.target) if mount.target else root, mount.options)
+        try:
+            apply(root, request["operations"])
+        except OSError as error:
+            if error.errno == 30:
+                return 30
+            raise
+        print(json.dumps(tree(root)))
+        linux.umount(root)
+        linux.umount(base)
+        return 0
+    finally:
+        if os.path.ismount(base):
+            linux.umount(base)
+        os.rmdir(base)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,427 @@
+"""For authors of storage drivers: the conformance suite, and a verified fake.
+
+    class TestMine(StorageSuite):
+        @pytest.fixture
+        def factory(self):
+            return MyDriver                     # StorageContext -> Storage
+
+The suite opens the driver on an empty directory, and opens it again there to see what a restart does. As root it mounts for
+real, in namespaces of its own; without, only drivers whose mounts are one bind mount can be tested.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from orlop_monitor.unpack.extract import extract
+from orlop_monitor.unpack.request import Unpack
+from orlop_monitor.unpack.stream import Uncompressed
+from orlop_sdk import (
+    Conflict,
+    InvalidParameter,
+    NotFound,
+    OrlopError,
+    Storage,
+    StorageAudit,
+    StorageCapabilities,
+    StorageContext,
+    UnpackTarget,
+)
+
+from ._fake_storage import FakeStorage
+from ._mounted import ReadOnlyError, apply, look
+
+__all__ = ["FakeStorage", "StorageSuite", "unpack_members"]
+
+Factory = Callable[[StorageContext], Storage]
+
+
+def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> None:
+    """Unpack a layer made of (name, content) into a snapshot, as the kernel does; None makes a directory."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+            info.mode, info.size, info.mtime = (0o755 if content is None else 0o644), len(content or b""), 1_000_000_000
+            tar.addfile(info, io.BytesIO(content or b""))
+    reading = os.memfd_create("layer")
+    os.write(reading, out.getvalue())
+    os.lseek(reading, 0, os.SEEK_SET)
+    root = os.open(target.directory, os.O_RDONLY)
+    try:
+        request = Unpack(target.overlay_whiteouts, ownership=os.geteuid() == 0)
+        with Uncompressed(reading, 1 << 20) as source:
+            extract(source, root, request)
+    finally:
+        os.close(root)
+        os.close(reading)
+
+
+async def _layer(driver: Storage, name: str, parent: str | None, *members: tuple[str, bytes | None]) -> None:
+    """Pull a layer: prepare, unpack, commit."""
+    await driver.prepare(f"pull-{name}", parent)
+    unpack_members(await driver.unpack_target(f"pull-{name}"), *members)
+    await driver.commit(f"pull-{name}", name)
+
+
+class StorageSuite:
+    """What the kernel relies on. Subclass it and override `factory`."""
+
+    @pytest.fixture
+    def factory(self) -> Factory:
+        raise pytest.UsageError("a subclass of StorageSuite must override the fixture `factory`: StorageContext -> Storage")
+
+    @pytest.fixture
+    def context(self, tmp_path: Path) -> StorageContext:
+        root = tmp_path / "storage"
+        root.mkdir(0o710)
+        return StorageContext(str(root))
+
+    @pytest.fixture
+    def driver(self, factory: Factory, context: StorageContext) -> Storage:
+        return factory(context)
+
+    def test_it_is_a_storage_driver(self, driver: Storage) -> None:
+        assert isinstance(driver, Storage), "the factory's object lacks a method of spi.Storage"
+        assert isinstance(driver.capabilities, StorageCapabilities)
+        assert driver.capabilities.max_depth >= 100, "images of 100 layers exist"
+
+    def test_the_life_of_a_snapshot(self, driver: Storage) -> None:
+        async def main() -> None:
+            assert list(await driver.keys()) == [], "keys(): an empty store has none"
+            await driver.prepare("pull-1", None)
+            assert list(await driver.keys()) == ["pull-1"], "keys(): active snapshots are listed"
+            unpack_members(await driver.unpack_target("pull-1"), ("etc", None), ("etc/motd", b"hello"))
+            await driver.commit("pull-1", "sha256:aa")
+            assert list(await driver.keys()) == ["sha256:aa"], "commit(): the snapshot has its new key only"
+            await driver.prepare("c1-init", "sha256:aa")
+            await driver.remove("c1-init")
+            await driver.remove("sha256:aa")
+            assert list(await driver.keys()) == [], "remove(): the key is gone at once"
+
+        trio.run(main)
+
+    def test_an_audit_of_what_is_well_finds_nothing(self, factory: Factory, context: StorageContext) -> None:
+        """For drivers that compare (`StorageAudit`). One that was just opened has not looked at anything yet."""
+
+        async def main() -> None:
+            driver = factory(context)
+            if not isinstance(driver, StorageAudit):
+                return
+            assert list(await driver.audit()) == [], "audit(): an empty store"
+            await _layer(driver, "base", None, ("a", b"1"))
+            await _layer(driver, "top", "base", ("b", b"1"))
+            await driver.prepare("c", "top")
+            await driver.prepare("gone", "top")
+            await driver.remove("gone")
+            assert list(await driver.audit()) == [], "audit(): layers, a container, one that was removed"
+            again = factory(context)
+            assert isinstance(again, StorageAudit)
+            assert list(await again.audit()) == [], "audit(): needs no other call before"
+            assert sorted(await again.keys()) == ["base", "c", "top"]
+
+        trio.run(main)
+
+    def test_prepare_again(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "base", None, ("a", b"1"))
+            await _layer(driver, "other", None, ("a", b"2"))
+            await driver.prepare("c", "base")
+            apply((await driver.unpack_target("c")).directory, [["write", "kept", "x"]])
+            await driver.prepare("c", "base")
+            target = await driver.unpack_target("c")
+            assert os.path.exists(os.path.join(target.directory, "kept")), "prepare() of what is there must not empty it"
+            with pytest.raises(Conflict):
+                await driver.prepare("c", "other")
+            with pytest.raises(Conflict):
+                await driver.prepare("c", None)
+            with pytest.raises(Conflict):
+                await driver.prepare("base", None)
+            with pytest.raises(NotFound):
+                await driver.prepare("d", "missing")
+            with pytest.raises(Conflict):
+                await driver.prepare("d", "c")
+            assert "d" not in await driver.keys(), "prepare() that failed must leave nothing"
+
+        trio.run(main)
+
+    def test_commit_again(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "base", None, ("a", b"first"))
+            await driver.commit("pull-base", "base")  # the answer to the first call was lost
+            await driver.prepare("second", None)
+            unpack_members(await driver.unpack_target("second"), ("a", b"second"))
+            await driver.commit("second", "base")
+            assert list(await driver.keys()) == ["base"], "commit() under a committed name drops the active snapshot"
+            assert await look(await driver.mounts("base")) == {"a": "first"}, "commit() must keep what was committed first"
+            with pytest.raises(NotFound):
+                await driver.commit("missing", "new")
+            await driver.prepare("x", None)
+            await driver.prepare("y", None)
+            with pytest.raises(Conflict):
+                await driver.commit("x", "y")
+            with pytest.raises(Conflict):
+                await driver.unpack_target("base")
+
+        trio.run(main)
+
+    def test_remove(self, driver: Storage) -> None:
+        async def main() -> None:
+            await driver.remove("missing")
+            await _layer(driver, "base", None, ("a", b""))
+            await driver.prepare("c", "base")
+            with pytest.raises(Conflict):
+                await driver.remove("base")
+            await driver.remove("c")
+            await driver.remove("c")
+            await driver.prepare("c", None)
+            assert await look(await driver.mounts("c")) == {}, "a key used again must not show what it held before"
+            await driver.remove("base")
+            with pytest.raises(NotFound):
+                await driver.prepare("d", "base")
+
+        trio.run(main)
+
+    def test_remove_does_not_wait_for_the_disk(self, driver: Storage) -> None:
+        async def main() -> None:
+            await driver.prepare("big", None)
+            members = [(f"d{n // 50}/f{n}", b"") for n in range(1500)]
+            await trio.to_thread.run_sync(unpack_members, await driver.unpack_target("big"), *members)
+            started = time.monotonic()
+            await driver.remove("big")
+            assert time.monotonic() - started < 0.5, "remove() must rename aside and delete later"
+
+        trio.run(main)
+
+    def test_unknown_keys(self, driver: Storage) -> None:
+        async def main() -> None:
+            for call in (driver.mounts, driver.unpack_target, driver.usage, driver.changes, driver.describe):
+                with pytest.raises(NotFound):
+                    await call("missing")
+            for key in ("", "a/b", "..", "a" * 129, "ä"):
+                with pytest.raises(InvalidParameter):
+                    await driver.prepare(key, None)
+            with pytest.raises(InvalidParameter):
+                await driver.prepare("c", None, options={"no-such-option": "1"})
+
+        trio.run(main)
+
+    def test_children_see_parents_and_change_nothing_there(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "one", None, ("a", b"1"), ("d", None), ("d/x", b"x"))
+            await _layer(driver, "two", "one", ("b", b"2"))
+            await driver.prepare("c", "two")
+            seen = await look(await driver.mounts("c"), ["write", "a", "changed"], ["remove", "d"], ["write", "new/f", "n"])
+            assert seen == {"a": "changed", "b": "2", "new": None, "new/f": "n"}
+            assert await look(await driver.mounts("c")) == seen, "what was written must be there at the next mount"
+            assert await look(await driver.mounts("two")) == {"a": "1", "b": "2", "d": None, "d/x": "x"}
+            assert await look(await driver.mounts("one")) == {"a": "1", "d": None, "d/x": "x"}
+
+        trio.run(main)
+
+    def test_read_only_mounts(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "one", None, ("a", b"1"))
+            await _layer(driver, "two", "one", ("b", b"2"))
+            await driver.prepare("c", "two")
+            for key, readonly in (("one", False), ("two", False), ("c", True)):
+                with pytest.raises(ReadOnlyError):
+                    await look(await driver.mounts(key, readonly=readonly), ["write", "new", ""])
+            await look(await driver.mounts("c", readonly=True))
+            assert await look(await driver.mounts("c"), ["write", "new", "1"]) == {"a": "1", "b": "2", "new": "1"}
+
+        trio.run(main)
+
+    def test_mounts_may_be_volatile_and_mounted_again(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "one", None, ("a", b"1"))
+            await driver.prepare("c", "one")
+            await look(await driver.mounts("c", volatile=True), ["write", "b", "2"])
+            seen = await look(await driver.mounts("c", volatile=True), ["write", "c", "3"])
+            assert seen == {"a": "1", "b": "2", "c": "3"}, "a root that was mounted volatile must mount again"
+            assert await look(await driver.mounts("c")) == seen
+
+        trio.run(main)
+
+    def test_layers_delete_what_is_below(self, driver: Storage) -> None:
+        async def main() -> None:
+            below = (("a", b"1"), ("d", None), ("d/x", b"x"), ("o", None), ("o/old", b"o"), ("k", b""))
+            await _layer(driver, "one", None, *below)
+            above = ((".wh.a", b""), (".wh.d", b""), ("o", None), ("o/.wh..wh..opq", b""), ("o/new", b"n"))
+            await _layer(driver, "two", "one", *above)
+            await driver.prepare("c", "two")
+            assert await look(await driver.mounts("c")) == {"k": "", "o": None, "o/new": "n"}, "a layer's .wh. entries hide"
+            await _layer(driver, "three", "two", ("d", None), ("d/again", b"2"))
+            await driver.prepare("e", "three")
+            seen = await look(await driver.mounts("e"))
+            assert seen == {"d": None, "d/again": "2", "k": "", "o": None, "o/new": "n"}, "what was deleted must not return"
+
+        trio.run(main)
+
+    def test_changes(self, driver: Storage) -> None:
+        async def main() -> None:
+            base = (("etc", None), ("etc/a", b"1"), ("etc/b", b"2"), ("gone", None), ("gone/x", b""), ("k", b""))
+            await _layer(driver, "base", None, *base)
+            await driver.prepare("c", "base")
+            assert list(await driver.changes("c")) == [], "changes(): nothing was done yet"
+            await look(
+                await driver.mounts("c"),
+                ["write", "etc/a", "changed"],
+                ["remove", "etc/b"],
+                ["remove", "gone"],
+                ["write", "new/deep/f", ""],
+                ["chmod", "k", 0o600],
+            )
+            assert [(change.path, change.kind.name) for change in await driver.changes("c")] == [
+                ("/etc", "MODIFIED"),
+                ("/etc/a", "MODIFIED"),
+                ("/etc/b", "DELETED"),
+                ("/gone", "DELETED"),
+                ("/k", "MODIFIED"),
+                ("/new", "ADDED"),
+                ("/new/deep", "ADDED"),
+                ("/new/deep/f", "ADDED"),
+            ], "changes(): Docker's kinds, parents included, only the top of what was deleted"
+
+        trio.run(main)
+
+    def test_changes_of_a_directory_that_was_replaced(self, driver: Storage) -> None:
+        async def main() -> None:
+            base = (("d", None), ("d/keep", b"1"), ("d/lost", b"2"), ("d/sub", None), ("d/sub/x", b""))
+            await _layer(driver, "base", None, *base)
+            await driver.prepare("c", "base")
+            await look(await driver.mounts("c"), ["remove", "d"], ["mkdir", "d"], ["write", "d/keep", "other"])
+            assert [(change.path, change.kind.name) for change in await driver.changes("c")] == [
+                ("/d", "MODIFIED"),
+                ("/d/keep", "MODIFIED"),
+                ("/d/lost", "DELETED"),
+                ("/d/sub", "DELETED"),
+            ]
+
+        trio.run(main)
+
+    def test_usage_counts_a_snapshot_s_own(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "base", None, ("a", b"x" * 1000), ("b", b"y" * 50))
+            await _layer(driver, "top", "base", ("c", b"z" * 7))
+            await driver.prepare("c", "top")
+            sizes = [(await driver.usage(key)).size for key in ("base", "top", "c")]
+            assert sizes == [1050, 7, 0], "usage(): bytes of file content, without the parents'"
+            await look(await driver.mounts("c"), ["write", "new", "12345"])
+            usage = await driver.usage("c")
+            assert (usage.size, usage.inodes) == (5, 1), "usage(): an active snapshot is counted anew each time"
+
+        trio.run(main)
+
+    def test_a_restart_finds_everything(self, factory: Factory, context: StorageContext) -> None:
+        async def before() -> None:
+            driver = factory(context)
+            await _layer(driver, "one", None, ("a", b"1"))
+            await _layer(driver, "two", "one", ("b", b"2"))
+            await driver.prepare("c", "two")
+            await look(await driver.mounts("c"), ["write", "w", "3"])
+            await driver.prepare("gone", "two")
+            await driver.remove("gone")
+
+        async def after() -> None:
+            driver = factory(context)
+            assert sorted(await driver.keys()) == ["c", "one", "two"]
+            with pytest.raises(Conflict):
+                await driver.remove("two")
+            with pytest.raises(Conflict):
+                await driver.unpack_target("one")
+            await driver.prepare("c", "two")
+            assert await look(await driver.mounts("c")) == {"a": "1", "b": "2", "w": "3"}
+            assert [change.path for change in await driver.changes("c")] == ["/w"]
+            for key in ("c", "two", "one"):
+                await driver.remove(key)
+            assert list(await driver.keys()) == []
+
+        trio.run(before)
+        trio.run(after)
+
+    def test_calls_at_the_same_time(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "base", None, ("a", b"1"))
+            async with trio.open_nursery() as nursery:
+                for n in range(20):
+                    nursery.start_soon(driver.prepare, f"c{n}", "base")
+                    nursery.start_soon(driver.prepare, "same", "base")
+                for name in ("l0", "l1"):
+                    nursery.start_soon(_layer, driver, name, "base", ("x", b""))
+            assert sorted(await driver.keys()) == sorted([*(f"c{n}" for n in range(20)), "base", "same", "l0", "l1"])
+            await driver.prepare("p", None)
+            await driver.prepare("q", None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(driver.commit, "p", "one-layer")
+                nursery.start_soon(driver.commit, "q", "one-layer")
+            assert {"p", "q", "one-layer"} & set(await driver.keys()) == {"one-layer"}, "two pulls of one layer leave one"
+            refused: list[str] = []
+
+            async def attempt(call: Callable[[], Any]) -> None:
+                try:
+                    await call()
+                except OrlopError as error:
+                    refused.append(type(error).__name__)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(attempt, lambda: driver.prepare("child", "one-layer"))
+                nursery.start_soon(attempt, lambda: driver.remove("one-layer"))
+            assert refused in (["NotFound"], ["Conflict"]), "a parent goes, or gets a child: never both"
+
+        trio.run(main)
+
+    def test_cancelled_calls_can_be_made_again(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "base", None, ("a", b"1"))
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await driver.prepare("c", "base")
+            await driver.prepare("c", "base")
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await driver.commit("c", "top")
+            await driver.commit("c", "top")
+            await driver.remove("top")
+            await driver.remove("base")
+
+        trio.run(main)
+
+    def test_as_deep_as_it_says(self, driver: Storage) -> None:
+        async def main() -> None:
+            depth = min(driver.capabilities.max_depth, 128)
+            parent = None
+            for n in range(depth):
+                await _layer(driver, f"l{n}", parent, (f"f{n}", b""))
+                parent = f"l{n}"
+            await driver.prepare("c", parent)
+            seen = await look(await driver.mounts("c"), ["write", "top", "1"])
+            assert len(seen) == depth + 1, "max_depth layers and a container on top must mount"
+            await driver.remove("c")
+            if driver.capabilities.max_depth == depth:
+                await _layer(driver, "one-more", parent, ("x", b""))
+                with pytest.raises(OrlopError, match="depth"):
+                    await driver.prepare("c", "one-more")
+
+        trio.run(main)
+
+    def test_what_is_shown(self, driver: Storage) -> None:
+        async def main() -> None:
+            await _layer(driver, "base", None, ("a", b"1"))
+            await driver.prepare("c", "base")
+            described = await driver.describe("c")
+            assert all(isinstance(text, str) for item in described.items() for text in item)
+            rows = await driver.status()
+            assert all(isinstance(name, str) and isinstance(value, str) for name, value in rows), "status(): pairs of text"
+
+        trio.run(main)
