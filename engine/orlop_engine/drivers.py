@@ -33,8 +33,8 @@ from orlop_sdk import (
     StorageContext,
     VolumeContext,
     VolumeDriver,
+    discovery,
 )
-from orlop_sdk import discovery as plugins
 
 __all__ = ["DRIVER_DEADLINE", "Drivers"]
 
@@ -81,7 +81,7 @@ def _directory(root: str, name: str, own: dict[str, str], others: str, mode: int
     return path
 
 
-def _build(factory: plugins.Factory, context: Callable[[], Any] | None, what: str) -> Any:
+def _build(factory: discovery.Factory, context: Callable[[], Any] | None, what: str) -> Any:
     try:
         return factory.make(context()) if context else factory.make()
     except (OSError, ValueError) as error:
@@ -93,13 +93,13 @@ class Drivers:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.loaded: dict[tuple[str, str], plugins.Factory] = {}
+        self.loaded: dict[tuple[str, str], discovery.Factory] = {}
         self._made: dict[tuple[str, str], Any] = {}
 
     def _make(self, kind: str, name: str, context: Callable[[], Any] | None, label: str) -> Any:
         found = self._made.get((kind, name))
         if found is None:
-            factory = plugins.find(kind, name)
+            factory = discovery.find(kind, name)
             found = Deadlines(_build(factory, context, f'{kind} driver "{name}"'), label)
             self.loaded[kind, name] = factory
             self._made[kind, name] = found
@@ -142,7 +142,7 @@ class Drivers:
     @staticmethod
     def _preload(kind: str, name: str) -> None:
         try:
-            plugins.find(kind, name)
+            discovery.find(kind, name)
         except OrlopError:
             pass  # said by who needs it, in its own place
 
@@ -173,7 +173,7 @@ class Drivers:
 
         found = self._made.get(("runtime", name))
         if found is None:
-            factory = plugins.find("runtime", entry.runtime_type or "runc")
+            factory = discovery.find("runtime", entry.runtime_type or "runc")
             found = _build(factory, context, f'runtime "{name}"')
             self.loaded["runtime", name] = factory
             self._made["runtime", name] = found

@@ -15,8 +15,8 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
+from orlop_engine.counters import Tally
 from orlop_kernel.config import Config, Loaded
-from orlop_kernel.counters import Tally
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import cgroups

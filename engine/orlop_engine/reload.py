@@ -8,32 +8,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from orlop_kernel.config import Config, ConfigError, Loaded, ReloadPlan, plan, programs
+from orlop_kernel.config import Loaded, ReloadPlan, plan
 from orlop_kernel.failures import as_orlop_error
-from orlop_sdk import discovery as plugins
 
 from .containers import living
-from .spec import seccomp
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["apply", "check", "check_defaults", "warn_of_runtime"]
+__all__ = ["apply", "check", "warn_of_runtime"]
 
 _log = logging.getLogger("orlop.daemon")
-
-
-def check_defaults(engine: Engine, config: Config) -> None:
-    """What every container will use, unless it says otherwise, must be there: better to fail now than at each create."""
-    engine.drivers.log(config.log_driver).validate(config.log_opts)
-    programs.check(config)
-    profile = config.seccomp_profile
-    if profile not in ("", "builtin", "unconfined"):
-        try:
-            with open(profile) as file:
-                seccomp.parse(file.read(), ())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot use seccomp-profile {profile}: {error}") from None
 
 
 def warn_of_runtime(engine: Engine) -> None:
@@ -48,8 +33,6 @@ def warn_of_runtime(engine: Engine) -> None:
 def check(engine: Engine, wanted: Loaded) -> ReloadPlan:
     """What a reload would do. Raises `ConfigError` or `OrlopError` when it cannot be done, or when the next start could not
     be: a file must never lie in wait for that."""
-    check_defaults(engine, wanted.config)
-    plugins.find("storage", wanted.config.effective_storage_driver)
     engine.networks.check_config(wanted.config)
     living.check(engine.containers, wanted.config)
     return plan(engine.loaded, wanted)

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -52,29 +53,16 @@ def _fail(text: str) -> int:
     return 1
 
 
-def _check_machine(config: Config) -> None:
-    """What would fail when the daemon begins to listen, and for want of a program; warnings go where the others do."""
+def _check_machine(loaded: Loaded) -> None:
+    """Raise ConfigError for all that a start would find; warnings go where the others do."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
-    from orlop_kernel.boot import exposure, tls
-    from orlop_kernel.config import programs
+    from orlop_kernel import assembly
+    from orlop_kernel.boot import machine
 
-    programs.check(config)
-    _check_bridge(config)
-    exposure.check_hosts(config)
-    tls.contexts(config, bool(exposure.by_tcp(config)))
-
-
-def _check_bridge(config: Config) -> None:
-    """What the engine would not make the network `bridge` of. Imported only when there is something to look at."""
-    if not any((config.bip, config.bip6, config.bridge, config.default_gateway, config.default_gateway_v6)):
-        return
-    from orlop_engine.networks import predefined
-    from orlop_sdk import OrlopError
-
-    try:
-        predefined.check(config)
-    except OrlopError as error:
-        raise ConfigError(str(error)) from error
+    config = loaded.config
+    found = [loaded.located(problem) for each in (machine, assembly) for problem in each.problems(config)]
+    if found:
+        raise ConfigError(*found)
 
 
 def _show(loaded: Loaded, as_json: bool) -> int:
@@ -95,7 +83,7 @@ def main() -> int:
             return _say(f"Orlop version {__version__}")
         loaded = load_all(parsed, os.environ)
         if parsed.action == "validate":
-            _check_machine(loaded.config)
+            _check_machine(loaded)
     except ConfigError as error:
         return _fail(str(error))
     if parsed.action.startswith("show-config"):
@@ -108,9 +96,10 @@ def main() -> int:
     if os.geteuid() != 0:
         return _fail("orlopd needs to be started with root privileges: it makes namespaces and mounts. Try: sudo orlopd")
     if parsed.action.startswith("check"):
-        from orlop_check import offline
+        from orlop_sdk import discovery
 
-        return offline.main(loaded.config, parsed.action.split()[1:])
+        command: Callable[[Config, Sequence[str]], int] = discovery.find("command", "check").make
+        return command(loaded.config, parsed.action.split()[1:])
     from orlop_kernel import daemon
 
     return daemon.run(loaded, parsed, began)

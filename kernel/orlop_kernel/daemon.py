@@ -9,33 +9,29 @@ from __future__ import annotations
 import functools
 import gc
 import logging
-import math
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_engine.processes.runs import release_private_directory
-from orlop_engine.processes.zygote import Zygote
-from orlop_kernel import __version__
+from orlop_kernel import __version__, assembly
 from orlop_kernel.boot import dump, listen, logs, memory, pidfile, process, systemd, tls
 from orlop_kernel.boot.phases import Phases
-from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, reload_attributes
+from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, plan, reload_attributes
 from orlop_kernel.config.argv import Parsed
+from orlop_kernel.failures import as_orlop_error
+from orlop_kernel.identity import daemon_id
 from orlop_sdk import OrlopError, linux
 
 if TYPE_CHECKING:
-    from orlop_engine.engine import Engine
-    from orlop_guard_listeners.service import Access
     from orlop_kernel.boot.watchdog import LoopWatchdog
-    from orlop_kernel.http.messages import Limits
+    from orlop_kernel.events import EventBus
     from orlop_kernel.http.server import Server
-    from orlop_kernel.routing.router import Api, Route
+    from orlop_kernel.kinds import Guards, Service
+    from orlop_kernel.routing.router import Router
 
 __all__ = ["run"]
 
@@ -54,10 +50,13 @@ class Daemon:
         self._stop = trio.Event()
         self._hurry = trio.CancelScope()
         self._signals = 0
-        self._engine: Engine | None = None
+        self._serving = False
+        self._services: dict[str, Service] = {}
+        self._guards: list[Guards] = []
+        self._routers: list[tuple[Router, Listener | None]] = []
+        self._events: EventBus | None = None
         self._listeners: listen.Listeners = []
         self._own: list[tuple[Listener, listen.Listeners]] = []
-        self._access: Access | None = None
         self._watchdog: LoopWatchdog | None = None
 
     async def live(self) -> None:
@@ -65,64 +64,76 @@ class Daemon:
         config = self._loaded.config
         inherited = systemd.inherited_sockets(os.environ, os.getpid())
         listen.close_unused(inherited, config)
-        with pidfile.held(config.pid_path), process.roots(config), _mount_point_released(config):
-            async with (
-                Zygote.start(config.exec_root, [config.log_driver], _programs(config)) as zygote,
-                trio.open_nursery() as outer,
-            ):
+        plugins = assembly.service_plugins(config)
+        with pidfile.held(config.pid_path), process.roots(config):
+            async with assembly.processes(plugins, config) as processes, trio.open_nursery() as outer:
                 process.adjust()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
-                # The zygote imports on the other processor while we import here
-                from orlop_api_docker.errors import answer_error
-                from orlop_engine import reload
-                from orlop_engine.engine import Engine
-                from orlop_guard_listeners.service import Access
+                # What the services started imports on the other processor while we import here
                 from orlop_kernel.events import EventBus
-                from orlop_kernel.http.server import Server
+                from orlop_kernel.kinds import ServiceContext
                 from orlop_kernel.store import Store
 
                 self._phases.end("imports")
+                assembly.check(self._loaded)
                 async with (
                     Store.open(os.path.join(config.data_root, "orlop.db")) as store,
-                    trio.open_nursery() as state,  # operations that outlive the request they came by
-                    Engine.open(config, store, EventBus(store), zygote, state) as engine,
-                    Access.open(engine) as access,
-                    listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
-                    listen.opened_entries(config, listeners) as entries,
+                    trio.open_nursery() as state,  # operations that outlive the request that started them
                 ):
-                    self._phases.end("state")
-                    self._engine, self._access = engine, access
-                    self._listeners, self._own = listeners, entries
-                    state.start_soon(engine.events.run)
-                    engine.loaded = self._loaded
-                    reload.check_defaults(engine, config)
-                    reload.warn_of_runtime(engine)
-                    await engine.restore()
-                    self._phases.end("containers")
-                    routes = list(_routes(engine))
-                    for_hosts, for_entries = process.client_limits(len(entries))
-                    apis = [
-                        (access.api(routes), for_hosts, listeners),
-                        *((access.api(routes, entry), for_entries, own) for entry, own in entries),
-                    ]
-                    await _measure(engine, state, [api for api, _, _ in apis], for_entries)
-                    servers = [(Server(api, limits, on_error=answer_error), own) for api, limits, own in apis]
-                    async with trio.open_nursery() as connections:
-                        for server, own in servers:
-                            await connections.start(server.serve, own)
-                        self._ready()
-                        outer.start_soon(memory.release_when_idle)
-                        await self._stop.wait()
-                        await self._shutdown(engine, [server for server, _ in servers])
-                        connections.cancel_scope.cancel()
-                    await engine.events.flush()
+                    self._events = events = EventBus(store)
+                    context = ServiceContext(self._loaded, store, events, state, {}, None)
+                    async with (
+                        assembly.opened(plugins, processes, context) as services,
+                        assembly.guards(config, services) as guards,
+                        listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
+                        listen.opened_entries(config, listeners) as entries,
+                    ):
+                        self._phases.end("state")
+                        self._services, self._guards = services, guards
+                        self._listeners, self._own = listeners, entries
+                        state.start_soon(events.run)
+                        for service in services.values():
+                            await service.restore()
+                        self._phases.end("containers")
+                        servers = self._servers()
+                        async with trio.open_nursery() as connections:
+                            for server, own in servers:
+                                await connections.start(server.serve, own)
+                            self._ready()
+                            outer.start_soon(memory.release_when_idle)
+                            await self._stop.wait()
+                            await self._shutdown(events, [server for server, _ in servers])
+                            connections.cancel_scope.cancel()
+                        await events.flush()
                     state.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
+
+    def _servers(self) -> list[tuple[Server, listen.Listeners]]:
+        """One server for the addresses of `hosts`, and one for each entry of `listeners`, each with a router of its own."""
+        from orlop_kernel.http.server import Server
+
+        ends = assembly.front_ends(self._loaded.config, self._services)
+        answered = assembly.on_answer(self._services.values())
+        for_hosts, for_entries = process.client_limits(len(self._own))
+        servers = []
+        for entry, listeners in ((None, self._listeners), *self._own):
+            router = assembly.router(ends)
+            router.on_answer = answered
+            self._routers.append((router, entry))
+            limits = for_entries if entry else for_hosts
+            servers.append((Server(router, limits, on_error=router.dialect.answer_error), listeners))
+        self._set_guards()
+        return servers
+
+    def _set_guards(self) -> None:
+        for router, entry in self._routers:
+            router.guard = assembly.guarded(guards.guard(entry) for guards in self._guards)
 
     def _ready(self) -> None:
         gc.freeze()  # what booting made stays for good: the collector need not look at it again
         gc.enable()
+        self._serving = True
         self._watch_loop(self._loaded.config)
         self._phases.end("listening")
         _log.info("orlopd %s is ready after %s", __version__, self._phases)
@@ -169,29 +180,33 @@ class Daemon:
 
     def _reload(self) -> None:
         """Read the file again; apply all that can be applied, or, when anything is wrong with it, nothing."""
-        if self._engine is None or self._access is None:
+        if not self._serving or self._events is None:
             _log.warning("SIGHUP: still starting, nothing is reloaded")
             return
         systemd.notify_reloading()
         status = "serving; the last reload was refused, its reasons are in the log"
-        running = self._engine.config
-        from orlop_engine import reload
-        from orlop_kernel.failures import as_orlop_error
-
+        running = self._loaded.config
         try:
             loaded = load_all(self._parsed, self._environ)
             renewed = tls.contexts(running, listen.any_tls(self._listeners))  # the same files, maybe with new content
             listen.check(running, loaded.config)
-            found = reload.check(self._engine, loaded)
-            plugins = self._access.prepare(found.config)
+            assembly.check(loaded)
+            for service in self._services.values():
+                service.check_reload(loaded)
+            found = plan(self._loaded, loaded)
+            guards = [each.prepare(found.config) for each in self._guards]
         except Exception as error:
             refused = error if isinstance(error, ConfigError) else ConfigError(str(as_orlop_error(error, "cannot check it")))
             for problem in refused.problems:
                 _log.error("cannot reload the configuration, it stays as it is: %s", problem)
         else:
             status = "serving"
-            reload.apply(self._engine, found)
-            self._access.apply(plugins)
+            self._loaded = found.loaded
+            for service in self._services.values():
+                service.apply_reload(found)
+            for apply in guards:
+                apply()
+            self._set_guards()
             listen.renew(self._listeners, renewed.get(running.tlscacert))
             for entry, own in self._own:
                 listen.renew(own, renewed.get(entry.tlscacert or running.tlscacert))
@@ -199,75 +214,25 @@ class Daemon:
             self._watch_loop(found.config)
             _tell(found)
             attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
-            self._engine.events.publish("daemon", "reload", self._engine_id(), attributes)
+            self._events.publish("daemon", "reload", daemon_id(found.config.data_root), attributes)
         finally:  # or systemd would wait for the end of it
             systemd.notify_ready(status)
 
-    def _engine_id(self) -> str:
-        from orlop_engine.system import engine_id
-
-        return engine_id(self._loaded.config.data_root)
-
-    async def _shutdown(self, engine: Engine, servers: list[Server]) -> None:
-        """Accept nothing more, stop the containers or leave them, give what still streams a moment."""
-        limit = _stop_limit(engine)
+    async def _shutdown(self, events: EventBus, servers: list[Server]) -> None:
+        """Accept nothing more, stop the services, give what still streams a moment."""
+        services = list(self._services.values())
+        limit = max((service.stop_limit() for service in services), default=0.0)
         systemd.notify_stopping(limit)
-        leave = engine.config.live_restore
-        engine.events.close_subscriptions()
+        events.close_subscriptions()
         with self._hurry, trio.move_on_after(limit):
             async with trio.open_nursery() as nursery:
                 for server in servers:
                     nursery.start_soon(server.drain, limit)
-                await engine.shutdown(leave_running=leave)
+                for service in reversed(services):
+                    await service.shutdown()
                 nursery.cancel_scope.deadline = trio.current_time() + _STREAM_GRACE
-        running = engine.containers.counts()["running"]
-        if leave or not running:
-            _log.info("stopped; %d containers are left running", running)
-        else:
-            _log.warning("force shutdown: %d containers still run, the next start will stop them", running)
-
-
-async def _measure(engine: Engine, nursery: trio.Nursery, apis: list[Api], limits: Limits) -> None:
-    """Serve metrics in this nursery, if there is an address for them; nothing of it is imported where there is none."""
-    if engine.config.metrics_addr:
-        from orlop_metrics_prometheus.serve import start
-
-        metrics = await start(engine, nursery, limits)
-        for api in apis:
-            api.on_answer = metrics.answered
-
-
-def _routes(engine: Engine) -> Iterator[Route]:
-    from orlop_api_docker import (
-        config,
-        containers,
-        debug,
-        exec,
-        files,
-        images,
-        networks,
-        orlop_check,
-        plugins,
-        swarm,
-        system,
-        volumes,
-    )
-
-    resources = (config, containers, debug, exec, files, images, networks, orlop_check, plugins, swarm, system, volumes)
-    for resource in resources:
-        yield from resource.routes(engine)
-
-
-@contextmanager
-def _mount_point_released(config: Config) -> Iterator[None]:
-    """The engine makes `<exec-root>/mnt` a mount point, for monitors to mount under. When no run is left, nothing of ours
-    stays mounted on the host, however the daemon ended."""
-    try:
-        yield
-    finally:
-        runs = os.path.join(config.exec_root, "run")
-        if not os.path.isdir(runs) or not os.listdir(runs):
-            release_private_directory(os.path.join(config.exec_root, "mnt"))
+        for service in reversed(services):
+            service.stopped()
 
 
 def _tell(found: ReloadPlan) -> None:
@@ -279,25 +244,6 @@ def _tell(found: ReloadPlan) -> None:
     applied = ", ".join(found.applied) or "nothing, all is unchanged"
     unchanged = f"; unchanged: {', '.join(found.unchanged)}" if found.unchanged else ""
     _log.info("configuration reloaded; applied: %s%s", applied, unchanged)
-
-
-def _programs(config: Config) -> list[str]:
-    """The default runtime's program: what most containers start by."""
-    entry = config.all_runtimes().get(config.default_runtime)
-    found = shutil.which(entry.path) if entry and entry.path else None
-    return [found] if found else []
-
-
-def _stop_limit(engine: Engine) -> float:
-    """dockerd's: `shutdown-timeout`, or the longest stop timeout of a running container and 5 s; negative: for ever."""
-    config = engine.config
-    items = engine.containers.index.values()
-    # `run`: also those that are just being started, which will have to be stopped too.
-    own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
-    seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
-    if config.shutdown_timeout < 0 or any(value < 0 for value in seconds):
-        return math.inf
-    return max(float(config.shutdown_timeout), max(seconds, default=0) + 5.0)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -8,14 +8,14 @@ import re
 from contextlib import suppress
 from functools import lru_cache
 
-__all__ = ["engine_id"]
+__all__ = ["daemon_id"]
 
 _log = logging.getLogger("orlop.system")
 _UUID = re.compile(r"[0-9A-Za-z:-]{16,64}")
 
 
 @lru_cache(maxsize=8)
-def engine_id(data_root: str) -> str:
+def daemon_id(data_root: str) -> str:
     """The content of `<data-root>/engine-id`, made on first use. A damaged file is replaced: an identity that nobody can
     read identifies nothing."""
     path = os.path.join(data_root, "engine-id")

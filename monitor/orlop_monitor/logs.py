@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from orlop_sdk import discovery as plugins
+from orlop_sdk import discovery
 from orlop_sdk.discovery import Factory
 from orlop_sdk.log import LogBlock, LogDriver, LogWriter
 
@@ -27,14 +27,14 @@ def preload(names: Iterable[str]) -> None:
     cannot be loaded is reported when a container wants it."""
     for name in names:
         try:
-            _factories[name] = plugins.find("log", name)
+            _factories[name] = discovery.find("log", name)
         except Exception as error:
             print(f"cannot preload log driver {name}: {error}", file=sys.stderr)
 
 
 def open_log(log: Log) -> LogSink:
     """Raises what the driver raises."""
-    factory = _factories.get(log.driver) or plugins.find("log", log.driver)
+    factory = _factories.get(log.driver) or discovery.find("log", log.driver)
     driver: LogDriver = factory.make()
     return LogSink(ringed(driver.open_writer(log.info, log.options), log.options))
 

@@ -1,7 +1,7 @@
-"""Finding drivers: the one typed wrapper around pluggy. Nobody else says `pm.hook`.
+"""Finding plugins of every kind: the one typed wrapper around pluggy. No other module uses `pm.hook`.
 
-Only what configuration or a request names is loaded: an installed driver that nobody selected costs nothing and can break
-nothing. Owns no driver's lifetime; who asks for one keeps it.
+Only what configuration or a request names is loaded: an installed plugin that nobody selected costs nothing and can break
+nothing. The caller keeps what the factory makes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,14 @@ from typing import Any
 import pluggy
 
 from orlop_sdk import hooks
-from orlop_sdk.common import SPI_VERSION
 from orlop_sdk.errors import DriverError, NotFound
 
 __all__ = ["Factory", "find", "installed"]
 
-_HOOKS = {
-    "storage": "orlop_storage",
-    "log": "orlop_log",
-    "network": "orlop_network",
-    "runtime": "orlop_runtime",
-    "volume": "orlop_volume",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Factory:
-    """A loaded driver factory and where it came from."""
+    """A loaded plugin factory and where it came from."""
 
     kind: str
     name: str
@@ -38,6 +29,11 @@ class Factory:
     spi_version: int
     distribution: str
     version: str
+    check_options: hooks.CheckOptions | None = None
+
+
+def _what(kind: str) -> str:
+    return f"{kind} driver" if hooks.KINDS[kind].driver else f"{kind} plugin"
 
 
 def _entry_points(kind: str) -> dict[str, EntryPoint]:
@@ -45,36 +41,43 @@ def _entry_points(kind: str) -> dict[str, EntryPoint]:
 
 
 def installed(kind: str) -> list[str]:
-    """The names of all installed drivers of a kind, sorted. Imports none of them."""
+    """The names of all installed plugins of a kind, sorted. Imports none of them."""
     return sorted(_entry_points(kind))
 
 
 def find(kind: str, name: str) -> Factory:
-    """Load the driver `name` of `kind`. `NotFound` lists what is installed; `DriverError` when it cannot be used."""
+    """Load the plugin `name` of `kind`. `NotFound` lists what is installed; `DriverError` when it cannot be used."""
     point = _entry_points(kind).get(name)
     if point is None:
         have = ", ".join(installed(kind)) or "none"
-        raise NotFound(f'cannot find {kind} driver "{name}": installed {kind} drivers are: {have}')
+        raise NotFound(f'cannot find {_what(kind)} "{name}": installed {_what(kind)}s are: {have}')
     manager = pluggy.PluginManager("orlop")
     manager.add_hookspecs(hooks)
     try:
         manager.register(point.load(), name=name)
     except Exception as error:
-        raise DriverError(f'cannot load {kind} driver "{name}": {type(error).__name__}: {error}') from error
-    found: dict[str, tuple[Callable[..., Any], int]] = {}
+        raise DriverError(f'cannot load {_what(kind)} "{name}": {type(error).__name__}: {error}') from error
+    found: dict[str, tuple[Callable[..., Any], int, hooks.CheckOptions | None]] = {}
 
-    def register(name: str, factory: Callable[..., Any], *, spi_version: int = 1) -> None:
-        found[name] = (factory, spi_version)
+    def register(
+        name: str,
+        factory: Callable[..., Any],
+        *,
+        spi_version: int = 1,
+        check_options: hooks.CheckOptions | None = None,
+    ) -> None:
+        found[name] = (factory, spi_version, check_options)
 
-    getattr(manager.hook, _HOOKS[kind])(register=register)
+    getattr(manager.hook, hooks.KINDS[kind].hook)(register=register)
     if name not in found:
         offers = ", ".join(sorted(found)) or "nothing"
-        raise DriverError(f'cannot load {kind} driver "{name}": its plugin registers {offers}')
-    make, spi_version = found[name]
-    if spi_version > SPI_VERSION:
+        raise DriverError(f'cannot load {_what(kind)} "{name}": its plugin registers {offers}')
+    make, spi_version, check_options = found[name]
+    served = hooks.KINDS[kind].version
+    if spi_version > served:
         raise DriverError(
-            f'cannot load {kind} driver "{name}": it needs driver interface {spi_version}, this Orlop has {SPI_VERSION}; '
-            "upgrade orlop-kernel or install an older release of the driver"
+            f'cannot load {_what(kind)} "{name}": it needs version {spi_version} of the {kind} interface, this Orlop has '
+            f"{served}; upgrade orlop-sdk and orlop-kernel, or install an older release of the plugin"
         )
     dist = point.dist
-    return Factory(kind, name, make, spi_version, dist.name if dist else "", dist.version if dist else "")
+    return Factory(kind, name, make, spi_version, dist.name if dist else "", dist.version if dist else "", check_options)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.errors import answer_error
 from orlop_api_docker.responses import hijack_head, json_response, stream_head
 from orlop_engine.types import WireBase
@@ -21,7 +22,7 @@ from orlop_kernel.http import Answer, Hijack, Limits, Peer, RawStream, serve_con
 from orlop_kernel.http.framing import Chunked
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.decode import decode_json
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.routing.router import Route
 from orlop_sdk.errors import InvalidParameter
 
 bounded = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -75,7 +76,7 @@ async def hijack(call: Call) -> Answer:
     return Hijack(hijack_head(call, terminal=True), run)
 
 
-API = Api(
+API = docker_router(
     [
         Route("GET", "/_ping", ping),
         Route("POST", "/echo", echo),

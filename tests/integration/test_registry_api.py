@@ -22,13 +22,14 @@ from tests.registry.fakes import Room, open_room
 from tests.registry.hostile import serving, stall
 
 from orlop_api_docker import images as image_routes
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import text_response
 from orlop_engine.futures import uncut
 from orlop_engine.images.service import ImageUser
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.http.server import Server
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.routing.router import Route
 
 BASE = layer(busybox())
 APP = image([BASE, layer({"etc/motd": b"hello\n"})], config={"Cmd": ["sh"], "Labels": {"a": "b"}})
@@ -73,7 +74,7 @@ async def serving_api(root: Path) -> AsyncIterator[Served]:
             return await uncut(nursery, operation, *args)
 
         engine: Any = SimpleNamespace(images=room.images, run=run)
-        api = Api([*image_routes.routes(engine), Route("GET", "/_ping", ping), Route("HEAD", "/_ping", ping)])
+        api = docker_router([*image_routes.routes(engine), Route("GET", "/_ping", ping), Route("HEAD", "/_ping", ping)])
         path = str(root / "api.sock")
         sock = trio.socket.socket(trio.socket.AF_UNIX)
         await sock.bind(path)

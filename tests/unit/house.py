@@ -13,11 +13,11 @@ from orlop_engine.containers import lifecycle
 from orlop_engine.containers.container import Container, Run
 from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.containers.service import Containers
+from orlop_engine.counters import Tally
 from orlop_engine.execs import Execs
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_kernel import process
-from orlop_kernel.counters import Tally
 from orlop_kernel.events import EventBus
 from orlop_monitor.protocol import Exited, Started
 from orlop_sdk import Command, DriverError, Outcome, Unavailable

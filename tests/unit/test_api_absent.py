@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from orlop_api_docker import plugins, swarm
+from orlop_api_docker.dialect import docker_router
 from orlop_kernel.http.messages import Response
-from orlop_kernel.routing.router import Api
 
 from .test_api_router import ask, message
 
 NO_ENGINE: Any = SimpleNamespace()
-SWARM = Api(swarm.routes(NO_ENGINE))
-PLUGINS = Api(plugins.routes(NO_ENGINE))
+SWARM = docker_router(swarm.routes(NO_ENGINE))
+PLUGINS = docker_router(plugins.routes(NO_ENGINE))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from orlop_api_docker import API_VERSION
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.errors import answer_error
 from orlop_api_docker.responses import COMMON, empty, error_response, hijack_head, json_response, stream_head, stream_type
 from orlop_engine.types import WireBase
@@ -21,7 +22,7 @@ from orlop_kernel.http.head import HeadParser
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Limits, Peer, RawStream, Request, Response, Streaming
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.decode import decode_json
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.routing.router import Route, Router
 from orlop_sdk import errors
 
 
@@ -51,7 +52,7 @@ def request(method: str, target: str, body: bytes = b"", headers: Mapping[str, s
     return Request(head.method, head.target, head.path, head.query, headers or {}, Body(body), Peer("unix"))
 
 
-def ask(api: Api, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+def ask(api: Router, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
     async def main() -> Answer:
         return await api(request(method, target, body, headers))
 
@@ -86,7 +87,9 @@ PATTERNS = [
     ("GET", "/networks/{id}"),
     ("GET", "/volumes/{name}"),
 ]
-API = Api([Route(method, pattern, describe) for method, pattern in PATTERNS] + [Route("GET", "/new", describe, (1, 42))])
+API = docker_router(
+    [Route(method, pattern, describe) for method, pattern in PATTERNS] + [Route("GET", "/new", describe, (1, 42))]
+)
 
 
 @pytest.mark.parametrize(
@@ -187,14 +190,14 @@ def test_a_route_before_its_time() -> None:
 def test_two_routes_at_one_place_are_a_mistake() -> None:
     for pattern in ("/a", "/a/{b}"):
         with pytest.raises(ValueError, match="two routes"):
-            Api([Route("GET", pattern, describe)] * 2)
+            docker_router([Route("GET", pattern, describe)] * 2)
 
 
 def raising(error: Exception) -> Answer:
     async def handler(call: Call) -> Answer:
         raise error
 
-    return ask(Api([Route("GET", "/x", handler)]), "GET", "/x")
+    return ask(docker_router([Route("GET", "/x", handler)]), "GET", "/x")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_answers_without_the_common_headers_get_them() -> None:
     async def complete(call: Call) -> Answer:
         return stream_head(pieces(), "t", headers=(("X", "y"),))
 
-    api = Api([Route("GET", "/p", plain), Route("GET", "/s", streaming), Route("GET", "/c", complete)])
+    api = docker_router([Route("GET", "/p", plain), Route("GET", "/s", streaming), Route("GET", "/c", complete)])
     assert ask(api, "GET", "/p") == Response(200, b"x", (*COMMON, ("X", "y")))
     for path, headers in (("/s", (*COMMON, ("X", "y"))), ("/c", (*COMMON, ("Content-Type", "t"), ("X", "y")))):
         answer = ask(api, "GET", path)
@@ -291,7 +294,7 @@ def test_a_guard_sees_the_call_and_may_refuse() -> None:
         seen.append((call.pattern, status))
         assert seconds >= 0
 
-    api = Api([Route("POST", "/x/{id}", handler)], guard=guard, on_answer=on_answer)
+    api = docker_router([Route("POST", "/x/{id}", handler)], guard=guard, on_answer=on_answer)
     headers = {"content-type": "application/json"}
     assert message(ask(api, "POST", "/x/1", b'{"a":2}', headers)) == (403, "not you")
     assert isinstance(ask(api, "POST", "/x/1", b'{"a":1}', headers), Response)
@@ -604,7 +607,7 @@ def test_a_hijack_counts_as_101() -> None:
     async def handler(c: Call) -> Answer:
         return Hijack(hijack_head(c, True), run)
 
-    api = Api([Route("POST", "/x", handler)], on_answer=lambda c, status, seconds: seen.append(status))
+    api = docker_router([Route("POST", "/x", handler)], on_answer=lambda c, status, seconds: seen.append(status))
     assert isinstance(ask(api, "POST", "/x"), Hijack)
     assert seen == [101]
 

@@ -20,11 +20,13 @@ import msgspec
 import pytest
 
 import orlop_api_docker
+import orlop_check
 import orlop_sdk
 from orlop_cli._root import root as orlop
 from orlop_kernel.config import RELOADABLE, Config
 from orlop_kernel.config.flags import FLAGS
 from orlop_kernel.config.policy import IGNORED, REFUSED, SILENT
+from orlop_kernel.config.versions import MIN_API_VERSION, parse_version
 from orlop_kernel.routing.router import Route
 from orlop_sdk import hooks
 
@@ -123,10 +125,13 @@ def test_every_route() -> None:
         found[cells[0].strip("`")] = cells[1]
         assert cells[2]
     routes: list[Route] = []
-    for module in pkgutil.iter_modules(orlop_api_docker.__path__, "orlop_api_docker."):
+    packages = [(orlop_api_docker.__path__, "orlop_api_docker."), (orlop_check.__path__, "orlop_check.")]
+    for module in (each for path, prefix in packages for each in pkgutil.iter_modules(path, prefix)):
         resource = importlib.import_module(module.name)
         routes += resource.routes(_Anything()) if hasattr(resource, "routes") else []
-    assert found == {f"{each.method} {each.pattern}": f"{each.since[0]}.{each.since[1]}" for each in routes}
+    oldest = parse_version(MIN_API_VERSION)
+    versions = {f"{each.method} {each.pattern}": max(each.since, oldest) for each in routes}
+    assert found == {route: f"{major}.{minor}" for route, (major, minor) in versions.items()}
 
 
 # --- drivers ----------------------------------------------------------------------------------------------------------
@@ -152,8 +157,8 @@ def test_every_protocol_method(name: str, protocol: type) -> None:
 def test_every_hook_and_group() -> None:
     page = (DOCS / "drivers.md").read_text()
     specs = [name for name in vars(hooks) if name.startswith("orlop_")]
-    assert len(specs) == len(hooks.GROUPS) == 5
-    assert not [name for name in (*specs, *hooks.GROUPS) if f"`{name}`" not in page]
+    assert specs == [kind.hook for kind in hooks.KINDS.values()]
+    assert not [name for name in (*specs, *(f"orlop.{kind}" for kind in hooks.KINDS)) if f"`{name}`" not in page]
 
 
 # --- the client -------------------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import trio
 import trio.testing
 
 from orlop_api_docker import debug
+from orlop_engine.counters import Tally
 from orlop_engine.locks import StateLock
 from orlop_kernel.boot import dump
 from orlop_kernel.config import ConfigError, load
-from orlop_kernel.counters import Tally
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Peer, Request, Response
 from orlop_kernel.routing.call import Call
@@ -207,11 +207,11 @@ def test_the_lag_of_the_loop_is_measured(tmp_path: Path) -> None:
 
 def test_without_an_address_nothing_is_imported() -> None:
     program = (
-        "import sys, orlop_kernel.daemon, orlop_engine.engine, orlop_guard_listeners.service\n"
+        "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_metrics_prometheus.plugin\n"
         "print(sorted(name for name in sys.modules if name.startswith('orlop_metrics_prometheus')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['orlop_metrics_prometheus', 'orlop_kernel.counters']"
+    assert done.stdout.strip() == "['orlop_metrics_prometheus', 'orlop_metrics_prometheus.plugin']"
 
 
 @pytest.mark.parametrize("address", ["9323", "localhost", "localhost:", ":x", "127.0.0.1:0", "127.0.0.1:65536"])

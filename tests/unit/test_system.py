@@ -16,12 +16,13 @@ from trio.testing import MockClock
 
 from orlop_api_docker.system import event_media_type, event_pieces, parse_moment
 from orlop_engine.containers.listing import prunable
-from orlop_engine.system import engine_id, host, info
+from orlop_engine.system import host, info
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
 from orlop_engine.system.usage import Measuring
 from orlop_kernel.config import AddressPool, Config, RuntimeEntry
 from orlop_kernel.events import EventBus
+from orlop_kernel.identity import daemon_id
 from orlop_sdk import Command, InvalidParameter
 
 NEWEST = (1, 51)
@@ -29,17 +30,17 @@ NO_LIMITS = host.Cgroups("1", False, True, True, True, True, True, True, True)
 
 
 def test_the_identity_is_made_once(tmp_path: Path) -> None:
-    engine_id.cache_clear()
-    made = engine_id(str(tmp_path))
+    daemon_id.cache_clear()
+    made = daemon_id(str(tmp_path))
     assert len(made) == 36
-    engine_id.cache_clear()
-    assert engine_id(str(tmp_path)) == made
+    daemon_id.cache_clear()
+    assert daemon_id(str(tmp_path)) == made
 
 
 def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "engine-id").write_bytes(b"\xff\x00")
-    engine_id.cache_clear()
-    assert len(engine_id(str(tmp_path))) == 36
+    daemon_id.cache_clear()
+    assert len(daemon_id(str(tmp_path))) == 36
 
 
 def test_os_release_and_meminfo() -> None:
@@ -296,6 +297,6 @@ def test_a_stream_that_is_closed_unsubscribes() -> None:
 
 def test_an_identity_that_cannot_be_kept_is_one_all_the_same(tmp_path: Path) -> None:
     root = str(tmp_path / "gone")
-    made = engine_id(root)
-    assert made == engine_id(root)
+    made = daemon_id(root)
+    assert made == daemon_id(root)
     assert len(made) == 36

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import trio
 
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.volumes import routes
+from orlop_engine.restrictions import Restrictions
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_engine.volumes.service import Volumes
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.router import Api, Guard
+from orlop_kernel.routing.router import Guard
 from orlop_kernel.store import Store
 from orlop_sdk import Forbidden, VolumeContext
 from orlop_sdk.testing.volume import FakeVolume
@@ -52,7 +54,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
         async with Store.open(str(tmp_path / "orlop.db")) as store:
             volumes = Volumes(store, EventBus(), find, lambda: used)
             engine: Any = SimpleNamespace(volumes=volumes, run=run)  # all that routes use
-            api = Api(routes(engine), guard=guard)
+            api = docker_router(routes(engine), guard=guard)
 
             async def ask(method: str, path: str, body: Any = None, **query: Any) -> tuple[int, Any]:
                 data = b"" if body is None else json.dumps(body).encode()
@@ -74,7 +76,7 @@ def test_a_volume_that_is_there_already_may_be_refused(tmp_path: Path) -> None:
             if volume.labels != {"team": "web"}:
                 raise Forbidden(f"{volume.name} is not yours")
 
-        call.vet = vet
+        call.restrictions = Restrictions(check_volume=vet)
         return await proceed()
 
     async def test(ask: Ask, used: dict[str, list[str]]) -> None:

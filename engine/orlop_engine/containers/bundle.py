@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
+from orlop_engine.init_programs import find_init, no_init
 from orlop_engine.processes.monitor_client import Monitor
 from orlop_engine.spec import build, capabilities, environment, seccomp, security
 from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
-from orlop_kernel.config.programs import find_init, no_init
 from orlop_sdk import InvalidParameter, users
 
 from . import confine, devices, links, netfiles

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from orlop_engine.counters import Tally
 from orlop_engine.pace import Pace
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.types import rfc3339
 from orlop_engine.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
 from orlop_engine.unpacking import unpack as sandboxed_unpack
 from orlop_kernel.config import Config
-from orlop_kernel.counters import Tally
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import Conflict, InvalidParameter, Storage

@@ -18,14 +18,13 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from orlop_engine.containers import confine, devices
+from orlop_engine.init_programs import find_init
 from orlop_engine.types import rfc3339
 from orlop_engine.types.system import AuthConfig, Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
 from orlop_kernel import __version__
 from orlop_kernel.config import without_password
-from orlop_kernel.config.programs import find_init
-from orlop_kernel.identity import engine_id
-from orlop_sdk import OrlopError, Runtime
-from orlop_sdk import discovery as plugins
+from orlop_kernel.identity import daemon_id
+from orlop_sdk import OrlopError, Runtime, discovery
 
 from . import host, info
 from .login import check_login
@@ -60,15 +59,15 @@ class System:
 
     @property
     def id(self) -> str:
-        return engine_id(self._engine.config.data_root)
+        return daemon_id(self._engine.config.data_root)
 
     @cached_property
     def _plugins(self) -> PluginsInfo:
         return PluginsInfo(
-            volume=plugins.installed("volume"),
-            network=plugins.installed("network"),
+            volume=discovery.installed("volume"),
+            network=discovery.installed("network"),
             authorization=None,
-            log=plugins.installed("log"),
+            log=discovery.installed("log"),
         )
 
     def _runtime(self, name: str) -> Runtime | None:

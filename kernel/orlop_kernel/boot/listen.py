@@ -23,7 +23,7 @@ from orlop_kernel.http.listeners import TlsListener, inherited_listener, open_tc
 
 from . import exposure, tls
 
-__all__ = ["Listeners", "any_tls", "check", "close_unused", "opened", "opened_entries", "renew"]
+__all__ = ["Listeners", "any_tls", "check", "check_owners", "close_unused", "opened", "opened_entries", "renew"]
 
 _log = logging.getLogger("orlop.daemon")
 Listeners = list[trio.abc.Listener[Any]]
@@ -166,6 +166,15 @@ def check(running: Config, wanted: Config) -> None:
         if entry not in running.listeners:
             _user(entry.owner)
             _group(entry.group)
+
+
+def check_owners(config: Config) -> None:
+    """Raise `ConfigError` for a user or group of a socket that does not exist."""
+    if any(host.startswith("unix://") for host in config.effective_hosts):
+        _group(config.group)
+    for entry in config.listeners:
+        _user(entry.owner)
+        _group(entry.group)
 
 
 def any_tls(listeners: Listeners) -> bool:

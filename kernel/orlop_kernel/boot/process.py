@@ -15,7 +15,7 @@ from orlop_kernel.config import Config, ConfigError
 from orlop_kernel.http.messages import Limits
 from orlop_sdk import linux
 
-__all__ = ["adjust", "client_limits", "roots"]
+__all__ = ["adjust", "client_limits", "refuse_foreign", "roots"]
 
 _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each costs memory as well: some 10 KiB
@@ -29,7 +29,7 @@ _SIGNS = frozenset(
 )
 
 
-def _refuse_foreign(data_root: str) -> None:
+def refuse_foreign(data_root: str) -> None:
     """A `data-root` written for another engine (its daemon.json is read where ours is missing): at boot we would remove what
     our database does not know, which is all of it."""
     names = set(os.listdir(data_root))
@@ -51,7 +51,7 @@ def roots(config: Config) -> Iterator[None]:
             os.makedirs(path, mode=mode, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make directory {path}: {error.strerror}") from error
-    _refuse_foreign(config.data_root)
+    refuse_foreign(config.data_root)
     lock = lock_root(config.exec_root, "exec root")
     try:
         yield

@@ -8,6 +8,7 @@ from .load import Loaded, load, load_all, without_password
 from .model import AddressPool, AuditLog, Config, Listener, Proxies, RuntimeEntry, Ulimit
 from .policy import RELOADABLE
 from .reload import ReloadPlan, plan, reload_attributes
+from .validate import Problem
 
 __all__ = [
     "RELOADABLE",
@@ -17,6 +18,7 @@ __all__ = [
     "ConfigError",
     "Listener",
     "Loaded",
+    "Problem",
     "Proxies",
     "ReloadPlan",
     "RuntimeEntry",

@@ -17,7 +17,7 @@ from .file import Document, decode, fallback_for, find, read
 from .flags import FLAGS
 from .model import Config
 from .policy import IGNORED
-from .validate import validate
+from .validate import Problem, validate
 
 __all__ = ["DEFAULT", "Loaded", "load", "load_all", "merge", "without_password"]
 
@@ -48,8 +48,17 @@ class Loaded(NamedTuple):
     warnings: tuple[str, ...] = ()
     origins: Mapping[str, str] = {}
 
+    def located(self, problem: Problem) -> str:
+        """A problem with the places that its keys come from: file and line, flag, environment."""
+        return _located(problem, self.origins)
+
     def origin(self, key: str) -> str:
         return self.origins.get(key, DEFAULT)
+
+
+def _located(problem: Problem, origins: Mapping[str, str]) -> str:
+    places = ", ".join(f"{key}: {origins[key]}" for key in problem.keys if key in origins)
+    return f"{problem.text} [{places}]" if places else problem.text
 
 
 def without_password(url: str) -> str:
@@ -122,7 +131,7 @@ def _mistyped(values: Mapping[str, Any], lines: Mapping[str, int]) -> dict[str, 
         try:
             msgspec.convert({key: value}, Config)
         except msgspec.ValidationError as error:
-            found[key] = f"invalid JSON: {_explain(error, values, key, lines)}"
+            found[key] = f"wrong type: {_explain(error, values, key, lines)}"
     return found
 
 
@@ -232,13 +241,8 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     _make_absolute(values, parsed.directory)
     told = {key: ", ".join(dict.fromkeys(places)) for key, places in origins.items()}
     config = msgspec.convert(values, Config)
-    for problem in validate(config):
-        if mistyped.keys().isdisjoint(problem.keys):
-            places = ", ".join(f"{key}: {told[key]}" for key in problem.keys if key in told)
-            problems.append(
-                "merged configuration validation from file and command line flags failed: "
-                + (f"{problem.text} [{places}]" if places else problem.text)
-            )
+    merged = [_located(problem, told) for problem in validate(config) if mistyped.keys().isdisjoint(problem.keys)]
+    problems += [f"merged configuration validation from file and command line flags failed: {text}" for text in merged]
     if problems:
         raise ConfigError(*problems)
     return Loaded(config, path, (*document.notes, *_warnings(values, config)), told)

@@ -147,7 +147,9 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     firewall_backend: str = ""
     fixed_cidr: str = ""
     fixed_cidr_v6: str = ""
+    front_ends: tuple[str, ...] = ("docker", "check")
     group: str = "docker"
+    guards: tuple[str, ...] = ("listeners",)
     host_gateway_ip: str = ""
     host_gateway_ips: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -188,6 +190,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     runtimes: dict[str, RuntimeEntry] = msgspec.field(default_factory=dict)
     seccomp_profile: str = "builtin"
     selinux_enabled: bool = False
+    services: tuple[str, ...] = ("engine", "metrics")
     shutdown_timeout: int = 15
     storage_driver: str = ""
     storage_opts: tuple[str, ...] = ()

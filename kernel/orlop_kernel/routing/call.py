@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar, get_origin
 
 import msgspec
 import trio
 
-from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_kernel.http.messages import BodyError, Request
 from orlop_kernel.routing.decode import INLINE, decode_json
+from orlop_kernel.routing.dialect import PLAIN, Dialect
 from orlop_sdk.errors import InvalidParameter
-
-if TYPE_CHECKING:
-    from orlop_engine.volumes.record import Vet
 
 __all__ = ["JSON_LIMIT", "Call", "parse_integer"]
 
@@ -43,39 +40,38 @@ def parse_integer(text: str) -> int:
 
 class Call:
     """`params` are the parts of the path, decoded; `version` is what the client asked for, the newest if it did not say.
-    `pattern` is the route's, for policies, metrics and the audit log.
+    `pattern` is the route's, for policies, metrics and the audit log; `dialect` is how errors are answered.
 
-    A listener that holds its clients back (`access`) sets more: `only` are labels that `filters` asks for in addition,
-    `stamp` those that what is made on the way gets, `vet` judges the volumes that the engine finds or makes,
-    `image_policy` what becomes of names and images that are there, and with `guarded` nothing may be told of the host;
-    `refuse` makes the error for what the call asks of the network and may not have (`engine.images.destinations`)."""
+    A guard narrows the call: `only` are labels that `filters` asks for in addition; `restrictions` is for the front end and
+    the engine to understand, None when there are none."""
 
     __slots__ = (
         "_json",
         "_value",
-        "guarded",
-        "image_policy",
+        "dialect",
         "only",
         "params",
         "pattern",
-        "refuse",
         "request",
-        "stamp",
+        "restrictions",
         "version",
-        "vet",
     )
 
-    def __init__(self, request: Request, version: tuple[int, int], params: dict[str, str], pattern: str = "") -> None:
+    def __init__(
+        self,
+        request: Request,
+        version: tuple[int, int],
+        params: dict[str, str],
+        pattern: str = "",
+        dialect: Dialect = PLAIN,
+    ) -> None:
         self.request = request
         self.version = version
         self.params = params
         self.pattern = pattern
+        self.dialect = dialect
         self.only: tuple[str, ...] = ()
-        self.stamp: Mapping[str, str] = {}
-        self.vet: Vet | None = None
-        self.image_policy: ImagePolicy = UNRESTRICTED
-        self.guarded = False
-        self.refuse: Callable[[str], Exception] | None = None
+        self.restrictions: Any = None
         self._json: bytes | None = None
         self._value: Any = None
 

@@ -3,7 +3,7 @@
 msgspec is stricter, and clients in Go never notice what they send (`"Env": null`, `"hostconfig"`). So a body is parsed to
 plain values, brought into shape along the type, and converted.
 
-Objects that name a member twice are refused (docs/decisions/0011): each reader takes another of the two, and an
+Objects that name a member twice are refused (docs/decisions/0012): each reader takes another of the two, and an
 authorization plugin would judge something else than what is carried out.
 """
 
@@ -19,10 +19,9 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 from msgspec import inspect
 
-from orlop_api_docker.errors import explain_validation
 from orlop_sdk.errors import InvalidParameter
 
-__all__ = ["INLINE", "decode_json"]
+__all__ = ["INLINE", "decode_json", "explain_validation"]
 
 T = TypeVar("T")
 _Shape = Callable[[Any], Any]
@@ -44,6 +43,8 @@ _INT64 = range(-(1 << 63), 1 << 63)  # what Docker has of unsigned numbers is fa
 _DIGITS = 20
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # to the end where it is not closed: nothing is scanned twice
 _FOLD = str.maketrans("\u017f\u212a", "sk")
+
+_WHERE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 
 
 class _OutOfRangeError(Exception):
@@ -301,3 +302,12 @@ def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
         return inner(value)
 
     return shape
+
+
+def explain_validation(error: msgspec.ValidationError) -> str:
+    """msgspec's complaint with the field in front: "HostConfig.Memory: expected int, got str"."""
+    text = str(error)
+    where = _WHERE.search(text)
+    reason = (text[: where.start()] if where else text).replace("`", "")
+    reason = reason[:1].lower() + reason[1:]
+    return f"{where.group(1)}: {reason}" if where and where.group(1) else reason

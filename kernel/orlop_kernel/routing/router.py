@@ -1,4 +1,4 @@
-"""From a request to a route: `Api` is the HTTP server's handler.
+"""From a request to a route: `Router` is the HTTP server's handler.
 
 Paths are looked up, not searched: whole literal paths in a dict; others by method, first and last segment, which leaves
 one or two patterns to try. A parameter may contain "/", as image names and Docker's own routes do.
@@ -12,15 +12,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from orlop_api_docker import API_VERSION, MIN_API_VERSION
-from orlop_api_docker.errors import answer_error
-from orlop_api_docker.responses import empty, with_common
-from orlop_kernel.config.versions import parse_version
 from orlop_kernel.http.messages import Answer, Request, Response, Streaming
 from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.dialect import Dialect, Version
 from orlop_sdk.errors import InvalidParameter
 
-__all__ = ["Api", "Guard", "OnAnswer", "Route", "RouteHandler"]
+__all__ = ["Guard", "OnAnswer", "Route", "RouteHandler", "Router"]
 
 RouteHandler = Callable[[Call], Awaitable[Answer]]
 
@@ -39,37 +36,32 @@ class Route(NamedTuple):
     method: str
     pattern: str
     handler: RouteHandler
-    since: tuple[int, int] = (1, 24)
+    since: Version = (0, 0)
 
 
-_NEWEST = parse_version(API_VERSION)
 _VERSIONED = re.compile(r"/v([0-9.]{1,16})(/.*)", re.DOTALL)
 _PARAMETER = re.compile(r"\{(\w+)\}")
-
-_PAGE_NOT_FOUND = Response(404, b'{"message":"page not found"}\n', (("Content-Type", "application/json"),))
-_OPTIONS = empty(200)
 
 _Pattern = tuple[re.Pattern[str], Route]
 
 
-class Api:
+class Router:
     """The handler. Routes are fixed when it is made; two with the same method and pattern are an error. `guard` and
-    `on_answer` may be set or taken away at any time: the next request goes by them, on whatever connection it comes.
-    `oldest` is the oldest API version that is answered."""
+    `on_answer` may be set or removed at any time: the next request uses them, on whatever connection it comes."""
 
     def __init__(
         self,
         routes: Iterable[Route],
+        dialect: Dialect,
         *,
         guard: Guard | None = None,
         on_answer: OnAnswer | None = None,
-        oldest: str = MIN_API_VERSION,
     ) -> None:
         self._static: dict[tuple[str, str], Route] = {}
         self._patterns: dict[tuple[str, str, str], list[_Pattern]] = {}
         self.guard = guard
         self.on_answer = on_answer
-        self._oldest = oldest
+        self.dialect = dialect
         self.routes = tuple(routes)
         for route in self.routes:
             self._add(route)
@@ -116,10 +108,12 @@ class Api:
             asked, path = versioned[1], versioned[2]
         found = self.find(request.method, path)
         if not found:
-            nothing = _OPTIONS if request.method == "OPTIONS" else _PAGE_NOT_FOUND
-            return self.guard(Call(request, _NEWEST, {}), partial(_same, nothing)) if self.guard else _same(nothing)
+            nothing = self.dialect.options if request.method == "OPTIONS" else self.dialect.not_found
+            if not self.guard:
+                return _same(nothing)
+            return self.guard(Call(request, self.dialect.newest, {}, "", self.dialect), partial(_same, nothing))
         route, params = found
-        call = Call(request, _NEWEST, params, route.pattern)
+        call = Call(request, self.dialect.newest, params, route.pattern, self.dialect)
         if self.guard:
             return self.guard(call, partial(self._answer, call, route, asked))
         return self._answer(call, route, asked)
@@ -130,14 +124,14 @@ class Api:
         answer: Answer
         try:
             if asked:
-                call.version = _check_version(asked, self._oldest)
+                call.version = self.dialect.check_version(asked)
             if call.version < route.since:
                 raise InvalidParameter(
                     f"{request.method} {request.path} requires minimum API version {route.since[0]}.{route.since[1]}"
                 )
-            answer = with_common(await route.handler(call))
+            answer = self.dialect.decorate(await route.handler(call))
         except Exception as error:
-            answer = answer_error(request, error)
+            answer = self.dialect.answer_error(request, error)
         if self.on_answer:
             status = answer.status if isinstance(answer, Response | Streaming) else 101
             self.on_answer(call, status, time.perf_counter() - began)
@@ -146,16 +140,3 @@ class Api:
 
 async def _same(answer: Answer) -> Answer:
     return answer
-
-
-def _check_version(asked: str, oldest: str) -> tuple[int, int]:
-    parts = [int(part) if part else 0 for part in asked.split(".")[:2]]
-    version = (parts[0], parts[1] if len(parts) > 1 else 0)
-    if version < parse_version(oldest):
-        raise InvalidParameter(
-            f"client version {asked} is too old. Minimum supported API version is {oldest}, "
-            "please upgrade your client to a newer version"
-        )
-    if version > _NEWEST:
-        raise InvalidParameter(f"client version {asked} is too new. Maximum supported API version is {API_VERSION}")
-    return version

@@ -34,6 +34,7 @@ from orlop_sdk import Conflict, InvalidParameter, NotFound, OrlopError
 
 from . import container_mac, older_versions
 from .responses import hijack_head, json_bytes, json_response, stream_type
+from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -74,9 +75,9 @@ class _Routes:
             call.arg("name"),
             call.arg("platform") if call.version >= (1, 41) else "",
             request,
-            call.stamp,
-            call.vet,
-            images=call.image_policy,
+            restrictions(call).labels,
+            restrictions(call).check_volume,
+            images=restrictions(call).images,
             flat_readonly=older_versions.flat_read_only(call.version),
         )
         made = await self.engine.run(create)
@@ -185,7 +186,7 @@ class _Routes:
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
         await container.boot_start_tried()
-        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef", apart=call.guarded)
+        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef", apart=restrictions(call).hide_host)
         self.engine.events.publish("container", "top", container.id, self.room.attributes(container))
         return json_response(listed)
 
@@ -240,7 +241,7 @@ class _Routes:
 
     async def attach_websocket(self, call: Call) -> Answer:
         """Never framed, both outputs in one; before 1.42 there was no choice of streams, before 1.28 no binary messages."""
-        from orlop_kernel.http import websocket  # which few clients use
+        from orlop_api_docker import websocket  # which few clients use
 
         container = self._of(call)
         wanted = {name: call.flag(name) or call.version < (1, 42) for name in ("stdin", "stdout", "stderr")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 
 import msgspec
 
@@ -12,9 +11,10 @@ from orlop_api_docker.responses import error_response
 from orlop_kernel import descriptors
 from orlop_kernel.http import BadRequest
 from orlop_kernel.http.messages import BodyError, Request, Response
+from orlop_kernel.routing.decode import explain_validation
 from orlop_sdk import errors
 
-__all__ = ["STATUS", "answer_error", "explain_validation"]
+__all__ = ["STATUS", "answer_error"]
 
 log = logging.getLogger("orlop.api")
 
@@ -30,17 +30,6 @@ STATUS: dict[type[BaseException], int] = {
     errors.DriverError: 500,
     errors.OrlopError: 500,
 }
-
-_WHERE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
-
-
-def explain_validation(error: msgspec.ValidationError) -> str:
-    """msgspec's complaint with the field in front: "HostConfig.Memory: expected int, got str"."""
-    text = str(error)
-    where = _WHERE.search(text)
-    reason = (text[: where.start()] if where else text).replace("`", "")
-    reason = reason[:1].lower() + reason[1:]
-    return f"{where.group(1)}: {reason}" if where and where.group(1) else reason
 
 
 def _leaf(error: BaseException) -> BaseException:

@@ -19,6 +19,7 @@ from orlop_sdk import InvalidParameter
 from orlop_sdk.base import rfc3339
 
 from .responses import empty, json_response
+from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -99,7 +100,7 @@ class _Routes:
             comment=call.arg("comment"),
             author=call.arg("author"),
             pause=call.flag("pause", True),
-            policy=call.image_policy,
+            policy=restrictions(call).images,
         )
 
 

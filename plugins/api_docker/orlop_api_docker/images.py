@@ -19,6 +19,7 @@ from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter
 
 from .responses import json_bytes, json_response, stream_head
+from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -80,7 +81,7 @@ class _Routes:
     async def _pull(self, call: Call, platform: Platform | None) -> Answer:
         reference = with_tag_or_digest(call.arg("fromImage"), call.arg("tag"))
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
-        request = PullRequest(reference, platform, auth, call.image_policy, call.refuse)
+        request = PullRequest(reference, platform, auth, restrictions(call).images, restrictions(call).refuse)
         return await _stream(self.room.pull(request))
 
     async def _import(self, call: Call, platform: Platform | None) -> Answer:
@@ -93,8 +94,8 @@ class _Routes:
             call.arg("message"),
             tuple(call.args("changes")),
             platform,
-            call.image_policy,
-            call.refuse,
+            restrictions(call).images,
+            restrictions(call).refuse,
         )
         return await _stream(await self.room.import_image(request, call.pieces()))
 
@@ -102,7 +103,7 @@ class _Routes:
         # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but
         # every error is a record, as with Docker.
         platform, quiet = _platform(call, (1, 48)), call.flag("quiet", True)
-        progress = self.room.load_archive(call.pieces(), platform, quiet=quiet, policy=call.image_policy)
+        progress = self.room.load_archive(call.pieces(), platform, quiet=quiet, policy=restrictions(call).images)
         await progress.ready()
         return stream_head(progress)
 
@@ -121,21 +122,23 @@ class _Routes:
         return json_response(self.room.history(call.params["name"], _platform(call, (1, 48))))
 
     async def tag(self, call: Call) -> Answer:
-        await self.engine.run(self.room.tag, call.params["name"], call.arg("repo"), call.arg("tag"), call.image_policy)
+        await self.engine.run(
+            self.room.tag, call.params["name"], call.arg("repo"), call.arg("tag"), restrictions(call).images
+        )
         return Response(201)
 
     async def remove(self, call: Call) -> Answer:
         name, force = call.params["name"], call.flag("force")
         wanted = [_platform_json(text) for text in call.args("platforms")] if call.version >= (1, 50) else []
-        prune, policy = not call.flag("noprune"), call.image_policy
+        prune, policy = not call.flag("noprune"), restrictions(call).images
         remove = partial(self.room.remove, name, force=force, prune=prune, platforms=wanted, policy=policy)
         return json_response(await self.engine.run(remove))
 
     async def prune(self, call: Call) -> Answer:
-        return json_response(await self.engine.run(self.room.prune, call.filters(), call.image_policy))
+        return json_response(await self.engine.run(self.room.prune, call.filters(), restrictions(call).images))
 
     async def search(self, call: Call) -> Answer:
-        found = await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters(), call.refuse)
+        found = await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters(), restrictions(call).refuse)
         return json_response(found)
 
 

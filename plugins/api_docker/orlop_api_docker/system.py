@@ -17,6 +17,7 @@ from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter
 
 from .responses import COMMON, json_response, stream_head
+from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -125,7 +126,7 @@ class _Routes:
         return json_response(await self.measuring.disk_usage(types or OBJECT_TYPES, call.version))
 
     async def auth(self, call: Call) -> Answer:
-        await self.system.login(await call.json(AuthConfig, required=True), call.refuse)
+        await self.system.login(await call.json(AuthConfig, required=True), restrictions(call).refuse)
         return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
 
 

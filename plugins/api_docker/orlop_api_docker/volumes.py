@@ -12,6 +12,7 @@ from orlop_kernel.routing.router import Route
 from orlop_sdk import Unavailable
 
 from .responses import empty, json_response
+from .restricted import restrictions
 from .swarm import NOT_A_MANAGER
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class _Routes:
         if wanted.cluster_volume_spec is not None:
             raise Unavailable(NOT_A_MANAGER)
         record = await self.engine.run(self.volumes.create, wanted.name, wanted.driver, wanted.driver_opts, wanted.labels)
-        if call.vet:
-            call.vet(record, False)
+        if check := restrictions(call).check_volume:
+            check(record, False)
         return json_response(view(record), 201)
 
     async def remove(self, call: Call) -> Answer:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from orlop_api_docker.errors import answer_error
+from orlop_engine.restrictions import Restrictions
 from orlop_engine.types.containers import CreateRequest, HostConfig, UpdateRequest
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
 from orlop_engine.types.volumes import VolumeCreateRequest
@@ -75,7 +75,7 @@ class Guard:
                 await self._audit.wait(self._audit.write(line))
             answer = await self._through(call, proceed, line)
         except Exception as error:
-            answer = answer_error(call.request, error)
+            answer = call.dialect.answer_error(call.request, error)
             if line and not line.reason:
                 _refuse(line, error)
         except BaseException:
@@ -95,9 +95,7 @@ class Guard:
         if self._door:
             await self._check(self._door, call)
             if self._door.guarded:
-                call.guarded, call.vet = True, partial(self._vet, self._door, line)
-                call.refuse = partial(_refused, self._door, line)
-                call.image_policy = self._image_policy(self._door, call, call.refuse)
+                call.restrictions = self._restrictions(self._door, call, line)
         if question:
             await self._plugins.may_ask(question)
         answer = await proceed()
@@ -168,7 +166,7 @@ class Guard:
         return []
 
     def _vet(self, door: Door, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
-        """See api.call.Call. Raised where the router answers, so what the log says of it is written here."""
+        """See Restrictions.check_volume. Raised where the router answers, so the log line is completed here."""
         try:
             if self._judge:
                 self._judge.vet(volume, anonymous)
@@ -178,6 +176,16 @@ class Guard:
             if line:
                 _refuse(line, error)
             raise
+
+    def _restrictions(self, door: Door, call: Call, line: Line | None) -> Restrictions:
+        refuse = partial(_refused, door, line)
+        return Restrictions(
+            hide_host=True,
+            labels=self._judge.stamp if self._judge else {},
+            check_volume=partial(self._vet, door, line),
+            images=self._image_policy(door, call, refuse),
+            refuse=refuse,
+        )
 
     def _image_policy(self, door: Door, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
         pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))

@@ -40,7 +40,7 @@ class Judge:
     def __init__(self, engine: Engine, door: Door) -> None:
         self._engine = engine
         self._door = door
-        self._stamp = {key: value for key, value in door.labels if value is not None}
+        self.stamp = {key: value for key, value in door.labels if value is not None}
         by_route: dict[Scope, Callable[[Call], Awaitable[None]]] = {
             Scope.FILTER: self._filter,
             Scope.CONTAINER: self._container,
@@ -110,7 +110,7 @@ class Judge:
         try:
             record = self._engine.volumes.get(name)
         except NotFound:
-            if len(self._stamp) < len(self._door.labels):
+            if len(self.stamp) < len(self._door.labels):
                 raise self._door.outside(f"volume {name}, which does not exist yet,") from None
             return
         if not self.holds(record.labels):
@@ -153,7 +153,7 @@ class Judge:
     # --- routes by body ---------------------------------------------------------------------------------------------
 
     def _labelled(self, given: dict[str, str] | None, what: str) -> dict[str, str]:
-        labels = {**self._stamp, **(given or {})}
+        labels = {**self.stamp, **(given or {})}
         if not self.holds(labels):
             raise self._door.outside(f"{what} with these labels")
         return labels
@@ -169,7 +169,6 @@ class Judge:
         self._joined(host)
         for name in self._volume_names(host):
             self._check_volume(name)
-        call.stamp = self._stamp
         host.links = self._linked(host.links)
         for each in self._pin_networks(request, host).values():
             each.links = self._linked(each.links)

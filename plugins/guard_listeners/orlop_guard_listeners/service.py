@@ -1,13 +1,15 @@
-"""The guards of a daemon's listeners, put up and changed as the configuration says."""
+"""The guards of a daemon's listeners, opened, and changed by a reload."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from orlop_kernel.config import Config, Listener
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.config import Config, ConfigError, Listener, Problem
+from orlop_kernel.kinds import Services
+from orlop_kernel.routing.router import Guard as AnyGuard
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -15,69 +17,81 @@ if TYPE_CHECKING:
     from .audit import Audit
     from .authz import Chain, Plugin
 
-__all__ = ["Access"]
+__all__ = ["ListenerGuardPlugin", "ListenerGuards"]
 
 
-class Access:
-    """One per daemon. Imports the rest of the room when there is something to guard."""
+class ListenerGuardPlugin:
+    """Implements GuardPlugin."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def problems(self, config: Config) -> Iterator[Problem]:
+        """See GuardPlugin."""
+        if config.authorization_plugins:
+            from .authz_find import find
+
+            for name in dict.fromkeys(config.authorization_plugins):
+                try:
+                    find(name)
+                except ConfigError as error:
+                    yield Problem(str(error), ("authorization-plugins",))
+
+    @asynccontextmanager
+    async def open(self, services: Services, config: Config) -> AsyncIterator[ListenerGuards]:
+        """With the authorization plugins found and the audit log open. Raises ConfigError."""
+        async with ListenerGuards(services, config).opened() as guards:
+            yield guards
+
+
+class ListenerGuards:
+    """Implements Guards. Imports the rest of the package when there is something to guard."""
+
+    def __init__(self, services: Services, config: Config) -> None:
+        self._engine: Engine = services["engine"].engine
+        self._config = config
         self._audit: Audit | None = None
         self._plugins: Chain | None = None
-        self._apis: list[tuple[Api, Listener | None]] = []
 
-    @classmethod
     @asynccontextmanager
-    async def open(cls, engine: Engine) -> AsyncIterator[Access]:
-        """With the plugins found and the audit log open. Raises ConfigError."""
-        access = cls(engine)
+    async def opened(self) -> AsyncIterator[ListenerGuards]:
+        """See ListenerGuardPlugin.open."""
         async with AsyncExitStack() as stack:
-            if engine.config.audit_log:
+            if self._config.audit_log:
                 from .audit import Audit
 
-                access._audit = await stack.enter_async_context(Audit.open(engine.config.audit_log))
-            stack.push_async_callback(access._aclose)
-            access.apply(access.prepare(engine.config))
-            yield access
+                self._audit = await stack.enter_async_context(Audit.open(self._config.audit_log))
+            stack.push_async_callback(self._aclose)
+            self.prepare(self._config)()
+            yield self
 
     async def _aclose(self) -> None:
         if self._plugins is not None:
             await self._plugins.aclose()
 
-    def api(self, routes: Iterable[Route], entry: Listener | None = None) -> Api:
-        """The API as one listener serves it; without `entry`, as those of `hosts` do."""
-        made = Api(routes, oldest=self._engine.config.min_api_version)
-        self._apis.append((made, entry))
-        self._guard(made, entry)
-        return made
-
-    def prepare(self, config: Config) -> tuple[Plugin, ...]:
-        """What `apply` needs for a configuration. Changes nothing; raises ConfigError."""
-        if not config.authorization_plugins:
-            return ()
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """See Guards: the authorization plugins of this configuration, asked from the next request on."""
         if self._plugins is None:
+            if not config.authorization_plugins:
+                return _nothing
             from .authz import Chain
 
             self._plugins = Chain()
-        return self._plugins.prepare(config.authorization_plugins)
+        return partial(self._apply, self._plugins, self._plugins.prepare(config.authorization_plugins))
 
-    def apply(self, plugins: tuple[Plugin, ...]) -> None:
-        """Ask these plugins from the next request on, on all connections."""
-        if self._plugins is None:
-            return
-        self._plugins.replace(plugins)
-        for api, entry in self._apis:
-            self._guard(api, entry)
+    @staticmethod
+    def _apply(chain: Chain, plugins: tuple[Plugin, ...]) -> None:
+        chain.replace(plugins)
 
-    def _guard(self, api: Api, entry: Listener | None) -> None:
-        if entry is None and self._audit is None and not self._plugins:
-            api.guard = None
-            return
+    def guard(self, listener: Listener | None) -> AnyGuard | None:
+        """See Guards."""
+        if listener is None and self._audit is None and not self._plugins:
+            return None
         from .authz import Chain
         from .door import Door
         from .guard import Guard
 
         if self._plugins is None:
             self._plugins = Chain()
-        api.guard = Guard(self._engine, Door.of(entry) if entry else None, self._audit, self._plugins)
+        return Guard(self._engine, Door.of(listener) if listener else None, self._audit, self._plugins)
+
+
+def _nothing() -> None:
+    """There are no authorization plugins, and there were none."""

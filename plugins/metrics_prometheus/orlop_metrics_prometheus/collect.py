@@ -18,7 +18,7 @@ import trio
 
 from orlop_engine.system.host import facts
 from orlop_kernel import __version__
-from orlop_kernel.identity import engine_id
+from orlop_kernel.identity import daemon_id
 
 from .registry import Family, Histogram, Labels, Values
 
@@ -136,7 +136,7 @@ class Metrics:
         info = {
             "architecture": about.machine,
             "commit": "",
-            "daemon_id": engine_id(engine.config.data_root),
+            "daemon_id": daemon_id(engine.config.data_root),
             "graphdriver": engine.storage_name,
             "kernel": about.kernel,
             "os": about.operating_system,

@@ -16,10 +16,11 @@ from orlop_sdk import hookimpl
 from orlop_sdk.hooks import Register
 
 from .driver import Overlay2
+from .options import check_options
 
 __all__ = ["Overlay2", "orlop_storage"]
 
 
 @hookimpl
 def orlop_storage(register: Register) -> None:
-    register("overlay2", Overlay2)
+    register("overlay2", Overlay2, check_options=check_options)

@@ -29,7 +29,7 @@ from orlop_sdk.snapshots import check_key
 
 from .changes import overlay_changes
 from .layout import Layout, Snapshot
-from .options import MAX_LOWERS, check_root, overlay_mount, plain_mount
+from .options import MAX_LOWERS, check_options, check_root, overlay_mount, plain_mount
 
 __all__ = ["Overlay2"]
 
@@ -41,11 +41,7 @@ class Overlay2:
 
     def __init__(self, context: StorageContext) -> None:
         check_root(context.root)
-        for name, _ in context.options:
-            if name == "overlay2.size":
-                raise InvalidParameter("cannot use storage option overlay2.size: this driver has no quotas")
-            if name != "overlay2.override_kernel_check":  # accepted and without effect in Docker since 20.10
-                raise InvalidParameter(f"overlay2: unknown option {name}")
+        check_options(context.options)
         self._layout = Layout(context.root)
         self._snapshots: dict[str, Snapshot] | None = None
         self._loading = trio.Lock()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from orlop_sdk import DriverError, InvalidParameter, Mount
 
-__all__ = ["MAX_LOWERS", "check_root", "overlay_mount", "plain_mount"]
+__all__ = ["MAX_LOWERS", "check_options", "check_root", "overlay_mount", "plain_mount"]
 
 MAX_LOWERS = 128  # Docker's; `max depth exceeded`
 _PAGE = 4095  # mount(2) copies a page of options, with its end
@@ -15,6 +15,16 @@ _PAGE = 4095  # mount(2) copies a page of options, with its end
 # Written out although they are the kernel's defaults: a host that sets others for the module would change the format of
 # layers (metacopy, redirect_dir), or refuse lower directories that several mounts share (index).
 _FIXED = ("index=off", "xino=off", "metacopy=off", "redirect_dir=off", "nfs_export=off")
+
+
+def check_options(options: Iterable[tuple[str, str]]) -> None:
+    """`InvalidParameter` for an option of `storage-opts` that this driver does not have; names are without the prefix
+    `overlay2.`."""
+    for name, _ in options:
+        if name == "size":
+            raise InvalidParameter("cannot use storage option overlay2.size: this driver has no quotas")
+        if name != "override_kernel_check":  # accepted and without effect in Docker since 20.10
+            raise InvalidParameter(f"overlay2: unknown option overlay2.{name}")
 
 
 def check_root(root: str) -> None:

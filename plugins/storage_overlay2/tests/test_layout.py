@@ -128,9 +128,10 @@ def test_what_it_does_not_do_is_refused_in_words(root: Path) -> None:
             await opened(root).prepare("c", None, options={"size": "10G"})
 
     trio.run(main)
-    for name in ("overlay2.size", "overlay2.nonsense"):
-        with pytest.raises(InvalidParameter, match=name):
+    for name in ("size", "nonsense"):
+        with pytest.raises(InvalidParameter, match=rf"overlay2\.{name}\b"):
             Overlay2(StorageContext(str(root), ((name, "1G"),)))
+    Overlay2(StorageContext(str(root), (("override_kernel_check", "true"),)))
     with pytest.raises(InvalidParameter, match="must not contain ':'"):
         Overlay2(StorageContext("/data:root"))
 

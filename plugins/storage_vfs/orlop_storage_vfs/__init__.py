@@ -14,11 +14,11 @@ A snapshot counts once its key is in `.orlop`. A crash at any point leaves nothi
 from orlop_sdk import hookimpl
 from orlop_sdk.hooks import Register
 
-from .driver import Vfs
+from .driver import Vfs, check_options
 
 __all__ = ["Vfs", "orlop_storage"]
 
 
 @hookimpl
 def orlop_storage(register: Register) -> None:
-    register("vfs", Vfs)
+    register("vfs", Vfs, check_options=check_options)

@@ -4,7 +4,7 @@ raised before anything is awaited."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -30,17 +30,22 @@ from orlop_sdk.snapshots import check_key
 from .compare import tree_changes, tree_growth
 from .layout import Layout, Snapshot
 
-__all__ = ["Vfs"]
+__all__ = ["Vfs", "check_options"]
 
 T = TypeVar("T")
+
+
+def check_options(options: Iterable[tuple[str, str]]) -> None:
+    """`InvalidParameter` for any option: this driver has none."""
+    for name, _ in options:
+        raise InvalidParameter(f"vfs: unknown option vfs.{name}")
 
 
 class Vfs:
     """`StorageContext -> Storage`."""
 
     def __init__(self, context: StorageContext) -> None:
-        for name, _ in context.options:
-            raise InvalidParameter(f"vfs: unknown option {name}")
+        check_options(context.options)
         self._layout = Layout(context.root)
         self._snapshots: dict[str, Snapshot] | None = None
         self._loading = trio.Lock()

@@ -11,9 +11,7 @@ real, in namespaces of its own; without, only drivers whose mounts are one bind 
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +20,6 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_monitor.unpack.extract import extract
-from orlop_monitor.unpack.request import Unpack
-from orlop_monitor.unpack.stream import Uncompressed
 from orlop_sdk import (
     Conflict,
     InvalidParameter,
@@ -34,37 +29,15 @@ from orlop_sdk import (
     StorageAudit,
     StorageCapabilities,
     StorageContext,
-    UnpackTarget,
 )
 
 from ._fake_storage import FakeStorage
+from ._members import unpack_members
 from ._mounted import ReadOnlyError, apply, look
 
 __all__ = ["FakeStorage", "StorageSuite", "unpack_members"]
 
 Factory = Callable[[StorageContext], Storage]
-
-
-def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> None:
-    """Unpack a layer made of (name, content) into a snapshot, as the kernel does; None makes a directory."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
-            info.mode, info.size, info.mtime = (0o755 if content is None else 0o644), len(content or b""), 1_000_000_000
-            tar.addfile(info, io.BytesIO(content or b""))
-    reading = os.memfd_create("layer")
-    os.write(reading, out.getvalue())
-    os.lseek(reading, 0, os.SEEK_SET)
-    root = os.open(target.directory, os.O_RDONLY)
-    try:
-        request = Unpack(target.overlay_whiteouts, ownership=os.geteuid() == 0)
-        with Uncompressed(reading, 1 << 20) as source:
-            extract(source, root, request)
-    finally:
-        os.close(root)
-        os.close(reading)
 
 
 async def _layer(driver: Storage, name: str, parent: str | None, *members: tuple[str, bytes | None]) -> None:

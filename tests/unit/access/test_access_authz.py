@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import trio
 
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import hijack_head, json_response
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.types.networks import ConnectRequest, DisconnectRequest
@@ -29,7 +30,7 @@ from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.routing.router import Route, Router
 from orlop_sdk import NotFound
 
 Verdict = dict[str, Any]
@@ -101,9 +102,9 @@ async def serving(*fakes: Fake) -> AsyncIterator[Chain]:
         nursery.cancel_scope.cancel()
 
 
-def api(handler: Callable[[Call], Awaitable[Answer]], chain: Chain, audit: Audit | None = None) -> Api:
+def api(handler: Callable[[Call], Awaitable[Answer]], chain: Chain, audit: Audit | None = None) -> Router:
     guard = Guard(cast("Any", SimpleNamespace()), None, audit, chain)
-    return Api([Route(method, "/x", handler) for method in ("GET", "POST")], guard=guard)
+    return docker_router([Route(method, "/x", handler) for method in ("GET", "POST")], guard=guard)
 
 
 def told(answer: Answer) -> tuple[int, str]:
@@ -464,7 +465,7 @@ def test_the_log_says_what_was_made_and_with_what(
     async def ask(audit: Audit) -> None:
         asked = request("POST", route.replace("{id}", path), json.dumps(body).encode() if body else b"")
         asked.query.update(query)
-        await Api([Route("POST", route, handler)], guard=Guard(engine, None, audit, Chain()))(asked)
+        await docker_router([Route("POST", route, handler)], guard=Guard(engine, None, audit, Chain()))(asked)
 
     (line,) = logged(tmp_path, ask)
     assert line["object"] == shown
@@ -484,11 +485,11 @@ def test_ps_is_asked_for_the_usual_by_all_of_them(role: str, labels: tuple[str, 
     reached = []
 
     async def handler(call: Call) -> Answer:
-        reached.append(call.guarded)
+        reached.append(call.restrictions.hide_host)
         return json_response({})
 
     guard = guarded(role, *labels, containers=SimpleNamespace(get=lambda text: found))
-    served = Api([Route("GET", "/containers/{id}/top", handler)], guard=guard)
+    served = docker_router([Route("GET", "/containers/{id}/top", handler)], guard=guard)
 
     async def asked(words: str) -> Answer:
         made = request("GET", "/containers/c/top")
@@ -510,11 +511,11 @@ def test_a_volume_is_judged_when_it_is_there(tmp_path: Path) -> None:
     async def ask(audit: Audit) -> None:
         def served(volume: VolumeRecord, guard: Guard) -> Awaitable[Answer]:
             async def handler(call: Call) -> Answer:
-                assert call.vet
-                call.vet(volume, False)
+                assert call.restrictions.check_volume
+                call.restrictions.check_volume(volume, False)
                 return json_response({})
 
-            return Api([Route("GET", "/version", handler)], guard=guard)(request("GET", "/version"))
+            return docker_router([Route("GET", "/version", handler)], guard=guard)(request("GET", "/version"))
 
         no_exec, labelled = guarded("no-exec", audit=audit), guarded("no-exec", "a=b", audit=audit)
         assert (
@@ -539,7 +540,7 @@ def test_subnets_of_their_networks_are_of_the_pools() -> None:
     async def handler(call: Call) -> Answer:
         return json_response({}, 201)
 
-    served = Api([Route("POST", "/networks/create", handler)], guard=guarded("no-exec", networks=networks))
+    served = docker_router([Route("POST", "/networks/create", handler)], guard=guarded("no-exec", networks=networks))
     status, text = told(trio.run(served, request("POST", "/networks/create", b'{"Name":"n"}')))
     assert (status, "the subnet 10.9.0.0/24, which is in no address pool, is not allowed" in text) == (403, True)
 

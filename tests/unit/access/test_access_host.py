@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import json_response
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.types.containers import HostConfig
@@ -21,7 +22,7 @@ from orlop_guard_listeners.roles import ROUTES, Host
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.routing.router import Route
 from orlop_sdk import NotFound
 
 TEAM = "com.example.team"
@@ -110,7 +111,7 @@ def ask(listener: Listener, route: str, name: str, body: Any = None) -> tuple[in
     path = pattern.replace("{id}", name).replace("{checkpoint}", "c")
     query = {"container": [name], "path": ["/d/passwd"]}
     request = Request(method, path, path, query, headers, cast("Any", Body(data)), Peer("unix"))
-    answer = trio.run(Api([Route(method, pattern, handler)], guard=guard), request)
+    answer = trio.run(docker_router([Route(method, pattern, handler)], guard=guard), request)
     assert isinstance(answer, Response)
     assert (answer.status == 200) == bool(reached)
     said = "" if reached else str(msgspec.json.decode(answer.body)["message"])

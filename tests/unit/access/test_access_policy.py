@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 import orlop_api_docker as api
+import orlop_check
 from orlop_engine.types.containers import CreateRequest, HostConfig, ThrottleDevice, UpdateRequest
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
 from orlop_engine.types.volumes import VolumeCreateRequest
@@ -344,7 +345,8 @@ def test_the_table_of_routes_is_on_its_page() -> None:
 
 def test_every_route_that_is_served_is_in_the_table() -> None:
     """With a level, a scope and a rule about the host; and only a route that is there can have been thought about."""
-    modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_api_docker.")]
+    names = (each.name for part in (api, orlop_check) for each in pkgutil.iter_modules(part.__path__, f"{part.__name__}."))
+    modules = [importlib.import_module(name) for name in names]
     made = [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
     assert ROUTES.keys() == {f"{route.method} {route.pattern}" for route in made}
 

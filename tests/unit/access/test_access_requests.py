@@ -15,6 +15,7 @@ import pytest
 import trio
 
 import orlop_api_docker as api
+from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import json_response
 from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_engine.volumes.record import VolumeRecord
@@ -25,7 +26,7 @@ from orlop_guard_listeners.roles import ROUTES
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.router import Api, Route
+from orlop_kernel.routing.router import Route
 from orlop_sdk import NotFound
 
 LABEL = "com.example.team"
@@ -101,7 +102,7 @@ def ask(
     guard = Guard(cast("Any", ENGINE), Door.of(listener), None, Chain())
     path = path or pattern.replace("/networks/{id}", "/networks/bridge").replace("{id}", "c")
     request = Request(method, path, path, query or {}, headers, cast("Any", Body(data)), Peer("unix"))
-    answer = trio.run(Api([Route(method, pattern, handler)], guard=guard), request)
+    answer = trio.run(docker_router([Route(method, pattern, handler)], guard=guard), request)
     assert isinstance(answer, Response)
     return answer
 

@@ -371,8 +371,8 @@ def test_every_problem_is_named_with_its_place(write: Any) -> None:
         file
         + "the following directives are specified both as a flag and in the configuration file: "
         + "labels: (from flag: b=1, from file: [a]) [--label and line 5]",
-        file + "invalid JSON: debug: yes: expected true or false, got a string (line 3)",
-        file + 'invalid JSON: runtimes.odd: {"pth":"/x"}: Object contains unknown field `pth` (line 8)',
+        file + "wrong type: debug: yes: expected true or false, got a string (line 3)",
+        file + 'wrong type: runtimes.odd: {"pth":"/x"}: Object contains unknown field `pth` (line 8)',
         merged
         + "invalid logging level: loud (one of panic, fatal, error, warn, info, debug, trace) [log-level: --log-level]",
         merged + f"invalid default MTU: -1 [mtu: {path}:4]",

@@ -277,27 +277,77 @@ def test_the_quick_answers_of_the_program(tmp_path: Path) -> None:
     assert orlopd("--no-such").returncode == 1
 
 
+BAD = """{
+  "log-driver": "nosuch",
+  "storage-driver": "overlay2",
+  "storage-opts": ["overlay2.size=1G", "size=1G"],
+  "group": "no-such-group",
+  "seccomp-profile": "/no/such/profile.json",
+  "bip": "10.1.0.1/24", "fixed-cidr": "10.2.0.0/24",
+  "authorization-plugins": ["no-such-plugin"],
+  "data-root": "/dev/null/data",
+  "runtimes": {"odd": {"path": "/x", "runtimeType": "no-such-type"}},
+  "guards": ["no-such-guard", "listeners"]
+}
+"""
+
+
+def test_validate_finds_at_once_what_a_start_would_refuse(tmp_path: Path) -> None:
+    """Each with the line of its key."""
+    path = tmp_path / "daemon.json"
+    path.write_text(BAD)
+    done = orlopd("--validate", "--config-file", str(path))
+    assert done.returncode == 1
+    for text, line in (
+        ('cannot find log driver "nosuch"', 2),
+        ("this driver has no quotas", 4),
+        ('invalid storage option "size=1G"', 4),
+        ("group no-such-group not found", 5),
+        ("cannot use seccomp-profile /no/such/profile.json", 6),
+        ("parent subnet 10.1.0.0/24 doesn't contain it", 7),
+        ("no-such-plugin", 8),
+        ("cannot make directory /dev/null/data", 9),
+        ("cannot use runtime odd", 10),
+        ('cannot find guard plugin "no-such-guard"', 11),
+    ):
+        assert any(text in said and f"{path}:{line}" in said for said in done.stderr.splitlines()), (text, done.stderr)
+    path.write_text('{"log-opts": {"max-size": "lots"}, "storage-opts": ["overlay2.override_kernel_check=true"]}')
+    said = orlopd("--validate", "--config-file", str(path)).stderr
+    assert "lots" in said and "override_kernel_check" not in said
+
+
 @pytest.mark.parametrize(
-    ("flags", "text"),
+    ("flags", "text", "place"),
     [
-        (["--bridge", "nosuch0"], "bridge device with non default name nosuch0 must be created manually\n"),
-        (["--bip", "10.1.0.1/24", "--fixed-cidr", "10.2.0.0/24"], "parent subnet 10.1.0.0/24 doesn't contain it\n"),
-        (["--bip", "10.1.0.1/24", "--default-gateway", "10.2.0.1"], "it is not in 10.1.0.0/24, the bridge's subnet\n"),
-        (["--fixed-cidr", "10.2.0.0/24"], "configuration OK\n"),
+        (
+            ["--bridge", "nosuch0"],
+            "bridge device with non default name nosuch0 must be created manually",
+            "bridge: --bridge",
+        ),
+        (
+            ["--bip", "10.1.0.1/24", "--fixed-cidr", "10.2.0.0/24"],
+            "parent subnet 10.1.0.0/24 doesn't contain it",
+            "bip: --bip, fixed-cidr: --fixed-cidr",
+        ),
+        (
+            ["--bip", "10.1.0.1/24", "--default-gateway", "10.2.0.1"],
+            "it is not in 10.1.0.0/24, the bridge's subnet",
+            "bip: --bip, default-gateway: --default-gateway",
+        ),
+        (["--fixed-cidr", "10.2.0.0/24"], "configuration OK", ""),
     ],
 )
-def test_validate_looks_at_the_default_bridge(flags: list[str], text: str) -> None:
-    argv = [sys.executable, "-m", "orlop_kernel", "--config-file", "/dev/null", "--validate", *flags]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.stderr.endswith(text)
+def test_validate_looks_at_the_default_bridge(flags: list[str], text: str, place: str) -> None:
+    done = orlopd("--config-file", "/dev/null", "--validate", *flags)
+    assert done.stderr.endswith(f"{text} [{place}]\n" if place else f"{text}\n")
     assert (done.returncode == 0) == ("OK" in text)
 
 
 def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     program = (
-        "import sys; sys.argv = ['orlopd', '--validate', '--config-file', '/dev/null']\n"
+        "import sys; sys.argv = ['orlopd', '--show-config', '--config-file', '/dev/null']\n"
         "from orlop_kernel.__main__ import main\nassert main() == 0\n"
         "print([m for m in sys.modules if m in ('trio', 'sqlite3', 'pyroute2', 'httpx', 'orlop_engine')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout.endswith("\n[]\n")

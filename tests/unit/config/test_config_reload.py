@@ -17,6 +17,7 @@ import trio.testing
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon, answer
 from orlop_engine import reload
+from orlop_engine.config_check import problems
 from orlop_engine.containers import living
 from orlop_engine.containers.record import ContainerRecord, State
 from orlop_engine.containers.service import Containers
@@ -24,6 +25,7 @@ from orlop_engine.drivers import Drivers
 from orlop_engine.images.content import ContentStore
 from orlop_engine.images.download import Downloads
 from orlop_engine.networks.records import AttachedEndpoint, Sandbox
+from orlop_engine.service import EngineService
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
 from orlop_kernel.boot import systemd
 from orlop_kernel.config import Config, ConfigError, Loaded, RuntimeEntry, load_all
@@ -31,7 +33,7 @@ from orlop_kernel.config.argv import parse
 from orlop_kernel.daemon import Daemon
 from orlop_monitor import records
 from orlop_monitor.protocol import MonitorRecord
-from orlop_sdk import Endpoint, EndpointState, NetworkSpec, OrlopError, PublishedPort, Subnet, linux
+from orlop_sdk import Endpoint, EndpointState, NetworkSpec, PublishedPort, Subnet, linux
 
 
 def test_more_downloads_may_run_as_soon_as_the_limit_is_raised(tmp_path: Path) -> None:
@@ -218,8 +220,9 @@ def test_a_file_that_the_next_start_refuses_is_refused_at_once(
     monkeypatch.setenv("PATH", "/nowhere")
     running = engine(tmp_path)
     assert not reload.check(running, running.loaded).applied
-    with pytest.raises((ConfigError, OrlopError), match=text):
-        reload.check(running, Loaded(msgspec.structs.replace(running.config, **fields)))
+    (problem,) = problems(msgspec.structs.replace(running.config, **fields))
+    assert text in problem.text
+    assert problem.keys == tuple(name.replace("_", "-") for name in fields)
 
 
 def test_whatever_goes_wrong_nothing_is_applied_and_systemd_is_told(
@@ -233,10 +236,12 @@ def test_whatever_goes_wrong_nothing_is_applied_and_systemd_is_told(
     parsed = parse(["--config-file", "/dev/null", "--data-root", str(tmp_path), "--exec-root", str(tmp_path)])
     daemon = Daemon(load_all(parsed, {}), parsed, 0)
     daemon._environ = {}
-    daemon._engine, daemon._access = engine(tmp_path, broken), cast("Any", object())
-    before = daemon._engine.loaded
+    service = EngineService(engine(tmp_path, broken))
+    daemon._serving, daemon._events, daemon._services = True, cast("Any", object()), {"engine": service}
+    before = daemon._loaded
     daemon._reload()
-    assert daemon._engine.loaded is before
+    assert daemon._loaded is before
+    assert service.engine.config.data_root == str(tmp_path)
     assert "it stays as it is: cannot check it: ZeroDivisionError: a bug" in caplog.text
     assert told[0].startswith("RELOADING=1")
     assert told[1:] == ["READY=1\nSTATUS=serving; the last reload was refused, its reasons are in the log"]

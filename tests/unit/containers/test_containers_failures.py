@@ -18,6 +18,7 @@ from orlop_engine.containers.record import MountRecord
 from orlop_engine.drivers import Deadlines
 from orlop_engine.futures import uncut
 from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.service import EngineService
 from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPolicy
 from orlop_engine.types.images import ImageConfig
 from orlop_kernel import daemon, process
@@ -307,9 +308,10 @@ def test_a_shutdown_has_time_for_what_is_just_being_started(tmp_path, monkeypatc
     async def main():
         async with house(tmp_path, monkeypatch) as h:
             h.engine.config.shutdown_timeout = 3
-            assert daemon._stop_limit(h.engine) == 5
+            service = EngineService(h.engine)
+            assert service.stop_limit() == 5
             h.container.run = Run("")
-            assert daemon._stop_limit(h.engine) == 15
+            assert service.stop_limit() == 15
 
     run_fast(main)
 

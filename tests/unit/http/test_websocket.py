@@ -9,8 +9,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from orlop_kernel.http.messages import Peer, Request
-from orlop_kernel.http.websocket import (
+from orlop_api_docker.websocket import (
     Close,
     Data,
     FrameParser,
@@ -21,6 +20,7 @@ from orlop_kernel.http.websocket import (
     frame,
     handshake,
 )
+from orlop_kernel.http.messages import Peer, Request
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
 

@@ -206,7 +206,7 @@ def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
         commits = []
         async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
             store.on_commit = lambda jobs, _: commits.append(jobs)
-            async with open_images(tmp_path, store):
+            async with opened_images(tmp_path, store):
                 pass
             assert len(store.quarantined()) == 300
         assert sum(commits) == 1
@@ -215,7 +215,7 @@ def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def open_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
+async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
     from orlop_engine.images.content import ContentStore
     from orlop_engine.images.layers import Layers
     from orlop_engine.images.stock import Stock

@@ -12,11 +12,11 @@ import pytest
 import trio
 
 from orlop_api_docker import networks as routes
+from orlop_api_docker.dialect import docker_router
 from orlop_engine.networks.service import Networks
 from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Response
-from orlop_kernel.routing.router import Api
 from orlop_kernel.store import Store
 from orlop_sdk import NetworkDriver, NotFound
 from orlop_sdk.testing.network import FakeNetwork
@@ -50,7 +50,7 @@ def serve(tmp_path: Path) -> Callable[[Callable[[Ask], Awaitable[None]]], None]:
                 networks = Networks(store, EventBus(), driver, Config(data_root=str(tmp_path), bip="10.211.0.1/24"))
                 await networks.load()
                 await networks.restore([])
-                api = Api(routes.routes(cast("Any", SimpleNamespace(networks=networks, run=run))))
+                api = docker_router(routes.routes(cast("Any", SimpleNamespace(networks=networks, run=run))))
 
                 async def ask(method: str, path: str, payload: Any = None, **query: Any) -> tuple[int, Any]:
                     data = b"" if payload is None else json.dumps(payload).encode()

@@ -1,19 +1,20 @@
-"""Routes of our own, beside Docker's: `orlop system check`."""
+"""`GET` and `POST /orlop/check`: what `orlop system check` asks of a running daemon."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from orlop_kernel.http.messages import Answer
+import msgspec
+
+from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
 
-from .responses import json_response
-
 if TYPE_CHECKING:
-    from orlop_check.online import Checker
     from orlop_engine.engine import Engine
+
+    from .online import Checker
 
 __all__ = ["routes"]
 
@@ -24,12 +25,12 @@ class _Routes:
 
     @cached_property
     def checker(self) -> Checker:
-        from orlop_check.online import Checker  # a room of its own, that few daemons ever enter
+        from .online import Checker  # few daemons are ever asked
 
         return Checker(self.engine)
 
     async def check(self, call: Call) -> Answer:
-        return json_response(await self.checker.check(deep=call.flag("deep"), facts=call.flag("facts")))
+        return _json(await self.checker.check(deep=call.flag("deep"), facts=call.flag("facts")))
 
     async def repair(self, call: Call) -> Answer:
         """To its end, whatever becomes of the client."""
@@ -38,7 +39,11 @@ class _Routes:
         async def work() -> object:
             return await self.checker.repair(deep=deep, forget=forget)
 
-        return json_response(await self.engine.run(work))
+        return _json(await self.engine.run(work))
+
+
+def _json(value: object) -> Response:
+    return Response(200, msgspec.json.encode(value) + b"\n", (("Content-Type", "application/json"),))
 
 
 def routes(engine: Engine) -> list[Route]:

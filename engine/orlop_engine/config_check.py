@@ -1,0 +1,106 @@
+"""What a configuration asks of the engine and this machine cannot give.
+
+One list for `orlopd --validate`, for a start and for a reload, so that none of them finds what the others do not. Looks, and
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orlop_engine.init_programs import find_init, no_init
+from orlop_kernel.config import Config, Problem
+from orlop_kernel.failures import as_orlop_error
+from orlop_sdk import OrlopError, discovery
+
+__all__ = ["problems"]
+
+_BRIDGE = ("bip", "bip6", "bridge", "fixed_cidr", "fixed_cidr_v6", "default_gateway", "default_gateway_v6")
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """Everything that would keep the engine from starting with this configuration."""
+    yield from _log_driver(config)
+    yield from _storage_driver(config)
+    yield from _runtimes(config)
+    yield from _init(config)
+    yield from _seccomp(config)
+    yield from _bridge(config)
+
+
+def _problem(error: Exception, what: str, *keys: str) -> Problem:
+    return Problem(str(as_orlop_error(error, what)), keys)
+
+
+def _log_driver(config: Config) -> Iterator[Problem]:
+    try:
+        driver = discovery.find("log", config.log_driver).make()
+    except Exception as error:  # a driver may raise anything
+        yield _problem(error, "cannot use log-driver", "log-driver")
+        return
+    try:
+        driver.validate(config.log_opts)
+    except Exception as error:
+        yield _problem(error, "cannot use log-opts", "log-driver", "log-opts")
+
+
+def _storage_driver(config: Config) -> Iterator[Problem]:
+    name = config.effective_storage_driver
+    try:
+        found = discovery.find("storage", name)
+    except OrlopError as error:
+        yield _problem(error, "cannot use storage-driver", "storage-driver")
+        return
+    known = discovery.installed("storage")
+    for option in config.storage_opts:
+        if option.partition("=")[0].strip().partition(".")[0] not in known:
+            yield Problem(
+                f'invalid storage option "{option}": it begins with no storage driver, as in {name}.NAME=VALUE',
+                ("storage-opts",),
+            )
+    if found.check_options is not None:
+        try:
+            found.check_options(config.storage_options(name))
+        except Exception as error:
+            yield _problem(error, "cannot use storage-opts", "storage-opts")
+
+
+def _runtimes(config: Config) -> Iterator[Problem]:
+    for name, entry in config.all_runtimes().items():
+        try:
+            discovery.find("runtime", entry.runtime_type or "runc")
+        except OrlopError as error:
+            yield Problem(f"cannot use runtime {name}: {error}", ("runtimes",))
+
+
+def _init(config: Config) -> Iterator[Problem]:
+    """Every container with `--init` would fail for want of it."""
+    if (config.init or config.init_path) and not find_init(config.init_path):
+        key = "init-path" if config.init_path else "init"
+        yield Problem(f"cannot use {key}: {no_init(config.init_path)}", (key,))
+
+
+def _seccomp(config: Config) -> Iterator[Problem]:
+    profile = config.seccomp_profile
+    if profile in ("", "builtin", "unconfined"):
+        return
+    from .spec import seccomp
+
+    try:
+        with open(profile) as file:
+            seccomp.parse(file.read(), ())
+    except (OSError, UnicodeDecodeError, OrlopError) as error:
+        yield Problem(f"cannot use seccomp-profile {profile}: {error}", ("seccomp-profile",))
+
+
+def _bridge(config: Config) -> Iterator[Problem]:
+    """What the network `bridge` could not be made of. Imported only when there is something to look at."""
+    keys = tuple(name.replace("_", "-") for name in _BRIDGE if getattr(config, name))
+    if not keys:
+        return
+    from .networks import predefined
+
+    try:
+        predefined.check(config)
+    except OrlopError as error:
+        yield Problem(str(error), keys)

@@ -1,0 +1,69 @@
+"""The engine as a service of the daemon: its processes, its life, its part in a reload and a stop.
+
+Imports little: the engine itself comes in when it is opened, while the zygote imports beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from orlop_engine.processes.runs import release_private_directory
+from orlop_engine.processes.zygote import Zygote
+from orlop_kernel.config import Config, Problem
+from orlop_sdk import Register, hookimpl
+
+if TYPE_CHECKING:
+    from orlop_kernel.kinds import Service, ServiceContext
+
+__all__ = ["EnginePlugin"]
+
+
+@hookimpl
+def orlop_service(register: Register) -> None:
+    register("engine", EnginePlugin)
+
+
+class EnginePlugin:
+    """Implements ServicePlugin."""
+
+    requires = ()
+
+    def problems(self, config: Config) -> Iterator[Problem]:
+        """See ServicePlugin."""
+        from orlop_engine.config_check import problems
+
+        return problems(config)
+
+    @asynccontextmanager
+    async def processes(self, config: Config) -> AsyncIterator[Zygote]:
+        """The zygote. Monitors mount below `<exec-root>/mnt`, a mount point while the engine is open. It is released when no
+        container runs, however the daemon ended: then nothing of ours stays mounted on the host."""
+        try:
+            async with Zygote.start(config.exec_root, [config.log_driver], _programs(config)) as zygote:
+                yield zygote
+        finally:
+            runs = os.path.join(config.exec_root, "run")
+            if not os.path.isdir(runs) or not os.listdir(runs):
+                release_private_directory(os.path.join(config.exec_root, "mnt"))
+
+    @asynccontextmanager
+    async def open(self, context: ServiceContext) -> AsyncIterator[Service]:
+        from orlop_engine import reload
+        from orlop_engine.engine import Engine
+        from orlop_engine.service import EngineService
+
+        async with Engine.open(context.config, context.store, context.events, context.processes, context.nursery) as engine:
+            engine.loaded = context.loaded
+            reload.warn_of_runtime(engine)
+            yield EngineService(engine)
+
+
+def _programs(config: Config) -> list[str]:
+    """The default runtime's program: what most containers start by."""
+    entry = config.all_runtimes().get(config.default_runtime)
+    found = shutil.which(entry.path) if entry and entry.path else None
+    return [found] if found else []

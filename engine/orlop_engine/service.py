@@ -1,0 +1,58 @@
+"""The open engine as the daemon and other plugins see it."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from orlop_engine import reload
+from orlop_engine.engine import Engine
+from orlop_kernel.config import Loaded, ReloadPlan
+from orlop_kernel.kinds import Service
+
+__all__ = ["EngineService"]
+
+_log = logging.getLogger("orlop.daemon")
+_MARGIN = 5.0  # dockerd's, beyond the longest stop timeout
+
+
+class EngineService(Service):
+    """`engine` is what front ends and guards work with."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def restore(self) -> None:
+        """See Service."""
+        await self.engine.restore()
+
+    def check_reload(self, wanted: Loaded) -> None:
+        """See Service."""
+        reload.check(self.engine, wanted)
+
+    def apply_reload(self, found: ReloadPlan) -> None:
+        """See Service."""
+        reload.apply(self.engine, found)
+
+    def stop_limit(self) -> float:
+        """dockerd's: `shutdown-timeout`, or the longest stop timeout of a running container and 5 s; negative: for ever."""
+        config = self.engine.config
+        items = self.engine.containers.index.values()
+        # `run`: also those that are just being started, which will have to be stopped too
+        own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
+        seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
+        if config.shutdown_timeout < 0 or any(value < 0 for value in seconds):
+            return math.inf
+        return max(float(config.shutdown_timeout), max(seconds, default=0) + _MARGIN)
+
+    async def shutdown(self) -> None:
+        """Stop the containers, or leave them to their monitors (`live-restore`)."""
+        await self.engine.shutdown(leave_running=self.engine.config.live_restore)
+
+    def stopped(self) -> None:
+        """See Service."""
+        running = self.engine.containers.counts()["running"]
+        if self.engine.config.live_restore or not running:
+            _log.info("stopped; %d containers are left running", running)
+        else:
+            _log.warning("force shutdown: %d containers still run, the next start will stop them", running)

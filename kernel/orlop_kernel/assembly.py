@@ -1,0 +1,148 @@
+"""From the names in daemon.json to open services, routes and guards. Owns no policy: order and lifetime alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from orlop_kernel.config import Config, ConfigError, Loaded, Problem
+from orlop_sdk import OrlopError, discovery
+
+if TYPE_CHECKING:
+    from orlop_kernel.http.messages import Answer
+    from orlop_kernel.kinds import FrontEnd, GuardPlugin, Guards, Service, ServiceContext, ServicePlugin, Services
+    from orlop_kernel.routing.call import Call
+    from orlop_kernel.routing.router import Guard, OnAnswer, Router
+
+__all__ = [
+    "check",
+    "front_ends",
+    "guarded",
+    "guards",
+    "in_order",
+    "on_answer",
+    "opened",
+    "problems",
+    "processes",
+    "router",
+    "service_plugins",
+]
+
+
+def service_plugins(config: Config) -> dict[str, ServicePlugin]:
+    """The services of the configuration, each behind those that it requires. Raises ConfigError, NotFound, DriverError."""
+    found = {name: cast("ServicePlugin", discovery.find("service", name).make()) for name in config.services}
+    return in_order(found)
+
+
+def in_order(plugins: Mapping[str, ServicePlugin]) -> dict[str, ServicePlugin]:
+    """Sorted so that requirements come first. Raises ConfigError when one is missing or two require each other."""
+    ordered: dict[str, ServicePlugin] = {}
+    waiting = dict(plugins)
+    while waiting:
+        ready = [name for name, plugin in waiting.items() if all(needed in ordered for needed in plugin.requires)]
+        if not ready:
+            wanted = {name: [each for each in plugin.requires if each not in ordered] for name, plugin in waiting.items()}
+            name, missing = next(iter(wanted.items()))
+            raise ConfigError(f'cannot open service "{name}": it requires {", ".join(missing)}; see services in daemon.json')
+        for name in ready:
+            ordered[name] = waiting.pop(name)
+    return ordered
+
+
+@asynccontextmanager
+async def processes(plugins: Mapping[str, ServicePlugin], config: Config) -> AsyncIterator[dict[str, Any]]:
+    """The processes of all services, started."""
+    async with AsyncExitStack() as stack:
+        yield {name: await stack.enter_async_context(plugin.processes(config)) for name, plugin in plugins.items()}
+
+
+@asynccontextmanager
+async def opened(
+    plugins: Mapping[str, ServicePlugin], started: Mapping[str, Any], context: ServiceContext
+) -> AsyncIterator[dict[str, Service]]:
+    """All services, open; closed in the reverse order. `context` has no services and no processes yet."""
+    services: dict[str, Service] = {}
+    async with AsyncExitStack() as stack:
+        for name, plugin in plugins.items():
+            own = context._replace(services=services, processes=started[name])
+            services[name] = await stack.enter_async_context(plugin.open(own))
+        yield services
+
+
+def front_ends(config: Config, services: Services) -> list[FrontEnd]:
+    return [cast("FrontEnd", discovery.find("frontend", name).make(services, config)) for name in config.front_ends]
+
+
+def router(ends: Sequence[FrontEnd]) -> Router:
+    """One listener's router: the routes of all front ends, and the manners of the first that has its own."""
+    from orlop_kernel.routing.dialect import PLAIN
+    from orlop_kernel.routing.router import Router
+
+    dialect = next((end.dialect for end in ends if end.dialect), PLAIN)
+    return Router([route for end in ends for route in end.routes()], dialect)
+
+
+def _guard_plugins(config: Config) -> list[GuardPlugin]:
+    return [cast("GuardPlugin", discovery.find("guard", name).make()) for name in config.guards]
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """What would keep the selected plugins from starting with this configuration."""
+    for key, kind, names in (
+        ("services", "service", config.services),
+        ("front-ends", "frontend", config.front_ends),
+        ("guards", "guard", config.guards),
+    ):
+        for name in names:
+            try:
+                found = discovery.find(kind, name)
+            except OrlopError as error:
+                yield Problem(str(error), (key,))
+            else:
+                if kind != "frontend":
+                    yield from found.make().problems(config)
+
+
+def check(loaded: Loaded) -> None:
+    """Raise ConfigError for all `problems` at once, each with the place of its keys."""
+    if found := [loaded.located(problem) for problem in problems(loaded.config)]:
+        raise ConfigError(*found)
+
+
+@asynccontextmanager
+async def guards(config: Config, services: Services) -> AsyncIterator[list[Guards]]:
+    """The guards of the configuration, open. Raises ConfigError, also where a listener would be left without one."""
+    if not config.guards and (config.listeners or config.audit_log or config.authorization_plugins):
+        raise ConfigError("listeners, audit-log and authorization-plugins need a guard: name one in guards in daemon.json")
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(plugin.open(services, config)) for plugin in _guard_plugins(config)]
+
+
+def guarded(found: Iterable[Guard | None]) -> Guard | None:
+    """Several guards as one, the first outermost."""
+    chain = [guard for guard in found if guard is not None]
+    if len(chain) < 2:
+        return chain[0] if chain else None
+
+    async def around(call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
+        for guard in reversed(chain):
+            proceed = partial(guard, call, proceed)
+        return await proceed()
+
+    return around
+
+
+def on_answer(services: Iterable[Service]) -> OnAnswer | None:
+    """What is called after each answer: nothing, one function, or one for all."""
+    listening = [service.on_answer for service in services if service.on_answer is not None]
+    if len(listening) < 2:
+        return listening[0] if listening else None
+
+    def each(call: Call, status: int, seconds: float) -> None:
+        for listener in listening:
+            listener(call, status, seconds)
+
+    return each

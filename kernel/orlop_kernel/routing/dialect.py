@@ -1,0 +1,46 @@
+"""How a front end's protocol looks where no handler of its own answers: errors, unknown paths, headers, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from orlop_kernel.http.messages import Answer, Request, Response
+
+__all__ = ["PLAIN", "Dialect", "Version"]
+
+Version = tuple[int, int]
+
+_TEXT = (("Content-Type", "text/plain; charset=utf-8"),)
+
+
+def _plain_error(request: Request, error: Exception) -> Response:
+    return Response(500, b"internal server error\n", _TEXT)
+
+
+class Dialect(NamedTuple):
+    """`answer_error` turns an exception into an answer and must not raise. `decorate` adds what every answer has.
+    `check_version` reads the version in a path ("1.43" of "/v1.43/info") and raises what `answer_error` explains;
+    `newest` is what a path without a version gets."""
+
+    answer_error: Callable[[Request, Exception], Response]
+    decorate: Callable[[Answer], Answer]
+    check_version: Callable[[str], Version]
+    newest: Version
+    not_found: Response
+    options: Response
+
+
+def _no_version(text: str) -> Version:
+    raise ValueError(f"no front end serves version {text}")
+
+
+PLAIN = Dialect(
+    answer_error=_plain_error,
+    decorate=lambda answer: answer,
+    check_version=_no_version,
+    newest=(0, 0),
+    not_found=Response(404, b"no front end serves this: see front-ends in daemon.json\n", _TEXT),
+    options=Response(200, b"", ()),
+)
+"""Of a daemon without a front end."""

@@ -1,0 +1,50 @@
+"""The front end `docker`: the Engine API's routes over the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orlop_engine.service import EngineService
+from orlop_kernel.config import Config
+from orlop_kernel.kinds import Services
+from orlop_kernel.routing.router import Route
+from orlop_sdk import Register, hookimpl
+
+from . import config as config_routes
+from . import containers, debug, exec, files, images, networks, plugins, swarm, system, volumes
+from .dialect import docker_dialect
+
+__all__ = ["DockerApi"]
+
+_RESOURCES = (
+    config_routes,
+    containers,
+    debug,
+    exec,
+    files,
+    images,
+    networks,
+    plugins,
+    swarm,
+    system,
+    volumes,
+)
+
+
+@hookimpl
+def orlop_frontend(register: Register) -> None:
+    register("docker", DockerApi)
+
+
+class DockerApi:
+    """Implements FrontEnd."""
+
+    def __init__(self, services: Services, config: Config) -> None:
+        service: EngineService = services["engine"]
+        self._engine = service.engine
+        self.dialect = docker_dialect(config.min_api_version)
+
+    def routes(self) -> Iterator[Route]:
+        """See FrontEnd."""
+        for resource in _RESOURCES:
+            yield from resource.routes(self._engine)

@@ -1,0 +1,14 @@
+"""What a guard holds back from the client of a call."""
+
+from __future__ import annotations
+
+from orlop_engine.restrictions import NO_RESTRICTIONS, Restrictions
+from orlop_kernel.routing.call import Call
+
+__all__ = ["restrictions"]
+
+
+def restrictions(call: Call) -> Restrictions:
+    """Those of the call; none where no guard has set any."""
+    found: Restrictions | None = call.restrictions
+    return found or NO_RESTRICTIONS

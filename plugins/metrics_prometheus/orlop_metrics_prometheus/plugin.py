@@ -1,0 +1,55 @@
+"""Metrics as a service of the daemon. The rest of the package is imported when there is an address to serve them at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from orlop_kernel.kinds import Service, ServiceContext
+from orlop_sdk import Register, hookimpl
+
+if TYPE_CHECKING:
+    from orlop_kernel.config import Config, Problem
+
+__all__ = ["MetricsPlugin"]
+
+
+@hookimpl
+def orlop_service(register: Register) -> None:
+    register("metrics", MetricsPlugin)
+
+
+class MetricsPlugin:
+    """Implements ServicePlugin."""
+
+    requires = ("engine",)
+
+    def problems(self, config: Config) -> tuple[Problem, ...]:
+        """None that would show before the address is bound."""
+        return ()
+
+    def processes(self, config: Config) -> nullcontext[None]:
+        """None."""
+        return nullcontext()
+
+    @asynccontextmanager
+    async def open(self, context: ServiceContext) -> AsyncIterator[Service]:
+        """See ServicePlugin."""
+        yield _Metrics(context)
+
+
+class _Metrics(Service):
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+
+    async def restore(self) -> None:
+        """Serve metrics in the daemon's nursery, if there is an address for them."""
+        if self._context.config.metrics_addr:
+            from orlop_kernel.boot.process import client_limits
+
+            from .serve import start
+
+            limits = client_limits(len(self._context.config.listeners))[1]
+            metrics = await start(self._context.services["engine"].engine, self._context.nursery, limits)
+            self.on_answer = metrics.answered

@@ -1,0 +1,45 @@
+"""ARCHITECTURE.md says what the code is."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+sys.path.append(str(TOP / "docs"))
+
+import structure  # noqa: E402 - lies beside the page that it writes
+
+KERNEL_LINES = 7_600
+"""The part of Orlop that a reader can hold in the head. What would not fit belongs into a plugin."""
+
+
+def _arrows(text: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
+
+
+def test_the_picture_is_that_of_the_code() -> None:
+    shown = structure.PAGE.read_text().partition(structure.BEGIN)[2].partition(structure.END)[0]
+    assert _arrows(shown) == _arrows(structure.generated()), "run ./dev docs"
+
+
+def test_the_line_counts_are_about_right() -> None:
+    page = structure.PAGE.read_text()
+    shown = {name: int(count.replace(",", "")) for name, count in re.findall(r'(\w+)\["\w+<br/>([\d,]+) lines"\]', page)}
+    found = structure.lines()
+    assert shown.keys() == found.keys(), "run ./dev docs"
+    assert not {name: found[name] for name in found if abs(shown[name] - found[name]) > max(300, found[name] // 10)}, (
+        "run ./dev docs"
+    )
+
+
+def test_the_kernel_stays_small() -> None:
+    assert structure.lines()["kernel"] <= KERNEL_LINES
+
+
+def test_every_place_that_the_page_names_exists() -> None:
+    page = structure.PAGE.read_text()
+    named = set(re.findall(r"`((?:orlop_\w+|sdk|kernel|monitor|engine|plugins|cli)/[\w/]*[\w.]*)`", page))
+    roots = [TOP, *(path.parent for path in structure.packages().values())]
+    assert not [name for name in named if not any((root / name).exists() for root in roots)]

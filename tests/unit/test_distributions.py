@@ -1,0 +1,83 @@
+"""Every distribution imports with what it declares and nothing else, as in a fresh virtual environment of its own."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+TOP = Path(__file__).parents[2]
+PROJECTS = {path.parent: tomllib.loads(path.read_text())["project"] for path in TOP.glob("*/pyproject.toml")} | {
+    path.parent: tomllib.loads(path.read_text())["project"] for path in TOP.glob("plugins/*/pyproject.toml")
+}
+OURS = {project["name"]: directory for directory, project in PROJECTS.items()}
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+sys.path[:0] = [sys.argv[1]]
+package = importlib.import_module(sys.argv[2])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if ".testing" not in module.name and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+
+
+def _package(directory: Path) -> Path:
+    return next(path for path in directory.glob("orlop_*") if path.is_dir())
+
+
+def _requirements(name: str) -> list[str]:
+    if name in OURS:
+        return list(PROJECTS[OURS[name]]["dependencies"])
+    return metadata.distribution(name).requires or []
+
+
+def _closure(name: str) -> Iterator[str]:
+    """The distribution and all that it requires, directly or not, without extras."""
+    seen, waiting = set[str](), [name]
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        yield one
+        for text in _requirements(one):
+            wanted = Requirement(text)
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                waiting.append(wanted.name)
+
+
+def _install(name: str, site: Path) -> None:
+    """Links of its top-level packages, as an installer would leave them."""
+    if name in OURS:
+        package = _package(OURS[name])
+        os.symlink(package, site / package.name)
+        return
+    distribution = metadata.distribution(name)
+    tops = {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}
+    for top in tops:
+        target = site / top
+        if not target.exists():
+            os.symlink(distribution.locate_file(top), target)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_distribution_imports_alone(name: str, tmp_path: Path) -> None:
+    for one in _closure(name):
+        _install(one, tmp_path)
+    program = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(tmp_path), _package(OURS[name]).name]
+    done = subprocess.run(program, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_whole_is_all_of_them_at_one_version() -> None:
+    whole = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    assert {project["version"] for project in PROJECTS.values()} == {whole["version"]}
+    assert set(whole["dependencies"]) == {f"{name}=={whole['version']}" for name in OURS}
