@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Tally"]
+__all__ = ["Counters"]
 
 
-class Tally:
+class Counters:
     """An engine's numbers since it started. Actions are keyed by what was acted on and how: ("container", "start")."""
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ _log = logging.getLogger("orlop.drivers")
 DRIVER_DEADLINE = 60.0
 
 
-class Deadlines:
+class DeadlineProxy:
     """Stands in front of a driver object: the same methods; those that are coroutines have a deadline and raise nothing but
     `OrlopError`."""
 
@@ -100,7 +100,7 @@ class Drivers:
         found = self._made.get((kind, name))
         if found is None:
             factory = discovery.find(kind, name)
-            found = Deadlines(_build(factory, context, f'{kind} driver "{name}"'), label)
+            found = DeadlineProxy(_build(factory, context, f'{kind} driver "{name}"'), label)
             self.loaded[kind, name] = factory
             self._made[kind, name] = found
         return found

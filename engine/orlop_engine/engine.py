@@ -15,17 +15,17 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from orlop_engine.counters import Tally
+from orlop_engine.counters import Counters
 from orlop_kernel.config import Config, Loaded
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import cgroups
 
-from .containers import living
+from .containers import reload_constraints
 from .containers.service import Containers
 from .drivers import Drivers
 from .execs import Execs
-from .futures import uncut
+from .futures import run_to_completion
 from .images.service import Images
 from .networks import live
 from .networks.service import Networks
@@ -52,7 +52,7 @@ class Engine:
         self.events = events
         self.zygote = zygote
         self.nursery = nursery
-        self.tally = Tally()
+        self.counters = Counters()
         self.drivers = Drivers(config)
         self.storage_name = config.effective_storage_driver
         self.storage = self.drivers.storage(self.storage_name)
@@ -63,7 +63,7 @@ class Engine:
         self.execs = Execs(self)
         self.stats = Stats(self)
         self.images.users = self.containers.users_of_images
-        self.images.tally = self.tally
+        self.images.counters = self.counters
 
     def _volume_users(self) -> dict[str, list[str]]:
         return self.containers.users_of_volumes()
@@ -79,7 +79,9 @@ class Engine:
         engine = cls(config, store, events, zygote, nursery)
         try:
             await engine.containers.load()
-            living.check_at_start(engine.containers)  # before anything is brought in line with this configuration
+            reload_constraints.check_at_start(
+                engine.containers
+            )  # before anything is brought in line with this configuration
             await engine.images.load()
             await engine.volumes.load()
             await engine.networks.load()
@@ -112,4 +114,4 @@ class Engine:
 
     async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
         """Run an operation to its end, whatever becomes of the caller."""
-        return await uncut(self.nursery, operation, *args)
+        return await run_to_completion(self.nursery, operation, *args)

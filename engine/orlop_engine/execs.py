@@ -31,7 +31,7 @@ from orlop_kernel.process import describe_timeout
 from orlop_monitor.protocol import Attach, Exec, ExecExited, Status
 from orlop_sdk import Conflict, DeadlineExceeded, Execution, InvalidParameter, NotFound, OrlopError, Outcome
 
-from .futures import Once
+from .futures import Future
 from .terminals import rows_and_columns
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ExecState:
     ended_at: float = float("inf")
     begun: trio.Event = field(default_factory=trio.Event)
     """Set when it runs, or has failed to."""
-    ended: Once[int] = field(default_factory=Once)
+    ended: Future[int] = field(default_factory=Future)
     early: int | None = None
     """Its exit, when that is told before its start: they come by different connections."""
 
@@ -120,17 +120,17 @@ class Execs:
         self.engine.events.publish("container", action, state.container.id, attributes)
 
     def _process(self, state: ExecState, console_size: list[int] | None) -> bytes:
-        room, container, config = self.engine.containers, state.container, state.config
+        containers, container, config = self.engine.containers, state.container, state.config
         record = container.record
         identity = self._identity(container, config)
         bounding = capabilities.available() if config.privileged else bounding_set(record.host_config)
-        base = process_input(room, container, identity, state.command, bounding)
+        base = process_input(containers, container, identity, state.command, bounding)
         env = environment.container(
             record.config.hostname,
             config.tty,
             environment.merge(record.config.env or (), config.env or ()),
             identity.home,
-            links.environment(room, record),
+            links.environment(containers, record),
         )
         given = build.ProcessInput(
             args=state.command,
@@ -176,10 +176,10 @@ class Execs:
     async def _run(
         self, state: ExecState, wanted: Attach | None, console_size: list[int] | None
     ) -> trio.SocketStream | None:
-        room, container = self.engine.containers, state.container
+        containers, container = self.engine.containers, state.container
         assert container.run is not None and container.run.monitor is not None
         monitor = container.run.monitor
-        base = f"{room.run_dir(container.id)}/exec-{state.id[:16]}"
+        base = f"{containers.run_dir(container.id)}/exec-{state.id[:16]}"
         with open(f"{base}.json", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(self._process(state, console_size))
         execution = Execution(
@@ -189,7 +189,7 @@ class Execs:
         config = state.config
         message = Exec(
             exec_id=state.id,
-            run=runtime.exec(task(room, container), execution),
+            run=runtime.exec(task(containers, container), execution),
             pid_file=execution.pid_file,
             log_file=execution.log,
             terminal=config.tty,
@@ -312,7 +312,7 @@ class Execs:
         told by nobody. What began since it was asked may not be among its `execs` yet."""
         for exec_id in list(container.execs - status.execs.keys()):
             if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
-                self._end(state, status.unheard.get(exec_id, UNKNOWN_EXIT))
+                self._end(state, status.unreported_exits.get(exec_id, UNKNOWN_EXIT))
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         state = self.get(exec_id)

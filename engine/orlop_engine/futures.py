@@ -7,13 +7,13 @@ from typing import Generic, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-__all__ = ["Once", "uncut"]
+__all__ = ["Future", "run_to_completion"]
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class Once(Generic[T]):
+class Future(Generic[T]):
     """Set once, read by any number of waiters, before or after."""
 
     __slots__ = ("_error", "_event", "_value")
@@ -48,10 +48,10 @@ class Once(Generic[T]):
         return self._value  # type: ignore[return-value]  # T may include None
 
 
-async def uncut(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
+async def run_to_completion(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
     """Run an operation in `nursery` and wait for it. When the waiter is cancelled the operation goes on to its end: a
     client that hangs up must not leave a container half made."""
-    outcome: Once[T] = Once()
+    outcome: Future[T] = Future()
 
     async def run() -> None:
         try:

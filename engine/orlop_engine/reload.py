@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orlop_kernel.config import Loaded, ReloadPlan, plan
 from orlop_kernel.failures import as_orlop_error
 
-from .containers import living
+from .containers import reload_constraints
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -34,7 +34,7 @@ def check(engine: Engine, wanted: Loaded) -> ReloadPlan:
     """What a reload would do. Raises `ConfigError` or `OrlopError` when it cannot be done, or when the next start could not
     be: a file must never lie in wait for that."""
     engine.networks.check_config(wanted.config)
-    living.check(engine.containers, wanted.config)
+    reload_constraints.check(engine.containers, wanted.config)
     return plan(engine.loaded, wanted)
 
 

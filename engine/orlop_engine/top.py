@@ -24,7 +24,7 @@ _EXIT_RECORDED = 1.0  # seconds that an exit which made the runtime fail may tak
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
-async def processes(room: Containers, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
+async def processes(containers: Containers, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
     """`apart`: ps is never asked about more than the container's processes. Which lines are theirs can be told by the column
     PID alone, which a blank in a column before it, such as a process's name, moves."""
     state = container.record.state
@@ -35,7 +35,7 @@ async def processes(room: Containers, container: Container, ps_args: str, *, apa
     for found in re.finditer(r"\s+(\S*)=\s*(PID\S*)", ps_args):
         if found[1] != "pid":
             raise InvalidParameter(f'specifying "{found[1]}={found[2]}" is not allowed')
-    pids = await _pids(room, container)
+    pids = await _pids(containers, container)
     if not pids:
         raise Conflict(f"container {container.id} is not running")
     words = ps_args.split()
@@ -48,14 +48,14 @@ async def processes(room: Containers, container: Container, ps_args: str, *, apa
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 
 
-async def _pids(room: Containers, container: Container) -> list[int]:
+async def _pids(containers: Containers, container: Container) -> list[int]:
     """Of the container's processes, as the runtime lists them. Empty when the last one has just ended: runc then prints
     `null`, or no longer knows the container before its exit is recorded here."""
     run = container.run
-    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
+    runtime = containers.engine.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
     try:
-        listed = await process.check(runtime.processes(task(room, container)), what, limit=_OUTPUT)
+        listed = await process.check(runtime.processes(task(containers, container)), what, limit=_OUTPUT)
     except DriverError:
         if run is not None:
             with trio.move_on_after(_EXIT_RECORDED):

@@ -48,7 +48,7 @@ class Daemon:
         self._phases.end("configuration")
         self._environ = dict(os.environ)
         self._stop = trio.Event()
-        self._hurry = trio.CancelScope()
+        self._expedite = trio.CancelScope()
         self._signals = 0
         self._serving = False
         self._services: dict[str, Service] = {}
@@ -173,7 +173,7 @@ class Daemon:
             self._stop.set()
         elif self._signals == 2:
             _log.warning("%s again: not waiting for containers and clients any longer", name)
-            self._hurry.cancel()
+            self._expedite.cancel()
         else:
             _log.error("%s a third time: leaving at once", name)
             os._exit(128 + signum)
@@ -224,7 +224,7 @@ class Daemon:
         limit = max((service.stop_limit() for service in services), default=0.0)
         systemd.notify_stopping(limit)
         events.close_subscriptions()
-        with self._hurry, trio.move_on_after(limit):
+        with self._expedite, trio.move_on_after(limit):
             async with trio.open_nursery() as nursery:
                 for server in servers:
                     nursery.start_soon(server.drain, limit)

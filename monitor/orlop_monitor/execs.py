@@ -32,7 +32,7 @@ class Execs:
         self._attach = attach
         self._announce = announce
         self._tasks: dict[str, Task] = {}
-        self.unheard: dict[str, int] = {}
+        self.unreported_exits: dict[str, int] = {}
         """Exit codes that there was nobody to tell, up to `_UNHEARD`."""
 
     @property
@@ -87,8 +87,8 @@ class Execs:
 
         def ended(code: int, time_ns: int) -> None:
             del self._tasks[request.exec_id]
-            if not self._announce(ExecExited(request.exec_id, code, time_ns)) and len(self.unheard) < _UNHEARD:
-                self.unheard[request.exec_id] = code
+            if not self._announce(ExecExited(request.exec_id, code, time_ns)) and len(self.unreported_exits) < _UNHEARD:
+                self.unreported_exits[request.exec_id] = code
             output.finish_attachments()
 
         task.on_started, task.on_failed, task.on_ended = started, failed, ended

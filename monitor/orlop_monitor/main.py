@@ -142,7 +142,7 @@ class Monitor:
             pid=container.pid if container else 0,
             netns_fd=self._netns,
             execs=self._execs.pids,
-            unheard=self._execs.unheard,
+            unreported_exits=self._execs.unreported_exits,
         )
 
     def _launch(self, connection: Connection, serial: int, request: Launch) -> None:
@@ -239,7 +239,7 @@ class Monitor:
     def _subscribe(self, connection: Connection, serial: int, request: Subscribe) -> None:
         connection.subscribed = True
         connection.reply(serial, self._status())
-        self._execs.unheard = {}
+        self._execs.unreported_exits = {}
         if self._container and self._container.exited:
             connection.event(self._container.exited)
 

@@ -208,7 +208,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     pid: int = 0
     netns_fd: int = -1
     execs: dict[str, int] = {}
-    unheard: dict[str, int] = {}
+    unreported_exits: dict[str, int] = {}
     version: int = PROTOCOL_VERSION
 
 

@@ -3,7 +3,7 @@
 from .common import (
     SPI_VERSION,
     Command,
-    Leftover,
+    Drift,
     Mount,
     Outcome,
 )
@@ -83,13 +83,13 @@ __all__ = [
     "Command",
     "Conflict",
     "DeadlineExceeded",
+    "Drift",
     "DriverError",
     "Endpoint",
     "EndpointState",
     "Execution",
     "Forbidden",
     "InvalidParameter",
-    "Leftover",
     "LinkedPort",
     "LogBlock",
     "LogCapabilities",

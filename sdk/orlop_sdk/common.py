@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["SPI_VERSION", "Command", "Leftover", "Mount", "Outcome"]
+__all__ = ["SPI_VERSION", "Command", "Drift", "Mount", "Outcome"]
 
 SPI_VERSION = 1
 """The version of the driver contracts. A driver's factory declares the one it was written for; see `hooks`."""
@@ -43,7 +43,7 @@ class Outcome(msgspec.Struct, frozen=True):
     timed_out: bool = False
 
 
-class Leftover(msgspec.Struct, frozen=True):
+class Drift(msgspec.Struct, frozen=True):
     """One thing on the machine that is not as the kernel's books have it, as `audit` of a driver reports it. `kind`:
     "stray" (belongs to nothing), "missing" or "damaged". `text` says what that means, `repair` what the driver's `mend`
     would do about it, "" when nothing safe can be done. `id` is the endpoint, network or snapshot it is about, "" when

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from .common import Leftover
+from .common import Drift
 
 __all__ = [
     "Address",
@@ -167,7 +167,7 @@ class NetworkAudit(Protocol):
 
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
-    ) -> Sequence[Leftover]:
+    ) -> Sequence[Drift]:
         """What the host has of this driver's that is not of these, what of theirs it lacks, and what is damaged."""
         ...
 
@@ -175,7 +175,7 @@ class NetworkAudit(Protocol):
         """What the host has of this driver's, for people: part of a debug bundle."""
         ...
 
-    async def mend(self, found: Leftover) -> None:
+    async def repair(self, found: Drift) -> None:
         """Do what its `repair` says; `found` is of the last `audit`. It has put itself right, or is another's by now: no
         error. What the kernel knows of an endpoint stays true: its `EndpointState` does not change."""
         ...

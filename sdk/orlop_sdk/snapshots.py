@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from .common import Leftover
+from .common import Drift
 from .errors import InvalidParameter
 
 __all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory"]
@@ -96,23 +96,23 @@ class SnapshotIndex:
                     damaged.append(path)
         return found, damaged
 
-    def compare(self, present: Collection[str], is_empty: Callable[[str], bool]) -> list[Leftover]:
+    def compare(self, present: Collection[str], is_empty: Callable[[str], bool]) -> list[Drift]:
         """For `StorageAudit.audit`: the index against the directories that there are, by id. Only what is empty may be
         removed for want of a record: that of another may have been lost."""
         records, damaged = self._read()
         lost = [*damaged, *(os.path.join(self._damaged, name) for name in _listed(self._damaged))]
-        found = [Leftover("damaged", f"index entry {path}", "says of no snapshot where it is") for path in sorted(lost)]
+        found = [Drift("damaged", f"index entry {path}", "says of no snapshot where it is") for path in sorted(lost)]
         ids = {record.id for record in records.values()}
         for key, record in sorted(records.items()):
             if record.id not in present:
-                found.append(Leftover("missing", f"snapshot {key[:19]}", "its directory is gone", id=key))
+                found.append(Drift("missing", f"snapshot {key[:19]}", "its directory is gone", id=key))
             elif record.parent is not None and record.parent not in ids:
-                found.append(Leftover("damaged", f"snapshot {key[:19]}", "a layer below it is missing", id=key))
+                found.append(Drift("damaged", f"snapshot {key[:19]}", "a layer below it is missing", id=key))
         for ident in sorted(set(present) - ids):
             text, repair = "is of no snapshot, and holds files", ""
             if is_empty(ident):
                 text, repair = "is of no snapshot, and empty", "remove it"
-            found.append(Leftover("stray", f"directory {ident}", text, repair, note=ident))
+            found.append(Drift("stray", f"directory {ident}", text, repair, note=ident))
         return found
 
     def knows(self, ident: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from .common import Leftover, Mount
+from .common import Drift, Mount
 
 __all__ = [
     "Change",
@@ -132,11 +132,11 @@ class Storage(Protocol):
 class StorageAudit(Protocol):
     """What a storage driver may have besides: comparing its directory with its own index, for `orlop system check`."""
 
-    async def audit(self) -> Sequence[Leftover]:
+    async def audit(self) -> Sequence[Drift]:
         """What is damaged, missing, or of no snapshot. Reads the disk, changes nothing."""
         ...
 
-    async def mend(self, found: Leftover) -> None:
+    async def repair(self, found: Drift) -> None:
         """Do what its `repair` says; never at the cost of what a container may have written. It has put itself right: no
         error."""
         ...

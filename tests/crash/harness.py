@@ -283,7 +283,7 @@ class Rig:
         operation.prepare(self.engine)
         acknowledged, killed = (self._kill_boot if operation.victim == "boot" else self._kill)(point)
         try:
-            self._judge(point, learned, acknowledged)
+            self._label_scope(point, learned, acknowledged)
         except Exception as failure:
             raise Failure(
                 f"killed at {killed}, {acknowledged} of {len(operation.steps)} acknowledged: {failure}"
@@ -329,7 +329,7 @@ class Rig:
         self._boot(point.live)
         return 0, tracer.killed or "the end of it"
 
-    def _judge(self, point: Point, learned: Learned, acknowledged: int) -> None:
+    def _label_scope(self, point: Point, learned: Learned, acknowledged: int) -> None:
         operation = point.operation
         killed_other = operation.victim not in ("daemon", "boot")
         through = relaxed if killed_other else Look

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.root
 TEAM = "com.example.team"
 
 
-class House:
+class EngineFixture:
     """One daemon with a door for each kind of client."""
 
     def __init__(self) -> None:
@@ -35,17 +35,17 @@ class House:
         home = self.engine.home
         self.audit = home / "log" / "audit.log"
 
-        def door(name: str, role: str, **more: Any) -> dict[str, Any]:
+        def policy(name: str, role: str, **more: Any) -> dict[str, Any]:
             return {"host": f"unix://{home}/{name}.sock", "role": role, **more}
 
         self.config: dict[str, Any] = {
             "listeners": [
-                door("read", "read-only", mode="0600"),
-                door("env", "read-only", **{"show-env": True, "group": "nogroup"}),
-                door("ci", "no-exec"),
-                door("web", "full", labels=[f"{TEAM}=web"], **{"shared-images": True}),
-                door("db", "full", labels=[f"{TEAM}=db"]),
-                door("webread", "read-only", labels=[f"{TEAM}=web"]),
+                policy("read", "read-only", mode="0600"),
+                policy("env", "read-only", **{"show-env": True, "group": "nogroup"}),
+                policy("ci", "no-exec"),
+                policy("web", "full", labels=[f"{TEAM}=web"], **{"shared-images": True}),
+                policy("db", "full", labels=[f"{TEAM}=db"]),
+                policy("webread", "read-only", labels=[f"{TEAM}=web"]),
             ],
             "audit-log": {"path": str(self.audit), "max-size": "1m"},
         }
@@ -57,26 +57,26 @@ class House:
         )
         self.engine.ok("run", "-d", "--name", "db1", "-l", f"{TEAM}=db", "busybox", "sleep", "600")
 
-    def docker(self, door: str, *argv: str) -> Result:
-        return self.engine.run(["docker", "-H", f"unix://{self.engine.home}/{door}.sock", *argv])
+    def docker(self, policy: str, *argv: str) -> Result:
+        return self.engine.run(["docker", "-H", f"unix://{self.engine.home}/{policy}.sock", *argv])
 
-    def ok(self, door: str, *argv: str) -> str:
-        result = self.docker(door, *argv)
+    def ok(self, policy: str, *argv: str) -> str:
+        result = self.docker(policy, *argv)
         assert result.code == 0, result.err
         return result.line
 
-    def denied(self, door: str, *argv: str) -> str:
-        result = self.docker(door, *argv)
+    def denied(self, policy: str, *argv: str) -> str:
+        result = self.docker(policy, *argv)
         assert result.code != 0, result.out
         return result.err
 
-    def curl(self, door: str, *argv: str) -> str:
+    def curl(self, policy: str, *argv: str) -> str:
         *flags, path, write, form = argv
-        socket = f"{self.engine.home}/{door}.sock"
+        socket = f"{self.engine.home}/{policy}.sock"
         return self.engine.run(["curl", "-s", "--unix-socket", socket, *flags, f"http://d/v1.45{path}", write, form]).out
 
-    def api(self, door: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        connection = UnixConnection(f"{self.engine.home}/{door}.sock")
+    def api(self, policy: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        connection = UnixConnection(f"{self.engine.home}/{policy}.sock")
         try:
             data = json.dumps(body).encode() if body is not None else None
             connection.request(method, f"/v1.45{path}", data, {"Content-Type": "application/json"} if data else {})
@@ -97,8 +97,8 @@ SERVE = "echo hello; sleep 600"
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    made = House()
+def house() -> Iterator[EngineFixture]:
+    made = EngineFixture()
     try:
         yield made
     finally:
@@ -109,7 +109,7 @@ def house() -> Iterator[House]:
 # --- roles ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_reader_may(house: House) -> None:
+def test_what_a_reader_may(house: EngineFixture) -> None:
     assert sorted(house.ok("read", "ps", "--format", "{{.Names}}").split()) == ["db1", "web1"]
     assert house.ok("read", "logs", "web1") == "hello"
     until(lambda: "web1" in house.ok("read", "events", "--since", "1h", "--until", "0s"))  # whole seconds
@@ -136,26 +136,26 @@ def test_what_a_reader_may(house: House) -> None:
         "top web1 e",
     ],
 )
-def test_what_a_reader_may_not(house: House, argv: str) -> None:
+def test_what_a_reader_may_not(house: EngineFixture, argv: str) -> None:
     text = house.denied("read", *argv.split())
     assert f"is not allowed for role read-only of listener unix://{house.engine.home}/read.sock" in text
     assert house.engine.state("web1") == "running"
 
 
-def test_a_reader_sees_no_values_of_the_environment(house: House) -> None:
+def test_a_reader_sees_no_values_of_the_environment(house: EngineFixture) -> None:
     env = "{{json .Config.Env}}"
     assert "PASSWORD=(hidden)" in house.ok("read", "inspect", "-f", env, "web1")
     assert "secret" not in house.ok("read", "inspect", "web1")
     assert "PASSWORD=secret" in house.ok("env", "inspect", "-f", env, "web1")
 
 
-def test_sockets_are_whose_the_entry_says(house: House) -> None:
+def test_sockets_are_whose_the_entry_says(house: EngineFixture) -> None:
     read, env = (os.stat(house.engine.home / f"{name}.sock") for name in ("read", "env"))
     assert (stat.S_IMODE(read.st_mode), read.st_gid) == (0o600, 0)
     assert (stat.S_IMODE(env.st_mode), env.st_gid) == (0o660, 65534)
 
 
-def test_no_exec_runs_containers_and_nothing_in_them(house: House) -> None:
+def test_no_exec_runs_containers_and_nothing_in_them(house: EngineFixture) -> None:
     assert house.ok("ci", "run", "--rm", "-v", "ci-data:/d", "busybox", "echo", "made") == "made"
     for argv, what in (
         ("exec web1 true", "POST /containers/{id}/exec"),
@@ -176,21 +176,21 @@ def test_no_exec_runs_containers_and_nothing_in_them(house: House) -> None:
     house.ok("ci", "volume", "rm", "ci-data")
 
 
-def test_a_guarded_client_chooses_no_address_inside(house: House) -> None:
+def test_a_guarded_client_chooses_no_address_inside(house: EngineFixture) -> None:
     """The daemon asks with root's place in the network. Nobody is asked, and the log says who wanted it."""
     with hostile.serving() as inside:
         port = inside.host.rpartition(":")[2]
         what = "which is neither public nor a registry that is configured, is not allowed for role"
-        for door in ("ci", "web"):
+        for policy in ("ci", "web"):
             for argv in (
                 ("pull", f"{inside.host}/app"),
                 ("pull", f"localhost:{port}/app"),
                 ("run", "--rm", f"127.1.2.3:{port}/app"),
                 ("search", f"{inside.host}/app"),
             ):
-                assert what in house.denied(door, *argv)
+                assert what in house.denied(policy, *argv)
             login = {"username": "u", "password": "p", "serveraddress": inside.host}
-            assert what in str(house.api(door, "POST", "/auth", login))
+            assert what in str(house.api(policy, "POST", "/auth", login))
         for host in (inside.host, f"localhost:{port}", f"[::1]:{port}", "169.254.169.254"):
             status, answer = house.api("ci", "POST", f"/images/create?fromSrc=http://{host}/x")
             assert (status, what in answer["message"]) == (403, True)
@@ -202,9 +202,9 @@ def test_a_guarded_client_chooses_no_address_inside(house: House) -> None:
         assert "manifest unknown" in house.engine.docker("pull", f"{inside.host}/app").err, "others ask as they like"
 
 
-def test_attaching(house: House) -> None:
+def test_attaching(house: EngineFixture) -> None:
     stdin = "standard input is not allowed for role no-exec"
-    for door, query, status, text in (
+    for policy, query, status, text in (
         ("read", "", 403, "not allowed for role read-only"),
         ("ci", "&stdin=1", 403, stdin),
         ("ci", "&stdin=true", 403, stdin),
@@ -212,12 +212,12 @@ def test_attaching(house: House) -> None:
     ):
         stream = "0" if status == 200 else "1"
         path = f"/containers/web1/attach?stream={stream}&stdout=1{query}"
-        said = house.curl(door, "-X", "POST", path, "-w", "%{http_code}")
+        said = house.curl(policy, "-X", "POST", path, "-w", "%{http_code}")
         assert said.endswith(str(status))
         assert text in said
 
 
-def test_a_key_in_other_case_is_the_same_key(house: House) -> None:
+def test_a_key_in_other_case_is_the_same_key(house: EngineFixture) -> None:
     """What is judged is what is carried out, however it is spelt."""
     body = {"image": BUSYBOX, "hostconfig": {"PRIVILEGED": True}}
     status, answer = house.api("ci", "POST", "/containers/create", body)
@@ -227,7 +227,7 @@ def test_a_key_in_other_case_is_the_same_key(house: House) -> None:
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_team_sees_its_own(house: House) -> None:
+def test_each_team_sees_its_own(house: EngineFixture) -> None:
     assert house.ok("web", "ps", "-a", "--format", "{{.Names}}") == "web1"
     assert house.ok("db", "ps", "-a", "--format", "{{.Names}}") == "db1"
     assert house.ok("webread", "ps", "--format", "{{.Names}}") == "web1"
@@ -242,7 +242,7 @@ def test_each_team_sees_its_own(house: House) -> None:
     assert set(seen) == {"web1"}
 
 
-def test_an_exec_of_another_team(house: House) -> None:
+def test_an_exec_of_another_team(house: EngineFixture) -> None:
     _, made = house.engine.api("POST", "/containers/db1/exec", {"Cmd": ["true"]})
     for method, path in (("GET", "json"), ("POST", "start"), ("POST", "resize?h=1&w=1")):
         assert house.api("web", method, f"/exec/{made['Id']}/{path}", {} if method == "POST" else None)[0] == 403
@@ -250,7 +250,7 @@ def test_an_exec_of_another_team(house: House) -> None:
     assert "a privileged exec is not allowed" in house.denied("web", "exec", "--privileged", "web1", "true")
 
 
-def test_what_a_team_makes_is_its_own(house: House) -> None:
+def test_what_a_team_makes_is_its_own(house: EngineFixture) -> None:
     assert house.ok("web", "run", "--rm", "busybox", "echo", "made") == "made"
     ident = house.ok("web", "create", "--name", "web2", "-v", "web-data:/d", "-v", "/anonymous", "busybox", "true")
     made = house.engine.inspect(ident)
@@ -277,7 +277,7 @@ def test_what_a_team_makes_is_its_own(house: House) -> None:
     house.ok("web", "volume", "rm", "web-data")
 
 
-def test_what_a_team_may_not_join(house: House) -> None:
+def test_what_a_team_may_not_join(house: EngineFixture) -> None:
     house.engine.ok("volume", "create", "private")
     house.engine.ok("network", "create", "private")
     for argv in (
@@ -305,7 +305,7 @@ def test_what_a_team_may_not_join(house: House) -> None:
     house.engine.ok("volume", "rm", "private")
 
 
-def test_an_image_does_not_decide_whose_container_it_is(house: House) -> None:
+def test_an_image_does_not_decide_whose_container_it_is(house: EngineFixture) -> None:
     with open(house.engine.home / "bait.tar", "wb") as file:
         file.write(layer(busybox()).data)
     house.engine.ok("import", "-c", f"LABEL {TEAM}=web", "-c", "LABEL kept=yes", str(house.engine.home / "bait.tar"), "bait")
@@ -317,7 +317,7 @@ def test_an_image_does_not_decide_whose_container_it_is(house: House) -> None:
     house.engine.ok("rmi", "bait")
 
 
-def test_the_hosts_files_do_not_come_by_a_checkpoint(house: House, tmp_path: Path) -> None:
+def test_the_hosts_files_do_not_come_by_a_checkpoint(house: EngineFixture, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     for method, path in (("DELETE", "/victim"), ("GET", ""), ("POST", "")):
         body = {"CheckpointID": "victim", "CheckpointDir": str(tmp_path)} if method == "POST" else None
@@ -326,7 +326,7 @@ def test_the_hosts_files_do_not_come_by_a_checkpoint(house: House, tmp_path: Pat
     assert (tmp_path / "victim").is_dir()
 
 
-def test_the_hosts_things_do_not_come_by_way_of_others(house: House) -> None:
+def test_the_hosts_things_do_not_come_by_way_of_others(house: EngineFixture) -> None:
     house.engine.ok("run", "-d", "--name", "manager", "-v", "/etc:/host:ro", "busybox", "sleep", "600")
     house.engine.ok("run", "-d", "--name", "exporter", "--network", "host", "busybox", "sleep", "600")
     house.engine.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", "share")
@@ -344,7 +344,7 @@ def test_the_hosts_things_do_not_come_by_way_of_others(house: House) -> None:
     house.engine.ok("volume", "rm", "share")
 
 
-def test_the_hosts_directories_do_not_come_by_volumes(house: House) -> None:
+def test_the_hosts_directories_do_not_come_by_volumes(house: EngineFixture) -> None:
     house.engine.ok("volume", "create", "--label", f"{TEAM}=web", *"-o type=none -o o=bind -o device=/etc etc".split())
     house.engine.ok("create", "--name", "has-etc", "-v", "etc:/e", "busybox")
     for argv in ("-v etc:/e", "--mount type=volume,src=etc,dst=/e", "--volumes-from has-etc"):
@@ -357,7 +357,7 @@ def test_the_hosts_directories_do_not_come_by_volumes(house: House) -> None:
     house.engine.ok("volume", "rm", "etc")
 
 
-def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(house: House, tmp_path: Path) -> None:
+def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(house: EngineFixture, tmp_path: Path) -> None:
     """Not below the mount, not by a link that leads into it, not by way of a volume, whether it runs or not."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
     subprocess.run(["mount", "--make-shared", tmp_path], check=True)
@@ -369,7 +369,7 @@ def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(house: House
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def _no_copies_out(house: House, tmp_path: Path) -> None:
+def _no_copies_out(house: EngineFixture, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("of the host")
     options = f"-o type=none -o o=bind -o device={tmp_path}"
     house.engine.ok("volume", "create", *options.split(), "hostdir")
@@ -394,12 +394,12 @@ def _no_copies_out(house: House, tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine\n"
 
 
-def test_an_anonymous_volume_of_a_host_directory_is_not_taken_over(house: House, tmp_path: Path) -> None:
+def test_an_anonymous_volume_of_a_host_directory_is_not_taken_over(house: EngineFixture, tmp_path: Path) -> None:
     options = f"type=volume,dst=/m,volume-opt=type=none,volume-opt=o=bind,volume-opt=device={tmp_path}"
     house.engine.ok("create", "--name", "holder", "-l", f"{TEAM}=web", "--mount", options, "busybox")
-    for door in ("web", "ci"):
+    for policy in ("web", "ci"):
         assert "which is a directory or device of the host, is not" in house.denied(
-            door, "create", "--volumes-from", "holder", "busybox"
+            policy, "create", "--volumes-from", "holder", "busybox"
         )
     labelled = f"{options},volume-label={TEAM}=web"
     house.engine.ok("create", "--name", "giver", "-l", f"{TEAM}=web", "--mount", labelled, "busybox")
@@ -407,7 +407,7 @@ def test_an_anonymous_volume_of_a_host_directory_is_not_taken_over(house: House,
     house.engine.ok("rm", "-v", "holder", "giver")
 
 
-def test_no_answer_tells_what_paths_the_host_has(house: House) -> None:
+def test_no_answer_tells_what_paths_the_host_has(house: EngineFixture) -> None:
     said = set()
     for path in ("/etc/shadow", "/nonexistent", "/dev/null"):
         status, answer = house.api(
@@ -424,14 +424,14 @@ def test_no_answer_tells_what_paths_the_host_has(house: House) -> None:
     assert len(said) == 2
 
 
-def test_top_shows_a_container_and_not_the_host(house: House) -> None:
-    for door in ("read", "ci", "web"):
+def test_top_shows_a_container_and_not_the_host(house: EngineFixture) -> None:
+    for policy in ("read", "ci", "web"):
         for words in ("-C sleep", "ef", "-eo lstart,pid,args"):
-            assert f'ps_args "{words}" is not allowed' in house.denied(door, "top", "web1", *words.split())
-        assert len(house.docker(door, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
+            assert f'ps_args "{words}" is not allowed' in house.denied(policy, "top", "web1", *words.split())
+        assert len(house.docker(policy, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
 
 
-def test_names_of_images_that_others_run_are_not_moved(house: House, tmp_path: Path) -> None:
+def test_names_of_images_that_others_run_are_not_moved(house: EngineFixture, tmp_path: Path) -> None:
     (tmp_path / "rootfs.tar").write_bytes(layer(busybox()).data)
     (tmp_path / "evil.tar").write_bytes(docker_archive({BUSYBOX: image([layer({"evil": b""})])}))
     before = house.engine.ok("images", "-q", "--no-trunc", "busybox")
@@ -459,7 +459,7 @@ def test_names_of_images_that_others_run_are_not_moved(house: House, tmp_path: P
     assert moved in line["reason"]
 
 
-def test_images_are_shared_only_where_it_says_so(house: House) -> None:
+def test_images_are_shared_only_where_it_says_so(house: EngineFixture) -> None:
     assert house.ok("web", "images", "-q")
     assert house.ok("db", "images", "-q") == ""
     assert f"image {BUSYBOX.removesuffix(':latest')} is outside the labels" in house.denied("db", "run", "busybox", "true")
@@ -467,7 +467,7 @@ def test_images_are_shared_only_where_it_says_so(house: House) -> None:
     assert "outside" in house.denied("web", "load", "-i", "/dev/null")
 
 
-def test_prune_takes_ones_own(house: House) -> None:
+def test_prune_takes_ones_own(house: EngineFixture) -> None:
     house.engine.ok("create", "--name", "other", "busybox", "true")
     house.ok("web", "create", "--name", "mine", "busybox", "true")
     house.ok("web", "container", "prune", "-f")
@@ -476,7 +476,7 @@ def test_prune_takes_ones_own(house: House) -> None:
     house.engine.ok("rm", "other")
 
 
-def test_a_team_removes_its_links(house: House) -> None:
+def test_a_team_removes_its_links(house: EngineFixture) -> None:
     house.ok("web", "create", "--name", "linked", "--link", "web1:first", "busybox")
     ident = house.engine.inspect("web1")["Id"]
     assert house.engine.inspect("linked")["HostConfig"]["Links"] == ["/web1:/linked/first"]
@@ -489,7 +489,7 @@ def test_a_team_removes_its_links(house: House) -> None:
 # --- the audit log ----------------------------------------------------------------------------------------------------
 
 
-def test_who_did_what_is_written_down(house: House) -> None:
+def test_who_did_what_is_written_down(house: EngineFixture) -> None:
     house.denied("read", "rm", "-f", "web1")
     listener = f"unix://{house.engine.home}/read.sock"
     (line,) = until(lambda: house.lines(route="/containers/{id}", listener=listener, decision="denied")[-1:])
@@ -502,7 +502,7 @@ def test_who_did_what_is_written_down(house: House) -> None:
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, 0)
 
 
-def test_streams_have_a_beginning_and_an_end(house: House) -> None:
+def test_streams_have_a_beginning_and_an_end(house: EngineFixture) -> None:
     house.engine.ok("exec", "web1", "true")
     follower = subprocess.Popen(
         ["curl", "-sN", "--unix-socket", house.engine.socket, "http://d/v1.45/containers/web1/logs?stdout=1&follow=1"],
@@ -521,7 +521,7 @@ def test_streams_have_a_beginning_and_an_end(house: House) -> None:
     assert hijack["seconds"] >= house.lines(event="begin", id=hijack["id"])[0]["seconds"]
 
 
-def test_unknown_routes_are_written_down_too(house: House) -> None:
+def test_unknown_routes_are_written_down_too(house: EngineFixture) -> None:
     assert house.api("read", "POST", "/no/such")[0] == 404
     assert until(lambda: house.lines(path="/v1.45/no/such", status=404))[0].get("route", "") == ""
 
@@ -600,7 +600,7 @@ def _no_volumes(method: str, question: dict[str, Any]) -> dict[str, Any]:
     return {"Allow": True}
 
 
-def test_plugins_are_asked_about_everything(house: House) -> None:
+def test_plugins_are_asked_about_everything(house: EngineFixture) -> None:
     """Switched on and off by a reload, on all listeners."""
     engine = house.engine
     first, second = Plugin(_no_volumes), Plugin(lambda method, question: {"Allow": True})

@@ -104,7 +104,7 @@ def test_damage_is_reported_and_repaired(damage: str) -> None:
         assert word in " ".join(each.text for each in found)
         assert all(each.repair for each in found)
         for each in found:
-            await host.driver.mend(each)
+            await host.driver.repair(each)
         assert list(await host.driver.audit([DUAL], held)) == []
         await works(host, one, two)
 
@@ -137,7 +137,7 @@ async def test_a_repair_without_a_daemon(host: Host) -> None:
     run("ip", "link", "del", BRIDGE)
     host.driver = host.new_driver()
     for each in await host.driver.audit([DUAL], held):
-        await host.driver.mend(each)
+        await host.driver.repair(each)
     assert list(await host.driver.audit([DUAL], held)) == []
     await works(host, one, two)
 
@@ -149,7 +149,7 @@ async def test_a_namespace_that_has_ended_is_not_repaired(host: Host) -> None:
     gone = [(msgspec.structs.replace(endpoint, netns="/proc/0/ns/net"), state)]
     (found,) = (each for each in await host.driver.audit([DUAL], gone) if each.kind == "missing")
     with pytest.raises(Exception, match="cannot connect container 020202020202"):
-        await host.driver.mend(found)
+        await host.driver.repair(found)
 
 
 @on_host()
@@ -175,7 +175,7 @@ async def test_accepts_that_dockerd_needs(host: Host) -> None:
     run("nft", "flush", "chain", "ip", "filter", "DOCKER-USER")
     (found,) = await host.driver.audit([NETWORK], [])
     assert found.text == f"lacks the accepts of {BRIDGE}"
-    await host.driver.mend(found)
+    await host.driver.repair(found)
     assert list(await host.driver.audit([NETWORK], [])) == []
 
 

@@ -18,13 +18,13 @@ import trio
 import trio.testing
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
 from tests.registry.build import tar
-from tests.registry.fakes import Room, open_room
+from tests.registry.fakes import Room, open_images
 from tests.registry.hostile import serving, stall
 
 from orlop_api_docker import images as image_routes
 from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import text_response
-from orlop_engine.futures import uncut
+from orlop_engine.futures import run_to_completion
 from orlop_engine.images.service import ImageUser
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.http.server import Server
@@ -39,8 +39,8 @@ NEXT = image([BASE, layer({"etc/motd": b"bye\n"})])
 class Served:
     """What a test talks to: HTTP on a unix socket, and the docker client beside it."""
 
-    def __init__(self, room: Room, socket: str) -> None:
-        self.room, self.socket = room, socket
+    def __init__(self, images: Room, socket: str) -> None:
+        self.images, self.socket = images, socket
         self.client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://d", timeout=30)
 
     async def call(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
@@ -68,19 +68,19 @@ async def serving_api(root: Path) -> AsyncIterator[Served]:
     async def ping(call: Call) -> Answer:
         return text_response("OK")
 
-    async with open_room(str(root)) as room, trio.open_nursery() as nursery:
+    async with open_images(str(root)) as images, trio.open_nursery() as nursery:
 
         async def run(operation: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-            return await uncut(nursery, operation, *args)
+            return await run_to_completion(nursery, operation, *args)
 
-        engine: Any = SimpleNamespace(images=room.images, run=run)
+        engine: Any = SimpleNamespace(images=images.images, run=run)
         api = docker_router([*image_routes.routes(engine), Route("GET", "/_ping", ping), Route("HEAD", "/_ping", ping)])
         path = str(root / "api.sock")
         sock = trio.socket.socket(trio.socket.AF_UNIX)
         await sock.bind(path)
         sock.listen(16)
         await nursery.start(Server(api).serve, [trio.SocketListener(sock)])
-        found = Served(room, path)
+        found = Served(images, path)
         async with found.client:
             yield found
         nursery.cancel_scope.cancel()
@@ -113,7 +113,7 @@ def test_the_docker_client(tmp_path: Path) -> None:
         assert "ADD layer1.tar /" in await api.docker("history", "--no-trunc", "mine:x")
         assert await api.docker("rmi", "mine:x") == "Untagged: mine:x\n"
         assert f"Deleted: {APP.id}" in await api.docker("rmi", name)
-        assert api.room.is_empty()
+        assert api.images.is_empty()
         missing = await api.docker("pull", f"{host}/test/none", check=False)
         assert f"manifest for {host}/test/none:latest not found: manifest unknown" in missing
 
@@ -128,12 +128,12 @@ def test_load_and_import_by_the_docker_client(tmp_path: Path) -> None:
         assert f"Loaded image ID: {APP.id}" in told
         layers = tar({"hi": b"there\n"})
         id = (await api.docker("import", "-m", "why", "-c", "CMD echo hi", "-", "imp:v1", stdin=layers)).strip()
-        found = api.room.images.resolve("imp:v1")
+        found = api.images.images.resolve("imp:v1")
         assert (found.id, found.config.cmd, found.size) == (id, ["/bin/sh", "-c", "echo hi"], 6)
-        actions = [action for action, _, _ in api.room.actions()]
+        actions = [action for action, _, _ in api.images.actions()]
         assert actions == ["load", "load", "load", "tag", "import"]
         assert "Total reclaimed space" in await api.docker("image", "prune", "-a", "-f")
-        assert api.room.is_empty()
+        assert api.images.is_empty()
 
     run(tmp_path, check)
 
@@ -216,7 +216,7 @@ def test_load_errors_are_records(tmp_path: Path) -> None:
             ):
                 code, body = await api.call("POST", "/images/load", content=data)
                 assert code == 200 and message in body[-1]["error"], body
-                assert api.room.is_empty(), message
+                assert api.images.is_empty(), message
 
     trio.run(main)
 
@@ -249,18 +249,18 @@ def test_removal_asks_the_containers(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"a:b": APP}))
-            api.room.images.users = lambda: {APP.id: [ImageUser("c" * 64, True)]}
+            api.images.images.users = lambda: {APP.id: [ImageUser("c" * 64, True)]}
             code, body = await api.call("DELETE", f"/images/{APP.id}")
             assert code == 409 and "image is being used by running container cccccccccccc" in body["message"]
             assert await api.call("DELETE", "/images/a:b?force=1") == (200, [{"Untagged": "a:b"}])
             assert await api.call("POST", "/images/prune") == (200, {"ImagesDeleted": None, "SpaceReclaimed": 0})
-            api.room.images.users = dict
-            chains = [{"Deleted": chain} for chain in reversed(api.room.images.resolve(APP.id).chain_ids)]
+            api.images.images.users = dict
+            chains = [{"Deleted": chain} for chain in reversed(api.images.images.resolve(APP.id).chain_ids)]
             code, body = await api.call("POST", "/images/prune")
             assert body["ImagesDeleted"] == [{"Deleted": APP.id}, *chains]
             assert body["SpaceReclaimed"] > 2_000_000
-            assert api.room.is_empty()
-            assert [action for action, _, _ in api.room.actions()][-2:] == ["delete", "prune"]
+            assert api.images.is_empty()
+            assert [action for action, _, _ in api.images.actions()][-2:] == ["delete", "prune"]
 
     trio.run(main)
 
@@ -292,12 +292,12 @@ def test_a_client_that_hangs_up_cancels_its_pull(tmp_path: Path) -> None:
                 request = api.client.stream("POST", f"/images/create?fromImage={registry.host}/app&tag=v1")
                 async with request as answer:
                     assert answer.status_code == 200
-                    while not api.room.images._downloads._shared.waiting(BASE.digest):
+                    while not api.images.images._downloads._shared.waiting(BASE.digest):
                         await trio.testing.wait_all_tasks_blocked()
                     await answer.aclose()
-                while api.room.images._downloads._shared.waiting(BASE.digest):
+                while api.images.images._downloads._shared.waiting(BASE.digest):
                     await trio.testing.wait_all_tasks_blocked()
-                assert not api.room.images.all()
+                assert not api.images.images.all()
 
     trio.run(main)
 
@@ -315,10 +315,10 @@ def test_import_from_a_url(tmp_path: Path, status: int) -> None:
                 assert code == status
                 if status == 200:
                     assert body[0]["status"] == f"Downloading from http://{server.host}/x.tar"
-                    assert body[-1]["status"] == api.room.images.resolve("imp").id
+                    assert body[-1]["status"] == api.images.images.resolve("imp").id
                 else:
                     expected = f"failed to GET http://{server.host}/x.tar with status 404 Not Found"
                     assert body["message"] == expected
-                    assert api.room.is_empty()
+                    assert api.images.is_empty()
 
     trio.run(main)

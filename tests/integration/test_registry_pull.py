@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from tests.registry import Image, blob, image, index, layer
 from tests.registry.build import OCI_MANIFEST
-from tests.registry.fakes import DirectoryStorage, Room, Unpacker, drain, open_room
+from tests.registry.fakes import DirectoryStorage, Room, Unpacker, drain, open_images
 from tests.registry.hostile import (
     Answer,
     Hostile,
@@ -45,8 +45,8 @@ def request(host: str, name: str = "app", tag: str = "v1", **more: Any) -> PullR
     return PullRequest(with_tag_or_digest(f"{host}/{name}", tag), **more)
 
 
-async def pulled(room: Room, registry: Hostile, **more: Any) -> list[dict[str, Any]]:
-    return await drain(room.images.pull(request(registry.host, **more)))
+async def pulled(images: Room, registry: Hostile, **more: Any) -> list[dict[str, Any]]:
+    return await drain(images.images.pull(request(registry.host, **more)))
 
 
 def error_of(records: list[dict[str, Any]]) -> str:
@@ -60,8 +60,8 @@ def run(tmp_path: Path, test: Callable[[Room, Hostile], Awaitable[None]], **opti
         with serving() as registry:
             registry.add("app", "v1", APP)
             with trio.fail_after(30):
-                async with open_room(str(tmp_path), **options) as room:
-                    await test(room, registry)
+                async with open_images(str(tmp_path), **options) as images:
+                    await test(images, registry)
 
     trio.run(main)
 
@@ -71,8 +71,8 @@ def statuses(records: list[dict[str, Any]], part: str) -> list[str]:
 
 
 def test_a_pull_in_dockers_words(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
-        records = await pulled(room, registry)
+    async def check(images: Room, registry: Hostile) -> None:
+        records = await pulled(images, registry)
         assert records[0] == {"status": "Pulling from app", "id": "v1"}
         for part in (BASE, TOP):
             states = statuses(records, part.digest[7:19])
@@ -82,12 +82,12 @@ def test_a_pull_in_dockers_words(tmp_path: Path) -> None:
             {"status": f"Digest: {APP.manifest.digest}"},
             {"status": f"Status: Downloaded newer image for {registry.host}/app:v1"},
         ]
-        found = room.images.resolve(f"{registry.host}/app:v1")
+        found = images.images.resolve(f"{registry.host}/app:v1")
         assert (found.id, found.config.env, found.size) == (APP.id, ["A=b"], len(NOISE) + 2)
         assert found.repo_digests == [f"{registry.host}/app@{APP.manifest.digest}"]
         assert found.chain_ids == tuple(documents.chain_ids([BASE.diff_id, TOP.diff_id]))
-        assert room.actions() == [("pull", f"{registry.host}/app:v1", f"{registry.host}/app")]
-        again = await pulled(room, registry)
+        assert images.actions() == [("pull", f"{registry.host}/app:v1", f"{registry.host}/app")]
+        again = await pulled(images, registry)
         assert [record["status"] for record in again] == [
             "Pulling from app",
             f"Digest: {APP.manifest.digest}",
@@ -119,17 +119,17 @@ BAD_LAYER: list[tuple[str, list[Answer], str]] = [
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_LAYER], ids=[case[0] for case in BAD_LAYER])
 def test_bad_layers(tmp_path: Path, answers: list[Answer], message: str) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, *answers)
-        records = await pulled(room, registry)
+        records = await pulled(images, registry)
         assert message in error_of(records)
-        assert not room.images.all() and room.actions() == []
+        assert not images.images.all() and images.actions() == []
         # A transport that failed leaves what it brought, for the next try, until a prune
-        await room.images.prune({})
-        assert room.is_empty()
+        await images.images.prune({})
+        assert images.is_empty()
         registry.misbehave(BASE.digest)
-        assert not error_of(await pulled(room, registry))
-        assert room.images.resolve(f"{registry.host}/app:v1").id == APP.id
+        assert not error_of(await pulled(images, registry))
+        assert images.images.resolve(f"{registry.host}/app:v1").id == APP.id
 
     run(tmp_path, check)
 
@@ -152,14 +152,14 @@ BAD_MANIFEST: list[tuple[str, list[Answer], str]] = [
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_MANIFEST], ids=[case[0] for case in BAD_MANIFEST])
 def test_bad_manifests_are_plain_errors(tmp_path: Path, answers: list[Answer], message: str) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.misbehave("v1", *answers)
         with pytest.raises(OrlopError) as caught:
-            await pulled(room, registry)
+            await pulled(images, registry)
         assert message in str(caught.value)
-        assert room.is_empty()
+        assert images.is_empty()
         registry.misbehave("v1")
-        assert not error_of(await pulled(room, registry))
+        assert not error_of(await pulled(images, registry))
 
     run(tmp_path, check)
 
@@ -187,29 +187,29 @@ def test_documents_that_do_not_fit(tmp_path: Path) -> None:
         "windows": (windows, "operating system is not supported"),
     }
 
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         for name, (bad, message) in cases.items():
             registry.add(name, "v1", bad)
-            assert message in error_of(await pulled(room, registry, name=name)), name
-            assert room.is_empty(), name
+            assert message in error_of(await pulled(images, registry, name=name)), name
+            assert images.is_empty(), name
         bad_config = {**APP.config.descriptor, "digest": odd.config.digest, "size": len(odd.config.data)}
         registry.add("odd", "v1", Image(with_manifest(config=bad_config).manifest, odd.config, APP.layers))
-        assert "cannot read image configuration" in error_of(await pulled(room, registry, name="odd"))
-        assert room.is_empty()
+        assert "cannot read image configuration" in error_of(await pulled(images, registry, name="odd"))
+        assert images.is_empty()
 
     run(tmp_path, check)
 
 
 def test_a_manifest_by_digest_is_verified(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         wanted = APP.manifest.digest
         registry.misbehave(wanted, replace(with_manifest(layers=[]).manifest.data))
         with pytest.raises(OrlopError, match=f"manifest verification failed for digest {wanted}"):
-            await pulled(room, registry, tag=wanted)
-        assert room.is_empty()
-        records = await pulled(room, registry, tag=wanted)
+            await pulled(images, registry, tag=wanted)
+        assert images.is_empty()
+        records = await pulled(images, registry, tag=wanted)
         assert records[0]["id"] == f"{registry.host}/app@{wanted}"
-        found = room.images.resolve(f"{registry.host}/app@{wanted}")
+        found = images.images.resolve(f"{registry.host}/app@{wanted}")
         assert (found.id, found.repo_tags) == (APP.id, [])
 
     run(tmp_path, check)
@@ -220,29 +220,29 @@ def test_platforms(tmp_path: Path) -> None:
     mine = image([TOP], platform={"os": "linux", "architecture": here.architecture})
     other = image([BASE], platform={"os": "linux", "architecture": "s390x"})
 
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.add("multi", "x", mine)
         registry.add("multi", "y", other)
         both = index([other, mine], oci=True, attestation=True)
         registry.add_manifest("multi", "v1", both)
-        await pulled(room, registry, name="multi")
-        found = room.images.resolve(f"{registry.host}/multi:v1")
+        await pulled(images, registry, name="multi")
+        found = images.images.resolve(f"{registry.host}/multi:v1")
         assert found.id == mine.id
         assert found.repo_digests == [f"{registry.host}/multi@{both.digest}"]
-        await pulled(room, registry, name="multi", platform=platforms.parse("linux/s390x"))
-        assert room.images.resolve(f"{registry.host}/multi:v1").id == other.id
-        records = await pulled(room, registry, name="multi", platform=platforms.parse("linux/riscv64"))
+        await pulled(images, registry, name="multi", platform=platforms.parse("linux/s390x"))
+        assert images.images.resolve(f"{registry.host}/multi:v1").id == other.id
+        records = await pulled(images, registry, name="multi", platform=platforms.parse("linux/riscv64"))
         assert error_of(records) == "no matching manifest for linux/riscv64 in the manifest list entries"
-        single = await pulled(room, registry, name="multi", tag="y", platform=platforms.parse("linux/riscv64"))
+        single = await pulled(images, registry, name="multi", tag="y", platform=platforms.parse("linux/riscv64"))
         assert "does not match the specified platform: wanted linux/riscv64, actual: linux/s390x" in error_of(single)
 
     run(tmp_path, check)
 
 
 def test_a_broken_download_goes_on_by_range(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, truncate(300_000), truncate(100_000))
-        records = await pulled(room, registry)
+        records = await pulled(images, registry)
         assert not error_of(records)
         ranges = [headers.get("range") for _, path, headers in registry.requests if path.endswith(BASE.digest)]
         assert ranges == [None, "bytes=300000-", "bytes=400000-"]
@@ -257,21 +257,21 @@ def test_a_broken_download_goes_on_by_range(tmp_path: Path) -> None:
 
 
 def test_without_ranges_it_begins_again(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.ranges = False
         registry.misbehave(BASE.digest, truncate(300_000))
-        assert not error_of(await pulled(room, registry))
+        assert not error_of(await pulled(images, registry))
 
     run(tmp_path, check)
 
 
 def test_a_bad_piece_of_an_earlier_try_is_forgotten(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         path = tmp_path / "content" / "ingest" / BASE.digest[7:]
         path.write_bytes(b"x" * 300_000)
-        assert not error_of(await pulled(room, registry))
+        assert not error_of(await pulled(images, registry))
         path.write_bytes(b"y" * (len(TOP.data) + 9))
-        assert room.partials() == {BASE.digest[7:]}
+        assert images.partials() == {BASE.digest[7:]}
 
     run(tmp_path, check)
 
@@ -282,22 +282,22 @@ def test_a_pull_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
         with serving() as registry, trio.fail_after(30):
             registry.add("app", "v1", APP)
             registry.misbehave(BASE.digest, truncate(300_000), stall(0))
-            async with open_room(str(tmp_path), storage=storage) as room:
+            async with open_images(str(tmp_path), storage=storage) as images:
                 seen = b""
-                async for piece in room.images.pull(request(registry.host)):
+                async for piece in images.images.pull(request(registry.host)):
                     seen += piece
-                    if b"Retrying" in seen and TOP.digest[7:].encode() in b"".join(map(str.encode, room.blobs())):
+                    if b"Retrying" in seen and TOP.digest[7:].encode() in b"".join(map(str.encode, images.blobs())):
                         break
             # Nothing was told to end: the scope around everything was cancelled, as good as SIGKILL to files and rows
             registry.requests.clear()
             registry.misbehave(BASE.digest)
-            async with open_room(str(tmp_path), storage=storage) as room:
-                assert room.partials() == {BASE.digest[7:]}
-                assert not error_of(await pulled(room, registry))
+            async with open_images(str(tmp_path), storage=storage) as images:
+                assert images.partials() == {BASE.digest[7:]}
+                assert not error_of(await pulled(images, registry))
                 ranges = [h.get("range") for _, path, h in registry.requests if path.endswith(BASE.digest)]
                 assert ranges == ["bytes=300000-"]
                 assert not registry.paths(TOP.digest), "what was whole is not fetched again"
-                assert not room.partials()
+                assert not images.partials()
 
     trio.run(main)
 
@@ -305,14 +305,14 @@ def test_a_pull_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
 def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -> None:
     other = image([BASE, layer({"other": b"x"})])
 
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.add("other", "v1", other)
         release = threading.Event()
         registry.misbehave(BASE.digest, hold(release))
         results: list[str] = []
 
         async def one(name: str) -> None:
-            progress = room.images.pull(request(registry.host, name))
+            progress = images.images.pull(request(registry.host, name))
             async for piece in progress:
                 if b"Pulling fs layer" in piece:
                     results.append(name)
@@ -324,34 +324,34 @@ def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -
             nursery.start_soon(one, "app")
             nursery.start_soon(one, "other")
         assert len(registry.paths(BASE.digest)) == 1
-        assert room.unpacker.count == 3
-        assert len(room.images.all()) == 2
-        shared = await room.images.listed({}, everything=True, shared_size=True)
+        assert images.unpacker.count == 3
+        assert len(images.images.all()) == 2
+        shared = await images.images.listed({}, everything=True, shared_size=True)
         assert {item["SharedSize"] for item in json.loads(shared)} == {len(NOISE)}
 
     run(tmp_path, check)
 
 
-async def waiters(room: Room, count: int) -> None:
-    while room.images._downloads._shared.waiting(BASE.digest) != count:
+async def waiters(images: Room, count: int) -> None:
+    while images.images._downloads._shared.waiting(BASE.digest) != count:
         await trio.testing.wait_all_tasks_blocked()
 
 
 def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.add("same", "v1", APP)
         release = threading.Event()
         registry.misbehave(BASE.digest, hold(release))
-        first = room.images.pull(request(registry.host))
+        first = images.images.pull(request(registry.host))
         await first.started()
-        second = room.images.pull(request(registry.host, "same"))
+        second = images.images.pull(request(registry.host, "same"))
         await second.started()
-        await waiters(room, 2)
+        await waiters(images, 2)
         await first.aclose()
-        await waiters(room, 1)
+        await waiters(images, 1)
         release.set()
         assert not error_of(await drain(second))
-        assert [found.repo_tags for found in room.images.all()] == [[f"{registry.host}/same:v1"]]
+        assert [found.repo_tags for found in images.images.all()] == [[f"{registry.host}/same:v1"]]
         assert len(registry.paths(BASE.digest)) == 1
 
     run(tmp_path, check)
@@ -360,32 +360,32 @@ def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
 def test_a_client_that_leaves_while_unpacking(tmp_path: Path) -> None:
     unpacker = Unpacker()
 
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         unpacker.gate = trio.Event()
-        progress = room.images.pull(request(registry.host))
+        progress = images.images.pull(request(registry.host))
         await progress.started()
-        while not (unpacker.count and room.blobs() >= {BASE.digest[7:], TOP.digest[7:]}):
+        while not (unpacker.count and images.blobs() >= {BASE.digest[7:], TOP.digest[7:]}):
             await trio.testing.wait_all_tasks_blocked()
-        assert room.storage.parents
+        assert images.storage.parents
         await progress.aclose()
-        while room.storage.parents:
+        while images.storage.parents:
             await trio.testing.wait_all_tasks_blocked()
-        assert not room.images.all()
+        assert not images.images.all()
         unpacker.gate.set()
         registry.requests.clear()
-        assert not error_of(await pulled(room, registry))
+        assert not error_of(await pulled(images, registry))
         assert not registry.paths("/blobs/"), "the blobs were there"
 
     run(tmp_path, check, unpacker=unpacker)
 
 
 def test_all_tags(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.add("app", "v2", image([TOP]))
-        records = await pulled(room, registry, tag="")
+        records = await pulled(images, registry, tag="")
         assert [record["id"] for record in records if record["status"].startswith("Pulling from")] == ["v1", "v2"]
         assert records[-1]["status"] == f"Status: Downloaded newer image for {registry.host}/app"
-        assert len(room.images.all()) == 2
+        assert len(images.images.all()) == 2
 
     run(tmp_path, check)
 
@@ -395,10 +395,10 @@ def challenge(realm: str) -> Answer:
 
 
 def test_tokens(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         registry.misbehave("token", *[replace(b'{"token":"t0k"}')] * 9)
-        assert not error_of(await pulled(room, registry, credentials=Credentials("me", "secret")))
+        assert not error_of(await pulled(images, registry, credentials=Credentials("me", "secret")))
         asked = [(path, headers.get("authorization", "")) for _, path, headers in registry.requests]
         token = [path for path, proof in asked if path.startswith("/token") and proof.startswith("Basic ")]
         assert token == ["/token?account=me&scope=repository%3Aapp%3Apull&service=svc"]
@@ -408,7 +408,7 @@ def test_tokens(tmp_path: Path) -> None:
 
 
 def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         for answer, message in (
             (status(401, "UNAUTHORIZED", "incorrect username or password"), "unauthorized: incorrect username or password"),
@@ -417,25 +417,25 @@ def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
         ):
             registry.misbehave("token", answer)
             with pytest.raises(OrlopError, match=message):
-                await pulled(room, registry)
+                await pulled(images, registry)
         registry.ping = challenge("file:///etc/passwd")
         with pytest.raises(OrlopError, match="names no token service"):
-            await pulled(room, registry)
+            await pulled(images, registry)
         registry.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
         with pytest.raises(OrlopError, match="no basic auth credentials"):
-            await pulled(room, registry)
-        assert room.is_empty()
+            await pulled(images, registry)
+        assert images.is_empty()
 
     run(tmp_path, check)
 
 
 def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
+    async def check(images: Room, registry: Hostile) -> None:
         with serving() as elsewhere:
             elsewhere.add("app", "v1", APP)
             registry.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
             registry.misbehave(BASE.digest, redirect(f"http://{elsewhere.host}/v2/app/blobs/{BASE.digest}?sig=1"))
-            assert not error_of(await pulled(room, registry, credentials=Credentials("me", "secret")))
+            assert not error_of(await pulled(images, registry, credentials=Credentials("me", "secret")))
             assert [headers.get("authorization") for _, _, headers in elsewhere.requests] == [None]
             assert all(headers.get("authorization") for _, path, headers in registry.requests if path != "/v2/")
 
@@ -443,8 +443,8 @@ def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
 
 
 def test_waiting_for_a_slot(tmp_path: Path) -> None:
-    async def check(room: Room, registry: Hostile) -> None:
-        assert "Waiting" in {record["status"] for record in await pulled(room, registry)}
+    async def check(images: Room, registry: Hostile) -> None:
+        assert "Waiting" in {record["status"] for record in await pulled(images, registry)}
 
     run(tmp_path, check, max_concurrent_downloads=1)
 
@@ -454,10 +454,10 @@ def test_mirrors_are_asked_first_and_passed_over(tmp_path: Path) -> None:
         with serving() as empty, serving() as mirror:
             mirror.add("library/app", "v1", APP)
             mirrors = (f"http://{empty.host}", f"http://{mirror.host}")
-            async with open_room(str(tmp_path), registry_mirrors=mirrors) as room:
-                records = await drain(room.images.pull(PullRequest(with_tag_or_digest("app", "v1"))))
+            async with open_images(str(tmp_path), registry_mirrors=mirrors) as images:
+                records = await drain(images.images.pull(PullRequest(with_tag_or_digest("app", "v1"))))
                 assert records[0]["status"] == "Pulling from library/app"
-                assert room.images.resolve("app:v1").repo_tags == ["app:v1"]
+                assert images.images.resolve("app:v1").repo_tags == ["app:v1"]
                 assert empty.paths("/manifests/")
 
     trio.run(main)

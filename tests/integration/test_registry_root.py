@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.registry import busybox, docker_archive, image, layer, oci_archive, push, running
-from tests.registry.fakes import drain, open_room
+from tests.registry.fakes import drain, open_images
 from tests.registry.hostile import serving
 
 from orlop_engine.images.pull import PullRequest
@@ -128,9 +128,9 @@ def test_tls(tmp_path: Path) -> None:
     async def main() -> None:
         with serving(server) as registry, trio.fail_after(30):
             registry.add("app", "v1", app)
-            async with open_room(str(tmp_path / "loopback")) as room:
-                await drain(room.images.pull(PullRequest(with_tag_or_digest(f"{registry.host}/app", "v1"))))
-                assert room.images.resolve(f"{registry.host}/app:v1").id == app.id
+            async with open_images(str(tmp_path / "loopback")) as images:
+                await drain(images.images.pull(PullRequest(with_tag_or_digest(f"{registry.host}/app", "v1"))))
+                assert images.images.resolve(f"{registry.host}/app:v1").id == app.id
             certs = tmp_path / "certs.d" / registry.host
             mirror = f"https://{registry.host}"
             registry.add("library/app", "v1", app)

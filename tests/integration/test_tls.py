@@ -112,8 +112,8 @@ def test_clients_of_a_listeners_own_ca_stay_there(remote: Callable[..., Remote],
     for directory in (own, readers):
         tls("init", "--dir", directory)
     files = {"tlscacert": "ca.pem", "tlscert": "server-cert.pem", "tlskey": "server-key.pem"}
-    door = {"host": f"tcp://127.0.0.1:{port}", "role": "read-only", "tlscacert": str(readers / "ca.pem")}
-    engine = remote(config={"tls": True, **{key: str(own / file) for key, file in files.items()}, "listeners": [door]})
+    policy = {"host": f"tcp://127.0.0.1:{port}", "role": "read-only", "tlscacert": str(readers / "ca.pem")}
+    engine = remote(config={"tls": True, **{key: str(own / file) for key, file in files.items()}, "listeners": [policy]})
     engine.start()
 
     def let_in() -> list[bool]:

@@ -182,7 +182,7 @@ class Room:
 
 
 @asynccontextmanager
-async def open_room(
+async def open_images(
     root: str,
     *,
     storage: DirectoryStorage | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.unit.networks_house import NetworkHouse
+from tests.unit.networks_fixture import NetworkHouse
 
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon

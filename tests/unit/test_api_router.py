@@ -457,11 +457,11 @@ def test_keys_fold_as_in_go() -> None:
     """encoding/json matches the long s and the Kelvin sign, and no other letter beyond ASCII."""
     assert decode_json('{"ho\u017ftConfig":{"Memory":5}}'.encode(), Outer).host_config.memory == 5
 
-    class Stock(WireBase):
-        stock: str = ""
+    class ImageStore(WireBase):
+        image_store: str = ""
 
-    assert decode_json('{"\u017ftoc\u212a":"a"}'.encode(), Stock).stock == "a"
-    assert decode_json('{"ﬁ":"a","ß":"b","İ":"c"}'.encode(), Stock) == Stock()
+    assert decode_json('{"\u017ftoc\u212a":"a"}'.encode(), ImageStore).image_store == "a"
+    assert decode_json('{"ﬁ":"a","ß":"b","İ":"c"}'.encode(), ImageStore) == ImageStore()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from orlop_engine.volumes.record import encode as encode_volume
 from orlop_kernel.store import TABLES, Examined
 from orlop_monitor.protocol import ExitRecord, InitRecord, MonitorRecord
 from orlop_monitor.protocol import Status as MonitorStatus
-from orlop_sdk import Endpoint, EndpointState, Leftover, NetworkSpec
+from orlop_sdk import Drift, Endpoint, EndpointState, NetworkSpec
 
 RUNS, STOPPED, STRANGER = "a" * 64, "b" * 64, "c" * 64
 IMAGE, BLOB, CHAIN = ("sha256:" + digit * 64 for digit in "123")
@@ -234,9 +234,9 @@ def with_quarantined(facts: Facts) -> None:
             "holds addresses",
             "release-network",
         ),
-        (with_(networks={"bridge": (Leftover("stray", "link x", "y"),)}), WARNING, "link x", "y (network bridge)", ""),
+        (with_(networks={"bridge": (Drift("stray", "link x", "y"),)}), WARNING, "link x", "y (network bridge)", ""),
         (
-            with_(networks={"bridge": (Leftover("missing", "link x", "y", "make it"),)}),
+            with_(networks={"bridge": (Drift("missing", "link x", "y", "make it"),)}),
             ERROR,
             "link x",
             "y (network bridge)",

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from orlop_api_docker import debug
-from orlop_engine.counters import Tally
+from orlop_engine.counters import Counters
 from orlop_engine.locks import StateLock
 from orlop_kernel.boot import dump
 from orlop_kernel.config import ConfigError, load
@@ -109,23 +109,23 @@ def test_the_tally_counts_success_and_failure_and_no_cancellation() -> None:
     told: list[tuple[str, str]] = []
 
     async def main() -> None:
-        tally = Tally()
-        with tally.timed("container", "start"):
+        counters = Counters()
+        with counters.timed("container", "start"):
             pass
-        tally.observe = lambda kind, action, seconds: told.append((kind, action))
-        with tally.timed("container", "start"):
+        counters.observe = lambda kind, action, seconds: told.append((kind, action))
+        with counters.timed("container", "start"):
             pass
-        with pytest.raises(Conflict), tally.timed("container", "start"):
+        with pytest.raises(Conflict), counters.timed("container", "start"):
             raise Conflict("no")
         with trio.CancelScope() as scope:
             scope.cancel()
-            with tally.timed("image", "pull"):
+            with counters.timed("image", "pull"):
                 await trio.sleep(1)
-        tally.checked(True)
-        tally.checked(False)
-        assert tally.actions == {("container", "start"): 2}
-        assert tally.failures == {("container", "start"): 1}
-        assert (tally.health_checks, tally.health_checks_failed) == (2, 1)
+        counters.checked(True)
+        counters.checked(False)
+        assert counters.actions == {("container", "start"): 2}
+        assert counters.failures == {("container", "start"): 1}
+        assert (counters.health_checks, counters.health_checks_failed) == (2, 1)
 
     trio.run(main)
     assert told == [("container", "start")]
@@ -139,7 +139,7 @@ def fake_engine(tmp_path: Path, **config: Any) -> Any:
     )
     return SimpleNamespace(
         config=SimpleNamespace(data_root=str(tmp_path), debug=False, **config),
-        tally=Tally(),
+        counters=Counters(),
         store=SimpleNamespace(on_commit=None),
         storage_name="overlay2",
         events=EventBus(),
@@ -162,7 +162,7 @@ def test_everything_is_read_when_asked(tmp_path: Path) -> None:
         metrics.answered(Call(request(path="/commit", method="POST"), (1, 51), {}, "/commit"), 201, 0.2)
         metrics.answered(Call(request(path="/commit", method="POST"), (1, 51), {}, "/commit"), 404, 0.1)
         engine.store.on_commit(3, 0.002)
-        with engine.tally.timed("network", "allocate"), engine.tally.timed("ship", "steer"):
+        with engine.counters.timed("network", "allocate"), engine.counters.timed("ship", "steer"):
             engine.events.publish("container", "start", "a", {})
         answer = await Endpoint(metrics)(request())
         assert isinstance(answer, Response)

@@ -3,7 +3,7 @@
 from contextlib import aclosing
 from pathlib import Path
 
-from tests.unit.house import house, run_fast
+from tests.unit.engine_fixture import house, run_fast
 
 from orlop_engine.stats import reading
 from orlop_engine.stats.reading import Source

@@ -68,7 +68,7 @@ def test_a_runtime_that_no_longer_knows_the_container(
 
     monkeypatch.setattr(top.process, "check", check)
     monkeypatch.setattr(top, "task", lambda *_: None)
-    room, container = _running()
+    containers, container = _running()
 
     async def main() -> None:
         container.run = SimpleNamespace(finished=trio.Event())
@@ -76,7 +76,7 @@ def test_a_runtime_that_no_longer_knows_the_container(
             if ends:
                 nursery.start_soon(_set_later, container.run.finished)
             with pytest.raises(error):
-                await top.processes(room, container, "-ef")
+                await top.processes(containers, container, "-ef")
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
@@ -100,10 +100,10 @@ def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatc
     monkeypatch.setattr(top, "_ps", ps)
     monkeypatch.setattr(top.process, "check", check)
     monkeypatch.setattr(top, "task", lambda *_: None)
-    room, container = _running()
+    containers, container = _running()
 
     async def listed(apart: bool) -> Any:
-        return (await top.processes(room, container, "-ef", apart=apart)).processes
+        return (await top.processes(containers, container, "-ef", apart=apart)).processes
 
     state = "refused"
     assert trio.run(listed, False) == [["root", "7", "all of the host's"]]

@@ -120,15 +120,15 @@ def test_imports_and_searches_trust_what_pulls_do(made: Path, tmp_path: Path, mo
     async def main() -> None:
         with serving(server_context(made)) as server, trio.fail_after(30):
             certs = tmp_path / "certs.d" / server.host
-            async with open_room(str(tmp_path), certificates=(str(tmp_path / "certs.d"),)) as room:
+            async with open_room(str(tmp_path), certificates=(str(tmp_path / "certs.d"),)) as containers:
 
                 async def fetch() -> None:
                     server.misbehave("x.tar", replace(tar({"hi": b"there"})))
-                    await drain(await room.images.import_image(ImportRequest(f"https://{server.host}/x.tar"), None))  # type: ignore[arg-type]
+                    await drain(await containers.images.import_image(ImportRequest(f"https://{server.host}/x.tar"), None))  # type: ignore[arg-type]
 
                 async def find() -> None:
                     server.misbehave("search", replace(b'{"results":[{"name":"it"}]}'))
-                    assert [found.name for found in await room.images.search(f"{server.host}/it", 0, {})] == ["it"]
+                    assert [found.name for found in await containers.images.search(f"{server.host}/it", 0, {})] == ["it"]
 
                 for ask in (fetch, find):
                     with pytest.raises(DriverError, match="x509: certificate signed by unknown authority"):

@@ -40,14 +40,14 @@ __all__ = ["kill_monitor", "report_silence", "take_back"]
 log = logging.getLogger(__name__)
 
 
-async def take_back(room: Containers, container: Container) -> None:
+async def take_back(containers: Containers, container: Container) -> None:
     """Returns once it is known what became of it, which for a monitor that does not answer may be never. One sick container,
     or a full disk, must not keep the daemon from starting."""
     try:
         async with container.lock:
-            run = await _living_run(room, container)
+            run = await _living_run(containers, container)
         if run is not None:
-            await _adopt_once_it_answers(room, container, run)
+            await _adopt_once_it_answers(containers, container, run)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
@@ -57,42 +57,44 @@ async def take_back(room: Containers, container: Container) -> None:
             container.touch()
 
 
-async def _living_run(room: Containers, container: Container) -> Run | None:
+async def _living_run(containers: Containers, container: Container) -> Run | None:
     """The run that goes on, shown as running from now on. None when there is none: what there was has been accounted for."""
     record = container.record
-    run = Run(room.run_dir(record.id))
+    run = Run(containers.run_dir(record.id))
     if not os.path.isdir(run.run_dir):
-        await _account_lost(room, container)
+        await _account_lost(containers, container)
         return None
-    run.monitor = monitor = await _reach(room, container, run)
+    run.monitor = monitor = await _reach(containers, container, run)
     # Without a row that tells of its network nobody was told that it runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
-            await _adopt_ended(room, container, run)
+            await _adopt_ended(containers, container, run)
             return None
         init, state = runs.init_record(run.run_dir), record.state
         if (state.running and not state.restarting) or init is not None or await _has_started(monitor):
             container.run = run
             container.touch()
             if _note_init(record, init):
-                await _record(room, container)
+                await _record(containers, container)
             return run
     if monitor is not None:
         monitor.kill()
         await monitor.ended()
     try:
-        await _account_lost(room, container, never=monitor is not None)
+        await _account_lost(containers, container, never=monitor is not None)
     except OrlopError as error:
         log.error("cannot record the exit of container %s yet: %s", record.name, error)
-        room.background(exits.record_again, room, container)
-    room.remove_run_directories(record.id)
+        containers.background(exits.record_again, containers, container)
+    containers.remove_run_directories(record.id)
     return None
 
 
-async def _reach(room: Containers, container: Container, run: Run) -> Monitor | None:
+async def _reach(containers: Containers, container: Container, run: Run) -> Monitor | None:
     """Its living monitor. One that takes no calls cannot be trusted with a container: its zygote kills what it leaves."""
     try:
-        return await Monitor.adopt(run.run_dir, room.engine.nursery, lambda event: on_event(room, container, run, event))
+        return await Monitor.adopt(
+            run.run_dir, containers.engine.nursery, lambda event: on_event(containers, container, run, event)
+        )
     except OrlopError as error:
         log.error("container %s is lost: %s", container.name, error)
         kill_monitor(run.run_dir)
@@ -107,7 +109,7 @@ async def _has_started(monitor: Monitor) -> bool:
     return False
 
 
-async def _adopt_once_it_answers(room: Containers, container: Container, run: Run) -> None:
+async def _adopt_once_it_answers(containers: Containers, container: Container, run: Run) -> None:
     monitor = run.monitor
     assert monitor is not None
     while not monitor.is_over:
@@ -118,11 +120,11 @@ async def _adopt_once_it_answers(room: Containers, container: Container, run: Ru
                 await monitor.ended()
         else:
             if status.phase != "launched":
-                await _adopt(room, container, run, status)
+                await _adopt(containers, container, run, status)
                 return
             monitor.kill()  # the row is of another run, or damaged
     run.settled.set()
-    room.background(exits.watch, room, container, run)
+    containers.background(exits.watch, containers, container, run)
 
 
 async def report_silence(container: Container) -> None:
@@ -154,42 +156,42 @@ def kill_monitor(run_dir: str) -> None:
         os.close(pidfd)
 
 
-async def _adopt_ended(room: Containers, container: Container, run: Run) -> None:
+async def _adopt_ended(containers: Containers, container: Container, run: Run) -> None:
     """The last daemon has recorded the exit already: all that is left is to put the run away."""
     container.run = run
     run.settled.set()
     run.finished.set()
-    room.background(exits.clean, room, container, run)
+    containers.background(exits.clean, containers, container, run)
     state = container.record.state
     if state.running:  # it was to be started again, which is the boot's to decide now
         state.running = state.restarting = False
-        await _record(room, container)
+        await _record(containers, container)
 
 
-async def _adopt(room: Containers, container: Container, run: Run, status: Status) -> None:
+async def _adopt(containers: Containers, container: Container, run: Run, status: Status) -> None:
     monitor, record = run.monitor, container.record
     assert monitor is not None
-    monitor.on_resumed = partial(room.engine.execs.reconcile, container)
+    monitor.on_resumed = partial(containers.engine.execs.reconcile, container)
     record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
     init = runs.init_record(run.run_dir)
     if init is None or runs.monitor_record(run.run_dir) is None:
-        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(room, record))
+        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(containers, record))
         init = runs.init_record(run.run_dir)
     news = _note_init(record, init)
     if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
         record.state.paused = news = True  # a pause of which there is no row, or the thaw that there is a row of
-    room.engine.execs.adopt(container, status)
+    containers.engine.execs.adopt(container, status)
     container.touch()
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
-    room.background(exits.watch, room, container, run)
-    room.background(health.watch, room, container, run)
+    containers.background(exits.watch, containers, container, run)
+    containers.background(health.watch, containers, container, run)
     if record.held:  # by an operation of the last daemon
-        room.background(lifecycle.let_go, room, container)
+        containers.background(lifecycle.resume, containers, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
-        room.background(live.keep_gateway, room.engine, container)
+        containers.background(live.keep_gateway, containers.engine, container)
     if news:
-        await _record(room, container)
+        await _record(containers, container)
 
 
 def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
@@ -204,10 +206,10 @@ def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
     return True
 
 
-def _cgroup_by_name(room: Containers, record: ContainerRecord) -> str:
+def _cgroup_by_name(containers: Containers, record: ContainerRecord) -> str:
     """Where it would be started now; "" when it could not be: its parent may be no name for the cgroup driver of today."""
     with suppress(InvalidParameter):
-        return cgroup_path(room, record.id, record.host_config)
+        return cgroup_path(containers, record.id, record.host_config)
     return ""
 
 
@@ -217,20 +219,20 @@ def _is_accounted(record: ContainerRecord, run: Run) -> bool:
     return found is not None and found.time_ns == record.state.finished_ns
 
 
-async def _record(room: Containers, container: Container) -> None:
+async def _record(containers: Containers, container: Container) -> None:
     """A full disk must not keep what lives from being looked after: it is recorded as soon as there is space."""
     try:
-        await room.save(container)
+        await containers.save(container)
     except OrlopError as error:
         log.error("cannot record the state of container %s yet: %s", container.name, error)
-        room.background(exits.record_again, room, container)
+        containers.background(exits.record_again, containers, container)
 
 
-async def _account_lost(room: Containers, container: Container, *, never: bool = False) -> None:
+async def _account_lost(containers: Containers, container: Container, *, never: bool = False) -> None:
     """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
     of, which never was. It is shown as ended from the first moment on."""
     record = container.record
-    run = Run(room.run_dir(record.id))
+    run = Run(containers.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
@@ -240,18 +242,18 @@ async def _account_lost(room: Containers, container: Container, *, never: bool =
     elif died:
         _note_exit(record, run, init)
     container.touch()
-    if room.networks_told:
-        await room.release_network(container)
+    if containers.networks_told:
+        await containers.release_network(container)
     record.sandbox = None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
-        await runtime.clean(room, container)  # also after a start that was cut short, of which there is no record
+        await runtime.clean(containers, container)  # also after a start that was cut short, of which there is no record
     if between or died:
-        await room.save(container)
+        await containers.save(container)
     if died:
-        attributes = room.attributes(container, exitCode=str(record.state.exit_code), execDuration="0")
-        room.engine.events.publish("container", "die", container.id, attributes)
+        attributes = containers.attributes(container, exitCode=str(record.state.exit_code), execDuration="0")
+        containers.engine.events.publish("container", "die", container.id, attributes)
 
 
 def _note_exit(record: ContainerRecord, run: Run, init: InitRecord | None) -> None:

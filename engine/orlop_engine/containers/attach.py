@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from msgspec.structs import replace
 
-from orlop_engine.futures import Once
+from orlop_engine.futures import Future
 from orlop_engine.processes.monitor_client import MonitorFailed
 from orlop_monitor.protocol import Attach
 from orlop_sdk import Conflict, InvalidParameter, OrlopError, Unavailable
@@ -139,7 +139,7 @@ async def relay(
     input ends this attach. `before_end` runs between the last output and the end that the client sees."""
     keys = DetachKeys(detach_keys) if detach_keys else None
     inner: trio.SocketStream | None = None
-    opened: Once[trio.SocketStream] = Once()
+    opened: Future[trio.SocketStream] = Future()
     try:
         async with trio.open_nursery() as nursery:
             upwards = partial(_upwards, client, opened, keys, stdin=stdin, end_on_stdin_eof=end_on_stdin_eof)
@@ -165,7 +165,7 @@ async def _hung_up_before_start(client: Duplex, scope: trio.CancelScope) -> None
 
 async def _upwards(
     client: Duplex,
-    opened: Once[trio.SocketStream],
+    opened: Future[trio.SocketStream],
     keys: DetachKeys | None,
     scope: trio.CancelScope,
     *,
@@ -213,13 +213,13 @@ async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Calla
         pass  # the client went away
 
 
-async def attach(room: Containers, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
+async def attach(containers: Containers, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
     """The whole life of one attach connection."""
     config = container.record.config
     stdin = request.stdin and config.open_stdin
     once = stdin and config.stdin_once and not config.tty
     wanted = replace(request, stdin=stdin, stdin_once=once)
-    room.engine.events.publish("container", "attach", container.id, room.attributes(container))
+    containers.engine.events.publish("container", "attach", container.id, containers.attributes(container))
     if not (stdin or request.stdout or request.stderr):
         return  # to nothing: over at once, as with dockerd
     run: Run | None = None
@@ -248,7 +248,7 @@ async def attach(room: Containers, container: Container, client: Duplex, request
             before_end=ended,
         )
     except* Detached:
-        room.engine.events.publish("container", "detach", container.id, room.attributes(container))
+        containers.engine.events.publish("container", "detach", container.id, containers.attributes(container))
     except* OrlopError as group:
         for error in group.exceptions:  # the head is gone: the client sees an end
             log.warning("attach to container %s: %s", container.name, error)

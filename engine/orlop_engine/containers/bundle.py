@@ -21,7 +21,7 @@ from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
 from orlop_sdk import InvalidParameter, users
 
-from . import confine, devices, links, netfiles
+from . import apparmor_profile, devices, links, netfiles
 from .container import Container
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def write(
-    room: Containers,
+    containers: Containers,
     container: Container,
     monitor: Monitor,
     user_mounts: list[dict[str, Any]],
@@ -41,26 +41,26 @@ async def write(
     shm: str,
 ) -> None:
     record = container.record
-    identity = resolve_user(room, container, monitor, record.config.user, record.host_config.group_add or ())
-    names = _namespaces(room, container, monitor, network)
-    files = netfiles.write(room, container, network)
+    identity = resolve_user(containers, container, monitor, record.config.user, record.host_config.group_add or ())
+    names = _namespaces(containers, container, monitor, network)
+    files = netfiles.write(containers, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
-    record.no_new_privileges = _no_new_privileges(room, record.host_config)
-    init = _init_binary(room, record.host_config)
+    record.no_new_privileges = _no_new_privileges(containers, record.host_config)
+    init = _init_binary(containers, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
     spec = build.build(
         build.SpecInput(
-            root=room.root(record.id),
-            process=process_input(room, container, identity, args, bounding),
+            root=containers.root(record.id),
+            process=process_input(containers, container, identity, args, bounding),
             host_config=record.host_config,
             hostname=record.config.hostname,
             domainname=record.config.domainname,
             namespaces=names,
-            cgroup_path=cgroup_path(room, record.id, record.host_config),
+            cgroup_path=cgroup_path(containers, record.id, record.host_config),
             mounts=user_mounts,
             files=files,
-            seccomp=_seccomp(room, record.host_config, asked.seccomp, bounding),
+            seccomp=_seccomp(containers, record.host_config, asked.seccomp, bounding),
             facts=facts(),
             annotations=record.host_config.annotations or {},
             init_binary=init,
@@ -69,17 +69,17 @@ async def write(
             sysctls=_sysctls(record.host_config, network, names),
         )
     )
-    devices.inject(spec, record.host_config.device_requests or (), room.engine.config.cdi_directories)
-    path = f"{room.run_dir(record.id)}/config.json"
+    devices.inject(spec, record.host_config.device_requests or (), containers.engine.config.cdi_directories)
+    path = f"{containers.run_dir(record.id)}/config.json"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(_encode(spec))
 
 
 def resolve_user(
-    room: Containers, container: Container, monitor: Monitor, user: str, group_add: list[str] | tuple[str, ...] = ()
+    containers: Containers, container: Container, monitor: Monitor, user: str, group_add: list[str] | tuple[str, ...] = ()
 ) -> users.Identity:
-    root = os.open(f"/proc/{monitor.pid}/root{room.root(container.id)}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(f"/proc/{monitor.pid}/root{containers.root(container.id)}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return users.resolve(root, user, group_add)
     finally:
@@ -93,7 +93,7 @@ def bounding_set(host: HostConfig) -> tuple[str, ...]:
 
 
 def process_input(
-    room: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
+    containers: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
 ) -> build.ProcessInput:
     """Of its first process, and what execs have in common with that: they keep to what their container was started with,
     whatever the daemon's default is by now."""
@@ -107,28 +107,28 @@ def process_input(
             record.config.tty,
             record.config.env or (),
             identity.home,
-            links.environment(room, record),
+            links.environment(containers, record),
         ),
         cwd=record.config.working_dir or "/",
         identity=identity,
         capabilities=bounding,
         terminal=record.config.tty,
         console_size=rows_and_columns(host.console_size),
-        no_new_privileges=_no_new_privileges(room, host) if started_with is None else started_with,
-        apparmor=confine.profile(host),
+        no_new_privileges=_no_new_privileges(containers, host) if started_with is None else started_with,
+        apparmor=apparmor_profile.profile(host),
         rlimits={limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()},
         oom_score_adj=host.oom_score_adj,
     )
 
 
-def _no_new_privileges(room: Containers, host: HostConfig) -> bool:
+def _no_new_privileges(containers: Containers, host: HostConfig) -> bool:
     asked = security.parse(host.security_opt or ()).no_new_privileges
-    return room.engine.config.no_new_privileges if asked is None else asked
+    return containers.engine.config.no_new_privileges if asked is None else asked
 
 
-def _seccomp(room: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
+def _seccomp(containers: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
     """`asked` is "", a word, or a profile: the client reads the file. The daemon's own is a path."""
-    profile = asked or ("unconfined" if host.privileged else room.engine.config.seccomp_profile)
+    profile = asked or ("unconfined" if host.privileged else containers.engine.config.seccomp_profile)
     if profile == "unconfined":
         return None
     if profile in ("", "builtin"):
@@ -142,16 +142,16 @@ def _seccomp(room: Containers, host: HostConfig, asked: str, bounding: tuple[str
     return seccomp.parse(profile, bounding)
 
 
-def _init_binary(room: Containers, host: HostConfig) -> str:
-    wanted = room.engine.config.init if host.init is UNSET else host.init
+def _init_binary(containers: Containers, host: HostConfig) -> str:
+    wanted = containers.engine.config.init if host.init is UNSET else host.init
     if not wanted or host.pid_mode:
         return ""
-    if found := find_init(room.engine.config.init_path):
+    if found := find_init(containers.engine.config.init_path):
         return found
-    raise InvalidParameter(f"cannot use --init: {no_init(room.engine.config.init_path)}")
+    raise InvalidParameter(f"cannot use --init: {no_init(containers.engine.config.init_path)}")
 
 
-def _namespaces(room: Containers, container: Container, monitor: Monitor, network: str) -> dict[str, str]:
+def _namespaces(containers: Containers, container: Container, monitor: Monitor, network: str) -> dict[str, str]:
     host = container.record.host_config
     out = {"mount": ""}
     if network:
@@ -160,7 +160,7 @@ def _namespaces(room: Containers, container: Container, monitor: Monitor, networ
         if mode == "host":
             continue
         joined = mode.removeprefix("container:")
-        out[kind] = room.namespace_of(joined, kind) if joined != mode else ""
+        out[kind] = containers.namespace_of(joined, kind) if joined != mode else ""
     if host.cgroupns_mode == "private":
         out["cgroup"] = ""
     return out
@@ -177,9 +177,9 @@ def _sysctls(host: HostConfig, network: str, names: dict[str, str]) -> dict[str,
     return out
 
 
-def cgroup_path(room: Containers, container_id: str, host: HostConfig) -> str:
-    parent = host.cgroup_parent or room.engine.config.effective_cgroup_parent
-    if room.engine.config.cgroup_driver == "systemd":
+def cgroup_path(containers: Containers, container_id: str, host: HostConfig) -> str:
+    parent = host.cgroup_parent or containers.engine.config.effective_cgroup_parent
+    if containers.engine.config.cgroup_driver == "systemd":
         if not parent.endswith(".slice"):
             raise InvalidParameter(
                 f'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice", not "{parent}"'

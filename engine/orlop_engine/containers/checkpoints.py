@@ -39,10 +39,10 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ENDING = 10.0  # seconds for a container that was ended by its checkpoint to be accounted for
 
 
-def runtime_of(room: Containers, container: Container) -> RuntimeCheckpoints:
+def runtime_of(containers: Containers, container: Container) -> RuntimeCheckpoints:
     """The container's runtime, if it can do this here."""
     name = container.record.host_config.runtime
-    runtime = room.engine.drivers.runtime(name)
+    runtime = containers.engine.drivers.runtime(name)
     if not isinstance(runtime, RuntimeCheckpoints):
         raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')
     for program in runtime.capabilities.checkpoint_programs:
@@ -51,10 +51,10 @@ def runtime_of(room: Containers, container: Container) -> RuntimeCheckpoints:
     return runtime
 
 
-def _base(room: Containers, container: Container, directory: str) -> str:
+def _base(containers: Containers, container: Container, directory: str) -> str:
     if directory and not directory.startswith("/"):
         raise InvalidParameter(f"invalid checkpoint directory {directory}: it must be an absolute path")
-    return directory or os.path.join(room.directory(container.id), "checkpoints")
+    return directory or os.path.join(containers.directory(container.id), "checkpoints")
 
 
 def _check_name(name: str) -> None:
@@ -62,9 +62,9 @@ def _check_name(name: str) -> None:
         raise InvalidParameter(f"Invalid checkpoint ID ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 
 
-def work_directory(room: Containers, container: Container) -> str:
+def work_directory(containers: Containers, container: Container) -> str:
     """Made anew: what the runtime and CRIU say of the next attempt."""
-    path = os.path.join(room.directory(container.id), "criu")
+    path = os.path.join(containers.directory(container.id), "criu")
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(path, mode=0o700)
     return path
@@ -83,10 +83,10 @@ def complaint(work: str) -> str:
     return f": {found}" if found else ""
 
 
-async def create(room: Containers, container: Container, name: str, directory: str, *, end: bool) -> None:
+async def create(containers: Containers, container: Container, name: str, directory: str, *, end: bool) -> None:
     """Write the checkpoint; `end` ends the container with it. It is whole when this returns."""
     _check_name(name)
-    base = _base(room, container, directory)
+    base = _base(containers, container, directory)
     final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")
     await container.boot_start_tried()
     async with container.lock:
@@ -97,7 +97,7 @@ async def create(room: Containers, container: Container, name: str, directory: s
             raise Conflict(f"container {container.id} is paused, unpause the container before checkpoint")
         if container.record.config.tty:
             raise InvalidParameter("checkpoint not support on containers with tty")
-        runtime = runtime_of(room, container)
+        runtime = runtime_of(containers, container)
         if os.path.lexists(final):
             raise Conflict(f"checkpoint with name {name} already exists for container {container.name}")
         run = container.run
@@ -105,8 +105,8 @@ async def create(room: Containers, container: Container, name: str, directory: s
         try:
             await trio.to_thread.run_sync(_clear, partial)
             os.makedirs(partial, mode=0o700)
-            work = work_directory(room, container)
-            command = runtime.checkpoint(task(room, container), partial, work, leave_running=not end)
+            work = work_directory(containers, container)
+            command = runtime.checkpoint(task(containers, container), partial, work, leave_running=not end)
             await process.check(command, f"checkpoint container {container.name}")
             os.rename(partial, final)
         except (OrlopError, OSError) as error:
@@ -121,16 +121,16 @@ async def create(room: Containers, container: Container, name: str, directory: s
             container.record.manually_stopped = True
             with trio.move_on_after(_ENDING):
                 await run.finished.wait()
-    room.engine.events.publish("container", "checkpoint", container.id, room.attributes(container))
+    containers.engine.events.publish("container", "checkpoint", container.id, containers.attributes(container))
 
 
 def _clear(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def names(room: Containers, container: Container, directory: str) -> list[str]:
+def names(containers: Containers, container: Container, directory: str) -> list[str]:
     try:
-        with os.scandir(_base(room, container, directory)) as entries:
+        with os.scandir(_base(containers, container, directory)) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name))
     except FileNotFoundError:
         return []
@@ -138,10 +138,10 @@ def names(room: Containers, container: Container, directory: str) -> list[str]:
         raise DriverError(f"cannot list the checkpoints of container {container.name}: {error}") from error
 
 
-def find(room: Containers, container: Container, name: str, directory: str) -> str:
+def find(containers: Containers, container: Container, name: str, directory: str) -> str:
     """Where it is."""
     _check_name(name)
-    path = os.path.join(_base(room, container, directory), name)
+    path = os.path.join(_base(containers, container, directory), name)
     if not os.path.lexists(path):
         raise NotFound(f"checkpoint {name} does not exist for container {container.name}")
     if not os.path.isdir(path) or os.path.islink(path):
@@ -149,9 +149,9 @@ def find(room: Containers, container: Container, name: str, directory: str) -> s
     return path
 
 
-async def remove(room: Containers, container: Container, name: str, directory: str) -> None:
+async def remove(containers: Containers, container: Container, name: str, directory: str) -> None:
     """The name goes first: what is left of a removal that was cut short is no checkpoint."""
-    path = find(room, container, name, directory)
+    path = find(containers, container, name, directory)
     partial = os.path.join(os.path.dirname(path), f".{name}.partial")
     await trio.to_thread.run_sync(_clear, partial)
     try:

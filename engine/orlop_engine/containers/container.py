@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from orlop_engine.futures import Once
+from orlop_engine.futures import Future
 from orlop_engine.locks import StateLock
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import Monitor
@@ -36,7 +36,7 @@ class Run:
     run_dir: str
     monitor: Monitor | None = None
     settled: trio.Event = field(default_factory=trio.Event)
-    exited: Once[Exited] = field(default_factory=Once)
+    exited: Future[Exited] = field(default_factory=Future)
     finished: trio.Event = field(default_factory=trio.Event)
     recorded: bool = True
     oom_told: bool = False
@@ -64,7 +64,7 @@ class Run:
             self.monitor.kill()
         await self.finished.wait()
 
-    def hurry(self, seconds: float) -> None:
+    def expedite(self, seconds: float) -> None:
         """Whoever waits under the lock waits no longer than that."""
         self.latest = min(self.latest, trio.current_time() + seconds)
         for scope in self.graces:
@@ -83,18 +83,18 @@ class AttachWaiter:
     """A client that attached before the start: it is joined when the container's streams exist."""
 
     request: Attach
-    joined: Once[Joined | None] = field(default_factory=Once)
+    joined: Future[Joined | None] = field(default_factory=Future)
 
 
 class Container:
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
         self.lock = StateLock()
-        self.plumbing = trio.Lock()
+        self.network_lock = trio.Lock()
         """Of who changes `record.sandbox` over a wait: connect and disconnect, and the exit, which waits for no `lock`."""
         self.run: Run | None = None
-        self.next_exit: Once[int] = Once()
-        self.removed: Once[int] = Once()
+        self.next_exit: Future[int] = Future()
+        self.removed: Future[int] = Future()
         self.attach_waiters: list[AttachWaiter] = []
         self.restart_timer: trio.CancelScope | None = None
         self.restart_delay = 0.0
@@ -138,5 +138,5 @@ class Container:
 
     def exit_announced(self, code: int) -> None:
         """Wake who waits for the next exit; later waiters wait for the one after."""
-        announced, self.next_exit = self.next_exit, Once()
+        announced, self.next_exit = self.next_exit, Future()
         announced.set(code)

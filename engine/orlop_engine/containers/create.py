@@ -30,7 +30,7 @@ from orlop_engine.volumes.record import Vet
 from orlop_kernel.store import Put
 from orlop_sdk import Conflict, InvalidParameter, NotFound
 
-from . import counts, labels, links, mounts, names, rootfs, validate, volumes
+from . import counts, labels, links, mount_spec, names, rootfs, validate, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
@@ -98,7 +98,7 @@ def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) 
 
 def _clean(path: str) -> str:
     """Without a final slash, and what else says nothing. A relative one (of an image) stays: the runtime refuses it."""
-    return mounts.normal_target(path) if path.startswith("/") else path
+    return mount_spec.normal_target(path) if path.startswith("/") else path
 
 
 def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
@@ -113,8 +113,8 @@ def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
     return base
 
 
-def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> HostConfig:
-    daemon = room.engine.config
+def _defaults(containers: Containers, config: ContainerConfig, host: HostConfig) -> HostConfig:
+    daemon = containers.engine.config
     host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
     if config.network_disabled is True:
         host.network_mode = "none"
@@ -156,7 +156,7 @@ def _defaults(room: Containers, config: ContainerConfig, host: HostConfig) -> Ho
     return host
 
 
-def _joined(room: Containers, host: HostConfig) -> None:
+def _joined(containers: Containers, host: HostConfig) -> None:
     """`container:<name>` becomes `container:<id>`: a rename must not change who is joined. As with dockerd, a container
     whose network is to be joined may be made until the start, the others must be there."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
@@ -164,13 +164,13 @@ def _joined(room: Containers, host: HostConfig) -> None:
         if not mode.startswith("container:"):
             continue
         try:
-            setattr(host, name, f"container:{room.get(mode.removeprefix('container:')).id}")
+            setattr(host, name, f"container:{containers.get(mode.removeprefix('container:')).id}")
         except NotFound as error:
             if name != "network_mode":
                 raise InvalidParameter(str(error)) from None  # clients take a 404 for a missing image, and pull
 
 
-def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
+def _inherited(containers: Containers, host: HostConfig) -> list[MountRecord]:
     found: list[MountRecord] = []
     for text in host.volumes_from or ():
         name, _, mode = text.partition(":")
@@ -179,7 +179,7 @@ def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
         if mode not in ("", "ro", "rw", "z", "Z"):
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
         try:
-            shared = [mount for mount in room.get(name).record.mounts if mount.type != "tmpfs"]
+            shared = [mount for mount in containers.get(name).record.mounts if mount.type != "tmpfs"]
         except NotFound as error:  # a 404 would be about the image
             raise InvalidParameter(str(error)) from None
         if len(found) + len(shared) > counts.MOUNTS:
@@ -188,16 +188,16 @@ def _inherited(room: Containers, host: HostConfig) -> list[MountRecord]:
     return found
 
 
-def _with_image(room: Containers, mount: MountRecord) -> MountRecord:
+def _with_image(containers: Containers, mount: MountRecord) -> MountRecord:
     if mount.type != "image":
         return mount
     try:
-        return replace(mount, name=room.engine.images.resolve(mount.source).id)
+        return replace(mount, name=containers.engine.images.resolve(mount.source).id)
     except NotFound as error:  # a 404 would be about the container's own image
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
-def _platform(room: Containers, image: Image, platform: str, reference: str) -> list[str]:
+def _platform(containers: Containers, image: Image, platform: str, reference: str) -> list[str]:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     if platform:
         wanted = platforms.normalise(platforms.parse(platform))
@@ -214,22 +214,24 @@ def _platform(room: Containers, image: Image, platform: str, reference: str) -> 
     return []
 
 
-def _endpoints(room: Containers, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+def _endpoints(containers: Containers, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
     """The networks to be on, and what is asked of each. The container's own MAC address is for that of the mode, if it is on
     that; what else it could mean was refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
     if request.network_disabled is True:
         given = {}
-    host.network_mode, found = room.engine.networks.pin(host.network_mode, given)
+    host.network_mode, found = containers.engine.networks.pin(host.network_mode, given)
     main = found.get(host.network_mode)
     if main and not main.mac_address and host.network_mode not in ("host", "none"):
         main.mac_address = request.mac_address or ""
     return found
 
 
-def _wanted(room: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy) -> _Wanted:
+def _wanted(
+    containers: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy
+) -> _Wanted:
     """Raises for what cannot be. Looks at no path of the host."""
-    engine = room.engine
+    engine = containers.engine
     given = request.host_config or HostConfig()
     counts.check(request, given)
     image = engine.images.resolve(request.image) if request.image else None
@@ -237,21 +239,21 @@ def _wanted(room: Containers, container_id: str, platform: str, request: CreateR
         raise InvalidParameter("no image specified: set Image in the request")
     if not images.may_use(image):
         raise images.denied(f"image {request.image}")
-    warnings = _platform(room, image, platform, request.image)
+    warnings = _platform(containers, image, platform, request.image)
     config = merge_config(request, image.config, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not args:
         raise InvalidParameter("no command specified")
     if request.healthcheck is not UNSET:
         validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
-    host = _defaults(room, config, given)
+    host = _defaults(containers, config, given)
     if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
-    _joined(room, host)
-    links.check(room, host)
-    endpoints = _endpoints(room, request, host)
-    room.check_networks(host, endpoints)
+    _joined(containers, host)
+    links.check(containers, host)
+    endpoints = _endpoints(containers, request, host)
+    containers.check_networks(host, endpoints)
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
     engine.drivers.runtime(host.runtime)
     engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
@@ -259,7 +261,7 @@ def _wanted(room: Containers, container_id: str, platform: str, request: CreateR
 
 
 async def create(
-    room: Containers,
+    containers: Containers,
     name: str,
     platform: str,
     request: CreateRequest,
@@ -270,20 +272,20 @@ async def create(
     flat_readonly: bool = False,
 ) -> Created:
     """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too; `vet`
-    may refuse those it would have, and `images` its image. `flat_readonly`: see `mounts.plan`."""
-    engine, container_id = room.engine, names.new_id()
-    image, config, args, host, endpoints, warnings = _wanted(room, container_id, platform, request, images)
-    plan = partial(mounts.plan, host, config.volumes or (), _inherited(room, host), flat_readonly=flat_readonly)
+    may refuse those it would have, and `images` its image. `flat_readonly`: see `mount_spec.plan`."""
+    engine, container_id = containers.engine, names.new_id()
+    image, config, args, host, endpoints, warnings = _wanted(containers, container_id, platform, request, images)
+    plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(containers, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
-    planned = tuple(_with_image(room, mount) for mount in planned)
+    planned = tuple(_with_image(containers, mount) for mount in planned)
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
     made: list[str] = []
-    noted, struck_out = volumes.note(container_id, planned)
-    if noted:
-        await engine.store.commit(noted)
+    intents, cleared = volumes.note(container_id, planned)
+    if intents:
+        await engine.store.commit(intents)
     try:
-        with room.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
+        with containers.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
             record = ContainerRecord(
                 id=container_id,
                 name=chosen,
@@ -302,45 +304,45 @@ async def create(
             labels.shed(record, labels.deciding(engine.config))
             container = Container(record)
             try:
-                record.mounts = await volumes.ensure(room, planned, host, made, volume_labels, vet)
-                await _prepare(room, record, image)
-                await engine.store.commit([Put("containers", container_id, encode(record)), *struck_out])
+                record.mounts = await volumes.ensure(containers, planned, host, made, volume_labels, vet)
+                await _prepare(containers, record, image)
+                await engine.store.commit([Put("containers", container_id, encode(record)), *cleared])
             except Exception:
-                await _undo(room, record)
+                await _undo(containers, record)
                 raise
-            room.add(container)
+            containers.add(container)
     except Exception:
-        await volumes.discard(room, made)  # now that they are held no longer
-        await volumes.strike_out(room, struck_out)
+        await volumes.discard(containers, made)  # now that they are held no longer
+        await volumes.clear_intent(containers, cleared)
         raise
-    engine.events.publish("container", "create", container_id, room.attributes(container))
+    engine.events.publish("container", "create", container_id, containers.attributes(container))
     return Created(container, warnings)
 
 
-async def _prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
-    await rootfs.prepare(room, record, image)
-    os.mkdir(room.directory(record.id), 0o710)
-    os.chmod(room.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
+async def _prepare(containers: Containers, record: ContainerRecord, image: Image) -> None:
+    await rootfs.prepare(containers, record, image)
+    os.mkdir(containers.directory(record.id), 0o710)
+    os.chmod(containers.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
     asked = record.config.working_dir
     if asked not in ("", "/", _clean(image.config.working_dir)):  # an image's own is in the image, or the runtime makes it
-        await _make_working_directory(room, record, asked)
-    await volumes.populate(room, record)
+        await _make_working_directory(containers, record, asked)
+    await volumes.populate(containers, record)
 
 
-async def _make_working_directory(room: Containers, record: ContainerRecord, path: str) -> None:
+async def _make_working_directory(containers: Containers, record: ContainerRecord, path: str) -> None:
     """At create, as Docker: files may be copied into it before the start."""
-    root = room.root(record.id)
+    root = containers.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:
-        await make_directory(room.engine.zygote, await room.engine.storage.mounts(record.id), path, root)
+        await make_directory(containers.engine.zygote, await containers.engine.storage.mounts(record.id), path, root)
     finally:
         os.rmdir(root)
 
 
-async def _undo(room: Containers, record: ContainerRecord) -> None:
+async def _undo(containers: Containers, record: ContainerRecord) -> None:
     """What failed is what the user wants to hear, not what this meets. The daemon's end leaves it to the next boot."""
     try:
-        await room.discard_files(record.id)
+        await containers.discard_files(record.id)
     except Exception as error:
         log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
 

@@ -32,7 +32,7 @@ ZYGOTE_PATIENCE = 2.0
 _PUT_AWAY = 30.0
 
 
-async def watch(room: Containers, container: Container, run: Run) -> None:
+async def watch(containers: Containers, container: Container, run: Run) -> None:
     """See one run to its end."""
     assert run.monitor is not None
     async with trio.open_nursery() as nursery:
@@ -43,10 +43,10 @@ async def watch(room: Containers, container: Container, run: Run) -> None:
         exited = await run.exited.get()
     else:
         exited = await _found(run)
-        await runtime.clean(room, container)
+        await runtime.clean(containers, container)
     await run.settled.wait()
     if container.run is run:
-        await account(room, container, run, exited)
+        await account(containers, container, run, exited)
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:
@@ -66,7 +66,7 @@ async def _found(run: Run) -> Exited:
     return Exited(UNKNOWN_EXIT, time.time_ns())
 
 
-async def put_away(room: Containers, container: Container, run: Run) -> None:
+async def put_away(containers: Containers, container: Container, run: Run) -> None:
     """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. What a monitor that told the exit
     and then died has not done is done here; one that hangs then is ended. `DeadlineExceeded` when even that does
     not end it."""
@@ -76,108 +76,108 @@ async def put_away(room: Containers, container: Container, run: Run) -> None:
     with trio.move_on_after(_PUT_AWAY) as patience:
         await monitor.ended()
     if not patience.cancelled_caught:
-        if runtime.is_left(room, container, run):
-            await runtime.clean(room, container)
+        if runtime.is_left(containers, container, run):
+            await runtime.clean(containers, container)
         return
     log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
     monitor.kill()
     with trio.move_on_after(_PUT_AWAY):
         await monitor.ended()
-        await runtime.clean(room, container)
+        await runtime.clean(containers, container)
         return
     raise DeadlineExceeded(
         f"container {container.name} is still being put away: its monitor (pid {monitor.pid}) does not end"
     )
 
 
-async def account(room: Containers, container: Container, run: Run, exited: Exited) -> None:
+async def account(containers: Containers, container: Container, run: Run, exited: Exited) -> None:
     """Make the exit true everywhere: network, row, events, waiters; then what the policy wants."""
     record = container.record
     state = record.state
     try:
-        await room.release_network(container)
+        await containers.release_network(container)
     except Exception:
         log.exception("container %s has ended, and not all of its network is given back", container.name)
-    volumes.announce(room, container, "unmount")
+    volumes.announce(containers, container, "unmount")
     ran_for = (exited.time_ns - state.started_ns) / 1e9
-    again = _wanted_again(room, container, exited.code)
+    again = _wanted_again(containers, container, exited.code)
     record.held = False
     state.running, state.paused, state.restarting = again, False, again
     state.pid, state.pid_start_time = 0, 0
     state.exit_code, state.finished_ns, state.oom_killed = exited.code, exited.time_ns, exited.oom
-    gone = record.host_config.auto_remove and not again and not room.restarting_now(container)
+    gone = record.host_config.auto_remove and not again and not containers.restarting_now(container)
     if not gone:
-        await _record(room, container, run)
-    if again and not _wanted_again(room, container, exited.code):  # a stop or a kill came while the row was written
+        await _record(containers, container, run)
+    if again and not _wanted_again(containers, container, exited.code):  # a stop or a kill came while the row was written
         again = state.running = state.restarting = False
-        await _record(room, container, run)
+        await _record(containers, container, run)
     container.touch()
-    attributes = room.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
+    attributes = containers.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))
     if exited.oom and not run.oom_told:
-        room.engine.events.publish("container", "oom", container.id, room.attributes(container))
-    room.engine.events.publish("container", "die", container.id, attributes)
-    room.engine.execs.container_ended(container)
+        containers.engine.events.publish("container", "oom", container.id, containers.attributes(container))
+    containers.engine.events.publish("container", "die", container.id, attributes)
+    containers.engine.execs.container_ended(container)
     container.exit_announced(exited.code)
     run.finished.set()
     if again:
         container.restart_delay = restarts.next_delay(container.restart_delay, ran_for)
-        room.background(_restart_later, room, container, run)
+        containers.background(_restart_later, containers, container, run)
     elif gone:
-        room.background(room.auto_remove, container)
+        containers.background(containers.auto_remove, container)
     else:
-        room.background(clean, room, container, run)
+        containers.background(clean, containers, container, run)
 
 
-def _wanted_again(room: Containers, container: Container, code: int) -> bool:
+def _wanted_again(containers: Containers, container: Container, code: int) -> bool:
     record = container.record
     policy = record.host_config.restart_policy
     # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".
-    by_user = container.stop_requested or room.closing or (record.manually_stopped and policy.name == "unless-stopped")
+    by_user = container.stop_requested or containers.closing or (record.manually_stopped and policy.name == "unless-stopped")
     return restarts.wants_restart(policy, code, record.restart_count, by_user)
 
 
-async def _record(room: Containers, container: Container, run: Run) -> None:
+async def _record(containers: Containers, container: Container, run: Run) -> None:
     """Commit the row. A full disk must not keep an exit from being true: it is told, and recorded as soon as there is space.
     Until then the run's directory stays, whose exit record tells the next daemon."""
     try:
-        await room.save(container)
+        await containers.save(container)
     except OrlopError as error:
         log.error("cannot record the exit of container %s yet: %s", container.name, error)
         run.recorded = False
 
 
-async def record_again(room: Containers, container: Container) -> None:
+async def record_again(containers: Containers, container: Container) -> None:
     """Until it succeeds: a full disk passes."""
-    while container.id in room.index:
+    while container.id in containers.index:
         await trio.sleep(_RECORD_AGAIN)
         try:
-            await room.save(container)
+            await containers.save(container)
         except OrlopError:
             continue  # said already
         return
 
 
-async def clean(room: Containers, container: Container, run: Run) -> None:
+async def clean(containers: Containers, container: Container, run: Run) -> None:
     """After an exit that nothing follows: until nothing is left of the run, and its end is recorded."""
-    await put_away(room, container, run)
+    await put_away(containers, container, run)
     if not run.recorded:
-        await record_again(room, container)
+        await record_again(containers, container)
         run.recorded = True
     if container.run is run:
-        room.settle(container)
+        containers.settle(container)
 
 
-async def _restart_later(room: Containers, container: Container, run: Run) -> None:
+async def _restart_later(containers: Containers, container: Container, run: Run) -> None:
     with trio.CancelScope() as scope:
         container.restart_timer = scope
         await trio.sleep(container.restart_delay)
     container.restart_timer = None
-    if scope.cancelled_caught or container.run is not run or room.closing:
+    if scope.cancelled_caught or container.run is not run or containers.closing:
         return
     async with container.lock:
         if container.run is not run or container.record.removing or not container.record.state.restarting:
             return
         try:
-            await room.start_locked(container, again=True)
+            await containers.start_locked(container, again=True)
         except Exception as error:
             log.warning("cannot restart container %s: %s", container.name, error)

@@ -110,7 +110,7 @@ def command(config: ContainerConfig) -> list[str] | None:
     return list(test[1:]) if test[0] == "CMD" else list(test)
 
 
-async def watch(room: Containers, container: Container, run: Run) -> None:
+async def watch(containers: Containers, container: Container, run: Run) -> None:
     """Probe for as long as the run lasts."""
     config = container.record.config
     probe = command(config)
@@ -125,15 +125,15 @@ async def watch(room: Containers, container: Container, run: Run) -> None:
             while True:
                 await trio.sleep(health.pause(time.time_ns()) / 1e9)
                 if not container.record.state.paused:
-                    _take(room, container, health, await _probe(room, container, probe, health.timeout))
+                    _take(containers, container, health, await _probe(containers, container, probe, health.timeout))
     if container.health is health:
-        _change(room, container, health, UNHEALTHY, tell=False)
+        _change(containers, container, health, UNHEALTHY, tell=False)
 
 
-def suspend(room: Containers, container: Container) -> None:
+def suspend(containers: Containers, container: Container) -> None:
     """A paused container is not probed: nobody knows that it is well."""
     if container.health is not None:
-        _change(room, container, container.health, UNHEALTHY, tell=False)
+        _change(containers, container, container.health, UNHEALTHY, tell=False)
 
 
 async def _cancel_at_end(run: Run, scope: trio.CancelScope) -> None:
@@ -141,27 +141,29 @@ async def _cancel_at_end(run: Run, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _take(room: Containers, container: Container, health: Health, result: Result) -> None:
+def _take(containers: Containers, container: Container, health: Health, result: Result) -> None:
     before = health.status
     health.judge(result)
-    room.engine.tally.checked(result.code == 0)
+    containers.engine.counters.checked(result.code == 0)
     after, health.status = health.status, before
     container.touch()
-    _change(room, container, health, after, tell=True)
+    _change(containers, container, health, after, tell=True)
 
 
-def _change(room: Containers, container: Container, health: Health, status: str, *, tell: bool) -> None:
+def _change(containers: Containers, container: Container, health: Health, status: str, *, tell: bool) -> None:
     if health.status == status:
         return
     health.status = status
     container.touch()
     if tell:
-        room.engine.events.publish("container", f"health_status: {status}", container.id, room.attributes(container))
+        containers.engine.events.publish(
+            "container", f"health_status: {status}", container.id, containers.attributes(container)
+        )
 
 
-async def _probe(room: Containers, container: Container, argv: list[str], timeout_ns: int) -> Result:
+async def _probe(containers: Containers, container: Container, argv: list[str], timeout_ns: int) -> Result:
     """One run of the check. Whatever keeps it from running is a failure with the reason for output."""
-    execs, start_ns = room.engine.execs, time.time_ns()
+    execs, start_ns = containers.engine.execs, time.time_ns()
     output = _Output()
     try:
         exec_id = execs.create(container, ExecConfig(cmd=argv, attach_stdout=True, attach_stderr=True))
@@ -169,7 +171,7 @@ async def _probe(room: Containers, container: Container, argv: list[str], timeou
             state, stream = await execs.start(exec_id, detach=False, console_size=None)
         assert stream is not None
         try:
-            code = await _finish(room, state, stream, output, timeout_ns / 1e9)
+            code = await _finish(containers, state, stream, output, timeout_ns / 1e9)
         finally:
             await trio.aclose_forcefully(stream)
             execs.forget(exec_id)
@@ -185,13 +187,13 @@ async def _probe(room: Containers, container: Container, argv: list[str], timeou
 
 
 async def _finish(
-    room: Containers, state: ExecState, stream: trio.SocketStream, output: _Output, seconds: float
+    containers: Containers, state: ExecState, stream: trio.SocketStream, output: _Output, seconds: float
 ) -> int | None:
     """Its exit code; None when it took too long, and was killed."""
     with trio.move_on_after(seconds):
         await output.read(stream)
         return await state.ended.get()
-    await room.engine.execs.kill(state)
+    await containers.engine.execs.kill(state)
     with trio.move_on_after(_DRAIN):
         await output.read(stream)
         await state.ended.get()
@@ -229,9 +231,9 @@ class _Output:
             piece = data[at : at + self._left]
             at += len(piece)
             self._left -= len(piece)
-            room = _OUTPUT - len(self._kept)
-            self._kept += piece[:room]
-            self._cut = self._cut or len(piece) > room
+            containers = _OUTPUT - len(self._kept)
+            self._kept += piece[:containers]
+            self._cut = self._cut or len(piece) > containers
 
     def text(self) -> str:
         return self._kept.decode("utf-8", "replace") + ("..." if self._cut else "")

@@ -26,7 +26,7 @@ from orlop_kernel.process import describe_timeout
 from orlop_monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
 from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
 
-from . import ahead, bundle, checkpoints, confine, links, mounted, netfiles
+from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox
 from . import runtime as runtimes
 from .container import Container, Joined, Run
 from .runtime import task
@@ -42,7 +42,7 @@ _UNDOING, _ENDING = 30.0, 10.0  # seconds, for all of it and for the end of its 
 _CREATE = "failed to create task for container: failed to create shim task"
 
 
-def log_info(room: Containers, container: Container) -> LogInfo:
+def log_info(containers: Containers, container: Container) -> LogInfo:
     record = container.record
     return LogInfo(
         container_id=record.id,
@@ -50,36 +50,36 @@ def log_info(room: Containers, container: Container) -> LogInfo:
         image_id=record.image_id,
         image_name=record.config.image,
         command=" ".join(record.args),
-        created=room.created(record),
-        directory=room.directory(record.id),
+        created=containers.created(record),
+        directory=containers.directory(record.id),
         labels=record.config.labels or {},
         env=tuple(record.config.env or ()),
         hostname=record.config.hostname,
     )
 
 
-async def launch(room: Containers, container: Container, image: str = "") -> Run:
+async def launch(containers: Containers, container: Container, image: str = "") -> Run:
     """Run the container, from a checkpoint if an `image` is given. On return it runs (or has run: a short one may be over);
     raises with everything undone."""
     record = container.record
-    runtime = room.engine.drivers.runtime(record.host_config.runtime)
-    command, work = runtime.run(task(room, container)), ""
+    runtime = containers.engine.drivers.runtime(record.host_config.runtime)
+    command, work = runtime.run(task(containers, container)), ""
     if image:
-        work = checkpoints.work_directory(room, container)
-        command = checkpoints.runtime_of(room, container).restore(task(room, container), image, work)
-    run = Run(room.run_dir(record.id))
+        work = checkpoints.work_directory(containers, container)
+        command = checkpoints.runtime_of(containers, container).restore(task(containers, container), image, work)
+    run = Run(containers.run_dir(record.id))
     container.run = run
     plan = None
     try:
         # Other containers are looked up before anything is made.
-        network = _network_namespace(room, record.host_config)
-        _share_names(room, container)
-        inside = await mounted.mounted(room, container, runtime)
-        await confine.ensure_profile(record.host_config)
-        wanted = _wanted(room, container, runtime, network, inside)
-        run.monitor = await ahead.take(room, container, wanted)
+        network = _network_namespace(containers, record.host_config)
+        _share_names(containers, container)
+        inside = await mount_plan.mounted(containers, container, runtime)
+        await apparmor_profile.ensure_profile(record.host_config)
+        wanted = _wanted(containers, container, runtime, network, inside)
+        run.monitor = await prepared_sandbox.take(containers, container, wanted)
         if network == "new":
-            plan = await room.engine.networks.plan(
+            plan = await containers.engine.networks.plan(
                 record.id,
                 record.name,
                 record.config.hostname,
@@ -88,26 +88,26 @@ async def launch(room: Containers, container: Container, image: str = "") -> Run
                 set(normal_ports(record.config.exposed_ports or ())),
                 record.host_config.port_bindings or {},
                 record.host_config.publish_all_ports,
-                links.ports(room, record),
+                links.ports(containers, record),
             )
-        run.monitor = monitor = run.monitor or await ahead.fork(room, container, wanted, runtime)
-        monitor.on_event = lambda event: on_event(room, container, run, event)
-        monitor.on_resumed = partial(room.engine.execs.reconcile, container)
+        run.monitor = monitor = run.monitor or await prepared_sandbox.fork(containers, container, wanted, runtime)
+        monitor.on_event = lambda event: on_event(containers, container, run, event)
+        monitor.on_resumed = partial(containers.engine.execs.reconcile, container)
         record.sandbox = None
         if plan is not None:
-            with room.engine.tally.timed("network", "allocate"):
-                record.sandbox = await room.engine.networks.attach(plan, monitor.netns_path)
+            with containers.engine.counters.timed("network", "allocate"):
+                record.sandbox = await containers.engine.networks.attach(plan, monitor.netns_path)
             if plan.sockets:
                 await monitor.serve(plan.forwards, plan.sockets)
                 for sock in plan.sockets:
                     sock.close()
-            await netfiles.answer_names(room, container)
-        await bundle.write(room, container, monitor, inside.oci, network, inside.shm)
+            await netfiles.answer_names(containers, container)
+        await bundle.write(containers, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
-        started = await _start(room, container, runtime, monitor, command)
+        started = await _start(containers, container, runtime, monitor, command)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
-            await _undo(room, container, run, plan, deleted=isinstance(error, StartFailed))
+            await _undo(containers, container, run, plan, deleted=isinstance(error, StartFailed))
         if isinstance(error, StartFailed):
             if error.failed.timed_out:
                 raise DeadlineExceeded(f"{_CREATE}: {describe_timeout(command)}") from error
@@ -129,47 +129,49 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
     return f"failed to create task for container: {failed.message}"
 
 
-def _network_namespace(room: Containers, host: HostConfig) -> str:
+def _network_namespace(containers: Containers, host: HostConfig) -> str:
     """ "new", "" for the host's, or the path of another container's."""
-    kind = room.engine.networks.sandbox_kind(host.network_mode)
+    kind = containers.engine.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
-        return room.namespace_of(kind.removeprefix("container:"), "net")
+        return containers.namespace_of(kind.removeprefix("container:"), "net")
     return "" if kind == "host" else "new"
 
 
-def _share_names(room: Containers, container: Container) -> None:
+def _share_names(containers: Containers, container: Container) -> None:
     """Who shares a network with another container shares its host name, as Docker has it: /etc/hosts is the other's too."""
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
-        other = room.get(mode.removeprefix("container:")).record.config
+        other = containers.get(mode.removeprefix("container:")).record.config
         container.record.config.hostname, container.record.config.domainname = other.hostname, other.domainname
 
 
-def begin(room: Containers, container: Container) -> None:
+def begin(containers: Containers, container: Container) -> None:
     """What can be made of a start before it is asked for: not where that depends on others, or makes a volume work."""
     record = container.record
-    inside = mounted.beforehand(room, record)
+    inside = mount_plan.beforehand(containers, record)
     if inside is None:
         return
-    if room.engine.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
+    if containers.engine.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
         return
-    runtime = room.engine.drivers.runtime(record.host_config.runtime)
-    network = _network_namespace(room, record.host_config)
-    ahead.begin(room, container, _wanted(room, container, runtime, network, inside), runtime)
+    runtime = containers.engine.drivers.runtime(record.host_config.runtime)
+    network = _network_namespace(containers, record.host_config)
+    prepared_sandbox.begin(containers, container, _wanted(containers, container, runtime, network, inside), runtime)
 
 
-def _wanted(room: Containers, container: Container, runtime: Runtime, network: str, inside: mounted.Mounted) -> Launch:
+def _wanted(
+    containers: Containers, container: Container, runtime: Runtime, network: str, inside: mount_plan.MountPlan
+) -> Launch:
     """The launch, all but its mounts."""
     record = container.record
     config = record.host_config.log_config
     log = None
     if config.type != "none":
         options = dict(config.config or {})
-        log = Log(config.type, log_info(room, container), options)
+        log = Log(config.type, log_info(containers, container), options)
     return Launch(
         id=record.id,
-        run_dir=room.run_dir(record.id),
-        root=room.root(record.id),
+        run_dir=containers.run_dir(record.id),
+        root=containers.root(record.id),
         mounts=(),
         network=network,
         detach=runtime.capabilities.detach_mounts,
@@ -177,14 +179,16 @@ def _wanted(room: Containers, container: Container, runtime: Runtime, network: s
         terminal=record.config.tty,
         stdin=record.config.open_stdin,
         log=log,
-        stage=room.stage(record.id) if inside.trees else "",
+        stage=containers.stage(record.id) if inside.trees else "",
         trees=inside.trees,
     )
 
 
-async def _start(room: Containers, container: Container, runtime: Runtime, monitor: Monitor, command: Command) -> Started:
+async def _start(
+    containers: Containers, container: Container, runtime: Runtime, monitor: Monitor, command: Command
+) -> Started:
     record = container.record
-    this = task(room, container)
+    this = task(containers, container)
     message = Start(
         run=command,
         delete=runtime.delete(this),
@@ -192,7 +196,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
         log_file=this.log,
         console_socket=this.console_socket,
         console_size=rows_and_columns(record.host_config.console_size),
-        cgroup=bundle.cgroup_path(room, record.id, record.host_config),
+        cgroup=bundle.cgroup_path(containers, record.id, record.host_config),
     )
     failures: list[Exception] = []
     started_before, record.started_before = record.started_before, True
@@ -200,7 +204,7 @@ async def _start(room: Containers, container: Container, runtime: Runtime, monit
 
     async def save() -> None:
         try:
-            await room.save(container)
+            await containers.save(container)
         except OrlopError as error:
             failures.append(error)
 
@@ -229,7 +233,7 @@ async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> N
             await stream.aclose()  # the client went away meanwhile
 
 
-async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
+async def _undo(containers: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
     """Every step, whatever becomes of the others: first what others may want, last the runtime, which may hang for as long
     as there is time. `deleted`: the monitor has had the runtime forget the container, unless that was killed as well."""
     container.release_attach_waiters()
@@ -241,28 +245,28 @@ async def _undo(room: Containers, container: Container, run: Run, plan: Any, *, 
                 await run.monitor.ended()
         try:
             if plan is not None:
-                await room.engine.networks.abandon(plan)  # after `attach`, only its sockets
+                await containers.engine.networks.abandon(plan)  # after `attach`, only its sockets
             if sandbox is not None:
-                await room.engine.networks.release(sandbox)
+                await containers.engine.networks.release(sandbox)
         finally:
-            if run.monitor is not None and (not deleted or runtimes.has_state(room, container)):
-                await runtimes.clean(room, container)
+            if run.monitor is not None and (not deleted or runtimes.has_state(containers, container)):
+                await runtimes.clean(containers, container)
     except Exception:
         log.exception("cannot undo all of the start of container %s", container.name)
     finally:
-        room.remove_run_directories(container.id)
+        containers.remove_run_directories(container.id)
         container.run = None
         run.settled.set()
         run.finished.set()
 
 
-def on_event(room: Containers, container: Container, run: Run, event: Event) -> None:
+def on_event(containers: Containers, container: Container, run: Run, event: Event) -> None:
     body = event.body
     if isinstance(body, Exited):
         run.exited.set(body)
     elif isinstance(body, ExecExited):
-        room.engine.execs.exited(container, body)
+        containers.engine.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = container.record.state.oom_killed = True
         container.touch()
-        room.engine.events.publish("container", "oom", container.id, room.attributes(container))
+        containers.engine.events.publish("container", "oom", container.id, containers.attributes(container))

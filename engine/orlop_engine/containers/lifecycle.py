@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cancel_restart",
-    "hurry",
+    "expedite",
     "kill",
-    "let_go",
     "pause",
     "rename",
     "restart",
+    "resume",
     "start",
     "start_locked",
     "stop",
@@ -53,10 +53,10 @@ _LOOK = 0.5  # seconds between two looks at a monitor that has not answered yet
 _SIGNAL_FAILED = 2  # seconds that a container has to end by itself when it could not be sent the stop signal: Docker's
 
 
-async def start(room: Containers, container: Container, checkpoint: str = "", directory: str = "") -> None:
+async def start(containers: Containers, container: Container, checkpoint: str = "", directory: str = "") -> None:
     """`checkpoint` is the name of one, in `directory` or where the container's own are."""
-    for key in needs.needed(room, container.record):
-        if (other := room.index.get(key)) is not None:
+    for key in needs.needed(containers, container.record):
+        if (other := containers.index.get(key)) is not None:
             await other.boot_start_tried()
     async with container.lock:
         state = container.record.state
@@ -66,10 +66,10 @@ async def start(room: Containers, container: Container, checkpoint: str = "", di
             raise Conflict("cannot start a paused container, try unpause instead")
         if state.running:  # also between two tries of a restart policy
             raise NotModified("container is already running")
-        image = checkpoints.find(room, container, checkpoint, directory) if checkpoint else ""
+        image = checkpoints.find(containers, container, checkpoint, directory) if checkpoint else ""
         container.record.restart_count = 0
         container.restart_delay = 0.0
-        await start_locked(room, container, image)
+        await start_locked(containers, container, image)
 
 
 def cancel_restart(container: Container) -> None:
@@ -81,40 +81,40 @@ def cancel_restart(container: Container) -> None:
         container.record.state.running = False
 
 
-async def start_locked(room: Containers, container: Container, image: str = "", *, again: bool = False) -> None:
+async def start_locked(containers: Containers, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start under the lock, from any state that is not running. `image`: the directory of a checkpoint. `again`: by its
     restart policy, unless a stop or a kill comes first."""
     record = container.record
     if record.removing or container.row_going:
         raise Conflict("container is marked for removal and cannot be started")
-    if room.closing:
+    if containers.closing:
         raise Unavailable(f"cannot start container {container.id}: the daemon is shutting down")
     try:
         if container.run is not None:
-            await exits.put_away(room, container, container.run)
+            await exits.put_away(containers, container, container.run)
         if again:
             if not record.state.restarting:
                 return
             record.restart_count += 1
         container.stop_requested = False
         record.manually_stopped = False
-        with room.engine.tally.timed("container", "start"):
-            run = await launch(room, container, image)
+        with containers.engine.counters.timed("container", "start"):
+            run = await launch(containers, container, image)
     except Exception as error:
         failure = as_orlop_error(error, f"cannot start container {record.name}")
-        raise await _failed(room, container, failure) from error
-    room.background(exits.watch, room, container, run)
-    room.background(health.watch, room, container, run)
+        raise await _failed(containers, container, failure) from error
+    containers.background(exits.watch, containers, container, run)
+    containers.background(health.watch, containers, container, run)
     # That it was started is committed (see `launch`); its pid is in the monitor's own record, where a next daemon looks.
-    room.background(room.save, container)
+    containers.background(containers.save, container)
     container.touch()
-    room.publish_network(container, "connect")
-    volumes.announce(room, container, "mount")
-    room.engine.events.publish("container", "start", container.id, room.attributes(container))
+    containers.publish_network(container, "connect")
+    volumes.announce(containers, container, "mount")
+    containers.engine.events.publish("container", "start", container.id, containers.attributes(container))
     run.settled.set()
 
 
-async def _failed(room: Containers, container: Container, error: OrlopError) -> OrlopError:
+async def _failed(containers: Containers, container: Container, error: OrlopError) -> OrlopError:
     """Record why a start failed, with Docker's exit codes, which clients turn into their own."""
     text = str(error)
     state = container.record.state
@@ -141,10 +141,10 @@ async def _failed(room: Containers, container: Container, error: OrlopError) -> 
     container.touch()
     container.exit_announced(state.exit_code)
     if container.record.host_config.auto_remove:
-        room.background(room.auto_remove, container)
+        containers.background(containers.auto_remove, container)
     else:
         try:
-            await room.save(container)
+            await containers.save(container)
         except OrlopError as failure:
             log.error("cannot record why container %s did not start: %s", container.name, failure)
     return answer
@@ -167,92 +167,94 @@ def stop_signal(container: Container, given: str) -> int:
     return validate.parse_signal(text)
 
 
-async def stop(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
+async def stop(containers: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
     """Signal, wait, kill. `seconds` below 0 waits for ever. The wait is not under the lock: it may be long, and who asks
     for a shorter one is heard. One that holds the lock, of a restart, is cut short."""
     signum = stop_signal(container, given)
-    hurry(room, container, seconds)
+    expedite(containers, container, seconds)
     async with container.lock:
         if not container.record.state.running:
             raise NotModified("container is already stopped")
-        run, patience = await _begin_stop(room, container, signum, seconds)
+        run, patience = await _begin_stop(containers, container, signum, seconds)
     if run is not None:
         with trio.move_on_after(patience):
             await run.ended()
-        await _end(room, container, run)
-    room.engine.events.publish("container", "stop", container.id, room.attributes(container))
+        await _end(containers, container, run)
+    containers.engine.events.publish("container", "stop", container.id, containers.attributes(container))
 
 
-def stop_timeout(room: Containers, container: Container) -> int:
+def stop_timeout(containers: Containers, container: Container) -> int:
     """Seconds between the stop signal and SIGKILL; negative = for ever."""
     configured = container.record.config.stop_timeout
-    return configured if isinstance(configured, int) else room.engine.config.default_stop_timeout
+    return configured if isinstance(configured, int) else containers.engine.config.default_stop_timeout
 
 
-async def stop_locked(room: Containers, container: Container, signum: int, seconds: int | None) -> None:
+async def stop_locked(containers: Containers, container: Container, signum: int, seconds: int | None) -> None:
     """The same all under the lock, for who goes on from there. `hurry` is the way to cut it short."""
-    run, patience = await _begin_stop(room, container, signum, seconds)
+    run, patience = await _begin_stop(containers, container, signum, seconds)
     if run is not None:
         await run.grace(patience)
-        await _end(room, container, run)
+        await _end(containers, container, run)
 
 
-def hurry(room: Containers, container: Container, seconds: int | None) -> None:
+def expedite(containers: Containers, container: Container, seconds: int | None) -> None:
     """Before a stop waits for the lock: who holds it may be stopping the container, with more patience."""
     if container.run is not None:
-        container.run.hurry(_patience(room, container, seconds))
+        container.run.expedite(_patience(containers, container, seconds))
 
 
-def _patience(room: Containers, container: Container, seconds: int | None) -> float:
+def _patience(containers: Containers, container: Container, seconds: int | None) -> float:
     if seconds is None:
-        seconds = stop_timeout(room, container)
+        seconds = stop_timeout(containers, container)
     return seconds if seconds >= 0 else math.inf
 
 
-async def _begin_stop(room: Containers, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
+async def _begin_stop(
+    containers: Containers, container: Container, signum: int, seconds: int | None
+) -> tuple[Run | None, float]:
     """Nothing follows this run. The run that has been told to end, and its seconds for that; None when it has ended."""
-    record, patience = container.record, _patience(room, container, seconds)
-    if not (room.closing or room.restarting_now(container)):
+    record, patience = container.record, _patience(containers, container, seconds)
+    if not (containers.closing or containers.restarting_now(container)):
         record.manually_stopped = True
     container.stop_requested = True
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        await _end_restarting(room, container)
+        await _end_restarting(containers, container)
         return None, 0
     run = container.run
     assert run is not None
-    await _thaw(room, container)
+    await _thaw(containers, container)
     try:
-        await _send(room, container, signum)
+        await _send(containers, container, signum)
     except (OSError, OrlopError):
         patience = _SIGNAL_FAILED  # it ends this very moment, most likely
     return run, patience
 
 
-async def _end(room: Containers, container: Container, run: Run) -> None:
+async def _end(containers: Containers, container: Container, run: Run) -> None:
     if not run.finished.is_set():  # then it is the container's, as no other can have begun
-        await kill_now(room, container)
+        await kill_now(containers, container)
 
 
-async def _send(room: Containers, container: Container, signum: int) -> None:
+async def _send(containers: Containers, container: Container, signum: int) -> None:
     try:
         await _signal(container, signum)
     except (OSError, OrlopError):
         if container.record.state.running and (container.run and not container.run.finished.is_set()):
             raise
-    room.engine.events.publish("container", "kill", container.id, room.attributes(container, signal=str(signum)))
+    containers.engine.events.publish("container", "kill", container.id, containers.attributes(container, signal=str(signum)))
 
 
-async def _end_restarting(room: Containers, container: Container) -> None:
+async def _end_restarting(containers: Containers, container: Container) -> None:
     """It was waiting to be started again, and will not be: for who waits for its end, this is it."""
     cancel_restart(container)
     container.exit_announced(container.record.state.exit_code)
-    await room.save(container)
+    await containers.save(container)
 
 
-async def _thaw(room: Containers, container: Container) -> None:
+async def _thaw(containers: Containers, container: Container) -> None:
     """Before a signal that is to end it. What fails here is no reason not to send one: SIGKILL has other ways too."""
     try:
-        await _unpause(room, container)
+        await _unpause(containers, container)
     except OrlopError as error:
         log.warning("%s", error)
 
@@ -268,7 +270,7 @@ async def decided(container: Container) -> None:
                     await run.settled.wait()
 
 
-async def kill_now(room: Containers, container: Container) -> None:
+async def kill_now(containers: Containers, container: Container) -> None:
     """SIGKILL, and wait until it is accounted for. Stop stops."""
     run = container.run
     if run is None or run.finished.is_set():
@@ -277,10 +279,10 @@ async def kill_now(room: Containers, container: Container) -> None:
     await decided(container)
     if run.finished.is_set():
         return
-    await _thaw(room, container)
+    await _thaw(containers, container)
     patience: float = KILL_DEADLINE
     try:
-        await _send(room, container, signal.SIGKILL)
+        await _send(containers, container, signal.SIGKILL)
     except (OSError, OrlopError):
         patience = _SIGNAL_FAILED
     with trio.move_on_after(patience):
@@ -295,15 +297,15 @@ async def kill_now(room: Containers, container: Container) -> None:
     raise DriverError(f"cannot kill container: {container.id}: it did not end within {3 * KILL_DEADLINE:g} s of SIGKILL")
 
 
-async def kill(room: Containers, container: Container, given: str = "") -> None:
+async def kill(containers: Containers, container: Container, given: str = "") -> None:
     signum = validate.parse_signal(given) if given else signal.SIGKILL
     record = container.record
     await container.boot_start_tried()
     await decided(container)
     if record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        record.manually_stopped = record.manually_stopped or not room.closing
+        record.manually_stopped = record.manually_stopped or not containers.closing
         container.stop_requested = True
-        await _end_restarting(room, container)
+        await _end_restarting(containers, container)
         return
     run = container.run
     if not record.state.running or run is None:
@@ -314,13 +316,13 @@ async def kill(room: Containers, container: Container, given: str = "") -> None:
         container.stop_requested = True
     record.manually_stopped = True
     try:
-        await _send(room, container, signum)
+        await _send(containers, container, signum)
     except OrlopError as error:
         await _unless_it_ended(container, error)
         raise
     if record.state.paused and container.stop_requested:
         async with container.lock:
-            await _unpause(room, container)
+            await _unpause(containers, container)
     if signum == signal.SIGKILL:
         with trio.move_on_after(KILL_DEADLINE):
             await run.ended()
@@ -335,24 +337,24 @@ async def _unless_it_ended(container: Container, error: OrlopError) -> None:
         raise Conflict(f"container {container.id} is not running") from error
 
 
-async def restart(room: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
+async def restart(containers: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
     signum = stop_signal(container, given)
-    hurry(room, container, seconds)
+    expedite(containers, container, seconds)
     async with container.lock:
-        room.now_restarting.add(container.id)
+        containers.now_restarting.add(container.id)
         try:
             if container.record.state.running:
-                await stop_locked(room, container, signum, seconds)
-                room.engine.events.publish("container", "stop", container.id, room.attributes(container))
+                await stop_locked(containers, container, signum, seconds)
+                containers.engine.events.publish("container", "stop", container.id, containers.attributes(container))
             container.record.restart_count = 0
             container.restart_delay = 0.0
-            await start_locked(room, container)
+            await start_locked(containers, container)
         finally:
-            room.now_restarting.discard(container.id)
-    room.engine.events.publish("container", "restart", container.id, room.attributes(container))
+            containers.now_restarting.discard(container.id)
+    containers.engine.events.publish("container", "restart", container.id, containers.attributes(container))
 
 
-async def pause(room: Containers, container: Container, *, held: bool = False) -> None:
+async def pause(containers: Containers, container: Container, *, held: bool = False) -> None:
     """`held`: by the engine, which calls `let_go`. That it is so is in the row before it is true: a boot thaws it."""
     await container.boot_start_tried()
     async with container.lock:
@@ -363,86 +365,86 @@ async def pause(room: Containers, container: Container, *, held: bool = False) -
             raise Conflict(f"Container {container.id} is already paused")
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
-        runtime = room.engine.drivers.runtime(record.host_config.runtime)
+        runtime = containers.engine.drivers.runtime(record.host_config.runtime)
         record.held = held
         if held:
             try:
-                await room.save(container)
+                await containers.save(container)
             except BaseException:
                 record.held = False
                 raise
         try:
-            await process.check(runtime.pause(task(room, container)), f"pause container {container.id}")
+            await process.check(runtime.pause(task(containers, container)), f"pause container {container.id}")
         except DriverError as error:
             record.held = False
-            await _thaw_halfway(room, container, runtime)
+            await _thaw_halfway(containers, container, runtime)
             await _unless_it_ended(container, error)
             raise
         if container.run is not None and container.run.killed:
             record.held = False
-            await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+            await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
             raise Conflict(f"container {container.id} is not running")
         state.paused = True
-        await room.save(container)
-        health.suspend(room, container)
+        await containers.save(container)
+        health.suspend(containers, container)
         container.touch()
-    room.engine.events.publish("container", "pause", container.id, room.attributes(container))
+    containers.engine.events.publish("container", "pause", container.id, containers.attributes(container))
 
 
-async def _thaw_halfway(room: Containers, container: Container, runtime: Runtime) -> None:
+async def _thaw_halfway(containers: Containers, container: Container, runtime: Runtime) -> None:
     """A runtime that gives a pause up, because a process sits in the kernel, leaves it asked for: the container would freeze
     later, and nothing here would say so. A container that is not frozen refuses, which is as good."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
-            await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+            await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
         except DriverError as error:
             log.info("after a pause that failed: %s", error)
 
 
-async def let_go(room: Containers, container: Container) -> None:
+async def resume(containers: Containers, container: Container) -> None:
     """Thaw what the engine holds, unless somebody else did, or paused it since."""
     async with container.lock:
         if container.record.held:
-            await _unpause(room, container)
+            await _unpause(containers, container)
 
 
-async def unpause(room: Containers, container: Container) -> None:
+async def unpause(containers: Containers, container: Container) -> None:
     async with container.lock:
         if not container.record.state.paused:
             raise DriverError(f"Container {container.id} is not paused")
-        await _unpause(room, container)
+        await _unpause(containers, container)
 
 
-async def _unpause(room: Containers, container: Container) -> None:
+async def _unpause(containers: Containers, container: Container) -> None:
     """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed. What the
     engine holds is held until it is thawed: a boot in between does it."""
     record, state = container.record, container.record.state
     if not state.paused:
         record.held = False
         return
-    runtime = room.engine.drivers.runtime(record.host_config.runtime)
+    runtime = containers.engine.drivers.runtime(record.host_config.runtime)
     failure = None
     state.paused = False
     try:
-        await room.save(container)
+        await containers.save(container)
     except OrlopError as error:
         failure = error  # a full disk must not keep it frozen
     try:
-        await process.check(runtime.resume(task(room, container)), f"unpause container {container.id}")
+        await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
     except BaseException:
         state.paused = True
         container.touch()
-        room.background(room.save, container)
+        containers.background(containers.save, container)
         raise
     if record.held:
         record.held = False
-        room.background(room.save, container)
+        containers.background(containers.save, container)
     if failure is not None:
         raise failure
-    room.engine.events.publish("container", "unpause", container.id, room.attributes(container))
+    containers.engine.events.publish("container", "unpause", container.id, containers.attributes(container))
 
 
-async def rename(room: Containers, container: Container, given: str) -> None:
+async def rename(containers: Containers, container: Container, given: str) -> None:
     if not given:
         raise InvalidParameter("Neither old nor new names may be empty")
     async with container.lock:
@@ -451,5 +453,7 @@ async def rename(room: Containers, container: Container, given: str) -> None:
         old = container.record.name
         if given.removeprefix("/") == old:
             raise InvalidParameter("Renaming a container with the same name as its current name")
-        await room.rename(container, given)
-    room.engine.events.publish("container", "rename", container.id, room.attributes(container, oldName=f"/{old}"))
+        await containers.rename(container, given)
+    containers.engine.events.publish(
+        "container", "rename", container.id, containers.attributes(container, oldName=f"/{old}")
+    )

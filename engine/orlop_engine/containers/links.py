@@ -34,7 +34,7 @@ def _parse(link: str) -> tuple[str, str]:
     return name, (alias or name).rpartition("/")[2]
 
 
-def check(room: Containers, host: HostConfig) -> None:
+def check(containers: Containers, host: HostConfig) -> None:
     """At create. What is linked must exist, but for user-defined networks, whose names are looked up when they are used."""
     for link in host.links or ():
         name, alias = _parse(link)
@@ -43,7 +43,7 @@ def check(room: Containers, host: HostConfig) -> None:
         if _is_user_defined(host.network_mode):
             continue
         try:
-            other = _sharing(room, name)
+            other = _sharing(containers, name)
         except NotFound as error:
             raise InvalidParameter(f"could not get container for {name}: {error}") from None
         if other.record.host_config.network_mode == "host":
@@ -54,22 +54,22 @@ def _is_user_defined(mode: str) -> bool:
     return mode not in ("", "default", "bridge", "host", "none") and not mode.startswith("container:")
 
 
-def _sharing(room: Containers, name: str) -> Container:
+def _sharing(containers: Containers, name: str) -> Container:
     """The container of this name, or the one whose network it shares. Raises `NotFound`."""
     seen: set[str] = set()
-    other = room.get(name)
+    other = containers.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
         seen.add(other.id)
-        other = room.get(mode.removeprefix("container:"))
+        other = containers.get(mode.removeprefix("container:"))
     return other
 
 
-def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
+def hosts(containers: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
     """(address, names) for /etc/hosts, of containers on the default bridge."""
     found = []
-    for link in record.host_config.links or () if _on_bridge(room, record) else ():
+    for link in record.host_config.links or () if _on_bridge(containers, record) else ():
         name, alias = _parse(link)
-        other = _sharing(room, name)
+        other = _sharing(containers, name)
         if not other.record.state.running or other.record.sandbox is None:
             raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}")
         addresses = _addresses(other)
@@ -80,11 +80,11 @@ def hosts(room: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
     return found
 
 
-def environment(room: Containers, record: ContainerRecord) -> list[str]:
+def environment(containers: Containers, record: ContainerRecord) -> list[str]:
     """The variables of its links, of the containers that run. (At a start all do: see `hosts`.)"""
     found: list[str] = []
-    for ident, alias in _legacy(room, record) if _on_bridge(room, record) else ():
-        other = room.index[ident]
+    for ident, alias in _legacy(containers, record) if _on_bridge(containers, record) else ():
+        other = containers.index[ident]
         if addresses := _addresses(other):
             config = other.record.config
             ports = link_variables.exposed(config.exposed_ports or ())
@@ -101,17 +101,17 @@ def _addresses(other: Container) -> list[str]:
     return [address.address.partition("/")[0] for endpoint in found for address in endpoint.addresses]
 
 
-def ports(room: Containers, record: ContainerRecord) -> list[LinkedPort]:
+def ports(containers: Containers, record: ContainerRecord) -> list[LinkedPort]:
     """The exposed ports of containers on the default bridge that this one is linked to."""
     found = []
-    for other in linked(room, record):
-        for exposed in normal_ports(room.index[other].record.config.exposed_ports or ()):
+    for other in linked(containers, record):
+        for exposed in normal_ports(containers.index[other].record.config.exposed_ports or ()):
             port, _, protocol = exposed.partition("/")
             found.append(LinkedPort(other, protocol, int(port)))
     return found
 
 
-def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:
+def aliases(containers: Containers, record: ContainerRecord) -> dict[str, str]:
     """Alias -> name that the networks know, for the name server of this container."""
     links = [*(record.host_config.links or ())]
     for settings in record.endpoints.values():
@@ -119,72 +119,72 @@ def aliases(room: Containers, record: ContainerRecord) -> dict[str, str]:
     found = {}
     for name, alias in map(_parse, links):
         try:
-            found[alias] = room.get(name).name
+            found[alias] = containers.get(name).name
         except NotFound:
             found[alias] = name  # not there yet
     return found
 
 
-def _on_bridge(room: Containers, record: ContainerRecord) -> bool:
+def _on_bridge(containers: Containers, record: ContainerRecord) -> bool:
     """Whether its links are those of the default bridge: by its networks, not by the mode it was made with."""
     if not record.host_config.links:
         return False
-    found = map(room.engine.networks.known, record.endpoints)
+    found = map(containers.engine.networks.known, record.endpoints)
     return any(network is not None and network.name == "bridge" for network in found)
 
 
-def _legacy(room: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
+def _legacy(containers: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
     """(id of the linked container, alias) of the links that give names."""
     alone = record.host_config.network_mode in ("host", "none")
-    if not record.host_config.links or not (alone or _on_bridge(room, record)):
+    if not record.host_config.links or not (alone or _on_bridge(containers, record)):
         return
     for name, alias in map(_parse, record.host_config.links):
         try:
-            yield _sharing(room, name).id, alias
+            yield _sharing(containers, name).id, alias
         except (NotFound, InvalidParameter):
             continue  # removed since
 
 
-def linked(room: Containers, record: ContainerRecord) -> Iterator[str]:
+def linked(containers: Containers, record: ContainerRecord) -> Iterator[str]:
     """Ids of the containers that have to run for this one to start (see `hosts`)."""
-    if _on_bridge(room, record):
-        yield from (other for other, _ in _legacy(room, record))
+    if _on_bridge(containers, record):
+        yield from (other for other, _ in _legacy(containers, record))
 
 
-def names(room: Containers) -> dict[str, list[str]]:
+def names(containers: Containers) -> dict[str, list[str]]:
     """Id -> the further names of a container, in one pass over all."""
     found: dict[str, list[str]] = {}
-    for item in room.index.values():
+    for item in containers.index.values():
         if item.record.host_config.links:
-            for other, alias in _legacy(room, item.record):
+            for other, alias in _legacy(containers, item.record):
                 found.setdefault(other, []).append(f"{item.name}/{alias}")
     return found
 
 
-def shown(room: Containers, record: ContainerRecord) -> list[str] | None:
+def shown(containers: Containers, record: ContainerRecord) -> list[str] | None:
     """`HostConfig.Links` of inspect: the names of now."""
-    found = [f"/{room.index[other].name}:/{record.name}/{alias}" for other, alias in _legacy(room, record)]
+    found = [f"/{containers.index[other].name}:/{record.name}/{alias}" for other, alias in _legacy(containers, record)]
     return sorted(found) or None
 
 
-def resolve(room: Containers, text: str) -> Container | None:
+def resolve(containers: Containers, text: str) -> Container | None:
     """The container that a further name means; the parent's ID may stand in it for its name."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
-    holder = room.names.get(parent, parent)
-    if holder not in room.index:
+    holder = containers.names.get(parent, parent)
+    if holder not in containers.index:
         return None
-    found = (other for other, alias in _legacy(room, room.index[holder].record) if alias == wanted)
-    return room.index.get(next(found, ""))
+    found = (other for other, alias in _legacy(containers, containers.index[holder].record) if alias == wanted)
+    return containers.index.get(next(found, ""))
 
 
-async def remove(room: Containers, text: str) -> None:
+async def remove(containers: Containers, text: str) -> None:
     """`docker rm --link parent/alias`: the link goes, both containers stay."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
     if not parent:
         raise Conflict("Conflict, cannot remove the default link name of the container")
-    if parent not in room.names and parent not in room.index:
+    if parent not in containers.names and parent not in containers.index:
         raise NotFound(f"Cannot get parent /{parent} for link name {text}")
-    container = room.get(parent)
+    container = containers.get(parent)
     async with container.lock:
         host = container.record.host_config
         kept = [link for link in host.links or () if _parse(link)[1] != wanted]
@@ -192,7 +192,7 @@ async def remove(room: Containers, text: str) -> None:
             raise NotFound(f"No such container: {text}")
         before, host.links = host.links, kept or None
         try:
-            await room.save(container)
+            await containers.save(container)
         except BaseException:
             host.links = before
             container.touch()

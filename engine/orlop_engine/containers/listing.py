@@ -27,7 +27,7 @@ _KNOWN = frozenset(
 )
 
 
-def select(room: Containers, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
+def select(containers: Containers, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
     """Newest first. Filters of one key are alternatives (labels: all of them), keys are all required; a key without values
     asks for nothing. Only `status` shows what does not run without being told to."""
     for key in filters:
@@ -37,13 +37,13 @@ def select(room: Containers, *, everything: bool, limit: int, filters: Filters) 
     for value in wanted.get("status", ()):
         if value not in _STATUSES:
             raise InvalidParameter(f"invalid filter 'status={value}'")
-    tests = [_TESTS[key](room, values) for key, values in wanted.items() if key in _TESTS]
+    tests = [_TESTS[key](containers, values) for key, values in wanted.items() if key in _TESTS]
     if "publish" in wanted or "expose" in wanted:
-        tests.append(_by_port(room, wanted.get("publish", ()), wanted.get("expose", ())))
-    found = sorted(room.index.values(), key=lambda item: item.record.created_ns, reverse=True)
+        tests.append(_by_port(containers, wanted.get("publish", ()), wanted.get("expose", ())))
+    found = sorted(containers.index.values(), key=lambda item: item.record.created_ns, reverse=True)
     for key, keep_after in (("before", False), ("since", True)):
         for value in wanted.get(key, ()):
-            pivot = room.get(value).record.created_ns
+            pivot = containers.get(value).record.created_ns
             found = [
                 item for item in found if (item.record.created_ns > pivot) is keep_after and item.record.created_ns != pivot
             ]
@@ -74,11 +74,11 @@ def prunable(filters: Filters, now: float) -> Test:
     return accept
 
 
-def _by_id(room: Containers, values: Sequence[str]) -> Test:
+def _by_id(containers: Containers, values: Sequence[str]) -> Test:
     return lambda item: any(item.id.startswith(value) for value in values)
 
 
-def _by_name(room: Containers, values: Sequence[str]) -> Test:
+def _by_name(containers: Containers, values: Sequence[str]) -> Test:
     patterns = list(filter(None, map(compiled, values)))
 
     def test(item: Container) -> bool:
@@ -88,7 +88,7 @@ def _by_name(room: Containers, values: Sequence[str]) -> Test:
     return test
 
 
-def _by_label(room: Containers, values: Sequence[str]) -> Test:
+def _by_label(containers: Containers, values: Sequence[str]) -> Test:
     wanted = [value.partition("=") for value in values]
 
     def test(item: Container) -> bool:
@@ -98,7 +98,7 @@ def _by_label(room: Containers, values: Sequence[str]) -> Test:
     return test
 
 
-def _by_status(room: Containers, values: Sequence[str]) -> Test:
+def _by_status(containers: Containers, values: Sequence[str]) -> Test:
     def test(item: Container) -> bool:
         record = item.record
         status = "removing" if record.removing and not record.state.running else record.state.status
@@ -107,7 +107,7 @@ def _by_status(room: Containers, values: Sequence[str]) -> Test:
     return test
 
 
-def _by_exit(room: Containers, values: Sequence[str]) -> Test:
+def _by_exit(containers: Containers, values: Sequence[str]) -> Test:
     try:
         codes = {int(value) for value in values}
     except ValueError:
@@ -115,25 +115,25 @@ def _by_exit(room: Containers, values: Sequence[str]) -> Test:
     return lambda item: item.record.state.status == "exited" and item.record.state.exit_code in codes
 
 
-def _by_ancestor(room: Containers, values: Sequence[str]) -> Test:
+def _by_ancestor(containers: Containers, values: Sequence[str]) -> Test:
     ids = set()
     for value in values:
         try:
-            ids.add(room.engine.images.resolve(value).id)
+            ids.add(containers.engine.images.resolve(value).id)
         except NotFound:
             continue
     return lambda item: item.record.image_id in ids
 
 
-def _by_volume(room: Containers, values: Sequence[str]) -> Test:
+def _by_volume(containers: Containers, values: Sequence[str]) -> Test:
     return lambda item: any(
         mount.destination in values or (mount.name or mount.source) in values for mount in shown_mounts(item.record)
     )
 
 
-def _by_network(room: Containers, values: Sequence[str]) -> Test:
+def _by_network(containers: Containers, values: Sequence[str]) -> Test:
     def test(item: Container) -> bool:
-        networks = room.network_settings(item).get("Networks", {})
+        networks = containers.network_settings(item).get("Networks", {})
         ids = [network.get("NetworkID", "") for network in networks.values()]
         return any(value in networks or any(each.startswith(value) for each in ids) for value in values)
 
@@ -149,13 +149,13 @@ def _port_range(key: str, value: str) -> tuple[int, int, str]:
     return first, last, protocol.lower() or "tcp"
 
 
-def _by_port(room: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:
+def _by_port(containers: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:
     """Either filter is enough: they are of one list of ports."""
     wanted = [("PublicPort", *_port_range("publish", value)) for value in published]
     wanted += [("PrivatePort", *_port_range("expose", value)) for value in exposed]
 
     def test(item: Container) -> bool:
-        ports = room.ports(item, room.network_settings(item))
+        ports = containers.ports(item, containers.network_settings(item))
         return any(
             low <= port.get(key, -1) <= high and port["Type"] == protocol
             for port in ports
@@ -165,14 +165,14 @@ def _by_port(room: Containers, published: Sequence[str], exposed: Sequence[str])
     return test
 
 
-def _by_health(room: Containers, values: Sequence[str]) -> Test:
+def _by_health(containers: Containers, values: Sequence[str]) -> Test:
     for value in values:
         if value not in _HEALTH:
             raise InvalidParameter(f"unrecognized filter value for health: {value}")
     return lambda item: (item.health.status if item.health else "none") in values
 
 
-def _by_task(room: Containers, values: Sequence[str]) -> Test:
+def _by_task(containers: Containers, values: Sequence[str]) -> Test:
     """Tasks of a swarm, of which there are none."""
     if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
         raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")

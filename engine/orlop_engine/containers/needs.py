@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["needed", "order"]
 
 
-def order(room: Containers) -> dict[str, set[str]]:
+def order(containers: Containers) -> dict[str, set[str]]:
     """Id -> the containers that have to run before it: whose namespaces it joins, and to which it is linked. Of those that
     need each other, none of the ring waits for the one that closes it."""
-    needs = {item.id: needed(room, item.record) for item in room.index.values()}
+    needs = {item.id: needed(containers, item.record) for item in containers.index.values()}
     while True:
         try:
             TopologicalSorter(needs).prepare()
@@ -31,12 +31,12 @@ def order(room: Containers) -> dict[str, set[str]]:
             return needs
 
 
-def needed(room: Containers, record: ContainerRecord) -> set[str]:
+def needed(containers: Containers, record: ContainerRecord) -> set[str]:
     """The ids of the containers that have to run before this one."""
     host = record.host_config
     modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
-    found = {*links.linked(room, record)}
+    found = {*links.linked(containers, record)}
     for mode in modes:
         with suppress(NotFound, InvalidParameter):  # the start says so
-            found.add(room.get(mode.removeprefix("container:")).id)
+            found.add(containers.get(mode.removeprefix("container:")).id)
     return found

@@ -22,28 +22,28 @@ __all__ = ["answer_names", "refresh", "write"]
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
-def _texts(room: Containers, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
+def _texts(containers: Containers, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
     record = container.record
-    linked = links.hosts(room, record) if sandbox is not None else ()
-    gateways = room.engine.networks.host_gateways()
-    return files.for_container(room.engine.config, record.config, record.host_config, sandbox, linked, gateways)
+    linked = links.hosts(containers, record) if sandbox is not None else ()
+    gateways = containers.engine.networks.host_gateways()
+    return files.for_container(containers.engine.config, record.config, record.host_config, sandbox, linked, gateways)
 
 
-def _check_gateway(room: Containers, extra_hosts: Iterable[str]) -> None:
-    if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not room.engine.networks.host_gateways():
+def _check_gateway(containers: Containers, extra_hosts: Iterable[str]) -> None:
+    if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not containers.engine.networks.host_gateways():
         raise DriverError("unable to derive the IP value for host-gateway")
 
 
-def write(room: Containers, container: Container, network: str) -> dict[str, str]:
+def write(containers: Containers, container: Container, network: str) -> dict[str, str]:
     """Write them for a start, and return what to mount where. Who shares another's network shares its files. Raises
     `DriverError` when a host is to be added by an address that there is not."""
     record = container.record
-    directory = room.directory(record.id)
+    directory = containers.directory(record.id)
     if network not in ("", "new"):
-        directory = room.directory(room.get(record.host_config.network_mode.removeprefix("container:")).id)
+        directory = containers.directory(containers.get(record.host_config.network_mode.removeprefix("container:")).id)
     else:
-        _check_gateway(room, record.host_config.extra_hosts or ())
-        for name, text in _texts(room, container, record.sandbox).items():
+        _check_gateway(containers, record.host_config.extra_hosts or ())
+        for name, text in _texts(containers, container, record.sandbox).items():
             path = f"{directory}/{name}"
             with open(path, "wb") as file:
                 file.write(text.encode())
@@ -51,12 +51,12 @@ def write(room: Containers, container: Container, network: str) -> dict[str, str
     return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
 
 
-def refresh(room: Containers, container: Container, before: Sandbox | None) -> None:
+def refresh(containers: Containers, container: Container, before: Sandbox | None) -> None:
     """A running container's networks are others now. In place, for the files are mounted; what its processes have changed
     stays as they want it."""
-    texts, old = _texts(room, container, container.record.sandbox), _texts(room, container, before)
+    texts, old = _texts(containers, container, container.record.sandbox), _texts(containers, container, before)
     for name, text in texts.items():
-        path, ours = f"{room.directory(container.id)}/{name}", old[name].encode()
+        path, ours = f"{containers.directory(container.id)}/{name}", old[name].encode()
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "r+b") as file:
             # No more than tells whether it is still ours: it may be of any length by now, and need not be text.
@@ -66,11 +66,11 @@ def refresh(room: Containers, container: Container, before: Sandbox | None) -> N
                 file.truncate()
 
 
-async def answer_names(room: Containers, container: Container) -> None:
+async def answer_names(containers: Containers, container: Container) -> None:
     """Have the monitor answer the names of the container's networks, when there are any."""
     sandbox, run = container.record.sandbox, container.run
     if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
         return
-    known = links.aliases(room, container.record)
-    path = room.engine.networks.names.configure(run.run_dir, container.record.host_config, sandbox, known)
+    known = links.aliases(containers, container.record)
+    path = containers.engine.networks.names.configure(run.run_dir, container.record.host_config, sandbox, known)
     await run.monitor.resolve(path)

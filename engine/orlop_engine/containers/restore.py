@@ -16,7 +16,7 @@ from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
 from orlop_kernel.failures import as_orlop_error
 
-from . import adoption, ahead, lifecycle, needs, removal, restarts, volumes
+from . import adoption, lifecycle, needs, prepared_sandbox, removal, restarts, volumes
 from .container import Container
 from .record import ContainerRecord
 
@@ -36,118 +36,121 @@ _SLOW = 1.0  # seconds after which a shutdown says what it waits for; most conta
 _NAMED = 10  # containers, in that line of the log
 
 
-async def restore(room: Containers) -> None:
+async def restore(containers: Containers) -> None:
     """Returns when clients can be served: all that runs is shown as running, and all that a restart policy will start now as
     restarting. What takes longer goes on in the background, each container for itself."""
-    known = {item.id: trio.Event() for item in room.index.values()}
-    for container in list(room.index.values()):
-        room.background(_take_back, room, container, known[container.id])
+    known = {item.id: trio.Event() for item in containers.index.values()}
+    for container in list(containers.index.values()):
+        containers.background(_take_back, containers, container, known[container.id])
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    for container in _undecided(room, known):
-        room.background(adoption.report_silence, container)
+    for container in _undecided(containers, known):
+        containers.background(adoption.report_silence, container)
     # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
-    aside = _living_aside(room)
-    room.background(_restore_networks, room, [sandbox for sandbox in aside.values() if sandbox is not None])
-    await _sweep_runs(room, {*aside, *(container.id for container in _undecided(room, known))})
-    await volumes.take_back(room)
-    await removal.sweep(room)
+    aside = _quarantined_alive(containers)
+    containers.background(_restore_networks, containers, [sandbox for sandbox in aside.values() if sandbox is not None])
+    await _sweep_runs(containers, {*aside, *(container.id for container in _undecided(containers, known))})
+    await volumes.take_back(containers)
+    await removal.sweep(containers)
     tried = {key: trio.Event() for key in known}
-    for container in room.index.values():
+    for container in containers.index.values():
         if known[container.id].is_set():
             _announce_start(container, tried[container.id])
-    room.background(_bring_up, room, known, tried)
+    containers.background(_bring_up, containers, known, tried)
 
 
-async def _take_back(room: Containers, container: Container, known: trio.Event) -> None:
+async def _take_back(containers: Containers, container: Container, known: trio.Event) -> None:
     try:
-        await adoption.take_back(room, container)
+        await adoption.take_back(containers, container)
     finally:
         known.set()
 
 
-def _undecided(room: Containers, known: Mapping[str, trio.Event]) -> list[Container]:
-    return [item for item in room.index.values() if not known[item.id].is_set()]
+def _undecided(containers: Containers, known: Mapping[str, trio.Event]) -> list[Container]:
+    return [item for item in containers.index.values() if not known[item.id].is_set()]
 
 
-def _living_aside(room: Containers) -> dict[str, Sandbox | None]:
+def _quarantined_alive(containers: Containers) -> dict[str, Sandbox | None]:
     """What no row tells of any more goes; but not what runs, and may be told of again by another version. Nothing can be
     done with it meanwhile."""
-    if not room.engine.config.live_restore:
+    if not containers.engine.config.live_restore:
         return {}
-    found = {key: room.aside[key] for key in room.living_aside()}
+    found = {key: containers.aside[key] for key in containers.quarantined_alive()}
     for key in found:
         log.error("container %s runs on, and cannot be used: its row is set aside", key[:12])
     return found
 
 
-async def _restore_networks(room: Containers, aside: Sequence[Sandbox]) -> None:
-    held = [item.record.sandbox for item in room.index.values() if item.record.sandbox is not None]
-    room.networks_told = True
+async def _restore_networks(containers: Containers, aside: Sequence[Sandbox]) -> None:
+    held = [item.record.sandbox for item in containers.index.values() if item.record.sandbox is not None]
+    containers.networks_told = True
     began = trio.current_time()
-    await room.engine.networks.restore([*held, *aside])
+    await containers.engine.networks.restore([*held, *aside])
     log.debug("networks are up after %.0f ms", (trio.current_time() - began) * 1000)
 
 
-async def _sweep_runs(room: Containers, keep: Collection[str]) -> None:
+async def _sweep_runs(containers: Containers, keep: Collection[str]) -> None:
     """Monitors and run directories that no row knows."""
-    kept = {*(room.run_name(key) for key in keep), *(room.run_name(item.id) for item in room.index.values() if item.run)}
+    kept = {
+        *(containers.run_name(key) for key in keep),
+        *(containers.run_name(item.id) for item in containers.index.values() if item.run),
+    }
     async with trio.open_nursery() as nursery:  # a process that does not die is waited for
-        for name in set(os.listdir(room.runs_root)) - kept:
-            nursery.start_soon(_sweep_run, room, name)
+        for name in set(os.listdir(containers.runs_root)) - kept:
+            nursery.start_soon(_sweep_run, containers, name)
 
 
-async def _sweep_run(room: Containers, name: str) -> None:
-    run_dir = os.path.join(room.runs_root, name)
+async def _sweep_run(containers: Containers, name: str) -> None:
+    run_dir = os.path.join(containers.runs_root, name)
     try:
         adoption.kill_monitor(run_dir)
         if (init := runs.init_record(run_dir)) is not None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
-        room.remove_run(name)
+        containers.remove_run(name)
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
             os.unlink(run_dir)  # no run at all
     except Exception as error:
         log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
-def _patience(room: Containers, container: Container) -> int:
+def _patience(containers: Containers, container: Container) -> int:
     """Seconds that a container has to stop at boot: a daemon that waits for one without an end would never answer."""
-    own, config = lifecycle.stop_timeout(room, container), room.engine.config
+    own, config = lifecycle.stop_timeout(containers, container), containers.engine.config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
 
-async def _stop_orderly(room: Containers, container: Container, seconds: int | None = None) -> None:
+async def _stop_orderly(containers: Containers, container: Container, seconds: int | None = None) -> None:
     try:
-        lifecycle.hurry(room, container, seconds)
+        lifecycle.expedite(containers, container, seconds)
         async with container.lock:
             if container.record.state.running:
                 manually = container.record.manually_stopped
-                await lifecycle.stop_locked(room, container, lifecycle.stop_signal(container, ""), seconds)
+                await lifecycle.stop_locked(containers, container, lifecycle.stop_signal(container, ""), seconds)
                 container.record.manually_stopped = manually
-                await room.save(container)
+                await containers.save(container)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot stop it"))
 
 
-async def _bring_up(room: Containers, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
+async def _bring_up(containers: Containers, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
     """Stop what should not have gone on, start what is wanted. Side by side: one that hangs holds up a few, not all. Those
     that others need go first. `known`: what has become of each; `tried`: whether its start has been."""
     limit = trio.CapacityLimiter(_STARTS)
-    wanted = needs.order(room)
-    living = [item for item in room.index.values() if item.run is not None and item.owed_start is None]
+    wanted = needs.order(containers)
+    living = [item for item in containers.index.values() if item.run is not None and item.owed_start is None]
 
     async def bring_up(container: Container) -> None:
         if container not in living:
             await known[container.id].wait()
-        elif not room.engine.config.live_restore:
+        elif not containers.engine.config.live_restore:
             log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
-            await _stop_orderly(room, container, _patience(room, container))
+            await _stop_orderly(containers, container, _patience(containers, container))
         with trio.move_on_after(_NEEDED):
             for other in wanted[container.id] & tried.keys():
                 await tried[other].wait()
         async with limit:
-            await _start_if_wanted(room, container, tried[container.id])
+            await _start_if_wanted(containers, container, tried[container.id])
 
     async def one(container: Container) -> None:
         try:
@@ -159,7 +162,7 @@ async def _bring_up(room: Containers, known: Mapping[str, trio.Event], tried: Ma
             container.owed_start = None
 
     async with trio.open_nursery() as nursery:
-        for container in [room.index[key] for key in wanted if key in tried]:  # not those that were created just now
+        for container in [containers.index[key] for key in wanted if key in tried]:  # not those that were created just now
             nursery.start_soon(one, container)
 
 
@@ -184,73 +187,73 @@ def _is_owed_a_start(record: ContainerRecord) -> bool:
     )
 
 
-async def _start_if_wanted(room: Containers, container: Container, tried: trio.Event) -> None:
+async def _start_if_wanted(containers: Containers, container: Container, tried: trio.Event) -> None:
     record = container.record
     _announce_start(container, tried)
     if container.owed_start is not None:
         async with container.lock:
             # Unless a client has stopped, started or removed it first
-            if record.state.restarting and container.id in room.index and not record.removing:
+            if record.state.restarting and container.id in containers.index and not record.removing:
                 record.restart_count = 0  # dockerd's: a start at boot begins to count anew
-                await room.start_locked(container)
+                await containers.start_locked(container)
     elif record.state.running:
         return
     elif record.removing:
         # The last daemon died while it removed it.
         record.removing = False
         volumes_too = record.host_config.auto_remove or record.removing_volumes
-        await removal.remove(room, container, force=True, volumes=volumes_too)
+        await removal.remove(containers, container, force=True, volumes=volumes_too)
     elif record.host_config.auto_remove and record.started_before:
-        await room.auto_remove(container)
+        await containers.auto_remove(container)
 
 
-async def shutdown(room: Containers, *, leave_running: bool) -> None:
+async def shutdown(containers: Containers, *, leave_running: bool) -> None:
     """Stop all in parallel, each within its own timeout; or leave all to their monitors. None starts from now on."""
-    room.closing = True
-    for container in room.index.values():
+    containers.closing = True
+    for container in containers.index.values():
         if container.restart_timer is not None:
             container.restart_timer.cancel()
         if container.owed_start is not None:
             lifecycle.cancel_restart(container)
     if not leave_running:
         # Also those that are just being started
-        running = [item for item in room.index.values() if item.record.state.running or item.run is not None]
+        running = [item for item in containers.index.values() if item.record.state.running or item.run is not None]
         async with trio.open_nursery() as reporting:
-            reporting.start_soon(_report_slow, room, running)
+            reporting.start_soon(_report_slow, containers, running)
             async with trio.open_nursery() as nursery:
                 for container in running:
-                    nursery.start_soon(_stop_orderly, room, container)
+                    nursery.start_soon(_stop_orderly, containers, container)
             reporting.cancel_scope.cancel()
     # Monitors of ended containers need a moment to put them away; what they hold would look alive.
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
-            for container in list(room.index.values()):
-                nursery.start_soon(_put_away, room, container)
+            for container in list(containers.index.values()):
+                nursery.start_soon(_put_away, containers, container)
 
 
-async def _report_slow(room: Containers, stopping: Sequence[Container]) -> None:
+async def _report_slow(containers: Containers, stopping: Sequence[Container]) -> None:
     """Once, when most have ended: what the stop of the daemon waits for."""
     await trio.sleep(_SLOW)
     slow = [item for item in stopping if item.record.state.running]
-    named = [f"{item.name} ({_shown_patience(room, item)})" for item in slow[:_NAMED]]
+    named = [f"{item.name} ({_shown_patience(containers, item)})" for item in slow[:_NAMED]]
     if len(slow) > _NAMED:
         named.append(f"and {len(slow) - _NAMED} more")
     if named:
         log.info("waiting for containers to stop, each until it is killed: %s", ", ".join(named))
 
 
-def _shown_patience(room: Containers, container: Container) -> str:
-    seconds = lifecycle.stop_timeout(room, container)
+def _shown_patience(containers: Containers, container: Container) -> str:
+    seconds = lifecycle.stop_timeout(containers, container)
     return f"{seconds} s" if seconds >= 0 else "no limit"
 
 
-async def _put_away(room: Containers, container: Container) -> None:
-    if container.id in room.ahead:
+async def _put_away(containers: Containers, container: Container) -> None:
+    if container.id in containers.prepared_sandboxes:
         async with container.lock:
-            await ahead.drop(room, container)
+            await prepared_sandbox.drop(containers, container)
     run = container.run
     if run is not None and not container.record.state.running and run.monitor is not None:
         # One without a monitor is being started, which the end of the daemon undoes
         await run.monitor.ended()
         if run.recorded and container.run is run:
-            room.settle(container)
+            containers.settle(container)

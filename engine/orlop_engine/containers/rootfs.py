@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 __all__ = ["prepare"]
 
 
-async def prepare(room: Containers, record: ContainerRecord, image: Image) -> None:
+async def prepare(containers: Containers, record: ContainerRecord, image: Image) -> None:
     """The writable snapshot. Also at boot, for one that a power cut took before it reached the disk."""
-    storage, options = room.engine.storage, record.host_config.storage_opt or None
+    storage, options = containers.engine.storage, record.host_config.storage_opt or None
     below = init_layer(image.chain_id)
     try:
         await storage.prepare(record.id, below, options=options)
     except NotFound:
-        await _make_init_layer(room, record, image.chain_id)
+        await _make_init_layer(containers, record, image.chain_id)
         await storage.prepare(record.id, below, options=options)
 
 
-async def _make_init_layer(room: Containers, record: ContainerRecord, chain_id: str) -> None:
+async def _make_init_layer(containers: Containers, record: ContainerRecord, chain_id: str) -> None:
     """When others make the same one, the first stays."""
-    storage, key = room.engine.storage, half_made()
-    mountpoint = room.root(record.id)
+    storage, key = containers.engine.storage, half_made()
+    mountpoint = containers.root(record.id)
     await storage.prepare(key, chain_id or None)
     try:
         os.makedirs(mountpoint, mode=0o700, exist_ok=True)
         try:
-            await make_init_layer(room.engine.zygote, await storage.mounts(key), mountpoint)
+            await make_init_layer(containers.engine.zygote, await storage.mounts(key), mountpoint)
         finally:
             os.rmdir(mountpoint)
         await storage.commit(key, init_layer(chain_id))

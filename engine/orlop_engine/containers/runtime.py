@@ -26,44 +26,46 @@ log = logging.getLogger(__name__)
 _EMPTYING = 2.0  # seconds
 
 
-def task(room: Containers, container: Container) -> Task:
-    run_dir = room.run_dir(container.id)
+def task(containers: Containers, container: Container) -> Task:
+    run_dir = containers.run_dir(container.id)
     console = f"{run_dir}/console" if container.record.config.tty else ""
     return Task(container.id, run_dir, f"{run_dir}/init.pid", f"{run_dir}/runtime.log", console)
 
 
-def _state(room: Containers, container: Container) -> str:
+def _state(containers: Containers, container: Container) -> str:
     """What a runtime with runc's command line keeps of the container: a few files in memory."""
-    return os.path.join(room.engine.config.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
+    return os.path.join(containers.engine.config.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
 
 
-def has_state(room: Containers, container: Container) -> bool:
+def has_state(containers: Containers, container: Container) -> bool:
     """Whether the runtime still keeps something of the container: another start with its id would be refused."""
-    return os.path.isdir(_state(room, container))
+    return os.path.isdir(_state(containers, container))
 
 
-def is_left(room: Containers, container: Container, run: Run) -> bool:
+def is_left(containers: Containers, container: Container, run: Run) -> bool:
     """Whether the runtime was not had forget the container: that takes its cgroups away (systemd does so by itself), and
     what the runtime keeps."""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
-    return has_state(room, container) or any(map(os.path.isdir, made))
+    return has_state(containers, container) or any(map(os.path.isdir, made))
 
 
-async def clean(room: Containers, container: Container) -> None:
+async def clean(containers: Containers, container: Container) -> None:
     """What the monitor would have done last: have the runtime forget the container, or it could not start again. Never
     raises: an exit must be accounted for even when its runtime is no longer installed, or hangs."""
     record = container.record
     try:
-        runtime = room.engine.drivers.runtime(record.host_config.runtime)
-        await process.check(runtime.delete(task(room, container)), f"have the runtime forget container {container.name}")
+        runtime = containers.engine.drivers.runtime(record.host_config.runtime)
+        await process.check(
+            runtime.delete(task(containers, container)), f"have the runtime forget container {container.name}"
+        )
     except OrlopError as error:
         log.warning("%s", error)
     except Exception:
         log.exception("cannot have the runtime forget container %s", container.name)
     try:
-        await _remove_cgroups(bundle.cgroup_path(room, container.id, record.host_config))
-        shutil.rmtree(_state(room, container), ignore_errors=True)  # most often gone by now
+        await _remove_cgroups(bundle.cgroup_path(containers, container.id, record.host_config))
+        shutil.rmtree(_state(containers, container), ignore_errors=True)  # most often gone by now
     except Exception:
         log.exception("cannot remove what runtime and kernel keep of container %s", container.name)
 

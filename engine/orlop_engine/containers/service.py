@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
 import msgspec
 import trio
 
-from orlop_engine.futures import Once
+from orlop_engine.futures import Future
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.images.service import ImageUser
 from orlop_engine.networks.records import Sandbox
@@ -32,8 +32,8 @@ from orlop_sdk import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_sdk.base import rfc3339
 
 from . import create, labels, launch, lifecycle, links, listing, names, removal, restore, view
-from .ahead import Ahead
 from .container import Container
+from .prepared_sandbox import PreparedSandbox
 from .record import ContainerRecord
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class Containers:
         self.names: dict[str, str] = {}
         self.closing = False
         self.now_restarting: set[str] = set()
-        self.departing: set[str] = set()
+        self.pending_removal: set[str] = set()
         """Containers whose rows are gone and whose files are about to be."""
         self.aside: dict[str, Sandbox | None] = {}
         """Containers whose rows were set aside, with what they hold of networks if that much can be read."""
-        self.ahead: dict[str, Ahead] = {}
+        self.prepared_sandboxes: dict[str, PreparedSandbox] = {}
         self.networks_told = False
         """Since the networks have taken, at boot, what living containers hold of them: it has to be given back."""
         self._image_changes = 0
@@ -183,9 +183,9 @@ class Containers:
     def any_alive(self) -> bool:
         """Whether a container runs, or a monitor is still putting one away."""
         known = any(item.record.state.running or item.run is not None for item in self.index.values())
-        return known or any(self.living_aside())
+        return known or any(self.quarantined_alive())
 
-    def living_aside(self) -> Iterator[str]:
+    def quarantined_alive(self) -> Iterator[str]:
         """Those whose rows were set aside and who run all the same."""
         return (key for key in self.aside if runs.monitor_lives(self.run_dir(key)))
 
@@ -295,11 +295,11 @@ class Containers:
             self.engine.networks.check(host.network_mode, endpoints)
 
     async def release_network(self, container: Container) -> None:
-        async with container.plumbing:
+        async with container.network_lock:
             sandbox, container.record.sandbox = container.record.sandbox, None
             if sandbox is None:
                 return
-            with self.engine.tally.timed("network", "release"):
+            with self.engine.counters.timed("network", "release"):
                 await self.engine.networks.release(sandbox)
         self._network_events(container, sandbox, "disconnect")
 
@@ -413,7 +413,7 @@ class Containers:
         images: ImagePolicy = UNRESTRICTED,
         flat_readonly: bool = False,
     ) -> create.Created:
-        with self.engine.tally.timed("container", "create"):
+        with self.engine.counters.timed("container", "create"):
             created = await create.create(
                 self, name, platform, request, volume_labels, vet, images=images, flat_readonly=flat_readonly
             )
@@ -445,7 +445,7 @@ class Containers:
         await lifecycle.rename(self, container, given)
 
     async def remove(self, container: Container, force: bool, volumes: bool) -> None:
-        with self.engine.tally.timed("container", "delete"):
+        with self.engine.counters.timed("container", "delete"):
             await removal.remove(self, container, force=force, volumes=volumes)
 
     async def auto_remove(self, container: Container) -> None:
@@ -472,14 +472,14 @@ class Containers:
         self.engine.events.publish("container", "prune", "", {"reclaimed": str(space)})
         return gone, space
 
-    def waiting(self, container: Container, condition: str) -> Once[int]:
+    def waiting(self, container: Container, condition: str) -> Future[int]:
         """The exit code, once `condition` comes true: from this very moment on, so that no exit is missed. A removal ends
         every wait."""
         if condition == "removed" or container.removed.is_set():
             return container.removed
         if condition == "next-exit" or container.record.state.running:
             return container.next_exit
-        ended: Once[int] = Once()
+        ended: Future[int] = Future()
         ended.set(container.record.state.exit_code)
         return ended
 

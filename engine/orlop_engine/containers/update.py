@@ -71,7 +71,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
     return replace(host, **changed)
 
 
-async def update(room: Containers, container: Container, request: UpdateRequest) -> list[str]:
+async def update(containers: Containers, container: Container, request: UpdateRequest) -> list[str]:
     """Returns warnings."""
     warnings = limits.check(request, facts(), update=True)
     async with container.lock:
@@ -81,24 +81,24 @@ async def update(room: Containers, container: Container, request: UpdateRequest)
         before = record.host_config
         after = merge(before, request)
         if record.state.running and not record.state.restarting:
-            await _apply(room, container, request)
+            await _apply(containers, container, request)
         record.host_config = after
         try:
-            await room.save(container)
+            await containers.save(container)
         except OrlopError:
             record.host_config = before
             container.touch()
             raise
-    room.engine.events.publish("container", "update", container.id, room.attributes(container))
+    containers.engine.events.publish("container", "update", container.id, containers.attributes(container))
     return warnings
 
 
-async def _apply(room: Containers, container: Container, request: UpdateRequest) -> None:
+async def _apply(containers: Containers, container: Container, request: UpdateRequest) -> None:
     wanted = resources.of(request)
     del wanted["devices"]
     if request.pids_limit is not None and request.pids_limit <= 0:
         wanted["pids"] = {"limit": -1}
     if not wanted:
         return
-    runtime = room.engine.drivers.runtime(container.record.host_config.runtime)
-    await process.check(runtime.update(task(room, container), wanted), f"update container {container.id}")
+    runtime = containers.engine.drivers.runtime(container.record.host_config.runtime)
+    await process.check(runtime.update(task(containers, container), wanted), f"update container {container.id}")

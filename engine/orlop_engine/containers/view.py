@@ -15,7 +15,7 @@ from orlop_engine.networks.predefined import PREDEFINED
 from orlop_engine.types.containers import ContainerView, StateView
 from orlop_sdk.base import rfc3339
 
-from . import confine, links, mounts
+from . import apparmor_profile, links, mount_spec
 from .container import Container
 from .record import ContainerRecord, MountRecord, State
 
@@ -63,28 +63,28 @@ def _tried(record: ContainerRecord) -> bool:
     return record.started_before or bool(record.state.error)
 
 
-def _file_paths(room: Containers, record: ContainerRecord) -> tuple[str, str, str]:
+def _file_paths(containers: Containers, record: ContainerRecord) -> tuple[str, str, str]:
     """resolv.conf, hostname and hosts: made by the first start, and another's for who shares its network."""
     if not _tried(record):
         return "", "", ""
     owner = record.host_config.network_mode.removeprefix("container:")
-    directory = room.directory(owner if owner in room.index else record.id)
+    directory = containers.directory(owner if owner in containers.index else record.id)
     return f"{directory}/resolv.conf", f"{directory}/hostname", f"{directory}/hosts"
 
 
-def inspect(room: Containers, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
+def inspect(containers: Containers, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
     record = container.record
-    resolv_conf, hostname, hosts = _file_paths(room, record)
+    resolv_conf, hostname, hosts = _file_paths(containers, record)
     args = record.args
     host = record.host_config
     if host.links:
-        host = replace(host, links=links.shown(room, record))
-    settings = room.network_settings(container)
+        host = replace(host, links=links.shown(containers, record))
+    settings = containers.network_settings(container)
     if version < (1, 45):
         _add_old_aliases(record, settings["Networks"])
     return ContainerView(
         id=record.id,
-        created=room.created(record),
+        created=containers.created(record),
         path=args[0] if args else "",
         args=args[1:],
         state=state_view(container),
@@ -92,18 +92,18 @@ def inspect(room: Containers, container: Container, graph: dict[str, str], versi
         resolv_conf_path=resolv_conf,
         hostname_path=hostname,
         hosts_path=hosts,
-        log_path=room.log_path(container) if _tried(record) else "",
+        log_path=containers.log_path(container) if _tried(record) else "",
         name=f"/{record.name}",
         restart_count=record.restart_count,
         driver=record.storage_driver,
         platform=record.platform,
         mount_label="",
         process_label="",
-        app_armor_profile=confine.profile(host),
+        app_armor_profile=apparmor_profile.profile(host),
         exec_ids=sorted(container.execs) or None,
         host_config=host,
         graph_driver={"Data": graph, "Name": record.storage_driver},
-        mounts=mounts.views(shown_mounts(record), room.volume_mountpoints(record)),
+        mounts=mount_spec.views(shown_mounts(record), containers.volume_mountpoints(record)),
         config=record.config,
         network_settings=settings,
     )
@@ -171,13 +171,13 @@ def _command(args: list[str]) -> str:
     return " ".join(f"'{arg}'" if " " in arg else arg for arg in args)
 
 
-def summary(room: Containers, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
+def summary(containers: Containers, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
     """One item of the list. All but `Status`, which changes by the second, is encoded once a change. `names` are further
     names by links; `sizes` the bytes written and those of the whole root."""
     key = "list"
     found = None if names else container.views.get(key)
     if found is None:
-        found = _encode(_summary(room, container, names))
+        found = _encode(_summary(containers, container, names))
         if not names:
             container.views[key] = found
     record = container.record
@@ -187,23 +187,23 @@ def summary(room: Containers, container: Container, names: Sequence[str], sizes:
     return found[:-1] + f'{more},"Status":"{text}"}}'.encode()
 
 
-def _summary(room: Containers, container: Container, names: Sequence[str]) -> dict[str, Any]:
+def _summary(containers: Containers, container: Container, names: Sequence[str]) -> dict[str, Any]:
     record = container.record
-    settings = room.network_settings(container)
+    settings = containers.network_settings(container)
     host: dict[str, Any] = {"NetworkMode": record.host_config.network_mode}
     if annotations := record.host_config.annotations:
         host["Annotations"] = annotations
     return {
         "Id": record.id,
         "Names": [f"/{name}" for name in (record.name, *names)],
-        "Image": room.image_name(record),
+        "Image": containers.image_name(record),
         "ImageID": record.image_id,
         "Command": _command(record.args),
         "Created": record.created_ns // 1_000_000_000,
-        "Ports": room.ports(container, settings),
+        "Ports": containers.ports(container, settings),
         "Labels": record.config.labels or {},
         "State": "removing" if record.removing and not record.state.running else record.state.status,
         "HostConfig": host,
         "NetworkSettings": {"Networks": {name: {**each, **_ONLY_INSPECT} for name, each in settings["Networks"].items()}},
-        "Mounts": mounts.views(shown_mounts(record), room.volume_mountpoints(record)),
+        "Mounts": mount_spec.views(shown_mounts(record), containers.volume_mountpoints(record)),
     }

@@ -23,7 +23,7 @@ from orlop_sdk import Conflict, DeadlineExceeded, DriverError, InvalidParameter,
 from orlop_sdk.subpaths import open_subpath
 
 from .container import Container
-from .mounts import normal_target
+from .mount_spec import normal_target
 from .record import ContainerRecord, MountRecord
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ __all__ = [
     "announce",
     "anonymous",
     "check_subpath",
+    "clear_intent",
     "discard",
     "discard_again",
     "ensure",
     "note",
     "patiently",
     "populate",
-    "strike_out",
     "take_back",
 ]
 
@@ -77,33 +77,33 @@ def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], l
     return [Put("intents", key, msgspec.json.encode(names))], [Delete("intents", key)]
 
 
-async def strike_out(room: Containers, noted: Sequence[Delete]) -> None:
+async def clear_intent(containers: Containers, intents: Sequence[Delete]) -> None:
     """When they are gone again."""
     try:
-        if noted:
-            await room.engine.store.commit(noted)
+        if intents:
+            await containers.engine.store.commit(intents)
     except OrlopError as error:
         log.info("the note of a container's volumes stays until the next boot: %s", error)
 
 
-async def take_back(room: Containers) -> None:
+async def take_back(containers: Containers) -> None:
     """At boot: the anonymous volumes of containers that never came to be, or were being removed with theirs."""
-    for key, row in room.engine.store.load("intents"):
+    for key, row in containers.engine.store.load("intents"):
         if not key.startswith(_NOTE):
             continue
         try:
             for name in msgspec.json.decode(row, type=list[str]):
                 with suppress(NotFound, Conflict):  # another container has it by --volumes-from
-                    await room.engine.volumes.remove(name)
-            await room.engine.store.commit([Delete("intents", key)])
+                    await containers.engine.volumes.remove(name)
+            await containers.engine.store.commit([Delete("intents", key)])
         except UNREADABLE as error:
-            await room.engine.store.quarantine("intents", key, str(error))
+            await containers.engine.store.quarantine("intents", key, str(error))
         except OrlopError as error:
             log.warning("volumes of a container that is no more stay: %s", error)
 
 
 async def ensure(
-    room: Containers,
+    containers: Containers,
     planned: tuple[MountRecord, ...],
     host: HostConfig,
     made: list[str],
@@ -129,7 +129,9 @@ async def ensure(
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
-            found, new = await room.engine.volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
+            found, new = await containers.engine.volumes.ensure(
+                mount.name, driver, driver_options, {**own, **(labels or {})}
+            )
             if new:
                 made.append(mount.name)
             if vet:
@@ -145,13 +147,13 @@ def _promised(source: str) -> None:
         os.makedirs(source, mode=0o755, exist_ok=True)
 
 
-async def populate(room: Containers, record: ContainerRecord) -> None:
+async def populate(containers: Containers, record: ContainerRecord) -> None:
     """Docker's promise for empty volumes: they start with the image's files. Only for volumes that are a directory of this
     host: what a driver mounts elsewhere (nfs, tmpfs) does not exist before the container's start."""
     for mount in record.mounts:
         if mount.type != "volume" or not mount.copy:
             continue
-        sources = await room.engine.volumes.mounts(mount.name)
+        sources = await containers.engine.volumes.mounts(mount.name)
         if len(sources) != 1 or sources[0].type != "bind":
             continue
         source, subpath = sources[0].source, mount.subpath
@@ -160,17 +162,17 @@ async def populate(room: Containers, record: ContainerRecord) -> None:
         target = _open_directory(source, subpath)
         if target >= 0:
             try:
-                await _copy_up(room, record, mount.destination, target)
+                await _copy_up(containers, record, mount.destination, target)
             finally:
                 os.close(target)
 
 
-async def _copy_up(room: Containers, record: ContainerRecord, path: str, target: int) -> None:
-    root = room.root(record.id)
+async def _copy_up(containers: Containers, record: ContainerRecord, path: str, target: int) -> None:
+    root = containers.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:
-        below = await room.engine.storage.mounts(record.id, readonly=True)
-        await copy_up(room.engine.zygote, below, path, target, root)
+        below = await containers.engine.storage.mounts(record.id, readonly=True)
+        await copy_up(containers.engine.zygote, below, path, target, root)
     finally:
         os.rmdir(root)
 
@@ -210,12 +212,12 @@ def anonymous(mounts: Sequence[MountRecord]) -> list[str]:
     return [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
 
 
-async def discard(room: Containers, names: Sequence[str]) -> list[str]:
+async def discard(containers: Containers, names: Sequence[str]) -> list[str]:
     """Remove volumes, those that no other container has. Returns those that their drivers could not remove."""
     failed = []
     for name in names:
         try:
-            await room.engine.volumes.remove(name)
+            await containers.engine.volumes.remove(name)
         except NotFound:
             continue
         except OrlopError as error:
@@ -225,16 +227,16 @@ async def discard(room: Containers, names: Sequence[str]) -> list[str]:
     return failed
 
 
-async def discard_again(room: Containers, names: Sequence[str]) -> None:
+async def discard_again(containers: Containers, names: Sequence[str]) -> None:
     """Those that could not be removed, now that nothing has them mounted."""
     for name in names:
         try:
-            await room.engine.volumes.finish_removal(name)
+            await containers.engine.volumes.finish_removal(name)
         except OrlopError as error:
             log.warning("volume %s stays until the next start: %s", name, error)
 
 
-def announce(room: Containers, container: Container, action: str) -> None:
+def announce(containers: Containers, container: Container, action: str) -> None:
     """The events `mount` and `unmount` of its volumes. Their drivers are not asked: the monitor mounts."""
     for mount in container.record.mounts:
         if mount.type != "volume":
@@ -246,4 +248,4 @@ def announce(room: Containers, container: Container, action: str) -> None:
                 "read/write": str(mount.rw).lower(),
                 "propagation": mount.propagation,
             }
-        room.engine.events.publish("volume", action, mount.name, attributes)
+        containers.engine.events.publish("volume", action, mount.name, attributes)

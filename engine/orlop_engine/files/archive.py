@@ -35,11 +35,11 @@ def _explained(container: Container, path: str, what: str, answer: Answer | None
     return refusal(what, answer)
 
 
-async def look(room: Containers, container: Container, path: str) -> Found:
+async def look(containers: Containers, container: Container, path: str) -> Found:
     """What is there; `NotFound` in Docker's words."""
     async with (
-        views.opened(room, container, mounts=True) as seen,
-        worker(room.engine.zygote, Look(seen.view, path), seen.fds) as channel,
+        views.opened(containers, container, mounts=True) as seen,
+        worker(containers.engine.zygote, Look(seen.view, path), seen.fds) as channel,
     ):
         answer = await Answers(channel).next()
     if isinstance(answer, Found):
@@ -90,27 +90,27 @@ class TarStream:
 
 
 async def stream(
-    room: Containers, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
+    containers: Containers, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
 ) -> TarStream:
     """Have a worker pack what `request` makes of the container's view: with volumes if that is a path, else the root alone.
     `changes` is the descriptor of a layer's changes."""
     async with AsyncExitStack() as resources:
-        seen = await resources.enter_async_context(views.opened(room, container, mounts=bool(request(View("")).path)))
+        seen = await resources.enter_async_context(views.opened(containers, container, mounts=bool(request(View("")).path)))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             with suppress(OSError):
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
             pipe = await resources.enter_async_context(trio.lowlevel.FdStream(reading))
             fds = (*seen.fds, *((changes,) if changes >= 0 else ()), writing)
-            channel = await resources.enter_async_context(worker(room.engine.zygote, request(seen.view), fds))
+            channel = await resources.enter_async_context(worker(containers.engine.zygote, request(seen.view), fds))
         finally:
             os.close(writing)
         return TarStream(resources.pop_all(), pipe, Answers(channel), what)
 
 
-async def pack(room: Containers, container: Container, path: str) -> tuple[Found, TarStream]:
+async def pack(containers: Containers, container: Container, path: str) -> tuple[Found, TarStream]:
     """A path and what is below it, with volumes."""
-    pieces = await stream(room, container, lambda view: Pack(view, path), f"archive {path}")
+    pieces = await stream(containers, container, lambda view: Pack(view, path), f"archive {path}")
     try:
         return await pieces.found(), pieces
     except NotFound:
@@ -121,22 +121,22 @@ async def pack(room: Containers, container: Container, path: str) -> tuple[Found
 
 
 async def place(
-    room: Containers, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
+    containers: Containers, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
 ) -> None:
     """Unpack a tar stream into a directory of the container. `own`: everything becomes the container's user's.
 
     An archive that cannot be unpacked is a `DriverError`, as dockerd answers 500 to it."""
     user = container.record.config.user if own else ""
-    async with views.opened(room, container, mounts=True, write=True) as seen:
+    async with views.opened(containers, container, mounts=True, write=True) as seen:
         request = Place(seen.view, path, keep_kind, user)
         what = f"extract to {path}"
         try:
-            await feed(room.engine.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)
+            await feed(containers.engine.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)
         except NotFound:
             raise _missing(container, path) from None
         except WorkerRefused as error:
             raise DriverError(_words(container, path, error.failed)) from None
-    room.engine.events.publish("container", "extract-to-dir", container.id, room.attributes(container))
+    containers.engine.events.publish("container", "extract-to-dir", container.id, containers.attributes(container))
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:

@@ -125,19 +125,19 @@ async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIter
             held = True
         except OrlopError:
             if container.record.held:  # it is frozen, and there is no row of it
-                await _let_go(engine, container)
+                await _resume(engine, container)
             if container.record.state.running:
                 raise  # it has ended otherwise, and is still enough
     try:
         yield
     finally:
         if held:
-            await _let_go(engine, container)
+            await _resume(engine, container)
 
 
-async def _let_go(engine: Engine, container: Container) -> None:
+async def _resume(engine: Engine, container: Container) -> None:
     with trio.move_on_after(_THAW, shield=True) as patience:
-        await lifecycle.let_go(engine.containers, container)
+        await lifecycle.resume(engine.containers, container)
     if patience.cancelled_caught:
         log.error("container %s is still frozen: it did not thaw in %g s", container.name, _THAW)
 

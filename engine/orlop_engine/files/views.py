@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
-from orlop_engine.containers import ahead
+from orlop_engine.containers import prepared_sandbox
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.service import Containers
 from orlop_monitor.unpack.request import Bind, View
@@ -29,33 +29,34 @@ class Seen(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(room: Containers, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
+async def opened(containers: Containers, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
     """`mounts`: with volumes and binds; without, the root alone, as it is exported."""
     async with AsyncExitStack() as stack:
-        binds = await _binds(room, container) if mounts else ()
+        binds = await _binds(containers, container) if mounts else ()
         readonly = write and container.record.host_config.readonly_rootfs
         namespace = _namespace(container)
         if namespace < 0 and write:
             await stack.enter_async_context(container.lock)
             namespace = _namespace(container)  # it may have been started meanwhile
-            if namespace < 0 and container.id not in room.index:
+            if namespace < 0 and container.id not in containers.index:
                 raise Conflict(f"container {container.id} has been removed")
         if namespace >= 0:
             stack.callback(os.close, namespace)
             yield Seen(
-                View(room.root(container.id), binds=binds, joined=True, writable=write, readonly=readonly), (namespace,)
+                View(containers.root(container.id), binds=binds, joined=True, writable=write, readonly=readonly),
+                (namespace,),
             )
             return
         if write:
-            await ahead.drop(room, container)
-        layers = tuple(await room.engine.storage.mounts(container.id, readonly=not write))
-        yield Seen(View(_mount_point(room), layers, binds, writable=write, readonly=readonly), ())
+            await prepared_sandbox.drop(containers, container)
+        layers = tuple(await containers.engine.storage.mounts(container.id, readonly=not write))
+        yield Seen(View(_mount_point(containers), layers, binds, writable=write, readonly=readonly), ())
 
 
-def _mount_point(room: Containers) -> str:
+def _mount_point(containers: Containers) -> str:
     """One empty directory for all workers: each mounts in a namespace of its own, so that none sees another's mounts, and a
     daemon that is killed leaves nothing behind."""
-    path = os.path.join(room.engine.config.exec_root, "files")
+    path = os.path.join(containers.engine.config.exec_root, "files")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
 
@@ -75,7 +76,7 @@ def _namespace(container: Container) -> int:
     return fd
 
 
-async def _binds(room: Containers, container: Container) -> tuple[Bind, ...]:
+async def _binds(containers: Containers, container: Container) -> tuple[Bind, ...]:
     found: list[Bind] = []
     for record in container.record.mounts:
         sources: Sequence[str] = ()
@@ -83,12 +84,12 @@ async def _binds(room: Containers, container: Container) -> tuple[Bind, ...]:
             sources = [record.source]
         elif record.type == "volume":
             # What a driver mounts elsewhere exists in the container alone.
-            sources = [mount.source for mount in await room.engine.volumes.mounts(record.name) if mount.type == "bind"]
-        elif record.type == "image" and (image := room.engine.images.get(record.name)) is not None:
-            layers = tuple(await room.engine.storage.mounts(image.chain_id, readonly=True))
+            sources = [mount.source for mount in await containers.engine.volumes.mounts(record.name) if mount.type == "bind"]
+        elif record.type == "image" and (image := containers.engine.images.get(record.name)) is not None:
+            layers = tuple(await containers.engine.storage.mounts(image.chain_id, readonly=True))
             found.append(Bind("", record.destination, True, record.subpath, layers))
         found += [Bind(source, record.destination, not record.rw, record.subpath) for source in sources]
-    directory = room.directory(container.id)
+    directory = containers.directory(container.id)
     for name in ("resolv.conf", "hostname", "hosts"):
         if os.path.exists(f"{directory}/{name}"):
             found.append(Bind(f"{directory}/{name}", f"/etc/{name}"))

@@ -18,6 +18,7 @@ from orlop_sdk import DriverError, InvalidParameter, NotFound
 from . import documents, manifests, platforms
 from .archive_file import Archive, Member, receive
 from .content import DigestMismatch
+from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import MAX_ENTRIES, MAX_MANIFEST, Descriptor, Index, Manifest
 from .platforms import Platform
@@ -25,7 +26,6 @@ from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Record, Report, amount
 from .records import Image, ImageRecord, Layer
 from .references import Reference, parse
-from .stock import CLEANUP_SECONDS, Stock
 
 __all__ = ["Loader"]
 
@@ -74,8 +74,8 @@ def _blob_path(digest: str) -> str:
 class Loader:
     """Loads archives into the stock."""
 
-    def __init__(self, stock: Stock, max_depth: int, policy: ImagePolicy = UNRESTRICTED) -> None:
-        self._stock = stock
+    def __init__(self, image_store: ImageStore, max_depth: int, policy: ImagePolicy = UNRESTRICTED) -> None:
+        self._image_store = image_store
         self._max_depth = max_depth
         self._policy = policy
 
@@ -83,11 +83,11 @@ class Loader:
         self, body: AsyncIterable[bytes], platform: Platform | None, quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
         """All images of an archive; reports each as Docker does."""
-        archive = await receive(self._stock.content, body)
+        archive = await receive(self._image_store.content, body)
         loaded = []
         try:
             for found in await trio.to_thread.run_sync(self._find, archive, platform):
-                with self._stock.leases.hold() as lease:
+                with self._image_store.leases.hold() as lease:
                     image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
                 loaded.append((image, found.names))
                 for name in found.names:
@@ -96,7 +96,7 @@ class Loader:
                     report(Record(stream=f"Loaded image ID: {image.id}\n"))
         except BaseException:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
-                await self._stock.collect()
+                await self._image_store.collect()
             raise
         finally:
             archive.close()
@@ -172,15 +172,15 @@ class Loader:
         diff_ids = document.rootfs.diff_ids
         chain_ids = documents.chain_ids(diff_ids)
         id = documents.digest(found.raw)
-        check_names(self._policy, self._stock.catalog, found.names, id)
+        check_names(self._policy, self._image_store.catalog, found.names, id)
         lease.chains.update(chain_ids)
         lease.blobs.update((id, *map(documents.digest, found.manifests)))
-        await self._stock.barrier()
+        await self._image_store.barrier()
         layers: list[Layer] = []
         for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
             parent = layers[-1].chain_id if layers else ""
-            have = self._stock.catalog.layer(chain_id)
-            if have is not None and chain_id in self._stock.layers.built and self._stock.content.has(have.blob):
+            have = self._image_store.catalog.layer(chain_id)
+            if have is not None and chain_id in self._image_store.layers.built and self._image_store.content.has(have.blob):
                 lease.blobs.add(have.blob)
                 layers.append(have)
                 continue
@@ -188,14 +188,14 @@ class Loader:
             built = await self._build(chain_id, parent, blob, diff_id, member.size, len(layers), progress)
             layers.append(Layer(blob, media_type, member.size, diff_id, chain_id, built))
         for data in (found.raw, *found.manifests):
-            await self._stock.content.put(data)
+            await self._image_store.content.put(data)
         self._tell_moves(found.names, id, report)
         record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)))
-        return await self._stock.add(record, document, found.raw, found.names, policy=self._policy)
+        return await self._image_store.add(record, document, found.raw, found.names, policy=self._policy)
 
     def _tell_moves(self, names: tuple[Reference, ...], id: str, report: Report) -> None:
         for name in names:
-            old = self._stock.catalog.references.get(name)
+            old = self._image_store.catalog.references.get(name)
             if old not in (None, id):
                 text = f"The image {name.familiar} already exists, renaming the old one with ID {old} to empty string\n"
                 report(Record(stream=text))
@@ -204,10 +204,10 @@ class Loader:
         """A layer's tar as a blob, as the archive has it. What a layout says its digest is must be true."""
         if digest is not None:
             lease.blobs.add(digest)
-            await self._stock.barrier()
-            if self._stock.content.has(digest):
+            await self._image_store.barrier()
+            if self._image_store.content.has(digest):
                 return digest
-        found, _ = await self._stock.receive(archive.content(member), lease)
+        found, _ = await self._image_store.receive(archive.content(member), lease)
         if digest is not None and found != digest:
             raise DigestMismatch(digest, found, resumed=False)
         return found
@@ -219,7 +219,7 @@ class Loader:
             share(amount(diff_id.removeprefix("sha256:")[:12], "Loading layer", done, size))
 
         try:
-            built = await self._stock.layers.build(chain_id, parent, blob, diff_id, report, progress)
+            built = await self._image_store.layers.build(chain_id, parent, blob, diff_id, report, progress)
         except InvalidParameter as error:
             raise InvalidParameter(f"invalid diffID for layer {number}: expected {diff_id!r}: {error}") from error
         return built.size

@@ -14,11 +14,11 @@ from orlop_engine.types.images import History, ImageConfig, ImageDocument, RootF
 from orlop_sdk import InvalidParameter
 
 from . import documents
+from .image_store import ImageStore
 from .leases import Lease
 from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .records import Image, Layer
 from .references import Reference
-from .stock import Stock
 
 __all__ = ["CommitRequest", "Committer", "merge"]
 
@@ -66,24 +66,24 @@ def merge(own: ImageConfig, below: ImageConfig) -> ImageConfig:
 
 
 class Committer:
-    def __init__(self, stock: Stock, max_depth: int) -> None:
-        self._stock, self._max_depth = stock, max_depth
+    def __init__(self, image_store: ImageStore, max_depth: int) -> None:
+        self._image_store, self._max_depth = image_store, max_depth
 
     async def make(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
         """Store and unpack the layer, then acknowledge the image. A container that has changed nothing adds no layer."""
-        base, stock = request.base, self._stock
-        check_names(request.policy, stock.catalog, [request.name] if request.name else [], "")
-        async with stock.making() as lease:
+        base, image_store = request.base, self._image_store
+        check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
+        async with image_store.making() as lease:
             lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
             lease.chains.update(base.chain_ids)
-            blob, size = await stock.receive(diff, lease)
+            blob, size = await image_store.receive(diff, lease)
             layers = list(base.layers)
             if blob != _EMPTY:
                 layers.append(await self._layer(base, blob, size, lease))
             document = self._document(request, layers, empty=blob == _EMPTY)
-            made = await stock.make(document, layers, request.name, lease, base.id, request.policy)
+            made = await image_store.make(document, layers, request.name, lease, base.id, request.policy)
         if blob == _EMPTY:
-            await stock.collect()
+            await image_store.collect()
         return made
 
     async def _layer(self, base: Image, blob: str, size: int, lease: Lease) -> Layer:
@@ -91,8 +91,8 @@ class Committer:
             raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
         # A plain tar: its digest is its diffID
         chain_id = documents.chain_ids([*(layer.diff_id for layer in base.layers), blob])[-1]
-        await self._stock.hold(lease, chain_id=chain_id)
-        built = await self._stock.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
+        await self._image_store.hold(lease, chain_id=chain_id)
+        built = await self._image_store.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)
         return Layer(blob, "", size, blob, chain_id, built.size)
 
     def _document(self, request: CommitRequest, layers: Sequence[Layer], *, empty: bool) -> ImageDocument:

@@ -11,11 +11,11 @@ from orlop_engine.types import rfc3339
 from orlop_engine.types.images import History, ImageConfig, ImageDocument, RootFS
 
 from . import changes, platforms
+from .image_store import ImageStore
 from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .records import Image, Layer
 from .references import Reference
-from .stock import Stock
 
 if TYPE_CHECKING:
     from .destinations import Refuse
@@ -39,8 +39,8 @@ class ImportRequest:
 class Importer:
     """Makes images of single tars."""
 
-    def __init__(self, stock: Stock) -> None:
-        self._stock = stock
+    def __init__(self, image_store: ImageStore) -> None:
+        self._image_store = image_store
 
     def config(self, changes_: Sequence[str]) -> ImageConfig:
         """The configuration that these instructions make; raises before anything is received."""
@@ -48,14 +48,16 @@ class Importer:
 
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:
         """Store and unpack the tar, then acknowledge the image."""
-        stock = self._stock
-        check_names(request.policy, stock.catalog, [request.name] if request.name else [], "")
-        async with stock.making() as lease:
-            blob, size = await stock.receive(body, lease)
-            diff_id, built = await stock.layers.make_first(blob, lambda chain_id: stock.hold(lease, chain_id=chain_id))
+        image_store = self._image_store
+        check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
+        async with image_store.making() as lease:
+            blob, size = await image_store.receive(body, lease)
+            diff_id, built = await image_store.layers.make_first(
+                blob, lambda chain_id: image_store.hold(lease, chain_id=chain_id)
+            )
             layer = Layer(blob, "", size, diff_id, diff_id, built.size)
             document = self._document(request, config, diff_id)
-            return await stock.make(document, [layer], request.name, lease, policy=request.policy)
+            return await image_store.make(document, [layer], request.name, lease, policy=request.policy)
 
     def _document(self, request: ImportRequest, config: ImageConfig, diff_id: str) -> ImageDocument:
         here = request.platform or platforms.host()

@@ -22,6 +22,7 @@ from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopE
 
 from . import documents, manifests, platforms
 from .download import Downloads, short
+from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import Descriptor, Index, Manifest
 from .platforms import Platform
@@ -32,7 +33,6 @@ from .references import Reference
 from .registry_auth import ANONYMOUS, Credentials
 from .registry_errors import RegistryError, translate
 from .registry_hosts import CERTS_D, Endpoint, HostRules, Timeouts
-from .stock import CLEANUP_SECONDS, Stock
 
 if TYPE_CHECKING:
     from .destinations import Refuse
@@ -80,7 +80,7 @@ class Puller:
 
     def __init__(
         self,
-        stock: Stock,
+        image_store: ImageStore,
         downloads: Downloads,
         config: Callable[[], Config],
         pulled: Callable[[Reference, Image], None],
@@ -89,7 +89,7 @@ class Puller:
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         certificates: tuple[str, ...] = CERTS_D,
     ) -> None:
-        self._stock, self._downloads = stock, downloads
+        self._image_store, self._downloads = image_store, downloads
         self._config, self._pulled = config, pulled
         self._max_depth = max_depth
         self._timeouts, self._certificates = timeouts, certificates
@@ -163,7 +163,7 @@ class Puller:
         report(message(f"Pulling from {reference.path}", reference.tag or str(reference)))
         name = str(reference)
         try:
-            with self._stock.leases.hold() as lease:
+            with self._image_store.leases.hold() as lease:
                 plan = await self._plan(registry, request, reference, first, lease)
                 return await self._fetch(registry, plan, name, lease, report)
         except BaseException as error:
@@ -171,8 +171,8 @@ class Puller:
                 # A connection that broke, or a client that left: what came is good and the next pull goes on with it.
                 # Anything else: it is false, or there is no room for it.
                 if isinstance(error, OrlopError) and not (isinstance(error, RegistryError) and error.retry):
-                    await self._stock.give_up([name])
-                await self._stock.collect()
+                    await self._image_store.give_up([name])
+                await self._image_store.collect()
             raise
 
     async def _plan(
@@ -189,9 +189,9 @@ class Puller:
             if isinstance(found, Index):
                 raise DriverError(f"cannot read manifest: manifest list {entry.digest} is inside another one")
         lease.blobs.add(found.config.digest)
-        await self._stock.barrier()
+        await self._image_store.barrier()
         await self._downloads.fetch(registry, found.config, _quiet)
-        raw = self._stock.content.read(found.config.digest, manifests.MAX_MANIFEST)
+        raw = self._image_store.content.read(found.config.digest, manifests.MAX_MANIFEST)
         document = await documents.read(raw, layers=len(found.layers))
         self._check(document, request, reference)
         assert document.rootfs is not None
@@ -216,23 +216,25 @@ class Puller:
         digests = [documents.digest(data) for data in plan.kept]
         by_digest = plan.reference.with_digest(digests[0])
         names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
-        check_names(plan.policy, self._stock.catalog, names, plan.manifest.config.digest)  # before the layers are fetched
+        check_names(
+            plan.policy, self._image_store.catalog, names, plan.manifest.config.digest
+        )  # before the layers are fetched
         lease.blobs.update(digests, (layer.digest for layer in plan.manifest.layers))
         lease.chains.update(plan.chain_ids)
-        await self._stock.barrier()
-        image = self._stock.catalog.images.get(plan.manifest.config.digest)
+        await self._image_store.barrier()
+        image = self._image_store.catalog.images.get(plan.manifest.config.digest)
         # Known by its configuration, so its layers are there: Docker shows none of them
-        if image is not None and all(self._stock.content.has(layer.blob) for layer in image.layers):
+        if image is not None and all(self._image_store.content.has(layer.blob) for layer in image.layers):
             layers: Sequence[Layer] = image.layers
         else:
             known = self._present(plan, lease)
-            await self._stock.begin(name, lease)
-            layers = await _LayerPull(self._stock, self._downloads, registry, plan, known, report).run()
+            await self._image_store.begin(name, lease)
+            layers = await _LayerPull(self._image_store, self._downloads, registry, plan, known, report).run()
         for data in plan.kept:
-            await self._stock.content.put(data)
+            await self._image_store.content.put(data)
         record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
-        newer = self._stock.catalog.references.get(names[-1]) != record.id
-        image = await self._stock.add(record, plan.document, plan.raw, names, resumed=name, policy=plan.policy)
+        newer = self._image_store.catalog.references.get(names[-1]) != record.id
+        image = await self._image_store.add(record, plan.document, plan.raw, names, resumed=name, policy=plan.policy)
         report(message(f"Digest: {digests[0]}"))
         self._pulled(plan.reference, image)
         return newer
@@ -241,14 +243,14 @@ class Puller:
         """Layers that need no download: unpacked, and with a blob to push or save them from."""
         result = {}
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
-            built = self._stock.layers.built.get(chain_id)
+            built = self._image_store.layers.built.get(chain_id)
             if built is None:
                 continue
-            if self._stock.content.has(part.digest):
+            if self._image_store.content.has(part.digest):
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
                 continue
-            known = self._stock.catalog.layer(chain_id)
-            if known is not None and self._stock.content.has(known.blob):
+            known = self._image_store.catalog.layer(chain_id)
+            if known is not None and self._image_store.content.has(known.blob):
                 result[chain_id] = known
                 lease.blobs.add(known.blob)
         return result
@@ -258,9 +260,15 @@ class _LayerPull:
     """The layers of one image: all downloads at once, each unpacked when it and those below it are there."""
 
     def __init__(
-        self, stock: Stock, downloads: Downloads, registry: Registry, plan: _Plan, known: dict[str, Layer], report: Report
+        self,
+        image_store: ImageStore,
+        downloads: Downloads,
+        registry: Registry,
+        plan: _Plan,
+        known: dict[str, Layer],
+        report: Report,
     ) -> None:
-        self._stock, self._downloads, self._registry = stock, downloads, registry
+        self._image_store, self._downloads, self._registry = image_store, downloads, registry
         self._plan, self._known, self._report = plan, known, report
         self._ready: dict[str, trio.Event] = {}
         self._failures: list[Exception] = []
@@ -303,7 +311,7 @@ class _LayerPull:
         def progress(report: Report, done: int) -> None:
             report(amount(id, "Extracting", done, part.size))
 
-        built = await self._stock.layers.build(chain_id, parent, part.digest, diff_id, self._report, progress)
+        built = await self._image_store.layers.build(chain_id, parent, part.digest, diff_id, self._report, progress)
         self._report(state(id, "Pull complete"))
         return Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
 

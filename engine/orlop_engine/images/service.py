@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from orlop_engine.counters import Tally
+from orlop_engine.counters import Counters
 from orlop_engine.pace import Pace
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.types import rfc3339
@@ -31,6 +31,7 @@ from . import documents, listing, removal, views
 from .committed import CommitRequest, Committer
 from .content import ContentStore
 from .download import Downloads
+from .image_store import Collected, ImageStore
 from .imports import Importer, ImportRequest
 from .layers import Layers, Unpack
 from .listing import Filters, Listed
@@ -42,7 +43,6 @@ from .records import Image, ImageUser
 from .references import Reference, parse
 from .registry_hosts import CERTS_D, Timeouts
 from .removal import Removal, Users
-from .stock import Collected, Stock
 from .urls import check_url
 
 if TYPE_CHECKING:
@@ -78,18 +78,18 @@ class Images:
         retry_wait: float = 5.0,
     ) -> None:
         self.users: Callable[[], Users] = _nobody
-        self.tally = Tally()
+        self.counters = Counters()
         self._config = config
         self._certificates = certificates
         self._events, self._storage, self._nursery = events, storage, nursery
         self._content = ContentStore(root)
         self._layers = Layers(storage, self._content, zygote, unpack, nursery)
-        self._stock = Stock(store, self._content, self._layers)
+        self._image_store = ImageStore(store, self._content, self._layers)
         slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
         self._downloads = Downloads(self._content, nursery, slots, attempts, retry_wait)
         depth = storage.capabilities.max_depth - 1  # with the init layer of its containers
         self._puller = Puller(
-            self._stock,
+            self._image_store,
             self._downloads,
             lambda: self._config,
             self._pulled,
@@ -98,13 +98,13 @@ class Images:
             certificates=certificates,
         )
         self._depth = depth
-        self._importer = Importer(self._stock)
-        self._committer = Committer(self._stock, depth)
+        self._importer = Importer(self._image_store)
+        self._committer = Committer(self._image_store, depth)
         self._pruning = False
 
     async def load(self) -> None:
         """At boot: read the rows, set bad ones aside, remove what a crash left over."""
-        await self._stock.load()
+        await self._image_store.load()
 
     def reconfigure(self, config: Config) -> None:
         """Mirrors, insecure registries and download limits take effect with the next pull."""
@@ -115,32 +115,32 @@ class Images:
 
     def resolve(self, reference: str) -> Image:
         """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`."""
-        return self._stock.catalog.resolve(reference)
+        return self._image_store.catalog.resolve(reference)
 
     @property
     def changes(self) -> int:
         """Another number than before when a name may mean another image, or none."""
-        return self._stock.catalog.changes
+        return self._image_store.catalog.changes
 
     def get(self, image_id: str) -> Image | None:
-        return self._stock.catalog.images.get(image_id)
+        return self._image_store.catalog.images.get(image_id)
 
     def all(self) -> list[Image]:
-        return list(self._stock.catalog.images.values())
+        return list(self._image_store.catalog.images.values())
 
     @property
     def count(self) -> int:
-        return len(self._stock.catalog.images)
+        return len(self._image_store.catalog.images)
 
     def names(self, image_id: str) -> list[str]:
         """The image's references in familiar form, tags and digests, sorted."""
-        return [name.familiar for name in self._stock.catalog.names(image_id)]
+        return [name.familiar for name in self._image_store.catalog.names(image_id)]
 
     async def listed(
         self, filters: Filters, *, everything: bool, shared_size: bool = False, version: Version = _NEWEST
     ) -> bytes:
         """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
-        chosen = await listing.choose(self._stock.catalog, filters, everything=everything)
+        chosen = await listing.choose(self._image_store.catalog, filters, everything=everything)
         counts = self.users() if version >= (1, 51) else None
         pace, pieces = Pace(), []
         for item in chosen:
@@ -151,7 +151,7 @@ class Images:
     async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
         """`Images` and `LayersSize` of `GET /system/df`: the list with all that is counted, and the bytes of all layers of
         all images, each once."""
-        catalog, counts = self._stock.catalog, self.users()
+        catalog, counts = self._image_store.catalog, self.users()
         pace, result, total = Pace(), [], 0
         for item in await listing.choose(catalog, {}, everything=False):
             result.append(self._summary(item, version, True, counts))
@@ -163,7 +163,7 @@ class Images:
         return result, total
 
     def _summary(self, item: Listed, version: Version, shared_size: bool, counts: Users | None) -> ImageSummary:
-        shared = self._stock.catalog.shared_size(item.image) if shared_size else -1
+        shared = self._image_store.catalog.shared_size(item.image) if shared_size else -1
         return views.summary(item, version, shared, -1 if counts is None else len(counts.get(item.image.id, ())))
 
     async def inspect(self, name: str, version: Version = _NEWEST, platform: Platform | None = None) -> ImageInspect:
@@ -176,7 +176,7 @@ class Images:
     def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
         image = self.resolve(name)
         listing.require_platform(image, name, platform)
-        return views.history(image, self._stock.catalog)
+        return views.history(image, self._image_store.catalog)
 
     # --- images come ------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Images:
         """Begin to pull. Read the `Progress` to its end, or close it to cancel."""
 
         async def run(report: Report) -> None:
-            with self.tally.timed("image", "pull"):
+            with self.counters.timed("image", "pull"):
                 await self._puller.pull(request, report)
 
         return Progress(self._nursery, run)
@@ -209,7 +209,7 @@ class Images:
         async def run(report: Report) -> None:
             from .archive_load import Loader  # tarfile and decompressors: two megabytes that few daemons ever need
 
-            loader, pace = Loader(self._stock, self._depth, policy), Pace(shielded=True)
+            loader, pace = Loader(self._image_store, self._depth, policy), Pace(shielded=True)
             for image, _ in await loader.load(body, platform, quiet, report):
                 self._event("load", image.id, image.id, image)
                 await pace()
@@ -263,9 +263,9 @@ class Images:
         reference = reference.with_tag(tag) if tag else reference.with_default_tag()
         if reference.familiar_name == "sha256":
             raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
-        async with self._stock.lock:
+        async with self._image_store.lock:
             image = self.resolve(name)
-            await self._stock.point(reference, image.id, rfc3339(time.time_ns()), policy)
+            await self._image_store.point(reference, image.id, rfc3339(time.time_ns()), policy)
         self._event("tag", image.id, reference.familiar, image)
 
     # --- images go --------------------------------------------------------------------------------------------------
@@ -281,17 +281,17 @@ class Images:
     ) -> list[DeletedItem]:
         """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words. An
         image here is of one platform: other `platforms` are not there to be removed."""
-        async with self._stock.lock:
+        async with self._image_store.lock:
             for platform in platforms:
                 listing.require_platform(self.resolve(name), name, platform)
-            planned = removal.plan(self._stock.catalog, self.users(), name, force=force, prune=prune, policy=policy)
+            planned = removal.plan(self._image_store.catalog, self.users(), name, force=force, prune=prune, policy=policy)
             gone = await self._carry_out(planned)
-        return await self._items(planned, gone, await self._stock.collect())
+        return await self._items(planned, gone, await self._image_store.collect())
 
     async def _carry_out(self, planned: Removal) -> list[Image]:
-        gone = [self._stock.catalog.images[id] for id in planned.images]
-        images = {id: self._stock.catalog.images[id] for id, _, _ in planned.steps}
-        await self._stock.forget(planned.names, planned.images)
+        gone = [self._image_store.catalog.images[id] for id in planned.images]
+        images = {id: self._image_store.catalog.images[id] for id, _, _ in planned.steps}
+        await self._image_store.forget(planned.names, planned.images)
         pace = Pace(shielded=True)
         for id, names, delete in planned.steps:
             for _ in names:
@@ -330,13 +330,13 @@ class Images:
             self._pruning = False
 
     async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
-        async with self._stock.lock:
-            catalog = self._stock.catalog
+        async with self._image_store.lock:
+            catalog = self._image_store.catalog
             chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
             planned = await self._plan_prune(chosen, policy)
             gone = await self._carry_out(planned) if planned.steps else []
-        await self._stock.give_up(list(self._stock.leases.resumable))
-        collected = await self._stock.collect()
+        await self._image_store.give_up(list(self._image_store.leases.resumable))
+        collected = await self._image_store.collect()
         items = await self._items(planned, gone, collected)
         space = sum(size for _, size in collected.layers)
         self._events.publish("image", "prune", "", {"reclaimed": str(space)})
@@ -346,7 +346,7 @@ class Images:
         """Planned again when a container was made of one of the images meanwhile."""
         while True:
             users, planned, pace = self.users(), Removal(), Pace()
-            for _ in removal.prune(self._stock.catalog, users, images, planned, policy):
+            for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
                 await pace()
             now = self.users()
             if not any(id in now and id not in users for id, _, _ in planned.steps):
@@ -354,4 +354,4 @@ class Images:
 
     async def collect(self) -> None:
         """Remove layers that nothing needs any more; to be called when a container of a removed image has gone."""
-        await self._stock.collect()
+        await self._image_store.collect()

@@ -276,7 +276,7 @@ class Attachments:
 
     # --- the gateway of a running container -------------------------------------------------------------------------
 
-    async def elect(
+    async def choose_gateway(
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns: str, listeners: Listeners, leaving: str
     ) -> Sandbox:
         """Ports that are published keep their host side, whatever the new network's default address for it: listeners hold

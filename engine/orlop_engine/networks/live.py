@@ -70,7 +70,7 @@ def _living(container: Container) -> _Living | None:
 
 async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
     await lifecycle.decided(container)
-    async with container.lock, container.plumbing:
+    async with container.lock, container.network_lock:
         record = engine.networks.resolve(network)
         _check_company(engine, container, record)
         planning.check_settings(record, settings)
@@ -107,12 +107,12 @@ async def _join(
         await _told(engine, container, living.sandbox)
         # Before it is the gateway: a boot removes links that no row tells of, and the default route would go along
         await engine.containers.save(container)
-        row.sandbox = await engine.networks.elect(grown, _wanted(container), netns, living.monitor)
+        row.sandbox = await engine.networks.choose_gateway(grown, _wanted(container), netns, living.monitor)
         if row.sandbox is not grown:
             await engine.containers.save(container)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            sandbox = await _elected(engine, container, _Living(row.sandbox, living.monitor), leaving=record.id)
+            sandbox = await _with_gateway(engine, container, _Living(row.sandbox, living.monitor), leaving=record.id)
             row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
         row.endpoints = endpoints
         container.touch()
@@ -146,7 +146,7 @@ def _check_company(engine: Engine, container: Container, record: NetworkRecord) 
 
 async def disconnect(engine: Engine, container: Container, network: str) -> None:
     await lifecycle.decided(container)
-    async with container.lock, container.plumbing:
+    async with container.lock, container.network_lock:
         record = engine.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
             raise InvalidParameter(planning.HOST_IS_FOR_GOOD)
@@ -157,7 +157,7 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
         endpoints = container.record.endpoints
         if living:
             engine.networks.without(living.sandbox, record.id)  # raises when it is not on it
-            container.record.sandbox = sandbox = await _elected(engine, container, living, leaving=record.id)
+            container.record.sandbox = sandbox = await _with_gateway(engine, container, living, leaving=record.id)
         # The row first: a boot removes an endpoint that no row tells of, but makes none anew
         try:
             container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
@@ -171,7 +171,7 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
             if living:
                 container.record.sandbox = sandbox
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-                    container.record.sandbox = await _elected(engine, container, _Living(sandbox, living.monitor))
+                    container.record.sandbox = await _with_gateway(engine, container, _Living(sandbox, living.monitor))
             container.touch()
             engine.containers.background(engine.containers.save, container)
             raise
@@ -182,11 +182,13 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
         _publish(engine, "disconnect", record, container)
 
 
-async def _elected(engine: Engine, container: Container, living: _Living, leaving: str = "") -> Sandbox:
+async def _with_gateway(engine: Engine, container: Container, living: _Living, leaving: str = "") -> Sandbox:
     """Its gateway is another network before one is left. That is left all the same when this fails, as in Docker."""
     monitor = living.monitor
     try:
-        return await engine.networks.elect(living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving)
+        return await engine.networks.choose_gateway(
+            living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving
+        )
     except OrlopError as error:
         _log.error("container %s has no gateway until its next start: %s", container.name, error)
         return living.sandbox
@@ -195,7 +197,7 @@ async def _elected(engine: Engine, container: Container, living: _Living, leavin
 async def keep_gateway(engine: Engine, container: Container) -> None:
     """At boot. With one network there is nothing to choose, and nothing to have been cut short."""
     await engine.networks.up()
-    async with container.lock, container.plumbing:
+    async with container.lock, container.network_lock:
         living = _living(container)
         if living is None or len(living.sandbox.endpoints) < 2:
             return

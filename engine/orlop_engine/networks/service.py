@@ -392,14 +392,14 @@ class Networks:
         await self._mend(network)
         return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
 
-    async def elect(
+    async def choose_gateway(
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns_path: str, listeners: Listeners, *, leaving: str = ""
     ) -> Sandbox:
         """Choose the gateway of a running container anew, after a `connect` and before a `disconnect` (`leaving`: the id of
         that network): its default route and its published ports go there. `wanted`: what to publish if nothing is published
         yet. All or nothing."""
         await self._up.wait()
-        return await self._attachments.elect(sandbox, wanted, netns_path, listeners, leaving)
+        return await self._attachments.choose_gateway(sandbox, wanted, netns_path, listeners, leaving)
 
     async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
         """Once after a boot, for a living container: its gateway is the one that its row tells of, whatever the last daemon

@@ -17,7 +17,7 @@ import trio
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from orlop_engine.containers import confine, devices
+from orlop_engine.containers import apparmor_profile, devices
 from orlop_engine.init_programs import find_init
 from orlop_engine.types import rfc3339
 from orlop_engine.types.system import AuthConfig, Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
@@ -214,7 +214,7 @@ class System:
             runc_commit=info.commit(runtime.get("commit", ""), version),
             init_commit=info.commit(await self._programs.init_version(init) or "N/A", version),
             security_options=info.security_options(
-                config, cgroups, host.seccomp_supported(), confine.has_default(), version=version
+                config, cgroups, host.seccomp_supported(), apparmor_profile.has_default(), version=version
             ),
             execution_driver="<not supported>" if version < (1, 25) else UNSET,
             product_license="Apache License 2.0",

@@ -13,7 +13,7 @@ from orlop_engine import logs, top
 from orlop_engine.containers import attach, checkpoints, links, update
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.launch import log_info
-from orlop_engine.futures import Once
+from orlop_engine.futures import Future
 from orlop_engine.logs import LogStream
 from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
@@ -61,17 +61,17 @@ async def _refuse_body(call: Call) -> None:
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.room = engine.containers
+        self.containers = engine.containers
 
     def _of(self, call: Call) -> Container:
-        return self.room.get(call.params["id"])
+        return self.containers.get(call.params["id"])
 
     async def create(self, call: Call) -> Answer:
         request = await call.json(CreateRequest, required=True)
         older_versions.settle_create(request, call.version, facts().cgroup_version)
         warnings = container_mac.settle(request, call.version)
         create = partial(
-            self.room.create,
+            self.containers.create,
             call.arg("name"),
             call.arg("platform") if call.version >= (1, 41) else "",
             request,
@@ -86,17 +86,17 @@ class _Routes:
     async def list(self, call: Call) -> Answer:
         limit = call.integer("limit", 0)
         return json_bytes(
-            await self.room.summaries(
+            await self.containers.summaries(
                 everything=call.flag("all"), limit=limit, filters=call.filters(), size=call.flag("size")
             )
         )
 
     async def inspect(self, call: Call) -> Answer:
-        return json_bytes(await self.room.inspect(self._of(call), call.version, call.flag("size")))
+        return json_bytes(await self.containers.inspect(self._of(call), call.version, call.flag("size")))
 
     async def start(self, call: Call) -> Answer:
         await _refuse_body(call)
-        await self.engine.run(self.room.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
+        await self.engine.run(self.containers.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
         return NO_CONTENT
 
     async def create_checkpoint(self, call: Call) -> Answer:
@@ -105,14 +105,16 @@ class _Routes:
         return Response(201)
 
     async def _make_checkpoint(self, container: Container, request: CheckpointCreate) -> None:
-        await checkpoints.create(self.room, container, request.checkpoint_id, request.checkpoint_dir, end=request.exit)
+        await checkpoints.create(self.containers, container, request.checkpoint_id, request.checkpoint_dir, end=request.exit)
 
     async def list_checkpoints(self, call: Call) -> Answer:
-        found = checkpoints.names(self.room, self._of(call), call.arg("dir"))
+        found = checkpoints.names(self.containers, self._of(call), call.arg("dir"))
         return json_response([{"Name": name} for name in found])
 
     async def delete_checkpoint(self, call: Call) -> Answer:
-        await self.engine.run(checkpoints.remove, self.room, self._of(call), call.params["checkpoint"], call.arg("dir"))
+        await self.engine.run(
+            checkpoints.remove, self.containers, self._of(call), call.params["checkpoint"], call.arg("dir")
+        )
         return NO_CONTENT
 
     def _timing(self, call: Call) -> tuple[str, int | None]:
@@ -120,42 +122,42 @@ class _Routes:
         return signal, call.integer("t", 0) if call.arg("t") else None
 
     async def stop(self, call: Call) -> Answer:
-        await self.engine.run(self.room.stop, self._of(call), *self._timing(call))
+        await self.engine.run(self.containers.stop, self._of(call), *self._timing(call))
         return NO_CONTENT
 
     async def restart(self, call: Call) -> Answer:
-        await self.engine.run(self.room.restart, self._of(call), *self._timing(call))
+        await self.engine.run(self.containers.restart, self._of(call), *self._timing(call))
         return NO_CONTENT
 
     async def kill(self, call: Call) -> Answer:
         try:
-            await self.engine.run(self.room.kill, self._of(call), call.arg("signal"))
+            await self.engine.run(self.containers.kill, self._of(call), call.arg("signal"))
         except (Conflict, InvalidParameter, NotFound) as error:
             raise type(error)(f"cannot kill container: {call.params['id']}: {error}") from error
         return NO_CONTENT
 
     async def pause(self, call: Call) -> Answer:
-        await self.engine.run(self.room.pause, self._of(call))
+        await self.engine.run(self.containers.pause, self._of(call))
         return NO_CONTENT
 
     async def unpause(self, call: Call) -> Answer:
-        await self.engine.run(self.room.unpause, self._of(call))
+        await self.engine.run(self.containers.unpause, self._of(call))
         return NO_CONTENT
 
     async def rename(self, call: Call) -> Answer:
-        await self.engine.run(self.room.rename_to, self._of(call), call.arg("name"))
+        await self.engine.run(self.containers.rename_to, self._of(call), call.arg("name"))
         return NO_CONTENT
 
     async def remove(self, call: Call) -> Answer:
         if call.flag("link"):
             self._of(call)
-            await self.engine.run(links.remove, self.room, call.params["id"])
+            await self.engine.run(links.remove, self.containers, call.params["id"])
             return NO_CONTENT
-        await self.engine.run(self.room.remove, self._of(call), call.flag("force"), call.flag("v"))
+        await self.engine.run(self.containers.remove, self._of(call), call.flag("force"), call.flag("v"))
         return NO_CONTENT
 
     async def prune(self, call: Call) -> Answer:
-        gone, space = await self.engine.run(self.room.prune, call.filters())
+        gone, space = await self.engine.run(self.containers.prune, call.filters())
         return json_response({"ContainersDeleted": gone or None, "SpaceReclaimed": space})
 
     async def resize(self, call: Call) -> Answer:
@@ -165,7 +167,7 @@ class _Routes:
             raise Conflict(f"container {container.id} is not running")
         if container.record.config.tty:
             await container.run.monitor.resize(*rows_and_columns((rows, columns)))
-        attributes = self.room.attributes(container, height=str(rows), width=str(columns))
+        attributes = self.containers.attributes(container, height=str(rows), width=str(columns))
         self.engine.events.publish("container", "resize", container.id, attributes)
         return Response(200)
 
@@ -180,14 +182,16 @@ class _Routes:
     async def update(self, call: Call) -> Answer:
         request = await call.json(UpdateRequest)
         older_versions.settle_update(request, call.version)
-        warnings = await self.engine.run(update.update, self.room, self._of(call), request)
+        warnings = await self.engine.run(update.update, self.containers, self._of(call), request)
         return json_response(UpdateResponse(warnings=warnings or None))
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
         await container.boot_start_tried()
-        listed = await top.processes(self.room, container, call.arg("ps_args") or "-ef", apart=restrictions(call).hide_host)
-        self.engine.events.publish("container", "top", container.id, self.room.attributes(container))
+        listed = await top.processes(
+            self.containers, container, call.arg("ps_args") or "-ef", apart=restrictions(call).hide_host
+        )
+        self.engine.events.publish("container", "top", container.id, self.containers.attributes(container))
         return json_response(listed)
 
     async def wait(self, call: Call) -> Answer:
@@ -195,10 +199,10 @@ class _Routes:
         if condition not in _CONDITIONS:
             raise InvalidParameter(f'invalid condition: "{condition}"')
         container = self._of(call)
-        pending = self.room.waiting(container, condition)
+        pending = self.containers.waiting(container, condition)
         return Streaming(200, self._waited(pending), (("Content-Type", "application/json"),))
 
-    async def _waited(self, pending: Once[int]) -> AsyncIterator[bytes]:
+    async def _waited(self, pending: Future[int]) -> AsyncIterator[bytes]:
         answer = WaitResponse(status_code=0, error=UNSET)
         try:
             answer.status_code = await pending.get()
@@ -230,7 +234,9 @@ class _Routes:
         config = container.record.host_config.log_config
         driver = self.engine.drivers.log(config.type)
         ended = run.finished if living and run is not None else None
-        pieces = await logs.read_logs(driver, log_info(self.room, container), config.config or {}, request, ended).open()
+        pieces = await logs.read_logs(
+            driver, log_info(self.containers, container), config.config or {}, request, ended
+        ).open()
         return Streaming(200, pieces, (("Content-Type", stream_type(call.version, terminal)),))
 
     async def attach(self, call: Call) -> Answer:
@@ -275,7 +281,7 @@ class _Routes:
                     async for piece in pieces:
                         await client.send_all(piece)
             if stream:
-                await attach.attach(self.room, container, client, request, keys)
+                await attach.attach(self.containers, container, client, request, keys)
             else:
                 await client.send_eof()
 
@@ -285,7 +291,7 @@ class _Routes:
         config = container.record.host_config.log_config
         wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=bool(request.framed))
         driver = self.engine.drivers.log(config.type)
-        return logs.read_logs(driver, log_info(self.room, container), config.config or {}, wanted, None)
+        return logs.read_logs(driver, log_info(self.containers, container), config.config or {}, wanted, None)
 
 
 def routes(engine: Engine) -> list[Route]:

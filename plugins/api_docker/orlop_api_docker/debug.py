@@ -117,10 +117,10 @@ class _Routes:
                 "execs": len(engine.execs.index),
                 "images": engine.images.count,
                 "events": {"published": engine.events.published, "listeners": engine.events.listeners},
-                "actions": _named(engine.tally.actions),
-                "actions_failed": _named(engine.tally.failures),
-                "health_checks": engine.tally.health_checks,
-                "health_checks_failed": engine.tally.health_checks_failed,
+                "actions": _named(engine.counters.actions),
+                "actions_failed": _named(engine.counters.failures),
+                "health_checks": engine.counters.health_checks,
+                "health_checks_failed": engine.counters.health_checks_failed,
                 "zygote": engine.zygote.pid,
             }
         )

@@ -48,10 +48,10 @@ def _stat(found: Found) -> Headers:
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.room = engine.containers
+        self.containers = engine.containers
 
     def _of(self, call: Call) -> Container:
-        return self.room.get(call.params["id"])
+        return self.containers.get(call.params["id"])
 
     @staticmethod
     def _path(call: Call) -> str:
@@ -60,19 +60,19 @@ class _Routes:
         return path
 
     async def look(self, call: Call) -> Answer:
-        return empty(200, _stat(await archive.look(self.room, self._of(call), self._path(call))))
+        return empty(200, _stat(await archive.look(self.containers, self._of(call), self._path(call))))
 
     async def get(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
-        found, pieces = await archive.pack(self.room, container, path)
-        self.engine.events.publish("container", "archive-path", container.id, self.room.attributes(container))
+        found, pieces = await archive.pack(self.containers, container, path)
+        self.engine.events.publish("container", "archive-path", container.id, self.containers.attributes(container))
         return Streaming(200, pieces, _TAR + _stat(found))
 
     async def put(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
         body = call.pieces()
         keep_kind, own = call.flag("noOverwriteDirNonDir"), call.flag("copyUIDGID")
-        await archive.place(self.room, container, path, body, keep_kind=keep_kind, own=own)
+        await archive.place(self.containers, container, path, body, keep_kind=keep_kind, own=own)
         return Response(200)
 
     async def export(self, call: Call) -> Answer:
@@ -84,7 +84,7 @@ class _Routes:
         return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found] or None)
 
     async def commit(self, call: Call) -> Answer:
-        container = self.room.get(call.arg("container"))
+        container = self.containers.get(call.arg("container"))
         given = (await call.json_bytes()).strip() not in (b"", b"null")
         config = await call.json(ContainerConfig) if given else None
         image = await self.engine.run(self._commit, call, container, config)

@@ -67,7 +67,7 @@ async def _stream(progress: Progress) -> Answer:
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.room = engine.images
+        self.images = engine.images
 
     async def create(self, call: Call) -> Answer:
         text = call.arg("platform") if call.version >= (1, 32) else ""
@@ -82,7 +82,7 @@ class _Routes:
         reference = with_tag_or_digest(call.arg("fromImage"), call.arg("tag"))
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
         request = PullRequest(reference, platform, auth, restrictions(call).images, restrictions(call).refuse)
-        return await _stream(self.room.pull(request))
+        return await _stream(self.images.pull(request))
 
     async def _import(self, call: Call, platform: Platform | None) -> Answer:
         source = call.arg("fromSrc")
@@ -97,13 +97,13 @@ class _Routes:
             restrictions(call).images,
             restrictions(call).refuse,
         )
-        return await _stream(await self.room.import_image(request, call.pieces()))
+        return await _stream(await self.images.import_image(request, call.pieces()))
 
     async def load(self, call: Call) -> Answer:
         # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but
         # every error is a record, as with Docker.
         platform, quiet = _platform(call, (1, 48)), call.flag("quiet", True)
-        progress = self.room.load_archive(call.pieces(), platform, quiet=quiet, policy=restrictions(call).images)
+        progress = self.images.load_archive(call.pieces(), platform, quiet=quiet, policy=restrictions(call).images)
         await progress.ready()
         return stream_head(progress)
 
@@ -113,17 +113,17 @@ class _Routes:
             filters["reference"] = [*filters.get("reference", []), call.arg("filter")]
         shared = call.flag("shared-size") and call.version >= (1, 42)
         everything = call.flag("all")
-        return json_bytes(await self.room.listed(filters, everything=everything, shared_size=shared, version=call.version))
+        return json_bytes(await self.images.listed(filters, everything=everything, shared_size=shared, version=call.version))
 
     async def inspect(self, call: Call) -> Answer:
-        return json_response(await self.room.inspect(call.params["name"], call.version, _platform(call, (1, 49))))
+        return json_response(await self.images.inspect(call.params["name"], call.version, _platform(call, (1, 49))))
 
     async def history(self, call: Call) -> Answer:
-        return json_response(self.room.history(call.params["name"], _platform(call, (1, 48))))
+        return json_response(self.images.history(call.params["name"], _platform(call, (1, 48))))
 
     async def tag(self, call: Call) -> Answer:
         await self.engine.run(
-            self.room.tag, call.params["name"], call.arg("repo"), call.arg("tag"), restrictions(call).images
+            self.images.tag, call.params["name"], call.arg("repo"), call.arg("tag"), restrictions(call).images
         )
         return Response(201)
 
@@ -131,28 +131,30 @@ class _Routes:
         name, force = call.params["name"], call.flag("force")
         wanted = [_platform_json(text) for text in call.args("platforms")] if call.version >= (1, 50) else []
         prune, policy = not call.flag("noprune"), restrictions(call).images
-        remove = partial(self.room.remove, name, force=force, prune=prune, platforms=wanted, policy=policy)
+        remove = partial(self.images.remove, name, force=force, prune=prune, platforms=wanted, policy=policy)
         return json_response(await self.engine.run(remove))
 
     async def prune(self, call: Call) -> Answer:
-        return json_response(await self.engine.run(self.room.prune, call.filters(), restrictions(call).images))
+        return json_response(await self.engine.run(self.images.prune, call.filters(), restrictions(call).images))
 
     async def search(self, call: Call) -> Answer:
-        found = await self.room.search(call.arg("term"), call.integer("limit", 0), call.filters(), restrictions(call).refuse)
+        found = await self.images.search(
+            call.arg("term"), call.integer("limit", 0), call.filters(), restrictions(call).refuse
+        )
         return json_response(found)
 
 
 def routes(engine: Engine) -> list[Route]:
     """All routes of `/images` but push and save."""
-    room = _Routes(engine)
+    images = _Routes(engine)
     return [
-        Route("POST", "/images/create", room.create),
-        Route("POST", "/images/load", room.load),
-        Route("POST", "/images/prune", room.prune, (1, 25)),
-        Route("GET", "/images/json", room.list),
-        Route("GET", "/images/search", room.search),
-        Route("GET", "/images/{name}/json", room.inspect),
-        Route("GET", "/images/{name}/history", room.history),
-        Route("POST", "/images/{name}/tag", room.tag),
-        Route("DELETE", "/images/{name}", room.remove),
+        Route("POST", "/images/create", images.create),
+        Route("POST", "/images/load", images.load),
+        Route("POST", "/images/prune", images.prune, (1, 25)),
+        Route("GET", "/images/json", images.list),
+        Route("GET", "/images/search", images.search),
+        Route("GET", "/images/{name}/json", images.inspect),
+        Route("GET", "/images/{name}/history", images.history),
+        Route("POST", "/images/{name}/tag", images.tag),
+        Route("DELETE", "/images/{name}", images.remove),
     ]

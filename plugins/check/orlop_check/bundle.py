@@ -86,7 +86,7 @@ def _cgroups(facts: Facts) -> Iterator[str]:
 
 def _database(facts: Facts) -> dict[str, Any]:
     database = facts.database
-    books, _ = read(database)
+    rows_read, _ = read(database)
     return {
         "schema": SCHEMA_VERSION,
         "tables": database.schema,
@@ -94,7 +94,7 @@ def _database(facts: Facts) -> dict[str, Any]:
         "quarantined": [list(row) for row in database.quarantined],
         "damage": list(database.damage),
         "aside": list(database.aside),
-        "containers": {record.id[:12]: msgspec.to_builtins(record.state) for record in books.containers.values()},
+        "containers": {record.id[:12]: msgspec.to_builtins(record.state) for record in rows_read.containers.values()},
     }
 
 

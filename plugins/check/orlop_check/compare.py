@@ -11,10 +11,10 @@ __all__ = ["compare"]
 
 def compare(facts: Facts) -> list[Finding]:
     """Everything in these facts that does not agree."""
-    books, findings = rows.read(facts.database)
-    findings += rows.compare(facts.database, books)
+    rows_read, findings = rows.read(facts.database)
+    findings += rows.compare(facts.database, rows_read)
     if facts.database.damage:
         return findings  # with rows missing, all else would look like garbage
-    findings += files.compare(facts, books)
-    findings += runs.compare(facts, books)
+    findings += files.compare(facts, rows_read)
+    findings += runs.compare(facts, rows_read)
     return findings

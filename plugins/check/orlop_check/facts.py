@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from orlop_kernel.store import Examined
 from orlop_monitor.protocol import ExitRecord, InitRecord, MonitorRecord, Status
-from orlop_sdk import Leftover
+from orlop_sdk import Drift
 
 __all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"]
 
@@ -52,7 +52,7 @@ class StorageFacts:
 
     name: str
     keys: frozenset[str] | None = None
-    leftovers: tuple[Leftover, ...] = ()
+    leftovers: tuple[Drift, ...] = ()
     failure: str = ""
 
 
@@ -83,7 +83,7 @@ class Facts:
     odd_blobs: tuple[str, ...] = ()
     storage: StorageFacts = StorageFacts("")
     volumes: Mapping[str, VolumeFacts] = field(default_factory=dict)
-    networks: Mapping[str, tuple[Leftover, ...]] = field(default_factory=dict)
+    networks: Mapping[str, tuple[Drift, ...]] = field(default_factory=dict)
     network_failures: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[str, ...] = ()
     cgroups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -7,34 +7,34 @@ import re
 from collections.abc import Iterator
 
 from orlop_engine.images.layers import chain_of_init_layer
-from orlop_sdk import Leftover
+from orlop_sdk import Drift
 
 from .facts import Facts
 from .findings import ERROR, INFO, WARNING, Finding, Remedy
-from .rows import Books
+from .rows import Rows
 
 __all__ = ["compare"]
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
-def compare(facts: Facts, books: Books) -> Iterator[Finding]:
-    yield from _directories(facts, books)
-    yield from _snapshots(facts, books)
-    yield from _blobs(facts, books)
-    yield from _volumes(facts, books)
-    yield from _mounts(facts, books)
+def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    yield from _directories(facts, rows_read)
+    yield from _snapshots(facts, rows_read)
+    yield from _blobs(facts, rows_read)
+    yield from _volumes(facts, rows_read)
+    yield from _mounts(facts, rows_read)
     yield from _networks(facts)
 
 
-def _swept(facts: Facts, books: Books) -> str:
+def _swept(facts: Facts, rows_read: Rows) -> str:
     """What becomes of a container's files without a row at the next start: "" when they are kept."""
-    return "" if books.lost else INFO if not facts.serving else WARNING
+    return "" if rows_read.lost else INFO if not facts.serving else WARNING
 
 
-def _directories(facts: Facts, books: Books) -> Iterator[Finding]:
-    for name in sorted(facts.directories - books.containers.keys() - books.aside):
-        severity = _swept(facts, books)
+def _directories(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    for name in sorted(facts.directories - rows_read.containers.keys() - rows_read.aside):
+        severity = _swept(facts, rows_read)
         known = _CONTAINER_ID.fullmatch(name) is not None
         yield Finding(
             severity=severity or WARNING,
@@ -45,7 +45,7 @@ def _directories(facts: Facts, books: Books) -> Iterator[Finding]:
             container=name,
             remedy=Remedy("discard-container", name) if severity and known else None,
         )
-    for record in books.containers.values():
+    for record in rows_read.containers.values():
         if record.id not in facts.directories:
             yield Finding(
                 severity=ERROR,
@@ -58,30 +58,30 @@ def _directories(facts: Facts, books: Books) -> Iterator[Finding]:
             )
 
 
-def _snapshots(facts: Facts, books: Books) -> Iterator[Finding]:
+def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     storage = facts.storage
     for left in storage.leftovers:
         yield _leftover(left, f"storage {storage.name}", "storage", storage.name, WARNING)
     if storage.keys is None:
         yield Finding(severity=ERROR, area="storage", object=f"storage driver {storage.name}", text=storage.failure)
         return
-    wanted = {layer.chain_id for image in books.images.values() for layer in image.layers}
-    held = {chain for resume in books.resumes.values() for chain in resume.chains}
+    wanted = {layer.chain_id for image in rows_read.images.values() for layer in image.layers}
+    held = {chain for resume in rows_read.resumes.values() for chain in resume.chains}
     for key in sorted(storage.keys):
         if _CONTAINER_ID.fullmatch(key):
-            if key not in books.containers and key not in books.aside:
+            if key not in rows_read.containers and key not in rows_read.aside:
                 yield Finding(
-                    severity=_swept(facts, books) or WARNING,
+                    severity=_swept(facts, rows_read) or WARNING,
                     area="storage",
                     object=f"snapshot {key[:12]}",
                     text="is the root of no container",
-                    repair="remove it" if _swept(facts, books) else "",
+                    repair="remove it" if _swept(facts, rows_read) else "",
                     container=key,
-                    remedy=Remedy("discard-container", key) if _swept(facts, books) else None,
+                    remedy=Remedy("discard-container", key) if _swept(facts, rows_read) else None,
                 )
-        elif not _needed(key, wanted | held) and not _held_by_container(books):
-            yield _unused(facts, books, f"snapshot {key[:19]}", "is a layer that no image has", "storage")
-    for record in books.containers.values():
+        elif not _needed(key, wanted | held) and not _held_by_container(rows_read):
+            yield _unused(facts, rows_read, f"snapshot {key[:19]}", "is a layer that no image has", "storage")
+    for record in rows_read.containers.values():
         if record.id not in storage.keys and record.storage_driver == storage.name:
             yield Finding(
                 severity=ERROR,
@@ -90,7 +90,7 @@ def _snapshots(facts: Facts, books: Books) -> Iterator[Finding]:
                 text="has no root: what it wrote is gone, and it cannot start. The next start of the daemon makes it anew",
                 container=record.id,
             )
-    for image in books.images.values():
+    for image in rows_read.images.values():
         for layer in image.layers:
             if layer.chain_id not in storage.keys:
                 yield Finding(
@@ -106,13 +106,13 @@ def _needed(key: str, layers: set[str]) -> bool:
     return key in layers or below == "" or below in layers
 
 
-def _held_by_container(books: Books) -> bool:
+def _held_by_container(rows_read: Rows) -> bool:
     """Layers of images that were removed before their containers have no row; only storage knows who stands on them."""
-    return any(record.image_id not in books.images for record in books.containers.values())
+    return any(record.image_id not in rows_read.images for record in rows_read.containers.values())
 
 
-def _unused(facts: Facts, books: Books, what: str, text: str, area: str) -> Finding:
-    doubtful = books.doubtful
+def _unused(facts: Facts, rows_read: Rows, what: str, text: str, area: str) -> Finding:
+    doubtful = rows_read.doubtful
     return Finding(
         severity=WARNING if facts.serving else INFO,
         area=area,
@@ -123,9 +123,9 @@ def _unused(facts: Facts, books: Books, what: str, text: str, area: str) -> Find
     )
 
 
-def _blobs(facts: Facts, books: Books) -> Iterator[Finding]:
-    keep: set[str] = {blob for resume in books.resumes.values() for blob in resume.blobs}
-    for image in books.images.values():
+def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    keep: set[str] = {blob for resume in rows_read.resumes.values() for blob in resume.blobs}
+    for image in rows_read.images.values():
         name = f"image {image.id[:19]}"
         keep.update((image.id, *image.manifests, *(layer.blob for layer in image.layers)))
         for digest in (image.id, *image.manifests):
@@ -142,7 +142,7 @@ def _blobs(facts: Facts, books: Books) -> Iterator[Finding]:
         if not blob.sound:
             yield _lost_blob("content", digest, "is not what its name says", Remedy("remove-blob", digest))
         elif digest not in keep:
-            yield _unused(facts, books, f"blob {digest[:19]}", "is of no image", "images")
+            yield _unused(facts, rows_read, f"blob {digest[:19]}", "is of no image", "images")
     for name in facts.odd_blobs:
         yield Finding(
             severity=WARNING,
@@ -163,14 +163,14 @@ def _lost_blob(what: str, digest: str, text: str, remedy: Remedy | None = None) 
     )
 
 
-def _volumes(facts: Facts, books: Books) -> Iterator[Finding]:
+def _volumes(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     for driver, seen in facts.volumes.items():
         if seen.failure:
             yield Finding(severity=ERROR, area="volumes", object=f"volume driver {driver}", text=seen.failure)
             continue
-        rows = {name for name, record in books.volumes.items() if record.driver == driver}
+        rows = {name for name, record in rows_read.volumes.items() if record.driver == driver}
         for name in sorted(rows - seen.names):
-            if books.volumes[name].removing:
+            if rows_read.volumes[name].removing:
                 continue
             yield Finding(severity=ERROR, area="volumes", object=f"volume {name}", text="its content is gone")
         for name in sorted(seen.names - rows) if driver == "local" else ():
@@ -182,7 +182,7 @@ def _volumes(facts: Facts, books: Books) -> Iterator[Finding]:
                 repair="give it a row",
                 remedy=Remedy("adopt-volumes"),
             )
-    for name, record in books.volumes.items():
+    for name, record in rows_read.volumes.items():
         if record.removing:
             yield Finding(
                 severity=WARNING if facts.serving else INFO,
@@ -192,7 +192,7 @@ def _volumes(facts: Facts, books: Books) -> Iterator[Finding]:
             )
 
 
-def _mounts(facts: Facts, books: Books) -> Iterator[Finding]:
+def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     private = os.path.join(facts.exec_root, "mnt")
     volumes = os.path.join(facts.data_root, "volumes")
     others = os.path.join(facts.data_root, "volume-drivers")
@@ -204,7 +204,7 @@ def _mounts(facts: Facts, books: Books) -> Iterator[Finding]:
         if os.path.dirname(path) == facts.data_root:
             continue  # an administrator's: a disk of its own for volumes, say
         name, _, rest = os.path.relpath(path, volumes).partition("/")
-        if rest == "_data" and name in books.volumes:
+        if rest == "_data" and name in rows_read.volumes:
             continue
         below = path.startswith(f"{private}/")
         yield Finding(
@@ -225,7 +225,7 @@ def _networks(facts: Facts) -> Iterator[Finding]:
         yield Finding(severity=ERROR, area="network", object=f"network driver {driver}", text=failure)
 
 
-def _leftover(left: Leftover, source: str, area: str, driver: str, severity: str) -> Finding:
+def _leftover(left: Drift, source: str, area: str, driver: str, severity: str) -> Finding:
     return Finding(
         severity=ERROR if left.kind in ("damaged", "missing") else severity,
         area=area,

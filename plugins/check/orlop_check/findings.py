@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from orlop_sdk import Leftover
+from orlop_sdk import Drift
 
 __all__ = ["ERROR", "INFO", "WARNING", "Finding", "Remedy", "report"]
 
@@ -20,7 +20,7 @@ class Remedy(msgspec.Struct, frozen=True):
 
     step: str
     subject: str = ""
-    leftover: Leftover | None = None
+    leftover: Drift | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

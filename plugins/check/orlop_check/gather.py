@@ -18,10 +18,10 @@ from orlop_kernel.config import Config
 from orlop_kernel.store import examine
 from orlop_monitor import records
 from orlop_monitor.protocol import Reply, Request, State, Status
-from orlop_sdk import Leftover, NetworkSpec, OrlopError, Subnet, cgroups, linux, mountinfo
+from orlop_sdk import Drift, NetworkSpec, OrlopError, Subnet, cgroups, linux, mountinfo
 
 from .facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
-from .rows import Books, read
+from .rows import Rows, read
 from .runs import run_name
 
 __all__ = ["gather"]
@@ -35,11 +35,11 @@ _PIECE = 1 << 20
 async def gather(config: Config, drivers: Drivers, storage_name: str, *, serving: bool, deep: bool = False) -> Facts:
     """One look. `Unavailable` when there is no database to look at."""
     facts = await trio.to_thread.run_sync(_machine, config, serving, deep)
-    books, _ = read(facts.database)
+    rows_read, _ = read(facts.database)
     facts.runs = await _asked(config.exec_root, facts.runs)
     facts.storage = await _storage(drivers, storage_name)
-    await _volumes(facts, drivers, books)
-    await _networks(facts, drivers, books)
+    await _volumes(facts, drivers, rows_read)
+    await _networks(facts, drivers, rows_read)
     return facts
 
 
@@ -126,13 +126,13 @@ def _digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def _container_cgroups(config: Config, books: Books) -> dict[str, dict[str, int]]:
+def _container_cgroups(config: Config, rows_read: Rows) -> dict[str, dict[str, int]]:
     """What lies below the parents that our containers have, if its name holds a container's id. A parent of an
     administrator's choice may be another engine's too: there, only our own containers are looked at."""
     found: dict[str, dict[str, int]] = {}
     own = config.effective_cgroup_parent
     shared = bool(config.cgroup_parent)
-    parents = {record.host_config.cgroup_parent or own for record in books.containers.values()} | {own}
+    parents = {record.host_config.cgroup_parent or own for record in rows_read.containers.values()} | {own}
     for parent in parents:
         ours_alone = parent == own and not shared
         child = cgroups.relative(f"{parent}:orlop:x" if parent.endswith(".slice") else f"{parent}/x")
@@ -140,7 +140,7 @@ def _container_cgroups(config: Config, books: Books) -> dict[str, dict[str, int]
             for name in _list(directory):
                 match = re.search(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", name)
                 path = os.path.join(directory, name)
-                if match and os.path.isdir(path) and (ours_alone or match[0] in books.containers):
+                if match and os.path.isdir(path) and (ours_alone or match[0] in rows_read.containers):
                     found.setdefault(match[0], {})[path] = _population(path)
     return found
 
@@ -246,15 +246,15 @@ async def _storage(drivers: Drivers, name: str) -> StorageFacts:
         return StorageFacts(name, failure=str(error))
 
 
-async def _audit(driver: Any, *args: Any) -> tuple[Leftover, ...]:
+async def _audit(driver: Any, *args: Any) -> tuple[Drift, ...]:
     """What a driver that can compare has found; others are believed."""
-    audit: Callable[..., Awaitable[Iterable[Leftover]]] | None = getattr(driver, "audit", None)
+    audit: Callable[..., Awaitable[Iterable[Drift]]] | None = getattr(driver, "audit", None)
     return tuple(await audit(*args)) if audit is not None else ()
 
 
-async def _volumes(facts: Facts, drivers: Drivers, books: Books) -> None:
+async def _volumes(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
     found = {}
-    for name in sorted({"local", *(record.driver for record in books.volumes.values())}):
+    for name in sorted({"local", *(record.driver for record in rows_read.volumes.values())}):
         try:
             found[name] = VolumeFacts(frozenset(await (await drivers.volume(name)).names()))
         except OrlopError as error:
@@ -262,13 +262,13 @@ async def _volumes(facts: Facts, drivers: Drivers, books: Books) -> None:
     facts.volumes = found
 
 
-async def _networks(facts: Facts, drivers: Drivers, books: Books) -> None:
+async def _networks(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
     """Of a daemon that was stopped with nothing running, nothing need be on the host; while a container lives, all must."""
     alive = {name for name, run in facts.runs.items() if run.alive}
-    living = [record for record in books.running() if run_name(record.id) in alive]
-    wanted = [record for record in books.networks.values() if facts.serving or living]
+    living = [record for record in rows_read.running() if run_name(record.id) in alive]
+    wanted = [record for record in rows_read.networks.values() if facts.serving or living]
     leftovers, failures = {}, {}
-    for name in sorted({record.driver for record in books.networks.values()}):
+    for name in sorted({record.driver for record in rows_read.networks.values()}):
         specs = [
             NetworkSpec(
                 id=record.id,

@@ -83,26 +83,28 @@ class Checker:
 
     def _passing(self, finding: Finding) -> bool:
         """Whether it may be a moment in something's life."""
-        room, about = self._engine.containers, finding.container
+        containers, about = self._engine.containers, finding.container
         if not about:
             return False
         if self._engine.networks.in_flight(about):
             return True
-        if about in room.departing or any(key.startswith(about) for key in room.departing):
+        if about in containers.pending_removal or any(key.startswith(about) for key in containers.pending_removal):
             return True
         if finding.remedy is not None and finding.remedy.step == "kill":
             pid = int(finding.remedy.subject.partition(" ")[0])
-            return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in room.index.values())
-        item = room.index.get(about) or room.by_run_name(about)
+            return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in containers.index.values())
+        item = containers.index.get(about) or containers.by_run_name(about)
         if item is not None:
             return self._changing(item)
-        return any(key.startswith(about) for key in room.names.values() if key not in room.index)  # is being created
+        return any(
+            key.startswith(about) for key in containers.names.values() if key not in containers.index
+        )  # is being created
 
     def _changing(self, item: Container) -> bool:
         run = item.run
         decided = run is None or run.settled.is_set() or (run.monitor is not None and run.monitor.silent)
         between = run is not None and not (decided and item.record.state.running)
-        return item.lock.locked() or between or item.record.removing or item.id in self._engine.containers.ahead
+        return item.lock.locked() or between or item.record.removing or item.id in self._engine.containers.prepared_sandboxes
 
     # --- repairing ----------------------------------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Checker:
             "adopt-volumes": self._adopt_volumes,
             "collect": self._collect,
             "discard-container": self._discard_container,
-            "mend-network": self._mend_network,
+            "mend-network": self._repair_network,
             "release-network": self._release_network,
         }
         return repairs
@@ -127,17 +129,17 @@ class Checker:
     async def _discard_container(self, remedy: Remedy) -> None:
         await self._engine.containers.discard_files(remedy.subject)
 
-    async def _mend_network(self, remedy: Remedy) -> None:
+    async def _repair_network(self, remedy: Remedy) -> None:
         """An endpoint is repaired in its running container, which must neither end nor change its networks meanwhile."""
         driver: Any = await self._engine.drivers.network(remedy.subject)
         ident = remedy.leftover.id if remedy.leftover else ""
         item = self._with_endpoint(ident)
         if item is None:
-            await driver.mend(remedy.leftover)
+            await driver.repair(remedy.leftover)
             return
-        async with item.lock, item.plumbing:
+        async with item.lock, item.network_lock:
             if self._with_endpoint(ident) is item:
-                await driver.mend(remedy.leftover)
+                await driver.repair(remedy.leftover)
 
     def _with_endpoint(self, ident: str) -> Container | None:
         """The container that is on a network by this endpoint; None for what is no endpoint, and for one that has ended."""
@@ -148,14 +150,14 @@ class Checker:
         return None
 
     async def _release_network(self, remedy: Remedy) -> None:
-        room = self._engine.containers
-        item = room.index.get(remedy.subject)
+        containers = self._engine.containers
+        item = containers.index.get(remedy.subject)
         if item is None:
             return
         async with item.lock:
             if not item.record.state.running and item.run is None:
-                await room.release_network(item)
-                await room.save(item)
+                await containers.release_network(item)
+                await containers.save(item)
 
     async def _forget(self, table: str, key: str) -> str:
         await self._engine.store.commit([Forget(table, key)])

@@ -19,7 +19,7 @@ from orlop_kernel.store import Examined
 
 from .findings import ERROR, WARNING, Finding, Remedy
 
-__all__ = ["Books", "compare", "read"]
+__all__ = ["Rows", "compare", "read"]
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ NOT_READABLE = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
 
 
 @dataclass
-class Books:
+class Rows:
     """The rows, decoded, by key. `aside` are the keys of containers whose rows were set aside; `doubtful`: rows of images
     may be missing, so what none names may yet be an image's."""
 
@@ -51,7 +51,7 @@ class Books:
         return [record for record in self.containers.values() if record.state.running and not record.state.restarting]
 
 
-def read(database: Examined) -> tuple[Books, list[Finding]]:
+def read(database: Examined) -> tuple[Rows, list[Finding]]:
     """Decode all rows; a finding for each that does not."""
     findings: list[Finding] = []
 
@@ -68,7 +68,7 @@ def read(database: Examined) -> tuple[Books, list[Finding]]:
     refs = {key: value for key, value in rows["images"].items() if key.startswith(_REF)}
     resumes = {key: value for key, value in rows["images"].items() if key.startswith(_RESUME)}
     images = {key: value for key, value in rows["images"].items() if key not in refs and key not in resumes}
-    books = Books(
+    rows_read = Rows(
         containers=decoded("containers", _container, rows["containers"]),
         images=decoded("images", _image, images),
         names=decoded("images", lambda value: value.decode(), refs),
@@ -77,9 +77,9 @@ def read(database: Examined) -> tuple[Books, list[Finding]]:
         volumes=decoded("volumes", decode_volume, rows["volumes"]),
         aside=frozenset(key for table, key, _ in database.quarantined if table == "containers"),
     )
-    books.lost = bool(database.damage or database.aside)
-    books.doubtful = books.lost or any(table == "images" for table, _, _ in database.quarantined) or bool(findings)
-    return books, findings
+    rows_read.lost = bool(database.damage or database.aside)
+    rows_read.doubtful = rows_read.lost or any(table == "images" for table, _, _ in database.quarantined) or bool(findings)
+    return rows_read, findings
 
 
 def _unreadable(table: str, key: str, error: Exception) -> Finding:
@@ -95,11 +95,11 @@ def _short(key: str) -> str:
     return key[:200].encode("utf-8", "replace").decode()
 
 
-def compare(database: Examined, books: Books) -> Iterator[Finding]:
+def compare(database: Examined, rows_read: Rows) -> Iterator[Finding]:
     yield from _file(database)
-    yield from _identities(books)
-    yield from _containers(books)
-    yield from _images(books)
+    yield from _identities(rows_read)
+    yield from _containers(rows_read)
+    yield from _images(rows_read)
 
 
 def _file(database: Examined) -> Iterator[Finding]:
@@ -128,12 +128,12 @@ def _file(database: Examined) -> Iterator[Finding]:
         )
 
 
-def _identities(books: Books) -> Iterator[Finding]:
+def _identities(rows_read: Rows) -> Iterator[Finding]:
     kept: list[tuple[str, Mapping[str, Any], str]] = [
-        ("containers", books.containers, "id"),
-        ("images", books.images, "id"),
-        ("networks", books.networks, "id"),
-        ("volumes", books.volumes, "name"),
+        ("containers", rows_read.containers, "id"),
+        ("images", rows_read.images, "id"),
+        ("networks", rows_read.networks, "id"),
+        ("volumes", rows_read.volumes, "name"),
     ]
     for table, records, name in kept:
         for key, record in records.items():
@@ -144,7 +144,7 @@ def _identities(books: Books) -> Iterator[Finding]:
                     object=f"row {table}/{_short(key)}",
                     text=f"says that it is {_short(getattr(record, name))}",
                 )
-    for table, records in (("container", books.containers), ("network", books.networks)):
+    for table, records in (("container", rows_read.containers), ("network", rows_read.networks)):
         for name, count in Counter(record.name for record in records.values()).items():
             if count > 1:
                 yield Finding(
@@ -152,11 +152,11 @@ def _identities(books: Books) -> Iterator[Finding]:
                 )
 
 
-def _containers(books: Books) -> Iterator[Finding]:
-    for record in books.containers.values():
+def _containers(rows_read: Rows) -> Iterator[Finding]:
+    for record in rows_read.containers.values():
         what = f"container {record.name}"
         for mount in record.mounts:
-            if mount.type == "volume" and mount.name not in books.volumes:
+            if mount.type == "volume" and mount.name not in rows_read.volumes:
                 yield Finding(
                     severity=ERROR,
                     area="volumes",
@@ -166,7 +166,7 @@ def _containers(books: Books) -> Iterator[Finding]:
                 )
         if record.state.running and record.sandbox is not None:
             for attached in record.sandbox.endpoints:
-                if attached.network.id not in books.networks:
+                if attached.network.id not in rows_read.networks:
                     yield Finding(
                         severity=ERROR,
                         area="network",
@@ -186,9 +186,9 @@ def _containers(books: Books) -> Iterator[Finding]:
             )
 
 
-def _images(books: Books) -> Iterator[Finding]:
-    for ref, id in books.names.items():
-        if id not in books.images:
+def _images(rows_read: Rows) -> Iterator[Finding]:
+    for ref, id in rows_read.names.items():
+        if id not in rows_read.images:
             yield Finding(
                 severity=ERROR,
                 area="images",

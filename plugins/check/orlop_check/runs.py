@@ -10,7 +10,7 @@ from orlop_engine.processes.runs import STAGE
 
 from .facts import Facts, RunFacts
 from .findings import ERROR, INFO, WARNING, Finding, Remedy
-from .rows import Books
+from .rows import Rows
 
 __all__ = ["compare", "run_name"]
 
@@ -22,14 +22,14 @@ def run_name(container_id: str) -> str:
     return container_id[:_RUN_NAME]
 
 
-def compare(facts: Facts, books: Books) -> Iterator[Finding]:
-    owners = {run_name(key): record for key, record in books.containers.items()}
+def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    owners = {run_name(key): record for key, record in rows_read.containers.items()}
     yield from _runs(facts, owners)
-    yield from _running(facts, books)
+    yield from _running(facts, rows_read)
     yield from _mount_points(facts, owners)
     yield from _processes(facts)
-    yield from _cgroups(facts, books)
-    yield from _runtime_states(facts, books)
+    yield from _cgroups(facts, rows_read)
+    yield from _runtime_states(facts, rows_read)
 
 
 def _later(facts: Facts, severity: str) -> str:
@@ -82,8 +82,8 @@ def _of_stopped(facts: Facts, owner: ContainerRecord, run: RunFacts) -> Iterator
         )
 
 
-def _running(facts: Facts, books: Books) -> Iterator[Finding]:
-    for record in books.running():
+def _running(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    for record in rows_read.running():
         fault = _fault(record, facts.runs.get(run_name(record.id)))
         if fault:
             yield Finding(
@@ -167,12 +167,12 @@ def _processes(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _cgroups(facts: Facts, books: Books) -> Iterator[Finding]:
-    running = {record.id for record in books.running()}
+def _cgroups(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    running = {record.id for record in rows_read.running()}
     for container_id, directories in facts.cgroups.items():
         if container_id in running:
             continue
-        record = books.containers.get(container_id)
+        record = rows_read.containers.get(container_id)
         for directory, processes in directories.items():
             inside = f", with {processes} processes in it" if processes else ""
             owner = f"of container {record.name}, which does not run" if record else "of no container"
@@ -187,8 +187,8 @@ def _cgroups(facts: Facts, books: Books) -> Iterator[Finding]:
             )
 
 
-def _runtime_states(facts: Facts, books: Books) -> Iterator[Finding]:
-    running = {record.id for record in books.running()}
+def _runtime_states(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
+    running = {record.id for record in rows_read.running()}
     for container_id, directories in facts.runtime_states.items():
         if container_id in running:
             continue

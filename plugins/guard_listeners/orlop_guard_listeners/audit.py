@@ -99,7 +99,7 @@ class Audit:
         self._written = 0
         self._trouble = ""
         self._work = trio.Event()
-        self._hurry = trio.Event()
+        self._expedite = trio.Event()
         self._closing = False
         self._life = trio.CancelScope(shield=True)
         self._progress = trio.lowlevel.ParkingLot()
@@ -124,7 +124,7 @@ class Audit:
                 finally:
                     audit._closing = True
                     audit._work.set()
-                    audit._hurry.set()
+                    audit._expedite.set()
                     nursery.cancel_scope.cancel()  # reaches `_limit` alone
         finally:
             if audit._written < audit._taken:
@@ -147,7 +147,7 @@ class Audit:
         """Until that line is in the file. Raises `Unwritable` when it cannot be, or not in time."""
         with trio.move_on_after(_PATIENCE):
             while number and self._written < number:
-                self._hurry.set()
+                self._expedite.set()
                 await self._progress.park()
                 if self._trouble:
                     break
@@ -159,10 +159,10 @@ class Audit:
         with self._life:  # shielded: what the daemon's end cancels is still to be written down. `_limit` sets the deadline
             while not self._closing:
                 await self._work.wait()
-                if not self._hurry.is_set():
+                if not self._expedite.is_set():
                     with trio.move_on_after(_RETRY if self._trouble else _GATHER):
-                        await self._hurry.wait()
-                self._work, self._hurry = trio.Event(), trio.Event()
+                        await self._expedite.wait()
+                self._work, self._expedite = trio.Event(), trio.Event()
                 await self._flush()
                 if self._trouble:
                     self._work.set()

@@ -19,7 +19,7 @@ from orlop_kernel.http.messages import Answer, Request, Response, Streaming
 from orlop_sdk import DriverError
 
 from .authz_find import Address, find
-from .door import Denied
+from .listener_policy import Denied
 
 if TYPE_CHECKING:
     from .authz_client import Client

@@ -26,14 +26,14 @@ from orlop_kernel.routing.call import Call
 from orlop_sdk import DriverError, NotFound
 from orlop_sdk.base import rfc3339
 
-from . import joined, redact, walls
+from . import host_access, inherited_access, redact
 from .audit import Audit, Line, Who
 from .authz import BODY_LIMIT, Chain, Question, is_json
-from .door import DEFAULT, Denied, Door
 from .image_names import ListenerImages
+from .label_scope import LabelScope
+from .listener_policy import DEFAULT, Denied, ListenerPolicy
 from .objects import clean, describe, describe_body, describe_made
 from .roles import ROUTES, UNKNOWN, Host, Level
-from .scope import Judge
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -58,10 +58,10 @@ class _TooLarge(DriverError):
 class Guard:
     """Of one listener; `door` is None for those of `hosts`, where no role holds anybody back."""
 
-    def __init__(self, engine: Engine, door: Door | None, audit: Audit | None, plugins: Chain) -> None:
+    def __init__(self, engine: Engine, policy: ListenerPolicy | None, audit: Audit | None, plugins: Chain) -> None:
         self._engine = engine
-        self._door = door
-        self._judge = Judge(engine, door) if door and door.labels else None
+        self._policy = policy
+        self._label_scope = LabelScope(engine, policy) if policy and policy.labels else None
         self._audit = audit
         self._plugins = plugins
 
@@ -92,17 +92,17 @@ class Guard:
         if not call.pattern:
             return await proceed()
         question = await self._question(call) if self._plugins else None
-        if self._door:
-            await self._check(self._door, call)
-            if self._door.guarded:
-                call.restrictions = self._restrictions(self._door, call, line)
+        if self._policy:
+            await self._check(self._policy, call)
+            if self._policy.guarded:
+                call.restrictions = self._restrictions(self._policy, call, line)
         if question:
             await self._plugins.may_ask(question)
         answer = await proceed()
         if line:
             line.object = {**line.object, **describe_made(self._engine, call, answer)}
-        if self._door:
-            answer = self._shown(self._door, call, answer)
+        if self._policy:
+            answer = self._shown(self._policy, call, answer)
         if not question:
             return answer
         try:
@@ -115,96 +115,96 @@ class Guard:
 
     # --- role and labels --------------------------------------------------------------------------------------------
 
-    async def _check(self, door: Door, call: Call) -> None:
+    async def _check(self, policy: ListenerPolicy, call: Call) -> None:
         method, pattern = call.request.method, call.pattern
         rule = ROUTES.get(f"{method} {pattern}", UNKNOWN)
-        if rule.level > door.level:
-            raise door.denied(f"{method} {pattern}")
-        if door.guarded and pattern == "/containers/{id}/top" and call.arg("ps_args") not in walls.PS_ARGS:
-            raise door.denied(f'ps_args "{call.arg("ps_args")}"')
-        if door.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
-            raise door.denied("attaching to standard input")
-        if door.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
-            raise door.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
-        if self._judge:  # first: what others' containers have is not told either
-            await self._judge(call, rule.scope)
-        if door.level < Level.FULL and rule.host is Host.FILES:
-            self._check_files(door, call)
-        if door.guarded:
-            for what in await self._beyond(door, call):
-                raise door.denied(what)
+        if rule.level > policy.level:
+            raise policy.denied(f"{method} {pattern}")
+        if policy.guarded and pattern == "/containers/{id}/top" and call.arg("ps_args") not in host_access.PS_ARGS:
+            raise policy.denied(f'ps_args "{call.arg("ps_args")}"')
+        if policy.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
+            raise policy.denied("attaching to standard input")
+        if policy.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
+            raise policy.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
+        if self._label_scope:  # first: what others' containers have is not told either
+            await self._label_scope(call, rule.scope)
+        if policy.level < Level.FULL and rule.host is Host.FILES:
+            self._check_files(policy, call)
+        if policy.guarded:
+            for what in await self._beyond(policy, call):
+                raise policy.denied(what)
 
-    def _check_files(self, door: Door, call: Call) -> None:
+    def _check_files(self, policy: ListenerPolicy, call: Call) -> None:
         """What a client may not mount it may not read by way of a container that has it. All of the container's files, not
         only paths below its mounts: links and renames in the container decide where a path leads."""
         container = self._engine.containers.get(call.params["id"])
         call.params["id"] = container.id  # what was judged, whoever gets the name meanwhile
-        if mount := joined.outside_mount(container.record):
-            raise door.denied(f"access to files of container {container.name}, which has {mount},")
+        if mount := inherited_access.outside_mount(container.record):
+            raise policy.denied(f"access to files of container {container.name}, which has {mount},")
         for mounted in container.record.mounts:
             if mounted.type == "volume":
                 with suppress(NotFound):  # then there is nothing to read
-                    self._vet(door, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
+                    self._vet(policy, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
 
-    async def _beyond(self, door: Door, call: Call) -> list[str]:
+    async def _beyond(self, policy: ListenerPolicy, call: Call) -> list[str]:
         """What the body asks of the host."""
         if call.pattern == "/containers/create":
             request = await call.json(CreateRequest)
             host = request.host_config or HostConfig()
-            others = joined.of_others(self._engine.containers, host)
-            return [*walls.of_container(request, apart=not door.labels), *others]
+            others = inherited_access.of_others(self._engine.containers, host)
+            return [*host_access.of_container(request, apart=not policy.labels), *others]
         if call.pattern == "/containers/{id}/update":
-            return [*walls.of_update(await call.json(UpdateRequest))]
+            return [*host_access.of_update(await call.json(UpdateRequest))]
         if call.pattern == "/volumes/create":
-            return [*walls.of_volume(await call.json(VolumeCreateRequest))]
+            return [*host_access.of_volume(await call.json(VolumeCreateRequest))]
         if call.pattern == "/networks/create":
             wanted = await call.json(NetworkRequest)
             networks = self._engine.networks
             beyond = (f"the subnet {subnet}, which is in no address pool," for subnet in networks.outside_pools(wanted))
             taken = (f"the subnet {subnet}, which the host uses," for subnet in networks.overlaps_host(wanted))
-            return [*walls.of_network(wanted), *beyond, *taken]
+            return [*host_access.of_network(wanted), *beyond, *taken]
         return []
 
-    def _vet(self, door: Door, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
+    def _vet(self, policy: ListenerPolicy, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
         """See Restrictions.check_volume. Raised where the router answers, so the log line is completed here."""
         try:
-            if self._judge:
-                self._judge.vet(volume, anonymous)
+            if self._label_scope:
+                self._label_scope.vet(volume, anonymous)
             elif volume.of_host:
-                raise door.denied(f"the volume {volume.name}, which is a directory or device of the host,")
+                raise policy.denied(f"the volume {volume.name}, which is a directory or device of the host,")
         except Denied as error:
             if line:
                 _refuse(line, error)
             raise
 
-    def _restrictions(self, door: Door, call: Call, line: Line | None) -> Restrictions:
-        refuse = partial(_refused, door, line)
+    def _restrictions(self, policy: ListenerPolicy, call: Call, line: Line | None) -> Restrictions:
+        refuse = partial(_refused, policy, line)
         return Restrictions(
             hide_host=True,
-            labels=self._judge.stamp if self._judge else {},
-            check_volume=partial(self._vet, door, line),
-            images=self._image_policy(door, call, refuse),
+            labels=self._label_scope.stamp if self._label_scope else {},
+            check_volume=partial(self._vet, policy, line),
+            images=self._image_policy(policy, call, refuse),
             refuse=refuse,
         )
 
-    def _image_policy(self, door: Door, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
+    def _image_policy(self, policy: ListenerPolicy, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
         pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))
-        return ListenerImages(door, self._judge.holds if self._judge else None, denied, pulling=pulling)
+        return ListenerImages(policy, self._label_scope.holds if self._label_scope else None, denied, pulling=pulling)
 
-    def _shown(self, door: Door, call: Call, answer: Answer) -> Answer:
+    def _shown(self, policy: ListenerPolicy, call: Call, answer: Answer) -> Answer:
         """Without what is not for these eyes."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
-        hide = redact.READERS.get(call.pattern) if door.level is Level.READ else None
-        narrow = self._judge is not None and call.pattern == "/networks/{id}"
+        hide = redact.READERS.get(call.pattern) if policy.level is Level.READ else None
+        narrow = self._label_scope is not None and call.pattern == "/networks/{id}"
         if hide is None and not narrow:
             return answer
         shown = msgspec.json.decode(answer.body)
         if hide is not None:
-            hide(shown, door.show_env)
-        if self._judge and narrow:
+            hide(shown, policy.show_env)
+        if self._label_scope and narrow:
             members: dict[str, Any] = shown.get("Containers") or {}
-            shown["Containers"] = {key: each for key, each in members.items() if self._judge.has_container(key)}
+            shown["Containers"] = {key: each for key, each in members.items() if self._label_scope.has_container(key)}
         return Response(answer.status, msgspec.json.encode(shown) + b"\n", answer.headers)
 
     # --- plugins ----------------------------------------------------------------------------------------------------
@@ -246,8 +246,8 @@ class Guard:
             time=rfc3339(time.time_ns()),
             event="call",
             id=f"{_boot}-{next(_numbers)}",
-            listener=self._door.host if self._door else DEFAULT,
-            role=self._door.role if self._door else "full",
+            listener=self._policy.host if self._policy else DEFAULT,
+            role=self._policy.role if self._policy else "full",
             peer=Who.of(request.peer),
             method=request.method,
             path=request.target.partition("?")[0],
@@ -352,9 +352,9 @@ def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
         line.decision, line.by, line.reason = decision, by, clean(str(error))
 
 
-def _refused(door: Door, line: Line | None, what: str) -> Denied:
+def _refused(policy: ListenerPolicy, line: Line | None, what: str) -> Denied:
     """See api.call.Call. The log says it here, as the error is answered by the router."""
-    error = door.denied(what)
+    error = policy.denied(what)
     if line:
         _refuse(line, error)
     return error

@@ -14,7 +14,7 @@ from orlop_engine.images.listing import glob, name_matches
 from orlop_engine.images.records import Image
 from orlop_engine.images.references import Reference
 
-from .door import Denied, Door
+from .listener_policy import Denied, ListenerPolicy
 
 __all__ = ["ListenerImages"]
 
@@ -25,29 +25,29 @@ class ListenerImages:
 
     def __init__(
         self,
-        door: Door,
+        policy: ListenerPolicy,
         holds: Callable[[Mapping[str, str] | None], bool] | None,
         denied: Callable[[str], Denied],
         *,
         pulling: bool,
     ) -> None:
-        self.owner = door.host
-        self._patterns = [glob(text) for text in door.image_names]
+        self.owner = policy.host
+        self._patterns = [glob(text) for text in policy.image_names]
         self.denied = denied
-        self._door, self._holds, self._pulling = door, holds, pulling
+        self._policy, self._holds, self._pulling = policy, holds, pulling
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
         if name_matches(self._patterns, name):
             return True
         if image is None:
-            return self._pulling or not self._door.image_names
+            return self._pulling or not self._policy.image_names
         return owner == self.owner or self._is_labelled(image)
 
     def may_delete(self, image: Image) -> bool:
         return image.record.owner == self.owner or self._is_labelled(image)
 
     def may_use(self, image: Image) -> bool:
-        return self._holds is None or self._door.shared_images or self._is_labelled(image)
+        return self._holds is None or self._policy.shared_images or self._is_labelled(image)
 
     def _is_labelled(self, image: Image) -> bool:
         return self._holds is not None and self._holds(image.config.labels)

@@ -85,12 +85,12 @@ class ListenerGuards:
         if listener is None and self._audit is None and not self._plugins:
             return None
         from .authz import Chain
-        from .door import Door
         from .guard import Guard
+        from .listener_policy import ListenerPolicy
 
         if self._plugins is None:
             self._plugins = Chain()
-        return Guard(self._engine, Door.of(listener) if listener else None, self._audit, self._plugins)
+        return Guard(self._engine, ListenerPolicy.of(listener) if listener else None, self._audit, self._plugins)
 
 
 def _nothing() -> None:

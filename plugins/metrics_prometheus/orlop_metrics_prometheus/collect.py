@@ -96,7 +96,7 @@ class Metrics:
 
     def attach(self) -> None:
         """Begin to listen to the engine and its store."""
-        self._engine.tally.observe = self._observe
+        self._engine.counters.observe = self._observe
         self._engine.store.on_commit = self._committed
 
     # --- ears -------------------------------------------------------------------------------------------------------
@@ -174,12 +174,14 @@ class Metrics:
                 lambda: engine.events.listeners,
             ),
             _counter(
-                "engine_daemon_health_checks_total", "The total number of health checks", lambda: engine.tally.health_checks
+                "engine_daemon_health_checks_total",
+                "The total number of health checks",
+                lambda: engine.counters.health_checks,
             ),
             _counter(
                 "engine_daemon_health_checks_failed_total",
                 "The total number of failed health checks",
-                lambda: engine.tally.health_checks_failed,
+                lambda: engine.counters.health_checks_failed,
             ),
         ]
 
@@ -195,7 +197,7 @@ class Metrics:
             _counter(
                 "orlop_actions_failed_total",
                 "Actions that failed, by what was acted on",
-                lambda: engine.tally.failures,
+                lambda: engine.counters.failures,
                 ("kind", "action"),
             ),
             _counter("orlop_store_transactions_total", "Transactions of the state database", lambda: self._transactions),

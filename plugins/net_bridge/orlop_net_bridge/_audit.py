@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from orlop_sdk import Endpoint, EndpointState, Leftover
+from orlop_sdk import Drift, Endpoint, EndpointState
 
 from . import _plan
 from ._network import Bridge
@@ -76,22 +76,22 @@ def element_of(note: str) -> _plan.Element:
 
 def compare_table(
     table: str, held: frozenset[_plan.Element] | None, whole: bool, expected: Mapping[_plan.Element, str]
-) -> Iterator[Leftover]:
+) -> Iterator[Drift]:
     """`held` None: not a table of ours by its looks. `whole`: its sets, chains and rules are as this daemon writes them.
     `expected`: see `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:
-        yield Leftover(
+        yield Drift(
             "damaged", name, "its sets and rules are not those that this daemon writes", "write it anew", note="table"
         )
     if held is None:
         return
     for element in sorted(held - expected.keys()):
         text = f"leads packets for nobody: {_words(element)}"
-        yield Leftover("stray", f"{name} {element.set}", text, "remove it", note=f"element {'|'.join(element)}")
+        yield Drift("stray", f"{name} {element.set}", text, "remove it", note=f"element {'|'.join(element)}")
     for element in sorted(expected.keys() - held):
         text = f"lacks {_words(element)}"
-        yield Leftover("missing", f"{name} {element.set}", text, "add it", expected[element], "table")
+        yield Drift("missing", f"{name} {element.set}", text, "add it", expected[element], "table")
 
 
 def _words(element: _plan.Element) -> str:
@@ -103,32 +103,32 @@ def routed_families(bridges: Collection[Bridge]) -> set[int]:
     return {ipaddress.ip_network(subnet).version for bridge in bridges if not bridge.internal for subnet in bridge.subnets}
 
 
-def compare_forwarding(off: Collection[int]) -> Iterator[Leftover]:
+def compare_forwarding(off: Collection[int]) -> Iterator[Drift]:
     """`off`: the families whose packets the host should forward, and does not."""
     for version in sorted(off):
         text = "is switched off: containers reach nothing beyond their bridge, and are not reached"
-        yield Leftover("damaged", f"IPv{version} forwarding", text, "switch it on", note=f"forwarding {version}")
+        yield Drift("damaged", f"IPv{version} forwarding", text, "switch it on", note=f"forwarding {version}")
 
 
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
-def compare_links(host: Host, wanted: Wanted) -> Iterator[Leftover]:
+def compare_links(host: Host, wanted: Wanted) -> Iterator[Drift]:
     known = {"network": set(wanted.bridges), "endpoint": {endpoint.id for endpoint, _ in wanted.endpoints}}
     for link in host.links:
         if link.kind in known and link.ident not in known[link.kind]:
             text = f"is of the {link.kind} {link.ident[:12]}, which does not exist"
-            yield Leftover("stray", f"link {link.name}", text, "remove it", link.ident, f"link {link.name} {link.alias}")
+            yield Drift("stray", f"link {link.name}", text, "remove it", link.ident, f"link {link.name} {link.alias}")
     links = {link.name: link for link in host.links}
     for bridge in wanted.bridges.values():
         made = links.get(bridge.name)
         note = f"bridge {bridge.network_id}"
         if made is None:
             text = f"is the bridge of network {bridge.network_id[:12]} and is not there"
-            yield Leftover("missing", f"link {bridge.name}", text, "make it", bridge.network_id, note)
+            yield Drift("missing", f"link {bridge.name}", text, "make it", bridge.network_id, note)
         else:
             for text in _bridge_faults(made, bridge, frozenset(host.addresses.get(bridge.name, ()))):
-                yield Leftover("damaged", f"link {bridge.name}", text, "correct it", bridge.network_id, note)
+                yield Drift("damaged", f"link {bridge.name}", text, "correct it", bridge.network_id, note)
     for endpoint, state in wanted.endpoints:
         bridge_of = wanted.bridges.get(endpoint.network.id)
         if state.host_link and bridge_of is not None:
@@ -154,16 +154,16 @@ def _bridge_faults(link: Link, bridge: Bridge, addresses: frozenset[str]) -> Ite
 
 def compare_endpoint(
     link: Link | None, endpoint: Endpoint, state: EndpointState, bridge: Bridge, isolated: bool
-) -> Iterator[Leftover]:
+) -> Iterator[Drift]:
     """The host's end of a container's pair."""
     where = f"container {endpoint.container_id[:12]} to {endpoint.network.name}"
     name, note = f"link {state.host_link}", f"endpoint {endpoint.id}"
     if link is None:
         text = f"connects {where} and is not there"
-        yield Leftover("missing", name, text, "make it again, in the running container", endpoint.id, note)
+        yield Drift("missing", name, text, "make it again, in the running container", endpoint.id, note)
         return
     for text in _port_faults(link, endpoint, bridge, isolated):
-        yield Leftover("damaged", name, f"connects {where} and {text}", "correct it", endpoint.id, note)
+        yield Drift("damaged", name, f"connects {where} and {text}", "correct it", endpoint.id, note)
 
 
 def _port_faults(link: Link, endpoint: Endpoint, bridge: Bridge, isolated: bool) -> Iterator[str]:

@@ -14,10 +14,10 @@ import msgspec
 
 from orlop_sdk import (
     Conflict,
+    Drift,
     DriverError,
     Endpoint,
     EndpointState,
-    Leftover,
     NetworkCapabilities,
     NetworkContext,
     NetworkSpec,
@@ -114,14 +114,14 @@ class BridgeDriver:
 
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
-    ) -> Sequence[Leftover]:
+    ) -> Sequence[Drift]:
         wanted = Wanted({network.id: read_network(network, self._context) for network in networks}, endpoints)
         return await self._worker.run(lambda: self._audit(wanted))
 
     async def dump(self) -> str:
         return await self._worker.run(self._dump)
 
-    async def mend(self, found: Leftover) -> None:
+    async def repair(self, found: Drift) -> None:
         await self._worker.run(lambda: self._mend(found))
 
     async def close(self) -> None:
@@ -396,7 +396,7 @@ class BridgeDriver:
         rows = [f"{table.name} {element.set} {element.key} : {element.value}" for element in elements] if table else []
         return "".join(f"{line}\n" for line in (*links, *rows))
 
-    def _audit(self, wanted: Wanted) -> list[Leftover]:
+    def _audit(self, wanted: Wanted) -> list[Drift]:
         if not self._bridges and not self._ports:
             self._adopt(wanted)  # no daemon runs: `mend` restores what these say
         self._audited = wanted
@@ -413,16 +413,16 @@ class BridgeDriver:
         table = self._open_table()
         return found if table is None else [*found, *self._audit_rules(table, wanted)]
 
-    def _audit_rules(self, table: Table, wanted: Wanted) -> Iterator[Leftover]:
+    def _audit_rules(self, table: Table, wanted: Wanted) -> Iterator[Drift]:
         listing = table.listing()
         names = [bridge.name for bridge in wanted.bridges.values()]
         whole = not names or table.is_whole(listing)
         expected = wanted.elements() | dict.fromkeys(self._find_uplinks() if names else (), "")
         yield from _audit.compare_table(table.name, _plan.read_elements(listing), whole, expected)
         for name in table.not_admitted(names):
-            yield Leftover("missing", "chain DOCKER-USER", f"lacks the accepts of {name}", "add them", note="docker-user")
+            yield Drift("missing", "chain DOCKER-USER", f"lacks the accepts of {name}", "add them", note="docker-user")
 
-    def _mend(self, found: Leftover) -> None:
+    def _mend(self, found: Drift) -> None:
         what, _, token = found.note.partition(" ")
         if what == "link":
             name, _, alias = token.partition(" ")

@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from orlop_sdk import DriverError, Leftover
+from orlop_sdk import Drift, DriverError
 from orlop_sdk.files import Trash, filesystem_type
 from orlop_sdk.snapshots import SnapshotIndex, fsync_directory
 
@@ -168,7 +168,7 @@ class Layout:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._links, snapshot.link))
 
-    def audit(self) -> list[Leftover]:
+    def audit(self) -> list[Drift]:
         """The index against the directories. Reads only."""
         present = {name for name in os.listdir(self.root) if os.path.isdir(os.path.join(self.root, name, "diff"))}
         return self.index.compare(present, self._is_empty)

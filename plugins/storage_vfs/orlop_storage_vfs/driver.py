@@ -14,9 +14,9 @@ import trio
 from orlop_sdk import (
     Change,
     Conflict,
+    Drift,
     DriverError,
     InvalidParameter,
-    Leftover,
     Mount,
     NotFound,
     StorageCapabilities,
@@ -194,10 +194,10 @@ class Vfs:
     async def keys(self) -> Sequence[str]:
         return list(await self._all())
 
-    async def audit(self) -> Sequence[Leftover]:
+    async def audit(self) -> Sequence[Drift]:
         return await self._run("compare snapshots", self._layout.audit)
 
-    async def mend(self, found: Leftover) -> None:
+    async def repair(self, found: Drift) -> None:
         if found.note:
             await self._run(f"remove {found.object}", lambda: self._layout.discard(found.note))
 

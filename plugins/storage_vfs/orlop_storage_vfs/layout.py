@@ -7,7 +7,7 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from orlop_sdk import Leftover
+from orlop_sdk import Drift
 from orlop_sdk.files import Trash, copy_tree
 from orlop_sdk.snapshots import SnapshotIndex, fsync_directory
 
@@ -84,7 +84,7 @@ class Layout:
             raise
         return snapshot
 
-    def audit(self) -> list[Leftover]:
+    def audit(self) -> list[Drift]:
         """The index against the trees. Reads only."""
         present = set(os.listdir(self._trees)) if os.path.isdir(self._trees) else set()
         return self.index.compare(present, self._is_empty)

@@ -13,8 +13,8 @@ from orlop_sdk import (
     Change,
     ChangeKind,
     Conflict,
+    Drift,
     InvalidParameter,
-    Leftover,
     Mount,
     NotFound,
     StorageCapabilities,
@@ -158,12 +158,12 @@ class FakeStorage:
         await trio.lowlevel.checkpoint()
         return list(self._index.load())
 
-    async def audit(self) -> Sequence[Leftover]:
+    async def audit(self) -> Sequence[Drift]:
         await trio.lowlevel.checkpoint()
         present = set(os.listdir(self._root)) - {"active", "committed", "damaged"}
         return self._index.compare(present, lambda ident: not os.listdir(self._path(ident)))
 
-    async def mend(self, found: Leftover) -> None:
+    async def repair(self, found: Drift) -> None:
         await trio.lowlevel.checkpoint()
         if found.note and not self._index.knows(found.note) and os.path.isdir(self._path(found.note)):
             os.rmdir(self._path(found.note))

@@ -31,10 +31,10 @@ import trio
 from orlop_sdk import (
     Address,
     Conflict,
+    Drift,
     DriverError,
     Endpoint,
     EndpointState,
-    Leftover,
     NetworkAudit,
     NetworkCapabilities,
     NetworkContext,
@@ -139,14 +139,14 @@ class FakeNetwork:
 
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
-    ) -> Sequence[Leftover]:
+    ) -> Sequence[Drift]:
         await trio.lowlevel.checkpoint()
         wanted = {network.id for network in networks} | {endpoint.id for endpoint, _ in endpoints}
         held = self.networks.keys() | self.endpoints.keys()
-        strays = [Leftover("stray", f"fake {ident[:12]}", "is of nobody", "forget it", ident) for ident in held - wanted]
-        return strays + [Leftover("missing", f"fake {ident[:12]}", "is not there", "", ident) for ident in wanted - held]
+        strays = [Drift("stray", f"fake {ident[:12]}", "is of nobody", "forget it", ident) for ident in held - wanted]
+        return strays + [Drift("missing", f"fake {ident[:12]}", "is not there", "", ident) for ident in wanted - held]
 
-    async def mend(self, found: Leftover) -> None:
+    async def repair(self, found: Drift) -> None:
         await trio.lowlevel.checkpoint()
         self.networks.pop(found.id, None)
         gone = self.endpoints.pop(found.id, None)
@@ -426,8 +426,8 @@ class NetworkSuite:
                 assert {found.kind for found in strays} == {"stray"}
                 for found in strays:
                     assert found.repair, "an endpoint of nobody's can be removed"
-                    await driver.mend(found)
-                    await driver.mend(found)
+                    await driver.repair(found)
+                    await driver.repair(found)
                 assert list(await driver.audit([network], [])) == []
                 missing = list(await driver.audit([network], held))
                 assert missing, "audit(): an endpoint that is gone"

@@ -23,8 +23,8 @@ from orlop_guard_listeners import authz, authz_find
 from orlop_guard_listeners.audit import Audit
 from orlop_guard_listeners.authz import Chain, Plugin, Question
 from orlop_guard_listeners.authz_find import Address, find
-from orlop_guard_listeners.door import Door
 from orlop_guard_listeners.guard import Guard
+from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_kernel.config import AuditLog, ConfigError, Listener
 from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
@@ -475,8 +475,8 @@ def test_the_log_says_what_was_made_and_with_what(
 
 
 def guarded(role: str, *labels: str, audit: Audit | None = None, **engine: Any) -> Guard:
-    door = Door.of(Listener(host="unix:///x", role=role, labels=labels))
-    return Guard(cast("Any", SimpleNamespace(**engine)), door, audit, Chain())
+    policy = ListenerPolicy.of(Listener(host="unix:///x", role=role, labels=labels))
+    return Guard(cast("Any", SimpleNamespace(**engine)), policy, audit, Chain())
 
 
 @pytest.mark.parametrize(("role", "labels"), [("read-only", ()), ("no-exec", ()), ("full", ("a=b",))])

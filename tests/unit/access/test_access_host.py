@@ -16,8 +16,8 @@ from orlop_engine.containers.record import MountRecord
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_guard_listeners.authz import Chain
-from orlop_guard_listeners.door import Door
 from orlop_guard_listeners.guard import Guard
+from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_guard_listeners.roles import ROUTES, Host
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
@@ -105,7 +105,7 @@ def ask(listener: Listener, route: str, name: str, body: Any = None) -> tuple[in
         reached.append(call.params.get("id", ""))
         return json_response({})
 
-    guard = Guard(cast("Any", ENGINE), Door.of(listener), None, Chain())
+    guard = Guard(cast("Any", ENGINE), ListenerPolicy.of(listener), None, Chain())
     data = msgspec.json.encode(body) if body is not None else b""
     headers = {"content-type": "application/json"} if data else {}
     path = pattern.replace("{id}", name).replace("{checkpoint}", "c")

@@ -19,9 +19,9 @@ from orlop_engine.types.containers import CreateRequest, HostConfig, ThrottleDev
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
 from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_engine.volumes.record import VolumeRecord
-from orlop_guard_listeners import redact, walls
+from orlop_guard_listeners import host_access, redact
 from orlop_guard_listeners.audit import Line
-from orlop_guard_listeners.door import Door
+from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_guard_listeners.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level, Rule, Scope
 from orlop_kernel.config import AuditLog, ConfigError, Listener, load
 from orlop_kernel.config.access import ROLES
@@ -67,7 +67,7 @@ def test_labels_leave_nothing_about_a_thing_open() -> None:
 
 def beyond(apart: bool = True, **host: Any) -> list[str]:
     body = json.dumps({"Image": "x", "HostConfig": host}).encode()
-    return [*walls.of_container(decode_json(body, CreateRequest), apart=apart)]
+    return [*host_access.of_container(decode_json(body, CreateRequest), apart=apart)]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_takes_nothing_of_the_hosts() -> None:
     }
     assert beyond(**harmless) == []
     assert beyond(apart=False, PidMode="container:x") == []
-    assert [*walls.of_container(CreateRequest(image="x"), apart=True)] == []
+    assert [*host_access.of_container(CreateRequest(image="x"), apart=True)] == []
 
 
 def test_every_field_of_a_host_config_is_judged_or_known_to_name_nothing_of_the_host() -> None:
@@ -166,17 +166,19 @@ HARMLESS = {
 
 
 def test_other_bodies() -> None:
-    assert [*walls.of_update(UpdateRequest(memory=5))] == []
-    assert [*walls.of_update(UpdateRequest(device_cgroup_rules=["a"]))] == ["DeviceCgroupRules"]
-    assert [*walls.of_update(UpdateRequest(blkio_device_read_bps=[ThrottleDevice(path="/x")]))] == ["BlkioDeviceReadBps"]
-    assert [*walls.of_volume(VolumeCreateRequest(name="x", driver_opts={"device": "/"}))] == [
+    assert [*host_access.of_update(UpdateRequest(memory=5))] == []
+    assert [*host_access.of_update(UpdateRequest(device_cgroup_rules=["a"]))] == ["DeviceCgroupRules"]
+    assert [*host_access.of_update(UpdateRequest(blkio_device_read_bps=[ThrottleDevice(path="/x")]))] == [
+        "BlkioDeviceReadBps"
+    ]
+    assert [*host_access.of_volume(VolumeCreateRequest(name="x", driver_opts={"device": "/"}))] == [
         "a volume with options of its driver"
     ]
-    assert [*walls.of_volume(VolumeCreateRequest(name="x", driver_opts={}))] == []
-    assert [*walls.of_network(NetworkRequest(name="x"))] == []
-    assert [*walls.of_network(NetworkRequest(name="x", driver="macvlan"))] == ["a network of driver macvlan"]
+    assert [*host_access.of_volume(VolumeCreateRequest(name="x", driver_opts={}))] == []
+    assert [*host_access.of_network(NetworkRequest(name="x"))] == []
+    assert [*host_access.of_network(NetworkRequest(name="x", driver="macvlan"))] == ["a network of driver macvlan"]
     named = NetworkRequest(name="x", options={"com.docker.network.bridge.name": "docker0"})
-    assert [*walls.of_network(named)] == ["a network with com.docker.network.bridge.name"]
+    assert [*host_access.of_network(named)] == ["a network with com.docker.network.bridge.name"]
 
 
 @pytest.mark.parametrize(
@@ -245,13 +247,13 @@ def test_readers_see_no_options_of_volumes() -> None:
 
 
 def test_who_is_walled_in() -> None:
-    def door(role: str, *labels: str) -> Door:
-        return Door.of(Listener(host="unix:///x", role=role, labels=labels))
+    def policy(role: str, *labels: str) -> ListenerPolicy:
+        return ListenerPolicy.of(Listener(host="unix:///x", role=role, labels=labels))
 
-    assert [door(role).guarded for role in ROLES] == [True, True, False]
-    assert door("full", "a=b").guarded
-    assert door("full", "a=b", "c").labels == (("a", "b"), ("c", None))
-    assert door("full", "a=b", "c").label_texts == ("a=b", "c")
+    assert [policy(role).guarded for role in ROLES] == [True, True, False]
+    assert policy("full", "a=b").guarded
+    assert policy("full", "a=b", "c").labels == (("a", "b"), ("c", None))
+    assert policy("full", "a=b", "c").label_texts == ("a=b", "c")
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from orlop_api_docker.responses import json_response
 from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_guard_listeners.authz import Chain
-from orlop_guard_listeners.door import Door
 from orlop_guard_listeners.guard import Guard
+from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_guard_listeners.roles import ROUTES
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Answer, Peer, Request, Response
@@ -99,7 +99,7 @@ def ask(
     method, pattern = route.split(" ")
     data = msgspec.json.encode(body) if body is not None else b""
     headers = {"content-type": "application/json"} if data else {}
-    guard = Guard(cast("Any", ENGINE), Door.of(listener), None, Chain())
+    guard = Guard(cast("Any", ENGINE), ListenerPolicy.of(listener), None, Chain())
     path = path or pattern.replace("/networks/{id}", "/networks/bridge").replace("{id}", "c")
     request = Request(method, path, path, query or {}, headers, cast("Any", Body(data)), Peer("unix"))
     answer = trio.run(docker_router([Route(method, pattern, handler)], guard=guard), request)
@@ -110,7 +110,7 @@ def ask(
 @pytest.mark.parametrize("route", kinds())
 @pytest.mark.parametrize("listener", LISTENERS, ids=("no-exec", "labels"))
 def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, route: str) -> None:
-    if ROUTES[route].level > Door.of(listener).level or ROUTES[route].scope.name == "CLOSED":
+    if ROUTES[route].level > ListenerPolicy.of(listener).level or ROUTES[route].scope.name == "CLOSED":
         return  # refused before its body is looked at
     seen = []
 

@@ -13,10 +13,10 @@ from orlop_engine.containers.record import MountRecord
 from orlop_engine.types.containers import CreateRequest, HostConfig
 from orlop_engine.types.networks import ConnectRequest
 from orlop_engine.volumes.record import VolumeRecord
-from orlop_guard_listeners import joined
-from orlop_guard_listeners.door import Denied, Door
+from orlop_guard_listeners import inherited_access
+from orlop_guard_listeners.label_scope import LabelScope
+from orlop_guard_listeners.listener_policy import Denied, ListenerPolicy
 from orlop_guard_listeners.roles import Scope
-from orlop_guard_listeners.scope import Judge
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Peer, Request
 from orlop_kernel.routing.call import Call
@@ -91,9 +91,9 @@ ENGINE = SimpleNamespace(
 )
 
 
-def judge(*labels: str, **more: Any) -> Judge:
+def judge(*labels: str, **more: Any) -> LabelScope:
     entry = Listener(host="unix:///x", role="full", labels=labels or (f"{TEAM}=web",), **more)
-    return Judge(cast("Any", ENGINE), Door.of(entry))
+    return LabelScope(cast("Any", ENGINE), ListenerPolicy.of(entry))
 
 
 class Body:
@@ -111,7 +111,7 @@ def call(pattern: str, body: Any = None, query: dict[str, list[str]] | None = No
     return Call(asked, (1, 51), params, pattern)
 
 
-def judged(made: Judge, asked: Call, scope: Scope) -> Call:
+def judged(made: LabelScope, asked: Call, scope: Scope) -> Call:
     async def main() -> None:
         await made(asked, scope)
 
@@ -119,7 +119,7 @@ def judged(made: Judge, asked: Call, scope: Scope) -> Call:
     return asked
 
 
-def created(made: Judge, **body: Any) -> CreateRequest:
+def created(made: LabelScope, **body: Any) -> CreateRequest:
     async def main() -> CreateRequest:
         asked = call("/containers/create", body)
         await made(asked, Scope.CREATE)
@@ -166,13 +166,13 @@ OTHERS = Things(
     ],
 )
 def test_nothing_of_the_hosts_comes_by_way_of_others(host: dict[str, Any], what: list[str]) -> None:
-    assert [*joined.of_others(cast("Any", OTHERS), HostConfig(**host))] == what
+    assert [*inherited_access.of_others(cast("Any", OTHERS), HostConfig(**host))] == what
 
 
 def test_what_was_judged_is_what_is_joined() -> None:
     """Whoever gets the name meanwhile: a plugin may take its time."""
     host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
-    assert not [*joined.of_others(cast("Any", OTHERS), host)]
+    assert not [*inherited_access.of_others(cast("Any", OTHERS), host)]
     assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
 
 

@@ -18,7 +18,7 @@ from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon, answer
 from orlop_engine import reload
 from orlop_engine.config_check import problems
-from orlop_engine.containers import living
+from orlop_engine.containers import reload_constraints
 from orlop_engine.containers.record import ContainerRecord, State
 from orlop_engine.containers.service import Containers
 from orlop_engine.drivers import Drivers
@@ -100,7 +100,7 @@ def record(
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Callable[..., Containers]:
+def containers(tmp_path: Path) -> Callable[..., Containers]:
     """Containers whose monitor is this very process."""
 
     def make(*items: ContainerRecord, config: Config = FITTING) -> Containers:
@@ -124,10 +124,10 @@ def changed(**fields: Any) -> Config:
     return Config(**{"live_restore": True, "ipv6": True, **fields})
 
 
-def test_what_concerns_new_containers_only_may_change(room: Callable[..., Containers]) -> None:
-    living.check(room(record(1)), FITTING)
-    living.check(
-        room(),
+def test_what_concerns_new_containers_only_may_change(containers: Callable[..., Containers]) -> None:
+    reload_constraints.check(containers(record(1)), FITTING)
+    reload_constraints.check(
+        containers(),
         changed(storage_driver="vfs", bip="10.0.0.1/8", exec_root="/elsewhere"),
     )
 
@@ -141,8 +141,8 @@ def test_what_concerns_new_containers_only_may_change(room: Callable[..., Contai
         {"runtimes": {"other": RuntimeEntry(path="/x")}, "default_runtime": "other", "storage_driver": "overlay2"},
     ],
 )
-def test_changes_that_break_nothing(room: Callable[..., Containers], fields: dict[str, Any]) -> None:
-    living.check(room(record(1)), changed(**fields))
+def test_changes_that_break_nothing(containers: Callable[..., Containers], fields: dict[str, Any]) -> None:
+    reload_constraints.check(containers(record(1)), changed(**fields))
 
 
 @pytest.mark.parametrize(
@@ -160,36 +160,36 @@ def test_changes_that_break_nothing(room: Callable[..., Containers], fields: dic
         ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
     ],
 )
-def test_changes_that_would_break_them(room: Callable[..., Containers], fields: dict[str, Any], text: str) -> None:
+def test_changes_that_would_break_them(containers: Callable[..., Containers], fields: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        living.check(room(*map(record, range(5))), changed(**fields))
+        reload_constraints.check(containers(*map(record, range(5))), changed(**fields))
     assert f"5 running containers (c0, c1, c2 and 2 more) {text}: that cannot be changed under them; put the " in str(
         caught.value
     )
-    living.check(room(), changed(**fields))
+    reload_constraints.check(containers(), changed(**fields))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(living.runs, "monitor_lives", lambda _: False)
-        living.check(room(record(9)), changed(**fields))
+        patch.setattr(reload_constraints.runs, "monitor_lives", lambda _: False)
+        reload_constraints.check(containers(record(9)), changed(**fields))
 
 
-def test_a_runtime_in_use_cannot_be_taken_out(room: Callable[..., Containers]) -> None:
-    here = room(record(1, runtime="own"), record(2))
+def test_a_runtime_in_use_cannot_be_taken_out(containers: Callable[..., Containers]) -> None:
+    here = containers(record(1, runtime="own"), record(2))
     with pytest.raises(ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes has no such entry"):
-        living.check(here, FITTING)
-    living.check(here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
+        reload_constraints.check(here, FITTING)
+    reload_constraints.check(here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
 
 
-def test_rules_are_missed_by_who_has_some(room: Callable[..., Containers]) -> None:
-    living.check(room(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
+def test_rules_are_missed_by_who_has_some(containers: Callable[..., Containers]) -> None:
+    reload_constraints.check(containers(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
 
 
-def test_without_live_restore_they_are_not_meant_to_go_on(room: Callable[..., Containers], tmp_path: Path) -> None:
+def test_without_live_restore_they_are_not_meant_to_go_on(containers: Callable[..., Containers], tmp_path: Path) -> None:
     """Through a restart; a reload they live through, and it applies `runtimes`."""
-    here = room(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
-    living.check(here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
+    here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
+    reload_constraints.check(here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
     with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes has no such entry"):
-        living.check(here, Config())
-    living.check_at_start(here)
+        reload_constraints.check(here, Config())
+    reload_constraints.check_at_start(here)
 
 
 # --- what is looked at --------------------------------------------------------------------------------------------------

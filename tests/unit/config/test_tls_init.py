@@ -335,11 +335,11 @@ def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path
         ready, hosts=("tcp://127.0.0.1:0",), listeners=(listener(free_port(), tlscacert=str(readers / "ca.pem")),)
     )
 
-    async def accepted(door: Any, client: Path) -> bool:
+    async def accepted(policy: Any, client: Path) -> bool:
         context = ssl.create_default_context(cafile=str(ready / "ca.pem"))  # the daemon's certificate is one for all
         context.load_cert_chain(client / "client" / "cert.pem", client / "client" / "key.pem")
-        ours = await trio.open_tcp_stream("127.0.0.1", door._listener.socket.getsockname()[1])
-        theirs = await door.accept()
+        ours = await trio.open_tcp_stream("127.0.0.1", policy._listener.socket.getsockname()[1])
+        theirs = await policy.accept()
         stream = trio.SSLStream(ours, context, server_hostname="127.0.0.1")
         good = True
 
@@ -363,7 +363,7 @@ def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path
     async def main() -> list[bool]:
         async with listen.opened(found, {}) as hosts, listen.opened_entries(found, hosts) as entries:
             doors = [*hosts, *(each for _, own in entries for each in own)]
-            return [await accepted(door, client) for door in doors for client in (ready, readers)]
+            return [await accepted(policy, client) for policy in doors for client in (ready, readers)]
 
     assert trio.run(main) == [True, False, False, True]
 

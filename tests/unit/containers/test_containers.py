@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_engine.containers import attach, limits, mounts, names, restarts, validate, view
+from orlop_engine.containers import attach, limits, mount_spec, names, restarts, validate, view
 from orlop_engine.containers.create import merge_config
 from orlop_engine.containers.record import State
 from orlop_engine.spec.host import Host
@@ -47,28 +47,28 @@ def test_a_made_up_name_falls_back_to_the_id():
     ],
 )
 def test_bind_strings(text, kind, source, destination, rw):
-    made = mounts.parse_bind(text)
+    made = mount_spec.parse_bind(text)
     assert (made.type, made.source or made.name, made.destination, made.rw) == (kind, source, destination, rw)
 
 
 def test_an_anonymous_volume_is_named_by_chance():
-    made = mounts.parse_bind("/in")
+    made = mount_spec.parse_bind("/in")
     assert made.anonymous and len(made.name) == 64
 
 
 @pytest.mark.parametrize("text", ["", ":", "a:b", "/a:/b:zz", "/a:/b:ro,ro", "a:/", "/a:/b:ro:rw", "data:/in:rshared"])
 def test_wrong_bind_strings(text):
     with pytest.raises(InvalidParameter):
-        mounts.parse_bind(text)
+        mount_spec.parse_bind(text)
 
 
 def test_one_place_one_mount():
     with pytest.raises(InvalidParameter, match="Duplicate mount point: /x"):
-        mounts.plan(HostConfig(binds=["/a:/x", "/b:/x"]), ())
+        mount_spec.plan(HostConfig(binds=["/a:/x", "/b:/x"]), ())
 
 
 def test_image_volumes_yield_to_what_the_user_mounts():
-    planned = mounts.plan(HostConfig(binds=["/a:/x"]), ["/x", "/y"])
+    planned = mount_spec.plan(HostConfig(binds=["/a:/x"]), ["/x", "/y"])
     assert [(m.destination, m.type) for m in planned] == [("/x", "bind"), ("/y", "volume")]
 
 
@@ -76,21 +76,21 @@ def test_read_only_binds_of_older_clients_leave_what_is_mounted_below():
     deep = MountSpec(type="bind", source="/", target="/deep", read_only=True)
     deep.bind_options = BindOptions(read_only_force_recursive=True)
     given = HostConfig(binds=["/a:/ro:ro", "/b:/rw", "volume:/volume:ro"], mounts=[deep])
-    (lent,) = mounts.plan(HostConfig(binds=["/c:/lent:ro"]), ())
+    (lent,) = mount_spec.plan(HostConfig(binds=["/c:/lent:ro"]), ())
     for flat in (False, True):
-        planned = mounts.plan(given, (), [lent], flat_readonly=flat)
+        planned = mount_spec.plan(given, (), [lent], flat_readonly=flat)
         assert {made.destination for made in planned if made.flat_readonly} == ({"/ro"} if flat else set())
 
 
 def test_a_mount_needs_its_source(tmp_path):
     absent = f"{tmp_path}/absent"
     with pytest.raises(InvalidParameter, match=f"bind source path does not exist: {absent}"):
-        mounts.plan(HostConfig(mounts=[MountSpec(type="bind", source=absent, target="/x")]), ())
+        mount_spec.plan(HostConfig(mounts=[MountSpec(type="bind", source=absent, target="/x")]), ())
 
 
 def test_tmpfs_options():
-    (made,) = mounts.plan(HostConfig(tmpfs={"/run": "exec,size=1m"}), ())
-    (oci,) = mounts.oci(made)
+    (made,) = mount_spec.plan(HostConfig(tmpfs={"/run": "exec,size=1m"}), ())
+    (oci,) = mount_spec.oci(made)
     assert oci["options"] == ["nosuid", "nodev", "exec", "size=1m"]
 
 

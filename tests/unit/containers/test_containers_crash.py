@@ -4,7 +4,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from tests.unit.house import ID, FakeMonitor, house, no_threads, run_fast
+from tests.unit.engine_fixture import ID, FakeMonitor, house, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import exits, restore, volumes
@@ -18,7 +18,7 @@ from orlop_sdk import Conflict, DriverError, NotFound
 
 def living(h, monkeypatch, cgroup="/nowhere", execs=None):
     """A monitor that the last daemon left."""
-    run_dir = h.room.run_dir(ID)
+    run_dir = h.containers.run_dir(ID)
     os.makedirs(run_dir)
     with open(run_dir + "/init.json", "w") as file:
         file.write(f'{{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": ["{cgroup}"]}}')
@@ -44,11 +44,11 @@ def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
         async with house(tmp_path, monkeypatch) as h:
             h.container.record.monitor_pid = known
             monitor = living(h, monkeypatch)
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             await wait_all_tasks_blocked()
             assert monitor.gone.is_set() and h.container.run is None
             assert h.container.record.state.status == "created"
-            assert h.engine.actions() == [] and os.listdir(h.room.runs_root) == []
+            assert h.engine.actions() == [] and os.listdir(h.containers.runs_root) == []
 
     run_fast(main)
 
@@ -61,7 +61,7 @@ def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
         async with house(tmp_path, monkeypatch) as h:
             h.container.record.monitor_pid = known
             monitor = living(h, monkeypatch)
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             assert not monitor.gone.is_set() and h.container.record.state.running
 
     run_fast(main)
@@ -74,7 +74,7 @@ def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path,
         async with house(tmp_path, monkeypatch, cgroup_parent="/mine") as h:
             h.engine.config.cgroup_driver = "systemd"
             monitor = living(h, monkeypatch)
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             assert h.container.run.settled.is_set()
             monitor.run = h.container.run
             monitor.exit(3)
@@ -92,8 +92,8 @@ def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_pat
                 MountRecord("bind", "/bind", "/"),
                 *(MountRecord("volume", f"/{name}", name=name, anonymous=True) for name in ("made", "absent", "shared")),
             ]
-            noted, struck_out = volumes.note(ID, mounts)
-            rows = {put.key: put.value for put in noted}
+            intents, cleared = volumes.note(ID, mounts)
+            rows = {put.key: put.value for put in intents}
             rows |= {"volumes:hangs": b'["hangs"]', "volumes:damaged": b"?", "another kind": b"[]"}
             errors = {"absent": NotFound("no"), "shared": Conflict("in use"), "hangs": DriverError("no answer")}
             asked, aside, committed = [], [], []
@@ -111,9 +111,9 @@ def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_pat
 
             h.engine.volumes = SimpleNamespace(remove=remove)
             h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
-            await volumes.take_back(h.room)
+            await volumes.take_back(h.containers)
             assert asked == ["made", "absent", "shared", "hangs"]  # the named one is the user's
-            assert committed == struck_out == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
+            assert committed == cleared == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
             assert volumes.note(ID, mounts[:2]) == ([], [])
 
     run_fast(main)
@@ -136,7 +136,7 @@ def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text,
             monitor = living(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
             (tmp_path / "cgroup").mkdir()
             (tmp_path / "cgroup" / file).write_text(text)
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             assert h.container.record.state.paused == frozen and not monitor.gone.is_set()
 
     run_fast(main)
@@ -146,11 +146,11 @@ def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
             living(h, monkeypatch, execs={"a" * 64: 100})
-            run_dir = h.room.run_dir(ID)
+            run_dir = h.containers.run_dir(ID)
             for name in ("a" * 16, "b" * 16):
                 for suffix in ("json", "pid", "log"):
                     open(f"{run_dir}/exec-{name}.{suffix}", "w").close()
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             assert {name[5:21] for name in os.listdir(run_dir) if name.startswith("exec-")} == {"a" * 16}
             h.engine.execs.exited(h.container, ExecExited("a" * 64, 0, 1))
             assert not any(name.startswith("exec-") for name in os.listdir(run_dir))
@@ -163,7 +163,7 @@ def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypat
     """It told the exit, and died before it had the runtime forget the container. systemd removes cgroups by itself."""
     cleaned = []
 
-    async def clean(room, container):
+    async def clean(containers, container):
         cleaned.append(container)
 
     async def main():
@@ -177,7 +177,7 @@ def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypat
             monitor.run.monitor = monitor
             monitor.run.finished.set()
             monitor.exit()
-            await exits.put_away(h.room, h.container, monitor.run)
+            await exits.put_away(h.containers, h.container, monitor.run)
             assert cleaned == [h.container] * bool(left)
 
     run_fast(main)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import trio
-from tests.unit.house import ID, house, run_fast
+from tests.unit.engine_fixture import ID, house, run_fast
 
 from orlop_engine.execs import Execs
 from orlop_engine.processes.monitor_client import StartFailed
@@ -19,14 +19,14 @@ from orlop_sdk import DeadlineExceeded, DriverError, NotFound, users
 def executing(h, monkeypatch):
     monkeypatch.setattr(Execs, "_identity", lambda *of: None)
     monkeypatch.setattr(Execs, "_process", lambda *of: b"{}")
-    os.makedirs(h.room.run_dir(ID), exist_ok=True)
+    os.makedirs(h.containers.run_dir(ID), exist_ok=True)
     return h.engine.execs
 
 
 def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
 
             async def exec_(message):
@@ -50,10 +50,10 @@ def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
 def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
             made = execs.create(h.container, ExecConfig(cmd=["true"]))
-            os.rmdir(h.room.run_dir(ID))
+            os.rmdir(h.containers.run_dir(ID))
             with pytest.raises(DriverError, match="cannot run the exec"):
                 await execs.start(made, detach=True, console_size=None)
             assert not execs.inspect(made)["Running"] and not h.container.execs
@@ -67,7 +67,7 @@ def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, qu
 
     async def main():
         async with house(tmp_path, monkeypatch, init=True) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             monkeypatch.setenv("PATH", "/nowhere")
             monkeypatch.setattr(Execs, "_identity", lambda *of: users.Identity(0, 0, (), "/"))
             h.container.record.no_new_privileges = kept
@@ -82,7 +82,7 @@ def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, qu
 def test_ended_execs_are_forgotten_in_time_and_keep_no_task(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
 
             async def exec_(message):
@@ -106,7 +106,7 @@ def test_ended_execs_are_forgotten_in_time_and_keep_no_task(tmp_path, monkeypatc
 def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
             h.run.monitor.exec = started
             made = execs.create(h.container, ExecConfig(cmd=["sh", "-c", "x"], privileged=True, user="1", detach_keys="a,b"))
@@ -125,7 +125,7 @@ def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch)
             }
             await trio.sleep(301)
             assert execs.inspect(made)["CanRemove"]
-            del h.room.index[h.container.id]
+            del h.containers.index[h.container.id]
             with pytest.raises(NotFound, match="No such exec instance"):
                 execs.inspect(made)
 
@@ -139,19 +139,23 @@ async def started(message):
 def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
             h.run.monitor.exec = started
-            lost, unheard, kept, idle = (execs.create(h.container, ExecConfig(cmd=["sleep", "9"])) for _ in range(4))
-            for made in (lost, unheard, kept):
+            lost, unreported_exits, kept, idle = (
+                execs.create(h.container, ExecConfig(cmd=["sleep", "9"])) for _ in range(4)
+            )
+            for made in (lost, unreported_exits, kept):
                 await execs.start(made, detach=True, console_size=None)
             await trio.sleep(1)
             asked_at = trio.current_time()
             await trio.sleep(1)
             late = execs.create(h.container, ExecConfig(cmd=["sleep", "9"]))
             await execs.start(late, detach=True, console_size=None)
-            execs.reconcile(h.container, Status("running", 1, execs={kept: 78}, unheard={unheard: 3}), asked_at)
-            assert (execs.inspect(unheard)["Running"], execs.inspect(unheard)["ExitCode"]) == (False, 3)
+            execs.reconcile(
+                h.container, Status("running", 1, execs={kept: 78}, unreported_exits={unreported_exits: 3}), asked_at
+            )
+            assert (execs.inspect(unreported_exits)["Running"], execs.inspect(unreported_exits)["ExitCode"]) == (False, 3)
             assert (execs.inspect(lost)["Running"], execs.inspect(lost)["ExitCode"]) == (False, 255)
             assert h.engine.actions()[-1] == "exec_die"
             assert execs.inspect(kept)["Running"] and execs.inspect(late)["Running"]
@@ -173,7 +177,7 @@ def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch
 def test_only_what_is_wanted_is_attached(tmp_path, monkeypatch, wanted, attach):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs, seen = executing(h, monkeypatch), []
 
             async def exec_(message):
@@ -192,7 +196,7 @@ def test_only_what_is_wanted_is_attached(tmp_path, monkeypatch, wanted, attach):
 def test_a_runtime_that_hangs_is_named_with_its_deadline(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
 
             async def exec_(message):

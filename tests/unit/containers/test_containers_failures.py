@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from tests.unit.house import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, no_threads, run_fast
+from tests.unit.engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, house, no_threads, run_fast
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from orlop_engine.containers import attach, bundle, launch, restore, rootfs, volumes
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import MountRecord
-from orlop_engine.drivers import Deadlines
-from orlop_engine.futures import uncut
+from orlop_engine.drivers import DeadlineProxy
+from orlop_engine.futures import run_to_completion
 from orlop_engine.processes.monitor_client import Monitor
 from orlop_engine.service import EngineService
 from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPolicy
@@ -41,10 +41,10 @@ from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, 
 def test_whatever_a_start_fails_with_is_recorded_and_told(tmp_path, monkeypatch, error):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            pending = h.room.waiting(h.container, "next-exit")
+            pending = h.containers.waiting(h.container, "next-exit")
             h.launch_error = error
             with pytest.raises((DriverError, Unavailable)):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
             with trio.fail_after(1):
                 assert await pending.get() == 128
             assert h.container.record.state.error and not h.container.record.state.running
@@ -55,7 +55,7 @@ def test_whatever_a_start_fails_with_is_recorded_and_told(tmp_path, monkeypatch,
 def test_a_restart_by_policy_that_fails_leaves_a_stopped_container(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.launch_error = OSError(errno.ENOSPC, "No space left on device")
             h.run.monitor.exit(3)
             await trio.sleep(2)
@@ -70,11 +70,11 @@ def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatc
 
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.engine.store.slow = trio.Event()
             h.run.monitor.exit(3)
             await wait_all_tasks_blocked()
-            nursery.start_soon(h.room.start, h.container)
+            nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
             h.engine.store.slow.set()
             await wait_all_tasks_blocked()
@@ -86,11 +86,11 @@ def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatc
 def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.run.exited.set(Exited(0, 1))  # told, and the monitor goes on to live
             await h.run.finished.wait()
             with trio.fail_after(120):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
             assert len(h.launched) == 2
 
     trio.run(main, clock=MockClock(autojump_threshold=0.2))
@@ -107,8 +107,8 @@ class RealLaunch:
         monkeypatch.setattr(launch, "_wanted", self.wanted)
         monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)
 
-    def wanted(self, room, container, *of):
-        return Launch(container.id, room.run_dir(container.id), room.root(container.id), ())
+    def wanted(self, containers, container, *of):
+        return Launch(container.id, containers.run_dir(container.id), containers.root(container.id), ())
 
     async def launch(self, *of):
         monitor = FakeMonitor(self.h.container.run)
@@ -138,11 +138,11 @@ def test_a_launch_that_fails_gives_everything_back(tmp_path, monkeypatch):
             await wait_all_tasks_blocked()
             real.attach_error = Unavailable("its monitor ended")
             with pytest.raises(Unavailable):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
             await wait_all_tasks_blocked()
             assert got == [None, None]
             assert h.engine.networks.abandoned == [plan] and len(h.engine.networks.released) == 1
-            assert h.container.run is None and not os.listdir(h.room.runs_root)
+            assert h.container.run is None and not os.listdir(h.containers.runs_root)
             assert real.monitors[0].gone.is_set() and real.clean == [ID]
 
     trio.run(main)
@@ -157,15 +157,15 @@ def test_a_monitor_that_ends_during_the_start_is_a_start_that_failed(tmp_path, m
             h.engine.networks.release_error = release_error
             real.start_error = Unavailable("cannot start the container: its monitor (pid 1) ended")
             with pytest.raises(Unavailable, match="its monitor"):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
             assert h.container.record.state.error.startswith("cannot start the container")
-            assert h.container.run is None and not os.listdir(h.room.runs_root)
+            assert h.container.run is None and not os.listdir(h.containers.runs_root)
 
     trio.run(main)
 
 
 def test_a_runtime_that_hangs_keeps_no_addresses(tmp_path, monkeypatch):
-    async def forever(room, container):
+    async def forever(containers, container):
         await trio.sleep_forever()
 
     monkeypatch.setattr(launch.runtimes, "clean", forever)
@@ -176,7 +176,7 @@ def test_a_runtime_that_hangs_keeps_no_addresses(tmp_path, monkeypatch):
             h.engine.networks.plan_made = plan = SimpleNamespace(sockets=[], forwards=[])
             real.start_error = Unavailable("its monitor (pid 1) ended")
             with pytest.raises(Unavailable), trio.fail_after(60):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
             assert (h.engine.networks.released, h.engine.networks.abandoned) == ([SANDBOX], [plan])
             assert h.container.run is None
 
@@ -193,7 +193,7 @@ def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatc
                 return Started(77, 1, 10**9)
 
             monkeypatch.setattr(FakeMonitor, "start", slow_start)
-            nursery.start_soon(h.room.start, h.container)
+            nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
             with trio.fail_after(1):
                 assert await attach.join(h.container, Attach()) is not None
@@ -212,7 +212,7 @@ def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
 
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.container.record.sandbox = SANDBOX
             h.engine.networks.release_error = OSError(errno.EIO, "Input/output error")
             h.engine.runtime_error = InvalidParameter("unknown or invalid runtime name: gone")
@@ -229,8 +229,8 @@ def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
 
 def left_running(h, container):
     container.record.state.running, container.record.state.pid = True, 99
-    os.makedirs(h.room.run_dir(container.id))
-    with open(h.room.run_dir(container.id) + "/init.json", "w") as file:
+    os.makedirs(h.containers.run_dir(container.id))
+    with open(h.containers.run_dir(container.id) + "/init.json", "w") as file:
         file.write('{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": []}')
 
 
@@ -246,7 +246,7 @@ def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, mon
             else:
                 monkeypatch.setattr(Monitor, "adopt", lambda *of: 1 / 0)
             no_threads(monkeypatch)
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             assert not h.container.record.state.running
             h.engine.store.full = False
             await trio.sleep(5)
@@ -262,9 +262,9 @@ def test_a_removal_that_a_crash_cut_short_is_finished_at_boot(tmp_path, monkeypa
             h.container.record.removing = h.container.record.started_before = True
             auto = h.add("auto", "d" * 64, auto_remove=True)
             auto.record.removing = auto.record.started_before = True
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             await trio.sleep(1)
-            assert not h.room.index and not h.engine.store.rows
+            assert not h.containers.index and not h.engine.store.rows
 
     run_fast(main)
 
@@ -273,7 +273,7 @@ def test_a_shutdown_stops_what_is_just_being_started_and_starts_nothing_more(tmp
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
-            nursery.start_soon(h.room.start, h.container)
+            nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
             async with trio.open_nursery() as stopping:
                 stopping.start_soon(restore_shutdown, h)
@@ -281,10 +281,10 @@ def test_a_shutdown_stops_what_is_just_being_started_and_starts_nothing_more(tmp
                 h.launching.set()
             assert h.run.finished.is_set() and not h.container.record.state.running
             with pytest.raises(Unavailable, match="shutting down"):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
 
     async def restore_shutdown(h):
-        await restore.shutdown(h.room, leave_running=False)
+        await restore.shutdown(h.containers, leave_running=False)
 
     run_fast(main)
 
@@ -293,9 +293,9 @@ def test_a_shutdown_that_leaves_containers_leaves_a_start_to_be_undone(tmp_path,
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
-            nursery.start_soon(h.room.start, h.container)
+            nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
-            await restore.shutdown(h.room, leave_running=True)
+            await restore.shutdown(h.containers, leave_running=True)
             nursery.cancel_scope.cancel()
             await wait_all_tasks_blocked()
             assert not h.container.record.state.running and not h.launched
@@ -324,7 +324,7 @@ def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monk
     async def main():
         async with house(tmp_path, monkeypatch) as h:
             lost = "e" * 64
-            os.mkdir(h.room.directory(lost))
+            os.mkdir(h.containers.directory(lost))
 
             async def keys():
                 return [ID, lost]
@@ -332,9 +332,9 @@ def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monk
             h.engine.storage.keys = keys
             h.engine.store.lost = case == "damaged"
             h.engine.store.aside = [("containers", lost, "unreadable")] if case == "set aside" else []
-            await restore.restore(h.room)
+            await restore.restore(h.containers)
             kept = case != "unknown"
-            assert os.path.isdir(h.room.directory(lost)) is kept and (lost not in h.engine.storage.removed) is kept
+            assert os.path.isdir(h.containers.directory(lost)) is kept and (lost not in h.engine.storage.removed) is kept
 
     run_fast(main)
 
@@ -404,12 +404,12 @@ def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch)
     async def mounts(name):
         return (Mount("bind", "/dead/server"),)
 
-    room = SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(mounts=mounts)))
+    containers = SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(mounts=mounts)))
     record = SimpleNamespace(mounts=(MountRecord("volume", "/in", name="data"),))
 
     async def main():
         with pytest.raises(DeadlineExceeded, match="gave no answer"):
-            await volumes.populate(room, record)
+            await volumes.populate(containers, record)
 
     try:
         trio.run(main)
@@ -423,15 +423,15 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
         async with house(tmp_path, monkeypatch) as h:
             made, engine = {"mine"}, h.engine
 
-            async def ensure(room, planned, host, new, labels, vet):
+            async def ensure(containers, planned, host, new, labels, vet):
                 new += {mount.name for mount in planned} - made
                 made.update(new)
                 return planned
 
-            async def prepare(room, record, image):
+            async def prepare(containers, record, image):
                 pass
 
-            async def populate(room, record):
+            async def populate(containers, record):
                 if fails == "populate":
                     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -464,8 +464,8 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             host = HostConfig(binds=["mine:/a", "new:/b"])
             request = CreateRequest(image="busybox", volumes={"/anonymous": {}}, host_config=host)
             with pytest.raises((OSError, Unavailable)):
-                await h.room.create("fresh", "", request)
-            assert made == {"mine"} and os.listdir(h.room.containers_root) == [] and h.room.names == {"web": ID}
+                await h.containers.create("fresh", "", request)
+            assert made == {"mine"} and os.listdir(h.containers.containers_root) == [] and h.containers.names == {"web": ID}
 
     run_fast(main)
 
@@ -473,13 +473,13 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
 def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
-            launch.on_event(h.room, h.container, h.run, Event(Oom(1)))
-            launch.on_event(h.room, h.container, h.run, Event(Exited(137, 10**9, True)))
+            await h.containers.start(h.container)
+            launch.on_event(h.containers, h.container, h.run, Event(Oom(1)))
+            launch.on_event(h.containers, h.container, h.run, Event(Exited(137, 10**9, True)))
             await h.run.finished.wait()
             assert h.engine.actions() == ["start", "oom", "die"]
             h.run.monitor.gone.set()
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.run.exited.set(Exited(137, 10**9, True))  # the daemon was away at the time
             await h.run.finished.wait()
             assert h.engine.actions()[-2:] == ["oom", "die"]
@@ -503,7 +503,7 @@ def test_what_a_driver_raises_is_its_operations_failure():
             raise KeyError(key)
 
     async def main():
-        driver = Deadlines(Driver(), 'storage driver "x"')
+        driver = DeadlineProxy(Driver(), 'storage driver "x"')
         with pytest.raises(
             DriverError, match='cannot mounts: storage driver "x" failed: /data/l/X: No space left on device'
         ):
@@ -550,7 +550,7 @@ def test_an_operation_that_is_cut_short_by_the_end_of_the_daemon_tells_its_asker
 
         async def asker(nursery):
             try:
-                await uncut(nursery, operation)
+                await run_to_completion(nursery, operation)
             except RuntimeError as error:
                 told.append(str(error))
 

@@ -63,7 +63,7 @@ class Room:
 
 
 @pytest.fixture
-def room():
+def containers():
     mounts = (
         MountRecord(type="volume", destination="/v", name="vol"),
         MountRecord(type="bind", destination="/b", source="/src"),
@@ -77,9 +77,9 @@ def room():
     )
 
 
-def names(room, *, everything=False, limit=0, **filters):
+def names(containers, *, everything=False, limit=0, **filters):
     wanted = {key.replace("_", "-"): value for key, value in filters.items()}
-    return [item.name for item in listing.select(room, everything=everything, limit=limit, filters=wanted)]
+    return [item.name for item in listing.select(containers, everything=everything, limit=limit, filters=wanted)]
 
 
 @pytest.mark.parametrize(
@@ -107,23 +107,23 @@ def names(room, *, everything=False, limit=0, **filters):
         ({"isolation": ["whatever"]}, ["app", "web"]),
     ],
 )
-def test_filters(room, filters, found):
-    assert names(room, **filters) == found
+def test_filters(containers, filters, found):
+    assert names(containers, **filters) == found
 
 
-def test_all_and_limits(room):
-    assert names(room, everything=True) == ["app", "new", "db", "web"]
-    assert names(room, limit=3) == ["app", "new", "db"]
-    assert names(room, limit=-1) == ["app", "web"]
-    assert names(room, everything=True, limit=1, status=["exited"]) == ["db"]
-    assert names(room, everything=True, before=["db"]) == ["web"]
-    assert names(room, everything=True, since=["2222"]) == ["app", "new"]
-    assert names(room, everything=True, exited=["3"]) == ["db"]
+def test_all_and_limits(containers):
+    assert names(containers, everything=True) == ["app", "new", "db", "web"]
+    assert names(containers, limit=3) == ["app", "new", "db"]
+    assert names(containers, limit=-1) == ["app", "web"]
+    assert names(containers, everything=True, limit=1, status=["exited"]) == ["db"]
+    assert names(containers, everything=True, before=["db"]) == ["web"]
+    assert names(containers, everything=True, since=["2222"]) == ["app", "new"]
+    assert names(containers, everything=True, exited=["3"]) == ["db"]
 
 
 @pytest.mark.parametrize(("text", "found"), [("vol", True), ("/v", True), ("/src", True), ("/b", True), ("/t", False)])
-def test_volumes(room, text, found):
-    assert names(room, everything=True, volume=[text]) == (["new"] if found else [])
+def test_volumes(containers, text, found):
+    assert names(containers, everything=True, volume=[text]) == (["new"] if found else [])
 
 
 @pytest.mark.parametrize(
@@ -140,41 +140,41 @@ def test_volumes(room, text, found):
         ({"expose": ["70000"]}, "error while looking up for expose 70000"),
     ],
 )
-def test_bad_filters(room, filters, text):
+def test_bad_filters(containers, filters, text):
     with pytest.raises(InvalidParameter, match=text):
-        names(room, **filters)
+        names(containers, **filters)
     with pytest.raises(NotFound):
-        names(room, before=["nobody"])
+        names(containers, before=["nobody"])
 
 
 # --- links
 
 
-def test_names_by_links(room):
-    web, db, app = room.get("web"), room.get("db"), room.get("app")
+def test_names_by_links(containers):
+    web, db, app = containers.get("web"), containers.get("db"), containers.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
-    assert links.names(room) == {web.id: ["app/front"], db.id: ["app/db"]}
-    assert links.shown(room, app.record) == ["/db:/app/db", "/web:/app/front"]
-    assert links.resolve(room, "/app/front") is web
-    assert links.resolve(room, "app/none") is None and links.resolve(room, "none/front") is None
+    assert links.names(containers) == {web.id: ["app/front"], db.id: ["app/db"]}
+    assert links.shown(containers, app.record) == ["/db:/app/db", "/web:/app/front"]
+    assert links.resolve(containers, "/app/front") is web
+    assert links.resolve(containers, "app/none") is None and links.resolve(containers, "none/front") is None
     app.record.endpoints = {"mine": EndpointSettings()}  # there, a link is an alias of a network
-    assert links.names(room) == {} and links.shown(room, app.record) is None
+    assert links.names(containers) == {} and links.shown(containers, app.record) is None
 
 
-def test_a_link_is_found_and_removed_by_its_parents_id_too(room):
-    app = room.get("app")
+def test_a_link_is_found_and_removed_by_its_parents_id_too(containers):
+    app = containers.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
-    assert links.resolve(room, f"{app.id}/front") is room.get("web")
-    trio.run(links.remove, room, f"{app.id}/front")
+    assert links.resolve(containers, f"{app.id}/front") is containers.get("web")
+    trio.run(links.remove, containers, f"{app.id}/front")
     assert app.record.host_config.links == ["/db"]
 
 
-def test_a_link_is_removed_and_its_containers_stay(room):
-    trio.run(links.remove, room, "/app/front")
-    assert room.get("app").record.host_config.links == ["/db"] and room.saved == [room.get("app").id]
+def test_a_link_is_removed_and_its_containers_stay(containers):
+    trio.run(links.remove, containers, "/app/front")
+    assert containers.get("app").record.host_config.links == ["/db"] and containers.saved == [containers.get("app").id]
     for text, kind in (("app/front", NotFound), ("none/front", NotFound), ("app", Conflict), ("/app", Conflict)):
         with pytest.raises(kind):
-            trio.run(links.remove, room, text)
+            trio.run(links.remove, containers, text)
 
 
 # --- one item
@@ -188,21 +188,21 @@ def test_aliases_of_older_versions():
     assert networks == {"mine": {"Aliases": ["al", "host", "1" * 12]}, "bridge": {"Aliases": None}}
 
 
-def test_paths_come_with_the_first_start(room):
-    room.directory = lambda ident: f"/c/{ident[:1]}"
-    record = room.get("web").record
-    assert view._file_paths(room, record) == ("", "", "")
+def test_paths_come_with_the_first_start(containers):
+    containers.directory = lambda ident: f"/c/{ident[:1]}"
+    record = containers.get("web").record
+    assert view._file_paths(containers, record) == ("", "", "")
     record.started_before = True
-    assert view._file_paths(room, record) == ("/c/1/resolv.conf", "/c/1/hostname", "/c/1/hosts")
+    assert view._file_paths(containers, record) == ("/c/1/resolv.conf", "/c/1/hostname", "/c/1/hosts")
     record.host_config.network_mode = f"container:{'2' * 64}"
-    assert view._file_paths(room, record)[2] == "/c/2/hosts"
+    assert view._file_paths(containers, record)[2] == "/c/2/hosts"
 
 
-def test_summary(room):
-    room.image_name = lambda record: "busybox"
-    room.volume_mountpoints = lambda record: {}
-    item = json.loads(view.summary(room, room.get("web"), ["app/front"], (0, 5)))
+def test_summary(containers):
+    containers.image_name = lambda record: "busybox"
+    containers.volume_mountpoints = lambda record: {}
+    item = json.loads(view.summary(containers, containers.get("web"), ["app/front"], (0, 5)))
     assert item["Names"] == ["/web", "/app/front"] and "SizeRw" not in item and item["SizeRootFs"] == 5
     assert item["NetworkSettings"]["Networks"]["bridge"]["Aliases"] is None
-    item = json.loads(view.summary(room, room.get("web"), (), None))
+    item = json.loads(view.summary(containers, containers.get("web"), (), None))
     assert item["Names"] == ["/web"] and "SizeRootFs" not in item and item["Status"].startswith("Up ")

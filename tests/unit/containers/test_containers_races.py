@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from tests.unit.house import ID, house, run_fast
+from tests.unit.engine_fixture import ID, house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import attach
@@ -19,8 +19,8 @@ from orlop_sdk import Conflict, DriverError, NotFound, Unavailable
 def test_a_removal_ends_every_wait(tmp_path, monkeypatch, condition):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            pending = h.room.waiting(h.container, condition)
-            await h.room.remove(h.container, False, False)
+            pending = h.containers.waiting(h.container, condition)
+            await h.containers.remove(h.container, False, False)
             with trio.fail_after(1):
                 assert await pending.get() == 0
 
@@ -37,7 +37,7 @@ def test_a_removal_ends_an_attach_to_what_never_started(tmp_path, monkeypatch):
 
             nursery.start_soon(client)
             await wait_all_tasks_blocked()
-            await h.room.remove(h.container, False, False)
+            await h.containers.remove(h.container, False, False)
             with trio.fail_after(1):
                 await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
@@ -50,13 +50,13 @@ def test_a_removal_ends_an_attach_to_what_never_started(tmp_path, monkeypatch):
 def test_a_stop_between_restarts_is_the_end_that_is_waited_for(tmp_path, monkeypatch, by):
     async def main():
         async with house(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.run.monitor.exit(3)
             with trio.fail_after(1):
                 await h.run.finished.wait()
             assert h.container.record.state.restarting
-            pending = h.room.waiting(h.container, "")
-            await (h.room.stop(h.container, "", None) if by == "stop" else h.room.kill(h.container, ""))
+            pending = h.containers.waiting(h.container, "")
+            await (h.containers.stop(h.container, "", None) if by == "stop" else h.containers.kill(h.container, ""))
             with trio.fail_after(1):
                 assert await pending.get() == 3
             await trio.sleep(5)
@@ -76,11 +76,11 @@ def test_a_restart_starts_nothing_that_was_removed_meanwhile(tmp_path, monkeypat
 
                 async def restart():
                     try:
-                        await h.room.restart(h.container, "", None)
+                        await h.containers.restart(h.container, "", None)
                     except Conflict as error:
                         failures.append(str(error))
 
-                nursery.start_soon(h.room.remove, h.container, False, False)
+                nursery.start_soon(h.containers.remove, h.container, False, False)
                 await wait_all_tasks_blocked()
                 nursery.start_soon(restart)
                 await wait_all_tasks_blocked()
@@ -93,11 +93,11 @@ def test_a_restart_starts_nothing_that_was_removed_meanwhile(tmp_path, monkeypat
 def test_a_forced_removal_kills_what_a_restart_has_just_started(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.launching = trio.Event()
-            nursery.start_soon(h.room.restart, h.container, "KILL", None)
+            nursery.start_soon(h.containers.restart, h.container, "KILL", None)
             await wait_all_tasks_blocked()  # it has stopped the first run, and is starting the second
-            nursery.start_soon(h.room.remove, h.container, True, False)
+            nursery.start_soon(h.containers.remove, h.container, True, False)
             await wait_all_tasks_blocked()
             h.launching.set()
             with trio.fail_after(3):
@@ -112,9 +112,9 @@ def test_a_forced_removal_of_what_is_being_started_is_quick(tmp_path, monkeypatc
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
-            nursery.start_soon(h.room.start, h.container)
+            nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
-            nursery.start_soon(h.room.remove, h.container, True, False)
+            nursery.start_soon(h.containers.remove, h.container, True, False)
             await trio.sleep(0.05)
             h.launching.set()
             with trio.fail_after(1):
@@ -128,9 +128,9 @@ def test_a_kill_of_what_is_being_started_waits_for_it(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
-            nursery.start_soon(h.room.start, h.container)
+            nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
-            nursery.start_soon(h.room.kill, h.container, "")
+            nursery.start_soon(h.containers.kill, h.container, "")
             await wait_all_tasks_blocked()
             h.launching.set()
             with trio.fail_after(1):
@@ -147,7 +147,7 @@ def test_a_second_removal_finds_nothing(tmp_path, monkeypatch):
 
             async def remove(force):
                 try:
-                    await h.room.remove(h.container, force, False)
+                    await h.containers.remove(h.container, force, False)
                     answers.append("removed")
                 except (NotFound, Conflict) as error:
                     answers.append(type(error).__name__)
@@ -173,9 +173,9 @@ def test_a_removal_that_failed_can_be_tried_again(tmp_path, monkeypatch, force):
         async with house(tmp_path, monkeypatch) as h:
             h.engine.store.full = True
             with pytest.raises(Unavailable):
-                await h.room.remove(h.container, force, False)
+                await h.containers.remove(h.container, force, False)
             h.engine.store.full = False
-            await h.room.remove(h.container, force, False)
+            await h.containers.remove(h.container, force, False)
             assert not h.engine.store.rows
 
     run_fast(main)
@@ -185,9 +185,9 @@ def test_nothing_saves_a_row_that_is_being_deleted(tmp_path, monkeypatch):
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.engine.store.slow = trio.Event()
-            nursery.start_soon(h.room.remove, h.container, False, False)
+            nursery.start_soon(h.containers.remove, h.container, False, False)
             await wait_all_tasks_blocked()
-            nursery.start_soon(h.room.save, h.container)
+            nursery.start_soon(h.containers.save, h.container)
             await wait_all_tasks_blocked()
             h.engine.store.slow.set()
             await wait_all_tasks_blocked()
@@ -203,17 +203,17 @@ def test_a_rename_of_what_was_removed_meanwhile_takes_no_name(tmp_path, monkeypa
 
             async def rename():
                 try:
-                    await h.room.rename_to(h.container, "other")
+                    await h.containers.rename_to(h.container, "other")
                 except NotFound as error:
                     failures.append(error)
 
             async with h.container.lock:
-                nursery.start_soon(h.room.remove, h.container, False, False)
+                nursery.start_soon(h.containers.remove, h.container, False, False)
                 await wait_all_tasks_blocked()
                 nursery.start_soon(rename)
                 await wait_all_tasks_blocked()
             await wait_all_tasks_blocked()
-            assert failures and h.room.names == {}
+            assert failures and h.containers.names == {}
 
     run_fast(main)
 
@@ -229,6 +229,6 @@ def test_one_container_that_cannot_be_measured_does_not_end_a_prune(tmp_path, mo
                 return SimpleNamespace(size=5)
 
             h.engine.storage.usage = usage
-            assert await h.room.prune({}) == (["d" * 64], 5)
+            assert await h.containers.prune({}) == (["d" * 64], 5)
 
     run_fast(main)

@@ -9,14 +9,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 import trio
-from tests.unit.house import house
+from tests.unit.engine_fixture import house
 
 from orlop_api_docker import container_mac
 from orlop_api_docker import containers as routes
 from orlop_engine.containers import validate, volumes
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.create import merge_config
-from orlop_engine.containers.mounts import parse_spec
+from orlop_engine.containers.mount_spec import parse_spec
 from orlop_engine.containers.service import Containers
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.records import ImageRecord
@@ -259,8 +259,8 @@ def test_options_of_a_volume_are_those_of_its_target_however_it_is_written(targe
         labels={"a": "1"}, driver_config=DriverConfig(name="local", options={"type": "tmpfs", "device": "tmpfs"})
     )
     spec = MountSpec(type="volume", source="v", target=target, volume_options=options)
-    room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
-    trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]), [], {"role": "x"})
+    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    trio.run(volumes.ensure, containers, (parse_spec(spec),), HostConfig(mounts=[spec]), [], {"role": "x"})
     assert made == [("v", "local", {"type": "tmpfs", "device": "tmpfs"}, {"a": "1", "role": "x"})]
 
 
@@ -272,8 +272,8 @@ def test_an_anonymous_volume_has_its_users_labels_too():
         return None, True
 
     spec = MountSpec(type="volume", target="/data", volume_options=VolumeOptions(labels={"a": "1"}))
-    room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
-    trio.run(volumes.ensure, room, (parse_spec(spec),), HostConfig(mounts=[spec]), [])
+    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    trio.run(volumes.ensure, containers, (parse_spec(spec),), HostConfig(mounts=[spec]), [])
     assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
 
 
@@ -292,9 +292,9 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
 
     names = ("mine", "", "theirs", "after")
     planned = tuple(parse_spec(MountSpec(type="volume", source=name, target="/d")) for name in names)
-    room = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
     with pytest.raises(Forbidden, match="theirs"):
-        trio.run(volumes.ensure, room, planned, HostConfig(), made, {}, vet)
+        trio.run(volumes.ensure, containers, planned, HostConfig(), made, {}, vet)
     assert made == [planned[1].name, "theirs"]  # what is to be discarded
 
 
@@ -308,9 +308,9 @@ def test_the_image_in_a_list_is_the_name_as_long_as_it_means_that_image(means, s
             raise NotFound(f"No such image: {reference}")
         return SimpleNamespace(id=means)
 
-    room = SimpleNamespace(engine=SimpleNamespace(images=SimpleNamespace(resolve=resolve)))
+    containers = SimpleNamespace(engine=SimpleNamespace(images=SimpleNamespace(resolve=resolve)))
     record = SimpleNamespace(config=ContainerConfig(image="x:1"), image_id="sha256:1")
-    assert Containers.image_name(cast("Containers", room), cast("Any", record)) == shown
+    assert Containers.image_name(cast("Containers", containers), cast("Any", record)) == shown
 
 
 def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatch):
@@ -322,7 +322,7 @@ def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatc
             home.engine.networks.settings = lambda sandbox, **more: {"Networks": {}, "Ports": {}}
 
             async def shown() -> str:
-                found = await home.room.summaries(everything=True, limit=0, filters={}, size=False)
+                found = await home.containers.summaries(everything=True, limit=0, filters={}, size=False)
                 return str(msgspec.json.decode(found)[0]["Image"])
 
             means = "sha256:1"
@@ -357,11 +357,11 @@ def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> 
 
     async def main() -> None:
         async with house(tmp_path, None) as home:
-            before = [*home.room.index]
+            before = [*home.containers.index]
             home.engine.images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id="sha256:1"))
             with pytest.raises(Forbidden, match="image x is not allowed"):
-                await home.room.create("new", "", CreateRequest(image="x"), images=policy)
-            assert [*home.room.index] == before
+                await home.containers.create("new", "", CreateRequest(image="x"), images=policy)
+            assert [*home.containers.index] == before
 
     trio.run(main)
     assert judged == ["sha256:1"]
@@ -392,8 +392,8 @@ def start(*pieces: bytes) -> int:
         started.append(args[0])
 
     container = cast("Container", object())
-    room = SimpleNamespace(start=None, get=lambda name: container)
-    own = routes._Routes(cast("Any", SimpleNamespace(containers=room, run=run)))
+    containers = SimpleNamespace(start=None, get=lambda name: container)
+    own = routes._Routes(cast("Any", SimpleNamespace(containers=containers, run=run)))
     call = SimpleNamespace(request=SimpleNamespace(body=_Pieces(pieces)), params={"id": "x"}, arg=lambda name: "")
     trio.run(own.start, cast("Any", call))
     return len(started)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from tests.unit.house import house, run_fast
+from tests.unit.engine_fixture import house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import attach
@@ -39,23 +39,23 @@ class Client:
 def test_a_stream_ends_after_its_exit_is_recorded_and_the_network_released(tmp_path, monkeypatch, before_start):
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
-            room, container = h.room, h.container
+            containers, container = h.containers, h.container
             ours, theirs = trio.testing.memory_stream_pair()
-            client = Client(lambda: (container.record.state.running, container.record.state.exit_code, room.released))
-            room.released = False
+            client = Client(lambda: (container.record.state.running, container.record.state.exit_code, containers.released))
+            containers.released = False
 
             async def release_network(container):
                 await trio.sleep(1)
-                room.released = True
+                containers.released = True
 
-            room.release_network = release_network
+            containers.release_network = release_network
             if not before_start:
-                await room.start(container)
+                await containers.start(container)
                 h.run.monitor.attach = lambda request: _ready(ours)
-            nursery.start_soon(attach.attach, room, container, client, Attach(stdout=True), b"")
+            nursery.start_soon(attach.attach, containers, container, client, Attach(stdout=True), b"")
             await wait_all_tasks_blocked()
             if before_start:
-                await room.start(container)
+                await containers.start(container)
                 (waiter,) = container.attach_waiters
                 container.attach_waiters.clear()
                 waiter.joined.set(attach.Joined(ours, h.run))
@@ -94,7 +94,7 @@ def test_a_removal_is_told_when_nothing_is_left(tmp_path, monkeypatch, by):
             told = []
 
             def look(what):
-                told.append((what, sorted(h.engine.volumes.names), h.engine.storage.removed, h.room.names))
+                told.append((what, sorted(h.engine.volumes.names), h.engine.storage.removed, h.containers.names))
 
             publish = h.engine.events.publish
             h.engine.events.publish = lambda kind, action, *rest: (
@@ -106,13 +106,13 @@ def test_a_removal_is_told_when_nothing_is_left(tmp_path, monkeypatch, by):
                 await pending.get()
                 look("wait")
 
-            await h.room.start(h.container)
-            nursery.start_soon(wait, h.room.waiting(h.container, "removed"))
+            await h.containers.start(h.container)
+            nursery.start_soon(wait, h.containers.waiting(h.container, "removed"))
             await wait_all_tasks_blocked()
             h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # its monitor is still there
             await h.run.finished.wait()
             if by == "rm -v":
-                nursery.start_soon(h.room.remove, h.container, False, True)
+                nursery.start_soon(h.containers.remove, h.container, False, True)
             await trio.sleep(1)
             gone = ([], (h.container.id,), {})
             assert told == [("event", *gone), ("wait", *gone)]
@@ -132,7 +132,7 @@ def test_a_root_that_cannot_go_while_it_is_mounted_goes_with_its_monitor(tmp_pat
                 await removed(key)
 
             h.engine.storage.remove = remove
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
             with trio.fail_after(5):
                 await h.container.removed.get()
@@ -157,7 +157,7 @@ def test_a_volume_that_cannot_go_while_it_is_mounted_goes_with_the_monitor(tmp_p
 
             h.engine.volumes = SimpleNamespace(remove=remove, finish_removal=finish_removal)
             h.container.record.mounts = (ANONYMOUS,)
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
             with trio.fail_after(5):
                 await h.container.removed.get()
@@ -173,7 +173,7 @@ def test_processes_in_another_pid_namespace_end_before_their_files_go(tmp_path, 
     async def main():
         async with house(tmp_path, monkeypatch) as h:
             h.container.record.host_config = HostConfig(auto_remove=True, pid_mode="host", network_mode="bridge")
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
             await trio.sleep(1)
             assert h.engine.storage.removed == () and not h.container.removed.is_set()

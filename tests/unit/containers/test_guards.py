@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 from tests.unit.containers.test_containers_failures import RealLaunch
-from tests.unit.house import FakeRuntime, house, run_fast
+from tests.unit.engine_fixture import FakeRuntime, house, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers.launch import launch
@@ -38,7 +38,7 @@ def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cu
                 monkeypatch.setattr("orlop_engine.containers.bundle.write", forever)
             else:
                 real.hang = forever
-            nursery.start_soon(launch, h.room, h.container)
+            nursery.start_soon(launch, h.containers, h.container)
             await wait_all_tasks_blocked()
             assert waited == [cut]
             nursery.cancel_scope.cancel()
@@ -51,10 +51,10 @@ def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cu
 def test_a_paused_container_is_not_started(tmp_path, monkeypatch, frozen):
     async def main():
         async with house(tmp_path, monkeypatch) as h:
-            await h.room.start(h.container)
-            await h.room.pause(h.container)
+            await h.containers.start(h.container)
+            await h.containers.pause(h.container)
             with pytest.raises(Conflict, match="cannot start a paused container, try unpause instead"):
-                await h.room.start(h.container)
+                await h.containers.start(h.container)
             assert len(h.launched) == 1 and h.container.record.state.paused and frozen == ["pause"]
 
     run_fast(main)
@@ -86,7 +86,7 @@ def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
 
     async def main():
         async with house(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             run = h.run
 
             async def held_back(signum):  # the signal is there, and the process is frozen
@@ -99,9 +99,9 @@ def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
             def killed(verb):
                 if verb == "pause":
                     if by == "kill":
-                        nursery.start_soon(h.room.kill, h.container, "KILL")
+                        nursery.start_soon(h.containers.kill, h.container, "KILL")
                     else:
-                        nursery.start_soon(h.room.remove, h.container, True, False)
+                        nursery.start_soon(h.containers.remove, h.container, True, False)
 
             frozen.first = killed
 
@@ -111,7 +111,7 @@ def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
 
             monkeypatch.setattr(process, "check", freeze)
             with pytest.raises(Conflict, match="is not running"):
-                await h.room.pause(h.container)
+                await h.containers.pause(h.container)
             assert frozen == ["pause", "unpause"] and not h.container.record.state.paused
             await run.finished.wait()
             assert h.container.record.state.exit_code == 137
@@ -143,10 +143,10 @@ def test_a_kill_by_a_user_is_a_stop_to_its_restart_policy(tmp_path, monkeypatch,
     async def main():
         async with house(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:
             h.container.record.config.stop_signal = "TERM"
-            await h.room.start(h.container)
+            await h.containers.start(h.container)
             first = h.run
             if how:
-                await h.room.kill(h.container, how)
+                await h.containers.kill(h.container, how)
             if not first.finished.is_set():
                 first.monitor.exit(1)
             await trio.sleep(5)

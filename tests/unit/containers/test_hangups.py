@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 import trio
 import trio.testing
-from tests.unit.house import ID, house
+from tests.unit.engine_fixture import ID, house
 
 from orlop_api_docker.containers import routes
 from orlop_engine.containers.attach import join, relay
@@ -181,7 +181,7 @@ def test_an_attach_whose_head_never_goes_out_keeps_no_log_open(tmp_path: Path, m
             log = Log()
             h.engine.drivers.log = lambda kind: log
             attach: Any = next(each.handler for each in routes(h.engine) if each.pattern == "/containers/{id}/attach")
-            log.open_writer(log_info(h.room, h.container), {}).write([LogBlock("stdout", b"said\n", 1)])
+            log.open_writer(log_info(h.containers, h.container), {}).write([LogBlock("stdout", b"said\n", 1)])
             query = {"logs": ["1"], "stdout": ["1"]}
             request = Request("POST", "/", "/", query, {}, cast("Any", None), cast("Any", None))
             answer = await attach(Call(request, (1, 51), {"id": ID}))

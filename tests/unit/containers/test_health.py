@@ -3,7 +3,7 @@
 import pytest
 import trio
 from msgspec import UNSET
-from tests.unit.house import house, run_fast
+from tests.unit.engine_fixture import house, run_fast
 
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.health import Health, Result, _duration, _Output, command, watch
@@ -92,7 +92,7 @@ def test_no_check_ends_its_watcher(tmp_path, monkeypatch, check):
 
             monkeypatch.setattr(home.engine.execs, "create", fail)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, home.room, home.container, run)  # takes the default durations
+                nursery.start_soon(watch, home.containers, home.container, run)  # takes the default durations
                 await trio.sleep(200)
                 seen = home.container.health
                 assert (seen.status, seen.results[-1].code) == ("unhealthy", -1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from orlop_engine.containers import confine, devices, limits, mounts
+from orlop_engine.containers import apparmor_profile, devices, limits, mount_spec
 from orlop_engine.networks import planning
 from orlop_engine.networks.records import NetworkRecord
 from orlop_engine.spec import apparmor, cdi, resources, security
@@ -97,18 +97,18 @@ def apparmor_host(tmp_path, monkeypatch):
         f"#!/bin/sh\necho \"$@\" >>{tmp_path}/calls\ncat >{tmp_path}/text\necho 'docker-default (enforce)' >>{loaded}\n"
     )
     parser.chmod(0o755)
-    monkeypatch.setattr(confine, "facts", lambda: V1)
-    monkeypatch.setattr(confine, "_PROFILES", str(loaded))
-    monkeypatch.setattr(confine, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(apparmor_profile, "facts", lambda: V1)
+    monkeypatch.setattr(apparmor_profile, "_PROFILES", str(loaded))
+    monkeypatch.setattr(apparmor_profile, "_PATH", f"{tmp_path}:/usr/bin:/bin")
     return tmp_path
 
 
 def _ensure(host: HostConfig) -> None:
-    trio.run(confine.ensure_profile, host)
+    trio.run(apparmor_profile.ensure_profile, host)
 
 
 def test_the_default_profile_is_loaded_once(apparmor_host):
-    assert confine.profile(HostConfig()) == "docker-default" and confine.has_default()
+    assert apparmor_profile.profile(HostConfig()) == "docker-default" and apparmor_profile.has_default()
     _ensure(HostConfig())
     _ensure(HostConfig())
     assert (apparmor_host / "calls").read_text() == "-Kr\n"
@@ -126,8 +126,8 @@ def test_other_profiles_must_be_loaded_already(apparmor_host):
 
 def test_without_a_parser_there_is_no_default(apparmor_host):
     (apparmor_host / "apparmor_parser").unlink()
-    assert confine.profile(HostConfig()) == "" and not confine.has_default()
-    assert confine.profile(HostConfig(security_opt=["apparmor=mine"])) == "mine"
+    assert apparmor_profile.profile(HostConfig()) == "" and not apparmor_profile.has_default()
+    assert apparmor_profile.profile(HostConfig(security_opt=["apparmor=mine"])) == "mine"
 
 
 # --- limits -------------------------------------------------------------------------------------------------------------
@@ -198,11 +198,11 @@ def test_unlimited_ulimits_and_free_lists_are_fine():
 )
 def test_binds_that_cannot_be(text):
     with pytest.raises(InvalidParameter, match="invalid volume specification"):
-        mounts.parse_bind(text)
+        mount_spec.parse_bind(text)
 
 
 def test_an_empty_mode_is_none():
-    assert mounts.parse_bind("/a:/b:") == mounts.parse_bind("/a:/b")
+    assert mount_spec.parse_bind("/a:/b:") == mount_spec.parse_bind("/a:/b")
 
 
 @pytest.mark.parametrize(
@@ -239,28 +239,28 @@ def test_an_empty_mode_is_none():
 )
 def test_mounts_that_cannot_be(spec, message):
     with pytest.raises(InvalidParameter, match=message):
-        mounts.parse_spec(spec)
+        mount_spec.parse_spec(spec)
 
 
 def test_options_of_a_tmpfs_take_the_defaults_back():
-    made = mounts.parse_spec(
+    made = mount_spec.parse_spec(
         MountSpec(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=4096, mode=0o700, options=[["exec"]]))
     )
     assert made.options == ("nosuid", "nodev", "size=4096", "mode=700", "exec")
-    (made,) = mounts.plan(HostConfig(tmpfs={"/t": "ro,dev,uid=5"}), ())
+    (made,) = mount_spec.plan(HostConfig(tmpfs={"/t": "ro,dev,uid=5"}), ())
     assert made.options == ("noexec", "nosuid", "ro", "dev", "uid=5") and not made.rw
 
 
 @pytest.mark.parametrize("words", ["shared", "rslave", "private", "size=1m,rshared", "unbindable", "mand", "defaults"])
 def test_words_that_docker_takes_for_a_tmpfs(words: str) -> None:
-    (made,) = mounts.plan(HostConfig(tmpfs={"/t": words}), ())
+    (made,) = mount_spec.plan(HostConfig(tmpfs={"/t": words}), ())
     assert made.options[3:] == tuple(words.split(","))
 
 
 @pytest.mark.parametrize(("word", "name"), [("huge=always", "huge"), ("bind", "bind"), ("remount", "remount"), ("x", "x")])
 def test_words_that_it_does_not_take(word: str, name: str) -> None:
     with pytest.raises(InvalidParameter, match=f'invalid tmpfs option "{name}"'):
-        mounts.plan(HostConfig(tmpfs={"/t": word}), ())
+        mount_spec.plan(HostConfig(tmpfs={"/t": word}), ())
 
 
 def test_a_device_is_a_node_or_a_directory_with_some(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_device_is_a_node_or_a_directory_with_some(tmp_path: Path) -> None:
 
 def test_what_is_below_a_read_only_mount_is_read_only_unless_that_is_not_wanted():
     def words(spec: MountSpec, deep: bool) -> list[str]:
-        return list(mounts.oci(mounts.parse_spec(spec), deep=deep)[0]["options"])
+        return list(mount_spec.oci(mount_spec.parse_spec(spec), deep=deep)[0]["options"])
 
     plain = MountSpec(type="bind", source="/", target="/x", read_only=True)
     flat = MountSpec(
@@ -284,7 +284,9 @@ def test_what_is_below_a_read_only_mount_is_read_only_unless_that_is_not_wanted(
     )
     assert words(plain, True) == ["rbind", "rprivate", "rro"] and words(plain, False) == ["rbind", "rprivate", "ro"]
     assert words(flat, True) == ["rbind", "rprivate", "ro"]
-    (volume,) = mounts.oci(mounts.parse_bind("v1:/x:ro"), (Mount("nfs", ":/x", options=("addr=1.2.3.4",)),), deep=True)
+    (volume,) = mount_spec.oci(
+        mount_spec.parse_bind("v1:/x:ro"), (Mount("nfs", ":/x", options=("addr=1.2.3.4",)),), deep=True
+    )
     assert volume["options"] == ["addr=1.2.3.4", "ro"]
 
 

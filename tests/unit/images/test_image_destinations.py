@@ -11,7 +11,7 @@ import pytest
 import trio
 from tests.registry import image, layer
 from tests.registry.build import tar
-from tests.registry.fakes import Room, drain, open_room
+from tests.registry.fakes import Room, drain, open_images
 from tests.registry.hostile import Hostile, redirect, replace, serving, status
 
 from orlop_engine.images import destinations
@@ -80,30 +80,30 @@ def running(tmp_path: Path, check: Callable[[Room, Hostile], Awaitable[None]], *
     async def main() -> None:
         with serving() as server, trio.fail_after(30):
             server.add("app", "v1", APP)
-            async with open_room(str(tmp_path), **config) as room:
-                await check(room, server)
+            async with open_images(str(tmp_path), **config) as images:
+                await check(images, server)
 
     trio.run(main)
 
 
-async def pull(room: Room, server: Hostile, host: str = "") -> None:
-    await drain(room.images.pull(PullRequest(parse(f"{host or server.host}/app:v1"), refuse=no)))
+async def pull(images: Room, server: Hostile, host: str = "") -> None:
+    await drain(images.images.pull(PullRequest(parse(f"{host or server.host}/app:v1"), refuse=no)))
 
 
 def test_a_pull_from_inside(tmp_path: Path) -> None:
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         port = server.host.rpartition(":")[2]
         for host in ("", f"localhost:{port}", f"127.1.1.1:{port}"):
             with pytest.raises(Forbidden, match=REFUSED):
-                await pull(room, server, host)
+                await pull(images, server, host)
         assert server.requests == [], "it was never asked"
 
     running(tmp_path, check)
 
 
 def test_a_pull_from_a_configured_registry(tmp_path: Path) -> None:
-    async def check(room: Room, server: Hostile) -> None:
-        await pull(room, server)
+    async def check(images: Room, server: Hostile) -> None:
+        await pull(images, server)
 
     running(tmp_path, check, insecure_registries=["127.0.0.0/8"])
 
@@ -112,15 +112,15 @@ def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.
     """The registry is on the internet, as far as the rules can see; where it sends us is not."""
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         with serving() as inside:
             inner = inside.host.replace("127.0.0.1", "127.0.0.2")
             server.misbehave("v1", redirect(f"http://{inner}/secret"))
             with pytest.raises(Forbidden, match=REFUSED):
-                await pull(room, server)
+                await pull(images, server)
             server.ping = status(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="http://{inner}/token"')
             with pytest.raises(Forbidden, match=REFUSED):
-                await pull(room, server)
+                await pull(images, server)
             with pytest.raises(Forbidden, match=REFUSED):
                 await check_login(Config(), AuthConfig(username="u", password="p", serveraddress=inner), no)
             assert inside.requests == []
@@ -129,21 +129,21 @@ def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_import_from_inside(tmp_path: Path) -> None:
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         for host in (server.host, server.host.replace("127.0.0.1", "localhost"), server.host.replace("127.0.0.1", "127.1")):
             request = ImportRequest(f"http://{host}/x.tar", refuse=no)
             with pytest.raises(Forbidden, match=REFUSED):
-                await drain(await room.images.import_image(request, None))  # type: ignore[arg-type]
+                await drain(await images.images.import_image(request, None))  # type: ignore[arg-type]
         assert server.requests == []
-        assert room.is_empty()
+        assert images.is_empty()
 
     running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # registries are no places to import from
 
 
 def test_a_search_and_a_login_inside(tmp_path: Path) -> None:
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         with pytest.raises(Forbidden, match=REFUSED):
-            await room.images.search(f"{server.host}/x", 0, {}, no)
+            await images.images.search(f"{server.host}/x", 0, {}, no)
         with pytest.raises(Forbidden, match=REFUSED):
             await check_login(Config(), AuthConfig(username="u", password="p", serveraddress=server.host), no)
         assert server.requests == []
@@ -157,7 +157,7 @@ async def fetched(url: str) -> bytes:
 
 
 def test_an_import_that_is_redirected_inside(tmp_path: Path) -> None:
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         server.misbehave("there", replace(b"content"))
         server.misbehave("here", redirect(f"http://{server.host}/there"))
         assert await fetched(f"http://{server.host}/here") == b"content"
@@ -187,7 +187,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, mon
     monkeypatch.setattr(destinations, "resolve", resolve)
     monkeypatch.setitem(globals(), "LOOPBACK", [ipaddress.ip_network("127.0.0.0/8")])
 
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         port = server.host.rpartition(":")[2]
         server.misbehave("x", replace(b"content"))
         assert await fetched(f"http://name.invalid:{port}/x") == b"content"
@@ -201,15 +201,15 @@ def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, mon
 def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
     """It may be one that the client could not ask itself."""
 
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         server.misbehave("x.tar", status(403))
         with pytest.raises(DriverError) as caught:
-            await drain(await room.images.import_image(ImportRequest(f"http://{server.host}/x.tar"), None))  # type: ignore[arg-type]
+            await drain(await images.images.import_image(ImportRequest(f"http://{server.host}/x.tar"), None))  # type: ignore[arg-type]
         assert str(caught.value) == f"failed to GET http://{server.host}/x.tar with status 403 Forbidden"
         server.ping = status(404)
         request = PullRequest(parse(f"{server.host}/app:v1"), credentials=Credentials("u", "p"))
         with pytest.raises(DriverError, match="error parsing HTTP 404 response body: it is not the error of a registry"):
-            await drain(room.images.pull(request))
+            await drain(images.images.pull(request))
 
     running(tmp_path, check)
 
@@ -217,9 +217,9 @@ def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
 def test_an_import_of_an_archive_from_the_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
-    async def check(room: Room, server: Hostile) -> None:
+    async def check(images: Room, server: Hostile) -> None:
         server.misbehave("x.tar", replace(tar({"hi": b"there"})))
-        await drain(await room.images.import_image(ImportRequest(f"http://{server.host}/x.tar", refuse=no), None))  # type: ignore[arg-type]
-        assert len(room.images.all()) == 1
+        await drain(await images.images.import_image(ImportRequest(f"http://{server.host}/x.tar", refuse=no), None))  # type: ignore[arg-type]
+        assert len(images.images.all()) == 1
 
     running(tmp_path, check)

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import Content, encode, tar
-from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
+from tests.registry.fakes import DirectoryStorage, Room, drain, open_images
 
 from orlop_engine.images import archive_file, listing
 from orlop_engine.images.catalog import Catalog
@@ -96,11 +96,11 @@ def layout(count: int) -> bytes:
 )
 def test_an_archive_of_too_much_leaves_nothing(tmp_path: Path, data: Callable[[], bytes], message: str) -> None:
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
+        async with open_images(str(tmp_path)) as images:
             with pytest.raises(InvalidParameter, match=message):
-                await room.images.load_archive(pieces(data())).finished()
-            assert room.is_empty()
-            assert not room.images.all()
+                await images.images.load_archive(pieces(data())).finished()
+            assert images.is_empty()
+            assert not images.images.all()
 
     trio.run(main)
     assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
@@ -111,22 +111,22 @@ def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, mon
     monkeypatch.setattr(archive_file, "_MAX_SMALL", 100 * len(APP.config.data))
 
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
+        async with open_images(str(tmp_path)) as images:
             with pytest.raises(InvalidParameter, match="its manifests and configurations have over"):
-                await room.images.load_archive(pieces(archive([entry([])] * 200))).finished()
-            assert room.is_empty()
+                await images.images.load_archive(pieces(archive([entry([])] * 200))).finished()
+            assert images.is_empty()
 
     trio.run(main)
 
 
 def test_as_many_names_as_may_be(tmp_path: Path) -> None:
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
+        async with open_images(str(tmp_path)) as images:
             data = archive([entry([f"n{n}:x" for n in range(4096)])])
             async with in_slices():
-                records = await drain(room.images.load_archive(pieces(data)))
+                records = await drain(images.images.load_archive(pieces(data)))
             assert len(records) == 4096
-            assert len(room.images.names(APP.id)) == 4096
+            assert len(images.images.names(APP.id)) == 4096
 
     trio.run(main)
 
@@ -143,21 +143,21 @@ def filled(tmp_path: Path, check: Callable[[Room], Awaitable[None]]) -> float:
 
     async def main() -> float:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        async with open_room(str(tmp_path), storage=storage) as room:
-            await drain(room.images.load_archive(pieces(docker_archive({"a:x": APP}))))
+        async with open_images(str(tmp_path), storage=storage) as images:
+            await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
         await fill(tmp_path, MANY)
         began = time.thread_time()
-        async with open_room(str(tmp_path), storage=storage) as room:
+        async with open_images(str(tmp_path), storage=storage) as images:
             boot = time.thread_time() - began
-            await check(room)
+            await check(images)
         return boot
 
     return trio.run(main)
 
 
 def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
-    async def check(room: Room) -> None:
-        images = room.images
+    async def check(images: Room) -> None:
+        images = images.images
         async with in_slices():
             (shown,) = json.loads(await images.listed({}, everything=False))
             assert len(shown["RepoTags"]) == MANY + 1
@@ -171,7 +171,7 @@ def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
             gone = await images.remove(APP.id, force=True)
             assert [item.untagged for item in gone[:-2]] == sorted(item.untagged for item in gone[:-2])
             assert len(gone) == MANY + 2
-        assert room.is_empty()
+        assert images.is_empty()
 
     assert filled(tmp_path, check) < 2
     assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
@@ -186,11 +186,11 @@ def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Names, "copy", counted)
 
-    async def check(room: Room) -> None:
+    async def check(images: Room) -> None:
         async with in_slices():
-            report = await room.images.prune({"dangling": ["false"]})
+            report = await images.images.prune({"dangling": ["false"]})
         assert len(report.images_deleted or ()) == MANY + 3
-        assert room.is_empty()
+        assert images.is_empty()
 
     filled(tmp_path, check)
     assert copies == [MANY + 1], "all names are copied once, not once a name"
@@ -200,7 +200,7 @@ def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
     """100,000 of them, each with a commit of its own, would be minutes of a start."""
 
     async def main() -> None:
-        async with open_room(str(tmp_path)):
+        async with open_images(str(tmp_path)):
             pass
         await fill(tmp_path, 300, "sha256:" + "9" * 64)
         commits = []
@@ -217,13 +217,13 @@ def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
 @asynccontextmanager
 async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
     from orlop_engine.images.content import ContentStore
+    from orlop_engine.images.image_store import ImageStore
     from orlop_engine.images.layers import Layers
-    from orlop_engine.images.stock import Stock
 
     async with trio.open_nursery() as nursery:
         content = ContentStore(str(tmp_path / "content"))
         layers = Layers(DirectoryStorage(str(tmp_path / "layers")), content, None, None, nursery)  # type: ignore[arg-type]
-        await Stock(store, content, layers).load()
+        await ImageStore(store, content, layers).load()
         yield
 
 
@@ -271,33 +271,33 @@ def test_a_pattern_of_many_stars() -> None:
 )
 def test_an_image_that_the_next_start_would_not_read_is_not_made(tmp_path: Path, config: ImageConfig) -> None:
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
-            await drain(room.images.load_archive(pieces(docker_archive({"a:x": APP}))))
-            before = room.blobs()
+        async with open_images(str(tmp_path)) as images:
+            await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
+            before = images.blobs()
             with pytest.raises(
                 InvalidParameter, match="cannot make the image: cannot read image configuration: larger than"
             ):
-                await room.images.commit(CommitRequest(room.images.resolve("a:x"), config), pieces(tar({"f": b"1"})))
-            assert room.blobs() == before
+                await images.images.commit(CommitRequest(images.images.resolve("a:x"), config), pieces(tar({"f": b"1"})))
+            assert images.blobs() == before
 
     trio.run(main)
 
 
 def test_a_commit_of_nothing_adds_no_layer(tmp_path: Path) -> None:
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
-            await drain(room.images.load_archive(pieces(docker_archive({"a:x": APP}))))
-            before, base = room.blobs(), room.images.resolve("a:x")
-            made = await room.images.commit(CommitRequest(base, ImageConfig(env=["A=b"])), pieces(bytes(1024)))
+        async with open_images(str(tmp_path)) as images:
+            await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
+            before, base = images.blobs(), images.images.resolve("a:x")
+            made = await images.images.commit(CommitRequest(base, ImageConfig(env=["A=b"])), pieces(bytes(1024)))
             assert (made.layers, made.parent) == (base.layers, base.id)
-            assert room.blobs() == before | {made.id.removeprefix("sha256:")}, "no blob of nothing either"
-            (step, *_) = room.images.history(made.id)
-            assert (step.size, len(room.images.history(made.id))) == (0, 2)
-            assert (await room.images.usage((1, 43)))[0][0].virtual_size == made.size
-            again = await room.images.commit(CommitRequest(made, ImageConfig()), pieces(tar({"f": b"1"})))
+            assert images.blobs() == before | {made.id.removeprefix("sha256:")}, "no blob of nothing either"
+            (step, *_) = images.images.history(made.id)
+            assert (step.size, len(images.images.history(made.id))) == (0, 2)
+            assert (await images.images.usage((1, 43)))[0][0].virtual_size == made.size
+            again = await images.images.commit(CommitRequest(made, ImageConfig()), pieces(tar({"f": b"1"})))
             assert len(again.layers) == 2
-            await room.images.prune({"dangling": ["false"]})
-            assert room.is_empty()
+            await images.images.prune({"dangling": ["false"]})
+            assert images.is_empty()
 
     trio.run(main)
 
@@ -309,13 +309,13 @@ def test_large_configurations(tmp_path: Path) -> None:
     steps = image([layer({"x": b"1"})], history=[{"created_by": "x"}] * 10_001)
 
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
+        async with open_images(str(tmp_path)) as images:
             async with in_slices():
-                await drain(room.images.load_archive(pieces(docker_archive({"a:x": large, "b:x": odd}))))
-                await room.images.inspect("a:x", (1, 40))
-                await room.images.inspect("b:x", (1, 40))
+                await drain(images.images.load_archive(pieces(docker_archive({"a:x": large, "b:x": odd}))))
+                await images.images.inspect("a:x", (1, 40))
+                await images.images.inspect("b:x", (1, 40))
             with pytest.raises(DriverError, match="10001 steps of history are too many"):
-                await room.images.load_archive(pieces(oci_archive({"docker.io/library/c:x": steps}))).finished()
+                await images.images.load_archive(pieces(oci_archive({"docker.io/library/c:x": steps}))).finished()
 
     trio.run(main)
 
@@ -324,16 +324,16 @@ def test_a_blob_appears_when_no_collection_can_overlook_its_lease(tmp_path: Path
     """A collection that looked at the leases before it was held would take it for surplus."""
 
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room, trio.open_nursery() as nursery:
-            stock = room.images._stock
-            with stock.leases.hold() as lease:
-                async with stock.layers.guard:
-                    nursery.start_soon(stock.receive, pieces(b"content"), lease)
+        async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:
+            image_store = images.images._image_store
+            with image_store.leases.hold() as lease:
+                async with image_store.layers.guard:
+                    nursery.start_soon(image_store.receive, pieces(b"content"), lease)
                     while not lease.blobs:
                         await trio.testing.wait_all_tasks_blocked(0.01)
                     await trio.testing.wait_all_tasks_blocked(0.01)
-                    assert not room.blobs()
-                while not room.blobs():
+                    assert not images.blobs()
+                while not images.blobs():
                     await trio.testing.wait_all_tasks_blocked(0.01)
 
     trio.run(main)

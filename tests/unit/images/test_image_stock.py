@@ -12,7 +12,7 @@ import pytest
 import trio
 from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import tar
-from tests.registry.fakes import DirectoryStorage, Room, drain, open_room
+from tests.registry.fakes import DirectoryStorage, Room, drain, open_images
 
 from orlop_engine.images.references import parse
 from orlop_engine.images.service import ImportRequest
@@ -31,10 +31,10 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
         await trio.lowlevel.checkpoint()
 
 
-async def load(room: Room, data: bytes) -> str:
+async def load(images: Room, data: bytes) -> str:
     """The error of a load, or nothing."""
     try:
-        records = await drain(room.images.load_archive(pieces(data)))
+        records = await drain(images.images.load_archive(pieces(data)))
     except OrlopError as error:
         return str(error)
     return str(records[-1].get("error", ""))
@@ -47,19 +47,19 @@ def reopened(
 
     async def main() -> Room:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        async with open_room(str(tmp_path), storage=storage) as room:
-            assert not await load(room, docker_archive({"a:x": APP, "b:x": OTHER}))
+        async with open_images(str(tmp_path), storage=storage) as images:
+            assert not await load(images, docker_archive({"a:x": APP, "b:x": OTHER}))
         damage(storage)
         async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
             await store.commit([Put("images", key, value) for key, value in rows or []])
-        async with open_room(str(tmp_path), storage=storage) as room:
-            return room
+        async with open_images(str(tmp_path), storage=storage) as images:
+            return images
 
     return trio.run(main)
 
 
-def names(room: Room) -> list[str]:
-    return sorted(name for found in room.images.all() for name in found.repo_tags)
+def names(images: Room) -> list[str]:
+    return sorted(name for found in images.images.all() for name in found.repo_tags)
 
 
 def quarantined(tmp_path: Path) -> list[str]:
@@ -76,31 +76,31 @@ def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:
             storage.parents[key] = parent
             os.mkdir(tmp_path / "layers" / key)
 
-    room = reopened(tmp_path, leave)
-    assert names(room) == ["a:x", "b:x"]
-    assert len(room.storage.parents) == 3 and not room.partials()
-    assert len(room.blobs()) == 2 + 3, "two configurations, three layers"
-    assert room.images.resolve("a:x").config.labels == {"a": "b"}
+    images = reopened(tmp_path, leave)
+    assert names(images) == ["a:x", "b:x"]
+    assert len(images.storage.parents) == 3 and not images.partials()
+    assert len(images.blobs()) == 2 + 3, "two configurations, three layers"
+    assert images.images.resolve("a:x").config.labels == {"a": "b"}
     assert quarantined(tmp_path) == []
 
 
 def test_a_layer_that_a_container_stands_on_stays(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        async with open_room(str(tmp_path), storage=storage) as room:
-            await load(room, docker_archive({"a:x": APP}))
-            top = room.images.resolve("a:x").chain_id
+        async with open_images(str(tmp_path), storage=storage) as images:
+            await load(images, docker_archive({"a:x": APP}))
+            top = images.images.resolve("a:x").chain_id
             await storage.prepare("container", top)
-            gone = await room.images.remove("a:x", force=True)
+            gone = await images.images.remove("a:x", force=True)
             assert [item.untagged or item.deleted for item in gone] == ["a:x", APP.id]
-        async with open_room(str(tmp_path), storage=storage) as room:
-            assert not room.images.all() and len(storage.parents) == 3
-            assert not await load(room, docker_archive({"a:x": APP})), "found again, not unpacked again"
-            assert room.unpacker.count == 0
-            await room.images.remove("a:x", force=True)
+        async with open_images(str(tmp_path), storage=storage) as images:
+            assert not images.images.all() and len(storage.parents) == 3
+            assert not await load(images, docker_archive({"a:x": APP})), "found again, not unpacked again"
+            assert images.unpacker.count == 0
+            await images.images.remove("a:x", force=True)
             await storage.remove("container")
-            await room.images.collect()
-            assert room.is_empty()
+            await images.images.collect()
+            assert images.is_empty()
 
     trio.run(main)
 
@@ -117,8 +117,8 @@ def test_a_layer_that_a_container_stands_on_stays(tmp_path: Path) -> None:
 def test_damaged_images_are_set_aside(
     tmp_path: Path, damage: Callable[[Path, DirectoryStorage], None], left: list[str]
 ) -> None:
-    room = reopened(tmp_path, lambda storage: damage(tmp_path, storage))
-    assert names(room) == left
+    images = reopened(tmp_path, lambda storage: damage(tmp_path, storage))
+    assert names(images) == left
     lost = {"a:x": APP.id, "b:x": OTHER.id}
     expected = [id for name, id in lost.items() if name not in left]
     expected += [f"ref:{parse(name)}" for name in lost if name not in left]
@@ -133,26 +133,26 @@ def test_rows_that_mean_nothing_are_set_aside(tmp_path: Path) -> None:
         ("ref:docker.io/library/c:x", b"\xff"),
         ("resume:x", b"[]"),
     ]
-    room = reopened(tmp_path, lambda storage: None, rows)
-    assert names(room) == ["a:x", "b:x"]
+    images = reopened(tmp_path, lambda storage: None, rows)
+    assert names(images) == ["a:x", "b:x"]
     assert quarantined(tmp_path) == sorted(key for key, _ in rows)
 
 
 def test_what_may_be_an_images_is_kept_while_its_row_is_set_aside(tmp_path: Path) -> None:
     """Until the row is given up, nobody knows which layers and blobs were its."""
-    room = reopened(tmp_path, lambda storage: None, [(APP.id, b"garbage")])
-    assert names(room) == ["b:x"]
-    assert len(room.storage.parents) == 3
-    assert len(room.blobs()) == 2 + 3
+    images = reopened(tmp_path, lambda storage: None, [(APP.id, b"garbage")])
+    assert names(images) == ["b:x"]
+    assert len(images.storage.parents) == 3
+    assert len(images.blobs()) == 2 + 3
 
     async def main() -> None:
-        async with open_room(str(tmp_path), storage=room.storage) as again:
+        async with open_images(str(tmp_path), storage=images.storage) as again:
             await again.images.remove("b:x")
-            assert len(room.storage.parents) == 3
+            assert len(images.storage.parents) == 3
             assert len(again.blobs()) == 2 + 3
         async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
             await store.commit([Delete("images", APP.id)])
-        async with open_room(str(tmp_path), storage=room.storage) as again:
+        async with open_images(str(tmp_path), storage=images.storage) as again:
             assert again.is_empty()
 
     trio.run(main)
@@ -163,13 +163,13 @@ def test_a_damaged_blob_is_had_again(tmp_path: Path) -> None:
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        async with open_room(str(tmp_path), storage=storage) as room:
-            await load(room, docker_archive({"a:x": APP}))
-            blob = room.images.resolve("a:x").layers[0].blob
+        async with open_images(str(tmp_path), storage=storage) as images:
+            await load(images, docker_archive({"a:x": APP}))
+            blob = images.images.resolve("a:x").layers[0].blob
             (tmp_path / "content/blobs/sha256" / blob[7:]).unlink()
-            await load(room, docker_archive({"a:x": APP}))
-            assert blob[7:] in room.blobs()
-            assert room.unpacker.count == 2, "nothing is unpacked again"
+            await load(images, docker_archive({"a:x": APP}))
+            assert blob[7:] in images.blobs()
+            assert images.unpacker.count == 2, "nothing is unpacked again"
 
     trio.run(main)
 
@@ -182,31 +182,31 @@ def test_interrupted_pulls_expire(tmp_path: Path, until: float, kept: bool) -> N
     def leave(storage: DirectoryStorage) -> None:
         orphan.write_bytes(b"x")
 
-    room = reopened(tmp_path, leave, [("resume:docker.io/library/z:x", json.dumps(row).encode())])
+    images = reopened(tmp_path, leave, [("resume:docker.io/library/z:x", json.dumps(row).encode())])
     assert orphan.exists() == kept
-    assert names(room) == ["a:x", "b:x"]
+    assert names(images) == ["a:x", "b:x"]
 
 
 def test_tags_move_and_are_remembered(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        async with open_room(str(tmp_path), storage=storage) as room:
-            await load(room, docker_archive({"a:x": APP, "b:x": OTHER}))
-            await room.images.tag("b:x", "a", "x")
-            await room.images.tag(APP.id, "reg.io/c", "")
+        async with open_images(str(tmp_path), storage=storage) as images:
+            await load(images, docker_archive({"a:x": APP, "b:x": OTHER}))
+            await images.images.tag("b:x", "a", "x")
+            await images.images.tag(APP.id, "reg.io/c", "")
             for repository, tag, message in (
                 ("sha256", "x", "ambiguous tag"),
                 (f"a@{APP.id}", "", "digest reference"),
                 ("a", ":", "invalid tag format"),
             ):
                 with pytest.raises(InvalidParameter, match=message):
-                    await room.images.tag("b:x", repository, tag)
+                    await images.images.tag("b:x", repository, tag)
             with pytest.raises(NotFound, match="No such image: nope:latest"):
-                await room.images.tag("nope", "a", "x")
-        async with open_room(str(tmp_path), storage=storage) as room:
-            assert room.images.names(OTHER.id) == ["a:x", "b:x"]
-            assert room.images.names(APP.id) == ["reg.io/c:latest"]
-            shown = await room.images.inspect("reg.io/c")
+                await images.images.tag("nope", "a", "x")
+        async with open_images(str(tmp_path), storage=storage) as images:
+            assert images.images.names(OTHER.id) == ["a:x", "b:x"]
+            assert images.images.names(APP.id) == ["reg.io/c:latest"]
+            shown = await images.images.inspect("reg.io/c")
             assert shown.metadata.last_tag_time > "2020"
 
     trio.run(main)
@@ -216,34 +216,34 @@ def test_an_oci_layout(tmp_path: Path) -> None:
     oci = image([layer({"x": b"y"}, compression="zstd", oci=True)], oci=True)
 
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
-            assert not await load(room, oci_archive({"docker.io/library/o:1": oci, "": APP}))
-            assert room.images.resolve("o:1").id == oci.id
-            assert room.images.resolve(APP.id).repo_tags == []
+        async with open_images(str(tmp_path)) as images:
+            assert not await load(images, oci_archive({"docker.io/library/o:1": oci, "": APP}))
+            assert images.images.resolve("o:1").id == oci.id
+            assert images.images.resolve(APP.id).repo_tags == []
             changed = oci_archive({"docker.io/library/o:2": image([OTHER.layers[1]])}).replace(b"ADD layer0", b"ADD_layer0")
-            assert "has another content" in await load(room, changed)
-            assert len(room.images.all()) == 2
-            await room.images.prune({"dangling": ["false"]})
-            assert room.is_empty()
+            assert "has another content" in await load(images, changed)
+            assert len(images.images.all()) == 2
+            await images.images.prune({"dangling": ["false"]})
+            assert images.is_empty()
 
     trio.run(main)
 
 
 def test_import(tmp_path: Path) -> None:
     async def main() -> None:
-        async with open_room(str(tmp_path)) as room:
+        async with open_images(str(tmp_path)) as images:
             request = ImportRequest("-", parse("imp:v1"), changes=("CMD a", "LABEL k=v"))
-            records = await drain(await room.images.import_image(request, pieces(tar({"hi": b"there"}))))
-            found = room.images.resolve("imp:v1")
+            records = await drain(await images.images.import_image(request, pieces(tar({"hi": b"there"}))))
+            found = images.images.resolve("imp:v1")
             assert records == [{"status": found.id}]
             assert found.document.comment == "Imported from -"
             assert (found.config.labels, len(found.layers)) == ({"k": "v"}, 1)
-            assert [step.size for step in room.images.history("imp:v1")] == [5]
+            assert [step.size for step in images.images.history("imp:v1")] == [5]
             with pytest.raises(InvalidParameter, match="RUN is not a valid change command"):
-                await room.images.import_image(ImportRequest("-", changes=("RUN x",)), pieces(b""))
+                await images.images.import_image(ImportRequest("-", changes=("RUN x",)), pieces(b""))
             with pytest.raises(InvalidParameter):
-                await drain(await room.images.import_image(ImportRequest("-"), pieces(b"no tar" * 500)))
-            await room.images.remove("imp:v1")
-            assert room.is_empty()
+                await drain(await images.images.import_image(ImportRequest("-"), pieces(b"no tar" * 500)))
+            await images.images.remove("imp:v1")
+            assert images.is_empty()
 
     trio.run(main)

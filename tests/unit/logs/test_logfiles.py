@@ -193,13 +193,13 @@ def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_full_disk_cuts_back_to_a_whole_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = [70]
+    containers = [70]
 
     def write(fd: int, data: bytes) -> int:
-        if not room[0]:
+        if not containers[0]:
             raise OSError(28, "No space left on device")
-        count = real(fd, data[: room[0]])
-        room[0] -= count
+        count = real(fd, data[: containers[0]])
+        containers[0] -= count
         return count
 
     real = os.write
@@ -211,7 +211,7 @@ def test_full_disk_cuts_back_to_a_whole_record(tmp_path: Path, monkeypatch: pyte
     assert file.dropped == 2
     file.append(line(7), 1)
     assert file.dropped == 3
-    room[0] = 1000
+    containers[0] = 1000
     file.append(line(8), 1)
     file.close()
     assert path.read_bytes() == line(0) + line(1) + line(2) + line(8)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import trio
-from tests.unit.house import run_fast
+from tests.unit.engine_fixture import run_fast
 
 from orlop_engine.processes.answers import PATIENCE, Answers
 from orlop_sdk import Unavailable, linux

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.unit.house import run_fast
-from tests.unit.networks_house import NetworkHouse, request
+from tests.unit.engine_fixture import run_fast
+from tests.unit.networks_fixture import NetworkHouse, request
 
 from orlop_engine.networks.names import Names
 from orlop_engine.types.containers import HostConfig

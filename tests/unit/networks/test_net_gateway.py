@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.ports import free_port
-from tests.unit.networks_house import NETNS, Ears, NetworkHouse, request, routes
+from tests.unit.networks_fixture import NETNS, Ears, NetworkHouse, request, routes
 
 from orlop_engine.networks.ports import wanted_ports
 from orlop_engine.types.containers import EndpointSettings, PortBinding
@@ -24,8 +24,10 @@ def test_the_gateway_follows(house: Callable[..., None]) -> None:
         ears = Ears()
         sandbox = await h.start(1, bindings=bindings)
         grown = await h.networks.connect(sandbox, "two", EndpointSettings(), NETNS)
-        assert await h.networks.elect(grown, [], NETNS, ears) is grown, "it has the former gateway as long as that is first"
-        left = await h.networks.elect(grown, [], NETNS, ears, leaving=grown.endpoints[0].network.id)
+        assert await h.networks.choose_gateway(grown, [], NETNS, ears) is grown, (
+            "it has the former gateway as long as that is first"
+        )
+        left = await h.networks.choose_gateway(grown, [], NETNS, ears, leaving=grown.endpoints[0].network.id)
         assert routes(left) == [("bridge", False, 0), ("two", True, 1)]
         assert ears.moved == [{"10.200.0.2": "10.203.0.2"}] and not ears.served
         assert set(h.bridge.ports.values()) == {left.endpoints[1].endpoint.id}
@@ -34,11 +36,11 @@ def test_the_gateway_follows(house: Callable[..., None]) -> None:
         with pytest.raises(DriverError, match="port is already allocated"):
             await h.plan(2, bindings=bindings)
         back = await h.networks.connect(left, "bridge", EndpointSettings(gw_priority=1), NETNS)
-        back = await h.networks.elect(back, [], NETNS, ears)
+        back = await h.networks.choose_gateway(back, [], NETNS, ears)
         assert routes(back) == [("two", False, 0), ("bridge", True, 1)]
         # The last way out goes, and the ports with it.
         back = await h.networks.disconnect(back, "two", NETNS)
-        alone = await h.networks.elect(back, [], NETNS, ears, leaving=h.networks.resolve("bridge").id)
+        alone = await h.networks.choose_gateway(back, [], NETNS, ears, leaving=h.networks.resolve("bridge").id)
         assert routes(alone) == [("bridge", False, 0)] and ears.moved[-1] == {"10.200.0.2": ""}
         assert not h.bridge.ports
         await h.networks.release(await h.start(3, bindings=bindings))
@@ -61,11 +63,11 @@ def test_ports_of_a_gateway_that_comes_late(house: Callable[..., None]) -> None:
             else:
                 h.bridge.fail["update"] = DriverError("no")
             with pytest.raises(DriverError):
-                await h.networks.elect(grown, wanted, NETNS, ears)
+                await h.networks.choose_gateway(grown, wanted, NETNS, ears)
             ears.fail = None
             assert not h.bridge.ports
         assert not any(each.default_route for each in h.bridge.endpoints.values())
-        grown = await h.networks.elect(grown, wanted, NETNS, ears)
+        grown = await h.networks.choose_gateway(grown, wanted, NETNS, ears)
         assert routes(grown) == [("inner", False, 0), ("bridge", True, 1)]
         assert ears.served == [Forward("tcp", "10.200.0.2", 80)]
         await h.networks.release(grown)
@@ -87,7 +89,7 @@ def test_listeners_that_are_served_late_end(house: Callable[..., None]) -> None:
         grown = await h.networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
         late = Late()
         with pytest.raises(DeadlineExceeded):
-            await h.networks.elect(grown, wanted_ports((), bindings, False), NETNS, late)
+            await h.networks.choose_gateway(grown, wanted_ports((), bindings, False), NETNS, late)
         assert len(late.served) == 1 and late.moved == [{"10.200.0.2": ""}]
 
     house(body)
@@ -107,13 +109,13 @@ def test_a_gateway_that_cannot_be_moved(house: Callable[..., None]) -> None:
 
         h.bridge.update = refuse  # type: ignore[method-assign]
         with pytest.raises(DriverError):
-            await h.networks.elect(grown, [], NETNS, Ears())
+            await h.networks.choose_gateway(grown, [], NETNS, Ears())
         former = h.bridge.endpoints[sandbox.endpoints[0].endpoint.id]
         assert former.default_route and set(h.bridge.ports.values()) == {former.id}
         h.bridge.update = update  # type: ignore[method-assign]
         deaf = Ears()
         deaf.fail = DriverError("its monitor is of an older Orlop")
-        assert routes(await h.networks.elect(grown, [], NETNS, deaf)) == [("bridge", False, 0), ("two", True, 1)]
+        assert routes(await h.networks.choose_gateway(grown, [], NETNS, deaf)) == [("bridge", False, 0), ("two", True, 1)]
 
     house(body)
 
@@ -125,7 +127,7 @@ def test_a_boot_keeps_the_gateway_of_the_row(tmp_path: Path) -> None:
             await networks.create(request("two", "10.203.0.0/24"))
             sandbox = await h.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
             grown = await networks.connect(sandbox, "two", EndpointSettings(gw_priority=9), NETNS)
-            await networks.elect(grown, [], NETNS, ears)  # and killed before there is a row of it
+            await networks.choose_gateway(grown, [], NETNS, ears)  # and killed before there is a row of it
         async with h.daemon(grown) as networks:
             await networks.keep_gateway(grown, NETNS, ears)
             told = {each.network.name: (each.default_route, len(each.ports)) for each in h.bridge.endpoints.values()}
@@ -144,7 +146,7 @@ def test_a_boot_ends_listeners_of_which_no_row_tells(tmp_path: Path) -> None:
             await networks.create(request("inner", "10.204.0.0/24", internal=True))
             sandbox = await h.start(1, "inner", bindings={"80": [PortBinding(host_port=port)]})
             grown = await networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
-            await networks.elect(grown, wanted, NETNS, ears)
+            await networks.choose_gateway(grown, wanted, NETNS, ears)
         async with h.daemon(grown) as networks:
             await networks.keep_gateway(grown, NETNS, ears)
             assert ears.moved[-1] == {"10.204.0.2": "", "10.200.0.2": ""}

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 from tests.ports import free_port
-from tests.unit.networks_house import NETNS, Ears, NetworkHouse, asked, request, routes
+from tests.unit.networks_fixture import NETNS, Ears, NetworkHouse, asked, request, routes
 
 from orlop_engine.containers import netfiles
 from orlop_engine.containers.record import ContainerRecord
@@ -42,13 +42,19 @@ class Ship:
         self.saved: list[ContainerRecord] = []
         self.save_error: Exception | None = None
         self.saves = 99
-        room = SimpleNamespace(save=self._save, background=lambda operation, *args: None)
-        self.engine = cast("Any", SimpleNamespace(networks=house.networks, containers=room, events=house.events))
+        containers = SimpleNamespace(save=self._save, background=lambda operation, *args: None)
+        self.engine = cast("Any", SimpleNamespace(networks=house.networks, containers=containers, events=house.events))
         self.ears = Ears()
         self.container = cast(
             "Any",
             SimpleNamespace(
-                id=row.id, name=row.name, record=row, run=None, lock=trio.Lock(), plumbing=trio.Lock(), touch=lambda: None
+                id=row.id,
+                name=row.name,
+                record=row,
+                run=None,
+                lock=trio.Lock(),
+                network_lock=trio.Lock(),
+                touch=lambda: None,
             ),
         )
 
@@ -77,7 +83,7 @@ class Ship:
 
     async def exit(self, house: NetworkHouse) -> None:
         """As `Containers.release_network` does it."""
-        async with self.container.plumbing:
+        async with self.container.network_lock:
             row = self.container.record
             sandbox, row.sandbox = row.sandbox, None
             if sandbox is not None:
@@ -89,10 +95,10 @@ Body = Callable[[NetworkHouse, Ship], Awaitable[None]]
 
 @pytest.fixture
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    async def answer_names(room: Any, container: Any) -> None:
+    async def answer_names(containers: Any, container: Any) -> None:
         pass
 
-    monkeypatch.setattr(netfiles, "refresh", lambda room, container, before: None)
+    monkeypatch.setattr(netfiles, "refresh", lambda containers, container, before: None)
     monkeypatch.setattr(netfiles, "answer_names", answer_names)
 
     def start(body: Body, row: ContainerRecord | None = None) -> None:
@@ -245,7 +251,7 @@ def test_what_cannot_be_saved_has_not_been_joined(ship: Callable[..., None], sav
 
 
 def test_files_that_cannot_be_told_keep_nobody(ship: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(room: Any, container: Any, before: Any) -> None:
+    def refuse(containers: Any, container: Any, before: Any) -> None:
         raise ValueError("not what was written")
 
     async def body(h: NetworkHouse, s: Ship) -> None:

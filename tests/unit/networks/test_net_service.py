@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 from tests.ports import free_port
-from tests.unit.networks_house import NETNS, NetworkHouse, address, asked, request, routes, static
+from tests.unit.networks_fixture import NETNS, NetworkHouse, address, asked, request, routes, static
 
 from orlop_engine.networks import filters, predefined
 from orlop_engine.networks.service import Networks, Sandbox

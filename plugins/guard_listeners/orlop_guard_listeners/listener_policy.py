@@ -9,7 +9,7 @@ from orlop_sdk import Forbidden
 
 from .roles import ROLE_LEVEL, Level
 
-__all__ = ["DEFAULT", "Denied", "Door"]
+__all__ = ["DEFAULT", "Denied", "ListenerPolicy"]
 
 DEFAULT = "default"
 """How the audit log calls the sockets of `hosts`."""
@@ -24,7 +24,7 @@ class Denied(Forbidden):
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ListenerPolicy:
     """An entry of `listeners`, made ready. `labels`: name and value; a value of None is any."""
 
     host: str
@@ -36,7 +36,7 @@ class Door:
     image_names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, entry: Listener) -> Door:
+    def of(cls, entry: Listener) -> ListenerPolicy:
         pairs = (label.partition("=") for label in entry.labels)
         labels = tuple((key, value if equals else None) for key, equals, value in pairs)
         level, shared, show = ROLE_LEVEL[entry.role], entry.shared_images, entry.show_env

@@ -34,7 +34,7 @@ from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owne
 from .records import Image, ImageRecord, Layer, ResumeRecord
 from .references import Reference, parse
 
-__all__ = ["CLEANUP_SECONDS", "Collected", "Stock"]
+__all__ = ["CLEANUP_SECONDS", "Collected", "ImageStore"]
 
 log = logging.getLogger("orlop.images")
 
@@ -60,7 +60,7 @@ class Collected:
     blob_bytes: int = 0
 
 
-class Stock:
+class ImageStore:
     """`lock` orders changes of rows and names; readers use `catalog` without it."""
 
     def __init__(self, store: Store, content: ContentStore, layers: Layers) -> None:

@@ -11,19 +11,19 @@ from orlop_engine.spec.host import facts
 from orlop_monitor.protocol import Tree
 from orlop_sdk import InvalidParameter, Mount, NotFound, Runtime, mountinfo
 
-from . import mounts, volumes
+from . import mount_spec, volumes
 from .container import Container
 from .record import ContainerRecord, MountRecord
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["Mounted", "beforehand", "mounted"]
+__all__ = ["MountPlan", "beforehand", "mounted"]
 
 _RECURSIVE = (5, 12)  # mount_setattr(2)
 
 
-class Mounted(NamedTuple):
+class MountPlan(NamedTuple):
     """`shm` is what to bind at /dev/shm, "" for memory of the container's own."""
 
     oci: list[dict[str, Any]]
@@ -31,51 +31,51 @@ class Mounted(NamedTuple):
     shm: str = ""
 
 
-def beforehand(room: Containers, record: ContainerRecord) -> Mounted | None:
+def beforehand(containers: Containers, record: ContainerRecord) -> MountPlan | None:
     """The same before the start, as far as the sandbox goes; None where it depends on other objects, or makes a volume's
     driver work."""
     if any(mount.type in ("volume", "image") for mount in record.mounts):
         return None
     if record.host_config.ipc_mode.startswith("container:"):
         return None
-    trees, shm = _shared_memory(room, record)
-    return Mounted([item for mount in record.mounts for item in mounts.oci(mount)], trees, shm)
+    trees, shm = _shared_memory(containers, record)
+    return MountPlan([item for mount in record.mounts for item in mount_spec.oci(mount)], trees, shm)
 
 
-async def mounted(room: Containers, container: Container, runtime: Runtime) -> Mounted:
+async def mounted(containers: Containers, container: Container, runtime: Runtime) -> MountPlan:
     """Raises `InvalidParameter` and `NotFound` for what is not there or cannot be."""
     record = container.record
-    trees, shm = _shared_memory(room, record)
+    trees, shm = _shared_memory(containers, record)
     more: list[Tree] = []
     oci: list[dict[str, Any]] = []
     for number, mount in enumerate(record.mounts):
-        sources = await _sources(room, mount)
+        sources = await _sources(containers, mount)
         if mount.type == "volume" and mount.subpath and len(sources) == 1 and sources[0].type == "bind":
             await volumes.patiently(partial(volumes.check_subpath, sources[0].source, mount.subpath))
         if mount.type in ("volume", "image") and (mount.type == "image" or mount.subpath):
             more.append(Tree(str(number), sources, mount.subpath))
-            sources = (Mount("bind", f"{room.stage(record.id)}/{number}"),)
+            sources = (Mount("bind", f"{containers.stage(record.id)}/{number}"),)
         if mount.type == "bind" and mount.propagation.removeprefix("r") in ("shared", "slave"):
             await volumes.patiently(partial(_check_propagation, mount))
-        deep = not mount.rw and await _can_be_deep(room, runtime, mount)
-        oci += mounts.oci(mount, sources, deep=deep)
-    return Mounted(oci, (*trees, *more), shm)
+        deep = not mount.rw and await _can_be_deep(containers, runtime, mount)
+        oci += mount_spec.oci(mount, sources, deep=deep)
+    return MountPlan(oci, (*trees, *more), shm)
 
 
-async def _sources(room: Containers, mount: MountRecord) -> tuple[Mount, ...]:
+async def _sources(containers: Containers, mount: MountRecord) -> tuple[Mount, ...]:
     if mount.type == "volume":
-        return tuple(await room.engine.volumes.mounts(mount.name))
+        return tuple(await containers.engine.volumes.mounts(mount.name))
     if mount.type != "image":
         return ()
-    image = room.engine.images.get(mount.name)
+    image = containers.engine.images.get(mount.name)
     if image is None:
         raise NotFound(f"No such image: {mount.source}")
-    return tuple(await room.engine.storage.mounts(image.chain_id, readonly=True))
+    return tuple(await containers.engine.storage.mounts(image.chain_id, readonly=True))
 
 
-def _shared_memory(room: Containers, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
+def _shared_memory(containers: Containers, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
     """/dev/shm goes with the IPC namespace: POSIX shared memory is files there."""
-    mode, place = record.host_config.ipc_mode, f"{room.stage(record.id)}/shm"
+    mode, place = record.host_config.ipc_mode, f"{containers.stage(record.id)}/shm"
     if mode == "host":
         return (), "/dev/shm"
     if mode == "shareable":
@@ -83,22 +83,22 @@ def _shared_memory(room: Containers, record: ContainerRecord) -> tuple[tuple[Tre
         return (Tree("shm", (Mount("tmpfs", "shm", options=options),)),), place
     if not mode.startswith("container:"):
         return (), ""
-    other = room.get(mode.removeprefix("container:"))
+    other = containers.get(mode.removeprefix("container:"))
     theirs = other.record.host_config.ipc_mode
     if theirs == "host":
         return (), "/dev/shm"
-    room.namespace_of(other.id, "ipc")  # whether it runs
+    containers.namespace_of(other.id, "ipc")  # whether it runs
     if theirs != "shareable" and not theirs.startswith("container:"):
         raise InvalidParameter(
             f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "
             "donor container)"
         )
     assert other.run is not None and other.run.monitor is not None
-    return (Tree("shm", pid=other.run.monitor.pid, path=f"{room.stage(other.id)}/shm"),), place
+    return (Tree("shm", pid=other.run.monitor.pid, path=f"{containers.stage(other.id)}/shm"),), place
 
 
-async def _can_be_deep(room: Containers, runtime: Runtime, mount: MountRecord) -> bool:
-    if facts().kernel >= _RECURSIVE and "rro" in await room.programs.mount_options(runtime):
+async def _can_be_deep(containers: Containers, runtime: Runtime, mount: MountRecord) -> bool:
+    if facts().kernel >= _RECURSIVE and "rro" in await containers.programs.mount_options(runtime):
         return True
     if mount.deep_readonly:
         raise InvalidParameter(

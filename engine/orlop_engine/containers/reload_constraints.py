@@ -44,9 +44,9 @@ def _conflict(records: Sequence[ContainerRecord], uses: str, now: str) -> Config
     )
 
 
-def _living(containers: Iterable[Container], room: Containers) -> list[ContainerRecord]:
-    records = [item.record for item in containers if item.record.state.running]
-    return [record for record in records if runs.monitor_lives(room.run_dir(record.id))]
+def _living(items: Iterable[Container], containers: Containers) -> list[ContainerRecord]:
+    records = [item.record for item in items if item.record.state.running]
+    return [record for record in records if runs.monitor_lives(containers.run_dir(record.id))]
 
 
 def _storage(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
@@ -120,32 +120,32 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
             yield _conflict(living, f"live in {key} {old}", f"{key} is {new}")
 
 
-def check(room: Containers, config: Config) -> None:
+def check(containers: Containers, config: Config) -> None:
     """Raise `ConfigError` when living containers could not go on with this configuration. A reload stops none: they meet
     what it applies. The rest waits for a restart, through which they live with live-restore only."""
-    living = _living(room.index.values(), room)
+    living = _living(containers.index.values(), containers)
     checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
     found = [error for each in checks for error in each(living, config)]
     if config.live_restore:
-        found += _roots(living, room.engine.config, config)
+        found += _roots(living, containers.engine.config, config)
     if found:
         raise ConfigError(*(problem for error in found for problem in error.problems))
 
 
-def check_at_start(room: Containers) -> None:
+def check_at_start(containers: Containers) -> None:
     """The same before anything is restored; and that no container lives which this daemon would not find, or would take
     for garbage. Those are refused without live-restore too: they could not be stopped."""
-    config = room.engine.config
-    _check_data_root(room, config)
+    config = containers.engine.config
+    _check_data_root(containers, config)
     lost = [
         item.record
-        for item in room.index.values()
-        if item.record.state.running and not os.path.isdir(room.run_dir(item.id)) and _runs_elsewhere(item.record)
+        for item in containers.index.values()
+        if item.record.state.running and not os.path.isdir(containers.run_dir(item.id)) and _runs_elsewhere(item.record)
     ]
     if lost:
         raise _conflict(lost, "were started under another exec-root", f"exec-root is {config.exec_root}")
     if config.live_restore:
-        check(room, config)
+        check(containers, config)
 
 
 def _runs_elsewhere(record: ContainerRecord) -> bool:
@@ -159,7 +159,7 @@ def _runs_elsewhere(record: ContainerRecord) -> bool:
         return False
 
 
-def _check_data_root(room: Containers, config: Config) -> None:
+def _check_data_root(containers: Containers, config: Config) -> None:
     mark, mine = os.path.join(config.exec_root, "data-root"), os.path.realpath(config.data_root)
     try:
         with open(mark) as file:
@@ -167,7 +167,9 @@ def _check_data_root(room: Containers, config: Config) -> None:
     except FileNotFoundError:
         theirs = mine
     if theirs != mine:
-        living = [name for name in os.listdir(room.runs_root) if runs.monitor_lives(os.path.join(room.runs_root, name))]
+        living = [
+            name for name in os.listdir(containers.runs_root) if runs.monitor_lives(os.path.join(containers.runs_root, name))
+        ]
         if living:
             raise ConfigError(
                 f"{len(living)} running container{'s' if len(living) != 1 else ''} of data-root {theirs} "

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import UNSET
 
-from orlop_engine.containers.mounts import parse_bind
+from orlop_engine.containers.mount_spec import parse_bind
 from orlop_engine.types.containers import CreateRequest, HostConfig, Resources, UpdateRequest
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
 from orlop_engine.types.volumes import VolumeCreateRequest

@@ -13,7 +13,7 @@ from orlop_engine.containers import lifecycle
 from orlop_engine.containers.container import Container, Run
 from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.containers.service import Containers
-from orlop_engine.counters import Tally
+from orlop_engine.counters import Counters
 from orlop_engine.execs import Execs
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.types.containers import ContainerConfig, HostConfig
@@ -191,7 +191,7 @@ class FakeEngine:
         )
         self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
         self.networks, self.storage = FakeNetworks(), FakeStorage()
-        self.tally = Tally()
+        self.counters = Counters()
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
         self.drivers = SimpleNamespace(runtime=self._runtime)
@@ -208,11 +208,11 @@ class FakeEngine:
         return [event.action for event in self.told._waiting if event.type == "container"]
 
 
-class House:
+class EngineFixture:
     """A room with one container, and what is needed to run it."""
 
     def __init__(self, engine):
-        self.engine, self.room = engine, engine.containers
+        self.engine, self.containers = engine, engine.containers
         self.container = self.add("web")
         self.launched, self.launching, self.launch_error = [], None, None
 
@@ -228,13 +228,13 @@ class House:
             storage_driver="fake",
         )
         container = Container(record)
-        self.room.add(container)
+        self.containers.add(container)
         self.engine.store.rows[key] = b"created"
         return container
 
-    async def launch(self, room, container, image=None):
+    async def launch(self, containers, container, image=None):
         """In place of the real one. `launching`: an event that it waits for."""
-        container.run = run = Run(room.run_dir(container.id))
+        container.run = run = Run(containers.run_dir(container.id))
         if self.launching is not None:
             await self.launching.wait()
         if self.launch_error is not None:
@@ -256,7 +256,7 @@ class House:
 @asynccontextmanager
 async def house(tmp_path, monkeypatch, **host):
     async with trio.open_nursery() as nursery:
-        made = House(FakeEngine(tmp_path, nursery))
+        made = EngineFixture(FakeEngine(tmp_path, nursery))
         for key, value in host.items():
             setattr(made.container.record.host_config, key, value)
         if monkeypatch is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 from msgspec.structs import replace
 
-from orlop_engine.futures import Once
+from orlop_engine.futures import Future
 from orlop_engine.processes.monitor_client import Monitor
 from orlop_monitor.protocol import Launch
 from orlop_sdk import OrlopError, Runtime
@@ -24,23 +24,23 @@ from .container import Container
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["Ahead", "begin", "drop", "fork", "take"]
+__all__ = ["PreparedSandbox", "begin", "drop", "fork", "take"]
 
 _SECONDS = 1.0
 _PATIENCE = 5.0  # with one that does not die
 _MOST = 8  # of clients that only create
 
 
-class Ahead:
+class PreparedSandbox:
     """`wanted` is the launch without mounts, which are asked for once."""
 
     def __init__(self, wanted: Launch) -> None:
         self.wanted = wanted
-        self.monitor: Once[Monitor | None] = Once()
+        self.monitor: Future[Monitor | None] = Future()
         self.over = trio.Event()
 
 
-async def fork(room: Containers, container: Container, wanted: Launch, runtime: Runtime) -> Monitor:
+async def fork(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> Monitor:
     """A monitor that has built its sandbox. The storage's mounts come first, then the runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
@@ -48,54 +48,54 @@ async def fork(room: Containers, container: Container, wanted: Launch, runtime: 
         if mount_point:
             os.makedirs(mount_point, mode=0o700, exist_ok=True)
     throwaway = container.record.host_config.auto_remove  # nobody reads it after a power cut: no write is waited for
-    mounts = (*await room.engine.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
-    monitor, _ = await Monitor.launch(room.engine.zygote, replace(wanted, mounts=mounts), room.engine.nursery)
+    mounts = (*await containers.engine.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
+    monitor, _ = await Monitor.launch(containers.engine.zygote, replace(wanted, mounts=mounts), containers.engine.nursery)
     return monitor
 
 
-def begin(room: Containers, container: Container, wanted: Launch, runtime: Runtime) -> None:
-    if len(room.ahead) < _MOST and not room.closing:
-        room.ahead[container.id] = ahead = Ahead(wanted)
-        room.background(_keep, room, container, ahead, runtime)
+def begin(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> None:
+    if len(containers.prepared_sandboxes) < _MOST and not containers.closing:
+        containers.prepared_sandboxes[container.id] = prepared_sandbox = PreparedSandbox(wanted)
+        containers.background(_keep, containers, container, prepared_sandbox, runtime)
 
 
-async def _keep(room: Containers, container: Container, ahead: Ahead, runtime: Runtime) -> None:
+async def _keep(containers: Containers, container: Container, prepared_sandbox: PreparedSandbox, runtime: Runtime) -> None:
     try:
-        ahead.monitor.set(await fork(room, container, ahead.wanted, runtime))
+        prepared_sandbox.monitor.set(await fork(containers, container, prepared_sandbox.wanted, runtime))
     except (OrlopError, OSError):
         pass  # the start meets it again, and tells
     finally:
-        ahead.monitor.set(None)
+        prepared_sandbox.monitor.set(None)
     with trio.move_on_after(_SECONDS):
-        await ahead.over.wait()
+        await prepared_sandbox.over.wait()
         return
     async with container.lock:
-        if room.ahead.get(container.id) is ahead:
-            await drop(room, container)
+        if containers.prepared_sandboxes.get(container.id) is prepared_sandbox:
+            await drop(containers, container)
 
 
-async def take(room: Containers, container: Container, wanted: Launch) -> Monitor | None:
+async def take(containers: Containers, container: Container, wanted: Launch) -> Monitor | None:
     """What was made ahead, if it is what is wanted now."""
-    ahead = room.ahead.pop(container.id, None)
-    if ahead is None:
+    prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
+    if prepared_sandbox is None:
         return None
-    ahead.over.set()
-    monitor = await ahead.monitor.get()
-    if monitor is None or (ahead.wanted == wanted and not monitor.is_over):
+    prepared_sandbox.over.set()
+    monitor = await prepared_sandbox.monitor.get()
+    if monitor is None or (prepared_sandbox.wanted == wanted and not monitor.is_over):
         return monitor
     await _end(monitor)
     return None
 
 
-async def drop(room: Containers, container: Container) -> None:
+async def drop(containers: Containers, container: Container) -> None:
     """Have nothing ahead: the container goes, or its root is wanted by others."""
-    ahead = room.ahead.pop(container.id, None)
-    if ahead is None:
+    prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
+    if prepared_sandbox is None:
         return
-    ahead.over.set()
-    if (monitor := await ahead.monitor.get()) is not None:
+    prepared_sandbox.over.set()
+    if (monitor := await prepared_sandbox.monitor.get()) is not None:
         await _end(monitor)
-    room.remove_run_directories(container.id)
+    containers.remove_run_directories(container.id)
 
 
 async def _end(monitor: Monitor) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orlop_engine.types.containers import HostConfig
 from orlop_sdk import OrlopError
 
-from .walls import OWN_MOUNTS
+from .host_access import OWN_MOUNTS
 
 if TYPE_CHECKING:
     from orlop_engine.containers.container import Container

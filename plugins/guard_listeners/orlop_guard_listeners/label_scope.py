@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from orlop_engine.containers.mounts import parse_bind
+from orlop_engine.containers.mount_spec import parse_bind
 from orlop_engine.networks.planning import network_of
 from orlop_engine.types.containers import CreateRequest, EndpointSettings, ExecConfig, HostConfig, NetworkingConfig
 from orlop_engine.types.networks import ConnectRequest, DisconnectRequest
@@ -20,7 +20,7 @@ from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_kernel.routing.call import Call
 from orlop_sdk import NotFound
 
-from .door import Door
+from .listener_policy import ListenerPolicy
 from .roles import Scope
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from orlop_engine.engine import Engine
     from orlop_engine.volumes.record import VolumeRecord
 
-__all__ = ["Judge"]
+__all__ = ["LabelScope"]
 
 _SHARED_NETWORKS = frozenset({"bridge", "none"})
 """Predefined, without labels, and what a container without further wishes is on."""
 
 
-class Judge:
+class LabelScope:
     """Of one listener with labels. Raises `Denied`, or `NotFound` as the engine would."""
 
-    def __init__(self, engine: Engine, door: Door) -> None:
+    def __init__(self, engine: Engine, policy: ListenerPolicy) -> None:
         self._engine = engine
-        self._door = door
-        self.stamp = {key: value for key, value in door.labels if value is not None}
+        self._policy = policy
+        self.stamp = {key: value for key, value in policy.labels if value is not None}
         by_route: dict[Scope, Callable[[Call], Awaitable[None]]] = {
             Scope.FILTER: self._filter,
             Scope.CONTAINER: self._container,
@@ -62,16 +62,16 @@ class Judge:
 
     async def __call__(self, call: Call, scope: Scope) -> None:
         """Return if the call stays within the labels; narrows and completes what it asks for."""
-        if scope in (Scope.OPEN, Scope.ABSENT) or (self._door.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
+        if scope in (Scope.OPEN, Scope.ABSENT) or (self._policy.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
             return
         judge = self._by_route.get(scope)
         if judge is None:
-            raise self._door.outside(f"{call.request.method} {call.pattern}")
+            raise self._policy.outside(f"{call.request.method} {call.pattern}")
         await judge(call)
 
     def holds(self, labels: Mapping[str, str] | None) -> bool:
         have = labels or {}
-        return all(key in have and value in (None, have[key]) for key, value in self._door.labels)
+        return all(key in have and value in (None, have[key]) for key, value in self._policy.labels)
 
     def has_container(self, container_id: str) -> bool:
         found = self._engine.containers.index.get(container_id)
@@ -82,13 +82,13 @@ class Judge:
     def _container_id(self, text: str) -> str:
         container = self._engine.containers.get(text)
         if not self.holds(container.record.config.labels):
-            raise self._door.outside(f"container {text}")
+            raise self._policy.outside(f"container {text}")
         return container.id
 
     def _network_id(self, text: str, *, shared: bool = False) -> str:
         record = self._engine.networks.resolve(text)
         if not self.holds(record.labels) and not (shared and record.predefined and record.name in _SHARED_NETWORKS):
-            raise self._door.outside(f"network {text}")
+            raise self._policy.outside(f"network {text}")
         return record.id
 
     def vet(self, volume: VolumeRecord, anonymous: bool) -> None:
@@ -97,29 +97,29 @@ class Judge:
         if self.holds(volume.labels):
             return
         if volume.of_host:
-            raise self._door.denied(f"the volume {volume.name}, which is a directory or device of the host,")
+            raise self._policy.denied(f"the volume {volume.name}, which is a directory or device of the host,")
         if not anonymous:
-            raise self._door.outside(f"volume {volume.name}")
+            raise self._policy.outside(f"volume {volume.name}")
 
     def _check_image(self, text: str) -> None:
         if not self.holds(self._engine.images.resolve(text).config.labels):
-            raise self._door.outside(f"image {text}")
+            raise self._policy.outside(f"image {text}")
 
     def _check_volume(self, name: str) -> None:
         """It is in the scope, or is made with the labels: whoever makes it first (`vet`)."""
         try:
             record = self._engine.volumes.get(name)
         except NotFound:
-            if len(self.stamp) < len(self._door.labels):
-                raise self._door.outside(f"volume {name}, which does not exist yet,") from None
+            if len(self.stamp) < len(self._policy.labels):
+                raise self._policy.outside(f"volume {name}, which does not exist yet,") from None
             return
         if not self.holds(record.labels):
-            raise self._door.outside(f"volume {name}")
+            raise self._policy.outside(f"volume {name}")
 
     # --- routes by path ---------------------------------------------------------------------------------------------
 
     async def _filter(self, call: Call) -> None:
-        call.only = self._door.label_texts
+        call.only = self._policy.label_texts
         if call.pattern == "/containers/json":
             filters = call.filters()
             for name in (*filters.get("before", ()), *filters.get("since", ())):
@@ -141,27 +141,27 @@ class Judge:
 
     async def _volume(self, call: Call) -> None:
         if not self.holds(self._engine.volumes.get(call.params["name"]).labels):
-            raise self._door.outside(f"volume {call.params['name']}")
+            raise self._policy.outside(f"volume {call.params['name']}")
 
     async def _image(self, call: Call) -> None:
         self._check_image(call.params["name"])
 
     async def _pull(self, call: Call) -> None:
-        if not self._door.shared_images or not call.arg("fromImage"):
-            raise self._door.outside("an image from elsewhere")
+        if not self._policy.shared_images or not call.arg("fromImage"):
+            raise self._policy.outside("an image from elsewhere")
 
     # --- routes by body ---------------------------------------------------------------------------------------------
 
     def _labelled(self, given: dict[str, str] | None, what: str) -> dict[str, str]:
         labels = {**self.stamp, **(given or {})}
         if not self.holds(labels):
-            raise self._door.outside(f"{what} with these labels")
+            raise self._policy.outside(f"{what} with these labels")
         return labels
 
     async def _create(self, call: Call) -> None:
         request = await call.json(CreateRequest)
         request.labels = self._labelled(request.labels, "a container")
-        if request.image and not self._door.shared_images:
+        if request.image and not self._policy.shared_images:
             self._check_image(request.image)
         if request.host_config is None:
             request.host_config = HostConfig()
@@ -182,7 +182,7 @@ class Judge:
         try:
             return self._container_id(name.removeprefix("/"))
         except NotFound:
-            raise self._door.outside(f"a link to container {name}, which does not exist,") from None
+            raise self._policy.outside(f"a link to container {name}, which does not exist,") from None
 
     def _joined(self, host: HostConfig) -> None:
         for field in ("network_mode", "ipc_mode", "pid_mode"):
@@ -223,7 +223,7 @@ class Judge:
         try:
             return self._network_id(name, shared=True)
         except NotFound:
-            raise self._door.outside(f"network {name}, which does not exist,") from None
+            raise self._policy.outside(f"network {name}, which does not exist,") from None
 
     @staticmethod
     def _volume_names(host: HostConfig) -> Iterator[str]:
@@ -238,7 +238,7 @@ class Judge:
     async def _exec_create(self, call: Call) -> None:
         await self._container(call)
         if (await call.json(ExecConfig)).privileged:
-            raise self._door.denied("a privileged exec")
+            raise self._policy.denied("a privileged exec")
 
     async def _connect(self, call: Call) -> None:
         request = await call.json(ConnectRequest)
@@ -268,4 +268,4 @@ class Judge:
         except NotFound:
             return
         if not self.holds(record.labels):
-            raise self._door.outside(f"volume {name}")
+            raise self._policy.outside(f"volume {name}")
