@@ -19,8 +19,9 @@ from functools import cache
 from typing import Any
 
 from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, until
-from tests.ports import free_port
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
+
+from orlop_sdk.testing.ports import free_port
 
 __all__ = ["OPERATIONS", "Operation", "Refused", "ask", "close_registry", "container"]
 

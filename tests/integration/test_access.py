@@ -97,7 +97,7 @@ SERVE = "echo hello; sleep 600"
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[EngineFixture]:
+def engine_fixture() -> Iterator[EngineFixture]:
     made = EngineFixture()
     try:
         yield made
@@ -109,14 +109,14 @@ def house() -> Iterator[EngineFixture]:
 # --- roles ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_reader_may(house: EngineFixture) -> None:
-    assert sorted(house.ok("read", "ps", "--format", "{{.Names}}").split()) == ["db1", "web1"]
-    assert house.ok("read", "logs", "web1") == "hello"
-    until(lambda: "web1" in house.ok("read", "events", "--since", "1h", "--until", "0s"))  # whole seconds
-    assert "sleep" in house.ok("read", "top", "web1")
-    assert house.ok("read", "version", "-f", "{{.Server.Version}}")
-    assert house.ok("read", "info", "-f", "{{.Containers}}") == "2"
-    assert house.ok("read", "images", "-q")
+def test_what_a_reader_may(engine_fixture: EngineFixture) -> None:
+    assert sorted(engine_fixture.ok("read", "ps", "--format", "{{.Names}}").split()) == ["db1", "web1"]
+    assert engine_fixture.ok("read", "logs", "web1") == "hello"
+    until(lambda: "web1" in engine_fixture.ok("read", "events", "--since", "1h", "--until", "0s"))  # whole seconds
+    assert "sleep" in engine_fixture.ok("read", "top", "web1")
+    assert engine_fixture.ok("read", "version", "-f", "{{.Server.Version}}")
+    assert engine_fixture.ok("read", "info", "-f", "{{.Containers}}") == "2"
+    assert engine_fixture.ok("read", "images", "-q")
 
 
 @pytest.mark.parametrize(
@@ -136,27 +136,27 @@ def test_what_a_reader_may(house: EngineFixture) -> None:
         "top web1 e",
     ],
 )
-def test_what_a_reader_may_not(house: EngineFixture, argv: str) -> None:
-    text = house.denied("read", *argv.split())
-    assert f"is not allowed for role read-only of listener unix://{house.engine.home}/read.sock" in text
-    assert house.engine.state("web1") == "running"
+def test_what_a_reader_may_not(engine_fixture: EngineFixture, argv: str) -> None:
+    text = engine_fixture.denied("read", *argv.split())
+    assert f"is not allowed for role read-only of listener unix://{engine_fixture.engine.home}/read.sock" in text
+    assert engine_fixture.engine.state("web1") == "running"
 
 
-def test_a_reader_sees_no_values_of_the_environment(house: EngineFixture) -> None:
+def test_a_reader_sees_no_values_of_the_environment(engine_fixture: EngineFixture) -> None:
     env = "{{json .Config.Env}}"
-    assert "PASSWORD=(hidden)" in house.ok("read", "inspect", "-f", env, "web1")
-    assert "secret" not in house.ok("read", "inspect", "web1")
-    assert "PASSWORD=secret" in house.ok("env", "inspect", "-f", env, "web1")
+    assert "PASSWORD=(hidden)" in engine_fixture.ok("read", "inspect", "-f", env, "web1")
+    assert "secret" not in engine_fixture.ok("read", "inspect", "web1")
+    assert "PASSWORD=secret" in engine_fixture.ok("env", "inspect", "-f", env, "web1")
 
 
-def test_sockets_are_whose_the_entry_says(house: EngineFixture) -> None:
-    read, env = (os.stat(house.engine.home / f"{name}.sock") for name in ("read", "env"))
+def test_sockets_are_whose_the_entry_says(engine_fixture: EngineFixture) -> None:
+    read, env = (os.stat(engine_fixture.engine.home / f"{name}.sock") for name in ("read", "env"))
     assert (stat.S_IMODE(read.st_mode), read.st_gid) == (0o600, 0)
     assert (stat.S_IMODE(env.st_mode), env.st_gid) == (0o660, 65534)
 
 
-def test_no_exec_runs_containers_and_nothing_in_them(house: EngineFixture) -> None:
-    assert house.ok("ci", "run", "--rm", "-v", "ci-data:/d", "busybox", "echo", "made") == "made"
+def test_no_exec_runs_containers_and_nothing_in_them(engine_fixture: EngineFixture) -> None:
+    assert engine_fixture.ok("ci", "run", "--rm", "-v", "ci-data:/d", "busybox", "echo", "made") == "made"
     for argv, what in (
         ("exec web1 true", "POST /containers/{id}/exec"),
         ("run --privileged busybox true", "Privileged"),
@@ -172,11 +172,11 @@ def test_no_exec_runs_containers_and_nothing_in_them(house: EngineFixture) -> No
         ("volume create -o type=none -o o=bind -o device=/ evil", "a volume with options of its driver"),
         ("network create -d macvlan evil", "a network of driver macvlan"),
     ):
-        assert f"{what} is not allowed for role no-exec" in house.denied("ci", *argv.split())
-    house.ok("ci", "volume", "rm", "ci-data")
+        assert f"{what} is not allowed for role no-exec" in engine_fixture.denied("ci", *argv.split())
+    engine_fixture.ok("ci", "volume", "rm", "ci-data")
 
 
-def test_a_guarded_client_chooses_no_address_inside(house: EngineFixture) -> None:
+def test_a_guarded_client_chooses_no_address_inside(engine_fixture: EngineFixture) -> None:
     """The daemon asks with root's place in the network. Nobody is asked, and the log says who wanted it."""
     with hostile.serving() as inside:
         port = inside.host.rpartition(":")[2]
@@ -188,21 +188,23 @@ def test_a_guarded_client_chooses_no_address_inside(house: EngineFixture) -> Non
                 ("run", "--rm", f"127.1.2.3:{port}/app"),
                 ("search", f"{inside.host}/app"),
             ):
-                assert what in house.denied(policy, *argv)
+                assert what in engine_fixture.denied(policy, *argv)
             login = {"username": "u", "password": "p", "serveraddress": inside.host}
-            assert what in str(house.api(policy, "POST", "/auth", login))
+            assert what in str(engine_fixture.api(policy, "POST", "/auth", login))
         for host in (inside.host, f"localhost:{port}", f"[::1]:{port}", "169.254.169.254"):
-            status, answer = house.api("ci", "POST", f"/images/create?fromSrc=http://{host}/x")
+            status, answer = engine_fixture.api("ci", "POST", f"/images/create?fromSrc=http://{host}/x")
             assert (status, what in answer["message"]) == (403, True)
         assert inside.requests == []
-        line = until(lambda: house.lines(path="/v1.45/auth", decision="denied"))[0]
+        line = until(lambda: engine_fixture.lines(path="/v1.45/auth", decision="denied"))[0]
         assert line["by"] == "role no-exec"
-        status, answer = house.api("ci", "POST", "/images/create?fromSrc=file:///etc/passwd")
+        status, answer = engine_fixture.api("ci", "POST", "/images/create?fromSrc=file:///etc/passwd")
         assert (status, answer["message"]) == (400, 'Get "file:///etc/passwd": unsupported protocol scheme "file"')
-        assert "manifest unknown" in house.engine.docker("pull", f"{inside.host}/app").err, "others ask as they like"
+        assert "manifest unknown" in engine_fixture.engine.docker("pull", f"{inside.host}/app").err, (
+            "others ask as they like"
+        )
 
 
-def test_attaching(house: EngineFixture) -> None:
+def test_attaching(engine_fixture: EngineFixture) -> None:
     stdin = "standard input is not allowed for role no-exec"
     for policy, query, status, text in (
         ("read", "", 403, "not allowed for role read-only"),
@@ -212,74 +214,76 @@ def test_attaching(house: EngineFixture) -> None:
     ):
         stream = "0" if status == 200 else "1"
         path = f"/containers/web1/attach?stream={stream}&stdout=1{query}"
-        said = house.curl(policy, "-X", "POST", path, "-w", "%{http_code}")
+        said = engine_fixture.curl(policy, "-X", "POST", path, "-w", "%{http_code}")
         assert said.endswith(str(status))
         assert text in said
 
 
-def test_a_key_in_other_case_is_the_same_key(house: EngineFixture) -> None:
+def test_a_key_in_other_case_is_the_same_key(engine_fixture: EngineFixture) -> None:
     """What is judged is what is carried out, however it is spelt."""
     body = {"image": BUSYBOX, "hostconfig": {"PRIVILEGED": True}}
-    status, answer = house.api("ci", "POST", "/containers/create", body)
+    status, answer = engine_fixture.api("ci", "POST", "/containers/create", body)
     assert (status, "Privileged is not allowed" in answer["message"]) == (403, True)
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_team_sees_its_own(house: EngineFixture) -> None:
-    assert house.ok("web", "ps", "-a", "--format", "{{.Names}}") == "web1"
-    assert house.ok("db", "ps", "-a", "--format", "{{.Names}}") == "db1"
-    assert house.ok("webread", "ps", "--format", "{{.Names}}") == "web1"
-    assert house.ok("web", "ps", "-q", "-f", f"label={TEAM}=db") == ""
-    ident = house.engine.inspect("db1")["Id"]
+def test_each_team_sees_its_own(engine_fixture: EngineFixture) -> None:
+    assert engine_fixture.ok("web", "ps", "-a", "--format", "{{.Names}}") == "web1"
+    assert engine_fixture.ok("db", "ps", "-a", "--format", "{{.Names}}") == "db1"
+    assert engine_fixture.ok("webread", "ps", "--format", "{{.Names}}") == "web1"
+    assert engine_fixture.ok("web", "ps", "-q", "-f", f"label={TEAM}=db") == ""
+    ident = engine_fixture.engine.inspect("db1")["Id"]
     for name in ("db1", ident, ident[:8]):
-        assert f"container {name} is outside the labels ({TEAM}=web) of listener" in house.denied("web", "inspect", name)
+        assert f"container {name} is outside the labels ({TEAM}=web) of listener" in engine_fixture.denied(
+            "web", "inspect", name
+        )
     for argv in ("exec db1 true", "rm -f db1", "logs db1", "stop db1", "rename db1 x", "wait db1"):
-        assert "is outside the labels" in house.denied("web", *argv.split())
+        assert "is outside the labels" in engine_fixture.denied("web", *argv.split())
     events = ("events", "--since", "1h", "--until", "0s", "--format", "{{.Actor.Attributes.name}}")
-    seen = until(lambda: house.ok("web", *events).split())  # whole seconds
+    seen = until(lambda: engine_fixture.ok("web", *events).split())  # whole seconds
     assert set(seen) == {"web1"}
 
 
-def test_an_exec_of_another_team(house: EngineFixture) -> None:
-    _, made = house.engine.api("POST", "/containers/db1/exec", {"Cmd": ["true"]})
+def test_an_exec_of_another_team(engine_fixture: EngineFixture) -> None:
+    _, made = engine_fixture.engine.api("POST", "/containers/db1/exec", {"Cmd": ["true"]})
     for method, path in (("GET", "json"), ("POST", "start"), ("POST", "resize?h=1&w=1")):
-        assert house.api("web", method, f"/exec/{made['Id']}/{path}", {} if method == "POST" else None)[0] == 403
-    assert house.ok("web", "exec", "web1", "echo", "in") == "in"
-    assert "a privileged exec is not allowed" in house.denied("web", "exec", "--privileged", "web1", "true")
+        assert engine_fixture.api("web", method, f"/exec/{made['Id']}/{path}", {} if method == "POST" else None)[0] == 403
+    assert engine_fixture.ok("web", "exec", "web1", "echo", "in") == "in"
+    assert "a privileged exec is not allowed" in engine_fixture.denied("web", "exec", "--privileged", "web1", "true")
 
 
-def test_what_a_team_makes_is_its_own(house: EngineFixture) -> None:
-    assert house.ok("web", "run", "--rm", "busybox", "echo", "made") == "made"
-    ident = house.ok("web", "create", "--name", "web2", "-v", "web-data:/d", "-v", "/anonymous", "busybox", "true")
-    made = house.engine.inspect(ident)
+def test_what_a_team_makes_is_its_own(engine_fixture: EngineFixture) -> None:
+    assert engine_fixture.ok("web", "run", "--rm", "busybox", "echo", "made") == "made"
+    ident = engine_fixture.ok("web", "create", "--name", "web2", "-v", "web-data:/d", "-v", "/anonymous", "busybox", "true")
+    made = engine_fixture.engine.inspect(ident)
     assert made["Config"]["Labels"] == {TEAM: "web"}
     names = [mount["Name"] for mount in made["Mounts"]]
-    assert sorted(house.ok("web", "volume", "ls", "-q").split()) == sorted(names)
-    assert house.ok("db", "volume", "ls", "-q") == ""
-    assert "outside" in house.denied("web", "create", "-l", f"{TEAM}=db", "busybox")
-    assert "outside" in house.denied("db", "volume", "inspect", "web-data")
-    assert "outside" in house.denied("db", "volume", "create", "web-data")
-    house.ok("web", "network", "create", "web-net")
-    assert house.ok("web", "network", "ls", "--format", "{{.Name}}") == "web-net"
-    assert house.ok("web", "network", "inspect", "-f", "{{json .Labels}}", "web-net") == json.dumps(
+    assert sorted(engine_fixture.ok("web", "volume", "ls", "-q").split()) == sorted(names)
+    assert engine_fixture.ok("db", "volume", "ls", "-q") == ""
+    assert "outside" in engine_fixture.denied("web", "create", "-l", f"{TEAM}=db", "busybox")
+    assert "outside" in engine_fixture.denied("db", "volume", "inspect", "web-data")
+    assert "outside" in engine_fixture.denied("db", "volume", "create", "web-data")
+    engine_fixture.ok("web", "network", "create", "web-net")
+    assert engine_fixture.ok("web", "network", "ls", "--format", "{{.Name}}") == "web-net"
+    assert engine_fixture.ok("web", "network", "inspect", "-f", "{{json .Labels}}", "web-net") == json.dumps(
         {TEAM: "web"}, separators=(",", ":")
     )
-    house.ok("web", "network", "connect", "web-net", "web1")
-    house.engine.ok("network", "connect", "web-net", "db1")
-    members = house.ok("web", "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", "web-net")
+    engine_fixture.ok("web", "network", "connect", "web-net", "web1")
+    engine_fixture.engine.ok("network", "connect", "web-net", "db1")
+    members = engine_fixture.ok("web", "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", "web-net")
     assert members == "web1"
-    house.engine.ok("network", "disconnect", "web-net", "db1")
-    house.ok("web", "network", "disconnect", "web-net", "web1")
-    house.ok("web", "network", "rm", "web-net")
-    house.ok("web", "rm", "-v", "web2")
-    house.ok("web", "volume", "rm", "web-data")
+    engine_fixture.engine.ok("network", "disconnect", "web-net", "db1")
+    engine_fixture.ok("web", "network", "disconnect", "web-net", "web1")
+    engine_fixture.ok("web", "network", "rm", "web-net")
+    engine_fixture.ok("web", "rm", "-v", "web2")
+    engine_fixture.ok("web", "volume", "rm", "web-data")
 
 
-def test_what_a_team_may_not_join(house: EngineFixture) -> None:
-    house.engine.ok("volume", "create", "private")
-    house.engine.ok("network", "create", "private")
+def test_what_a_team_may_not_join(engine_fixture: EngineFixture) -> None:
+    engine_fixture.engine.ok("volume", "create", "private")
+    engine_fixture.engine.ok("network", "create", "private")
     for argv in (
         "--network container:db1",
         "--pid container:db1",
@@ -291,126 +295,137 @@ def test_what_a_team_may_not_join(house: EngineFixture) -> None:
         "--network private",
         "--network nowhere",
     ):
-        assert "is outside the labels" in house.denied("web", "create", *argv.split(), "busybox"), argv
-    assert "Privileged is not allowed" in house.denied("web", "create", "--privileged", "busybox")
-    assert "the bind mount /:/h is not allowed" in house.denied("web", "create", "-v", "/:/h", "busybox")
-    assert "outside" in house.denied("web", "network", "connect", "private", "web1")
-    assert "outside" in house.denied("web", "network", "connect", "bridge", "db1")
+        assert "is outside the labels" in engine_fixture.denied("web", "create", *argv.split(), "busybox"), argv
+    assert "Privileged is not allowed" in engine_fixture.denied("web", "create", "--privileged", "busybox")
+    assert "the bind mount /:/h is not allowed" in engine_fixture.denied("web", "create", "-v", "/:/h", "busybox")
+    assert "outside" in engine_fixture.denied("web", "network", "connect", "private", "web1")
+    assert "outside" in engine_fixture.denied("web", "network", "connect", "bridge", "db1")
     for argv in ("system df", "tag busybox x", "rmi busybox"):
-        assert "is outside the labels" in house.denied("web", *argv.split())
-    assert house.ok("web", "create", "--pid", "container:web1", "--name", "beside", "busybox")
-    assert house.engine.inspect("beside")["HostConfig"]["PidMode"] == f"container:{house.engine.inspect('web1')['Id']}"
-    house.ok("web", "rm", "beside")
-    house.engine.ok("network", "rm", "private")
-    house.engine.ok("volume", "rm", "private")
+        assert "is outside the labels" in engine_fixture.denied("web", *argv.split())
+    assert engine_fixture.ok("web", "create", "--pid", "container:web1", "--name", "beside", "busybox")
+    assert (
+        engine_fixture.engine.inspect("beside")["HostConfig"]["PidMode"]
+        == f"container:{engine_fixture.engine.inspect('web1')['Id']}"
+    )
+    engine_fixture.ok("web", "rm", "beside")
+    engine_fixture.engine.ok("network", "rm", "private")
+    engine_fixture.engine.ok("volume", "rm", "private")
 
 
-def test_an_image_does_not_decide_whose_container_it_is(house: EngineFixture) -> None:
-    with open(house.engine.home / "bait.tar", "wb") as file:
+def test_an_image_does_not_decide_whose_container_it_is(engine_fixture: EngineFixture) -> None:
+    with open(engine_fixture.engine.home / "bait.tar", "wb") as file:
         file.write(layer(busybox()).data)
-    house.engine.ok("import", "-c", f"LABEL {TEAM}=web", "-c", "LABEL kept=yes", str(house.engine.home / "bait.tar"), "bait")
-    house.engine.ok("run", "-d", "--name", "bait", "-v", "/:/host:ro", "bait", "sleep", "600")
-    assert house.engine.inspect("bait")["Config"]["Labels"] == {"kept": "yes"}
-    assert house.ok("web", "ps", "--format", "{{.Names}}") == "web1"
-    assert "is outside the labels" in house.denied("web", "exec", "bait", "true")
-    house.engine.ok("rm", "-f", "bait")
-    house.engine.ok("rmi", "bait")
+    engine_fixture.engine.ok(
+        "import", "-c", f"LABEL {TEAM}=web", "-c", "LABEL kept=yes", str(engine_fixture.engine.home / "bait.tar"), "bait"
+    )
+    engine_fixture.engine.ok("run", "-d", "--name", "bait", "-v", "/:/host:ro", "bait", "sleep", "600")
+    assert engine_fixture.engine.inspect("bait")["Config"]["Labels"] == {"kept": "yes"}
+    assert engine_fixture.ok("web", "ps", "--format", "{{.Names}}") == "web1"
+    assert "is outside the labels" in engine_fixture.denied("web", "exec", "bait", "true")
+    engine_fixture.engine.ok("rm", "-f", "bait")
+    engine_fixture.engine.ok("rmi", "bait")
 
 
-def test_the_hosts_files_do_not_come_by_a_checkpoint(house: EngineFixture, tmp_path: Path) -> None:
+def test_the_hosts_files_do_not_come_by_a_checkpoint(engine_fixture: EngineFixture, tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     for method, path in (("DELETE", "/victim"), ("GET", ""), ("POST", "")):
         body = {"CheckpointID": "victim", "CheckpointDir": str(tmp_path)} if method == "POST" else None
-        assert house.api("web", method, f"/containers/web1/checkpoints{path}?dir={tmp_path}", body)[0] == 403
-    assert house.api("web", "POST", f"/containers/web1/start?checkpoint=victim&checkpoint-dir={tmp_path}")[0] == 403
+        assert engine_fixture.api("web", method, f"/containers/web1/checkpoints{path}?dir={tmp_path}", body)[0] == 403
+    assert engine_fixture.api("web", "POST", f"/containers/web1/start?checkpoint=victim&checkpoint-dir={tmp_path}")[0] == 403
     assert (tmp_path / "victim").is_dir()
 
 
-def test_the_hosts_things_do_not_come_by_way_of_others(house: EngineFixture) -> None:
-    house.engine.ok("run", "-d", "--name", "manager", "-v", "/etc:/host:ro", "busybox", "sleep", "600")
-    house.engine.ok("run", "-d", "--name", "exporter", "--network", "host", "busybox", "sleep", "600")
-    house.engine.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", "share")
+def test_the_hosts_things_do_not_come_by_way_of_others(engine_fixture: EngineFixture) -> None:
+    engine_fixture.engine.ok("run", "-d", "--name", "manager", "-v", "/etc:/host:ro", "busybox", "sleep", "600")
+    engine_fixture.engine.ok("run", "-d", "--name", "exporter", "--network", "host", "busybox", "sleep", "600")
+    engine_fixture.engine.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", "share")
     for argv, what in (
         ("--volumes-from manager", "VolumesFrom manager, which has the bind mount of /etc,"),
         ("--network container:exporter", "NetworkMode container:exporter, which has the host's,"),
     ):
-        assert f"{what} is not allowed for role no-exec" in house.denied("ci", "create", *argv.split(), "busybox")
-    subnet = house.engine.ok("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "bridge")  # it has a route
-    refused = house.denied("ci", "network", "create", "--subnet", subnet, "x")
+        assert f"{what} is not allowed for role no-exec" in engine_fixture.denied("ci", "create", *argv.split(), "busybox")
+    subnet = engine_fixture.engine.ok(
+        "network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", "bridge"
+    )  # it has a route
+    refused = engine_fixture.denied("ci", "network", "create", "--subnet", subnet, "x")
     assert f"the subnet {subnet}, which the host uses, is not allowed" in refused
-    assert house.ok("read", "volume", "inspect", "-f", "{{.Options.o}}", "share") == "(hidden)"
-    assert 'ps_args "ef" is not allowed' in house.denied("read", "top", "web1", "ef")
-    house.engine.ok("rm", "-f", "manager", "exporter")
-    house.engine.ok("volume", "rm", "share")
+    assert engine_fixture.ok("read", "volume", "inspect", "-f", "{{.Options.o}}", "share") == "(hidden)"
+    assert 'ps_args "ef" is not allowed' in engine_fixture.denied("read", "top", "web1", "ef")
+    engine_fixture.engine.ok("rm", "-f", "manager", "exporter")
+    engine_fixture.engine.ok("volume", "rm", "share")
 
 
-def test_the_hosts_directories_do_not_come_by_volumes(house: EngineFixture) -> None:
-    house.engine.ok("volume", "create", "--label", f"{TEAM}=web", *"-o type=none -o o=bind -o device=/etc etc".split())
-    house.engine.ok("create", "--name", "has-etc", "-v", "etc:/e", "busybox")
+def test_the_hosts_directories_do_not_come_by_volumes(engine_fixture: EngineFixture) -> None:
+    engine_fixture.engine.ok(
+        "volume", "create", "--label", f"{TEAM}=web", *"-o type=none -o o=bind -o device=/etc etc".split()
+    )
+    engine_fixture.engine.ok("create", "--name", "has-etc", "-v", "etc:/e", "busybox")
     for argv in ("-v etc:/e", "--mount type=volume,src=etc,dst=/e", "--volumes-from has-etc"):
-        refused = house.denied("ci", "create", *argv.split(), "busybox")
+        refused = engine_fixture.denied("ci", "create", *argv.split(), "busybox")
         assert "the volume etc, which is a directory or device of the host, is not allowed for role no-exec" in refused
-    assert house.ok("web", "run", "--rm", "-v", "etc:/e:ro", "busybox", "ls", "/e/passwd") == "/e/passwd"
-    (line,) = until(lambda: house.lines(route="/containers/create", by="role no-exec", status=403)[-1:])
+    assert engine_fixture.ok("web", "run", "--rm", "-v", "etc:/e:ro", "busybox", "ls", "/e/passwd") == "/e/passwd"
+    (line,) = until(lambda: engine_fixture.lines(route="/containers/create", by="role no-exec", status=403)[-1:])
     assert line["decision"] == "denied"
-    house.engine.ok("rm", "has-etc")
-    house.engine.ok("volume", "rm", "etc")
+    engine_fixture.engine.ok("rm", "has-etc")
+    engine_fixture.engine.ok("volume", "rm", "etc")
 
 
-def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(house: EngineFixture, tmp_path: Path) -> None:
+def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(engine_fixture: EngineFixture, tmp_path: Path) -> None:
     """Not below the mount, not by a link that leads into it, not by way of a volume, whether it runs or not."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
     subprocess.run(["mount", "--make-shared", tmp_path], check=True)
     try:
-        _no_copies_out(house, tmp_path)
+        _no_copies_out(engine_fixture, tmp_path)
     finally:
-        house.engine.docker("rm", "-f", "bound", "volumed", "shared", "stopped", "own")
-        house.engine.docker("volume", "rm", "hostdir", "own")
+        engine_fixture.engine.docker("rm", "-f", "bound", "volumed", "shared", "stopped", "own")
+        engine_fixture.engine.docker("volume", "rm", "hostdir", "own")
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def _no_copies_out(house: EngineFixture, tmp_path: Path) -> None:
+def _no_copies_out(engine_fixture: EngineFixture, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("of the host")
     options = f"-o type=none -o o=bind -o device={tmp_path}"
-    house.engine.ok("volume", "create", *options.split(), "hostdir")
+    engine_fixture.engine.ok("volume", "create", *options.split(), "hostdir")
     link = "ln -s /m /link; sleep 600"
     for name, mount in (("bound", f"{tmp_path}:/m:ro"), ("volumed", "hostdir:/m"), ("shared", f"{tmp_path}:/m:rshared")):
-        house.engine.ok("run", "-d", "--name", name, "-v", mount, "busybox", "sh", "-c", link)
-    house.engine.ok("create", "--name", "stopped", "-v", f"{tmp_path}:/m", "busybox", "true")
-    until(lambda: house.engine.docker("exec", "bound", "ls", "/link/secret").code == 0)
+        engine_fixture.engine.ok("run", "-d", "--name", name, "-v", mount, "busybox", "sh", "-c", link)
+    engine_fixture.engine.ok("create", "--name", "stopped", "-v", f"{tmp_path}:/m", "busybox", "true")
+    until(lambda: engine_fixture.engine.docker("exec", "bound", "ls", "/link/secret").code == 0)
     for name in ("bound", "volumed", "shared", "stopped"):
         for path in ("/m/secret", "/link/secret", "/m", "/", "/etc/hostname"):
             for method in ("GET", "HEAD"):
-                status, said = house.api("ci", method, f"/containers/{name}/archive?path={path}")
+                status, said = engine_fixture.api("ci", method, f"/containers/{name}/archive?path={path}")
                 assert status == 403, (name, path, said)
-        assert "is not allowed for role no-exec" in house.denied("ci", "cp", f"{name}:/m/secret", str(tmp_path / "out"))
-        for exported in (house.docker("ci", "export", name), house.engine.docker("export", name)):
+        assert "is not allowed for role no-exec" in engine_fixture.denied(
+            "ci", "cp", f"{name}:/m/secret", str(tmp_path / "out")
+        )
+        for exported in (engine_fixture.docker("ci", "export", name), engine_fixture.engine.docker("export", name)):
             assert b"of the host" not in exported.stdout and exported.code == 0
-        assert "/m/secret" not in house.ok("ci", "diff", name)
-    house.engine.ok("cp", "bound:/m/secret", str(tmp_path / "out"))  # root's socket has no such bounds
+        assert "/m/secret" not in engine_fixture.ok("ci", "diff", name)
+    engine_fixture.engine.ok("cp", "bound:/m/secret", str(tmp_path / "out"))  # root's socket has no such bounds
     assert (tmp_path / "out").read_text() == "of the host"
-    house.ok("ci", "run", "--name", "own", "-v", "own:/d", "busybox", "sh", "-c", "echo mine > /d/file")
-    house.ok("ci", "cp", "own:/d/file", str(tmp_path / "mine"))
+    engine_fixture.ok("ci", "run", "--name", "own", "-v", "own:/d", "busybox", "sh", "-c", "echo mine > /d/file")
+    engine_fixture.ok("ci", "cp", "own:/d/file", str(tmp_path / "mine"))
     assert (tmp_path / "mine").read_text() == "mine\n"
 
 
-def test_an_anonymous_volume_of_a_host_directory_is_not_taken_over(house: EngineFixture, tmp_path: Path) -> None:
+def test_an_anonymous_volume_of_a_host_directory_is_not_taken_over(engine_fixture: EngineFixture, tmp_path: Path) -> None:
     options = f"type=volume,dst=/m,volume-opt=type=none,volume-opt=o=bind,volume-opt=device={tmp_path}"
-    house.engine.ok("create", "--name", "holder", "-l", f"{TEAM}=web", "--mount", options, "busybox")
+    engine_fixture.engine.ok("create", "--name", "holder", "-l", f"{TEAM}=web", "--mount", options, "busybox")
     for policy in ("web", "ci"):
-        assert "which is a directory or device of the host, is not" in house.denied(
+        assert "which is a directory or device of the host, is not" in engine_fixture.denied(
             policy, "create", "--volumes-from", "holder", "busybox"
         )
     labelled = f"{options},volume-label={TEAM}=web"
-    house.engine.ok("create", "--name", "giver", "-l", f"{TEAM}=web", "--mount", labelled, "busybox")
-    house.ok("web", "run", "--rm", "--volumes-from", "giver:ro", "busybox", "ls", "/m")
-    house.engine.ok("rm", "-v", "holder", "giver")
+    engine_fixture.engine.ok("create", "--name", "giver", "-l", f"{TEAM}=web", "--mount", labelled, "busybox")
+    engine_fixture.ok("web", "run", "--rm", "--volumes-from", "giver:ro", "busybox", "ls", "/m")
+    engine_fixture.engine.ok("rm", "-v", "holder", "giver")
 
 
-def test_no_answer_tells_what_paths_the_host_has(house: EngineFixture) -> None:
+def test_no_answer_tells_what_paths_the_host_has(engine_fixture: EngineFixture) -> None:
     said = set()
     for path in ("/etc/shadow", "/nonexistent", "/dev/null"):
-        status, answer = house.api(
+        status, answer = engine_fixture.api(
             "ci",
             "POST",
             "/containers/create",
@@ -418,112 +433,125 @@ def test_no_answer_tells_what_paths_the_host_has(house: EngineFixture) -> None:
         )
         said.add((status, answer["message"]))
         mount = {"Type": "bind", "Source": path, "Target": "/t"}
-        status, answer = house.api("ci", "POST", "/containers/create", {"Image": BUSYBOX, "HostConfig": {"Mounts": [mount]}})
+        status, answer = engine_fixture.api(
+            "ci", "POST", "/containers/create", {"Image": BUSYBOX, "HostConfig": {"Mounts": [mount]}}
+        )
         said.add((status, answer["message"].replace(path, "PATH")))
     assert {status for status, _ in said} == {403}
     assert len(said) == 2
 
 
-def test_top_shows_a_container_and_not_the_host(house: EngineFixture) -> None:
+def test_top_shows_a_container_and_not_the_host(engine_fixture: EngineFixture) -> None:
     for policy in ("read", "ci", "web"):
         for words in ("-C sleep", "ef", "-eo lstart,pid,args"):
-            assert f'ps_args "{words}" is not allowed' in house.denied(policy, "top", "web1", *words.split())
-        assert len(house.docker(policy, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
+            assert f'ps_args "{words}" is not allowed' in engine_fixture.denied(policy, "top", "web1", *words.split())
+        assert len(engine_fixture.docker(policy, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
 
 
-def test_names_of_images_that_others_run_are_not_moved(house: EngineFixture, tmp_path: Path) -> None:
+def test_names_of_images_that_others_run_are_not_moved(engine_fixture: EngineFixture, tmp_path: Path) -> None:
     (tmp_path / "rootfs.tar").write_bytes(layer(busybox()).data)
     (tmp_path / "evil.tar").write_bytes(docker_archive({BUSYBOX: image([layer({"evil": b""})])}))
-    before = house.engine.ok("images", "-q", "--no-trunc", "busybox")
+    before = engine_fixture.engine.ok("images", "-q", "--no-trunc", "busybox")
     moved = f"moving the name {BUSYBOX} to another image is not allowed for role no-exec of listener"
-    house.ok("ci", "import", str(tmp_path / "rootfs.tar"), "ci:1")
-    house.ok("ci", "create", "--name", "changed", "ci:1", "true")
+    engine_fixture.ok("ci", "import", str(tmp_path / "rootfs.tar"), "ci:1")
+    engine_fixture.ok("ci", "create", "--name", "changed", "ci:1", "true")
     for argv in ("tag ci:1 busybox", "commit changed busybox", f"import {tmp_path}/rootfs.tar busybox"):
-        assert moved in house.denied("ci", *argv.split()), argv
-    assert moved in house.docker("ci", "load", "-i", str(tmp_path / "evil.tar")).err
+        assert moved in engine_fixture.denied("ci", *argv.split()), argv
+    assert moved in engine_fixture.docker("ci", "load", "-i", str(tmp_path / "evil.tar")).err
     for argv in ("rmi busybox", f"rmi -f {before}"):
-        assert f"removing the name {BUSYBOX} is not allowed for role no-exec" in house.denied("ci", *argv.split())
-    house.ok("ci", "image", "prune", "-af")
-    assert house.engine.ok("images", "-q", "--no-trunc", "busybox") == before
+        assert f"removing the name {BUSYBOX} is not allowed for role no-exec" in engine_fixture.denied("ci", *argv.split())
+    engine_fixture.ok("ci", "image", "prune", "-af")
+    assert engine_fixture.engine.ok("images", "-q", "--no-trunc", "busybox") == before
     for _ in range(2):  # its own names it moves and removes
-        house.ok("ci", "commit", "changed", "ci:2")
-    house.ok("ci", "rm", "changed")
-    house.ok("ci", "rmi", "ci:2")
-    house.ok("ci", "image", "prune", "-f")  # the first ci:2, which is of ci:1
-    house.ok("ci", "image", "prune", "-af")
-    assert house.engine.ok("images", "--format", "{{.Repository}}:{{.Tag}}", "-a").split() == [BUSYBOX]
+        engine_fixture.ok("ci", "commit", "changed", "ci:2")
+    engine_fixture.ok("ci", "rm", "changed")
+    engine_fixture.ok("ci", "rmi", "ci:2")
+    engine_fixture.ok("ci", "image", "prune", "-f")  # the first ci:2, which is of ci:1
+    engine_fixture.ok("ci", "image", "prune", "-af")
+    assert engine_fixture.engine.ok("images", "--format", "{{.Repository}}:{{.Tag}}", "-a").split() == [BUSYBOX]
     denied = {"decision": "denied", "by": "role no-exec"}
-    (line, *_) = until(lambda: house.lines(route="/images/{name}/tag", **denied))
+    (line, *_) = until(lambda: engine_fixture.lines(route="/images/{name}/tag", **denied))
     assert (line["status"], moved in line["reason"]) == (403, True)
-    (line, *_) = until(lambda: house.lines(route="/images/load", event="end", **denied))
+    (line, *_) = until(lambda: engine_fixture.lines(route="/images/load", event="end", **denied))
     assert moved in line["reason"]
 
 
-def test_images_are_shared_only_where_it_says_so(house: EngineFixture) -> None:
-    assert house.ok("web", "images", "-q")
-    assert house.ok("db", "images", "-q") == ""
-    assert f"image {BUSYBOX.removesuffix(':latest')} is outside the labels" in house.denied("db", "run", "busybox", "true")
-    assert "an image from elsewhere is outside" in house.denied("db", "pull", "nowhere.invalid/x")
-    assert "outside" in house.denied("web", "load", "-i", "/dev/null")
+def test_images_are_shared_only_where_it_says_so(engine_fixture: EngineFixture) -> None:
+    assert engine_fixture.ok("web", "images", "-q")
+    assert engine_fixture.ok("db", "images", "-q") == ""
+    assert f"image {BUSYBOX.removesuffix(':latest')} is outside the labels" in engine_fixture.denied(
+        "db", "run", "busybox", "true"
+    )
+    assert "an image from elsewhere is outside" in engine_fixture.denied("db", "pull", "nowhere.invalid/x")
+    assert "outside" in engine_fixture.denied("web", "load", "-i", "/dev/null")
 
 
-def test_prune_takes_ones_own(house: EngineFixture) -> None:
-    house.engine.ok("create", "--name", "other", "busybox", "true")
-    house.ok("web", "create", "--name", "mine", "busybox", "true")
-    house.ok("web", "container", "prune", "-f")
-    assert sorted(house.engine.ok("ps", "-a", "--format", "{{.Names}}").split()) == ["db1", "other", "web1"]
-    house.ok("web", "system", "prune", "-f")
-    house.engine.ok("rm", "other")
+def test_prune_takes_ones_own(engine_fixture: EngineFixture) -> None:
+    engine_fixture.engine.ok("create", "--name", "other", "busybox", "true")
+    engine_fixture.ok("web", "create", "--name", "mine", "busybox", "true")
+    engine_fixture.ok("web", "container", "prune", "-f")
+    assert sorted(engine_fixture.engine.ok("ps", "-a", "--format", "{{.Names}}").split()) == ["db1", "other", "web1"]
+    engine_fixture.ok("web", "system", "prune", "-f")
+    engine_fixture.engine.ok("rm", "other")
 
 
-def test_a_team_removes_its_links(house: EngineFixture) -> None:
-    house.ok("web", "create", "--name", "linked", "--link", "web1:first", "busybox")
-    ident = house.engine.inspect("web1")["Id"]
-    assert house.engine.inspect("linked")["HostConfig"]["Links"] == ["/web1:/linked/first"]
-    assert "container linked is outside the labels" in house.denied("db", "rm", "--link", "linked/first")
-    assert house.ok("web", "rm", "--link", "linked/first") == "linked/first"
-    assert (house.engine.inspect("linked")["HostConfig"]["Links"], house.engine.inspect("web1")["Id"]) == (None, ident)
-    house.ok("web", "rm", "linked")
+def test_a_team_removes_its_links(engine_fixture: EngineFixture) -> None:
+    engine_fixture.ok("web", "create", "--name", "linked", "--link", "web1:first", "busybox")
+    ident = engine_fixture.engine.inspect("web1")["Id"]
+    assert engine_fixture.engine.inspect("linked")["HostConfig"]["Links"] == ["/web1:/linked/first"]
+    assert "container linked is outside the labels" in engine_fixture.denied("db", "rm", "--link", "linked/first")
+    assert engine_fixture.ok("web", "rm", "--link", "linked/first") == "linked/first"
+    assert (engine_fixture.engine.inspect("linked")["HostConfig"]["Links"], engine_fixture.engine.inspect("web1")["Id"]) == (
+        None,
+        ident,
+    )
+    engine_fixture.ok("web", "rm", "linked")
 
 
 # --- the audit log ----------------------------------------------------------------------------------------------------
 
 
-def test_who_did_what_is_written_down(house: EngineFixture) -> None:
-    house.denied("read", "rm", "-f", "web1")
-    listener = f"unix://{house.engine.home}/read.sock"
-    (line,) = until(lambda: house.lines(route="/containers/{id}", listener=listener, decision="denied")[-1:])
+def test_who_did_what_is_written_down(engine_fixture: EngineFixture) -> None:
+    engine_fixture.denied("read", "rm", "-f", "web1")
+    listener = f"unix://{engine_fixture.engine.home}/read.sock"
+    (line,) = until(lambda: engine_fixture.lines(route="/containers/{id}", listener=listener, decision="denied")[-1:])
     assert (line["event"], line["by"], line["status"], line["method"]) == ("call", "role read-only", 403, "DELETE")
-    assert line["object"] == {"type": "container", "id": house.engine.inspect("web1")["Id"], "name": "web1"}
+    assert line["object"] == {"type": "container", "id": engine_fixture.engine.inspect("web1")["Id"], "name": "web1"}
     assert (line["peer"]["uid"], line["peer"]["gid"]) == (0, 0)
     assert line["peer"]["pid"] > 1
     assert line["path"].endswith("/containers/web1")
-    status = house.audit.stat()
+    status = engine_fixture.audit.stat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, 0)
 
 
-def test_streams_have_a_beginning_and_an_end(house: EngineFixture) -> None:
-    house.engine.ok("exec", "web1", "true")
+def test_streams_have_a_beginning_and_an_end(engine_fixture: EngineFixture) -> None:
+    engine_fixture.engine.ok("exec", "web1", "true")
     follower = subprocess.Popen(
-        ["curl", "-sN", "--unix-socket", house.engine.socket, "http://d/v1.45/containers/web1/logs?stdout=1&follow=1"],
+        [
+            "curl",
+            "-sN",
+            "--unix-socket",
+            engine_fixture.engine.socket,
+            "http://d/v1.45/containers/web1/logs?stdout=1&follow=1",
+        ],
         stdout=subprocess.PIPE,
     )
     assert follower.stdout is not None
     assert follower.stdout.read(8)
-    mine = until(lambda: [line for line in house.lines(event="begin") if line["peer"]["pid"] == follower.pid])
+    mine = until(lambda: [line for line in engine_fixture.lines(event="begin") if line["peer"]["pid"] == follower.pid])
     (begun,) = mine
     follower.kill()
     follower.communicate()
-    (ended,) = until(lambda: house.lines(event="end", id=begun["id"]))
+    (ended,) = until(lambda: engine_fixture.lines(event="end", id=begun["id"]))
     assert ended["outcome"] == "broken off"
-    (hijack,) = until(lambda: house.lines(event="end", route="/exec/{id}/start")[-1:])
+    (hijack,) = until(lambda: engine_fixture.lines(event="end", route="/exec/{id}/start")[-1:])
     assert (hijack["status"], hijack["outcome"], hijack["object"]["name"]) == (101, "complete", "web1")
-    assert hijack["seconds"] >= house.lines(event="begin", id=hijack["id"])[0]["seconds"]
+    assert hijack["seconds"] >= engine_fixture.lines(event="begin", id=hijack["id"])[0]["seconds"]
 
 
-def test_unknown_routes_are_written_down_too(house: EngineFixture) -> None:
-    assert house.api("read", "POST", "/no/such")[0] == 404
-    assert until(lambda: house.lines(path="/v1.45/no/such", status=404))[0].get("route", "") == ""
+def test_unknown_routes_are_written_down_too(engine_fixture: EngineFixture) -> None:
+    assert engine_fixture.api("read", "POST", "/no/such")[0] == 404
+    assert until(lambda: engine_fixture.lines(path="/v1.45/no/such", status=404))[0].get("route", "") == ""
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------
@@ -600,12 +628,12 @@ def _no_volumes(method: str, question: dict[str, Any]) -> dict[str, Any]:
     return {"Allow": True}
 
 
-def test_plugins_are_asked_about_everything(house: EngineFixture) -> None:
+def test_plugins_are_asked_about_everything(engine_fixture: EngineFixture) -> None:
     """Switched on and off by a reload, on all listeners."""
-    engine = house.engine
+    engine = engine_fixture.engine
     first, second = Plugin(_no_volumes), Plugin(lambda method, question: {"Allow": True})
     try:
-        _reload(engine, {**house.config, "authorization-plugins": [first.name, second.name]})
+        _reload(engine, {**engine_fixture.config, "authorization-plugins": [first.name, second.name]})
         assert engine.ok("info", "-f", "{{json .Plugins.Authorization}}") == json.dumps(
             [first.name, second.name], separators=(",", ":")
         )
@@ -619,7 +647,7 @@ def test_plugins_are_asked_about_everything(house: EngineFixture) -> None:
         (told,) = second.questions("AuthZRes", "/volumes/create")
         assert told["ResponseStatusCode"] == 201
         assert json.loads(base64.b64decode(told["ResponseBody"]))["Name"] == "welcome"
-        assert house.ok("read", "volume", "ls", "-q") == "welcome"
+        assert engine_fixture.ok("read", "volume", "ls", "-q") == "welcome"
         engine.ok("volume", "rm", "welcome")
 
         assert engine.ok("run", "--rm", "busybox", "echo", "through") == "through"
@@ -644,18 +672,18 @@ def test_plugins_are_asked_about_everything(house: EngineFixture) -> None:
         first.close()
         status, answer = engine.api("GET", "/_ping")
         assert (status, f"plugin {first.name} failed with error" in answer["message"]) == (500, True)
-        denied = until(lambda: house.lines(decision="denied", by=f"plugin {first.name}", path="/_ping"))
+        denied = until(lambda: engine_fixture.lines(decision="denied", by=f"plugin {first.name}", path="/_ping"))
         assert "cannot reach unix:///run/docker/plugins/" in denied[-1]["reason"]
         _reload(
             engine,
-            {**house.config, "authorization-plugins": ["no-such-plugin"]},
+            {**engine_fixture.config, "authorization-plugins": ["no-such-plugin"]},
             'authorization plugin "no-such-plugin" not found',
         )
         assert engine.api("GET", "/_ping")[0] == 500
     finally:
         first.close()
         second.close()
-        _reload(engine, house.config)
+        _reload(engine, engine_fixture.config)
     engine.ok("volume", "rm", "hide")
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, until
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

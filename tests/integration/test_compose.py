@@ -4,7 +4,8 @@ import json
 
 import pytest
 from tests.integration.engine import BUSYBOX, until
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, alive, archive
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from tests.integration.engine import RUNTIME, Engine, alive, own_address, patience, until
-from tests.ports import free_port
 
 import orlop_kernel
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

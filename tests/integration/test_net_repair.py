@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, until
 from tests.integration.net_host import HOST, HTTP, NETWORK, REMOTE, Host, Namespace, on_host, run
-from tests.ports import free_port
 
 from orlop_sdk import Endpoint, EndpointState, Subnet
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, own_address, until
 from tests.integration.test_network_publish import SLEEP, curl, served, web
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 from tests.integration.engine import Engine, free_subnets, own_address, until
-from tests.ports import free_port
 
 from orlop_sdk import linux
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, parent_of, until
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

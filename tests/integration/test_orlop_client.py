@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.integration.engine import Engine, archive, until
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
 from tests.registry.build import tar
-from tests.registry.fakes import Room, open_images
+from tests.registry.fakes import ImagesFixture, open_images
 from tests.registry.hostile import serving, stall
 
 from orlop_api_docker import images as image_routes
@@ -39,7 +39,7 @@ NEXT = image([BASE, layer({"etc/motd": b"bye\n"})])
 class Served:
     """What a test talks to: HTTP on a unix socket, and the docker client beside it."""
 
-    def __init__(self, images: Room, socket: str) -> None:
+    def __init__(self, images: ImagesFixture, socket: str) -> None:
         self.images, self.socket = images, socket
         self.client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://d", timeout=30)
 

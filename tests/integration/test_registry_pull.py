@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from tests.registry import Image, blob, image, index, layer
 from tests.registry.build import OCI_MANIFEST
-from tests.registry.fakes import DirectoryStorage, Room, Unpacker, drain, open_images
+from tests.registry.fakes import DirectoryStorage, ImagesFixture, Unpacker, drain, open_images
 from tests.registry.hostile import (
     Answer,
     Hostile,
@@ -45,7 +45,7 @@ def request(host: str, name: str = "app", tag: str = "v1", **more: Any) -> PullR
     return PullRequest(with_tag_or_digest(f"{host}/{name}", tag), **more)
 
 
-async def pulled(images: Room, registry: Hostile, **more: Any) -> list[dict[str, Any]]:
+async def pulled(images: ImagesFixture, registry: Hostile, **more: Any) -> list[dict[str, Any]]:
     return await drain(images.images.pull(request(registry.host, **more)))
 
 
@@ -53,7 +53,7 @@ def error_of(records: list[dict[str, Any]]) -> str:
     return str(records[-1].get("error", ""))
 
 
-def run(tmp_path: Path, test: Callable[[Room, Hostile], Awaitable[None]], **options: Any) -> None:
+def run(tmp_path: Path, test: Callable[[ImagesFixture, Hostile], Awaitable[None]], **options: Any) -> None:
     """One room and one registry that has APP as app:v1."""
 
     async def main() -> None:
@@ -71,7 +71,7 @@ def statuses(records: list[dict[str, Any]], part: str) -> list[str]:
 
 
 def test_a_pull_in_dockers_words(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         records = await pulled(images, registry)
         assert records[0] == {"status": "Pulling from app", "id": "v1"}
         for part in (BASE, TOP):
@@ -119,7 +119,7 @@ BAD_LAYER: list[tuple[str, list[Answer], str]] = [
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_LAYER], ids=[case[0] for case in BAD_LAYER])
 def test_bad_layers(tmp_path: Path, answers: list[Answer], message: str) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, *answers)
         records = await pulled(images, registry)
         assert message in error_of(records)
@@ -152,7 +152,7 @@ BAD_MANIFEST: list[tuple[str, list[Answer], str]] = [
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_MANIFEST], ids=[case[0] for case in BAD_MANIFEST])
 def test_bad_manifests_are_plain_errors(tmp_path: Path, answers: list[Answer], message: str) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave("v1", *answers)
         with pytest.raises(OrlopError) as caught:
             await pulled(images, registry)
@@ -187,7 +187,7 @@ def test_documents_that_do_not_fit(tmp_path: Path) -> None:
         "windows": (windows, "operating system is not supported"),
     }
 
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         for name, (bad, message) in cases.items():
             registry.add(name, "v1", bad)
             assert message in error_of(await pulled(images, registry, name=name)), name
@@ -201,7 +201,7 @@ def test_documents_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_manifest_by_digest_is_verified(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         wanted = APP.manifest.digest
         registry.misbehave(wanted, replace(with_manifest(layers=[]).manifest.data))
         with pytest.raises(OrlopError, match=f"manifest verification failed for digest {wanted}"):
@@ -220,7 +220,7 @@ def test_platforms(tmp_path: Path) -> None:
     mine = image([TOP], platform={"os": "linux", "architecture": here.architecture})
     other = image([BASE], platform={"os": "linux", "architecture": "s390x"})
 
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("multi", "x", mine)
         registry.add("multi", "y", other)
         both = index([other, mine], oci=True, attestation=True)
@@ -240,7 +240,7 @@ def test_platforms(tmp_path: Path) -> None:
 
 
 def test_a_broken_download_goes_on_by_range(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, truncate(300_000), truncate(100_000))
         records = await pulled(images, registry)
         assert not error_of(records)
@@ -257,7 +257,7 @@ def test_a_broken_download_goes_on_by_range(tmp_path: Path) -> None:
 
 
 def test_without_ranges_it_begins_again(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ranges = False
         registry.misbehave(BASE.digest, truncate(300_000))
         assert not error_of(await pulled(images, registry))
@@ -266,7 +266,7 @@ def test_without_ranges_it_begins_again(tmp_path: Path) -> None:
 
 
 def test_a_bad_piece_of_an_earlier_try_is_forgotten(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         path = tmp_path / "content" / "ingest" / BASE.digest[7:]
         path.write_bytes(b"x" * 300_000)
         assert not error_of(await pulled(images, registry))
@@ -305,7 +305,7 @@ def test_a_pull_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
 def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -> None:
     other = image([BASE, layer({"other": b"x"})])
 
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("other", "v1", other)
         release = threading.Event()
         registry.misbehave(BASE.digest, hold(release))
@@ -332,13 +332,13 @@ def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -
     run(tmp_path, check)
 
 
-async def waiters(images: Room, count: int) -> None:
+async def waiters(images: ImagesFixture, count: int) -> None:
     while images.images._downloads._shared.waiting(BASE.digest) != count:
         await trio.testing.wait_all_tasks_blocked()
 
 
 def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("same", "v1", APP)
         release = threading.Event()
         registry.misbehave(BASE.digest, hold(release))
@@ -360,7 +360,7 @@ def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
 def test_a_client_that_leaves_while_unpacking(tmp_path: Path) -> None:
     unpacker = Unpacker()
 
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         unpacker.gate = trio.Event()
         progress = images.images.pull(request(registry.host))
         await progress.started()
@@ -380,7 +380,7 @@ def test_a_client_that_leaves_while_unpacking(tmp_path: Path) -> None:
 
 
 def test_all_tags(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("app", "v2", image([TOP]))
         records = await pulled(images, registry, tag="")
         assert [record["id"] for record in records if record["status"].startswith("Pulling from")] == ["v1", "v2"]
@@ -395,7 +395,7 @@ def challenge(realm: str) -> Answer:
 
 
 def test_tokens(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         registry.misbehave("token", *[replace(b'{"token":"t0k"}')] * 9)
         assert not error_of(await pulled(images, registry, credentials=Credentials("me", "secret")))
@@ -408,7 +408,7 @@ def test_tokens(tmp_path: Path) -> None:
 
 
 def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         for answer, message in (
             (status(401, "UNAUTHORIZED", "incorrect username or password"), "unauthorized: incorrect username or password"),
@@ -430,7 +430,7 @@ def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
 
 
 def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         with serving() as elsewhere:
             elsewhere.add("app", "v1", APP)
             registry.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
@@ -443,7 +443,7 @@ def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
 
 
 def test_waiting_for_a_slot(tmp_path: Path) -> None:
-    async def check(images: Room, registry: Hostile) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
         assert "Waiting" in {record["status"] for record in await pulled(images, registry)}
 
     run(tmp_path, check, max_concurrent_downloads=1)

@@ -12,7 +12,8 @@ import pytest
 import websocket
 from tests.integration.engine import Engine, until
 from tests.integration.talking import Websockets
-from tests.ports import free_port
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from tests.integration.engine import Engine, Result, until
-from tests.ports import free_port
 
 from orlop_cli.daemon import certificates
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -154,7 +154,7 @@ class Unpacker:
 
 
 @dataclass
-class Room:
+class ImagesFixture:
     """An open images room and what is around it."""
 
     images: Images
@@ -190,7 +190,7 @@ async def open_images(
     timeouts: Timeouts = FAST,
     certificates: tuple[str, ...] = (),
     **config: Any,
-) -> AsyncIterator[Room]:
+) -> AsyncIterator[ImagesFixture]:
     """Open, or open again after `storage` was used before. Ended like a daemon that is killed: nothing is told to finish."""
     storage = storage or DirectoryStorage(f"{root}/layers")
     unpacker = unpacker or Unpacker()
@@ -211,7 +211,7 @@ async def open_images(
             retry_wait=0.01,
         )
         await images.load()
-        yield Room(images, events, storage, unpacker, root)
+        yield ImagesFixture(images, events, storage, unpacker, root)
         nursery.cancel_scope.cancel()
 
 

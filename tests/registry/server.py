@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tests.ports import free_port
+from orlop_sdk.testing.ports import free_port
 
 from .build import Blob, Image
 

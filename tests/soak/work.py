@@ -17,10 +17,10 @@ from itertools import count
 from typing import Any
 
 from tests.integration.engine import BUSYBOX, DEADLINE, Engine, until
-from tests.ports import free_port
 from tests.registry import layer
 
 from orlop_kernel.events.bus import HISTORY
+from orlop_sdk.testing.ports import free_port
 
 from .stalling import stalling
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.registry.build import tar
-from tests.registry.fakes import drain, open_room
+from tests.registry.fakes import drain, open_images
 from tests.registry.hostile import replace, serving
 
 from orlop_cli.daemon import tls as client_tls
@@ -120,7 +120,7 @@ def test_imports_and_searches_trust_what_pulls_do(made: Path, tmp_path: Path, mo
     async def main() -> None:
         with serving(server_context(made)) as server, trio.fail_after(30):
             certs = tmp_path / "certs.d" / server.host
-            async with open_room(str(tmp_path), certificates=(str(tmp_path / "certs.d"),)) as containers:
+            async with open_images(str(tmp_path), certificates=(str(tmp_path / "certs.d"),)) as containers:
 
                 async def fetch() -> None:
                     server.misbehave("x.tar", replace(tar({"hi": b"there"})))

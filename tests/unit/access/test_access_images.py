@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.registry import docker_archive, image, layer
-from tests.registry.fakes import Room, drain, open_room
+from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import serving
 
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
@@ -42,13 +42,13 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 class Client:
     """Of one listener; every method returns the error's text, "" for none."""
 
-    def __init__(self, containers: Room, images: ImagePolicy) -> None:
-        self.containers, self.images = containers, images
+    def __init__(self, fixture: ImagesFixture, images: ImagePolicy) -> None:
+        self.fixture, self.images = fixture, images
 
     async def load(self, **names: object) -> str:
         archive = docker_archive({name.replace("__", ":"): made for name, made in names.items()})  # type: ignore[misc]
         try:
-            records = await drain(self.containers.images.load_archive(pieces(archive), policy=self.images))
+            records = await drain(self.fixture.images.load_archive(pieces(archive), policy=self.images))
         except OrlopError as error:
             return str(error)
         return str(records[-1].get("error", ""))
@@ -56,7 +56,7 @@ class Client:
     async def make(self, name: str) -> str:
         request = ImportRequest("-", parse(name).with_default_tag(), policy=self.images)
         try:
-            records = await drain(await self.containers.images.import_image(request, pieces(layer({"e": b"5"}).data)))
+            records = await drain(await self.fixture.images.import_image(request, pieces(layer({"e": b"5"}).data)))
         except OrlopError as error:
             return str(error)
         return str(records[-1].get("error", ""))
@@ -70,25 +70,25 @@ class Client:
 
     async def tag(self, image: str, name: str) -> str:
         repository, _, tag = name.rpartition(":")
-        return await self._said(self.containers.images.tag(image, repository, tag, self.images))
+        return await self._said(self.fixture.images.tag(image, repository, tag, self.images))
 
     async def remove(self, name: str, *, force: bool = False) -> str:
-        return await self._said(self.containers.images.remove(name, force=force, policy=self.images))
+        return await self._said(self.fixture.images.remove(name, force=force, policy=self.images))
 
     async def prune(self, *, everything: bool = False) -> str:
         filters = {"dangling": ["false"]} if everything else {}
-        return await self._said(self.containers.images.prune(filters, self.images))
+        return await self._said(self.fixture.images.prune(filters, self.images))
 
 
-def names(containers: Room) -> dict[str, str]:
+def names(fixture: ImagesFixture) -> dict[str, str]:
     """The names that there are, and the ID that each has."""
-    return {name: found.id for found in containers.images.all() for name in found.repo_tags}
+    return {name: found.id for found in fixture.images.all() for name in found.repo_tags}
 
 
-def on(tmp_path: Path, body: Callable[[Room], Awaitable[None]]) -> None:
+def on(tmp_path: Path, body: Callable[[ImagesFixture], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with open_room(str(tmp_path)) as containers:
-            await body(containers)
+        async with open_images(str(tmp_path)) as fixture:
+            await body(fixture)
 
     trio.run(main)
 
@@ -99,22 +99,22 @@ REFUSED = "is not allowed for role no-exec of listener unix:///ci"
 def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
     """Whatever brings the other image: load, import and tag here, commit and pull by the same two calls."""
 
-    async def body(containers: Room) -> None:
-        admin, ci = Client(containers, UNRESTRICTED), Client(containers, policy("ci"))
+    async def body(fixture: ImagesFixture) -> None:
+        admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci"))
         assert not await admin.load(app__1=BASE)
-        before = names(containers)
+        before = names(fixture)
         moved = f"moving the name app:1 to another image {REFUSED}"
         assert await ci.load(app__1=OTHER) == moved
         assert await ci.make("app:1") == moved
         assert not await ci.load(own__1=OTHER)
         assert await ci.tag("own:1", "app:1") == moved
-        assert names(containers) == {**before, "own:1": OTHER.id}
+        assert names(fixture) == {**before, "own:1": OTHER.id}
         assert not await ci.tag("app:1", "app:1")  # it is its name
         assert not await ci.load(app__1=BASE)
         assert await ci.load(app__1=OTHER) == moved, "what was given again is not therefore one's own"
         assert not await ci.load(own__1=THIRD), "one's own may be moved"
         assert not await admin.tag("own:1", "app:1")
-        assert names(containers)["app:1"] == THIRD.id
+        assert names(fixture)["app:1"] == THIRD.id
 
     on(tmp_path, body)
 
@@ -122,8 +122,8 @@ def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
 def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
     """It was free when the request came. What counts is what it is when it would move."""
 
-    async def body(containers: Room) -> None:
-        admin = Client(containers, UNRESTRICTED)
+    async def body(fixture: ImagesFixture) -> None:
+        admin = Client(fixture, UNRESTRICTED)
 
         async def slowly() -> AsyncIterator[bytes]:
             yield layer({"e": b"5"}).data
@@ -131,9 +131,9 @@ def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
 
         request = ImportRequest("-", parse("app:1"), policy=policy("ci"))
         with pytest.raises(Denied, match=r"moving the name app:1 to another image"):
-            await drain(await containers.images.import_image(request, slowly()))
-        assert names(containers) == {"app:1": BASE.id}
-        assert len(containers.images.all()) == 1
+            await drain(await fixture.images.import_image(request, slowly()))
+        assert names(fixture) == {"app:1": BASE.id}
+        assert len(fixture.images.all()) == 1
 
     on(tmp_path, body)
 
@@ -141,11 +141,11 @@ def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
 def test_a_pull_moves_no_name_of_others(tmp_path: Path) -> None:
     """Nor does it fetch what it may not name. A free name is the registry's, whatever the listener lists."""
 
-    async def body(containers: Room) -> None:
+    async def body(fixture: ImagesFixture) -> None:
         with serving() as registry:
 
             async def pull(images: ImagePolicy) -> str:
-                records = await drain(containers.images.pull(PullRequest(parse(f"{registry.host}/app:1"), policy=images)))
+                records = await drain(fixture.images.pull(PullRequest(parse(f"{registry.host}/app:1"), policy=images)))
                 return str(records[-1].get("error", ""))
 
             ci, listed = policy("ci", "own/*", pulling=True), policy("ci", f"{registry.host}/*", pulling=True)
@@ -153,24 +153,24 @@ def test_a_pull_moves_no_name_of_others(tmp_path: Path) -> None:
             assert not await pull(UNRESTRICTED)
             assert not await pull(ci), "nothing moves"
             registry.add("app", "1", OTHER)
-            unpacked = containers.unpacker.count
+            unpacked = fixture.unpacker.count
             assert await pull(ci) == f"moving the name {registry.host}/app:1 to another image {REFUSED}"
-            assert containers.unpacker.count == unpacked
-            assert names(containers) == {f"{registry.host}/app:1": BASE.id}
+            assert fixture.unpacker.count == unpacked
+            assert names(fixture) == {f"{registry.host}/app:1": BASE.id}
             assert not await pull(listed)
             registry.add("app", "1", THIRD)
             assert not await pull(ci), "now it is of this listener"
-            assert names(containers) == {f"{registry.host}/app:1": THIRD.id}
+            assert names(fixture) == {f"{registry.host}/app:1": THIRD.id}
 
     on(tmp_path, body)
 
 
 def test_what_others_brought_is_not_removed(tmp_path: Path) -> None:
-    async def body(containers: Room) -> None:
+    async def body(fixture: ImagesFixture) -> None:
         admin, ci, other = (
-            Client(containers, UNRESTRICTED),
-            Client(containers, policy("ci")),
-            Client(containers, policy("other")),
+            Client(fixture, UNRESTRICTED),
+            Client(fixture, policy("ci")),
+            Client(fixture, policy("other")),
         )
         assert not await admin.load(app__1=BASE, app__2=LABELLED)
         for text in ("app:1", BASE.id, BASE.id[7:19]):
@@ -181,39 +181,39 @@ def test_what_others_brought_is_not_removed(tmp_path: Path) -> None:
         assert not await ci.remove("ci:1")
         assert not await ci.remove("ci:2")
         assert not await ci.prune(everything=True)
-        assert names(containers) == {"app:1": BASE.id, "app:2": LABELLED.id}
+        assert names(fixture) == {"app:1": BASE.id, "app:2": LABELLED.id}
 
     on(tmp_path, body)
 
 
 def test_an_image_without_names_stays_unless_it_is_ones_own(tmp_path: Path) -> None:
-    async def body(containers: Room) -> None:
-        admin, ci = Client(containers, UNRESTRICTED), Client(containers, policy("ci"))
+    async def body(fixture: ImagesFixture) -> None:
+        admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci"))
         assert not await admin.load(app__1=BASE)
         assert not await admin.load(app__1=OTHER)
         assert await ci.remove(BASE.id) == f"deleting image {BASE.id[7:19]} {REFUSED}"
         assert not await ci.prune()
         assert not await ci.tag(BASE.id, "mine:1")
         assert not await ci.remove("mine:1")
-        assert containers.images.get(BASE.id), "a name that was lent to it takes it nowhere"
+        assert fixture.images.get(BASE.id), "a name that was lent to it takes it nowhere"
         assert not await ci.load(mine__2=BASE)
         assert not await ci.remove("mine:2")
-        assert containers.images.get(BASE.id), "nor is it one's own for having been brought again"
+        assert fixture.images.get(BASE.id), "nor is it one's own for having been brought again"
         assert not await ci.load(ci__1=THIRD)
         assert not await admin.load(ci__1=THIRD)
         assert await ci.remove("ci:1") == f"removing the name ci:1 {REFUSED}", "both need it"
         assert not await ci.load(ci__2=LABELLED)
         assert not await ci.load(ci__2=image([layer({"f": b"6"})]))
         assert not await ci.prune()
-        assert containers.images.get(LABELLED.id) is None
-        assert containers.images.get(BASE.id)
+        assert fixture.images.get(LABELLED.id) is None
+        assert fixture.images.get(BASE.id)
 
     on(tmp_path, body)
 
 
 def test_names_that_a_listener_lists(tmp_path: Path) -> None:
-    async def body(containers: Room) -> None:
-        admin, ci = Client(containers, UNRESTRICTED), Client(containers, policy("ci", "ci/*", "r.test:5000/x/*"))
+    async def body(fixture: ImagesFixture) -> None:
+        admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci", "ci/*", "r.test:5000/x/*"))
         assert not await admin.load(**{"ci/app__1": BASE, "app__1": LABELLED})
         for name in ("ci/app:1", "docker.io/ci/app:1", "r.test:5000/x/y:z"):
             assert not await ci.tag("app:1", name)
@@ -230,13 +230,13 @@ def test_names_that_a_listener_lists(tmp_path: Path) -> None:
 
 
 def test_images_with_the_labels_are_the_listeners_own(tmp_path: Path) -> None:
-    async def body(containers: Room) -> None:
-        web = Client(containers, policy("web", labels=("team=web",)))
-        assert not await Client(containers, UNRESTRICTED).load(app__1=LABELLED, app__2=BASE)
+    async def body(fixture: ImagesFixture) -> None:
+        web = Client(fixture, policy("web", labels=("team=web",)))
+        assert not await Client(fixture, UNRESTRICTED).load(app__1=LABELLED, app__2=BASE)
         assert await web.remove("app:2")
-        labelled, other = containers.images.resolve("app:1"), containers.images.resolve("app:2")
+        labelled, other = fixture.images.resolve("app:1"), fixture.images.resolve("app:2")
         assert not await web.remove("app:1")
-        assert names(containers) == {"app:2": BASE.id}
+        assert names(fixture) == {"app:2": BASE.id}
         assert (web.images.may_use(labelled), web.images.may_use(other)) == (True, False)
         assert policy("ci").may_use(other)
 
@@ -244,18 +244,18 @@ def test_images_with_the_labels_are_the_listeners_own(tmp_path: Path) -> None:
 
 
 def test_whose_a_name_is_is_known_after_a_restart(tmp_path: Path) -> None:
-    async def before(containers: Room) -> None:
-        assert not await Client(containers, UNRESTRICTED).load(app__1=BASE)
-        assert not await Client(containers, policy("ci")).load(ci__1=OTHER)
+    async def before(fixture: ImagesFixture) -> None:
+        assert not await Client(fixture, UNRESTRICTED).load(app__1=BASE)
+        assert not await Client(fixture, policy("ci")).load(ci__1=OTHER)
 
-    async def after(containers: Room) -> None:
-        other, ci = Client(containers, policy("other")), Client(containers, policy("ci"))
+    async def after(fixture: ImagesFixture) -> None:
+        other, ci = Client(fixture, policy("other")), Client(fixture, policy("ci"))
         for name in ("app:1", "ci:1"):
             assert await other.remove(name)
         assert await ci.remove("app:1")
         assert not await ci.load(ci__1=THIRD)
         assert not await ci.prune()
-        assert containers.images.get(OTHER.id) is None
+        assert fixture.images.get(OTHER.id) is None
 
     on(tmp_path, before)
     on(tmp_path, after)

@@ -21,13 +21,13 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from msgspec.structs import replace
-from tests.ports import free_port
 
 from orlop_cli.__main__ import _guarded
 from orlop_cli.daemon import certificates
 from orlop_kernel.boot import exposure, listen, tls
 from orlop_kernel.config import Config, ConfigError, Listener, load_all
 from orlop_kernel.config.argv import parse
+from orlop_sdk.testing.ports import free_port
 
 
 def orlop(*argv: object) -> subprocess.CompletedProcess[str]:

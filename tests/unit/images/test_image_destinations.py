@@ -11,7 +11,7 @@ import pytest
 import trio
 from tests.registry import image, layer
 from tests.registry.build import tar
-from tests.registry.fakes import Room, drain, open_images
+from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, redirect, replace, serving, status
 
 from orlop_engine.images import destinations
@@ -76,7 +76,7 @@ def test_what_the_administrator_has_named(tmp_path: Path) -> None:
     assert for_registry(None, rules, "other.corp") is None, "nobody holds the client back"
 
 
-def running(tmp_path: Path, check: Callable[[Room, Hostile], Awaitable[None]], **config: Any) -> None:
+def running(tmp_path: Path, check: Callable[[ImagesFixture, Hostile], Awaitable[None]], **config: Any) -> None:
     async def main() -> None:
         with serving() as server, trio.fail_after(30):
             server.add("app", "v1", APP)
@@ -86,12 +86,12 @@ def running(tmp_path: Path, check: Callable[[Room, Hostile], Awaitable[None]], *
     trio.run(main)
 
 
-async def pull(images: Room, server: Hostile, host: str = "") -> None:
+async def pull(images: ImagesFixture, server: Hostile, host: str = "") -> None:
     await drain(images.images.pull(PullRequest(parse(f"{host or server.host}/app:v1"), refuse=no)))
 
 
 def test_a_pull_from_inside(tmp_path: Path) -> None:
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         port = server.host.rpartition(":")[2]
         for host in ("", f"localhost:{port}", f"127.1.1.1:{port}"):
             with pytest.raises(Forbidden, match=REFUSED):
@@ -102,7 +102,7 @@ def test_a_pull_from_inside(tmp_path: Path) -> None:
 
 
 def test_a_pull_from_a_configured_registry(tmp_path: Path) -> None:
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         await pull(images, server)
 
     running(tmp_path, check, insecure_registries=["127.0.0.0/8"])
@@ -112,7 +112,7 @@ def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.
     """The registry is on the internet, as far as the rules can see; where it sends us is not."""
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         with serving() as inside:
             inner = inside.host.replace("127.0.0.1", "127.0.0.2")
             server.misbehave("v1", redirect(f"http://{inner}/secret"))
@@ -129,7 +129,7 @@ def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_import_from_inside(tmp_path: Path) -> None:
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         for host in (server.host, server.host.replace("127.0.0.1", "localhost"), server.host.replace("127.0.0.1", "127.1")):
             request = ImportRequest(f"http://{host}/x.tar", refuse=no)
             with pytest.raises(Forbidden, match=REFUSED):
@@ -141,7 +141,7 @@ def test_an_import_from_inside(tmp_path: Path) -> None:
 
 
 def test_a_search_and_a_login_inside(tmp_path: Path) -> None:
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         with pytest.raises(Forbidden, match=REFUSED):
             await images.images.search(f"{server.host}/x", 0, {}, no)
         with pytest.raises(Forbidden, match=REFUSED):
@@ -157,7 +157,7 @@ async def fetched(url: str) -> bytes:
 
 
 def test_an_import_that_is_redirected_inside(tmp_path: Path) -> None:
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("there", replace(b"content"))
         server.misbehave("here", redirect(f"http://{server.host}/there"))
         assert await fetched(f"http://{server.host}/here") == b"content"
@@ -187,7 +187,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, mon
     monkeypatch.setattr(destinations, "resolve", resolve)
     monkeypatch.setitem(globals(), "LOOPBACK", [ipaddress.ip_network("127.0.0.0/8")])
 
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         port = server.host.rpartition(":")[2]
         server.misbehave("x", replace(b"content"))
         assert await fetched(f"http://name.invalid:{port}/x") == b"content"
@@ -201,7 +201,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, mon
 def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
     """It may be one that the client could not ask itself."""
 
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("x.tar", status(403))
         with pytest.raises(DriverError) as caught:
             await drain(await images.images.import_image(ImportRequest(f"http://{server.host}/x.tar"), None))  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
 def test_an_import_of_an_archive_from_the_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
-    async def check(images: Room, server: Hostile) -> None:
+    async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("x.tar", replace(tar({"hi": b"there"})))
         await drain(await images.images.import_image(ImportRequest(f"http://{server.host}/x.tar", refuse=no), None))  # type: ignore[arg-type]
         assert len(images.images.all()) == 1

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import Content, encode, tar
-from tests.registry.fakes import DirectoryStorage, Room, drain, open_images
+from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 
 from orlop_engine.images import archive_file, listing
 from orlop_engine.images.catalog import Catalog
@@ -138,8 +138,8 @@ async def fill(tmp_path: Path, count: int, id: str = APP.id) -> None:
         await store.commit([Put("images", f"ref:{name}", id.encode()) for name in names])
 
 
-def filled(tmp_path: Path, check: Callable[[Room], Awaitable[None]]) -> float:
-    """A room whose one image has MANY names; how long the boot took, in seconds of CPU time."""
+def filled(tmp_path: Path, check: Callable[[ImagesFixture], Awaitable[None]]) -> float:
+    """A store whose one image has MANY names; how long the boot took, in seconds of CPU time."""
 
     async def main() -> float:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -156,8 +156,8 @@ def filled(tmp_path: Path, check: Callable[[Room], Awaitable[None]]) -> float:
 
 
 def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
-    async def check(images: Room) -> None:
-        images = images.images
+    async def check(fixture: ImagesFixture) -> None:
+        images = fixture.images
         async with in_slices():
             (shown,) = json.loads(await images.listed({}, everything=False))
             assert len(shown["RepoTags"]) == MANY + 1
@@ -171,7 +171,7 @@ def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
             gone = await images.remove(APP.id, force=True)
             assert [item.untagged for item in gone[:-2]] == sorted(item.untagged for item in gone[:-2])
             assert len(gone) == MANY + 2
-        assert images.is_empty()
+        assert fixture.is_empty()
 
     assert filled(tmp_path, check) < 2
     assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
@@ -186,7 +186,7 @@ def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Names, "copy", counted)
 
-    async def check(images: Room) -> None:
+    async def check(images: ImagesFixture) -> None:
         async with in_slices():
             report = await images.images.prune({"dangling": ["false"]})
         assert len(report.images_deleted or ()) == MANY + 3

@@ -12,7 +12,7 @@ import pytest
 import trio
 from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import tar
-from tests.registry.fakes import DirectoryStorage, Room, drain, open_images
+from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 
 from orlop_engine.images.references import parse
 from orlop_engine.images.service import ImportRequest
@@ -31,7 +31,7 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
         await trio.lowlevel.checkpoint()
 
 
-async def load(images: Room, data: bytes) -> str:
+async def load(images: ImagesFixture, data: bytes) -> str:
     """The error of a load, or nothing."""
     try:
         records = await drain(images.images.load_archive(pieces(data)))
@@ -42,10 +42,10 @@ async def load(images: Room, data: bytes) -> str:
 
 def reopened(
     tmp_path: Path, damage: Callable[[DirectoryStorage], None], rows: list[tuple[str, bytes]] | None = None
-) -> Room:
+) -> ImagesFixture:
     """A room with a:x and b:x, ended, damaged, and opened again; returned closed, to be looked at."""
 
-    async def main() -> Room:
+    async def main() -> ImagesFixture:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
             assert not await load(images, docker_archive({"a:x": APP, "b:x": OTHER}))
@@ -58,7 +58,7 @@ def reopened(
     return trio.run(main)
 
 
-def names(images: Room) -> list[str]:
+def names(images: ImagesFixture) -> list[str]:
     return sorted(name for found in images.images.all() for name in found.repo_tags)
 
 

@@ -1,0 +1,43 @@
+"""Recorded answers of a daemon, and the client called as its users call it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_cli import __main__ as entry
+from orlop_cli.testing import RecordedDaemon
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Any:
+    with RecordedDaemon(str(tmp_path / "d.sock")) as made:
+        yield made
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("API_VERSION", "DEFAULT_PLATFORM", "HOST", "TLS", "TLS_VERIFY"):
+        monkeypatch.delenv(f"DOCKER_{name}", raising=False)
+    for name in ("ORLOP_HOST", "DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("TZ", "UTC")
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str]) -> Any:
+    def call(*args: str) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            entry.main(["-H", daemon.host, *args])
+        captured = capfd.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call

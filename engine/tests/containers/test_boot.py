@@ -1,0 +1,473 @@
+"""What clients see of containers when a daemon answers first: what runs, what is about to be started, and a container whose
+monitor does not answer."""
+
+import logging
+import os
+
+import msgspec
+import pytest
+import trio
+from engine_fixture import FakeMonitor, engine_fixture, no_threads, run_fast
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_engine.containers import adoption, needs, restore
+from orlop_engine.containers.container import Run
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.networks import live
+from orlop_engine.networks.records import Sandbox
+from orlop_engine.processes import runs
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.types.containers import RestartPolicy
+from orlop_monitor import records
+from orlop_monitor.protocol import Exited, ExitRecord, InitRecord, MonitorRecord, Status
+from orlop_sdk import Conflict, Unavailable
+
+ALWAYS = RestartPolicy(name="always")
+SICK, WELL = "a" * 64, "b" * 64
+
+
+class LeftMonitor(FakeMonitor):
+    """One that the last daemon left. `answers`: it does; before that it is found to be silent after a while."""
+
+    def __init__(self, run, sick):
+        super().__init__(run)
+        self.answers, self.silent, self.killed = trio.Event(), False, False
+        if not sick:
+            self.answers.set()
+
+    @property
+    def is_over(self):
+        return self.gone.is_set()
+
+    async def subscribe(self):
+        await wait_for_one(self.answers, self.gone)
+        if self.gone.is_set():
+            raise Unavailable("its monitor ended")
+        self.silent = False
+        return Status("running", self.pid, 99)
+
+    def suspect(self, what):
+        self.silent = True
+        return Unavailable(f"cannot {what}: its monitor (pid {self.pid}) does not answer")
+
+    async def signal(self, signum):
+        if not self.answers.is_set():
+            raise self.suspect("send a signal")
+        await super().signal(signum)
+
+    def kill(self):
+        self.killed = True
+        records.write(self.run.run_dir, ExitRecord(137, 10**9, error="its zygote did"))
+        super().kill()
+
+
+async def wait_for_one(*events):
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event):
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
+
+
+class Left:
+    """Containers that run on, by name: what the last daemon left. `signals`: sent past a monitor."""
+
+    def __init__(self, h, monkeypatch):
+        self.h, self.monitors, self.signals = h, {}, []
+        no_threads(monkeypatch)
+
+        async def adopt(run_dir, nursery, on_event):
+            return self.monitors.get(run_dir)
+
+        def signal_init(run_dir, signum):
+            self.signals.append(signum)
+            if signum == 9:
+                self.dead.set()
+            return True
+
+        async def init_ended(run_dir):
+            await self.dead.wait()
+            return True
+
+        self.dead = trio.Event()
+        monkeypatch.setattr(Monitor, "adopt", adopt)
+        monkeypatch.setattr(runs, "signal_init", signal_init)
+        monkeypatch.setattr(runs, "init_ended", init_ended)
+
+    def add(self, name, key, *, sick=False, told=True, **host):
+        container = self.h.add(name, key, **host)
+        run_dir = self.h.containers.run_dir(key)
+        os.makedirs(run_dir)
+        records.write(run_dir, InitRecord(99, 1, 5))
+        records.write(run_dir, MonitorRecord(FakeMonitor.pid, 1, key))
+        container.record.monitor_pid = FakeMonitor.pid if told else 1
+        container.record.state.running, container.record.started_before = told, told
+        container.record.sandbox = Sandbox(
+            container_id=key, container_name=name, network_mode="bridge", hostname=name, endpoints=()
+        )
+        monitor = self.monitors[run_dir] = LeftMonitor(Run(run_dir), sick)
+        return container, monitor
+
+
+def boot(tmp_path, monkeypatch, test, **config):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            for key, value in config.items():
+                setattr(h.engine.config, key, value)
+            await test(h, Left(h, monkeypatch))
+
+    run_fast(main)
+
+
+def ran_before(h, name="db", key=WELL, code=0, **host):
+    """A container that is not running, and did."""
+    container = h.add(name, key, **host)
+    container.record.started_before, container.record.state.started_ns = True, 1
+    container.record.state.exit_code = code
+    return container
+
+
+# --- a monitor that does not answer ---------------------------------------------------------------------------------
+
+
+def test_one_silent_monitor_holds_up_nobody_and_is_adopted_once_it_answers(tmp_path, monkeypatch, caplog):
+    async def test(h, left):
+        sick, monitor = left.add("sick", SICK, sick=True)
+        well, _ = left.add("well", WELL)
+        with caplog.at_level(logging.INFO):
+            with trio.fail_after(1):
+                await restore.restore(h.containers)
+            assert well.run.settled.is_set() and not sick.run.settled.is_set()
+            assert [each.record.state.status for each in (sick, well)] == ["running", "running"]
+            await trio.sleep(60)
+        assert sorted(h.engine.networks.restored) == [SICK, WELL]  # it has what it had, and stays on its networks
+        told = [record.message for record in caplog.records if "does not answer" in record.message]
+        assert told == ["container sick: cannot adopt it: its monitor (pid 4242) does not answer"]
+        monitor.answers.set()
+        await wait_all_tasks_blocked()
+        assert sick.run.settled.is_set() and sick.record.state.pid == 99
+        monitor.run = sick.run
+        monitor.exit(3)
+        await wait_all_tasks_blocked()
+        assert (sick.record.state.status, sick.record.state.exit_code) == ("exited", 3)
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
+    async def test(h, left):
+        _, monitor = left.add("sick", SICK, sick=True)
+        monitor.is_stopped = True
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        assert monitor.silent and "container sick: cannot adopt it" in caplog.text
+
+    boot(tmp_path, monkeypatch, test)
+
+
+@pytest.mark.parametrize("what", ["kill", "rm", "stop", "restart"])
+def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, what):
+    """By its process and its cgroup: without its monitor, and without waiting for it."""
+
+    async def test(h, left):
+        sick, monitor = left.add("sick", SICK, sick=True)
+        monitor.is_stopped = True
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(8):
+            if what == "kill":
+                await h.containers.kill(sick, "")
+            elif what == "rm":
+                await h.containers.remove(sick, True, False)
+            else:
+                await getattr(h.containers, what)(sick, "", 3)
+        assert monitor.killed and left.signals == ([15, 9] if what in ("stop", "restart") else [9])
+        assert (SICK in h.containers.index) == (what != "rm")
+        assert sick.record.state.status == ("running" if what == "restart" else "exited")
+        assert what == "restart" or sick.record.state.exit_code == 137
+        assert h.engine.networks.released
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_container_that_heeds_its_stop_signal_is_not_waited_for_longer(tmp_path, monkeypatch):
+    """Its monitor will never tell that it has ended."""
+
+    async def test(h, left):
+        sick, monitor = left.add("sick", SICK, sick=True)
+        monitor.is_stopped = True
+        await restore.restore(h.containers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(h.containers.stop, sick, "", 3600)
+            await trio.sleep(2)
+            left.dead.set()
+            with trio.fail_after(5):
+                await sick.run.finished.wait()
+        assert left.signals == [15] and monitor.killed
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_silent_monitor_of_a_run_that_nobody_was_told_of_is_ended(tmp_path, monkeypatch):
+    """Its container is not shown as running meanwhile, and cannot be started twice."""
+
+    async def test(h, left):
+        sick, monitor = left.add("sick", SICK, sick=True, told=False)
+        await restore.restore(h.containers)
+        with trio.fail_after(30):
+            await h.containers.start(sick)
+        assert monitor.killed and len(h.launched) == 1
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_network_that_was_given_at_boot_is_given_back_by_who_is_found_dead_later(tmp_path, monkeypatch):
+    async def test(h, left):
+        sick, monitor = left.add("sick", SICK, sick=True, told=False)
+        os.unlink(h.containers.run_dir(SICK) + "/init.json")
+        sick.record.monitor_pid = FakeMonitor.pid  # a start that the last daemon began
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        assert h.engine.networks.restored == [SICK] and sick.record.sandbox is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(h.containers.start, sick)  # has to wait: there is one run of a container at a time
+            await trio.sleep(5)
+            assert h.launched == []
+        assert monitor.killed and [each.container_id for each in h.engine.networks.released] == [SICK]
+        assert len(h.launched) == 1
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_connect_waits_for_no_monitor_whose_namespace_is_unknown(tmp_path, monkeypatch):
+    async def test(h, left):
+        sick, _ = left.add("sick", SICK, sick=True)
+        await restore.restore(h.containers)
+        with pytest.raises(Unavailable, match="its monitor has not answered yet"):
+            live._living(sick)
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_one_that_will_not_stop_holds_up_no_boot(tmp_path, monkeypatch):
+    """A daemon without live-restore stops what a crashed one left running, and answers meanwhile."""
+
+    async def test(h, left):
+        stubborn, monitor = left.add("stubborn", SICK, restart_policy=ALWAYS)
+        other = ran_before(h, restart_policy=ALWAYS)
+
+        async def ignore(signum):
+            if signum == 9:
+                monitor.run = stubborn.run
+                monitor.exit(137)
+
+        monitor.signal = ignore
+        with trio.fail_after(1):
+            await restore.restore(h.containers)
+        await trio.sleep(1)
+        assert stubborn.record.state.status == other.record.state.status == "running" and len(h.launched) == 1
+        await trio.sleep(20)
+        assert sorted(h.engine.actions()) == ["die", "kill", "kill", "start", "start"]
+
+    boot(tmp_path, monkeypatch, test, live_restore=False)
+
+
+# --- what is about to be started ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "policy, code, manually, status",
+    [
+        ("always", 0, False, "restarting"),
+        ("always", 0, True, "restarting"),
+        ("unless-stopped", 0, False, "restarting"),
+        ("unless-stopped", 0, True, "exited"),
+        ("on-failure", 1, False, "restarting"),
+        ("on-failure", 0, False, "exited"),
+        ("no", 1, False, "exited"),
+    ],
+)
+def test_what_will_be_started_is_shown_as_restarting_by_the_first_answer(
+    tmp_path, monkeypatch, policy, code, manually, status
+):
+    async def test(h, left):
+        container = ran_before(h, code=code, restart_policy=RestartPolicy(name=policy))
+        container.record.manually_stopped = manually
+        h.launching = trio.Event()
+        await restore.restore(h.containers)
+        assert container.record.state.status == status
+        h.launching.set()
+        await wait_all_tasks_blocked()
+        assert container.record.state.status == ("running" if status == "restarting" else "exited")
+        assert h.engine.actions() == (["start"] if status == "restarting" else [])
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_operations_wait_for_a_start_that_the_boot_owes(tmp_path, monkeypatch):
+    """To clients of dockerd it has been tried before they are served."""
+
+    async def test(h, left):
+        container = ran_before(h, restart_policy=ALWAYS)
+        h.launching = trio.Event()
+        await restore.restore(h.containers)
+        done = []
+
+        async def wait():
+            await container.boot_start_tried()
+            done.append(container.record.state.status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            assert not done
+            h.launching.set()
+        assert done == ["running"]
+        await container.boot_start_tried()
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_stop_before_the_start_is_a_stop(tmp_path, monkeypatch):
+    async def test(h, left):
+        first = ran_before(h, restart_policy=ALWAYS)
+        second = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
+        h.launching = trio.Event()
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        assert second.record.state.status == "restarting" and first.run is not None  # it waits for the first
+        await h.containers.stop(second, "", None)
+        h.launching.set()
+        await wait_all_tasks_blocked()
+        assert [first.record.state.status, second.record.state.status] == ["running", "exited"]
+        assert second.record.manually_stopped and len(h.launched) == 1
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_start_that_fails_at_boot_leaves_a_stopped_container(tmp_path, monkeypatch):
+    async def test(h, left):
+        container = ran_before(h, restart_policy=ALWAYS)
+        h.launch_error = OSError(28, "No space left on device")
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        assert not container.record.state.running and "No space" in container.record.state.error
+        assert container.owed_start is None
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_shutdown_takes_the_promise_back(tmp_path, monkeypatch):
+    async def test(h, left):
+        ran_before(h, restart_policy=ALWAYS)
+        waiting = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
+        h.launching = trio.Event()
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(10):
+            await restore.shutdown(h.containers, leave_running=True)
+        assert waiting.record.state.status == "exited" and not waiting.record.manually_stopped
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
+    """The row was written meanwhile, for another reason."""
+
+    async def test(h, left):
+        container = ran_before(h, code=7, restart_policy=ALWAYS)
+        container.record.state.finished_ns = 5
+        h.launching = trio.Event()
+        await restore.restore(h.containers)
+        await h.containers.save(container)
+        row = msgspec.json.decode(h.engine.store.rows[WELL], type=ContainerRecord)
+        assert row.state.restarting
+        again = h.add("again", "e" * 64)
+        again.record.state = row.state
+        await adoption.take_back(h.containers, again)
+        state = again.record.state
+        assert (state.status, state.exit_code, state.finished_ns) == ("exited", 7, 5)
+        assert "die" not in h.engine.actions()
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_what_others_need_is_started_first(tmp_path, monkeypatch):
+    async def test(h, left):
+        keys = [letter * 64 for letter in "fedba"]
+        for key, other in zip(keys, [*keys[1:], None], strict=True):
+            mode = f"container:{other}" if other else "bridge"
+            ran_before(h, f"c{key[0]}", key, restart_policy=ALWAYS, network_mode=mode)
+        order = []
+        launch = h.launch
+
+        async def recorded(containers, container, image=None):
+            order.append(container.id)
+            return await launch(containers, container, image)
+
+        monkeypatch.setattr("orlop_engine.containers.lifecycle.launch", recorded)
+        await restore.restore(h.containers)
+        await wait_all_tasks_blocked()
+        assert order == keys[::-1] and needs.needed(h.containers, h.containers.index[keys[0]].record) == {keys[1]}
+
+    boot(tmp_path, monkeypatch, test)
+
+
+# --- a stop of the daemon -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slow", [0, 1, 12])
+def test_a_shutdown_says_once_what_it_waits_for(tmp_path, monkeypatch, caplog, slow):
+    async def test(h, left):
+        for number in range(slow):
+            container = h.add(f"slow{number:02}", f"{number:064x}")
+            container.record.config.stop_timeout = None if number else 45
+            await h.containers.start(container)
+        quick = h.add("quick", "f" * 64)
+        await h.containers.start(quick)
+        for run in h.launched:
+            if run is quick.run:
+                monkeypatch.setattr(run.monitor, "signal", lambda signum, monitor=run.monitor: ended(monitor), raising=False)
+        with caplog.at_level(logging.INFO):
+            await restore.shutdown(h.containers, leave_running=False)
+        said = [record.message for record in caplog.records if "waiting for containers" in record.message]
+        if not slow:
+            assert said == []
+        else:
+            assert len(said) == 1 and "slow00 (45 s)" in said[0] and "quick" not in said[0]
+            assert ("and 2 more" in said[0], "slow01 (10 s)" in said[0]) == (slow == 12, slow == 12)
+
+    async def ended(monitor):
+        monitor.exit(0)
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_one_monitor_that_does_not_end_keeps_no_other_from_being_put_away(tmp_path, monkeypatch):
+    async def test(h, left):
+        both = [h.add(name, key) for name, key in (("hangs", SICK), ("ends", WELL))]
+        for container in both:
+            await h.containers.start(container)
+            os.makedirs(h.containers.run_dir(container.id))
+        for run in h.launched:
+            run.exited.set(Exited(0, 1))
+        await wait_all_tasks_blocked()
+        h.launched[1].monitor.gone.set()
+        await restore.shutdown(h.containers, leave_running=True)
+        assert both[0].run is not None and both[1].run is None
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_a_start_is_refused_once_a_shutdown_has_begun(tmp_path, monkeypatch):
+    async def test(h, left):
+        h.containers.closing = True
+        with pytest.raises(Unavailable):
+            await h.containers.start(h.container)
+        with pytest.raises(Conflict):
+            await h.containers.kill(h.container, "")
+
+    boot(tmp_path, monkeypatch, test)

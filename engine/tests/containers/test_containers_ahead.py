@@ -1,0 +1,141 @@
+"""Sandboxes made ahead of a start: taken, outdated, too late, in the way."""
+
+import os
+
+import pytest
+import trio
+from engine_fixture import FakeMonitor, FakeRuntime, engine_fixture
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from orlop_engine.containers import launch, lifecycle, prepared_sandbox, removal
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_monitor.protocol import Launch
+from orlop_sdk import DriverError
+
+
+class Forge:
+    """Stands for the zygote: counts what it forks, and waits with it when told to."""
+
+    def __init__(self, monkeypatch):
+        self.monitors, self.hold, self.error = [], None, None
+        monkeypatch.setattr(Monitor, "launch", self.launch)
+
+    async def launch(self, zygote, message, nursery):
+        assert os.path.isdir(message.run_dir)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.error is not None:
+            raise self.error
+        monitor = FakeMonitor(None)
+        monitor.is_over = False
+        self.monitors.append(monitor)
+        return monitor, None
+
+
+def wanted(h, **more):
+    key = h.container.id
+    return Launch(key, h.containers.run_dir(key), h.containers.root(key), (), **more)
+
+
+def with_engine_fixture(tmp_path, monkeypatch, body):
+    async def main():
+        async with engine_fixture(tmp_path, None) as h:
+            await body(h, Forge(monkeypatch))
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.1))
+
+
+def test_a_start_takes_what_was_made_and_the_moment_passes_over_it(tmp_path, monkeypatch):
+    async def body(h, forge):
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        forge.hold = trio.Event()
+        await wait_all_tasks_blocked()
+        forge.hold.set()  # a start may come while it is being made
+        async with h.container.lock:
+            assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is forge.monitors[0]
+        await trio.sleep(5)
+        assert not forge.monitors[0].gone.is_set() and len(forge.monitors) == 1
+        assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
+
+    with_engine_fixture(tmp_path, monkeypatch, body)
+
+
+def test_what_is_no_longer_wanted_is_ended_first(tmp_path, monkeypatch):
+    async def body(h, forge):
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        assert await prepared_sandbox.take(h.containers, h.container, wanted(h, terminal=True)) is None
+        assert forge.monitors[0].gone.is_set()
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        forge.monitors[1].is_over = True  # killed by the administrator, say
+        assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
+
+    with_engine_fixture(tmp_path, monkeypatch, body)
+
+
+def test_without_a_start_nothing_stays(tmp_path, monkeypatch):
+    async def body(h, forge):
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        await trio.sleep(3)
+        assert (
+            forge.monitors[0].gone.is_set()
+            and not h.containers.prepared_sandboxes
+            and not os.listdir(h.containers.runs_root)
+        )
+
+    with_engine_fixture(tmp_path, monkeypatch, body)
+
+
+def test_a_removal_ends_it(tmp_path, monkeypatch):
+    async def body(h, forge):
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        await removal.remove(h.containers, h.container, force=False, volumes=False)
+        assert forge.monitors[0].gone.is_set() and not os.listdir(h.containers.runs_root)
+
+    with_engine_fixture(tmp_path, monkeypatch, body)
+
+
+@pytest.mark.parametrize("error", [DriverError("no such layer"), OSError(28, "No space left on device")])
+def test_a_failure_is_the_starts_to_tell(tmp_path, monkeypatch, error):
+    async def body(h, forge):
+        forge.error = error
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
+
+    with_engine_fixture(tmp_path, monkeypatch, body)
+
+
+def test_only_a_few_at_a_time_and_none_for_who_needs_others(tmp_path, monkeypatch):
+    async def body(h, forge):
+        for n in range(12):
+            other = h.add(f"c{n}", f"{n:064}")
+            prepared_sandbox.begin(h.containers, other, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+        assert len(forge.monitors) == 8
+        await trio.sleep(3)
+        h.engine.networks.sandbox_kind = lambda mode: f"container:{'d' * 64}"
+        launch.begin(h.containers, h.container)
+        assert not h.containers.prepared_sandboxes
+
+    with_engine_fixture(tmp_path, monkeypatch, body)
+
+
+def test_a_failed_start_ends_what_it_took(tmp_path, monkeypatch):
+    async def body(h, forge):
+        monkeypatch.setattr(launch, "_wanted", lambda *of: wanted(h))
+        h.engine.networks.plan_made = None
+        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        await wait_all_tasks_blocked()
+
+        async def broken(*of):
+            raise DriverError("port is already allocated")
+
+        h.engine.networks.plan = broken
+        with pytest.raises(DriverError, match="port is already allocated"):
+            await lifecycle.start(h.containers, h.container)
+        assert forge.monitors[0].gone.is_set() and h.container.run is None and not os.listdir(h.containers.runs_root)
+
+    with_engine_fixture(tmp_path, monkeypatch, body)

@@ -1,0 +1,161 @@
+"""What a boot makes of an operation that the last daemon's death cut short. The whole of it is shown by `./dev crash`."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from engine_fixture import ID, FakeMonitor, engine_fixture, run_fast, surviving_monitor
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_engine.containers import exits, restore, volumes
+from orlop_engine.containers.record import MountRecord
+from orlop_kernel.store import Delete
+from orlop_monitor.protocol import ExecExited
+from orlop_sdk import Conflict, DriverError, NotFound
+
+
+@pytest.mark.parametrize("known", [0, FakeMonitor.pid + 1])
+def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
+    """Its network is not in the row, and nobody was told that it runs."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.container.record.monitor_pid = known
+            monitor = surviving_monitor(h, monkeypatch)
+            await restore.restore(h.containers)
+            await wait_all_tasks_blocked()
+            assert monitor.gone.is_set() and h.container.run is None
+            assert h.container.record.state.status == "created"
+            assert h.engine.actions() == [] and os.listdir(h.containers.runs_root) == []
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("known", [None, FakeMonitor.pid])
+def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
+    """So is one of a daemon whose rows told of no monitors."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.container.record.monitor_pid = known
+            monitor = surviving_monitor(h, monkeypatch)
+            await restore.restore(h.containers)
+            assert not monitor.gone.is_set() and h.container.record.state.running
+
+    run_fast(main)
+
+
+def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path, monkeypatch):
+    """The cgroup driver has been changed, and its parent is no slice."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, cgroup_parent="/mine") as h:
+            h.engine.config.cgroup_driver = "systemd"
+            monitor = surviving_monitor(h, monkeypatch)
+            await restore.restore(h.containers)
+            assert h.container.run.settled.is_set()
+            monitor.run = h.container.run
+            monitor.exit(3)
+            await wait_all_tasks_blocked()
+            assert h.container.record.state.exit_code == 3
+
+    run_fast(main)
+
+
+def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            mounts = [
+                MountRecord("volume", "/named", name="named"),
+                MountRecord("bind", "/bind", "/"),
+                *(MountRecord("volume", f"/{name}", name=name, anonymous=True) for name in ("made", "absent", "shared")),
+            ]
+            intents, cleared = volumes.note(ID, mounts)
+            rows = {put.key: put.value for put in intents}
+            rows |= {"volumes:hangs": b'["hangs"]', "volumes:damaged": b"?", "another kind": b"[]"}
+            errors = {"absent": NotFound("no"), "shared": Conflict("in use"), "hangs": DriverError("no answer")}
+            asked, aside, committed = [], [], []
+
+            async def remove(name):
+                asked.append(name)
+                if name in errors:
+                    raise errors[name]
+
+            async def quarantine(table, key, reason):
+                aside.append(key)
+
+            async def commit(operations):
+                committed.extend(operations)
+
+            h.engine.volumes = SimpleNamespace(remove=remove)
+            h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
+            await volumes.take_back(h.containers)
+            assert asked == ["made", "absent", "shared", "hangs"]  # the named one is the user's
+            assert committed == cleared == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
+            assert volumes.note(ID, mounts[:2]) == ([], [])
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize(
+    "file, text, frozen",
+    [
+        ("freezer.state", "FROZEN\n", True),
+        ("freezer.state", "FREEZING\n", True),
+        ("freezer.state", "THAWED\n", False),
+        ("cgroup.freeze", "1\n", True),
+        ("cgroup.freeze", "0\n", False),
+        ("tasks", "", False),
+    ],
+)
+def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text, frozen):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            monitor = surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
+            (tmp_path / "cgroup").mkdir()
+            (tmp_path / "cgroup" / file).write_text(text)
+            await restore.restore(h.containers)
+            assert h.container.record.state.paused == frozen and not monitor.gone.is_set()
+
+    run_fast(main)
+
+
+def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            surviving_monitor(h, monkeypatch, execs={"a" * 64: 100})
+            run_dir = h.containers.run_dir(ID)
+            for name in ("a" * 16, "b" * 16):
+                for suffix in ("json", "pid", "log"):
+                    open(f"{run_dir}/exec-{name}.{suffix}", "w").close()
+            await restore.restore(h.containers)
+            assert {name[5:21] for name in os.listdir(run_dir) if name.startswith("exec-")} == {"a" * 16}
+            h.engine.execs.exited(h.container, ExecExited("a" * 64, 0, 1))
+            assert not any(name.startswith("exec-") for name in os.listdir(run_dir))
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("left", ["cgroup", "state", ""])
+def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypatch, left):
+    """It told the exit, and died before it had the runtime forget the container. systemd removes cgroups by itself."""
+    cleaned = []
+
+    async def clean(containers, container):
+        cleaned.append(container)
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            monkeypatch.setattr(exits.runtime, "clean", clean)
+            monitor = surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
+            if left == "cgroup":
+                (tmp_path / "cgroup").mkdir()
+            elif left == "state":
+                os.makedirs(f"{h.engine.config.exec_root}/runtime-runc/{h.container.id}")
+            monitor.run.monitor = monitor
+            monitor.run.finished.set()
+            monitor.exit()
+            await exits.put_away(h.containers, h.container, monitor.run)
+            assert cleaned == [h.container] * bool(left)
+
+    run_fast(main)

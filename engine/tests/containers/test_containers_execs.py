@@ -1,0 +1,211 @@
+"""Execs that end before they have begun, that cannot begin, that have ended long ago."""
+
+import json
+import os
+
+import pytest
+import trio
+from engine_fixture import ID, engine_fixture, run_fast
+
+from orlop_engine.execs import Execs
+from orlop_engine.processes.monitor_client import StartFailed
+from orlop_engine.types.containers import ExecConfig
+from orlop_monitor.protocol import Attach, ExecExited, Failed, Started, Status
+from orlop_sdk import DeadlineExceeded, DriverError, NotFound, users
+
+# --- execs ----------------------------------------------------------------------------------------------------------
+
+
+def executing(h, monkeypatch):
+    monkeypatch.setattr(Execs, "_identity", lambda *of: None)
+    monkeypatch.setattr(Execs, "_process", lambda *of: b"{}")
+    os.makedirs(h.containers.run_dir(ID), exist_ok=True)
+    return h.engine.execs
+
+
+def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+
+            async def exec_(message):
+                execs.exited(h.container, ExecExited(message.exec_id, 5, 1))  # by the other connection
+                return Started(78, 1, 1), None
+
+            h.run.monitor.exec = exec_
+            made = execs.create(h.container, ExecConfig(cmd=["true"]))
+            await execs.start(made, detach=True, console_size=None)
+            assert [action.partition(":")[0] for action in h.engine.actions()][-3:] == [
+                "exec_create",
+                "exec_start",
+                "exec_die",
+            ]
+            found = execs.inspect(made)
+            assert (found["Running"], found["ExitCode"], found["Pid"]) == (False, 5, 78)
+
+    run_fast(main)
+
+
+def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+            made = execs.create(h.container, ExecConfig(cmd=["true"]))
+            os.rmdir(h.containers.run_dir(ID))
+            with pytest.raises(DriverError, match="cannot run the exec"):
+                await execs.start(made, detach=True, console_size=None)
+            assert not execs.inspect(made)["Running"] and not h.container.execs
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize(("kept", "quiet"), [(False, False), (None, True)])
+def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, quiet):
+    """Whatever a reload has made the default since; the row of an older daemon does not tell. It needs no init either."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, init=True) as h:
+            await h.containers.start(h.container)
+            monkeypatch.setenv("PATH", "/nowhere")
+            monkeypatch.setattr(Execs, "_identity", lambda *of: users.Identity(0, 0, (), "/"))
+            h.container.record.no_new_privileges = kept
+            h.engine.config.no_new_privileges = True
+            made = h.engine.execs.create(h.container, ExecConfig(cmd=["sh"]))
+            found = json.loads(h.engine.execs._process(h.engine.execs.get(made), None))
+            assert (found["args"], found["noNewPrivileges"]) == (["sh"], quiet)
+
+    run_fast(main)
+
+
+def test_ended_execs_are_forgotten_in_time_and_keep_no_task(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+
+            async def exec_(message):
+                return Started(78, 1, 1), None
+
+            h.run.monitor.exec = exec_
+            tasks = len(h.engine.nursery.child_tasks)
+            for _ in range(20):
+                made = execs.create(h.container, ExecConfig(cmd=["true"]))
+                await execs.start(made, detach=True, console_size=None)
+                execs.exited(h.container, ExecExited(made, 0, 1))
+            assert execs.inspect(made)["ExitCode"] == 0
+            assert len(h.engine.nursery.child_tasks) == tasks
+            await trio.sleep(601)
+            execs.create(h.container, ExecConfig(cmd=["true"]))
+            assert len(execs.index) == 1
+
+    run_fast(main)
+
+
+def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+            h.run.monitor.exec = started
+            made = execs.create(h.container, ExecConfig(cmd=["sh", "-c", "x"], privileged=True, user="1", detach_keys="a,b"))
+            await execs.start(made, detach=True, console_size=None)
+            assert (execs.inspect(made)["CanRemove"], execs.inspect(made)["Pid"]) == (False, 78)
+            execs.exited(h.container, ExecExited(made, 0, 1))
+            found = execs.inspect(made)
+            assert not found["CanRemove"]
+            assert found["DetachKeys"] == "YWI="  # bytes, as Go writes them in JSON
+            assert found["ProcessConfig"] == {
+                "tty": False,
+                "entrypoint": "sh",
+                "arguments": ["-c", "x"],
+                "privileged": True,
+                "user": "1",
+            }
+            await trio.sleep(301)
+            assert execs.inspect(made)["CanRemove"]
+            del h.containers.index[h.container.id]
+            with pytest.raises(NotFound, match="No such exec instance"):
+                execs.inspect(made)
+
+    run_fast(main)
+
+
+async def started(message):
+    return Started(78, 1, 1), None
+
+
+def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+            h.run.monitor.exec = started
+            lost, unreported_exits, kept, idle = (
+                execs.create(h.container, ExecConfig(cmd=["sleep", "9"])) for _ in range(4)
+            )
+            for made in (lost, unreported_exits, kept):
+                await execs.start(made, detach=True, console_size=None)
+            await trio.sleep(1)
+            asked_at = trio.current_time()
+            await trio.sleep(1)
+            late = execs.create(h.container, ExecConfig(cmd=["sleep", "9"]))
+            await execs.start(late, detach=True, console_size=None)
+            execs.reconcile(
+                h.container, Status("running", 1, execs={kept: 78}, unreported_exits={unreported_exits: 3}), asked_at
+            )
+            assert (execs.inspect(unreported_exits)["Running"], execs.inspect(unreported_exits)["ExitCode"]) == (False, 3)
+            assert (execs.inspect(lost)["Running"], execs.inspect(lost)["ExitCode"]) == (False, 255)
+            assert h.engine.actions()[-1] == "exec_die"
+            assert execs.inspect(kept)["Running"] and execs.inspect(late)["Running"]
+            assert execs.inspect(idle)["ExitCode"] is None
+            assert h.container.execs == {kept, late, idle}
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "attach"),
+    [
+        ({}, None),
+        ({"tty": True}, None),
+        ({"attach_stderr": True, "tty": True}, Attach(stderr=True, stdin_once=True, framed=True)),
+        ({"attach_stdin": True}, Attach(stdin=True, stdin_once=True, framed=True)),
+    ],
+)
+def test_only_what_is_wanted_is_attached(tmp_path, monkeypatch, wanted, attach):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs, seen = executing(h, monkeypatch), []
+
+            async def exec_(message):
+                seen.append(message)
+                return await started(message)
+
+            h.run.monitor.exec = exec_
+            made = execs.create(h.container, ExecConfig(cmd=["true"], **wanted))
+            await execs.start(made, detach=False, console_size=None, framed=True)
+            assert seen[0].attach == attach
+            assert seen[0].stdin == bool(attach and attach.stdin)
+
+    run_fast(main)
+
+
+def test_a_runtime_that_hangs_is_named_with_its_deadline(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+
+            async def exec_(message):
+                raise StartFailed("run the exec", Failed("the runtime failed", status=-9, timed_out=True))
+
+            h.run.monitor.exec = exec_
+            made = execs.create(h.container, ExecConfig(cmd=["true"]))
+            with pytest.raises(DeadlineExceeded, match="OCI runtime exec failed: true: no answer within 120 s"):
+                await execs.start(made, detach=True, console_size=None)
+            assert (execs.inspect(made)["Running"], execs.inspect(made)["ExitCode"]) == (False, 126)
+
+    run_fast(main)

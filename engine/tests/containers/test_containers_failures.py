@@ -1,0 +1,576 @@
+"""Containers when something fails: a start, the disk, a driver, a monitor, the daemon itself."""
+
+import errno
+import os
+import signal
+import threading
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+import trio
+from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, RealLaunch, engine_fixture, no_threads, run_fast
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from orlop_engine.containers import attach, launch, restore, rootfs, volumes
+from orlop_engine.containers.container import Run
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.drivers import DeadlineProxy
+from orlop_engine.futures import run_to_completion
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.service import EngineService
+from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPolicy
+from orlop_engine.types.images import ImageConfig
+from orlop_kernel import daemon, process
+from orlop_kernel.store import Store
+from orlop_monitor.protocol import Attach, Event, Exited, Oom, Started
+from orlop_monitor.streams import Attachment, Output
+from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, Unavailable
+
+# --- starts that fail -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/run/x/config.json"),
+        ExceptionGroup("nursery", [Unavailable("its monitor (pid 1) ended")]),
+        KeyError("a bug"),
+    ],
+)
+def test_whatever_a_start_fails_with_is_recorded_and_told(tmp_path, monkeypatch, error):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            pending = h.containers.waiting(h.container, "next-exit")
+            h.launch_error = error
+            with pytest.raises((DriverError, Unavailable)):
+                await h.containers.start(h.container)
+            with trio.fail_after(1):
+                assert await pending.get() == 128
+            assert h.container.record.state.error and not h.container.record.state.running
+
+    run_fast(main)
+
+
+def test_a_restart_by_policy_that_fails_leaves_a_stopped_container(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
+            await h.containers.start(h.container)
+            h.launch_error = OSError(errno.ENOSPC, "No space left on device")
+            h.run.monitor.exit(3)
+            await trio.sleep(2)
+            state = h.container.record.state
+            assert (state.running, state.restarting) == (False, False) and "No space" in state.error
+
+    run_fast(main)
+
+
+def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatch):
+    """Or its `die` would come after the new `start`, and its code to who waits for the new exit."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            await h.containers.start(h.container)
+            h.engine.store.slow = trio.Event()
+            h.run.monitor.exit(3)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(h.containers.start, h.container)
+            await wait_all_tasks_blocked()
+            h.engine.store.slow.set()
+            await wait_all_tasks_blocked()
+            assert h.engine.actions() == ["start", "die", "start"]
+
+    run_fast(main)
+
+
+def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            h.run.exited.set(Exited(0, 1))  # told, and the monitor goes on to live
+            await h.run.finished.wait()
+            with trio.fail_after(120):
+                await h.containers.start(h.container)
+            assert len(h.launched) == 2
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.2))
+
+
+def test_a_launch_that_fails_gives_everything_back(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
+            real = RealLaunch(h, monkeypatch)
+            h.engine.networks.plan_made = plan = SimpleNamespace(sockets=[], forwards=[])
+            got = []
+
+            async def client():
+                got.append(await attach.join(h.container, Attach()))
+
+            nursery.start_soon(client)
+            nursery.start_soon(client)
+            await wait_all_tasks_blocked()
+            real.attach_error = Unavailable("its monitor ended")
+            with pytest.raises(Unavailable):
+                await h.containers.start(h.container)
+            await wait_all_tasks_blocked()
+            assert got == [None, None]
+            assert h.engine.networks.abandoned == [plan] and len(h.engine.networks.released) == 1
+            assert h.container.run is None and not os.listdir(h.containers.runs_root)
+            assert real.monitors[0].gone.is_set() and real.clean == [ID]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("release_error", [None, OSError(errno.EIO, "Input/output error")])
+def test_a_monitor_that_ends_during_the_start_is_a_start_that_failed(tmp_path, monkeypatch, release_error):
+    async def main():
+        async with engine_fixture(tmp_path, None) as h:
+            real = RealLaunch(h, monkeypatch)
+            h.engine.networks.plan_made = SimpleNamespace(sockets=[], forwards=[])
+            h.engine.networks.release_error = release_error
+            real.start_error = Unavailable("cannot start the container: its monitor (pid 1) ended")
+            with pytest.raises(Unavailable, match="its monitor"):
+                await h.containers.start(h.container)
+            assert h.container.record.state.error.startswith("cannot start the container")
+            assert h.container.run is None and not os.listdir(h.containers.runs_root)
+
+    trio.run(main)
+
+
+def test_a_runtime_that_hangs_keeps_no_addresses(tmp_path, monkeypatch):
+    async def forever(containers, container):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(launch.runtimes, "clean", forever)
+
+    async def main():
+        async with engine_fixture(tmp_path, None) as h:
+            real = RealLaunch(h, monkeypatch)
+            h.engine.networks.plan_made = plan = SimpleNamespace(sockets=[], forwards=[])
+            real.start_error = Unavailable("its monitor (pid 1) ended")
+            with pytest.raises(Unavailable), trio.fail_after(60):
+                await h.containers.start(h.container)
+            assert (h.engine.networks.released, h.engine.networks.abandoned) == ([SANDBOX], [plan])
+            assert h.container.run is None
+
+    run_fast(main)
+
+
+def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
+            real, begun = RealLaunch(h, monkeypatch), trio.Event()
+
+            async def slow_start(monitor, message):
+                await begun.wait()
+                return Started(77, 1, 10**9)
+
+            monkeypatch.setattr(FakeMonitor, "start", slow_start)
+            nursery.start_soon(h.containers.start, h.container)
+            await wait_all_tasks_blocked()
+            with trio.fail_after(1):
+                assert await attach.join(h.container, Attach()) is not None
+            begun.set()
+            await wait_all_tasks_blocked()
+            real.monitors[0].exit()
+
+    trio.run(main)
+
+
+# --- exits ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
+    """The monitor died, the runtime is not installed any more, the network driver is broken: it has ended all the same."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            h.container.record.sandbox = SANDBOX
+            h.engine.networks.release_error = OSError(errno.EIO, "Input/output error")
+            h.engine.runtime_error = InvalidParameter("unknown or invalid runtime name: gone")
+            h.run.monitor.kill()
+            with trio.fail_after(10):
+                await h.run.finished.wait()
+            assert not h.container.record.state.running
+
+    run_fast(main)
+
+
+# --- boot and shutdown ----------------------------------------------------------------------------------------------
+
+
+def left_running(h, container):
+    container.record.state.running, container.record.state.pid = True, 99
+    os.makedirs(h.containers.run_dir(container.id))
+    with open(h.containers.run_dir(container.id) + "/init.json", "w") as file:
+        file.write('{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": []}')
+
+
+@pytest.mark.parametrize("what", ["runtime", "disk", "bug"])
+def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, monkeypatch, what):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            left_running(h, h.container)
+            if what == "runtime":
+                h.engine.runtime_error = InvalidParameter("unknown or invalid runtime name: gone")
+            elif what == "disk":
+                h.engine.store.full = True
+            else:
+                monkeypatch.setattr(Monitor, "adopt", lambda *of: 1 / 0)
+            no_threads(monkeypatch)
+            await restore.restore(h.containers)
+            assert not h.container.record.state.running
+            h.engine.store.full = False
+            await trio.sleep(5)
+            if what != "bug":
+                assert b'"exit_code":255' in h.engine.store.rows[ID]
+
+    run_fast(main)
+
+
+def test_a_removal_that_a_crash_cut_short_is_finished_at_boot(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.container.record.removing = h.container.record.started_before = True
+            auto = h.add("auto", "d" * 64, auto_remove=True)
+            auto.record.removing = auto.record.started_before = True
+            await restore.restore(h.containers)
+            await trio.sleep(1)
+            assert not h.containers.index and not h.engine.store.rows
+
+    run_fast(main)
+
+
+def test_a_shutdown_stops_what_is_just_being_started_and_starts_nothing_more(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            h.launching = trio.Event()
+            nursery.start_soon(h.containers.start, h.container)
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as stopping:
+                stopping.start_soon(restore_shutdown, h)
+                await wait_all_tasks_blocked()
+                h.launching.set()
+            assert h.run.finished.is_set() and not h.container.record.state.running
+            with pytest.raises(Unavailable, match="shutting down"):
+                await h.containers.start(h.container)
+
+    async def restore_shutdown(h):
+        await restore.shutdown(h.containers, leave_running=False)
+
+    run_fast(main)
+
+
+def test_a_shutdown_that_leaves_containers_leaves_a_start_to_be_undone(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            h.launching = trio.Event()
+            nursery.start_soon(h.containers.start, h.container)
+            await wait_all_tasks_blocked()
+            await restore.shutdown(h.containers, leave_running=True)
+            nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+            assert not h.container.record.state.running and not h.launched
+            assert "start" not in h.engine.actions() and h.engine.store.rows[ID] == b"created"
+
+    run_fast(main)
+
+
+def test_a_shutdown_has_time_for_what_is_just_being_started(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.engine.config.shutdown_timeout = 3
+            service = EngineService(h.engine)
+            assert service.stop_limit() == 5
+            h.container.run = Run("")
+            assert service.stop_limit() == 15
+
+    run_fast(main)
+
+
+# --- what must not be lost, and who must not wait -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["set aside", "damaged", "unknown"])
+def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monkeypatch, case):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            lost = "e" * 64
+            os.mkdir(h.containers.directory(lost))
+
+            async def keys():
+                return [ID, lost]
+
+            h.engine.storage.keys = keys
+            h.engine.store.lost = case == "damaged"
+            h.engine.store.aside = [("containers", lost, "unreadable")] if case == "set aside" else []
+            await restore.restore(h.containers)
+            kept = case != "unknown"
+            assert os.path.isdir(h.containers.directory(lost)) is kept and (lost not in h.engine.storage.removed) is kept
+
+    run_fast(main)
+
+
+def test_rows_are_missing_while_a_damaged_database_lies_there(tmp_path):
+    path = tmp_path / "state" / "orlop.db"
+
+    async def boot():
+        async with Store.open(str(path)) as store:
+            return store.lost_rows()
+
+    assert trio.run(boot) is False
+    path.write_bytes(b"not a database" * 400)
+    assert [trio.run(boot), trio.run(boot)] == [True, True]
+
+
+def test_a_path_of_a_file_system_that_hangs_holds_up_nobody_else(monkeypatch):
+    answers = threading.Event()
+    monkeypatch.setattr(volumes.os.path, "exists", lambda path: answers.wait(10))
+    mount = MountRecord(type="bind", destination="/in", source="/dead/server")
+
+    async def main():
+        with pytest.raises(DeadlineExceeded, match="gave no answer"):
+            await volumes.ensure(None, (mount,), HostConfig(), [])
+
+    try:
+        trio.run(main, clock=MockClock(rate=50))
+    finally:
+        answers.set()
+
+
+def test_file_systems_that_hang_take_the_threads_of_who_asks_for_them_only(monkeypatch):
+    answers, looking = threading.Event(), []
+    monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
+
+    def look():
+        looking.append(True)
+        answers.wait(10)
+
+    async def main():
+        told = []
+
+        async def one():
+            try:
+                await volumes.patiently(look)
+            except DeadlineExceeded as error:
+                told.append("too many others wait" in str(error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):  # more than trio has threads for all
+                nursery.start_soon(one)
+        with trio.fail_after(5):
+            await trio.to_thread.run_sync(answers.is_set)
+        assert len(looking) == 16 and told.count(True) == 44
+
+    try:
+        trio.run(main)
+    finally:
+        answers.set()
+
+
+def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch):
+    answers = threading.Event()
+    monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10))
+    monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
+
+    async def mounts(name):
+        return (Mount("bind", "/dead/server"),)
+
+    containers = SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(mounts=mounts)))
+    record = SimpleNamespace(mounts=(MountRecord("volume", "/in", name="data"),))
+
+    async def main():
+        with pytest.raises(DeadlineExceeded, match="gave no answer"):
+            await volumes.populate(containers, record)
+
+    try:
+        trio.run(main)
+    finally:
+        answers.set()
+
+
+@pytest.mark.parametrize("fails", ["populate", "commit"])
+def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            made, engine = {"mine"}, h.engine
+
+            async def ensure(containers, planned, host, new, labels, vet):
+                new += {mount.name for mount in planned} - made
+                made.update(new)
+                return planned
+
+            async def prepare(containers, record, image):
+                pass
+
+            async def populate(containers, record):
+                if fails == "populate":
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+            async def remove(name):
+                assert not engine.held
+                made.discard(name)
+
+            @contextmanager
+            def hold(names):
+                engine.held = True
+                try:
+                    yield
+                finally:
+                    engine.held = False
+
+            monkeypatch.setattr(volumes, "ensure", ensure)
+            monkeypatch.setattr(volumes, "populate", populate)
+            monkeypatch.setattr(rootfs, "prepare", prepare)
+            engine.volumes = SimpleNamespace(remove=remove, hold=hold)
+            image = SimpleNamespace(id="i", config=ImageConfig(cmd=["true"]), os="linux", architecture="")
+            engine.images.resolve = lambda name: image
+            engine.drivers.log = lambda name: SimpleNamespace(validate=lambda options: None)
+            engine.networks.check = lambda *of: None
+            engine.store.full = fails == "commit"
+            vars(engine.config).update(
+                log_driver="json-file", log_opts={}, default_runtime="runc", shm_bytes=1 << 26, default_ipc_mode="private"
+            )
+            vars(engine.config).update(default_cgroupns_mode="", default_ulimits={})
+            engine.storage_name = "fake"
+            host = HostConfig(binds=["mine:/a", "new:/b"])
+            request = CreateRequest(image="busybox", volumes={"/anonymous": {}}, host_config=host)
+            with pytest.raises((OSError, Unavailable)):
+                await h.containers.create("fresh", "", request)
+            assert made == {"mine"} and os.listdir(h.containers.containers_root) == [] and h.containers.names == {"web": ID}
+
+    run_fast(main)
+
+
+def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            launch.on_event(h.containers, h.container, h.run, Event(Oom(1)))
+            launch.on_event(h.containers, h.container, h.run, Event(Exited(137, 10**9, True)))
+            await h.run.finished.wait()
+            assert h.engine.actions() == ["start", "oom", "die"]
+            h.run.monitor.gone.set()
+            await h.containers.start(h.container)
+            h.run.exited.set(Exited(137, 10**9, True))  # the daemon was away at the time
+            await h.run.finished.wait()
+            assert h.engine.actions()[-2:] == ["oom", "die"]
+            h.run.monitor.gone.set()
+
+    run_fast(main)
+
+
+# --- the seams ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_driver_raises_is_its_operations_failure():
+    class Driver:
+        async def mounts(self, key):
+            raise OSError(errno.ENOSPC, "No space left on device", "/data/l/X")
+
+        async def remove(self, key):
+            raise ExceptionGroup("teardown", [NotFound("no such snapshot")])
+
+        async def usage(self, key):
+            raise KeyError(key)
+
+    async def main():
+        driver = DeadlineProxy(Driver(), 'storage driver "x"')
+        with pytest.raises(
+            DriverError, match='cannot mounts: storage driver "x" failed: /data/l/X: No space left on device'
+        ):
+            await driver.mounts("k")
+        with pytest.raises(NotFound):
+            await driver.remove("k")
+        with pytest.raises(DriverError, match="KeyError"):
+            await driver.usage("k")
+
+    trio.run(main)
+
+
+def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):
+    """One in uninterruptible sleep takes no SIGKILL: stood in for by a `kill` that does nothing."""
+    started = []
+    kill = process.subprocess.Popen.kill
+    monkeypatch.setattr(process.subprocess.Popen, "kill", lambda self: started.append(self))
+    monkeypatch.setattr(process.os, "killpg", lambda *of: None)
+
+    async def main():
+        with trio.fail_after(8):
+            outcome = await process.run_supervised(Command(("sleep", "20"), TRUE.env, timeout=0.05))
+        assert outcome.timed_out
+
+    try:
+        trio.run(main)
+    finally:
+        kill(started[0])
+
+
+def test_an_operation_that_is_cut_short_by_the_end_of_the_daemon_tells_its_asker():
+    """Also one that comes to its end with a group of errors, its cancellation among them."""
+
+    async def operation():
+        async with trio.open_nursery() as inner:
+            inner.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("while it was ending")
+
+    async def main():
+        told = []
+
+        async def asker(nursery):
+            try:
+                await run_to_completion(nursery, operation)
+            except RuntimeError as error:
+                told.append(str(error))
+
+        with trio.fail_after(1):
+            async with trio.open_nursery() as asking:
+                with suppress(BaseExceptionGroup):
+                    async with trio.open_nursery() as nursery:
+                        asking.start_soon(asker, nursery)
+                        await wait_all_tasks_blocked()
+                        nursery.cancel_scope.cancel()
+        assert told == ["the daemon is shutting down"]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_signal_whose_work_fails_does_not_end_the_daemon(tmp_path):
+    async def main():
+        config = SimpleNamespace(exec_root=str(tmp_path / "not there"))
+        one = daemon.Daemon(SimpleNamespace(config=config), None, 0.0)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(one._watch_signals)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await wait_all_tasks_blocked(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with trio.fail_after(5):
+                await one._stop.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_client_that_breaks_off_with_its_input_held_up_ends_the_input():
+    """`cat`, which writes and is not read: its input is full, and its only client goes."""
+
+    class Channel:
+        closed = False
+
+        def resume(self):
+            pass
+
+        pause = resume
+
+    ended = []
+    input_ = SimpleNamespace(full=True, terminal=False, write=lambda data: None, when_drained=lambda call: None)
+    input_.end = lambda: ended.append(True)
+    channel = Channel()
+    Attachment(channel, Attach(stdin=True, stdin_once=True), input_, Output(None), True)
+    channel.on_data(b"x", [])
+    channel.on_gone()
+    assert ended == [True]

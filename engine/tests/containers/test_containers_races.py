@@ -1,0 +1,234 @@
+"""Operations on one container that cross each other: with removals, with starts, with ends."""
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+from engine_fixture import ID, engine_fixture, run_fast
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_engine.containers import attach
+from orlop_engine.types.containers import RestartPolicy
+from orlop_monitor.protocol import Attach
+from orlop_sdk import Conflict, DriverError, NotFound, Unavailable
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["next-exit", "removed"])
+def test_a_removal_ends_every_wait(tmp_path, monkeypatch, condition):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            pending = h.containers.waiting(h.container, condition)
+            await h.containers.remove(h.container, False, False)
+            with trio.fail_after(1):
+                assert await pending.get() == 0
+
+    run_fast(main)
+
+
+def test_a_removal_ends_an_attach_to_what_never_started(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            got = []
+
+            async def client():
+                got.append(await attach.join(h.container, Attach()))
+
+            nursery.start_soon(client)
+            await wait_all_tasks_blocked()
+            await h.containers.remove(h.container, False, False)
+            with trio.fail_after(1):
+                await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            assert got == [None]
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("by", ["stop", "kill"])
+def test_a_stop_between_restarts_is_the_end_that_is_waited_for(tmp_path, monkeypatch, by):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
+            await h.containers.start(h.container)
+            h.run.monitor.exit(3)
+            with trio.fail_after(1):
+                await h.run.finished.wait()
+            assert h.container.record.state.restarting
+            pending = h.containers.waiting(h.container, "")
+            await (h.containers.stop(h.container, "", None) if by == "stop" else h.containers.kill(h.container, ""))
+            with trio.fail_after(1):
+                assert await pending.get() == 3
+            await trio.sleep(5)
+            assert len(h.launched) == 1
+
+    run_fast(main)
+
+
+# --- removal against everything -------------------------------------------------------------------------------------
+
+
+def test_a_restart_starts_nothing_that_was_removed_meanwhile(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            async with h.container.lock:
+                failures = []
+
+                async def restart():
+                    try:
+                        await h.containers.restart(h.container, "", None)
+                    except Conflict as error:
+                        failures.append(str(error))
+
+                nursery.start_soon(h.containers.remove, h.container, False, False)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(restart)
+                await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
+            assert not h.launched and failures == ["container is marked for removal and cannot be started"]
+
+    run_fast(main)
+
+
+def test_a_forced_removal_kills_what_a_restart_has_just_started(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            await h.containers.start(h.container)
+            h.launching = trio.Event()
+            nursery.start_soon(h.containers.restart, h.container, "KILL", None)
+            await wait_all_tasks_blocked()  # it has stopped the first run, and is starting the second
+            nursery.start_soon(h.containers.remove, h.container, True, False)
+            await wait_all_tasks_blocked()
+            h.launching.set()
+            with trio.fail_after(3):
+                await h.container.removed.get()
+            assert all(run.finished.is_set() for run in h.launched)
+            assert ID not in h.engine.store.rows
+
+    run_fast(main)
+
+
+def test_a_forced_removal_of_what_is_being_started_is_quick(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            h.launching = trio.Event()
+            nursery.start_soon(h.containers.start, h.container)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(h.containers.remove, h.container, True, False)
+            await trio.sleep(0.05)
+            h.launching.set()
+            with trio.fail_after(1):
+                await h.container.removed.get()
+            assert h.engine.actions()[-3:] == ["kill", "die", "destroy"]
+
+    run_fast(main)
+
+
+def test_a_kill_of_what_is_being_started_waits_for_it(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            h.launching = trio.Event()
+            nursery.start_soon(h.containers.start, h.container)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(h.containers.kill, h.container, "")
+            await wait_all_tasks_blocked()
+            h.launching.set()
+            with trio.fail_after(1):
+                await wait_all_tasks_blocked()
+                await h.run.finished.wait()
+
+    run_fast(main)
+
+
+def test_a_second_removal_finds_nothing(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            answers = []
+
+            async def remove(force):
+                try:
+                    await h.containers.remove(h.container, force, False)
+                    answers.append("removed")
+                except (NotFound, Conflict) as error:
+                    answers.append(type(error).__name__)
+
+            async with h.container.lock, trio.open_nursery() as nursery:
+                nursery.start_soon(remove, False)
+                nursery.start_soon(remove, False)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(remove, True)
+                await wait_all_tasks_blocked()
+                h.container.lock.release()
+                await wait_all_tasks_blocked()
+                await h.container.lock.acquire()
+            assert answers.count("removed") == 1 and len(answers) == 3
+            assert h.engine.actions().count("destroy") == 1
+
+    run_fast(main)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_removal_that_failed_can_be_tried_again(tmp_path, monkeypatch, force):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.engine.store.full = True
+            with pytest.raises(Unavailable):
+                await h.containers.remove(h.container, force, False)
+            h.engine.store.full = False
+            await h.containers.remove(h.container, force, False)
+            assert not h.engine.store.rows
+
+    run_fast(main)
+
+
+def test_nothing_saves_a_row_that_is_being_deleted(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            h.engine.store.slow = trio.Event()
+            nursery.start_soon(h.containers.remove, h.container, False, False)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(h.containers.save, h.container)
+            await wait_all_tasks_blocked()
+            h.engine.store.slow.set()
+            await wait_all_tasks_blocked()
+            assert not h.engine.store.rows
+
+    run_fast(main)
+
+
+def test_a_rename_of_what_was_removed_meanwhile_takes_no_name(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            failures = []
+
+            async def rename():
+                try:
+                    await h.containers.rename_to(h.container, "other")
+                except NotFound as error:
+                    failures.append(error)
+
+            async with h.container.lock:
+                nursery.start_soon(h.containers.remove, h.container, False, False)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(rename)
+                await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
+            assert failures and h.containers.names == {}
+
+    run_fast(main)
+
+
+def test_one_container_that_cannot_be_measured_does_not_end_a_prune(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.add("second", "d" * 64)
+
+            async def usage(key):
+                if key == ID:
+                    raise DriverError("cannot measure it")
+                return SimpleNamespace(size=5)
+
+            h.engine.storage.usage = usage
+            assert await h.containers.prune({}) == (["d" * 64], 5)
+
+    run_fast(main)

@@ -1,0 +1,187 @@
+"""What a client is told of an end has happened: the exit before the end of a stream, the removal before `destroy`."""
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+from engine_fixture import engine_fixture, run_fast
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_engine.containers import attach
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.types.containers import HostConfig
+from orlop_monitor.protocol import Attach
+from orlop_sdk import DriverError
+
+ANONYMOUS = MountRecord(type="volume", destination="/v", name="anon", anonymous=True)
+
+
+class Client:
+    """A connection that sends nothing and notes what it had seen of the container when its stream ended."""
+
+    def __init__(self, see):
+        self.see, self.received, self.at_the_end, self.ended = see, b"", None, trio.Event()
+
+    async def receive_some(self, limit=65536):
+        await trio.sleep_forever()
+
+    hung_up = receive_some
+
+    async def send_all(self, data):
+        self.received += data
+
+    async def send_eof(self):
+        self.at_the_end = self.see()
+        self.ended.set()
+
+
+@pytest.mark.parametrize("before_start", [False, True])
+def test_a_stream_ends_after_its_exit_is_recorded_and_the_network_released(tmp_path, monkeypatch, before_start):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            containers, container = h.containers, h.container
+            ours, theirs = trio.testing.memory_stream_pair()
+            client = Client(lambda: (container.record.state.running, container.record.state.exit_code, containers.released))
+            containers.released = False
+
+            async def release_network(container):
+                await trio.sleep(1)
+                containers.released = True
+
+            containers.release_network = release_network
+            if not before_start:
+                await containers.start(container)
+                h.run.monitor.attach = lambda request: _ready(ours)
+            nursery.start_soon(attach.attach, containers, container, client, Attach(stdout=True), b"")
+            await wait_all_tasks_blocked()
+            if before_start:
+                await containers.start(container)
+                (waiter,) = container.attach_waiters
+                container.attach_waiters.clear()
+                waiter.joined.set(attach.Joined(ours, h.run))
+            await theirs.send_all(b"output")
+            await theirs.aclose()  # as a monitor: it has reported the exit, the daemon is yet to account for it
+            await wait_all_tasks_blocked()
+            assert (client.received, client.at_the_end) == (b"output", None)
+            h.run.monitor.exit(7)
+            with trio.fail_after(10):
+                await client.ended.wait()
+            assert client.at_the_end == (False, 7, True)
+
+    run_fast(main)
+
+
+async def _ready(stream):
+    await trio.lowlevel.checkpoint()
+    return stream
+
+
+class Volumes:
+    def __init__(self):
+        self.names = {"anon"}
+
+    async def remove(self, name):
+        await trio.sleep(0.1)
+        self.names.remove(name)
+
+
+@pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
+def test_a_removal_is_told_when_nothing_is_left(tmp_path, monkeypatch, by):
+    async def main():
+        async with (
+            engine_fixture(tmp_path, monkeypatch, auto_remove=by == "the end of --rm") as h,
+            trio.open_nursery() as nursery,
+        ):
+            h.engine.volumes = Volumes()
+            h.container.record.mounts = (ANONYMOUS,)
+            told = []
+
+            def look(what):
+                told.append((what, sorted(h.engine.volumes.names), h.engine.storage.removed, h.containers.names))
+
+            publish = h.engine.events.publish
+            h.engine.events.publish = lambda kind, action, *rest: (
+                action == "destroy" and look("event"),
+                publish(kind, action, *rest),
+            )
+
+            async def wait(pending):
+                await pending.get()
+                look("wait")
+
+            await h.containers.start(h.container)
+            nursery.start_soon(wait, h.containers.waiting(h.container, "removed"))
+            await wait_all_tasks_blocked()
+            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # its monitor is still there
+            await h.run.finished.wait()
+            if by == "rm -v":
+                nursery.start_soon(h.containers.remove, h.container, False, True)
+            await trio.sleep(1)
+            gone = ([], (h.container.id,), {})
+            assert told == [("event", *gone), ("wait", *gone)]
+            h.run.monitor.gone.set()
+
+    run_fast(main)
+
+
+def test_a_root_that_cannot_go_while_it_is_mounted_goes_with_its_monitor(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
+            removed = h.engine.storage.remove
+
+            async def remove(key):
+                if not h.run.monitor.gone.is_set():
+                    raise DriverError("cannot remove snapshot: device or resource busy")
+                await removed(key)
+
+            h.engine.storage.remove = remove
+            await h.containers.start(h.container)
+            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            with trio.fail_after(5):
+                await h.container.removed.get()
+            assert h.engine.storage.removed == ()
+            h.run.monitor.gone.set()
+            await trio.sleep(1)
+            assert h.engine.storage.removed == (h.container.id,)
+
+    run_fast(main)
+
+
+def test_a_volume_that_cannot_go_while_it_is_mounted_goes_with_the_monitor(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
+            finished = []
+
+            async def remove(name):
+                raise DriverError("cannot remove volume: device or resource busy")
+
+            async def finish_removal(name):
+                finished.append((name, h.run.monitor.gone.is_set()))
+
+            h.engine.volumes = SimpleNamespace(remove=remove, finish_removal=finish_removal)
+            h.container.record.mounts = (ANONYMOUS,)
+            await h.containers.start(h.container)
+            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            with trio.fail_after(5):
+                await h.container.removed.get()
+            assert finished == []
+            h.run.monitor.gone.set()
+            await trio.sleep(1)
+            assert finished == [("anon", True)]
+
+    run_fast(main)
+
+
+def test_processes_in_another_pid_namespace_end_before_their_files_go(tmp_path, monkeypatch):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.container.record.host_config = HostConfig(auto_remove=True, pid_mode="host", network_mode="bridge")
+            await h.containers.start(h.container)
+            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            await trio.sleep(1)
+            assert h.engine.storage.removed == () and not h.container.removed.is_set()
+            h.run.monitor.gone.set()
+            await trio.sleep(1)
+            assert h.engine.storage.removed == (h.container.id,) and h.container.removed.is_set()
+
+    run_fast(main)

@@ -1,0 +1,156 @@
+"""Guards of which nothing else would show that they are gone: an undo that goes on when its asker is cut off, a start that
+is refused, a kill that a pause must not outlive, a stop by a user that a restart policy heeds."""
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+from engine_fixture import FakeRuntime, RealLaunch, engine_fixture, run_fast
+from trio.testing import wait_all_tasks_blocked
+
+from orlop_engine.containers.launch import launch
+from orlop_engine.types.containers import RestartPolicy
+from orlop_kernel import process
+from orlop_sdk import Conflict
+
+
+@pytest.mark.parametrize("cut", ["start", "bundle"])
+def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cut):
+    """By the end of the daemon, say: every await of an undo without a shield would end it there."""
+
+    async def main():
+        async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
+            real = RealLaunch(h, monkeypatch)
+            h.engine.networks.plan_made = plan = SimpleNamespace(sockets=[], forwards=[])
+            release, waited = h.engine.networks.release, []
+
+            async def slow_release(sandbox):
+                await trio.sleep(1)
+                await release(sandbox)
+
+            async def forever(*of):
+                waited.append(cut)
+                await trio.sleep_forever()
+
+            h.engine.networks.release = slow_release
+            if cut == "bundle":
+                monkeypatch.setattr("orlop_engine.containers.bundle.write", forever)
+            else:
+                real.hang = forever
+            nursery.start_soon(launch, h.containers, h.container)
+            await wait_all_tasks_blocked()
+            assert waited == [cut]
+            nursery.cancel_scope.cancel()
+        assert h.engine.networks.abandoned == [plan] and len(h.engine.networks.released) == 1
+        assert real.monitors[0].gone.is_set() and h.container.run is None and h.container.record.sandbox is None
+
+    run_fast(main)
+
+
+def test_a_paused_container_is_not_started(tmp_path, monkeypatch, frozen):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            await h.containers.pause(h.container)
+            with pytest.raises(Conflict, match="cannot start a paused container, try unpause instead"):
+                await h.containers.start(h.container)
+            assert len(h.launched) == 1 and h.container.record.state.paused and frozen == ["pause"]
+
+    run_fast(main)
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """What the runtime is asked for, which does it. `frozen.first`: called before that."""
+
+    class Asked(list):
+        first = staticmethod(lambda verb: None)
+
+    asked = Asked()
+
+    async def check(command, what):
+        await trio.lowlevel.checkpoint()
+        verb = what.split()[0]
+        asked.append(verb)
+        asked.first(verb)
+
+    monkeypatch.setattr(process, "check", check)
+    monkeypatch.setattr(FakeRuntime, "pause", FakeRuntime.delete)
+    return asked
+
+
+@pytest.mark.parametrize("by", ["kill", "rm"])
+def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
+    """SIGKILL came while the runtime froze the container: a frozen process does not die (cgroup v1)."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
+            await h.containers.start(h.container)
+            run = h.run
+
+            async def held_back(signum):  # the signal is there, and the process is frozen
+                await trio.sleep(2)
+                if frozen[-1] == "unpause":
+                    run.monitor.exit(137)
+
+            run.monitor.signal = held_back
+
+            def killed(verb):
+                if verb == "pause":
+                    if by == "kill":
+                        nursery.start_soon(h.containers.kill, h.container, "KILL")
+                    else:
+                        nursery.start_soon(h.containers.remove, h.container, True, False)
+
+            frozen.first = killed
+
+            async def freeze(command, what, check=process.check):
+                await check(command, what)
+                await wait_for(lambda: run.killed)
+
+            monkeypatch.setattr(process, "check", freeze)
+            with pytest.raises(Conflict, match="is not running"):
+                await h.containers.pause(h.container)
+            assert frozen == ["pause", "unpause"] and not h.container.record.state.paused
+            await run.finished.wait()
+            assert h.container.record.state.exit_code == 137
+
+    run_fast(main)
+
+
+async def wait_for(condition):
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        await trio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "policy, how, again",
+    [
+        ("unless-stopped", "TERM", False),
+        ("unless-stopped", "HUP", False),
+        ("unless-stopped", "KILL", False),
+        ("always", "HUP", True),
+        ("always", "KILL", False),
+        ("unless-stopped", "", True),
+        ("always", "", True),
+    ],
+)
+def test_a_kill_by_a_user_is_a_stop_to_its_restart_policy(tmp_path, monkeypatch, policy, how, again):
+    """Docker's: any signal of a user ends `unless-stopped`, one that is to end the container `always` as well, till the next
+    start or boot. `how` "": it ends by itself."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:
+            h.container.record.config.stop_signal = "TERM"
+            await h.containers.start(h.container)
+            first = h.run
+            if how:
+                await h.containers.kill(h.container, how)
+            if not first.finished.is_set():
+                first.monitor.exit(1)
+            await trio.sleep(5)
+            assert len(h.launched) == (2 if again else 1)
+            assert h.container.record.state.status == ("running" if again else "exited")
+            assert h.container.record.manually_stopped == (bool(how) and not again)
+
+    run_fast(main)

@@ -1,0 +1,344 @@
+"""A fixture for one container: the real `Containers` on a fake engine, whose monitors, network and disk do what a test says.
+
+What is started in it is no process: `lifecycle.launch` is replaced, but in the tests of `launch` itself.
+"""
+
+import os
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import trio
+from trio.testing import MockClock
+
+from orlop_engine.containers import bundle, launch, lifecycle
+from orlop_engine.containers.container import Container, Run
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.service import Containers
+from orlop_engine.counters import Counters
+from orlop_engine.execs import Execs
+from orlop_engine.networks.records import Sandbox
+from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.types.containers import ContainerConfig, HostConfig
+from orlop_kernel import process
+from orlop_kernel.events import EventBus
+from orlop_monitor.protocol import Exited, Launch, Started, Status
+from orlop_sdk import Command, DriverError, Outcome, Unavailable
+
+__all__ = [
+    "ID",
+    "SANDBOX",
+    "TRUE",
+    "FakeMonitor",
+    "FakeRuntime",
+    "RealLaunch",
+    "engine_fixture",
+    "no_threads",
+    "run_fast",
+    "surviving_monitor",
+]
+
+ID = "c" * 64
+SANDBOX = Sandbox(container_id=ID, container_name="web", network_mode="bridge", hostname="web", endpoints=())
+TRUE = Command(("true",), (("PATH", "/bin:/usr/bin"),))
+
+
+class FakeStore:
+    """Rows in memory. `full`: commits fail. `slow`: they wait for this event first."""
+
+    def __init__(self):
+        self.rows, self.full, self.slow, self.lost, self.aside = {}, False, None, False, []
+
+    def lost_rows(self):
+        return self.lost
+
+    def quarantined(self):
+        return self.aside
+
+    def load(self, table):
+        return iter(())
+
+    async def commit(self, operations):
+        if self.slow is not None:
+            await self.slow.wait()
+        await trio.lowlevel.checkpoint()
+        if self.full:
+            raise Unavailable("cannot write the state database: no space left on device")
+        for operation in operations:
+            if hasattr(operation, "value"):
+                self.rows[operation.key] = operation.value
+            else:
+                self.rows.pop(operation.key, None)
+
+
+class FakeMonitor:
+    """Ends its container at SIGKILL, as `run` hears; `deaf`: answers nothing and dies of `kill` alone."""
+
+    pid, netns_path = 4242, ""
+    silent = is_over = is_stopped = False
+
+    def __init__(self, run, deaf=False):
+        self.run, self.deaf, self.gone, self.attached = run, deaf, trio.Event(), []
+        self.refuse_attach = self.start_error = None
+
+    def exit(self, code=0):
+        self.run.exited.set(Exited(code, 10**9))
+        self.gone.set()
+
+    async def signal(self, signum):
+        if self.deaf:
+            await trio.sleep(10)
+            raise DriverError("its monitor gave no answer")
+        if signum == 9:
+            self.exit(137)
+
+    def kill(self):
+        self.gone.set()
+
+    async def ended(self):
+        await self.gone.wait()
+
+    async def attach(self, request):
+        await trio.lowlevel.checkpoint()
+        if self.refuse_attach:
+            raise self.refuse_attach
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.attached.append(theirs)
+        return ours
+
+    async def start(self, message):
+        if self.start_error:
+            raise self.start_error
+        return Started(77, 1, 10**9)
+
+
+class FakeNetworks:
+    def __init__(self):
+        self.plan_made, self.released, self.abandoned, self.release_error = None, [], [], None
+
+    @staticmethod
+    def sandbox_kind(mode):
+        return "new"
+
+    @staticmethod
+    def pin(mode, endpoints):
+        return mode, dict(endpoints)
+
+    @staticmethod
+    def known(name):
+        return SimpleNamespace(name=name)
+
+    async def plan(self, *wanted):
+        return self.plan_made
+
+    async def attach(self, plan, netns):
+        return SANDBOX
+
+    async def abandon(self, plan):
+        self.abandoned.append(plan)
+
+    async def release(self, sandbox):
+        self.released.append(sandbox)
+        if self.release_error:
+            raise self.release_error
+
+    def of_sandbox(self, sandbox):
+        return []
+
+    def renamed(self, sandbox, name):
+        return sandbox
+
+    async def restore(self, sandboxes):
+        self.restored = [sandbox.container_id for sandbox in sandboxes]
+
+    async def up(self):
+        pass
+
+
+class FakeStorage:
+    removed = ()
+
+    async def remove(self, key):
+        self.removed = (*self.removed, key)
+
+    async def keys(self):
+        return [ID, "d" * 64]
+
+    async def mounts(self, key, **options):
+        return ()
+
+
+class FakeRuntime:
+    capabilities = SimpleNamespace(detach_mounts=())
+
+    def delete(self, task):
+        return TRUE
+
+    pause = resume = run = delete
+
+    def exec(self, task, execution):
+        return TRUE
+
+    def monitor_mounts(self):
+        return ()
+
+    def explain(self, outcome, log, verb="create"):
+        return "it failed"
+
+
+class FakeEngine:
+    zygote = None
+
+    def __init__(self, tmp, nursery):
+        self.config = SimpleNamespace(
+            data_root=str(tmp / "data"),
+            exec_root=str(tmp / "run"),
+            default_stop_timeout=10,
+            shutdown_timeout=15,
+            live_restore=True,
+            effective_cgroup_parent="/orlop-test",
+            cgroup_driver="cgroupfs",
+            no_new_privileges=False,
+            init=False,
+            init_path="",
+            listeners=(),
+        )
+        self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
+        self.networks, self.storage = FakeNetworks(), FakeStorage()
+        self.counters = Counters()
+        self.images = SimpleNamespace(get=lambda image: object())
+        self.runtime_error = None
+        self.drivers = SimpleNamespace(runtime=self._runtime)
+        self.containers = Containers(self)
+        self.execs = Execs(self)
+        self.told = self.events.subscribe()
+
+    def _runtime(self, name):
+        if self.runtime_error:
+            raise self.runtime_error
+        return FakeRuntime()
+
+    def actions(self):
+        return [event.action for event in self.told._waiting if event.type == "container"]
+
+
+class EngineFixture:
+    """A room with one container, and what is needed to run it."""
+
+    def __init__(self, engine):
+        self.engine, self.containers = engine, engine.containers
+        self.container = self.add("web")
+        self.launched, self.launching, self.launch_error = [], None, None
+
+    def add(self, name, key=ID, **host):
+        record = ContainerRecord(
+            id=key,
+            name=name,
+            created_ns=1,
+            args=["true"],
+            config=ContainerConfig(open_stdin=True),
+            host_config=HostConfig(**{"network_mode": "bridge", "runtime": "runc", **host}),
+            image_id="i",
+            storage_driver="fake",
+        )
+        container = Container(record)
+        self.containers.add(container)
+        self.engine.store.rows[key] = b"created"
+        return container
+
+    async def launch(self, containers, container, image=None):
+        """In place of the real one. `launching`: an event that it waits for."""
+        container.run = run = Run(containers.run_dir(container.id))
+        if self.launching is not None:
+            await self.launching.wait()
+        if self.launch_error is not None:
+            container.run = None
+            run.settled.set()
+            run.finished.set()
+            raise self.launch_error
+        run.monitor = FakeMonitor(run)
+        container.record.state.running, container.record.state.restarting = True, False
+        container.record.state.started_ns, container.record.started_before = 1, True
+        self.launched.append(run)
+        return run
+
+    @property
+    def run(self):
+        return self.launched[-1]
+
+
+@asynccontextmanager
+async def engine_fixture(tmp_path, monkeypatch, **host):
+    async with trio.open_nursery() as nursery:
+        made = EngineFixture(FakeEngine(tmp_path, nursery))
+        for key, value in host.items():
+            setattr(made.container.record.host_config, key, value)
+        if monkeypatch is not None:
+            monkeypatch.setattr(lifecycle, "launch", made.launch)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+def run_fast(main):
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def no_threads(monkeypatch):
+    """What would run on a thread or as a program is done at once: a clock that jumps does not stand still for these."""
+
+    async def at_once(function, *args):
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+    async def succeed(command, **options):
+        await trio.lowlevel.checkpoint()
+        return Outcome(0, b"", b"")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    monkeypatch.setattr(process, "run_supervised", succeed)
+
+
+def surviving_monitor(h, monkeypatch, cgroup="/nowhere", execs=None):
+    """A monitor that the last daemon left."""
+    run_dir = h.containers.run_dir(ID)
+    os.makedirs(run_dir)
+    with open(run_dir + "/init.json", "w") as file:
+        file.write(f'{{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": ["{cgroup}"]}}')
+    monitor = FakeMonitor(Run(run_dir))
+
+    async def subscribe():
+        return Status("running", monitor.pid, 99, execs=execs or {})
+
+    async def adopt(*of):
+        return monitor
+
+    monitor.subscribe = subscribe
+    no_threads(monkeypatch)
+    monkeypatch.setattr(Monitor, "adopt", adopt)
+    return monitor
+
+
+class RealLaunch:
+    """What the real `launch` needs besides: a monitor that does as told, and no bundle."""
+
+    def __init__(self, h, monkeypatch):
+        self.monitors, self.h, self.clean = [], h, []
+        self.attach_error = self.start_error = self.bundle_error = self.hang = None
+        monkeypatch.setattr(Monitor, "launch", self.launch)
+        monkeypatch.setattr(bundle, "write", self.write)
+        monkeypatch.setattr(launch, "_wanted", self.wanted)
+        monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)
+
+    def wanted(self, containers, container, *of):
+        return Launch(container.id, containers.run_dir(container.id), containers.root(container.id), ())
+
+    async def launch(self, *of):
+        monitor = FakeMonitor(self.h.container.run)
+        monitor.refuse_attach, monitor.start_error = self.attach_error, self.start_error
+        if self.hang:
+            monitor.start = self.hang
+        self.monitors.append(monitor)
+        return monitor, None
+
+    async def write(self, *of):
+        if self.bundle_error:
+            raise self.bundle_error

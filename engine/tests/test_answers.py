@@ -1,0 +1,106 @@
+"""Noticing that a monitor does not answer: requests to it fail early, and only those."""
+
+import math
+
+import pytest
+import trio
+from engine_fixture import run_fast
+
+from orlop_engine.processes.answers import PATIENCE, Answers
+from orlop_sdk import Unavailable, linux
+
+PID = 4242
+
+
+class Case:
+    """`deaf`: pings get no answer."""
+
+    def __init__(self, nursery, monkeypatch):
+        self.deaf, self.stopped, self.pings = False, False, 0
+        monkeypatch.setattr(linux, "is_stopped", lambda pid: pid == PID and self.stopped)
+        self.answers = Answers(PID, self.ping, nursery)
+
+    async def ping(self):
+        self.pings += 1
+        if self.deaf:
+            await trio.sleep_forever()
+        self.answers.heard()
+
+    async def fails_within(self, seconds, match):
+        with trio.fail_after(seconds), pytest.raises(Unavailable, match=match):
+            await self.answers.wait("run the exec", trio.sleep_forever)
+
+
+def in_case(monkeypatch, test):
+    async def main():
+        async with trio.open_nursery() as nursery:
+            await test(Case(nursery, monkeypatch))
+            nursery.cancel_scope.cancel()
+
+    run_fast(main)
+
+
+def test_a_stopped_one_is_found_at_once_and_told_how_to_go_on(monkeypatch):
+    async def test(case):
+        case.stopped = True
+        await case.fails_within(
+            1.5, rf"cannot run the exec: its monitor \(pid {PID}\) is stopped: continue it by kill -CONT {PID}"
+        )
+        await case.fails_within(0.1, "docker kill and docker rm -f work without its monitor")
+        assert case.answers.silent
+        case.stopped = False
+        assert not case.answers.silent
+
+    in_case(monkeypatch, test)
+
+
+def test_one_that_hangs_is_found_long_before_the_deadline_and_fails_fast_from_then_on(monkeypatch):
+    async def test(case):
+        case.deaf = True
+        await case.fails_within(PATIENCE + 2, "does not answer")
+        await case.fails_within(0.1, "does not answer")
+        case.answers.heard()  # it was asked a while ago, and answers now
+        assert not case.answers.silent
+
+        async def answer():
+            await trio.sleep(1)
+            return 7
+
+        assert await case.answers.wait("run the exec", answer) == 7
+
+    in_case(monkeypatch, test)
+
+
+def test_a_long_request_to_one_that_answers_is_left_alone(monkeypatch):
+    async def test(case):
+        async def answer():
+            await trio.sleep(300)
+            return 7
+
+        assert await case.answers.wait("run the exec", answer) == 7
+        assert case.pings > 10 and not case.answers.silent
+
+    in_case(monkeypatch, test)
+
+
+def test_what_is_overdue_counts_only_if_nothing_was_heard_since(monkeypatch):
+    async def test(case):
+        asked_at = trio.current_time()
+        await trio.sleep(5)
+        case.answers.heard()
+        case.answers.suspect(asked_at)
+        assert not case.answers.silent
+        case.answers.suspect(math.inf)
+        assert case.answers.silent
+
+    in_case(monkeypatch, test)
+
+
+def test_nobody_looks_when_nobody_waits(monkeypatch):
+    async def test(case):
+        await case.answers.wait("ask", trio.lowlevel.checkpoint)
+        await trio.sleep(60)
+        case.stopped = True
+        assert case.pings == 0 and not case.answers._looking and not case.answers.silent
+
+    in_case(monkeypatch, test)

@@ -1,0 +1,127 @@
+"""Cgroup files to stats, on trees made of files; and the task that reads them."""
+
+from contextlib import aclosing
+from pathlib import Path
+
+from engine_fixture import engine_fixture, run_fast
+
+from orlop_engine.stats import reading
+from orlop_engine.stats.reading import Source
+from orlop_engine.stats.service import Stats
+
+
+def tree(base: Path, files: dict[str, str]) -> str:
+    base.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (base / name).write_text(text)
+    return str(base)
+
+
+V2 = {
+    "cpu.stat": "usage_usec 3000\nuser_usec 2000\nsystem_usec 1000\nnr_periods 5\nnr_throttled 2\nthrottled_usec 7\n",
+    "memory.current": "1048576\n",
+    "memory.max": "max\n",
+    "memory.stat": "anon 4096\ninactive_file 12\n",
+    "memory.events": "low 0\noom 3\noom_kill 1\n",
+    "io.stat": "8:0 rbytes=10 wbytes=20 rios=1 wios=1\n8:16 \n",
+    "pids.current": "4\n",
+    "pids.max": "max\n",
+}
+
+
+def test_v2(tmp_path):
+    found = Source.find([tree(tmp_path / "c", V2)]).read()
+    assert found["cpu_stats"]["cpu_usage"] == {
+        "total_usage": 3_000_000,
+        "usage_in_kernelmode": 1_000_000,
+        "usage_in_usermode": 2_000_000,
+    }
+    assert found["cpu_stats"]["throttling_data"] == {"periods": 5, "throttled_periods": 2, "throttled_time": 7000}
+    memory = found["memory_stats"]
+    assert (memory["usage"], memory["failcnt"], memory["limit"]) == (1 << 20, 3, reading.host_memory())
+    assert memory["stats"] == {"anon": 4096, "inactive_file": 12} and "max_usage" not in memory
+    assert found["pids_stats"] == {"current": 4}
+    assert found["blkio_stats"]["io_service_bytes_recursive"] == [
+        {"major": 8, "minor": 0, "op": "read", "value": 10},
+        {"major": 8, "minor": 0, "op": "write", "value": 20},
+    ]
+    assert found["blkio_stats"]["io_time_recursive"] is None
+
+
+def test_v1_and_the_empty_v2_tree_of_a_hybrid_host(tmp_path):
+    source = Source.find(
+        [
+            tree(tmp_path / "unified", {"cgroup.procs": "", "cpu.stat": "usage_usec 9\n"}),
+            tree(
+                tmp_path / "cpu",
+                {
+                    "cpuacct.usage": "300\n",
+                    "cpuacct.usage_percpu": "100 200 \n",
+                    "cpuacct.stat": "user 2\nsystem 1\n",
+                    "cpu.cfs_quota_us": "-1\n",
+                    "cpu.stat": "nr_periods 1\nnr_throttled 0\nthrottled_time 4\n",
+                },
+            ),
+            tree(
+                tmp_path / "memory",
+                {
+                    "memory.usage_in_bytes": "5\n",
+                    "memory.max_usage_in_bytes": "6\n",
+                    "memory.limit_in_bytes": "9223372036854771712\n",
+                    "memory.failcnt": "0\n",
+                    "memory.stat": "total_inactive_file 2\n",
+                },
+            ),
+            tree(
+                tmp_path / "blkio",
+                {"blkio.throttle.io_service_bytes": "8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n"},
+            ),
+            tree(tmp_path / "pids", {"pids.current": "1\n", "pids.max": "50\n"}),
+        ]
+    )
+    assert not source.unified
+    found = source.read()
+    assert found["cpu_stats"]["cpu_usage"]["percpu_usage"] == [100, 200]
+    assert found["cpu_stats"]["throttling_data"]["throttled_time"] == 4
+    assert found["memory_stats"]["limit"] == reading.host_memory() and found["memory_stats"]["max_usage"] == 6
+    assert "failcnt" not in found["memory_stats"]
+    assert [entry["op"] for entry in found["blkio_stats"]["io_service_bytes_recursive"]] == ["Read", "Write", "Total"]
+    assert found["pids_stats"] == {"current": 1, "limit": 50}
+
+
+def test_what_is_gone_reads_as_nothing(tmp_path):
+    source = Source.find([tree(tmp_path / "c", V2)])
+    for file in (tmp_path / "c").iterdir():
+        file.unlink()
+    found = source.read()
+    assert found["cpu_stats"]["cpu_usage"]["total_usage"] == 0 and found["pids_stats"] == {"current": 0}
+    assert Source.find([str(tmp_path / "never")]) == Source()
+
+
+def test_the_host():
+    assert reading.system_cpu(2) > reading.system_cpu(1) > 0 and reading.online_cpus() >= 1
+    assert "lo" not in reading.networks(1)
+
+
+# --- the task -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeypatch, caplog):
+    failing = []
+
+    async def sample(stats, watched):
+        if failing:
+            raise RuntimeError(failing.pop())
+        for item in watched:
+            item.line += b"."
+
+    monkeypatch.setattr(Stats, "_sample", sample)
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h, aclosing(Stats(h.engine).stream(h.container)) as stream:
+            assert await anext(stream) == b"."
+            failing[:] = ["can't start new thread"] * 2
+            assert [await anext(stream) for _ in range(3)] == [b".", b".", b".."]
+            assert len(caplog.records) == 1
+
+    run_fast(main)

@@ -1,0 +1,139 @@
+"""The event loop's watchdog: what it counts, what it says, and when it is there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from orlop_kernel.boot import watchdog
+from orlop_kernel.boot.watchdog import VARIABLE, Blocked, LoopWatchdog, follow, log_blocked
+
+unwatched: Any = trio.run.__wrapped__  # type: ignore[attr-defined]  # without the one that a test fails by
+
+
+class Clocks:
+    """Stand for time and for the scheduler's statistics."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.waited = 1.0, 0
+        monkeypatch.setattr(watchdog.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(LoopWatchdog, "_run_queue_wait", lambda _: self.waited)
+
+    def step(self, dog: LoopWatchdog, seconds: float, waited: float = 0.0) -> None:
+        task: Any = type("Task", (), {"name": "a task"})
+        dog.before_task_step(task)
+        self.now += seconds
+        self.waited += int(waited * 1e9)
+        dog.after_task_step(task)
+
+
+@pytest.fixture
+def blocked() -> list[Blocked]:
+    return []
+
+
+@pytest.fixture
+def dog(blocked: list[Blocked]) -> Any:
+    made = LoopWatchdog(blocked.append, 0.1)
+    yield made
+    made.close()
+
+
+def test_a_step_counts_without_the_time_in_which_it_waited_for_a_processor(
+    monkeypatch: pytest.MonkeyPatch, dog: LoopWatchdog, blocked: list[Blocked]
+) -> None:
+    clocks = Clocks(monkeypatch)
+    clocks.step(dog, 0.09)
+    clocks.step(dog, 0.30, waited=0.25)
+    assert not blocked
+    clocks.step(dog, 0.40, waited=0.25)
+    (found,) = blocked
+    assert (found.task, round(found.seconds, 3)) == ("a task", 0.15)
+
+
+def test_the_step_in_which_it_is_added_does_not_count(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
+    task: Any = None
+    dog.after_task_step(task)
+    assert not blocked
+
+
+def test_the_report_names_the_line_that_blocked(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
+    def slow() -> None:
+        end = time.thread_time() + 0.3  # the processor's time: the sampler has its turn, however busy the machine is
+        while time.thread_time() < end:
+            pass
+
+    async def main() -> None:
+        await trio.lowlevel.checkpoint()
+        slow()
+
+    unwatched(main, instruments=[dog])
+    (found,) = blocked
+    assert found.task.endswith("main")
+    assert found.seconds > 0.25
+    assert found.frames.startswith("slow (tests/test_watchdog.py:")
+    assert "< main (tests/test_watchdog.py:" in found.frames
+    assert "unrolled_run" not in found.frames
+    assert not found.disk
+
+
+def test_the_daemon_has_one_while_debug_is_on_or_the_environment_asks() -> None:
+    def installed() -> list[LoopWatchdog]:
+        every = trio._core._run.GLOBAL_RUN_CONTEXT.runner.instruments["_all"]  # type: ignore[attr-defined]
+        return [one for one in every if isinstance(one, LoopWatchdog)]
+
+    async def main() -> None:
+        assert follow(None, False, {}) is None
+        assert follow(None, False, {VARIABLE: "soon"}) is None
+        by_debug = follow(None, True, {})
+        assert by_debug is not None
+        assert installed() == [by_debug]
+        assert follow(by_debug, True, {}) is by_debug
+        assert follow(by_debug, False, {}) is None
+        assert installed() == []
+        by_environment = follow(None, False, {VARIABLE: "250"})
+        assert by_environment is not None
+        by_environment.close()
+
+    unwatched(main)
+
+
+def test_what_it_says_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    log_blocked(Blocked("a task", 0.1324, "slow (a/b.py:1)"))
+    log_blocked(Blocked("a task", 0.1324, "fsync (a/b.py:1)", disk=True))
+    log_blocked(Blocked("a task", 0.1324))
+    assert [record.getMessage() for record in caplog.records] == [
+        "event loop blocked for 132 ms by task a task: slow (a/b.py:1)",
+        "event loop blocked for 132 ms by task a task, waiting for the disk: fsync (a/b.py:1)",
+        "event loop blocked for 132 ms by task a task",
+    ]
+
+
+def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
+    """With the plugin that this suite has (conftest.py at the root), in a process of its own."""
+    (tmp_path / "test_it.py").write_text(
+        "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.2)\n    trio.run(main)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "conftest",
+        str(tmp_path / "test_it.py"),
+        "--rootdir",
+        str(tmp_path),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "event loop blocked for 2" in done.stdout
+    assert "main (test_a_test_that_blocks_its_lo0/test_it.py:4)" in done.stdout

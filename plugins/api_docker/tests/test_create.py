@@ -1,0 +1,410 @@
+"""What a create request says, beside what a real dockerd made of it: merged, refused, or taken with a warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+from engine_fixture import engine_fixture
+
+from orlop_api_docker import container_mac
+from orlop_api_docker import containers as routes
+from orlop_engine.containers import validate, volumes
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.create import merge_config
+from orlop_engine.containers.mount_spec import parse_spec
+from orlop_engine.containers.service import Containers
+from orlop_engine.images.catalog import Catalog
+from orlop_engine.images.records import ImageRecord
+from orlop_engine.images.references import parse
+from orlop_engine.spec.host import Host
+from orlop_engine.types.containers import (
+    ContainerConfig,
+    CreateRequest,
+    DriverConfig,
+    EndpointSettings,
+    Healthcheck,
+    HostConfig,
+    MountSpec,
+    NetworkingConfig,
+    PortBinding,
+    VolumeOptions,
+)
+from orlop_engine.types.images import ImageConfig, ImageDocument
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_sdk import Forbidden, InvalidParameter, NotFound
+
+FACTS = Host(
+    cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False
+)
+E, C = ["img-entry"], ["img-cmd"]
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "both", "only_entrypoint", "only_cmd", "neither"),
+    [
+        (None, None, (E, C), (E, None), (None, C), (None, None)),
+        (None, [], (E, C), (E, None), (None, C), (None, None)),
+        (None, ["y"], (E, ["y"]), (E, ["y"]), (None, ["y"]), (None, ["y"])),
+        ([], None, ([], C), ([], None), ([], C), ([], None)),
+        ([], [], ([], C), ([], None), ([], C), ([], None)),
+        ([], ["y"], ([], ["y"]), ([], ["y"]), ([], ["y"]), ([], ["y"])),
+        ([""], None, (None, None), (None, None), (None, None), (None, None)),
+        ([""], [], (None, []), (None, []), (None, []), (None, [])),
+        ([""], ["y"], (None, ["y"]), (None, ["y"]), (None, ["y"]), (None, ["y"])),
+        (["x"], None, (["x"], None), (["x"], None), (["x"], None), (["x"], None)),
+        (["x"], [], (["x"], []), (["x"], []), (["x"], []), (["x"], [])),
+        (["x"], ["y"], (["x"], ["y"]), (["x"], ["y"]), (["x"], ["y"]), (["x"], ["y"])),
+    ],
+)
+def test_entrypoint_and_cmd_as_docker_merges_them(entrypoint, cmd, both, only_entrypoint, only_cmd, neither):
+    given = ContainerConfig(entrypoint=entrypoint, cmd=cmd)
+    for expected, image in (
+        (both, ImageConfig(entrypoint=E, cmd=C)),
+        (only_entrypoint, ImageConfig(entrypoint=E)),
+        (only_cmd, ImageConfig(cmd=C)),
+        (neither, ImageConfig()),
+    ):
+        merged = merge_config(given, image, "f" * 64)
+        assert (merged.entrypoint, merged.cmd) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "image", "merged"),
+    [
+        ("/a/b/", "", "/a/b"),
+        ("//", "/img", "/"),
+        ("", "/img//x/../y/.", "/img/y"),
+        ("", "relative/", "relative/"),
+        ("", "", ""),
+    ],
+)
+def test_a_working_directory_is_clean(given, image, merged):
+    made = merge_config(ContainerConfig(working_dir=given), ImageConfig(working_dir=image), "f" * 64)
+    assert made.working_dir == merged
+
+
+# --- refused, or with a warning -------------------------------------------------------------------------------------
+
+
+def check(config: dict[str, Any], host: dict[str, Any]) -> list[str]:
+    return validate.check(ContainerConfig(**config), HostConfig(**host), FACTS)
+
+
+OTHERS = {"network_mode": "container:x"}
+PORTS = {"80/tcp": [PortBinding(host_port="8080")]}
+
+
+@pytest.mark.parametrize("field", ["interval", "timeout", "start_period", "start_interval"])
+def test_durations_of_a_health_check(field):
+    name = "".join(word.capitalize() for word in field.split("_"))
+    for ns in (-1, 1, 999_999):
+        with pytest.raises(InvalidParameter, match=rf"^{name} in Healthcheck cannot be less than 1ms$"):
+            check({"healthcheck": Healthcheck(**{field: ns})}, {})
+    assert check({"healthcheck": Healthcheck(**{field: 1_000_000})}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "host", "why"),
+    [
+        ({"hostname": "h"}, OTHERS, "hostname and the network mode"),
+        ({}, {**OTHERS, "links": ["a:b"]}, "container type network can't be used with links. This would result in"),
+        ({}, {**OTHERS, "dns": ["1.1.1.1"]}, "dns and the network mode"),
+        ({}, {**OTHERS, "extra_hosts": ["a:1.1.1.1"]}, "custom host-to-IP mapping and the network mode"),
+        ({}, {**OTHERS, "port_bindings": PORTS}, "port publishing and the container type network mode"),
+        ({}, {**OTHERS, "publish_all_ports": True}, "port publishing and the container type network mode"),
+        ({"exposed_ports": {"80/tcp": {}}}, OTHERS, "port exposing and the container type network mode"),
+        ({}, {"network_mode": "host", "links": ["a:b"]}, "host type networking can't be used with links. This would"),
+        ({"hostname": "h"}, {"uts_mode": "host"}, "hostname and the UTS mode"),
+    ],
+)
+def test_options_in_conflict(config, host, why):
+    with pytest.raises(InvalidParameter) as caught:
+        check(config, host)
+    assert str(caught.value).startswith(f"conflicting options: {why}")
+
+
+@pytest.mark.parametrize("mode", ["container:", "container"])
+def test_a_network_mode_of_nobody(mode):
+    with pytest.raises(InvalidParameter, match=r"^Invalid network mode: invalid container format container:<name|id>$"):
+        check({}, {"network_mode": mode})
+
+
+def test_published_ports_of_the_hosts_network_are_discarded_with_a_warning():
+    warning = "Published ports are discarded when using host network mode"
+    assert check({}, {"network_mode": "host", "port_bindings": PORTS}) == [warning]
+    assert check({}, {"network_mode": "host", "port_bindings": {"80/tcp": None}}) == [warning]
+    assert check({}, {"network_mode": "host", "publish_all_ports": True}) == []
+    assert check({}, {"network_mode": "none", "port_bindings": PORTS}) == []
+
+
+@pytest.mark.parametrize(
+    "entry", ["a:host-gateway", "a=host-gateway", "a:1.1.1.1", "a: 1.1.1.1", "a:::1", "a:[::1]", "a=::1", "a:::ffff:1.2.3.4"]
+)
+def test_hosts_to_add(entry):
+    assert check({}, {"extra_hosts": [entry]}) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("a:notanip", 'invalid IP address in add-host: "notanip"'),
+        ("a=notanip", 'invalid IP address in add-host: "notanip"'),
+        ("a:", 'invalid IP address in add-host: ""'),
+        ("a:1.2.3.04", 'invalid IP address in add-host: "1.2.3.04"'),
+        ("a:1.1.1.1:5", 'invalid IP address in add-host: "1.1.1.1:5"'),
+        ("a:[::1", 'invalid IP address in add-host: "[::1"'),
+        ("a:fe80::1%eth0", 'invalid IP address in add-host: "fe80::1%eth0"'),
+        ("a:[host-gateway]", 'invalid IP address in add-host: "[host-gateway]"'),
+        ("a:1.1.1.1\n6.6.6.6 b", 'invalid IP address in add-host: "1.1.1.1\n6.6.6.6 b"'),
+        ("a", 'bad format for add-host: "a"'),
+        (":1.1.1.1", 'bad format for add-host: ":1.1.1.1"'),
+    ],
+)
+def test_hosts_that_cannot_be_added(entry, why):
+    with pytest.raises(InvalidParameter) as caught:
+        check({}, {"extra_hosts": [entry]})
+    assert str(caught.value) == why
+
+
+@pytest.mark.parametrize("server", ["zzz", "", "[::1]", "1.1.1.1\nsearch evil"])
+def test_name_servers_that_are_no_address(server):
+    with pytest.raises(InvalidParameter, match=r"^bad nameserver address "):
+        check({}, {"dns": [server]})
+
+
+def test_name_servers():
+    assert check({}, {"dns": ["1.1.1.1", "::1", "fe80::1%eth0"]}) == []
+
+
+# --- the container-wide MAC address ---------------------------------------------------------------------------------
+
+A, B = "02:42:ac:11:00:99", "02:42:ac:11:00:98"
+NO_MATCH = "the container-wide MAC address must match the endpoint-specific MAC address for the main network"
+NOT_MAIN = "if a container-wide MAC address is supplied, HostConfig.NetworkMode must match the identity of a network"
+
+
+def asks(mode: str = "", mac: str = "", **endpoints: str) -> CreateRequest:
+    settings: dict[str, EndpointSettings | None] = {
+        name: EndpointSettings(mac_address=address) if address else None for name, address in endpoints.items()
+    }
+    networking = NetworkingConfig(endpoints_config=settings) if endpoints else None
+    return CreateRequest(mac_address=mac, host_config=HostConfig(network_mode=mode), networking_config=networking)
+
+
+def macs(request: CreateRequest) -> dict[str, str]:
+    given = (request.networking_config and request.networking_config.endpoints_config) or {}
+    return {name: settings.mac_address if settings else "" for name, settings in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("request_", "version", "wide", "endpoints"),
+    [
+        (asks(mac=A), (1, 45), A, {}),
+        (asks("net", A, net=""), (1, 45), A, {"net": A}),
+        (asks("default", A, bridge=A), (1, 45), A, {"bridge": A}),
+        (asks("", A, default=""), (1, 45), A, {"default": A}),
+        (asks("", A, bridge="", net=B), (1, 45), A, {"bridge": A, "net": B}),
+        (asks("net", "", net=B), (1, 45), B, {"net": B}),
+        (asks("net", "", net="", other=B), (1, 45), "", {"net": "", "other": B}),
+        (asks("host", A), (1, 45), "", {}),
+        (asks("none", A, none=B), (1, 45), "", {"none": B}),
+        (asks("container:x", A), (1, 44), "", {}),
+        (asks("", A, net=B), (1, 43), A, {"net": A}),
+        (asks("net", "", net=B), (1, 43), "", {"net": ""}),
+    ],
+)
+def test_the_container_wide_mac_address(request_, version, wide, endpoints):
+    warned = [container_mac.DEPRECATED] if request_.mac_address and version >= (1, 44) else []
+    assert container_mac.settle(request_, version) == warned
+    assert (request_.mac_address or "", macs(request_)) == (wide, endpoints)
+
+
+@pytest.mark.parametrize(
+    ("request_", "version", "why"),
+    [
+        (asks("", A, bridge=B), (1, 44), NO_MATCH),
+        (asks("net", A.upper(), net=A), (1, 44), NO_MATCH),
+        (asks("", A, net=""), (1, 44), NOT_MAIN),
+        (asks("host", A), (1, 43), "conflicting options: mac-address and the network mode"),
+        (asks("none", A), (1, 43), "conflicting options: mac-address and the network mode"),
+        (asks("container:x", A), (1, 43), "conflicting options: mac-address and the network mode"),
+    ],
+)
+def test_mac_addresses_in_conflict(request_, version, why):
+    with pytest.raises(InvalidParameter) as caught:
+        container_mac.settle(request_, version)
+    assert str(caught.value).startswith(why)
+
+
+# --- volumes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["/data", "/data/", "//data", "/x/../data"])
+def test_options_of_a_volume_are_those_of_its_target_however_it_is_written(target):
+    made: list[tuple[Any, ...]] = []
+
+    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
+        made.append((name, driver, options, labels))
+        return None, True
+
+    options = VolumeOptions(
+        labels={"a": "1"}, driver_config=DriverConfig(name="local", options={"type": "tmpfs", "device": "tmpfs"})
+    )
+    spec = MountSpec(type="volume", source="v", target=target, volume_options=options)
+    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    trio.run(volumes.ensure, containers, (parse_spec(spec),), HostConfig(mounts=[spec]), [], {"role": "x"})
+    assert made == [("v", "local", {"type": "tmpfs", "device": "tmpfs"}, {"a": "1", "role": "x"})]
+
+
+def test_an_anonymous_volume_has_its_users_labels_too():
+    made: list[dict[str, str]] = []
+
+    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
+        made.append(labels)
+        return None, True
+
+    spec = MountSpec(type="volume", target="/data", volume_options=VolumeOptions(labels={"a": "1"}))
+    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    trio.run(volumes.ensure, containers, (parse_spec(spec),), HostConfig(mounts=[spec]), [])
+    assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
+
+
+def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
+    """Volumes are made one after another: meanwhile somebody else may make one that was not there before."""
+    made: list[str] = []
+
+    async def ensure(name: str, *_: Any) -> tuple[VolumeRecord, bool]:
+        labels = {"team": "db"} if name == "theirs" else {}
+        return VolumeRecord(name, "local", 0, labels=labels), name != "mine"
+
+    def vet(volume: VolumeRecord, anonymous: bool) -> None:
+        assert anonymous == (volume.name not in ("mine", "theirs", "after"))
+        if volume.labels:
+            raise Forbidden(volume.name)
+
+    names = ("mine", "", "theirs", "after")
+    planned = tuple(parse_spec(MountSpec(type="volume", source=name, target="/d")) for name in names)
+    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    with pytest.raises(Forbidden, match="theirs"):
+        trio.run(volumes.ensure, containers, planned, HostConfig(), made, {}, vet)
+    assert made == [planned[1].name, "theirs"]  # what is to be discarded
+
+
+# --- the image in lists ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
+def test_the_image_in_a_list_is_the_name_as_long_as_it_means_that_image(means, shown):
+    def resolve(reference: str) -> Any:
+        if means is None:
+            raise NotFound(f"No such image: {reference}")
+        return SimpleNamespace(id=means)
+
+    containers = SimpleNamespace(engine=SimpleNamespace(images=SimpleNamespace(resolve=resolve)))
+    record = SimpleNamespace(config=ContainerConfig(image="x:1"), image_id="sha256:1")
+    assert Containers.image_name(cast("Containers", containers), cast("Any", record)) == shown
+
+
+def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatch):
+    async def main() -> None:
+        async with engine_fixture(tmp_path, None) as home:
+            home.container.record.config.image = "x:1"
+            home.container.record.image_id = "sha256:1"
+            home.engine.images = images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id=means))
+            home.engine.networks.settings = lambda sandbox, **more: {"Networks": {}, "Ports": {}}
+
+            async def shown() -> str:
+                found = await home.containers.summaries(everything=True, limit=0, filters={}, size=False)
+                return str(msgspec.json.decode(found)[0]["Image"])
+
+            means = "sha256:1"
+            assert await shown() == "x:1"
+            means = "sha256:2"
+            images.changes += 1
+            assert await shown() == "sha256:1"
+
+    trio.run(main)
+
+
+def test_the_catalog_counts_what_changes_names() -> None:
+    catalog = Catalog()
+    catalog.put(ImageRecord("sha256:1", ()), ImageDocument(), b"")
+    seen = {catalog.changes}
+    catalog.point(parse("x:1"), "sha256:1")
+    seen.add(catalog.changes)
+    catalog.drop(parse("x:1"))
+    seen.add(catalog.changes)
+    assert len(seen) == 3
+
+
+def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> None:
+    """Between the judgement of the request and this the name may have moved to another image."""
+    judged = []
+
+    def may_use(image: Any) -> bool:
+        judged.append(image.id)
+        return False
+
+    policy: Any = SimpleNamespace(may_use=may_use, denied=lambda what: Forbidden(f"{what} is not allowed"))
+
+    async def main() -> None:
+        async with engine_fixture(tmp_path, None) as home:
+            before = [*home.containers.index]
+            home.engine.images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id="sha256:1"))
+            with pytest.raises(Forbidden, match="image x is not allowed"):
+                await home.containers.create("new", "", CreateRequest(image="x"), images=policy)
+            assert [*home.containers.index] == before
+
+    trio.run(main)
+    assert judged == ["sha256:1"]
+
+
+# --- the body of a start --------------------------------------------------------------------------------------------
+
+
+class _Pieces:
+    """A chunked body, or a counted one: they are read alike."""
+
+    def __init__(self, pieces: tuple[bytes, ...]) -> None:
+        self._left = iter(pieces)
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._left:
+            return piece
+        raise StopAsyncIteration
+
+
+def start(*pieces: bytes) -> int:
+    started: list[Container] = []
+
+    async def run(operation: Any, *args: Any) -> None:
+        started.append(args[0])
+
+    container = cast("Container", object())
+    containers = SimpleNamespace(start=None, get=lambda name: container)
+    own = routes._Routes(cast("Any", SimpleNamespace(containers=containers, run=run)))
+    call = SimpleNamespace(request=SimpleNamespace(body=_Pieces(pieces)), params={"id": "x"}, arg=lambda name: "")
+    trio.run(own.start, cast("Any", call))
+    return len(started)
+
+
+@pytest.mark.parametrize("pieces", [(), (b"{}",), (b"null",), (b"{}  ", b"  ")])
+def test_a_start_with_what_old_clients_send_for_nothing(pieces):
+    assert start(*pieces) == 1
+
+
+@pytest.mark.parametrize("pieces", [(b'{"a":11}',), (b'{"Binds"', b":[]}")])
+def test_a_start_with_a_body_is_refused(pieces):
+    with pytest.raises(InvalidParameter, match=r"^starting container with non-empty request body was deprecated since API"):
+        start(*pieces)
