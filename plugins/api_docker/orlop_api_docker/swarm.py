@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
-from orlop_sdk import NotImplementedHere, Unavailable
+from orlop_sdk import NotImplementedHere
+
+from .responses import error_response
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -54,11 +56,11 @@ _MANAGER_ONLY = (
 
 
 async def _manager_only(call: Call) -> Answer:
-    raise Unavailable(NOT_A_MANAGER)
+    return error_response(503, NOT_A_MANAGER)  # returned, not raised: a failure of the daemon would be logged
 
 
 async def _leave(call: Call) -> Answer:
-    raise Unavailable("This node is not part of a swarm")
+    return error_response(503, "This node is not part of a swarm")
 
 
 async def _join(call: Call) -> Answer:

@@ -27,12 +27,14 @@ PLUGINS = docker_router(plugins.routes(NO_ENGINE))
         *("GET /secrets", "POST /v1.45/secrets/x/update?version=1", "GET /configs/x", "POST /configs/create"),
     ],
 )
-def test_a_swarm_is_unavailable_in_docker_s_words(route: str) -> None:
+def test_a_swarm_is_unavailable_in_docker_s_words(route: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And not logged: SDKs ask whenever they clean up."""
     assert message(ask(SWARM, *route.split(" "))) == (
         503,
         'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and '
         "try again.",
     )
+    assert not caplog.records
 
 
 def test_leaving_a_swarm_says_that_there_is_none() -> None:
