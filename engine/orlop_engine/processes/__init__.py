@@ -1,4 +1,5 @@
-"""The daemon's view of the processes that outlive it: the zygote, the monitors, and what they leave on disk.
+"""The daemon's side of the processes that outlive it: the zygote, the monitors, and the files they leave on disk.
 
-Nothing here is needed by a running container: all of it may die with the daemon, and is found again by `Monitor.adopt`.
+A running container needs nothing in this package. The daemon may die at any time: the next one finds the monitors again
+by `Monitor.adopt`.
 """

@@ -1,8 +1,8 @@
-"""Noticing that a monitor does not answer, long before the deadline of a request that may take minutes.
+"""Detect a monitor that does not answer, long before the deadline of a request that may take minutes.
 
-A monitor works in small steps, so one that has said nothing for `PATIENCE` is stuck (its disk may be), and one whose process
-is stopped (SIGSTOP, a debugger) says nothing until it is continued. Requests to it fail at once then, and again as soon as
-they are made, until it is heard of again.
+A monitor works in small steps, so a monitor that has sent nothing for `PATIENCE` is stuck (for example on its disk). A
+monitor whose process is stopped (SIGSTOP, a debugger) sends nothing until it is continued. Pending requests to such a
+monitor fail at once, and so do new ones, until a message from the monitor arrives.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ __all__ = ["PATIENCE", "Answers"]
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds without a word after which a monitor that owes an answer is silent: half of them until it is sent a ping."""
-_LOOK = 1.0  # seconds between two looks at one that owes an answer
+"""Seconds without a message after which a monitor that owes an answer counts as silent. A ping is sent after half of
+them."""
+_LOOK = 1.0  # seconds between two checks of a monitor that owes an answer
 
 
 class Answers:
-    """`ping` has the monitor say anything, on the connection whose messages are reported to `heard`."""
+    """Watches the answers of one monitor. `ping` makes the monitor send a message; the caller reports each message to
+    `heard`."""
 
     def __init__(self, pid: int, ping: Callable[[], Awaitable[object]], nursery: trio.Nursery) -> None:
         self._pid, self._ping, self._nursery = pid, ping, nursery
@@ -39,7 +41,7 @@ class Answers:
 
     @property
     def silent(self) -> bool:
-        """Whether it has been found to answer nothing, and nothing was heard since."""
+        """Whether the monitor was found not to answer, and no message has arrived since."""
         if self._stopped and not linux.is_stopped(self._pid):
             self._silent = self._stopped = False
         return self._silent
@@ -52,7 +54,7 @@ class Answers:
         )
 
     async def wait(self, what: str, answer: Callable[[], Awaitable[T]]) -> T:
-        """Await an answer. Raises `Unavailable` at once, or as soon as the monitor is found to be silent."""
+        """Await an answer. Raises `Unavailable` at once if the monitor is silent, else as soon as it is found to be."""
         if self.silent:
             raise self.complaint(what)
         with trio.CancelScope() as scope:
@@ -67,13 +69,13 @@ class Answers:
         raise self.complaint(what)
 
     def suspect(self, asked_at: float) -> None:
-        """An answer is overdue that nobody awaits by `wait`."""
+        """Report that an answer is overdue which was not awaited by `wait`."""
         if self._heard_at <= asked_at:
             self._stopped = linux.is_stopped(self._pid)
             self._silent = True
 
     async def _look(self) -> None:
-        """One task, for as long as anybody waits."""
+        """Check the monitor while any request waits. At most one such task runs."""
         try:
             while self._waiting:
                 await trio.sleep(_LOOK)

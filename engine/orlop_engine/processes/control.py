@@ -1,6 +1,6 @@
-"""The framed half of a conversation with a monitor: requests and their answers by serial, events in between.
+"""Framing of a control connection to a monitor: requests, their answers matched by serial, and events in between.
 
-Sans-policy: deadlines, reconnecting and what an answer means are `monitor_client`'s.
+Deadlines, reconnecting and the meaning of an answer are left to `monitor_client`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def encode(request: Request) -> bytes:
 
 
 async def connect(run_dir: str) -> trio.SocketStream:
-    """A new connection to the monitor of a run. `OSError` when none listens."""
+    """Open a new connection to the monitor of a run. Raises `OSError` when no monitor listens."""
     sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     directory, path = records.socket_directory(run_dir)
     try:
@@ -61,7 +61,7 @@ async def _exactly(stream: trio.SocketStream, size: int) -> bytes:
 
 
 async def receive(stream: trio.SocketStream) -> Reply | Event:
-    """The next message, and not a byte more: what follows may be a raw stream. Raises `Disconnected`."""
+    """Read the next message, and no byte more, because a raw stream may follow it. Raises `Disconnected`."""
     (length,) = HEADER.unpack(await _exactly(stream, HEADER.size))
     if length > FRAME_LIMIT:
         raise Disconnected
@@ -69,12 +69,12 @@ async def receive(stream: trio.SocketStream) -> Reply | Event:
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError:
-        raise Disconnected from None  # not our protocol: nothing after it can be understood
+        raise Disconnected from None  # not our protocol: the rest of the stream cannot be parsed
 
 
 class Control:
     """Owns the stream. `run` reads until the end; `ask` may be called by many tasks. `on_message()` is called for each
-    message, before anybody gets it."""
+    message before the message is dispatched."""
 
     def __init__(
         self, stream: trio.SocketStream, on_event: Callable[[Event], None], on_message: Callable[[], None] = lambda: None
@@ -108,7 +108,7 @@ class Control:
                 await self._stream.aclose()
 
     async def ask(self, request: Callable[[int], Request], fds: Sequence[int] = ()) -> Body:
-        """Send, and return the answer. Raises `Disconnected`."""
+        """Send a request and return its answer. Raises `Disconnected`."""
         if self.ended:
             raise Disconnected
         self._serial += 1
@@ -134,7 +134,7 @@ class Control:
             except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 raise Disconnected from None
             except trio.Cancelled:
-                # Half a frame may be out: nothing sensible can follow on this connection.
+                # Part of a frame may have been sent: the connection cannot be used any more.
                 with suppress(OSError):
                     self._stream.socket.shutdown(socket.SHUT_RDWR)
                 raise

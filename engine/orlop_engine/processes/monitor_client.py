@@ -1,8 +1,8 @@
-"""One monitor, as the daemon sees it: found or made, asked, listened to, waited for.
+"""The daemon's client of one monitor: launch or adopt it, send requests, receive events, wait for its end.
 
-Owns one control connection and a pidfd. Losing the object (with the daemon) changes nothing for the container;
-`Monitor.adopt` makes another. Every call has a deadline, for a monitor may be stopped or stuck (see `answers`); nothing else
-waits for it then.
+Owns one control connection and a pidfd. Losing this object (when the daemon dies) does not affect the container;
+`Monitor.adopt` makes another. Every call has a deadline, because a monitor may be stopped or stuck (see `answers`); a
+monitor that does not answer delays no other container.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ log = logging.getLogger(__name__)
 
 _DEADLINE = PATIENCE
 _LAUNCH_DEADLINE = 30.0
-_FDS_A_MESSAGE = 200  # the kernel takes 253
+_FDS_A_MESSAGE = 200  # the kernel allows 253 (SCM_MAX_FD)
 
 
 class MonitorFailed(DriverError):
-    """The monitor said no. `failed` has the details."""
+    """The monitor refused a request. `failed` has the details."""
 
     def __init__(self, what: str, failed: Failed) -> None:
         super().__init__(f"cannot {what}: {failed.message}")
@@ -61,12 +61,12 @@ class MonitorFailed(DriverError):
 
 
 class StartFailed(MonitorFailed):
-    """A container or an exec did not start: `failed` holds what the runtime said, for its driver to explain."""
+    """A container or an exec did not start. `failed` holds the runtime's output, which the runtime's driver can explain."""
 
 
 class Monitor:
-    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the nursery given; there
-    is none before the start. `on_resumed(status, asked_at)` after a connection that broke was made again."""
+    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the given nursery, and
+    never before the start. `on_resumed(status, asked_at)` is called after a broken connection was made again."""
 
     def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
         self.run_dir = run_dir
@@ -81,14 +81,14 @@ class Monitor:
         self._heard = trio.Event()
         self._ended = trio.Event()
 
-    # --- finding and making -----------------------------------------------------------------------------------------
+    # --- launch and adopt -------------------------------------------------------------------------------------------
 
     @classmethod
     async def launch(
         cls, zygote: Zygote, launch: Launch, nursery: trio.Nursery, on_event: Callable[[Event], None] = lambda _: None
     ) -> tuple[Monitor, Status]:
-        """Fork a monitor and have it build the sandbox. `MonitorFailed` when it cannot: it has ended then. The run directory
-        is made if need be, and an earlier run's records in it are removed."""
+        """Fork a monitor and have it build the sandbox. Creates the run directory if necessary, and removes an earlier
+        run's records from it. Raises `MonitorFailed` when the sandbox cannot be built; the monitor has ended by then."""
         os.makedirs(launch.run_dir, mode=0o700, exist_ok=True)
         records.clear(launch.run_dir)
         ours, theirs = socket.socketpair()
@@ -103,7 +103,7 @@ class Monitor:
         monitor._begin(stream, nursery)
         try:
             what = f"launch container {launch.id}"
-            # Building a sandbox is the one thing that keeps a monitor from answering anything else: it mounts.
+            # No `Answers.wait` here: while the monitor builds a sandbox it mounts, and answers no other request.
             answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE)
             status = cls._as_status(what, answer)
         except BaseException:
@@ -116,9 +116,9 @@ class Monitor:
 
     @classmethod
     async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> Monitor | None:
-        """The living monitor of a run that another daemon started; None when it is dead. By pid *and* start time: a pid
-        alone may be someone else's by now. `subscribe` shows whether it answers. `Unavailable` for one that lives and takes
-        no calls."""
+        """Connect to the living monitor of a run that another daemon started; None when it is dead. The monitor is
+        identified by pid *and* start time, because the pid may have been reused. Only `subscribe` shows whether the
+        monitor answers. Raises `Unavailable` when the monitor lives but refuses connections."""
         record = records.read_monitor(run_dir) or await cls._who_listens(run_dir)
         if record is None:
             return None
@@ -140,8 +140,8 @@ class Monitor:
 
     @staticmethod
     async def _who_listens(run_dir: str) -> MonitorRecord | None:
-        """For a record that cannot be read: the process at the other end of the socket, which only a monitor of ours could
-        have made there."""
+        """Identify the monitor when its record cannot be read: it is the process at the other end of the socket, because
+        only a monitor of ours could have made a socket in this directory."""
         if not os.path.lexists(os.path.join(run_dir, records.SOCKET)):
             return None
         try:
@@ -157,7 +157,7 @@ class Monitor:
             if linux.is_process(record.pid, record.start_time):
                 return await connect(run_dir)
         except OSError as error:
-            with trio.move_on_after(1):  # it takes no calls on its last steps
+            with trio.move_on_after(1):  # a monitor that is about to end accepts no connections
                 await trio.lowlevel.wait_readable(pidfd)
                 return None
             raise Unavailable(f"cannot adopt monitor {record.pid}: {error}") from error
@@ -173,10 +173,11 @@ class Monitor:
         try:
             self.on_event(event)
         except Exception:
-            log.exception("event of monitor %d", self.pid)  # the listener's fault; the next event may fare better
+            log.exception("event of monitor %d", self.pid)  # a fault of the listener; the next event may be handled
 
     async def _listen(self, control: Control) -> None:
-        """Read until the monitor ends. One that lives and dropped us (we were too slow) is called again."""
+        """Read until the monitor ends. If the monitor lives but dropped the connection (we read too slowly), connect
+        again."""
         try:
             again = False
             while True:
@@ -199,12 +200,12 @@ class Monitor:
             self._heard.set()
 
     async def _resume(self, control: Control) -> None:
-        """Ask to be told again, and how it stands: of what happened meanwhile, only the container's end is told."""
+        """Subscribe again, and fetch the status. Of the events missed meanwhile, only the container's exit is repeated."""
         asked_at = trio.current_time()
         try:
             status = await control.ask(lambda n: Request(n, Subscribe()))
         except Disconnected:
-            return  # `_listen` sees it too
+            return  # `_listen` notices it too
         if isinstance(status, Status):
             try:
                 self.on_resumed(status, asked_at)
@@ -216,28 +217,29 @@ class Monitor:
             await trio.lowlevel.wait_readable(self._pidfd)
             self._dead.set()
             with trio.move_on_after(1):
-                await self._heard.wait()  # its last words first
+                await self._heard.wait()  # deliver the last events first
             self._ended.set()
         finally:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    # --- asking -----------------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------------
 
     @property
     def silent(self) -> bool:
-        """Whether it lives and answers nothing: what is asked of it fails at once, until it is heard of again."""
+        """Whether the monitor lives but does not answer. Requests to it fail at once until a message from it arrives."""
         return self._answers is not None and self._answers.silent and not self.is_over
 
     def suspect(self, what: str) -> Unavailable:
-        """Of one that has owed an answer to `subscribe` for too long: it is silent from now on. What to say of it."""
+        """Report that an adopted monitor has owed the answer to `subscribe` for too long: it counts as silent from now
+        on. Returns the error to report."""
         assert self._answers
         self._answers.suspect(math.inf)
         return self._answers.complaint(what)
 
     @property
     def is_stopped(self) -> bool:
-        """By a signal or a debugger: no answer is to be expected."""
+        """Whether a signal or a debugger has stopped the process: no answer is to be expected then."""
         return linux.is_stopped(self.pid)
 
     async def _ping(self) -> None:
@@ -245,7 +247,7 @@ class Monitor:
         try:
             await self._control.ask(lambda n: Request(n, State()))
         except Disconnected:
-            pass  # it may end just now, or be called again by `_listen`
+            pass  # the monitor may just end, or `_listen` may reconnect
 
     async def _ask(
         self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
@@ -256,7 +258,7 @@ class Monitor:
     async def _ask_patiently(
         self, what: str, request: Callable[[int], Request], seconds: float, fds: Sequence[int] = ()
     ) -> Body:
-        """For so long, whether or not it answers anybody meanwhile."""
+        """Wait for the whole deadline, even when the monitor answers no other request meanwhile."""
         assert self._control and self._answers
         asked_at = trio.current_time()
         with trio.move_on_after(seconds):
@@ -279,8 +281,8 @@ class Monitor:
         raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer to something else"))
 
     async def subscribe(self) -> Status:
-        """Of one that is adopted: be told of its events from now on, and how it stands. Waits until it answers, however
-        long that takes (see `suspect`). `Unavailable` when it has ended."""
+        """Receive events from now on, and return the status. For an adopted monitor. Waits without a deadline until the
+        monitor answers (see `suspect`). Raises `Unavailable` when the monitor has ended."""
         what = "subscribe to the container's events"
         answer = await self._ask_patiently(what, lambda n: Request(n, Subscribe()), math.inf)
         status = self._as_status(what, answer)
@@ -288,11 +290,11 @@ class Monitor:
         return status
 
     async def state(self) -> Status:
-        """How it stands."""
+        """The container's current status."""
         return await self._status("ask for the container's state", lambda n: Request(n, State()))
 
     async def start(self, start: Start) -> Started:
-        """Run the container. `StartFailed` when the runtime cannot: the monitor has cleaned up and ended then."""
+        """Run the container. Raises `StartFailed` when the runtime cannot; the monitor has cleaned up and ended by then."""
         seconds = start.run.timeout + start.delete.timeout + _DEADLINE
         answer = await self._ask("start the container", lambda n: Request(n, start), seconds)
         if isinstance(answer, Started):
@@ -302,14 +304,14 @@ class Monitor:
         raise StartFailed("start the container", answer if isinstance(answer, Failed) else Failed("not a start"))
 
     async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
-        """Have it serve these listeners. The sockets stay the caller's to close; the monitor has its own copies."""
+        """Have the monitor serve these listeners. The caller still closes its sockets; the monitor has its own copies."""
         for at in range(0, len(forwards), _FDS_A_MESSAGE):
             fds = [sock.fileno() for sock in sockets[at : at + _FDS_A_MESSAGE]]
             await self._serve_part(Serve(tuple(forwards[at : at + _FDS_A_MESSAGE])), fds)
 
     async def lead(self, moved: Mapping[str, str]) -> None:
-        """Have its listeners for an address (the key) lead to another, or end (""). `Unavailable` from a monitor that an
-        older daemon started, which cannot."""
+        """Make the monitor's listeners for an address (a key of `moved`) forward to another one, or close them ("").
+        Raises `Unavailable` when the monitor was started by an older daemon and does not support this."""
         request = Serve((), tuple(moved.items()))
         status = await self._status("lead the container's ports elsewhere", lambda n: Request(n, request))
         if status.version < 2:
@@ -321,19 +323,20 @@ class Monitor:
         await self._status("serve the container's ports", lambda n: Request(n, part), fds=fds)
 
     async def resolve(self, path: str) -> None:
-        """Have it answer names at 127.0.0.11, by the tables that this file names."""
+        """Have the monitor answer DNS queries at 127.0.0.11, from the tables listed in the file at `path`."""
         await self._status("answer names", lambda n: Request(n, Resolve(path)))
 
     async def resize(self, rows: int, columns: int, exec_id: str = "") -> None:
         await self._status("resize", lambda n: Request(n, Resize(rows, columns, exec_id)))
 
     async def signal(self, signum: int, exec_id: str = "") -> None:
-        """To the container's init, or to an exec's process. `MonitorFailed` when it is not running."""
+        """Send a signal to the container's init, or to an exec's process. Raises `MonitorFailed` when it is not running."""
         await self._status("send a signal", lambda n: Request(n, Signal(signum, exec_id)))
 
     async def attach(self, attach: Attach) -> trio.SocketStream:
-        """A raw duplex stream on the container's standard streams (see `protocol`); before the start too, to miss nothing.
-        The caller closes it. At its end the monitor may be gone already: a broken stream means end of file there."""
+        """Open a raw duplex stream to the container's standard streams (see `protocol`). Attach before the start to miss
+        no output. The caller closes the stream. The monitor may end before the stream is read: a broken stream means end
+        of file."""
         stream, answer = await self._stream("attach to the container", Request(1, attach), _DEADLINE)
         if isinstance(answer, Status):
             return stream
@@ -341,7 +344,8 @@ class Monitor:
         raise MonitorFailed("attach to the container", answer if isinstance(answer, Failed) else Failed("not a status"))
 
     async def exec(self, request: Exec) -> tuple[Started, trio.SocketStream | None]:
-        """Run a further process; its stream comes with `request.attach`. `StartFailed` when the runtime cannot."""
+        """Run another process in the container. Returns its stream if `request.attach` is set. Raises `StartFailed` when
+        the runtime cannot start it."""
         seconds, stream = request.run.timeout + _DEADLINE, None
         if request.attach is None:
             answer = await self._ask("run the exec", lambda n: Request(n, request), seconds)
@@ -354,7 +358,8 @@ class Monitor:
         raise StartFailed("run the exec", answer if isinstance(answer, Failed) else Failed("not a start"))
 
     async def _stream(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
-        """A connection of its own, its first request, and the answer: it is a stream after that."""
+        """Open a separate connection, send its first request and return the answer. The connection is a raw stream after
+        that."""
         assert self._answers
         return await self._answers.wait(what, lambda: self._stream_patiently(what, request, seconds))
 
@@ -380,7 +385,7 @@ class Monitor:
 
     @property
     def netns_path(self) -> str:
-        """Opens the container's network namespace while the monitor lives; "" for the host's."""
+        """Path that opens the container's network namespace while the monitor lives; "" for the host's namespace."""
         return f"/proc/{self.pid}/fd/{self._netns}" if self._netns >= 0 else ""
 
     @property
@@ -388,11 +393,11 @@ class Monitor:
         return self._dead.is_set()
 
     async def ended(self) -> None:
-        """Wait for the monitor's end. Its events have all been delivered then."""
+        """Wait until the monitor has ended and all its events have been delivered."""
         await self._ended.wait()
 
     def kill(self) -> None:
-        """SIGKILL to the monitor; its container is killed by the zygote."""
+        """Send SIGKILL to the monitor. The zygote then kills the container."""
         if self._pidfd >= 0:
             try:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -1,5 +1,7 @@
-"""What runs leave behind in their directories, and ending what nobody looks after any more. Synchronous, but for
-`init_ended`: the files are on a tmpfs; `kill_cgroups` waits and belongs on a worker thread.
+"""Read the records that a run leaves in its directory, and end processes whose monitor is gone.
+
+Everything is synchronous except `init_ended`: the records are on a tmpfs. `kill_cgroups` blocks, so call it on a worker
+thread.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ __all__ = [
 
 
 STAGE = ".stage"
-"""What is put to the name of a root's mount point for that of the stage beside it (see `monitor.staging`)."""
+"""Suffix that turns the name of a root's mount point into that of the stage beside it (see `monitor.staging`)."""
 
 
 def monitor_record(run_dir: str) -> MonitorRecord | None:
-    """Which monitor listens, or listened, there; None when none ever did."""
+    """The monitor that listens, or last listened, in this run directory; None when none ever did."""
     return records.read_monitor(run_dir)
 
 
 def init_record(run_dir: str) -> InitRecord | None:
-    """The container that was started there."""
+    """The first process of the container that was started in this run directory."""
     return records.read_init(run_dir)
 
 
@@ -50,13 +52,13 @@ def monitor_lives(run_dir: str) -> bool:
 
 
 def exit_record(run_dir: str) -> ExitRecord | None:
-    """How it ended; None while it runs, or when monitor and zygote both died."""
+    """The container's exit; None while the container runs, or when both monitor and zygote died."""
     return records.read_exit(run_dir)
 
 
 def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> None:
-    """Write again what a living monitor left and nobody can read: the next daemon and the zygote rely on it."""
-    with suppress(OSError):  # it ends just now
+    """Rewrite the records of a living monitor that are missing or unreadable: the next daemon and the zygote need them."""
+    with suppress(OSError):  # the monitor may be ending
         if records.read_monitor(run_dir) is None:
             start_time = linux.process_start_time(status.monitor_pid)
             records.write(run_dir, MonitorRecord(status.monitor_pid, start_time, container_id))
@@ -67,7 +69,8 @@ def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> No
 
 
 def signal_init(run_dir: str, signum: int) -> bool:
-    """Send a signal to a container's first process without its monitor. False when it is dead, or unknown."""
+    """Send a signal to a container's first process without its monitor. Returns False when the process is dead or
+    unknown."""
     with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
         linux.pidfd_send_signal(pidfd, signum)
         return True
@@ -75,7 +78,7 @@ def signal_init(run_dir: str, signum: int) -> bool:
 
 
 async def init_ended(run_dir: str) -> bool:
-    """Wait for the end of a container's first process. False when nobody knows which one that is."""
+    """Wait for the end of a container's first process. Returns False when no record says which process that is."""
     with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
         await trio.lowlevel.wait_readable(pidfd)
         return True
@@ -84,7 +87,8 @@ async def init_ended(run_dir: str) -> bool:
 
 @contextmanager
 def _init_pidfd(run_dir: str) -> Iterator[int]:
-    """Of the process that started then, and of no later one with its number. `ProcessLookupError` when there is none."""
+    """A pidfd of the first process, never of a later process with the same pid. Raises `ProcessLookupError` when it is
+    dead."""
     init = init_record(run_dir)
     if init is None:
         raise ProcessLookupError
@@ -98,8 +102,8 @@ def _init_pidfd(run_dir: str) -> Iterator[int]:
 
 
 def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
-    """Kill everything in a container's cgroups and wait until they are empty: for a container that lost monitor and
-    zygote. False when something would not die in that time."""
+    """Kill everything in the cgroups of a container that lost its monitor and the zygote, and wait until they are empty.
+    Returns False when a process survives for that time."""
     deadline, pause = time.monotonic() + seconds, 0.001
     while not cgroups.kill(init.cgroups):
         if time.monotonic() > deadline:
@@ -110,8 +114,8 @@ def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
 
 
 def private_directory(path: str) -> None:
-    """Make `path` a mount point of its own that propagates nothing, once: what monitors mount below it, in their own
-    namespaces, can then never appear on the host."""
+    """Make `path` a private mount point, once. Mounts that monitors make below it in their own namespaces then never
+    propagate to the host."""
     os.makedirs(path, mode=0o700, exist_ok=True)
     path = os.path.realpath(path)
     if not any(entry.path == path for entry in mountinfo.read()):
@@ -120,7 +124,7 @@ def private_directory(path: str) -> None:
 
 
 def release_private_directory(path: str) -> None:
-    """The undo. Monitors that still run keep their own copies of it."""
+    """Undo `private_directory`. Running monitors keep their own copies of the mount."""
     path = os.path.realpath(path)
     while any(entry.path == path for entry in mountinfo.read()):
         linux.umount(path)

@@ -1,6 +1,7 @@
-"""The zygote as the daemon sees it: started early, restarted when it dies, left alone when the daemon ends.
+"""The daemon's client of the zygote: starts it early, restarts it when it dies, leaves it running when the daemon ends.
 
-Owns the control socket. The process outlives us as long as it has children; closing the socket is all the good-bye it needs.
+Owns the control socket. The zygote lives as long as it has children; closing the socket tells it that the daemon is
+gone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["Zygote"]
 
 log = logging.getLogger(__name__)
 
-_DEADLINE = 20.0  # a cold start on a busy machine; a fork takes 0.4 ms
+_DEADLINE = 20.0  # for a cold start on a busy machine; a fork takes 0.4 ms
 _RESTART_PAUSE = (0.05, 5.0)
 _LOG_LIMIT = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -34,7 +35,8 @@ _decoder = msgspec.msgpack.Decoder(Forked)
 
 
 def _open_log(exec_root: str) -> int:
-    """Where tracebacks of zygote and monitors go. Not our own standard error: they must not hold it when we are gone."""
+    """Open the log for tracebacks of the zygote and the monitors. They do not get the daemon's standard error, because
+    they would hold it open after the daemon's end."""
     path = os.path.join(exec_root, "monitors.log")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     if os.fstat(fd).st_size > _LOG_LIMIT:
@@ -52,7 +54,8 @@ def closing_pidfd(pid: int) -> Iterator[int]:
 
 
 class Zygote:
-    """`async with Zygote.start(...)`. `spawn` may be called at once: it waits until the process has imported all."""
+    """Use as `async with Zygote.start(...)`. `spawn` may be called at once: it waits until the zygote has imported its
+    modules."""
 
     def __init__(self, exec_root: str, preload: Sequence[str]) -> None:
         self._exec_root = exec_root
@@ -71,8 +74,8 @@ class Zygote:
     async def start(
         cls, exec_root: str, log_drivers: Sequence[str] = (), programs: Sequence[str] = ()
     ) -> AsyncIterator[Zygote]:
-        """Start it with these log drivers imported, and these runtimes (absolute paths) held in memory (see
-        `monitor.sealed`). Returns at once: its imports run beside ours."""
+        """Start the zygote with these log drivers imported and these runtimes (absolute paths) held in memory (see
+        `monitor.sealed`). Returns at once: the zygote imports its modules while the daemon imports its own."""
         os.makedirs(exec_root, mode=0o711, exist_ok=True)
         zygote = cls(exec_root, (*log_drivers, *programs))
         zygote._spawn_process()
@@ -110,15 +113,16 @@ class Zygote:
         self._ready.set()
 
     def _stand_as_the_first(self) -> None:
-        """Before it forks: containers get what the daemon was started with, not what it has taken for itself since."""
-        with suppress(OSError):  # it has ended already, which `_keep` will see
+        """Give the zygote the resource limits and OOM score that the daemon was started with, before it forks:
+        containers must not inherit those that the daemon has set for itself since."""
+        with suppress(OSError):  # it has ended already; `_keep` notices
             for kind, limits in self._limits.items():
                 resource.prlimit(self.pid, kind, limits)
             with open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
                 file.write(self._oom_score)
 
     async def _keep(self) -> None:
-        """Start another whenever it dies, slower and slower if it does not stay."""
+        """Restart the zygote whenever it dies. The pause doubles unless the zygote stayed up."""
         pause = _RESTART_PAUSE[0]
         while True:
             assert self._process
@@ -145,10 +149,10 @@ class Zygote:
             self._control = None
 
     async def spawn(self, entry: str, connection: socket.socket, run_dir: str = "") -> int:
-        """Fork a child that runs `entry` ("monitor" or "unpack") with this end of a connection, which stays the caller's to
-        close. Returns its pid. `run_dir`: where a monitor's records go; if it dies without the last one, the zygote ends its
-        container and writes it. `Unavailable` when the zygote died or refused; trying again, with a new connection, may
-        work."""
+        """Fork a child that runs `entry` ("monitor" or "unpack") with this end of a connection; the caller still closes
+        it. Returns the child's pid. `run_dir` is the directory of a monitor's records: if the monitor dies without an
+        exit record, the zygote kills its container and writes the record. Raises `Unavailable` when the zygote died or
+        refused; a retry with a new connection may succeed."""
         assert entry in ENTRIES
         with trio.move_on_after(_DEADLINE):
             async with self._turn:
@@ -169,7 +173,7 @@ class Zygote:
                 await control.sendmsg([message], [rights])
                 break
             except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
-                await trio.sleep(0.01)  # dead, and nothing was forked; `_keep` is about to notice
+                await trio.sleep(0.01)  # the zygote died without forking; `_keep` is about to notice
         forked = await self._answer(control)
         if forked is None:
             raise Unavailable(f"cannot start a {entry} process: the zygote ended; try again")
@@ -188,10 +192,10 @@ class Zygote:
             forked = _decoder.decode(data)
             if forked.serial == self._serial:
                 return forked
-            # The caller of that one was cancelled; its child finds its connection closed, and ends.
+            # The caller of this request was cancelled. Its child finds its connection closed and ends.
 
     async def aclose(self) -> None:
-        """Close the socket. The process ends with its last child; without any it is waited for, at once."""
+        """Close the socket. The zygote ends with its last child; if it has none, wait for its end."""
         self._drop_control()
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
@@ -200,4 +204,4 @@ class Zygote:
             await trio.lowlevel.wait_readable(pidfd)
             process.wait()
         if process.returncode is None:
-            process.returncode = 0  # it is meant to outlive us: `subprocess` need not warn of it
+            process.returncode = 0  # it must outlive the daemon; this silences the ResourceWarning of `subprocess`

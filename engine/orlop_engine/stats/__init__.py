@@ -1,1 +1,1 @@
-"""What running containers use: read from their cgroups, told to any number of viewers."""
+"""Resource usage of running containers, read from their cgroups and sent to any number of viewers."""

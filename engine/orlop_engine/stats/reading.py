@@ -1,7 +1,7 @@
-"""From cgroup files to the fields of `GET /containers/{id}/stats`, for cgroup v1, v2 and hybrid hosts.
+"""Convert cgroup files to the fields of `GET /containers/{id}/stats`, for cgroup v1, v2 and hybrid hosts.
 
-`Source.find` looks once at which files a container has; `Source.read` opens them and nothing else. A cgroup that is gone
-reads as zeros: its container has just ended. All of it blocks for as long as the kernel likes.
+`Source.find` determines once which files a container has; `Source.read` opens only those. A removed cgroup reads as
+zeros, because its container has just ended. All functions may block in the kernel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_BLKIO = dict.fromkeys(
     )
 )
 _NETWORK = ("bytes", "packets", "errors", "dropped")
-_NETWORK_COLUMNS = (0, 1, 2, 3)  # of /proc/net/dev; the same again eight columns later for what was sent
+_NETWORK_COLUMNS = (0, 1, 2, 3)  # received columns of /proc/net/dev; the sent ones follow eight columns later
 
 
 def _text(path: str) -> str:
@@ -43,7 +43,7 @@ def _text(path: str) -> str:
             parts.append(part)
         return b"".join(parts).decode("ascii", "replace")
     except OSError:
-        return ""  # the cgroup went while it was read
+        return ""  # the cgroup was removed while it was read
     finally:
         os.close(fd)
 
@@ -54,13 +54,13 @@ def _number(path: str) -> int:
 
 
 def _limit(path: str) -> int | None:
-    """None for no limit, or no such file."""
+    """The limit; None when there is none, or no such file."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 
 
 def _table(path: str) -> dict[str, int]:
-    """`name value` lines."""
+    """Parse a file of `name value` lines."""
     table = {}
     for line in _text(path).splitlines():
         name, _, value = line.partition(" ")
@@ -71,7 +71,7 @@ def _table(path: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A container's directories by controller; `unified` is v2's. "" where there is none."""
+    """A container's cgroup directory for each controller; "" where there is none. `unified` is the cgroup v2 directory."""
 
     unified: str = ""
     cpuacct: str = ""
@@ -94,7 +94,7 @@ class Source:
         for directory in directories:
             names = set(_names(directory))
             for controller, sign in signs:
-                # A hybrid host's v2 tree has no controllers, v1's `cpu` has a cpu.stat too
+                # On a hybrid host the v2 tree has no controllers, and v1's `cpu` directory has a cpu.stat too.
                 if sign in names and not (controller == "unified" and "memory.current" not in names):
                     found.setdefault(controller, directory)
         if "unified" in found:
@@ -102,7 +102,7 @@ class Source:
         return cls(**found)
 
     def read(self) -> dict[str, Any]:
-        """`cpu_stats` (without the system's), `memory_stats`, `blkio_stats`, `pids_stats`."""
+        """Return `cpu_stats` (without the host's usage), `memory_stats`, `blkio_stats` and `pids_stats`."""
         return self._read_v2() if self.unified else self._read_v1()
 
     def _read_v1(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Source:
             words = line.replace(":", " ").split()
             if len(words) == 4:
                 entries.append({"major": int(words[0]), "minor": int(words[1]), "op": words[2], "value": int(words[3])})
-        return {**{name: [] for name in NO_BLKIO}, "io_service_bytes_recursive": entries}  # lists, as Docker's
+        return {**{name: [] for name in NO_BLKIO}, "io_service_bytes_recursive": entries}  # empty lists, as Docker's
 
     def _read_v2(self) -> dict[str, Any]:
         top = self.unified
@@ -199,7 +199,7 @@ def _io_stat(text: str) -> list[dict[str, Any]] | None:
 
 
 def networks(pid: int) -> dict[str, dict[str, int]]:
-    """The interfaces of a process's network namespace, but for loopback."""
+    """The interface counters of a process's network namespace, without loopback."""
     found = {}
     for line in _text(f"/proc/{pid}/net/dev").splitlines():
         name, colon, rest = line.partition(":")
@@ -212,8 +212,8 @@ def networks(pid: int) -> dict[str, dict[str, int]]:
 
 
 def system_cpu(cpus: int) -> int:
-    """Nanoseconds that all processors together have had since boot. By the clock: /proc/stat counts the same in hundredths
-    of a second, too coarse for two samples a tenth apart."""
+    """CPU time in nanoseconds that all processors together have had since boot. Taken from the clock, because /proc/stat
+    counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) * cpus
 
 

@@ -1,7 +1,7 @@
-"""Stats: one sampler for everybody who watches.
+"""Stats: one sampler for all viewers.
 
-Owns, in memory only, the last sample of each watched container. One task ticks for as long as anybody watches; a tick reads
-each watched container once, all of them in one turn of a worker thread, and encodes it once, however many viewers it has.
+Owns, in memory only, the last sample of each watched container. One task runs while there are viewers. Each second it
+reads every watched container once, all in one call on a worker thread, and encodes each sample once for all its viewers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Stats"]
 
 _log = logging.getLogger("orlop.stats")
 _PERIOD = 1.0
-_FIRST = 0.1  # between the two samples of who wants one answer: long enough to tell a share of the processors
+_FIRST = 0.1  # between the two samples of a single answer: long enough to compute a CPU percentage
 _NEVER = "0001-01-01T00:00:00Z"
 _NO_CPU: dict[str, Any] = {
     "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
@@ -46,7 +46,7 @@ class _Sample:
 
 @dataclass(slots=True)
 class _Watched:
-    """A container with viewers. `run_dir` is the run that `source` is of."""
+    """A container with viewers. `source` belongs to the run named by `run_dir`."""
 
     container: Container
     viewers: int = 0
@@ -67,7 +67,7 @@ class Stats:
         self._ticked = trio.Event()
 
     async def once(self, container: Container, *, twice: bool) -> bytes:
-        """One answer, as JSON. `twice`: with the share of the processors, which takes two samples."""
+        """One answer, as JSON. `twice` takes two samples, from which the client computes the CPU percentage."""
         watched = _Watched(container)
         if container.record.state.running:
             await self._sample([watched])
@@ -77,7 +77,8 @@ class Stats:
         return self._encoded(watched)
 
     async def stream(self, container: Container) -> AsyncGenerator[bytes, None]:
-        """A line of JSON a second, also while the container does not run, until it is removed. The first comes at once."""
+        """Yield one line of JSON a second, the first at once, until the container is removed. A stopped container has
+        zeros."""
         watched = self._watched.setdefault(container.id, _Watched(container))
         watched.viewers += 1
         try:
@@ -106,7 +107,7 @@ class Stats:
                 try:
                     await self._sample(list(self._watched.values()))
                     failing = False
-                except Exception:  # a machine without a thread or a descriptor left, say: its daemon goes on
+                except Exception:  # for example no thread or file descriptor left: the daemon must go on
                     if not failing:
                         _log.exception("what containers use cannot be read for now")
                     failing = True
@@ -126,7 +127,7 @@ class Stats:
             item.line = self._encoded(item) + b"\n"
 
     def _follow(self, item: _Watched) -> None:
-        """Look at the container's present run, if there is one."""
+        """Switch to the container's current run, if it has one."""
         container, run = item.container, item.container.run
         running = container.record.state.running and run is not None and container.record.state.pid > 0
         run_dir = f"{run.run_dir} {container.record.state.started_ns}" if running and run is not None else ""
@@ -160,7 +161,7 @@ class Stats:
 
 
 def _read_all(watched: list[_Watched]) -> None:
-    """On a worker thread."""
+    """Read all samples. Runs on a worker thread."""
     cpus = reading.online_cpus()
     for item in watched:
         if not item.pid:
