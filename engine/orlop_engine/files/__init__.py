@@ -1,5 +1,5 @@
 """Files in and out of containers: `docker cp`, export, diff, commit.
 
-Workers of the zygote do it (see `unpack`), with the container's files for their root: nothing here opens a path that a
-container has a say in. Nothing of it outlives its request.
+Workers forked by the zygote do the work (see `unpack`), with the container's files as their root: the daemon never opens
+a path that a container controls. No worker outlives its request.
 """

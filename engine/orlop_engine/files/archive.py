@@ -1,4 +1,4 @@
-"""`docker cp`: what is at a path, a path as a tar stream, a tar stream into a directory."""
+"""`docker cp`: stat a path, pack a path as a tar stream, unpack a tar stream into a directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from . import views
 __all__ = ["TarStream", "look", "pack", "place", "stream"]
 
 _PIPE = 1 << 20
-_SILENCE = 60.0  # seconds that a client may leave a stopped container locked and send nothing
+_SILENCE = 60.0  # seconds of silence from a client that keeps a stopped container locked
 
 
 def _missing(container: Container, path: str) -> NotFound:
@@ -36,7 +36,7 @@ def _explained(container: Container, path: str, what: str, answer: Answer | None
 
 
 async def look(containers: Containers, container: Container, path: str) -> Found:
-    """What is there; `NotFound` in Docker's words."""
+    """Stat a path. Raises `NotFound` with Docker's message."""
     async with (
         views.opened(containers, container, mounts=True) as seen,
         worker(containers.engine.zygote, Look(seen.view, path), seen.fds) as channel,
@@ -48,11 +48,11 @@ async def look(containers: Containers, container: Container, path: str) -> Found
 
 
 class TarStream:
-    """The tar stream that a worker writes, whole or broken off by an error. Iterate over it once; `aclose` ends the worker
-    and removes its view, and may be called by another task than the one that reads.
+    """The tar stream that a worker writes. It ends with an error if the worker failed. Iterate over it once. `aclose` ends
+    the worker and removes its view; a task other than the reader may call it.
 
-    Not an async generator: one that yields within `async with` is closed whenever the garbage collector finds it, and trio
-    forbids it around a cancel scope (python-trio#638)."""
+    Not an async generator: a generator that yields within `async with` is finalized whenever the garbage collector finds
+    it, and trio forbids yielding within a cancel scope (python-trio#638)."""
 
     def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: Answers, what: str) -> None:
         self._resources = resources
@@ -77,7 +77,7 @@ class TarStream:
         raise StopAsyncIteration
 
     async def found(self) -> Found:
-        """What the stream is of, if the request names a path. Before the first read."""
+        """What the packed path is, if the request names one. Call it before the first read."""
         answer = await self._answers.next()
         if isinstance(answer, Found):
             return answer
@@ -92,8 +92,8 @@ class TarStream:
 async def stream(
     containers: Containers, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
 ) -> TarStream:
-    """Have a worker pack what `request` makes of the container's view: with volumes if that is a path, else the root alone.
-    `changes` is the descriptor of a layer's changes."""
+    """Start a worker that packs the container as `request` says. The view has volumes if the request names a path, else
+    it is the root alone. `changes` is the descriptor of a layer's list of changes."""
     async with AsyncExitStack() as resources:
         seen = await resources.enter_async_context(views.opened(containers, container, mounts=bool(request(View("")).path)))
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -109,7 +109,7 @@ async def stream(
 
 
 async def pack(containers: Containers, container: Container, path: str) -> tuple[Found, TarStream]:
-    """A path and what is below it, with volumes."""
+    """Pack a path and everything below it, including volumes."""
     pieces = await stream(containers, container, lambda view: Pack(view, path), f"archive {path}")
     try:
         return await pieces.found(), pieces
@@ -123,9 +123,9 @@ async def pack(containers: Containers, container: Container, path: str) -> tuple
 async def place(
     containers: Containers, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
 ) -> None:
-    """Unpack a tar stream into a directory of the container. `own`: everything becomes the container's user's.
+    """Unpack a tar stream into a directory of the container. `own`: the container's user becomes the owner of every file.
 
-    An archive that cannot be unpacked is a `DriverError`, as dockerd answers 500 to it."""
+    Raises `DriverError` for an archive that cannot be unpacked, because dockerd answers 500 to it."""
     user = container.record.config.user if own else ""
     async with views.opened(containers, container, mounts=True, write=True) as seen:
         request = Place(seen.view, path, keep_kind, user)
@@ -140,7 +140,7 @@ async def place(
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:
-    """dockerd's words, where it has any."""
+    """The error message: dockerd's where dockerd has one."""
     if failed.errno == errno.EROFS:
         return _read_only(container, path)
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -150,7 +150,7 @@ def _words(container: Container, path: str, failed: Failed) -> str:
 
 
 class _Upload:
-    """The pieces that a client sends, broken off when it is silent for too long."""
+    """The chunks that a client sends; raises when the client is silent for too long."""
 
     def __init__(self, source: AsyncIterable[bytes]) -> None:
         self._pieces = aiter(source)

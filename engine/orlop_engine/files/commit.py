@@ -1,4 +1,4 @@
-"""`docker commit`: a container's changes as a layer on its image. `docker export`: its root as one tar."""
+"""`docker commit`: store a container's changes as a layer on its image. `docker export`: pack its root as one tar."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ __all__ = ["commit", "export"]
 
 log = logging.getLogger(__name__)
 
-_THAW = 30.0  # seconds; also when the daemon ends in the middle
+_THAW = 30.0  # seconds to resume a container, also when the daemon is shutting down
 _encode = msgspec.json.Encoder().encode
 
 
 async def export(engine: Engine, container: Container) -> archive.TarStream:
-    """The root as it is, without what is mounted in it."""
+    """Pack the container's root without its mounts."""
     pieces = await archive.stream(engine.containers, container, Pack, f"export container {container.name}")
     engine.events.publish("container", "export", container.id, engine.containers.attributes(container))
     return pieces
 
 
 def _image_config(config: ContainerConfig) -> ImageConfig:
-    """What a container's configuration says that an image can say."""
+    """The part of a container's configuration that an image configuration can hold."""
     health = None
     if config.healthcheck is not UNSET:
         health = ImageHealthcheck(**{name: getattr(config.healthcheck, name) for name in ImageHealthcheck.__struct_fields__})
@@ -79,7 +79,7 @@ async def commit(
     pause: bool,
     policy: ImagePolicy = UNRESTRICTED,
 ) -> Image:
-    """Returns the image once it is durable. What is wrong with the request is raised before anything is touched."""
+    """Commit and return the image once it is durable. An invalid request raises before any change is made."""
     record = container.record
     base = engine.images.get(record.image_id)
     if base is None:
@@ -91,7 +91,7 @@ async def commit(
     def configure() -> ImageConfig:
         return merge(instructions.apply(_image_config(config) if config else own, instructions_), own)
 
-    wanted = await trio.to_thread.run_sync(configure)  # both may be megabytes
+    wanted = await trio.to_thread.run_sync(configure)  # on a thread: both configurations may be megabytes
     request = CommitRequest(
         base=base,
         config=wanted,
@@ -117,17 +117,17 @@ async def commit(
 
 @asynccontextmanager
 async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIterator[None]:
-    """Nothing runs in the container meanwhile. One that a user had paused stays so."""
+    """Pause the container during the block. A container that a user had paused stays paused."""
     held = False
     if pause and container.record.state.running and not container.record.state.paused:
         try:
             await lifecycle.pause(engine.containers, container, held=True)
             held = True
         except OrlopError:
-            if container.record.held:  # it is frozen, and there is no row of it
+            if container.record.held:  # the kernel froze it, but the row could not be committed
                 await _resume(engine, container)
             if container.record.state.running:
-                raise  # it has ended otherwise, and is still enough
+                raise  # otherwise it has ended, and its files do not change any more
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ async def _resume(engine: Engine, container: Container) -> None:
 
 
 def _listed(changes: Sequence[Change]) -> int:
-    """The changes as a file for the worker: in memory, sealed by its having no name."""
+    """Write the changes to an anonymous memory file for the worker."""
     fd = os.memfd_create("changes", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.writelines(_encode(Listed(change.path, change.kind == ChangeKind.DELETED)) + b"\n" for change in changes)

@@ -1,8 +1,8 @@
-"""What a worker is to see of a container: how its root comes about, and what is mounted in it.
+"""The view of a container that a worker gets: how its root is mounted, and the mounts inside it.
 
-A running container's root is mounted already, in its monitor's namespace, where the worker goes. That of any other is
-mounted by the worker: read-only, so that a start need not wait for a slow reader, or, for who writes, under the container's
-lock.
+A running container's root is mounted already, in the mount namespace of its monitor; the worker joins that namespace.
+For any other container the worker mounts the root itself. It mounts read-only, so that a start need not wait for a slow
+reader; to write, it mounts while the container's lock is held.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Seen", "opened"]
 
 
 class Seen(NamedTuple):
-    """A view, and the descriptors that go to the worker before any others."""
+    """A view, and the descriptors that precede all others in the message to the worker."""
 
     view: View
     fds: tuple[int, ...]
@@ -30,14 +30,14 @@ class Seen(NamedTuple):
 
 @asynccontextmanager
 async def opened(containers: Containers, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
-    """`mounts`: with volumes and binds; without, the root alone, as it is exported."""
+    """Prepare the view. `mounts`: include volumes and binds; without it the view is the root alone, as for an export."""
     async with AsyncExitStack() as stack:
         binds = await _binds(containers, container) if mounts else ()
         readonly = write and container.record.host_config.readonly_rootfs
         namespace = _namespace(container)
         if namespace < 0 and write:
             await stack.enter_async_context(container.lock)
-            namespace = _namespace(container)  # it may have been started meanwhile
+            namespace = _namespace(container)  # it may have been started while we waited for the lock
             if namespace < 0 and container.id not in containers.index:
                 raise Conflict(f"container {container.id} has been removed")
         if namespace >= 0:
@@ -54,15 +54,15 @@ async def opened(containers: Containers, container: Container, *, mounts: bool, 
 
 
 def _mount_point(containers: Containers) -> str:
-    """One empty directory for all workers: each mounts in a namespace of its own, so that none sees another's mounts, and a
-    daemon that is killed leaves nothing behind."""
+    """One empty directory for all workers. Each worker mounts in its own mount namespace, so workers do not see each
+    other's mounts, and no mount remains when the daemon is killed."""
     path = os.path.join(containers.engine.config.exec_root, "files")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
 
 
 def _namespace(container: Container) -> int:
-    """The mount namespace of a running container's monitor."""
+    """A descriptor of the mount namespace of a running container's monitor; -1 when there is none."""
     run = container.run
     if run is None or run.monitor is None or run.finished.is_set() or not container.record.state.running:
         return -1
@@ -70,7 +70,7 @@ def _namespace(container: Container) -> int:
         fd = os.open(f"/proc/{run.monitor.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return -1
-    if run.monitor.is_over:  # the number may have been another's by then
+    if run.monitor.is_over:  # the pid may have been reused before the open
         os.close(fd)
         return -1
     return fd
@@ -83,7 +83,7 @@ async def _binds(containers: Containers, container: Container) -> tuple[Bind, ..
         if record.type == "bind":
             sources = [record.source]
         elif record.type == "volume":
-            # What a driver mounts elsewhere exists in the container alone.
+            # A volume that its driver mounts in the container's namespace is not reachable here.
             sources = [mount.source for mount in await containers.engine.volumes.mounts(record.name) if mount.type == "bind"]
         elif record.type == "image" and (image := containers.engine.images.get(record.name)) is not None:
             layers = tuple(await containers.engine.storage.mounts(image.chain_id, readonly=True))

@@ -1,2 +1,3 @@
-"""The OCI runtime spec of a container: pure functions from what was asked, what was resolved and what this host is, to
-one JSON document. Touches neither files nor kernel (except `host`, which reads facts once)."""
+"""The OCI runtime spec of a container: pure functions from the request, the resolved inputs and the host's facts to one
+JSON document. They touch neither files nor the kernel (except `host`, which reads facts once).
+"""

@@ -1,5 +1,6 @@
-"""AppArmor: which profile a container's processes get, and the text of the default one (Docker's, data in
-`apparmor-default.profile`). Pure; loading it is `engine.containers.confine`'s."""
+"""AppArmor: the choice of a container's profile, and the text of the default profile (Docker's, in
+`apparmor-default.profile`). Pure; `engine.containers.apparmor_profile` loads the profile.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +11,19 @@ from importlib.resources import files
 __all__ = ["DEFAULT", "UNCONFINED", "chosen", "is_loaded", "text"]
 
 DEFAULT = "docker-default"
-"""Docker's name: requests name it, and a dockerd beside us loads the same rules under it."""
+"""Docker's name for its profile. Requests use it, and a dockerd on the same host loads the same rules under it."""
 UNCONFINED = "unconfined"
 
 
 def chosen(asked: str, privileged: bool) -> str:
-    """The profile of a container on a host with AppArmor. `asked` is its `apparmor=`, "" for none."""
+    """The profile of a container on a host with AppArmor. `asked` is the value of its `apparmor=` option, or ""."""
     if asked in ("", "runtime/default"):
         return UNCONFINED if privileged else DEFAULT
     return asked
 
 
 def is_loaded(profiles: str, name: str) -> bool:
-    """`profiles` is the kernel's list: "docker-default (enforce)" a line."""
+    """Whether a profile is loaded. `profiles` is the kernel's list, with lines like "docker-default (enforce)"."""
     return any(line.rpartition(" (")[0] == name for line in profiles.splitlines())
 
 
@@ -32,7 +33,8 @@ def _template() -> str:
 
 
 def text(exists: Callable[[str], bool], daemon: str) -> str:
-    """The default profile for this host. `exists` looks below /etc/apparmor.d, `daemon` is the daemon's own profile."""
+    """The default profile for this host. `exists` tests a path below /etc/apparmor.d; `daemon` is the daemon's own
+    profile."""
     head = ["abi <abi/3.0>,"] if exists("abi/3.0") else []
     head.append("#include <tunables/global>" if exists("tunables/global") else "@{PROC}=/proc/")
     inner = "  #include <abstractions/base>" if exists("abstractions/base") else ""

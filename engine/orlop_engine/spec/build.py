@@ -1,4 +1,6 @@
-"""The whole OCI spec of a container, in Docker's order and with Docker's defaults. Pure: all lookups were made before."""
+"""Build the OCI spec of a container, in Docker's order and with Docker's defaults. Pure: the inputs are resolved
+already.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
-# destination: (type, source, options). /dev/shm and the three files are added by `_mounts`.
+# destination: (type, source, options). `_mounts` adds /dev/shm, resolv.conf, hostname and hosts.
 _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
     ("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
@@ -41,13 +43,13 @@ _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid", "noexec", "nodev")),
     ("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
 )
-_UNLIMITED = (1 << 64) - 1  # -1 as the uint64 of the spec
+_UNLIMITED = (1 << 64) - 1  # -1 as the spec's uint64
 _STAY_WRITABLE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessInput:
-    """A process, resolved: `args` whole, `env` final, `capabilities` the bounding set."""
+    """A resolved process: the complete `args`, the final `env`, and the bounding set in `capabilities`."""
 
     args: Sequence[str]
     env: Sequence[str]
@@ -64,9 +66,9 @@ class ProcessInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecInput:
-    """A container, resolved. `namespaces` maps a type to the path to join; "" = a new one; absent = the host's.
-    `mounts` are the user's, as OCI mounts. `files` are binds of /etc/resolv.conf, hostname, hosts (destination: source).
-    `shm` is what to bind at /dev/shm, when that is shared with others."""
+    """A resolved container. `namespaces` maps a type to the path to join; "" means a new one, absent means the host's.
+    `mounts` are the user's mounts in OCI form. `files` are binds of resolv.conf, hostname and hosts (destination:
+    source). `shm` is the source of the bind at /dev/shm, when that is shared with other containers."""
 
     root: str
     process: ProcessInput
@@ -87,14 +89,14 @@ class SpecInput:
 
 
 def process(given: ProcessInput) -> dict[str, Any]:
-    """`process` of a spec; also what exec is given."""
+    """The `process` object of a spec. An exec uses it too."""
     capabilities = list(given.capabilities)
     out: dict[str, Any] = {
         "user": {"uid": given.identity.uid, "gid": given.identity.gid, "additionalGids": list(given.identity.groups)},
         "args": list(given.args),
         "env": list(given.env),
         "cwd": given.cwd or "/",
-        # Never inheritable or ambient: a setuid-less program must not gain what its caller has (CVE-2022-24769).
+        # Never inheritable or ambient: a program without file capabilities must not gain its caller's (CVE-2022-24769).
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
         "noNewPrivileges": given.no_new_privileges,
     }
@@ -110,7 +112,7 @@ def process(given: ProcessInput) -> dict[str, Any]:
         ]
     if given.apparmor:
         out["apparmorProfile"] = given.apparmor
-    out["oomScoreAdj"] = given.oom_score_adj  # also 0: the daemon's own would be inherited
+    out["oomScoreAdj"] = given.oom_score_adj  # set even when 0, else the daemon's score would be inherited
     return out
 
 
@@ -139,7 +141,7 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
             {"destination": "/sbin/docker-init", "type": "bind", "source": given.init_binary, "options": ["bind", "ro"]}
         )
     binds += [dict(item) for item in given.mounts]
-    # A mount below another one must come after it: also our files, when a volume is mounted at /etc.
+    # A mount below another must come after it. That includes our files when a volume is mounted at /etc.
     return defaults + sorted(binds, key=lambda item: str(item["destination"]).rstrip("/").count("/"))
 
 
@@ -153,13 +155,13 @@ def _shm(given: SpecInput) -> list[dict[str, Any]]:
 
 
 def _sysctls(given: SpecInput) -> dict[str, str]:
-    """The domain name is set by its sysctl, as Docker does: runtimes before the spec's 1.1 know no other way."""
+    """The domain name is set by a sysctl, as in Docker: OCI runtimes before spec 1.1 have no field for it."""
     own = {"kernel.domainname": given.domainname} if given.domainname and given.namespaces.get("uts") == "" else {}
     return {**own, **given.sysctls}
 
 
 def _propagation(mounts: Sequence[Mapping[str, Any]]) -> str:
-    """Of the strongest volume; never left out, for the runtimes differ when it is."""
+    """The strongest propagation of any mount. Always set, because runtimes differ in their default."""
     words = {word for mount in mounts for word in mount.get("options", ())}
     if words & {"shared", "rshared"}:
         return "rshared"
@@ -167,7 +169,7 @@ def _propagation(mounts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def build(given: SpecInput) -> dict[str, Any]:
-    """The spec, ready to be written as the bundle's config.json."""
+    """Build the spec that is written as the bundle's config.json."""
     host = given.host_config
     nodes = (
         resources.privileged_devices(host.devices or []) if host.privileged else resources.device_nodes(host.devices or [])

@@ -1,4 +1,4 @@
-"""Linux capabilities: Docker's default set, and what `--cap-add`, `--cap-drop` and `--privileged` make of it."""
+"""Linux capabilities: Docker's default set, and the effect of `--cap-add`, `--cap-drop` and `--privileged`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT = tuple(
 
 @cache
 def available() -> tuple[str, ...]:
-    """What this process may hand on: its bounding set."""
+    """The capabilities that this process can grant: its bounding set."""
     with open("/proc/self/status") as file:
         mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
     return tuple(f"CAP_{name}" for number, name in enumerate(NAMES) if mask >> number & 1)
@@ -52,8 +52,8 @@ def _normalise(names: Sequence[str]) -> list[str]:
 
 
 def effective(add: Sequence[str], drop: Sequence[str], privileged: bool) -> tuple[str, ...]:
-    """The container's bounding set. The rules, in order: privileged has all; `--cap-add ALL` is all without the drops;
-    `--cap-drop ALL` is exactly the adds; else the defaults without the drops, with the adds."""
+    """The container's bounding set. Rules, in order: a privileged container has all; `--cap-add ALL` gives all minus the
+    drops; `--cap-drop ALL` gives exactly the adds; otherwise the defaults minus the drops plus the adds."""
     adds, drops = _normalise(add), _normalise(drop)
     if privileged:
         return available()

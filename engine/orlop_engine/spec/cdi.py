@@ -1,8 +1,8 @@
-"""Container Device Interface (the CNCF's CDI specification, 0.3 to 1.0): devices that vendors describe in files, and what
-those want changed in a container's OCI spec. Pure, but for a look at the device nodes of the host.
+"""Container Device Interface (CNCF's CDI specification, 0.3 to 1.0): vendors describe devices in files, and each
+description lists edits of a container's OCI spec. Pure, except that device nodes of the host are looked up.
 
-A file has a `kind`, "vendor.com/class", and devices by name: "vendor.com/class=name" is one of them. Its edits apply to each
-container that has a device of the file, a device's own to those that have it.
+A file has a `kind`, "vendor.com/class", and named devices; "vendor.com/class=name" identifies one. The file's edits
+apply to each container that has any device of the file; a device's edits apply to the containers that have this device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "pos
 
 
 class _Base(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """An edit that we do not know is one that we would not make: such a file is refused."""
+    """Unknown fields are forbidden: a file with an edit that we cannot make is refused."""
 
 
 class DeviceNode(_Base):
@@ -88,7 +88,7 @@ class Spec(_Base):
 
 
 def split(name: str) -> tuple[str, str]:
-    """ "vendor.com/class=name" as (kind, name). `InvalidParameter` for anything else."""
+    """Split "vendor.com/class=name" into (kind, name). Raises `InvalidParameter` for anything else."""
     kind, sign, device = name.partition("=")
     vendor, slash, group = kind.partition("/")
     if not (sign and slash and _VENDOR.match(vendor) and _CLASS.match(group) and _NAME.match(device)):
@@ -97,7 +97,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def parse(document: object) -> Spec:
-    """A file's content, decoded. Raises `ValueError` that says what is wrong."""
+    """Convert a file's decoded content. Raises `ValueError` that says what is wrong."""
     spec = msgspec.convert(document, Spec)
     for device in spec.devices:
         try:
@@ -112,8 +112,8 @@ def parse(document: object) -> Spec:
 
 
 def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec, Device]]:
-    """All devices by name. `directories` hold files by path; what a later directory says of a device goes before what an
-    earlier one does, and two files of one directory that describe the same device describe none."""
+    """All devices by name. `directories` map paths to files, in ascending precedence: a later directory overrides an
+    earlier one. A device that two files of one directory describe is ambiguous, and left out."""
     known: dict[str, tuple[Spec, Device] | None] = {}
     for files in directories:
         here: dict[str, tuple[Spec, Device] | None] = {}
@@ -126,7 +126,7 @@ def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec
 
 
 def resolve(names: Iterable[str], directories: Iterable[Mapping[str, Spec]]) -> list[Edits]:
-    """The edits of these devices, of all that are `described`."""
+    """The edits for these devices, out of all `described` ones."""
     known = described(directories)
     wanted = list(dict.fromkeys(names))
     missing = [name for name in wanted if name not in known]
@@ -144,7 +144,7 @@ def resolve(names: Iterable[str], directories: Iterable[Mapping[str, Spec]]) -> 
 
 
 def apply(spec: dict[str, Any], edits: Edits) -> None:
-    """Change the OCI spec as these edits say."""
+    """Apply these edits to the OCI spec, in place."""
     process, linux = spec["process"], spec["linux"]
     names = {entry.partition("=")[0] for entry in edits.env}
     process["env"] = [entry for entry in process["env"] if entry.partition("=")[0] not in names] + edits.env
@@ -183,12 +183,12 @@ def _add_node(linux: dict[str, Any], wanted: DeviceNode, user: Mapping[str, Any]
             raise InvalidParameter(f"CDI device injection failed: {source} is no device of the type that its file says")
         kind, major, minor = found, os.major(info.st_rdev), os.minor(info.st_rdev)
         mode = stat.S_IMODE(info.st_mode) if mode is None else mode
-    kind = kind.replace("u", "c")  # an unbuffered character device is one
+    kind = kind.replace("u", "c")  # "u" is an unbuffered character device
     node: dict[str, Any] = {"path": wanted.path, "type": kind, "major": major, "minor": minor}
     if mode is not None:
         node["fileMode"] = mode
     for key, own in (("uid", wanted.uid), ("gid", wanted.gid)):
-        # Without an owner of its own it is the process's user's, so that he can use it.
+        # A node without an owner belongs to the user of the process, who must be able to open it.
         if (value := own if own is not None else user[key]) or own is not None:
             node[key] = value
     linux["devices"] = [other for other in linux.get("devices", ()) if other["path"] != wanted.path] + [node]

@@ -1,4 +1,4 @@
-"""A process's environment: the defaults, then what the image and the user say, the last of a name winning."""
+"""A process's environment: the defaults, then the image's and the user's entries. The last entry of a name wins."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def merge(*lists: Iterable[str]) -> list[str]:
 
 
 def inherit(own: Iterable[str], image: Iterable[str]) -> list[str]:
-    """What a container's user says, then what else the image says: the order in which Docker keeps and shows it. An entry
-    of the user's without "=" takes the image's of that name away."""
+    """The user's entries, then the image's entries with other names, in Docker's order. A user's entry without "="
+    removes the image's entry of that name."""
     kept = list(own)
     names = {entry.partition("=")[0] for entry in kept}
     return kept + [entry for entry in image if entry.partition("=")[0] not in names]
 
 
 def container(hostname: str, terminal: bool, entries: Iterable[str], home: str = "", links: Iterable[str] = ()) -> list[str]:
-    """Docker's order: PATH, HOSTNAME, TERM with a terminal, what links say, then the rest. HOME is the user's unless set."""
+    """Docker's order: PATH, HOSTNAME, TERM if there is a terminal, variables of links, then the rest. HOME is `home` if
+    unset."""
     base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
     if terminal:
         base.append("TERM=xterm")

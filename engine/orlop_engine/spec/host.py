@@ -14,17 +14,17 @@ __all__ = ["Host", "facts"]
 
 class Host(msgspec.Struct, frozen=True):
     cgroup_version: int
-    """2 only when the unified hierarchy is the one in use; hybrid hosts are 1."""
+    """2 only when the unified hierarchy is in use; 1 on hybrid hosts."""
     cpus: int
     memory: int
     hugetlb_sizes: tuple[str, ...]
     thermal_paths: tuple[str, ...]
     time_namespace: bool
     apparmor: bool
-    """The kernel has it and it is on; whether there is a program to load profiles is another matter."""
+    """Whether AppArmor is enabled in the kernel. The program that loads profiles may still be missing."""
     cpuset_cpus: str = "0"
     cpuset_mems: str = "0"
-    """What containers may be pinned to, as the kernel lists it: 0-3,6."""
+    """The CPUs and memory nodes that containers may be pinned to, in the kernel's list format: 0-3,6."""
     blkio_weight: bool = True
     swap_limit: bool = True
     realtime: bool = True
@@ -45,7 +45,7 @@ def _apparmor() -> bool:
 
 
 def _text(*paths: str) -> str:
-    """Of the first that there is."""
+    """The content of the first file that exists."""
     for path in paths:
         try:
             with open(path) as file:
@@ -56,7 +56,8 @@ def _text(*paths: str) -> str:
 
 
 def _weights(version: int) -> bool:
-    """Weights are those of the bfq scheduler, of CFQ in old kernels, or of io.cost. The files are not in the root cgroup."""
+    """Whether I/O weights work: they need the bfq scheduler, CFQ in old kernels, or io.cost. The root cgroup lacks the
+    files."""
     files = ("*/io.weight", "*/io.bfq.weight") if version == 2 else ("blkio/blkio.weight",)
     if any(glob.glob(f"/sys/fs/cgroup/{name}") for name in files):
         return True

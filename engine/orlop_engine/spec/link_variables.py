@@ -1,5 +1,5 @@
-"""The environment variables of a link of the default bridge, by which programs found each other before there was a name
-server: DB_PORT_5432_TCP_ADDR and the like. Pure; names and order are Docker's (moby daemon/links/links.go).
+"""The environment variables of a link on the default bridge, such as DB_PORT_5432_TCP_ADDR: how containers found each
+other before Docker had a DNS server. Pure; names and order are Docker's (moby daemon/links/links.go).
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from typing import NamedTuple
 __all__ = ["Port", "exposed", "of_link"]
 
 _PORT = re.compile(r"(\d{1,5})(-\d{1,5})?/(\w+)", re.ASCII)
-_NOT_PASSED_ON = ("HOME", "PATH")  # those of the other container's image
+_NOT_PASSED_ON = ("HOME", "PATH")  # of the linked container's image
 
 
 class Port(NamedTuple):
     number: str
-    """Or a range, as it was written."""
+    """A port number, or a range as it was written."""
     protocol: str
 
 
 def exposed(ports: Iterable[str]) -> list[Port]:
-    """What "80/tcp" and the like mean, by number, TCP first. What is no port, which an image may say, is left out."""
+    """Parse ports like "80/tcp" and sort them by number, TCP first. Invalid entries, which images may have, are left
+    out."""
     matches = [match for match in map(_PORT.fullmatch, ports) if match]
     matches.sort(key=lambda match: (int(match[1]), match[3] != "tcp", match[3]))
     return [Port(match[1] + (match[2] or ""), match[3]) for match in matches]
 
 
 def of_link(parent: str, alias: str, address: str, ports: Sequence[Port], environment: Iterable[str]) -> Iterator[str]:
-    """`parent` is the name of the container that has the link, the rest is the other's: IPv4 address, `exposed` ports, and
-    what its own environment says."""
+    """The variables of one link. `parent` is the name of the container that has the link. The other arguments describe
+    the linked container: its alias, IPv4 address, `exposed` ports and environment."""
     prefix = alias.upper().replace("-", "_")
     if ports:
         yield f"{prefix}_PORT={ports[0].protocol}://{address}:{ports[0].number}"
@@ -59,7 +60,7 @@ def _name(prefix: str, port: Port) -> str:
 
 
 def _runs(ports: Sequence[Port]) -> Iterator[tuple[Port, Port]]:
-    """First and last of three or more ports without a gap between their numbers, whatever their protocols."""
+    """Yield the first and last port of each run of three or more consecutive numbers, whatever their protocols."""
     begin = 0
     for index in range(1, len(ports) + 1):
         if index == len(ports) or _low(ports[index]) > _low(ports[index - 1]) + 1:

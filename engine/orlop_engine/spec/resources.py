@@ -1,4 +1,6 @@
-"""cgroup limits: `HostConfig`'s resource fields to OCI `linux.resources`. The runtime converts to cgroup v2."""
+"""cgroup limits: convert `HostConfig`'s resource fields to OCI `linux.resources`. The runtime converts them to cgroup
+v2.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["device_nodes", "host_devices", "of", "privileged_devices"]
 
-# What Docker's containers may use, in its order: none, then zero, null, urandom, random, tty, console. Docker's last rule,
-# which denies fuse what nothing allowed, is left out: crun's systemd manager (before 1.22) refuses any denial but the first.
+# The devices of Docker's containers, in its order: deny all, then allow zero, null, urandom, random, tty, console. Docker's
+# last rule, which denies fuse, is left out: it changes nothing, and crun's systemd manager (before 1.22) refuses any denial
+# but the first.
 _DEVICE_RULES: tuple[dict[str, Any], ...] = (
     {"allow": False, "access": "rwm"},
     *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (5, 3, 9, 8)),
@@ -22,7 +25,7 @@ _DEVICE_RULES: tuple[dict[str, Any], ...] = (
 
 
 def of(given: Resources, *, privileged: bool = False, devices: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """The OCI resources of a container."""
+    """The OCI resources of a container. `devices` are the nodes to allow."""
     out: dict[str, Any] = {"devices": _device_rules(given, privileged, devices or [])}
     for name, part in (
         ("memory", _memory(given)),
@@ -86,7 +89,7 @@ def _cpu(given: Resources) -> dict[str, Any]:
 
 
 def _numbers(path: str) -> tuple[int, int]:
-    """Of a block device."""
+    """The major and minor number of a block device."""
     try:
         info = os.stat(path)
     except OSError as error:
@@ -146,7 +149,7 @@ def _node(path: str, inside: str, access: str) -> dict[str, Any]:
 
 
 def device_nodes(devices: list[Device]) -> list[dict[str, Any]]:
-    """The device nodes of `--device`: a path, a symlink to one, or a directory of them."""
+    """The device nodes of `--device`: a path, a symlink to a device, or a directory of devices."""
     out = []
     for device in devices:
         host = os.path.realpath(device.path_on_host)
@@ -178,13 +181,13 @@ def _below(host: str, inside: str, access: str) -> list[dict[str, Any]]:
 
 
 def privileged_devices(devices: list[Device]) -> list[dict[str, Any]]:
-    """All of the host's, and those asked for that go by another name inside."""
+    """All device nodes of the host, and those requested under another name in the container."""
     renamed = [device for device in devices if device.path_in_container not in ("", device.path_on_host)]
     return host_devices() + device_nodes(renamed)
 
 
 def host_devices() -> list[dict[str, Any]]:
-    """Every device node of the host, for privileged containers; what the runtime makes itself is left to it."""
+    """Every device node of the host, for privileged containers, except those that the runtime makes itself."""
     skip = {"/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/fd", "/dev/.lxc", "/dev/.lxd-mounts"}
     out = []
     for directory, directories, names in os.walk("/dev"):
@@ -196,5 +199,5 @@ def host_devices() -> list[dict[str, Any]]:
                 if path not in skip and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
                     out.append(_node(path, path, "rwm"))
             except OSError:
-                continue  # hot-plugged away between listing and stat
+                continue  # unplugged between listing and stat
     return out

@@ -1,5 +1,6 @@
-"""Seccomp: the default profile (Docker's, data in `seccomp-default.json`) resolved for this machine and a set of
-capabilities into what the OCI spec carries."""
+"""Seccomp: resolve the default profile (Docker's, in `seccomp-default.json`) for this machine and a set of capabilities
+into the form of the OCI spec.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["default", "from_profile"]
 
-# os.uname's machine to Go's architecture names, which profiles use in includes/excludes, and to libseccomp's.
+# Machine names of os.uname to Go's architecture names, which profiles use in includes/excludes, and to libseccomp's.
 _GO_ARCH = {
     "x86_64": "amd64",
     "aarch64": "arm64",
@@ -54,7 +55,7 @@ def _matches(rule: dict[str, Any], capabilities: frozenset[str], arch: str) -> b
 
 
 def from_profile(profile: dict[str, Any], capabilities: Iterable[str]) -> dict[str, Any]:
-    """Resolve a profile in Docker's format. Rules for other machines, kernels and capabilities fall away."""
+    """Resolve a profile in Docker's format. Rules for other machines, kernels and capabilities are dropped."""
     arch = _GO_ARCH.get(os.uname().machine, os.uname().machine)
     native = _SCMP_ARCH.get(arch, "")
     held = frozenset(capabilities)
@@ -94,12 +95,12 @@ def _builtin() -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def default(capabilities: tuple[str, ...]) -> dict[str, Any]:
-    """The built-in profile for a bounding set. Shared between containers: do not change it."""
+    """The built-in profile for a bounding set. The result is shared between containers: do not modify it."""
     return from_profile(_builtin(), capabilities)
 
 
 def parse(text: str, capabilities: Iterable[str]) -> dict[str, Any]:
-    """A profile that came with a request (`seccomp=<json>`)."""
+    """Resolve a profile from a request (`seccomp=<json>`). Raises `InvalidParameter`."""
     try:
         profile = json.loads(text)
         return from_profile(profile, capabilities)

@@ -1,4 +1,4 @@
-"""`HostConfig.SecurityOpt` read: the confinement a container asks for. Pure."""
+"""Parse `HostConfig.SecurityOpt`: the confinement that a request asks for. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """None and "" leave it to the daemon's defaults. `seccomp` is "unconfined", "builtin" or a profile, `apparmor` a
-    profile's name, `labels` SELinux's `label=`s."""
+    """None and "" mean the daemon's default. `seccomp` is "unconfined", "builtin" or a profile's JSON; `apparmor` is the
+    name of a profile; `labels` are SELinux's `label=` values."""
 
     no_new_privileges: bool | None = None
     seccomp: str = ""
@@ -32,7 +32,7 @@ def _switch(value: str, option: str) -> bool:
 
 
 def parse(options: Sequence[str]) -> Security:
-    """The last of a name wins, but for labels, which add up. ":" for "=" is Docker's first notation."""
+    """Parse the options. The last option of a name wins, but labels accumulate. ":" is Docker's older form of "="."""
     fields: dict[str, object] = {}
     labels: list[str] = []
     for option in options:
