@@ -56,16 +56,29 @@ def _closure(name: str) -> Iterator[str]:
 
 def _install(name: str, site: Path) -> None:
     """Links of its top-level packages, as an installer would leave them."""
+    distribution = metadata.distribution(name)
     if name in OURS:
         package = _package(OURS[name])
         os.symlink(package, site / package.name)
+        info = f"{package.name}-{distribution.version}.dist-info"
+        os.symlink(distribution.locate_file(info), site / info)
         return
-    distribution = metadata.distribution(name)
     tops = {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}
     for top in tops:
         target = site / top
         if not target.exists():
             os.symlink(distribution.locate_file(top), target)
+
+
+TEST = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+import pytest
+sys.exit(pytest.main(sys.argv[3:]))
+"""
+TOOLS = ("pytest", "pytest-timeout", "hypothesis")
+"""What tests may use beside what their distribution requires. Those of the sdk use its extra `testing`; the monitor's run
+without trio, as the monitor does."""
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
@@ -75,6 +88,34 @@ def test_a_distribution_imports_alone(name: str, tmp_path: Path) -> None:
     program = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(tmp_path), _package(OURS[name]).name]
     done = subprocess.run(program, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", sorted(name for name, directory in OURS.items() if (directory / "tests").is_dir()))
+def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> None:
+    """Those that need no root."""
+    site = tmp_path / "site"
+    site.mkdir()
+    tools = TOOLS if name == "orlop-monitor" else (*TOOLS, "trio")
+    for one in sorted({each for wanted in (name, *tools) for each in _closure(wanted)}):
+        _install(one, site)
+    tests = OURS[name] / "tests"
+    options = ["-q", "-m", "not root", "-c", str(TOP / "pyproject.toml"), f"--confcutdir={tests}", "-p", "no:cacheprovider"]
+    program = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        TEST,
+        str(site),
+        str(tests),
+        *options,
+        f"--basetemp={tmp_path}/t",
+        str(tests),
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode in (0, 5), done.stdout[-8000:] + done.stderr  # 5: all of its tests need root
 
 
 def test_the_whole_is_all_of_them_at_one_version() -> None:

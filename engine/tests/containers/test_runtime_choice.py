@@ -30,7 +30,8 @@ def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
     assert asked == [("runtime", "mine"), ("runtime", "runc")]
 
 
-def test_a_driver_that_is_not_installed_lists_those_that_are(tmp_path):
+def test_a_driver_that_is_not_installed_lists_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this")))
     with pytest.raises(NotFound, match="installed runtime drivers are: runc"):
         drivers.runtime("mine")
@@ -41,7 +42,8 @@ def test_a_runtime_that_is_not_configured_lists_those_that_are(tmp_path):
         Drivers(config(tmp_path)).runtime("no")
 
 
-def test_a_program_that_is_not_there(tmp_path):
+def test_a_program_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, FakeRuntime, 1, "mine", "1"))
     drivers = Drivers(config(tmp_path, gone=RuntimeEntry(path="/no/such/program")))
     with pytest.raises(InvalidParameter, match="/no/such/program is not installed"):
         drivers.runtime("gone")
