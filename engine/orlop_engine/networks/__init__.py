@@ -1,1 +1,1 @@
-"""Networks: what Docker means by them. `service.Networks` is what the rest of the engine uses."""
+"""Docker's networks. The rest of the engine uses `service.Networks`."""

@@ -1,7 +1,7 @@
-"""Endpoints of containers, from plan to release: addresses and ports reserved, drivers called, everything given back.
+"""A container's endpoints, from plan to release: reserves addresses and ports, calls network drivers, returns everything.
 
-Memory only; the sandboxes themselves are in the containers' rows. Reserving awaits nothing, so two starts cannot interleave
-in it.
+All state is in memory; the sandboxes are stored in the containers' rows. Reserving does not await, so two starts cannot
+interleave while they reserve.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BINDING = "com.docker.network.bridge.host_binding_ipv4"
 
 
 class Listeners(Protocol):
-    """Who serves a container's published ports on loopback and IPv6: its monitor."""
+    """Serves a container's published ports on loopback and IPv6. The container's monitor implements it."""
 
     async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None: ...
 
@@ -53,7 +53,7 @@ class Listeners(Protocol):
 
 
 class Attachments:
-    """Owns the host ports. `networks` is the service's own table, by id."""
+    """Owns the host ports. `networks` is the table of `service.Networks`, by network id."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Attachments:
         config: Config,
         changed: Callable[[Network], None],
     ) -> None:
-        """`changed` is told of every network whose members are others now."""
+        """`changed` is called with each network whose members have changed."""
         self._drivers = drivers
         self._networks = networks
         self._changed = changed
@@ -203,7 +203,7 @@ class Attachments:
             self._changed(network)
 
     def _add_members(self, sandbox: Sandbox) -> list[Network]:
-        """Make the endpoints members of their networks; those networks."""
+        """Make the endpoints members of their networks. Returns those networks."""
         joined = []
         for attached in sandbox.endpoints:
             network = self._networks.get(attached.network.id)
@@ -214,7 +214,7 @@ class Attachments:
         return joined
 
     async def _detach_one(self, attached: AttachedEndpoint, *, ending: bool = True) -> None:
-        """`ending`: the namespace goes as well, so the driver need not wait for its link to be gone."""
+        """`ending`: the network namespace is removed as well, so the driver need not wait until its link is gone."""
         endpoint = msgspec.structs.replace(attached.endpoint, netns="") if ending else attached.endpoint
         try:
             driver = await self._drivers(attached.driver)
@@ -231,7 +231,7 @@ class Attachments:
         if network is None or network.members.pop(attached.endpoint.id, None) is None:
             return
         self._changed(network)
-        # Still in use for the rest of the engine until the driver has let go: nobody else may get the address.
+        # The address stays allocated until the driver has detached the endpoint: no other container may get it before.
         network.planned.add(attached.endpoint.id)
         try:
             await self._detach_one(attached, ending=ending)
@@ -243,7 +243,7 @@ class Attachments:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
-        """`changed` is not called: running containers would resolve names by a table that has part of the members only."""
+        """Does not call `changed`: a names table with only part of the members would break lookups of running containers."""
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
         for sandbox in sandboxes:
             for attached in sandbox.endpoints:
@@ -256,10 +256,10 @@ class Attachments:
             try:
                 self._hold(sandbox)
                 self._add_members(sandbox)
-            except Exception:  # the others' addresses must be theirs all the same
+            except Exception:  # the addresses of the other containers must still be marked as used
                 _log.exception("the network of container %s is not restored", sandbox.container_id[:12])
         for name, living in by_driver.items():
-            # Also those that could not be made just now: they are not nobody's, and their containers may live.
+            # Includes networks that could not be created: they still have rows, and containers may be running on them.
             specs = [network.spec for network in self._networks.values() if network.record.driver == name]
             try:
                 driver = await self._drivers(name)
@@ -279,7 +279,7 @@ class Attachments:
     async def choose_gateway(
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns: str, listeners: Listeners, leaving: str
     ) -> Sandbox:
-        """Ports that are published keep their host side, whatever the new network's default address for it: listeners hold
+        """Published ports keep their host address, even if the new network has another default: the monitor's listeners hold
         them, and another program could take them in between."""
         former, chosen = sandbox.gateway, self._chosen(sandbox, leaving)
         if former is chosen:
@@ -310,7 +310,7 @@ class Attachments:
         if former and ports:
             try:
                 await listeners.lead(_moved([former], led if publishes else None))
-            except OrlopError as error:  # the ports have moved: that the listeners do not is less than undoing it
+            except OrlopError as error:  # the rules have moved; a stale listener is better than undoing that
                 _log.warning("ports of container %s: %s", former.endpoint.container_id[:12], error)
             self._ports.release(() if publishes else ports)
         left = _with(former, (), False) if former else None
@@ -322,7 +322,7 @@ class Attachments:
         return elected
 
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
-        """One that gave no answer in time may still serve what it was sent, later: so it is sent this, which comes after."""
+        """A monitor that timed out may still serve the request later. This request cancels it, as it is handled after it."""
         try:
             await listeners.lead(_moved([chosen], None))
         except OrlopError as error:
@@ -335,7 +335,8 @@ class Attachments:
         return next((each for each, request in zip(able, requests, strict=True) if request is gateway), None)
 
     async def _move(self, former: AttachedEndpoint | None, led: AttachedEndpoint | None, netns: str) -> None:
-        """The ports first, which only one may have; the former route last, so that there is always one."""
+        """Moves the ports first, as only one endpoint may have them. Removes the former default route last, so that the
+        container is never without one."""
         if former and former.endpoint.ports:
             await self._update(_with(former, (), True), netns)
         if led:
@@ -358,15 +359,15 @@ class Attachments:
             raise type(error)(f"{_FAILED}{error}") from error
 
     async def keep_gateway(self, sandbox: Sandbox, netns: str, listeners: Listeners) -> None:
-        """After a boot: a daemon that was killed within `elect` has left routes and listeners of which no row tells. (Rules
-        are as the rows say by the driver's `restore`.)"""
+        """Reapply a container's gateway after a boot: a daemon killed within `choose_gateway` has left routes and listeners
+        that the row does not describe. (The driver's `restore` has already made the rules match the row.)"""
         gateway = sandbox.gateway
         others = [each for each in sandbox.endpoints if each is not gateway]
         for each in (gateway, *others):
             if each:
                 await self._update(each, netns)
         led = gateway if gateway and gateway.endpoint.ports else None
-        with suppress(Unavailable):  # a monitor of an older daemon, which never led them elsewhere
+        with suppress(Unavailable):  # a monitor of an older daemon does not know `lead`, and its listeners never moved
             await listeners.lead(_moved(others if led else sandbox.endpoints, led))
 
     # --- running containers -----------------------------------------------------------------------------------------
@@ -390,7 +391,7 @@ class Attachments:
         return grown
 
     def without(self, sandbox: Sandbox, record: NetworkRecord) -> Sandbox:
-        """What `disconnect` will leave of it."""
+        """The sandbox as `disconnect` will leave it."""
         rest = tuple(attached for attached in sandbox.endpoints if attached.network.id != record.id)
         if len(rest) == len(sandbox.endpoints):
             raise Forbidden(f"container {sandbox.container_id} is not connected to network {record.name}")
@@ -414,12 +415,12 @@ class Attachments:
 
 
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
-    """Where a listener's connections go: to the address of its own family if there is one."""
+    """The target of a listener's connections: the container's address of the same family, if it has one."""
     return Forward(port.protocol, _same_family(port.host_ip, addresses), port.container_port)
 
 
 def _moved(others: Iterable[AttachedEndpoint], led: AttachedEndpoint | None) -> dict[str, str]:
-    """Where listeners for the others' addresses lead now; "" without a gateway."""
+    """Maps each address of `others` to the address that its listeners forward to from now on; "" without a gateway."""
     addresses = [_bare(address) for each in others for address in each.endpoint.addresses]
     return {address: _same_family(address, led.endpoint.addresses) if led else "" for address in addresses}
 
@@ -443,7 +444,7 @@ def _planned(attached: AttachedEndpoint) -> PlannedEndpoint:
 
 
 def _free_name(sandbox: Sandbox, request: planning.Request) -> str:
-    """The next eth of a running container."""
+    """The next free interface name (eth0, eth1, ...) of a running container."""
     (name,) = planning.interface_names([request])
     used = {attached.endpoint.ifname for attached in sandbox.endpoints}
     prefix = name.rstrip("0123456789")

@@ -1,4 +1,4 @@
-"""What a request to create a network comes to: checked, its subnets chosen. No I/O; what the host uses is passed in."""
+"""Checks a request to create a network and chooses its subnets. No I/O; the caller passes in what the host uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PREDEFINED = ("bridge", "host", "none", "default")
 
 
 class Choice(NamedTuple):
-    """What subnets are chosen from: pools, networks of ours, what the host uses."""
+    """What subnets are chosen from: the address pools, the networks that exist, the networks that the host uses."""
 
     pools: Sequence[tuple[str, int]]
     taken: Collection[IPNetwork]
@@ -40,14 +40,15 @@ class Choice(NamedTuple):
 
 
 def ula_pool(host_id: str) -> tuple[str, int]:
-    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). Made of a digest, so that it stays."""
+    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). A digest of the host's id, so that it never
+    changes."""
     digest = hashlib.sha256(host_id.encode()).digest()
     base = ipaddress.IPv6Network((int.from_bytes(b"\xfd" + digest[:5] + bytes(10), "big"), 48))
     return str(base), 64
 
 
 def address_pools(config: Config, host_id: str) -> list[tuple[str, int]]:
-    """(base, prefix length) of what networks without a subnet are cut from."""
+    """The pools (base, prefix length) from which networks without a subnet get one."""
     pools = [(pool.base, pool.size) for pool in config.default_address_pools] or list(DEFAULT_POOLS)
     if not any(":" in base for base, _ in pools):
         pools.append(ula_pool(host_id))
@@ -57,7 +58,7 @@ def address_pools(config: Config, host_id: str) -> list[tuple[str, int]]:
 def check_request(request: CreateRequest) -> None:
     if not request.name.strip():
         raise InvalidParameter("invalid name: name is empty")
-    if request.name in PREDEFINED or request.name.startswith("container:"):  # what network modes mean something else by
+    if request.name in PREDEFINED or request.name.startswith("container:"):  # names with a meaning as network mode
         raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
     if request.driver in ("host", "null"):
         raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
@@ -70,8 +71,8 @@ def check_request(request: CreateRequest) -> None:
 
 
 def _asked(request: CreateRequest) -> Iterator[tuple[str, IPNetwork]]:
-    """The subnets that are asked for. Not those that cannot be, which `create` refuses, nor those that are to be found
-    ("0.0.0.0/24"), which lie in the pools and keep clear by themselves."""
+    """The subnets that the request gives. Skips invalid ones, which `create` refuses, and wildcards ("0.0.0.0/24"), which
+    are chosen from the pools and overlap nothing."""
     for config in (request.ipam.config or ()) if request.ipam else ():
         try:
             subnet = ipaddress.ip_network(config.subnet, strict=False)
@@ -82,7 +83,7 @@ def _asked(request: CreateRequest) -> Iterator[tuple[str, IPNetwork]]:
 
 
 def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[str]:
-    """The subnets that are asked for and overlap one of these."""
+    """The requested subnets that overlap a network of `avoid`."""
     return [
         text
         for text, subnet in _asked(request)
@@ -91,7 +92,7 @@ def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[st
 
 
 def outside(request: CreateRequest, pools: Collection[tuple[str, int]]) -> list[str]:
-    """The subnets that are asked for and lie in none of the pools."""
+    """The requested subnets that lie in none of the pools."""
     bases = [ipaddress.ip_network(base, strict=False) for base, _ in pools]
     return [
         text
@@ -105,7 +106,7 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) -> bool:
-    """The field, else the option, which older clients send and `default-network-opts` may have, else the default."""
+    """The field, else the option (older clients send it; `default-network-opts` may contain it), else the default."""
     if given is not UNSET and given is not None:
         return bool(given)
     text = options.get(key)
@@ -117,7 +118,7 @@ def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) 
 
 
 def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, bool]:
-    """(IPv4, IPv6) wanted. `options`: those of the request and, where it is silent, daemon.json's."""
+    """Whether (IPv4, IPv6) are wanted. `options`: those of the request, completed from daemon.json."""
     ipv4 = _wanted(request.enable_ipv4, options, "com.docker.network.enable_ipv4", True)
     ipv6 = _wanted(request.enable_ipv6, options, "com.docker.network.enable_ipv6", False)
     if not (ipv4 or ipv6):
@@ -126,7 +127,7 @@ def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, 
 
 
 def _sort(configs: Sequence[IPAMConfig]) -> dict[int, IPAMConfig]:
-    """By family; one each."""
+    """The configurations by IP version, at most one each."""
     found: dict[int, IPAMConfig] = {}
     for config in configs:
         text = config.subnet or config.gateway or config.ip_range
@@ -141,7 +142,7 @@ def _one(version: int, config: IPAMConfig, choice: Choice) -> SubnetRecord:
     size = None
     if config.subnet:
         subnet = parse_subnet(config.subnet)
-        if not int(subnet.network_address):  # "0.0.0.0/24", "::/64": any of this size
+        if not int(subnet.network_address):  # "0.0.0.0/24", "::/64": any subnet of this size
             size = subnet.prefixlen
     if config.subnet and size is None:
         check_overlap(subnet, choice.taken)
@@ -158,7 +159,7 @@ def _one(version: int, config: IPAMConfig, choice: Choice) -> SubnetRecord:
 
 
 def choose_subnets(ipv4: bool, ipv6: bool, configs: Sequence[IPAMConfig], choice: Choice) -> tuple[SubnetRecord, ...]:
-    """IPv4 first. Raises `InvalidParameter` or `Forbidden` in Docker's words."""
+    """The network's subnets, IPv4 first. Raises `InvalidParameter` or `Forbidden` with Docker's messages."""
     given = _sort(configs)
     if 6 in given and not ipv6:
         raise InvalidParameter("IPv6 is not enabled on this network, but it has an IPv6 subnet")

@@ -1,7 +1,7 @@
-"""The three files that describe a container's network to it: `hostname`, `hosts`, `resolv.conf`. Texts; the caller writes.
+"""The three network files of a container: `hostname`, `hosts`, `resolv.conf`. Builds the text only; the caller writes it.
 
-Rules and layout are Docker's: on the default bridge a container asks the host's name servers, without those on the host's
-loopback, which it could not reach; on user-defined networks it asks 127.0.0.11.
+Rules and layout are Docker's. On the default bridge, a container uses the host's name servers, except those on the host's
+loopback, which it cannot reach. On user-defined networks it uses 127.0.0.11.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LOCALHOST_V6 = (
 
 
 class ResolvConf(msgspec.Struct, frozen=True):
-    """resolv.conf(5), the last `search` and all `options`; `other` directives are kept as they are."""
+    """resolv.conf(5): the last `search` and all `options`. Directives in `other` are kept unchanged."""
 
     servers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class ResolvConf(msgspec.Struct, frozen=True):
 
 
 class Overrides(NamedTuple):
-    """What `--dns`, `--dns-search`, `--dns-option` replace; empty: the host's."""
+    """The values of `--dns`, `--dns-search`, `--dns-option`. An empty field means the host's setting."""
 
     servers: Sequence[str] = ()
     search: Sequence[str] = ()
@@ -91,7 +91,7 @@ def _is_loopback(server: str) -> bool:
     try:
         return ipaddress.ip_address(server.partition("%")[0]).is_loopback
     except ValueError:
-        return True  # not an address: nothing a container could ask
+        return True  # not an address, so a container cannot use it
 
 
 def _render(
@@ -116,15 +116,15 @@ def _render(
 
 
 def embedded_servers(host: ResolvConf, overrides: Overrides) -> list[str]:
-    """Whom the resolver at 127.0.0.11 forwards to: `--dns`, else the host's servers, loopback ones included, for it asks
-    from the host's namespace."""
+    """The servers to which the resolver at 127.0.0.11 forwards: `--dns`, else the host's servers. These include loopback
+    addresses, because the resolver forwards from the host's network namespace."""
     return list(overrides.servers) or list(host.servers) or list(_FALLBACK)
 
 
 def resolv_conf(
     host: ResolvConf, overrides: Overrides = _NO_OVERRIDES, *, embedded: bool = False, ipv6: bool = False
 ) -> str:
-    """`embedded`: a user-defined network, served at 127.0.0.11. `ipv6`: the container can reach IPv6 servers."""
+    """`embedded`: the container is on a user-defined network and uses 127.0.0.11. `ipv6`: it can reach IPv6 servers."""
     search = list(overrides.search) or list(host.search)
     options = list(overrides.options) or list(host.options)
     changed = ", ".join(
@@ -157,8 +157,8 @@ def resolv_conf(
 
 
 def parse_extra_host(entry: str) -> tuple[str, str]:
-    """`--add-host`, "NAME:ADDRESS" or "NAME=ADDRESS", as (name, address); brackets around an IPv6 address go. Raises
-    `InvalidParameter` in Docker's words."""
+    """Parses `--add-host`, "NAME:ADDRESS" or "NAME=ADDRESS", into (name, address), without brackets around an IPv6 address.
+    Raises `InvalidParameter` with Docker's message."""
     equals = "=" in entry and ":" not in entry.partition("=")[0]
     name, separator, given = entry.partition("=" if equals else ":")
     if not separator or not name:
@@ -174,7 +174,7 @@ def parse_extra_host(entry: str) -> tuple[str, str]:
 
 
 def _extra_hosts(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Those that can be read: a row may be older than the check at create."""
+    """Skips invalid entries: a row may be older than the check at create."""
     for entry in entries:
         with suppress(InvalidParameter):
             yield parse_extra_host(entry)
@@ -190,7 +190,7 @@ def hosts_file(
     *,
     ipv6: bool = True,
 ) -> str:
-    """`extra` are `--add-host` entries, "name:address"; the address `host-gateway` stands for `gateway_addresses`."""
+    """`extra` are `--add-host` entries, "name:address". The address `host-gateway` is replaced by `gateway_addresses`."""
     lines = [*_LOCALHOST, *(_LOCALHOST_V6 if ipv6 else ())]
     for name, address in _extra_hosts(extra):
         lines += [f"{each}\t{name}" for each in (gateway_addresses if address == HOST_GATEWAY else (address,))]
@@ -211,8 +211,8 @@ def _host_hosts() -> str:
 
 
 def host_gateways(config: Config, bridge: NetworkRecord | None) -> tuple[str, ...]:
-    """What `host-gateway` stands for, whatever networks the container is on: daemon.json's word, else the host's addresses
-    on the default bridge; nothing without one."""
+    """The addresses of `host-gateway`, for every container: `host-gateway-ip(s)` of daemon.json, else the host's addresses
+    on the default bridge, else nothing."""
     if config.host_gateway_ips or config.host_gateway_ip:
         return config.host_gateway_ips or (config.host_gateway_ip,)
     return tuple(subnet.gateway for subnet in bridge.subnets if subnet.gateway) if bridge else ()
@@ -226,9 +226,9 @@ def for_container(
     linked: Iterable[tuple[str, str]] = (),
     gateways: Sequence[str] = (),
 ) -> dict[str, str]:
-    """File name -> text. Without a sandbox the container shares the host's network, and gets copies of the host's files. On
-    a user-defined network it asks its monitor for names. `linked`: (address, names) of containers on the default bridge;
-    `gateways`: see `host_gateways`."""
+    """The files as name -> text. Without a sandbox the container shares the host's network and gets copies of the host's
+    files. On a user-defined network its name server is its monitor. `linked`: (address, names) of containers on the default
+    bridge; `gateways`: see `host_gateways`."""
     overrides = Overrides(
         host.dns or config.dns,
         host.dns_search or config.dns_search,

@@ -1,4 +1,4 @@
-"""Filters of network list and prune. Pure."""
+"""Filters of network list and prune. No I/O."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TESTS: dict[str, Callable[[NetworkRecord, str], bool]] = {
 
 
 def listed(filters: Filters) -> Callable[[NetworkRecord, bool], bool]:
-    """(row, in use) -> whether the list has it. Raises `InvalidParameter` for filters that cannot be."""
+    """A predicate (row, in use) -> whether the list includes the network. Raises `InvalidParameter` for invalid filters."""
     check(filters, _LIST_KEYS)
     dangling = boolean(filters, "dangling", False)
     for kind in filters.get("type", ()):
@@ -51,7 +51,7 @@ def listed(filters: Filters) -> Callable[[NetworkRecord, bool], bool]:
 
 
 def prunable(filters: Filters, now: float) -> Callable[[NetworkRecord], bool]:
-    """`now` is Unix time, which `until` may be relative to."""
+    """`now` is Unix time in seconds; a relative `until` counts from it."""
     check(filters, _PRUNE_KEYS)
     until = filters.get("until", ())
     if len(until) > 1:

@@ -1,4 +1,4 @@
-"""What networks must know of the host: its routes, its name servers, an existing bridge's address. Reads, never writes."""
+"""Reads the host's network configuration: routes, name servers, the address of an existing bridge. Never writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
-# The thread's, not the process's: in tests the daemon's thread has a network of its own.
+# Of the thread, not of the process: tests run the daemon in a thread with its own network namespace.
 _PROC_NET = "/proc/thread-self/net/"
 
 
@@ -37,12 +37,13 @@ def _lines(path: str) -> list[str]:
 
 
 def on_link_routes() -> list[IPNetwork]:
-    """Networks the host reaches without a gateway: a container network over one of them would cut the host off."""
+    """Networks that the host reaches without a gateway. A container network that overlaps one would cut the host off from
+    it."""
     return _routes(0)
 
 
 def gateway_routes() -> list[IPNetwork]:
-    """Networks the host reaches by a gateway of their own, not by the default one."""
+    """Networks that the host reaches through a specific gateway, not through the default route."""
     return _routes(_RTF_GATEWAY)
 
 
@@ -52,7 +53,7 @@ def _routes(gateway: int) -> list[IPNetwork]:
         fields = line.split()
         flags = int(fields[3], 16)
         if flags & _RTF_UP and flags & _RTF_GATEWAY == gateway and fields[7] != "00000000":
-            # The kernel prints both as the bytes lie in memory.
+            # The kernel prints both numbers in native byte order.
             address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[i], 16))) for i in (1, 7))
             found.append(ipaddress.IPv4Network(f"{address}/{mask}", strict=False))
     for line in _lines(_PROC_NET + "ipv6_route"):
@@ -66,7 +67,7 @@ def _routes(gateway: int) -> list[IPNetwork]:
 
 
 def read_resolv_conf() -> str:
-    """The host's, or systemd-resolved's list of real servers when the former names only its stub."""
+    """The host's resolv.conf, or systemd-resolved's list of upstream servers if the former names only the local stub."""
     try:
         with open("/etc/resolv.conf") as file:
             text = file.read()
@@ -91,13 +92,13 @@ def nameservers(resolv_conf: str) -> list[IPNetwork]:
 
 
 def used() -> list[IPNetwork]:
-    """What containers must not have addresses of without somebody's asking for it."""
+    """Networks that containers must not get addresses in unless a user asks for it."""
     return on_link_routes() + nameservers(read_resolv_conf())
 
 
 def bridge_address(name: str) -> str:
-    """The first IPv4 address of an administrator's bridge; "" without one. Raises `InvalidParameter` in Docker's words when
-    there is no such link."""
+    """The first IPv4 address of a bridge that the administrator made; "" without one. Raises `InvalidParameter` with
+    Docker's message if the link does not exist."""
     try:
         socket.if_nametoindex(name)
     except OSError:

@@ -1,6 +1,6 @@
-"""Addresses: which subnet a network gets, which address a container gets. No I/O; knows neither host nor drivers.
+"""IP address management: chooses subnets for networks and addresses for containers. No I/O; independent of host and drivers.
 
-The lowest free address goes first, as with Docker: people rely on `172.17.0.2` for their first container.
+The lowest free address is given first, as in Docker: users rely on `172.17.0.2` for their first container.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ DEFAULT_POOLS: tuple[tuple[str, int], ...] = (
     ("172.28.0.0/14", 16),
     ("192.168.0.0/16", 20),
 )
-"""(base, prefix length of each subnet cut from it): Docker's list."""
+"""Docker's default address pools: (base, prefix length of each subnet cut from it)."""
 
 EXHAUSTED = "all predefined address pools have been fully subnetted"
 OVERLAP = "invalid pool request: Pool overlaps with other one on this address space"
 
 
 def parse_subnet(text: str) -> IPNetwork:
-    """A subnet as a user writes it; host bits must be zero."""
+    """Parse a user's subnet. Host bits must be zero."""
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError as error:
@@ -66,8 +66,8 @@ def find_subnet(
     avoid: Collection[IPNetwork] = (),
     size: int | None = None,
 ) -> IPNetwork:
-    """The first subnet of the pools that overlaps neither a network of ours (`taken`) nor what the host uses (`avoid`:
-    on-link routes, name servers). `size` asks for another prefix length than the pool's."""
+    """The first subnet of the pools that overlaps neither a network of this engine (`taken`) nor one that the host uses
+    (`avoid`: on-link routes, name servers). `size` asks for another prefix length than the pool's."""
     blocked = [*taken, *avoid]
     for pool in pools:
         if ipaddress.ip_network(pool[0]).version != version:
@@ -79,20 +79,20 @@ def find_subnet(
 
 
 def check_overlap(subnet: IPNetwork, taken: Collection[IPNetwork]) -> None:
-    """A subnet that a user chose may overlap the host's routes (they know why), but no other network of ours."""
+    """A user's subnet may overlap the host's routes, which is their decision, but no other network of this engine."""
     if _overlaps(subnet, taken):
         raise Forbidden(OVERLAP)
 
 
 def derived_mac(address: str) -> str:
-    """The MAC for an IPv4 address: Docker's former scheme. Its worth: an address that passes from one container to the
-    next keeps its MAC, so no neighbour sends to the former one until its cache expires."""
+    """The MAC address derived from an IPv4 address, by Docker's former scheme. An address that passes to another container
+    keeps its MAC address, so stale neighbour caches stay correct."""
     packed = ipaddress.IPv4Address(address).packed
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *packed))
 
 
 class AddressPool:
-    """The addresses of one subnet. Network and broadcast address are nobody's (a /31 or /32 has neither)."""
+    """The addresses of one subnet. Never gives the network and broadcast addresses (a /31 or /32 has neither)."""
 
     def __init__(self, subnet: IPNetwork, gateway: str = "", ip_range: str = "", reserved: Iterable[str] = ()) -> None:
         self.subnet = subnet
@@ -137,17 +137,17 @@ class AddressPool:
         try:
             return ipaddress.ip_address(address) in self.subnet
         except ValueError:
-            return False  # of a row that was damaged: it is in no subnet
+            return False  # a damaged row: the address is in no subnet
 
     def allocate(self, requested: str = "") -> str:
-        """The lowest free address of the range, or the requested one of the subnet (`Forbidden` when it is taken)."""
+        """Give the lowest free address of the range, or the requested one (`Forbidden` if it is taken)."""
         if requested:
             value = int(self._inside(requested))
             if value in self._used:
                 raise Forbidden("Address already in use")
             self._used.add(value)
             return self._text(value)
-        # Everything below the hint is taken: a /64 must not be counted through for each container.
+        # Every address below the hint is taken. Counting through a /64 for each container would take forever.
         address = self._first_free(self._hint, self._high)
         value = int(ipaddress.ip_address(address))
         self._used.add(value)
@@ -155,11 +155,11 @@ class AddressPool:
         return address
 
     def reserve(self, address: str) -> None:
-        """Mark one that a living container holds. Twice: no error."""
+        """Mark an address that a running container holds. May be called twice."""
         self._used.add(int(self._inside(address)))
 
     def release(self, address: str) -> None:
-        """Give back. The gateway, and what was not taken, stay as they are."""
+        """Free an address. Ignores the gateway and addresses that are not taken."""
         value = int(ipaddress.ip_address(address))
         if address != self.gateway and value in self._used:
             self._used.discard(value)

@@ -1,5 +1,5 @@
-"""Connect and disconnect: a container's networks changed, while it runs or before it does. Durable before it is answered,
-and at the next boot as the row says."""
+"""Connects containers to networks and disconnects them, running or stopped. The change is stored before the request is
+answered, and the next boot applies what the row says."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def _publish(engine: Engine, action: str, record: NetworkRecord, container: Cont
 
 
 def _configured(engine: Engine, container: Container, record: NetworkRecord) -> list[str]:
-    """Under which names the container's row has this network."""
+    """The keys under which the container's row lists this network."""
     return [name for name in container.record.endpoints if engine.networks.known(name) == record]
 
 
 def complete(networks: Networks, record: ContainerRecord) -> None:
-    """The row of a daemon that left out the network of the mode, and kept the starts of ids as it was given them."""
+    """Complete the row of an older daemon, which left out the network of the mode and kept abbreviated ids."""
     if record.endpoints_complete:
         return
     mode = record.host_config.network_mode or "bridge"
     record.endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
     record.endpoints_complete = True
-    with suppress(InvalidParameter):  # one that is ambiguous by now: the start says so
+    with suppress(InvalidParameter):  # an id that is ambiguous by now: the next start reports it
         record.host_config.network_mode, record.endpoints = networks.pin(mode, record.endpoints)
 
 
@@ -59,11 +59,11 @@ class _Living(NamedTuple):
 
 
 def _living(container: Container) -> _Living | None:
-    """Sandbox and monitor of a container that runs in a network namespace of its own."""
+    """Sandbox and monitor of a container that runs in a network namespace of its own; None for others."""
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
-    if not run.settled.is_set():  # its network namespace is known by what its monitor says
+    if not run.settled.is_set():  # the path of its network namespace comes from its monitor
         raise Unavailable(f"cannot change the networks of container {container.name}: its monitor has not answered yet")
     return _Living(sandbox, run.monitor)
 
@@ -79,7 +79,7 @@ async def connect(engine: Engine, container: Container, network: str, settings: 
             raise Conflict(f"container {container.id} has no network of its own to connect")
         if _configured(engine, container, record):
             if living is None:
-                return  # as in Docker: a success, and the container keeps the settings that it has
+                return  # as in Docker: a success, and the container keeps its settings
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         if living:
             await _join(engine, container, living, record, _key(network, record), settings)
@@ -91,21 +91,21 @@ async def connect(engine: Engine, container: Container, network: str, settings: 
 
 
 def _key(given: str, record: NetworkRecord) -> str:
-    """Who gives the whole ID means this network, whatever gets its name later."""
+    """A full id is stored as the id, so that it never comes to mean another network that gets the same name."""
     return record.id if given == record.id else record.name
 
 
 async def _join(
     engine: Engine, container: Container, living: _Living, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
-    """The running container is on one more network, which may be its gateway from now on; or as it was, when that fails."""
+    """Connect the running container to one more network and choose its gateway anew. Undoes everything on failure."""
     row, netns = container.record, living.monitor.netns_path
     grown = await engine.networks.connect(living.sandbox, record.id, settings, netns)
     endpoints = row.endpoints
     row.sandbox, row.endpoints = grown, {**endpoints, key: settings}
     try:
         await _told(engine, container, living.sandbox)
-        # Before it is the gateway: a boot removes links that no row tells of, and the default route would go along
+        # Save before the gateway changes: a boot removes links that no row lists, and the default route would go with them.
         await engine.containers.save(container)
         row.sandbox = await engine.networks.choose_gateway(grown, _wanted(container), netns, living.monitor)
         if row.sandbox is not grown:
@@ -127,16 +127,16 @@ def _wanted(container: Container) -> list[Wanted]:
 
 
 async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
-    """What the container reads of its networks follows. It is connected all the same when that fails."""
+    """Update the container's network files and names table. A failure is logged; the container stays connected."""
     try:
         netfiles.refresh(engine.containers, container, before)
         await netfiles.answer_names(engine.containers, container)
-    except Exception as error:  # also what only the container's own changes to these files could lead to
+    except Exception as error:  # includes errors that only the container can cause, by changing these files
         _log.warning("container %s is not told of its networks: %s", container.name, error)
 
 
 def _check_company(engine: Engine, container: Container, record: NetworkRecord) -> None:
-    """By the networks it is on at present: its mode may be one that it has left."""
+    """Checks the networks that the container is on now: it may have left the network of its mode."""
     mode = container.record.host_config.network_mode
     if mode == "host" or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_IS_ALONE)
@@ -156,9 +156,9 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
         endpoints = container.record.endpoints
         if living:
-            engine.networks.without(living.sandbox, record.id)  # raises when it is not on it
+            engine.networks.without(living.sandbox, record.id)  # raises if the container is not on this network
             container.record.sandbox = sandbox = await _with_gateway(engine, container, living, leaving=record.id)
-        # The row first: a boot removes an endpoint that no row tells of, but makes none anew
+        # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
         try:
             container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
             if living:
@@ -183,7 +183,8 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
 
 
 async def _with_gateway(engine: Engine, container: Container, living: _Living, leaving: str = "") -> Sandbox:
-    """Its gateway is another network before one is left. That is left all the same when this fails, as in Docker."""
+    """Choose the gateway anew, before the container leaves network `leaving`. A failure is logged and does not prevent
+    leaving, as in Docker."""
     monitor = living.monitor
     try:
         return await engine.networks.choose_gateway(
@@ -195,7 +196,7 @@ async def _with_gateway(engine: Engine, container: Container, living: _Living, l
 
 
 async def keep_gateway(engine: Engine, container: Container) -> None:
-    """At boot. With one network there is nothing to choose, and nothing to have been cut short."""
+    """Reapply the gateway at boot. With one network there is nothing to choose, so nothing can have been interrupted."""
     await engine.networks.up()
     async with container.lock, container.network_lock:
         living = _living(container)

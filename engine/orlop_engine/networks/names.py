@@ -1,8 +1,8 @@
-"""What the name servers of containers answer from: files below exec-root, written anew whenever a network's members change.
+"""Writes the files from which containers' name servers answer. They are rewritten when a network's members change.
 
-Owns `<exec-root>/network/names/` (one file a user-defined network) and `names` in the run directories of containers on such
-networks. Each write replaces a file as a whole. Monitors read them, also while no daemon runs. A table that cannot be
-written (the file system is full) is kept in memory, and `write_again` writes it once there is space.
+Owns `<exec-root>/network/names/` (one file per user-defined network) and the file `names` in the run directories of
+containers on such networks. Each write replaces a whole file. Monitors read the files, even while no daemon runs. A table
+that cannot be written (the file system is full) is kept in memory, and `write_again` writes it when there is space.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WRITE_AGAIN = 1.0  # seconds
 
 
 def is_named(sandbox: Sandbox | None) -> bool:
-    """Whether a container is on a network whose members know each other by name."""
+    """Whether the container is on a network whose members can look each other up by name."""
     return sandbox is not None and any(attached.dns_names for attached in sandbox.endpoints)
 
 
@@ -47,7 +47,7 @@ class Names:
         self._config = config
 
     def publish(self, network: Network) -> None:
-        """Write who is on a network now. Predefined networks have no names."""
+        """Write the current members of a network. Predefined networks have no names."""
         if network.record.predefined:
             return
         names: dict[str, list[str]] = {}
@@ -63,7 +63,7 @@ class Names:
         self._replace(network_file(self._config.exec_root, network.record.id), _encode(table))
 
     def drop(self, network_id: str) -> None:
-        """A network was removed."""
+        """Remove the file of a removed network."""
         path = network_file(self._config.exec_root, network_id)
         self._unwritten.pop(path, None)
         try:
@@ -72,7 +72,7 @@ class Names:
             pass
 
     def keep(self, network_ids: Iterable[str]) -> None:
-        """At boot: drop the files of all other networks."""
+        """At boot: remove the files of all other networks."""
         known = set(network_ids)
         if os.path.isdir(self._directory):
             for name in os.listdir(self._directory):
@@ -80,7 +80,7 @@ class Names:
                     self.drop(name)
 
     def configure(self, run_dir: str, host: HostConfig, sandbox: Sandbox, links: Mapping[str, str]) -> str:
-        """Write where one container's name server looks; the path."""
+        """Write the configuration of a container's name server. Returns its path."""
         config = self._config
         overrides = files.Overrides(
             host.dns or config.dns, host.dns_search or config.dns_search, host.dns_options or config.dns_opts
@@ -102,7 +102,7 @@ class Names:
         return path
 
     def _replace(self, path: str, content: bytes) -> None:
-        """A name server that reads an old table is better than a container that does not start: failures are logged."""
+        """Failures are logged only: a stale names table is better than a container that does not start."""
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._write(path, content)
@@ -115,13 +115,13 @@ class Names:
 
     def _write(self, path: str, content: bytes) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        half = f"{self._directory}/new"  # here, where the next boot removes what a crash left of it
+        half = f"{self._directory}/new"  # in this directory, so that the next boot removes what a crash leaves behind
         with open(half, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(content)
         os.rename(half, path)
 
     async def write_again(self) -> None:
-        """Run as long as the daemon: writes what could not be written, as soon as that is possible."""
+        """Run as long as the daemon: write pending tables as soon as that is possible."""
         while True:
             await self._failed.wait()
             self._failed = trio.Event()
@@ -132,11 +132,11 @@ class Names:
     def _write_what_is_left(self) -> None:
         for path, content in list(self._unwritten.items()):
             if not os.path.isdir(os.path.dirname(path)) and os.path.dirname(path) != self._directory:
-                del self._unwritten[path]  # the run directory of a container that has ended
+                del self._unwritten[path]  # the run directory of a container that has exited
                 continue
             try:
                 self._write(path, content)
             except OSError:
-                return  # logged when it first failed
+                return  # was logged when it first failed
             del self._unwritten[path]
             _log.info("the names that containers resolve are written again: %s", os.path.basename(path))

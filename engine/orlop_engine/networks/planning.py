@@ -1,4 +1,4 @@
-"""What a container asks of its networks, checked and put in order. No I/O, allocates nothing."""
+"""Checks and orders what a container asks of its networks. No I/O, allocates nothing."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ _INVALID = "invalid endpoint settings:\n"
 
 
 class Request(NamedTuple):
-    """One network and what is asked of it."""
+    """One network and the settings requested for it."""
 
     record: NetworkRecord
     settings: EndpointSettings
 
 
 def network_of(name: str, settings: EndpointSettings | None) -> str:
-    """Which network an entry of `EndpointsConfig` asks for: `NetworkID` goes before the key, unless that is predefined
-    (Docker's getNetworkID). Who judges a request must look at this."""
+    """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless that is a
+    predefined network (Docker's getNetworkID). Access checks must use this function too."""
     if name in PREDEFINED or settings is None or not settings.network_id:
         return "bridge" if name == "default" else name
     return settings.network_id
 
 
 def check_company(network_mode: str, records: Sequence[NetworkRecord]) -> None:
-    """Raises `InvalidParameter` for networks that cannot be a container's together, in whatever order they were asked for.
-    The host's is for who has it as mode: all that is decided by the mode (the namespace, who may) counts on that."""
+    """Raises `InvalidParameter` for networks that a container cannot be on together, in whatever order they were requested.
+    Only a container with network mode `host` may be on the host's network: the namespace and access checks depend on the
+    mode."""
     drivers = {record.driver for record in records}
     if network_mode == "host":
         if drivers - {"host"}:
@@ -68,7 +69,7 @@ def _addresses(settings: EndpointSettings) -> tuple[str, str]:
 
 
 def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
-    """Raises `InvalidParameter` in Docker's words."""
+    """Raises `InvalidParameter` with Docker's messages."""
     addresses = [address for address in _addresses(settings) if address]
     if addresses and record.predefined:
         raise InvalidParameter(_INVALID + "user-specified IP address is supported on user-defined networks only")
@@ -118,8 +119,8 @@ def endpoint_sysctls(settings: EndpointSettings) -> tuple[tuple[str, str], ...]:
 
 
 def choose_gateway(requests: Sequence[Request]) -> Request | None:
-    """The network whose gateway is the container's: highest priority, then not internal, then both families, then by
-    name. None when there is none to route by."""
+    """The network that provides the default route: by highest priority, then not internal, then both families, then by name.
+    None if no network can."""
     able = [request for request in requests if request.record.subnets and not request.record.internal]
     if not able:
         return None
@@ -134,7 +135,7 @@ def choose_gateway(requests: Sequence[Request]) -> Request | None:
 
 
 def interface_names(requests: Sequence[Request]) -> list[str]:
-    """eth0, eth1, ... in order, around names that are asked for."""
+    """eth0, eth1, ... in order, skipping names that are requested explicitly."""
     asked = [(request.settings.driver_opts or {}).get(_OPTION + "endpoint.ifname", "") for request in requests]
     used = set(filter(None, asked))
     if len(used) != len([name for name in asked if name]):
@@ -157,7 +158,7 @@ def interface_names(requests: Sequence[Request]) -> list[str]:
 def dns_names(
     record: NetworkRecord, settings: EndpointSettings, name: str, container_id: str, hostname: str
 ) -> tuple[str, ...]:
-    """What other containers of a user-defined network may call this one, in Docker's order."""
+    """The names by which other containers of a user-defined network can look up this one, in Docker's order."""
     if record.predefined or not record.subnets:
         return ()
     names = [name, *(settings.aliases or ()), container_id[:12], hostname]
@@ -165,5 +166,5 @@ def dns_names(
 
 
 def order(requests: Mapping[str, Request], first: str) -> list[Request]:
-    """The network of the network mode first if it is among them, the others by name."""
+    """The requests in order: the network of the network mode first, if requested, then by name."""
     return [requests[ident] for ident in sorted(requests, key=lambda each: (each != first, requests[each].record.name))]

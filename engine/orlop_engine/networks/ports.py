@@ -1,8 +1,9 @@
-"""Ports: Docker's `ExposedPorts` and `PortBindings` parsed, and host ports taken.
+"""Ports: parses Docker's `ExposedPorts` and `PortBindings`, and allocates host ports.
 
-A host port is taken by binding it, in the daemon: nothing else can take it from then on, and what reaches it before the
-driver's rules are in waits in its queue. The sockets go to the container's monitor, which serves loopback and IPv6 by them
-and holds the port as long as it lives, whether we do or not. The table here holds what several containers ask of us.
+The daemon takes a host port by binding it, so no other program can take it. Connections that arrive before the driver's
+rules are installed wait in the socket's queue. The sockets are passed to the container's monitor, which serves loopback and
+IPv6 with them and holds the port as long as it lives, with or without a daemon. The table here finds conflicts between
+containers.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 _BACKLOG = 4096  # bounded by net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
 _MAX_EXPOSED = 32_768
-_MAX_PUBLISHED = 4_096  # each is two sockets of the container's monitor, and rules
-_AT_ONCE = 64  # ports taken between two looks at what else there is to do: a port is some 30 us
-_TRIES = 256  # other engines of this machine take theirs in the same order
+_MAX_PUBLISHED = 4_096  # a port costs two sockets in the container's monitor, and packet filter rules
+_AT_ONCE = 64  # ports taken between two checkpoints; a port takes about 30 us
+_TRIES = 256  # other engines on this machine try ephemeral ports in the same order
 
 PortBindings = Mapping[str, Sequence[PortBinding] | None]
 
 
 class Wanted(NamedTuple):
-    """One container port to publish. `low`..`high` is the range of host ports to take the first free one of, (0, 0) any."""
+    """One container port to publish. `low`..`high` is a range of host ports; the first free one is taken. (0, 0) is any
+    port."""
 
     protocol: str
     container_port: int
@@ -44,7 +46,7 @@ class Wanted(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """A host port that is ours. No socket for what has no listener (SCTP)."""
+    """A host port that this engine has taken. `socket` is None for protocols without a listener (SCTP)."""
 
     port: PublishedPort
     socket: socket.socket | None
@@ -93,8 +95,8 @@ def _too_many(what: str, limit: int) -> InvalidParameter:
 
 
 def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:
-    """What to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral one. Raises for
-    every port that is none, also for those that are not published: lists show them."""
+    """The ports to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral port. Raises
+    for every invalid port, also for those not published, because lists show them."""
     found: list[Wanted] = []
     bound: set[tuple[int, str]] = set()
     for text, given in bindings.items():
@@ -113,17 +115,17 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
         if len(found) + len(bare) > _MAX_PUBLISHED:
             raise _too_many("published", _MAX_PUBLISHED)
         found += [Wanted(protocol, port, "", 0, 0) for port, protocol in bare if (port, protocol) not in bound]
-    # Fixed host ports first: an ephemeral one must not take what a sibling asks for by number.
+    # Fixed host ports first: an ephemeral port must not take one that another binding asks for by number.
     return sorted(
         set(found), key=lambda want: (want.low == 0, want.low != want.high, want.container_port, want.protocol, want)
     )
 
 
-# --- taking ---------------------------------------------------------------------------------------------------------
+# --- allocation -----------------------------------------------------------------------------------------------------
 
 
 class _Taken(Exception):
-    """A candidate cannot be had; the text is Docker's."""
+    """A candidate port is not available. The message is Docker's."""
 
 
 def ephemeral_range() -> tuple[int, int]:
@@ -163,7 +165,7 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            # A port whose last connections are in TIME_WAIT is free; for UDP the option would mean sharing.
+            # Makes a port with connections in TIME_WAIT available. Not for UDP, where the option would share the port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         if protocol == "tcp":
@@ -175,9 +177,9 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
 
 
 class _Ephemeral:
-    """Ephemeral ports in the order in which they are tried: those after the one that was given last, and then from the
-    beginning. Of one allocation, which goes on where the port before was found: a port that was not free is not tried for
-    each of thousands. Iterating gives each port once."""
+    """Ephemeral ports in the order in which they are tried: from the one after the last port given, then from the start of
+    the range. Use one object per allocation: it continues where the previous port was found, so that thousands of ports do
+    not each retry the occupied ones. Iterating gives each port once."""
 
     def __init__(self, last: int) -> None:
         self._low, self._high = ephemeral_range()
@@ -192,7 +194,8 @@ class _Ephemeral:
 
 
 class PortAllocator:
-    """Which host ports are ours. Not persistent: `adopt` says at boot what living containers hold."""
+    """The host ports that containers of this engine hold. Not stored: `adopt` is called at boot with those of running
+    containers."""
 
     def __init__(self, default_ip: str = "0.0.0.0") -> None:
         self._default_ip = default_ip
@@ -200,7 +203,8 @@ class PortAllocator:
         self._last = 0
 
     async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "") -> list[Bound]:
-        """All or nothing. `DriverError` in Docker's words. `default_ip` is the network's, where no address is asked for."""
+        """Take all ports or none. Raises `DriverError` with Docker's message. `default_ip` is the network's, for bindings
+        without an address."""
         found: list[Bound] = []
         ephemeral = _Ephemeral(self._last) if any(not want.low for want in wanted) else None
         try:
@@ -245,7 +249,7 @@ class PortAllocator:
                 try:
                     sock = _open(want.protocol, address, port)
                 except OSError as error:
-                    # The host has the IPv6 module, and IPv6 off: the IPv4 binding is what there is to have.
+                    # The host has IPv6 disabled at run time: the IPv4 binding suffices.
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         continue
                     raise _Taken(
@@ -269,12 +273,12 @@ class PortAllocator:
                 raise _Taken(f"Bind for {_shown(address)}:{port} failed: port is already allocated")
 
     def adopt(self, ports: Iterable[PublishedPort]) -> None:
-        """Held by living containers."""
+        """Record the ports that running containers hold."""
         for port in ports:
             self._taken.setdefault((port.protocol, port.host_port), []).append(ipaddress.ip_address(port.host_ip))
 
     def release(self, ports: Iterable[PublishedPort]) -> None:
-        """Not taken: no error."""
+        """Free the ports. Ignores ports that are not taken."""
         for port in ports:
             key = (port.protocol, port.host_port)
             held = self._taken.get(key, [])
@@ -286,7 +290,7 @@ class PortAllocator:
 
 
 def _reason(error: OSError) -> str:
-    """The words of Go's errno table, which clients match on."""
+    """The message of Go's errno table, which clients match on."""
     known = {
         errno.EADDRINUSE: "address already in use",
         errno.EADDRNOTAVAIL: "cannot assign requested address",

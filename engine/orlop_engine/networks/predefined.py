@@ -1,4 +1,5 @@
-"""The networks that are always there: `bridge`, `host`, `none`. Their rows follow daemon.json at each boot; ids stay."""
+"""The predefined networks `bridge`, `host`, `none`. Their rows are updated from daemon.json at each boot; their ids do not
+change."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def _bridge_options(config: Config) -> dict[str, str]:
 
 
 def _from_address(text: str, ip_range: str, what: str) -> SubnetRecord:
-    """`bip` is the bridge's address and its subnet in one."""
+    """`bip` gives the bridge's address and its subnet in one."""
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError as error:
@@ -49,12 +50,12 @@ def _from_address(text: str, ip_range: str, what: str) -> SubnetRecord:
 
 
 def _network(text: str) -> str:
-    """`fixed-cidr` may be written with an address of the range, as in Docker."""
+    """The network of `fixed-cidr`, which may be written with host bits, as in Docker."""
     return str(ipaddress.ip_interface(text).network) if text else ""
 
 
 def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRecord | None:
-    """The subnet of last time, if the range lies in it."""
+    """The subnet of the existing row, if the range lies in it."""
     for each in held:
         if (":" in each.subnet) != (version == 6):
             continue
@@ -64,7 +65,8 @@ def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRe
 
 
 def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
-    """With `default-gateway` of its family, under Docker's name: containers route by that address, and none gets it."""
+    """Add `default-gateway` of this family, under Docker's name: containers use that address as gateway, and none gets it.
+    Add `default-gateway` of this family, under Docker's name: containers use that address as gateway, and none gets it."""
     wanted, name = (
         (config.default_gateway_v6, GATEWAY_AUXILIARIES[6])
         if ":" in record.subnet
@@ -78,7 +80,8 @@ def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
 def _bridge_subnets(
     config: Config, held: Sequence[SubnetRecord], choice: Callable[[], Choice], address_of: Callable[[str], str]
 ) -> tuple[SubnetRecord, ...]:
-    """daemon.json first, then an administrator's bridge, then what it was last time, then a free one."""
+    """The subnets of the default bridge: from daemon.json, else the administrator's bridge, else the existing row, else free
+    ones."""
     found: list[SubnetRecord] = []
     given = config.bip or (address_of(config.bridge) if config.bridge and config.bridge != config.default_bridge else "")
     fixed = _network(config.fixed_cidr)
@@ -104,7 +107,7 @@ def _bridge_subnets(
 
 
 def check(config: Config) -> None:
-    """Raise `InvalidParameter` for what no start could use, as far as it does not depend on what a daemon has kept."""
+    """Raises `InvalidParameter` for a configuration with which no boot could succeed, whatever rows exist."""
     pools = address_pools(config, "")
     predefined_records(config, {}, lambda: Choice(pools, (), ()), host.bridge_address)
 
@@ -115,7 +118,7 @@ def predefined_records(
     choice: Callable[[], Choice],
     address_of: Callable[[str], str],
 ) -> list[NetworkRecord]:
-    """`held`: the rows of last time by name. `choice` is only called when a subnet must be found."""
+    """`held`: the existing rows by name. `choice` is called only if a subnet must be chosen."""
     found = []
     for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
         old = held.get(name)

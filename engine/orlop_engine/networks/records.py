@@ -1,4 +1,4 @@
-"""What networks keep: the row of a network, and the sandbox that a container's row holds. What a plan is made of."""
+"""The stored records: the row of a network, and the sandbox in a container's row. Also the plan of a start."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 
 
 GATEWAY_AUXILIARIES = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
-"""Docker's names of the auxiliary address that containers route by in place of the bridge's."""
+"""Docker's names of the auxiliary addresses that containers use as gateway instead of the bridge's address."""
 
 
 class SubnetRecord(msgspec.Struct, frozen=True):
-    """One entry of `IPAM.Config`. `gateway` is always filled in; `chosen`: the subnet was a user's wish, not ours."""
+    """One entry of `IPAM.Config`. `gateway` is always set. `chosen`: a user chose the subnet."""
 
     subnet: str
     gateway: str
@@ -38,7 +38,7 @@ class SubnetRecord(msgspec.Struct, frozen=True):
 
     @property
     def route_by(self) -> str:
-        """The gateway of containers."""
+        """The gateway that containers use."""
         return self.auxiliary.get(GATEWAY_AUXILIARIES[6 if ":" in self.subnet else 4]) or self.gateway
 
 
@@ -62,7 +62,7 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttachedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's place on one network. `endpoint.network` is the network as it was when the container started."""
+    """A container's endpoint on one network. `endpoint.network` is the network as it was when the container started."""
 
     driver: str
     endpoint: Endpoint
@@ -76,8 +76,8 @@ class AttachedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a running container's network. The first endpoint is that of its network mode, if it is on that. `iptables`: as
-    it was at the start; false in a row of a daemon that did not keep it."""
+    """The complete network of a running container. The first endpoint is that of its network mode, if the container is on
+    that network. `iptables`: the setting at the start; false in a row of an older daemon, which did not store it."""
 
     container_id: str
     container_name: str
@@ -88,7 +88,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gateway(self) -> AttachedEndpoint | None:
-        """Where its default route leads, and its ports are published."""
+        """The endpoint of the default route and of the published ports."""
         return next((attached for attached in self.endpoints if attached.endpoint.default_route), None)
 
     @property
@@ -97,7 +97,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint before its namespace exists (`endpoint.netns` is "")."""
+    """An endpoint before its network namespace exists (`endpoint.netns` is "")."""
 
     driver: str
     endpoint: Endpoint
@@ -106,8 +106,8 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan:
-    """What a start has reserved: give it to `Networks.attach`, or to `abandon`. Owns its sockets until they are handed over
-    (`forwards` and `sockets` match one to one)."""
+    """What a start has reserved: pass it to `Networks.attach` or to `abandon`. Owns its sockets until they are handed over
+    (`forwards` and `sockets` correspond one to one)."""
 
     def __init__(self, container_id: str, container_name: str, network_mode: str, hostname: str) -> None:
         self.container_id = container_id
@@ -120,7 +120,7 @@ class Plan:
         self.attached = False
 
     def close_sockets(self) -> None:
-        """Ours only: a monitor that was given them has its own. May be called twice."""
+        """Close the daemon's copies only: a monitor that received the sockets has its own. May be called twice."""
         for sock in self.sockets:
             sock.close()
 

@@ -1,11 +1,11 @@
-"""The networks of the engine: rows, addresses, host ports; what a container gets of them at its start.
+"""The networks of the engine: rows, addresses, host ports, and what a container gets of them when it starts.
 
-Owns the table `networks`. Addresses and ports in use are memory, rebuilt at boot from the sandboxes that living containers
-carry in their own rows. A driver's objects are made before the row is written and removed before it is deleted: after a
-crash in between, `restore` has the driver remove what belongs to no row, or the row makes its objects anew.
+Owns the table `networks`. Addresses and ports in use are held in memory and rebuilt at boot from the sandboxes in the rows
+of running containers. A driver's objects are created before the row is written and removed before it is deleted. After a
+crash in between, `restore` has the driver remove objects without a row and create those that are missing.
 
-A start: `plan` reserves everything, `attach` makes it real, `abandon` gives back a plan that came to nothing, `release` what
-a container had.
+A start calls `plan`, which reserves everything, then `attach`, which creates the endpoints. `abandon` returns what an unused
+plan has reserved; `release` returns what a container had.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _log = logging.getLogger("orlop.networks")
 
 
 class Networks:
-    """Made once; `load` before anything else, `restore` once the living containers are known."""
+    """The networks service, one per daemon. Call `load` first, and `restore` once the running containers are known."""
 
     def __init__(
         self, store: Store, events: EventBus, drivers: Callable[[str], Awaitable[NetworkDriver]], config: Config
@@ -57,7 +57,7 @@ class Networks:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Load the rows and add the predefined networks. No driver is asked: that waits for `restore`."""
+        """Load the rows and add the predefined networks. Calls no driver: `restore` does."""
         loaded: list[NetworkRecord] = []
         for key, value in self._store.load("networks"):
             try:
@@ -76,33 +76,33 @@ class Networks:
             self._add(record)
 
     def check_config(self, config: Config) -> None:
-        """Raise what `load` would with this configuration."""
+        """Raise what `load` would raise with this configuration."""
         held = {record.name: record for record, _ in self.records() if record.predefined}
         predefined_records(config, held, self._choice, host.bridge_address)
 
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
-        """Once, at boot: have every network made (one that cannot be is reported by each start that needs it), take what
-        living containers hold, and have each driver make the host exactly that. What changes networks waits for it."""
+        """Call once, at boot: create every network (a failure is reported by each start that needs the network), mark what
+        running containers hold, and have each driver make the host match. Changes to networks wait until this is done."""
         try:
             for network in list(self._networks.values()):
                 await self._make(network)
             await self._attachments.restore(list(sandboxes))
             self.names.keep(self._networks)
-            for network in self._networks.values():  # once, with all members: the old tables are right until then
+            for network in self._networks.values():  # once, with all members: until then the previous tables are correct
                 self.names.publish(network)
         finally:
             self._up.set()
 
     async def up(self) -> None:
-        """Wait until drivers have brought the networks up after the boot."""
+        """Wait until the drivers have restored the networks after the boot."""
         await self._up.wait()
 
     def in_flight(self, endpoint_id: str) -> bool:
-        """Whether this endpoint is just being made or taken down."""
+        """Whether this endpoint is being created or removed at the moment."""
         return any(endpoint_id in network.planned for network in self._networks.values())
 
     async def withdraw(self) -> None:
-        """At a stop with nothing running: take the networks' objects off the host. `restore` makes them anew."""
+        """At a shutdown without running containers: remove the networks' objects from the host. `restore` recreates them."""
         await self._up.wait()
         for network in self._networks.values():
             try:
@@ -126,7 +126,7 @@ class Networks:
             _log.error("network %s cannot be made: %s", network.record.name, error)
 
     async def _mend(self, network: Network) -> None:
-        """One that could not be made, or is not whole any more, is made for who needs it."""
+        """Create a network again that could not be created, or that is incomplete, before it is used."""
         if network.fault:
             await self._make(network)
         if network.fault:
@@ -140,24 +140,24 @@ class Networks:
         return creation.Choice(self._pools(), taken, host.used())
 
     def overlaps_host(self, request: CreateRequest) -> list[str]:
-        """The subnets that a request asks for and the host uses: its routes, its name servers. Containers there would
-        receive what the host sends to others, so not everybody may ask for them."""
+        """The requested subnets that overlap the host's routes or name servers. Containers there would receive traffic that
+        the host sends elsewhere, so access control may refuse them."""
         return creation.overlapping(request, host.used() + host.gateway_routes())
 
     def outside_pools(self, request: CreateRequest) -> list[str]:
-        """The subnets that a request asks for and that are not of `default-address-pools`. What the host reaches by its
-        default route alone, such as other subnets of a site, shows in no route: that pools are free has been decided."""
+        """The requested subnets outside `default-address-pools`. Networks that the host reaches only by its default route,
+        such as other subnets of a site, show in no route; the administrator has declared that the pools are free."""
         return creation.outside(request, self._pools())
 
-    # --- looking ----------------------------------------------------------------------------------------------------
+    # --- lookup -----------------------------------------------------------------------------------------------------
 
     def resolve(self, name_or_id: str) -> NetworkRecord:
-        """By id, name, or unambiguous start of an id, in this order."""
+        """Find a network by id, name, or unambiguous prefix of an id, in this order."""
         return self._resolve(name_or_id).record
 
     def known(self, ref: str) -> NetworkRecord | None:
-        """By id or name alone: what is stored of a container must never come to mean the network of somebody else whose id
-        happens to begin so."""
+        """Find a network by id or name only: a stored reference must never match another network whose id happens to begin
+        with it."""
         found = self._known(ref)
         return found.record if found else None
 
@@ -181,14 +181,14 @@ class Networks:
         return views.network_view(network.record, network.members.values())
 
     def records(self) -> list[tuple[NetworkRecord, bool]]:
-        """(row, whether a container uses it), the latest first."""
+        """(row, whether a container uses it), newest first."""
         ordered = sorted(self._networks.values(), key=lambda network: (-network.record.created_ns, network.record.name))
         return [(network.record, network.in_use) for network in ordered]
 
     def list(self) -> Sequence[NetworkView]:
         return [views.network_view(record) for record, _ in self.records()]
 
-    # --- changing ---------------------------------------------------------------------------------------------------
+    # --- changes ----------------------------------------------------------------------------------------------------
 
     async def create(self, request: CreateRequest) -> NetworkRecord:
         """Make a user-defined network."""
@@ -246,21 +246,21 @@ class Networks:
                 raise Forbidden(
                     f"error while removing network: network {record.name} has active endpoints ({users or 'starting'})"
                 )
-            # Out of sight first: no start may plan an endpoint on what is being removed.
+            # Remove it from the tables first: no start may plan an endpoint on a network that is being removed.
             del self._networks[record.id], self._by_name[record.name]
             try:
                 driver = await self._drivers(record.driver)
                 await driver.delete_network(network.spec)
                 await self._store.commit([Delete("networks", record.id)])
             except BaseException as error:
-                network.fault = f"it was being removed: {error}"  # how much of it is left, nobody knows
+                network.fault = f"it was being removed: {error}"  # the driver may have removed part of it
                 self._networks[record.id] = self._by_name[record.name] = network
                 raise
         self.names.drop(record.id)
         self._publish("destroy", record)
 
     async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> Sequence[str]:
-        """Remove the unused user-defined networks that `wanted` says yes to; their names."""
+        """Remove the unused user-defined networks for which `wanted` is true. Returns their names."""
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
@@ -272,7 +272,7 @@ class Networks:
                 try:
                     await self.remove(record.id)
                 except (Forbidden, NotFound):
-                    continue  # taken into use, or removed, meanwhile
+                    continue  # taken into use, or removed, in the meantime
                 except DriverError as error:
                     _log.warning("network %s cannot be pruned: %s", record.name, error)
                     continue
@@ -289,7 +289,7 @@ class Networks:
 
     @staticmethod
     def sandbox_kind(network_mode: str) -> str:
-        """ "new", "host", or "container:ID"."""
+        """The kind of sandbox: "new", "host", or "container:ID"."""
         if network_mode == "host" or network_mode.startswith("container:"):
             return network_mode
         return "new"
@@ -297,8 +297,8 @@ class Networks:
     def pin(
         self, network_mode: str, endpoints: Mapping[str, EndpointSettings | None]
     ) -> tuple[str, dict[str, EndpointSettings]]:
-        """At create: the mode, and all networks that are asked for, under what leads to the same ones from now on (see
-        `known`). The mode's network is one of them only where no other is asked for, as in Docker."""
+        """At create: the mode and all requested networks, with references that keep their meaning (see `known`). The mode's
+        network is included only if no other is requested, as in Docker."""
         mode = self._pinned("bridge" if network_mode in ("", "default") else network_mode)
         if mode.startswith("container:"):
             return mode, {}
@@ -311,7 +311,7 @@ class Networks:
         return mode, dict(found.values()) or {mode: EndpointSettings()}
 
     def _pinned(self, ref: str) -> str:
-        """What was given, or the full id where that was the start of one. One that does not exist yet: what was given."""
+        """The full id if `ref` is a prefix of one, else `ref`, also if no such network exists yet."""
         if ref.startswith("container:") or self._known(ref):
             return ref
         try:
@@ -320,8 +320,7 @@ class Networks:
             return ref
 
     def _available(self, endpoints: Mapping[str, EndpointSettings]) -> Mapping[str, EndpointSettings]:
-        """With `"bridge": "none"` there is no default bridge, and a container that asks for it has only its other networks,
-        if any, as in Docker."""
+        """The endpoints without the default bridge if daemon.json has `"bridge": "none"`, as in Docker."""
         if self._config.bridge_name:
             return endpoints
         return {name: settings for name, settings in endpoints.items() if name not in ("bridge", "default")}
@@ -340,7 +339,7 @@ class Networks:
         return planning.order(found, first.id if first else "")
 
     def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
-        """At create: what could never start is refused. Raises what `plan` would."""
+        """At create: refuse what could never start. Raises what `plan` would."""
         if not network_mode.startswith("container:"):
             planning.interface_names(self._requests(network_mode, endpoints))
 
@@ -356,8 +355,8 @@ class Networks:
         publish_all: bool,
         links: Sequence[LinkedPort] = (),
     ) -> Plan:
-        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, is all networks.
-        `links` are those of the default bridge."""
+        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, are all networks of the
+        container. `links` are those of the default bridge."""
         await self._up.wait()
         requests = self._requests(network_mode, endpoints)
         for request in requests:
@@ -367,22 +366,22 @@ class Networks:
         )
 
     async def attach(self, plan: Plan, netns_path: str) -> Sandbox:
-        """Connect the namespace to all of the plan's networks, or to none. The plan's sockets stay the caller's to hand to
-        the monitor and to close."""
+        """Connect the namespace to all of the plan's networks, or to none. The caller still owns the plan's sockets: it
+        hands them to the monitor and closes them."""
         return await self._attachments.attach(plan, netns_path)
 
     async def abandon(self, plan: Plan) -> None:
-        """Give back a plan that was not attached. May be called twice."""
+        """Return what an unused plan has reserved. May be called twice."""
         self._attachments.abandon(plan)
 
     async def release(self, sandbox: Sandbox) -> None:
-        """A container ended: withdraw its ports, give back its addresses. May be called twice; a driver's failure is
-        logged, as nobody could act on it here."""
+        """A container has exited: remove its published ports and free its addresses. May be called twice. A driver's failure
+        is only logged, as no caller could act on it."""
         await self._up.wait()
         await self._attachments.release(sandbox)
 
     async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox:
-        """Connect a running container to one more network. Whether that is its gateway is for `elect` to say."""
+        """Connect a running container to one more network. Call `choose_gateway` afterwards."""
         await self._up.wait()
         network = self._resolve(name_or_id)
         record = network.record
@@ -396,40 +395,40 @@ class Networks:
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns_path: str, listeners: Listeners, *, leaving: str = ""
     ) -> Sandbox:
         """Choose the gateway of a running container anew, after a `connect` and before a `disconnect` (`leaving`: the id of
-        that network): its default route and its published ports go there. `wanted`: what to publish if nothing is published
-        yet. All or nothing."""
+        that network). Moves its default route and its published ports there. `wanted`: what to publish if nothing is
+        published yet. All or nothing."""
         await self._up.wait()
         return await self._attachments.choose_gateway(sandbox, wanted, netns_path, listeners, leaving)
 
     async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
-        """Once after a boot, for a living container: its gateway is the one that its row tells of, whatever the last daemon
-        was at when it died."""
+        """Call once after a boot for each running container: reapplies the gateway of its row, whatever the previous daemon
+        was doing when it died."""
         await self._attachments.keep_gateway(sandbox, netns_path, listeners)
 
     def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
-        """What `disconnect` will leave of a running container's network. `Forbidden` when it is not on this one."""
+        """The sandbox as `disconnect` will leave it. `Forbidden` if the container is not on this network."""
         return self._attachments.without(sandbox, self._resolve(name_or_id).record)
 
     async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
-        """Take a running container off a network; `elect` first."""
+        """Disconnect a running container from a network. Call `choose_gateway` first."""
         await self._up.wait()
         return await self._attachments.disconnect(sandbox, self._resolve(name_or_id).record, netns_path)
 
     def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
-        """The sandbox of a container under a new name; `enlist` it once the row has it."""
+        """The sandbox with the container's new name. Pass it to `enlist` once the row is saved."""
         return self._attachments.renamed(sandbox, name)
 
     def enlist(self, sandbox: Sandbox) -> None:
-        """Its networks show it, and answer for its names, as it is now."""
+        """Update the container's entries in its networks: members and DNS names."""
         self._attachments.enlist(sandbox)
 
     def host_gateways(self) -> tuple[str, ...]:
-        """The addresses that `host-gateway` of `--add-host` stands for; none without a default bridge."""
+        """The addresses of `host-gateway` in `--add-host`; none without a default bridge."""
         bridge = self._by_name.get("bridge")
         return files.host_gateways(self._config, bridge.record if bridge else None)
 
     def of_sandbox(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
-        """The rows of the networks a container is on."""
+        """The rows of the networks that a container is on."""
         found = (self._networks.get(attached.network.id) for attached in sandbox.endpoints)
         return [network.record for network in found if network is not None]
 
@@ -441,33 +440,33 @@ class Networks:
         exposed: Collection[str] = (),
         running: bool = True,
     ) -> dict[str, Any]:
-        """`NetworkSettings` of inspect and list. Without an endpoint, what is configured: of networks that were removed
-        since, what they were called."""
+        """`NetworkSettings` of inspect and list. Without an endpoint: the configured networks, those removed since by their
+        old names."""
         configured: dict[str, tuple[str, EndpointSettings]] = {}
         for name, settings in (endpoints or {}).items() if sandbox is None or not sandbox.endpoints else ():
             record = self.known(name)
             configured[record.name if record else name] = (record.id if record else "", settings)
         found = views.container_settings(sandbox, configured, exposed, running=running)
         if "bridge" in found["Networks"]:
-            # The name of the daemon's own bridge is not told, as in Docker.
+            # The name of the daemon's own bridge is not shown, as in Docker.
             found["Bridge"] = "" if self._config.bridge == "none" else self._config.bridge
         return found
 
 
 def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:
-    """A record that may stand beside the others. Raises what is wrong with it."""
+    """The record, if it can coexist with the others. Raises what is wrong with it."""
     if record.id != key:
         raise ValueError(f"it says that its id is {record.id[:80]!r}")
     if any(other.name == record.name for other in others):
         raise ValueError(f"its name {record.name[:80]!r} is another network's")
     if record.predefined != (record.name in PREDEFINED):
         raise ValueError(f"a predefined network cannot be called {record.name[:80]!r}, nor another as one of those")
-    Network(record)  # its subnets can be used
+    Network(record)  # raises if its subnets are invalid
     return record
 
 
 def _host_id(data_root: str) -> str:
-    """What tells this host's daemon from any other: for the IPv6 prefix."""
+    """An id of this host's daemon, from which its IPv6 prefix is derived."""
     try:
         with open("/etc/machine-id") as file:
             return file.read().strip() + data_root

@@ -1,4 +1,4 @@
-"""One network in memory: its row, its addresses, who is on it."""
+"""One network in memory: its row, its addresses, its members."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def new_id() -> str:
 
 
 class Network:
-    """Pools are rebuilt at boot from the row and from the endpoints of living containers. `planned` are endpoints of starts
-    under way. `fault` says why its driver could not make it."""
+    """The pools are rebuilt at boot from the row and from the endpoints of running containers. `planned` are endpoints that
+    are being created or removed. `fault` is the error with which the driver could not create the network."""
 
     def __init__(self, record: NetworkRecord) -> None:
         self.members: dict[str, tuple[Sandbox, AttachedEndpoint]] = {}
@@ -51,7 +51,7 @@ class Network:
         return bool(self.members or self.planned)
 
     def allocate(self, settings: EndpointSettings) -> tuple[Address, ...]:
-        """One address a family, all or none."""
+        """Allocate one address per family, all or none."""
         config = settings.ipam_config or EndpointIPAMConfig()
         for text in filter(None, (config.ipv4_address, config.ipv6_address)):
             if not any(_family(text) == pool.subnet.version and text in pool for pool in self.pools):
@@ -69,7 +69,8 @@ class Network:
         return tuple(found)
 
     def mark(self, endpoint: Endpoint) -> None:
-        """Held by a living container. An address that lies in no present subnet is nobody else's either."""
+        """Mark the addresses of a running container. Ignores an address outside the present subnets, as no other can get it.
+        Mark the addresses of a running container. Ignores an address outside the present subnets, as no other can get it."""
         for pool, address in self._placed(endpoint.addresses):
             pool.reserve(address)
 
@@ -89,7 +90,7 @@ def _family(text: str) -> int:
 
 
 def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
-    """What was asked for, else one made of the IPv4 address, else the driver's choice."""
+    """The requested MAC address, else one derived from the IPv4 address, else the driver's choice ("")."""
     if settings.mac_address:
         return settings.mac_address.replace("-", ":").lower()
     for each in addresses:

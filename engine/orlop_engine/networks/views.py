@@ -1,4 +1,4 @@
-"""Networks as clients see them: list and inspect of a network, `NetworkSettings` of a container. Pure."""
+"""Networks as the API shows them: list and inspect of a network, `NetworkSettings` of a container. No I/O."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _container(sandbox: Sandbox, attached: AttachedEndpoint) -> NetworkContainer
 
 
 def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, AttachedEndpoint]] = ()) -> NetworkView:
-    """`members` are left out of lists."""
+    """`members` are omitted in lists."""
     containers = {sandbox.container_id: _container(sandbox, attached) for sandbox, attached in members}
     return NetworkView(
         name=record.name,
@@ -72,7 +72,8 @@ def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, Attac
 
 
 def normal_ports(exposed: Collection[str]) -> list[str]:
-    """ "80-81" -> ["80/tcp", "81/tcp"]. Without what is no port: an image may bring anything, and lists are everybody's."""
+    """ "80-81" -> ["80/tcp", "81/tcp"]. Skips invalid ports: an image may contain anything, and one image must not break
+    lists."""
     found: list[str] = []
     for text in exposed:
         with suppress(InvalidParameter):
@@ -132,9 +133,10 @@ def container_settings(
     *,
     running: bool,
 ) -> dict[str, Any]:
-    """`NetworkSettings`. `configured` (network name -> (its id, what was asked)) is what a stopped container shows. The
-    top-level address fields are those of the default bridge, as old clients expect; api drops them for new ones. Ports are
-    the gateway's, as in Docker: without one (modes `host`, `none`, `container:`; internal networks) there are none."""
+    """`NetworkSettings`. A stopped container shows `configured` (network name -> (its id, the settings)). The top-level
+    address fields are those of the default bridge, as old clients expect; the API layer drops them for new ones. Ports are
+    those of the gateway's endpoint, as in Docker: without one (modes `host`, `none`, `container:`; internal networks) there
+    are none."""
     attached = {each.network.name: each for each in sandbox.endpoints} if sandbox else {}
     networks = {name: _endpoint(each.settings, each.network.id, each) for name, each in attached.items()} or {
         name: _endpoint(settings, network_id, None) for name, (network_id, settings) in configured.items()
