@@ -1,7 +1,7 @@
 """HTTP/1.1 on trio, for a daemon's API: keep-alive, streaming, hijack. Knows nothing of Docker.
 
-`messages` is what handlers see. `head`, `framing` and `encode` are the protocol without IO; `transport` moves bytes,
-`connection` runs one client, `server` all of them. Nothing here survives a crash, and nothing needs to.
+`messages` is the interface of handlers. `head`, `framing` and `encode` are the protocol without IO; `transport` moves bytes,
+`connection` serves one client, `server` all of them. It keeps no state on disk.
 """
 
 from __future__ import annotations

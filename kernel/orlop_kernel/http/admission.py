@@ -1,8 +1,8 @@
-"""Which connections a server takes: how many at once, and how many of them by one peer.
+"""Limits connections: how many a server has at once, and how many of them belong to one peer.
 
-A peer is a user of this machine, or an address of another. One that has too many loses those that wait for a request,
-longest first; where none waits, the new connection is refused. So a client with many idle connections, or one that begins
-requests and never ends them, is in nobody's way but its own.
+A peer is a user of this machine, or a remote address. When a peer has too many, its connections that wait for a request are
+closed, longest wait first; when none waits, the new connection is refused. So a client that opens many idle connections, or
+never completes its requests, harms only itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Admission", "Lease", "Refused", "peer_key"]
 
 
 class Refused(Exception):
-    """A connection too many; the text is for the peer and for the log."""
+    """The connection exceeds a limit; the text is for the peer and for the log."""
 
 
 class _Peer:
@@ -31,12 +31,12 @@ class _Peer:
         self.key = key
         self.open = 0
         self.buffered = 0
-        # Not a dict, whose first key costs a search when those before it were removed
+        # Not a dict: finding its first key is slow after many removals
         self.waiting: OrderedDict[Lease, float] = OrderedDict()
 
 
 class Lease:
-    """One connection's place among those allowed. `scope` ends the connection."""
+    """One connection's slot. `scope` ends the connection."""
 
     __slots__ = ("_admission", "_peer", "scope")
 
@@ -46,23 +46,23 @@ class Lease:
         self.scope = trio.CancelScope()
 
     def wait(self) -> None:
-        """From now on the connection waits for a request, and may be ended to make place for another."""
+        """From now on the connection waits for a request, and may be closed to free its slot."""
         if self._peer is not None:
             self._peer.waiting.setdefault(self, trio.current_time())
 
     def work(self) -> None:
-        """A whole request has arrived."""
+        """A whole request has arrived: the connection may no longer be closed for its slot."""
         if self._peer is not None:
             self._peer.waiting.pop(self, None)
 
     @property
     def waits(self) -> bool:
-        """Between `wait` and `work`."""
+        """Whether the connection is between `wait` and `work`."""
         return self._peer is not None and self in self._peer.waiting
 
     def buffer(self, size: int) -> bool:
-        """Account for bytes of a body that are kept until it is whole; a negative number once they no longer are. False, and
-        they are not accounted for, when the peer has too many."""
+        """Account for `size` bytes of a body that is buffered until it is complete; a negative `size` returns them. False,
+        without accounting, when the peer would have too many."""
         peer = self._peer
         if peer is None:
             return size <= 0
@@ -73,12 +73,12 @@ class Lease:
         return True
 
     def end(self) -> None:
-        """Cancel the connection; its place is free at once."""
+        """Cancel the connection and free its slot at once."""
         self.release()
         self.scope.cancel()
 
     def release(self) -> None:
-        """Give the place back; may be called twice."""
+        """Free the slot; may be called twice."""
         peer, self._peer = self._peer, None
         if peer is not None:
             peer.waiting.pop(self, None)
@@ -94,8 +94,8 @@ class Admission:
         self._open = 0
 
     def admit(self, key: str, descriptor: int = 0) -> Lease:
-        """A place for a new connection of this peer. `descriptor` is the number it got: the kernel gives the lowest that is
-        free, so that at least so many are in use. Raises `Refused`."""
+        """A slot for a new connection of this peer. `descriptor` is its file descriptor: the kernel assigns the lowest free
+        number, so at least that many are in use. Raises `Refused`."""
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = _Peer(key)
@@ -119,7 +119,7 @@ class Admission:
         return ""
 
     def _make_place(self, peer: _Peer) -> bool:
-        """End a waiting connection: this peer's, or, unless the peer has used up its own share, one of the peer's with the
+        """Close a waiting connection: one of this peer, or, while the peer is below its own share, one of the peer with the
         most. False when none waits."""
         victim: _Peer | None = peer
         if not peer.waiting:
@@ -133,14 +133,14 @@ class Admission:
         return True
 
     def released(self, peer: _Peer) -> None:
-        """A lease has ended."""
+        """Called when a lease has ended."""
         peer.open -= 1
         self._open -= 1
         if not peer.open:
             self._peers.pop(peer.key, None)
 
     def waiting(self) -> Iterator[tuple[Lease, float]]:
-        """Of each peer the connection that has waited longest, and since when."""
+        """For each peer, the connection that has waited longest, and since when."""
         for peer in list(self._peers.values()):
             for lease, since in peer.waiting.items():
                 yield lease, since
@@ -148,8 +148,8 @@ class Admission:
 
 
 def peer_key(stream: trio.abc.Stream) -> tuple[str, int]:
-    """Who the connections of this stream's other end are counted for, and the descriptor of the stream. An IPv6 host has a
-    /64 to choose addresses from. Raises OSError when it has gone already."""
+    """The key by which the stream's peer is counted, and the stream's descriptor. IPv6 addresses are counted by /64, because
+    a host chooses freely within one. Raises OSError when the stream is already closed."""
     inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     if not isinstance(inner, trio.SocketStream):
         return "", 0

@@ -1,4 +1,4 @@
-"""The body of a request, as its handler reads it."""
+"""The request body that handlers read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from orlop_kernel.http.transport import Inbound
 __all__ = ["RequestBody"]
 
 _PIECE = 256 << 10
-_DISCARD = 256 << 10  # as Go: reading more than this away costs more than a new connection
+_DISCARD = 256 << 10  # Go's limit: discarding more costs more than a new connection
 
 
 class RequestBody:
-    """Implements `messages.Body`; `length` is -1 for a chunked one. Once it failed it fails for good, and the connection
-    cannot be used further."""
+    """Implements `messages.Body`; `length` is -1 for a chunked body. After a failure every read fails, and the connection
+    cannot be reused."""
 
     def __init__(
         self, inbound: Inbound, length: int, timeout: float, *, expects: bool = False, lease: Lease | None = None
@@ -30,14 +30,15 @@ class RequestBody:
         self._inbound = inbound
         self._timeout = timeout
         self._lease = lease
-        # Not the exception, whose traceback refers to us: what was read would stay until the next full collection
+        # Not the exception itself: its traceback refers to this object, a cycle that would hold the data until a full
+        # collection
         self._failure: tuple[int, str] | None = None
         self.expects = expects
-        """The client waits for `100 Continue` before it sends."""
+        """The client waits for `100 Continue` before it sends the body."""
 
     @property
     def done(self) -> bool:
-        """All of it was taken from the connection."""
+        """Whether the whole body was read from the connection."""
         return self._framing.done
 
     async def read(self, limit: int) -> bytes:
@@ -61,7 +62,7 @@ class RequestBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __aiter__(self) -> Self:
-        # Not a generator: a handler may stop in the middle, and there is nothing to clean up
+        # Not a generator: a handler may stop early, and nothing needs cleaning up
         return self
 
     async def __anext__(self) -> bytes:
@@ -118,14 +119,14 @@ class RequestBody:
 
     @property
     def spoilt(self) -> bool:
-        """The next request on this connection can not be found: the rest of the body is lost or too long."""
+        """Whether the next request on this connection cannot be located: the rest of the body is lost or too long."""
         if self._failure or (self.expects and not self.done):
             return True
         left = self._framing.left if isinstance(self._framing, Counted) else 0
         return left > _DISCARD
 
     async def discard(self) -> bool:
-        """Read the rest away. False when it is too long or broken."""
+        """Read and drop the rest. False when it is too long or malformed."""
         size = 0
         try:
             while piece := await self._next():

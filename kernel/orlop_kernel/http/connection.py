@@ -1,8 +1,7 @@
-"""One client's connection, from its first request to its end.
+"""One client's connection, from its first request to its close.
 
-Requests are answered strictly in order by one task; a further one exists only while a `Streaming` answer is produced, to
-notice that the client has gone. A request that arrives in one piece and is answered by a `Response` costs one wait, one
-read and one write.
+One task answers requests strictly in order. A second task exists only during a `Streaming` answer, to detect that the client
+has disconnected. A request that arrives in one piece and is answered by a `Response` costs one wait, one read and one write.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ __all__ = ["Connection", "OnError", "default_on_error"]
 log = logging.getLogger("orlop.http")
 
 OnError = Callable[[Request, Exception], Response]
-"""Turns what a handler raised into what the client gets. Must not raise; called once for each failure, so it may log."""
+"""Turns an exception of a handler into an answer. Must not raise; called once for each failure, so it may log."""
 
 
 def default_on_error(request: Request, error: Exception) -> Response:
-    """For servers without an opinion: the text of an error that the client made, and nothing of any other."""
+    """The default `on_error`: sends the text of errors that the client caused, and no details of others."""
     if isinstance(error, BodyError | BadRequest):
         return Response(error.status, str(error).encode(), (("Content-Type", "text/plain; charset=utf-8"),))
     log.error("cannot answer %s %s", request.method, request.target, exc_info=error)
@@ -38,7 +37,7 @@ def default_on_error(request: Request, error: Exception) -> Response:
 
 
 class Connection:
-    """`scope` ends it from outside, and so does its `lease`, which knows while it waits for a request."""
+    """`scope` cancels the connection. So does its `lease`, which also records whether it waits for a request."""
 
     def __init__(
         self,
@@ -63,13 +62,13 @@ class Connection:
         self._last = False
 
     def finish(self) -> None:
-        """End it at once when idle, or behind the answer to the present request."""
+        """End the connection: at once when idle, else after the current answer."""
         self._last = True
         if self._lease.waits and not self._inbound.buffer:
             self.scope.cancel()
 
     async def run(self) -> None:
-        """Serve until either side ends it. Owns the stream: it is closed when this returns."""
+        """Serve until either side closes. Owns the stream, and closes it before returning."""
         try:
             with self.scope:
                 try:
@@ -80,21 +79,21 @@ class Connection:
                 if not self._inbound.eof:
                     await self._transport.linger()
         except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client is gone, and nobody else wants to know
+            pass  # the client disconnected
         except Exception:
-            log.exception("connection lost")  # a fault of ours must not take the other connections along
+            log.exception("connection lost")  # a bug must not end the other connections
         finally:
             await self._transport.aclose()
 
     async def _next_head(self) -> Head:
-        """The next request's head. Raises EOFError when there is none."""
+        """Read the next request's head. Raises EOFError when the client has closed."""
         inbound = self._inbound
         self._lease.wait()
         if not inbound.buffer:
             if self._last or not await inbound.more():
                 raise EOFError
         else:
-            # Pipelined: whoever sends a thousand requests at once takes turns with the others
+            # A client that pipelines a thousand requests must yield to the other clients
             await trio.lowlevel.checkpoint()
         head = self._parse() or await self._slow_head()
         self._lease.work()
@@ -103,7 +102,7 @@ class Connection:
     def _parse(self) -> Head | None:
         inbound = self._inbound
         if inbound.buffer[:1] == b"\r":
-            # An empty line in front is to be ignored (RFC 9112 section 2.2)
+            # A leading empty line is ignored (RFC 9112 section 2.2)
             while inbound.buffer.startswith(b"\r\n"):
                 inbound.buffer = inbound.buffer[2:]
             if inbound.buffer in (b"", b"\r"):
@@ -127,7 +126,7 @@ class Connection:
         raise BadRequest(408, "the request did not come in time")
 
     async def _exchange(self, head: Head) -> bool:
-        """Answer one request. False when it was the connection's last."""
+        """Answer one request. False when the connection must close after it."""
         body = self._no_body
         if head.length:
             body = RequestBody(
@@ -172,14 +171,14 @@ class Connection:
             nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
             try:
                 if not body.done:
-                    await body.invite()  # now or never: `100 Continue` cannot follow the final head
+                    await body.invite()  # before the final head, after which `100 Continue` cannot be sent
                 await self._transport.answer(beginning)
                 if head.method != "HEAD":
                     await self._produce(answer, chunked=head.version == "1.1")
                 complete = True
             except Exception as error:
                 if not _client_left(error):
-                    self._on_error(request, error)  # for its log: the client has its head already
+                    self._on_error(request, error)  # only for its log: the head has already been sent
             finally:
                 await _close(answer)
             nursery.cancel_scope.cancel()
@@ -213,14 +212,14 @@ class Connection:
 
 
 def _client_left(error: BaseException) -> bool:
-    """Nothing to tell the administrator: the client went away, or broke off its body."""
+    """Whether the client disconnected or broke off its body, which is not worth logging."""
     if isinstance(error, BaseExceptionGroup):
         return all(_client_left(inner) for inner in error.exceptions)
     return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | BodyError)
 
 
 async def _close(answer: Streaming) -> None:
-    """Let a generator clean up even when the client or the daemon is going; not for ever."""
+    """Close the generator with a deadline, even when the client or the daemon is going away."""
     aclose = getattr(answer.pieces, "aclose", None)
     if aclose is None:
         return

@@ -1,7 +1,7 @@
-"""Answers as bytes. Sans-IO but for the clock.
+"""Encodes answers. Sans-IO but for the clock.
 
-Order: status line, the handler's headers, Content-Length or Transfer-Encoding, Date, Connection. Handlers never set
-those four.
+Order: status line, the handler's headers, Content-Length or Transfer-Encoding, Date, Connection. Handlers never set the last
+four.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _BODILESS = frozenset({204, 304})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _OURS = frozenset({"content-length", "transfer-encoding", "date", "connection"})
-_REASONS = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}  # Go's word, as all
+_REASONS = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}  # Go's phrase
 
 
 class BadHeader(ValueError):
-    """A handler's header cannot be sent. Raised before anything was."""
+    """A header set by a handler cannot be sent. Raised before any byte is sent."""
 
 
 _date: tuple[int, bytes] = (0, b"")
@@ -38,7 +38,7 @@ def _date_line() -> bytes:
     if now != _date[0]:
         days, months = "Mon Tue Wed Thu Fri Sat Sun".split(), "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
         at = time.gmtime(now)
-        # Not strftime: names of days and months must not follow the daemon's locale
+        # Not strftime: names of days and months must not depend on the daemon's locale
         text = f"Date: {days[at.tm_wday]}, {at.tm_mday:02d} {months[at.tm_mon - 1]} {at.tm_year:04d} "
         _date = now, (text + f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} GMT\r\n").encode("ascii")
     return _date[1]
@@ -46,7 +46,7 @@ def _date_line() -> bytes:
 
 @lru_cache(maxsize=512)
 def _beginning(version: str, status: int, headers: Headers) -> bytes:
-    """Status line and the handler's headers. Cached: nearly all answers have one of a few dozen sets of them."""
+    """Status line and the handler's headers. Cached: most answers use one of a few dozen header sets."""
     lines = [f"HTTP/{version} {status} {_REASONS.get(status, 'Unknown')}\r\n"]
     for name, value in headers:
         if not _NAME.fullmatch(name) or name.lower() in _OURS:
@@ -64,7 +64,7 @@ def _connection(version: str, keep: bool) -> bytes:
 
 
 def whole(version: str, status: int, headers: Headers, body: bytes, *, head_only: bool, keep: bool) -> bytes:
-    """A complete answer, in one piece so that it is one send. `head_only` is for HEAD: the length, not the body."""
+    """A complete answer in one piece, so that it is one send. `head_only` is for HEAD: the length without the body."""
     beginning = _beginning(version, status, headers)
     connection = _connection(version, keep)
     if status in _BODILESS:
@@ -79,18 +79,18 @@ def whole(version: str, status: int, headers: Headers, body: bytes, *, head_only
 
 
 def stream_head(version: str, status: int, headers: Headers, *, keep: bool) -> bytes:
-    """The head of an answer whose length is unknown: chunked, or until close to HTTP/1.0."""
+    """The head of an answer of unknown length: chunked, or ended by closing for HTTP/1.0."""
     coding = b"Transfer-Encoding: chunked\r\n" if version == "1.1" else b""
     return b"%b%b%b%b\r\n" % (_beginning(version, status, headers), coding, _date_line(), _connection(version, keep))
 
 
 def chunk(piece: bytes) -> bytes:
-    """One chunk. Never call it with an empty piece: that is how the last one looks."""
+    """One chunk. The piece must not be empty: an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 def plain_error(status: int, message: str, more: Headers = ()) -> bytes:
-    """What a peer gets that does not speak HTTP right; Go's server words it so. Always the end of the connection."""
+    """The answer to a peer that violates HTTP, in the words of Go's server. The connection is always closed after it."""
     reason = _REASONS.get(status, "Unknown")
     body = f"{status} {reason}: {message}".encode("utf-8", "replace")
     headers = (("Content-Type", "text/plain; charset=utf-8"), *more)

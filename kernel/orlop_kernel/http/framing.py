@@ -1,7 +1,7 @@
-"""Where a body ends: counted bytes or chunks (RFC 9112 section 7.1). Sans-IO.
+"""Finds the end of a request body: counted bytes or chunks (RFC 9112 section 7.1). Sans-IO.
 
-A framing takes from the front of the connection's input what is body, and leaves the rest: the next request, or a hijacked
-stream.
+A framing takes the body from the front of the connection's input and leaves the rest, which is the next request or a
+hijacked stream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orlop_kernel.http.messages import BodyError
 
 __all__ = ["Chunked", "Counted", "Framing"]
 
-# Hex digits that fit 63 bits, an extension we ignore, and exactly CRLF: a lenient reader here is how requests are smuggled
+# Hex digits that fit 63 bits, an ignored extension, and exactly CRLF: lenient parsing enables request smuggling
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 _LINE_LIMIT = 1024
@@ -21,8 +21,8 @@ _TRAILER_LIMIT = 8192
 
 
 class Framing(Protocol):
-    """`done` when the body has ended. `take` returns what of `data` is content, and the input that is left; no content
-    and not done means that more input is needed. Raises BodyError(400)."""
+    """`done` is true when the body has ended. `take` returns the content found in `data`, and the remaining input. Without
+    content and not `done`, more input is needed. Raises BodyError(400)."""
 
     done: bool
 
@@ -47,18 +47,18 @@ class Counted:
 
 
 class Chunked:
-    """A chunked body. Extensions and trailers are checked and dropped."""
+    """A chunked body. Extensions and trailers are validated and dropped."""
 
     __slots__ = ("_ending", "_left", "_trailers", "done")
 
     def __init__(self) -> None:
         self.done = False
-        self._left = 0  # of the present chunk
-        self._ending = b""  # what must come next: the CRLF behind a chunk's data
-        self._trailers = -1  # bytes of trailer seen; -1 before the last chunk
+        self._left = 0  # bytes left in the current chunk
+        self._ending = b""  # bytes that must come next: the CRLF after a chunk's data
+        self._trailers = -1  # bytes of trailers seen; -1 before the last chunk
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        """See Framing. The end of an incomplete line stays in the input."""
+        """See Framing. An incomplete line stays in the input."""
         pieces: list[bytes] = []
         at, size = 0, len(data)
         while at < size and not self.done:
@@ -75,7 +75,7 @@ class Chunked:
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[at:]
 
     def _line(self, data: bytes, at: int) -> int:
-        """Read what stands between two chunks' data; the position after it, `at` when it is not there yet."""
+        """Parse the line between the data of two chunks. Returns the position after it, or `at` when it is incomplete."""
         if self._ending:
             return self._crlf(data, at)
         end = data.find(b"\n", at, at + _LINE_LIMIT)

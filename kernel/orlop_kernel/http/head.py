@@ -1,8 +1,8 @@
-"""The head of a request: bytes to `Head`. Sans-IO.
+"""Parses the head of a request. Sans-IO.
 
-The lines are parsed by llhttp (httptools); what it lets pass and RFC 9112 or Go's server does not is refused here. One head
-at a time is handed over, never the body: where a message ends must be known to the byte, since what follows may belong to
-the next request or to a hijacked stream.
+llhttp (httptools) parses the lines; what llhttp accepts but RFC 9112 or Go's server rejects is rejected here. llhttp gets
+one head at a time and never the body: the end of a message must be known to the byte, because the following bytes may belong
+to the next request or to a hijacked stream.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
 _NO_QUERY: Mapping[str, list[str]] = MappingProxyType({})
 
-# llhttp's reasons that name the smuggling tricks are worth passing on; all of them are constant strings.
+# llhttp's reasons that name smuggling tricks are passed on to the client; all of them are constant strings.
 _UNSUPPORTED_CODING = "unsupported transfer encoding"
 
 
 class BadRequest(Exception):
-    """The peer does not speak HTTP as we do. `status` and the text are sent to it, then the connection is closed."""
+    """The request violates HTTP. `status` and the text are sent to the peer, then the connection is closed."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -37,8 +37,8 @@ class BadRequest(Exception):
 
 
 class Head:
-    """A parsed head. `length` is of the body in bytes, -1 when it is chunked. `flaw` is why the query means nothing: the
-    request can be told from the next one, so that its answer may be the API's own."""
+    """A parsed head. `length` is the body's in bytes, -1 when it is chunked. `flaw` says why the query is invalid: since the
+    head can still be delimited, the API may answer in its own format."""
 
     __slots__ = ("expects", "flaw", "headers", "keep_alive", "length", "method", "path", "query", "target", "version")
 
@@ -94,12 +94,12 @@ def _unescape(text: str) -> str:
     bad = _BAD_ESCAPE.search(text)
     if bad:
         raise BadRequest(400, f'invalid URL escape "{bad.group()}"')
-    # A file name in ?path= need not be UTF-8: os.fsencode gives back exactly the bytes that were meant
+    # A file name in ?path= need not be UTF-8: os.fsencode restores the original bytes
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # it separated pairs once; Go's server refuses it, and its url.Query leaves the pair out
+    if ";" in text:  # once a separator of pairs; Go's server refuses it, and Go's url.Query drops the pair
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):
@@ -110,8 +110,8 @@ def _parse_query(text: str) -> Mapping[str, list[str]]:
 
 
 def _origin_form(method: str, target: str) -> str:
-    """Path and query of an origin-form, absolute-form or `*` target (RFC 9112 section 3.2). None has a fragment: one reader
-    would end the target there, and another would not."""
+    """Path and query of an origin-form, absolute-form or `*` target (RFC 9112 section 3.2). Fragments are refused, because
+    readers disagree whether one ends the target."""
     if "#" in target:
         raise BadRequest(400, "malformed request target")
     if target[0] == "/" or target == "*" or method == "CONNECT":
@@ -124,8 +124,8 @@ def _origin_form(method: str, target: str) -> str:
 
 
 class _Headers:
-    """What llhttp finds in one head. An object of its own: the parser refers to it, and one that referred to itself would
-    keep each connection's memory until the next full collection."""
+    """What llhttp finds in one head. A separate object, because the parser refers to it: a parser that referred to itself
+    would keep each connection's memory until the next full collection."""
 
     __slots__ = ("count", "found")
 
@@ -134,7 +134,7 @@ class _Headers:
         self.count = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """llhttp's callback."""
+        """Callback of llhttp."""
         self.count += 1
         key = name.decode("ascii").lower()
         text = value.decode("latin-1").rstrip(" \t")
@@ -147,7 +147,7 @@ class _Headers:
 
 
 class HeadParser:
-    """Takes heads off the front of a connection's input, one at a time."""
+    """Parses heads from the front of a connection's input, one at a time."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -155,8 +155,8 @@ class HeadParser:
         self._parser = httptools.HttpRequestParser(self._headers)
 
     def parse(self, data: bytes) -> tuple[Head, int] | None:
-        """The head at the front of `data` and its length in bytes; None when more is needed. Raises BadRequest as soon as
-        it is clear that no valid head can follow."""
+        """The head at the front of `data` and its length in bytes; None when more input is needed. Raises BadRequest as soon
+        as no valid head can follow."""
         end = data.find(b"\r\n\r\n", 0, self._limits.head)
         if end < 0:
             self._check_beginning(data)
@@ -178,7 +178,7 @@ class HeadParser:
             raise BadRequest(400, "missing required Host header")
         head = Head(method.decode("ascii"), target.decode("ascii"), version, headers.found)
         if head.length or method == b"CONNECT" or "upgrade" in head.headers:
-            # llhttp waits for a body now, and the body is not its business
+            # llhttp now expects a body, which it must not see
             self._parser = httptools.HttpRequestParser(self._headers)
         return head, end
 
@@ -186,9 +186,9 @@ class HeadParser:
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # its way of saying that what follows is not HTTP; the handler decides that
+            pass  # llhttp's signal that non-HTTP data follows; the handler decides that
         except httptools.HttpParserInvalidMethodError:
-            # llhttp knows a list of methods; we leave it to the handler to know none of that name
+            # llhttp knows a fixed list of methods; an unknown method must reach the router
             self._parser = httptools.HttpRequestParser(self._headers)
             self._feed(b"GET" + head[head.index(b" ") :])
         except httptools.HttpParserError as error:
@@ -198,7 +198,7 @@ class HeadParser:
             raise BadRequest(400, str(error).lower()) from error
 
     def _check_beginning(self, data: bytes) -> None:
-        """Is this the beginning of a head? Says no early to TLS, HTTP/0.9 and noise, which would never end their head."""
+        """Reject TLS, HTTP/0.9 and garbage early: such input would never complete a head."""
         if len(data) >= self._limits.head:
             raise BadRequest(431, "header too large")
         if data and not _TOKEN_START.match(data):

@@ -1,4 +1,4 @@
-"""A connection after its hijack: bytes, no longer HTTP."""
+"""A connection after its hijack: raw bytes instead of HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["HijackedStream"]
 
 
 class HijackedStream:
-    """Implements `messages.RawStream`. What the client sent behind its request comes first."""
+    """Implements `messages.RawStream`. Bytes that the client sent after its request are read first."""
 
     __slots__ = ("_inbound", "_transport")
 
@@ -35,7 +35,7 @@ class HijackedStream:
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See RawStream. Raises trio.BrokenResourceError when the client has gone."""
+        """See RawStream. Raises trio.BrokenResourceError when the client has disconnected."""
         await self._transport.send(data)
 
     async def send_eof(self) -> None:

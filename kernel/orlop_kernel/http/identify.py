@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: the kernel's word on a unix socket, the certificate's on TLS."""
+"""Identifies the peer of a connection: by SO_PEERCRED on a unix socket, by the certificate on TLS."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["identify"]
 
 _HANDSHAKE_TIMEOUT = 30.0
 _LAST_WORD = 1.0
-_NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # clients look for this
+_NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # clients look for this text
 
 
 async def identify(stream: trio.abc.Stream) -> Peer:
-    """The peer of a unix, TCP or TLS stream. Does the handshake on TLS; raises trio.BrokenResourceError when it fails."""
+    """The peer of a unix, TCP or TLS stream. Does the TLS handshake; raises trio.BrokenResourceError when it fails."""
     if isinstance(stream, trio.SSLStream):
         return await _tls_peer(stream)
     assert isinstance(stream, trio.SocketStream)
@@ -26,7 +26,7 @@ async def identify(stream: trio.abc.Stream) -> Peer:
     if sock.family == socket.AF_UNIX:
         pid, uid, gid = linux.peer_credentials(sock)  # type: ignore[arg-type]
         return Peer("unix", pid=pid, uid=uid, gid=gid)
-    # A client that lost its power must not keep `logs -f` running for ever
+    # A client that lost power must not keep `logs -f` running for ever
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return Peer("tcp", address=_address(sock.getpeername()))
 
@@ -60,8 +60,9 @@ async def _tls_peer(stream: trio.SSLStream[trio.SocketStream]) -> Peer:
 
 
 async def _say_why(stream: trio.SSLStream[trio.SocketStream], answer: bytes) -> None:
-    """Send the refused client this, or else the alert that OpenSSL has made of the failure (RFC 8446 section 6.2): trio
-    keeps it to itself, and "EOF" tells nobody that a certificate is missing. Closing with unread input would overtake it."""
+    """Send `answer` to the refused client, or else the alert that OpenSSL made of the failure (RFC 8446 section 6.2). trio
+    does not send that alert, and without it the client only sees an EOF. Then drain the input: closing with unread input
+    resets the connection, and the reset can overtake the alert."""
     tcp, kept = stream.transport_stream, getattr(stream, "_outgoing", None)
     with trio.move_on_after(_LAST_WORD):
         await tcp.send_all(answer or (kept.read() if kept else b""))
@@ -74,7 +75,7 @@ _SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName":
 
 
 def _names(certificate: dict[str, object]) -> list[tuple[str, str]]:
-    """The subject's attributes in order of the certificate."""
+    """The subject's attributes in the order of the certificate."""
     subject = certificate.get("subject", ())
     assert isinstance(subject, tuple)
     return [name for relative in subject for name in relative]

@@ -1,7 +1,8 @@
-"""Where a daemon listens: unix sockets, TCP, and sockets that systemd opened.
+"""Listening sockets: unix, TCP, and those that systemd opened.
 
-A unix socket's name appears in one step, by rename, when its owner and mode are right and it listens: nobody sees it open
-to the world or deaf. What survives a crash is the name; the next daemon replaces it, after making sure that nobody answers.
+A unix socket is renamed into place once its owner and mode are set and it listens, so that no client sees it with the wrong
+mode or not yet listening. After a crash the name remains; the next daemon replaces it after checking that no process answers
+on it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import trio
 __all__ = ["TlsListener", "UnixListener", "inherited_listener", "open_tcp_listeners", "open_unix_listener"]
 
 _BACKLOG = 1024
-# Dockerd's: a client whose machine is gone is noticed after two and a half minutes, also on a stream that says nothing.
+# dockerd's values: a client whose machine is gone is detected after 2.5 minutes, also on a silent stream.
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
@@ -27,7 +28,7 @@ _KEEPALIVE = (
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
-    """A listening unix socket that takes its name along when it closes, unless that has become somebody else's."""
+    """A listening unix socket that removes its name on close, unless the name is another socket's by then."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
         self.path = path
@@ -39,7 +40,8 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         return await self._listener.accept()
 
     async def aclose(self) -> None:
-        """See trio.abc.Listener. The name goes first, so that a client sees no socket, never a deaf one."""
+        """See trio.abc.Listener. The name is removed first, so that clients find no socket rather than one that does not
+        answer."""
         if self._identity and _identity(self.path) == self._identity:
             os.unlink(self.path)
         self._identity = None
@@ -66,13 +68,13 @@ def _refuse_living(path: str) -> None:
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
-            return  # left behind by a daemon that was killed
+            return  # a stale socket of a killed daemon
     raise OSError(errno.EADDRINUSE, "another daemon is listening", path)
 
 
 def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None, uid: int | None = None) -> UnixListener:
-    """Listen at `path` with this mode, group and owner; missing directories are made. A stale socket is replaced. Raises
-    OSError: EADDRINUSE when another daemon answers there, EEXIST when it is no socket."""
+    """Listen at `path` with this mode, group and owner; missing directories are created. A stale socket is replaced. Raises
+    OSError: EADDRINUSE when another daemon answers there, EEXIST when the path is not a socket."""
     directory, name = os.path.split(os.path.abspath(path))
     os.makedirs(directory, 0o755, exist_ok=True)
     _refuse_living(path)
@@ -101,17 +103,17 @@ def open_unix_listener(path: str, mode: int = 0o660, gid: int | None = None, uid
 
 
 async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Listen at all addresses of `host`; "" is all of this machine's. Raises OSError."""
+    """Listen at all addresses of `host`; "" is every address of this machine. Raises OSError."""
     listeners = list(await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG))
     for listener in listeners:
         for level, option, value in _KEEPALIVE:
-            listener.socket.setsockopt(level, option, value)  # what is accepted inherits it
+            listener.socket.setsockopt(level, option, value)  # accepted sockets inherit it
     return listeners
 
 
 class TlsListener(trio.abc.Listener["trio.SSLStream[trio.SocketStream]"]):
-    """Speaks TLS on what another listener accepts. `context` says with which certificate, and whether clients are asked for
-    theirs; it may be replaced at any time, for the connections that come after. The handshake is `identify`'s."""
+    """Speaks TLS on the connections of another listener. `context` holds the certificate and whether clients must present
+    one; it may be replaced at any time, for later connections. `identify` does the handshake."""
 
     def __init__(self, listener: trio.abc.Listener[trio.SocketStream], context: ssl.SSLContext) -> None:
         self._listener = listener
@@ -128,8 +130,8 @@ class TlsListener(trio.abc.Listener["trio.SSLStream[trio.SocketStream]"]):
 
 
 def inherited_listener(fd: int) -> trio.SocketListener:
-    """A socket that already listens, from systemd (fd 3 and up) or a test. Takes the fd over. Its name is not ours to
-    remove. Raises OSError when it is no listening stream socket."""
+    """A socket that already listens, from systemd (fd 3 and up) or a test. Takes ownership of the fd but never removes the
+    socket's name. Raises OSError when it is no listening stream socket."""
     sock = socket.socket(fileno=fd)
     try:
         if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

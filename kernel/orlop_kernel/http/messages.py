@@ -1,4 +1,4 @@
-"""What a handler sees of HTTP: a request in, one of three kinds of answer out. Knows nothing of Docker."""
+"""The interface of handlers: a request in, one of three kinds of answer out. Knows nothing of Docker."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class BodyError(Exception):
 
 
 class Body(Protocol):
-    """The request's body. Read it once, by either method; what is left is discarded by the server."""
+    """The request's body. Read it once, by either method; the server discards the rest."""
 
     async def read(self, limit: int) -> bytes:
-        """All of it. `BodyError(413)` past `limit` bytes."""
+        """Read all of it. Raises `BodyError(413)` past `limit` bytes."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Pieces as they arrive. Sends `100 Continue` at the first, if the client waits for it."""
+        """Pieces as they arrive. Sends `100 Continue` before the first, if the client waits for it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end. `pid`, `uid`, `gid` on a unix socket; `address` on TCP; of a verified client certificate its
-    `subject`, the common name alone, and the certificate itself (DER)."""
+    """The other end of a connection. `pid`, `uid`, `gid` on a unix socket; `address` on TCP; with a verified client
+    certificate its `subject`, its common name, and the certificate itself (DER)."""
 
     transport: str
     pid: int = 0
@@ -60,8 +60,8 @@ class Peer:
 
 @dataclass(slots=True)
 class Request:
-    """`path` is percent-decoded, without the query; `query` keeps every value of a name, in order; header names are lower
-    case, repeated ones joined by ", "."""
+    """`path` is percent-decoded, without the query. `query` keeps all values of a name in order. Header names are lower
+    case; repeated headers are joined by ", "."""
 
     method: str
     target: str
@@ -79,7 +79,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. The server adds Content-Length and Date, and leaves the body out for HEAD, 204 and 304."""
+    """A complete answer. The server adds Content-Length and Date, and omits the body for HEAD, 204 and 304."""
 
     status: int
     body: bytes = b""
@@ -89,8 +89,8 @@ class Response:
 @dataclass(frozen=True, slots=True)
 class Streaming:
     """An answer of unknown length, chunked (to HTTP/1.0 clients: until close). The head is sent before the first piece is
-    asked for; each piece is sent as it comes. Cancelled when the client goes away. An exception out of `pieces` breaks the
-    connection off, so that the client sees it was not whole."""
+    produced; each piece is sent at once. Cancelled when the client disconnects. An exception in `pieces` breaks the
+    connection, so that the client sees that the answer is incomplete."""
 
     status: int
     pieces: AsyncIterator[bytes]
@@ -98,20 +98,20 @@ class Streaming:
 
 
 class RawStream(Protocol):
-    """The connection after a hijack, with what the client had already sent in front."""
+    """The connection after a hijack, beginning with bytes that the client had already sent."""
 
     async def receive_some(self, limit: int = 65536) -> bytes:
-        """The next bytes; b"" when the client has shut its side down."""
+        """The next bytes; b"" when the client has shut down its side."""
         ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
     async def send_eof(self) -> None:
-        """Shut our side down; the client can still send. (TLS: close_notify.)"""
+        """Shut down our side; the client can still send. (TLS: close_notify.)"""
         ...
 
     async def hung_up(self) -> None:
-        """Return when the client has gone altogether: it can neither send nor read any more. A half-close is not enough."""
+        """Return when the client can neither send nor read any more. A half-close is not enough."""
         ...
 
     async def aclose(self) -> None: ...
@@ -119,7 +119,7 @@ class RawStream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hijack:
-    """Take the connection over: `head` is sent byte for byte, then `run` owns the stream; it is closed after it."""
+    """Take over the connection: `head` is sent byte for byte, then `run` owns the stream, which is closed afterwards."""
 
     head: bytes
     run: Callable[[RawStream], Awaitable[None]]
@@ -131,7 +131,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What clients may do. Seconds, bytes, and numbers of which 0 means any."""
+    """Limits for clients. Times are seconds, sizes are bytes; a number of 0 means no limit."""
 
     head: int = 64 << 10
     headers: int = 128
@@ -142,14 +142,14 @@ class Limits:
     body_timeout: float = 300.0
     """Between two pieces of a body."""
     send_timeout: float = 0.0
-    """For one piece to be taken by a client; 0 = a slow reader may take for ever."""
+    """For a client to take one piece; 0 means that it may take for ever."""
     connections: int = 0
-    """At once, of all clients of a server."""
+    """At once, by all clients of a server."""
     connections_by_peer: int = 0
-    """At once, of one user of this machine or one address of another."""
+    """At once, by one local user or one remote address."""
     buffered_by_peer: int = 0
-    """Bytes of bodies that are being read whole (`Body.read`) for one of these at once."""
+    """Bytes of bodies being read whole (`Body.read`), by one peer at once."""
     descriptors: int = 0
-    """No connection is taken while the process has so many files open."""
+    """Connections are refused while the process has this many open files."""
     descriptors_by_request: bool = False
-    """And no request is carried out: for clients that others must not be held up by."""
+    """Requests are refused then, too: for clients that must not hold up others."""

@@ -1,7 +1,7 @@
-"""All connections of a daemon: accepting, idle time, and a shutdown that lets running requests finish.
+"""Serves all connections: accepting, idle timeout, and a shutdown that lets running requests finish.
 
-A server owns its listeners and connections. One task watches idle time for all of them: a timer for each connection would
-cost every request more than its parsing.
+A server owns its listeners and connections. One task checks the idle time of all of them: a timer per connection would cost
+each request more than parsing it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("orlop.http")
 Identify = Callable[[trio.abc.Stream], Awaitable[Peer]]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-# Of a connection that was lost before it was accepted (accept(2), "Error handling")
+# Errors of a connection that was lost before it was accepted (accept(2), "Error handling")
 _LOST = frozenset(
     {
         errno.ECONNABORTED,
@@ -40,15 +40,15 @@ _LOST = frozenset(
         errno.EPROTO,
     }
 )
-_PAUSE = 0.1  # seconds until the next try of an accept that failed for lack of descriptors or memory
-_REFUSALS = 32  # that wait for their client at once, as each holds a descriptor meanwhile
+_PAUSE = 0.1  # seconds before accept is tried again after it failed for lack of descriptors or memory
+_REFUSALS = 32  # refused connections that wait for their client to close, at most; each holds a descriptor
 _REFUSAL_TIME = 2.0
 _RETRY_AFTER = (("Retry-After", "1"),)
 
 
 class Server:
-    """`handler` answers; `on_error` turns what it raises into an answer; `identify` says who is at the other end, and
-    raises OSError or trio.BrokenResourceError to refuse (it does the TLS handshake too)."""
+    """`handler` answers; `on_error` turns its exceptions into answers; `identify` identifies the peer (and does the TLS
+    handshake), and raises OSError or trio.BrokenResourceError to refuse it."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._connections)
 
     async def serve(
@@ -80,8 +80,8 @@ class Server:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept on `listeners`, and close them in the end. Returns when `drain` has ended the last connection; cancelling
-        it ends everything at once. Started when it accepts."""
+        """Accept on `listeners` and close them at the end. Returns when `drain` has ended the last connection; cancelling it
+        ends everything at once. Reports started when it accepts."""
         async with trio.open_nursery() as connections:
             connections.start_soon(self._watch_idle)
             with self._accepting:
@@ -94,7 +94,7 @@ class Server:
             connections.cancel_scope.cancel()
 
     async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], connections: trio.Nursery) -> None:
-        """Not trio.serve_listeners, which logs a traceback for each failure, ten times a second."""
+        """Accept connections. Not trio.serve_listeners, which logs a traceback for each failure, ten times a second."""
         async with listener:
             while True:
                 try:
@@ -114,13 +114,13 @@ class Server:
         except Refused as reason:
             connections.start_soon(self._refuse, stream, str(reason))
         except OSError:
-            connections.start_soon(trio.aclose_forcefully, stream)  # it has gone
+            connections.start_soon(trio.aclose_forcefully, stream)  # the client has disconnected
         else:
             connections.start_soon(self._serve, stream, lease)
 
     async def _refuse(self, stream: trio.abc.Stream, reason: str) -> None:
-        """Say why, and wait a moment for the client to close: a reset would overtake the answer, though not on a unix
-        socket."""
+        """Send the reason, then wait briefly for the client to close: except on unix sockets, closing first sends a reset
+        that can overtake the answer."""
         log.warning("connection refused: %s", reason, extra={"throttle": "connection refused"})
         lingers = self._refusing < _REFUSALS and not self._draining
         self._refusing += lingers
@@ -152,7 +152,7 @@ class Server:
             await trio.aclose_forcefully(stream)
 
     async def serve_peer(self, stream: trio.abc.Stream, peer: Peer) -> None:
-        """Serve one connection whose other end is known."""
+        """Serve one connection whose peer is known."""
         await self._serve_peer(stream, peer, self._admission.admit(""))
 
     async def _serve_peer(self, stream: trio.abc.Stream, peer: Peer, lease: Lease) -> None:
@@ -168,8 +168,8 @@ class Server:
             self._changed.unpark_all()
 
     async def drain(self, grace: float) -> None:
-        """Stop accepting, close idle connections, give running requests `grace` seconds, then cancel them. Returns when
-        none is left."""
+        """Stop accepting, close idle connections, give running requests `grace` seconds, then cancel them. Returns when no
+        connection is left."""
         self._draining = True
         self._accepting.cancel()
         for connection in list(self._connections):
@@ -185,15 +185,15 @@ class Server:
             await self._changed.park()
 
     async def _watch_idle(self) -> None:
-        """Close what has been idle too long. Whoever becomes idle later also expires later, so the next look is at the
-        oldest one's end."""
+        """Close connections that are idle too long. They expire in the order in which they became idle, so the next check is
+        due when the oldest expires."""
         allowed = self._limits.idle_timeout
         while allowed:
             now = oldest = trio.current_time()
             for lease, since in self._admission.waiting():
                 if since + allowed <= now:
                     lease.end()
-                    oldest = now - allowed  # the next one of this peer may be due as well
+                    oldest = now - allowed  # the next connection of this peer may be due as well
                 else:
                     oldest = min(oldest, since)
             await trio.sleep_until(oldest + allowed)
@@ -207,7 +207,7 @@ async def serve_connection(
     *,
     on_error: OnError = default_on_error,
 ) -> None:
-    """Serve a single connection to its end, without a server around it."""
+    """Serve a single connection until it closes, without a server."""
     server = Server(handler, limits, on_error=on_error)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._watch_idle)

@@ -1,8 +1,8 @@
-"""Bytes in and out of one connection. The transport owns the stream: nobody else may close it.
+"""Reads and writes the bytes of one connection. The transport owns the stream: no other object may close it.
 
-Plain sockets are read and written by their fd, past trio's stream: a request then costs one wait in epoll and nothing else
-(trio's own receive and send each pass through the scheduler once more, a quarter of a small request). TLS and test streams
-go the ordinary way.
+Plain sockets are read and written by their fd, bypassing trio's stream: a request then costs one epoll wait and nothing
+else. (trio's receive and send each pass through the scheduler once more, a quarter of a small request's time.) TLS and test
+streams use trio's methods.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["Inbound", "Transport"]
 
 READ = 64 << 10
 _STREAM_BUFFER = 1 << 20
-_SO_SNDBUFFORCE = 32  # past the machine's limit for everybody; root only
+_SO_SNDBUFFORCE = 32  # exceeds the system-wide limit; needs CAP_NET_ADMIN
 
 
 class Transport:
-    """What is gone looks like an end: a reset reads as b"", writing to it raises trio.BrokenResourceError."""
+    """A disconnected peer reads as the end, b"", even after a reset; writing to it raises trio.BrokenResourceError."""
 
     __slots__ = ("_ended", "_fd", "_receiving", "_send_timeout", "stream")
 
@@ -69,7 +69,7 @@ class Transport:
         await self.send(data)
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it; a full socket holds the sender back."""
+        """Send all of it; blocks while the socket is full."""
         if not self._send_timeout:
             await self.stream.send_all(data)
             return
@@ -79,13 +79,13 @@ class Transport:
             raise trio.BrokenResourceError("the client takes nothing")
 
     def widen(self) -> None:
-        """Room in the kernel for the next piece of a stream, so that its maker and its reader work at the same time."""
+        """Enlarge the send buffer, so that the producer can make the next piece while the client reads the last."""
         if isinstance(self.stream, trio.SocketStream):
             with suppress(OSError):
                 self.stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _STREAM_BUFFER)
 
     async def send_eof(self) -> None:
-        """Shut our side down, once. On TLS that ends both sides: a pending `receive` returns b"", as all later ones do."""
+        """Shut down our side, once. On TLS this ends both sides: a pending `receive` returns b"", as all later ones do."""
         if self._ended:
             return
         self._ended = True
@@ -95,49 +95,49 @@ class Transport:
             await self._close_notify(self.stream)
 
     async def _close_notify(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
-        """Without it Go's clients report an unexpected end. trio sends it only while nobody reads."""
+        """Send close_notify: Go's clients report an unexpected EOF without it. trio sends it only while no task reads."""
         while self._receiving:
             self._receiving.cancel()
             await trio.lowlevel.checkpoint()
         with trio.move_on_after(1):
             try:
-                tcp, _ = await stream.unwrap()  # no longer closed with `stream`
+                tcp, _ = await stream.unwrap()  # closing `stream` no longer closes it
                 await trio.aclose_forcefully(tcp)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it closed first
+                pass  # the peer closed first
 
     async def hung_up(self) -> None:
-        """Return when both directions are shut, or the connection broke: who neither reads nor sends would not notice. On
-        TCP that is a reset, which keepalive provokes from who has gone. Never returns for test streams."""
+        """Return when both directions are shut down or the connection broke, for a task that neither reads nor sends. On TCP
+        that is a reset, which keepalive provokes when the client's machine is gone. Never returns for test streams."""
         stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
         if not isinstance(stream, trio.SocketStream):
             await trio.sleep_forever()
             return
-        # trio waits for input too, and after a half-close there is always some: the end of it.
-        with select.epoll() as hangups:  # told of without being asked for
+        # trio also waits for readability, and after a half-close EOF is always readable.
+        with select.epoll() as hangups:  # EPOLLHUP is reported without being requested
             hangups.register(stream.socket.fileno(), 0)
             await trio.lowlevel.wait_readable(hangups.fileno())
 
     async def linger(self, seconds: float = 0.5) -> None:
-        """After the last answer: wait for the client to close first, reading what it still sends. Closing with unread
-        input resets the connection, and the reset can overtake the answer (RFC 9112 section 9.6)."""
+        """After the last answer: wait for the client to close first, and drain its input. Closing with unread input resets
+        the connection, and the reset can overtake the answer (RFC 9112 section 9.6)."""
         with trio.move_on_after(seconds):
             try:
                 await self.send_eof()
                 while await self.receive():
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it closed, which is what we wait for
+                pass  # it closed, as intended
 
     async def aclose(self) -> None:
         """Close, even when cancelled."""
-        self._fd = -1  # the number may be another file's from now on
+        self._fd = -1  # the number may be reused for another file
         self._ended = True
         await trio.aclose_forcefully(self.stream)
 
 
 class Inbound:
-    """The input of a connection that nobody has taken yet. Several tasks may wait for more; one of them reads."""
+    """Input of a connection that is not consumed yet. Several tasks may wait for more; one of them reads."""
 
     __slots__ = ("_reading", "_waiting", "buffer", "eof", "transport")
 
@@ -149,7 +149,7 @@ class Inbound:
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def more(self, limit: int = READ) -> bool:
-        """Wait for input; False at the end. May return early with nothing new: look at the buffer, and come again."""
+        """Wait for input; False at EOF. May return early without new input: check the buffer and call again."""
         if self.eof:
             return False
         if self._reading:
@@ -169,7 +169,7 @@ class Inbound:
         return True
 
     async def closed(self) -> None:
-        """Return when the client has gone, or has shut its side down. Reads ahead one buffer at most."""
+        """Return when the client has disconnected or shut down its side. Reads ahead at most one buffer."""
         while not self.eof:
             if len(self.buffer) < READ:
                 await self.more()
@@ -177,7 +177,7 @@ class Inbound:
                 await self._waiting.park()
 
     def leave(self, rest: bytes) -> None:
-        """Put back what a reader of `buffer` did not take."""
+        """Put back the part of `buffer` that its reader did not consume."""
         self.buffer = rest
         if self._waiting and not self._reading:
             self._waiting.unpark_all()  # `closed` may have stopped at a full buffer

@@ -1,1 +1,1 @@
-"""From an HTTP request to a handler of a front end, and Go's way of reading what clients send."""
+"""Routes HTTP requests to the handlers of front ends, and decodes input the way Go does."""

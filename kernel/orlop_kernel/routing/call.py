@@ -1,4 +1,4 @@
-"""One call of the API, as a route's handler gets it: the request, its version, and Docker's way of reading parameters."""
+"""One API call as its handler gets it: the request, its version, and parameters parsed by Docker's rules."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["JSON_LIMIT", "Call", "parse_integer"]
 T = TypeVar("T")
 
 JSON_LIMIT = 4 << 20
-"""Bytes of a JSON body: as many as Docker shows to authorization plugins. A create request with every field set is some
+"""Bytes of a JSON body: as many as Docker shows to authorization plugins. A create request with every field set takes some
 KiB."""
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_LONGEST = 32  # with zeros in front; Python refuses to read thousands of digits
+_LONGEST = 32  # digits, with leading zeros: Python refuses to parse thousands of them
 _FILTER_VALUES = 256
 _filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
 
 
 def parse_integer(text: str) -> int:
-    """A decimal number of 64 bits, as Go's strconv.Atoi reads it, and in its words. Raises InvalidParameter."""
+    """A decimal number of 64 bits, parsed like Go's strconv.Atoi, with its error messages. Raises InvalidParameter."""
     if not _INTEGER.fullmatch(text):
         raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
     if len(text) > _LONGEST or not -(1 << 63) <= int(text) < 1 << 63:
@@ -39,11 +39,11 @@ def parse_integer(text: str) -> int:
 
 
 class Call:
-    """`params` are the parts of the path, decoded; `version` is what the client asked for, the newest if it did not say.
-    `pattern` is the route's, for policies, metrics and the audit log; `dialect` is how errors are answered.
+    """`params` are the decoded parameters of the path; `version` is the one requested, else the newest. `pattern` is the
+    route's, for policies, metrics and the audit log; `dialect` formats errors.
 
-    A guard narrows the call: `only` are labels that `filters` asks for in addition; `restrictions` is for the front end and
-    the engine to understand, None when there are none."""
+    A guard narrows the call: `only` are labels that `filters` requires in addition; `restrictions` are interpreted by the
+    front end and the engine, None when there are none."""
 
     __slots__ = (
         "_json",
@@ -103,8 +103,8 @@ class Call:
         return parse_integer(self.arg("h")), parse_integer(self.arg("w"))
 
     def filters(self, name: str = "filters") -> dict[str, list[str]]:
-        """The values of each filter key, in order, each once. Reads `{"key":{"value":true}}` and the older
-        `{"key":["value"]}`. Raises InvalidParameter."""
+        """The distinct values of each filter, in order. Accepts `{"key":{"value":true}}` and the older `{"key":["value"]}`.
+        Raises InvalidParameter."""
         text = self.arg(name)
         if not text:
             return {"label": [*self.only]} if self.only else {}
@@ -115,7 +115,7 @@ class Call:
         result: dict[str, list[str]] = {}
         for key, values in (parsed or {}).items():
             chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
-            if len(chosen) > _FILTER_VALUES:  # each is tried on each object
+            if len(chosen) > _FILTER_VALUES:  # each value is compared with each object
                 raise InvalidParameter(f"invalid filter '{key}': more than {_FILTER_VALUES} values")
             result[key] = list(dict.fromkeys(chosen))
         if self.only:
@@ -123,8 +123,7 @@ class Call:
         return result
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """A body that is no JSON, as it arrives. Raises InvalidParameter when it breaks off: the client's doing, wherever
-        that is noticed."""
+        """The body as it arrives, when it is not JSON. Raises InvalidParameter when the client breaks it off."""
         try:
             async for piece in self.request.body:
                 yield piece
@@ -132,8 +131,8 @@ class Call:
             raise InvalidParameter(f"cannot read the request's body: {error}") from error
 
     async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
-        """The JSON body as it came, b"" when there is none; may be called again. What a policy looks at is what the
-        handler decodes. Raises InvalidParameter when it says that it is not JSON, BodyError when it is too large."""
+        """The JSON body unparsed, b"" when there is none; may be called again. A policy therefore sees the same bytes that
+        the handler decodes. Raises InvalidParameter when the content type is not JSON, BodyError when it is too large."""
         if self._json is None:
             declared = self.request.headers.get("content-type", "")
             data = await self.request.body.read(limit)
@@ -144,12 +143,12 @@ class Call:
 
     @property
     def body(self) -> object:
-        """What `json` gave to whoever asked; None before."""
+        """The value that `json` returned; None before it was called."""
         return self._value
 
     async def json(self, kind: type[T], required: bool = False, limit: int = JSON_LIMIT) -> T:
-        """The body as a value of `kind`. Without a body: an error if it is `required`, else what `{}` would give, as nearly
-        everywhere in Docker. Decoded once: whoever asks again gets the same object, with what a policy changed in it."""
+        """The body as a value of `kind`. A missing body is an error if it is `required`, else decoded as `{}`, as nearly
+        everywhere in Docker. Decoded once: every caller gets the same object, including changes that a policy made."""
         data = await self.json_bytes(limit)
         if self._value is None or (required and not data):
             if not data and not required:

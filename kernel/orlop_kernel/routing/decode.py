@@ -1,10 +1,10 @@
-"""JSON bodies as Go's decoder reads them: keys in any case, null for absent, numbers within their type's range.
+"""Decodes JSON bodies like Go's decoder: keys in any case, null for absent, numbers checked against their type's range.
 
-msgspec is stricter, and clients in Go never notice what they send (`"Env": null`, `"hostconfig"`). So a body is parsed to
-plain values, brought into shape along the type, and converted.
+msgspec is stricter, and Go clients send input that it rejects (`"Env": null`, `"hostconfig"`). So a body is parsed to plain
+values, normalized to the type, and converted.
 
-Objects that name a member twice are refused (docs/decisions/0012): each reader takes another of the two, and an
-authorization plugin would judge something else than what is carried out.
+Objects with duplicate members are refused (docs/decisions/0012): parsers disagree which one counts, so an authorization
+plugin could judge another value than the one used.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ T = TypeVar("T")
 _Shape = Callable[[Any], Any]
 
 INLINE = 64 << 10
-"""Bytes of a body that is decoded in less than some ms, whatever it holds."""
+"""Bytes of a body that decodes within a few ms, whatever it contains."""
 
 _MAX_VALUES = 50_000
-"""Of a larger body: parsing is one call of C that holds the GIL, and takes 0.2 us a value."""
+"""Values in a larger body: parsing is one C call that holds the GIL and takes 0.2 us a value."""
 
 _MAX_ITEMS = 10_000
-"""Of one list or map. Ports of a range, one by one, are the most that anybody has been seen to send."""
+"""Items of one list or map. The longest seen from clients are port ranges, listed port by port."""
 
 _MAX_TEXT = 1 << 20
-"""Characters of one string. The kernel takes no argument or variable of more than 128 KiB."""
+"""Characters of one string. The kernel limits an argument or variable to 128 KiB."""
 
-_DROP = object()  # null where the type has no null: as if the key were not there
-_INT64 = range(-(1 << 63), 1 << 63)  # what Docker has of unsigned numbers is far below
+_DROP = object()  # null where the type has no null: the key counts as absent
+_INT64 = range(-(1 << 63), 1 << 63)  # Docker's unsigned values are far below the limit
 _DIGITS = 20
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # to the end where it is not closed: nothing is scanned twice
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # matches unclosed strings too: linear time
 _FOLD = str.maketrans("\u017f\u212a", "sk")
 
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
@@ -61,13 +61,13 @@ class _DuplicateKeyError(Exception):
 
 
 def decode_json(data: bytes, kind: type[T]) -> T:
-    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a wrong type names the field. With more than
-    `INLINE` bytes it is work for a thread."""
+    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a type error names the field. Call it in a
+    thread for more than `INLINE` bytes."""
     if len(data) > INLINE:
         _check_size(data)
     try:
         shaped = _shape_of(kind)(_parse(data))  # type: ignore[arg-type]  # classes are hashable, which mypy does not see in type[T]
-        if shaped is _DROP:  # a body of `null`
+        if shaped is _DROP:  # the body is `null`
             shaped = [] if isinstance(inspect.type_info(kind), inspect.ListType) else {}
         return msgspec.convert(shaped, kind)
     except RecursionError:
@@ -81,10 +81,10 @@ def decode_json(data: bytes, kind: type[T]) -> T:
 
 
 def _parse(data: bytes) -> Any:
-    """Plain values. msgspec's parser is faster, and does not tell of keys that come twice."""
+    """Parse to plain values. Not with msgspec, which is faster but does not report duplicate keys."""
     try:
         text = data.decode()
-        if "\\u" in text:  # Python's strings may have lone surrogates; they cannot be written anywhere
+        if "\\u" in text:  # only Python accepts lone surrogates, which cannot be encoded
             msgspec.json.decode(data)
         return _parser.decode(text)
     except UnicodeDecodeError as error:
@@ -102,18 +102,18 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole_number(text: str) -> int:
-    return int(text) if len(text) <= _DIGITS else _INT64.stop  # that many digits are too large, however many they are
+    return int(text) if len(text) <= _DIGITS else _INT64.stop  # a number with that many digits is out of range
 
 
 def _fraction(text: str) -> float:
     value = float(text)
-    if value - value:  # not finite
+    if value - value:  # infinite or NaN
         raise ValueError("number out of range")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)  # NaN and Infinity are Python's idea
+    raise ValueError(name)  # Python's json accepts NaN and Infinity, which are not JSON
 
 
 _parser = json.JSONDecoder(
@@ -122,11 +122,11 @@ _parser = json.JSONDecoder(
 
 
 def _check_size(data: bytes) -> None:
-    """Raise InvalidParameter for more values than a body can need."""
+    """Raise InvalidParameter for more values than a body may have."""
     if _separators(data, 0, len(data)) <= _MAX_VALUES:
         return
     count = end = 0
-    for string in _STRING.finditer(data):  # what is within strings does not count
+    for string in _STRING.finditer(data):  # commas and brackets within strings do not count
         count += 1 + _separators(data, end, string.start())
         end = string.end()
         if count > _MAX_VALUES:
@@ -140,7 +140,7 @@ def _separators(data: bytes, start: int, end: int) -> int:
 
 
 def _malformed(data: bytes) -> str:
-    """What is wrong with it, from the parser that says so best."""
+    """Why the body is malformed, from the parser with the better message."""
     if not data.strip():
         return "invalid JSON: got EOF while reading request body"
     try:
@@ -193,7 +193,7 @@ def _shape_of(kind: Any) -> _Shape:
 
 
 def _shape(info: inspect.Type, known: dict[Any, _Shape]) -> _Shape:
-    """The function that brings a plain value into the form this type expects. `known` ends recursion in types."""
+    """The function that normalizes a plain value for this type. `known` handles recursive types."""
     if isinstance(info, inspect.StructType):
         return _struct(info, known)
     if isinstance(info, inspect.ListType):
@@ -214,8 +214,8 @@ def _shape(info: inspect.Type, known: dict[Any, _Shape]) -> _Shape:
 
 
 def _folded(key: str) -> str:
-    """As Go matches the names of members: ASCII without case, and the two other letters that fold to ASCII (encoding/json's
-    foldName)."""
+    """Fold a key as Go matches member names: ASCII case-insensitively, with the two other letters that fold to ASCII
+    (encoding/json's foldName)."""
     return key.lower() if key.isascii() else key.translate(_FOLD).lower()
 
 
@@ -229,7 +229,7 @@ def _struct(info: inspect.StructType, known: dict[Any, _Shape]) -> _Shape:
         if type(value) is not dict:
             return _same(value)
         result: dict[str, Any] = {}
-        others: set[str] = set()  # members that came in another case
+        others: set[str] = set()  # members spelled in another case
         for key, item in value.items():
             field = fields.get(key)
             if field is None:
@@ -258,7 +258,7 @@ def _struct(info: inspect.StructType, known: dict[Any, _Shape]) -> _Shape:
 
 
 def _zero(info: inspect.Type) -> Any:
-    """What Go makes of null as an element, where it cannot be left out."""
+    """Go's zero value, which replaces a null element."""
     if isinstance(info, inspect.StructType | inspect.DictType):
         return {}
     if isinstance(info, inspect.ListType):
@@ -289,7 +289,7 @@ def _dict(inner: _Shape, zero: Any) -> _Shape:
 
 
 def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
-    """Of a union only one member is a container of others in practice (`Foo | None`, `list[str] | str`)."""
+    """In practice only one member of a union contains other types (`Foo | None`, `list[str] | str`)."""
     members = [member for member in info.types if not isinstance(member, inspect.NoneType)]
     nullable = any(isinstance(member, inspect.NoneType) for member in info.types)
     inner = next((s for s in (_shape(member, known) for member in members) if s not in _PLAIN), _same)
@@ -305,7 +305,7 @@ def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
 
 
 def explain_validation(error: msgspec.ValidationError) -> str:
-    """msgspec's complaint with the field in front: "HostConfig.Memory: expected int, got str"."""
+    """msgspec's message with the field in front: "HostConfig.Memory: expected int, got str"."""
     text = str(error)
     where = _WHERE.search(text)
     reason = (text[: where.start()] if where else text).replace("`", "")

@@ -1,4 +1,4 @@
-"""How a front end's protocol looks where no handler of its own answers: errors, unknown paths, headers, versions."""
+"""The protocol conventions of a front end: errors, unknown paths, headers, versions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _plain_error(request: Request, error: Exception) -> Response:
 
 
 class Dialect(NamedTuple):
-    """`answer_error` turns an exception into an answer and must not raise. `decorate` adds what every answer has.
-    `check_version` reads the version in a path ("1.43" of "/v1.43/info") and raises what `answer_error` explains;
-    `newest` is what a path without a version gets."""
+    """`answer_error` turns an exception into an answer and must not raise. `decorate` adds headers to every answer.
+    `check_version` parses the version of a path ("1.43" of "/v1.43/info") and raises errors that `answer_error` can format;
+    `newest` is used for a path without a version."""
 
     answer_error: Callable[[Request, Exception], Response]
     decorate: Callable[[Answer], Answer]
@@ -43,4 +43,4 @@ PLAIN = Dialect(
     not_found=Response(404, b"no front end serves this: see front-ends in daemon.json\n", _TEXT),
     options=Response(200, b"", ()),
 )
-"""Of a daemon without a front end."""
+"""The dialect of a daemon without a front end."""

@@ -1,7 +1,7 @@
-"""From a request to a route: `Router` is the HTTP server's handler.
+"""Finds the route of a request: `Router` is the HTTP server's handler.
 
-Paths are looked up, not searched: whole literal paths in a dict; others by method, first and last segment, which leaves
-one or two patterns to try. A parameter may contain "/", as image names and Docker's own routes do.
+Lookup does not scan the routes: literal paths are in a dict, others are indexed by method, first and last segment, which
+leaves one or two patterns to try. A parameter may contain "/", as image names and Docker's own routes do.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["Guard", "OnAnswer", "Route", "RouteHandler", "Router"]
 RouteHandler = Callable[[Call], Awaitable[Answer]]
 
 Guard = Callable[[Call, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
-"""Stands around every call, those of unknown routes too (`pattern` ""). It awaits the second argument for the answer, once,
-or answers itself. It sees the same Call as the handler: what `call.json` gives it is the very object the handler gets."""
+"""Wraps every call, including unknown routes (`pattern` ""). It awaits the second argument for the answer, once, or answers
+itself. It sees the same Call as the handler: `call.json` returns the same object to both."""
 
 OnAnswer = Callable[[Call, int, float], None]
-"""After a handler: the status and the seconds until the answer was there (for streams: until it began). 101 is a hijack."""
+"""Called after a handler with the status and the seconds until the answer (for streams: until it began). 101 is a hijack."""
 
 
 class Route(NamedTuple):
-    """`pattern` is "/containers/{id}/json": a parameter takes one segment or more. `since` is the API version that brought
-    it."""
+    """`pattern` is "/containers/{id}/json"; a parameter matches one or more segments. `since` is the API version that
+    introduced the route."""
 
     method: str
     pattern: str
@@ -46,8 +46,8 @@ _Pattern = tuple[re.Pattern[str], Route]
 
 
 class Router:
-    """The handler. Routes are fixed when it is made; two with the same method and pattern are an error. `guard` and
-    `on_answer` may be set or removed at any time: the next request uses them, on whatever connection it comes."""
+    """The handler. Routes are fixed at construction; two with the same method and pattern are an error. `guard` and
+    `on_answer` may be set or removed at any time, and apply from the next request on, on every connection."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Router:
         for route in self.routes:
             self._add(route)
         for patterns in self._patterns.values():
-            # "/a/{id}/b/{c}" before "/a/{id}", which would swallow it
+            # "/a/{id}/b/{c}" comes before "/a/{id}", which would match it too
             patterns.sort(key=lambda entry: -_PARAMETER.sub("", entry[1].pattern).count("/"))
 
     def _add(self, route: Route) -> None:
@@ -86,7 +86,7 @@ class Router:
         patterns.append((re.compile(expression, re.DOTALL), route))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-        """The route for a path without version, and what its parameters are."""
+        """The route for a path without version, and the values of its parameters."""
         route = self._static.get((method, path))
         if route:
             return route, {}
@@ -100,8 +100,8 @@ class Router:
         return None
 
     def __call__(self, request: Request) -> Awaitable[Answer]:
-        """Answer a request: see http.messages.Handler. Raises nothing but cancellation. (No coroutine of its own: a ping is
-        short enough to feel one.)"""
+        """Answer a request: see http.messages.Handler. Raises only cancellation. (Not a coroutine: its cost would be
+        measurable in a ping.)"""
         path, asked = request.path, ""
         versioned = _VERSIONED.fullmatch(path) if path.startswith("/v") else None
         if versioned:
