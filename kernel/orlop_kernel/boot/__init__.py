@@ -1,4 +1,4 @@
-"""What a daemon does before and around serving: its log, its pid file, its sockets, its talk with systemd.
+"""Startup and process setup of the daemon: log, pid file, listening sockets, systemd.
 
 Small modules that `daemon` composes; none of them knows the engine.
 """

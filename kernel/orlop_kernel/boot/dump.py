@@ -1,6 +1,6 @@
-"""What every task and thread of the daemon is waiting for, as text: for a report about a daemon that hangs.
+"""Dumps the stacks of all tasks and threads as text, to diagnose a daemon that hangs.
 
-The answer to SIGUSR1, in a file, and of `GET /debug/tasks`.
+SIGUSR1 writes the dump to a file; `GET /debug/tasks` returns it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def _frame(frame: FrameType, line: int | None, indent: str) -> Iterator[str]:
 
 
 def tasks() -> Iterator[str]:
-    """The tree of tasks, each with its frames from the outermost to where it waits."""
+    """The tree of tasks, each with its stack, outermost frame first."""
     root = trio.lowlevel.current_root_task()
     yield from _lines(root, 0) if root else ()
 
 
 def threads() -> Iterator[str]:
-    """Other threads: the store's, and those that wait for a disk in a task's stead."""
+    """The other threads: the store's, and workers that run blocking calls for tasks."""
     frames, this = sys._current_frames(), threading.get_ident()
     for thread in threading.enumerate():
         if thread.ident is not None and thread.ident != this and (frame := frames.get(thread.ident)):
@@ -50,7 +50,7 @@ def threads() -> Iterator[str]:
 
 
 def where(task: trio.lowlevel.Task) -> list[str]:
-    """The task's frames in one line each, outermost first."""
+    """The task's stack, one frame a line, outermost first."""
     return [f"{frame.f_code.co_qualname} ({_short(frame)}:{line})" for frame, line in task.iter_await_frames()]
 
 
@@ -59,7 +59,7 @@ def _short(frame: FrameType) -> str:
 
 
 def write(directory: str) -> str:
-    """Write it all into a new file there and return its path."""
+    """Write the dump to a new file in `directory` and return its path."""
     path = os.path.join(directory, f"tasks-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.log")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w") as file:

@@ -1,6 +1,7 @@
-"""Whom a TCP address lets in: whoever reaches the API is root on this machine. Pure, and without trio: for `--validate` too.
+"""Checks whether a TCP address may be served: access to the API is root on this machine. Pure and without trio, for
+`--validate`.
 
-Off loopback clients show a certificate, unless `allow-insecure-tcp` says that something else keeps strangers away.
+Off loopback, clients must present a certificate, unless `allow-insecure-tcp` says that something else protects the port.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _log = logging.getLogger("orlop.daemon")
 
 
 def split_tcp(text: str, tls: bool) -> tuple[str, int]:
-    """Host and port of `host:port`, dockerd's defaults where one is missing."""
+    """Host and port of `host:port`, with dockerd's defaults for a missing part."""
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:
         host, port = text, ""
@@ -23,12 +24,12 @@ def split_tcp(text: str, tls: bool) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
-    """By name or number only: what a resolver says may change after we asked it."""
+    """Decided by name or number only: what a resolver answers may change after the check."""
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 def check(url: str, host: str, config: Config) -> None:
-    """Raise `ConfigError` when listening there would give the machine away; warn when it may, and is allowed to."""
+    """Raise `ConfigError` when listening there would give strangers root; warn when `allow-insecure-tcp` permits it."""
     if config.verifies_clients:
         return
     lacking = "without client certificates (tlsverify is off)" if config.uses_tls else "without TLS"
@@ -46,7 +47,7 @@ def check(url: str, host: str, config: Config) -> None:
 
 
 def by_tcp(config: Config) -> list[str]:
-    """Every `tcp://` of `hosts`; what systemd opened shows only when it is there."""
+    """Every `tcp://` of `hosts`. Sockets opened by systemd are not known before the start."""
     return [host for host in config.effective_hosts if not host.startswith(("unix://", "fd://"))]
 
 

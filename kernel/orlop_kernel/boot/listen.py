@@ -1,6 +1,6 @@
-"""From `hosts` and `listeners` to listening sockets: who may reach the daemon.
+"""Opens the listening sockets of `hosts` and `listeners`.
 
-A unix socket belongs to root and the group of the configuration. TCP is checked by `exposure`, TLS files by `tls`.
+A unix socket belongs to root and to the configured group. TCP is checked by `exposure`, TLS files by `tls`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Listeners = list[trio.abc.Listener[Any]]
 
 
 def _group(name: str) -> int | None:
-    """The gid of the socket's group; None when the default group does not exist: then it is root's alone."""
+    """The gid of the socket's group. None when the default group does not exist; the socket is then root's alone."""
     if name.isdigit():
         return int(name)
     if not name:
@@ -63,7 +63,8 @@ async def _open_tcp(url: str, config: Config, context: ssl.SSLContext | None) ->
 
 
 def _take(rest: str, inherited: Mapping[int, str], config: Config, context: ssl.SSLContext | None) -> Listeners:
-    """`fd://` is all sockets that systemd opened, `fd://3` or `fd://name` those. TCP ones are guarded as if named here."""
+    """`fd://` takes all sockets that systemd opened, `fd://3` or `fd://name` those. TCP sockets are checked like configured
+    ones."""
     if not inherited:
         raise ConfigError(f"cannot listen on fd://{rest}: no sockets were passed by systemd (LISTEN_FDS is not set for us)")
     fds = [fd for fd, name in inherited.items() if rest in ("", name, str(fd))]
@@ -94,7 +95,7 @@ def _guarded(
 
 @asynccontextmanager
 async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[Listeners]:
-    """Listen on every host of the configuration, or on none of them. Closed in the end, if nobody did so before."""
+    """Listen on every host of the configuration, or on none. On exit, closes those that are still open."""
     async with AsyncExitStack() as undo:
         context = tls.server_context(config) if config.uses_tls else None
         listeners: Listeners = []
@@ -123,7 +124,7 @@ def _user(name: str) -> int | None:
 
 
 def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
-    """Root's alone, unless the entry says who else."""
+    """Open the socket of an entry. Without `mode`, `user` or `group`, only root may connect."""
     try:
         uid, gid = _user(entry.owner), _group(entry.group)
         mode = int(entry.mode, 8) if entry.mode else 0o660 if gid is not None else 0o600
@@ -136,7 +137,7 @@ def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
 
 @asynccontextmanager
 async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
-    """The sockets of `listeners`, each with its entry: all of them, or none. `hosts` are those of `opened`."""
+    """Open the sockets of `listeners`, each with its entry: all or none. `hosts` are the listeners returned by `opened`."""
     async with AsyncExitStack() as undo:
         found: list[tuple[Listener, Listeners]] = []
         by_tcp = any(entry.host.startswith("tcp:") for entry in config.listeners)
@@ -155,8 +156,8 @@ async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list
 
 
 def check(running: Config, wanted: Config) -> None:
-    """Raise `ConfigError` where a start with `wanted` would, but for sockets that cannot be made. What is not another than
-    in `running` has been found right."""
+    """Raise `ConfigError` where a start with `wanted` would, except for sockets that cannot be created. Settings that are
+    the same in `running` are not checked again."""
     exposure.check_hosts(wanted)
     if wanted.uses_tls and not tls.same(running, wanted):
         tls.contexts(wanted, bool(exposure.by_tcp(wanted)))
@@ -169,7 +170,7 @@ def check(running: Config, wanted: Config) -> None:
 
 
 def check_owners(config: Config) -> None:
-    """Raise `ConfigError` for a user or group of a socket that does not exist."""
+    """Raise `ConfigError` when a socket's user or group does not exist."""
     if any(host.startswith("unix://") for host in config.effective_hosts):
         _group(config.group)
     for entry in config.listeners:
@@ -182,14 +183,14 @@ def any_tls(listeners: Listeners) -> bool:
 
 
 def renew(listeners: Listeners, context: ssl.SSLContext | None) -> None:
-    """Serve what connects from now on with this context; connections that are there go on with theirs."""
+    """Use this context for new connections; open connections keep theirs."""
     for listener in listeners:
         if isinstance(listener, TlsListener) and context is not None:
             listener.context = context
 
 
 def close_unused(inherited: Mapping[int, str], config: Config) -> None:
-    """Sockets that systemd passed and no host names."""
+    """Close sockets that systemd passed and that no host names."""
     if not any(host.startswith("fd://") for host in config.effective_hosts):
         for fd in inherited:
             os.close(fd)

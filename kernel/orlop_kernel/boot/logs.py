@@ -1,6 +1,6 @@
-"""The daemon's own log: one line an event to standard error, for people or, with `--log-format json`, for machines.
+"""The daemon's log: one line per event on standard error, as text or, with `--log-format json`, as JSON.
 
-When standard error is systemd's journal, each line begins with its priority (sd-daemon(3)), and the journal keeps the time.
+When standard error is systemd's journal, each line begins with its priority (sd-daemon(3)) and omits the time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMES = {
 }
 
 
-# syslog(3): what `journalctl -p err` selects by
+# The priorities of syslog(3), by which `journalctl -p err` selects
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
@@ -45,9 +45,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class Throttle(logging.Filter):
-    """Lets one record of a kind pass every ten seconds, and has the next one say how many did not. A kind is what a caller
-    names (`extra={"throttle": "..."}`); failures for lack of descriptors are one by themselves, wherever they happen,
-    without their tracebacks: there is nothing in them that the limit does not explain."""
+    """Lets one record of a kind through every ten seconds and appends the number suppressed to the next one. The caller
+    names the kind (`extra={"throttle": "..."}`). Failures for lack of descriptors are one kind wherever they occur, and are
+    logged without tracebacks, because the limit explains them."""
 
     PERIOD = 10.0
 
@@ -79,17 +79,17 @@ class Throttle(logging.Filter):
 
 
 class _Text(logging.Formatter):
-    """`2026-01-02T03:04:05.678Z warn  message`; a traceback follows on lines of its own."""
+    """`2026-01-02T03:04:05.678Z warn  message`; a traceback follows on separate lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        # A message with a newline in it would look like two: what containers and clients say may end up in one
+        # Messages may contain text from containers and clients: a newline must not forge a second log line
         message = record.getMessage().replace("\n", "\\n")
         line = f"{_time(record)} {_NAMES.get(record.levelno, record.levelname):5} {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _Journal(logging.Formatter):
-    """What another formatter makes, each line with the record's priority in front."""
+    """Puts the record's priority in front of each line of another formatter."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Journal(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """dockerd's keys: level, msg, time; and who says it."""
+    """dockerd's keys (level, msg, time) and the logger's name."""
 
     def format(self, record: logging.LogRecord) -> str:
         import msgspec
@@ -121,13 +121,13 @@ class _Json(logging.Formatter):
 
 
 def set_level(level: str) -> None:
-    """Ours follows the configuration; what libraries say below a warning is theirs to know."""
+    """The level applies to our loggers; libraries log warnings and worse only."""
     logging.getLogger("orlop").setLevel(_LEVELS[level])
     logging.getLogger("orlop_kernel").setLevel(_LEVELS[level])
 
 
 def _is_journal(fd: int, stream: str) -> bool:
-    """JOURNAL_STREAM names the device and inode of the journal's socket: standard error may have gone elsewhere since."""
+    """JOURNAL_STREAM names the device and inode of the journal's socket. Compare: standard error may be redirected since."""
     try:
         info = os.fstat(fd)
     except OSError:

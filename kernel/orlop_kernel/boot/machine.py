@@ -1,4 +1,4 @@
-"""What a configuration asks of this machine and a start would not get: for `orlopd --validate`, which starts nothing."""
+"""Checks a configuration against this machine for `orlopd --validate`. Starts nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["problems"]
 
 
 def problems(config: Config) -> Iterator[Problem]:
-    """Everything at once; nothing is changed."""
+    """Every problem found; changes nothing."""
     yield from _directory(config.data_root, "data-root")
     yield from _directory(config.exec_root, "exec-root")
     if os.path.isdir(config.data_root):
@@ -33,7 +33,7 @@ def _refused(check: Callable[[], object], *keys: str) -> Iterator[Problem]:
 
 
 def _directory(path: str, key: str) -> Iterator[Problem]:
-    """Whether it is a directory, or could become one."""
+    """Check that the path is a directory or could be created as one."""
     above = os.path.abspath(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)

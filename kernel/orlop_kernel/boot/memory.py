@@ -1,8 +1,8 @@
-"""Memory of bursts is given back: bodies, logs and lists leave a heap of which most is free, and malloc keeps it.
+"""Returns freed memory to the kernel: bodies, logs and lists leave a heap that is mostly free, and malloc keeps it.
 
-Small objects that live on lie scattered between the large ones that have gone, so that only its end would ever shrink by
-itself. `malloc_trim` gives back the pages in between. It takes milliseconds, and pages that are needed again have to be
-faulted in: so it is done while the daemon is idle, or where there is much.
+Small objects that live on lie scattered between large freed ones, so malloc by itself shrinks only the end of the heap.
+`malloc_trim` releases the free pages in between. It takes milliseconds, and pages needed again must be faulted in. It runs
+while the daemon is idle, or when there is much to release.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["release_when_idle", "resident"]
 
 _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
-_IDLE = 0.02  # of a processor
-_SOME = 4 << 20  # more than it was at its least, and it is released while idle
-_MUCH = 64 << 20  # more than the last release left, and it is released at once
+_IDLE = 0.02  # processor share; the daemon is idle below it
+_SOME = 4 << 20  # growth over the minimum that is released while idle
+_MUCH = 64 << 20  # growth since the last release that is released at once
 _WORK = 0.01  # seconds of processor time
 _QUICK = 0.03
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> int:
-    """Bytes of memory that this process occupies; 0 when that cannot be told, for lack of a descriptor."""
+    """Bytes of memory that this process occupies; 0 when they cannot be read for lack of a descriptor."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * _PAGE
@@ -39,8 +39,9 @@ def resident() -> int:
 
 
 class _Releaser:
-    """Failed requests leave cycles of frames, which hold their bodies until a full collection. Where that takes long, it is
-    left to the interpreter: all requests would wait for it."""
+    """Runs the garbage collector, then `malloc_trim`. Failed requests leave reference cycles of frames, which hold their
+    bodies until a full collection. Once a collection took long, it is left to the interpreter, because it delays all
+    requests."""
 
     def __init__(self) -> None:
         self._collects = True
@@ -58,10 +59,10 @@ async def release_when_idle(
     processor: Callable[[], float] = time.process_time,
     release: Callable[[], None] | None = None,
 ) -> None:
-    """Run for as long as the daemon. The parameters are for tests."""
+    """Runs as long as the daemon. The parameters are for tests."""
     release = release or _Releaser()
     least = left = resident()
-    worked = 0.0  # processor time at the last release: without work since, there is nothing new to find
+    worked = 0.0  # processor time at the last release: without work since then nothing has been freed
     while True:
         used = processor()
         await trio.sleep(_EVERY)

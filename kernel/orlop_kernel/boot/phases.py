@@ -1,4 +1,4 @@
-"""How long each phase of a boot took, for the log: where a slow start spends its time."""
+"""Measures how long each phase of a boot takes, for the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Phases"]
 
 
 class Phases:
-    """`began` is `time.monotonic()` of the first moment. `end` names the phase that ends now."""
+    """`began` is the `time.monotonic()` of the start. `end` names the phase that ends now."""
 
     def __init__(self, began: float) -> None:
         self._began = self._last = began

@@ -1,5 +1,5 @@
-"""This process among others: its roots, its locks, its limits. What is set here must not reach containers, which come out
-of the zygote: it is set after that has started.
+"""Sets up this process: its directories, locks and limits. Called after the zygote has started, because containers are
+forked from the zygote and must not inherit these settings.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from orlop_sdk import linux
 __all__ = ["adjust", "client_limits", "refuse_foreign", "roots"]
 
 _log = logging.getLogger("orlop.daemon")
-_MOST_CONNECTIONS = 16_384  # each costs memory as well: some 10 KiB
+_MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
 _FEWEST = 16
-_MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest kind, of one client at the same time
-_BUFFERS = 2 << 20  # what relaying a stream allocates and frees in turn
-_OOM_SCORE = -500  # dockerd's: killed late, but before nothing is left
-# What dockerd, podman and containerd keep in theirs, and what a root of ours without its database would have
+_MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest size at once, per client
+_BUFFERS = 2 << 20  # buffers that relaying a stream allocates and frees repeatedly
+_OOM_SCORE = -500  # dockerd's: killed late, but before the machine has no memory left
+# Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
 _SIGNS = frozenset(
     {"containers", "image", "overlay2", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
 )
 
 
 def refuse_foreign(data_root: str) -> None:
-    """A `data-root` written for another engine (its daemon.json is read where ours is missing): at boot we would remove what
-    our database does not know, which is all of it."""
+    """Refuse a `data-root` written for another engine, because boot removes everything that our database does not list.
+    (dockerd's daemon.json, with its data-root, is read where ours is missing.)"""
     names = set(os.listdir(data_root))
     if "orlop.db" not in names and (found := sorted(names & _SIGNS)):
         raise ConfigError(
@@ -42,10 +42,10 @@ def refuse_foreign(data_root: str) -> None:
 
 @contextmanager
 def roots(config: Config) -> Iterator[None]:
-    """The directories exist, and the exec root is ours alone (the store holds the data root)."""
+    """Create the directories and lock the exec root (the store locks the data root)."""
     from orlop_kernel.store import lock_root
 
-    # The data root as Docker's: nobody shall reach a setuid program in a volume by its path on the host.
+    # As Docker's data root: no user may reach a setuid program in a volume by its path on the host.
     for path, mode in ((config.data_root, 0o710), (config.exec_root, 0o711)):
         try:
             os.makedirs(path, mode=mode, exist_ok=True)
@@ -60,9 +60,9 @@ def roots(config: Config) -> Iterator[None]:
 
 
 def adjust() -> None:
-    """As many files as we may have; late on the kernel's list when memory is short; heard of when we hang."""
+    """Raise the limit of open files, lower the OOM score, and enable stack dumps for aborts."""
     linux.keep_freed_memory(_BUFFERS)
-    # Where every thread is goes to the log when a watchdog aborts us; the core would only fill the disk
+    # When a watchdog aborts us, the stacks of all threads go to the log; a core dump would only fill the disk
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -72,13 +72,13 @@ def adjust() -> None:
             if int(file.read()) > _OOM_SCORE:
                 file.write(str(_OOM_SCORE))
     except OSError as error:
-        _log.debug("cannot adjust the OOM score: %s", error)  # in a container, without CAP_SYS_RESOURCE
+        _log.debug("cannot adjust the OOM score: %s", error)  # happens in a container without CAP_SYS_RESOURCE
 
 
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
-    """What clients of `hosts` may have of this process, and what those of each of so many further listeners may, in shares
-    of its limit of files. A connection takes one, and its request up to three more while it streams. One sixteenth is kept
-    for the daemon's own work, another one from the further listeners, so that an administrator always gets in."""
+    """Limits for clients of `hosts`, and for those of each of `guarded` further listeners, as shares of the file limit. A
+    connection takes one file, and its request up to three more while it streams. One sixteenth is reserved for the daemon's
+    own work, and another one is closed to the further listeners, so that an administrator can always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = min(max(files // 16, 32), 1024)
     here = min(files // 4, _MOST_CONNECTIONS)

@@ -1,4 +1,4 @@
-"""Talking with systemd: sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Without systemd, silence."""
+"""sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Does nothing without systemd."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import trio
 __all__ = ["feed_watchdog", "inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
 
 _FIRST_FD = 3
-_MARGIN = 15.0  # after the time that containers and clients are given, for what comes after them
+_MARGIN = 15.0  # seconds for the rest of the shutdown, after containers and clients have ended
 
 
 def notify(state: str) -> None:
-    """Tell the service manager; a manager that does not listen is not our trouble."""
+    """Send the state to the service manager; errors are ignored."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
@@ -34,18 +34,18 @@ def notify_ready(status: str) -> None:
 
 
 def notify_reloading() -> None:
-    """systemd matches the time against its own, to know a reload from the one before."""
+    """systemd compares the time with its own to match this reload to its request."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def notify_stopping(limit: float) -> None:
-    """`limit`: the seconds that stopping may take. The unit's TimeoutStopSec knows nothing of containers' stop timeouts."""
-    seconds = min(limit + _MARGIN, 365 * 86400.0)  # for ever, when a container has for ever
+    """`limit`: the seconds that stopping may take. The unit's TimeoutStopSec does not know the containers' stop timeouts."""
+    seconds = min(limit + _MARGIN, 365 * 86400.0)  # a container may have no limit
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
 
 async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
-    """Tell as long as this loop turns that it does, twice in the time that the unit's WatchdogSec gives."""
+    """Send the watchdog's keep-alive twice per WatchdogSec, as long as the event loop runs."""
     for_whom, microseconds = (environ.pop(name, "") for name in ("WATCHDOG_PID", "WATCHDOG_USEC"))
     if for_whom not in ("", str(pid)) or not microseconds.isdigit() or int(microseconds) == 0:
         return
@@ -55,8 +55,8 @@ async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
 
 
 def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> dict[int, str]:
-    """The sockets that were opened for us, by fd, with their names. Takes the variables out of `environ`: children must
-    not think that the sockets are theirs."""
+    """The sockets that systemd opened, by fd, with their names. Removes the variables from `environ`, so that children do
+    not take the sockets for theirs."""
     for_whom, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if for_whom != str(pid) or not count.isdigit():
         return {}

@@ -1,6 +1,6 @@
-"""The TLS files of the configuration: read, and tried out as a client would, before anybody connects.
+"""Reads the TLS files of the configuration and tests them with a handshake before any client connects.
 
-Imports ssl and not trio: `--validate` uses it too. Owns nothing and writes nothing; a renewed certificate is a new context.
+Imports ssl but not trio, for `--validate`. Writes nothing; a renewed certificate becomes a new context.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from orlop_kernel.config import Config, ConfigError, Listener
 
 __all__ = ["contexts", "same", "server_context", "warnings"]
 
-_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: we look at the dates ourselves, and name them
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: our own check of the dates names them
 _SOON = 14 * 86400.0
-_FLIGHTS = 4  # a handshake in memory is through in two of each side
+_FLIGHTS = 4  # messages each side sends at most in an in-memory handshake
 _PEM = {
     "tlscert": b"-----BEGIN CERTIFICATE-----",
     "tlskey": b" PRIVATE KEY-----",
@@ -36,7 +36,7 @@ def _refuse(text: str) -> NoReturn:
 
 
 def _check_form(key: str, path: str) -> None:
-    """OpenSSL names neither the file nor what is wrong with it."""
+    """Check the PEM file's form: OpenSSL's errors name neither the file nor what is wrong with it."""
     try:
         with open(path, "rb") as file:
             content = file.read(1 << 20)
@@ -72,10 +72,10 @@ def _check_dates(what: str, certificate: dict[str, Any]) -> None:
 
 
 def _try_out(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
-    """Shake hands with ourselves, in memory, as a client that trusts this very certificate; what it is shown. Finds what
-    every client would find: a key that does not sign, a certificate that is not one for servers."""
+    """Do a handshake in memory with a client that trusts exactly this certificate, and return the certificate presented.
+    Finds what every client would find: a key that does not match, a certificate that is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False  # by which name clients know us is theirs to say
+    trusting.check_hostname = False  # the names by which clients reach us are unknown here
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     trusting.load_verify_locations(config.tlscert)
     one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -106,7 +106,7 @@ def _load_authority(context: ssl.SSLContext, config: Config) -> None:
 
 
 def server_context(config: Config) -> ssl.SSLContext:
-    """What connections are served with. Raises `ConfigError`, with the file, when no client could connect by it."""
+    """The context of new connections. Raises `ConfigError` naming the file when no client could connect with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _check_form("tlscert", config.tlscert)
@@ -123,8 +123,8 @@ def server_context(config: Config) -> ssl.SSLContext:
 
 
 def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
-    """By CA, `server_context` for those whose clients may come: that of `hosts`, and those that `listeners` have of their
-    own. Raises `ConfigError` also when a certificate for one address would open another with other rights."""
+    """`server_context` by CA, for every CA whose clients may connect: that of `hosts`, and those of `listeners`. Raises
+    `ConfigError` also when a certificate for one address would open another address with other rights."""
     if not config.uses_tls:
         return {}
     made = {config.tlscacert: server_context(config)}
@@ -136,7 +136,7 @@ def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
 
 
 def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
-    """A certificate says which CA has made it, and nothing of addresses: it is good for all that trust this CA."""
+    """A certificate is accepted at every address that trusts its CA: it proves the CA, not the address."""
     entries = [entry for entry in config.listeners if entry.host.startswith("tcp:")]
     if hosts_by_tcp:
         entries.insert(0, Listener(host="hosts", role="full"))
@@ -158,19 +158,19 @@ def _rights(entry: Listener) -> object:
 
 
 def _certificates(path: str) -> set[bytes]:
-    """Those in a file that has been found good. By content: the same CA may lie in two files, beside others."""
+    """The certificates in a file already checked. Compared by content: two files may hold the same CA, with others."""
     with open(path, encoding="ascii", errors="replace") as file:
         return {ssl.PEM_cert_to_DER_cert(text) for text in _CERTIFICATE.findall(file.read())}
 
 
 def same(one: Config, other: Config) -> bool:
-    """Whether both serve with the same files, and ask the same of clients."""
+    """Whether both configurations use the same files and ask clients for the same."""
     keys = ("uses_tls", "verifies_clients", "tlscacert", "tlscert", "tlskey", "listeners", "effective_hosts")
     return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 
 def warnings(config: Config, certificate: dict[str, Any]) -> list[str]:
-    """What works and should not stay so."""
+    """Settings that work but should be changed."""
     found = []
     left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
     if left < _SOON:

@@ -1,13 +1,13 @@
 """Reports tasks that block the event loop, as asyncio's `slow_callback_duration` does.
 
-A step of a task is everything between two checkpoints. While it lasts no client is answered. Its length is the wall time
-without the time in which the thread was runnable and waited for a processor (the second field of
-/proc/thread-self/schedstat): a busy machine is not a fault of the step. What remains is computing, blocking system calls and
-waiting for the GIL. A step that waited for the disk when it was looked at says so: how long that takes is up to the machine.
-One that waited for another thread counts as long as this process computed: that thread may have waited for a processor.
+A step is the run of a task between two checkpoints; during a step no client is answered. Its length is wall time minus the
+time that the thread was runnable and waited for a processor (the second field of /proc/thread-self/schedstat), so that a
+busy machine is not blamed on the step. What remains is computing, blocking system calls and waiting for the GIL. A step that
+was waiting for the disk when sampled is marked, because that time depends on the machine. A step that waited for another
+thread counts only the processor time of this process, because that thread may have waited for a processor.
 
-Installed while `debug` is on, or when the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds. Imported by
-nobody otherwise.
+Installed while `debug` is on, or when the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds. Otherwise not
+imported.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ import trio
 __all__ = ["DISK", "THRESHOLD", "VARIABLE", "Blocked", "LoopWatchdog", "follow", "log_blocked", "threshold"]
 
 THRESHOLD = 0.1
-"""Seconds. What a client notices as a delay of its `ping`."""
+"""Seconds. A client notices such a delay of its `ping`."""
 
 DISK = "waiting for the disk"
 VARIABLE = "ORLOP_LOOP_WATCHDOG"
-_FRAMES = 12  # the innermost ones: enough to get from a handler to the loop in it
+_FRAMES = 12  # the innermost ones: enough to reach from a handler to the loop that it runs
 _log = logging.getLogger("orlop.loop")
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A step that was too long: the task's name, seconds, the innermost frames when the threshold was passed ("" when they
-    were not seen in time), and whether the thread was in uninterruptible sleep then, which is the disk as a rule."""
+    """A step that took too long: the task's name, seconds, the innermost frames when the threshold was passed ("" when they
+    were not sampled in time), and whether the thread was in uninterruptible sleep then, which usually means the disk."""
 
     task: str
     seconds: float
@@ -55,7 +55,7 @@ Report = Callable[[Blocked], None]
 
 
 def _open_schedstat() -> int | None:
-    """Of the calling thread; None where the kernel has no scheduler statistics (CONFIG_SCHED_INFO)."""
+    """Open schedstat of the calling thread; None where the kernel has no scheduler statistics (CONFIG_SCHED_INFO)."""
     try:
         return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -63,17 +63,17 @@ def _open_schedstat() -> int | None:
 
 
 class LoopWatchdog(trio.abc.Instrument):
-    """The instrument. It belongs to the thread of the run that it is added to."""
+    """The trio instrument. It must run in the thread of the run that it is added to."""
 
     def __init__(self, report: Report, threshold: float = THRESHOLD) -> None:
         self._report = report
         self._threshold = threshold
         self._fd = _open_schedstat()
         self._thread, self._tid = threading.get_ident(), threading.get_native_id()
-        self._began = 0.0  # 0: no step is under way
+        self._began = 0.0  # 0: no step is running
         self._waited = 0
         self._computed = 0.0
-        self._seen = ("", "")  # frames, and what is waited for
+        self._seen = ("", "")  # frames, and what the thread waits for
         self._closed = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="loop-watchdog", daemon=True)
         self._sampler.start()
@@ -92,7 +92,7 @@ class LoopWatchdog(trio.abc.Instrument):
         self._began = time.perf_counter()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not self._began:  # it was added during this step
+        if not self._began:  # the instrument was added during this step
             return
         passed = time.perf_counter() - self._began
         self._began = 0.0
@@ -105,11 +105,11 @@ class LoopWatchdog(trio.abc.Instrument):
                 self._report(Blocked(task.name, passed, frames, waits_for == "disk"))
 
     def _run_queue_wait(self) -> int:
-        """Nanoseconds so far."""
+        """Nanoseconds that the thread has waited for a processor so far."""
         return int(os.pread(self._fd, 64, 0).split()[1]) if self._fd is not None else 0
 
     def _sample(self) -> None:
-        """Look at the loop's thread when a step has lasted for the threshold: once it is over the frames are gone."""
+        """Record the stack of the loop's thread once a step passes the threshold: after the step the frames are gone."""
         looked_at = 0.0
         while not self._closed.wait(self._threshold / 2):
             began = self._began
@@ -135,7 +135,7 @@ def _waits_for(tid: int) -> str:
 
 
 def _short(frame: FrameType) -> str:
-    """The step's frames in one line, innermost first, without those of trio that every step has."""
+    """The step's frames in one line, innermost first, without trio's own."""
     found = []
     for one, line in itertools.islice(traceback.walk_stack(frame), _FRAMES):
         if one.f_globals.get("__name__") == "trio._core._run":
@@ -149,14 +149,14 @@ def log_blocked(found: Blocked) -> None:
 
 
 def threshold(environ: Mapping[str, str]) -> float:
-    """Seconds that the environment asks for, 0 when it does not."""
+    """The threshold that the environment sets, in seconds; 0 when it sets none."""
     text = environ.get(VARIABLE, "")
     return int(text) / 1000 if text.isascii() and text.isdecimal() else 0.0
 
 
 def follow(current: LoopWatchdog | None, debug: bool, environ: Mapping[str, str]) -> LoopWatchdog | None:
-    """Add the instrument to the running loop or remove it, as configuration and environment say. Gets and returns the one
-    that is in place."""
+    """Add the instrument to the running loop or remove it, as configuration and environment say. Takes the installed one and
+    returns the one installed afterwards."""
     wanted = threshold(environ) or (THRESHOLD if debug else 0.0)
     if wanted and current is None:
         current = LoopWatchdog(log_blocked, wanted)

@@ -1,4 +1,4 @@
-"""What may stand in `listeners`, `audit-log` and `authorization-plugins`. Pure; `validate` asks it."""
+"""Checks `listeners`, `audit-log` and `authorization-plugins`. Pure; called by `validate`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["ROLES", "problems"]
 ROLES = ("read-only", "no-exec", "full")
 
 _PLUGIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_IMAGE_NAMES = re.compile(r"[a-zA-Z0-9*?._/:-]+")  # of the characters of a name: none stands for a class of others
-# Attributes that events carry beside an object's labels: a scope by one of these would match what is no label.
+_IMAGE_NAMES = re.compile(r"[a-zA-Z0-9*?._/:-]+")  # characters of image names and the wildcards: no character classes
+# Attributes that events carry beside an object's labels: a scope by one of these would match things that are not labels.
 _NO_LABELS = frozenset(
     {"container", "driver", "execDuration", "execID", "exitCode", "id", "image", "name", "reclaimed", "signal", "type"}
 )
@@ -68,7 +68,7 @@ def _rights(listener: Listener) -> Iterator[str]:
 
 
 def problems(config: Config) -> Found:
-    """(what is wrong, the keys it is about)."""
+    """Pairs of a problem and the keys that it is about."""
     seen = set(config.effective_hosts)
     for listener in config.listeners:
         wrong = [*_place(listener, config), *_rights(listener)]

@@ -1,7 +1,7 @@
-"""The arguments of `orlopd`, parsed by pflag's rules. Pure: argv in, values out.
+"""Parses the arguments of `orlopd` by pflag's rules. Pure.
 
-Not argparse: `--iptables=false`, `-H=unix:///x` and `-DH unix:///x` mean here what they mean to dockerd, and no import
-stands between exec and the first answer.
+Not argparse: `--iptables=false`, `-H=unix:///x` and `-DH unix:///x` must mean what they mean to dockerd, and importing
+argparse would slow the start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Parsed", "parse"]
 
 
 class Parsed(NamedTuple):
-    """`values` by daemon.json key, in daemon.json's shapes; `raw` is what was typed, by flag; the rest are no keys."""
+    """`values` are by daemon.json key, in daemon.json's shapes; `raw` is the text by flag; the other fields have no key."""
 
     values: dict[str, Any]
     raw: dict[str, str]
@@ -26,8 +26,8 @@ class Parsed(NamedTuple):
     """"" to run, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
     "check deep repair", ...)."""
     directory: str = ""
-    """What relative paths begin at, also when the file is read again: the working directory at the start, which the daemon
-    leaves."""
+    """The base of relative paths, also when a reload reads the file again: the working directory at the start, which the
+    daemon leaves."""
 
 
 _BY_NAME = {flag.name: flag for flag in FLAGS}
@@ -83,7 +83,7 @@ def _network_option(text: str) -> dict[str, dict[str, str]]:
 
 
 _ALONE = {"bool": "true", "action": "true", "show": "text"}
-"""What a flag without a value means; others take the next word."""
+"""The value of a flag given without one; every other kind takes the next word."""
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "string": str,
@@ -102,7 +102,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def _join(old: Any, new: Any) -> Any:
-    """Repeated flags: lists grow, maps too (two levels deep for network options), anything else: the last one counts."""
+    """Combine repeated flags: lists are extended, maps merged (two levels deep for network options), else the last
+    counts."""
     if isinstance(new, list):
         return [*(old or []), *new]
     if isinstance(new, dict):
@@ -114,7 +115,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def _tokens(argv: Sequence[str]) -> list[tuple[Flag, str, str]]:
-    """(flag, how it was written, value text) of each flag, in order."""
+    """(flag, its spelling, text of its value) for each flag, in order."""
     found = []
     rest = list(argv)
     while rest:

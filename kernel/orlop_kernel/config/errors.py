@@ -1,4 +1,4 @@
-"""The one error of this room. Apart from `spi.errors`: `orlopd --help` must not import the driver contracts."""
+"""The error of this package. Not in `spi.errors`, because `orlopd --help` must not import the driver contracts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["ConfigError"]
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text is for the person who wrote it. `problems` are all that was found, a line
-    each: who starts a daemon wants to know of every one."""
+    """The configuration cannot be used; the text is for its author. `problems` lists everything found, one a line, so that
+    all of it can be corrected at once."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))

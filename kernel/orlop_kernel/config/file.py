@@ -1,4 +1,4 @@
-"""daemon.json: bytes in, known keys with their values out. Says file, line, key and reason of what is wrong with it."""
+"""Reads daemon.json and returns the known keys with their values. Errors name file, line, key and reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .policy import HINTS
 __all__ = ["DEFAULT_FILES", "KEYS", "Document", "decode", "fallback_for", "find", "key_lines", "read"]
 
 DEFAULT_FILES = ("/etc/orlop/daemon.json", "/etc/docker/daemon.json")
-"""The second is read where the first is missing: a machine that comes from Docker keeps its settings."""
+"""The second is read where the first is missing, so that a machine that used Docker keeps its settings."""
 
 KEYS = frozenset(Config.__struct_encode_fields__)
 
@@ -33,8 +33,8 @@ _COLON = re.compile(r"\s*:")
 
 
 class Document(NamedTuple):
-    """What a file says. `values` are the known keys that it sets; `lines` tells where each key stands, members of objects
-    as "proxies.http-proxy". `problems` make it unusable, `notes` do not."""
+    """The content of a file. `values` are the known keys that it sets; `lines` gives the line of each key, with members of
+    objects as "proxies.http-proxy". `problems` make the file unusable, `notes` do not."""
 
     values: dict[str, Any]
     lines: dict[str, int]
@@ -50,7 +50,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """The file in whose stead this default one is read; "" for the first, and for one that is no default."""
+    """The preferred file that this default replaces; "" for the preferred one, and for a path that is no default."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 
@@ -89,7 +89,7 @@ def key_lines(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _place(text: str) -> str:
-    """Where the JSON breaks and why. The standard library knows lines and columns, msgspec only bytes."""
+    """Where the JSON is malformed and why. The standard library reports line and column, msgspec only a byte offset."""
     import json
 
     try:
@@ -114,7 +114,7 @@ def _hint(key: str) -> str:
 
 
 def _unknown(found: Mapping[str, Any], lines: Mapping[str, int]) -> str:
-    """dockerd's sentence about keys that are none, with the line and the key that was meant; "" when all are known."""
+    """dockerd's message about unknown keys, with line and nearest known key; "" when all are known."""
     listed = []
     for key in sorted(set(found) - KEYS):
         remarks = [f"line {lines[key]}" if key in lines else "", _hint(key)]
@@ -133,7 +133,7 @@ def _sets(key: str, value: Any) -> bool:
 
 
 def decode(text: str) -> Document:
-    """Raises `ConfigError` for what is no JSON object; all else that is wrong is in `problems`."""
+    """Raises `ConfigError` for text that is not a JSON object; all other errors are in `problems`."""
     if not text.strip():
         return Document({}, {})
     try:

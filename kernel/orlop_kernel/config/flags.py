@@ -8,8 +8,8 @@ __all__ = ["FLAGS", "Flag", "help_text"]
 
 
 class Flag(NamedTuple):
-    """One flag. `key` is the daemon.json key it sets, "" for a flag that is no key. `kind` says what a value looks like
-    and how repeated ones add up."""
+    """One flag. `key` is the daemon.json key that it sets, "" for none. `kind` is the form of its value and decides how
+    repeated flags are combined."""
 
     name: str
     key: str

@@ -1,5 +1,5 @@
-"""Defaults, daemon.json and flags become one `Config`. Reads the file, and looks whether dockerd's default certificates are
-there. Finds everything that is wrong at once, and remembers where each value came from.
+"""Merges defaults, daemon.json and flags into one `Config`. Reads the file, and looks whether dockerd's default certificates
+exist. Reports all errors at once and records where each value came from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .validate import Problem, validate
 __all__ = ["DEFAULT", "Loaded", "load", "load_all", "merge", "without_password"]
 
 DEFAULT = "default"
-"""The origin of a value that nobody set."""
+"""The origin of a value that is not set anywhere."""
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _WORDS = {
@@ -35,13 +35,13 @@ _WORDS = {
     "`float`": "a number with a fraction",
     "`null`": "null",
 }
-_PASSWORD = re.compile(r"(://)[^/]*@")  # to the last "@" of the authority: a password may hold others
+_PASSWORD = re.compile(r"(://)[^/]*@")  # up to the last "@" of the authority: a password may contain "@"
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
 class Loaded(NamedTuple):
-    """A configuration and what its reader should be told: the file it came from ("" = none), warnings, and the origin of
-    each key that was set: "FILE:LINE", "--flag", "environment NAME", several where they add up."""
+    """A configuration with the file it came from ("" for none), the warnings, and the origins of each key that was set:
+    "FILE:LINE", "--flag", "environment NAME". A key that is combined has several."""
 
     config: Config
     file: str = ""
@@ -49,7 +49,7 @@ class Loaded(NamedTuple):
     origins: Mapping[str, str] = {}
 
     def located(self, problem: Problem) -> str:
-        """A problem with the places that its keys come from: file and line, flag, environment."""
+        """A problem with the places where its keys were set: file and line, flag, environment."""
         return _located(problem, self.origins)
 
     def origin(self, key: str) -> str:
@@ -62,7 +62,7 @@ def _located(problem: Problem, origins: Mapping[str, str]) -> str:
 
 
 def without_password(url: str) -> str:
-    """dockerd's disguise of a proxy's user and password, in every URL of a text."""
+    """Mask user and password of proxies as dockerd does, in every URL of a text."""
     return _PASSWORD.sub(r"\1xxxxx:xxxxx@", url)
 
 
@@ -75,7 +75,7 @@ def _show(value: Any) -> str:
 
 
 def _conflicts(document: Document, parsed: Parsed) -> str:
-    """dockerd's sentence about keys that stand in both, "" when there are none. Only `runtimes` may."""
+    """dockerd's message about keys set both by flag and in the file, "" when there are none. Only `runtimes` may be both."""
     by_key: dict[str, list[str]] = {}
     for flag in FLAGS:
         if flag.name in parsed.raw and flag.key:
@@ -99,7 +99,7 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
 
 
 def _culprit(values: Mapping[str, Any], key: str) -> tuple[str, str]:
-    """The member of a map that is wrong (msgspec does not name it), as a suffix of the key; and the value to show."""
+    """The wrong member of a map, which msgspec does not name, as a suffix of the key; and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
@@ -125,7 +125,7 @@ def _explain(error: msgspec.ValidationError, values: Mapping[str, Any], key: str
 
 
 def _mistyped(values: Mapping[str, Any], lines: Mapping[str, int]) -> dict[str, str]:
-    """The keys whose values are of a wrong type, and how to say so."""
+    """The keys whose values have the wrong type, each with a message."""
     found = {}
     for key, value in values.items():
         try:
@@ -143,13 +143,13 @@ def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
 
 
 def certificates(environ: Mapping[str, str]) -> str:
-    """Where dockerd looks for certificates that nobody names: the client's directory, of the user it runs as."""
+    """The directory where dockerd looks for certificates by default: the client's, of the user it runs as."""
     return environ.get("DOCKER_CERT_PATH") or environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
 def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What dockerd takes from the environment: proxies where nothing else names them, certificates, the storage driver, the
-    API's minimum version. Yields each key that it sets, and by what."""
+    """Apply the environment as dockerd does: proxies where nothing else sets them, certificates, the storage driver, the
+    API's minimum version. Yields each key that it sets, and the variable."""
     proxies = dict(values.get("proxies") or {})
     for key in _PROXIES:
         name = key.upper().replace("-", "_")
@@ -175,7 +175,7 @@ def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator
 
 
 def _make_absolute(values: dict[str, Any], directory: str) -> None:
-    """Relative paths of files, as dockerd takes them. What has no slash may be a program on PATH."""
+    """Make paths of files absolute as dockerd does. A name without a slash may be a program on PATH and stays."""
     for key in ("tlscacert", "tlscert", "tlskey", "pidfile"):
         if values.get(key):
             values[key] = os.path.join(directory, values[key])
@@ -203,7 +203,7 @@ def merge(file: Mapping[str, Any], parsed: Parsed) -> dict[str, Any]:
 
 
 def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> dict[str, list[str]]:
-    """Where each key is set: in the file (and that it is dockerd's, read for want of ours), by flags."""
+    """Where each key is set: by flags, or in the file, noting when that is dockerd's file."""
     remark = f" (no {fallback_for(path)})" if fallback_for(path) and not explicit else ""
     found = {key: [f"{path}:{document.lines[key]}{remark}" if key in document.lines else path] for key in document.values}
     for flag in FLAGS:
@@ -213,7 +213,7 @@ def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> d
 
 
 def _read(path: str) -> tuple[Document, list[str]]:
-    """The file and what is wrong with it, in dockerd's words."""
+    """The file and its errors, in dockerd's words."""
     if not path:
         return Document({}, {}), []
     try:
@@ -224,8 +224,8 @@ def _read(path: str) -> tuple[Document, list[str]]:
 
 
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
-    """`load` for arguments already parsed, with the file's name, the warnings and the origins. What cannot be used is left
-    out, so that the rest is looked at too: the error names everything."""
+    """`load` for parsed arguments, with the file's name, the warnings and the origins. Unusable values are left out and
+    checking goes on, so that the error names every problem."""
     path = find(os.path.join(parsed.directory, parsed.config_file) if parsed.config_file else "")
     document, wrong = _read(path)
     if conflicts := _conflicts(document, parsed):

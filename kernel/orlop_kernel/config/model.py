@@ -1,8 +1,8 @@
-"""`Config`: what a daemon was told, as one frozen value. Field names are daemon.json's keys, with "_" for "-".
+"""`Config`: the daemon's configuration as one frozen value. Field names are daemon.json's keys, with "_" for "-".
 
-Holds every key that dockerd 29 knows; `policy` says which of them Orlop ignores or refuses. What is derived from the
-configuration (names of the bridge, the nft table, the cgroup parent, the pid file) is derived here and nowhere else, so
-that daemons with different data roots never meet.
+Holds every key that dockerd 29 knows; `policy` lists those that Orlop ignores or refuses. Names derived from the
+configuration (bridge, nft table, cgroup parent, pid file) are derived only here, so that daemons with different data roots
+never share one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUILTIN_RUNTIME = "runc"
 
 
 class AddressPool(ConfigBase, frozen=True, kw_only=True):
-    """One pool that networks without a subnet are cut from: `size` is the prefix length of each cut."""
+    """A pool that subnets of networks without one are cut from: `size` is the prefix length of each subnet."""
 
     base: str
     size: int
@@ -61,7 +61,7 @@ class RuntimeEntry(
     rename={"runtime_args": "runtimeArgs", "runtime_type": "runtimeType"},
     omit_defaults=True,
 ):
-    """An entry of `runtimes`: a program with runc's command line, by path."""
+    """An entry of `runtimes`: the path of a program with runc's command line."""
 
     path: str = ""
     runtime_args: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class RuntimeEntry(
 
 
 class Proxies(ConfigBase, frozen=True, kw_only=True):
-    """The proxies for registry traffic; from the environment where daemon.json is silent."""
+    """The proxies for registry traffic. Values missing in daemon.json come from the environment."""
 
     http_proxy: str = ""
     https_proxy: str = ""
@@ -78,9 +78,9 @@ class Proxies(ConfigBase, frozen=True, kw_only=True):
 
 
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry of `listeners`: one more socket, and what may be done through it. `mode` is octal; without it 0660 if there
-    is a `group`, else 0600. `labels`: only objects with all of these are there. `tlscacert`: the CA of its clients, by TCP;
-    without it the daemon's. `image_names`: patterns of names that its clients may give to images, move and remove."""
+    """An entry of `listeners`: one more socket, and what its clients may do. `mode` is octal; without it 0660 if there is a
+    `group`, else 0600. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of its clients over
+    TCP; without it the daemon's. `image_names`: patterns of the image names that its clients may assign, move and remove."""
 
     host: str
     role: str
@@ -95,7 +95,7 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AuditLog(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """Who did what, as JSON lines. `required`: nothing is changed that cannot be written down."""
+    """The log of who did what, as JSON lines. `required`: a change that cannot be logged is refused."""
 
     path: str
     max_size: str = "100m"
@@ -204,30 +204,31 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     userland_proxy_path: str = ""
     userns_remap: str = ""
 
-    # --- what follows from it ---------------------------------------------------------------------------------------
+    # --- derived values -------------------------------------------------------------------------------------------------
 
     @property
     def instance(self) -> str:
-        """ "" for the daemon on the default data root, else eight hex digits made of its data root: part of every name
-        that this daemon gives to something of the host's."""
+        """ "" for the daemon on the default data root, else eight hex digits derived from its data root. Part of every name
+        that this daemon gives to an object of the host."""
         root = os.path.realpath(self.data_root)
         return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
 
     @property
     def bridge_name(self) -> str:
-        """The link of the network `bridge`; "" when `bridge` is "none" (no such network). At most 15 bytes, as links are."""
+        """The link of the network `bridge`; "" when `bridge` is "none" (no such network). At most 15 bytes, the kernel's
+        limit."""
         if self.bridge:
             return "" if self.bridge == "none" else self.bridge
         return self.default_bridge
 
     @property
     def default_bridge(self) -> str:
-        """The one that the daemon makes; any other that `bridge` names is an administrator's."""
+        """The bridge that the daemon creates; any other that `bridge` names must be created by the administrator."""
         return f"orlop-{self.instance}" if self.instance else "orlop0"
 
     @property
     def cgroup_driver(self) -> str:
-        """Who makes cgroups: `native.cgroupdriver` of exec-opts; else systemd on a pure cgroup v2 host that runs it."""
+        """What creates cgroups: `native.cgroupdriver` of exec-opts, else systemd on a pure cgroup v2 host that runs it."""
         for option in self.exec_opts:
             key, _, value = option.partition("=")
             if key.strip().lower() == "native.cgroupdriver":
@@ -237,7 +238,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def effective_cgroup_parent(self) -> str:
-        """Where containers without a `CgroupParent` of their own go."""
+        """The parent of containers without a `CgroupParent` of their own."""
         if self.cgroup_parent:
             return self.cgroup_parent
         if self.cgroup_driver == "systemd":
@@ -246,20 +247,21 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
-        """With TLS and no `hosts`, dockerd listens on its TLS port of loopback; here, on the socket too. An empty host is
-        the socket, never an address."""
+        """The addresses to listen on. With TLS and no `hosts`, dockerd listens on its TLS port of loopback; Orlop listens on
+        the socket too. An empty host means the socket, never an address."""
         if self.hosts:
             return tuple(dict.fromkeys(host if host.strip() else DEFAULT_HOST for host in self.hosts))
         return (DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,)
 
     @property
     def cdi_directories(self) -> tuple[str, ...] | None:
-        """Where devices are described; None when CDI is switched off, by dockerd's switch or by one empty directory."""
+        """The directories of device descriptions; None when CDI is off, by dockerd's switch or by a single empty
+        directory."""
         return None if self.features.get("cdi") is False or self.cdi_spec_dirs == ("",) else self.cdi_spec_dirs
 
     @property
     def pid_path(self) -> str:
-        """The pid file: beside the default exec root, inside any other."""
+        """The path of the pid file: beside the default exec root, inside any other."""
         if self.pidfile:
             return self.pidfile
         return "/run/orlop.pid" if self.exec_root == DEFAULT_EXEC_ROOT else os.path.join(self.exec_root, "orlop.pid")
@@ -275,7 +277,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def verifies_clients(self) -> bool:
-        """With TLS, unless `tlsverify` is false: `tls` alone verifies."""
+        """Whether TLS clients need a certificate: yes, unless `tlsverify` is false. `tls` alone verifies."""
         return self.uses_tls and self.tlsverify is not False
 
     @property

@@ -1,7 +1,7 @@
-"""What Orlop makes of each key that is not simply honoured, and which keys a reload applies. Data, no code.
+"""How Orlop treats keys that it does not simply apply, and which keys a reload applies. Data, no code.
 
-A key whose absence would weaken a boundary that its writer counts on is refused; one that only tunes something Orlop does
-not have is ignored, said so at start and in `GET /info`. So a file written for dockerd works here, or says why not.
+A key is refused when ignoring it would weaken a security boundary that its author relies on. A key that tunes something
+Orlop does not have is ignored, with a warning at start and in `GET /info`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REFUSED: dict[str, str] = {
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
     "userns-remap": "user namespaces are not supported; containers would run with the host's user ids",
 }
-"""Keys that are an error unless they have their default value (or say `"enable": false`), and why."""
+"""Keys that are an error unless they have their default value (or say `"enable": false`), and the reason."""
 
 IGNORED: dict[str, str] = {
     "allow-direct-routing": "there is no such switch",
@@ -38,7 +38,7 @@ IGNORED: dict[str, str] = {
 """Keys that are accepted without effect, with a warning when they are set."""
 
 SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "raw-logs"})
-"""Keys without effect in dockerd too (raw-logs: Orlop's log never has colours): no warning."""
+"""Keys without effect in dockerd too (raw-logs: Orlop's log never has colours), accepted without a warning."""
 
 RELOADABLE = frozenset(
     {
@@ -71,7 +71,7 @@ RELOADABLE = frozenset(
         "shutdown-timeout",
     }
 )
-"""Keys that SIGHUP applies to the running daemon: dockerd's, and what else is only looked at when it is needed."""
+"""Keys that SIGHUP applies to the running daemon: dockerd's, and others that are only read when needed."""
 
 HINTS: dict[str, str] = {
     "config-file": "only as a flag",
@@ -86,4 +86,4 @@ HINTS: dict[str, str] = {
     "storage-opt": "storage-opts",
     "validate": "only as a flag",
 }
-"""Names that people write in the file and that are no keys: what they mean."""
+"""Names that people mistake for keys, and what to write instead."""

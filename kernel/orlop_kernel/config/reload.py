@@ -1,7 +1,7 @@
-"""What a reload would do: compare two configurations, sort the differences. Pure; the daemon applies the plan.
+"""Compares two configurations and computes what a reload changes. Pure; the daemon applies the plan.
 
-The new configuration is the whole truth: a key taken out of the file goes back to its default. (dockerd keeps the old
-value of most such keys until a restart, which nobody can see from the file.)
+The new file is complete: a key removed from it returns to its default. (dockerd keeps the old value of most such keys until
+a restart, so that the file does not show the value in use.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _FIELDS = dict(zip(Config.__struct_encode_fields__, Config.__struct_fields__, st
 
 
 class ReloadPlan(NamedTuple):
-    """`loaded` is what holds after the reload: the running configuration with the reloadable keys of the new one, each with
-    its origin. `applied` are the keys that change, `unchanged` those that are set and stay, `needs_restart` those that
-    differ and stay as they are."""
+    """`loaded` is the configuration after the reload: the running one with the reloadable keys of the new one, each with its
+    origin. `applied` are the keys that change, `unchanged` those that are set and stay the same, `needs_restart` those that
+    differ but are not applied."""
 
     loaded: Loaded
     applied: tuple[str, ...]
@@ -52,7 +52,7 @@ def plan(running: Loaded, wanted: Loaded) -> ReloadPlan:
 
 
 def _text(value: Any) -> str:
-    """As Go prints it: maps of switches by %v, the rest as JSON."""
+    """As Go prints it: maps of booleans by %v, the rest as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and all(isinstance(item, bool) for item in value.values()):
@@ -61,11 +61,11 @@ def _text(value: Any) -> str:
 
 
 _NOT_TOLD = frozenset({"log-opts", "proxies"})
-"""Neither is told by dockerd, and both may hold passwords."""
+"""dockerd leaves both out of the event, and both may hold passwords."""
 
 
 def reload_attributes(config: Config) -> dict[str, str]:
-    """The attributes of the daemon's `reload` event: every reloadable value as text, as dockerd gives them."""
+    """The attributes of the daemon's `reload` event: every reloadable value as text, in dockerd's format."""
     found = {key: _text(getattr(config, _FIELDS[key])) for key in _FIELDS if key in RELOADABLE - _NOT_TOLD}
     unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     return {

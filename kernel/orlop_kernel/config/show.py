@@ -1,6 +1,6 @@
-"""A configuration as people look at it: every key, its value, and who said so. Secrets are masked. Pure.
+"""Renders a configuration for people: every key, its value and its origin, with secrets masked. Pure.
 
-The document is what `GET /orlop/config` and `orlopd --show-config=json` answer; `orlopd --show-config` prints it as text.
+`GET /orlop/config` and `orlopd --show-config=json` return the document; `orlopd --show-config` prints it as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MASK = "xxxxx"
 
 
 def _masked(value: Any) -> Any:
-    """Passwords in URLs, and what options call a secret (of log drivers, most of all)."""
+    """Mask passwords in URLs, and options that are secrets (mostly of log drivers)."""
     if isinstance(value, str):
         return without_password(value)
     if isinstance(value, list):
@@ -35,7 +35,7 @@ def _masked(value: Any) -> Any:
 
 
 def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
-    """`needs_restart`: keys that have another value in the file by now than the daemon was started with."""
+    """`needs_restart`: keys whose value in the file differs from the one that the daemon was started with."""
     values = msgspec.to_builtins(loaded.config)
     keys = Config.__struct_encode_fields__
     return {

@@ -1,7 +1,7 @@
-"""What may stand in a configuration once file and flags are merged. Pure but for reading the host's cgroup version.
+"""Checks a merged configuration. Pure but for reading the host's cgroup version.
 
-In dockerd's order and, where known, its words. Everything that is wrong is said, each with the keys that it is about.
-Imports `ipaddress` only when there is an address to look at.
+Checks in dockerd's order and, where known, with its words. Reports every problem, each with the keys that it is about.
+Imports `ipaddress` only when there is an address to check.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LINK = re.compile(r"^[^\s/:]{1,15}$")
 
 
 class Problem(NamedTuple):
-    """What is wrong, and the keys whose values make it so."""
+    """A problem and the keys whose values cause it."""
 
     text: str
     keys: tuple[str, ...]
@@ -130,7 +130,7 @@ def _numbers(config: Config) -> Problems:
 
 
 def _hosts(config: Config) -> Problems:
-    """Scheme and form; whether a tcp address may be served without TLS is decided where it is bound."""
+    """Check scheme and form. Whether a tcp address may be served without TLS is decided where it is bound."""
     for host in config.hosts:
         scheme, separator, rest = host.partition("://")
         wrong = f"invalid bind address ({host}): "
@@ -273,6 +273,6 @@ def _access(config: Config) -> Problems:
 
 
 def validate(config: Config) -> list[Problem]:
-    """Everything that is wrong with it."""
+    """Every problem of the configuration."""
     checks = (_refused, _daemon, _numbers, _names, _hosts, _registries, _execution, _network, _access)
     return [problem for check in checks for problem in check(config)]

@@ -1,6 +1,6 @@
-"""Small notations of daemon.json and its flags: sizes, ulimits, key=value, address pools. Pure text in, values out.
+"""Parses the small notations of daemon.json and its flags: sizes, ulimits, key=value, address pools. Pure.
 
-Every function raises `ValueError` whose text says what is wrong with the value; the caller adds the key's name.
+Every function raises `ValueError` with a text that says what is wrong with the value; the caller adds the key's name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ULIMITS = frozenset(
 
 
 def parse_bool(text: str) -> bool:
-    """Go's strconv.ParseBool, which dockerd's flags go by: `--icc=f` is false, `--icc=no` an error."""
+    """Go's strconv.ParseBool, as for dockerd's flags: `--icc=f` is false, `--icc=no` an error."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -55,12 +55,12 @@ def parse_size(text: str) -> int:
 
 
 def parse_size_decimal(text: str) -> int:
-    """A size in decimal units (go-units FromHumanSize): "10m" is 10000000. What log drivers use for max-size."""
+    """A size in decimal units (go-units FromHumanSize): "10m" is 10000000. Used for the max-size of log drivers."""
     return _size(text, 1000)
 
 
 def format_size(size: int) -> str:
-    """A size as people write it in binary units, exact: 67108864 is "64M"."""
+    """A size in binary units, exact: 67108864 is "64M"."""
     for unit in "PTGMK":
         scale = 1024 ** _POWERS[unit.lower()]
         if size and size % scale == 0:
@@ -77,7 +77,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 
 def parse_fields(text: str) -> dict[str, str]:
-    """Fields as in `base=10.10.0.0/16,size=24`."""
+    """Parse fields such as `base=10.10.0.0/16,size=24`."""
     return dict(key_value(part) for part in text.split(","))
 
 

@@ -1,14 +1,14 @@
-"""The versions of the Engine API: what is served, and so what daemon.json may ask for."""
+"""The supported versions of the Engine API, which also bound what daemon.json may set."""
 
 from __future__ import annotations
 
 __all__ = ["API_VERSION", "MIN_API_VERSION", "parse_version"]
 
 API_VERSION = "1.51"
-"""The newest version whose behaviour is implemented; what a path without a version gets."""
+"""The newest version whose behaviour is implemented; used for a path without a version."""
 
 MIN_API_VERSION = "1.24"
-"""The oldest that is served; `min-api-version` may raise it."""
+"""The oldest version served; `min-api-version` may raise it."""
 
 
 def parse_version(text: str) -> tuple[int, int]:
