@@ -22,12 +22,13 @@ __all__ = ["main"]
 
 
 def _open_standard_streams() -> None:
-    """Descriptors 0 to 2 are something: else the next socket, or the database, is stderr and gets what is printed there."""
+    """Open descriptors 0 to 2 if they are closed. Otherwise the next socket or database would become stderr and be printed
+    to."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # returns the lowest free fd: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as Python's own, never closed
     for stream in (sys.stdout, sys.stderr):
@@ -36,10 +37,10 @@ def _open_standard_streams() -> None:
 
 
 def _say(text: str) -> int:
-    """On stdout, and out of the buffer: Python would find a full disk on its way out only, and exit with 120."""
+    """Print to stdout and flush: at exit Python would only report a full disk with status 120."""
     import signal
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # into `head`, for instance
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader may close early, as `head` does
     try:
         print(text, flush=True)
     except OSError as error:
@@ -54,7 +55,7 @@ def _fail(text: str) -> int:
 
 
 def _check_machine(loaded: Loaded) -> None:
-    """Raise ConfigError for all that a start would find; warnings go where the others do."""
+    """Raise ConfigError for every problem that a start would find; warnings go where those of a start go."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     from orlop_kernel import assembly
     from orlop_kernel.boot import machine

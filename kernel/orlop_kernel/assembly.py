@@ -1,4 +1,4 @@
-"""From the names in daemon.json to open services, routes and guards. Owns no policy: order and lifetime alone."""
+"""Turns the plugin names in daemon.json into open services, routes and guards. Decides only order and lifetime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def service_plugins(config: Config) -> dict[str, ServicePlugin]:
-    """The services of the configuration, each behind those that it requires. Raises ConfigError, NotFound, DriverError."""
+    """The configured services, each after those that it requires. Raises ConfigError, NotFound, DriverError."""
     found = {name: cast("ServicePlugin", discovery.find("service", name).make()) for name in config.services}
     return in_order(found)
 
@@ -54,7 +54,7 @@ def in_order(plugins: Mapping[str, ServicePlugin]) -> dict[str, ServicePlugin]:
 
 @asynccontextmanager
 async def processes(plugins: Mapping[str, ServicePlugin], config: Config) -> AsyncIterator[dict[str, Any]]:
-    """The processes of all services, started."""
+    """Start the processes of all services."""
     async with AsyncExitStack() as stack:
         yield {name: await stack.enter_async_context(plugin.processes(config)) for name, plugin in plugins.items()}
 
@@ -63,7 +63,7 @@ async def processes(plugins: Mapping[str, ServicePlugin], config: Config) -> Asy
 async def opened(
     plugins: Mapping[str, ServicePlugin], started: Mapping[str, Any], context: ServiceContext
 ) -> AsyncIterator[dict[str, Service]]:
-    """All services, open; closed in the reverse order. `context` has no services and no processes yet."""
+    """Open all services; they are closed in reverse order. `context` has no services and no processes yet."""
     services: dict[str, Service] = {}
     async with AsyncExitStack() as stack:
         for name, plugin in plugins.items():
@@ -77,7 +77,7 @@ def front_ends(config: Config, services: Services) -> list[FrontEnd]:
 
 
 def router(ends: Sequence[FrontEnd]) -> Router:
-    """One listener's router: the routes of all front ends, and the manners of the first that has its own."""
+    """One listener's router: the routes of all front ends, and the first dialect that a front end provides."""
     from orlop_kernel.routing.dialect import PLAIN
     from orlop_kernel.routing.router import Router
 
@@ -90,7 +90,7 @@ def _guard_plugins(config: Config) -> list[GuardPlugin]:
 
 
 def problems(config: Config) -> Iterator[Problem]:
-    """What would keep the selected plugins from starting with this configuration."""
+    """Everything that would keep the selected plugins from starting with this configuration."""
     for key, kind, names in (
         ("services", "service", config.services),
         ("front-ends", "frontend", config.front_ends),
@@ -107,14 +107,14 @@ def problems(config: Config) -> Iterator[Problem]:
 
 
 def check(loaded: Loaded) -> None:
-    """Raise ConfigError for all `problems` at once, each with the place of its keys."""
+    """Raise ConfigError for all `problems` at once, each with the place where its keys are set."""
     if found := [loaded.located(problem) for problem in problems(loaded.config)]:
         raise ConfigError(*found)
 
 
 @asynccontextmanager
 async def guards(config: Config, services: Services) -> AsyncIterator[list[Guards]]:
-    """The guards of the configuration, open. Raises ConfigError, also where a listener would be left without one."""
+    """Open the configured guards. Raises ConfigError, also when a listener that needs a guard would have none."""
     if not config.guards and (config.listeners or config.audit_log or config.authorization_plugins):
         raise ConfigError("listeners, audit-log and authorization-plugins need a guard: name one in guards in daemon.json")
     async with AsyncExitStack() as stack:
@@ -122,7 +122,7 @@ async def guards(config: Config, services: Services) -> AsyncIterator[list[Guard
 
 
 def guarded(found: Iterable[Guard | None]) -> Guard | None:
-    """Several guards as one, the first outermost."""
+    """Combine several guards into one, the first outermost."""
     chain = [guard for guard in found if guard is not None]
     if len(chain) < 2:
         return chain[0] if chain else None
@@ -136,7 +136,7 @@ def guarded(found: Iterable[Guard | None]) -> Guard | None:
 
 
 def on_answer(services: Iterable[Service]) -> OnAnswer | None:
-    """What is called after each answer: nothing, one function, or one for all."""
+    """Combine the services' `on_answer` callbacks into one; None when there are none."""
     listening = [service.on_answer for service in services if service.on_answer is not None]
     if len(listening) < 2:
         return listening[0] if listening else None

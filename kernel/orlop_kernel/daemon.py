@@ -1,7 +1,7 @@
-"""The daemon's life: boot -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
+"""The daemon's lifetime: boot -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
 
-Owns the order of things and nothing else. All that a container needs to go on is in its monitor: this process may die at
-any line below, and the next one picks up.
+Decides only the order. Everything that a running container needs is in its monitor, so this process may die at any point and
+the next daemon adopts the containers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _log = logging.getLogger("orlop.daemon")
-_STREAM_GRACE = 2.0  # for streams that do not end by themselves: nobody waits for `logs -f` when a daemon restarts
+_STREAM_GRACE = 2.0  # a `logs -f` never ends by itself, and a restart must not wait for it
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -60,7 +60,7 @@ class Daemon:
         self._watchdog: LoopWatchdog | None = None
 
     async def live(self) -> None:
-        """Boot, serve until a signal, stop. Returns after a clean stop; raises what made a start impossible."""
+        """Boot, serve until a signal, stop. Returns after a clean stop; raises what made the start fail."""
         config = self._loaded.config
         inherited = systemd.inherited_sockets(os.environ, os.getpid())
         listen.close_unused(inherited, config)
@@ -70,7 +70,7 @@ class Daemon:
                 process.adjust()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
-                # What the services started imports on the other processor while we import here
+                # The processes just started import their modules on the other processor while we import ours
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.kinds import ServiceContext
                 from orlop_kernel.store import Store
@@ -86,7 +86,7 @@ class Daemon:
                     async with (
                         assembly.opened(plugins, processes, context) as services,
                         assembly.guards(config, services) as guards,
-                        listen.opened(config, inherited) as listeners,  # from here on clients wait, not fail
+                        listen.opened(config, inherited) as listeners,  # from here on clients can connect and wait
                         listen.opened_entries(config, listeners) as entries,
                     ):
                         self._phases.end("state")
@@ -110,7 +110,7 @@ class Daemon:
                 outer.cancel_scope.cancel()
 
     def _servers(self) -> list[tuple[Server, listen.Listeners]]:
-        """One server for the addresses of `hosts`, and one for each entry of `listeners`, each with a router of its own."""
+        """One server for the addresses of `hosts`, and one per entry of `listeners`, each with its own router."""
         from orlop_kernel.http.server import Server
 
         ends = assembly.front_ends(self._loaded.config, self._services)
@@ -131,7 +131,7 @@ class Daemon:
             router.guard = assembly.guarded(guards.guard(entry) for guards in self._guards)
 
     def _ready(self) -> None:
-        gc.freeze()  # what booting made stays for good: the collector need not look at it again
+        gc.freeze()  # objects made at boot live until exit: the collector need not visit them again
         gc.enable()
         self._serving = True
         self._watch_loop(self._loaded.config)
@@ -140,7 +140,7 @@ class Daemon:
         systemd.notify_ready("serving")
 
     def _watch_loop(self, config: Config) -> None:
-        """Report what blocks the loop from now on, if that is wanted: before, nobody was served."""
+        """Start the loop watchdog if it is configured. Not earlier, because no client is served before."""
         debug = config.effective_log_level == "debug"
         if debug or self._watchdog or "ORLOP_LOOP_WATCHDOG" in self._environ:
             from orlop_kernel.boot import watchdog
@@ -165,7 +165,7 @@ class Daemon:
             self._on_stop_signal(signum)
 
     def _on_stop_signal(self, signum: int) -> None:
-        """The first one stops, the second stops waiting, the third is the end."""
+        """The first signal stops the daemon, the second cuts the waiting short, the third exits at once."""
         self._signals += 1
         name = signal.Signals(signum).name
         if self._signals == 1:
@@ -179,7 +179,7 @@ class Daemon:
             os._exit(128 + signum)
 
     def _reload(self) -> None:
-        """Read the file again; apply all that can be applied, or, when anything is wrong with it, nothing."""
+        """Read the file again and apply everything that can be applied, or nothing if any of it is invalid."""
         if not self._serving or self._events is None:
             _log.warning("SIGHUP: still starting, nothing is reloaded")
             return
@@ -188,7 +188,7 @@ class Daemon:
         running = self._loaded.config
         try:
             loaded = load_all(self._parsed, self._environ)
-            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # the same files, maybe with new content
+            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # same names, maybe new content
             listen.check(running, loaded.config)
             assembly.check(loaded)
             for service in self._services.values():
@@ -215,11 +215,11 @@ class Daemon:
             _tell(found)
             attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
             self._events.publish("daemon", "reload", daemon_id(found.config.data_root), attributes)
-        finally:  # or systemd would wait for the end of it
+        finally:  # otherwise systemd would wait for READY=1
             systemd.notify_ready(status)
 
     async def _shutdown(self, events: EventBus, servers: list[Server]) -> None:
-        """Accept nothing more, stop the services, give what still streams a moment."""
+        """Stop accepting, stop the services, then give open streams a short grace period."""
         services = list(self._services.values())
         limit = max((service.stop_limit() for service in services), default=0.0)
         systemd.notify_stopping(limit)
@@ -236,7 +236,7 @@ class Daemon:
 
 
 def _tell(found: ReloadPlan) -> None:
-    """What became of a reload, for the log."""
+    """Log the result of a reload."""
     for warning in found.loaded.warnings:
         _log.warning("%s", warning)
     if found.needs_restart:
@@ -255,8 +255,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
-    """Be the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
-    gc.disable()  # until `_ready`: a boot makes objects by the hundred thousand and throws none away
+    """Run the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
+    gc.disable()  # until `_ready`: a boot creates hundreds of thousands of objects and frees few
     linux.share_one_arena()
     config = loaded.config
     os.umask(0o022)

@@ -1,4 +1,4 @@
-"""Open files: how many this process has, whether a failure is for lack of them, and what its administrator can do then."""
+"""Open files: how many this process has, whether an error means exhaustion, and advice for the administrator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def in_use() -> int:
 
 
 def is_exhaustion(error: BaseException | None) -> bool:
-    """Whether this failed for lack of descriptors, or because something did."""
+    """Whether the error, or one of its causes, is a lack of descriptors."""
     seen: set[int] = set()
     pending = [error]
     while pending:
@@ -38,7 +38,7 @@ def is_exhaustion(error: BaseException | None) -> bool:
 
 
 def advice() -> str:
-    """For the log and for clients."""
+    """The advice, for the log and for clients."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
         f"too many open files: the daemon may have {limit}; end clients that follow logs, events or attached containers, "

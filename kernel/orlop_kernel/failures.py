@@ -1,7 +1,7 @@
-"""What may come out of an operation, made one kind: an `OrlopError`, on which callers act.
+"""Converts any exception of an operation to an `OrlopError`, the type that callers handle.
 
-An exception of another kind is a full disk, a process that is gone, a driver's bug: one operation's failure, never the
-daemon's. It is turned here, at the seams where operations begin, so that no code in between needs to know of it.
+Other exceptions (a full disk, a process that is gone, a driver's bug) must fail one operation and never the daemon. They are
+converted where operations begin, so that no code in between has to catch them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def as_orlop_error(error: Exception, what: str) -> OrlopError:
-    """`error` itself if it is one; of a nursery's group the first that is; else a `DriverError` that begins with `what`,
-    "cannot VERB OBJECT"."""
+    """`error` itself if it is an OrlopError; of an exception group the first member that is one; else a `DriverError` that
+    begins with `what`, "cannot VERB OBJECT"."""
     leaves = _leaves(error)
     for leaf in leaves:
         if isinstance(leaf, OrlopError):
@@ -35,5 +35,5 @@ def as_orlop_error(error: Exception, what: str) -> OrlopError:
     if isinstance(first, OSError):
         name = f"{first.filename}: " if first.filename else ""
         return DriverError(f"{what}: {name}{first.strerror or first}")
-    log.error("%s", what, exc_info=error)  # a mistake of the program's: the log gets what no client should see
+    log.error("%s", what, exc_info=error)  # a bug: the log gets the traceback, which clients must not see
     return DriverError(f"{what}: {type(first).__name__}: {first}")

@@ -1,4 +1,4 @@
-"""The engine's identity: a UUID that stays with its data root."""
+"""The engine's ID: a UUID stored in the data root."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ _UUID = re.compile(r"[0-9A-Za-z:-]{16,64}")
 
 @lru_cache(maxsize=8)
 def daemon_id(data_root: str) -> str:
-    """The content of `<data-root>/engine-id`, made on first use. A damaged file is replaced: an identity that nobody can
-    read identifies nothing."""
+    """The content of `<data-root>/engine-id`, created on first use. A damaged file is replaced."""
     path = os.path.join(data_root, "engine-id")
     try:
         with open(path) as file:
@@ -31,7 +30,7 @@ def daemon_id(data_root: str) -> str:
     try:
         _keep(path, made)
     except OSError as error:
-        # `info` must answer on a full disk too; the next daemon gets another chance to keep one.
+        # `info` must work on a full disk too; the next daemon tries again to save an ID.
         _log.warning("the engine's id is not kept: %s: %s", path, error.strerror)
     return made
 

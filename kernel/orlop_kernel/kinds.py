@@ -1,7 +1,7 @@
-"""The plugin kinds that the daemon itself is made of: services, front ends and guards.
+"""The plugin kinds that make up the daemon: services, front ends and guards.
 
-The daemon opens the services that daemon.json names, in the order of their requirements, collects the routes of the front
-ends, puts the guards in front of them, and serves. It knows nothing else of what a plugin is for.
+The daemon opens the services that daemon.json names, each after those that it requires, collects the routes of the front
+ends, puts the guards in front of them, and serves. It knows nothing else about a plugin.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["FrontEnd", "GuardPlugin", "Guards", "Service", "ServiceContext", "Se
 
 
 class ServiceContext(NamedTuple):
-    """What a service is made from. `nursery` runs what outlives the request that started it, until the daemon stops.
-    `services` are those that it requires; `processes` is what its `processes` gave."""
+    """The environment of a service. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
+    `services` are those that it requires; `processes` is the value that its `processes` yielded."""
 
     loaded: Loaded
     store: Store
@@ -38,31 +38,31 @@ class ServiceContext(NamedTuple):
 
 
 class Service:
-    """A part of the daemon between `open` and its end. Every step has a default that does nothing."""
+    """A part of the daemon, open for as long as its context. By default every step does nothing."""
 
     on_answer: OnAnswer | None = None
     """Called after each answer of a front end, once `restore` has returned."""
 
     async def restore(self) -> None:
-        """Called once, after all services are open and before the first request: bring state and machine in line."""
+        """Called once, after all services are open and before the first request: reconcile stored state with the machine."""
         await trio.lowlevel.checkpoint()
 
     def check_reload(self, wanted: Loaded) -> None:
-        """Raise ConfigError or OrlopError when this configuration cannot be taken. Changes nothing."""
+        """Raise ConfigError or OrlopError when this configuration cannot be applied. Changes nothing."""
 
     def apply_reload(self, found: ReloadPlan) -> None:
-        """Take the configuration that every service has checked. Must not fail."""
+        """Apply the configuration, which every service has checked. Must not fail."""
 
     def stop_limit(self) -> float:
-        """How many seconds `shutdown` may take."""
+        """The most seconds that `shutdown` may take."""
         return 0.0
 
     async def shutdown(self) -> None:
-        """Called when nothing more is accepted and while running requests end. Cancelled at the limit, or sooner."""
+        """Called when no more requests are accepted and running ones finish. Cancelled at the limit, or sooner."""
         await trio.lowlevel.checkpoint()
 
     def stopped(self) -> None:
-        """Called after `shutdown`, whether it ended by itself or was cancelled: what there is to log."""
+        """Called after `shutdown` returned or was cancelled, to log the result."""
 
 
 Services = Mapping[str, Any]
@@ -75,22 +75,22 @@ class ServicePlugin(Protocol):
     requires: tuple[str, ...]
 
     def problems(self, config: Config) -> Iterable[Problem]:
-        """What would keep the service from starting with this configuration on this machine. Changes nothing; `open` and
-        `check_reload` refuse the same."""
+        """Everything that would keep the service from starting with this configuration on this machine. Changes nothing;
+        `open` and `check_reload` refuse the same."""
         ...
 
     def processes(self, config: Config) -> AbstractAsyncContextManager[Any]:
-        """Start the processes of the service. Entered before the daemon imports its larger half, so that both run side by
-        side; left after everything else."""
+        """Start the processes of the service. Entered before the daemon imports most of its modules, so that both happen in
+        parallel; exited last."""
         ...
 
     def open(self, context: ServiceContext) -> AbstractAsyncContextManager[Service]:
-        """The service, until the context is left. Raises ConfigError or OrlopError when the daemon cannot start."""
+        """The service, until the context exits. Raises ConfigError or OrlopError when the daemon cannot start."""
         ...
 
 
 class FrontEnd(Protocol):
-    """Serves an API over the services. The `dialect` of the first front end that has one answers where no handler does."""
+    """Serves an API. Where no handler answers, the `dialect` of the first front end that has one does."""
 
     dialect: Dialect | None
 
@@ -101,7 +101,7 @@ class Guards(Protocol):
     """The guards of one daemon's listeners."""
 
     def guard(self, listener: Listener | None) -> Guard | None:
-        """What stands around every call through this entry of `listeners`; None is an address of `hosts`."""
+        """The guard of every call through this entry of `listeners`; None stands for the addresses of `hosts`."""
         ...
 
     def prepare(self, config: Config) -> Callable[[], None]:
@@ -111,9 +111,9 @@ class Guards(Protocol):
 
 class GuardPlugin(Protocol):
     def problems(self, config: Config) -> Iterable[Problem]:
-        """As of a service."""
+        """See ServicePlugin.problems."""
         ...
 
     def open(self, services: Services, config: Config) -> AbstractAsyncContextManager[Guards]:
-        """Raises ConfigError."""
+        """The guards, until the context exits. Raises ConfigError."""
         ...

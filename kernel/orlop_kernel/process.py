@@ -1,8 +1,8 @@
-"""Running programs from the daemon: the one gateway for subprocesses.
+"""Runs programs from the daemon: the only gateway for subprocesses.
 
-A child is supervised (`run_supervised`: we wait for it, it dies with its deadline), or it deliberately outlives us
-(`spawn_detached`). Both: an argv list, an explicit environment, /dev/null or given bytes on standard input, only listed
-fds inherited. Waits by pidfd: `subprocess` with a timeout polls with doubling sleeps and doubles the time of a fast child.
+A child is supervised (`run_supervised`: we wait for it and kill it at its deadline), or it deliberately outlives us
+(`spawn_detached`). Both get an argv list, an explicit environment, /dev/null or given bytes on standard input, and only the
+listed fds. Waits by pidfd: `subprocess` with a timeout polls with growing sleeps, which doubles the time of a fast child.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orlop_sdk import Command, DeadlineExceeded, DriverError, Outcome
 __all__ = ["check", "describe", "describe_timeout", "run_supervised", "spawn_detached"]
 
 _TAIL = 64 << 10
-_DEATH = 2.0  # seconds from SIGKILL to the end; more only for who sits in the kernel on a disk that hangs
+_DEATH = 2.0  # seconds from SIGKILL to the exit; only a child in uninterruptible sleep takes longer
 
 
 async def _collect(fd: int, into: bytearray, limit: int) -> None:
@@ -36,13 +36,13 @@ async def _feed(fd: int, data: bytes) -> None:
         try:
             await stream.send_all(data)
         except trio.BrokenResourceError:
-            pass  # the child does not want it all; its exit code says whether that matters
+            pass  # the child stopped reading; its exit code says whether that is an error
 
 
 async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limit: int = _TAIL) -> Outcome:
-    """Run to the end and return how it ended; the last `limit` bytes of each output are kept. Kills it at its deadline or
-    when cancelled, and always reaps it. A grandchild that keeps the outputs open does not keep us: they are read until
-    100 ms after the child's end."""
+    """Run to the end and return the outcome; the last `limit` bytes of each output are kept. Kills the child at its deadline
+    or when cancelled, and always reaps it. Outputs are read until 100 ms after the child's exit, even if a grandchild keeps
+    them open."""
     process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, under a millisecond
         command.argv,
         env=dict(command.env),
@@ -73,7 +73,7 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 await trio.lowlevel.wait_readable(pidfd)
                 timed_out = False
             if timed_out:
-                os.killpg(process.pid, signal.SIGKILL)  # its children too, which it would leave to nobody
+                os.killpg(process.pid, signal.SIGKILL)  # with its children, which would be orphaned
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:
         await _reap(process, pidfd)
@@ -86,8 +86,8 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
 
 
 async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
-    """Kill it if it lives, and take its status. One that does not die is left to a thread: waiting here would be everybody's
-    waiting."""
+    """Kill the child if it is alive, and reap it. A child that does not die is left to a thread, so that the caller is not
+    blocked."""
     if process.poll() is not None:
         return
     process.kill()
@@ -99,12 +99,12 @@ async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
 
 
 def describe_timeout(command: Command) -> str:
-    """What to say of one that was killed at its deadline."""
+    """The message for a child that was killed at its deadline."""
     return f"{os.path.basename(command.argv[0])}: no answer within {command.timeout:g} s"
 
 
 def describe(command: Command, outcome: Outcome) -> str:
-    """One line for an error: what was run, how it ended, the end of what it complained."""
+    """One line for an error: the command, how it ended, the tail of its stderr."""
     how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
     what = describe_timeout(command) if outcome.timed_out else f"{os.path.basename(command.argv[0])}: {how}"
     complaint = (outcome.stderr or outcome.stdout)[-4096:].decode("utf-8", "replace").strip()
@@ -127,8 +127,8 @@ async def check(command: Command, what: str, *, limit: int = _TAIL) -> Outcome:
 def spawn_detached(
     argv: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int] = (), stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a program that is meant to outlive us: a session of its own, /dev/null for standard input and output. The
-    caller keeps the handle only to reap it."""
+    """Start a program that outlives us: in a session of its own, with /dev/null for standard input and output. The caller
+    keeps the handle only to reap it."""
     return subprocess.Popen(
         list(argv),
         env=dict(env),

@@ -1,7 +1,7 @@
-"""Space on a full disk for what makes room: a file that holds some of the file system for the day when nobody else has any.
+"""Reserves disk space for operations that free space: a preallocated file that is shrunk when the disk is full.
 
-Owned by the store's thread. `give` lets go of a step of it, `take_back` makes it whole again once there is space for
-everybody. The file has no content, and what survives a crash is its size: a file that is short is filled up later.
+Owned by the store's thread. `give` frees a step of the file; `take_back` grows it again once there is enough free space. The
+file has no content; a file left short by a crash is grown later.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import os
 __all__ = ["SIZE", "Reserve"]
 
 SIZE = 2 << 20
-_STEP = 256 << 10  # a deletion takes a few pages of 4 KiB; whoever fills the disk takes the rest of the step
-_AMPLE = 2 * SIZE  # must be free besides, or we would be the ones who fill the disk
+_STEP = 256 << 10  # a deletion needs a few pages of 4 KiB; other writers may take the rest of the step
+_AMPLE = 2 * SIZE  # must remain free besides, or the reserve itself would fill the disk
 
 _log = logging.getLogger("orlop.store")
 
 
 class Reserve:
-    """`whole` is whether nothing of it has been given up."""
+    """`whole` is whether the file has its full size."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.whole = False
 
     def give(self) -> bool:
-        """Free some space now, and say whether there was any left to give."""
+        """Free one step. False when none is left."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
@@ -48,11 +48,11 @@ class Reserve:
         return True
 
     def take_back(self) -> None:
-        """Make it whole if there is space. Costs a look at the file system, nothing when it is whole."""
+        """Grow the file to its full size if there is space. Costs one statvfs, and nothing when it is whole."""
         if self.whole:
             return
         try:
-            # A directory entry and an inode are all that an empty file takes: made before it is known to fit
+            # Creating the file before the check is safe: an empty file takes only a directory entry and an inode
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             return

@@ -1,15 +1,15 @@
 # ruff: noqa: S608 - table names in SQL text are checked against TABLES; values are always bound
-"""The one database of the daemon. Only this module and `storefile`, which opens the file, know that it is SQLite.
+"""The daemon's database. Only this module and `storefile`, which opens the file, know that it is SQLite.
 
-Owned by one thread: it alone holds the connection, takes the jobs that wait, gives each a savepoint and commits them
-together. `commit` returns when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power
-cut). A job once handed over is done, whatever becomes of the task that waits for it.
+One thread owns the connection: it takes the waiting jobs, gives each a savepoint and commits them together. `commit` returns
+when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power cut). A submitted job is
+carried out even if the task that waits for it is cancelled.
 
-Survives a crash: every acknowledged commit. A file that is damaged is never in the way of a start (see `storefile`); a row
-that its owner cannot decode goes to the table `quarantine`, and each start tries it again. One process at a time, by flock.
+Every acknowledged commit survives a crash. A damaged file never prevents a start (see `storefile`). A row that its owner
+cannot decode moves to the table `quarantine`, and each start tries it again. An flock excludes other processes.
 
-A full disk: a commit fails with `Unavailable`, except those that make room, which get what `reserve` holds for them. The
-database opens without any space, and everything passes by itself when there is some.
+On a full disk a commit fails with `Unavailable`, except that jobs which free space may use the space held by `reserve`. The
+database opens on a full disk, and commits succeed again once there is space.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from orlop_sdk.errors import DriverError, Unavailable
 __all__ = ["SCHEMA_VERSION", "TABLES", "UNREADABLE", "Delete", "Examined", "Forget", "Put", "Store", "examine", "lock_root"]
 
 UNREADABLE = (ValueError, RecursionError)
-"""What decoding a damaged row may raise: errors of msgspec and of Unicode are values' errors."""
+"""Errors of decoding a damaged row: msgspec's and Unicode's errors are ValueErrors."""
 
 _log = logging.getLogger("orlop.store")
-_GROUP = 256  # jobs in one transaction: bounds how long the first of them waits
-_NAMED = 100  # rows set aside at once that have a line of the log each
-_REFILL = 5.0  # seconds between two looks for space, while the reserve is not whole
+_GROUP = 256  # jobs in one transaction: bounds the wait of the first of them
+_NAMED = 100  # quarantined rows that are logged one by one; the rest are counted
+_REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
 
 
 class Put(NamedTuple):
-    """Write one row, replacing what has that key."""
+    """Write one row, replacing the row with that key."""
 
     table: str
     key: str
@@ -50,14 +50,14 @@ class Put(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """Remove one row; absent: no error."""
+    """Remove one row; a missing row is no error."""
 
     table: str
     key: str
 
 
 class Forget(NamedTuple):
-    """Give up a row that was set aside; absent: no error."""
+    """Drop a quarantined row; a missing row is no error."""
 
     table: str
     key: str
@@ -75,7 +75,7 @@ Operation = Put | Delete | Forget | _Quarantine
 
 
 def _table(name: str) -> str:
-    """The name, if it is a table of ours: it goes into SQL text."""
+    """Return the name if it is one of TABLES: it goes into SQL text."""
     if name not in TABLES:
         raise ValueError(f"unknown table: {name}")
     return name
@@ -93,7 +93,7 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
         case Forget(_, key):
             connection.execute("DELETE FROM quarantine WHERE source = ? AND key = ?", (table, key))
         case _Quarantine(_, key, reason):
-            # By row: where damage has made a key something else than text, no comparison in SQL finds it
+            # By rowid: damage may have changed a key's type, and then no SQL comparison finds the row
             rows = connection.execute(f"SELECT rowid, key FROM {table} WHERE key = ?", (key,)).fetchall()
             rows = rows or connection.execute(f"SELECT rowid, key FROM {table}").fetchall()
             for row in [row for row, found in rows if str(found) == key]:
@@ -103,7 +103,7 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
 
 
 class _Job:
-    """What one `commit` asks for, and where its answer goes."""
+    """The operations of one `commit` call, and its result."""
 
     __slots__ = ("done", "error", "makes_room", "operations")
 
@@ -111,12 +111,12 @@ class _Job:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-        # Deletions of what stands for files; events are history, which a full disk may cost
+        # Deletions free files; events may be lost on a full disk, so deleting them does not count
         self.makes_room = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
 class Store:
-    """Rows of bytes by table and key. Make it with `Store.open`."""
+    """Rows of bytes by table and key. Create it with `Store.open`."""
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -128,13 +128,13 @@ class Store:
         self._reserve = Reserve(f"{path}.reserve")
         self._unmoved: list[tuple[str, str, str]] = []
         self.on_commit: Callable[[int, float], None] | None = None
-        """Called by the committing thread after each transaction: how many jobs, how many seconds."""
+        """Called by the committing thread after each transaction with the number of jobs and the seconds it took."""
 
     @classmethod
     @asynccontextmanager
     async def open(cls, path: str) -> AsyncIterator[Store]:
-        """Open or create the database and hold it, against other daemons too, until the block ends. Raises `Unavailable`
-        when another process holds it or the disk is full."""
+        """Open or create the database and lock it against other daemons until the block exits. Raises `Unavailable` when
+        another process holds it or the disk is full."""
         os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
         lock = lock_root(os.path.dirname(path), "data root")
         try:
@@ -149,14 +149,14 @@ class Store:
             os.close(lock)
 
     def load(self, table: str) -> Iterator[tuple[str, bytes]]:
-        """All rows of a table, by key. For boot: it reads on the calling thread, all at once, so that its caller may
-        write the same table while it goes through them."""
+        """All rows of a table, ordered by key. For boot: it reads all of them on the calling thread first, so that the
+        caller may write to the same table while iterating."""
         rows = self._connection.execute(f"SELECT key, value FROM {_table(table)} ORDER BY key").fetchall()
-        # Damage may have made another type of a value, which no decoder of bytes would survive
+        # Damage may have changed the type of a value; decoders expect bytes
         return iter([(str(key), value if isinstance(value, bytes) else repr(value).encode()) for key, value in rows])
 
     async def commit(self, operations: Sequence[Operation]) -> None:
-        """Apply all or none, durably. Not undone by cancellation: once handed over it is carried out. Raises
+        """Apply all operations durably, or none. Cancellation does not undo a commit once it is submitted. Raises
         `Unavailable` on a full disk, `DriverError` when the database fails otherwise."""
         for operation in operations:
             _table(operation.table)
@@ -169,12 +169,12 @@ class Store:
             raise job.error
 
     async def quarantine(self, table: str, key: str, reason: str) -> None:
-        """Move a row that cannot be used to the table `quarantine`: it is out of the way and not lost. When it cannot be
-        moved now, the next start tries again: no start fails for it."""
+        """Move an unusable row to the table `quarantine`, so that it is preserved but no longer loaded. If moving fails, the
+        next start tries again: a start never fails for it."""
         await self.quarantine_all(table, [(key, reason)])
 
     async def quarantine_all(self, table: str, rows: Sequence[tuple[str, str]]) -> None:
-        """The same for many rows, each a key and a reason, in one commit: a start must not wait for the disk once a row."""
+        """`quarantine` for many rows, each a key and a reason, in one commit, so that a start waits for the disk once."""
         if not rows:
             return
         for key, reason in rows[:_NAMED]:
@@ -189,17 +189,17 @@ class Store:
             self._unmoved += [(table, key, reason) for key, reason in rows]
 
     def quarantined(self) -> list[tuple[str, str, str]]:
-        """(table, key, reason) of what was set aside."""
+        """(table, key, reason) of the quarantined rows."""
         return [*self._connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time"), *self._unmoved]
 
     def lost_rows(self) -> bool:
-        """Whether a damaged database was set aside beside this one, and is still there: rows may be missing, so what has no
-        row must not be taken for garbage."""
+        """Whether a damaged database file was moved aside and still exists. Rows may be missing then, so objects without a
+        row must not be removed as garbage."""
         directory, name = os.path.split(self.path)
         return any(entry.startswith(f"{name}.damaged-") for entry in os.listdir(directory))
 
     def close(self) -> None:
-        """Finish what was handed over, then close. May be called twice."""
+        """Finish the submitted jobs, then close. May be called twice."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
@@ -216,13 +216,13 @@ class Store:
                 try:
                     self._token.run_sync_soon(_finish, group)
                 except trio.RunFinishedError:
-                    pass  # nobody is left to tell; the rows are on the disk
+                    pass  # the task's event loop has ended; the rows are on the disk
             self._reserve.take_back()
             if last:
                 return
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """All jobs that wait, at least one unless it is time to look at the reserve; and whether the end has come."""
+        """All waiting jobs, at least one unless the reserve is due for a check; and whether the store is closing."""
         group: list[_Job] = []
         try:
             job = self._jobs.get(timeout=None if self._reserve.whole else _REFILL)
@@ -246,7 +246,7 @@ class Store:
             self.on_commit(len(group), time.monotonic() - began)
 
     def _transaction(self, group: list[_Job]) -> sqlite3.Error | None:
-        """Commit these jobs, and leave in each what became of it. What it returns is why none of them was."""
+        """Commit these jobs and record the result in each. Returns the error if the whole transaction failed."""
         execute = self._connection.execute
         for job in group:
             job.error = None
@@ -257,7 +257,7 @@ class Store:
             execute("COMMIT")
         except sqlite3.Error as error:
             if self._connection.in_transaction:
-                with suppress(sqlite3.Error):  # a disk that fails; the thread must live, or nobody is answered any more
+                with suppress(sqlite3.Error):  # the disk fails; the thread must survive to answer later jobs
                     execute("ROLLBACK")
             failure = translate(error)
             for job in group:
@@ -266,7 +266,7 @@ class Store:
         return None
 
     def _apply(self, job: _Job) -> None:
-        """One job in a savepoint of its own, so that a bad one does not undo its neighbours."""
+        """Apply one job in its own savepoint, so that a failure does not undo the others."""
         execute = self._connection.execute
         execute("SAVEPOINT job")
         try:
@@ -274,7 +274,7 @@ class Store:
                 _run(self._connection, operation)
         except sqlite3.Error as error:
             if not self._connection.in_transaction or (job.makes_room and is_full(error)):
-                raise  # a full disk ends the whole transaction by itself; what makes room is tried again
+                raise  # SQLite rolls back the whole transaction on a full disk; jobs that free space are retried
             job.error = translate(error)
             execute("ROLLBACK TO job")
         execute("RELEASE job")

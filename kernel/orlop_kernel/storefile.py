@@ -1,9 +1,9 @@
 # ruff: noqa: S608 - table names in SQL text are those of TABLES; values are always bound
-"""The database as a file: opening it, whatever has become of it, and reading it beside its daemon. `store` does the rest.
+"""The database file: opening it in any condition, and reading it beside a running daemon. `store` does the rest.
 
-A file that is damaged, emptied or no file is moved aside, and what can be read of it goes into a new one; a log of another
-database is moved aside by itself. Nothing is ever repaired in place, and nothing here fails a start but a failing disk, a
-newer schema and another process.
+A file that is damaged, empty or no database is moved aside, and its readable rows are copied to a new one; a log that
+belongs to another database is moved aside alone. Nothing is repaired in place. A start fails only for a failing
+disk, a newer schema or another process that holds the database.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 TABLES = ("containers", "images", "networks", "volumes", "execs", "events", "intents", "meta")
 
 _log = logging.getLogger("orlop.store")
-# Nothing is wrong with the file when SQLite says one of these: it is the machine, or another process
+# SQLite's errors that are caused by the machine or another process, not by damage to the file
 _NOT_DAMAGE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -43,7 +43,8 @@ _NOT_DAMAGE = frozenset(
 
 
 def lock_root(root: str, what: str) -> int:
-    """Take `<root>/orlop.lock` for this process and return the fd that holds it. The kernel frees it however we end."""
+    """Lock `<root>/orlop.lock` for this process and return the fd that holds the lock. The kernel releases it on any
+    exit."""
     path = os.path.join(root, "orlop.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -55,34 +56,35 @@ def lock_root(root: str, what: str) -> int:
             f"cannot use {what} {root}: process with PID {holder} is still running and holds it; "
             "give each daemon a --data-root and an --exec-root of its own"
         ) from None
-    with suppress(OSError):  # for people; a full disk must not keep us from starting
+    with suppress(OSError):  # the pid is for people; a full disk must not prevent a start
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """A full disk; also where SQLite says so of its index of the log only, which it makes by a write as well."""
+    """Whether the disk is full. SQLite reports a full disk differently when it writes the index of its log."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE) or "disk is full" in str(error)
 
 
 def translate(error: sqlite3.Error) -> Exception:
-    """SQLite's errors end here. Full disks and failing ones are told apart: the first pass by themselves."""
+    """Convert SQLite's errors. Full and failing disks are distinguished, because a full disk is temporary."""
     if is_full(error):
         return Unavailable("cannot write the state database: no space left on device")
     return DriverError(f"cannot write the state database: {error} ({getattr(error, 'sqlite_errorname', '') or 'unknown'})")
 
 
 def _text(raw: bytes) -> str:
-    """A key that damage has made unreadable is still a key."""
+    """Decode a key; damaged keys are decoded too."""
     return raw.decode("utf-8", "replace")
 
 
 def _make_private(path: str) -> None:
-    """Root's alone: containers' environments are in it. SQLite would make it for all to read; its log and its index take
-    after it. Before the first connection only, as closing the file drops the locks that SQLite holds on it."""
-    with suppress(OSError):  # SQLite is about to say it better
+    """Create the file readable by root only, because it holds the containers' environments. SQLite would create it
+    world-readable; its log and index inherit the mode. Before the first connection only, because closing the file drops
+    SQLite's locks on it."""
+    with suppress(OSError):  # SQLite's own error follows and is clearer
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for suffix in ("", "-wal", "-shm"):
         with suppress(OSError):
@@ -90,7 +92,7 @@ def _make_private(path: str) -> None:
 
 
 class _ForeignLog(Exception):
-    """The log beside the file is another database's. SQLite would take its pages for ours."""
+    """The log beside the file belongs to another database; SQLite would apply its pages to this one."""
 
 
 _IDENTITY = slice(60, 64)  # the user version, in SQLite's file format (section 1.3)
@@ -98,8 +100,8 @@ _LOG_HEADER, _FRAME_HEADER = 32, 24  # section 4.1
 
 
 def _check_log(path: str) -> None:
-    """Look before SQLite does: it would take the pages of any log that it finds there, and write them into the file. Raises
-    `_ForeignLog` when both say of which database they are, and differ."""
+    """Check the log before SQLite does, which would copy the pages of any log into the file. Raises `_ForeignLog` when file
+    and log both carry a database number and the numbers differ."""
     with suppress(OSError), open(path, "rb") as file, open(f"{path}-wal", "rb") as log:
         own = file.read(64)[_IDENTITY]
         header = log.read(_LOG_HEADER)
@@ -114,17 +116,17 @@ def _check_log(path: str) -> None:
 
 
 def _identify(connection: sqlite3.Connection) -> None:
-    """Give the database a number of its own."""
+    """Give the database a random number of its own."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if not found:
-        with suppress(sqlite3.OperationalError):  # a full disk: the next start gives it one
+        with suppress(sqlite3.OperationalError):  # the disk is full: the next start sets it
             connection.execute(f"PRAGMA user_version={secrets.randbelow(0x7FFFFFFF) + 1}")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _take_up(connection: sqlite3.Connection) -> None:
-    """Have rows that were set aside tried once more: another version may read what one could not. A row that was written
-    anew since makes the old one void. On a full disk they stay where they are."""
+    """Move quarantined rows back, because this version may read what another could not. A row with the same key written
+    since then replaces the old one. On a full disk they stay where they are."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         for table in TABLES:
@@ -139,7 +141,7 @@ def _take_up(connection: sqlite3.Connection) -> None:
 
 
 def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
-    """`alone`: keep the index of the log in memory, where other connections cannot see it and no disk can be too full."""
+    """`alone`: keep the index of the log in memory, invisible to other connections and independent of disk space."""
     _make_private(path)
     _check_log(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -173,7 +175,8 @@ def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
 
 
 def _emptied(path: str) -> bool:
-    """Whether the file was cut to nothing, which SQLite would take for a new one. It is new only in an empty data root."""
+    """Whether the file was truncated to nothing, which SQLite would take for a new one. It is new only in an empty data
+    root."""
     directory, name = os.path.split(path)
     try:
         if os.path.getsize(path):
@@ -184,7 +187,7 @@ def _emptied(path: str) -> bool:
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open the file; one that is damaged is renamed and a new one begun, because the daemon always starts."""
+    """Open the file; a damaged one is renamed and a new one created, because the daemon must always start."""
     try:
         if os.path.isdir(path):
             raise sqlite3.DatabaseError("it is a directory")
@@ -200,7 +203,7 @@ def open_database(path: str) -> sqlite3.Connection:
                 return _connect(path, alone=True)
             raise
     except (sqlite3.Error, ValueError, TypeError) as error:
-        # The low byte is the kind of the failure, the rest its details; damage has no code of its own
+        # The low byte is the error code, the rest its details; damage has no code of its own
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise translate(error) from error
         aside = _set_aside(path, "", "-wal", "-shm")
@@ -219,7 +222,7 @@ def _set_aside(path: str, *suffixes: str) -> str:
 
 
 def _salvage(aside: str, fresh: sqlite3.Connection) -> int:
-    """Copy what can be read of a damaged database; how many rows. Their owners look at each, as at every row."""
+    """Copy the readable rows of a damaged database and return their number. Their owners validate each as usual."""
     count = 0
     for table in TABLES:
         for key, value in _readable(aside, table):
@@ -230,7 +233,7 @@ def _salvage(aside: str, fresh: sqlite3.Connection) -> int:
 
 
 def _connect_reader(path: str) -> sqlite3.Connection:
-    """Read only. Where there is no log, nothing need be made beside the file to read it."""
+    """Open read-only. Where there is no log, reading creates no files."""
     how = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
     connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?{how}", uri=True, isolation_level=None, timeout=5)
     connection.text_factory = _text
@@ -238,17 +241,17 @@ def _connect_reader(path: str) -> sqlite3.Connection:
 
 
 def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
-    """The rows of a table: those that can be listed, from its beginning to where that ends and from its end back to it, each
-    read by itself. Read only, so that nothing is repaired."""
+    """The readable rows of a table. Rowids are listed from both ends up to the damage, and each row is read by itself.
+    Read-only, so that nothing is repaired."""
     listed: dict[int, None] = {}
     for direction in ("ASC", "DESC"):
-        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # its own: some damage ends one
+        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # damage may break a connection
             for (row,) in connection.execute(f"SELECT rowid FROM {table} NOT INDEXED ORDER BY rowid {direction}"):
                 listed[row] = None
     rows = iter(listed)
     for _ in range(len(listed) + 1):
         with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:
-            for row in rows:  # after one that cannot be read, the rest by another connection
+            for row in rows:  # after an unreadable row, a new connection reads the rest
                 yield from connection.execute(
                     f"SELECT key, value FROM {table} NOT INDEXED WHERE rowid = ?", (row,)
                 ).fetchall()
@@ -257,13 +260,13 @@ def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
 
 def _salvager(aside: str) -> sqlite3.Connection:
     connection = _connect_reader(aside)
-    connection.execute("PRAGMA writable_schema=ON")  # or nothing of a file that was cut short could be read
+    connection.execute("PRAGMA writable_schema=ON")  # needed to read a truncated file
     return connection
 
 
 class Examined(NamedTuple):
-    """A database as it lies on the disk. `quarantined` is (table, key, reason); `damage` says what SQLite finds wrong with
-    the file; `aside` are the damaged files that earlier starts moved out of the way."""
+    """A database as found on the disk. `quarantined` is (table, key, reason); `damage` is what SQLite reports about the
+    file; `aside` are the damaged files that earlier starts moved away."""
 
     rows: dict[str, dict[str, bytes]]
     quarantined: tuple[tuple[str, str, str], ...] = ()
@@ -273,8 +276,8 @@ class Examined(NamedTuple):
 
 
 def examine(path: str) -> Examined:
-    """Read a database without changing it, whether or not a daemon has it open: one moment of it, all tables alike. Damage
-    is reported, never raised; `Unavailable` when there is no such file."""
+    """Read a database without changing it, whether or not a daemon has it open: one snapshot of all tables. Damage is
+    reported, never raised; `Unavailable` when the file does not exist."""
     if not os.path.exists(path):
         raise Unavailable(f"cannot read the state database: there is no {path}")
     rows: dict[str, dict[str, bytes]] = {table: {} for table in TABLES}

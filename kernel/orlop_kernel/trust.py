@@ -1,6 +1,6 @@
-"""TLS towards others: registries, web servers, authorization plugins. One judgement for all, which is dockerd's (Go's).
+"""TLS verification of servers: registries, web servers, authorization plugins. The same rules for all, which are Go's.
 
-Not for what the daemon serves (`boot.tls`).
+The daemon's own TLS listeners are in `boot.tls`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def client_context(*, verify: bool = True, ca: str = "") -> ssl.SSLContext:
     SSL_CERT_FILE and SSL_CERT_DIR replace the system's places, as for every program with OpenSSL or Go. Raises OSError and
     ssl.SSLError."""
     context = ssl.create_default_context(cafile=ca or None)
-    # Python 3.13 made RFC 5280 to the letter the default: a CA out of `openssl req -x509` has no keyUsage, and would be
-    # refused where OpenSSL, curl and Go take it
+    # Python 3.13 enforces RFC 5280 strictly by default: it refuses a CA made by `openssl req -x509`, which has no keyUsage,
+    # where OpenSSL, curl and Go accept it
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
     if not verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -29,11 +29,11 @@ def client_context(*, verify: bool = True, ca: str = "") -> ssl.SSLContext:
 
 
 def _load_directories(context: ssl.SSLContext) -> None:
-    """OpenSSL finds in SSL_CERT_DIR what `openssl rehash` has named; Go reads every file."""
+    """Load every file, as Go does: OpenSSL reads only the names made by `openssl rehash` in SSL_CERT_DIR."""
     for directory in filter(None, os.environ.get("SSL_CERT_DIR", "").split(":")):
         if os.path.realpath(directory) == os.path.realpath(ssl.get_default_verify_paths().openssl_capath):
-            continue  # the distribution keeps it in order
+            continue  # the distribution has already run `openssl rehash` there
         with suppress(OSError):
             for entry in os.scandir(directory):
-                with suppress(OSError, ssl.SSLError):  # no certificate
+                with suppress(OSError, ssl.SSLError):  # not a certificate
                     context.load_verify_locations(entry.path)

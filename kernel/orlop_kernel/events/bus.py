@@ -1,10 +1,9 @@
-"""Who tells whom what happened.
+"""Publishes events to subscribers and keeps their history.
 
-The bus owns the history: the last `HISTORY` events, or fewer when they are big, in memory and in the store's table `events`.
-`publish` is a few appends: it waits for nobody, neither for the disk (a task of the daemon's writes what has come together)
-nor for a subscriber (each has a bounded buffer of its own; one that does not keep up is told how many events it lost).
-Survives a crash: every event but those of the last write, a tenth of a second; while the disk is full, none, until there is
-space again.
+The bus owns the history: the last `HISTORY` events, fewer when they are large, in memory and in the store's table `events`.
+`publish` only appends. It never waits for the disk (a task of the daemon writes events in batches) or for a subscriber (each
+has a bounded buffer; one that falls behind is told how many events it lost). After a crash, every event is kept except those
+of the last tenth of a second. While the disk is full, nothing is saved.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from .filters import EventFilter
 __all__ = ["BUFFER", "HISTORY", "HISTORY_BYTES", "LOST", "EventBus", "Subscription"]
 
 HISTORY = 4096
-HISTORY_BYTES = 8 << 20  # labels are attributes of every event, and as long as users like
-BUFFER = 1024  # Docker's: a subscriber this far behind loses events
+HISTORY_BYTES = 8 << 20  # attributes include the object's labels, whose length users choose
+BUFFER = 1024  # Docker's limit: a subscriber this far behind loses events
 LOST = "events-lost"
-"""The action, of type `daemon`, that tells a subscriber how many events it lost, in the attribute `count`, and where. It
-comes whatever the filters are, and is nobody else's: it is not in the history."""
+"""The action, of type `daemon`, that tells a subscriber where it lost events, and how many in the attribute `count`. It
+bypasses the filters, goes to that subscriber only, and is not in the history."""
 
 _GATHER = 0.1
 _AGAIN = 2.0
@@ -42,7 +41,7 @@ def _key(event: Event) -> str:
 
 
 class Subscription:
-    """An async iterator of the events one client wants. Ends at `until`; close it, or drop it, to unsubscribe."""
+    """An async iterator over the events that match one subscription. Ends at `until`; close or drop it to unsubscribe."""
 
     def __init__(self, wanted: EventFilter, past: list[Event], until_ns: int, live: bool) -> None:
         self._wanted = wanted
@@ -68,7 +67,7 @@ class Subscription:
         return (self._past or self._waiting).popleft()
 
     async def _sleep(self) -> None:
-        """Until something is waiting, the subscription is closed, or `until` has come."""
+        """Wait until an event is buffered, the subscription is closed, or `until` has come."""
         if not self._until_ns:
             await self._wake.wait()
             return
@@ -78,7 +77,8 @@ class Subscription:
             self._live = False
 
     def offer(self, event: Event) -> None:
-        """From the bus. Never waits: what does not fit is counted, and the client is told where the gap is."""
+        """Called by the bus. Never waits: events that do not fit are counted, and the client is told where they are
+        missing."""
         if not self._live or not self._wanted(event):
             return
         if self._lost or len(self._waiting) >= BUFFER:
@@ -88,7 +88,7 @@ class Subscription:
         self._notify()
 
     def close(self) -> None:
-        """End it: what is buffered is still delivered, nothing more comes."""
+        """End the subscription: buffered events are still delivered, no new ones are added."""
         self._live = False
         self._notify()
 
@@ -98,21 +98,21 @@ class Subscription:
 
 
 class EventBus:
-    """Publish and subscribe. Without a store nothing outlives the process (tests, embedded use)."""
+    """Publish and subscribe. Without a store, history lasts as long as the process (tests, embedded use)."""
 
     def __init__(self, store: Store | None = None, *, history: int = HISTORY, history_bytes: int = HISTORY_BYTES) -> None:
         self._store = store
         self._limit, self._byte_limit = history, history_bytes
         self._history: deque[Event] = deque()
-        self._sizes: deque[int] = deque()  # of the same events, encoded
+        self._sizes: deque[int] = deque()  # encoded sizes of the same events
         self._bytes = 0
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._unsaved: dict[str, bytes | None] = {}  # rows to write; None: to delete
+        self._unsaved: dict[str, bytes | None] = {}  # rows to write; None means delete
         self._behind = False
         self._work = trio.Event()
         self._last_ns = 0
         self.published = 0
-        """How many events there were since the daemon started."""
+        """The number of events since the daemon started."""
         if store:
             self._load(store)
 
@@ -121,23 +121,24 @@ class EventBus:
             try:
                 self._keep(decode(row), len(row))
             except UNREADABLE:
-                self._unsaved[key] = None  # history, not state: nothing is lost that anyone acts on
+                self._unsaved[key] = None  # unreadable history is deleted rather than quarantined: no state depends on it
         if self._history:
             self._last_ns = self._history[-1].time_ns
 
     def _keep(self, event: Event, size: int) -> None:
-        """Add to the history, and let go of what is too much."""
+        """Append to the history and drop the oldest events beyond its limits."""
         self._history.append(event)
         self._sizes.append(size)
         self._bytes += size
         while len(self._history) > self._limit or (self._bytes > self._byte_limit and len(self._history) > 1):
             self._bytes -= self._sizes.popleft()
             oldest = _key(self._history.popleft())
-            if self._unsaved.pop(oldest, None) is None:  # else it was never written
+            if self._unsaved.pop(oldest, None) is None:  # otherwise it was never written
                 self._unsaved[oldest] = None
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        """Tell everyone, now; durable a moment later. Time never goes backwards, even when the clock does."""
+        """Deliver an event to all subscribers now; it is saved a moment later. Event times never decrease, even when the
+        clock does."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, actor_id, dict(attributes), self._last_ns)
         self.published += 1
@@ -154,9 +155,8 @@ class EventBus:
         until_ns: int | None = None,
         filters: Mapping[str, Collection[str]] | None = None,
     ) -> Subscription:
-        """Events from now on; with `since_ns` or `until_ns` (Unix time) those of the past first. An `until_ns` in the past:
-        only those, and all of them with 0, which scripts pass to read what there is. Nothing falls between the past and the
-        present."""
+        """Events from now on. With `since_ns` or `until_ns` (Unix time), past events come first. An `until_ns` in the past
+        returns only those; scripts pass 0 to read the whole history. No event is lost between past and present."""
         wanted = EventFilter(filters)
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
@@ -170,11 +170,11 @@ class EventBus:
 
     @property
     def listeners(self) -> int:
-        """`NEventsListener` of `GET /info`."""
+        """The number of subscriptions, `NEventsListener` of `GET /info`."""
         return sum(1 for subscription in self._subscriptions if subscription._live)
 
     def close_subscriptions(self) -> None:
-        """End every stream of events: the daemon is about to stop serving."""
+        """End all subscriptions, when the daemon stops serving."""
         for subscription in list(self._subscriptions):
             subscription.close()
 
@@ -183,8 +183,8 @@ class EventBus:
             yield Delete("events", key) if row is None else Put("events", key, row)
 
     async def flush(self) -> None:
-        """Write what is not in the store yet. A store that cannot be written costs no operation anything, and history only
-        if it stays so to the daemon's end: what was not written is written with what comes next."""
+        """Write unsaved events to the store. When the store cannot be written, they are kept and written with the next
+        batch; they are lost only if that stays so until the daemon exits."""
         batch, self._unsaved = self._unsaved, {}
         if not (self._store and batch):
             return
@@ -201,8 +201,8 @@ class EventBus:
             self._behind = False
 
     async def run(self) -> None:
-        """The writing task. What comes within a moment goes into one commit: a start alone is three events, and each commit
-        of theirs would be waited for by the commits that users wait for. `kill -9` costs that moment of history."""
+        """The task that writes. Events within a tenth of a second go into one commit: one start makes three events, and each
+        commit would delay the commits that users wait for. `kill -9` loses that much history."""
         while True:
             if not self._behind:
                 await self._work.wait()

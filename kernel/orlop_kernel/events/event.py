@@ -1,4 +1,4 @@
-"""One event: what is kept, and what goes over the wire. Pure."""
+"""One event, and its encodings for the store and the wire. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Event", "decode", "encode", "to_wire"]
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """`time_ns` is Unix time, and unique within a daemon's life: it is the event's key."""
+    """`time_ns` is Unix time and unique within one run of the daemon: it is the event's key."""
 
     type: str
     action: str
@@ -24,7 +24,7 @@ class _Actor(msgspec.Struct, frozen=True):
 
 
 class _Message(msgspec.Struct, frozen=True):
-    """The event as clients of API 1.52 and later read it."""
+    """The event as sent to clients of API 1.52 and later."""
 
     Type: str
     Action: str
@@ -35,7 +35,7 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _LegacyMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """As older clients do: `status`, `id` and `from` in front, for containers and images."""
+    """The event as sent to older clients, with `status`, `id` and `from` for containers and images."""
 
     status: str = ""
     id: str = ""
@@ -54,12 +54,12 @@ _from_store = msgspec.msgpack.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
-    """For the store."""
+    """Encode for the store."""
     return _stored.encode(event)
 
 
 def decode(data: bytes) -> Event:
-    """From the store. Raises `msgspec.MsgspecError`."""
+    """Decode a row of the store. Raises `msgspec.MsgspecError`."""
     return _from_store.decode(data)
 
 

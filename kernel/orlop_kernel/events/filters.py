@@ -1,7 +1,7 @@
-"""Which events a client asked for: the `filters` of `GET /events`, compiled once. Pure.
+"""The `filters` of `GET /events`, compiled once per request. Pure.
 
-Source of the rules: moby daemon/events/filter.go. Values of one name are alternatives (labels: all must match), names are
-joined by "and"; a name that is no filter is ignored, as there.
+Source of the rules: moby daemon/events/filter.go. Several values of one filter are alternatives (labels: all must match),
+and all filters must match. Unknown filters are ignored, as in moby.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["EventFilter"]
 Filters = Mapping[str, Collection[str]]
 Test = Callable[[Event], bool]
 
-# Object filters match by prefix of the ID or of the attribute `name`, whatever the event's type is
+# Filters by object match by prefix of the ID or of the attribute `name`, whatever the event's type is
 _OBJECTS = ("container", "network", "volume", "daemon", "plugin", "service", "node", "secret", "config")
-# Their actions carry more behind a colon: "exec_create: sh", "health_status: healthy"
+# These actions carry a detail after a colon: "exec_create: sh", "health_status: healthy"
 _PREFIX_ACTIONS = frozenset({"health_status", "exec_create", "exec_start"})
 
 
 def _prefixed(text: str, values: Collection[str]) -> bool:
-    """Every text has the prefix "", as in Docker: scripts that pass an empty variable see all."""
+    """The empty prefix matches everything, as in Docker: scripts that pass an empty variable see all events."""
     return any(text.startswith(value) for value in values)
 
 
 def familiar_name(reference: str) -> str:
-    """The name as people write it, without tag and digest: `docker.io/library/alpine:3.20` is `alpine`."""
+    """The short name without tag and digest: `docker.io/library/alpine:3.20` is `alpine`."""
     name = reference.partition("@")[0]
     head, colon, tail = name.rpartition(":")
     if colon and "/" not in tail:
@@ -66,7 +66,7 @@ def _label_test(values: Collection[str]) -> Test:
 
 
 class EventFilter:
-    """Call it with an event; true when the client wants it."""
+    """A predicate: true when the event matches."""
 
     def __init__(self, filters: Filters | None = None) -> None:
         self._tests: list[Test] = []
