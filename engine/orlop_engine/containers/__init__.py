@@ -1,11 +1,12 @@
-"""Containers: from the request to create one to the last trace of it. The row in the table `containers` is the truth; what a
-crash leaves is swept, or accounted for, by the next boot.
+"""Containers: from the create request to the removal of everything that belongs to a container. The row in table
+`containers` is authoritative; the next boot accounts for, or removes, what a crash leaves behind.
 
-what there is        `service` (the index and the door), `container`, `record`, `names`, `labels`
-made                 `create`, with `validate`, `limits`, `mounts`, `volumes`, `links`, `rootfs`
-started              `launch`, with `ahead`, `bundle`, `confine`, `devices`, `mounted`, `netfiles`, `runtime`
-while it runs        `lifecycle`, `attach`, `health`, `update`, `checkpoints`
-ended and removed    `exits`, `restarts`, `removal`
-over a daemon's end  `restore`, `adoption`, `living`
-shown                `view`, `listing`
+index                `service` (the index and the entry points), `container`, `record`, `names`, `labels`
+create               `create`, with `validate`, `limits`, `counts`, `mount_spec`, `volumes`, `links`, `rootfs`
+start                `launch`, with `prepared_sandbox`, `bundle`, `apparmor_profile`, `devices`, `mount_plan`, `netfiles`,
+                     `runtime`, `needs`
+running              `lifecycle`, `attach`, `health`, `update`, `checkpoints`
+exit and removal     `exits`, `restarts`, `removal`
+daemon restart       `restore`, `adoption`, `reload_constraints`
+inspect and list     `view`, `listing`
 """

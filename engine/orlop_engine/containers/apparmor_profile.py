@@ -1,5 +1,6 @@
-"""Confinement that needs something of the host: AppArmor's default profile, loaded into the kernel when a container first
-needs it. It stays there when the daemon goes, as containers that run under it may."""
+"""Load AppArmor's default profile into the kernel when the first container needs it. It stays loaded after the daemon's
+end, because containers may still run under it.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ def _parser() -> str | None:
 
 
 def has_default() -> bool:
-    """Whether containers are confined unless they ask for something else. Docker takes a host without `apparmor_parser` for
-    one without AppArmor."""
+    """Whether containers are confined by default. Like Docker, treat a host without `apparmor_parser` as one without
+    AppArmor."""
     return facts().apparmor and _parser() is not None
 
 
 def profile(host: HostConfig) -> str:
-    """The AppArmor profile of a container, as its spec and inspect have it: "" where there is none."""
+    """The AppArmor profile of a container, for its spec and inspect; "" for none."""
     if not facts().apparmor:
         return ""
     chosen = apparmor.chosen(security.parse(host.security_opt or ()).apparmor, host.privileged)
@@ -41,7 +42,7 @@ def profile(host: HostConfig) -> str:
 
 
 def _loaded() -> str | None:
-    """None when the kernel's list is not to be had: securityfs is not mounted."""
+    """The kernel's list of profiles; None when securityfs is not mounted."""
     try:
         with open(_PROFILES) as file:
             return file.read()
@@ -50,8 +51,7 @@ def _loaded() -> str | None:
 
 
 async def ensure_profile(host: HostConfig) -> None:
-    """Have the kernel know the profile that this container is to get. `InvalidParameter` for a named one that nobody has
-    loaded."""
+    """Make sure that the container's profile is loaded. Raises `InvalidParameter` for a named profile that is not."""
     wanted = profile(host)
     if wanted in ("", apparmor.UNCONFINED):
         return
@@ -60,7 +60,7 @@ async def ensure_profile(host: HostConfig) -> None:
         return
     if wanted != apparmor.DEFAULT:
         if loaded is None:
-            return  # the runtime will tell
+            return  # the runtime reports it
         raise InvalidParameter(
             f'cannot use AppArmor profile "{wanted}": it is not loaded (apparmor_parser -r FILE loads it)'
         )
@@ -71,7 +71,7 @@ async def ensure_profile(host: HostConfig) -> None:
 
 
 def _own() -> str:
-    """The profile that this daemon itself runs under."""
+    """The profile that this daemon runs under."""
     try:
         with open("/proc/self/attr/current") as file:
             return file.read().strip("\0\n").partition(" (")[0]

@@ -1,7 +1,7 @@
-"""Attach: a client's connection joined to the streams of a container or an exec.
+"""Attach: relay between a client's connection and the streams of a container or an exec.
 
-The daemon only relays: frames are made by the monitor, and are Docker's. It looks at the bytes in one case: detach keys,
-which only count with a terminal.
+The monitor makes the frames, which are Docker's; the daemon only relays bytes. It inspects them in one case: detach
+keys, which are active only with a terminal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _CHUNK = 256 << 10
-_LAST_WORDS = 1.0  # seconds for what a client said before it hung up to reach a container that is just being started
+_LAST_WORDS = 1.0  # seconds for the last input of a client that hung up to reach a container that is being started
 
 
 class Duplex(Protocol):
@@ -42,11 +42,11 @@ class Duplex(Protocol):
 
 
 class Detached(Exception):
-    """The detach sequence was typed."""
+    """The client typed the detach sequence."""
 
 
 def parse_detach_keys(text: str) -> bytes:
-    """`ctrl-p,ctrl-q` to bytes; "" is the default."""
+    """Parse a sequence like `ctrl-p,ctrl-q`; "" is the default sequence."""
     if not text:
         return DEFAULT_DETACH_KEYS
     out = bytearray()
@@ -63,14 +63,14 @@ def parse_detach_keys(text: str) -> bytes:
 
 
 class DetachKeys:
-    """Finds the sequence in a stream of typed bytes. A partly typed one is held back until it breaks. Sans-IO."""
+    """Finds the detach sequence in a stream of typed bytes. A partial match is held back until it fails. Sans-IO."""
 
     def __init__(self, keys: bytes) -> None:
         self._keys = keys
         self._held = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """(what to pass on, whether the sequence was completed)."""
+        """Returns (bytes to pass on, whether the sequence was completed)."""
         out = bytearray()
         for byte in data:
             if byte == self._keys[self._held]:
@@ -90,7 +90,7 @@ class DetachKeys:
 
 
 def check(container: Container) -> None:
-    """Whether a client may attach now."""
+    """Raise `Conflict` when a client may not attach in the container's current state."""
     state = container.record.state
     if state.paused:
         raise Conflict(f"container {container.id} is paused, unpause the container before attach")
@@ -99,8 +99,8 @@ def check(container: Container) -> None:
 
 
 async def join(container: Container, request: Attach) -> Joined | None:
-    """The container's streams. Before its start: waits for the start. While it is being started the monitor is there
-    already, and takes attachments. None: the start failed, or the container has just ended."""
+    """Attach to the container's streams; before a start, wait for it. During a start the monitor already accepts
+    attachments. Returns None when the start failed or the container has just exited."""
     check(container)
     run = container.run
     if run is not None and run.monitor is not None and not run.finished.is_set():
@@ -109,7 +109,7 @@ async def join(container: Container, request: Attach) -> Joined | None:
         except (MonitorFailed, Unavailable):
             with trio.move_on_after(_LAST_WORDS):
                 await run.finished.wait()
-                return None  # it was over in this very moment, and so is the attach
+                return None  # the container exited at this moment, so the attach ends normally
             raise
     waiter = AttachWaiter(request)
     container.attach_waiters.append(waiter)
@@ -118,7 +118,7 @@ async def join(container: Container, request: Attach) -> Joined | None:
     except trio.Cancelled:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
-        elif waiter.joined.is_set():  # given in the moment in which we left
+        elif waiter.joined.is_set():  # set while this task was being cancelled
             with suppress(OrlopError):
                 if joined := waiter.joined.result():
                     joined.stream.socket.close()
@@ -134,9 +134,9 @@ async def relay(
     end_on_stdin_eof: bool,
     before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Relay until the output ends, the client goes, or `Detached` is raised. `streams` may take its time (a container that
-    is yet to start): what the client sends meanwhile is kept, up to a chunk. `end_on_stdin_eof`: the end of the client's
-    input ends this attach. `before_end` runs between the last output and the end that the client sees."""
+    """Relay until the output ends, the client disconnects, or `Detached` is raised. `streams` may block until a
+    container starts; client input is buffered meanwhile, up to one chunk. `end_on_stdin_eof`: EOF on the client's input
+    ends the attach. `before_end` runs after the last output and before the client sees the end."""
     keys = DetachKeys(detach_keys) if detach_keys else None
     inner: trio.SocketStream | None = None
     opened: Future[trio.SocketStream] = Future()
@@ -172,7 +172,7 @@ async def _upwards(
     stdin: bool,
     end_on_stdin_eof: bool,
 ) -> None:
-    """What the client sends. Cancels `scope`, which is the relay, when the client is gone."""
+    """Relay the client's input. Cancels `scope` (the relay) when the client disconnects."""
     try:
         while True:
             data = await client.receive_some(_CHUNK)
@@ -186,20 +186,20 @@ async def _upwards(
                 try:
                     await inner.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    break  # the container no longer reads; its output goes on
+                    break  # the container does not read any more, but its output continues
             if done:
                 raise Detached
         if stdin:
             try:
                 await inner.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the container has ended; its output decides when we are done
+                pass  # the container has exited; its remaining output decides when the relay ends
             if end_on_stdin_eof and not data:
                 scope.cancel()
         await client.hung_up()
     except trio.BrokenResourceError:
         pass  # the client is gone
-    scope.cancel()  # a silent container would not tell us
+    scope.cancel()  # a container without output would never reveal the disconnect
 
 
 async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Callable[[], Awaitable[None]] | None) -> None:
@@ -214,14 +214,14 @@ async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Calla
 
 
 async def attach(containers: Containers, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
-    """The whole life of one attach connection."""
+    """Serve one attach connection until it ends."""
     config = container.record.config
     stdin = request.stdin and config.open_stdin
     once = stdin and config.stdin_once and not config.tty
     wanted = replace(request, stdin=stdin, stdin_once=once)
     containers.engine.events.publish("container", "attach", container.id, containers.attributes(container))
     if not (stdin or request.stdout or request.stderr):
-        return  # to nothing: over at once, as with dockerd
+        return  # nothing to attach to: ends at once, as with dockerd
     run: Run | None = None
 
     async def streams() -> trio.SocketStream | None:
@@ -233,8 +233,8 @@ async def attach(containers: Containers, container: Container, client: Duplex, r
         return joined.stream
 
     async def ended() -> None:
-        # The monitor ends these streams when it has reported the exit. Clients inspect the exit code, and remove networks,
-        # as soon as they see the end.
+        # The monitor ends these streams after it has reported the exit. Clients inspect the exit code and remove networks
+        # as soon as they see the end, so the exit must be accounted for first.
         assert run is not None
         await run.finished.wait()
 
@@ -250,5 +250,5 @@ async def attach(containers: Containers, container: Container, client: Duplex, r
     except* Detached:
         containers.engine.events.publish("container", "detach", container.id, containers.attributes(container))
     except* OrlopError as group:
-        for error in group.exceptions:  # the head is gone: the client sees an end
+        for error in group.exceptions:  # the response has begun: the client only sees the end
             log.warning("attach to container %s: %s", container.name, error)

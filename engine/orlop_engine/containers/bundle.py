@@ -1,7 +1,7 @@
-"""The bundle of a container: who its process is, what it may do, where it lives, written as config.json for the runtime.
+"""The OCI bundle of a container: gather the inputs of its spec, and write config.json for the runtime.
 
-Lookups happen here (users in the container's own root, namespaces of other containers, programs and profiles of the host);
-the document itself is made by `engine.spec`.
+Lookups happen here (users in the container's own root, namespaces of other containers, programs and profiles of the
+host); `engine.spec` builds the document.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def bounding_set(host: HostConfig) -> tuple[str, ...]:
 def process_input(
     containers: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
 ) -> build.ProcessInput:
-    """Of its first process, and what execs have in common with that: they keep to what their container was started with,
-    whatever the daemon's default is by now."""
+    """The inputs of the container's first process, which execs share. An exec keeps the privileges of its container's
+    start, whatever the daemon's default is now."""
     record = container.record
     host = record.host_config
     started_with = record.no_new_privileges
@@ -127,7 +127,8 @@ def _no_new_privileges(containers: Containers, host: HostConfig) -> bool:
 
 
 def _seccomp(containers: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
-    """`asked` is "", a word, or a profile: the client reads the file. The daemon's own is a path."""
+    """`asked` is "", a keyword, or the profile itself, because the client reads the file. The daemon's setting is a
+    path."""
     profile = asked or ("unconfined" if host.privileged else containers.engine.config.seccomp_profile)
     if profile == "unconfined":
         return None

@@ -1,9 +1,9 @@
-"""Checkpoints: the processes of a running container, written to disk by its runtime (with CRIU), and started from there.
+"""Checkpoints: the runtime writes the processes of a running container to disk (with CRIU), and a start restores them.
 
-Owns `checkpoints/NAME` in the container's directory, or NAME in a directory that the client chose; and `criu` beside the
-former, where the runtime leaves its logs of the last attempt. A checkpoint is made under another name and renamed when it is
-whole, so one that a crash cut short is none; it goes when that name is used again, or with its container. What a container
-wrote to its root is not in it: it is started from the root as it is then.
+Owns `checkpoints/NAME` in the container's directory (or NAME in a directory that the client chose), and `criu`, with the
+runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed when it is complete, so a
+crash leaves no partial checkpoint; the temporary directory is removed when the name is used again, or with the
+container. The container's root is not part of a checkpoint: a restore uses the root as it is then.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["complaint", "create", "find", "names", "remove", "runtime_of", "work_directory"]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_ENDING = 10.0  # seconds for a container that was ended by its checkpoint to be accounted for
+_ENDING = 10.0  # seconds until the exit of a container that its checkpoint stopped must be accounted for
 
 
 def runtime_of(containers: Containers, container: Container) -> RuntimeCheckpoints:
-    """The container's runtime, if it can do this here."""
+    """The container's runtime, if it supports checkpoints on this host."""
     name = container.record.host_config.runtime
     runtime = containers.engine.drivers.runtime(name)
     if not isinstance(runtime, RuntimeCheckpoints):
@@ -63,7 +63,7 @@ def _check_name(name: str) -> None:
 
 
 def work_directory(containers: Containers, container: Container) -> str:
-    """Made anew: what the runtime and CRIU say of the next attempt."""
+    """Create an empty directory for the logs of the runtime and CRIU."""
     path = os.path.join(containers.directory(container.id), "criu")
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(path, mode=0o700)
@@ -71,7 +71,7 @@ def work_directory(containers: Containers, container: Container) -> str:
 
 
 def complaint(work: str) -> str:
-    """The last error that CRIU logged, to put behind what the runtime says; it names a log file and no more."""
+    """The last error in CRIU's logs, to append to the runtime's message, which only names a log file."""
     found = ""
     for name in ("dump.log", "restore.log"):
         try:
@@ -84,7 +84,7 @@ def complaint(work: str) -> str:
 
 
 async def create(containers: Containers, container: Container, name: str, directory: str, *, end: bool) -> None:
-    """Write the checkpoint; `end` ends the container with it. It is whole when this returns."""
+    """Write the checkpoint; `end` stops the container with it. The checkpoint is complete when this returns."""
     _check_name(name)
     base = _base(containers, container, directory)
     final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")
@@ -139,7 +139,7 @@ def names(containers: Containers, container: Container, directory: str) -> list[
 
 
 def find(containers: Containers, container: Container, name: str, directory: str) -> str:
-    """Where it is."""
+    """The path of a checkpoint."""
     _check_name(name)
     path = os.path.join(_base(containers, container, directory), name)
     if not os.path.lexists(path):
@@ -150,7 +150,7 @@ def find(containers: Containers, container: Container, name: str, directory: str
 
 
 async def remove(containers: Containers, container: Container, name: str, directory: str) -> None:
-    """The name goes first: what is left of a removal that was cut short is no checkpoint."""
+    """Rename first, then delete: an interrupted removal leaves no partial checkpoint."""
     path = find(containers, container, name, directory)
     partial = os.path.join(os.path.dirname(path), f".{name}.partial")
     await trio.to_thread.run_sync(_clear, partial)

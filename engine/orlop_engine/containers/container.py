@@ -1,7 +1,7 @@
-"""One container in memory: its record, who waits for it, and its present run.
+"""One container in memory: its record, the tasks that wait for it, and its current run.
 
-The record is what is durable; everything else here is made anew when the daemon starts. `lock` serialises the operations
-that change the container's state; readers take none.
+Only the record is durable; the rest is built again when the daemon starts. `lock` serialises operations that change the
+container's state; readers do not take it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _BOOT_START = 30.0  # seconds
 
 @dataclass(slots=True)
 class Run:
-    """One run, from the launch of its monitor to the monitor's end. `settled` is set when the start is decided;
-    an exit that is reported earlier waits for it. `finished` is set when the exit has been accounted for; `recorded`: the
-    row says so."""
+    """One run, from the launch of its monitor to the monitor's end. `settled` is set once the start has succeeded or
+    failed; an exit that is reported earlier waits for it. `finished` is set once the exit has been accounted for.
+    `recorded`: the row contains the exit."""
 
     run_dir: str
     monitor: Monitor | None = None
@@ -40,16 +40,17 @@ class Run:
     finished: trio.Event = field(default_factory=trio.Event)
     recorded: bool = True
     oom_told: bool = False
-    """The event `oom` has been published: the kill was seen as it happened."""
+    """The event `oom` has been published at the time of the kill."""
     killed: bool = False
-    """SIGKILL is on its way: it must not be paused any more, for a frozen process does not die."""
+    """SIGKILL is about to be sent: the container must not be paused any more, because a frozen process does not die."""
     graces: set[trio.CancelScope] = field(default_factory=set)
-    """Of who waits for its end under the lock, before they kill it."""
+    """Tasks that hold the container's lock and wait for its exit register here, so that `expedite` can shorten their
+    wait."""
     latest: float = float("inf")
-    """When they must not wait any longer."""
+    """The time at which the last of these waits ends."""
 
     async def grace(self, seconds: float) -> None:
-        """Wait for its end, so long at most, and less when someone is in a hurry."""
+        """Wait for the exit, for at most `seconds`, or less if `expedite` shortens the wait."""
         with trio.move_on_at(min(trio.current_time() + seconds, self.latest)) as scope:
             self.graces.add(scope)
             try:
@@ -58,21 +59,21 @@ class Run:
                 self.graces.discard(scope)
 
     async def ended(self) -> None:
-        """Wait until its exit has been accounted for. A monitor that does not answer will not tell it: once the container's
-        process is dead, that monitor is ended as well."""
+        """Wait until the exit has been accounted for. A monitor that does not answer will not report the exit, so it is
+        killed once the container's process is dead."""
         if self.monitor is not None and self.monitor.silent and await runs.init_ended(self.run_dir):
             self.monitor.kill()
         await self.finished.wait()
 
     def expedite(self, seconds: float) -> None:
-        """Whoever waits under the lock waits no longer than that."""
+        """Limit the remaining wait of all tasks in `grace` to `seconds`."""
         self.latest = min(self.latest, trio.current_time() + seconds)
         for scope in self.graces:
             scope.deadline = min(scope.deadline, self.latest)
 
 
 class Joined(NamedTuple):
-    """An attachment: a stream of the monitor, and the run whose output it is."""
+    """An attachment: a stream from the monitor, and the run that it belongs to."""
 
     stream: trio.SocketStream
     run: Run
@@ -80,7 +81,7 @@ class Joined(NamedTuple):
 
 @dataclass(slots=True)
 class AttachWaiter:
-    """A client that attached before the start: it is joined when the container's streams exist."""
+    """A client that attached before the start. It gets its stream once the container's streams exist."""
 
     request: Attach
     joined: Future[Joined | None] = field(default_factory=Future)
@@ -91,7 +92,8 @@ class Container:
         self.record = record
         self.lock = StateLock()
         self.network_lock = trio.Lock()
-        """Of who changes `record.sandbox` over a wait: connect and disconnect, and the exit, which waits for no `lock`."""
+        """Held by tasks that change `record.sandbox` across an await: connect, disconnect, and the exit, which does not
+        take `lock`."""
         self.run: Run | None = None
         self.next_exit: Future[int] = Future()
         self.removed: Future[int] = Future()
@@ -99,17 +101,17 @@ class Container:
         self.restart_timer: trio.CancelScope | None = None
         self.restart_delay = 0.0
         self.stop_requested = False
-        """The present run is being ended by a user or by the shutdown: no restart follows it."""
+        """A user or the shutdown ends the current run: its exit is not followed by a restart."""
         self.owed_start: trio.Event | None = None
-        """Set once the start has been tried that a boot owes the container by its restart policy. Until then it is shown as
-        restarting; None when there is none."""
+        """Set once the start that the restart policy requires at boot has been tried. Until then the container is shown
+        as restarting. None when no such start is due."""
         self.row_going = False
-        """Its row is being deleted, or is: no `save` may bring it back."""
+        """The row is deleted, or is being deleted: `save` must not write it again."""
         self.execs: set[str] = set()
         self.health: Health | None = None
-        """Of the last run, when it has a check."""
+        """The health check of the last run, if it has one."""
         self.views: dict[str, bytes] = {}
-        """Encoded answers, until the next `touch`."""
+        """Cached encoded answers, valid until the next `touch`."""
 
     @property
     def id(self) -> str:
@@ -120,23 +122,24 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait for the start that the boot owes the container. To clients of dockerd it has always been tried: they are
-        served after it."""
+        """Wait for the start that is due at boot. Clients of dockerd never see that state: dockerd serves no request
+        before the starts have been tried."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()
 
     def touch(self) -> None:
-        """The record changed: what was encoded from it is void."""
+        """Drop the cached views, because the record changed."""
         self.views.clear()
 
     def release_attach_waiters(self) -> None:
-        """There will be no stream: the start failed, or the container is removed."""
+        """Tell clients that attached before the start that no stream will come: the start failed, or the container is
+        removed."""
         waiters, self.attach_waiters = self.attach_waiters, []
         for waiter in waiters:
             waiter.joined.set(None)
 
     def exit_announced(self, code: int) -> None:
-        """Wake who waits for the next exit; later waiters wait for the one after."""
+        """Wake the tasks that wait for the next exit. Later waiters wait for the exit after this one."""
         announced, self.next_exit = self.next_exit, Future()
         announced.set(code)

@@ -1,8 +1,8 @@
-"""How many of each thing a container may have.
+"""Limits on the number of mounts, devices, names and other entries of a container.
 
-Each mount, device or name costs system calls at the start, some of them in the daemon, and is shown in every inspect. The
-limits are far above what is of use; without them one request would keep the daemon busy for minutes, and leave thousands of
-volumes behind.
+Each entry costs system calls at the start, some of them in the daemon, and appears in every inspect. The limits are far
+above practical use. Without them one request could keep the daemon busy for minutes, and leave thousands of volumes
+behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orlop_sdk import InvalidParameter
 __all__ = ["MOUNTS", "check"]
 
 MOUNTS = 1_000
-"""Mounts of a container, of every kind. The kernel's own limit is 100,000 a mount namespace (fs.mount-max)."""
+"""Mounts of a container, of all kinds. The kernel allows 100,000 in a mount namespace (fs.mount-max)."""
 
 _FEW = 100
 _MANY = 1_000
@@ -45,7 +45,7 @@ _LISTS = {
 
 
 def check(config: CreateRequest, host: HostConfig) -> None:
-    """Refuse a request that asks for more. Raises InvalidParameter."""
+    """Raise InvalidParameter when a request exceeds a limit."""
     mounts = sum(len(given or ()) for given in (host.binds, host.mounts, host.tmpfs, config.volumes))
     if mounts > MOUNTS:
         raise InvalidParameter(f"too many mounts: {mounts}, a container may have {MOUNTS}")

@@ -1,6 +1,7 @@
-"""Create: what was asked, what the image says and what the daemon defaults to, merged into one record. Then the storage's
-writable snapshot, the container's directory, and last the row: before the row there is no container, and what a crash left
-of one is swept at boot."""
+"""Create: merge the request, the image's configuration and the daemon's defaults into one record. Then make the writable
+snapshot and the container's directory, and commit the row last: a container without a row does not exist, and boot
+removes what a crash left of it.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Created:
 
 
 class _Wanted(NamedTuple):
-    """What a request comes to, with image and daemon."""
+    """A validated request, merged with image and daemon defaults."""
 
     image: Image
     config: ContainerConfig
@@ -66,7 +67,7 @@ def _strings(value: list[str] | str | None) -> list[str] | None:
 def _merge_command(
     cmd: list[str] | None, entrypoint: list[str] | None, image: ImageConfig
 ) -> tuple[list[str] | None, list[str] | None]:
-    """Command and entrypoint. An empty entrypoint takes the image's away and leaves its command; one of "" takes both."""
+    """Merge command and entrypoint. An empty entrypoint removes the image's and keeps its command; [""] removes both."""
     if not cmd and not entrypoint:
         cmd = list(image.cmd) if image.cmd else None
     if entrypoint is None and image.entrypoint:
@@ -75,7 +76,7 @@ def _merge_command(
 
 
 def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) -> ContainerConfig:
-    """Docker's merge of an image's configuration below the user's."""
+    """Merge the user's configuration with the image's, as Docker does. The user's values win."""
     cmd, entrypoint = _merge_command(_strings(given.cmd), _strings(given.entrypoint), image)
     merged = {name: getattr(given, name) for name in ContainerConfig.__struct_fields__}
     exposed = {**(image.exposed_ports or {}), **(given.exposed_ports or {})}
@@ -97,7 +98,7 @@ def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) 
 
 
 def _clean(path: str) -> str:
-    """Without a final slash, and what else says nothing. A relative one (of an image) stays: the runtime refuses it."""
+    """Normalise the path. A relative path (from an image) is kept: the runtime refuses it."""
     return mount_spec.normal_target(path) if path.startswith("/") else path
 
 
@@ -139,7 +140,7 @@ def _defaults(containers: Containers, config: ContainerConfig, host: HostConfig)
     ]
     if defaults:
         host.ulimits = [*(host.ulimits or ()), *defaults]
-    # Docker's clients write "no limit" in several ways, and read it in one.
+    # Docker's clients write "no limit" in several ways, but inspect shows one.
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None
     if host.memory_swappiness == -1:
@@ -157,8 +158,8 @@ def _defaults(containers: Containers, config: ContainerConfig, host: HostConfig)
 
 
 def _joined(containers: Containers, host: HostConfig) -> None:
-    """`container:<name>` becomes `container:<id>`: a rename must not change who is joined. As with dockerd, a container
-    whose network is to be joined may be made until the start, the others must be there."""
+    """Replace `container:<name>` by `container:<id>`, so that a rename does not change the joined container. As with
+    dockerd, a container whose network is joined may be created later, before the start; the others must exist."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if not mode.startswith("container:"):
@@ -180,7 +181,7 @@ def _inherited(containers: Containers, host: HostConfig) -> list[MountRecord]:
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
         try:
             shared = [mount for mount in containers.get(name).record.mounts if mount.type != "tmpfs"]
-        except NotFound as error:  # a 404 would be about the image
+        except NotFound as error:  # a 404 would mean a missing image
             raise InvalidParameter(str(error)) from None
         if len(found) + len(shared) > counts.MOUNTS:
             raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {counts.MOUNTS}")
@@ -193,7 +194,7 @@ def _with_image(containers: Containers, mount: MountRecord) -> MountRecord:
         return mount
     try:
         return replace(mount, name=containers.engine.images.resolve(mount.source).id)
-    except NotFound as error:  # a 404 would be about the container's own image
+    except NotFound as error:  # a 404 would mean the container's own image
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
@@ -215,8 +216,8 @@ def _platform(containers: Containers, image: Image, platform: str, reference: st
 
 
 def _endpoints(containers: Containers, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-    """The networks to be on, and what is asked of each. The container's own MAC address is for that of the mode, if it is on
-    that; what else it could mean was refused before."""
+    """The container's networks, with the settings for each. The container's own MAC address applies to the network of
+    the network mode; ambiguous requests have been refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
     if request.network_disabled is True:
         given = {}
@@ -230,7 +231,7 @@ def _endpoints(containers: Containers, request: CreateRequest, host: HostConfig)
 def _wanted(
     containers: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy
 ) -> _Wanted:
-    """Raises for what cannot be. Looks at no path of the host."""
+    """Merge and validate the request. Does not access paths of the host."""
     engine = containers.engine
     given = request.host_config or HostConfig()
     counts.check(request, given)
@@ -271,8 +272,8 @@ async def create(
     images: ImagePolicy = UNRESTRICTED,
     flat_readonly: bool = False,
 ) -> Created:
-    """Make a container. Nothing of it exists when this raises. Volumes that are made for it get `volume_labels` too; `vet`
-    may refuse those it would have, and `images` its image. `flat_readonly`: see `mount_spec.plan`."""
+    """Create a container. Raises with everything undone. New volumes also get `volume_labels`; `vet` may refuse volumes,
+    and `images` the image. `flat_readonly`: see `mount_spec.plan`."""
     engine, container_id = containers.engine, names.new_id()
     image, config, args, host, endpoints, warnings = _wanted(containers, container_id, platform, request, images)
     plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(containers, host), flat_readonly=flat_readonly)
@@ -312,7 +313,7 @@ async def create(
                 raise
             containers.add(container)
     except Exception:
-        await volumes.discard(containers, made)  # now that they are held no longer
+        await volumes.discard(containers, made)  # only now: they are not held any more
         await volumes.clear_intent(containers, cleared)
         raise
     engine.events.publish("container", "create", container_id, containers.attributes(container))
@@ -324,13 +325,13 @@ async def _prepare(containers: Containers, record: ContainerRecord, image: Image
     os.mkdir(containers.directory(record.id), 0o710)
     os.chmod(containers.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
     asked = record.config.working_dir
-    if asked not in ("", "/", _clean(image.config.working_dir)):  # an image's own is in the image, or the runtime makes it
+    if asked not in ("", "/", _clean(image.config.working_dir)):  # the runtime makes the image's own
         await _make_working_directory(containers, record, asked)
     await volumes.populate(containers, record)
 
 
 async def _make_working_directory(containers: Containers, record: ContainerRecord, path: str) -> None:
-    """At create, as Docker: files may be copied into it before the start."""
+    """At create, as with Docker: files may be copied into it before the start."""
     root = containers.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:
@@ -340,7 +341,8 @@ async def _make_working_directory(containers: Containers, record: ContainerRecor
 
 
 async def _undo(containers: Containers, record: ContainerRecord) -> None:
-    """What failed is what the user wants to hear, not what this meets. The daemon's end leaves it to the next boot."""
+    """Remove what was created. Errors are only logged, because the user must see the original one. If the daemon ends
+    meanwhile, the next boot cleans up."""
     try:
         await containers.discard_files(record.id)
     except Exception as error:
@@ -348,7 +350,7 @@ async def _undo(containers: Containers, record: ContainerRecord) -> None:
 
 
 def encode(record: ContainerRecord) -> bytes:
-    """The record as its row holds it."""
+    """Encode the record for its row."""
     return msgspec.json.encode(record)
 
 

@@ -1,6 +1,6 @@
-"""What `DeviceRequests` get: CDI devices, described in files of the host; NVIDIA's GPUs, by its toolkit's hook.
+"""Devices for `DeviceRequests`: CDI devices, described in files on the host, and NVIDIA GPUs, by the hook of its toolkit.
 
-Files are read at each start: a vendor's tool may have written them since the last.
+The files are read at each start, because a vendor's tool may have rewritten them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DRIVER_CAPABILITIES = ("compute", "compat32", "graphics", "utility", "video", "
 
 
 def inject(spec: dict[str, Any], requests: Sequence[DeviceRequest], directories: Sequence[str] | None) -> None:
-    """Change the OCI spec so that the container has the devices. `InvalidParameter` where one cannot be had. `directories`:
-    of CDI, None without it."""
+    """Edit the OCI spec so that the container has the devices. Raises `InvalidParameter` for a device that is not
+    available. `directories` are the CDI directories, None when CDI is disabled."""
     for request in requests:
         if request.driver == "cdi" and directories is not None:
             _cdi(spec, request, directories)
@@ -41,7 +41,7 @@ def inject(spec: dict[str, Any], requests: Sequence[DeviceRequest], directories:
 
 
 def discovered(directories: Sequence[str]) -> list[str]:
-    """Names of all devices of CDI that a container could have. Reads files: for a thread."""
+    """The names of all available CDI devices. Reads files: call it on a thread."""
     return sorted(cdi.described(_files(directory) for directory in directories))
 
 
@@ -55,7 +55,7 @@ def _cdi(spec: dict[str, Any], request: DeviceRequest, directories: Sequence[str
 
 
 def _files(directory: str) -> dict[str, cdi.Spec]:
-    """All that can be read of a directory. One file that is wrong takes nothing from the others."""
+    """Parse all files of a directory. An invalid file is skipped with a warning."""
     found: dict[str, cdi.Spec] = {}
     try:
         names = sorted(os.listdir(directory))
@@ -78,7 +78,7 @@ def _decode(path: str) -> object:
         raise ValueError(f"it is larger than {_FILE_LIMIT >> 20} MiB")
     if path.endswith(".json"):
         return msgspec.json.decode(content)
-    yaml = importlib.import_module("yaml")  # 20 ms, for those who have such files
+    yaml = importlib.import_module("yaml")  # imported late: it takes 20 ms, and few hosts have such files
     try:
         return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
@@ -86,7 +86,7 @@ def _decode(path: str) -> object:
 
 
 def _nvidia_selects(request: DeviceRequest) -> Sequence[str] | None:
-    """The capabilities under which NVIDIA's hook serves this request: the first of its lists that it can."""
+    """The first list of capabilities in this request that NVIDIA's hook supports; None when it supports none."""
     if request.driver not in ("", "nvidia") or shutil.which(_HOOK) is None:
         return None
     offered = {"nvidia", "gpu", *_DRIVER_CAPABILITIES}

@@ -1,7 +1,8 @@
-"""Health checks: a probe in the container from time to time, and what its results mean.
+"""Health checks: probe a container periodically, and derive its health from the results.
 
-In memory only: after a restart of the daemon a check begins anew with `starting`, as Docker's does. One task a run; probes
-are execs, seen in events as such. `Health` is the judge and pure; `watch` lives with the run.
+State is in memory only: after a restart of the daemon a check begins again with `starting`, as with Docker. Each run has
+one task; probes are execs, and appear as such in events. `Health` evaluates results and is pure; `watch` runs as long as
+the run.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ __all__ = ["HEALTHY", "STARTING", "UNHEALTHY", "Health", "Result", "command", "s
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 _INTERVAL, _TIMEOUT, _START_INTERVAL = 30_000_000_000, 30_000_000_000, 5_000_000_000
 SHORTEST = 1_000_000
-"""Nanoseconds; Docker's least."""
+"""Nanoseconds; Docker's minimum."""
 _LONGEST = (1 << 63) - 1
 _RETRIES = 3
 _KEPT = 5
 _OUTPUT = 4096
-_BEGIN = 30.0  # seconds that a probe may take to begin
-_DRAIN = 5.0  # and what it left open to close, when it was killed
+_BEGIN = 30.0  # seconds for a probe to start
+_DRAIN = 5.0  # seconds for the output of a killed probe to close
 
 
 class Result(NamedTuple):
@@ -55,7 +56,7 @@ class Result(NamedTuple):
 
 
 class Health:
-    """What is known of a container's health. `judge` takes a probe's result."""
+    """The health of a container. `judge` records the result of a probe."""
 
     def __init__(self, check: Healthcheck) -> None:
         self.status = STARTING
@@ -78,7 +79,7 @@ class Health:
         return self.status == STARTING and max(0, now_ns - self._began_ns) < self._check.start_period
 
     def judge(self, result: Result) -> None:
-        """Failures of a container that is starting do not count, until its first success or its start period is over."""
+        """Record a result. Failures during the start period do not count until the first success."""
         self.results.append(result)
         if result.code == 0:
             self.streak, self.status = 0, HEALTHY
@@ -94,12 +95,13 @@ class Health:
 
 
 def _duration_or(ns: int, default: int) -> int:
-    """What create refuses may come with an image: no sleep takes it, or the machine would do nothing but probe."""
+    """The configured duration, or the default. An image may contain values that create refuses: one too large for sleep,
+    or so short that the host would do nothing but probe."""
     return min(ns, _LONGEST) if ns >= SHORTEST else default
 
 
 def command(config: ContainerConfig) -> list[str] | None:
-    """What to run in the container; None when there is no check."""
+    """The command of the check; None when there is no check."""
     check = config.healthcheck
     test: Sequence[str] = (check.test or ()) if check is not UNSET else ()
     if not test or test[0] == "NONE":
@@ -111,7 +113,7 @@ def command(config: ContainerConfig) -> list[str] | None:
 
 
 async def watch(containers: Containers, container: Container, run: Run) -> None:
-    """Probe for as long as the run lasts."""
+    """Probe the container until the run ends."""
     config = container.record.config
     probe = command(config)
     if probe is None or config.healthcheck is UNSET or not probe:
@@ -131,7 +133,7 @@ async def watch(containers: Containers, container: Container, run: Run) -> None:
 
 
 def suspend(containers: Containers, container: Container) -> None:
-    """A paused container is not probed: nobody knows that it is well."""
+    """Mark a paused container unhealthy: it is not probed, so its health is unknown."""
     if container.health is not None:
         _change(containers, container, container.health, UNHEALTHY, tell=False)
 
@@ -162,7 +164,7 @@ def _change(containers: Containers, container: Container, health: Health, status
 
 
 async def _probe(containers: Containers, container: Container, argv: list[str], timeout_ns: int) -> Result:
-    """One run of the check. Whatever keeps it from running is a failure with the reason for output."""
+    """Run the check once. Any error that prevents the run counts as a failure, with the error as its output."""
     execs, start_ns = containers.engine.execs, time.time_ns()
     output = _Output()
     try:
@@ -178,7 +180,7 @@ async def _probe(containers: Containers, container: Container, argv: list[str], 
     except trio.TooSlowError:
         return Result(start_ns, time.time_ns(), -1, f"Health check did not begin within {_BEGIN:g} s")
     except Exception as error:
-        # Also a mistake of ours about what an image says (a NUL, a size): this probe's end, never the watcher's.
+        # Also our own bugs with an image's values (a NUL, a size): they must end this probe only, not the watcher.
         return Result(start_ns, time.time_ns(), -1, str(as_orlop_error(error, "cannot run the health check")))
     text = output.text()
     if code is None:
@@ -189,7 +191,7 @@ async def _probe(containers: Containers, container: Container, argv: list[str], 
 async def _finish(
     containers: Containers, state: ExecState, stream: trio.SocketStream, output: _Output, seconds: float
 ) -> int | None:
-    """Its exit code; None when it took too long, and was killed."""
+    """The probe's exit code; None when it timed out and was killed."""
     with trio.move_on_after(seconds):
         await output.read(stream)
         return await state.ended.get()
@@ -201,7 +203,7 @@ async def _finish(
 
 
 class _Output:
-    """The beginning of a probe's output: both streams as they come, without the frames they come in."""
+    """The beginning of a probe's output: both streams interleaved, without stream frames."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
@@ -210,12 +212,12 @@ class _Output:
         self._left = 0
 
     async def read(self, stream: trio.SocketStream) -> None:
-        """To its end."""
+        """Read until the stream ends."""
         try:
             while data := await stream.receive_some():
                 self._feed(data)
         except trio.BrokenResourceError:
-            pass  # its monitor ended
+            pass  # the monitor ended
 
     def _feed(self, data: bytes | bytearray) -> None:
         at = 0
@@ -240,7 +242,7 @@ class _Output:
 
 
 def _duration(ns: int) -> str:
-    """As Go prints it: 30s, 1m0s, 1.5s, 500ms."""
+    """Format nanoseconds as Go does: 30s, 1m0s, 1.5s, 500ms."""
     if ns < 1_000_000_000:
         return f"{ns / 1e6:g}ms"
     minutes, seconds = divmod(ns, 60_000_000_000)

@@ -1,5 +1,5 @@
-"""Labels that decide who may reach a container (those of `listeners`) come from who makes it, never from its image: an image
-could name any team, and its container would be that team's however it is run.
+"""Labels that grant access to a container (those of `listeners`) must come from the create request, never from the
+image: an image could otherwise assign its containers to any team.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["deciding", "of_image_alone", "shed"]
 
 
 def deciding(config: Config) -> frozenset[str]:
-    """Names of the labels that a listener goes by."""
+    """Names of the labels that listeners filter by."""
     return frozenset(label.partition("=")[0] for listener in config.listeners for label in listener.labels)
 
 
@@ -26,7 +26,7 @@ def of_image_alone(given: ContainerConfig, image: ImageConfig) -> tuple[str, ...
 
 
 def shed(record: ContainerRecord, names: frozenset[str]) -> None:
-    """Take away those of the names that the container has from its image. Also at boot: a listener may be younger."""
+    """Remove those labels that came from the image. Also applied at boot, because a listener may have been added since."""
     for name in names.intersection(record.image_labels):
         if record.config.labels:
             record.config.labels.pop(name, None)

@@ -1,5 +1,6 @@
-"""Limits of a container: what cannot be right is refused in Docker's words, what this host cannot do is discarded with a
-warning. Pure, but for facts of the host."""
+"""Resource limits of a container. Invalid values are refused with Docker's messages; limits that this host does not
+support are discarded with a warning. Pure, except for facts of the host.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ from orlop_sdk import InvalidParameter
 __all__ = ["check"]
 
 _SMALLEST_MEMORY = 6 << 20
-_LIST_TEXT = 4096  # a page, which is what the kernel takes of such a list
+_LIST_TEXT = 4096  # the kernel accepts one page for such a list
 _RLIMITS = frozenset(
     "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 )
 
 
 def check(given: Resources, facts: Host, *, update: bool = False) -> list[str]:
-    """Changes what Docker fills in (MemorySwap) and what is discarded; returns the warnings. `update`: limits that are not
-    given stay as they are."""
+    """Fill in Docker's defaults (MemorySwap), reset discarded limits, and return the warnings. `update`: missing limits
+    stay as they are."""
     return [
         *_memory(given, facts, update),
         *_cpu(given, facts),
@@ -113,7 +114,7 @@ def _available(wanted: str, there: str, field: str, what: str) -> None:
         shown = wanted[:_LIST_TEXT]
         raise InvalidParameter(f"Invalid value {shown} for cpuset {field}: invalid format: {shown}") from None
     available = {number for numbers in _ranges(there) for number in numbers}
-    if not all(available.issuperset(numbers) for numbers in ranges):  # ends at the first that is not there
+    if not all(available.issuperset(numbers) for numbers in ranges):  # stops at the first number that is not available
         raise InvalidParameter(f"Requested {what} are not available - requested {wanted}, available: {there}")
 
 
@@ -149,7 +150,7 @@ def _devices(given: Resources) -> list[str]:
 
 
 def _elsewhere(given: Resources) -> list[str]:
-    """Fields that Linux, or a kernel of today, has nothing for."""
+    """Fields that Linux, or current kernels, do not support."""
     if given.io_maximum_iops:
         raise InvalidParameter("Invalid QoS settings: linux does not support configuration of maximum IOPs")
     if given.io_maximum_bandwidth:

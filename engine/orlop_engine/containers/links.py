@@ -1,9 +1,9 @@
-"""`--link`: another container under a name of one's own.
+"""`--link`: reach another container under an alias.
 
-On the default bridge a line of /etc/hosts and environment variables, of a container that has to run; on user-defined
-networks one more name for the name server.
+On the default bridge a link adds a line to /etc/hosts and environment variables, and the linked container must be running.
+On user-defined networks it adds a DNS name.
 
-A link of the default bridge is also a further name of the container it leads to, "parent/alias", until it is removed.
+A link on the default bridge also gives the linked container another name, "parent/alias", until the link is removed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ _HOST_NETWORK = "conflicting options: host type networking can't be used with li
 
 
 def _parse(link: str) -> tuple[str, str]:
-    """(container, alias) of "container[:alias]"; Docker's own records have "/container:/other/alias"."""
+    """Parse "container[:alias]" to (container, alias). Docker's own records have the form "/container:/other/alias"."""
     name, _, alias = link.partition(":")
     name = name.removeprefix("/")
     return name, (alias or name).rpartition("/")[2]
 
 
 def check(containers: Containers, host: HostConfig) -> None:
-    """At create. What is linked must exist, but for user-defined networks, whose names are looked up when they are used."""
+    """Validate links at create. Linked containers must exist, except on user-defined networks, which resolve names on
+    use."""
     for link in host.links or ():
         name, alias = _parse(link)
         if not name or not alias:
@@ -65,7 +66,7 @@ def _sharing(containers: Containers, name: str) -> Container:
 
 
 def hosts(containers: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
-    """(address, names) for /etc/hosts, of containers on the default bridge."""
+    """(address, names) of linked containers on the default bridge, for /etc/hosts."""
     found = []
     for link in record.host_config.links or () if _on_bridge(containers, record) else ():
         name, alias = _parse(link)
@@ -81,7 +82,7 @@ def hosts(containers: Containers, record: ContainerRecord) -> list[tuple[str, st
 
 
 def environment(containers: Containers, record: ContainerRecord) -> list[str]:
-    """The variables of its links, of the containers that run. (At a start all do: see `hosts`.)"""
+    """Environment variables for linked containers that are running. (At a start all are: see `hosts`.)"""
     found: list[str] = []
     for ident, alias in _legacy(containers, record) if _on_bridge(containers, record) else ():
         other = containers.index[ident]
@@ -93,7 +94,7 @@ def environment(containers: Containers, record: ContainerRecord) -> list[str]:
 
 
 def _addresses(other: Container) -> list[str]:
-    """On the default bridge, IPv4 first; none of a container that does not run."""
+    """Its addresses on the default bridge, IPv4 first; empty when the container is not running."""
     sandbox = other.record.sandbox
     if sandbox is None or not other.record.state.running:
         return []
@@ -102,7 +103,7 @@ def _addresses(other: Container) -> list[str]:
 
 
 def ports(containers: Containers, record: ContainerRecord) -> list[LinkedPort]:
-    """The exposed ports of containers on the default bridge that this one is linked to."""
+    """The exposed ports of the containers on the default bridge that this container links to."""
     found = []
     for other in linked(containers, record):
         for exposed in normal_ports(containers.index[other].record.config.exposed_ports or ()):
@@ -112,7 +113,7 @@ def ports(containers: Containers, record: ContainerRecord) -> list[LinkedPort]:
 
 
 def aliases(containers: Containers, record: ContainerRecord) -> dict[str, str]:
-    """Alias -> name that the networks know, for the name server of this container."""
+    """Alias -> container name, for the DNS server of this container."""
     links = [*(record.host_config.links or ())]
     for settings in record.endpoints.values():
         links += settings.links or ()
@@ -121,12 +122,12 @@ def aliases(containers: Containers, record: ContainerRecord) -> dict[str, str]:
         try:
             found[alias] = containers.get(name).name
         except NotFound:
-            found[alias] = name  # not there yet
+            found[alias] = name  # does not exist yet
     return found
 
 
 def _on_bridge(containers: Containers, record: ContainerRecord) -> bool:
-    """Whether its links are those of the default bridge: by its networks, not by the mode it was made with."""
+    """Whether its links are links on the default bridge. Decided by its current networks, not by its network mode."""
     if not record.host_config.links:
         return False
     found = map(containers.engine.networks.known, record.endpoints)
@@ -134,7 +135,7 @@ def _on_bridge(containers: Containers, record: ContainerRecord) -> bool:
 
 
 def _legacy(containers: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
-    """(id of the linked container, alias) of the links that give names."""
+    """(id of the linked container, alias) of the links that create names "parent/alias"."""
     alone = record.host_config.network_mode in ("host", "none")
     if not record.host_config.links or not (alone or _on_bridge(containers, record)):
         return
@@ -146,13 +147,13 @@ def _legacy(containers: Containers, record: ContainerRecord) -> Iterator[tuple[s
 
 
 def linked(containers: Containers, record: ContainerRecord) -> Iterator[str]:
-    """Ids of the containers that have to run for this one to start (see `hosts`)."""
+    """Ids of the containers that must be running for this one to start (see `hosts`)."""
     if _on_bridge(containers, record):
         yield from (other for other, _ in _legacy(containers, record))
 
 
 def names(containers: Containers) -> dict[str, list[str]]:
-    """Id -> the further names of a container, in one pass over all."""
+    """Container id -> its additional names, in one pass over all containers."""
     found: dict[str, list[str]] = {}
     for item in containers.index.values():
         if item.record.host_config.links:
@@ -162,13 +163,13 @@ def names(containers: Containers) -> dict[str, list[str]]:
 
 
 def shown(containers: Containers, record: ContainerRecord) -> list[str] | None:
-    """`HostConfig.Links` of inspect: the names of now."""
+    """`HostConfig.Links` of inspect, with the current names."""
     found = [f"/{containers.index[other].name}:/{record.name}/{alias}" for other, alias in _legacy(containers, record)]
     return sorted(found) or None
 
 
 def resolve(containers: Containers, text: str) -> Container | None:
-    """The container that a further name means; the parent's ID may stand in it for its name."""
+    """Resolve the name "parent/alias" to a container; the parent may be given by id."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
     holder = containers.names.get(parent, parent)
     if holder not in containers.index:
@@ -178,7 +179,7 @@ def resolve(containers: Containers, text: str) -> Container | None:
 
 
 async def remove(containers: Containers, text: str) -> None:
-    """`docker rm --link parent/alias`: the link goes, both containers stay."""
+    """`docker rm --link parent/alias`: remove the link and keep both containers."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
     if not parent:
         raise Conflict("Conflict, cannot remove the default link name of the container")

@@ -1,4 +1,4 @@
-"""Which containers a list request asks for, and a prune. Pure: records and filters in, records out."""
+"""Select containers for list and prune requests. Pure: takes records and filters, returns records."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _KNOWN = frozenset(
 
 
 def select(containers: Containers, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
-    """Newest first. Filters of one key are alternatives (labels: all of them), keys are all required; a key without values
-    asks for nothing. Only `status` shows what does not run without being told to."""
+    """Newest first. Values of one key are alternatives (for labels all are required); all keys are required; a key
+    without values is ignored. Stopped containers are included with `everything`, a limit or a `status` filter only."""
     for key in filters:
         if key not in _KNOWN:
             raise InvalidParameter(f"invalid filter '{key}'")
@@ -58,7 +58,7 @@ _PRUNE_KEYS = frozenset({"until", "label", "label!"})
 
 
 def prunable(filters: Filters, now: float) -> Test:
-    """Which stopped containers a prune takes; `now` is Unix time, which `until` may be relative to."""
+    """The stopped containers that a prune removes. `now` is Unix time, to which `until` may be relative."""
     check(filters, _PRUNE_KEYS)
     until = filters.get("until", ())
     if len(until) > 1:
@@ -150,7 +150,7 @@ def _port_range(key: str, value: str) -> tuple[int, int, str]:
 
 
 def _by_port(containers: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:
-    """Either filter is enough: they are of one list of ports."""
+    """Both filters select from one list of ports, and either is sufficient."""
     wanted = [("PublicPort", *_port_range("publish", value)) for value in published]
     wanted += [("PrivatePort", *_port_range("expose", value)) for value in exposed]
 
@@ -173,7 +173,7 @@ def _by_health(containers: Containers, values: Sequence[str]) -> Test:
 
 
 def _by_task(containers: Containers, values: Sequence[str]) -> Test:
-    """Tasks of a swarm, of which there are none."""
+    """Filter on swarm tasks: no container is one."""
     if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
         raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
     return lambda item: values[0].lower() in ("0", "false")

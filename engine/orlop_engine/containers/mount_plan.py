@@ -1,5 +1,6 @@
-"""What a start mounts in the root: the records of a container as OCI mounts, and the trees that its monitor makes for those
-that are not simply a directory of the host (a part of a volume, an image, shared memory of several containers)."""
+"""The mounts of a start: a container's records as OCI mounts, and the trees that its monitor prepares for mounts that
+are not simply a directory of the host (a part of a volume, an image, shared memory of several containers).
+"""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MountPlan", "beforehand", "mounted"]
 
-_RECURSIVE = (5, 12)  # mount_setattr(2)
+_RECURSIVE = (5, 12)  # since Linux 5.12: mount_setattr(2)
 
 
 class MountPlan(NamedTuple):
-    """`shm` is what to bind at /dev/shm, "" for memory of the container's own."""
+    """`shm` is the source of the bind at /dev/shm; "" for private memory."""
 
     oci: list[dict[str, Any]]
     trees: tuple[Tree, ...] = ()
@@ -32,8 +33,7 @@ class MountPlan(NamedTuple):
 
 
 def beforehand(containers: Containers, record: ContainerRecord) -> MountPlan | None:
-    """The same before the start, as far as the sandbox goes; None where it depends on other objects, or makes a volume's
-    driver work."""
+    """The mount plan for a prepared sandbox; None if it depends on other objects or needs a call of a volume driver."""
     if any(mount.type in ("volume", "image") for mount in record.mounts):
         return None
     if record.host_config.ipc_mode.startswith("container:"):
@@ -43,7 +43,7 @@ def beforehand(containers: Containers, record: ContainerRecord) -> MountPlan | N
 
 
 async def mounted(containers: Containers, container: Container, runtime: Runtime) -> MountPlan:
-    """Raises `InvalidParameter` and `NotFound` for what is not there or cannot be."""
+    """The mount plan of a start. Raises `InvalidParameter` and `NotFound` for sources that are invalid or missing."""
     record = container.record
     trees, shm = _shared_memory(containers, record)
     more: list[Tree] = []
@@ -74,7 +74,7 @@ async def _sources(containers: Containers, mount: MountRecord) -> tuple[Mount, .
 
 
 def _shared_memory(containers: Containers, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
-    """/dev/shm goes with the IPC namespace: POSIX shared memory is files there."""
+    """/dev/shm goes with the IPC namespace, because POSIX shared memory consists of files there."""
     mode, place = record.host_config.ipc_mode, f"{containers.stage(record.id)}/shm"
     if mode == "host":
         return (), "/dev/shm"
@@ -87,7 +87,7 @@ def _shared_memory(containers: Containers, record: ContainerRecord) -> tuple[tup
     theirs = other.record.host_config.ipc_mode
     if theirs == "host":
         return (), "/dev/shm"
-    containers.namespace_of(other.id, "ipc")  # whether it runs
+    containers.namespace_of(other.id, "ipc")  # raises when it does not run
     if theirs != "shareable" and not theirs.startswith("container:"):
         raise InvalidParameter(
             f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "

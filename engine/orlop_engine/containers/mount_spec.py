@@ -1,5 +1,6 @@
-"""Mounts of a container: the notations of `--volume`, `--mount`, `--tmpfs` and image VOLUMEs parsed into `MountRecord`s,
-and records turned into OCI mounts. Pure, but for the look at bind sources that Docker promises too."""
+"""Parse `--volume`, `--mount`, `--tmpfs` and image VOLUMEs into `MountRecord`s, and convert records to OCI mounts. Pure,
+except that sources of binds are checked for existence.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ from .record import MountRecord
 __all__ = ["oci", "parse_bind", "plan", "views"]
 
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
-_CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # of Docker Desktop: a bind is consistent here
-# At most one word of each.
+_CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # Docker Desktop's; binds are always consistent here
+# A mode has at most one word of each set.
 _MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), frozenset({"nocopy"}), _CONSISTENCY, _PROPAGATION)
-_TMPFS_TEXT = 4095  # mount(2) takes a page of options
+_TMPFS_TEXT = 4095  # mount(2) accepts one page of options
 _TMPFS = ("noexec", "nosuid", "nodev")
-# Docker's list, but for "bind", "rbind" and "remount", which make no tmpfs.
+# Docker's list without "bind", "rbind" and "remount", which do not create a tmpfs.
 _FLAGS = frozenset("defaults ro rw exec noexec suid nosuid dev nodev sync async dirsync mand nomand atime noatime diratime "
                    "nodiratime relatime norelatime strictatime nostrictatime unbindable runbindable".split())  # fmt: skip
 _VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
@@ -47,7 +48,7 @@ def _destination(path: str, text: str) -> str:
 
 
 def parse_bind(text: str) -> MountRecord:
-    """`[source:]destination[:mode]`. An absolute source is a bind, another one a volume's name."""
+    """Parse `[source:]destination[:mode]`. An absolute source is a bind, any other one is the name of a volume."""
     parts = text.split(":")
     if not 1 <= len(parts) <= 3 or not all(parts[:2]):
         raise InvalidParameter(f"invalid volume specification: '{text}'")
@@ -100,12 +101,12 @@ def _invalid(spec: MountSpec, why: str) -> InvalidParameter:
 
 
 def normal_target(target: str) -> str:
-    """The one way to write where something is mounted."""
+    """The normalised absolute path of a mount's target."""
     return "/" + posixpath.normpath(target).lstrip("/")
 
 
 def parse_spec(spec: MountSpec) -> MountRecord:
-    """One `--mount`."""
+    """Parse one `--mount`."""
     if spec.type not in _OPTIONS:
         raise _invalid(spec, "mount type unknown")
     for kind, name in _OPTIONS.items():
@@ -171,7 +172,7 @@ def _tmpfs_spec(spec: MountSpec, destination: str) -> MountRecord:
 
 
 def _tmpfs_words(words: list[str]) -> tuple[str, ...]:
-    """With the defaults that they do not take back."""
+    """The options, preceded by the defaults that they do not override."""
     for word in words:
         name, sign, _ = word.partition("=")
         if word not in _FLAGS | _PROPAGATION and not (sign and name in _VALUES):
@@ -215,9 +216,8 @@ def plan(
     *,
     flat_readonly: bool = False,
 ) -> tuple[MountRecord, ...]:
-    """All mounts of a container in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then
-    the image's volumes where nothing else is. `flat_readonly`: read-only binds that say nothing of it leave what is mounted
-    below them as it is."""
+    """All mounts of a container, in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then
+    the image's volumes where no other mount is. `flat_readonly`: by default, read-only binds leave submounts as they are."""
     found: dict[str, MountRecord] = {mount.destination: mount for mount in inherited}
     own: set[str] = set()
 
@@ -258,8 +258,8 @@ def plan(
 
 
 def oci(record: MountRecord, volume: Iterable[Mount] = (), *, deep: bool = False) -> list[dict[str, Any]]:
-    """The OCI mounts of one record. `volume` is what to mount for a volume or an image. `deep`: the runtime can make what is
-    mounted below read-only too."""
+    """The OCI mounts of one record. `volume` are the mounts of a volume or an image. `deep`: the runtime supports
+    recursive read-only mounts."""
     readonly = [] if record.rw else ["rro" if deep and not record.flat_readonly else "ro"]
     if record.type == "tmpfs":
         return [
@@ -272,7 +272,7 @@ def oci(record: MountRecord, volume: Iterable[Mount] = (), *, deep: bool = False
         ]
     if record.type == "bind":
         words = ["rbind", record.propagation or "rprivate", *readonly]
-        if not record.recursive:  # crun takes an "r" of any word for one of the bind
+        if not record.recursive:  # crun treats any option that begins with "r" as recursive
             words = ["bind", words[1].removeprefix("r"), *([] if record.rw else ["ro"])]
         return [{"destination": record.destination, "type": "bind", "source": record.source, "options": words}]
     out = []
@@ -295,7 +295,7 @@ def oci(record: MountRecord, volume: Iterable[Mount] = (), *, deep: bool = False
 
 
 def views(records: Iterable[MountRecord], volumes: Mapping[str, str]) -> list[MountPoint]:
-    """`Mounts` of inspect and list. `volumes` maps a volume's name to its mount point. (A `--tmpfs` is not listed.)"""
+    """`Mounts` of inspect and list. `volumes` maps a volume's name to its mount point. A `--tmpfs` is not listed."""
     out = []
     for record in records:
         if record.type == "tmpfs" and record.mode:

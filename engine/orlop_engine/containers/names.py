@@ -1,4 +1,4 @@
-"""Container names: which are legal, and which are made up when the user gives none."""
+"""Container names: validation, and generated names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ADJECTIVES = (
     "nimble noble patient plucky polite proud quick quiet ready robust serene sharp silent sleek smooth snug sober "
     "solid steady stout sturdy sunny swift tidy trusty upbeat vivid warm wise witty worthy zesty"
 ).split()
-# People of the sea, of cables and of computing: the orlop is where the cables were kept.
+# Surnames of seafarers, cable pioneers and computer scientists: an orlop is the deck where cables were stored.
 _SURNAMES = (
     "anson babbage baret barents beaufort bering bligh boole bougainville cabot cartier champlain church cochrane "
     "cook dampier diaz dijkstra drake earhart elcano field fitzroy flinders franklin frobisher gama gilbert grace "
@@ -28,7 +28,7 @@ _SURNAMES = (
 
 
 def check(name: str) -> str:
-    """The name without a leading slash, or `InvalidParameter` in Docker's words."""
+    """Return the name without a leading slash. Raises `InvalidParameter` with Docker's message."""
     bare = name.removeprefix("/")
     if not _NAME.match(bare):
         raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
@@ -36,7 +36,7 @@ def check(name: str) -> str:
 
 
 def generate(taken: Container[str], container_id: str) -> str:
-    """A free name, adjective_surname; after six tries the short id."""
+    """A free name of the form adjective_surname; after six collisions the short id."""
     for attempt in range(6):
         name = f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_SURNAMES)}{attempt or ''}"
         if name not in taken:
@@ -45,7 +45,7 @@ def generate(taken: Container[str], container_id: str) -> str:
 
 
 def new_id() -> str:
-    """64 hex digits whose first twelve are not all decimal: a short id must not look like a number."""
+    """64 random hex digits. The first twelve are never all decimal: a short id must not look like a number."""
     while True:
         made = secrets.token_hex(32)
         if not made[:12].isdecimal():

@@ -1,4 +1,6 @@
-"""hosts, hostname and resolv.conf of a container: in its directory, mounted into it, and its own to change from then on."""
+"""A container's hosts, hostname and resolv.conf: written to its directory and mounted into it. The container may change
+them.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def _check_gateway(containers: Containers, extra_hosts: Iterable[str]) -> None:
 
 
 def write(containers: Containers, container: Container, network: str) -> dict[str, str]:
-    """Write them for a start, and return what to mount where. Who shares another's network shares its files. Raises
-    `DriverError` when a host is to be added by an address that there is not."""
+    """Write the files for a start, and return the binds (destination: source). A container that shares another's network
+    gets the files of that one. Raises `DriverError` when host-gateway has no address."""
     record = container.record
     directory = containers.directory(record.id)
     if network not in ("", "new"):
@@ -52,14 +54,14 @@ def write(containers: Containers, container: Container, network: str) -> dict[st
 
 
 def refresh(containers: Containers, container: Container, before: Sandbox | None) -> None:
-    """A running container's networks are others now. In place, for the files are mounted; what its processes have changed
-    stays as they want it."""
+    """Rewrite the files of a running container whose networks have changed. In place, because the files are mounted.
+    Files that its processes have edited are kept."""
     texts, old = _texts(containers, container, container.record.sandbox), _texts(containers, container, before)
     for name, text in texts.items():
         path, ours = f"{containers.directory(container.id)}/{name}", old[name].encode()
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "r+b") as file:
-            # No more than tells whether it is still ours: it may be of any length by now, and need not be text.
+            # Read only as much as is needed to compare: the container may have made the file huge or binary.
             if text != old[name] and file.read(len(ours) + 1) == ours:
                 file.seek(0)
                 file.write(text.encode())
@@ -67,7 +69,7 @@ def refresh(containers: Containers, container: Container, before: Sandbox | None
 
 
 async def answer_names(containers: Containers, container: Container) -> None:
-    """Have the monitor answer the names of the container's networks, when there are any."""
+    """Have the monitor answer DNS queries for the container's networks, if it has any with names."""
     sandbox, run = container.record.sandbox, container.run
     if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
         return

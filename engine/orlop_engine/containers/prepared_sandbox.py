@@ -1,8 +1,8 @@
-"""Sandboxes made ahead: between its create and its start, a client such as `docker run` prepares for some milliseconds, in
-which the monitor and what it builds can come to be. A start takes what was made, when it is still what it wants.
+"""Sandboxes prepared before a start: a client such as `docker run` takes some milliseconds between create and start, in
+which the monitor can be forked and its sandbox built. A start takes the prepared sandbox if it still matches.
 
-Owns monitors that have started nothing: one ends with this daemon, with its container, or when no start comes for a moment.
-All but `begin` is done under the container's lock.
+Owns monitors that have not started anything. Each ends with the daemon, with its container, or when no start follows
+within a second. All functions except `begin` are called with the container's lock held.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["PreparedSandbox", "begin", "drop", "fork", "take"]
 
 _SECONDS = 1.0
-_PATIENCE = 5.0  # with one that does not die
-_MOST = 8  # of clients that only create
+_PATIENCE = 5.0  # seconds for a monitor to die
+_MOST = 8  # prepared sandboxes at a time, for clients that only create
 
 
 class PreparedSandbox:
-    """`wanted` is the launch without mounts, which are asked for once."""
+    """`wanted` is the launch request without mounts; the mounts are resolved once, in `fork`."""
 
     def __init__(self, wanted: Launch) -> None:
         self.wanted = wanted
@@ -41,13 +41,13 @@ class PreparedSandbox:
 
 
 async def fork(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> Monitor:
-    """A monitor that has built its sandbox. The storage's mounts come first, then the runtime's."""
+    """Fork a monitor and have it build its sandbox. It mounts the storage's mounts first, then the runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
     for mount_point in (wanted.root, wanted.stage):
         if mount_point:
             os.makedirs(mount_point, mode=0o700, exist_ok=True)
-    throwaway = container.record.host_config.auto_remove  # nobody reads it after a power cut: no write is waited for
+    throwaway = container.record.host_config.auto_remove  # removed at exit, so its root need not be synced to disk
     mounts = (*await containers.engine.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
     monitor, _ = await Monitor.launch(containers.engine.zygote, replace(wanted, mounts=mounts), containers.engine.nursery)
     return monitor
@@ -63,7 +63,7 @@ async def _keep(containers: Containers, container: Container, prepared_sandbox: 
     try:
         prepared_sandbox.monitor.set(await fork(containers, container, prepared_sandbox.wanted, runtime))
     except (OrlopError, OSError):
-        pass  # the start meets it again, and tells
+        pass  # the start meets the same error, and reports it
     finally:
         prepared_sandbox.monitor.set(None)
     with trio.move_on_after(_SECONDS):
@@ -75,7 +75,7 @@ async def _keep(containers: Containers, container: Container, prepared_sandbox: 
 
 
 async def take(containers: Containers, container: Container, wanted: Launch) -> Monitor | None:
-    """What was made ahead, if it is what is wanted now."""
+    """The prepared monitor, if it matches what is wanted now; else None."""
     prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return None
@@ -88,7 +88,7 @@ async def take(containers: Containers, container: Container, wanted: Launch) -> 
 
 
 async def drop(containers: Containers, container: Container) -> None:
-    """Have nothing ahead: the container goes, or its root is wanted by others."""
+    """End the prepared sandbox, if any: the container is being removed, or its root is needed elsewhere."""
     prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return

@@ -1,9 +1,10 @@
-"""What a configuration must not change under containers that live on through a daemon's restart.
+"""Settings that must not change while containers keep running across a restart of the daemon (live-restore).
 
-Owns `<exec-root>/data-root`, which names the data root whose containers run there. It is looked at before anything is
-swept: without it, a daemon that is given another data root would take the containers of the first for garbage.
+Owns `<exec-root>/data-root`, which names the data root of the containers that run below this exec-root. It is checked
+before any cleanup: without it, a daemon with another data root would remove the running containers of the first as garbage.
 
-What only concerns new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may change.
+Settings that only concern new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may
+change.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _runtimes(living: Sequence[ContainerRecord], config: Config) -> Iterator[Con
 
 
 def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """The link and the addresses that they route by. Judged by what each got at its start."""
+    """The bridge and the addresses must stay. Compared with the network that each container got at its start."""
     found: dict[tuple[str, str], list[ContainerRecord]] = {}
     for record in living:
         for attached in record.sandbox.endpoints if record.sandbox else ():
@@ -76,7 +77,7 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
 
 
 def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
-    """What a container on this network, as it was, relies on, and what the configuration has instead."""
+    """Yield the properties of this network that a container relies on, each with the differing setting."""
     link = network.options.get(_LINK, config.bridge_name)
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
@@ -89,7 +90,7 @@ def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, st
 
 
 def _says_subnet(config: Config, version: int) -> tuple[str, str]:
-    """The key that decides it, and its value."""
+    """The key that sets the subnet, and its value."""
     if version == 4:
         return "bip", config.bip
     return ("bip6", config.bip6) if config.bip6 else ("fixed-cidr-v6", config.fixed_cidr_v6)
@@ -104,14 +105,14 @@ def _same(key: str, text: str, subnet: Subnet) -> bool:
 
 
 def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """A driver without rules takes away what a former one has made."""
+    """Published ports need firewall rules: with iptables off, the driver would remove the existing ones."""
     led = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
     if led and not config.iptables:
         yield _conflict(led, "have published ports that rules of the firewall lead to", "iptables is false")
 
 
 def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:
-    """For a reload: at a start, other roots are seen by what lies in them."""
+    """Roots must stay. Used on reload only: at start, changed roots are detected by what they contain."""
     for key, old, new in (
         ("data-root", running.data_root, config.data_root),
         ("exec-root", running.exec_root, config.exec_root),
@@ -121,8 +122,9 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
 
 
 def check(containers: Containers, config: Config) -> None:
-    """Raise `ConfigError` when living containers could not go on with this configuration. A reload stops none: they meet
-    what it applies. The rest waits for a restart, through which they live with live-restore only."""
+    """Raise `ConfigError` when running containers are incompatible with this configuration. A reload applies some keys
+    at once, which affects all running containers. The other keys take effect at the next restart, which containers
+    survive only with live-restore."""
     living = _living(containers.index.values(), containers)
     checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
     found = [error for each in checks for error in each(living, config)]
@@ -133,8 +135,8 @@ def check(containers: Containers, config: Config) -> None:
 
 
 def check_at_start(containers: Containers) -> None:
-    """The same before anything is restored; and that no container lives which this daemon would not find, or would take
-    for garbage. Those are refused without live-restore too: they could not be stopped."""
+    """The same check before containers are restored. Also raise when containers are running that this daemon would not
+    find, or would remove as garbage; without live-restore too, because they could not be stopped."""
     config = containers.engine.config
     _check_data_root(containers, config)
     lost = [
@@ -149,7 +151,8 @@ def check_at_start(containers: Containers) -> None:
 
 
 def _runs_elsewhere(record: ContainerRecord) -> bool:
-    """By pid and start time; and the cgroup's name, since both mean nothing after a reboot."""
+    """Compare pid and start time, and look for the id in the cgroup's name, because pids and start times repeat after a
+    reboot."""
     if not record.state.pid or not linux.is_process(record.state.pid, record.state.pid_start_time):
         return False
     try:

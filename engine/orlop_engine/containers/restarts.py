@@ -1,5 +1,6 @@
-"""Restart policies: whether, and after how long. Docker's numbers: 100 ms, doubled each time to a minute, back to the start
-after a run of ten seconds."""
+"""Restart policies: whether to restart a container, and after what delay. Docker's numbers: 100 ms, doubled at each
+restart up to a minute, reset after a run of ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +27,14 @@ def check(policy: RestartPolicy, auto_remove: bool) -> None:
 
 
 def next_delay(previous: float, ran_for: float) -> float:
-    """Seconds to wait before the next try. `previous` is the last delay, 0 for none."""
+    """Seconds to wait before the next restart. `previous` is the last delay, 0 for none."""
     if not previous or ran_for >= _GOOD_RUN:
         return _FIRST
     return min(previous * 2, _LAST)
 
 
 def wants_restart(policy: RestartPolicy, code: int, tries: int, stopped_by_user: bool) -> bool:
-    """After an exit. A container that a user stopped is not restarted by any policy."""
+    """Whether to restart after an exit. No policy restarts a container that a user has stopped."""
     if stopped_by_user:
         return False
     if policy.name == "on-failure":
@@ -42,7 +43,7 @@ def wants_restart(policy: RestartPolicy, code: int, tries: int, stopped_by_user:
 
 
 def wants_start_at_boot(policy: RestartPolicy, started_before: bool, manually_stopped: bool, code: int, tries: int) -> bool:
-    """At the daemon's start. "always" means even after `docker stop`."""
+    """Whether to start the container when the daemon starts. "always" applies even after `docker stop`."""
     if not started_before:
         return False
     if policy.name == "always":

@@ -1,8 +1,8 @@
-"""The root of a container: a snapshot of its own, on the init layer of its image.
+"""A container's root: a snapshot on top of the init layer of its image.
 
-An init layer is made by the first container of an image, is shared by all of them, and goes with the image's layer
-(`engine.images.layers`). What a container changes is told against it, so its paths are in no diff and no commit until the
-container itself changes them, as with dockerd.
+The first container of an image creates the init layer. All containers of the image share it, and it is removed with the
+image's layers (`engine.images.layers`). A container's changes are computed against the init layer, so its files appear
+in no diff and no commit until the container itself changes them, as with dockerd.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["prepare"]
 
 
 async def prepare(containers: Containers, record: ContainerRecord, image: Image) -> None:
-    """The writable snapshot. Also at boot, for one that a power cut took before it reached the disk."""
+    """Create the writable snapshot. Also used at boot, for a snapshot that was lost in a power failure."""
     storage, options = containers.engine.storage, record.host_config.storage_opt or None
     below = init_layer(image.chain_id)
     try:
@@ -38,7 +38,7 @@ async def prepare(containers: Containers, record: ContainerRecord, image: Image)
 
 
 async def _make_init_layer(containers: Containers, record: ContainerRecord, chain_id: str) -> None:
-    """When others make the same one, the first stays."""
+    """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
     storage, key = containers.engine.storage, half_made()
     mountpoint = containers.root(record.id)
     await storage.prepare(key, chain_id or None)

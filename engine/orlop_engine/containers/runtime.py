@@ -1,4 +1,4 @@
-"""A container as its runtime knows it, and having the runtime forget it."""
+"""The OCI runtime's view of a container (its `Task`), and removal of the runtime's state."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def task(containers: Containers, container: Container) -> Task:
 
 
 def _state(containers: Containers, container: Container) -> str:
-    """What a runtime with runc's command line keeps of the container: a few files in memory."""
+    """The state directory of a runtime with runc's command line: a few files on a tmpfs."""
     return os.path.join(containers.engine.config.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
 
 
 def has_state(containers: Containers, container: Container) -> bool:
-    """Whether the runtime still keeps something of the container: another start with its id would be refused."""
+    """Whether the runtime still has state of the container, which makes it refuse another start with this id."""
     return os.path.isdir(_state(containers, container))
 
 
 def is_left(containers: Containers, container: Container, run: Run) -> bool:
-    """Whether the runtime was not had forget the container: that takes its cgroups away (systemd does so by itself), and
-    what the runtime keeps."""
+    """Whether the runtime's delete has not run: it removes the runtime's state and the cgroups (systemd removes them by
+    itself)."""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
     return has_state(containers, container) or any(map(os.path.isdir, made))
 
 
 async def clean(containers: Containers, container: Container) -> None:
-    """What the monitor would have done last: have the runtime forget the container, or it could not start again. Never
-    raises: an exit must be accounted for even when its runtime is no longer installed, or hangs."""
+    """Run the runtime's delete, which the monitor normally does; without it the container could not start again. Never
+    raises: an exit must be accounted for even when its runtime hangs or is no longer installed."""
     record = container.record
     try:
         runtime = containers.engine.drivers.runtime(record.host_config.runtime)
@@ -65,13 +65,14 @@ async def clean(containers: Containers, container: Container) -> None:
         log.exception("cannot have the runtime forget container %s", container.name)
     try:
         await _remove_cgroups(bundle.cgroup_path(containers, container.id, record.host_config))
-        shutil.rmtree(_state(containers, container), ignore_errors=True)  # most often gone by now
+        shutil.rmtree(_state(containers, container), ignore_errors=True)  # usually gone by now
     except Exception:
         log.exception("cannot remove what runtime and kernel keep of container %s", container.name)
 
 
 async def _remove_cgroups(path: str) -> None:
-    """A runtime that was cut off in the middle of a start knows nothing of the container yet, and has made its cgroups."""
+    """Remove the container's cgroups. A runtime that was killed during a start has made them, but has no state to delete
+    yet."""
     found = cgroups.named(path)
     with trio.move_on_after(_EMPTYING):
         while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel tells nobody

@@ -1,8 +1,8 @@
-"""Containers: the index of all of them, and the door to what can be done to them.
+"""Containers: the index of all containers, and the entry points of every operation on them.
 
-Owns: the in-memory index (by id and by name), the rows of table `containers`, `<data-root>/containers/<id>/`, and under
-exec-root the run directories (`run/<id>`) and the roots' mount points (`mnt/<id>`). After a crash the rows are the truth;
-directories without a row are swept.
+Owns the in-memory index (by id and by name), the rows of table `containers`, `<data-root>/containers/<id>/`, and below
+exec-root the run directories (`run/<id>`) and the mount points of roots (`mnt/<id>`). After a crash the rows are
+authoritative; directories without a row are removed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 Args = TypeVarTuple("Args")
 
-# Long enough to be unique, short enough for a unix socket's path (108 bytes) below any exec-root.
+# Long enough to be unique, short enough for the path of a unix socket (108 bytes) below any exec-root.
 _RUN_NAME = 32
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -55,7 +55,7 @@ class _OnNetworks(msgspec.Struct):
 
 
 def _sandbox(key: str, row: bytes) -> Sandbox | None:
-    """Of a row that makes no sense otherwise."""
+    """The sandbox in a row that cannot be decoded otherwise."""
     try:
         sandbox = msgspec.json.decode(row, type=_OnNetworks).sandbox
     except UNREADABLE:
@@ -71,12 +71,14 @@ class Containers:
         self.closing = False
         self.now_restarting: set[str] = set()
         self.pending_removal: set[str] = set()
-        """Containers whose rows are gone and whose files are about to be."""
+        """Containers whose rows are deleted, and whose files are about to be."""
         self.aside: dict[str, Sandbox | None] = {}
-        """Containers whose rows were set aside, with what they hold of networks if that much can be read."""
+        """Quarantined containers: their rows could not be decoded. The value is the network sandbox, if that was
+        readable."""
         self.prepared_sandboxes: dict[str, PreparedSandbox] = {}
         self.networks_told = False
-        """Since the networks have taken, at boot, what living containers hold of them: it has to be given back."""
+        """Set once the networks have restored the sandboxes of living containers at boot: from then on these must be
+        released."""
         self._image_changes = 0
         self.programs = Programs()
         self.containers_root = os.path.join(engine.config.data_root, "containers")
@@ -96,7 +98,8 @@ class Containers:
                 self.aside[key] = _sandbox(key, row)
 
     def _checked(self, key: str, record: ContainerRecord) -> ContainerRecord:
-        """A record that may stand beside the others: its id becomes paths, and its name leads to it alone."""
+        """Validate a decoded record. Its id must equal the key, because paths are made from it, and its name must be
+        unique."""
         if record.id != key or not _ID.fullmatch(key):
             raise ValueError(f"it says that its id is {record.id[:80]!r}")
         if holder := self.names.get(record.name):
@@ -114,7 +117,7 @@ class Containers:
             del self.names[container.name]
 
     def get(self, text: str) -> Container:
-        """By full id, full name, or a unique prefix of an id."""
+        """Find a container by full id, full name, or a unique prefix of its id."""
         if not text:
             raise InvalidParameter('invalid name or ID supplied: ""')
         found = self.index.get(text)
@@ -134,7 +137,7 @@ class Containers:
 
     @contextmanager
     def reserve_name(self, wanted: str, container_id: str) -> Iterator[str]:
-        """Hold a name (or a made-up one) for a container in the making."""
+        """Reserve a name (`wanted`, or a generated one) for a container that is being created."""
         name = wanted or names.generate(self.names, container_id)
         if holder := self.names.get(name):
             raise create.conflict(name, holder)
@@ -159,7 +162,7 @@ class Containers:
                 await self.save(container)
             except BaseException:
                 record.name = old
-                if record.sandbox is after:  # it may have ended meanwhile, which gives its network back
+                if record.sandbox is after:  # the container may have exited meanwhile, which releases its network
                     record.sandbox = before
                 container.touch()
                 raise
@@ -181,16 +184,16 @@ class Containers:
         }
 
     def any_alive(self) -> bool:
-        """Whether a container runs, or a monitor is still putting one away."""
+        """Whether any container runs, or a monitor is still cleaning up after one."""
         known = any(item.record.state.running or item.run is not None for item in self.index.values())
         return known or any(self.quarantined_alive())
 
     def quarantined_alive(self) -> Iterator[str]:
-        """Those whose rows were set aside and who run all the same."""
+        """The quarantined containers that are still running."""
         return (key for key in self.aside if runs.monitor_lives(self.run_dir(key)))
 
     def users_of_images(self) -> dict[str, list[ImageUser]]:
-        """By image: the containers that were made from it, or mount it."""
+        """Image id -> the containers that were created from the image, or mount it."""
         users: dict[str, list[ImageUser]] = {}
         for item in self.index.values():
             mounted = (mount.name for mount in item.record.mounts if mount.type == "image")
@@ -199,32 +202,33 @@ class Containers:
         return users
 
     def users_of_volumes(self) -> dict[str, list[str]]:
-        """The containers that have each volume, in one pass over them all."""
+        """Volume name -> the containers that use it, in one pass over all containers."""
         found: dict[str, list[str]] = {}
         for item in self.index.values():
             for name in {mount.name for mount in item.record.mounts if mount.name}:
                 found.setdefault(name, []).append(item.id)
         return found
 
-    # --- places -----------------------------------------------------------------------------------------------------
+    # --- paths ------------------------------------------------------------------------------------------------------
 
     def directory(self, container_id: str) -> str:
         return os.path.join(self.containers_root, container_id)
 
     @staticmethod
     def run_name(container_id: str) -> str:
-        """What the run directory and the mount point of the root are called."""
+        """The name of the run directory and of the root's mount point."""
         return container_id[:_RUN_NAME]
 
     def run_dir(self, container_id: str) -> str:
         return os.path.join(self.runs_root, self.run_name(container_id))
 
     def root(self, container_id: str) -> str:
-        """Where the container's root is mounted, in its monitor's mount namespace only."""
+        """The mount point of the container's root. It is mounted only in the mount namespace of the monitor."""
         return os.path.join(self.engine.config.exec_root, "mnt", self.run_name(container_id))
 
     def stage(self, container_id: str) -> str:
-        """Where its monitor makes what is mounted in the root besides, when there is any: beside the root, and as hidden."""
+        """The directory beside the root where the monitor prepares further mounts, if there are any. As hidden as the
+        root."""
         return self.root(container_id) + runs.STAGE
 
     def by_run_name(self, name: str) -> Container | None:
@@ -238,19 +242,19 @@ class Containers:
                 pass
             except OSError as error:
                 log.warning("cannot remove mount point of %s: %s", name, error)
-        # Last, as it is by this directory that the next boot knows of the others
+        # Last, because the next boot finds the mount points by this directory.
         shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
 
     def remove_run_directories(self, container_id: str) -> None:
         self.remove_run(self.run_name(container_id))
 
     def settle(self, container: Container) -> None:
-        """The monitor of its last run has ended: nothing of the run is left."""
+        """Forget the run: its monitor has ended and has cleaned up."""
         container.run = None
         self.remove_run_directories(container.id)
 
     def namespace_of(self, text: str, kind: str) -> str:
-        """The path of a running container's namespace, for another one to join."""
+        """The path of a running container's namespace, for another container to join."""
         other = self.get(text)
         if not other.record.state.running or other.record.state.restarting:
             raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
@@ -259,8 +263,8 @@ class Containers:
     # --- state ------------------------------------------------------------------------------------------------------
 
     async def save(self, container: Container) -> None:
-        """Commit the row; what was encoded from the record is void, whether or not the commit succeeds. A container that was
-        removed meanwhile stays removed."""
+        """Commit the row and drop the cached views of the record, whether or not the commit succeeds. The row of a
+        container that was removed meanwhile is not written again."""
         container.touch()
         if container.id in self.index and not container.row_going:
             await self.engine.store.commit([Put("containers", container.id, create.encode(container.record))])
@@ -276,7 +280,7 @@ class Containers:
         return container.id in self.now_restarting
 
     def background(self, operation: Callable[[Unpack[Args]], Awaitable[object]], *args: *Args) -> None:
-        """Start work that nobody waits for. What goes wrong with one container is logged, and ends nothing else."""
+        """Start a task that no caller waits for. An exception is logged, and does not affect other containers."""
 
         async def guarded() -> None:
             try:
@@ -289,7 +293,7 @@ class Containers:
     # --- network ----------------------------------------------------------------------------------------------------
 
     def check_networks(self, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
-        """Refuse what could never be. A network that does not exist (yet) is looked for at the start: clients take a 404 of
+        """Refuse impossible endpoints. A missing network is no error before the start, because clients take a 404 of
         create for a missing image, and pull."""
         with suppress(NotFound):
             self.engine.networks.check(host.network_mode, endpoints)
@@ -323,7 +327,7 @@ class Containers:
         )
 
     def ports(self, container: Container, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """`Ports` of a list item: published ones with their host side, exposed ones bare."""
+        """`Ports` of a list item: published ports with their host address, exposed ports without."""
         out: list[dict[str, Any]] = []
         if not container.record.state.running:
             return out
@@ -346,7 +350,7 @@ class Containers:
         return driver.path(launch.log_info(self, container))
 
     def image_name(self, record: ContainerRecord) -> str:
-        """As typed at create, unless that name now means another image, or none."""
+        """The image name given at create, or the image's id when the name now refers to another image or none."""
         with suppress(NotFound):
             if self.engine.images.resolve(record.config.image).id == record.image_id:
                 return record.config.image
@@ -354,7 +358,7 @@ class Containers:
 
     async def inspect(self, container: Container, version: tuple[int, int], size: bool = False) -> bytes:
         key = "inspect" if version >= (1, 45) else "inspect, old"
-        # What a link leads to may be renamed, and only that container is told.
+        # The target of a link may be renamed, which clears the views of the target only.
         kept = not size and not container.record.host_config.links
         found = container.views.get(key) if kept else None
         if found is None:
@@ -369,7 +373,7 @@ class Containers:
         return found
 
     async def _sizes(self, container: Container) -> tuple[int, int]:
-        """Bytes that it has written, and those together with its image's."""
+        """(bytes that the container has written, those plus the size of its image)."""
         usage = await self.engine.storage.usage(container.id)
         image = self.engine.images.get(container.record.image_id)
         return usage.size, usage.size + (image.size if image else 0)
@@ -381,7 +385,7 @@ class Containers:
         async def measure(item: Container) -> None:
             try:
                 sizes[item.id] = await self._sizes(item)
-            except OrlopError as error:  # removed meanwhile, or the driver: the others are told all the same
+            except OrlopError as error:  # removed meanwhile, or a failure of the driver: list the others all the same
                 log.warning("cannot measure container %s: %s", item.name, error)
 
         async with trio.open_nursery() as nursery:
@@ -394,7 +398,7 @@ class Containers:
         )
 
     def _forget_image_names(self) -> None:
-        """What is encoded of containers says names of images as they were."""
+        """Drop the cached list items when images have changed, because the items contain image names."""
         if self._image_changes != self.engine.images.changes:
             self._image_changes = self.engine.images.changes
             for item in self.index.values():
@@ -455,7 +459,7 @@ class Containers:
         await removal.discard_files(self, container_id)
 
     async def prune(self, filters: listing.Filters) -> tuple[list[str], int]:
-        """Remove stopped containers. (ids, bytes given back)."""
+        """Remove stopped containers. Returns (ids, reclaimed bytes)."""
         accept = listing.prunable(filters, time.time())
         gone, space = [], 0
         for container in [item for item in self.index.values() if accept(item)]:
@@ -473,8 +477,8 @@ class Containers:
         return gone, space
 
     def waiting(self, container: Container, condition: str) -> Future[int]:
-        """The exit code, once `condition` comes true: from this very moment on, so that no exit is missed. A removal ends
-        every wait."""
+        """The exit code, as soon as `condition` holds. The future is taken at once, so that no exit is missed. Removal
+        of the container ends every wait."""
         if condition == "removed" or container.removed.is_set():
             return container.removed
         if condition == "next-exit" or container.record.state.running:

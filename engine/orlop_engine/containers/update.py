@@ -1,6 +1,6 @@
-"""Update: limits and the restart policy of a container, changed while it lives.
+"""Update: change the limits and the restart policy of a container, running or not.
 
-The kernel's side comes first: a limit that the running container cannot take leaves record and container as they were.
+The runtime applies the limits first: if it refuses one, record and container stay unchanged.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _CONFLICTS = (
 
 
 def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
-    """`host` with what the request changes. Raises `Conflict` in Docker's words, `InvalidParameter` for what is fixed."""
+    """`host` with the request's changes. Raises `Conflict` with Docker's messages, `InvalidParameter` for fixed
+    settings."""
     for field in fields(Resources):
         if field.name not in _CHANGEABLE and getattr(request, field.name):
             raise InvalidParameter(f"cannot update {field.encode_name}: it is fixed when a container is created")
@@ -61,7 +62,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
         )
     changed = {name: value for name in _CHANGEABLE if (value := getattr(request, name))}
     if request.pids_limit is not None:
-        changed["pids_limit"] = max(request.pids_limit, 0)  # "no limit" is shown in one way, however it was written
+        changed["pids_limit"] = max(request.pids_limit, 0)  # inspect shows 0 for "no limit", however it was written
     policy = request.restart_policy
     if policy is not None and policy.name:
         restarts.check(policy, auto_remove=False)
@@ -72,7 +73,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
 
 
 async def update(containers: Containers, container: Container, request: UpdateRequest) -> list[str]:
-    """Returns warnings."""
+    """Apply the request and return warnings."""
     warnings = limits.check(request, facts(), update=True)
     async with container.lock:
         record = container.record

@@ -1,4 +1,4 @@
-"""What a create request may say: each rule in Docker's words. Pure, but for facts of the host."""
+"""Validate a create request, with Docker's messages. Pure, except for facts of the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import limits, restarts
 
 __all__ = ["check", "parse_signal"]
 
-# With "_", which no host name has by the book: people name containers so, and Docker takes anything.
+# "_" is not valid in host names (RFC 952), but people use it in container names, and Docker accepts anything.
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
 _HOSTNAME_LIMIT = 64  # the kernel's (uname(2))
 _NO_LINKS = "can't be used with links. This would result in undefined behavior"
@@ -27,7 +27,7 @@ _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}\Z")
 
 
 def parse_signal(text: str) -> int:
-    """A signal by number or name, with or without SIG, in any case."""
+    """Parse a signal: number or name, with or without SIG, in any case."""
     if text.isascii() and text.isdigit():
         if number := natural(text, 64):
             return number
@@ -45,7 +45,7 @@ def parse_signal(text: str) -> int:
 
 
 def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
-    """Refuse what cannot be right; return warnings for what this host cannot do (and is set to nothing)."""
+    """Refuse invalid requests. Settings that this host does not support are reset; returns warnings about them."""
     _check_config(config)
     restarts.check(host.restart_policy, host.auto_remove)
     _check_modes(config, host)
@@ -76,7 +76,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
 
 
 def _check_server(server: str) -> None:
-    """Docker finds out at the start, when the container is made."""
+    """Docker accepts any text here and fails when the container starts."""
     try:
         ipaddress.ip_address(server)
     except ValueError:
@@ -116,8 +116,8 @@ def _check_config(config: ContainerConfig) -> None:
 
 
 def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
-    """Whose network another's is has nothing of its own to say about it. Docker looks at the request alone here: what the
-    image exposes is no conflict."""
+    """A container that shares another's network cannot configure it. Like Docker, check the request only: ports that the
+    image exposes are no conflict."""
     kind, _, other = host.network_mode.partition(":")
     if kind != "container":
         return

@@ -1,4 +1,6 @@
-"""Containers as inspect and list answer them: made from records, no driver asked, no lock taken. Encoded once a change."""
+"""Inspect and list answers of containers: made from records, without calls of drivers and without locks. Cached until
+the record changes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["human_duration", "inspect", "shown_mounts", "status_text", "summary"]
 
 _ONLY_INSPECT = {"Links": None, "Aliases": None, "DriverOpts": None, "DNSNames": None}
-"""What the list leaves out of a network."""
+"""Fields of a network that the list omits."""
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _encode = msgspec.json.Encoder().encode
 
@@ -53,18 +55,18 @@ def state_view(container: Container) -> StateView:
 
 
 def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
-    """The mounts that clients see: a `--tmpfs` is in `HostConfig` alone."""
+    """The mounts shown to clients. A `--tmpfs` is shown in `HostConfig` only."""
     hidden = {posixpath.normpath(path) for path in record.host_config.tmpfs or ()}
     return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
 
 
 def _tried(record: ContainerRecord) -> bool:
-    """Whether it was ever started, with or without success."""
+    """Whether a start was ever tried, with or without success."""
     return record.started_before or bool(record.state.error)
 
 
 def _file_paths(containers: Containers, record: ContainerRecord) -> tuple[str, str, str]:
-    """resolv.conf, hostname and hosts: made by the first start, and another's for who shares its network."""
+    """Paths of resolv.conf, hostname and hosts. The first start makes them; with a shared network they are the owner's."""
     if not _tried(record):
         return "", "", ""
     owner = record.host_config.network_mode.removeprefix("container:")
@@ -110,7 +112,7 @@ def inspect(containers: Containers, container: Container, graph: dict[str, str],
 
 
 def _add_old_aliases(record: ContainerRecord, networks: dict[str, Any]) -> None:
-    """Before `DNSNames` there was, the aliases on user-defined networks told the short id and the host name as well."""
+    """Before API 1.45 introduced `DNSNames`, aliases on user-defined networks included the short id and the host name."""
     for name, network in networks.items():
         if name not in PREDEFINED:
             more = (record.id[:12], record.config.hostname)
@@ -118,7 +120,7 @@ def _add_old_aliases(record: ContainerRecord, networks: dict[str, Any]) -> None:
 
 
 def human_duration(seconds: float) -> str:
-    """Docker's words (go-units HumanDuration)."""
+    """Format a duration as Docker does (go-units HumanDuration)."""
     whole = int(seconds)
     if whole < 1:
         return "Less than a second"
@@ -146,7 +148,7 @@ def human_duration(seconds: float) -> str:
 
 
 def status_text(state: State, removing: bool, health: str, now_ns: int) -> str:
-    """`Status` of a list item. `health` is "" where there is no check."""
+    """`Status` of a list item. `health` is "" without a health check."""
     if state.running:
         since = human_duration((now_ns - state.started_ns) / 1e9)
         if state.paused:
@@ -172,8 +174,8 @@ def _command(args: list[str]) -> str:
 
 
 def summary(containers: Containers, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
-    """One item of the list. All but `Status`, which changes by the second, is encoded once a change. `names` are further
-    names by links; `sizes` the bytes written and those of the whole root."""
+    """One item of the list. All of it is cached except `Status`, which contains a relative time. `names` are additional
+    names by links; `sizes` are (bytes written, bytes of the whole root)."""
     key = "list"
     found = None if names else container.views.get(key)
     if found is None:

@@ -1,4 +1,4 @@
-"""Volumes of a container that is being made: they exist before it does, and empty ones get what its image has there."""
+"""Volumes of a container that is being created: create missing ones, and fill empty ones with the image's files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ _ANONYMOUS = "com.docker.volume.anonymous"
 
 
 async def patiently(look: Callable[[], T]) -> T:
-    """Look at paths that users name, on a thread: on a server that is gone, that would be everybody's last moment."""
+    """Access paths that users name on a worker thread with a deadline: a path on a dead server (NFS) would block the
+    daemon for ever."""
     begun = False
 
     def begin() -> T:
@@ -68,8 +69,9 @@ async def patiently(look: Callable[[], T]) -> T:
 
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
-    """What writes down which anonymous volumes come and go with a container, and what strikes it out. It is written before
-    the first comes to be, and with the end of the row: a crash in between would leave them to nobody."""
+    """Rows that record an intent for the anonymous volumes of a container, and the deletes that clear it. The intent is
+    committed before the first volume is created, or together with the deletion of the container's row; a crash in
+    between would otherwise orphan the volumes."""
     names = anonymous(mounts)
     if not names:
         return [], []
@@ -78,7 +80,7 @@ def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], l
 
 
 async def clear_intent(containers: Containers, intents: Sequence[Delete]) -> None:
-    """When they are gone again."""
+    """Delete the intent once the volumes are gone."""
     try:
         if intents:
             await containers.engine.store.commit(intents)
@@ -87,13 +89,13 @@ async def clear_intent(containers: Containers, intents: Sequence[Delete]) -> Non
 
 
 async def take_back(containers: Containers) -> None:
-    """At boot: the anonymous volumes of containers that never came to be, or were being removed with theirs."""
+    """At boot, remove anonymous volumes of containers whose create did not finish, or whose removal did not."""
     for key, row in containers.engine.store.load("intents"):
         if not key.startswith(_NOTE):
             continue
         try:
             for name in msgspec.json.decode(row, type=list[str]):
-                with suppress(NotFound, Conflict):  # another container has it by --volumes-from
+                with suppress(NotFound, Conflict):  # another container uses it (--volumes-from)
                     await containers.engine.volumes.remove(name)
             await containers.engine.store.commit([Delete("intents", key)])
         except UNREADABLE as error:
@@ -110,10 +112,10 @@ async def ensure(
     labels: Mapping[str, str] | None = None,
     vet: Vet | None = None,
 ) -> tuple[MountRecord, ...]:
-    """Make the volumes that are not there yet, with `labels` and their own, and the directories that `--volume` promises.
-    The names of new volumes are added to `made`, also when this raises, for the caller to discard.
-    `vet` sees each volume that the container gets: one that was not there when the request was judged may be somebody
-    else's by now. The caller holds them, so that they stay what was seen."""
+    """Create missing volumes, with `labels` and their own ones, and missing source directories of `--volume` binds.
+    Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet` checks
+    each volume that the container gets, because a volume that did not exist when the request was authorized may have
+    been created by someone else since. The caller holds the volumes, so that the result stays valid."""
     out = []
     options = {
         normal_target(mount.target): mount.volume_options
@@ -143,13 +145,13 @@ async def ensure(
 
 def _promised(source: str) -> None:
     if not os.path.exists(source):
-        # Docker's promise for --volume; --mount refused it while it was parsed.
+        # Docker creates missing sources for --volume only; for --mount the parser has refused them.
         os.makedirs(source, mode=0o755, exist_ok=True)
 
 
 async def populate(containers: Containers, record: ContainerRecord) -> None:
-    """Docker's promise for empty volumes: they start with the image's files. Only for volumes that are a directory of this
-    host: what a driver mounts elsewhere (nfs, tmpfs) does not exist before the container's start."""
+    """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host: a
+    volume that its driver mounts (nfs, tmpfs) is not mounted before the container's start."""
     for mount in record.mounts:
         if mount.type != "volume" or not mount.copy:
             continue
@@ -157,7 +159,7 @@ async def populate(containers: Containers, record: ContainerRecord) -> None:
         if len(sources) != 1 or sources[0].type != "bind":
             continue
         source, subpath = sources[0].source, mount.subpath
-        if not await patiently(partial(_is_empty, source, subpath)):  # a bind of the user's may be on such a server too
+        if not await patiently(partial(_is_empty, source, subpath)):  # may be a user's bind on a dead server, too
             continue
         target = _open_directory(source, subpath)
         if target >= 0:
@@ -188,7 +190,7 @@ def _is_empty(source: str, subpath: str) -> bool:
 
 
 def _open_directory(source: str, subpath: str) -> int:
-    """-1 when there is none, or it is outside of the volume: the start refuses that, if it is so then."""
+    """-1 when there is no such directory, or it is outside the volume; the start refuses the latter."""
     try:
         return open_subpath(source, subpath, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -198,7 +200,7 @@ def _open_directory(source: str, subpath: str) -> int:
 
 
 def check_subpath(source: str, subpath: str) -> None:
-    """Raises, in dockerd's words, when there is no such path in the volume."""
+    """Raise, with dockerd's messages, when the path does not exist in the volume."""
     try:
         os.close(open_subpath(source, subpath))
     except FileNotFoundError as error:
@@ -208,12 +210,12 @@ def check_subpath(source: str, subpath: str) -> None:
 
 
 def anonymous(mounts: Sequence[MountRecord]) -> list[str]:
-    """The volumes that go with their container."""
+    """The volumes that are removed together with their container."""
     return [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
 
 
 async def discard(containers: Containers, names: Sequence[str]) -> list[str]:
-    """Remove volumes, those that no other container has. Returns those that their drivers could not remove."""
+    """Remove volumes that no other container uses. Returns those that their drivers failed to remove."""
     failed = []
     for name in names:
         try:
@@ -228,7 +230,7 @@ async def discard(containers: Containers, names: Sequence[str]) -> list[str]:
 
 
 async def discard_again(containers: Containers, names: Sequence[str]) -> None:
-    """Those that could not be removed, now that nothing has them mounted."""
+    """Retry volumes whose removal failed, after they have been unmounted."""
     for name in names:
         try:
             await containers.engine.volumes.finish_removal(name)
@@ -237,7 +239,7 @@ async def discard_again(containers: Containers, names: Sequence[str]) -> None:
 
 
 def announce(containers: Containers, container: Container, action: str) -> None:
-    """The events `mount` and `unmount` of its volumes. Their drivers are not asked: the monitor mounts."""
+    """Publish the events `mount` and `unmount` of its volumes. The monitor mounts them, so no driver is called here."""
     for mount in container.record.mounts:
         if mount.type != "volume":
             continue
