@@ -1,9 +1,9 @@
-"""The images room: what `Images`, in `service`, says and does.
+"""Images. The rest of the engine uses `Images`, in `service`.
 
-what there is     `stock` (rows, blobs, layers), `catalog`, `records`, `content`, `layers`, `leases`
-names and papers  `references`, `platforms`, `manifests`, `documents`
+storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `names`, `content`, `layers`, `leases`
+formats           `references`, `platforms`, `manifests`, `documents`
 registries        `registry`, with `registry_auth`, `registry_errors`, `registry_hosts`, `http_body`; `search`
-images come       `pull` with `download`, `archive_load` with `archive_file`, `imports` with `fetch`, `committed`, `changes`;
-                  `progress` tells of it, `shared` does once what several wait for
-shown, removed    `views`, `listing`, `removal`
+creation          `pull` with `download`, `archive_load` with `archive_file`, `imports` with `fetch`, `committed`, `changes`;
+                  `progress` reports to the client, `shared` runs work once for several operations
+views, removal    `views`, `listing`, `removal`
 """

@@ -1,7 +1,7 @@
-"""Reading an image archive that a client sent: a spooled tar, looked into but never extracted.
+"""Reads an image archive that a client sent. The tar is spooled and indexed, but never extracted.
 
-Nothing in it becomes a path on this machine. Members are found by name in a table, symlinks lead to other members only,
-and content is read by offset from a file without a name.
+No name in the archive becomes a path on this host. Members are looked up in a table, symlinks lead only to other members,
+and content is read by offset from an unnamed file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Archive", "Member", "receive"]
 _BATCH = 1 << 20
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
-_MAX_SMALL = 64 << 20  # bytes of all members that are read whole: 4,096 images have some 40 MiB of manifests
+_MAX_SMALL = 64 << 20  # total bytes of members read whole: the manifests of 4,096 images are some 40 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a regular file's content is."""
+    """Offset and size of a regular file's content."""
 
     offset: int
     size: int
@@ -62,7 +62,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def _expand(content: ContentStore, fd: int) -> int:
-    """The descriptor itself, or that of its decompressed content; the other one is closed."""
+    """Returns the descriptor itself, or one of its decompressed content. Closes the other one."""
     os.lseek(fd, 0, os.SEEK_SET)
     if not sniff(os.pread(fd, 8, 0)):
         return fd
@@ -81,7 +81,7 @@ def _expand(content: ContentStore, fd: int) -> int:
 
 
 async def receive(content: ContentStore, body: AsyncIterable[bytes]) -> Archive:
-    """Spool a body, decompress it if need be, and read its table. `InvalidParameter` when it is no tar archive."""
+    """Spool a body, decompress it if needed, and read its table. Raises `InvalidParameter` if it is no tar archive."""
     fd = content.spool()
     try:
         pending: list[bytes] = []
@@ -101,7 +101,7 @@ async def receive(content: ContentStore, body: AsyncIterable[bytes]) -> Archive:
 
 
 class Archive:
-    """A tar archive's members. Owns the descriptor; `close` it."""
+    """The members of a tar archive. Owns the descriptor; call `close`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -133,7 +133,7 @@ class Archive:
         os.close(self._fd)
 
     def find(self, name: str) -> Member | None:
-        """The regular file under this name, through links of the archive's own."""
+        """The regular file with this name, following links within the archive."""
         path = _normal(name)
         for _ in range(_MAX_LINKS):
             if path in self._files:
@@ -144,7 +144,7 @@ class Archive:
         return None
 
     def _step(self, path: str) -> str:
-        """One link followed: of the member itself, or of the nearest directory above it. "" when there is none."""
+        """Resolve one link: of the member itself, or of its nearest parent directory. "" if there is none."""
         head, tail = path, ""
         while head != "/":
             if head in self._links:
@@ -160,7 +160,7 @@ class Archive:
         return member
 
     def read(self, name: str, limit: int) -> bytes:
-        """The whole of a small member. Many names may lead to one member: each time counts."""
+        """The content of a small member. Several names may lead to one member; every read counts towards the limit."""
         member = self.need(name)
         if member.size > limit:
             raise InvalidParameter(f"cannot read the archive: {name[:200]!r} is larger than {limit} bytes")
@@ -187,5 +187,5 @@ def _text(raw: bytes) -> str:
 
 
 def _normal(path: str) -> str:
-    """Absolute, without "." and "..", with one slash in front (normpath keeps two)."""
+    """The absolute path without "." and "..", with one leading slash (normpath keeps two)."""
     return "/" + posixpath.normpath("/" + path).lstrip("/")

@@ -1,7 +1,7 @@
-"""`POST /images/load`: images out of an archive, Docker's (`manifest.json`) or an OCI image layout (image-layout.md).
+"""`POST /images/load`: images from an archive in Docker's format (`manifest.json`) or an OCI image layout (image-layout.md).
 
-Crash-safe like a pull: blobs, layers, then the row. Nothing of the archive is believed: layers must have the diffIDs that
-the configuration names, and blobs of a layout their digests.
+Crash-safe like a pull: stores blobs, then layers, then the row. The archive is not trusted: layers must have the diffIDs of
+the configuration, and blobs of a layout must match their digests.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Layout(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An image in the archive: its configuration's bytes, and a member, digest and media type for each layer."""
+    """An image in the archive: the bytes of its configuration, and the member, digest and media type of each layer."""
 
     raw: bytes
     layers: tuple[tuple[Member, str | None, str], ...]
@@ -62,7 +62,7 @@ def _tag(text: str) -> Reference:
 
 
 def _check_count(count: int, what: str) -> None:
-    """An archive is as large as its sender likes, and everything that it names is committed, announced and shown."""
+    """Limits the count: the archive is untrusted, and everything it names is committed, reported and shown."""
     if count > MAX_ENTRIES:
         raise InvalidParameter(f"cannot read the archive: {count} {what} are too many, {MAX_ENTRIES} may be in one")
 
@@ -72,7 +72,7 @@ def _blob_path(digest: str) -> str:
 
 
 class Loader:
-    """Loads archives into the stock."""
+    """Loads archives into the image store."""
 
     def __init__(self, image_store: ImageStore, max_depth: int, policy: ImagePolicy = UNRESTRICTED) -> None:
         self._image_store = image_store
@@ -82,7 +82,7 @@ class Loader:
     async def load(
         self, body: AsyncIterable[bytes], platform: Platform | None, quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
-        """All images of an archive; reports each as Docker does."""
+        """Load all images of an archive; reports each as Docker does."""
         archive = await receive(self._image_store.content, body)
         loaded = []
         try:
@@ -103,8 +103,8 @@ class Loader:
         return loaded
 
     def _find(self, archive: Archive, platform: Platform | None) -> list[_Found]:
-        """The images of an archive, all of them looked at before the first is made. On a thread of its own: there may be
-        some thousand."""
+        """The images of an archive. Checks all of them before the first is created. Runs on a thread, as there may be some
+        thousand images."""
         try:
             if archive.find("manifest.json") is not None:
                 table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry])
@@ -138,7 +138,7 @@ class Loader:
         raw = self._verified(archive, found.config.digest)
         notes = entry.annotations or {}
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
-        # A bare "latest" under the second name is a tag without a repository: no name at all
+        # Under the second name, a bare "latest" is a tag without a repository, so no name at all
         names = (_tag(text),) if ":" in text or "/" in text else ()
         self._check(documents.parse(raw), len(found.layers), platform, names)
         layers = tuple((archive.need(_blob_path(part.digest)), part.digest, part.media_type) for part in found.layers)
@@ -201,7 +201,8 @@ class Loader:
                 report(Record(stream=text))
 
     async def _store(self, archive: Archive, member: Member, digest: str | None, lease: Lease) -> str:
-        """A layer's tar as a blob, as the archive has it. What a layout says its digest is must be true."""
+        """Store a layer's tar as a blob, compressed as in the archive. Verifies the digest that an OCI layout gives for it.
+        Store a layer's tar as a blob, compressed as in the archive. Verifies the digest that an OCI layout gives for it."""
         if digest is not None:
             lease.blobs.add(digest)
             await self._image_store.barrier()

@@ -1,6 +1,6 @@
-"""Which images there are and what they are called: the look-up rules of Docker (daemon/images/image.go). Sans-IO.
+"""The images and their names, with Docker's look-up rules (daemon/images/image.go). Sans-IO.
 
-Every change costs what changes, not what there is: names, children and layers are found by indexes.
+The cost of a change does not depend on the number of images: names, children and layers have indexes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Catalog:
         return image
 
     def remove(self, id: str) -> None:
-        """Forget an image that has no references any more."""
+        """Remove an image that has no references."""
         self.changes += 1
         self._unlink(self.images.pop(id))
         del self._ids[bisect_left(self._ids, id)]
@@ -71,7 +71,7 @@ class Catalog:
             _drop(self._children, image.parent, image.id)
 
     def point(self, reference: Reference, id: str, owner: str = "") -> None:
-        """Let a reference name this image; another image may lose it."""
+        """Make a reference name this image, instead of the image that has it now."""
         self.changes += 1
         self.owners.pop(reference, None)
         if owner:
@@ -90,32 +90,32 @@ class Catalog:
             self.images[id].names.discard(reference)
 
     def names(self, id: str) -> list[Reference]:
-        """All references of an image, in the order of their text."""
+        """All references of an image, sorted by their text."""
         image = self.images.get(id)
         return list(image.names) if image else []
 
     def children(self, id: str) -> Iterator[str]:
-        """IDs of the images that were made from this one."""
+        """IDs of the images that have this one as parent."""
         return iter(self._children.get(id, ()))
 
     def has_children(self, id: str) -> bool:
         return id in self._children
 
     def layer(self, chain_id: str) -> Layer | None:
-        """A layer that some image has."""
+        """The layer, if some image has it."""
         holders = self._layers.get(chain_id)
         return next(iter(holders.values())) if holders else None
 
     def chains(self) -> list[str]:
-        """The chain ID of every layer that an image has, each once."""
+        """The chain IDs of all images' layers, without duplicates."""
         return list(self._layers)
 
     def shared_size(self, image: Image) -> int:
-        """Bytes of an image's layers that other images have, too."""
+        """Bytes of the image's layers that other images have as well."""
         return sum(layer.size for layer in image.layers if len(self._layers[layer.chain_id]) > 1)
 
     def by_prefix(self, text: str) -> Image | None:
-        """The one image whose ID begins so."""
+        """The image with this ID prefix, if there is exactly one."""
         prefix = "sha256:" + text.removeprefix("sha256:")
         if prefix == "sha256:":
             return None
@@ -126,7 +126,8 @@ class Catalog:
         return self.images[found[0]]
 
     def find(self, text: str) -> Image | None:
-        """An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` for what can be none of them."""
+        """An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of them.
+        An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of them."""
         whole = image_id(text)
         if whole is not None:
             return self.images.get(whole)

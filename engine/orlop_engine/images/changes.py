@@ -1,4 +1,4 @@
-"""`changes` of import and commit: Dockerfile instructions that alter a configuration (builder/dockerfile). Sans-IO."""
+"""`changes` of import and commit: applies Dockerfile instructions to a configuration (builder/dockerfile). Sans-IO."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECAS
 _UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 _WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*(?:"|\\?$)|'[^']*(?:'|$)|[^\s\\"'])+""", re.DOTALL)
-_MOST_PORTS = 1 << 17  # of all ranges together, and some instructions may have the same ones
+_MOST_PORTS = 1 << 17  # limit for all ranges together; overlapping ranges count more than once
 
 
 def _exec_form(text: str) -> list[str] | None:
-    """The JSON list of strings that the text begins with, or None."""
+    """The JSON list of strings at the start of the text, or None."""
     if not text.startswith("["):
         return None
     try:
@@ -38,7 +38,7 @@ def _exec_form(text: str) -> list[str] | None:
 
 
 def _pairs(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """`K=V K2="a b"`, or the old `K the rest`; as they are written."""
+    """The pairs of `K=V K2="a b"`, or of the old form `K the rest`, unexpanded."""
     words = _WORD.findall(text)
     if words and "=" not in words[0]:
         key, *value = text.split(None, 1)
@@ -131,7 +131,8 @@ def _healthcheck(text: str) -> ImageHealthcheck:
 
 
 class _Builder:
-    """A configuration in the making. What the instructions add to is changed in place: they may be thousands."""
+    """A configuration under construction. Lists and maps are extended in place, as there may be thousands of instructions.
+    A configuration under construction. Lists and maps are extended in place, as there may be thousands of instructions."""
 
     def __init__(self, config: ImageConfig) -> None:
         self._config = config
@@ -156,7 +157,7 @@ class _Builder:
         )
 
     def _expanded(self, name: str, text: str) -> dict[str, str]:
-        """All by the variables from before the instruction."""
+        """Expands all pairs with the variables as they were before the instruction."""
         word = self._expander.word
         return {word(key): word(value) for key, value in [*_pairs(name, text)]}
 
@@ -169,7 +170,7 @@ class _Builder:
 
     def entrypoint(self, text: str) -> None:
         self._other["entrypoint"] = self._command(text)
-        self._other.setdefault("cmd", None)  # it was for another program, unless an instruction has said so
+        self._other.setdefault("cmd", None)  # the base image's CMD was for its own entrypoint; CMD in `changes` is kept
 
     def env(self, text: str) -> None:
         self._env.update(self._expanded("ENV", text))
@@ -231,7 +232,7 @@ _RULES: dict[str, Callable[[_Builder, str], None]] = {
 
 
 def _lines(changes: Iterable[str]) -> Iterator[str]:
-    """Instructions, each on one line: comments and empty lines go, and lines that end in a backslash have a next one."""
+    """The instructions, one per line: without comments and empty lines; a trailing backslash continues a line."""
     begun = ""
     for line in "\n".join(changes).split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -247,7 +248,7 @@ def _lines(changes: Iterable[str]) -> Iterator[str]:
 
 
 def apply(config: ImageConfig, changes: Iterable[str]) -> ImageConfig:
-    """A configuration with these instructions applied, in order. `InvalidParameter` names the one that cannot be."""
+    """A configuration with these instructions applied, in order. `InvalidParameter` names the invalid instruction."""
     changes = list(changes)
     if not changes:
         return config

@@ -1,4 +1,4 @@
-"""An image of a container: its image's layers, one more of what it changed, and a configuration."""
+"""`docker commit`: an image with the layers of the container's image, one layer of its changes, and a configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6e
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """Without a name the image is untagged. `created_by` is the command of the container."""
+    """Without a name the image is untagged. `created_by` is the container's command."""
 
     base: Image
     config: ImageConfig
@@ -44,7 +44,7 @@ def _union(own: dict[str, Any] | None, below: dict[str, Any] | None) -> dict[str
 
 
 def merge(own: ImageConfig, below: ImageConfig) -> ImageConfig:
-    """`own` with everything that it does not say from `below`: Docker's rules (daemon/commit.go)."""
+    """Fill the fields that `own` does not set from `below`, by Docker's rules (daemon/commit.go)."""
     env = list(own.env or ())
     names = {entry.partition("=")[0] for entry in env}
     env += [entry for entry in below.env or () if entry.partition("=")[0] not in names]
@@ -70,7 +70,7 @@ class Committer:
         self._image_store, self._max_depth = image_store, max_depth
 
     async def make(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
-        """Store and unpack the layer, then acknowledge the image. A container that has changed nothing adds no layer."""
+        """Store and unpack the layer, then acknowledge the image. Adds no layer if the container has changed nothing."""
         base, image_store = request.base, self._image_store
         check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
         async with image_store.making() as lease:
@@ -89,7 +89,7 @@ class Committer:
     async def _layer(self, base: Image, blob: str, size: int, lease: Lease) -> Layer:
         if len(base.layers) >= self._max_depth:
             raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
-        # A plain tar: its digest is its diffID
+        # An uncompressed tar: its digest is its diffID
         chain_id = documents.chain_ids([*(layer.diff_id for layer in base.layers), blob])[-1]
         await self._image_store.hold(lease, chain_id=chain_id)
         built = await self._image_store.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)

@@ -2,12 +2,12 @@
 
 References are in the database.
 
-    oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before anybody names them
-    ingest/<hex>                                   a download that is not whole yet: survives a crash and is resumed
-    ingest/tmp-*                                   content whose digest is not known yet: gone at the next boot
+    oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row names them
+    ingest/<hex>                                   an incomplete download: survives a crash and is resumed
+    ingest/tmp-*                                   content whose digest is not known yet: removed at the next boot
 
-A blob appears by rename after its bytes were hashed and synced, and the directory is synced before `commit` returns, so a
-name under blobs/ is always whole. Only the daemon writes here; one process at a time.
+A blob is renamed into place after its bytes were hashed and synced, and the directory is synced before `commit` returns, so
+every file under blobs/ is complete. Only the daemon writes here; one process at a time.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from .documents import digest as digest_of
 __all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-_BATCH = 1 << 20  # one thread hop a MiB: hashing it takes about a millisecond, which the loop should not spend
+_BATCH = 1 << 20  # one thread hop per MiB: hashing it takes about a millisecond, too long for the event loop
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 
 
 class DamagedBlob(DriverError):
-    """A blob is no longer what its name says."""
+    """A blob's content does not match its digest."""
 
 
 class DigestMismatch(DriverError):
-    """The bytes are not those the digest names. `resumed`: some of them were there before, so trying anew may help."""
+    """The received bytes do not match the digest. `resumed`: some are from an earlier attempt, so a retry from the start may
+    help."""
 
     def __init__(self, expected: str, found: str, *, resumed: bool) -> None:
         super().__init__(f"filesystem layer verification failed for digest {expected}")
@@ -54,7 +55,7 @@ def _sync_directory(path: str) -> None:
 
 
 class Ingest:
-    """One blob on its way in. Ends with exactly one of `commit`, `abandon` or `keep`."""
+    """One blob being received. Ends with exactly one of `commit`, `abandon` or `keep`."""
 
     def __init__(self, store: ContentStore, path: str, expected: str | None) -> None:
         self._store, self._path, self._expected = store, path, expected
@@ -93,15 +94,15 @@ class Ingest:
             view = view[os.write(self._fd, view) :]
 
     async def restart(self) -> None:
-        """Forget everything: the source does not go on where we stopped."""
+        """Discard what was received: the source starts over from the first byte."""
         self._pending, self._waiting, self.offset, self.resumed = [], 0, 0, False
         self._hash = hashlib.sha256()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
-        """Verify, make durable, publish; `hold` is told the digest first, so that a lease can have it before a collection
-        may see it. `DigestMismatch` leaves the ingest open, for `restart` or `abandon`."""
+        """Verify, make durable, publish. Calls `hold` with the digest before publishing, so that a lease protects the blob
+        from garbage collection. `DigestMismatch` leaves the ingest open, for `restart` or `abandon`."""
         await self._flush()
         found = "sha256:" + self._hash.hexdigest()
         if self._expected is not None and found != self._expected:
@@ -123,13 +124,13 @@ class Ingest:
             self._fd = -1
 
     def abandon(self) -> None:
-        """Remove what was taken. Does nothing after `commit` or `keep`."""
+        """Remove what was received. Does nothing after `commit` or `keep`."""
         if self._fd >= 0:
             os.unlink(self._path)
             self._close()
 
     def keep(self) -> None:
-        """Stop here; a later ingest of the same digest goes on. Nothing to keep is removed."""
+        """Stop here; a later ingest of the same digest resumes. An empty ingest is removed."""
         if self._fd < 0:
             return
         if self._pending:
@@ -141,7 +142,7 @@ class Ingest:
 
 
 class ContentStore:
-    """Blobs by digest. Methods that are not async touch only names, in microseconds."""
+    """Blobs by digest. Methods that are not async only touch directory entries and take microseconds."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -149,7 +150,7 @@ class ContentStore:
         self.partial = os.path.join(root, "ingest")
 
     def prepare(self) -> None:
-        """Make the layout, and remove what a crash left without a name. Once, at boot."""
+        """Create the layout, and remove unnamed content that a crash left. Call once, at boot."""
         for path in (self.root, os.path.dirname(self.blobs), self.blobs, self.partial):
             os.makedirs(path, 0o700, exist_ok=True)
         for name, data in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
@@ -168,7 +169,7 @@ class ContentStore:
         return os.path.exists(self.path(digest))
 
     def size(self, digest: str) -> int:
-        """Bytes; 0 when it is not there."""
+        """The blob's size in bytes; 0 if it does not exist."""
         try:
             return os.stat(self.path(digest)).st_size
         except FileNotFoundError:
@@ -182,7 +183,7 @@ class ContentStore:
             raise NotFound(f"cannot read blob {digest}: it is not in the content store") from None
 
     def read(self, digest: str, limit: int) -> bytes:
-        """A small blob, verified: what it says must be what its name says, even after the disk had its way with it."""
+        """The content of a small blob, verified against its digest: the disk may have damaged it."""
         fd = self.open(digest)
         with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
@@ -191,7 +192,7 @@ class ContentStore:
         return data
 
     async def put(self, data: bytes) -> str:
-        """Store bytes; returns their digest."""
+        """Store bytes. Returns their digest."""
         digest = digest_of(data)
         if not self.has(digest):
             ingest = await self.ingest(None)
@@ -203,14 +204,15 @@ class ContentStore:
         return digest
 
     async def ingest(self, expected: str | None) -> Ingest:
-        """Begin a blob, or go on with the one that `expected` names. Not twice at once for one digest."""
+        """Begin a blob, or resume the download that `expected` names. One ingest per digest at a time."""
         name = expected.removeprefix("sha256:") if expected else f"tmp-{secrets.token_hex(8)}"
         ingest = Ingest(self, os.path.join(self.partial, name), expected)
         await trio.to_thread.run_sync(ingest._open)
         return ingest
 
     def remove(self, digest: str) -> None:
-        """Already gone: no error. Durable with the next sync of the directory; a blob that comes back is an orphan again."""
+        """Remove a blob; ignores a missing one. Durable with the next sync of the directory; a crash before that leaves an
+        orphan."""
         try:
             os.unlink(self.path(digest))
         except FileNotFoundError:
@@ -224,7 +226,7 @@ class ContentStore:
         return [f"sha256:{name}" for name in os.listdir(self.partial) if _HEX.fullmatch(name)]
 
     def remove_partials(self, digests: Iterable[str]) -> int:
-        """Give up interrupted downloads; returns the bytes that were in them."""
+        """Remove interrupted downloads. Returns their bytes."""
         total = 0
         for digest in digests:
             path = os.path.join(self.partial, digest.removeprefix("sha256:"))
@@ -236,5 +238,6 @@ class ContentStore:
         return total
 
     def spool(self) -> int:
-        """A file without a name, for a body that must be read twice: it goes with its descriptor, whatever happens."""
+        """An unnamed temporary file, for a body that must be read twice. It disappears with its descriptor, also in a crash.
+        An unnamed temporary file, for a body that must be read twice. It disappears with its descriptor, also in a crash."""
         return os.open(self.partial, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

@@ -1,9 +1,9 @@
-"""Where the daemon may connect for a client that is held back by a role or labels.
+"""Restricts where the daemon connects for a client that is limited by a role or labels (protection against SSRF).
 
-Such a client names registries and URLs, and the daemon asks there as root of this machine: on its loopback, in its private
-networks, at a cloud's metadata service (169.254.169.254). For it the daemon connects to public addresses, and to what the
-administrator has made known as a registry. Every connection is judged, those of redirects and token services too, and goes
-to the very address that was judged: a second answer of the name server could be another one.
+Such a client names registries and URLs, and the daemon connects to them as root of this host, which can reach its loopback,
+its private networks and a cloud's metadata service (169.254.169.254). For such a client, the daemon connects only to public
+addresses and to registries that the administrator has configured. Every connection is checked, also those of redirects and
+token services, and goes to the address that was checked: a second DNS lookup could return another one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .registry_hosts import CERTS_D, HUB, HostRules, resolve, split_host
 __all__ = ["Destinations", "Refuse", "for_registry", "is_public", "send"]
 
 Refuse = Callable[[str], Exception]
-"""What a refusal is raised as; it is told what was asked for."""
+"""Makes the exception for a refused destination, from the name that was requested."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_UNICAST = ipaddress.ip_network("2000::/3")  # all that IANA has ever given out; the rest has old forms of local addresses
+_UNICAST = ipaddress.ip_network("2000::/3")  # all unicast space assigned by IANA; the rest has old local addresses
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that an IPv6 one leads to."""
+    """The IPv4 address that is embedded in an IPv6 address, else the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
@@ -38,7 +38,7 @@ def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddre
 
 
 def _is_own(address: str) -> bool:
-    """Whether this machine has the address: what listens there may be kept from others by a firewall, but not from us."""
+    """Whether this host has the address. A firewall may protect services there from other hosts, but not from the daemon."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
@@ -48,7 +48,7 @@ def _is_own(address: str) -> bool:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is anybody's on the internet, and not this machine's."""
+    """Whether an address is public and not one of this host's."""
     address = _embedded(ipaddress.ip_address(text))
     if not address.is_global or address.is_multicast or (address.version == 6 and address not in _UNICAST):
         return False
@@ -56,13 +56,13 @@ def is_public(text: str) -> bool:
 
 
 class Destinations:
-    """What may be connected to: public addresses, and those in `networks`."""
+    """The allowed destinations: public addresses, and those in `networks`."""
 
     def __init__(self, refuse: Refuse, networks: Sequence[_Network] = ()) -> None:
         self._refuse, self._networks = refuse, networks
 
     async def addresses(self, host: str) -> list[str]:
-        """All addresses of a host; [] when it has none. Raises when one of them may not be connected to."""
+        """All addresses of a host; [] if it has none. Raises if one of them is not allowed."""
         found = await resolve(host)
         for text in found:
             known = any(ipaddress.ip_address(text) in network for network in self._networks)
@@ -74,8 +74,8 @@ class Destinations:
 def for_registry(
     refuse: Refuse | None, rules: HostRules, host: str, certificates: Sequence[str] = CERTS_D
 ) -> Destinations | None:
-    """What a registry's client may connect to; None is everything. A registry that the administrator has named, by a mirror,
-    by `insecure-registries` or by a directory in `certs.d`, is trusted with its redirects as well."""
+    """The destinations allowed for a client of this registry; None allows everything. A registry that the administrator has
+    configured (a mirror, `insecure-registries`, a directory in `certs.d`) is trusted, and so are its redirects."""
     if refuse is None or host == HUB:
         return None
     name, _ = split_host(host, 443)
@@ -95,12 +95,12 @@ async def send(
     destinations: Destinations | None,
     proxied: bool,
 ) -> httpx.Response:
-    """One request, no redirect followed; the answer's body is not read yet. Raises what httpx raises."""
+    """Send one request without following redirects; the body is not read yet. Raises what httpx raises."""
     if destinations is None:
         return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
     target = httpx.URL(url)
     addresses = await destinations.addresses(target.host)
-    if proxied:  # who connects then is the proxy: it is given the name
+    if proxied:  # the proxy connects, so it gets the name
         return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
     if not addresses:
         raise httpx.ConnectError("no such host") from socket.gaierror()

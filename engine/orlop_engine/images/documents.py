@@ -1,4 +1,4 @@
-"""The configuration document of an image: parse what a registry or archive sent, and compute identities."""
+"""The configuration document of an image: parses what a registry or archive sent, and computes identities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["LARGE", "ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "parse",
 ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
 
 LARGE = 64 << 10
-"""Bytes of a document from which on it is read beside the event loop: one of some MiB takes a tenth of a second."""
+"""Larger documents (bytes) are parsed on a thread: parsing some MiB takes a tenth of a second."""
 _MAX_STEPS = 10_000
 
 _ENCODER = msgspec.json.Encoder()
@@ -40,7 +40,7 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
 
 
 def tidy(value: Any) -> Any:
-    """Go's decoder takes null for absent, and one string where a list is wanted for commands."""
+    """Like Go's decoder, treat null as absent, and accept one string for a list of commands."""
     if isinstance(value, dict):
         result = {key: tidy(item) for key, item in value.items() if item is not None}
         for name in ("Cmd", "Entrypoint", "Shell"):
@@ -51,7 +51,7 @@ def tidy(value: Any) -> Any:
 
 
 def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
-    """`DriverError` when it is no configuration, or names another number of layers than the manifest has."""
+    """Raises `DriverError` if it is no configuration, or has another number of layers than the manifest."""
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
     try:
@@ -73,12 +73,12 @@ def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
 
 
 async def read(data: bytes, *, layers: int | None = None) -> ImageDocument:
-    """`parse`; a large document beside the event loop."""
+    """Like `parse`, but on a thread if the document is large."""
     if len(data) <= LARGE:
         return parse(data, layers=layers)
     return await trio.to_thread.run_sync(partial(parse, data, layers=layers))
 
 
 def encode(document: ImageDocument) -> bytes:
-    """Bytes of a configuration of our own making; their hash is the image's ID."""
+    """The bytes of a configuration that this engine creates; their hash is the image's ID."""
     return _ENCODER.encode(document)

@@ -1,6 +1,6 @@
-"""Bringing one blob into the content store: resumed by Range, retried with a growing wait, downloaded once for all askers.
+"""Downloads one blob into the content store: resumes by Range, retries with growing delays, once for all waiting pulls.
 
-What arrived survives failures of the transport and crashes (`ingest/<hex>`); what proved false is removed. The words are
+What arrived survives connection failures and crashes (`ingest/<hex>`); content with a wrong digest is removed. Messages are
 Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
 """
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Downloads", "short"]
 
 
-_PROGRESS = 1 << 20  # a try that brings less counts as none: a registry must not keep us here a byte at a time
+_PROGRESS = 1 << 20  # less progress counts as a failed attempt: a registry must not keep a pull alive a byte at a time
 
 
 def short(digest: str) -> str:
-    """What names a layer in progress: 12 hex digits of its blob's digest."""
+    """A layer's id in progress records: 12 hex digits of its blob's digest."""
     return digest.removeprefix("sha256:")[:12]
 
 
@@ -55,7 +55,7 @@ class Downloads:
         self._limiter.total_tokens, self.attempts = max(1, slots), attempts
 
     async def fetch(self, registry: Registry, descriptor: Descriptor, report: Report) -> None:
-        """Have the blob in the store. `RegistryError` or `DriverError` when that cannot be."""
+        """Download the blob into the store. Raises `RegistryError` or `DriverError`."""
         if self._content.has(descriptor.digest):
             report(state(short(descriptor.digest), "Download complete"))
             return
@@ -86,7 +86,7 @@ class Downloads:
                 ingest.abandon()
 
     async def _insist(self, source: _Source, ingest: Ingest, report: Report) -> None:
-        """Try until it is there, or until trying is pointless. Tries that got further count from the beginning again."""
+        """Retry until the blob is complete or a retry is pointless. Progress resets the count of attempts."""
         tries, best = 0, ingest.offset
         while True:
             try:
@@ -103,7 +103,7 @@ class Downloads:
             except DigestMismatch as error:
                 if not error.resumed:
                     raise
-                await ingest.restart()  # the piece from an earlier try may be what was wrong
+                await ingest.restart()  # the part from an earlier attempt may be wrong
                 best = 0
                 continue
             except OSError as error:
@@ -122,7 +122,7 @@ class Downloads:
         ingest.resumed = ingest.offset > 0
         if ingest.offset < wanted.size or wanted.size == 0:
             async with source.registry.blob(wanted.digest, ingest.offset) as (start, pieces):
-                # A registry without ranges begins again: what we have is passed over, not thrown away
+                # A registry without ranges sends everything again: skip the bytes that are already stored
                 ahead = ingest.offset - start
                 await self._receive(
                     pieces, ahead, wanted, ingest, lambda done: report(amount(id, "Downloading", done, wanted.size))

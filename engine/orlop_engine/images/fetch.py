@@ -1,4 +1,4 @@
-"""The body of a URL, for an import. Imported when it is needed, as httpx is large."""
+"""Fetches the body of a URL, for an import. Imported on demand, as httpx is large."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def _counted(pieces: AsyncIterator[bytes], total: int, report: Report) -> 
 async def fetch(
     url: str, proxies: Proxies, certificates: Sequence[str], destinations: Destinations | None, report: Report
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body of a URL. `NotFound` and `DriverError` in Docker's words; what a server says beside its status is not told,
-    as a client may have chosen one that is none of its business."""
+    """The body of a URL. Raises `NotFound` and `DriverError` with Docker's messages. They omit the server's error text: a
+    client could use it to read from a server that it cannot reach itself."""
     async with get(url, proxies=proxies, certificates=certificates, destinations=destinations, timeout=_STALL) as answer:
         if answer.status_code >= 400:
             text = f"failed to GET {url} with status {answer.status_code} {answer.reason_phrase}"

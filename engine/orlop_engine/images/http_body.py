@@ -1,4 +1,4 @@
-"""The body of an HTTP answer, piece by piece, that may be left early."""
+"""Reads the body of an HTTP response in pieces; reading may stop early."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ __all__ = ["body"]
 
 
 async def body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The bytes as they were sent, not decoded. Closes the answer at its end; use it in `aclosing`.
+    """The bytes as sent, not decoded. Closes the response at the end; use it in `aclosing`.
 
-    httpx reads through five generators, one in another, and closes the outermost only: trio would find the others lying
-    about. With the connection closed, reading on makes each of them end with an error."""
+    httpx reads through five nested generators and closes only the outermost; trio would warn of the rest when they are
+    collected. With the connection closed, reading on makes each of them end with an error.
+    """
     pieces = response.aiter_raw()
     try:
         async for piece in pieces:

@@ -1,8 +1,8 @@
-"""What the engine keeps of images: rows, blobs and layers, and what goes when nothing names it any more.
+"""The image store: rows, blobs and layers of images, and garbage collection of what nothing references.
 
-Order of a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never names
-what is not there, and what a crash leaves is always surplus: at boot everything is removed that no image, container or
-interrupted pull needs. An image that lost its content (a damaged disk) is set aside; the daemon starts without it.
+Order for a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never refers
+to missing content, and a crash leaves only surplus: boot removes everything that no image, container or interrupted pull
+needs. An image that lost its content (a damaged disk) is quarantined; the daemon starts without it.
 
 Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (the image's ID; if the name has an owner, a
 space and the owner), `resume:<full reference>`.
@@ -41,7 +41,7 @@ log = logging.getLogger("orlop.images")
 _TABLE = "images"
 _REF, _RESUME = "ref:", "resume:"
 _COMMIT_SECONDS = 30.0
-CLEANUP_SECONDS = 60.0  # for what is left of an image that was not made, however the maker ends
+CLEANUP_SECONDS = 60.0  # limit for cleaning up after an operation that failed or was cancelled
 
 _record = msgspec.json.Decoder(ImageRecord)
 _resume = msgspec.json.Decoder(ResumeRecord)
@@ -61,7 +61,7 @@ class Collected:
 
 
 class ImageStore:
-    """`lock` orders changes of rows and names; readers use `catalog` without it."""
+    """`lock` serializes changes of rows and names; readers use `catalog` without it."""
 
     def __init__(self, store: Store, content: ContentStore, layers: Layers) -> None:
         self.store, self.content, self.layers = store, content, layers
@@ -74,7 +74,7 @@ class ImageStore:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read the rows, set aside what cannot be used, and remove what nothing needs."""
+        """Read the rows, quarantine damaged ones, and collect garbage."""
         await trio.to_thread.run_sync(self.content.prepare)
         stored = set(await self.layers.sweep())
         names: list[tuple[str, str]] = []
@@ -106,7 +106,7 @@ class ImageStore:
             log.warning("what no image needs is not removed yet: %s", error)
 
     def _rows_are_missing(self) -> bool:
-        """Then what no row names may be all that is left of an image."""
+        """If so, unreferenced content may be all that is left of an image, and is kept."""
         return self.store.lost_rows() or any(
             table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
         )
@@ -121,7 +121,7 @@ class ImageStore:
         try:
             raw = self.content.read(record.id, MAX_MANIFEST)
         except DamagedBlob:
-            self.content.remove(record.id)  # or a pull would take it for the real one
+            self.content.remove(record.id)  # otherwise a pull would take it for valid
             raise
         document = documents.parse(raw, layers=len(record.layers))
         missing = [layer.chain_id for layer in record.layers if layer.chain_id not in stored]
@@ -143,13 +143,13 @@ class ImageStore:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def _commit(self, operations: Sequence[Put | Delete]) -> None:
-        """Not cut short: whether it happened must be known, for the catalog to say the same."""
+        """Commit, uninterrupted by cancellation: the catalog is only changed once the commit is known to have succeeded."""
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
             await self.store.commit(operations)
 
     @asynccontextmanager
     async def making(self) -> AsyncIterator[Lease]:
-        """Hold what an image is being made of, until the image does. When it comes to nothing, nothing of it stays."""
+        """A lease for an image that is being created. If creation fails, what it stored is collected."""
         try:
             with self.leases.hold() as lease:
                 yield lease
@@ -159,7 +159,7 @@ class ImageStore:
             raise
 
     async def receive(self, pieces: AsyncIterable[bytes], lease: Lease) -> tuple[str, int]:
-        """Store a stream as a blob: its digest, and its size."""
+        """Store a stream as a blob. Returns its digest and its size."""
         ingest = await self.content.ingest(None)
         try:
             async for piece in pieces:
@@ -177,8 +177,8 @@ class ImageStore:
         parent: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Write the document of an image that is of our own making, and acknowledge it. `InvalidParameter` when it is more
-        than the next start would read."""
+        """Write the configuration of an image that this engine creates, and acknowledge the image. `InvalidParameter` if the
+        document is larger than the next boot would read."""
         raw = documents.encode(document)
         try:
             await documents.read(raw)
@@ -199,15 +199,15 @@ class ImageStore:
         resumed: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Acknowledge an image with its names, in one commit. Its blobs and layers are held by a lease of the caller.
-        An image that is known already keeps its record, and gains manifests. `resumed` ends that interrupted pull."""
+        """Acknowledge an image with its names, in one commit. The caller's lease holds its blobs and layers. An existing
+        image keeps its record and gains manifests. `resumed` ends that interrupted pull."""
         async with self.lock:
             known = self.catalog.images.get(record.id)
             if known is not None:
                 manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
                 layers = known.record.layers
                 if not all(self.content.has(layer.blob) for layer in layers):
-                    layers = record.layers  # damage has cost it some
+                    layers = record.layers  # the existing image is damaged
                 record = msgspec.structs.replace(
                     known.record, layers=layers, manifests=tuple(manifests), parent=known.parent or record.parent
                 )
@@ -229,7 +229,7 @@ class ImageStore:
             return self.catalog.images[record.id]
 
     async def point(self, name: Reference, id: str, tagged: str, policy: ImagePolicy = UNRESTRICTED) -> None:
-        """Give an image one more name. The caller holds `lock`."""
+        """Add a name to an image. The caller holds `lock`."""
         check_names(policy, self.catalog, [name], id)
         image, owner = self.catalog.images[id], owner_of_name(policy, self.catalog, name, id)
         record = msgspec.structs.replace(image.record, tagged=tagged)
@@ -238,14 +238,14 @@ class ImageStore:
         self.catalog.point(name, id, owner)
 
     async def forget(self, names: Sequence[Reference], ids: Sequence[str]) -> None:
-        """Remove names, and images that have no others, in one commit. The caller holds `lock`."""
-        pace = Pace(shielded=True)  # the rows are gone: the catalog follows, whatever becomes of the caller
+        """Remove names, and images that have no other names, in one commit. The caller holds `lock`."""
+        pace = Pace(shielded=True)  # the rows are deleted: the catalog must follow, even if the caller is cancelled
         operations = []
         for key in (*(f"{_REF}{name}" for name in names), *ids):
             operations.append(Delete(_TABLE, key))
             await pace()
         await self._commit(operations)
-        for name in reversed(names):  # from the end of their order, where a removal moves nothing
+        for name in reversed(names):  # in reverse order, where a removal moves no other entries
             self.catalog.drop(name)
             await pace()
         for id in ids:
@@ -253,27 +253,28 @@ class ImageStore:
             await pace()
 
     async def begin(self, name: str, lease: Lease) -> None:
-        """Remember what a pull is about to fetch, so that the next one can go on with it."""
+        """Store what a pull is about to fetch, so that the next pull can resume."""
         record = lease.record()
         await self._commit([Put(_TABLE, _RESUME + name, _encode(record))])
         self.leases.resumable[name] = record
 
     async def give_up(self, names: Iterable[str]) -> None:
-        """What these interrupted pulls fetched is of no use."""
+        """Drop the records of interrupted pulls, so that their content is collected."""
         names = list(names)
         if names:
             await self._commit([Delete(_TABLE, _RESUME + name) for name in names])
             for name in names:
                 self.leases.resumable.pop(name, None)
 
-    # --- collection -------------------------------------------------------------------------------------------------
+    # --- garbage collection ---------------------------------------------------------------------------------------------
 
     async def collect(self) -> Collected:
         """Remove every layer and blob that no image, lease, interrupted pull or container needs."""
         await self.give_up(self.leases.expired())
         async with self.layers.guard:
             gone = await self.layers.remove(await self._unneeded_layers())
-            # In this order: a blob that is published from now on is none of these, one that was before is held by now
+            # List the blobs before reading the leases: a blob published later is not listed, and an earlier one has a lease
+            # by now
             found = await trio.to_thread.run_sync(self.content.digests)
             keep = await self._needed_blobs()
             return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, found, keep))
@@ -304,13 +305,14 @@ class ImageStore:
         return total
 
     async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
-        """Add to a lease what is about to be stored. It may be there already, and a collection be about to remove it: that
-        one is over when this returns."""
+        """Add what is about to be stored to a lease. It may exist already and a collection may be about to remove it: that
+        collection has finished when this returns."""
         lease.blobs.update(filter(None, (blob,)))
         lease.chains.update(filter(None, (chain_id,)))
         await self.barrier()
 
     async def barrier(self) -> None:
-        """After this, whatever a lease held before it stays: a collection that had not seen it is over."""
+        """Wait for a collection that may not have seen the leases' content. What a lease held before this call is safe after
+        it."""
         async with self.layers.guard:
             return

@@ -25,7 +25,7 @@ __all__ = ["ImportRequest", "Importer"]
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """`source` is what the comment names: "-" or a URL. Without a name the image is untagged."""
+    """`source` is shown in the image's comment: "-" or a URL. Without a name the image is untagged."""
 
     source: str
     name: Reference | None = None
@@ -37,13 +37,13 @@ class ImportRequest:
 
 
 class Importer:
-    """Makes images of single tars."""
+    """Creates images from single tars."""
 
     def __init__(self, image_store: ImageStore) -> None:
         self._image_store = image_store
 
     def config(self, changes_: Sequence[str]) -> ImageConfig:
-        """The configuration that these instructions make; raises before anything is received."""
+        """The configuration that the instructions give. Raises for invalid ones before any content is received."""
         return changes.apply(ImageConfig(), changes_)
 
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:

@@ -1,9 +1,9 @@
-"""The layers that storage holds for images: unpacking each chain once, knowing what is there, removing what is not needed.
+"""The layers of images in the storage driver: unpacks each chain once, tracks what exists, removes what is not needed.
 
-A layer's storage key is its chain ID. While it is unpacked it is an active snapshot `extract-<random>`, which is worth
-nothing: boot removes those that a crash left. Whoever needs a layer holds it in a lease (`leases`) before asking for it.
+A layer's storage key is its chain ID. While it is unpacked it is an active snapshot `extract-<random>`; boot removes those
+that a crash left. Add a layer to a lease (`leases`) before asking for it.
 
-On a layer that containers were made of stands an init layer (`engine.containers.rootfs`), which goes with it.
+A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed with it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,30 @@ _INIT = "init-"
 
 
 def half_made() -> str:
-    """A new key for a snapshot that the next boot removes."""
+    """A new key for a temporary snapshot, which the next boot removes."""
     return _ACTIVE + secrets.token_hex(12)
 
 
 def init_layer(chain_id: str) -> str:
-    """The key of the init layer on an image's top layer, "" for an image without layers."""
+    """The key of the init layer on an image's top layer; "" for an image without layers."""
     return _INIT + chain_id
 
 
 def chain_of_init_layer(key: str) -> str | None:
-    """The chain ID below an init layer; None when `key` is of none."""
+    """The chain ID below an init layer; None if `key` is not one of an init layer."""
     return key.removeprefix(_INIT) if key.startswith(_INIT) else None
 
 
 class Unpacked(Protocol):
-    """What the unpacker found: the digest of the uncompressed tar."""
+    """The unpacker's result: the digest of the uncompressed tar."""
 
     @property
     def diff_id(self) -> str: ...
 
 
 class Unpack(Protocol):
-    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` hears of compressed bytes read."""
+    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` is called with compressed bytes read.
+    `engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` is called with compressed bytes read."""
 
     def __call__(
         self,
@@ -77,8 +78,8 @@ class Built:
 
 
 class Layers:
-    """`built` is every committed layer by chain ID. `guard` is held while something is removed and while somebody looks
-    whether a layer is there."""
+    """`built` is every committed layer by chain ID. `guard` is held during removals and while checking whether a layer
+    exists."""
 
     def __init__(self, storage: Storage, content: ContentStore, zygote: Any, unpack: Unpack, nursery: trio.Nursery) -> None:
         self.built: dict[str, Built] = {}
@@ -88,7 +89,8 @@ class Layers:
         self._shared: SharedWork[Built] = SharedWork(nursery)
 
     async def sweep(self) -> list[str]:
-        """At boot: drop half-made snapshots, and init layers of what is gone; return the chain IDs that storage has."""
+        """At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs that the storage driver has.
+        At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs that the storage driver has."""
         keys = set(await self._storage.keys())
         for key in keys:
             below = chain_of_init_layer(key)
@@ -100,11 +102,11 @@ class Layers:
         return [key for key in keys if key.startswith("sha256:")]
 
     async def size(self, chain_id: str) -> int:
-        """Bytes of file content in the layer alone: what Docker calls a layer's size."""
+        """Bytes of file content in this layer alone: Docker's layer size."""
         return (await self._storage.usage(chain_id)).size
 
     async def found(self, chain_ids: Iterable[str]) -> None:
-        """Layers that storage has and no row tells of."""
+        """Add layers that the storage driver has but no row names."""
         for chain_id in chain_ids:
             try:
                 size = await self.size(chain_id)
@@ -116,7 +118,8 @@ class Layers:
     async def build(
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
-        """Have the layer: unpack `blob` on top of `parent`, unless it is there. `progress` makes a record of bytes."""
+        """Make the layer exist: unpack `blob` on top of `parent` unless that was done. `progress` turns a byte count into a
+        record."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:
@@ -130,7 +133,7 @@ class Layers:
         return Built(diff_id, parent, await self.size(chain_id))
 
     async def make_first(self, blob: str, hold: Callable[[str], Awaitable[None]]) -> tuple[str, Built]:
-        """Unpack a lowest layer whose diffID nobody knows yet; `hold` is told its chain ID before it is committed."""
+        """Unpack a lowest layer whose diffID is not known; calls `hold` with its chain ID before it is committed."""
         diff_id = (await self._into(None, "", blob, None, None, hold)).diff_id
         built = self.built[diff_id] = Built(diff_id, "", await self.size(diff_id))
         return diff_id, built
@@ -160,15 +163,15 @@ class Layers:
                 await self._storage.remove(key)
 
     def depth(self, chain_id: str) -> int:
-        """How many layers lie below."""
+        """The number of layers below."""
         result = 0
         while (built := self.built.get(chain_id)) is not None and built.parent:
             result, chain_id = result + 1, built.parent
         return result
 
     async def remove(self, chain_ids: Iterable[str]) -> list[tuple[str, int]]:
-        """Remove layers, highest first; those that others stand on (a container's root, say) stay. Returns what went,
-        with sizes, in order. The caller holds `guard`."""
+        """Remove layers, highest first, except those with snapshots on top (a container's root, for example). Returns what
+        was removed, with sizes, in order. The caller holds `guard`."""
         removed: list[tuple[str, int]] = []
         waiting = sorted(chain_ids, key=self.depth, reverse=True)
         while waiting:
@@ -184,5 +187,5 @@ class Layers:
                 removed.append((chain_id, built.size if built else 0))
             if len(blocked) == len(waiting):
                 break
-            waiting = blocked  # after a crash nobody knows their order: some may be free now
+            waiting = blocked  # after a crash the order of layers is unknown: removals may have unblocked some
         return removed

@@ -1,7 +1,7 @@
-"""Leases: content in use that no image names yet. What a running pull or load has fetched must not be swept away.
+"""Leases protect content that no image references yet, such as what a running pull has fetched, from garbage collection.
 
 A lease lives in memory and ends with its operation. A pull's lease is also a row (`resume:<reference>`), so that after a
-crash, a broken connection or a cancelled client the next pull goes on where this one stopped; such rows expire after a day.
+crash, a broken connection or a cancellation the next pull can resume; such rows expire after a day.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESUME_SECONDS = 24 * 3600.0
 
 
 class Lease:
-    """What one operation holds."""
+    """The content that one operation holds."""
 
     def __init__(self) -> None:
         self.blobs: set[str] = set()
@@ -29,7 +29,7 @@ class Lease:
 
 
 class Leases:
-    """All of them. `resumable` are interrupted pulls, by full reference."""
+    """All leases. `resumable` are interrupted pulls, by full reference."""
 
     def __init__(self) -> None:
         self._active: list[Lease] = []
@@ -45,7 +45,7 @@ class Leases:
             self._active.remove(lease)
 
     def expired(self) -> list[str]:
-        """Interrupted pulls that nobody went on with."""
+        """Interrupted pulls that were not resumed in time."""
         now = time.time()
         return [name for name, record in self.resumable.items() if record.until < now]
 

@@ -1,4 +1,4 @@
-"""`GET /images/json`, and which images a prune takes: filters (daemon/images/image_list.go, image_prune.go)."""
+"""`GET /images/json`, and the images that a prune selects: filters (daemon/images/image_list.go, image_prune.go)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["Filters", "Listed", "boolean", "choose", "glob", "labels_match", "mo
 Filters = Mapping[str, Collection[str]]
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
-_LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # each costs time to compile, and is tried on every name
+_LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # each must be compiled, and is matched against every name
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_LONGEST = 64  # a longer one is no time that anybody means, and need not fit into a float
+_LONGEST = 64  # no real time is longer, and a longer number may not fit into a float
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -35,7 +35,7 @@ def check(filters: Filters, known: Collection[str]) -> None:
 
 
 def boolean(filters: Filters, name: str, default: bool) -> bool:
-    """A filter that is true or false; all its values must say the same."""
+    """The value of a boolean filter. If it is given several times, all values must be the same."""
     values = set(filters.get(name, ()))
     if not values:
         return default
@@ -46,7 +46,7 @@ def boolean(filters: Filters, name: str, default: bool) -> bool:
 
 
 def moment(text: str, now: float) -> float:
-    """`until`: Unix seconds, an RFC 3339 date (parts may be missing), or a Go duration before now."""
+    """`until`: Unix seconds, an RFC 3339 date (possibly abbreviated), or a Go duration before now."""
     if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
         return float(text)
     pieces = _DURATION.findall(text) if len(text) < _LONGEST else []
@@ -61,7 +61,7 @@ def moment(text: str, now: float) -> float:
 
 
 def labels_match(filters: Filters, labels: Mapping[str, str] | None) -> bool:
-    """`label`: all must be there; `label!`: none may be."""
+    """`label`: all must match; `label!`: none may match."""
     have = labels or {}
 
     def has(wanted: str) -> bool:
@@ -76,7 +76,7 @@ def _bad_pattern(pattern: str) -> InvalidParameter:
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:
-    """A class that begins at `at`, as a regular expression, and where it ends."""
+    """The character class at `at`, as a regular expression, and its end."""
     end = pattern.find("]", at + 2)
     if end < 0:
         raise _bad_pattern(pattern)
@@ -87,7 +87,7 @@ def _class(pattern: str, at: int) -> tuple[str, int]:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    """What stands between the stars of a pattern, as regular expressions."""
+    """The parts of a pattern between its stars, as regular expressions."""
     out, at = "", 0
     while at < len(pattern):
         char = pattern[at]
@@ -110,9 +110,9 @@ def _pieces(pattern: str) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def glob(pattern: str) -> re.Pattern[str]:
-    """Go's `path.Match`: `*` and `?` stop at a slash; classes and backslash escapes. As there, each piece between two stars
-    takes its first place and keeps it (an atomic group): a pattern with many stars would else have exponentially many ways
-    to fail."""
+    """Go's `path.Match`: `*` and `?` stop at a slash; classes and backslash escapes. As in Go, each part between two stars
+    matches at its first possible position only (an atomic group); otherwise a pattern with many stars would backtrack
+    exponentially."""
     if len(pattern) > _LONGEST_PATTERN:
         raise _bad_pattern(pattern)
     first, *rest = _pieces(pattern)
@@ -125,13 +125,13 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def name_matches(patterns: Sequence[re.Pattern[str]], name: Reference) -> bool:
-    """On the familiar and the full form, with and without the tag."""
+    """Matches the familiar and the full form, with and without the tag."""
     forms = (name.familiar, name.familiar_name, str(name), name.name)
     return any(pattern.fullmatch(form) for pattern in patterns for form in forms)
 
 
 class Listed(NamedTuple):
-    """An image as a list shows it: with the names that were asked for, in familiar form."""
+    """An image as a list shows it, with the matching names in familiar form."""
 
     image: Image
     tags: list[str]
@@ -139,7 +139,7 @@ class Listed(NamedTuple):
 
 
 class _Wanted:
-    """The filters of a list, read once."""
+    """The parsed filters of a list."""
 
     def __init__(self, catalog: Catalog, filters: Filters, everything: bool, now: float) -> None:
         check(filters, LIST_FILTERS)
@@ -167,7 +167,7 @@ class _Wanted:
         return tags, digests
 
     def by_itself(self, image: Image) -> bool:
-        """Whether it is wanted for what does not depend on its names."""
+        """Whether the image matches the filters that do not depend on its names."""
         created = image.created_ns
         if self._before is not None and (created is None or created >= self._before):
             return False
@@ -183,7 +183,7 @@ class _Wanted:
 
 
 async def choose(catalog: Catalog, filters: Filters, *, everything: bool, now: float | None = None) -> list[Listed]:
-    """The images a list shows, newest first. Untagged images that others are built on are shown only with `everything`."""
+    """The images a list shows, newest first. Untagged images with children are shown only with `everything`."""
     wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):
@@ -196,7 +196,7 @@ async def choose(catalog: Catalog, filters: Filters, *, everything: bool, now: f
 
 
 def require_platform(image: Image, name: str, platform: Platform | None) -> None:
-    """`NotFound` when the image is of another platform than the client asked for."""
+    """`NotFound` if the image is of another platform than the client asked for."""
     actual = Platform(image.os, image.architecture, image.variant)
     if platform is not None and rank(platform, actual) != 0:
         raise NotFound(
@@ -206,8 +206,8 @@ def require_platform(image: Image, name: str, platform: Platform | None) -> None
 
 
 async def prunable(catalog: Catalog, filters: Filters, now: float) -> list[Image]:
-    """The images a prune tries to remove: those without a tag, or (`dangling=false`) all. An image without names that others
-    are built on goes with the last of these."""
+    """The images a prune tries to remove: those without a tag, or (`dangling=false`) all. An image without names is removed
+    with the last of its children."""
     check(filters, PRUNE_FILTERS)
     only_untagged = boolean(filters, "dangling", True)
     values = list(filters.get("until", ()))

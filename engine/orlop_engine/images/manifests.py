@@ -1,7 +1,7 @@
 """Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. Sans-IO.
 
-Everything here comes from a registry and is believed only so far: sizes are bounded before parsing, digests are checked by
-grammar here and by hash where the bytes arrive.
+The input comes from a registry and is not trusted: sizes are limited before parsing; digests are checked for syntax here,
+and against the content where it is received.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def _index(media_type: str, raw: _Raw) -> Index:
 
 
 def parse(content_type: str, data: bytes) -> Manifest | Index:
-    """What the registry sent. The document's own `mediaType` must not contradict the header, and a document that is
-    manifest and index at once is refused (CVE-2021-41190)."""
+    """Parse a registry's answer. The document's own `mediaType` must not contradict the header, and a document that is both
+    manifest and index is refused (CVE-2021-41190)."""
     declared = content_type.partition(";")[0].strip().lower()
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read manifest: larger than {MAX_MANIFEST} bytes")
@@ -156,7 +156,8 @@ def _is_attestation(entry: Descriptor) -> bool:
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:
-    """The best entry for a platform. Entries without a platform come last; attestations never. `NotFound` when none."""
+    """The best entry for a platform. Entries without a platform come last; attestations are never chosen. Raises `NotFound`.
+    The best entry for a platform. Entries without a platform come last; attestations are never chosen. Raises `NotFound`."""
     best: tuple[int, Descriptor] | None = None
     ranks = {platform: place for place, platform in reversed([*enumerate(acceptable(wanted))])}
     for entry in index.manifests:

@@ -1,7 +1,7 @@
-"""The references of one image, kept in the order in which they are shown. Sans-IO.
+"""The references of one image, in the order in which they are shown. Sans-IO.
 
-An archive or a client decides how many there are: adding one, and finding those of one repository, must not look at the
-others.
+An archive or a client decides how many names an image has: adding one, and finding those of one repository, must not scan
+the others.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ class _Entry(NamedTuple):
 
 
 class Names:
-    """Changed by the catalog alone, in place: an image that is looked at later shows the names that it has then.
+    """Only the catalog changes it, in place, so an `Image` that was looked up earlier shows the current names.
 
-    An insertion moves pointers only (some 10 us among 100,000), and none at the end of the order: rows come in that order
-    at boot, and removals go through it backwards."""
+    An insertion only moves pointers (some 10 us among 100,000), and none at the end of the order: boot reads rows in that
+    order, and removals go through it in reverse.
+    """
 
     __slots__ = ("_entries", "tagged")
 
@@ -68,8 +69,8 @@ class Names:
         return [entry.familiar for entry in self._entries if entry.reference.digest]
 
     def tags_of(self, repository: str) -> int:
-        """How many tags of one repository there are. They stand together, before its digests: no character of a name sorts
-        between ":" and "@"."""
+        """The number of tags in one repository. They are adjacent, before its digests: no character of a name sorts between
+        ":" and "@"."""
         return self._at(f"{repository}@") - self._at(f"{repository}:")
 
     def digests_of(self, repository: str) -> list[Reference]:
@@ -81,7 +82,7 @@ class Names:
 
     @property
     def is_single(self) -> bool:
-        """Whether all are of one repository, with at most one tag; not so without any name."""
+        """Whether all names are of one repository, with at most one tag. False without any name."""
         if not self._entries or self.tagged > 1:
             return False
         name = self._entries[0].reference.name

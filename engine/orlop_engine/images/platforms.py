@@ -1,4 +1,4 @@
-"""Platforms: `os/arch/variant` as containerd's `platforms` package parses, normalises and ranks them. Sans-IO."""
+"""Platforms: parses, normalises and ranks `os/arch/variant` like containerd's `platforms` package. Sans-IO."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Platform:
 
 
 def normalise(value: Platform) -> Platform:
-    """One spelling a platform: arm64/v8 is arm64, arm is arm/v7, amd64/v1 is amd64."""
+    """The canonical spelling of a platform: arm64/v8 is arm64, arm is arm/v7, amd64/v1 is amd64."""
     os, variant = value.os.lower(), value.variant.lower()
     architecture, implied = _ARCHITECTURES.get(value.architecture.lower(), (value.architecture.lower(), ""))
     variant = variant or implied
@@ -50,7 +50,7 @@ def normalise(value: Platform) -> Platform:
 
 
 def host() -> Platform:
-    """What this machine runs."""
+    """The platform of this host."""
     return normalise(Platform("linux", machine.machine()))
 
 
@@ -78,7 +78,7 @@ def parse(text: str) -> Platform:
 
 
 def acceptable(wanted: Platform) -> list[Platform]:
-    """What runs where `wanted` is asked for, best first."""
+    """The platforms that can run where `wanted` is asked for, best first."""
     wanted = normalise(wanted)
     result = [wanted]
     if wanted.architecture == "amd64":
@@ -93,7 +93,7 @@ def acceptable(wanted: Platform) -> list[Platform]:
 
 
 def rank(wanted: Platform, offered: Platform) -> int | None:
-    """How well `offered` serves `wanted`: 0 is exact, higher is worse, None is not at all."""
+    """How well `offered` matches `wanted`: 0 is exact, higher is worse, None is not at all."""
     try:
         return acceptable(wanted).index(normalise(offered))
     except ValueError:

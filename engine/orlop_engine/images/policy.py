@@ -1,4 +1,4 @@
-"""What a client may do to names and images that are there: asked under the lock under which they change."""
+"""What a client may do to existing names and images. Checked under the lock under which they change."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["UNRESTRICTED", "ImagePolicy", "check_names", "owner_of_image", "owne
 
 
 class ImagePolicy(Protocol):
-    """`owner` is kept with the names and images that come by this client: the address of a listener, "" for a client that
-    may do everything."""
+    """`owner` is stored with the names and images that this client creates: the address of a listener, or "" for an
+    unrestricted client."""
 
     @property
     def owner(self) -> str: ...
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
-        """Whether the client may give `name` to an image, or remove it. `image` is what has the name now, by `owner`; None:
-        the name is free."""
+        """Whether the client may give `name` to an image, or remove it. `image` is the image that has the name now, with the
+        name's `owner`; None: the name is free."""
         ...
 
     def may_delete(self, image: Image) -> bool:
-        """Whether an image may go with its last name."""
+        """Whether an image may be removed with its last name."""
         ...
 
     def may_use(self, image: Image) -> bool:
-        """Whether a container may be made of an image. Asked when its name has been looked up for good: it may have been
-        another's when the request was judged."""
+        """Whether a container may be created from an image. Checked after the final look-up of its name: at the earlier
+        check of the request, the name may have meant another image."""
         ...
 
     def denied(self, what: str) -> Exception:
-        """What to raise when the client may not."""
+        """The exception to raise if the client may not."""
         ...
 
 
@@ -62,7 +62,7 @@ UNRESTRICTED: ImagePolicy = _Unrestricted()
 
 
 def check_names(policy: ImagePolicy, catalog: Catalog, names: Iterable[Reference], id: str) -> None:
-    """Raise the policy's denial if one of the names may not be given to image `id` ("": one that is yet to be made)."""
+    """Raise the policy's exception if one of the names may not be given to image `id` ("": an image yet to be created)."""
     if policy is UNRESTRICTED:
         return
     for name in names:
@@ -76,7 +76,7 @@ def check_names(policy: ImagePolicy, catalog: Catalog, names: Iterable[Reference
 
 
 async def removable(policy: ImagePolicy, catalog: Catalog, images: Sequence[Image]) -> Sequence[Image]:
-    """Those of the images that may go with all of their names."""
+    """The images that may be removed with all of their names."""
     if policy is UNRESTRICTED:
         return images
     pace, found = Pace(), []
@@ -91,13 +91,13 @@ async def removable(policy: ImagePolicy, catalog: Catalog, images: Sequence[Imag
 
 
 def owner_of_name(policy: ImagePolicy, catalog: Catalog, name: Reference, id: str) -> str:
-    """Whose a name is after the client has given it to image `id`. A name that the image had already does not become the
-    client's by being given again."""
+    """The owner of a name after the client has given it to image `id`. Giving an image a name that it already has does not
+    change the owner to the client."""
     if catalog.references.get(name) != id or catalog.owners.get(name, "") == policy.owner:
         return policy.owner
     return ""
 
 
 def owner_of_image(policy: ImagePolicy, known: Image | None) -> str:
-    """The same of an image that the client brings: one that others brought too is nobody's own."""
+    """The owner of an image that the client adds. An image that clients with different owners added has no owner."""
     return policy.owner if known is None or known.record.owner == policy.owner else ""

@@ -1,7 +1,7 @@
-"""Progress records of pull, load and import (formats: Docker's JSON message stream), and their way to one client.
+"""Progress records of pull, load and import (format: Docker's JSON message stream), streamed to one client.
 
-Producers never wait: byte counts of one layer replace each other until they are sent, at most every 100 ms (Docker's own
-rhythm); every other record is kept. So a client that reads slowly delays nothing and costs little.
+Producers never wait. Byte counts of one layer replace each other until they are sent, at most every 100 ms (as in Docker);
+every other record is kept. So a slow client delays nothing and costs little memory.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def message(text: str, id: str = "") -> Record:
 
 
 def state(id: str, text: str) -> Record:
-    """A layer's state."""
+    """A record of a layer's state."""
     return Record(status=text, detail=_NO_DETAIL, id=id)
 
 
 def amount(id: str, text: str, current: int, total: int) -> Record:
-    """Bytes done of a layer."""
+    """A record of a layer's progress, in bytes."""
     return Record(status=text, detail=Detail(current, total), id=id)
 
 
@@ -71,9 +71,10 @@ def encode(record: Record) -> bytes:
 
 
 class Progress:
-    """The records of one operation, to be iterated once as encoded pieces. Leaving early cancels the operation.
+    """The records of one operation, to be iterated once as encoded pieces. Stopping early cancels the operation.
 
-    `run` is the operation; its error becomes the last record, unless `started` raised it."""
+    `run` is the operation; its error becomes the last record, unless `started` raised it.
+    """
 
     def __init__(self, nursery: trio.Nursery, run: Callable[[Report], Awaitable[None]]) -> None:
         self._kept: deque[Record] = deque()
@@ -93,7 +94,7 @@ class Progress:
         except (OrlopError, OSError) as error:
             self._error = error
         except Exception as error:
-            # A body that broke off, or a mistake of ours: either way it is this operation's and nobody else's
+            # A request body that broke off, or a bug: either way only this operation fails
             _log.exception("an image operation failed")
             self._error = error
         finally:
@@ -119,13 +120,14 @@ class Progress:
             raise
 
     async def started(self) -> None:
-        """The same, but raise the operation's error if it comes before any record: it can be a plain HTTP error then."""
+        """Like `ready`, but raise the operation's error if it precedes any record: it can still be answered with an HTTP
+        error."""
         await self.ready()
         if self._error is not None and not self._any:
             raise self._error
 
     async def finished(self) -> None:
-        """Wait for the end and raise its error, whatever was reported."""
+        """Wait for the end and raise the operation's error, whatever was reported."""
         try:
             while not self._done:
                 await self._wait()
@@ -171,11 +173,11 @@ class Progress:
         if self._error is None:
             raise StopAsyncIteration
         error, self._error = self._error, None
-        # "[Errno 28]" is for programs; Docker's words for a full disk are the system's, in lower case
+        # Without "[Errno 28]": Docker shows the system's message for a full disk, in lower case
         text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         return encode(error_record(text))
 
     async def aclose(self) -> None:
-        """The client went away: the operation is cancelled, as nobody waits for it."""
+        """The client has disconnected: cancel the operation."""
         self._scope.cancel()
         await trio.lowlevel.checkpoint()

@@ -1,8 +1,8 @@
-"""Pulling: manifest -> configuration and layers (in parallel) -> verify -> unpack in order -> one commit.
+"""Pull: manifest -> configuration and layers (in parallel) -> verify -> unpack in order -> one commit.
 
-Survives a crash at any point: blobs and partial blobs stay for the next pull of the same reference, layers already
-committed are found again, and the image appears only with its row. A client that goes away cancels its pull; layers that
-another pull waits for go on. The words are Docker's (daemon/internal/distribution/pull_v2.go).
+Survives a crash at any point: blobs and partial blobs are kept for the next pull of the same reference, committed layers are
+found again, and the image appears only with its row. A client that disconnects cancels its pull; layers that another pull
+waits for continue. Messages are Docker's (daemon/internal/distribution/pull_v2.go).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ __all__ = ["PullRequest", "Puller"]
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """A reference without tag and digest means all tags of the repository. `refuse` is there for a client that may not have
-    the daemon connect to just any address (`destinations`)."""
+    """A reference without tag and digest means all tags of the repository. `refuse` is set for a client whose destinations
+    are restricted (see `destinations`)."""
 
     reference: Reference
     platform: Platform | None = None
@@ -55,7 +55,7 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """An image to be had: what its manifest and configuration say."""
+    """An image to pull, as its manifest and configuration describe it."""
 
     reference: Reference
     manifest: Manifest
@@ -72,11 +72,11 @@ class _Plan:
 
 
 def _quiet(_: object) -> None:
-    """Nobody is told about the configuration's download."""
+    """The download of the configuration is not reported."""
 
 
 class Puller:
-    """`config` gives the daemon's present configuration; `pulled` hears of every image that was pulled."""
+    """`config` returns the daemon's current configuration; `pulled` is called with every image that was pulled."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Puller:
         reference = request.reference
         if reference.familiar_name == "scratch":
             raise Forbidden("'scratch' is a reserved name")
-        await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms, once, beside the loop
+        await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms once, so on a thread
         try:
             async with AsyncExitStack() as stack:
                 registry, first = await self._reach(stack, request)
@@ -113,8 +113,8 @@ class Puller:
         report(message(f"Status: {verdict} {reference.familiar}"))
 
     async def _reach(self, stack: AsyncExitStack, request: PullRequest) -> tuple[Registry, tuple[str, bytes]]:
-        """The first endpoint that has what is wanted, with the manifest's media type and bytes. A mirror that fails is
-        passed over; TLS is given up only for insecure registries, and only if nobody answered there."""
+        """The first endpoint that has the manifest, with the manifest's media type and bytes. Skips a mirror that fails.
+        Falls back to HTTP only for insecure registries, and only if nothing answered over TLS."""
         config = self._config()
         rules = HostRules(tuple(config.registry_mirrors), tuple(config.insecure_registries))
         error: OrlopError = DriverError(f"cannot pull {request.reference.familiar}: there is no registry to ask")
@@ -159,7 +159,7 @@ class Puller:
     async def _image(
         self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
     ) -> bool:
-        """Pull one image; whether it brought anything new."""
+        """Pull one image. Returns whether anything new was fetched."""
         report(message(f"Pulling from {reference.path}", reference.tag or str(reference)))
         name = str(reference)
         try:
@@ -168,8 +168,8 @@ class Puller:
                 return await self._fetch(registry, plan, name, lease, report)
         except BaseException as error:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
-                # A connection that broke, or a client that left: what came is good and the next pull goes on with it.
-                # Anything else: it is false, or there is no room for it.
+                # After a broken connection or a disconnected client, the content is valid and the next pull resumes. After
+                # any other error it is invalid, or the disk is full.
                 if isinstance(error, OrlopError) and not (isinstance(error, RegistryError) and error.retry):
                     await self._image_store.give_up([name])
                 await self._image_store.collect()
@@ -178,7 +178,7 @@ class Puller:
     async def _plan(
         self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], lease: Lease
     ) -> _Plan:
-        """Choose the platform, fetch the configuration, check that both fit together and fit this machine."""
+        """Choose the platform, fetch the configuration, and check that both match each other and this host."""
         kept = [first[1]]
         found = manifests.parse(*first)
         if isinstance(found, Index):
@@ -223,7 +223,7 @@ class Puller:
         lease.chains.update(plan.chain_ids)
         await self._image_store.barrier()
         image = self._image_store.catalog.images.get(plan.manifest.config.digest)
-        # Known by its configuration, so its layers are there: Docker shows none of them
+        # The configuration is known, so its layers exist: Docker reports none of them
         if image is not None and all(self._image_store.content.has(layer.blob) for layer in image.layers):
             layers: Sequence[Layer] = image.layers
         else:
@@ -240,7 +240,7 @@ class Puller:
         return newer
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
-        """Layers that need no download: unpacked, and with a blob to push or save them from."""
+        """Layers that need no download: unpacked, and with a blob for a later push or save."""
         result = {}
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = self._image_store.layers.built.get(chain_id)
@@ -257,7 +257,7 @@ class Puller:
 
 
 class _LayerPull:
-    """The layers of one image: all downloads at once, each unpacked when it and those below it are there."""
+    """The layers of one image: downloads all at once, and unpacks each when it and those below it are ready."""
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ class _LayerPull:
                     parent = result[-1].chain_id if result else ""
                     result.append(self._known.get(chain_id) or await self._unpack(chain_id, parent, diff_id, part))
             except Exception as error:
-                self._failures.append(error)  # raised below, alone: a nursery would wrap it in a group
+                self._failures.append(error)  # raised below, as a single error: a nursery would wrap it in a group
                 nursery.cancel_scope.cancel()
         if self._failures:
             raise self._failures[0]
@@ -317,7 +317,7 @@ class _LayerPull:
 
 
 def _are_for(credentials: Credentials, endpoint: Endpoint) -> bool:
-    """Docker Hub's are not for its mirrors: one of those gets none but its own, and over TLS only."""
+    """Credentials of Docker Hub are not sent to its mirrors. A mirror gets only its own, and only over TLS."""
     if not endpoint.mirror:
         return True
     address = credentials.server

@@ -1,4 +1,4 @@
-"""What is kept about an image: its row in the table `images`, and the value the rest of the engine sees."""
+"""What is stored about an image: its row in the table `images`, and `Image`, the value that the rest of the engine uses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Image", "ImageRecord", "ImageUser", "Layer", "ResumeRecord", "unix_t
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One layer. `blob` is the compressed or plain tar in the content store whose content is `diff_id`; `size` is what the
-    unpacked files hold, in bytes."""
+    """One layer. `blob` is the compressed or plain tar in the content store whose content is `diff_id`; `size` is the total
+    size of the unpacked files in bytes."""
 
     blob: str
     media_type: str
@@ -27,8 +27,8 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
-    """A row, under the image's ID. `manifests` are blobs kept because a reference by digest names them: the manifest,
-    and the index it was chosen from. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+    """The row of an image, by its ID. `manifests` are blobs kept because a reference by digest names them: the manifest, and
+    the index it was chosen from. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]
@@ -39,8 +39,8 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class ResumeRecord(msgspec.Struct, frozen=True):
-    """A row, under `resume:<reference>`: what an interrupted pull has fetched, kept for the next try until `until`
-    (Unix time)."""
+    """The row `resume:<reference>`: what an interrupted pull has fetched, kept for the next attempt until `until` (Unix
+    time, seconds)."""
 
     blobs: tuple[str, ...]
     chains: tuple[str, ...]
@@ -57,15 +57,15 @@ class ImageUser:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as the engine sees it. `names` are those that it has now; `repo_tags` and `repo_digests` are the same in
-    familiar form, sorted. `chain_id` is the storage key of its top layer, "" for an image without layers."""
+    """An image as the engine sees it. `names` are its current names; `repo_tags` and `repo_digests` are the same in familiar
+    form, sorted. `chain_id` is the storage key of its top layer, "" for an image without layers."""
 
     record: ImageRecord
     document: ImageDocument
     raw: bytes
     names: Names = field(compare=False)
     created_ns: int | None = field(init=False, compare=False)
-    """Unix time; None when the document does not say."""
+    """Unix time in ns; None if the document has no creation time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "created_ns", _created_ns(self.document.created))
@@ -139,6 +139,6 @@ def _created_ns(text: str) -> int | None:
 
 
 def unix_time(text: str) -> int:
-    """Seconds of an RFC 3339 time; Go's zero time for none, as Docker shows it."""
+    """An RFC 3339 time in Unix seconds; Go's zero time for "", as Docker shows it."""
     moment = _created_ns(text)
     return _NEVER if moment is None else moment // 1_000_000_000

@@ -1,6 +1,6 @@
-"""Image references: what users type, what Docker makes of it (distribution/reference: grammar, normalising, familiar form).
+"""Image references: parses user input as Docker does (distribution/reference: grammar, normalising, familiar form).
 
-Sans-IO. A `Reference` is always normalised: it has a domain, and `library/` in front of Docker Hub's own images.
+Sans-IO. A `Reference` is always normalised: it has a domain, and Docker Hub's official images have `library/` in front.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEX_RE = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """`domain/path[:tag][@digest]`. `str()` gives the full form, `familiar` the one users see."""
+    """`domain/path[:tag][@digest]`. `str()` gives the full form, `familiar` the one shown to users."""
 
     domain: str
     path: str
@@ -75,7 +75,7 @@ class Reference:
         return replace(self, tag=tag, digest="")
 
     def with_digest(self, digest: str) -> Reference:
-        """By digest alone: the digest decides, so a tag beside it says nothing (graph-driver stores drop it)."""
+        """The reference by digest only: the digest decides, so a tag beside it is ignored (graph-driver stores drop it)."""
         return replace(self, tag="", digest=parse_digest(digest))
 
 
@@ -84,7 +84,7 @@ def is_digest(text: str) -> bool:
 
 
 def parse_digest(text: str) -> str:
-    """A digest we can verify: sha256 in lower-case hex."""
+    """Check a digest of a supported kind: sha256 in lower-case hex."""
     if is_digest(text):
         return text
     algorithm, colon, value = text.partition(":")
@@ -96,7 +96,7 @@ def parse_digest(text: str) -> str:
 
 
 def image_id(text: str) -> str | None:
-    """The full ID when `text` is one ("sha256:" may be missing), else None."""
+    """The full ID if `text` is one ("sha256:" is optional), else None."""
     if is_digest(text):
         return text
     return f"sha256:{text}" if _HEX_RE.fullmatch(text) else None
@@ -116,7 +116,7 @@ def _split_domain(text: str) -> tuple[str, str]:
 
 
 def parse(text: str) -> Reference:
-    """Parse and normalise. `InvalidParameter` in Docker's words."""
+    """Parse and normalise. `InvalidParameter` with Docker's messages."""
     if _HEX_RE.fullmatch(text):
         raise InvalidParameter(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     if not text or len(text) > _MAX_TEXT:
@@ -135,7 +135,7 @@ def parse(text: str) -> Reference:
 
 
 def with_tag_or_digest(name: str, tag: str) -> Reference:
-    """`fromImage` and `tag` of a pull: `tag` may be a digest, and wins over what `name` carries."""
+    """`fromImage` and `tag` of a pull: `tag` may be a digest, and overrides a tag or digest in `name`."""
     reference = parse(name.removesuffix(":"))
     if not tag:
         return reference.with_digest(reference.digest) if reference.digest else reference

@@ -1,8 +1,8 @@
-"""A registry's client (distribution spec, pull): manifests, blobs and tags of one repository at one endpoint.
+"""A client of a registry (distribution spec, pull): manifests, blobs and tags of one repository at one endpoint.
 
-Imported at the first pull, not before: httpx takes longer to import than the rest of the daemon. Owns its HTTP connection
-pools; closed with them. What the other side sends is bounded: heads by the parser, small bodies by
-`_SMALL` and `MAX_MANIFEST`, tags by `_ALL_TAGS`, blobs by the caller, silence by `stall` seconds.
+Imported at the first pull: httpx takes longer to import than the rest of the daemon. Owns its HTTP connection pools. The
+input is limited: headers by the HTTP parser, small bodies by `_SMALL` and `MAX_MANIFEST`, tags by `_ALL_TAGS`, blobs by the
+caller, and silence by `stall` seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SMALL = 1 << 20
 _REDIRECTS = 10
 _PATIENT = Timeouts()
 _PAGES = 1000
-_ALL_TAGS = 8 << 20  # bytes of all pages: a hundred thousand tags, and more than anybody pulls at once
+_ALL_TAGS = 8 << 20  # bytes of all pages: a hundred thousand tags, more than any real pull of all tags
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -76,7 +76,8 @@ class Registry:
         certificates: tuple[str, ...] = CERTS_D,
         destinations: Destinations | None = None,
     ) -> AsyncIterator[Registry]:
-        """Reach the registry and learn what it wants as proof. `RegistryError` when it does not answer as one."""
+        """Connect to the registry and learn its authentication method. `RegistryError` if it does not answer like a
+        registry."""
         registry = cls(endpoint, reference.path, credentials, timeouts)
         registry._destinations, registry._proxies = destinations, proxies
         limits = httpx.Timeout(timeouts.stall, connect=timeouts.connect, pool=None)
@@ -85,7 +86,7 @@ class Registry:
             parts = urlsplit(url)
             secure = parts.scheme == "https"
             return httpx.AsyncClient(
-                # Without trust_env: httpx would also believe .netrc and SSL_CERT_FILE of whoever started the daemon.
+                # Without trust_env: httpx would use .netrc and SSL_CERT_FILE of the user who started the daemon.
                 trust_env=False,
                 timeout=limits,
                 follow_redirects=False,
@@ -101,8 +102,8 @@ class Registry:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """Keep the connections: a download that other pulls wait for, too, goes on when the pull that began it has gone.
-        The last to leave closes them."""
+        """Keep the connections open while in use: a download may be shared by several pulls and must survive the one that
+        started it. The last user closes them."""
         if self._users == 0 and self._clients:
             raise RegistryError(f"cannot use {self.endpoint.host}: its connections were closed", retry=True)
         self._users += 1
@@ -116,7 +117,7 @@ class Registry:
                         await client.aclose()
 
     def _client(self, url: str) -> httpx.AsyncClient:
-        """One pool per origin: certificates and proxy depend on it."""
+        """One pool per origin, as certificates and proxy depend on the origin."""
         key = "{}://{}:{}".format(*_origin(url))
         if key not in self._clients:
             self._clients[key] = self._make_client(url)
@@ -134,7 +135,7 @@ class Registry:
         return RegistryError(f'{method.capitalize()} "{url}": {cause}', retry=True)
 
     async def _send(self, method: str, url: str, headers: dict[str, str], content: bytes | None = None) -> httpx.Response:
-        """One request, no redirect followed. The answer's body is not read yet."""
+        """Send one request without following redirects. The body of the response is not read yet."""
         try:
             return await send(
                 self._client(url),
@@ -150,7 +151,7 @@ class Registry:
 
     @asynccontextmanager
     async def _request(self, method: str, path: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        """An answer below 400, after authentication and redirects; else `RegistryError`."""
+        """The response below status 400, after authentication and redirects; else `RegistryError`."""
         url = path if "://" in path else self.endpoint.url + path
         for attempt in (1, 2):
             response = await self._follow(method, url, headers)
@@ -167,7 +168,8 @@ class Registry:
                     await response.aclose()
 
     async def _follow(self, method: str, url: str, headers: dict[str, str]) -> httpx.Response:
-        """Redirects lead to wherever blobs are kept. Our proof is for the registry's own origin only."""
+        """Follow redirects, which lead to the blobs' storage. The Authorization header is only sent to the registry's own
+        origin."""
         home = _origin(self.endpoint.url)
         for _ in range(_REDIRECTS):
             proof = await self._authorization() if _origin(url) == home else ""
@@ -201,7 +203,7 @@ class Registry:
         return bytes(data)
 
     async def _ping(self) -> None:
-        """`GET /v2/`: 200, or 401 with what to prove. Anything else is no registry."""
+        """`GET /v2/`: 200, or 401 with a challenge. Anything else is not a registry."""
         url = f"{self.endpoint.url}/v2/"
         response = None
         with trio.move_on_after(self._timeouts.ping):
@@ -221,7 +223,7 @@ class Registry:
             await response.aclose()
 
     async def _authorization(self) -> str:
-        """The Authorization header for a request to the registry, "" when none is wanted or nothing is known."""
+        """The Authorization header for a request to the registry; "" if none is needed or there are no credentials."""
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         for challenge in self._challenges:
@@ -234,7 +236,7 @@ class Registry:
         return ""
 
     async def _renew(self, response: httpx.Response) -> bool:
-        """After a 401: whether it is worth asking again, with a new token."""
+        """After a 401: get a new token if possible. Returns whether to retry."""
         found = challenges(", ".join(response.headers.get_list("www-authenticate")))
         had_none = not self._challenges
         if found:
@@ -276,7 +278,7 @@ class Registry:
         return token.value, trio.current_time() + token.lifetime * 0.9
 
     async def manifest(self, reference: str) -> tuple[str, bytes]:
-        """Media type and bytes of a manifest or index, by tag or digest; by digest they are verified."""
+        """Media type and bytes of a manifest or index, by tag or digest. With a digest they are verified."""
         path = f"/v2/{self.repository}/manifests/{reference}"
         async with self._request("GET", path, {"Accept": ", ".join(ACCEPT)}) as response:
             data = await self._body(response, MAX_MANIFEST, "Get", self.endpoint.url + path)
@@ -287,7 +289,7 @@ class Registry:
 
     @asynccontextmanager
     async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """A blob from `offset` on, or from where the registry begins instead: (its offset, pieces)."""
+        """A blob from `offset` on, or from the start if the registry ignores ranges: (its offset, pieces)."""
         path = f"/v2/{self.repository}/blobs/{digest}"
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self._request("GET", path, headers) as response:
@@ -309,7 +311,7 @@ class Registry:
             raise self._failure("Get", url, error) from error
 
     async def tags(self) -> list[str]:
-        """All tags, following the registry's pages. `DriverError` when there are too many to be true."""
+        """All tags, following the registry's pagination. `DriverError` if there are too many."""
         result: list[str] = []
         size = 0
         url = f"{self.endpoint.url}/v2/{self.repository}/tags/list"

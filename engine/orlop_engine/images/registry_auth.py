@@ -1,4 +1,4 @@
-"""How to prove oneself to a registry (distribution spec, token authentication; RFC 7235 challenges). Sans-IO."""
+"""Authentication to registries (distribution spec, token authentication; RFC 7235 challenges). Sans-IO."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?:\s+|$)")
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*(?:,|$)')
-_MIN_LIFETIME = 60.0  # what Docker assumes when a registry says nothing, or less
+_MIN_LIFETIME = 60.0  # Docker's minimum, also used if the registry gives no lifetime
 
 
 class _AuthConfig(msgspec.Struct):
@@ -44,18 +44,18 @@ class _TokenAnswer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client sent along in `X-Registry-Auth`. Never shown: the representation holds no secret."""
+    """What a client sent in `X-Registry-Auth`. The representation contains no secret, so it may be logged."""
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
     server: str = ""
-    """The registry they are for, as the client calls it."""
+    """The registry for which they are valid, as the client spells it."""
 
     @property
     def basic(self) -> str:
-        """The value of an Authorization header, "" without user and password."""
+        """The value of an Authorization header; "" without user and password."""
         if not self.username and not self.password:
             return ""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
@@ -66,7 +66,7 @@ ANONYMOUS = Credentials()
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way that `WWW-Authenticate` offers; names are lower case."""
+    """One challenge of `WWW-Authenticate`; names are lower case."""
 
     scheme: str
     parameters: dict[str, str]
@@ -79,8 +79,8 @@ class Token:
 
 
 def credentials(header: str) -> Credentials:
-    """`X-Registry-Auth`: base64url of JSON, padding optional. What cannot be read counts as anonymous, and of several the
-    first counts, as with Docker."""
+    """`X-Registry-Auth`: base64url of JSON, padding optional. As in Docker, an invalid header counts as anonymous, and only
+    the first of several values is used."""
     try:
         text = header.partition(",")[0].rstrip("=")
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -94,7 +94,7 @@ def credentials(header: str) -> Credentials:
 
 
 def challenges(header: str) -> list[Challenge]:
-    """The challenges of a `WWW-Authenticate` header, as far as they can be read."""
+    """The challenges of a `WWW-Authenticate` header, skipping invalid ones."""
     result: list[Challenge] = []
     rest = header[:8192]
     while match := _SCHEME.match(rest):
@@ -110,7 +110,7 @@ def challenges(header: str) -> list[Challenge]:
 
 
 def token_url(realm: str, service: str, scopes: list[str], account: str) -> str:
-    """Where to ask for a token with GET."""
+    """The URL from which to GET a token."""
     query = [("account", account)] if account else []
     query += [("scope", scope) for scope in scopes]
     query += [("service", service)] if service else []
@@ -119,7 +119,7 @@ def token_url(realm: str, service: str, scopes: list[str], account: str) -> str:
 
 
 def token_form(service: str, scopes: list[str], refresh_token: str) -> bytes:
-    """The body of a POST that trades an identity token for an access token."""
+    """The body of a POST that exchanges an identity token for an access token."""
     return urlencode(
         [
             ("grant_type", "refresh_token"),
@@ -132,7 +132,7 @@ def token_form(service: str, scopes: list[str], refresh_token: str) -> bytes:
 
 
 def read_token(body: bytes) -> Token | None:
-    """The answer of a token service; None when there is no token in it."""
+    """Parse the answer of a token service; None if it contains no token."""
     try:
         answer = msgspec.json.decode(body, type=_TokenAnswer)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
-"""What registries answer when they refuse, in the words Docker's clients know (distribution spec, error codes). Sans-IO.
+"""Errors of registries, in the messages that Docker's clients know (distribution spec, error codes). Sans-IO.
 
-The words are those of distribution/registry/client/errors.go and moby's daemon/internal/distribution/errors.go.
+The messages are those of distribution/registry/client/errors.go and moby's daemon/internal/distribution/errors.go.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEXTS = {
 
 
 class RegistryError(DriverError):
-    """A registry refused or failed. `code` is its error code, "" when it gave none; `retry`: asking again may help."""
+    """A registry refused or failed. `code` is its error code, "" if it gave none; `retry`: a retry may help."""
 
     def __init__(self, message: str, *, code: str = "", status: int = 0, retry: bool = False) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class RegistryError(DriverError):
 
     @property
     def answered(self) -> bool:
-        """A registry spoke: another way to reach it will say the same."""
+        """Whether a registry answered: another protocol or endpoint address would give the same answer."""
         return bool(self.code or self.status)
 
 
@@ -85,7 +85,7 @@ def _from_challenge(status: int, header: str) -> RegistryError | None:
 
 
 def from_answer(status: int, body: bytes, authenticate: str = "") -> RegistryError:
-    """The error that an answer with a status of 400 or more means."""
+    """The error for a response with status 400 or above."""
     if status < 400 or status >= 500:
         try:
             phrase = f"{status} {HTTPStatus(status).phrase}"
@@ -97,12 +97,12 @@ def from_answer(status: int, body: bytes, authenticate: str = "") -> RegistryErr
         return found
     if status in (401, 403, 429):
         return _coded({401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}[status], "", status)
-    # What it says is not told: the client may have named a server that it could not ask itself
+    # Do not show the body: the client may have named a server that it cannot reach itself
     return RegistryError(f"error parsing HTTP {status} response body: it is not the error of a registry", status=status)
 
 
 def translate(error: RegistryError, reference: Reference) -> OrlopError:
-    """What the client of a pull is told, with the status it implies."""
+    """The error and status that the client of a pull gets."""
     if error.code == "DENIED":
         return NotFound(
             f"pull access denied for {reference.familiar_name}, repository does not exist or may require 'docker login'"
@@ -116,7 +116,7 @@ def translate(error: RegistryError, reference: Reference) -> OrlopError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and all it was raised from or holds."""
+    """An exception with all its causes, contexts and group members."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -131,10 +131,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def explain_os_error(error: BaseException, host: str, port: int) -> str:
-    """Why a connection failed, as Go says it: users search for these words."""
+    """The reason of a failed connection in Go's words, which users search for."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            unknown = cause.verify_code in (18, 19, 20, 21)  # X509_V_ERR_*: no chain to an authority we have
+            unknown = cause.verify_code in (18, 19, 20, 21)  # X509_V_ERR_*: no chain to a trusted authority
             reason = "signed by unknown authority" if unknown else f"is not valid: {cause.verify_message}"
             return f"tls: failed to verify certificate: x509: certificate {reason}"
         if isinstance(cause, ssl.SSLError):

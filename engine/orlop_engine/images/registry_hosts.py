@@ -1,6 +1,7 @@
-"""Where a repository's registry is, and how far it is trusted: mirrors, insecure registries, certificates, proxies.
+"""Finds the endpoints of a repository's registry, and how far they are trusted: mirrors, insecure registries, certificates,
+proxies.
 
-The rules are dockerd's (formats: registry, host). Reads `certs.d` and resolves names; keeps nothing.
+The rules are dockerd's (formats: registry, host). Reads `certs.d` and resolves names; keeps no state.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CERTS_D = ("/etc/orlop/certs.d", "/etc/docker/certs.d")
 
 
 class Proxies(Protocol):
-    """`proxies` of daemon.json, environment included."""
+    """`proxies` of daemon.json, completed from the environment."""
 
     @property
     def http_proxy(self) -> str: ...
@@ -50,7 +51,8 @@ class Proxies(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. `ping` for the first answer (Docker's 15), `stall` without a byte, `small` for a whole manifest or token."""
+    """Timeouts in seconds. `ping`: for the first answer (Docker's 15); `stall`: without a byte; `small`: for a manifest or
+    token."""
 
     connect: float = 30.0
     ping: float = 15.0
@@ -60,7 +62,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One place to ask. `url` has no trailing slash; `verify` whether TLS must be genuine (and whether TLS is a must)."""
+    """One endpoint. `url` has no trailing slash; `verify`: TLS is required and its certificate is verified."""
 
     url: str
     verify: bool
@@ -77,7 +79,7 @@ def split_host(host: str, default_port: int) -> tuple[str, int]:
 
 
 async def resolve(name: str) -> list[str]:
-    """The addresses of a name, or of an address itself; [] when there are none within five seconds."""
+    """The addresses of a host name or literal address; [] if there are none within five seconds."""
     try:
         return [name] if ipaddress.ip_address(name) else []
     except ValueError:
@@ -87,7 +89,7 @@ async def resolve(name: str) -> list[str]:
             found = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
             return [str(entry[4][0]).partition("%")[0] for entry in found]
     except OSError:
-        pass  # the connection itself will say so better
+        pass  # the connection will report the error better
     return []
 
 
@@ -107,7 +109,7 @@ class HostRules:
 
     @property
     def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        """The subnets among `insecure`."""
+        """The subnets in `insecure`."""
         found = []
         for entry in self.insecure:
             with suppress(ValueError):  # a host name
@@ -115,9 +117,9 @@ class HostRules:
         return found
 
     async def is_insecure(self, host: str) -> bool:
-        """By name (with and without the port), or by CIDRs that hold all of its addresses; loopback always, when it is
-        called by its address or `localhost`. Whatever else has a loopback address got it from a name server, and who can
-        forge its answers must not be able to switch TLS off."""
+        """Whether a registry may be used without TLS: by name (with and without the port), or by CIDRs that contain all of
+        its addresses. Always for loopback, but only by address or `localhost`: other names are resolved by DNS, and whoever
+        can forge DNS answers must not be able to disable TLS."""
         name, _ = split_host(host, 443)
         if host in self.insecure or name in self.insecure or _is_loopback(name):
             return True
@@ -126,7 +128,7 @@ class HostRules:
         return bool(addresses) and all(any(address in network for network in networks) for address in addresses)
 
     async def endpoints(self, reference: Reference) -> list[Endpoint]:
-        """Where to pull from, in order of preference."""
+        """The endpoints to pull from, in order of preference."""
         if reference.domain == DEFAULT_DOMAIN:
             result = []
             for mirror in self.mirrors:
@@ -154,7 +156,7 @@ def _load(context: ssl.SSLContext, directory: str) -> None:
 
 
 def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D) -> ssl.SSLContext:
-    """The system's authorities and those of `certs.d/<host>`; without `verify` anybody is believed, but client
+    """Trusts the system's authorities and those of `certs.d/<host>`. Without `verify`, any server is trusted, but client
     certificates are still presented."""
     context = client_context(verify=verify)
     for root in roots:
@@ -170,7 +172,7 @@ def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D) -> ssl.
 
 
 def _is_exempt(host: str, no_proxy: str) -> bool:
-    """Go's rules: loopback never goes through a proxy; NO_PROXY has names, .suffixes, addresses, CIDRs, or `*`."""
+    """Go's rules: loopback never uses a proxy; NO_PROXY has names, .suffixes, addresses, CIDRs, or `*`."""
     name = host.lower().rstrip(".")
     try:
         address = ipaddress.ip_address(name)
@@ -193,7 +195,7 @@ def _is_exempt(host: str, no_proxy: str) -> bool:
 
 
 def proxy_for(url: str, proxies: Proxies) -> str | None:
-    """The proxy to reach a URL through, or None."""
+    """The proxy for a URL, or None."""
     parts = urlsplit(url)
     proxy = proxies.https_proxy if parts.scheme == "https" else proxies.http_proxy
     if not proxy or _is_exempt(parts.hostname or "", proxies.no_proxy):

@@ -1,7 +1,7 @@
-"""What removing an image means: which names go, whether the image goes, and why not. Sans-IO.
+"""Plans the removal of an image: which names are removed, whether the image is, and conflicts. Sans-IO.
 
-The rules are those of daemon/images/image_delete.go. A plan is made from the catalog and the containers that use an
-image; the service carries it out under its lock.
+The rules are those of daemon/images/image_delete.go. A plan is made from the catalog and the containers that use an image;
+the service carries it out under its lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Users = Mapping[str, Sequence[ImageUser]]
 
 @dataclass(slots=True)
 class Removal:
-    """What to do, in the order in which the client is told. `steps` are (image ID, names to untag, delete the image)."""
+    """What to do, in the order in which it is reported. `steps` are (image ID, names to untag, delete the image)."""
 
     steps: list[tuple[str, list[Reference], bool]] = field(default_factory=list)
 
@@ -48,12 +48,12 @@ def _short(id: str) -> str:
 
 
 def _is_id(image: Image, text: str) -> bool:
-    """Whether the user meant the ID: a prefix of it, with or without its algorithm."""
+    """Whether the text is the image's ID or a prefix of it, with or without the algorithm."""
     return bool(text) and (image.id.startswith(text) or image.id.removeprefix("sha256:").startswith(text))
 
 
 class _Planner:
-    """Plans step upon step: each sees what the ones before it leave."""
+    """Plans step by step; each step sees the results of the previous ones."""
 
     def __init__(self, catalog: Catalog, users: Users, policy: ImagePolicy) -> None:
         self._catalog, self._users, self._policy = catalog, users, policy
@@ -77,7 +77,7 @@ class _Planner:
         removal.steps.append((image.id, names, delete))
 
     def _conflict(self, image: Image, *, force: bool, named: bool) -> Conflict | None:
-        """`named`: the image has names that do not go."""
+        """`named`: the image keeps some of its names."""
         id = image.id
         if any(child not in self._gone for child in self._catalog.children(id)):
             return _conflict(id, "image has dependent child images", hard=True)
@@ -121,16 +121,16 @@ class _Planner:
             )
         gone = [reference]
         if reference.tag and names.tags_of(reference.name) == 1:
-            gone += names.digests_of(reference.name)  # without a tag they name nothing that anybody asked for
+            gone += names.digests_of(reference.name)  # without a tag these digests would keep the image for no user
         self._check(image, gone)
         delete = len(gone) == len(names) and self._policy.may_delete(image)
         if delete:
-            # The name goes in any case; what a container or a child needs stays, as an image without names
+            # Remove the name in any case; an image that a container or a child needs stays, without names
             delete = self._conflict(image, force=force, named=False) is None
         self._step(removal, image, gone, delete)
 
     def parents(self, image: Image, removal: Removal) -> None:
-        """Untagged parents that only this image needed."""
+        """Remove untagged parents that only this image needed."""
         while self.is_gone(image):
             parent = self._catalog.images.get(image.parent)
             if parent is None or self.names(parent) or self._conflict(parent, force=False, named=False):
@@ -144,7 +144,7 @@ class _Planner:
 def plan(
     catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool, policy: ImagePolicy = UNRESTRICTED
 ) -> Removal:
-    """What `DELETE /images/{text}` does. `NotFound` and `Conflict` in Docker's words."""
+    """Plan `DELETE /images/{text}`. `NotFound` and `Conflict` with Docker's messages."""
     image = catalog.resolve(text)
     removal, planner = Removal(), _Planner(catalog, users, policy)
     if _is_id(image, text):
@@ -161,9 +161,9 @@ def plan(
 def prune(
     catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal, policy: ImagePolicy = UNRESTRICTED
 ) -> Iterator[None]:
-    """What a prune of these images does (daemon/images/image_prune.go): each of their names goes as by `docker rmi`, and
-    what that refuses stays. So an image in use keeps one name. Adds to `removal`; yields after each name, so that the caller
-    can let others run."""
+    """Plan a prune of these images (daemon/images/image_prune.go): removes each name like `docker rmi`, and skips what that
+    refuses. So an image in use keeps one name. Adds to `removal`; yields after each name, so that the caller can let other
+    tasks run."""
     planner = _Planner(catalog, users, policy)
     for image in images:
         names = list(image.names)

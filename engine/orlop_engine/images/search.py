@@ -1,4 +1,4 @@
-"""`GET /images/search`: the old index protocol (`/v1/search`), which Docker Hub still speaks. Imported when it is needed."""
+"""`GET /images/search`: the old index protocol (`/v1/search`), which Docker Hub still supports. Imported on demand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Answer(msgspec.Struct):
 
 
 def _where(term: str) -> tuple[str, str]:
-    """A term may begin with a registry: its index is asked then."""
+    """The index to ask, and the term without it: a term may begin with a registry."""
     host, slash, rest = term.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
         return f"https://{host}", rest
@@ -67,7 +67,7 @@ def _wanted(result: SearchResult, filters: Filters) -> bool:
 async def search(
     term: str, limit: int, filters: Filters, config: Config, certificates: Sequence[str], refuse: Refuse | None
 ) -> list[SearchResult]:
-    """Repositories whose name or description has the term. `DriverError` when there is no index to ask."""
+    """Repositories whose name or description matches the term. `DriverError` if the index does not answer."""
     check(filters, ("is-official", "is-automated", "stars"))
     if not 0 <= limit <= 100:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")

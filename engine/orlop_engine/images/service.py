@@ -1,8 +1,8 @@
-"""Images, as the rest of the engine knows them.
+"""The image service of the engine.
 
-Reads (`resolve`, `get`, `names`, `summaries`, ...) are answered from published values: no lock, no driver. Changes are
-ordered by the stock's lock and acknowledged after their commit. Pull, load and import run in the engine's nursery and
-report through a `Progress`, whose reader may leave: then they are cancelled.
+Reads (`resolve`, `get`, `names`, `summaries`, ...) use published values: no lock, no driver. Changes are serialized by the
+image store's lock and acknowledged after their commit. Pull, load and import run in the engine's nursery and report through
+a `Progress`; closing it early cancels them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _nobody() -> Users:
 
 
 class Images:
-    """The image service. `users` is set by the engine: by image, the containers that were made from it."""
+    """The image service. The engine sets `users`: by image, the containers that were created from it."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Images:
         self._image_store = ImageStore(store, self._content, self._layers)
         slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
         self._downloads = Downloads(self._content, nursery, slots, attempts, retry_wait)
-        depth = storage.capabilities.max_depth - 1  # with the init layer of its containers
+        depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
         self._puller = Puller(
             self._image_store,
             self._downloads,
@@ -103,11 +103,11 @@ class Images:
         self._pruning = False
 
     async def load(self) -> None:
-        """At boot: read the rows, set bad ones aside, remove what a crash left over."""
+        """At boot: read the rows, quarantine bad ones, collect garbage."""
         await self._image_store.load()
 
     def reconfigure(self, config: Config) -> None:
-        """Mirrors, insecure registries and download limits take effect with the next pull."""
+        """Apply a new configuration: mirrors, insecure registries and download limits take effect with the next pull."""
         self._config = config
         self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
 
@@ -119,7 +119,7 @@ class Images:
 
     @property
     def changes(self) -> int:
-        """Another number than before when a name may mean another image, or none."""
+        """A counter that changes whenever a name may refer to another image, or to none."""
         return self._image_store.catalog.changes
 
     def get(self, image_id: str) -> Image | None:
@@ -149,8 +149,8 @@ class Images:
         return b"[" + b",".join(pieces) + b"]"
 
     async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
-        """`Images` and `LayersSize` of `GET /system/df`: the list with all that is counted, and the bytes of all layers of
-        all images, each once."""
+        """`Images` and `LayersSize` of `GET /system/df`: the list with all counts, and the bytes of all layers of all
+        images, each counted once."""
         catalog, counts = self._image_store.catalog, self.users()
         pace, result, total = Pace(), [], 0
         for item in await listing.choose(catalog, {}, everything=False):
@@ -178,7 +178,7 @@ class Images:
         listing.require_platform(image, name, platform)
         return views.history(image, self._image_store.catalog)
 
-    # --- images come ------------------------------------------------------------------------------------------------
+    # --- creation ---------------------------------------------------------------------------------------------------
 
     def _event(self, action: str, actor: str, name: str, image: Image | None = None) -> None:
         labels = (image.config.labels if image else None) or {}
@@ -188,7 +188,7 @@ class Images:
         self._event("pull", reference.familiar, reference.familiar_name, image)
 
     def pull(self, request: PullRequest) -> Progress:
-        """Begin to pull. Read the `Progress` to its end, or close it to cancel."""
+        """Start a pull. Read the `Progress` to its end, or close it to cancel."""
 
         async def run(report: Report) -> None:
             with self.counters.timed("image", "pull"):
@@ -207,7 +207,7 @@ class Images:
         """Load the images of a `docker save` archive or an OCI layout."""
 
         async def run(report: Report) -> None:
-            from .archive_load import Loader  # tarfile and decompressors: two megabytes that few daemons ever need
+            from .archive_load import Loader  # tarfile and decompressors take two megabytes and are rarely needed
 
             loader, pace = Loader(self._image_store, self._depth, policy), Pace(shielded=True)
             for image, _ in await loader.load(body, platform, quiet, report):
@@ -217,7 +217,7 @@ class Images:
         return Progress(self._nursery, run)
 
     async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
-        """Make an image of a tar: `body`, or what the source's URL answers. A wrong change or URL is raised here."""
+        """Create an image from a tar: `body`, or the content of the source's URL. Raises for an invalid change or URL."""
         config = await trio.to_thread.run_sync(self._importer.config, request.changes)
         if request.source != "-":
             check_url(request.source)
@@ -243,20 +243,20 @@ class Images:
         return Progress(self._nursery, run)
 
     async def commit(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
-        """Make an image of a container's image and of what the container changed, a tar."""
+        """Create an image from a container's image and a tar of what the container changed."""
         image = await self._committer.make(request, diff)
         if request.name:
             self._event("tag", image.id, request.name.familiar, image)
         return image
 
     async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None = None) -> list[SearchResult]:
-        """Ask the index of a registry (Docker Hub's, if the term names no other) for repositories."""
+        """Search the index of a registry (Docker Hub's, unless the term names another) for repositories."""
         from .search import search
 
         return await search(term, limit, filters, self._config, self._certificates, refuse)
 
     async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
-        """Give an image one more name; another image may lose it."""
+        """Add a name to an image; another image may lose it."""
         reference = parse(repository)
         if reference.digest:
             raise InvalidParameter("refusing to create a tag with a digest reference")
@@ -268,7 +268,7 @@ class Images:
             await self._image_store.point(reference, image.id, rfc3339(time.time_ns()), policy)
         self._event("tag", image.id, reference.familiar, image)
 
-    # --- images go --------------------------------------------------------------------------------------------------
+    # --- removal ----------------------------------------------------------------------------------------------------
 
     async def remove(
         self,
@@ -279,8 +279,8 @@ class Images:
         platforms: Sequence[Platform] = (),
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[DeletedItem]:
-        """`DELETE /images/{name}`: names, the image when it has no others, its layers. `Conflict` in Docker's words. An
-        image here is of one platform: other `platforms` are not there to be removed."""
+        """`DELETE /images/{name}`: names, the image if it has no others, its layers. `Conflict` with Docker's messages. An
+        image here has one platform: other `platforms` cannot be removed."""
         async with self._image_store.lock:
             for platform in platforms:
                 listing.require_platform(self.resolve(name), name, platform)
@@ -302,7 +302,7 @@ class Images:
         return gone
 
     async def _items(self, planned: Removal, gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
-        """In Docker's order: for each image its names, itself, its layers from the top."""
+        """The deleted items in Docker's order: for each image its names, itself, its layers from the top."""
         layers = {image.id: image.chain_ids for image in gone}
         left = {chain_id for chain_id, _ in collected.layers}
         pace, result = Pace(shielded=True), []
@@ -319,8 +319,8 @@ class Images:
         return result
 
     async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED) -> PruneReport:
-        """Remove unused images, and what interrupted pulls left. `SpaceReclaimed` is of layers, like `LayersSize` of
-        `GET /system/df`."""
+        """Remove unused images, and content of interrupted pulls. `SpaceReclaimed` counts layers, like `LayersSize` of `GET
+        /system/df`."""
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
@@ -343,7 +343,7 @@ class Images:
         return PruneReport(items or None, space)
 
     async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
-        """Planned again when a container was made of one of the images meanwhile."""
+        """Plan a prune; plans again if a container was created from one of the images in the meantime."""
         while True:
             users, planned, pace = self.users(), Removal(), Pace()
             for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
@@ -353,5 +353,5 @@ class Images:
                 return planned
 
     async def collect(self) -> None:
-        """Remove layers that nothing needs any more; to be called when a container of a removed image has gone."""
+        """Remove layers that nothing needs; call this when a container of a removed image is removed."""
         await self._image_store.collect()

@@ -1,8 +1,8 @@
-"""Work that several askers wait for is done once: two pulls of one layer, two unpackings of one chain.
+"""Runs work once that several operations wait for: two pulls of one layer, two unpackings of one chain.
 
-The work runs in the engine's nursery, not in an asker's task. It is cancelled when the last asker has gone. Its failure is
-its starter's: whoever only waited tries for himself, because he may know a better source (another registry, other
-credentials).
+The work runs in the engine's nursery, not in a waiting task. It is cancelled when the last waiting task leaves. If it fails,
+only the task that started it gets the error. The others try again themselves, because they may have a better source (another
+registry, other credentials).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class _Entry(Generic[T]):
 
 
 class SharedWork(Generic[T]):
-    """One kind of work, by key."""
+    """Running work of one kind, by key."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._entries: dict[str, _Entry[T]] = {}
 
     def waiting(self, key: str) -> int:
-        """How many askers wait for this work now."""
+        """The number of tasks that wait for this work."""
         entry = self._entries.get(key)
         return len(entry.watchers) if entry else 0
 
@@ -51,13 +51,13 @@ class SharedWork(Generic[T]):
             with entry.scope:
                 entry.result = await work(entry.report)
         except Exception as error:
-            entry.error = error  # raised in the starter's task, by `run`
+            entry.error = error  # raised in the task that started it, by `run`
         finally:
             del self._entries[key]
             entry.done.set()
 
     async def run(self, key: str, work: Callable[[Report], Awaitable[T]], report: Report) -> T:
-        """The result of the work under `key`, begun now unless it is being done already."""
+        """The result of the work under `key`. Starts it, unless it is running already."""
         while True:
             entry = self._entries.get(key)
             starter = entry is None
@@ -65,7 +65,7 @@ class SharedWork(Generic[T]):
                 entry = self._entries[key] = _Entry()
                 self._nursery.start_soon(self._work, key, entry, work)
             elif entry.scope.cancel_called:
-                await entry.done.wait()  # its askers left and it is winding up: what it holds must be free first
+                await entry.done.wait()  # cancelled: wait until it has released its resources
                 continue
             await self._watch(entry, report)
             if entry.error is not None:

@@ -1,7 +1,7 @@
 """Words of Dockerfile instructions: quotes, escapes and variables (buildkit frontend/dockerfile/shell/lex.go). Sans-IO.
 
-A client decides what is expanded, and how often: all that an `Expander` does is counted, as variables can double at each
-step. Patterns match in linear time.
+The input is a client's, and variables can double a text at each step: so all work of an `Expander` is counted and limited.
+Patterns match in linear time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _MODIFIERS = "+-?#%"
 
 
 class _Failure(Exception):
-    """What is wrong with a word."""
+    """A syntax error in a word."""
 
 
 class _Text:
-    """The word that is read, and the place up to which it has been."""
+    """The text being parsed, and the current position."""
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
@@ -38,18 +38,18 @@ class _Text:
 
 
 class Expander:
-    """Expands words with the variables of `env`, which may change between two of them."""
+    """Expands words with the variables of `env`, which may change between two calls."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self._left = _STEPS
 
     def word(self, text: str) -> str:
-        """One word, whatever is in it. `InvalidParameter` in buildkit's words."""
+        """Expand to one word. `InvalidParameter` with buildkit's messages."""
         return "".join(piece for piece, _ in self._process(text))
 
     def words(self, text: str) -> list[str]:
-        """The same, split at spaces that are neither quoted nor escaped: a variable may hold several words."""
+        """Expand, and split at spaces that are neither quoted nor escaped: a variable may contain several words."""
         out: list[str] = []
         open_word = False
         for piece, raw in self._process(text):
@@ -77,7 +77,7 @@ class Expander:
             raise _Failure("there is too much to expand")
 
     def _until(self, text: _Text, stop: str, raw_escapes: bool, depth: int) -> list[tuple[str, bool]]:
-        """Pieces up to the character `stop`, or to the end; whether each is taken as it is, or may be split."""
+        """The pieces up to the character `stop`, or to the end. The flag says whether a piece is literal or may be split."""
         if depth > _DEPTH:
             raise _Failure("it is nested too deeply")
         pieces: list[tuple[str, bool]] = []
@@ -183,7 +183,7 @@ class Expander:
         return self._trimmed(value or "", word[longest:], longest, from_end=modifier == "%")
 
     def _trimmed(self, value: str, pattern: str, longest: bool, *, from_end: bool) -> str:
-        """Without the shortest or longest beginning, or end, that matches."""
+        """The value without the shortest or longest prefix (or suffix) that matches."""
         parts = _parts(pattern)
         if from_end:
             parts, value = parts[::-1], value[::-1]
@@ -208,8 +208,8 @@ class Expander:
         return "".join(out) + value[at:]
 
     def _matcher(self, parts: list[str], length: int, longest: bool) -> re.Pattern[str]:
-        """Each piece between two stars takes its first place and keeps it; the last one its last, if the longest match is
-        wanted."""
+        """A pattern in which each part between two stars matches at its first possible position only, except the last part
+        if the longest match is wanted."""
         self._spend((length + 1) * (1 + len(parts)))
         pieces = [""]
         for part in parts:
@@ -224,7 +224,7 @@ class Expander:
 
 
 def _parts(pattern: str) -> list[str]:
-    """ "*", "?", or a character, with a backslash before it if it was escaped."""
+    """The parts of a pattern: "*", "?", or a character, with a backslash in front if it was escaped."""
     return re.findall(r"\\.|.", pattern, re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""What is a URL that can be fetched, in the words of Go's `net/url` and `net/http`. Sans-IO."""
+"""Checks URLs to be fetched, with the messages of Go's `net/url` and `net/http`. Sans-IO."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _quoted(text: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """`InvalidParameter` for what is no URL of HTTP."""
+    """Raises `InvalidParameter` unless this is a valid HTTP URL."""
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in url):
         raise InvalidParameter(f"parse {_quoted(url)}: net/url: invalid control character in URL")
     scheme, _, rest = url.partition("://")

@@ -1,4 +1,4 @@
-"""How images look in the API: inspect, history, list items, by the version of the client. Sans-IO."""
+"""Images in the API: inspect, history, list items, by the client's API version. Sans-IO."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Version = tuple[int, int]
 _NEVER = "0001-01-01T00:00:00Z"
 _encode = msgspec.json.encode
 
-# What 1.50 and 1.51 show even when it is empty (api/types/image, legacy fields)
+# Fields that 1.50 and 1.51 show even if empty (api/types/image, legacy fields)
 _ALWAYS: dict[str, Any] = {
     "Cmd": None,
     "Entrypoint": None,
@@ -51,7 +51,7 @@ def _config(image: Image, version: Version) -> msgspec.Raw:
     try:
         old = msgspec.convert(raw.get("config", {}), ContainerConfig)
     except msgspec.ValidationError:
-        # Fields that only old builders wrote may be odd; the ones that count were checked when the image came
+        # Fields that only old builders wrote may have any content; those that matter were checked when the image was added
         old = msgspec.convert(msgspec.to_builtins(image.config), ContainerConfig)
     return msgspec.Raw(_encode(old))
 
@@ -88,7 +88,7 @@ def _last_comment(image: Image) -> str:
 
 
 def history(image: Image, catalog: Catalog) -> list[HistoryItem]:
-    """Newest step first. IDs are known for the image and for the parents that are still there."""
+    """Newest step first. IDs are known for the image and for the parents that still exist."""
     ids: dict[str, Image] = {}
     at: Image | None = image
     while at is not None and at.id not in ids:

@@ -1,5 +1,5 @@
-"""GET from the web, for imports and searches: redirects, proxies, the TLS of registries. Imported when it is needed, as
-httpx is large."""
+"""HTTP GET for imports and searches: redirects, proxies, the TLS settings of registries. Imported on demand, as httpx is
+large."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def get(
     destinations: Destinations | None,
     timeout: float,
 ) -> AsyncIterator[httpx.Response]:
-    """The answer of the last server. `DriverError` in Docker's words when there is none."""
+    """The response of the last server in the redirects. `DriverError` with Docker's messages if a connection fails."""
     asked = url
     check_url(url)
     for _ in range(_REDIRECTS):
