@@ -1,6 +1,6 @@
-"""What Docker means by container, image, network, volume and exec.
+"""Docker's objects: containers, images, networks, volumes and execs.
 
-`engine` makes the services and closes them; each is a room, or a module where one is enough (`execs`, `logs`, `top`).
-`drivers` puts a deadline before every driver, `unpacking` asks workers of the zygote, `reload` takes a new configuration.
-Nothing here knows of HTTP, and nothing keeps a container running: that is its monitor's.
+`engine` creates and closes the services. Each service is a package, or a module if that is enough (`execs`, `logs`,
+`top`). `drivers` puts a deadline on every driver call, `unpacking` runs workers forked by the zygote, `reload` applies a
+new configuration. This package does not depend on HTTP, and does not keep containers running: their monitors do.
 """

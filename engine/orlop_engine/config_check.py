@@ -1,7 +1,6 @@
-"""What a configuration asks of the engine and this machine cannot give.
+"""Check a configuration against the engine and this host.
 
-One list for `orlopd --validate`, for a start and for a reload, so that none of them finds what the others do not. Looks, and
-changes nothing.
+`orlopd --validate`, a start and a reload all use this list, so that they find the same problems. Read-only.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _BRIDGE = ("bip", "bip6", "bridge", "fixed_cidr", "fixed_cidr_v6", "default_gate
 
 
 def problems(config: Config) -> Iterator[Problem]:
-    """Everything that would keep the engine from starting with this configuration."""
+    """Yield every problem that would keep the engine from starting with this configuration."""
     yield from _log_driver(config)
     yield from _storage_driver(config)
     yield from _runtimes(config)
@@ -74,7 +73,7 @@ def _runtimes(config: Config) -> Iterator[Problem]:
 
 
 def _init(config: Config) -> Iterator[Problem]:
-    """Every container with `--init` would fail for want of it."""
+    """A missing init program would make every container with `--init` fail."""
     if (config.init or config.init_path) and not find_init(config.init_path):
         key = "init-path" if config.init_path else "init"
         yield Problem(f"cannot use {key}: {no_init(config.init_path)}", (key,))
@@ -94,7 +93,7 @@ def _seccomp(config: Config) -> Iterator[Problem]:
 
 
 def _bridge(config: Config) -> Iterator[Problem]:
-    """What the network `bridge` could not be made of. Imported only when there is something to look at."""
+    """Check the keys of network `bridge`. Its module is imported only when one of them is set."""
     keys = tuple(name.replace("_", "-") for name in _BRIDGE if getattr(config, name))
     if not keys:
         return

@@ -1,4 +1,4 @@
-"""What is counted all the time, because counting costs nothing: for `/metrics` and for `/debug/vars`."""
+"""Counters for `/metrics` and `/debug/vars`. Always on, because they cost next to nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Counters"]
 
 
 class Counters:
-    """An engine's numbers since it started. Actions are keyed by what was acted on and how: ("container", "start")."""
+    """An engine's counters since its start. Actions are keyed by object and action: ("container", "start")."""
 
     def __init__(self) -> None:
         self.health_checks = 0
@@ -19,16 +19,16 @@ class Counters:
         self.actions: Counter[tuple[str, ...]] = Counter()
         self.failures: Counter[tuple[str, ...]] = Counter()
         self.observe: Callable[[str, str, float], None] | None = None
-        """Told how long each action took that succeeded, if anybody wants to know."""
+        """Called with the duration of each successful action, if set."""
 
     def checked(self, healthy: bool) -> None:
-        """A health check was made."""
+        """Count a health check."""
         self.health_checks += 1
         self.health_checks_failed += not healthy
 
     @contextmanager
     def timed(self, kind: str, action: str) -> Iterator[None]:
-        """Count the block as one action; by an exception it has failed. Cancelled, it is neither."""
+        """Count the block as one action. An exception makes it a failure; a cancelled block is not counted."""
         began = time.perf_counter()
         try:
             yield

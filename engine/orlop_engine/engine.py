@@ -1,9 +1,9 @@
-"""The engine: what Docker means by container, image, network and volume. Owns the services and their order of life.
+"""The engine: Docker's containers, images, networks and volumes. Owns the services and the order of their lifecycle.
 
-    open: services are made and their rows loaded -> restore: living containers are adopted, the dead are accounted for
-    -> (requests) -> shutdown: containers are stopped, or left to their monitors
+   open: create the services and load their rows -> restore: adopt living containers, account for dead ones
+   -> (requests) -> shutdown: stop the containers, or leave them to their monitors
 
-Mutating operations run in the engine's nursery (`Engine.run`): a client that goes away does not cut them in half.
+Mutating operations run in the engine's nursery (`Engine.run`), so a client that disconnects does not interrupt them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ Args = TypeVarTuple("Args")
 
 
 class Engine:
-    """The services, by name. `config` is replaced by a reload; everything else lives as long as the engine. `loaded` is the
-    same with its origins, and `needs_restart` the keys that a reload found changed and could not apply."""
+    """The services, by name. A reload replaces `config`; everything else lives as long as the engine. `loaded` is the
+    same configuration with the origin of each value; `needs_restart` are changed keys that the last reload could not
+    apply."""
 
     def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
         self.config = config
@@ -73,15 +74,13 @@ class Engine:
     async def open(
         cls, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery
     ) -> AsyncIterator[Engine]:
-        """Make the services and load what they keep. No container is touched yet."""
+        """Create the services and load their rows. Containers are not touched yet."""
         mount_points = os.path.join(config.exec_root, "mnt")
         private_directory(mount_points)
         engine = cls(config, store, events, zygote, nursery)
         try:
             await engine.containers.load()
-            reload_constraints.check_at_start(
-                engine.containers
-            )  # before anything is brought in line with this configuration
+            reload_constraints.check_at_start(engine.containers)  # before anything is changed to match this configuration
             await engine.images.load()
             await engine.volumes.load()
             await engine.networks.load()
@@ -94,17 +93,18 @@ class Engine:
                 await engine.drivers.close()
 
     async def restore(self) -> None:
-        """Adopt the containers that live, account for those that died while no daemon looked, sweep what belongs to
-        nobody, and start what its restart policy wants."""
+        """Adopt living containers, account for those that exited while no daemon ran, remove orphaned files, and start
+        containers as their restart policies require."""
         self.nursery.start_soon(self.networks.names.write_again)
         await self.containers.restore()
 
     async def shutdown(self, *, leave_running: bool) -> None:
-        """Stop the containers, or leave them to their monitors. When none runs, nothing of ours stays on the host."""
+        """Stop the containers, or leave them to their monitors. If none runs afterwards, remove everything of ours from
+        the host."""
         await self.containers.shutdown(leave_running=leave_running)
         if not self.containers.any_alive():
             await self.networks.withdraw()
-            if self.config.cgroup_driver == "cgroupfs":  # a slice is systemd's: it must not vanish under it
+            if self.config.cgroup_driver == "cgroupfs":  # systemd owns a slice, and must remove it itself
                 cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 
     def reconfigure(self, config: Config) -> None:
@@ -113,5 +113,5 @@ class Engine:
         self.images.reconfigure(config)
 
     async def run(self, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
-        """Run an operation to its end, whatever becomes of the caller."""
+        """Run an operation to completion, even if the caller is cancelled."""
         return await run_to_completion(self.nursery, operation, *args)

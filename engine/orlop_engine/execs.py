@@ -1,7 +1,8 @@
-"""Execs: further processes in running containers. In memory only, as Docker's: an exec's life ends with its container's.
+"""Execs: additional processes in running containers. In memory only, as in Docker: an exec lives no longer than its
+container.
 
-The monitor runs the process and reports its exit. What a crash of the daemon leaves goes on in its container, and is known
-to nobody any more; an exit that was told while the connection was broken is found missing by `reconcile`.
+The monitor runs the process and reports its exit. After a crash of the daemon the process runs on in its container, but
+no exec refers to it. `reconcile` handles exits that were reported while the connection to the monitor was broken.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 KEEP_ENDED = 600.0
 KEEP_MOST = 1000
-UNKNOWN_EXIT = 255  # as of a container whose monitor died
+UNKNOWN_EXIT = 255  # as for a container whose monitor died
 
 
 @dataclass(slots=True)
@@ -60,10 +61,10 @@ class ExecState:
     begun_at: float = float("inf")
     ended_at: float = float("inf")
     begun: trio.Event = field(default_factory=trio.Event)
-    """Set when it runs, or has failed to."""
+    """Set when the process runs, or has failed to start."""
     ended: Future[int] = field(default_factory=Future)
     early: int | None = None
-    """Its exit, when that is told before its start: they come by different connections."""
+    """The exit code, if it is reported before the start. The two arrive on different connections."""
 
 
 class Execs:
@@ -71,7 +72,7 @@ class Execs:
         self.engine = engine
         self.index: dict[str, ExecState] = {}
         self._forgotten: deque[tuple[float, str]] = deque()
-        """What has ended, and when it may be forgotten: at the next exec after that."""
+        """Ended execs, each with the time at which it may be removed. They are removed when another exec is created."""
 
     def get(self, exec_id: str) -> ExecState:
         found = self.index.get(exec_id)
@@ -150,9 +151,9 @@ class Execs:
     async def start(
         self, exec_id: str, *, detach: bool, console_size: list[int] | None, framed: bool | None = None
     ) -> tuple[ExecState, trio.SocketStream | None]:
-        """Start it. Returns the stream, unless it is detached or has nothing to attach to. A start that fails sets the exit
-        code (126, 127) and raises `InvalidParameter` with the reason; the caller has it go down the stream. `framed`: as in
-        `protocol.Attach`."""
+        """Start an exec. Returns the stream, unless the exec is detached or has no stream. A failed start sets the exit
+        code (126, 127) and raises `InvalidParameter` with the reason, which the caller writes to the client's stream.
+        `framed`: as in `protocol.Attach`."""
         state = self.check_startable(exec_id)
         state.running = state.started = True
         run = state.container.run
@@ -170,7 +171,7 @@ class Execs:
         if state.early is not None:
             self._end(state, state.early)
         elif run is None or run.finished.is_set():
-            self._end(state, 137)  # its container ended in the same moment
+            self._end(state, 137)  # the container exited at the same moment
         return state, stream
 
     async def _run(
@@ -210,7 +211,7 @@ class Execs:
         return stream
 
     def check_startable(self, exec_id: str) -> ExecState:
-        """The exec, or the reason why it cannot be started now."""
+        """Return the exec. Raises if it cannot be started now."""
         state = self.get(exec_id)
         if state.running:
             raise Conflict(f"Error: Exec command {exec_id} is already running")
@@ -220,7 +221,7 @@ class Execs:
         return state
 
     async def attach(self, state: ExecState, client: Duplex, stream: trio.SocketStream) -> None:
-        """Relay until the exec's output ends. The exit code is known when this returns."""
+        """Relay until the exec's output ends. The exit code is set when this returns."""
 
         async def ready() -> trio.SocketStream:
             return stream
@@ -245,7 +246,7 @@ class Execs:
 
     def exited(self, container: Container, event: ExecExited) -> None:
         state = self.index.get(event.exec_id)
-        if state is None:  # one of the last daemon's
+        if state is None:  # started by the previous daemon
             self._remove_files(container, event.exec_id)
             return
         if state.begun.is_set():
@@ -266,14 +267,14 @@ class Execs:
         self._forgotten.append((state.ended_at + KEEP_ENDED, state.id))
 
     async def kill(self, state: ExecState) -> None:
-        """SIGKILL to its process. Ended already, or with its container: no error."""
+        """Send SIGKILL to the process. No error if it, or its container, has ended already."""
         run = state.container.run
         if state.running and run is not None and run.monitor is not None:
             with suppress(OrlopError):
                 await run.monitor.signal(signal.SIGKILL, state.id)
 
     def forget(self, exec_id: str) -> None:
-        """One of our own that has ended: nobody will ask for it."""
+        """Remove an ended exec that the engine itself made, and that no client knows."""
         state = self.index.get(exec_id)
         if state is not None and not state.running:
             del self.index[exec_id]
@@ -291,7 +292,8 @@ class Execs:
                 pass  # the runtime did not make it, or the container's directory is gone
 
     def adopt(self, container: Container, status: Status) -> None:
-        """The last daemon's execs: nobody can ask for them any more. Those that ended, or never began, leave no files."""
+        """Clean up after the previous daemon's execs, which clients can no longer refer to: remove the files of those
+        that do not run."""
         living = {exec_id[:16] for exec_id in status.execs}
         for name in os.listdir(self.engine.containers.run_dir(container.id)):
             exec_id, _, _ = name.removeprefix("exec-").partition(".")
@@ -299,7 +301,7 @@ class Execs:
                 self._remove_files(container, exec_id)
 
     def container_ended(self, container: Container) -> None:
-        """Its execs ended with it, whether or not their exits were reported."""
+        """End its execs, whether or not their exits were reported."""
         for exec_id in list(container.execs):
             if (state := self.index.get(exec_id)) is not None and state.begun.is_set():
                 self._end(state, 137)
@@ -308,8 +310,8 @@ class Execs:
             del self.index[state.id]
 
     def reconcile(self, container: Container, status: Status, asked_at: float) -> None:
-        """The connection to the monitor is made again, and this is how it stands: what ended while there was none can be
-        told by nobody. What began since it was asked may not be among its `execs` yet."""
+        """End execs that are missing in a monitor's status after a reconnect, because their exits cannot be reported any
+        more. An exec that began after `asked_at` may not be in the status yet."""
         for exec_id in list(container.execs - status.execs.keys()):
             if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
                 self._end(state, status.unreported_exits.get(exec_id, UNKNOWN_EXIT))
@@ -344,7 +346,7 @@ class Execs:
             "OpenStdin": config.attach_stdin,
             "OpenStderr": config.attach_stderr,
             "OpenStdout": config.attach_stdout,
-            "CanRemove": trio.current_time() > state.ended_at + KEEP_ENDED / 2,  # it will soon be forgotten
+            "CanRemove": trio.current_time() > state.ended_at + KEEP_ENDED / 2,  # it will be removed soon
             "ContainerID": state.container.id,
             "DetachKeys": base64.b64encode(state.detach_keys).decode() if config.detach_keys else "",
             "Pid": state.pid,
@@ -352,7 +354,7 @@ class Execs:
 
 
 def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
-    """None: nothing is wanted of its streams."""
+    """The streams to attach; None when the client wants none."""
     if not (config.attach_stdin or config.attach_stdout or config.attach_stderr):
         return None
     return Attach(
@@ -365,7 +367,7 @@ def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
 
 
 def _shown(command: list[str]) -> str:
-    """In events: with a blank behind a command without arguments, as Docker's."""
+    """The command as Docker's events show it: a command without arguments is followed by a blank."""
     return f"{command[0]} {' '.join(command[1:])}"
 
 

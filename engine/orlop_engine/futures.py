@@ -1,4 +1,4 @@
-"""A value that several tasks wait for, and a task that its asker cannot cut short."""
+"""`Future`, and operations that complete even when their caller is cancelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Args = TypeVarTuple("Args")
 
 
 class Future(Generic[T]):
-    """Set once, read by any number of waiters, before or after."""
+    """A value that is set once, and read by any number of tasks before or after."""
 
     __slots__ = ("_error", "_event", "_value")
 
@@ -41,7 +41,7 @@ class Future(Generic[T]):
         return self.result()
 
     def result(self) -> T:
-        """What was set. Only after that."""
+        """The value, or raises the error. Call it only when `is_set`."""
         assert self._event.is_set()
         if self._error is not None:
             raise self._error
@@ -49,8 +49,8 @@ class Future(Generic[T]):
 
 
 async def run_to_completion(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
-    """Run an operation in `nursery` and wait for it. When the waiter is cancelled the operation goes on to its end: a
-    client that hangs up must not leave a container half made."""
+    """Run an operation in `nursery` and wait for it. If the waiter is cancelled, the operation still completes: a client
+    that hangs up must not leave a half-created container."""
     outcome: Future[T] = Future()
 
     async def run() -> None:
@@ -58,7 +58,7 @@ async def run_to_completion(nursery: trio.Nursery, operation: Callable[[Unpack[A
             outcome.set(await operation(*args))
         except Exception as error:
             outcome.fail(error)
-        except BaseException:  # also a group with a cancellation in it
+        except BaseException:  # also a group that contains a cancellation
             outcome.fail(RuntimeError("the daemon is shutting down"))
             raise
 

@@ -1,4 +1,4 @@
-"""What a configuration names and only this machine has: the init of `--init`. Looks, and changes nothing."""
+"""Find the init program for `--init` on this host. Read-only."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import shutil
 
 __all__ = ["find_init", "no_init"]
 
-_INITS = ("docker-init", "tini-static", "tini", "catatonit")  # the static one first: images may lack the other's libraries
+_INITS = ("docker-init", "tini-static", "tini", "catatonit")  # tini last: images may lack its libraries
 
 
 def find_init(configured: str) -> str:
-    """The init of `--init`: the configured one, else the first known one that is installed; "" when there is none."""
+    """The path of the configured init program, else of the first known one that is installed; "" when there is none."""
     names = (configured,) if configured else _INITS
     return next((found for name in names if (found := shutil.which(name))), "")
 
 
 def no_init(configured: str) -> str:
-    """Why there is none."""
+    """The reason why `find_init` found none."""
     if configured:
         return f"{configured} is not an executable"
     return "no init program found (docker-init, tini or catatonit on PATH, or init-path in daemon.json)"

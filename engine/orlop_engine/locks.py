@@ -1,4 +1,4 @@
-"""A lock of which one can ask who holds it and since when: for `GET /debug/locks`."""
+"""A lock that reports its owner and since when it is held, for `GET /debug/locks`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["StateLock"]
 
 
 class StateLock:
-    """`async with lock`: a `trio.Lock`, fair and not reentrant."""
+    """A `trio.Lock` (fair, not reentrant), used as `async with lock`."""
 
     __slots__ = ("_lock", "_since")
 
@@ -38,10 +38,10 @@ class StateLock:
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait for it."""
+        """The number of tasks that wait for the lock."""
         return self._lock.statistics().tasks_waiting
 
     @property
     def held_for(self) -> float:
-        """Seconds; 0.0 when nobody holds it."""
+        """Seconds since the lock was acquired; 0.0 when it is free."""
         return trio.current_time() - self._since if self.locked() else 0.0

@@ -1,7 +1,7 @@
-"""Reading logs for clients: `GET /containers/{id}/logs`, and attach with `logs=1`.
+"""Read logs for clients: `GET /containers/{id}/logs`, and attach with `logs=1`.
 
-The driver's reader and the framing run on worker threads, a batch (about 1 MiB) at a time. A request that is cancelled while
-a thread is reading, on a disk that hangs perhaps, leaves at once: the thread closes the reader when it is back.
+The driver's reader and the framing run on worker threads, in batches of about 1 MiB. A request that is cancelled while a
+thread reads (perhaps on a hung disk) returns at once; the thread closes the reader when its read returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_tim
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _FRACTION = re.compile(r"\d{1,9}", re.ASCII)
-_CHUNK_MIN = 1 << 18  # a thread's turn, so that going there and back is a small part of it
+_CHUNK_MIN = 1 << 18  # bytes read in one turn of a thread, so that switching threads is a small part of the cost
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SYSTEM_ERROR = 3
@@ -32,7 +32,7 @@ _READS = Abandonable("reads of logs", 40, turns=3)
 
 
 class LogsRequest(msgspec.Struct, frozen=True):
-    """What a client wants to see. `multiplexed`: frames with a header (no terminal), otherwise raw bytes."""
+    """A client's request. `multiplexed`: frames with a header (no terminal), otherwise raw bytes."""
 
     stdout: bool = True
     stderr: bool = True
@@ -46,8 +46,8 @@ class LogsRequest(msgspec.Struct, frozen=True):
 
 
 def parse_time(text: str) -> int:
-    """`since` and `until`: "s[.ns]" of Unix time to ns; empty or "0" is 0, no bound. The fraction is one, so "1.5" is a
-    second and a half. `InvalidParameter` in the words of Go's strconv."""
+    """Parse `since` or `until`, "s[.fraction]" of Unix time, to ns. "" and "0" are 0: no bound. The fraction is decimal:
+    "1.5" is 1.5 s. Raises `InvalidParameter` with the message of Go's strconv."""
     second, _, fraction = text.partition(".")
     if not text:
         return 0
@@ -58,7 +58,7 @@ def parse_time(text: str) -> int:
 
 
 def parse_tail(text: str) -> int | None:
-    """`tail`: a number of entries; anything else, and anything negative, means all (None)."""
+    """Parse `tail`, a number of entries. Negative or invalid values mean all (None)."""
     count = int(text) if _INTEGER.fullmatch(text) and len(text) < 20 else -1
     return count if count >= 0 else None
 
@@ -67,7 +67,7 @@ def parse_tail(text: str) -> int | None:
 
 
 def _fixed(time_text: str) -> bytes:
-    """Nine digits always: clients align on it."""
+    """A timestamp with nine digits of fraction, because clients align on it."""
     second, _, fraction = time_text[:-1].partition(".")
     return f"{second}.{fraction:0<9}Z ".encode()
 
@@ -78,7 +78,7 @@ def _details(attributes: Mapping[str, str] | None) -> bytes:
 
 
 class _Stamps(dict[str, bytes]):
-    """Times as clients see them; lines that were read together share one."""
+    """Cache of formatted timestamps: lines that were read together have the same one."""
 
     def __missing__(self, key: str) -> bytes:
         stamp = self[key] = _fixed(key)
@@ -86,7 +86,7 @@ class _Stamps(dict[str, bytes]):
 
 
 def _texts(records: Sequence[LogRecord], request: LogsRequest) -> list[bytes]:
-    """`[time ][details ]text`."""
+    """Format as `[time ][details ]text`."""
     texts = [record.data for record in records]
     if request.details:
         texts = [_details(record.attrs) + text for record, text in zip(records, texts, strict=True)]
@@ -97,7 +97,7 @@ def _texts(records: Sequence[LogRecord], request: LogsRequest) -> list[bytes]:
 
 
 def frame_records(records: Sequence[LogRecord], request: LogsRequest) -> bytes:
-    """The records of the streams asked for, ready for the body: one frame each, for clients take a frame for a line."""
+    """Encode the records of the requested streams. Each record is one frame, because clients take a frame for a line."""
     if not (request.stdout and request.stderr):
         wanted = "stdout" if request.stdout else "stderr"
         records = [record for record in records if record.stream == wanted]
@@ -112,7 +112,8 @@ def frame_records(records: Sequence[LogRecord], request: LogsRequest) -> bytes:
 
 
 class _Headers(dict[tuple[str, int], bytes]):
-    """Frame headers by stream and length: a log has few lengths, and making one costs more than looking it up."""
+    """Cache of frame headers by stream and length: a log has few lengths, and a lookup is cheaper than building a
+    header."""
 
     def __missing__(self, key: tuple[str, int]) -> bytes:
         header = self[key] = bytes((_STREAMS.get(key[0], 1), 0, 0, 0)) + key[1].to_bytes(4, "big")
@@ -128,7 +129,7 @@ def _error_text(error: Exception, request: LogsRequest) -> bytes:
 
 
 class _Lease:
-    """A reader that may be closed while a thread is in it: then the thread closes it."""
+    """A reader that may be closed while a thread reads from it; that thread closes it then."""
 
     def __init__(self, make: Callable[[], LogReader], request: LogsRequest) -> None:
         self._make = make
@@ -139,7 +140,7 @@ class _Lease:
         self._closed = False
 
     def open(self) -> None:
-        """Make the reader. Raises what the driver does."""
+        """Make the reader. Raises what the driver raises."""
         reader = self._make()
         with self._lock:
             if not self._closed:
@@ -153,7 +154,7 @@ class _Lease:
         return self._reader
 
     def read(self) -> tuple[bytes, bool]:
-        """What there is, up to `_CHUNK_MAX` bytes or so, and whether there may be more at once."""
+        """Read up to about `_CHUNK_MAX` bytes. Returns (data, whether more may be available at once)."""
         with self._lock:
             if self._closed:
                 return b"", False
@@ -186,8 +187,8 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 class LogStream:
-    """An async iterator of body chunks. `open` (optional) raises what stands in the way before a header is sent;
-    afterwards errors are told in the stream. `aclose`, or the end of `async with`, gives the files back."""
+    """An async iterator of body chunks. Call `open` first to get errors as exceptions, before a header is sent; later
+    errors are written into the stream. `aclose`, or the end of `async with`, closes the files."""
 
     def __init__(
         self,
@@ -206,7 +207,8 @@ class LogStream:
         self._chunks = self._run()
 
     async def open(self) -> LogStream:
-        """Open the driver's reader. `NotImplementedHere` when the driver cannot be read; may be called twice."""
+        """Open the driver's reader; may be called twice. Raises `NotImplementedHere` when the driver's logs cannot be
+        read."""
         if self._lease is None:
             lease = _Lease(self._make, self._request)
             try:
@@ -244,7 +246,7 @@ class LogStream:
                 for start in range(0, len(data), _CHUNK_MAX):
                     yield data[start : start + _CHUNK_MAX] if len(data) > _CHUNK_MAX else data
                 if not more:
-                    if over:  # looked at before the read: what it did not see was not there at the end
+                    if over:  # checked before the read, so the read has seen everything up to the end
                         return
                     await self._wait(self._lease.reader.fileno())
         except (OrlopError, OSError) as error:
@@ -253,12 +255,12 @@ class LogStream:
             self._lease.close()
 
     def _is_over(self) -> bool:
-        """Nothing can come any more that is asked for: no `follow`, or the container has ended, or `until` is past."""
+        """Whether no more data can follow: without `follow`, after the container's exit, or after `until`."""
         until = self._request.until_ns
         return self._ended is None or self._ended.is_set() or bool(until and time.time_ns() > until)
 
     async def _wait(self, fd: int) -> None:
-        """Until the log may have grown, the container has ended, or `until` is past."""
+        """Wait until the log may have grown, the container has exited, or `until` has passed."""
         until = self._request.until_ns
         patience = max(0.0, until / 1e9 - time.time()) + 0.001 if until else float("inf")
         assert self._ended is not None
@@ -276,10 +278,9 @@ def read_logs(
     request: LogsRequest,
     ended: trio.Event | None,
 ) -> LogStream:
-    """The log of a container as a client asked for it: `async with read_logs(...) as chunks: async for chunk in chunks`.
+    """Stream a container's log: `async with read_logs(...) as chunks: async for chunk in chunks`.
 
-    `ended` is set when the container's log is closed for good; None when it does not run, then `follow` does not follow.
-    Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`. Chunks are at most
-    1 MiB, and at least 256 KiB while there is that much to read.
-    """
+    `ended` is set when the container's log is closed for good; None for a stopped container, which makes `follow` end at
+    once. Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`. Chunks are at
+    most 1 MiB, and at least 256 KiB while that much is available."""
     return LogStream(driver, info, options, request, ended)

@@ -1,5 +1,6 @@
-"""Long computations on the event loop, in pieces: a request or an archive decides how long they are, and other clients wait
-behind each piece (DESIGN: no request delays another client's ping by more than 100 ms)."""
+"""Split long computations on the event loop into slices. The size of a request or an archive decides how long they take,
+and other clients wait during each slice (limit: no request delays another client's ping by more than 100 ms).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ import trio
 __all__ = ["Pace"]
 
 SLICE = 0.01
-"""Seconds that a computation has the loop before others get their turn."""
+"""Seconds that a computation may run before other tasks get their turn."""
 
 
 class Pace:
-    """`await pace()` once an item. Gives way when a slice is over, and costs some 100 ns otherwise.
+    """Call `await pace()` once an item. Yields to other tasks when the slice is over; costs some 100 ns otherwise.
 
-    `shielded`: never raises `Cancelled`, for what must not stop half-way."""
+    `shielded`: never raises `Cancelled`, for work that must not stop half-way."""
 
     __slots__ = ("_checkpoint", "_until")
 

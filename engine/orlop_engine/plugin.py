@@ -1,6 +1,6 @@
-"""The engine as a service of the daemon: its processes, its life, its part in a reload and a stop.
+"""Registers the engine as a service of the daemon: its processes, its lifecycle, its part in reload and stop.
 
-Imports little: the engine itself comes in when it is opened, while the zygote imports beside it.
+Imports little: `open` imports the engine itself, while the zygote imports its own modules in parallel.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class EnginePlugin:
 
     @asynccontextmanager
     async def processes(self, config: Config) -> AsyncIterator[Zygote]:
-        """The zygote. Monitors mount below `<exec-root>/mnt`, a mount point while the engine is open. It is released when no
-        container runs, however the daemon ended: then nothing of ours stays mounted on the host."""
+        """Run the zygote. Monitors mount below `<exec-root>/mnt`, which is a mount point while the engine is open. It is
+        released when no container is left, however the daemon ended, so that no mount of ours remains on the host."""
         try:
             async with Zygote.start(config.exec_root, [config.log_driver], _programs(config)) as zygote:
                 yield zygote
@@ -63,7 +63,7 @@ class EnginePlugin:
 
 
 def _programs(config: Config) -> list[str]:
-    """The default runtime's program: what most containers start by."""
+    """The program of the default runtime, which starts most containers."""
     entry = config.all_runtimes().get(config.default_runtime)
     found = shutil.which(entry.path) if entry and entry.path else None
     return [found] if found else []

@@ -1,4 +1,4 @@
-"""A new configuration for a running engine: all of it is looked at, then what can be applied is, or nothing.
+"""Apply a new configuration to a running engine: check all of it first, then apply what can be applied, or nothing.
 
 `check` raises before anything has changed; `apply` cannot fail.
 """
@@ -22,7 +22,7 @@ _log = logging.getLogger("orlop.daemon")
 
 
 def warn_of_runtime(engine: Engine) -> None:
-    """A missing runtime is only a warning: containers may name another."""
+    """Warn of a missing runtime. It is not an error, because containers may use another runtime."""
     try:
         engine.drivers.runtime(engine.config.default_runtime)
     except Exception as error:
@@ -31,8 +31,8 @@ def warn_of_runtime(engine: Engine) -> None:
 
 
 def check(engine: Engine, wanted: Loaded) -> ReloadPlan:
-    """What a reload would do. Raises `ConfigError` or `OrlopError` when it cannot be done, or when the next start could not
-    be: a file must never lie in wait for that."""
+    """Plan a reload. Raises `ConfigError` or `OrlopError` when it is impossible, or when the next start would fail with
+    this configuration."""
     engine.networks.check_config(wanted.config)
     reload_constraints.check(engine.containers, wanted.config)
     return plan(engine.loaded, wanted)

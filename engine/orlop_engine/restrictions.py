@@ -1,4 +1,4 @@
-"""What a caller may not have of the engine: how a guard narrows what the engine does for a call."""
+"""Restrictions on a caller: how a guard limits what the engine does for one call."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["NO_RESTRICTIONS", "Restrictions"]
 
 @dataclass(frozen=True, slots=True)
 class Restrictions:
-    """The default is a caller who may have everything.
+    """By default the caller has no restrictions.
 
-    `hide_host`: nothing of the host may be shown. `labels`: what is made on the way gets them as well. `check_volume` is
-    called with each volume that an operation finds or makes, and raises for one that the caller may not have. `images`
-    decides about names and images that exist. `refuse` makes the error for an address that the caller may not have the
-    daemon connect to; None: it may have every one."""
+    `hide_host`: answers contain nothing about the host. `labels`: added to every object that the call creates.
+    `check_volume` is called with each volume that an operation finds or creates, and raises if the caller may not use
+    it. `images` decides which names and images the caller may use. `refuse` returns the error for an address to which
+    the daemon must not connect for the caller; None allows every address."""
 
     hide_host: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)

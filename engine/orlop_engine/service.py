@@ -1,4 +1,4 @@
-"""The open engine as the daemon and other plugins see it."""
+"""The engine as seen by the daemon and other plugins."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from orlop_kernel.kinds import Service
 __all__ = ["EngineService"]
 
 _log = logging.getLogger("orlop.daemon")
-_MARGIN = 5.0  # dockerd's, beyond the longest stop timeout
+_MARGIN = 5.0  # seconds, as dockerd's, added to the longest stop timeout
 
 
 class EngineService(Service):
-    """`engine` is what front ends and guards work with."""
+    """`engine` is used by front ends and guards."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -35,10 +35,11 @@ class EngineService(Service):
         reload.apply(self.engine, found)
 
     def stop_limit(self) -> float:
-        """dockerd's: `shutdown-timeout`, or the longest stop timeout of a running container and 5 s; negative: for ever."""
+        """Seconds, as dockerd's: the larger of `shutdown-timeout` and the longest stop timeout of a running container
+        plus 5; infinite if one of these is negative."""
         config = self.engine.config
         items = self.engine.containers.index.values()
-        # `run`: also those that are just being started, which will have to be stopped too
+        # `run`: containers that are being started must be stopped as well
         own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
         seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
         if config.shutdown_timeout < 0 or any(value < 0 for value in seconds):

@@ -1,6 +1,7 @@
-"""Containers for tests of what is below the engine: a monitor, a runtime, a root of busybox, and nothing else.
+"""Containers for tests of the layers below the engine: a monitor, a runtime and a busybox root, and nothing else.
 
-`MonitorHost` launches them; with `FakeZygote` and `FakeRuntime` it needs no root (no namespaces then, ordinary processes).
+`MonitorHost` launches them. With `FakeZygote` and `FakeRuntime` it needs no root privileges; containers are then
+ordinary processes without namespaces.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _Spawner(Protocol):
 
 
 class FakeZygote:
-    """Starts monitors that make no sandbox, each as a program of its own. Reaps them in `close`."""
+    """Starts monitors that build no sandbox, each as a separate program. `close` kills and reaps them."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -58,7 +59,7 @@ class FakeZygote:
 
 
 def unframe(data: bytes) -> dict[int, bytes]:
-    """Docker's multiplexed stream, sorted: the payload of each stream."""
+    """Demultiplex Docker's stream: the payload of each stream."""
     streams: dict[int, bytearray] = {}
     while data:
         size = int.from_bytes(data[4:8], "big")
@@ -68,14 +69,14 @@ def unframe(data: bytes) -> dict[int, bytes]:
 
 
 async def read_all(stream: trio.SocketStream) -> bytes:
-    """Everything until its end."""
+    """Read until the stream ends."""
     data = bytearray()
     async with stream:
         try:
             async for chunk in stream:
                 data += chunk
         except trio.BrokenResourceError:
-            pass  # the monitor ended with input of ours unread: as good as an end
+            pass  # the monitor ended with unread input of ours: counts as the end
     return bytes(data)
 
 
@@ -105,7 +106,7 @@ class MonitorCase:
         self._more = trio.Event()
 
     async def event(self, kind: type[_EventBody]) -> _EventBody:
-        """The first event of a kind, when it has come."""
+        """Wait for the first event of this kind."""
         while True:
             for event in self.events:
                 if isinstance(event, kind):
@@ -118,7 +119,7 @@ class MonitorCase:
     async def exec(
         self, args: Sequence[str], attach: Attach | None = None, *, terminal: bool = False, stdin: bool = False
     ) -> tuple[str, Started, trio.SocketStream | None]:
-        """Run an exec; its id, what started, and its stream."""
+        """Run an exec. Returns its id, the `Started` answer and its stream."""
         exec_id = f"e{next(_ids)}"
         base = f"{self.run_dir}/{exec_id}"
         with open(f"{base}.json", "w") as file:
@@ -147,8 +148,8 @@ class MonitorCase:
 
 
 class MonitorHost:
-    """`top` is ours: run directories, roots, writable layers. `rootfs` as `busybox_root` makes it, or None for containers
-    that are ordinary processes."""
+    """`top` is a directory for run directories, roots and writable layers. `rootfs` is made by `busybox_root`; None for
+    containers that are ordinary processes."""
 
     def __init__(self, top: Path, rootfs: Path | None, runtime: Runtime, zygote: _Spawner, nursery: trio.Nursery) -> None:
         self.top = top
@@ -169,7 +170,7 @@ class MonitorHost:
         resources: dict[str, Any] | None = None,
         edit: Callable[[dict[str, Any]], None] = lambda spec: None,
     ) -> MonitorCase:
-        """Launch: the sandbox stands, the bundle is written, nothing runs yet."""
+        """Launch a case: the sandbox is built and the bundle written, but nothing runs yet."""
         name = f"orlop-case-{os.getpid()}-{next(_ids)}"
         case = MonitorCase(self, name, str(self.top / "run" / name))
         launch, root = self._launch(case, terminal, stdin, log)
@@ -217,7 +218,7 @@ class MonitorHost:
         return launch, root
 
     async def run(self, args: Sequence[str], **options: Any) -> tuple[MonitorCase, dict[int, bytes]]:
-        """Launch, attach, start, and read to the end: the case and its output by stream."""
+        """Launch, attach, start, and read to the end. Returns the case and its output by stream."""
         case = await self.case(args, **options)
         stream = await case.monitor.attach(Attach(stdout=True, stderr=True))
         await case.start()
@@ -226,7 +227,7 @@ class MonitorHost:
         return case, {1: data} if options.get("terminal") else unframe(data)
 
     def close(self) -> None:
-        """Undo the private directory. What the cases left in cgroups is killed and removed (after a failed test)."""
+        """Release the private directory. Kill and remove what failed cases left in cgroups."""
         for name in os.listdir(self.top / "run") if (self.top / "run").exists() else ():
             found = cgroups.named(f"/{name}")
             while not cgroups.kill(found):

@@ -1,5 +1,6 @@
-"""Threads for work that may never come back: each kind of it has a limit of its own, so that a server that is gone uses up
-no threads but those of who asks for it."""
+"""Worker threads for calls that may never return. Each kind of call has its own limit, so that calls to a dead server do
+not use up the threads of other calls.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ import trio
 __all__ = ["Abandonable"]
 
 T = TypeVar("T")
-_STUCK = 0.5  # seconds that work may take before its turn is another's: it is not computing then, but waits for a device
+_STUCK = 0.5  # seconds after which a call counts as stuck: it waits for a device, so another call may run
 
 
 class Abandonable:
-    """At most `most` at once, those included that nobody waits for any more. One a kind of work, at module level. `turns`:
-    no more than that at once as long as they come back soon. More would not be faster where they compute, as they share
-    one lock, and each would keep the event loop from it for up to 5 ms at a time."""
+    """Runs at most `most` calls at once, including abandoned ones. Create one for each kind of call, at module level.
+    `turns` limits how many run at once while they return quickly: more threads would not compute faster, because they
+    share the GIL, and each would keep the event loop from it for up to 5 ms at a time."""
 
     def __init__(self, name: str, most: int, turns: int = 0) -> None:
         self._most = most
@@ -27,7 +28,7 @@ class Abandonable:
         self._pool: trio.lowlevel.RunVar[_Pool] = trio.lowlevel.RunVar(name)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """On a thread, which is left alone when this is cancelled. Waits for one of them to be free first."""
+        """Run `work` on a thread, which is abandoned when this is cancelled. Waits for a free turn first."""
         try:
             pool = self._pool.get()
         except LookupError:
@@ -49,7 +50,7 @@ class _Pool:
         job = _Job()
         await self._enter(job)
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()  # the last one until the thread runs
+            await trio.lowlevel.checkpoint_if_cancelled()  # the last checkpoint before the thread starts
         except trio.Cancelled:
             self._leave(job)
             raise
@@ -84,7 +85,7 @@ class _Pool:
         self._count_stuck()
 
     def _count_stuck(self) -> None:
-        """Have as many more turns as there is work that does not come back."""
+        """Add as many turns as there are stuck calls."""
         late = trio.current_time() - _STUCK
         stuck = sum(began < late for began in self._began.values())
         self._turns.total_tokens = min(self._most, self._usual + stuck)

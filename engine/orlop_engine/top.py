@@ -1,4 +1,4 @@
-"""`docker top`: the host's ps, cut down to one container's processes."""
+"""`docker top`: the output of the host's ps, limited to one container's processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["parse", "processes"]
 
 _OUTPUT = 8 << 20
-_EXIT_RECORDED = 1.0  # seconds that an exit which made the runtime fail may take to be recorded
+_EXIT_RECORDED = 1.0  # seconds to wait for the exit to be recorded, when the runtime failed because of it
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
 async def processes(containers: Containers, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
-    """`apart`: ps is never asked about more than the container's processes. Which lines are theirs can be told by the column
-    PID alone, which a blank in a column before it, such as a process's name, moves."""
+    """`apart`: never run ps on processes outside the container. Without it a filter by the column PID must be relied on,
+    which a blank in an earlier column (such as a process's name) shifts."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -41,16 +41,16 @@ async def processes(containers: Containers, container: Container, ps_args: str, 
     words = ps_args.split()
     outcome = await _ps(*words, f"-q{','.join(map(str, pids))}")
     if outcome.status and not apart:
-        # Not every selection may be combined with -q: take all processes and choose from them.
+        # Some selections cannot be combined with -q: list all processes and filter.
         outcome = await _ps(*words)
-    if outcome.status and (outcome.stderr or not apart):  # else they have all ended meanwhile: there are titles alone
+    if outcome.status and (outcome.stderr or not apart):  # else all processes have ended: only titles
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 
 
 async def _pids(containers: Containers, container: Container) -> list[int]:
-    """Of the container's processes, as the runtime lists them. Empty when the last one has just ended: runc then prints
-    `null`, or no longer knows the container before its exit is recorded here."""
+    """The pids of the container's processes, from the runtime. Empty when the last process has just ended: runc then
+    prints `null`, or has forgotten the container before its exit is recorded here."""
     run = container.run
     runtime = containers.engine.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
@@ -69,18 +69,18 @@ async def _pids(containers: Containers, container: Container) -> list[int]:
 
 
 async def _ps(*arguments: str) -> Outcome:
-    """Of this host, not of the container."""
+    """Run ps on this host, not in the container."""
     try:
         return await process.run_supervised(Command(("ps", *arguments), _PATH, timeout=30), limit=_OUTPUT)
     except FileNotFoundError:
         raise DriverError("cannot list processes: ps is not installed on the host (procps)") from None
-    except OSError as error:  # more arguments than the kernel takes, for instance
+    except OSError as error:  # for example more arguments than the kernel accepts
         return Outcome(1, stderr=f"ps: {error.strerror}".encode())
 
 
 def parse(output: str, pids: list[int]) -> TopResponse:
-    """The lines of ps that belong to `pids`, and those of their threads, which have no pid. The last column takes the rest
-    of its line."""
+    """Select the lines of ps that belong to `pids`, and those of their threads, which have no pid. The last column takes
+    the rest of its line."""
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

@@ -1,7 +1,7 @@
-"""The daemon's side of unpacking: starts a worker of the zygote, feeds it, listens to it.
+"""The daemon's side of unpacking: start a worker by the zygote, feed it, read its answers.
 
-Owns the worker for the length of one call: when the call ends in any way, the worker is dead, so the caller may remove or
-commit the snapshot at once. Leaves nothing that needs cleaning up after a crash; the snapshot is an active one still.
+Owns the worker for the duration of one call. When the call ends in any way the worker is dead, so the caller may remove
+or commit the snapshot at once. A crash leaves nothing to clean up except the snapshot, which is still an active one.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ __all__ = [
     "worker",
 ]
 
-_FAREWELL = 5.0  # seconds a killed worker may take to die; longer only in an uninterruptible system call
+_FAREWELL = 5.0  # seconds for a killed worker to die; it needs longer only in an uninterruptible system call
 
 
 class Spawner(Protocol):
-    """What is needed of `engine.processes.Zygote`."""
+    """The part of `engine.processes.Zygote` that is used here."""
 
     async def spawn(self, entry: str, connection: socket.socket) -> int:
-        """Fork a child that runs `entry` with this end of a connection; returns its pid."""
+        """Fork a child that runs `entry` with this end of a connection. Returns its pid."""
         ...
 
 
@@ -70,12 +70,12 @@ class Unpacked(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> AsyncIterator[trio.SocketStream]:
-    """A worker with its request, as the stream of its answers. Killed and gone when the block is left."""
+    """Start a worker with its request. Yields the stream of its answers; the worker is dead when the block is left."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             pid = await zygote.spawn("unpack", theirs)
-        # It cannot have ended: it waits for its request, which only we can send.
+        # The pid is still valid: the worker waits for its request, which only we can send.
         pidfd = os.pidfd_open(pid)
         try:
             socket.send_fds(ours, [encode(request)], list(fds))
@@ -92,14 +92,14 @@ async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> Async
 
 
 class Answers:
-    """Frames of the worker, as messages."""
+    """Decodes the worker's frames to messages."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = bytearray()
 
     async def next(self) -> Answer | None:
-        """None at the end."""
+        """The next message; None at the end."""
         buffer = self._buffer
         while True:
             if len(buffer) >= HEADER.size:
@@ -130,7 +130,7 @@ async def _result(stream: trio.SocketStream, progress: Callable[[int], None] | N
 
 
 class WorkerRefused(OrlopError):
-    """What the worker said, for callers who have words of their own for it."""
+    """Holds the worker's answer, for callers that have their own messages."""
 
     failed: Failed
 
@@ -144,8 +144,8 @@ class _CannotUnpack(WorkerRefused, DriverError):
 
 
 def refusal(what: str, answer: Answer | None) -> Exception:
-    """The error to raise for a worker that failed: `NotFound`, or a `WorkerRefused` that is an `InvalidParameter` when the
-    archive is at fault and a `DriverError` when this machine is."""
+    """The error for a failed worker: `NotFound`, or a `WorkerRefused` which is an `InvalidParameter` when the archive is
+    at fault and a `DriverError` when this host is."""
     if not isinstance(answer, Failed):
         return DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
     if answer.missing:
@@ -161,7 +161,7 @@ async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> N
             async for chunk in source:
                 await pipe.send_all(chunk)
     except trio.BrokenResourceError:
-        pass  # the worker has enough, or has failed: its answer says
+        pass  # the worker has read enough, or has failed: its answer tells which
     finally:
         close = getattr(source, "aclose", None)
         if close is not None:
@@ -179,14 +179,13 @@ async def unpack(
     progress: Callable[[int], None] | None = None,
     timeout: float = math.inf,
 ) -> Unpacked:
-    """Unpack a tar stream, compressed or not, into `target`. `source` is a descriptor (a blob's file, at its beginning; it
-    stays the caller's) or the bytes themselves. `progress` is called with the compressed bytes read so far, about ten
-    times a second.
+    """Unpack a tar stream, compressed or not, into `target`. `source` is a descriptor (a blob's file, at its beginning; the
+    caller closes it) or the bytes themselves. `progress` is called with the number of compressed bytes read so far, about
+    ten times a second.
 
-    `InvalidParameter` when the archive is damaged, hostile, beyond `limits`, or not the one that was expected;
-    `DriverError` when this machine cannot (disk full, ...). The caller removes the snapshot then. Whatever `source`
-    raises comes through as it is. Cancelling kills the worker. Not synced to disk: `Storage.commit` does that.
-    """
+    Raises `InvalidParameter` when the archive is damaged, malicious, beyond `limits`, or has another diffID than
+    expected; `DriverError` when this host fails (disk full, ...). The caller then removes the snapshot. Exceptions of
+    `source` pass through. Cancelling kills the worker. Does not sync to disk: `Storage.commit` does that."""
     request = Unpack(target.overlay_whiteouts, limits or Limits(), ownership=os.geteuid() == 0)
     directory = os.open(target.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -213,8 +212,8 @@ async def feed(
     what: str,
     progress: Callable[[int], None] | None = None,
 ) -> Done:
-    """Have a worker read `source` from a pipe, whose end is among the descriptors that `fds` makes of it. Whatever `source`
-    raises comes through as it is."""
+    """Have a worker read `source` from a pipe. `fds` maps the pipe's read end to the descriptors that the worker gets.
+    Exceptions of `source` pass through."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pipe = trio.lowlevel.FdStream(writing)
     failure: Exception | None = None
@@ -225,7 +224,7 @@ async def feed(
         try:
             await _feed(source, pipe)
         except Exception as error:
-            failure = error  # a download that broke off: its own error is the answer, not the archive's early end
+            failure = error  # for example a broken download: report its own error, not the archive's early end
             nursery.cancel_scope.cancel()
 
     try:
@@ -250,22 +249,22 @@ async def feed(
 
 
 async def make_directory(zygote: Spawner, mounts: Sequence[Mount], path: str, mountpoint: str) -> None:
-    """Make directory `path` in the root that `mounts` make. `InvalidParameter` when there is something else."""
+    """Make directory `path` in the root that `mounts` form. Raises `InvalidParameter` when a file is in the way."""
     async with worker(zygote, MakeDirectory(tuple(mounts), mountpoint, path), ()) as stream:
         await _result(stream, None, f"make directory {path}")
 
 
 async def make_init_layer(zygote: Spawner, mounts: Sequence[Mount], mountpoint: str) -> None:
-    """Make the paths of `unpack.init_layer` in the root that `mounts` make."""
+    """Make the paths of `unpack.init_layer` in the root that `mounts` form."""
     async with worker(zygote, MakeInitLayer(tuple(mounts), mountpoint), ()) as stream:
         await _result(stream, None, "make the init layer")
 
 
 async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: int, mountpoint: str) -> bool:
-    """Copy the content, owner and mode of directory `path` of the root that `mounts` make into the directory of the
-    descriptor `target`, if that is empty; true when it was done. `mountpoint` is a directory to mount at, in a namespace of
-    the worker's own.
-    `DriverError("cannot copy ...: cannot mount volume over existing file, file exists")` when `path` is a file."""
+    """Copy the content, owner and mode of directory `path` into the directory of descriptor `target`, if that is empty.
+    `path` is in the root that `mounts` form; the worker mounts it at `mountpoint`, in its own namespace. Returns whether
+    it copied. Raises `DriverError("cannot copy ...: cannot mount volume over existing file, file exists")` when `path`
+    is a file."""
     async with worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (target,)) as stream:
         done = await _result(stream, None, f"copy {path} of the image into the volume")
     return done.copied
