@@ -1,4 +1,4 @@
-"""What the daemon knows of itself and of the machine: identity, `info`, `version`, disk usage."""
+"""Information about the daemon and the host: identity, `info`, `version`, disk usage."""
 
 from .service import System
 

@@ -1,4 +1,4 @@
-"""Facts about the machine for `info` and `version`: read once, from /proc, /sys and /etc. Reads, never writes."""
+"""Facts about the host for `info` and `version`, read once from /proc, /sys and /etc. Never writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "a
 
 
 class Cgroups(msgspec.Struct, frozen=True):
-    """Which limits the kernel offers. `version` is what containers are managed with: "1" on hybrid hosts."""
+    """The limits that the kernel supports. `version` is the hierarchy used for containers: "1" on hybrid hosts."""
 
     version: str
     memory: bool
@@ -38,7 +38,7 @@ class Cgroups(msgspec.Struct, frozen=True):
 
 
 class HostFacts(msgspec.Struct, frozen=True):
-    """What does not change while the daemon runs."""
+    """Facts that do not change while the daemon runs."""
 
     kernel: str
     machine: str
@@ -57,12 +57,12 @@ def _text(path: str) -> str:
 
 
 def architecture(machine: str) -> str:
-    """Go's name of a machine, as `version` shows it."""
+    """Go's name of an architecture, as `version` shows it."""
     return _GO_ARCH.get(machine, machine)
 
 
 def parse_os_release(text: str) -> dict[str, str]:
-    """os-release(5): shell assignments, values quoted or not."""
+    """Parse os-release(5): shell assignments, values quoted or not."""
     found = {}
     for line in text.splitlines():
         key, equals, value = line.strip().partition("=")
@@ -129,7 +129,7 @@ def ipv4_forwarding() -> bool:
 
 
 def bridged_packets_filtered(version: int) -> bool:
-    """Whether packets between ports of a bridge pass iptables' (6: ip6tables') rules. Without br_netfilter they do not."""
+    """Whether iptables (6: ip6tables) filters packets between ports of a bridge. Without br_netfilter it does not."""
     name = {4: "iptables", 6: "ip6tables"}[version]
     return _text(f"/proc/sys/net/bridge/bridge-nf-call-{name}").strip() == "1"
 

@@ -1,4 +1,4 @@
-"""`GET /info` and `GET /version`, put together from what is known: configuration, counts, facts of the host. Pure."""
+"""Builds `GET /info` and `GET /version` from configuration, counts and host facts. No I/O."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LIMITS = (
 
 
 def registry(config: Config, version: Version) -> RegistryInfo:
-    """Docker Hub with its mirrors, and every registry that may be spoken to without TLS."""
+    """Docker Hub with its mirrors, and every registry that may be used without TLS."""
     mirrors = [mirror.rstrip("/") + "/" for mirror in config.registry_mirrors]
     indexes = {"docker.io": IndexInfo(name="docker.io", mirrors=mirrors, secure=True, official=True)}
     cidrs = list(ALWAYS_INSECURE)
@@ -46,7 +46,7 @@ def registry(config: Config, version: Version) -> RegistryInfo:
             cidrs.append(name)
         else:
             indexes[name] = IndexInfo(name=name, mirrors=[], secure=False, official=False)
-    dropped = None if version < (1, 49) else UNSET  # artifacts that nobody may distribute: nobody has any
+    dropped = None if version < (1, 49) else UNSET  # nondistributable artifacts, a deprecated setting without effect
     return RegistryInfo(
         insecure_registry_cidrs=cidrs,
         index_configs=indexes,
@@ -57,7 +57,7 @@ def registry(config: Config, version: Version) -> RegistryInfo:
 
 
 def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Version) -> dict[str, RuntimeInfo]:
-    """`status` is what each says of itself; clients know of it since 1.44."""
+    """`status` is what each runtime reports of itself; clients know the field since 1.44."""
     known = status if version >= (1, 44) else {}
     return {
         name: RuntimeInfo(entry.path, list(entry.runtime_args) or None, known.get(name) or None)
@@ -66,19 +66,19 @@ def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Vers
 
 
 def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
-    """UNSET without any: the built-in ones are not shown, as in Docker."""
+    """UNSET without configured pools: the built-in ones are not shown, as in Docker."""
     return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
 
 
 def commit(found: str, version: Version) -> dict[str, str]:
-    """Clients before 1.49 complain about a commit that is not the expected one; Orlop expects what it finds."""
+    """Clients before 1.49 warn if the commit differs from the expected one, so expect the one found."""
     return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
 
 
 def security_options(
     config: Config, cgroups: Cgroups, seccomp: bool, apparmor: bool = False, *, version: Version
 ) -> list[str]:
-    """ "name=NAME,KEY=VALUE"; before 1.25 names alone."""
+    """Items "name=NAME,KEY=VALUE"; before 1.25 names only."""
     options = ["name=apparmor"] if apparmor else []
     if seccomp:
         options.append(f"name=seccomp,profile={config.seccomp_profile}")
@@ -95,7 +95,8 @@ def _open_tcp(config: Config) -> Sequence[str]:
 
 
 def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str]) -> list[str] | None:
-    """What `docker info` prints in red: limits that would have no effect, ways in without a lock, keys without effect."""
+    """What `docker info` prints in red: limits without effect, unprotected API sockets, configuration keys without effect.
+    What `docker info` prints in red: limits without effect, unprotected API sockets, configuration keys without effect."""
     found = [f"WARNING: No {name} support" for field, name in _LIMITS if not getattr(cgroups, field)]
     if config.ip_forward and not forwarding:
         found.append("WARNING: IPv4 forwarding is disabled")
@@ -115,7 +116,7 @@ def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtime
 
 
 def parse_runtime_version(output: str) -> Mapping[str, str]:
-    """The words of `runc --version` (crun's and youki's alike): "runc version 1.1.15", "commit: ...", "spec: ..."."""
+    """Parse `runc --version` (crun's and youki's are alike): "runc version 1.1.15", "commit: ...", "spec: ..."."""
     found: dict[str, str] = {}
     for line in output.splitlines():
         name, colon, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""`POST /auth`: whether a registry takes these credentials, found out by asking it. Keeps nothing: clients store them."""
+"""`POST /auth`: checks credentials by asking the registry. Stores nothing: clients store them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["check_login", "registry_host"]
 
 
 def registry_host(address: str) -> str:
-    """The registry that a client's server address means: Docker Hub's has an old URL for a name."""
+    """The registry host of a client's server address: Docker Hub's address is an old URL."""
     host = urlsplit(address if "://" in address else f"//{address}").netloc.rpartition("@")[2]
     return "docker.io" if host in ("", "index.docker.io", "registry-1.docker.io") else host
 
 
 async def check_login(config: Config, auth: AuthConfig, refuse: Refuse | None = None) -> None:
-    """Return when the registry accepts them. `Unauthorized` when it does not, `DriverError` when it cannot be asked.
+    """Return if the registry accepts the credentials. `Unauthorized` if it does not, `DriverError` if it cannot be reached.
     `refuse`: see `engine.images.destinations`."""
-    # The HTTP client is 90 ms of imports: for the first login or pull, not for every start
+    # Imported here: the HTTP client takes 90 ms to import, which only the first login or pull should pay
     from orlop_engine.images.destinations import for_registry
     from orlop_engine.images.references import parse
     from orlop_engine.images.registry import Registry

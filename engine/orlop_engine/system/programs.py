@@ -1,6 +1,5 @@
-"""What programs say of themselves: versions and features of runtimes, the version of the init. Asked once for each command
-line, with a deadline; a failure is logged and asked again next time, because somebody may have mended it.
-"""
+"""Runs helper programs for their versions and features: runtimes and the init. Once per command line, with a deadline; a
+failure is logged and tried again at the next request, because the administrator may have fixed it."""
 
 from __future__ import annotations
 
@@ -17,13 +16,13 @@ __all__ = ["Programs", "parse_init_version"]
 
 _log = logging.getLogger("orlop.system")
 _PATIENCE = 3.0
-_FEATURES = "org.opencontainers.runtime-spec.features"  # Docker's key for them in a runtime's status
+_FEATURES = "org.opencontainers.runtime-spec.features"  # Docker's key for the features in a runtime's status
 _INIT_VERSION = re.compile(r"version (\S+)(?: - git\.(\S+))?")
 
 
 def parse_init_version(output: str) -> str:
-    """What `info` calls the init's commit: of "tini version 0.19.0 - git.de40ad0" the last word, of Debian's "tini version
-    0.19.0" the version; "" for other words."""
+    """The init's commit in `info`: the last word of "tini version 0.19.0 - git.de40ad0", the version of Debian's "tini
+    version 0.19.0"; "" for other output."""
     match = _INIT_VERSION.search(output)
     return (match[2] or match[1]) if match else ""
 
@@ -33,7 +32,7 @@ class _Features(msgspec.Struct, rename="camel"):
 
 
 class Programs:
-    """One per engine."""
+    """One instance per engine."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, ...], str] = {}
@@ -53,7 +52,7 @@ class Programs:
         return await self._ask(runtime.version())
 
     async def runtime_status(self, runtime: Runtime) -> dict[str, str]:
-        """The `status` of a runtime in `info`; empty when it tells no features."""
+        """The `status` of a runtime in `info`; empty if it reports no features."""
         if not isinstance(runtime, RuntimeFeatures):
             return {}
         text = await self._ask(runtime.features())
@@ -63,7 +62,7 @@ class Programs:
             return {}
 
     async def mount_options(self, runtime: Runtime) -> frozenset[str]:
-        """The words that a runtime knows in the `options` of a mount; empty when it tells no features."""
+        """The mount options that a runtime supports; empty if it reports no features."""
         try:
             told = msgspec.json.decode((await self.runtime_status(runtime)).get(_FEATURES, "{}"), type=_Features)
         except msgspec.MsgspecError:

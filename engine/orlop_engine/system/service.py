@@ -1,6 +1,6 @@
-"""The engine about itself. Answers come from what is already known: no lock, and no driver or program but once, at the first
-asking (the storage driver's status, `programs`), with a deadline, so that a sick one cannot hang `docker info`.
-"""
+"""`GET /info`, `GET /version`, `POST /auth`. Answers come from memory, without a lock. Drivers and programs are asked once,
+at the first request (the storage driver's status, `programs`), with a deadline, so that a hanging one cannot hang `docker
+info`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _NO_SWARM = {
 
 
 class System:
-    """One per engine."""
+    """One instance per engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -78,12 +78,12 @@ class System:
             return None
 
     async def _runtime_version(self) -> Mapping[str, str]:
-        """What the default runtime says of itself."""
+        """The output of the default runtime's `--version`, parsed."""
         runtime = self._runtime(self._engine.config.default_runtime)
         return info.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
 
     async def _runtime_status(self) -> dict[str, dict[str, str]]:
-        """Of every runtime that is installed; they are asked at the same time."""
+        """The status of every installed runtime, asked concurrently."""
         found: dict[str, dict[str, str]] = {}
 
         async def ask(name: str, runtime: Runtime) -> None:
@@ -107,7 +107,7 @@ class System:
         return self._storage_rows
 
     async def version(self, newest: str, oldest: str) -> SystemVersion:
-        """`GET /version`; the API versions are the API's business."""
+        """`GET /version`; the API layer passes its oldest and newest API version."""
         facts, runtime = host.facts(), await self._runtime_version()
         details = {
             "ApiVersion": newest,
@@ -146,7 +146,7 @@ class System:
         return [name for name, entry in self._engine.config.all_runtimes().items() if shutil.which(entry.path) is None]
 
     async def _discovered_devices(self) -> list[DeviceInfo] | UnsetType:
-        """UNSET without any, as in Docker."""
+        """UNSET without devices, as in Docker."""
         found: list[str] = []
         with trio.move_on_after(_PATIENCE):
             directories = self._engine.config.cdi_directories or ()
@@ -154,7 +154,7 @@ class System:
         return [DeviceInfo(source="cdi", id=name) for name in found] or UNSET
 
     async def info(self, version: tuple[int, int]) -> SystemInfo:
-        """`GET /info` as clients of an API version read it."""
+        """`GET /info` in the form of an API version."""
         engine, config = self._engine, self._engine.config
         facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.counts()
         forwarding = host.ipv4_forwarding()

@@ -1,7 +1,7 @@
-"""`GET /system/df`: what images, containers and volumes hold on the disk, and how much of it a prune would give back.
+"""`GET /system/df`: the disk space of images, containers and volumes, and how much of it a prune would reclaim.
 
-The one answer that measures: it asks drivers for sizes, a few at a time, and once for all clients that ask meanwhile.
-Drivers walk on threads that nothing else waits for. When the last client that asks has gone, the measuring ends.
+Asks the drivers for sizes, a few at a time, and once for all concurrent requests. Drivers walk directories on threads
+reserved for this. When the last waiting client disconnects, the measurement is cancelled.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["OBJECT_TYPES", "Measuring"]
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
 _log = logging.getLogger("orlop.system")
-_AT_ONCE = 4  # measuring is reading directories: more at a time only makes everybody's disk slower
+_AT_ONCE = 4  # measuring reads directories: more at a time only slows the disk down for everything else
 
 
 async def _measure_all(
     items: Iterable[dict[str, Any]], measure: Callable[[dict[str, Any]], Awaitable[None]]
 ) -> list[dict[str, Any]]:
-    """Measure every item; one that cannot be measured keeps the sizes it had, and hides no other."""
+    """Measure every item. An item that cannot be measured keeps its previous sizes; the rest is measured all the same."""
     found = list(items)
     slots = trio.CapacityLimiter(_AT_ONCE)
 
@@ -50,7 +50,7 @@ async def _measure_all(
 
 
 class Measuring:
-    """One per engine."""
+    """Measures disk usage; one instance per engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -95,4 +95,4 @@ class Measuring:
 
 
 def _quiet(_record: object) -> None:
-    """Nobody watches a measuring."""
+    """A measurement has no progress to report."""

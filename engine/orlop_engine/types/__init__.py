@@ -1,6 +1,6 @@
 """The Engine API and daemon.json as msgspec Structs: public, versioned with the SPI, imports no trio.
 
-One module per resource; `base` has what they share. Field names on the wire are Docker's, byte for byte.
+One module per resource; `base` has what they share. Field names in JSON are exactly Docker's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Containers on the wire: what clients send to create one, and what inspect and list answer (Engine API 1.24 to 1.51).
+"""Containers in the API: requests to create one, answers of inspect and list (Engine API 1.24 to 1.51).
 
-Field names, types and zero values are Docker's; `null` and absent are one. Nothing here decides anything.
+Field names, types and zero values are Docker's; `null` and an absent field are equal. Contains no logic.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Healthcheck(WireBase, omit_defaults=True):
-    """Durations in ns; 0 inherits."""
+    """Durations in ns; 0 means the image's or Docker's default."""
 
     test: list[str] | None = None
     interval: int = 0
@@ -49,7 +49,7 @@ class Healthcheck(WireBase, omit_defaults=True):
 
 
 class ContainerConfig(WireBase):
-    """What a container runs, whatever the host."""
+    """The part of a container's configuration that does not depend on the host."""
 
     hostname: str = ""
     domainname: str = ""
@@ -116,7 +116,7 @@ class ThrottleDevice(WireBase):
 
 
 class DeviceRequest(WireBase):
-    """Devices for a driver to find: a GPU of some capabilities (an OR of ANDs), or CDI devices by name. `count` -1: all."""
+    """Devices that a driver selects: GPUs by capabilities (an OR of ANDs), or CDI devices by name. `count` -1: all."""
 
     driver: str = ""
     count: int = 0
@@ -214,7 +214,7 @@ class UpdateResponse(WireBase):
 
 
 class HostConfig(Resources):
-    """What a container takes of the host."""
+    """The part of a container's configuration that depends on the host."""
 
     binds: list[str] | None = None
     container_id_file: str = field(default="", name="ContainerIDFile")
@@ -265,7 +265,7 @@ class EndpointIPAMConfig(WireBase, omit_defaults=True):
 
 
 class EndpointSettings(WireBase):
-    """What a client asks of one endpoint; what it got is written by the networks room."""
+    """The settings that a client requests for one endpoint; the networks service fills in the results."""
 
     ipam_config: EndpointIPAMConfig | None = field(default=None, name="IPAMConfig")
     links: list[str] | None = None

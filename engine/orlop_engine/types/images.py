@@ -1,6 +1,6 @@
-"""Images: the configuration document (OCI image-spec config.md, Docker's additions) and what the API answers about images.
+"""Images: the configuration document (OCI image-spec config.md, Docker's additions), and the API's answers about images.
 
-Documents from registries tolerate unknown fields; the bytes are kept beside the parsed form, because an image's ID is
+Documents from registries may have unknown fields; their bytes are kept beside the parsed form, because an image's ID is
 their hash. Field order is Docker's, as clients show raw JSON.
 """
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class _Wire(Struct, frozen=True, rename="pascal"):
-    """Frozen, unlike request bodies: these values are shared by every answer that shows the image."""
+    """Frozen, unlike request bodies: all answers that show an image share these values."""
 
 
 class ImageHealthcheck(_Wire, frozen=True, omit_defaults=True):
@@ -41,7 +41,7 @@ class ImageHealthcheck(_Wire, frozen=True, omit_defaults=True):
 
 
 class ImageConfig(_Wire, frozen=True, omit_defaults=True):
-    """What an image says about the containers made from it. `None` where the image says nothing."""
+    """An image's defaults for containers created from it. `None` where the image sets none."""
 
     user: str = ""
     exposed_ports: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ class RootFS(Struct, frozen=True):
 
 
 class History(Struct, frozen=True, omit_defaults=True):
-    """One build step. `empty_layer`: it made no layer."""
+    """One build step. `empty_layer`: it created no layer."""
 
     created: str = ""
     created_by: str = ""
@@ -156,14 +156,14 @@ class HistoryItem(_Wire, frozen=True):
 
 
 class DeletedItem(_Wire, frozen=True, omit_defaults=True):
-    """One item of a removal's answer: exactly one of the two is set."""
+    """One item of a removal's answer: exactly one field is set."""
 
     untagged: str = ""
     deleted: str = ""
 
 
 class SearchResult(Struct, frozen=True):
-    """One item of `GET /images/search`; the index's own names. `is_automated` is always false (deprecated)."""
+    """One item of `GET /images/search`; field names are those of the index. `is_automated` is always false (deprecated)."""
 
     star_count: int = 0
     is_official: bool = False

@@ -1,4 +1,4 @@
-"""Networks on the wire: what clients send to create one, and what inspect and list answer (Engine API 1.24 to 1.51)."""
+"""Networks in the API: requests to create one, answers of inspect and list (Engine API 1.24 to 1.51)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ConfigReference(WireBase):
 
 
 class CreateRequest(WireBase):
-    """The body of `POST /networks/create`. Absent families: IPv4 yes, IPv6 no."""
+    """The body of `POST /networks/create`. Defaults: IPv4 enabled, IPv6 disabled."""
 
     name: str = ""
     driver: str = ""

@@ -1,4 +1,4 @@
-"""What the daemon says about itself: `GET /version`, `GET /info`, `GET /system/df`, `POST /auth`.
+"""The daemon's information about itself: `GET /version`, `GET /info`, `GET /system/df`, `POST /auth`.
 
 Field names are Docker's, of which not all are plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
 """
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class _Wire(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Answers are made once and shown."""
+    """Frozen: answers are built once and only encoded."""
 
 
 class Component(_Wire, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class SystemVersion(_Wire, frozen=True, kw_only=True):
 
 
 class PluginsInfo(_Wire, frozen=True, kw_only=True):
-    """Names a request may use, by kind."""
+    """Plugin names that a request may use, by kind."""
 
     volume: list[str]
     network: list[str]
@@ -89,7 +89,7 @@ class AddressPoolInfo(_Wire, frozen=True, kw_only=True):
 
 
 class DriverInfo(_Wire, frozen=True, kw_only=True):
-    """A driver in use and the package it came from: Orlop's own addition to `GET /info`."""
+    """A driver in use and its package: Orlop's addition to `GET /info`."""
 
     kind: str
     name: str
@@ -174,7 +174,7 @@ class SystemInfo(_Wire, frozen=True, kw_only=True):
 
 
 class DiskUsage(_Wire, frozen=True, kw_only=True):
-    """`GET /system/df`. Lists that were not asked for are null; those that are made elsewhere come as JSON."""
+    """`GET /system/df`. Lists that were not requested are null; encoded parts are inserted as raw JSON."""
 
     layers_size: int
     images: list[Any] | Raw | None
@@ -185,7 +185,7 @@ class DiskUsage(_Wire, frozen=True, kw_only=True):
 
 
 class AuthConfig(Struct, frozen=True):
-    """Body of `POST /auth`; also what the header X-Registry-Auth holds."""
+    """Body of `POST /auth`; also the content of the header X-Registry-Auth."""
 
     username: str = ""
     password: str = ""

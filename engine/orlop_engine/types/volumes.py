@@ -1,4 +1,4 @@
-"""Volumes on the wire."""
+"""Volumes in the API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["UsageData", "Volume", "VolumeCreateRequest", "VolumeListResponse", "
 
 
 class UsageData(WireBase):
-    """-1 stands for "not known"."""
+    """-1 means unknown."""
 
     ref_count: int = -1
     size: int = -1

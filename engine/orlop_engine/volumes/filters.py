@@ -1,4 +1,4 @@
-"""Filters of volume list and prune. Pure."""
+"""Filters of volume list and prune. No I/O."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _name_matches(pattern: str, name: str) -> bool:
 
 
 def listed(filters: Filters) -> Callable[[VolumeRecord, bool], bool]:
-    """(row, in use) -> whether the list has it. Raises `InvalidParameter` for filters that cannot be."""
+    """A predicate (row, in use) -> whether the list includes the volume. Raises `InvalidParameter` for invalid filters."""
     check(filters, _LIST_KEYS)
     dangling = boolean(filters, "dangling", False)
 
@@ -43,7 +43,8 @@ def listed(filters: Filters) -> Callable[[VolumeRecord, bool], bool]:
 
 
 def prunable(filters: Filters, version: tuple[int, int]) -> Callable[[VolumeRecord], bool]:
-    """Which unused volumes go. From API 1.42 on only anonymous ones, unless `all` says so; before, all of them."""
+    """A predicate for the unused volumes to remove. From API 1.42 on only anonymous ones, unless `all` is set; before, all.
+    A predicate for the unused volumes to remove. From API 1.42 on only anonymous ones, unless `all` is set; before, all."""
     check(filters, _PRUNE_KEYS)
     everything = version < (1, 42)
     values = filters.get("all", ())

@@ -1,4 +1,4 @@
-"""What is kept of a volume, and the rules of its name. Pure."""
+"""The stored record of a volume, and the rules for its name. No I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ELSEWHERE = ("nfs", "nfs4", "cifs", "smb3", "tmpfs")
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):
-    """One row of the table `volumes`, under the volume's name. `removing`: its removal was begun and is to be finished."""
+    """A row of the table `volumes`, by the volume's name. `removing`: a removal has started and must be completed."""
 
     name: str
     driver: str
@@ -34,12 +34,13 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
     @property
     def disposable(self) -> bool:
-        """What prune and disk usage look at: as in Docker, volumes of the local driver that are directories of ours."""
+        """Whether prune and disk usage include the volume: as in Docker, volumes of the local driver without options, whose
+        content is in the data root."""
         return self.driver == "local" and not self.options
 
     @property
     def of_host(self) -> bool:
-        """Whether its options make it a directory or a device of this host: not a share of a server, nor memory. A type
+        """Whether its options mount a directory or a device of this host, rather than a network share or memory. A type
         alone is enough: an overlay names its directories in `o`."""
         if not (self.options.get("device") or self.options.get("type")):
             return False
@@ -48,7 +49,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
 
 Vet = Callable[[VolumeRecord, bool], None]
-"""Raises when a volume, made just now or there before, is not for this client; True for a container's anonymous one."""
+"""Raises if the client may not use a volume, new or existing; the flag is True for a container's anonymous volume."""
 
 _decoder = msgspec.msgpack.Decoder(VolumeRecord)
 encode = msgspec.msgpack.Encoder().encode
@@ -56,7 +57,7 @@ decode = _decoder.decode
 
 
 def check_name(name: str) -> None:
-    """Docker's words (volume/local): clients print them as they are."""
+    """Raises with Docker's messages (volume/local): clients print them unchanged."""
     if len(name) < 2:
         raise InvalidParameter("volume name is too short, names should be at least two alphanumeric characters")
     if not _NAME.fullmatch(name) or len(name) > 255:
@@ -67,7 +68,7 @@ def check_name(name: str) -> None:
 
 
 def view(record: VolumeRecord, usage: UsageData | msgspec.UnsetType = msgspec.UNSET) -> Volume:
-    """As the API shows it. The time has whole seconds, as Docker's does."""
+    """The volume as the API shows it. The time is in whole seconds, as in Docker."""
     return Volume(
         created_at=rfc3339(record.created_ns // _SECOND * _SECOND),
         driver=record.driver,

@@ -1,8 +1,8 @@
-"""The volumes of this daemon: rows in the store, content with the drivers.
+"""The volumes of this daemon: rows in the store, content in the drivers.
 
-A volume is made by its driver first and acknowledged after its row is committed; a crash in between leaves content without
-a row, which `load` adopts from the local driver. A removal marks the row first, so that one that was cut short is finished
-by `load`; it is acknowledged when the row is gone.
+The driver creates a volume first; it is acknowledged after its row is committed. A crash in between leaves content without a
+row, which `load` adopts from the local driver. A removal marks the row first, so that `load` completes an interrupted one;
+it is acknowledged when the row is deleted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOCAL = "local"
 
 
 class Volumes:
-    """`drivers` gives the driver of a name, `users` the IDs of the containers that have each volume, stopped ones too.
+    """`drivers` returns the driver of a name, `users` the IDs of the containers that use each volume, stopped ones too.
     Reading needs neither lock nor driver."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Volumes:
     # --- boot
 
     async def load(self) -> None:
-        """Read the rows, finish what a crash interrupted. A driver that does not answer is no obstacle."""
+        """Read the rows and complete what a crash interrupted. A driver that does not answer is skipped."""
         for name, row in self._store.load(_TABLE):
             try:
                 record = decode(row)
@@ -78,7 +78,7 @@ class Volumes:
             log.warning("volumes of the local driver cannot be read: %s", error)
 
     async def adopt(self) -> None:
-        """Give what the local driver has and no row knows a row."""
+        """Create rows for volumes that the local driver has without a row."""
         driver = await self._drivers(_LOCAL)
         for name in await driver.names():
             if name not in self._records:
@@ -91,7 +91,7 @@ class Volumes:
         except OrlopError as error:
             log.warning("volume %s has no row yet: %s", name, error)
 
-    # --- reading
+    # --- reads
 
     def get(self, name: str) -> VolumeRecord:
         """`NotFound("get NAME: no such volume")`."""
@@ -101,7 +101,7 @@ class Volumes:
         return record
 
     def mountpoint(self, name: str) -> str:
-        """Where its content is on the host; "" when there is none, or no such volume."""
+        """The directory of its content on the host; "" if it has none, or the volume does not exist."""
         record = self._records.get(name)
         return record.mountpoint if record else ""
 
@@ -109,7 +109,7 @@ class Volumes:
         return view(self.get(name))
 
     def list(self, wanted: filters.Filters) -> list[Volume]:
-        """By name. `InvalidParameter` for filters that cannot be."""
+        """The volumes, sorted by name. `InvalidParameter` for invalid filters."""
         accept = filters.listed(wanted)
         users = self._users()
         return [view(record) for record in self._sorted() if accept(record, record.name in users)]
@@ -121,7 +121,7 @@ class Volumes:
         return self._users().get(name, ())
 
     async def with_usage(self) -> Sequence[Volume]:
-        """For `GET /system/df`: the volumes that Docker counts there, with sizes. -1 where a driver does not tell."""
+        """For `GET /system/df`: the volumes that Docker counts there, with sizes. -1 if a driver does not report a size."""
         found: dict[str, UsageData] = {}
         users = self._users()
 
@@ -147,7 +147,7 @@ class Volumes:
         record = self.get(name)
         return await (await self._drivers(record.driver)).mounts(name)
 
-    # --- changing
+    # --- changes
 
     @asynccontextmanager
     async def _locked(self, name: str) -> AsyncIterator[None]:
@@ -159,14 +159,14 @@ class Volumes:
 
     @contextmanager
     def hold(self, names: Iterable[str]) -> Iterator[None]:
-        """Keep volumes from being removed or pruned while a container that will have them is being made."""
+        """Protect volumes from removal and prune while a container that will use them is being created."""
         held = list(names)
         self._held.update(held)
         try:
             yield
         finally:
             self._held.subtract(held)
-            self._held += Counter()  # drops what has come to zero
+            self._held += Counter()  # drops counts of zero
 
     async def create(
         self,
@@ -175,8 +175,8 @@ class Volumes:
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> VolumeRecord:
-        """Make a volume, or return the existing one of that name and driver unchanged. Without a name it is anonymous.
-        `Conflict` when another driver has the name; errors begin with "create NAME: ", as Docker's do."""
+        """Create a volume, or return the existing one of that name and driver unchanged. Without a name it is anonymous.
+        `Conflict` if the volume exists with another driver; errors begin with "create NAME: ", as in Docker."""
         label = dict(labels or {})
         if not name:
             name = secrets.token_hex(32)
@@ -189,7 +189,7 @@ class Volumes:
     async def ensure(
         self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
     ) -> tuple[VolumeRecord, bool]:
-        """`create`, for a container that names the volume. Also whether it is new."""
+        """Like `create`, for a container that names the volume. Also returns whether the volume is new."""
         async with self._locked(name):
             with _prefixed(f"create {name}"):
                 return await self._create(name, driver, dict(options or {}), dict(labels or {}))
@@ -236,7 +236,7 @@ class Volumes:
         self._records[record.name] = record
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """`Conflict` when a container has it, with the containers' IDs; `NotFound` unless `force`."""
+        """Remove a volume. `Conflict`, with the containers' IDs, if containers use it; `NotFound` unless `force`."""
         async with self._locked(name):
             try:
                 record = self.get(name)
@@ -253,7 +253,7 @@ class Volumes:
                 await self._remove(record)
 
     async def finish_removal(self, name: str) -> None:
-        """Try again to remove a volume whose driver could not when it was asked to. Otherwise nothing."""
+        """Retry a removal that the driver failed earlier. Does nothing for other volumes."""
         async with self._locked(name):
             record = self._records.get(name)
             if record is not None and record.removing:
@@ -266,14 +266,14 @@ class Volumes:
         self._events.publish("volume", "destroy", record.name, {"driver": record.driver})
 
     async def _discard(self, record: VolumeRecord) -> None:
-        """Remove content and row of a volume that is marked. If the driver fails the mark stays: it is gone for clients,
-        and the next create of that name, or the next start, tries again."""
+        """Remove the content and the row of a marked volume. If the driver fails the mark stays: clients no longer see the
+        volume, and the next create of that name, or the next boot, tries again."""
         await (await self._drivers(record.driver)).remove(record.name)
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
 
     async def prune(self, wanted: filters.Filters, version: tuple[int, int]) -> tuple[Sequence[str], int]:
-        """Remove unused volumes; returns their names and the bytes that gives back."""
+        """Remove unused volumes. Returns their names and the reclaimed bytes."""
         accept = filters.prunable(wanted, version)
         if self._pruning:
             raise Conflict("a prune operation is already running")
