@@ -1,4 +1,4 @@
-"""A network fixture for the tests of the engine."""
+"""The `networks_fixture` of the engine's tests."""
 
 from __future__ import annotations
 

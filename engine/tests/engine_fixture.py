@@ -1,6 +1,6 @@
-"""A fixture for one container: the real `Containers` on a fake engine, whose monitors, network and disk do what a test says.
+"""A fixture for one container: the real `Containers` on a fake engine, whose monitors, network and disk each test controls.
 
-What is started in it is no process: `lifecycle.launch` is replaced, but in the tests of `launch` itself.
+No processes are started: `lifecycle.launch` is replaced, except in the tests of `launch` itself.
 """
 
 import os
@@ -43,7 +43,7 @@ TRUE = Command(("true",), (("PATH", "/bin:/usr/bin"),))
 
 
 class FakeStore:
-    """Rows in memory. `full`: commits fail. `slow`: they wait for this event first."""
+    """Rows in memory. `full`: commits fail. `slow`: an event that commits wait for."""
 
     def __init__(self):
         self.rows, self.full, self.slow, self.lost, self.aside = {}, False, None, False, []
@@ -71,7 +71,7 @@ class FakeStore:
 
 
 class FakeMonitor:
-    """Ends its container at SIGKILL, as `run` hears; `deaf`: answers nothing and dies of `kill` alone."""
+    """Reports its container's exit to `run` on SIGKILL. `deaf`: ignores signals, and only `kill` ends it."""
 
     pid, netns_path = 4242, ""
     silent = is_over = is_stopped = False
@@ -222,7 +222,7 @@ class FakeEngine:
 
 
 class EngineFixture:
-    """A room with one container, and what is needed to run it."""
+    """One container, and what is needed to run it."""
 
     def __init__(self, engine):
         self.engine, self.containers = engine, engine.containers
@@ -246,7 +246,7 @@ class EngineFixture:
         return container
 
     async def launch(self, containers, container, image=None):
-        """In place of the real one. `launching`: an event that it waits for."""
+        """Replaces the real `launch`. `launching`: an event to wait for."""
         container.run = run = Run(containers.run_dir(container.id))
         if self.launching is not None:
             await self.launching.wait()
@@ -283,7 +283,7 @@ def run_fast(main):
 
 
 def no_threads(monkeypatch):
-    """What would run on a thread or as a program is done at once: a clock that jumps does not stand still for these."""
+    """Run work for threads and programs at once: MockClock would jump ahead while they run."""
 
     async def at_once(function, *args):
         await trio.lowlevel.checkpoint()
@@ -298,7 +298,7 @@ def no_threads(monkeypatch):
 
 
 def surviving_monitor(h, monkeypatch, cgroup="/nowhere", execs=None):
-    """A monitor that the last daemon left."""
+    """A monitor that the previous daemon left running."""
     run_dir = h.containers.run_dir(ID)
     os.makedirs(run_dir)
     with open(run_dir + "/init.json", "w") as file:
@@ -318,7 +318,7 @@ def surviving_monitor(h, monkeypatch, cgroup="/nowhere", execs=None):
 
 
 class RealLaunch:
-    """What the real `launch` needs besides: a monitor that does as told, and no bundle."""
+    """Replacements for tests of the real `launch`: a monitor that the test controls, and no bundle."""
 
     def __init__(self, h, monkeypatch):
         self.monitors, self.h, self.clean = [], h, []

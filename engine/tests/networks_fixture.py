@@ -1,4 +1,4 @@
-"""A fixture for networks: the real `Networks` on a real store, without a machine: the fake driver, and a monitor's ears."""
+"""A fixture for networks: the real `Networks` on a real store, with the fake driver and a monitor that records ports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NETNS = "/proc/self/ns/net"
 
 
 class Recorder:
-    """An event bus that keeps what it is told."""
+    """An event bus that keeps all events."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
@@ -31,7 +31,7 @@ class Recorder:
 
 
 class NetworksFixture:
-    """A daemon's networks, which can be ended and started again."""
+    """A daemon's networks, which can be stopped and started again."""
 
     def __init__(self, root: Path, **config: Any) -> None:
         self.root = root
@@ -97,7 +97,7 @@ def request(name: str, subnet: str = "", **more: Any) -> CreateRequest:
 
 
 class Ears:
-    """A monitor, as far as ports are concerned."""
+    """A fake monitor that records the ports to serve."""
 
     def __init__(self) -> None:
         self.served: list[Forward] = []

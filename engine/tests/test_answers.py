@@ -1,4 +1,4 @@
-"""Noticing that a monitor does not answer: requests to it fail early, and only those."""
+"""Detection of monitors that do not answer: requests to them, and only those, fail early."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_one_that_hangs_is_found_long_before_the_deadline_and_fails_fast_from_th
         case.deaf = True
         await case.fails_within(PATIENCE + 2, "does not answer")
         await case.fails_within(0.1, "does not answer")
-        case.answers.heard()  # it was asked a while ago, and answers now
+        case.answers.heard()  # the monitor answers late
         assert not case.answers.silent
 
         async def answer():

@@ -1,4 +1,4 @@
-"""Environment variables of links: what dockerd 26 made of the same containers."""
+"""Environment variables of links, compared with dockerd 26's for the same containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`engine.logs`: from records to what a client receives."""
+"""`engine.logs`: from log records to the bytes that a client receives."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_reads_all_and_ends() -> None:
         driver = written(FakeLog(), b"a\nb\n", b"c\n")
         async with read_logs(driver, INFO, {}, RAW, None) as stream:
             assert [chunk async for chunk in stream] == [b"a\nb\nc\n"]
-        # Without `async with`, and with follow on a container that does not run.
+        # Without `async with`, and with `follow` on a stopped container.
         stream = read_logs(driver, INFO, {}, LogsRequest(multiplexed=False, follow=True, tail=1), None)
         assert b"".join([chunk async for chunk in stream]) == b"c\n"
 
@@ -145,7 +145,7 @@ def test_follow_until_the_container_has_ended() -> None:
                     if len(seen) == 1:
                         writer.write([LogBlock("stdout", b"after\n", NS)])
                     elif len(seen) == 2:
-                        # Written and ended at once: the last words are not lost.
+                        # Written just before the end: the last output is not lost.
                         writer.write([LogBlock("stdout", b"last\n", NS)])
                         ended.set()
 
@@ -232,7 +232,7 @@ def test_errors_in_the_middle_are_told_in_band(multiplexed: bool, monkeypatch: p
 
 
 def test_a_disk_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelled while a thread reads: we leave at once, and the thread closes the reader when it is back."""
+    """A request cancelled while a thread reads returns at once, and the thread closes the reader later."""
 
     class Hanging(Failing):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A whole monitor and its client, on a runtime without containers: no root, no namespaces."""
+"""A complete monitor and its client, on a runtime without containers: no root privileges, no namespaces."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_run_to_the_end(tmp_path: Path) -> None:
         assert output == {1: b"out\n", 2: b"err\n"}
         assert (await case.event(Exited)).code == 5
         assert case.exit and case.exit.code == 5
-        assert os.listdir(host.top / "state") == []  # the runtime was told to delete it
+        assert os.listdir(host.top / "state") == []  # the runtime's delete was called
 
     _run(tmp_path, test)
 
@@ -138,7 +138,7 @@ def test_a_client_without_input_may_half_close(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sh", "-c", "read x; echo $x"], stdin=True)
         reader = await case.monitor.attach(Attach(stdout=True))
-        await reader.send_eof()  # what `docker run` without -i does at once
+        await reader.send_eof()  # as `docker run` without -i does at once
         await case.start()
         writer = await case.monitor.attach(Attach(stdin=True))
         await writer.send_all(b"later\n")
@@ -274,7 +274,7 @@ def test_a_daemon_that_reads_no_answers_is_dropped_and_calls_again(tmp_path: Pat
                 await deaf.send_all(ask)
         await deaf.aclose()
         assert case.monitor._control
-        case.monitor._control._stream.socket.shutdown(socket.SHUT_RDWR)  # as if it had been us
+        case.monitor._control._stream.socket.shutdown(socket.SHUT_RDWR)  # as if the daemon had closed it
         while True:
             try:
                 await case.monitor.state()

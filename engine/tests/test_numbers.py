@@ -1,4 +1,4 @@
-"""Numbers in texts of clients and images, of any length: a clear refusal, never an error of Python's."""
+"""Numbers of any length in input from clients and images: refused with a clear message, never a Python exception."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_thousands_of_digits_are_refused(do: Any) -> None:
 
 
 def test_users_with_thousands_of_digits(tmp_path: Path) -> None:
-    """Also in the files of an image."""
+    """In the request, and in passwd and group of an image."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text(f"long:x:{LONG}:{LONG}::/:/bin/sh\nuser:x:5:6::/home:/bin/sh\n")
     (tmp_path / "etc/group").write_text(f"long:x:{LONG}:user\nown:x:7:user\n")

@@ -1,4 +1,4 @@
-"""The OCI spec: golden documents for the plain run and for what security depends on."""
+"""The OCI spec: golden files for a plain run and for the security options."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def make(host: HostConfig | None = None, **more):
 
 
 def check_golden(name: str, spec: object) -> None:
-    """Compare with the file; `ORLOP_GOLDEN=write` writes it anew, for a change that is meant."""
+    """Compare with the golden file; `ORLOP_GOLDEN=write` rewrites it after an intended change."""
     path = os.path.join(GOLDEN, f"{name}.json")
     text = json.dumps(spec, indent=1, sort_keys=True) + "\n"
     if os.environ.get("ORLOP_GOLDEN") == "write":
@@ -65,7 +65,7 @@ def test_plain_run_is_dockers():
 
 
 def _paths(value, prefix=""):
-    """Every leaf by its path; lists are leaves, but for lists of objects, which go by what names them."""
+    """Map the path of each leaf to its value. Lists are leaves, except lists of objects, whose items are named by a key."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _paths(inner, f"{prefix}.{key}" if prefix else key)
@@ -83,7 +83,7 @@ def difference(spec):
 
 
 def asked(**host):
-    """The spec of a container with these fields of HostConfig, on a host with AppArmor; nodes are the machine's."""
+    """The spec of a container with these fields of HostConfig, on a host with AppArmor, with fixed device nodes."""
     privileged = host.get("privileged", False)
     masked = {} if privileged else {"masked_paths": list(build.MASKED_PATHS), "readonly_paths": list(build.READONLY_PATHS)}
     config = HostConfig(**{"ipc_mode": "private", "shm_size": 64 << 20, **masked, **host})

@@ -1,4 +1,4 @@
-"""Cgroup files to stats, on trees made of files; and the task that reads them."""
+"""Converting cgroup files to stats, on trees of ordinary files; and the sampling task."""
 
 from contextlib import aclosing
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_the_host():
     assert "lo" not in reading.networks(1)
 
 
-# --- the task -------------------------------------------------------------------------------------------------------
+# --- the sampling task ----------------------------------------------------------------------------------------------
 
 
 def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeypatch, caplog):

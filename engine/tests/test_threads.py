@@ -1,4 +1,4 @@
-"""Threads for work that may not come back: how many at once, and what becomes of those that wait."""
+"""Threads for calls that may never return: limits, stuck calls, cancelled waiters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orlop_engine.threads import Abandonable
 
 
 class Device:
-    """Work that comes back when it is told to."""
+    """A call that blocks until its gate opens."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -27,7 +27,7 @@ class Device:
 
 
 async def begun(device: Device, count: int) -> None:
-    """Wait for threads, on a clock that stands still meanwhile."""
+    """Wait until threads have begun. The mock clock stands still meanwhile."""
     for _ in range(2000):
         if device.begun == count:
             return
@@ -92,7 +92,7 @@ def test_work_that_does_not_come_back_gives_its_turn_away() -> None:
             await begun(device, 4)
             for _ in range(4):
                 await pass_time(threads._STUCK)
-            assert device.begun == 4  # and no more than that, however long they take
+            assert device.begun == 4  # never more than `most`
             device.gate.set()
 
     run(main)

@@ -1,4 +1,4 @@
-"""What is made of the output of ps."""
+"""Parsing the output of ps, and `docker top`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orlop_sdk import Conflict, DriverError, Outcome
 
 
 def test_threads_follow_their_process() -> None:
-    """With `m` the lines of threads have no pid: those behind a process of the container are its."""
+    """With `m` the lines of threads have no pid: they belong to the process above them."""
     output = (
         "  PID TTY STAT TIME COMMAND\n 1 ? - 0:00 init\n - - S 0:00 -\n 7 ? - 0:00 sleep  40\n - - S 0:00 -\n 8 ? - 0:00 x\n"
     )
@@ -28,7 +28,7 @@ def test_the_last_column_has_single_blanks_as_dockerds() -> None:
 
 
 def _running() -> tuple[Any, Any]:
-    """The engine, and a container in it that runs as far as the daemon knows."""
+    """The engine, with a container in it that the daemon believes to run."""
     record = SimpleNamespace(
         state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
     )
@@ -44,7 +44,7 @@ def _running() -> tuple[Any, Any]:
 def test_a_list_that_is_empty_means_that_the_container_has_ended(
     monkeypatch: pytest.MonkeyPatch, listed: bytes | Exception, error: type[Exception]
 ) -> None:
-    """runc writes `null` when there is no process left, and its exit is not recorded yet."""
+    """runc writes `null` when no process is left, and the exit is not recorded yet."""
 
     async def check(*_: Any, **__: Any) -> Outcome:
         if isinstance(listed, Exception):
@@ -61,7 +61,7 @@ def test_a_list_that_is_empty_means_that_the_container_has_ended(
 def test_a_runtime_that_no_longer_knows_the_container(
     monkeypatch: pytest.MonkeyPatch, ends: bool, error: type[Exception]
 ) -> None:
-    """A failure of the runtime is told, unless the container ends within a moment."""
+    """A failure of the runtime is reported, unless the container exits within a moment."""
 
     async def check(*_: Any, **__: Any) -> Outcome:
         raise DriverError("container does not exist")

@@ -1,4 +1,4 @@
-"""The bases of all Structs, and times."""
+"""The base classes of all Structs, and time formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The volume service over the fake driver: names, filters, removal, what a crash leaves."""
+"""The volume service on the fake driver: names, filters, removal, crash recovery."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TestFakeVolume(VolumeSuite):
 
 
 class World:
-    """The service, its driver and what it published."""
+    """The service, its driver and the events it published."""
 
     def __init__(self, root: Path, store: Store) -> None:
         (root / "volumes").mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ class World:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
-    """Run a test with a world on the same store and directory as the last time: call twice for a restart."""
+    """Run a test on the same store and directory as the previous call: two calls simulate a restart."""
 
     def runner(test: Callable[[World], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -208,7 +208,7 @@ def test_a_driver_that_fails_to_remove_is_asked_again(run: Run, finished: bool) 
         await world.volumes.create("data")
         Path(world.volumes.mountpoint("data"), "old").write_text("")
         remove = world.driver.remove
-        world.driver.remove = broken  # type: ignore[method-assign]  # a fault, for this test
+        world.driver.remove = broken  # type: ignore[method-assign]  # an injected fault
         with pytest.raises(DriverError, match="remove data: the disk is on fire"):
             await world.volumes.remove("data")
         assert world.volumes.list({}) == []

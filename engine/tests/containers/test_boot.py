@@ -1,5 +1,6 @@
-"""What clients see of containers when a daemon answers first: what runs, what is about to be started, and a container whose
-monitor does not answer."""
+"""Container states that the first client after a boot sees: running, about to be started, and running with a monitor
+that does not answer.
+"""
 
 import logging
 import os
@@ -27,7 +28,8 @@ SICK, WELL = "a" * 64, "b" * 64
 
 
 class LeftMonitor(FakeMonitor):
-    """One that the last daemon left. `answers`: it does; before that it is found to be silent after a while."""
+    """A monitor left by the previous daemon. Once the event `answers` is set it answers; until then it is found to be
+    silent."""
 
     def __init__(self, run, sick):
         super().__init__(run)
@@ -73,7 +75,7 @@ async def wait_for_one(*events):
 
 
 class Left:
-    """Containers that run on, by name: what the last daemon left. `signals`: sent past a monitor."""
+    """Containers left running by the previous daemon, by name. `signals`: those sent without a monitor."""
 
     def __init__(self, h, monkeypatch):
         self.h, self.monitors, self.signals = h, {}, []
@@ -123,7 +125,7 @@ def boot(tmp_path, monkeypatch, test, **config):
 
 
 def ran_before(h, name="db", key=WELL, code=0, **host):
-    """A container that is not running, and did."""
+    """A container that has run before, and does not run now."""
     container = h.add(name, key, **host)
     container.record.started_before, container.record.state.started_ns = True, 1
     container.record.state.exit_code = code
@@ -143,7 +145,7 @@ def test_one_silent_monitor_holds_up_nobody_and_is_adopted_once_it_answers(tmp_p
             assert well.run.settled.is_set() and not sick.run.settled.is_set()
             assert [each.record.state.status for each in (sick, well)] == ["running", "running"]
             await trio.sleep(60)
-        assert sorted(h.engine.networks.restored) == [SICK, WELL]  # it has what it had, and stays on its networks
+        assert sorted(h.engine.networks.restored) == [SICK, WELL]  # it keeps its sandbox
         told = [record.message for record in caplog.records if "does not answer" in record.message]
         assert told == ["container sick: cannot adopt it: its monitor (pid 4242) does not answer"]
         monitor.answers.set()
@@ -170,7 +172,7 @@ def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("what", ["kill", "rm", "stop", "restart"])
 def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, what):
-    """By its process and its cgroup: without its monitor, and without waiting for it."""
+    """By its process and its cgroup: neither by its monitor, nor waiting for it."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
@@ -194,7 +196,7 @@ def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, w
 
 
 def test_a_container_that_heeds_its_stop_signal_is_not_waited_for_longer(tmp_path, monkeypatch):
-    """Its monitor will never tell that it has ended."""
+    """Its monitor will never report the exit."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
@@ -212,7 +214,7 @@ def test_a_container_that_heeds_its_stop_signal_is_not_waited_for_longer(tmp_pat
 
 
 def test_a_silent_monitor_of_a_run_that_nobody_was_told_of_is_ended(tmp_path, monkeypatch):
-    """Its container is not shown as running meanwhile, and cannot be started twice."""
+    """Meanwhile its container is not shown as running, and cannot be started twice."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
@@ -228,12 +230,12 @@ def test_a_network_that_was_given_at_boot_is_given_back_by_who_is_found_dead_lat
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
         os.unlink(h.containers.run_dir(SICK) + "/init.json")
-        sick.record.monitor_pid = FakeMonitor.pid  # a start that the last daemon began
+        sick.record.monitor_pid = FakeMonitor.pid  # the previous daemon had begun a start
         await restore.restore(h.containers)
         await wait_all_tasks_blocked()
         assert h.engine.networks.restored == [SICK] and sick.record.sandbox is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(h.containers.start, sick)  # has to wait: there is one run of a container at a time
+            nursery.start_soon(h.containers.start, sick)  # must wait: a container has one run at a time
             await trio.sleep(5)
             assert h.launched == []
         assert monitor.killed and [each.container_id for each in h.engine.networks.released] == [SICK]
@@ -253,7 +255,7 @@ def test_a_connect_waits_for_no_monitor_whose_namespace_is_unknown(tmp_path, mon
 
 
 def test_one_that_will_not_stop_holds_up_no_boot(tmp_path, monkeypatch):
-    """A daemon without live-restore stops what a crashed one left running, and answers meanwhile."""
+    """A daemon without live-restore stops containers that a crashed daemon left running, and serves requests meanwhile."""
 
     async def test(h, left):
         stubborn, monitor = left.add("stubborn", SICK, restart_policy=ALWAYS)
@@ -275,7 +277,7 @@ def test_one_that_will_not_stop_holds_up_no_boot(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test, live_restore=False)
 
 
-# --- what is about to be started ------------------------------------------------------------------------------------
+# --- starts due at boot ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_what_will_be_started_is_shown_as_restarting_by_the_first_answer(
 
 
 def test_operations_wait_for_a_start_that_the_boot_owes(tmp_path, monkeypatch):
-    """To clients of dockerd it has been tried before they are served."""
+    """dockerd tries these starts before it serves requests."""
 
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
@@ -375,7 +377,7 @@ def test_a_shutdown_takes_the_promise_back(tmp_path, monkeypatch):
 
 
 def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
-    """The row was written meanwhile, for another reason."""
+    """The row was written in between, for another reason."""
 
     async def test(h, left):
         container = ran_before(h, code=7, restart_policy=ALWAYS)
@@ -416,7 +418,7 @@ def test_what_others_need_is_started_first(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-# --- a stop of the daemon -------------------------------------------------------------------------------------------
+# --- shutdown -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slow", [0, 1, 12])

@@ -1,4 +1,4 @@
-"""What needs no machine of the containers room: names, mounts, validation, policies, words, detach keys."""
+"""Pure parts of containers: names, mounts, validation, restart policies, status texts, detach keys."""
 
 import pytest
 from hypothesis import given
@@ -259,7 +259,7 @@ def test_detach_keys_are_parsed():
 
 @given(st.lists(st.binary(max_size=6)), st.sampled_from([b"\x10\x11", b"ab", b"aab", b"x"]))
 def test_nothing_typed_is_lost_until_the_sequence(chunks, keys):
-    """Whatever way input is cut, all of it before the first whole sequence goes through, and nothing after."""
+    """However input is chunked, all of it before the first complete sequence passes, and nothing after."""
     finder, out, done = attach.DetachKeys(keys), b"", False
     for chunk in chunks:
         passed, done = finder.feed(chunk)

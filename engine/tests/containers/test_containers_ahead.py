@@ -1,4 +1,4 @@
-"""Sandboxes made ahead of a start: taken, outdated, too late, in the way."""
+"""Sandboxes prepared before a start: taken, outdated, expired, dropped."""
 
 import os
 
@@ -14,7 +14,7 @@ from orlop_sdk import DriverError
 
 
 class Forge:
-    """Stands for the zygote: counts what it forks, and waits with it when told to."""
+    """Replaces the zygote: counts forks, and holds them back while `hold` is set."""
 
     def __init__(self, monkeypatch):
         self.monitors, self.hold, self.error = [], None, None
@@ -50,7 +50,7 @@ def test_a_start_takes_what_was_made_and_the_moment_passes_over_it(tmp_path, mon
         prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
         forge.hold = trio.Event()
         await wait_all_tasks_blocked()
-        forge.hold.set()  # a start may come while it is being made
+        forge.hold.set()  # a start may come while the sandbox is being prepared
         async with h.container.lock:
             assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is forge.monitors[0]
         await trio.sleep(5)
@@ -68,7 +68,7 @@ def test_what_is_no_longer_wanted_is_ended_first(tmp_path, monkeypatch):
         assert forge.monitors[0].gone.is_set()
         prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
-        forge.monitors[1].is_over = True  # killed by the administrator, say
+        forge.monitors[1].is_over = True  # for example killed by the administrator
         assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
 
     with_engine_fixture(tmp_path, monkeypatch, body)

@@ -1,4 +1,4 @@
-"""What a boot makes of an operation that the last daemon's death cut short. The whole of it is shown by `./dev crash`."""
+"""Recovery at boot from operations that a crash interrupted. `./dev crash` tests the same end to end."""
 
 import os
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from orlop_sdk import Conflict, DriverError, NotFound
 
 @pytest.mark.parametrize("known", [0, FakeMonitor.pid + 1])
 def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
-    """Its network is not in the row, and nobody was told that it runs."""
+    """Its network is not in the row, and no client was told that it runs."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -33,7 +33,7 @@ def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
 
 @pytest.mark.parametrize("known", [None, FakeMonitor.pid])
 def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
-    """So is one of a daemon whose rows told of no monitors."""
+    """The row of an older daemon, which has no monitor pid, counts as one that knows the run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -46,7 +46,7 @@ def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
 
 
 def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path, monkeypatch):
-    """The cgroup driver has been changed, and its parent is no slice."""
+    """The cgroup driver has been changed, and the parent is no slice."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, cgroup_parent="/mine") as h:
@@ -90,7 +90,7 @@ def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_pat
             h.engine.volumes = SimpleNamespace(remove=remove)
             h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
             await volumes.take_back(h.containers)
-            assert asked == ["made", "absent", "shared", "hangs"]  # the named one is the user's
+            assert asked == ["made", "absent", "shared", "hangs"]  # not the named volume, which is the user's
             assert committed == cleared == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
             assert volumes.note(ID, mounts[:2]) == ([], [])
 
@@ -138,7 +138,7 @@ def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("left", ["cgroup", "state", ""])
 def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypatch, left):
-    """It told the exit, and died before it had the runtime forget the container. systemd removes cgroups by itself."""
+    """The monitor reported the exit, and died before the runtime's delete. systemd removes cgroups by itself."""
     cleaned = []
 
     async def clean(containers, container):

@@ -1,4 +1,4 @@
-"""Execs that end before they have begun, that cannot begin, that have ended long ago."""
+"""Execs that end before their start is reported, that fail to start, that ended long ago."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
             execs = executing(h, monkeypatch)
 
             async def exec_(message):
-                execs.exited(h.container, ExecExited(message.exec_id, 5, 1))  # by the other connection
+                execs.exited(h.container, ExecExited(message.exec_id, 5, 1))  # on the other connection
                 return Started(78, 1, 1), None
 
             h.run.monitor.exec = exec_
@@ -63,7 +63,8 @@ def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("kept", "quiet"), [(False, False), (None, True)])
 def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, quiet):
-    """Whatever a reload has made the default since; the row of an older daemon does not tell. It needs no init either."""
+    """Whatever the default is after a reload. The row of an older daemon does not contain it. An exec needs no init
+    either."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, init=True) as h:
@@ -115,7 +116,7 @@ def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch)
             execs.exited(h.container, ExecExited(made, 0, 1))
             found = execs.inspect(made)
             assert not found["CanRemove"]
-            assert found["DetachKeys"] == "YWI="  # bytes, as Go writes them in JSON
+            assert found["DetachKeys"] == "YWI="  # bytes, which Go encodes as base64 in JSON
             assert found["ProcessConfig"] == {
                 "tty": False,
                 "entrypoint": "sh",

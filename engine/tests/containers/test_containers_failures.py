@@ -1,4 +1,4 @@
-"""Containers when something fails: a start, the disk, a driver, a monitor, the daemon itself."""
+"""Failure handling of containers: failing starts, disks, drivers, monitors, and shutdown of the daemon."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ from orlop_monitor.protocol import Attach, Event, Exited, Oom, Started
 from orlop_monitor.streams import Attachment, Output
 from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, Unavailable
 
-# --- starts that fail -----------------------------------------------------------------------------------------------
+# --- failing starts -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_restart_by_policy_that_fails_leaves_a_stopped_container(tmp_path, mon
 
 
 def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatch):
-    """Or its `die` would come after the new `start`, and its code to who waits for the new exit."""
+    """Otherwise its `die` would follow the new `start`, and waiters for the new exit would get the old code."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
@@ -87,7 +87,7 @@ def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
-            h.run.exited.set(Exited(0, 1))  # told, and the monitor goes on to live
+            h.run.exited.set(Exited(0, 1))  # reported, but the monitor lives on
             await h.run.finished.wait()
             with trio.fail_after(120):
                 await h.containers.start(h.container)
@@ -181,7 +181,7 @@ def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatc
 
 
 def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
-    """The monitor died, the runtime is not installed any more, the network driver is broken: it has ended all the same."""
+    """Even if the monitor died, the runtime is not installed any more and the network driver fails."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -289,7 +289,7 @@ def test_a_shutdown_has_time_for_what_is_just_being_started(tmp_path, monkeypatc
     run_fast(main)
 
 
-# --- what must not be lost, and who must not wait -------------------------------------------------------------------
+# --- no data loss, no unnecessary waits -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["set aside", "damaged", "unknown"])
@@ -357,7 +357,7 @@ def test_file_systems_that_hang_take_the_threads_of_who_asks_for_them_only(monke
                 told.append("too many others wait" in str(error))
 
         async with trio.open_nursery() as nursery:
-            for _ in range(60):  # more than trio has threads for all
+            for _ in range(60):  # more than all of trio's threads
                 nursery.start_soon(one)
         with trio.fail_after(5):
             await trio.to_thread.run_sync(answers.is_set)
@@ -453,7 +453,7 @@ def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
             assert h.engine.actions() == ["start", "oom", "die"]
             h.run.monitor.gone.set()
             await h.containers.start(h.container)
-            h.run.exited.set(Exited(137, 10**9, True))  # the daemon was away at the time
+            h.run.exited.set(Exited(137, 10**9, True))  # no daemon ran when the oom event was sent
             await h.run.finished.wait()
             assert h.engine.actions()[-2:] == ["oom", "die"]
             h.run.monitor.gone.set()
@@ -461,7 +461,7 @@ def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
     run_fast(main)
 
 
-# --- the seams ------------------------------------------------------------------------------------------------------
+# --- boundaries -----------------------------------------------------------------------------------------------------
 
 
 def test_what_a_driver_raises_is_its_operations_failure():
@@ -490,7 +490,7 @@ def test_what_a_driver_raises_is_its_operations_failure():
 
 
 def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):
-    """One in uninterruptible sleep takes no SIGKILL: stood in for by a `kill` that does nothing."""
+    """A process in uninterruptible sleep ignores SIGKILL: simulated by a `kill` that does nothing."""
     started = []
     kill = process.subprocess.Popen.kill
     monkeypatch.setattr(process.subprocess.Popen, "kill", lambda self: started.append(self))
@@ -508,7 +508,7 @@ def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):
 
 
 def test_an_operation_that_is_cut_short_by_the_end_of_the_daemon_tells_its_asker():
-    """Also one that comes to its end with a group of errors, its cancellation among them."""
+    """Also an operation that ends with an exception group that contains its cancellation."""
 
     async def operation():
         async with trio.open_nursery() as inner:
@@ -556,7 +556,7 @@ def test_a_signal_whose_work_fails_does_not_end_the_daemon(tmp_path):
 
 
 def test_a_client_that_breaks_off_with_its_input_held_up_ends_the_input():
-    """`cat`, which writes and is not read: its input is full, and its only client goes."""
+    """For example `cat` whose output is not read: its input is full, and its only client disconnects."""
 
     class Channel:
         closed = False

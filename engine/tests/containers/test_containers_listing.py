@@ -1,4 +1,4 @@
-"""Which containers a list has, and the names that links give."""
+"""List filters, and names by links."""
 
 import json
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ def names(containers, *, everything=False, limit=0, **filters):
         ({}, ["app", "web"]),
         ({"status": ["exited", "created"]}, ["new", "db"]),
         ({"status": []}, ["app", "web"]),
-        ({"exited": ["3"]}, []),  # asks for no more than there is without it
+        ({"exited": ["3"]}, []),  # does not include stopped containers
         ({"name": ["^w"]}, ["web"]),
         ({"name": ["/web$"]}, ["web"]),
         ({"name": ["["]}, []),
@@ -157,7 +157,7 @@ def test_names_by_links(containers):
     assert links.shown(containers, app.record) == ["/db:/app/db", "/web:/app/front"]
     assert links.resolve(containers, "/app/front") is web
     assert links.resolve(containers, "app/none") is None and links.resolve(containers, "none/front") is None
-    app.record.endpoints = {"mine": EndpointSettings()}  # there, a link is an alias of a network
+    app.record.endpoints = {"mine": EndpointSettings()}  # on a user-defined network, where a link is only a DNS alias
     assert links.names(containers) == {} and links.shown(containers, app.record) is None
 
 

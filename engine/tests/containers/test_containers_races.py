@@ -1,4 +1,4 @@
-"""Operations on one container that cross each other: with removals, with starts, with ends."""
+"""Races between operations on one container: removals, starts, exits."""
 
 from types import SimpleNamespace
 
@@ -65,7 +65,7 @@ def test_a_stop_between_restarts_is_the_end_that_is_waited_for(tmp_path, monkeyp
     run_fast(main)
 
 
-# --- removal against everything -------------------------------------------------------------------------------------
+# --- removal against other operations -------------------------------------------------------------------------------
 
 
 def test_a_restart_starts_nothing_that_was_removed_meanwhile(tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_forced_removal_kills_what_a_restart_has_just_started(tmp_path, monkey
             await h.containers.start(h.container)
             h.launching = trio.Event()
             nursery.start_soon(h.containers.restart, h.container, "KILL", None)
-            await wait_all_tasks_blocked()  # it has stopped the first run, and is starting the second
+            await wait_all_tasks_blocked()  # the first run is stopped, the second is being started
             nursery.start_soon(h.containers.remove, h.container, True, False)
             await wait_all_tasks_blocked()
             h.launching.set()

@@ -1,4 +1,4 @@
-"""Stops, kills and pauses: what they wait for, what they leave, and what the next boot makes of it."""
+"""Stop, kill and pause: waiting, cleanup, and recovery at the next boot."""
 
 import msgspec
 import pytest
@@ -17,13 +17,13 @@ ALWAYS = RestartPolicy(name="always")
 
 
 def kept(h, key=ID):
-    """The row, as the next daemon reads it."""
+    """The row as the next daemon reads it."""
     return msgspec.json.decode(h.engine.store.rows[key], type=ContainerRecord)
 
 
 @pytest.fixture
 def froze(monkeypatch):
-    """What the runtime was asked for. `froze.hangs`: it does not answer."""
+    """The verbs that the runtime was called with. `froze.hangs`: it does not return."""
 
     class Asked(list):
         hangs = False
@@ -41,7 +41,7 @@ def froze(monkeypatch):
     return asked
 
 
-# --- the wait for a container that does not end ---------------------------------------------------------------------
+# --- waiting for a container that does not exit ---------------------------------------------------------------------
 
 
 def test_a_later_stop_may_be_shorter(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_shutdown_waits_no_longer_than_it_would_for_its_own_stop(tmp_path, mon
 
 @pytest.mark.parametrize("by", ["stop", "shutdown"])
 def test_a_restart_that_waits_is_cut_short(tmp_path, monkeypatch, by):
-    """It holds the lock until it has started the container again."""
+    """It holds the lock until the container has been started again."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
@@ -192,7 +192,7 @@ def test_a_kill_between_restarts_is_remembered(tmp_path, monkeypatch, closing):
     run_fast(main)
 
 
-# --- pauses that the engine makes -----------------------------------------------------------------------------------
+# --- pauses by the engine -------------------------------------------------------------------------------------------
 
 
 def test_what_a_commit_paused_is_thawed_when_the_daemon_ends(tmp_path, monkeypatch, froze):
@@ -229,7 +229,7 @@ def test_a_user_s_pause_outlives_a_commit(tmp_path, monkeypatch, froze):
             await h.containers.start(h.container)
             async with commit._still(h.engine, h.container, True):
                 async with commit._still(h.engine, h.container, True):
-                    pass  # a second commit leaves it to the first
+                    pass  # the first commit resumes the container
                 assert h.container.record.state.paused
                 await h.containers.unpause(h.container)
                 await h.containers.pause(h.container)
@@ -254,7 +254,7 @@ def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch
 
 
 def test_a_pause_that_fails_leaves_nothing_frozen(tmp_path, monkeypatch):
-    """As runc does: what it asked of the cgroup stays asked for."""
+    """As with runc, whose freeze request to the cgroup stays in force."""
     frozen = []
 
     async def check(command, what):
@@ -279,7 +279,7 @@ def test_a_pause_that_fails_leaves_nothing_frozen(tmp_path, monkeypatch):
 
 
 def wanting(h, *names, **host):
-    """Containers that are to be started at boot."""
+    """Containers that must be started at boot."""
     made = []
     for number, name in enumerate(names):
         made.append(h.add(name, f"{number:064x}", restart_policy=ALWAYS, **host))
@@ -316,7 +316,7 @@ def test_needs_hold_up_no_boot(tmp_path, monkeypatch, case):
             names = "abcdefghij"
             made = wanting(h, *names)
             hosts = [container.record.host_config for container in made]
-            if case == "a hung one":  # more wait for it than may start at once
+            if case == "a hung one":  # more containers wait for it than may be started at once
                 for host in hosts[:-1]:
                     host.network_mode = f"container:{made[-1].id}"
             else:

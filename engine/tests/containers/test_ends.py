@@ -1,4 +1,6 @@
-"""What a client is told of an end has happened: the exit before the end of a stream, the removal before `destroy`."""
+"""Order of notifications at the end: the exit is recorded before the stream ends, the removal is complete before
+`destroy`.
+"""
 
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ ANONYMOUS = MountRecord(type="volume", destination="/v", name="anon", anonymous=
 
 
 class Client:
-    """A connection that sends nothing and notes what it had seen of the container when its stream ended."""
+    """A connection without input. It records the state of the container at the time its stream ended."""
 
     def __init__(self, see):
         self.see, self.received, self.at_the_end, self.ended = see, b"", None, trio.Event()
@@ -60,7 +62,9 @@ def test_a_stream_ends_after_its_exit_is_recorded_and_the_network_released(tmp_p
                 container.attach_waiters.clear()
                 waiter.joined.set(attach.Joined(ours, h.run))
             await theirs.send_all(b"output")
-            await theirs.aclose()  # as a monitor: it has reported the exit, the daemon is yet to account for it
+            await (
+                theirs.aclose()
+            )  # as a monitor does after it has reported the exit, for which the daemon has not accounted yet
             await wait_all_tasks_blocked()
             assert (client.received, client.at_the_end) == (b"output", None)
             h.run.monitor.exit(7)

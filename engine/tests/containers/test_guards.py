@@ -1,5 +1,6 @@
-"""Guards of which nothing else would show that they are gone: an undo that goes on when its asker is cut off, a start that
-is refused, a kill that a pause must not outlive, a stop by a user that a restart policy heeds."""
+"""Guards that no other test covers: the undo of a start continues when its caller is cancelled, a paused container is
+not started, a pause does not survive a kill, a stop by a user prevents a restart.
+"""
 
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from orlop_sdk import Conflict
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
 def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cut):
-    """By the end of the daemon, say: every await of an undo without a shield would end it there."""
+    """For example by the daemon's end: without a shield, each await of the undo would end it."""
 
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
@@ -61,7 +62,7 @@ def test_a_paused_container_is_not_started(tmp_path, monkeypatch, frozen):
 
 @pytest.fixture
 def frozen(monkeypatch):
-    """What the runtime is asked for, which does it. `frozen.first`: called before that."""
+    """The verbs that the runtime was called with, all successful. `frozen.first`: called before each."""
 
     class Asked(list):
         first = staticmethod(lambda verb: None)
@@ -81,14 +82,14 @@ def frozen(monkeypatch):
 
 @pytest.mark.parametrize("by", ["kill", "rm"])
 def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
-    """SIGKILL came while the runtime froze the container: a frozen process does not die (cgroup v1)."""
+    """SIGKILL arrives while the runtime freezes the container: a frozen process does not die (cgroup v1)."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
             run = h.run
 
-            async def held_back(signum):  # the signal is there, and the process is frozen
+            async def held_back(signum):  # the signal is pending, but the process is frozen
                 await trio.sleep(2)
                 if frozen[-1] == "unpause":
                     run.monitor.exit(137)
@@ -136,8 +137,8 @@ async def wait_for(condition):
     ],
 )
 def test_a_kill_by_a_user_is_a_stop_to_its_restart_policy(tmp_path, monkeypatch, policy, how, again):
-    """Docker's: any signal of a user ends `unless-stopped`, one that is to end the container `always` as well, till the next
-    start or boot. `how` "": it ends by itself."""
+    """As Docker: any signal from a user prevents a restart by `unless-stopped`; one that ends the container also
+    prevents one by `always`, until the next start or boot. `how` "": the container exits by itself."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:

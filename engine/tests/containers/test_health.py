@@ -1,4 +1,4 @@
-"""Health checks without containers: the judge, the command, the output."""
+"""Health checks without containers: evaluation of results, the command, the output."""
 
 import pytest
 import trio
@@ -92,7 +92,7 @@ def test_no_check_ends_its_watcher(tmp_path, monkeypatch, check):
 
             monkeypatch.setattr(home.engine.execs, "create", fail)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, home.containers, home.container, run)  # takes the default durations
+                nursery.start_soon(watch, home.containers, home.container, run)  # uses the default durations
                 await trio.sleep(200)
                 seen = home.container.health
                 assert (seen.status, seen.results[-1].code) == ("unhealthy", -1)

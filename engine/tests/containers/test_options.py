@@ -1,4 +1,4 @@
-"""What a create request may ask for: security options, limits, mounts, devices; refused where it cannot be."""
+"""Options of create requests: security options, limits, mounts and devices; invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_security_options_in_both_notations():
     )
     assert found == security.Security(no_new_privileges=True, apparmor="b", labels=("disable", "type:x"), seccomp="{}")
     assert security.parse(["no-new-privileges=0"]).no_new_privileges is False
-    assert security.parse([]).no_new_privileges is None  # which is the daemon's to say
+    assert security.parse([]).no_new_privileges is None  # left to the daemon's default
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_default_profile_takes_what_the_host_has():
 
 @pytest.fixture
 def apparmor_host(tmp_path, monkeypatch):
-    """A host with AppArmor, as far as its files tell: a list of profiles, and a parser that adds to it."""
+    """Files of a host with AppArmor: a list of loaded profiles, and a parser that adds to it."""
     loaded = tmp_path / "profiles"
     loaded.write_text("/usr/bin/man (enforce)\nmine (complain)\n")
     parser = tmp_path / "apparmor_parser"
@@ -343,7 +343,7 @@ def test_a_cdi_device_changes_what_its_file_says(tmp_path):
     null, given = spec["linux"]["devices"]
     info = os.stat("/dev/null")
     assert (null["path"], null["type"], null["major"], null["minor"]) == ("/dev/mynull", "c", os.major(info.st_rdev), 3)
-    assert null["uid"] == 1000  # the user's of the container, who is to use it
+    assert null["uid"] == 1000  # the user of the container, who must be able to open it
     assert given == {"path": "/dev/given", "type": "c", "major": 9, "minor": 8, "uid": 0, "gid": 1000}
     assert spec["linux"]["resources"]["devices"][1:] == [
         {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"},

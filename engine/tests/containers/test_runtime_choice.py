@@ -1,4 +1,4 @@
-"""Which driver serves a runtime of daemon.json, and where drivers keep what they keep."""
+"""The choice of a driver for a runtime in daemon.json, and the drivers' directories."""
 
 import pytest
 import trio

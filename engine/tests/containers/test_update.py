@@ -1,4 +1,4 @@
-"""What an update may change, in Docker's words."""
+"""Updates of limits and restart policy, with Docker's messages."""
 
 import pytest
 
