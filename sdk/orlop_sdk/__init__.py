@@ -1,4 +1,5 @@
-"""The driver contracts: public and versioned. A driver imports this, `orlop_engine.types` and `orlop_sdk.testing`."""
+"""The driver contracts: public and versioned. A driver imports only `orlop_sdk`; its tests also import
+`orlop_sdk.testing`."""
 
 from .common import (
     SPI_VERSION,

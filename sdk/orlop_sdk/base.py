@@ -1,7 +1,7 @@
-"""The two bases of all Structs, and Docker's way of writing times.
+"""The base classes of all Structs, and the time format of Docker's API.
 
-The wire tolerates what it does not know (clients are newer and older than we are), configuration does not (a misspelt key
-in daemon.json must not be silently ignored).
+API messages ignore unknown fields, because clients may be newer or older than the daemon. Configuration rejects them, so
+that a misspelt key in daemon.json is not silently ignored.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ __all__ = ["ZERO_TIME", "ConfigBase", "WireBase", "parse_rfc3339", "rfc3339"]
 
 
 class WireBase(msgspec.Struct, rename="pascal", kw_only=True):
-    """What crosses the API: `foo_bar` is `FooBar` on the wire (other spellings by `msgspec.field(name=...)`), unknown keys
-    are ignored. `kw_only` is not inherited in msgspec: repeat it where required fields follow optional ones."""
+    """Base of API messages. Field `foo_bar` is `FooBar` on the wire (other spellings: `msgspec.field(name=...)`); unknown
+    fields are ignored. msgspec does not inherit `kw_only`: repeat it where required fields follow optional ones."""
 
 
 class ConfigBase(msgspec.Struct, rename="kebab", kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What an administrator writes: `foo_bar` is `foo-bar` in the file, an unknown key is an error that names it."""
+    """Base of configuration files. Field `foo_bar` is `foo-bar` in the file; an unknown key is an error that names the
+    key."""
 
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
-"""Go's zero time: what clients read as "never"."""
+"""Go's zero time, which clients show as "never"."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 1_000_000_000
@@ -35,13 +36,13 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9})\d
 
 @lru_cache(maxsize=256)
 def _whole_seconds(seconds: int) -> str:
-    # A list of containers shares its seconds, and time.strftime costs as much as the rest of an answer's row
+    # Containers of one list often share a second, and time.strftime costs as much as the rest of a row of the answer
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def rfc3339(ns: int) -> str:
-    """Nanoseconds since the epoch as Go's RFC3339Nano in UTC: trailing zeros of the fraction trimmed, no point without a
-    fraction. 0 stands for "never": `ZERO_TIME`."""
+    """Format nanoseconds since the epoch as Go's RFC3339Nano in UTC: without trailing zeros in the fraction, without a point
+    when there is no fraction. 0 means "never" and gives `ZERO_TIME`."""
     if not ns:
         return ZERO_TIME
     seconds, fraction = divmod(ns, _SECOND)
@@ -51,7 +52,8 @@ def rfc3339(ns: int) -> str:
 
 
 def parse_rfc3339(text: str) -> int:
-    """The reverse, exact to the nanosecond; any offset; "" and the zero time are 0. Raises ValueError."""
+    """Parse an RFC 3339 time with any UTC offset into nanoseconds since the epoch, exactly. "" and `ZERO_TIME` give 0.
+    Raises ValueError."""
     if not text or text == ZERO_TIME:
         return 0
     match = _RFC3339.fullmatch(text)

@@ -1,4 +1,4 @@
-"""Values that several driver kinds share."""
+"""Values that several kinds of driver share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SPI_VERSION = 1
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """One mount, as data: a driver says what to mount, a monitor mounts it (containerd's snapshotter contract).
+    """One mount, as data: a driver describes the mount, a monitor makes it (containerd's snapshotter contract).
 
-    `type` is a file system type or "bind". `target` is relative to the mount point the kernel chose: "" is that point
-    itself. `options` are mount(8) words: known flags ("ro", "nosuid", "rbind", "rprivate", ...) become flags, the rest is
-    joined by commas into the file system's data.
+    `type` is a file system type or "bind". `target` is relative to the mount point that the kernel chose; "" is the mount
+    point itself. `options` are mount(8) options: known ones ("ro", "nosuid", "rbind", "rprivate", ...) become mount flags,
+    the rest are joined by commas and passed to the file system as data.
     """
 
     type: str
@@ -25,7 +25,8 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A program to run, as data: the kernel runs it with exactly this environment, no inherited fd and a deadline."""
+    """A program to run, as data. The kernel runs it with exactly this environment, without inherited descriptors, and kills
+    it after `timeout` seconds."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
@@ -35,7 +36,8 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a `Command` ended. `status` is the exit code, or minus the signal; the outputs are their last 4 KiB at least."""
+    """How a `Command` ended. `status` is the exit code, or the negated signal number. `stdout` and `stderr` hold at least
+    the last 4 KiB of each stream."""
 
     status: int
     stdout: bytes = b""
@@ -44,10 +46,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Drift(msgspec.Struct, frozen=True):
-    """One thing on the machine that is not as the kernel's books have it, as `audit` of a driver reports it. `kind`:
-    "stray" (belongs to nothing), "missing" or "damaged". `text` says what that means, `repair` what the driver's `mend`
-    would do about it, "" when nothing safe can be done. `id` is the endpoint, network or snapshot it is about, "" when
-    unknown; `note` is the driver's own note for `mend`."""
+    """One difference between the machine and the kernel's records, reported by a driver's `audit`.
+
+    `kind` is "stray" (belongs to no record), "missing" or "damaged". `object` names the object and `text` describes the
+    difference, both for users. `repair` describes what the driver's `repair` method would do; "" when no repair is safe.
+    `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver: the kernel passes
+    it back unchanged to `repair`."""
 
     kind: str
     object: str

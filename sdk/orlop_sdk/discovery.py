@@ -1,7 +1,7 @@
-"""Finding plugins of every kind: the one typed wrapper around pluggy. No other module uses `pm.hook`.
+"""Plugin discovery: the one typed wrapper around pluggy. No other module uses `pm.hook`.
 
-Only what configuration or a request names is loaded: an installed plugin that nobody selected costs nothing and can break
-nothing. The caller keeps what the factory makes.
+Only plugins that configuration or a request names are loaded: an installed plugin that is not selected costs nothing and
+cannot break the daemon. The caller owns the object that the factory makes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Factory", "find", "installed"]
 
 @dataclass(frozen=True, slots=True)
 class Factory:
-    """A loaded plugin factory and where it came from."""
+    """A loaded plugin factory, and the distribution that it came from."""
 
     kind: str
     name: str
@@ -46,7 +46,8 @@ def installed(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str) -> Factory:
-    """Load the plugin `name` of `kind`. `NotFound` lists what is installed; `DriverError` when it cannot be used."""
+    """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
+    plugin cannot be imported, does not register `name`, or needs a newer contract version."""
     point = _entry_points(kind).get(name)
     if point is None:
         have = ", ".join(installed(kind)) or "none"

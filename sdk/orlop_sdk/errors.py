@@ -1,6 +1,6 @@
-"""The errors that cross the driver seam. Each has a caller who acts on it; `api` maps each to one status code.
+"""The errors that drivers raise and the engine handles. The Docker API maps each to the HTTP status in its docstring.
 
-Messages say "cannot VERB OBJECT: cause", or Docker's own words where clients match on them.
+Messages have the form "cannot VERB OBJECT: cause", or Docker's own text where clients match on it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = [
 
 
 class OrlopError(Exception):
-    """Base of all errors whose text may be shown to a user."""
+    """Base of all errors whose message may be shown to a user."""
 
 
 class InvalidParameter(OrlopError):
-    """The request cannot be right, whatever the state of the machine (400)."""
+    """The request is invalid, whatever the state of the machine (400)."""
 
 
 class Unauthorized(OrlopError):
-    """A registry or a policy wants credentials that it was not given (401)."""
+    """A registry or an access policy requires credentials that the request lacks (401)."""
 
 
 class Forbidden(OrlopError):
-    """The request is understood and refused (403)."""
+    """The request is valid but not allowed (403)."""
 
 
 class NotFound(OrlopError):
@@ -45,20 +45,20 @@ class Conflict(OrlopError):
 
 
 class NotModified(OrlopError):
-    """The object is already in the state that was asked for (304, no body)."""
+    """The object is already in the requested state (304, no body)."""
 
 
 class NotImplementedHere(OrlopError):
-    """A driver in use lacks the capability, by design (501)."""
+    """The driver does not support the operation, by design (501)."""
 
 
 class Unavailable(OrlopError):
-    """Something needed does not answer at the moment; asking again later may work (503)."""
+    """A service or resource is temporarily unavailable; a retry may succeed (503)."""
 
 
 class DriverError(OrlopError):
-    """A driver or a program it uses failed (500)."""
+    """A driver, or a program that the driver uses, failed (500)."""
 
 
 class DeadlineExceeded(DriverError):
-    """A driver or a program did not answer in its time (500). Nothing else is affected."""
+    """A driver or a program did not answer before its deadline (500). Other operations are not affected."""

@@ -1,7 +1,7 @@
-"""The hooks: one per plugin kind. Hooks register, objects work; no hook is on a request path.
+"""The pluggy hooks, one per plugin kind. A hook only registers factories; no hook is called while a request is served.
 
-A plugin is a module named by an entry point in the group of its kind (`orlop.storage`, `orlop.log`, ...: `KINDS`), under the
-name that daemon.json or a request uses. It holds one function:
+A plugin is a module with an entry point in the group of its kind (`orlop.storage`, `orlop.log`, ...; see `KINDS`). The name
+of the entry point is the name that daemon.json or a request uses. The module defines one function:
 
     from orlop_sdk import hookimpl
 
@@ -9,7 +9,8 @@ name that daemon.json or a request uses. It holds one function:
     def orlop_log(register):
         register("json-file", JsonFile, spi_version=1)
 
-The factory is called once, with the kind's context (log drivers: with nothing), when configuration selects the name.
+The factory is called once, when configuration or a request first selects the name. Its argument is the context of its kind;
+the factory of a log driver takes no argument.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ hookimpl = pluggy.HookimplMarker("orlop")
 
 
 class Kind(NamedTuple):
-    """`hook` is the function that a plugin of the kind defines. `version` is the version of the kind's contract that this
-    sdk describes. `driver`: it runs behind the engine; the other kinds are parts of the daemon."""
+    """A plugin kind. `hook` is the function that a plugin of this kind defines. `version` is the contract version that this
+    SDK describes. `driver` is true for drivers, which the engine calls; plugins of other kinds are parts of the daemon."""
 
     hook: str
     version: int = 1
@@ -49,12 +50,14 @@ GROUPS = tuple(f"orlop.{name}" for name, kind in KINDS.items() if kind.driver)
 
 
 CheckOptions = Callable[[Sequence[tuple[str, str]]], None]
-"""Raises InvalidParameter for options, as (name, value), that the driver's factory would refuse. Touches nothing."""
+"""Takes (name, value) pairs. Raises `InvalidParameter` for options that the driver's factory would refuse. Has no side
+effects."""
 
 
 class Register(Protocol):
-    """What a hook is given: call it once for each name. `check_options` lets `orlopd --validate` and a reload check the
-    driver's options in daemon.json without making the driver (storage drivers)."""
+    """The argument of a hook: call it once for each name that the plugin provides. `spi_version` is the contract version
+    that the plugin was written for. `check_options` (storage drivers) lets `orlopd --validate` and a reload check the
+    driver's options in daemon.json without calling the factory."""
 
     def __call__(
         self, name: str, factory: Callable[..., Any], *, spi_version: int = 1, check_options: CheckOptions | None = None
@@ -88,19 +91,19 @@ def orlop_volume(register: Register) -> None:
 
 @hookspec
 def orlop_service(register: Register) -> None:
-    """Register factories `() -> ServicePlugin` (orlop_kernel.kinds): a part of the daemon with a life of its own."""
+    """Register factories `() -> ServicePlugin` (orlop_kernel.kinds): a part of the daemon that runs tasks of its own."""
 
 
 @hookspec
 def orlop_frontend(register: Register) -> None:
-    """Register factories `(Services) -> FrontEnd` (orlop_kernel.kinds): routes of an API."""
+    """Register factories `(Services) -> FrontEnd` (orlop_kernel.kinds): the routes of an API."""
 
 
 @hookspec
 def orlop_guard(register: Register) -> None:
-    """Register factories `(Services) -> GuardPlugin` (orlop_kernel.kinds): decides about requests."""
+    """Register factories `(Services) -> GuardPlugin` (orlop_kernel.kinds): access control of requests."""
 
 
 @hookspec
 def orlop_command(register: Register) -> None:
-    """Register functions `(Config, words) -> exit code`: what `orlopd --NAME` does without serving."""
+    """Register functions `(Config, words) -> exit code`, called for `orlopd --NAME`, which then exits without serving."""

@@ -1,7 +1,7 @@
-"""The contract of a log driver. The writer lives in a container's monitor, the reader in the daemon.
+"""The contract of a log driver. The writer runs in a container's monitor, the reader in the daemon.
 
-Both are plain synchronous objects: the monitor has no event loop of trio's, and the daemon calls readers on a worker
-thread. A module that implements them must not import trio (the zygote preloads it).
+Both are synchronous objects: the monitor does not run trio, and the daemon calls readers on a worker thread. A module that
+implements them must not import trio, because the zygote preloads it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ __all__ = ["LogBlock", "LogCapabilities", "LogDriver", "LogInfo", "LogQuery", "L
 
 
 class LogCapabilities(msgspec.Struct, frozen=True):
-    """`readable`: `docker logs` works. `stores`: `LogPath` of inspect names a file."""
+    """`readable`: the driver has a reader, so `docker logs` works. `stores`: `LogDriver.path` names a file."""
 
     readable: bool = True
     stores: bool = True
 
 
 class LogInfo(msgspec.Struct, frozen=True):
-    """The container whose output is logged. `directory` is the container's own (0710, exists): files go there, or
-    nowhere."""
+    """The container whose output is logged. `directory` is the container's directory, which exists with mode 0710; the
+    driver may write files only there. `created` is an RFC 3339 time; `env` holds NAME=VALUE."""
 
     container_id: str
     container_name: str
@@ -39,10 +39,11 @@ class LogInfo(msgspec.Struct, frozen=True):
 
 
 class LogBlock(msgspec.Struct, frozen=True, gc=False):
-    """Output of one read. `data` is one or more whole lines, each ending in a newline and none longer than 16 KiB without
-    it; or, when `partial`, exactly one piece without a newline: part of a longer line, or a last line without its end.
-    `time_ns` (Unix time) is when the newline was read, as dockerd stamps lines; the pieces of a long line and its last
-    part, which is a block of its own, share the time at which the first piece was complete."""
+    """Output of a container. `stream` is "stdout" or "stderr". `data` is one or more whole lines; each ends in a newline,
+    and none is longer than 16 KiB without it. When `partial`, `data` is exactly one piece without a newline: a part of a
+    longer line, or a last line that has no newline. `time_ns` (Unix time, nanoseconds) is when the newline was read, as in
+    dockerd. The last part of a long line is a block of its own. All parts of a long line have the time at which the first
+    was complete."""
 
     stream: str
     data: bytes
@@ -51,8 +52,9 @@ class LogBlock(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
-    """One entry as read back: a line with its newline, or a piece of one without. `time` is RFC 3339 with up to nine
-    fraction digits, UTC, trailing zeros trimmed, ending in Z."""
+    """One log entry as read back: a line with its newline, or a piece of a line without one. `time` is RFC 3339 in UTC,
+    ending in Z, with up to nine fraction digits and no trailing zeros. `attrs` are the container's extra attributes, None
+    for none."""
 
     stream: str
     data: bytes
@@ -61,8 +63,9 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogQuery(msgspec.Struct, frozen=True):
-    """What to read. `since`/`until` in ns of Unix time, inclusive, 0 = open; `tail` = last n entries, None = all, counted
-    over rotated files before `since` cuts; `follow`: the reader will be read again after its end."""
+    """The entries to read. `since` and `until` are Unix times in nanoseconds, inclusive; 0 means no limit. `tail` is the
+    number of last entries, over all rotated files and before `since` is applied; None means all. `follow`: `read` will be
+    called again after it returned no entries."""
 
     since: int = 0
     until: int = 0
@@ -72,11 +75,11 @@ class LogQuery(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class LogWriter(Protocol):
-    """Appends for one run of a container. Used by one thread. Never blocks on anything but its own disk."""
+    """Appends the output of one run of a container. Used by one thread. May block on nothing but its own disk."""
 
     def write(self, blocks: Sequence[LogBlock]) -> None:
-        """Append the records of all blocks, in order, with as few system calls as possible. On a full disk it drops,
-        counts, and goes on: a container never stops for its log. Raises nothing."""
+        """Append the records of all blocks in order, with as few system calls as possible. Must not raise: when the disk is
+        full, drop and count the records and accept later ones, because the container must not stop for its log."""
         ...
 
     def close(self) -> None:
@@ -86,40 +89,45 @@ class LogWriter(Protocol):
 
 @runtime_checkable
 class LogReader(Protocol):
-    """One reading of a container's log."""
+    """Reads a container's log once. The daemon calls one method at a time, but not always on the same thread."""
 
     def read(self) -> Sequence[LogRecord]:
-        """The next batch (up to about 1 MiB), oldest first. Empty: nothing more at the moment. With `follow`, later calls
-        return what was written since, across rotations, each record once. A torn or damaged record is skipped."""
+        """The next entries (up to about 1 MiB), oldest first; empty when there are no more. With `follow`, later calls
+        return the entries written since, across rotations, each once. Torn and damaged records are skipped. Raises
+        `DriverError`."""
         ...
 
     def fileno(self) -> int:
-        """A descriptor that polls readable when `read` may have more (inotify, for instance); only with `follow`.
-        `read` drains it."""
+        """A descriptor that polls readable when `read` may return more entries (inotify, for instance). Called only with
+        `follow`. `read` must drain it."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close all descriptors. May be called twice."""
+        ...
 
 
 @runtime_checkable
 class LogDriver(Protocol):
-    """Made once by its factory; no state of its own."""
+    """A log driver. The factory is called once per process; the object holds no state of a container."""
 
     @property
     def capabilities(self) -> LogCapabilities: ...
 
     def validate(self, options: Mapping[str, str]) -> None:
-        """Raise `InvalidParameter` for an option that is unknown or wrong: `unknown log opt 'X' for NAME log driver`."""
+        """Raise `InvalidParameter` for an invalid option. The message for an unknown one is Docker's: `unknown log opt 'X'
+        for NAME log driver`."""
         ...
 
     def open_writer(self, info: LogInfo, options: Mapping[str, str]) -> LogWriter:
-        """Open for appending. Repairs what a crash tore at the end of the file first."""
+        """Open the log for appending. First remove a torn record that a crash left at the end. Raises `DriverError`."""
         ...
 
     def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        """`NotImplementedHere("configured logging driver does not support reading")` where it cannot."""
+        """Open the log for reading. A driver without `readable` raises
+        `NotImplementedHere("configured logging driver does not support reading")`."""
         ...
 
     def path(self, info: LogInfo) -> str:
-        """`LogPath` of inspect; "" when there is none."""
+        """The log file's path, `LogPath` of inspect; "" when the driver has no file."""
         ...

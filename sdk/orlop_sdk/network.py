@@ -1,4 +1,9 @@
-"""The contract of a network driver. Addresses are the kernel's business (IPAM); links, routes and rules the driver's."""
+"""The contract of a network driver. The kernel allocates addresses (IPAM); the driver makes links, routes and firewall
+rules.
+
+Order of calls at boot: `create_network` for each network, then `restore` once, then `update` for the endpoints of containers
+that run. After that, `attach`, `update` and `detach` of an endpoint come in this order.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +30,8 @@ __all__ = [
 
 
 class NetworkCapabilities(msgspec.Struct, frozen=True):
-    """`sandbox`: which namespace a container on this network runs in: "new" (its own) or "host". `addresses`: the kernel
-    allocates addresses for endpoints. `publishes`: ports can be published."""
+    """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the kernel
+    allocates addresses for endpoints. `publishes`: the driver can publish ports."""
 
     sandbox: str = "new"
     addresses: bool = True
@@ -34,10 +39,10 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
 
 
 class NetworkContext(msgspec.Struct, frozen=True):
-    """What the kernel gives a network factory. `instance` tells daemons on one host apart ("" for the only one): every
-    table, chain and generated link name derives from it. `default_bridge` is the link name of the network `bridge`.
-    `state_dir` is the driver's alone, under exec-root (`network` for `bridge`, `network-drivers/NAME` for others); it
-    exists, and is lost on reboot."""
+    """Argument of a network factory. `instance` distinguishes the daemons of one host ("" for a single one); the driver must
+    derive the names of all tables, chains and links from it. `default_bridge` is the link name of the network `bridge`.
+    `state_dir` is the driver's private directory below exec-root (`network` for `bridge`, `network-drivers/NAME` for
+    others); it exists, and is lost on reboot. `mtu` is in bytes."""
 
     instance: str
     default_bridge: str
@@ -48,14 +53,14 @@ class NetworkContext(msgspec.Struct, frozen=True):
 
 
 class Subnet(msgspec.Struct, frozen=True):
-    """A subnet and its gateway, as text: "172.17.0.0/16", "172.17.0.1"."""
+    """A subnet and its gateway, for example "172.17.0.0/16" and "172.17.0.1"."""
 
     subnet: str
     gateway: str
 
 
 class NetworkSpec(msgspec.Struct, frozen=True):
-    """A network as the driver sees it. `options` are the `-o` of network create."""
+    """A network as the driver sees it. `options` are the `-o` options of `docker network create`."""
 
     id: str
     name: str
@@ -66,15 +71,16 @@ class NetworkSpec(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """An interface address: "172.17.0.2/16" and the gateway to route by ("" = none)."""
+    """An interface address with its prefix length ("172.17.0.2/16"), and the gateway of the default route ("" for none)."""
 
     address: str
     gateway: str = ""
 
 
 class PublishedPort(msgspec.Struct, frozen=True):
-    """A published port, host side decided: the kernel has bound (host_ip, host_port) and serves loopback and IPv6 itself;
-    the driver leads everything else there. `host_ip` "0.0.0.0" or "::" is any address."""
+    """A published port. The kernel has chosen `host_port`, has bound (host_ip, host_port), and forwards connections over
+    loopback and IPv6 itself. The driver forwards all other traffic for that address and port to the container. `host_ip`
+    "0.0.0.0" or "::" means any address."""
 
     protocol: str
     host_ip: str
@@ -83,8 +89,9 @@ class PublishedPort(msgspec.Struct, frozen=True):
 
 
 class LinkedPort(msgspec.Struct, frozen=True):
-    """A port of another container that a `--link` leads to. It is reached on the network that both are on, also where that
-    keeps its containers apart, whatever address the other one has at the time."""
+    """A port of another container that a `--link` gives access to, over the network that both are attached to. The driver
+    must allow this traffic even on a network that isolates its containers (icc=false), and when the other container's
+    address changes."""
 
     container_id: str
     protocol: str
@@ -92,8 +99,10 @@ class LinkedPort(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A container's place on a network, as the kernel wants it. `netns` is a path under /proc that opens the namespace
-    (valid while the monitor lives). `ifname` is the name inside; `default_route` whether this endpoint is the gateway."""
+    """A container's attachment to a network, as the kernel wants it to be. `netns` is a path below /proc that opens the
+    container's network namespace, valid while the container's monitor lives. `ifname` is the interface name in the
+    container. `default_route`: the container's default route goes through this endpoint. `mac` "" lets the driver choose.
+    `links` are the ports that `--link` gives this container access to."""
 
     id: str
     network: NetworkSpec
@@ -109,8 +118,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class EndpointState(msgspec.Struct, frozen=True):
-    """What the driver made. Kept by the kernel and given back on `detach` and `restore`. `host_link` is the link on the
-    host's side ("" = none)."""
+    """The result of `attach`. The kernel stores it and passes it to `update`, `detach` and `restore`. `host_link` is the
+    name of the link on the host ("" for none)."""
 
     mac: str = ""
     host_link: str = ""
@@ -118,64 +127,70 @@ class EndpointState(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class NetworkDriver(Protocol):
-    """Runs against the host's network and namespaces given by path. Every method may be called again after a crash.
-    Kernel objects of an endpoint end with its namespace; `detach` must cope with their being gone."""
+    """Works on the host's network and on namespaces given by path. Every method may be called again after a crash at any
+    point of an earlier call. The links of an endpoint disappear with its namespace; `detach` must not fail when they are
+    gone. Failures raise `DriverError`."""
 
     @property
     def capabilities(self) -> NetworkCapabilities: ...
 
     async def create_network(self, network: NetworkSpec) -> None:
-        """Make the network's objects on the host, or bring existing ones in line (called again at each boot)."""
+        """Make the network's objects on the host, or correct existing ones. Called again for every network at each boot."""
         ...
 
     async def delete_network(self, network: NetworkSpec) -> None:
-        """Remove them. Already gone: no error."""
+        """Remove the network's objects from the host. No error when they do not exist."""
         ...
 
     async def attach(self, endpoint: Endpoint) -> EndpointState:
-        """Connect the namespace and publish the ports, all or nothing. `Conflict` when a port is taken in the driver's
-        own tables."""
+        """Connect the namespace to the network and publish the ports. On failure nothing remains. `Conflict` when a port is
+        already published in the driver's own tables."""
         ...
 
     async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """An attached endpoint has become its container's gateway, or is it no longer: only `ports` and `default_route` are
-        others now. Publish exactly these ports (`Conflict` as of `attach`). With `default_route` lead the namespace's here,
-        in place of any other's; without it, take back those that still lead here. After a boot it is called with what should
-        be so already, the gateway first."""
+        """Change `ports` and `default_route` of an attached endpoint; all other fields are as in `attach`. Publish exactly
+        `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, make the namespace's default routes go through
+        this endpoint and replace others; without it, remove default routes through this endpoint. When the gateway of a
+        container moves, the kernel first withdraws the ports of the old endpoint, then updates the new one, then removes the
+        default route of the old one. After a boot it is called with the recorded values, for the gateway endpoint first."""
         ...
 
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Withdraw ports, then the link. Already gone: no error. With `endpoint.netns` "" the namespace is about to end and
-        takes the link along: it must carry nothing any more on return, but its removal need not be waited for."""
+        """Withdraw the ports, then remove the link. No error when they are gone. `endpoint.netns` "" means that the
+        namespace is about to be destroyed, and the link with it: on return the link must carry no traffic, but it may still
+        exist."""
         ...
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        """Once at boot, after `create_network` of each: make the host's rules exactly those of these endpoints. Rules of
-        living endpoints never disappear meanwhile; what belongs to nobody goes. An endpoint whose link was lost or
-        disconnected while no daemon ran is connected again, under the same `EndpointState`."""
+        """Called once at boot, after `create_network` for each network: make the host's rules exactly those of these
+        endpoints. Rules of these endpoints must stay in force throughout; rules and links of this instance that belong to no
+        endpoint are removed. An endpoint whose link was deleted or disconnected while no daemon ran is connected again, with
+        the same `EndpointState`."""
         ...
 
     async def close(self) -> None:
-        """Release threads and sockets; leave everything in the host's kernel as it is."""
+        """Release threads and sockets. Links, rules and routes stay: containers keep their network while no daemon runs."""
         ...
 
 
 @runtime_checkable
 class NetworkAudit(Protocol):
-    """What a network driver may have besides: comparing the host with the books, for `orlop system check`. It reads only,
-    and is asked of a driver that has been told of nothing as well: what it needs to know comes as arguments."""
+    """Optional methods of a network driver: compare the host with the kernel's records, for `orlop system check`. They may
+    be the first methods called after the factory, without `create_network` or `restore`."""
 
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
     ) -> Sequence[Drift]:
-        """What the host has of this driver's that is not of these, what of theirs it lacks, and what is damaged."""
+        """Compare the host with these networks and endpoints: objects of this driver that belong to none of them are
+        "stray", objects that they lack are "missing". Changes nothing."""
         ...
 
     async def dump(self) -> str:
-        """What the host has of this driver's, for people: part of a debug bundle."""
+        """A readable listing of this driver's objects on the host, for a debug bundle. Changes nothing."""
         ...
 
     async def repair(self, found: Drift) -> None:
-        """Do what its `repair` says; `found` is of the last `audit`. It has put itself right, or is another's by now: no
-        error. What the kernel knows of an endpoint stays true: its `EndpointState` does not change."""
+        """Do what `found.repair` describes; `found` comes from the last `audit`. May be called twice. No error when the
+        difference no longer exists, or the object now belongs to another endpoint. Must not change the `EndpointState` of an
+        endpoint."""
         ...

@@ -1,7 +1,7 @@
-"""The contract of a runtime driver: how to do things to an OCI bundle, as commands. The kernel runs them.
+"""The contract of a runtime driver. It returns the commands of an OCI runtime; the kernel runs them.
 
-`run`, `exec` and `delete` are run by the container's monitor (their process must outlive the daemon); the rest by the
-daemon, from the host's mount namespace.
+The container's monitor runs `run`, `restore`, `exec` and `delete`, because the container must outlive the daemon. The daemon
+runs the other commands, in the host's mount namespace.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ __all__ = [
 
 
 class RuntimeCapabilities(msgspec.Struct, frozen=True):
-    """`direct_signals`: the container's init is a process of this host, and a signal to its pid is a signal to it.
-    `detach_mounts`: mount points that the monitor must detach from its own namespace first (crun on hybrid hosts).
-    `checkpoint_programs`: what must be installed on the host for `RuntimeCheckpoints`."""
+    """`direct_signals`: the container's init is a process of this host, and the kernel may signal its pid directly instead
+    of running `Runtime.signal`. `detach_mounts`: mount points that the monitor must detach in its own mount namespace before
+    it runs a command (crun on hosts with hybrid cgroups). `checkpoint_programs`: programs that `RuntimeCheckpoints`
+    needs."""
 
     direct_signals: bool = True
     detach_mounts: tuple[str, ...] = ()
@@ -35,8 +36,9 @@ class RuntimeCapabilities(msgspec.Struct, frozen=True):
 
 
 class RuntimeContext(msgspec.Struct, frozen=True):
-    """What the kernel gives a runtime factory: the `runtimes` entry of daemon.json, resolved. `path` is "" when the entry
-    names a driver by `runtimeType` and no program. `root` is a directory under exec-root for the runtime's own state."""
+    """Argument of a runtime factory: an entry of `runtimes` in daemon.json. `name` is its key, `path` the runtime's program;
+    "" when the entry has a `runtimeType` and no path. `root` is a directory below exec-root for the runtime's own state.
+    `arguments` are the entry's `runtimeArgs`."""
 
     name: str
     path: str
@@ -46,7 +48,9 @@ class RuntimeContext(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One run of a container. `log` is a file for the runtime's own errors."""
+    """One run of a container. `bundle` is the OCI bundle directory. `pid_file` is where the runtime writes the pid of the
+    container's init. `log` is the file for the runtime's own errors. `console_socket` is the unix socket to which the
+    runtime sends the terminal's descriptor; "" without a terminal."""
 
     id: str
     bundle: str
@@ -56,7 +60,8 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Execution(msgspec.Struct, frozen=True):
-    """One further process in a running task. `process` is the path of an OCI process JSON."""
+    """One additional process (`docker exec`) in a running task. `process` is the path of a file with an OCI process as JSON.
+    The other fields have the same meaning as in `Task`."""
 
     id: str
     process: str
@@ -67,55 +72,57 @@ class Execution(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class RuntimeFeatures(Protocol):
-    """What a runtime may offer besides: telling what it can do."""
+    """Optional method of a runtime driver: report the runtime's features."""
 
     def features(self) -> Command:
-        """Prints the runtime's features as JSON (OCI runtime-spec, features.md). `info` shows them, and read-only
-        mounts are so all the way down when `rro` is among its `mountOptions`."""
+        """A command that prints the runtime's features as JSON (OCI runtime-spec, features.md). `docker info` shows them.
+        When `mountOptions` contains `rro`, read-only binds are made recursively read-only."""
         ...
 
 
 @runtime_checkable
 class RuntimeCheckpoints(Protocol):
-    """What a runtime may offer besides: writing the processes of a task to disk, and starting it from there."""
+    """Optional methods of a runtime driver: write the processes of a task to disk, and restore a task from there."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...
 
     def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
-        """Write what the task's processes are to directory `image`, which is there and empty, and end them unless
-        `leave_running`. `work` is a directory for logs. When it fails the task goes on."""
+        """Write the state of the task's processes to the directory `image`, which exists and is empty. Then end the
+        processes, unless `leave_running`. `work` is a directory for logs. When the command fails, the task keeps running."""
         ...
 
     def restore(self, task: Task, image: str, work: str) -> Command:
-        """In place of `run`, with the same promises: start the task from what `checkpoint` wrote, in the bundle as it is
-        now. Run by the monitor."""
+        """Start the task from the files that `checkpoint` wrote, in the bundle as it is now. The monitor runs it in place of
+        `run`, with the same guarantees."""
         ...
 
 
 @runtime_checkable
 class Runtime(Protocol):
-    """All methods are pure: they touch nothing and return what to run."""
+    """All methods are pure: they only build the command to run, and may be called at any time, in any order. A command that
+    fails exits with a status other than 0."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...
 
     def version(self) -> Command:
-        """Prints the runtime's version."""
+        """A command that prints the runtime's version."""
         ...
 
     def run(self, task: Task) -> Command:
-        """Create and start, detached: on success the init's pid is in `task.pid_file`, and its parent is the nearest
-        subreaper, the monitor. The process inherits the command's stdio, or the console went to `console_socket`."""
+        """Create and start the task, detached. When the command has succeeded, `task.pid_file` holds the pid of the
+        container's init, and the parent of init is the nearest subreaper, which is the monitor. Init inherits the command's
+        stdio; with `task.console_socket`, the runtime has sent the terminal there instead."""
         ...
 
     def exec(self, task: Task, execution: Execution) -> Command:
-        """The same for a further process."""
+        """Start an additional process in the running task, with the same guarantees as `run`."""
         ...
 
     def delete(self, task: Task) -> Command:
-        """Remove what the runtime keeps of an ended task: its state and its cgroups. Forces, and of a task it does not
-        know says nothing."""
+        """Remove the runtime's state and the cgroups of a task, killing processes that are left. May be run twice: for an
+        unknown task the command succeeds and prints nothing."""
         ...
 
     def signal(self, task: Task, signum: int) -> Command: ...
@@ -123,19 +130,20 @@ class Runtime(Protocol):
     def resume(self, task: Task) -> Command: ...
 
     def update(self, task: Task, resources: dict[str, Any]) -> Command:
-        """Apply OCI `linux.resources` (JSON on standard input)."""
+        """Apply `resources`, the OCI `linux.resources`, to the running task. The driver passes them on, usually as JSON in
+        `Command.stdin`."""
         ...
 
     def processes(self, task: Task) -> Command:
-        """Prints a JSON list of the pids in the task."""
+        """A command that prints a JSON list of the pids in the task, as the host sees them."""
         ...
 
     def explain(self, outcome: Outcome, log: bytes, verb: str = "create") -> str:
-        """The reason why `run` (`verb` is "create") or `exec` ("exec") failed, in the words Docker's clients match on:
-        `OCI runtime create failed: runc create failed: unable to start container process: exec: "x": executable file not
-        found in $PATH`."""
+        """The error message for a failed `run` (`verb` is "create") or `exec` ("exec"). `log` is the content of `Task.log`
+        or `Execution.log`. Docker's clients match on this text: `OCI runtime create failed: runc create failed: unable to
+        start container process: exec: "x": executable file not found in $PATH`."""
         ...
 
     def monitor_mounts(self) -> Sequence[Mount]:
-        """Mounts the monitor must make for the runtime in its own namespace; usually none."""
+        """Mounts that the monitor must make in its own mount namespace for the runtime; usually none."""
         ...

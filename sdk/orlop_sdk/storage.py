@@ -1,4 +1,8 @@
-"""The contract of a storage driver: snapshots in, mounts out."""
+"""The contract of a storage driver, which manages snapshots and describes how to mount them.
+
+The kernel pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
+`prepare` on the committed snapshot of the top layer, and calls `mounts` for each start.
+"""
 
 from __future__ import annotations
 
@@ -23,37 +27,39 @@ __all__ = [
 
 
 class StorageCapabilities(msgspec.Struct, frozen=True):
-    """What a storage driver can do. `overlay_whiteouts`: layers keep deletions as overlayfs does (a 0:0 device, an opaque
-    xattr); false: a layer is a whole tree and a deletion is just an absence."""
+    """`overlay_whiteouts`: layers record deletions as overlayfs does (a 0:0 character device, an opaque xattr). When false,
+    a layer is a complete tree, and a deleted path is absent from it. `max_depth`: the greatest number of layers of an
+    image."""
 
     overlay_whiteouts: bool = False
     max_depth: int = 128
 
 
 class StorageContext(msgspec.Struct, frozen=True):
-    """What the kernel gives a storage factory. `root` is the driver's own directory; it exists, mode 0710."""
+    """Argument of a storage factory. `root` is the driver's private directory; it exists, with mode 0710. `options` are the
+    (name, value) pairs of `storage-opts` in daemon.json."""
 
     root: str
     options: tuple[tuple[str, str], ...] = ()
 
 
 class UnpackTarget(msgspec.Struct, frozen=True):
-    """Where the kernel's unpacker writes a layer's files. `overlay_whiteouts` says how to write a `.wh.` entry: as an
-    overlayfs whiteout, or by removing the name from the tree."""
+    """The directory where the kernel's unpacker writes a layer's files. `overlay_whiteouts`: a `.wh.` entry becomes an
+    overlayfs whiteout. When false, the unpacker removes the named path from the tree instead."""
 
     directory: str
     overlay_whiteouts: bool
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a snapshot itself holds, without its parents: bytes of file content and inodes."""
+    """Disk usage of a snapshot, without its parents: `size` in bytes of file content, and the number of inodes."""
 
     size: int
     inodes: int = 0
 
 
 class ChangeKind(IntEnum):
-    """Docker's numbers in `GET /containers/{id}/changes`."""
+    """The values of `Kind` in Docker's `GET /containers/{id}/changes`."""
 
     MODIFIED = 0
     ADDED = 1
@@ -61,7 +67,7 @@ class ChangeKind(IntEnum):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One changed path, absolute inside the root."""
+    """One changed path, absolute from the root of the snapshot."""
 
     path: str
     kind: ChangeKind
@@ -69,74 +75,85 @@ class Change(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Storage(Protocol):
-    """Snapshots, by key. A key is opaque text chosen by the kernel (`[A-Za-z0-9:_.-]{1,128}`).
+    """Snapshots by key. A key is opaque text chosen by the kernel (`[A-Za-z0-9:_.-]{1,128}`); `prepare` raises
+    `InvalidParameter` for any other text.
 
     A snapshot is *active* (made by `prepare`, writable) or *committed* (immutable, may be a parent). Every method may be
-    called again after a crash at any point of an earlier call, and `prepare`, `commit` and `remove` of a state that is
-    already there succeed. Methods may be called concurrently for different keys. Unknown keys raise `NotFound`.
+    called again after a crash or a cancellation at any point of an earlier call. `prepare`, `commit` and `remove` succeed
+    when the requested state exists already. Methods may be called concurrently. Unknown keys raise `NotFound`, except in
+    `remove`.
     """
 
     @property
     def capabilities(self) -> StorageCapabilities: ...
 
     async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
-        """Make an active snapshot on top of the committed `parent` (None: an empty root). `Conflict` when `key` exists
-        with another parent or is committed. It exists whole or not at all, but is not synced: after a power cut one that
-        was made moments before may be missing, and is prepared again. `options` are a container's `--storage-opt`:
-        `InvalidParameter` for any that the driver does not have."""
+        """Make an active snapshot on top of the committed `parent` (None: an empty root). When `key` is already active on
+        that parent, it is left unchanged. `Conflict` when `key` has another parent or is committed, or when `parent` is
+        active.
+
+        The call is atomic: a crash leaves a complete snapshot or none. It need not be synced to disk: a snapshot that a
+        power cut loses is prepared again. `options` are a container's `--storage-opt`; `InvalidParameter` for an option that
+        the driver does not have."""
         ...
 
     async def commit(self, key: str, name: str) -> None:
-        """Make the active snapshot `key` immutable under the new key `name`. When `name` is already committed (two pulls
-        of one layer), `key` is dropped. Durable on return: survives a power cut."""
+        """Make the active snapshot `key` immutable under the new key `name`. When `name` is already committed (two pulls of
+        one layer), keep that snapshot and remove `key`. `Conflict` when `name` is an active snapshot. The commit, with all
+        files of the snapshot, is durable on return: it survives a power cut."""
         ...
 
     async def remove(self, key: str) -> None:
-        """Remove a snapshot. Returns at once even for large trees (rename aside, delete later). Unknown: no error.
-        `Conflict` when it is the parent of another one. A monitor that is about to end may still have it mounted: a driver
-        that cannot remove it then raises `DriverError`, and is asked again when the mount is gone."""
+        """Remove a snapshot. An unknown key is no error. `Conflict` when the snapshot is the parent of another. Must return
+        quickly even for large trees: rename the tree, and delete it in the background. A monitor that is about to exit may
+        still have the snapshot mounted. A driver that cannot remove a mounted snapshot raises `DriverError`; the kernel
+        calls again after the mount is gone."""
         ...
 
     async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
-        """What to mount, in order, so that the mount point shows the snapshot on top of its parents. Committed
-        snapshots are always read-only. Nothing is mounted by the driver. `volatile`: what is written need not survive a
-        power cut (the root of a `--rm` container), so the driver may leave out syncing. Ask again for each new mount, and
-        only when the last writable one of this key is gone."""
+        """The mounts that show the snapshot on top of its parents, in the order in which to make them. The driver mounts
+        nothing itself. Mounts of a committed snapshot are always read-only. `volatile`: written data need not survive a
+        power cut (the root of a `--rm` container), so the driver may leave out syncing. The kernel calls this for each new
+        mount, and never while another writable mount of the same key exists."""
         ...
 
     async def unpack_target(self, key: str) -> UnpackTarget:
-        """Where the kernel unpacks a layer into the active snapshot `key`."""
+        """The directory into which the kernel unpacks the layer of the active snapshot `key`. `Conflict` when it is
+        committed."""
         ...
 
-    async def usage(self, key: str) -> Usage: ...
+    async def usage(self, key: str) -> Usage:
+        """Disk usage of the snapshot without its parents. An active snapshot is counted anew by each call."""
+        ...
 
     async def changes(self, key: str) -> Sequence[Change]:
-        """What the active snapshot changed against its parents, sorted by path, parents of changes included as
-        MODIFIED."""
+        """The differences of the active snapshot from its parents, sorted by path. The parent directories of a changed path
+        are included as MODIFIED. Of a deleted tree only the top directory is listed."""
         ...
 
     async def describe(self, key: str) -> dict[str, str]:
-        """`GraphDriver.Data` of inspect, in Docker's keys (UpperDir, LowerDir, WorkDir, MergedDir for overlay2)."""
+        """`GraphDriver.Data` of inspect, with Docker's keys (UpperDir, LowerDir, WorkDir, MergedDir for overlay2)."""
         ...
 
     async def keys(self) -> Sequence[str]:
-        """All snapshots that exist, for reconciliation at boot."""
+        """The keys of all snapshots, active and committed, for reconciliation at boot."""
         ...
 
     async def status(self) -> Sequence[tuple[str, str]]:
-        """Rows of `DriverStatus` in `GET /info`."""
+        """`DriverStatus` of `GET /info`: (name, value) rows."""
         ...
 
 
 @runtime_checkable
 class StorageAudit(Protocol):
-    """What a storage driver may have besides: comparing its directory with its own index, for `orlop system check`."""
+    """Optional methods of a storage driver: compare its directory with its own index, for `orlop system check`."""
 
     async def audit(self) -> Sequence[Drift]:
-        """What is damaged, missing, or of no snapshot. Reads the disk, changes nothing."""
+        """Damaged and missing snapshots, and directories that belong to none. Reads the disk and changes nothing. May be the
+        first method called after the factory."""
         ...
 
     async def repair(self, found: Drift) -> None:
-        """Do what its `repair` says; never at the cost of what a container may have written. It has put itself right: no
-        error."""
+        """Do what `found.repair` describes, but never delete data that a container may have written. May be called twice; no
+        error when the difference no longer exists."""
         ...

@@ -20,14 +20,15 @@ class VolumeCapabilities(msgspec.Struct, frozen=True):
 
 
 class VolumeContext(msgspec.Struct, frozen=True):
-    """What the kernel gives a volume factory. `root` is the driver's alone, below data-root
+    """Argument of a volume factory. `root` is the driver's private directory below data-root
     (`volumes` for `local`, `volume-drivers/NAME` for others); it exists."""
 
     root: str
 
 
 class Volume(msgspec.Struct, frozen=True):
-    """A volume as the driver knows it. `mountpoint` is where its content is on the host, "" when not there yet."""
+    """A volume as the driver knows it. `mountpoint` is the path of its content on the host, "" when it has none yet.
+    `options` are those given to `create`."""
 
     name: str
     mountpoint: str
@@ -36,25 +37,29 @@ class Volume(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class VolumeDriver(Protocol):
-    """Every method may be called again after a crash. Unknown names raise `NotFound("get NAME: no such volume")`."""
+    """Every method may be called again after a crash at any point of an earlier call. Methods may be called concurrently.
+    `get`, `mounts` and `usage` raise `NotFound("get NAME: no such volume")` for an unknown name."""
 
     @property
     def capabilities(self) -> VolumeCapabilities: ...
 
     async def create(self, name: str, options: Mapping[str, str]) -> Volume:
-        """Make it, or return the existing one unchanged. `InvalidParameter` for options that are unknown or wrong."""
+        """Create a volume, or return the existing one unchanged. `InvalidParameter` for an invalid name or option; nothing
+        is created then."""
         ...
 
     async def remove(self, name: str) -> None:
-        """Remove it with its content. Already gone: no error."""
+        """Remove a volume with its content. No error when it does not exist."""
         ...
 
     async def get(self, name: str) -> Volume: ...
 
     async def mounts(self, name: str) -> Sequence[Mount]:
-        """What a monitor mounts so that the mount point shows the volume. A plain directory is one bind mount."""
+        """The mounts that a monitor makes so that the mount point shows the volume. A plain directory is one bind mount."""
         ...
 
     async def usage(self, name: str) -> Usage: ...
 
-    async def names(self) -> Sequence[str]: ...
+    async def names(self) -> Sequence[str]:
+        """The names of all volumes of this driver."""
+        ...
