@@ -1,7 +1,7 @@
-"""The cgroups of a container: which they are, what they say about memory, and how to empty them.
+"""The cgroups of a container: find, kill and remove them, and read their state. For cgroup v1, v2 and hybrid hosts.
 
-v1, v2 and both at once. Every directory returned here may be emptied by killing, so the root and whatever the caller itself
-lives in are never among them.
+Callers kill every process in the directories returned here. These therefore never include a root cgroup, or a cgroup that
+contains the calling process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _read(path: str) -> str:
     try:
         return smallfiles.read(path).decode()
     except OSError:
-        return ""  # gone with its process or its cgroup
+        return ""  # the process or the cgroup no longer exists
 
 
 def _write(path: str, text: str) -> bool:
@@ -33,7 +33,7 @@ def _write(path: str, text: str) -> bool:
 
 
 def memberships(content: str) -> dict[frozenset[str], str]:
-    """/proc/PID/cgroup: path by set of controllers; the empty set is v2."""
+    """Parse /proc/PID/cgroup into paths by set of controllers. The empty set stands for v2."""
     table = {}
     for line in content.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -64,8 +64,8 @@ def _directory(mount: MountEntry, path: str) -> str:
 
 
 def select(theirs: str, ours: str, mounts: Sequence[MountEntry], container_id: str) -> tuple[str, ...]:
-    """The directories of a process, from its /proc/PID/cgroup and our own. A path is cut after the component that holds
-    the container's id: an init such as systemd moves itself further down at once."""
+    """The cgroup directories of a process, from its /proc/PID/cgroup (`theirs`) and the caller's (`ours`). A path is cut
+    after the component with the container's id, because an init such as systemd moves itself to a cgroup further down."""
     found: dict[str, None] = {}
     own = memberships(ours)
     table = memberships(theirs)
@@ -82,12 +82,12 @@ def select(theirs: str, ours: str, mounts: Sequence[MountEntry], container_id: s
 
 
 def directories(pid: int, container_id: str) -> tuple[str, ...]:
-    """The cgroup directories of a living process. v1 tells nothing of one that is dead already: see `named`."""
+    """The cgroup directories of a living process. For a zombie, v1 reports no cgroups: use `named`."""
     return select(_read(f"/proc/{pid}/cgroup"), _read("/proc/self/cgroup"), mountinfo.read(), container_id)
 
 
 def relative(cgroups_path: str) -> str:
-    """The path below a hierarchy's root of an OCI `linux.cgroupsPath`: plain, or systemd's `slice:prefix:name`."""
+    """Convert an OCI `linux.cgroupsPath`, plain or systemd's `slice:prefix:name`, to a path below a hierarchy's root."""
     if ":" not in cgroups_path:
         return os.path.normpath("/" + cgroups_path.lstrip("/"))
     slice_name, prefix, name = cgroups_path.split(":", 2)
@@ -98,7 +98,8 @@ def relative(cgroups_path: str) -> str:
 
 
 def named(cgroups_path: str) -> tuple[str, ...]:
-    """The existing directories of that OCI `linux.cgroupsPath`, for a process that ended before it could be asked."""
+    """The existing cgroup directories of an OCI `linux.cgroupsPath`, for a process that ended before `directories` could
+    read its cgroups."""
     if not cgroups_path:
         return ()
     path, own = relative(cgroups_path), memberships(_read("/proc/self/cgroup"))
@@ -115,13 +116,13 @@ def _kill_tree(top: str) -> bool:
     for directory, _, _ in os.walk(top):
         for pid in _pids(directory):
             if pid <= 0 or pid == os.getpid():
-                continue  # 0: a process of another pid namespace, which its own cgroups will tell us
+                continue  # 0: a process in another pid namespace, which is killed through its own cgroups
             empty = False
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        # A frozen v1 process does not die before it thaws; in v2 it does, but older kernels want to be told too.
+        # A frozen process in v1 dies only when it is thawed. In v2 it dies while frozen, except on older kernels.
         if os.path.exists(f"{directory}/freezer.state"):
             _write(f"{directory}/freezer.state", "THAWED")
         elif not empty and os.path.exists(f"{directory}/cgroup.freeze"):
@@ -130,7 +131,8 @@ def _kill_tree(top: str) -> bool:
 
 
 def kill(cgroups: Iterable[str]) -> bool:
-    """One round of SIGKILL for everything in there. True when nothing was left: call again, a little later, until then."""
+    """Send SIGKILL to every process in these cgroups. Returns true when they were empty; otherwise call again a little
+    later."""
     empty = True
     for directory in cgroups:
         if _write(f"{directory}/cgroup.kill", "1"):
@@ -141,7 +143,8 @@ def kill(cgroups: Iterable[str]) -> bool:
 
 
 def remove(cgroups: Iterable[str]) -> bool:
-    """Remove what is empty. True when nothing of it is left: a process that was just killed may take a moment to leave."""
+    """Remove the empty directories of these cgroups. Returns true when none is left; otherwise call again, because a process
+    that was just killed may take a moment to leave its cgroup."""
     gone = True
     for top in cgroups:
         for directory, _, _ in os.walk(top, topdown=False):
@@ -154,10 +157,10 @@ def remove(cgroups: Iterable[str]) -> bool:
 
 
 def is_frozen(cgroups: Iterable[str]) -> bool:
-    """Whether the processes in there are held: a paused container, where the runtime pauses by cgroup."""
+    """Whether the processes in these cgroups are frozen, as those of a paused container are."""
     every = tuple(cgroups)
-    # v1 mounts that controller below a directory of its name, and runtimes use it where it is there: a boot asks about each
-    # container, of ten directories and more
+    # v1 mounts the freezer controller below a directory of that name, and runtimes use it if it exists. Reading only that
+    # directory saves ten others for each container at boot.
     freezers = [directory for directory in every if "freezer" in directory] or every
     return any(
         _read(f"{directory}/cgroup.freeze").strip() == "1"
@@ -167,7 +170,8 @@ def is_frozen(cgroups: Iterable[str]) -> bool:
 
 
 def oom_file(cgroups: Iterable[str]) -> str:
-    """The file that counts the kernel's kills for memory: v2 `memory.events`, v1 `memory.oom_control`; "" without one."""
+    """The path of the file that counts OOM kills: `memory.events` in v2, `memory.oom_control` in v1; "" when neither
+    exists."""
     for directory in cgroups:
         for name in ("memory.events", "memory.oom_control"):
             if os.path.exists(f"{directory}/{name}"):
@@ -181,11 +185,11 @@ def _oom_fields(file: str) -> dict[str, str]:
 
 
 def oom_kills(file: str) -> int:
-    """How many processes the kernel killed for memory there so far."""
+    """The number of OOM kills so far, from an `oom_file`."""
     return int(_oom_fields(file).get("oom_kill", 0))
 
 
 def oom_stopped(file: str) -> bool:
-    """Whether processes there wait for memory because the kernel may not kill any (v1, `oom_kill_disable`)."""
+    """Whether processes are blocked for lack of memory because the OOM killer is disabled (v1 `oom_kill_disable`)."""
     fields = _oom_fields(file)
     return fields.get("oom_kill_disable") == fields.get("under_oom") == "1"

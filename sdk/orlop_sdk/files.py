@@ -1,7 +1,8 @@
-"""File work that several drivers share: walking, counting, copying and deleting trees that containers have filled.
+"""Walking, measuring, copying and deleting directory trees whose content containers control.
 
-Everything is relative to descriptors and follows no symlink, so a tree that changes meanwhile, or was made to mislead,
-leads nowhere else. All functions block: call them on a worker thread. Nothing here may import trio (`unpack` uses it).
+All paths are relative to descriptors and no symlink is followed, so a tree that is changed meanwhile, or is malicious,
+cannot lead out of itself. All functions block: call them on a worker thread. Nothing here may import trio (`unpack` uses
+it).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _entries(fd: int) -> list[Entry]:
         try:
             found.append((name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
         except FileNotFoundError:
-            pass  # removed since: the tree may be in use
+            pass  # removed since the listing: the tree may be in use
     return found
 
 
@@ -45,10 +46,10 @@ def _same(fd: int, identity: tuple[int, int]) -> bool:
 
 
 def walk(root: int) -> Iterator[tuple[str, int, list[Entry]]]:
-    """Yield (path, descriptor, entries) for the directory `root` and each one below it, parents first; the path is
-    relative, "" for the root, and the descriptor is valid until the next step. Take an entry out of the list and it is not
-    entered. Stays on the root's file system. Holds one descriptor at any depth: it goes up by "..", as fts(3) does, and
-    leaves out the rest of a directory that was moved away meanwhile."""
+    """Yield (path, descriptor, entries) for the directory `root` and each directory below it, parents first. The path is
+    relative, "" for the root; the descriptor is valid until the next step. The caller may remove an entry from the list, so
+    that it is not entered. Stays on the root's file system. Holds one descriptor at any depth, because it goes up by ".." as
+    fts(3) does. When a directory is moved away meanwhile, the rest of it is left out."""
     device = os.fstat(root).st_dev
     fd = os.open(".", _DIRECTORY, dir_fd=root)
     try:
@@ -83,8 +84,8 @@ def _subdirectories(entries: list[Entry], device: int) -> list[str]:
 
 
 def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]]) -> int:
-    """Leave the directory `fd`, whose entry was just popped. Somebody may have moved it: then start over at the root, and
-    give up all levels but that one."""
+    """Go from the directory `fd`, whose stack entry was just popped, to its parent. If the directory has been moved, go on
+    at the root and drop the levels between."""
     if not stack:
         return fd
     parent = os.open("..", _DIRECTORY, dir_fd=fd)
@@ -97,8 +98,8 @@ def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]])
 
 
 def tree_usage(path: str) -> Usage:
-    """Bytes of regular files and inodes below `path` (the directory itself not counted), hard links once, as Docker
-    counts."""
+    """Bytes of regular files, and number of inodes, below `path` (not counting `path` itself). Hard links count once, as in
+    Docker."""
     size = inodes = 0
     linked: set[int] = set()
     root = os.open(path, _DIRECTORY)
@@ -121,9 +122,9 @@ def tree_usage(path: str) -> Usage:
 
 
 def copy_tree(source: int, target: int) -> None:
-    """Copy the content of directory `source` into `target`, and owner, mode, times and attributes of the directory itself.
-    Keeps hard links, holes, devices and extended attributes; shares blocks where the file system can. Sockets are left
-    out, as in a layer. `target` must be ours alone while this runs."""
+    """Copy the content of the directory `source` into `target`, and the directory's own owner, mode, times and attributes.
+    Preserves hard links, holes, devices and extended attributes; shares blocks if the file system can. Leaves out sockets,
+    as layers do. No other process may change `target` meanwhile. Raises `OSError`."""
     _copy_directory(source, target, {}, 0)
 
 
@@ -151,7 +152,7 @@ def _copy_entry(
     source: int, target: int, name: str, info: os.stat_result, linked: dict[tuple[int, int], str], path: str
 ) -> None:
     if info.st_nlink > 1:
-        # By descriptor of the first copy's directory would cost one open file a link; the names are ours.
+        # By path: keeping a descriptor of the first copy's directory would cost an open file for each hard link
         known = linked.get((info.st_dev, info.st_ino))
         if known is not None:
             try:
@@ -207,13 +208,13 @@ def _copy_content(reader: int, writer: int, info: os.stat_result) -> None:
             end = os.lseek(reader, at, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                return  # nothing but a hole up to the end
+                return  # only a hole up to the end
             raise
         at = _copy_range(reader, writer, at, min(end, info.st_size))
 
 
 def _copy_range(reader: int, writer: int, at: int, end: int) -> int:
-    """Copy [at, end); returns where it ended, which is earlier when the file was cut short meanwhile."""
+    """Copy [at, end). Returns the offset to go on at, which is beyond the end when the file was truncated meanwhile."""
     in_kernel = True
     while at < end:
         if in_kernel:
@@ -257,8 +258,9 @@ def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
 
 
 def delete_tree(path: str) -> None:
-    """Delete a file or directory tree of any depth with two descriptors: a directory that is not empty is moved up beside
-    `path`, and comes next. A file that cannot be deleted (chattr +i) is left, and raises at the end."""
+    """Delete a file or a directory tree of any depth, with two descriptors: a subdirectory that is not empty is moved beside
+    `path` and deleted after its parent. A file that cannot be deleted (chattr +i) is left, and the `OSError` is raised at
+    the end."""
     home = os.open(os.path.dirname(path), _DIRECTORY)
     failure: OSError | None = None
     try:
@@ -304,9 +306,9 @@ def _delete_level(home: int, name: str) -> list[str]:
 
 
 class Trash:
-    """A directory of what is to be deleted, and the thread that deletes it. Taking something in is one rename; the thread
-    runs while there is something to do. What a crash leaves in the directory is deleted after the next start. Must be on
-    the file system of what it takes in. A tree that cannot be deleted stays until the next start tries again."""
+    """Deletes trees in the background. `take` renames a tree into `directory`, which must be on the same file system; a
+    thread deletes it and ends when there is no more to delete. Trees that a crash leaves in the directory are deleted after
+    the next start. A tree that cannot be deleted stays, and the next start tries again."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -318,7 +320,7 @@ class Trash:
             self._delete_soon(name)
 
     def take(self, path: str) -> None:
-        """Move `path` here. Gone already: no error."""
+        """Move `path` into the trash. No error when it does not exist."""
         name = uuid.uuid4().hex
         try:
             os.rename(path, os.path.join(self.directory, name))
@@ -330,7 +332,7 @@ class Trash:
         with self._lock:
             self._queue.put(name)
             if self._thread is None:
-                # A daemon thread: the end of the process does not wait for it, and the next start goes on.
+                # A daemon thread: the process does not wait for it at exit, and the next start goes on.
                 self._thread = threading.Thread(target=self._run, name="orlop-trash", daemon=True)
                 self._thread.start()
 
@@ -344,10 +346,10 @@ class Trash:
             try:
                 delete_tree(os.path.join(self.directory, name))
             except OSError:
-                pass  # stays, and the next start tries again
+                pass  # the tree stays, and the next start tries again
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is empty; false when it is not in time. For tests and orderly shutdown."""
+        """Wait until the trash is empty, at most `timeout` seconds; false when it is not. For tests and orderly shutdown."""
         with self._lock:
             thread = self._thread
         if thread is not None:
@@ -357,8 +359,8 @@ class Trash:
 
 
 def filesystem_type(path: str) -> str:
-    """The file system that holds `path`, by Docker's names ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
-    # By the mount, not by st_dev: btrfs gives each subvolume a device number of its own, which mountinfo does not list
+    """Docker's name of the file system that holds `path` ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
+    # Look up the mount id, not st_dev: btrfs gives each subvolume its own device number, which mountinfo does not list
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         with open(f"/proc/self/fdinfo/{fd}") as file:
@@ -381,6 +383,6 @@ _DOCKER_NAMES = {
 
 
 def docker_name(filesystem: str) -> str:
-    """Docker's name of a file system that the kernel calls `filesystem` (moby daemon/graphdriver/driver_linux.go)."""
-    name = filesystem.partition(".")[0]  # "fuse.sshfs" is FUSE's
+    """Docker's name of the file system type `filesystem` (moby daemon/graphdriver/driver_linux.go)."""
+    name = filesystem.partition(".")[0]  # "fuse.sshfs" is a FUSE file system
     return _DOCKER_NAMES.get(name, name)

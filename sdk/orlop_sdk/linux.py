@@ -1,7 +1,7 @@
 """System calls that Python 3.11 does not wrap: mounts, namespaces, openat2, subreapers, fd hygiene.
 
-Thin by intent: each function is one system call (or the two that belong together), raises `OSError` with the path, and
-holds no state. Imported by the zygote: nothing here may import trio.
+Each function wraps one system call (or two that belong together), raises `OSError` with the path, and keeps no state. The
+zygote imports this module, so nothing here may import trio.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ PROPAGATION = {
     "runbindable": MS_UNBINDABLE | MS_REC,
 }
 
-_MOUNT_DATA = 4095  # mount(2) copies one page of options, with its end
+_MOUNT_DATA = 4095  # mount(2) copies one page of options, including the terminating NUL
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _SYS_OPENAT2, _SYS_PIDFD_SEND_SIGNAL = 437, 424
@@ -84,7 +84,7 @@ _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
-_OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN; a busy one never succeeds
+_OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -126,8 +126,8 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def mount(kind: str, source: str, target: str, options: Iterable[str] = ()) -> None:
-    """Mount with mount(8)'s words. A read-only or nosuid bind, and a propagation word, take a second call, as the kernel
-    ignores them in the first."""
+    """Mount with the options of mount(8). Flags of a bind mount (ro, nosuid, ...) and propagation need a second mount(2),
+    because the kernel ignores them in the first."""
     flags, propagation, data = 0, 0, []
     for word in options:
         if word in FLAGS:
@@ -152,7 +152,7 @@ def mount(kind: str, source: str, target: str, options: Iterable[str] = ()) -> N
 
 
 def change_mount(target: str, options: Iterable[str]) -> None:
-    """Set the flags and the propagation of the mount that `target` is the top of."""
+    """Set the flags and the propagation of the mount whose mount point is `target`."""
     flags, propagation = 0, 0
     for word in options:
         flags |= FLAGS.get(word, 0)
@@ -164,7 +164,7 @@ def change_mount(target: str, options: Iterable[str]) -> None:
 
 
 def relative_layers(options: Sequence[str]) -> tuple[str, list[str]]:
-    """The directory that all directories in overlay options have in common, and the options relative to it."""
+    """The common parent of all directories in overlay options, and the options with paths relative to it."""
     words = [option.partition("=") for option in options]
     layered = ("lowerdir", "upperdir", "workdir")
     base = os.path.commonpath([path for name, _, value in words if name in layered for path in value.split(":")])
@@ -177,8 +177,9 @@ def relative_layers(options: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _mount_relative(source: str, target: str, flags: int, options: Sequence[str]) -> None:
-    """An overlay of so many layers that its options do not fit in the page that mount(2) copies: name them relative to the
-    working directory, as Docker does. Changes that for the whole process for a moment: for single-threaded ones."""
+    """Mount an overlay with so many layers that the options do not fit in the page that mount(2) copies. The layers are
+    named relative to the working directory, as Docker does. The working directory of the whole process changes meanwhile, so
+    the process must be single-threaded."""
     base, short = relative_layers(options)
     target = os.path.join(os.getcwd(), target)
     home = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -191,19 +192,19 @@ def _mount_relative(source: str, target: str, flags: int, options: Sequence[str]
 
 
 def clone_tree(path: str) -> int:
-    """open_tree(2): a copy of the mounts at `path`, attached nowhere; its fd may go to another mount namespace."""
+    """open_tree(2): a detached copy of the mounts at `path`. The descriptor can be passed to another mount namespace."""
     flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
     return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), path)
 
 
 def attach_tree(fd: int, target: str) -> None:
-    """move_mount(2): mount what `clone_tree` made. A symlink is followed: `target` may be in /proc/self/fd."""
+    """move_mount(2): attach a tree made by `clone_tree`. Follows a symlink: `target` may be in /proc/self/fd."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), flags), target)
 
 
 def umount(target: str) -> None:
-    """Detach a mount at once; what still uses it keeps it until it is done. Never follows a symlink."""
+    """Detach a mount at once (MNT_DETACH); processes that use it keep it until they close it. Follows no symlink."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
 
 
@@ -217,8 +218,8 @@ def setns(fd: int, kind: int) -> None:
 
 @contextmanager
 def in_network_namespace(fd: int) -> Iterator[None]:
-    """Run the block with this *thread* in another network namespace. A thread that cannot come back must not go on: the
-    process ends rather than act on the wrong network."""
+    """Run the block with the calling thread in another network namespace. When the thread cannot return to its own
+    namespace, the process aborts, so that it does not act on the wrong network."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(fd, CLONE_NEWNET)
@@ -234,7 +235,7 @@ def in_network_namespace(fd: int) -> Iterator[None]:
 
 
 def new_network_namespace() -> int:
-    """Make a network namespace and return an fd of it; the calling thread stays where it is."""
+    """Create a network namespace and return a descriptor of it. The calling thread returns to its own namespace."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         unshare(CLONE_NEWNET)
@@ -250,13 +251,13 @@ def new_network_namespace() -> int:
 
 
 def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
-    """openat2(RESOLVE_IN_ROOT): `path` means what it means to a process chrooted at the directory fd `root`; symlinks,
-    absolute ones and ".." never lead out of it. Raises EAGAIN only after many tries under constant renaming."""
+    """openat2(RESOLVE_IN_ROOT): resolve `path` as for a process chrooted to the directory descriptor `root`; neither
+    symlinks nor ".." lead out of it. Retries EAGAIN, and raises it only when renames keep disturbing the lookup."""
     return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS))
 
 
 def open_beneath(root: int, path: str | bytes, flags: int) -> int:
-    """openat2(RESOLVE_BENEATH): EXDEV when a symlink or ".." would lead out of the directory fd `root`."""
+    """openat2(RESOLVE_BENEATH): raises EXDEV when a symlink or ".." would lead out of the directory descriptor `root`."""
     return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS))
 
 
@@ -273,7 +274,8 @@ def _openat2(root: int, path: str | bytes, how: _OpenHow) -> int:
 
 
 def set_subreaper() -> None:
-    """Orphaned descendants become our children: runc's detached container processes become the monitor's."""
+    """Make orphaned descendants children of this process. The monitor thus becomes the parent of processes that runc
+    detaches."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
@@ -282,31 +284,31 @@ def set_parent_death_signal(signum: int) -> None:
 
 
 def set_process_name(name: str) -> None:
-    """The name `ps -o comm` shows: 15 bytes at most."""
+    """Set the name that `ps -o comm` shows, at most 15 bytes."""
     _check(_libc.prctl(_PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0))
 
 
 def keep_freed_memory(size: int) -> None:
-    """Have malloc keep up to `size` bytes of freed memory, blocks of that size included, instead of giving them back to the
-    kernel at once and faulting them in again, page by page, for the next buffer. Where there is no mallopt: nothing."""
+    """Make malloc keep up to `size` bytes of freed memory for the next buffer, large blocks included. Otherwise malloc
+    returns them to the kernel, and each new buffer costs a page fault per page. Does nothing without mallopt."""
     try:
         _libc.mallopt(_M_TRIM_THRESHOLD, size)
         _libc.mallopt(_M_MMAP_THRESHOLD, size)
     except AttributeError:
-        pass  # musl has no such knobs, and no such habit
+        pass  # musl has no mallopt
 
 
 def share_one_arena() -> None:
-    """Have all threads allocate from one heap, for a process whose threads work in turn (they do, under one lock). To be
-    called before there is a second thread."""
+    """Make all threads allocate from one heap. This saves memory in a process whose threads take turns under Python's lock.
+    Call it before starting a second thread."""
     try:
         _libc.mallopt(_M_ARENA_MAX, 1)
     except AttributeError:
-        pass  # musl has one heap anyway
+        pass  # musl has no mallopt, and only one heap
 
 
 def release_freed_memory() -> None:
-    """Give back what `keep_freed_memory` kept."""
+    """Return the memory kept by `keep_freed_memory` to the kernel."""
     try:
         _libc.malloc_trim(0)
     except AttributeError:
@@ -314,12 +316,12 @@ def release_freed_memory() -> None:
 
 
 def use_huge_pages(fd: int) -> None:
-    """Gather what a memfd holds into huge pages, as far as it fills them: who executes it takes fewer page faults. Before
-    Linux 6.1, or where memory is too scattered: `OSError`, and it stays as it is."""
+    """Move the content of a memfd into huge pages, as far as it fills whole ones, so that executing it takes fewer page
+    faults. Raises `OSError` before Linux 6.1, or when memory is too fragmented; the memfd is unchanged then."""
     size = os.fstat(fd).st_size // _HUGE_PAGE * _HUGE_PAGE
     if not size:
         return
-    # Page and address must be aligned alike, which mmap does only when it is told the address.
+    # The mapping must be aligned to huge pages, which mmap guarantees only with MAP_FIXED.
     room = _check(_libc.mmap(None, size + _HUGE_PAGE, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0))
     try:
         start = -(-room // _HUGE_PAGE) * _HUGE_PAGE
@@ -334,7 +336,7 @@ def pidfd_send_signal(pidfd: int, signum: int) -> None:
 
 
 def _process_fields(pid: int) -> list[bytes]:
-    """proc(5) stat from field 3 on, which follow the name."""
+    """The fields of /proc/PID/stat from field 3 on, which follow the name (proc(5))."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
@@ -344,13 +346,13 @@ def _process_fields(pid: int) -> list[bytes]:
 
 
 def process_start_time(pid: int) -> int:
-    """Clock ticks since boot when `pid` started: with the pid it names one process for ever (field 22 of proc(5) stat).
-    Raises `ProcessLookupError` when there is none."""
+    """When `pid` started, in clock ticks since boot (field 22 of /proc/PID/stat). Pid and start time together identify a
+    process uniquely. Raises `ProcessLookupError` when it does not exist."""
     return int(_process_fields(pid)[19])
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a signal (SIGSTOP) or a debugger has stopped it (field 3 of proc(5) stat)."""
+    """Whether a signal (SIGSTOP) or a debugger has stopped the process (field 3 of /proc/PID/stat)."""
     try:
         return _process_fields(pid)[0] in (b"T", b"t")
     except ProcessLookupError:
@@ -358,7 +360,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def is_process(pid: int, start_time: int) -> bool:
-    """Whether `pid` is still the process that started then, be it a zombie by now."""
+    """Whether `pid` is still the process that started at `start_time`. True for a zombie as well."""
     try:
         return process_start_time(pid) == start_time
     except ProcessLookupError:
@@ -366,8 +368,8 @@ def is_process(pid: int, start_time: int) -> bool:
 
 
 def receive_fds(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """Up to `size` bytes, and up to `most` descriptors that come with them, close-on-exec from the start. Not by
-    `socket.recv_fds`: in many versions of Python it drops its flags, and what it returns is inherited by every program."""
+    """Receive up to `size` bytes and up to `most` descriptors, which are close-on-exec from the start. `socket.recv_fds`
+    ignores its flags in many versions of Python, so every program would inherit the descriptors it returns."""
     data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_LEN(most * _INT.size), socket.MSG_CMSG_CLOEXEC)
     fds = []
     for level, kind, content in ancillary:
@@ -387,6 +389,6 @@ def close_other_fds(keep: Iterable[int]) -> None:
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """(pid, uid, gid) of the process at the other end of a unix socket, as of its connect()."""
+    """(pid, uid, gid) of the process at the other end of a unix socket, at the time of its connect()."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(raw[:4], "little", signed=True), *(int.from_bytes(raw[i : i + 4], "little") for i in (4, 8))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Reading /proc/self/mountinfo (proc(5)): the one parser for sandbox and cgroups. Sans-IO but for `read`."""
+"""Parser of /proc/self/mountinfo (proc(5)), used for sandboxes and cgroups. Only `read` does I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class MountEntry(NamedTuple):
-    """`propagates`: it is a member of a peer group or a slave of one: what happens below it on the host happens here."""
+    """One mount. `propagates`: the mount is in a peer group or is a slave of one, so it receives mounts from the host."""
 
     id: int
     parent: int
@@ -23,7 +23,7 @@ class MountEntry(NamedTuple):
     type: str
     options: tuple[str, ...]
     shared: bool = False
-    """It is a member of a peer group: what happens below it here happens on the host."""
+    """The mount is in a peer group: mounts made below it here appear on the host."""
 
 
 def _text(field: bytes) -> str:
@@ -31,7 +31,7 @@ def _text(field: bytes) -> str:
 
 
 def parse(content: bytes) -> list[MountEntry]:
-    """Every mount, in the kernel's order: a mount comes after what it is mounted on."""
+    """All mounts, in the kernel's order: a mount comes after the mount that it is mounted on."""
     entries = []
     for line in content.splitlines():
         head, _, tail = line.partition(b" - ")

@@ -1,4 +1,4 @@
-"""Numbers in what clients and images send as text."""
+"""Parsing of numbers that clients and images send as text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["natural"]
 
 
 def natural(text: str, largest: int) -> int | None:
-    """A decimal number from 0 to `largest`; None for anything else. `int` takes signs, blanks, underscores and the digits of
-    every script, and fails with an error of its own at more than 4,300 digits."""
+    """Parse a decimal number from 0 to `largest`; None for anything else. Python's `int` also accepts signs, blanks,
+    underscores and the digits of every script, and raises on more than 4,300 digits."""
     if not (text.isascii() and text.isdecimal()):
         return None
     digits = text.lstrip("0") or "0"

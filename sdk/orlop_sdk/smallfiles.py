@@ -1,4 +1,4 @@
-"""Reading and writing small files by system calls: Python's file objects cost a forked process a hundred pages more."""
+"""Read and write small files by system calls. Python's file objects would cost a forked process a hundred more pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """Write to a file that exists, in one call: what the kernel's control files want. Raises `OSError`."""
+    """Write to an existing file in one system call, as the kernel's control files require. Raises `OSError`."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, data)

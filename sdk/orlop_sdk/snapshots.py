@@ -1,9 +1,9 @@
-"""A durable index of snapshots for storage drivers: which key is which directory, on top of which.
+"""A durable index of snapshots for storage drivers: maps each key to a directory and its parent.
 
-One symbolic link a snapshot, `active/<key>` or `committed/<key>`, whose target is a record, not a path: "<id>", or
-"<id>:<parent's id>" (Emacs keeps its locks that way). Links are metadata, so a journalling file system keeps each whole or
-not at all, without a sync of ours; making one active is one symlink(2), committing it one rename(2), both atomic. Ids are
-the driver's own directory names.
+Each snapshot is one symbolic link, `active/<key>` or `committed/<key>`. The link's target is a record, not a path: "<id>",
+or "<id>:<parent's id>" (Emacs stores its locks in this way). Links are metadata, so after a crash a journalling file system
+has each of them complete or not at all, without an fsync. Adding is one symlink(2) and committing one rename(2); both are
+atomic. Ids are the driver's directory names.
 
 All functions block. Nothing here may import trio.
 """
@@ -29,13 +29,14 @@ _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 def check_key(key: str) -> None:
-    """`InvalidParameter` when `key` is not one (SPI: `[A-Za-z0-9:_.-]{1,128}`), or could not be a file name."""
+    """Raise `InvalidParameter` when `key` is not a valid key (`[A-Za-z0-9:_.-]{1,128}`, see `Storage`), or is "." or
+    ".."."""
     if not _KEY.fullmatch(key) or key in (".", ".."):
         raise InvalidParameter(f"cannot use {key!r} as a snapshot key: 1 to 128 of A-Z a-z 0-9 : _ . - are allowed")
 
 
 def fsync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
+    """Make the entries of a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -51,7 +52,7 @@ def _listed(directory: str) -> list[str]:
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True):
-    """`id` is the driver's name for it, `parent` that of its parent, None for none."""
+    """One snapshot. `id` is the driver's directory name, `parent` the parent's id (None for no parent)."""
 
     id: str
     parent: str | None
@@ -59,8 +60,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
 
 
 class SnapshotIndex:
-    """Owns its directory. Concurrent calls must be about different keys. What is no record is moved to `damaged/`, so that
-    the rest can be used, and its key again."""
+    """The index in `directory`, which it owns. Concurrent calls must be for different keys. `load` moves invalid entries to
+    `damaged/`, so that the other snapshots and the entry's key remain usable."""
 
     def __init__(self, directory: str) -> None:
         self._active = os.path.join(directory, "active")
@@ -68,7 +69,7 @@ class SnapshotIndex:
         self._damaged = os.path.join(directory, "damaged")
 
     def load(self) -> dict[str, SnapshotRecord]:
-        """All snapshots, by key. Makes the directories where they are missing."""
+        """All snapshots, by key. Creates missing directories and quarantines invalid entries."""
         for directory in (self._active, self._committed):
             os.makedirs(directory, 0o700, exist_ok=True)
         found, damaged = self._read()
@@ -79,7 +80,7 @@ class SnapshotIndex:
         return found
 
     def _read(self) -> tuple[dict[str, SnapshotRecord], list[str]]:
-        """The records, and the paths of what is none."""
+        """The valid records, and the paths of invalid entries."""
         found, damaged = {}, []
         for directory, committed in ((self._active, False), (self._committed, True)):
             for key in _listed(directory):
@@ -87,7 +88,7 @@ class SnapshotIndex:
                 try:
                     ident, _, parent = os.readlink(path).partition(":")
                 except FileNotFoundError:
-                    continue  # dropped meanwhile
+                    continue  # dropped since the listing
                 except OSError:
                     ident, parent = "", ""
                 if _ID.fullmatch(ident) and (not parent or _ID.fullmatch(parent)) and _KEY.fullmatch(key):
@@ -97,8 +98,8 @@ class SnapshotIndex:
         return found, damaged
 
     def compare(self, present: Collection[str], is_empty: Callable[[str], bool]) -> list[Drift]:
-        """For `StorageAudit.audit`: the index against the directories that there are, by id. Only what is empty may be
-        removed for want of a record: that of another may have been lost."""
+        """For `StorageAudit.audit`: compare the index with `present`, the ids of the directories that exist. A directory
+        without a record may be removed only when it is empty: if not, its record may have been lost."""
         records, damaged = self._read()
         lost = [*damaged, *(os.path.join(self._damaged, name) for name in _listed(self._damaged))]
         found = [Drift("damaged", f"index entry {path}", "says of no snapshot where it is") for path in sorted(lost)]
@@ -116,21 +117,22 @@ class SnapshotIndex:
         return found
 
     def knows(self, ident: str) -> bool:
-        """Whether a snapshot is there."""
+        """Whether a snapshot with this id exists."""
         return any(record.id == ident for record in self._read()[0].values())
 
     def add(self, key: str, ident: str, parent: str | None) -> None:
-        """Add an active snapshot. Atomic, not synced."""
+        """Add an active snapshot. Atomic, but not synced to disk."""
         os.symlink(f"{ident}:{parent}" if parent else ident, os.path.join(self._active, key))
 
     def commit(self, key: str, name: str) -> None:
-        """Active `key` becomes committed `name`. Durable on return; the snapshot's content must have been before."""
+        """Turn the active `key` into the committed `name`. Durable on return. The caller must have synced the snapshot's
+        content before."""
         os.rename(os.path.join(self._active, key), os.path.join(self._committed, name))
         fsync_directory(self._committed)
         fsync_directory(self._active)
 
     def drop(self, key: str, *, committed: bool) -> None:
-        """Forget a snapshot. Gone already: no error."""
+        """Remove a snapshot from the index. No error when it does not exist."""
         try:
             os.unlink(os.path.join(self._committed if committed else self._active, key))
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The contract of a storage driver, which manages snapshots and describes how to mount them.
 
 The kernel pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
-`prepare` on the committed snapshot of the top layer, and calls `mounts` for each start.
+`prepare` on a committed snapshot, and calls `mounts` for each start.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A part of a volume or of an image, by a path inside of it: `volume-subpath`, `image-subpath`.
+"""Resolves `volume-subpath` and `image-subpath`: a path inside a volume or an image.
 
-Containers that have the same volume may have put links anywhere in it, so the path is resolved beneath the volume's
-directory, and what leads out of that is refused, in the words of dockerd (volume/safepath).
+Containers that share the volume may have put symlinks anywhere in it. The path is therefore resolved beneath the volume's
+directory. A path that leads out of it is refused with dockerd's messages (moby volume/safepath).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ __all__ = ["is_local", "open_subpath"]
 
 
 def is_local(subpath: str) -> bool:
-    """Whether it stays inside by its words alone: Go's `filepath.IsLocal`, but "" is the whole."""
+    """Whether the path stays inside, judged without looking at the file system. As Go's `filepath.IsLocal`, but "" is
+    allowed and means the whole volume."""
     return not os.path.isabs(subpath) and os.path.normpath(subpath).split("/")[0] != ".."
 
 
 def open_subpath(base: str, subpath: str, flags: int = os.O_PATH) -> int:
-    """The descriptor of a path inside of `base`; of `base` itself when it is "". `OSError` with EXDEV when it leads out, and
-    with what is wrong otherwise; `strerror` is dockerd's sentence."""
+    """Open a path inside `base` ("" is `base` itself) and return its descriptor. Raises `OSError`, with EXDEV when the path
+    leads out of `base`; `strerror` is dockerd's message."""
     if not subpath:
         return os.open(base, flags | os.O_CLOEXEC)
     top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,6 +1,7 @@
-"""Who a container's process is: `--user` resolved in the container's *own* /etc/passwd and /etc/group.
+"""Resolves `--user` in the container's own /etc/passwd and /etc/group.
 
-The files belong to the image. They are opened inside the root by its fd, only when regular, and read to a bound.
+The image controls these files, so they are opened relative to the root's descriptor, must be regular, and are read up to a
+limit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _read(root: int, path: str) -> str:
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return ""  # an image without the file has no names; numbers still work
+        return ""  # without the file, names cannot be resolved; numbers still work
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
@@ -48,7 +49,8 @@ def _lines(text: str, fields: int) -> Iterator[list[str]]:
 
 
 def _number(text: str, what: str, user: str) -> int | None:
-    """`text` as an id; None when it is a name. A number out of range is an error, never another user."""
+    """`text` as an id; None when it is a name. A number out of range raises `InvalidParameter`: it must not select another
+    user."""
     if not text.isascii() or not text.lstrip("+-").isdigit():
         return None
     value = natural(text, _ID_LIMIT)
@@ -58,13 +60,13 @@ def _number(text: str, what: str, user: str) -> int | None:
 
 
 def _id(text: str) -> int | None:
-    """A number of passwd or group, None for one that is out of range."""
+    """An id from passwd or group; None when it is out of range."""
     return natural(text, _ID_LIMIT)
 
 
 def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
-    """Resolve `user[:group]` (names or numbers) under the directory fd `root`. Unknown numbers are fine, unknown names
-    are not."""
+    """Resolve `user[:group]` (names or numbers) in the files below the directory descriptor `root`. Numbers need no entry.
+    Raises `InvalidParameter` for an unknown name."""
     passwd, groups = _read(root, "/etc/passwd"), _read(root, "/etc/group")
     name, _, group = user.partition(":")
     uid, gid, home, login = _user(passwd, name or "0", user)
@@ -80,10 +82,10 @@ def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
 
 
 def _user(passwd: str, name: str, user: str) -> tuple[int, int, str, str]:
-    """(uid, gid, home, login name)."""
+    """Returns (uid, gid, home, login name)."""
     number = _number(name, "uid", user)
     for parts in _lines(passwd, 7):
-        # A number is never a login name: an image could call root "1000"
+        # A number is not looked up as a login name: an image could give root the name "1000"
         if _id(parts[2]) == number if number is not None else parts[0] == name:
             uid, gid = _id(parts[2]), _id(parts[3])
             if uid is not None and gid is not None:

@@ -58,7 +58,9 @@ class VolumeDriver(Protocol):
         """The mounts that a monitor makes so that the mount point shows the volume. A plain directory is one bind mount."""
         ...
 
-    async def usage(self, name: str) -> Usage: ...
+    async def usage(self, name: str) -> Usage:
+        """Disk usage of a volume; `size` is -1 when the driver cannot tell (a network file system)."""
+        ...
 
     async def names(self) -> Sequence[str]:
         """The names of all volumes of this driver."""

@@ -1,4 +1,4 @@
-"""The fake keeps the contract that the drivers keep."""
+"""The fake log driver passes the conformance suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log options, attributes and tags: values and refusals as dockerd has them."""
+"""Log options, extra attributes and tags: values and error messages match dockerd's."""
 
 from __future__ import annotations
 

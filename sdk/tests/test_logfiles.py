@@ -1,4 +1,4 @@
-"""Rotation, repair, compression and reading, with the plainest record format there is: lines."""
+"""Rotation, repair, compression and reading of log files, with lines as the record format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECOND = 1_000_000_000
 
 
 class Lines:
-    """A record is a line "SECONDS TEXT"; its time is the number before the blank."""
+    """Record format: each line is a record "SECONDS TEXT"."""
 
     def whole(self, data: bytes) -> int:
         return data.rfind(b"\n") + 1
@@ -61,7 +61,7 @@ def line(number: int, size: int = 20) -> bytes:
 
 
 def contents(path: Path) -> list[bytes]:
-    """All records on disk, oldest first, each file's apart."""
+    """All records on disk, oldest first."""
     reader = FileLogReader(str(path), Lines(), LogQuery())
     found = []
     while batch := reader.read():
@@ -75,7 +75,7 @@ def names(path: Path) -> list[str]:
 
 
 def per_record(lines: list[bytes], limit: int) -> list[list[bytes]]:
-    """What dockerd does: look before each record."""
+    """The files that dockerd would write: it checks the size before each record."""
     files: list[list[bytes]] = [[]]
     for one in lines:
         if sum(map(len, files[-1])) >= limit:
@@ -155,7 +155,7 @@ def test_a_compression_can_be_given_up(tmp_path: Path) -> None:
     source.write_bytes(line(1) * 200_000)
     one = compression.Compression(str(source), "")
     one.wait(0)
-    # Either it was faster than we, or the plain file is as it was and nothing is beside it.
+    # Either the compression finished before it was cancelled, or only the plain file is left.
     assert names(source) in (["log.1"], ["log.1.gz"])
 
 
@@ -218,7 +218,7 @@ def test_full_disk_cuts_back_to_a_whole_record(tmp_path: Path, monkeypatch: pyte
 
 
 def test_no_inode_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rotation that could not be finished is not begun a second time: old files do not fall off the end."""
+    """A rotation that fails for lack of an inode is not started again, so that no old file is deleted."""
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 4), Lines())
     for number in range(6):
@@ -279,7 +279,7 @@ def test_since_in_a_big_file_reads_little_of_it(tmp_path: Path) -> None:
 
 
 def test_since_finds_what_an_older_time_hides(tmp_path: Path) -> None:
-    """A long line's last piece may carry a time minutes old: probes look at many records."""
+    """`since` finds entries next to entries with older times, such as the last piece of a long line."""
     path = tmp_path / "log"
     times = [1 if number % 3 else number for number in range(30_000)]
     path.write_bytes(b"".join(line(one, 80) for one in times))
@@ -345,7 +345,7 @@ def test_without_inotify_a_clock_wakes_readers(tmp_path: Path, monkeypatch: pyte
 
 
 def test_followers_share_one_inotify_instance(tmp_path: Path) -> None:
-    """The kernel allows a user 128. Each follower is woken by its own directory, and by nothing once it is closed."""
+    """The kernel allows a user 128 inotify instances. Each follower is woken only by its own directory."""
     for name in "ab":
         (tmp_path / name).mkdir()
     readers = {

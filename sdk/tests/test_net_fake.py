@@ -1,4 +1,4 @@
-"""The fake is verified by the suite that real drivers run."""
+"""The fake network driver passes the conformance suite."""
 
 from __future__ import annotations
 

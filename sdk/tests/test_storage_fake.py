@@ -1,4 +1,4 @@
-"""The fake storage driver keeps the contract that real ones keep."""
+"""The fake storage driver passes the conformance suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What drivers share: trees of any depth, copies that lose nothing, deletion beside the work, the index of snapshots."""
+"""Shared code of drivers: walking deep trees, copying, deleting in the background, and the snapshot index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orlop_sdk.files import Trash, copy_tree, delete_tree, docker_name, filesyst
 from orlop_sdk.linux import relative_layers
 from orlop_sdk.snapshots import SnapshotIndex, check_key
 
-DEEP = 2500  # beyond Python's recursion limit, and as a path beyond PATH_MAX
+DEEP = 2500  # exceeds Python's recursion limit, and PATH_MAX as a path
 
 
 def deep_tree(root: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_index_of_snapshots(tmp_path: Path) -> None:
 
 
 def test_an_index_that_was_damaged(tmp_path: Path) -> None:
-    """What is no record is out of the way; its key can be had again."""
+    """Invalid index entries are quarantined, and their keys can be used again."""
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("c1", "id1", None)

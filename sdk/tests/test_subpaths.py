@@ -1,4 +1,4 @@
-"""A part of a volume: what it may be called, and links in it that lead out."""
+"""Subpaths of volumes: valid names, and symlinks that lead out of the volume."""
 
 import errno
 import os

@@ -1,15 +1,15 @@
-"""What log drivers that keep files have in common: rotation, compression, reading across both, options, attributes.
+"""Log files for log drivers: rotation, compression, reading across rotations, options and attributes.
 
-A driver brings its record format (`RecordFormat`, which never touches a file) and gets the rest. On disk, as dockerd has it:
-`PATH` is the current file, `PATH.1` the newest rotated one, up to `PATH.(max-file - 1)`; with compression `PATH.N.gz`, whose
-gzip header carries `{"lastTime": ...}`.
+A driver implements only the record format (`RecordFormat`). The files are named as in dockerd: `PATH` is the current file,
+`PATH.1` the newest rotated file, up to `PATH.(max-file - 1)`. Compressed files are `PATH.N.gz`; their gzip header holds
+`{"lastTime": ...}`.
 
-The writer (`RotatingFile`) belongs to the container's monitor, readers (`FileLogReader`) to the daemon. They share nothing
-but the directory: a reader finds its place again by the inode it holds open. Of a writer that was killed in the middle
-there can be left: a torn record at the end of the current file (cut off at the next open, never shown by a reader), a
-rotated file that is not compressed yet and a `.tmp` beside it (done again at the next open).
+The writer (`RotatingFile`) belongs to the container's monitor, readers (`FileLogReader`) to the daemon. They share only the
+directory: a reader finds its position after a rotation by the inode of the file that it holds open. A killed writer can
+leave a torn record at the end of the current file (readers skip it, and the next open cuts it off), and a rotated file that
+is not compressed yet with a `.tmp` beside it (the next open compresses again).
 
-Not imported by `orlop_sdk` itself: only log drivers pay for it.
+`orlop_sdk` does not import this package, so that only log drivers pay for the import.
 """
 
 from ._attributes import extra_attributes

@@ -1,4 +1,4 @@
-"""What `labels`, `labels-regex`, `env`, `env-regex` and `tag` add to every record of a container."""
+"""The extra attributes that the options `labels`, `labels-regex`, `env`, `env-regex` and `tag` add to each record."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ ATTRIBUTE_OPTIONS = frozenset({"labels", "labels-regex", "env", "env-regex", "ta
 
 def _pattern(key: str, text: str) -> re.Pattern[str]:
     try:
-        # RE2's \z is Python's \Z; the rest of what people write in these options is common to both.
+        # Go's RE2 writes \z for Python's \Z; the other syntax commonly used in these options is the same.
         return re.compile(text.replace("\\z", "\\Z"))
     except (re.error, OverflowError, RecursionError) as error:
         raise InvalidParameter(f"cannot use log option {key}={text}: error parsing regexp: {error}") from None
 
 
 def check_attribute_options(options: Mapping[str, str]) -> None:
-    """Refuse what could not be evaluated when the container starts, or costs the daemon a noticeable time to look at."""
+    """Raise `InvalidParameter` for a pattern or tag that cannot be evaluated at container start, or is so long that checking
+    it would block the daemon."""
     for key in ("labels-regex", "env-regex", "tag"):
         if len(options.get(key, "")) > _LONGEST:
             raise InvalidParameter(f"cannot use log option {key}: it has more than {_LONGEST} characters")
@@ -73,7 +74,7 @@ def _fields(info: LogInfo, options: Mapping[str, str]) -> dict[str, Value]:
 
 
 def extra_attributes(info: LogInfo, options: Mapping[str, str]) -> dict[str, str]:
-    """The attributes, fixed for a run of the container, sorted by name. `tag` is among them only if it is not empty."""
+    """The extra attributes, sorted by name. They do not change during a run of the container. An empty `tag` is left out."""
     attributes = _selected(info, options)
     if tag := Template(options.get("tag", "")).render(_fields(info, options)):
         attributes["tag"] = tag

@@ -1,8 +1,8 @@
-"""Compresses a rotated file beside the monitor's loop, and reads what was compressed.
+"""Compresses rotated files on a thread, and reads compressed files.
 
-A thread: deflate and the file's reads and writes release the interpreter's lock, so the container's output goes on.
-A child process would inherit every fd of the monitor. Until the rename at its end the plain file stays and is what readers
-see; a crash leaves at worst a `.tmp`, and the next open compresses again.
+Deflate and file I/O release the interpreter's lock, so the monitor keeps serving the container's output. A child process
+would inherit every descriptor of the monitor. Readers use the plain file until the compressed one is renamed into place. A
+crash leaves at most a `.tmp`, and the next open compresses again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Iterator
 import msgspec
 
 try:
-    from isal import isal_zlib as deflate  # what the daemon brings: five times faster
+    from isal import isal_zlib as deflate  # a dependency of the daemon, five times faster than zlib
 except ImportError:
     import zlib as deflate  # type: ignore[no-redef]
 
 __all__ = ["Compression", "Header", "read_header", "unpack"]
 
 _CHUNK = 1 << 20
-_LEVEL = 2  # of isal's 0..3, of zlib's 1..9
+_LEVEL = 2  # isal has levels 0..3, zlib 1..9
 _FEXTRA = 0x04
 _FIXED = struct.Struct("<2sBBLBB")
 
@@ -32,8 +32,8 @@ log = logging.getLogger("orlop.log")
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The gzip header's Extra field, JSON as dockerd writes it. `inode` is our addition: the inode of the file before
-    it was compressed, by which a reader that still holds that one open knows where it stands."""
+    """The Extra field of the gzip header, JSON as dockerd writes it. `inode` is Orlop's addition: the inode of the file
+    before compression. A reader that still holds the plain file open identifies the compressed file by it."""
 
     last_time: str = msgspec.field(default="", name="lastTime")
     inode: int = 0
@@ -64,7 +64,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 class Compression:
-    """One file being compressed: PATH to PATH.gz."""
+    """Compresses one file, PATH to PATH.gz, on a thread."""
 
     def __init__(self, path: str, last_time: str) -> None:
         self._path = path
@@ -74,7 +74,7 @@ class Compression:
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end; after `timeout` seconds give up and leave the plain file as it is."""
+        """Wait until the compression has ended. After `timeout` seconds, cancel it and leave the plain file unchanged."""
         self._thread.join(timeout)
         self._stop.set()
         self._thread.join()
@@ -91,7 +91,7 @@ class Compression:
         try:
             os.unlink(temporary)
         except OSError:
-            pass  # never made, or as lost as the disk it is on
+            pass  # it was never created, or the disk fails
 
     def _pack(self, temporary: str) -> bool:
         source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -108,7 +108,7 @@ class Compression:
 
 
 def read_header(fd: int) -> Header:
-    """The Extra field of a compressed file; an empty `Header` when it has none of ours or dockerd's."""
+    """The Extra field of a compressed file; an empty `Header` when neither Orlop nor dockerd wrote one."""
     start = os.pread(fd, 12 + 4096, 0)
     if len(start) < 12 or start[:2] != b"\x1f\x8b" or not start[3] & _FEXTRA:
         return Header()
@@ -120,7 +120,7 @@ def read_header(fd: int) -> Header:
 
 
 def unpack(fd: int) -> Iterator[bytes]:
-    """The contents of a compressed file, from its beginning, in pieces of at most 1 MiB. Ends early where it is damaged."""
+    """Yield the content of a compressed file from its beginning, in pieces of at most 1 MiB. Ends early at damaged data."""
     unpacker = deflate.decompressobj(31)
     offset = 0
     while not unpacker.eof:
@@ -130,7 +130,7 @@ def unpack(fd: int) -> Iterator[bytes]:
             offset += len(data)
         try:
             piece = unpacker.decompress(data, _CHUNK)
-        except deflate.error:  # type: ignore[misc]  # a class; its stub says an instance
+        except deflate.error:  # type: ignore[misc]  # a class; the stub declares an instance
             return
         if piece:
             yield piece

@@ -1,4 +1,4 @@
-"""The seam between a record format and the files it is kept in."""
+"""The interface between a log driver's record format and the code that manages the files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ __all__ = ["RecordFormat"]
 
 
 class RecordFormat(Protocol):
-    """How records follow each other in a file. Pure: bytes in, values out (`last` and `sound` may `os.pread`)."""
+    """How records follow each other in a file. The methods are pure functions of bytes, except that `last` and `sound` may
+    call `os.pread`. A record may hold several log entries."""
 
     def whole(self, data: bytes) -> int:
-        """The length of the longest prefix of `data` that ends where a record ends; 0 if no record does. `data` begins
-        where a record begins. Bytes that can never become a record count as one."""
+        """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` holds no complete record.
+        `data` begins at the beginning of a record. Bytes that can never become a record count as one."""
         ...
 
     def next_end(self, data: bytes, offset: int) -> int:
@@ -22,23 +23,24 @@ class RecordFormat(Protocol):
         ...
 
     def count(self, data: bytes) -> int:
-        """How many entries the whole records of `data` hold: what `tail` counts."""
+        """The number of entries in the complete records of `data`, as `tail` counts them."""
         ...
 
     def decode(self, data: bytes) -> list[LogRecord]:
-        """The entries of `data`, in order; what is damaged is left out."""
+        """The entries of `data`, in order. Damaged records are left out."""
         ...
 
     def sync(self, data: bytes) -> int:
-        """Where the first record begins in `data`, which was cut anywhere; len(data) if none does."""
+        """The offset of the first record that begins in `data`, which may begin within a record; len(data) if there is
+        none."""
         ...
 
     def last(self, fd: int, end: int, count: int) -> tuple[int, int]:
-        """Where to begin in [0, end) to have the last `count` entries: (offset of a record, entries from there on). They
-        may be more (a record of several entries) or fewer (the file has no more). An incomplete record at the end is
-        not counted."""
+        """Find the last `count` entries in [0, end) of the file. Returns (offset of a record, number of entries from there
+        on). The number may be greater than `count` (a record with several entries) or less (the file has no more). An
+        incomplete record at the end is not counted."""
         ...
 
     def sound(self, fd: int, size: int) -> int:
-        """The size to which a file that a crash may have torn is cut before it is appended to."""
+        """The size to which a file that may end in a torn record must be truncated before appending."""
         ...

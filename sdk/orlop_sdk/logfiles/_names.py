@@ -1,4 +1,4 @@
-"""The names of a log's files. PATH.1 is the newest rotated one; a compressed one has `.gz` after its number."""
+"""The names of a log's files. PATH.1 is the newest rotated file; a compressed file has `.gz` after its number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def rotated(path: str, number: int, *, packed: bool = False) -> str:
 
 
 def numbered(path: str) -> dict[int, str]:
-    """The rotated files there are, by number. Where a crash left both forms of one, the plain one is whole: it wins."""
+    """The existing rotated files, by number. When a crash left a plain and a compressed file, the plain one is complete and
+    is returned."""
     directory, base = os.path.split(path)
     found: dict[int, str] = {}
     try:

@@ -1,4 +1,4 @@
-"""Log options: strings from daemon.json or a request into values. Units and words are dockerd's (go-units, strconv)."""
+"""Parsing of log options from daemon.json or a request. Units and error messages are dockerd's (go-units, strconv)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.
 )
 
 FILE_OPTIONS = frozenset({"max-size", "max-file", "compress"})
-# Any driver accepts these (dockerd filters them out before it asks one). `cache-*` shape the copy that is kept for
-# drivers that cannot be read.
+# Every driver accepts these (dockerd removes them before it calls a driver). `cache-*` are for the local copy of the logs of
+# drivers without a reader.
 COMMON_OPTIONS = frozenset(
     {"mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 )
 
 
 class FileOptions(msgspec.Struct, frozen=True):
-    """`max_size` in bytes, None = unlimited. `max_files` counts the current file."""
+    """`max_size` is in bytes, None for no limit. `max_files` includes the current file."""
 
     max_size: int | None = None
     max_files: int = 1
@@ -64,7 +64,8 @@ def _boolean(key: str, value: str) -> bool:
 
 
 def file_options(options: Mapping[str, str], default: FileOptions) -> FileOptions:
-    """`max-size` (decimal units: 10m is 10,000,000 bytes), `max-file`, `compress`; `default` for what is not given."""
+    """Parse `max-size` (decimal units: 10m is 10,000,000 bytes), `max-file` and `compress`; missing ones are taken from
+    `default`. Raises `InvalidParameter`."""
     max_size, max_files, compress = default.max_size, default.max_files, default.compress
     if (value := options.get("max-size")) is not None:
         max_size = _size("max-size", value, _DECIMAL)
@@ -83,13 +84,13 @@ def file_options(options: Mapping[str, str], default: FileOptions) -> FileOption
 
 
 def buffer_size(options: Mapping[str, str]) -> int:
-    """`max-buffer-size` of `mode=non-blocking`, in bytes: 1 MiB if it is not given."""
+    """`max-buffer-size` of `mode=non-blocking`, in bytes. The default is 1 MiB."""
     return _size("max-buffer-size", options.get("max-buffer-size", "1m"), _BINARY)
 
 
 def check_options(driver: str, options: Mapping[str, str], known: Collection[str] = ()) -> None:
-    """Refuse options that no driver knows, and wrong values of those that all know. `known`: the driver's own names
-    beside `FILE_OPTIONS | ATTRIBUTE_OPTIONS`, where it has those."""
+    """Raise `InvalidParameter` for an unknown option, and for an invalid value of an option that all drivers accept. `known`
+    are the names of all options of the driver, including `FILE_OPTIONS` and `ATTRIBUTE_OPTIONS` if the driver has these."""
     for key in sorted(options):
         if key not in known and key not in COMMON_OPTIONS:
             raise InvalidParameter(f"unknown log opt '{key}' for {driver} log driver")

@@ -1,4 +1,5 @@
-"""Reads a log across its files: tail, since, until, follow. Each record once, whatever is rotated or compressed."""
+"""Reads a log across its files, with tail, since, until and follow. Each record is returned once, even when files are
+rotated or compressed meanwhile."""
 
 from __future__ import annotations
 
@@ -16,18 +17,18 @@ from ._watch import Watch
 
 __all__ = ["FileLogReader"]
 
-_CHUNK = 1 << 18  # from 1 MiB on, decoding spends half its time on pages the allocator gave back
+_CHUNK = 1 << 18  # from 1 MiB on, half the decoding time goes to page faults for memory that malloc had returned
 _CHUNK_MAX = 64 << 20  # a record longer than this is damage
 _PROBE = 1 << 16
 
 
 def _bound(time_ns: int) -> str:
-    """Without the Z, times with trimmed fractions compare as text the way they compare in time."""
+    """`time_ns` as text without the final Z. In this form, times without trailing zeros sort as text as they do in time."""
     return rfc3339(time_ns)[:-1] if time_ns else ""
 
 
 class FileLogReader:
-    """Implements `spi.LogReader` over the files of `path`. Holds each file open that it has still to read."""
+    """A `LogReader` of the files of `path`. Keeps every file open that it has not read to its end."""
 
     def __init__(self, path: str, records: RecordFormat, query: LogQuery) -> None:
         self._path = path
@@ -38,7 +39,7 @@ class FileLogReader:
         self._skip = 0
         self._done = False
         self._chunk = _CHUNK
-        # Before the files are opened: what is written from here on wakes us.
+        # Watch before opening the files, so that no write between the two goes unnoticed.
         self._watch = Watch(os.path.dirname(path)) if query.follow else None
         self._segments: deque[Segment] = deque()
         try:
@@ -50,13 +51,13 @@ class FileLogReader:
                 raise DriverError(f"cannot read log {path}: {error.strerror}") from error
             raise
 
-    # --- where to begin ---------------------------------------------------------------------------------------------
+    # --- start position ---------------------------------------------------------------------------------------------
 
     def _start(self, query: LogQuery) -> None:
         if not query.follow:
             for segment in self._segments:
                 if isinstance(segment, Plain):
-                    # A container that writes faster than we read must not keep us here for ever.
+                    # Without a limit, a container that writes faster than this reader reads would keep it busy for ever.
                     segment.limit = segment.size()
         if query.tail is not None:
             self._seek_tail(query.tail)
@@ -87,16 +88,16 @@ class FileLogReader:
         first = 0
         for index, segment in enumerate(self._segments):
             if isinstance(segment, Packed) and segment.last_time and segment.last_time[:-1] < self._since:
-                first = min(index + 1, len(self._segments) - 1)  # the newest one marks where `follow` goes on
+                first = min(index + 1, len(self._segments) - 1)  # `follow` needs the newest one to find newer files
         self._drop_before(first)
         for segment in list(self._segments):
             if isinstance(segment, Plain) and not self._bisect(segment):
                 return
 
     def _bisect(self, segment: Plain) -> bool:
-        """Begin near `since` in a big file, by probing. Times in a log rise but for the clock being set, and for two
-        streams' lines of one moment: so a probe is a block of many records, and we begin two blocks earlier.
-        True when nothing in the file is late enough, as far as the probes saw."""
+        """Set the offset in a large file close before `since`, by binary search. Times in a log increase, except when the
+        clock is set, and between lines of the two streams. Each probe therefore looks at a block of many records, and
+        reading begins two blocks early. Returns true when no probe found a record as late as `since`."""
         low, high = 0, segment.size() // _PROBE
         blocks = high
         while low < high:
@@ -137,7 +138,7 @@ class FileLogReader:
             if length or len(data) == self._chunk:
                 batch = self._take(segment, data, length or len(data))
             elif len(self._segments) > 1:
-                # Complete: whatever stands behind its last record is damage, or a record without its end.
+                # The file is complete: bytes after its last record are damaged or torn.
                 batch = self._take(segment, data, len(data))
                 self._segments.popleft().close()
             elif self._advance(segment):
@@ -154,7 +155,7 @@ class FileLogReader:
         batch = self._records.decode(piece) if piece else []
         segment.consume(length)
         if self._skip and batch:
-            # Counted in entries as `last` and `count` count them, damaged ones included.
+            # `last` and `count` include damaged entries, so they are skipped as well.
             counted = self._records.count(piece)
             batch = batch[self._skip :]
             self._skip = max(0, self._skip - counted)
@@ -166,13 +167,14 @@ class FileLogReader:
         if until := self._until:
             kept = [record for record in batch if record.time[:-1] <= until]
             if batch and not kept:
-                # A whole batch is too late; so is what comes after it.
+                # A whole batch is later than `until`, so all later batches are.
                 self._done = True
             batch = kept
         return batch
 
     def _advance(self, segment: Segment) -> bool:
-        """At the end of the newest file we know. True: there is more, in it or behind it."""
+        """Called at the end of the newest known file. Returns true when there is more to read, in this file or a newer
+        one."""
         if not self._follow:
             return False
         if isinstance(segment, Plain):
@@ -180,12 +182,12 @@ class FileLogReader:
                 if os.stat(self._path).st_ino == segment.inode:
                     return False
             except FileNotFoundError:
-                return False  # in the middle of a rotation: the new file's creation wakes us
+                return False  # during a rotation: the creation of the new file will wake the reader
         return self._renew(segment)
 
     def _renew(self, held: Segment | None) -> bool:
-        """Open what came after the newest file we know. `read` finishes that one first: its last words were written before
-        the next one was made."""
+        """Open the files that are newer than `held`. `read` finishes `held` first, because its last records were written
+        before the next file was created."""
         opened = open_segments(self._path)
         known = [index for index, segment in enumerate(opened) if held and is_same(held, segment)]
         newer = known[-1] + 1 if known else 0

@@ -1,6 +1,7 @@
-"""The file a monitor appends to: rotation, repair after a crash, and a full disk.
+"""The file that a monitor appends to: rotation, repair after a crash, and behaviour on a full disk.
 
-Owns the fd of the current file. Whatever happens, the file ends where a record ends: what a full disk cut is cut back.
+Owns the descriptor of the current file. The file always ends with a complete record: a record that a full disk cut short is
+truncated.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ __all__ = ["RotatingFile"]
 
 _MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_CLOSE_WAIT = 0.25  # seconds an ending container waits for a compression; the next open does it again
+_CLOSE_WAIT = 0.25  # seconds that `close` waits for a compression; the next open repeats one that was cancelled
 
 log = logging.getLogger("orlop.log")
 
 
 def _open(path: str, extra: int = 0) -> int:
     fd = os.open(path, _FLAGS | extra, _MODE)
-    os.fchmod(fd, _MODE)  # whatever the umask: log shippers run in the file's group
+    os.fchmod(fd, _MODE)  # independent of the umask, because log shippers read the file through its group
     return fd
 
 
@@ -39,7 +40,8 @@ def _inode(path: str) -> int:
 
 
 class RotatingFile:
-    """Appends whole records to `path`. `dropped` counts the entries that found no room."""
+    """Appends complete records to `path`. `dropped` counts the entries lost to a full disk. Raises `DriverError` when the
+    file cannot be opened."""
 
     def __init__(self, path: str, options: FileOptions, records: RecordFormat) -> None:
         self.dropped = 0
@@ -66,8 +68,9 @@ class RotatingFile:
         return sound
 
     def append(self, data: bytes, last_ns: int) -> None:
-        """Append records (`data` holds whole ones), the last of which has the time `last_ns`. dockerd checks the size
-        before each record, so a file may exceed `max_size` by one: a batch is cut where it would cross."""
+        """Append the complete records in `data`; `last_ns` is the time of the last one. dockerd checks the size before each
+        record, so a file may exceed `max_size` by one record; a batch is split at the same place. Never raises: records that
+        do not fit on the disk are dropped."""
         limit = self._options.max_size
         while data and self._fd >= 0:
             piece = data
@@ -98,7 +101,8 @@ class RotatingFile:
         self._size += done
 
     def _cut(self, size: int) -> bool:
-        """Take back the beginning of a record that did not fit. Readers never got past the end of a whole record."""
+        """Remove the beginning of a record that did not fit. This is safe for readers, which stop at the last complete
+        record."""
         try:
             os.ftruncate(self._fd, size)
             self._torn = False
@@ -107,24 +111,24 @@ class RotatingFile:
         return not self._torn
 
     def _rotate(self, limit: int) -> bool:
-        """Go on in a new file. False: there is no room for one."""
+        """Go on in a new file. Returns false when it cannot be created."""
         try:
             status = os.fstat(self._fd)
-            if status.st_size < limit:  # someone emptied it (`truncate -s 0`): go on in it
+            if status.st_size < limit:  # a user emptied the file (`truncate -s 0`): keep using it
                 self._size = status.st_size
                 return True
             if self._compression:
                 self._compression.wait()
-            # Not so when the last try ended here, for want of an inode, or someone removed or renamed the file.
+            # The inodes differ when the last rotation failed after the renames, or a user removed or renamed the file.
             if _inode(self._path) == status.st_ino:
                 self._shift()
         except OSError as error:
-            # As dockerd does: bounded comes before complete.
+            # Reuse the file, as dockerd does: the size limit has priority over keeping old records.
             log.warning("cannot rotate %s: %s", self._path, error.strerror)
         return self._renew()
 
     def _shift(self) -> None:
-        """PATH.N becomes PATH.N+1, in either form, and PATH becomes PATH.1; the oldest go."""
+        """Rename PATH.N to PATH.N+1 (plain or compressed) and PATH to PATH.1. Files beyond `max_files` are deleted."""
         files = numbered(self._path)
         for number in sorted(files, reverse=True):
             name = files[number]
@@ -151,13 +155,15 @@ class RotatingFile:
         return True
 
     def _compress(self) -> None:
-        """Compress PATH.1 if it is plain: after a rotation, or at an open, when a crash or a hasty close left it so."""
+        """Compress PATH.1 if it is plain: after a rotation, or at open if a crash or a cancelled compression left it
+        plain."""
         name = rotated(self._path, 1)
         if numbered(self._path).get(1) == name:
             self._compression = Compression(name, rfc3339(self._last_ns) if self._last_ns else "")
 
     def close(self) -> None:
-        """Close; may be called twice. A compression that takes long is given up: an ending container does not wait."""
+        """Close the file; may be called twice. A running compression is cancelled after 0.25 s, so that it does not delay
+        the container's exit."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

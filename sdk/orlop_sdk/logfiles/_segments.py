@@ -1,7 +1,7 @@
-"""The files of a log as a reader has them open: plain or compressed, oldest first.
+"""The open files of a log reader, plain or compressed, oldest first.
 
-A reader holds fds, so a rotation under its hands changes nothing for it. `open_segments` takes a consistent picture: names
-are opened, then looked at again, and all is repeated if a rotation moved them meanwhile.
+A rotation does not disturb a reader, because it holds descriptors. `open_segments` returns a consistent set of files: it
+opens all names, then checks them again, and starts over if a rotation renamed files meanwhile.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ._names import numbered
 
 __all__ = ["Packed", "Plain", "Segment", "is_same", "open_segments"]
 
-_TRIES = 64  # a rotation takes microseconds; nobody wins 64 times in a row
+_TRIES = 64  # a rotation takes microseconds, so it cannot interfere 64 times in a row
 
 
 class Plain:
-    """A file as it is written. `offset` is always where a record begins."""
+    """An uncompressed file. `offset` is always the beginning of a record. `limit` is the size to read up to, None for
+    all."""
 
     def __init__(self, fd: int) -> None:
         status = os.fstat(fd)
@@ -32,12 +33,12 @@ class Plain:
         return os.fstat(self.fd).st_size if self.limit is None else self.limit
 
     def fetch(self, length: int) -> bytes:
-        """What follows, up to `length` bytes; it is there again until it is consumed."""
+        """The next bytes, at most `length`. Returns the same bytes again until `consume` is called."""
         if self.limit is not None:
             length = min(length, self.limit - self.offset)
         data = os.pread(self.fd, length, self.offset)
         if not data and self.offset and self.limit is None and os.fstat(self.fd).st_size < self.offset:
-            self.offset = 0  # someone emptied the file
+            self.offset = 0  # a user emptied the file
             data = os.pread(self.fd, length, 0)
         return data
 
@@ -49,7 +50,8 @@ class Plain:
 
 
 class Packed:
-    """A compressed file: complete, and read from its beginning only. `plain_inode` is the inode it had before."""
+    """A compressed file, which is complete and can be read only from its beginning. `plain_inode` is the inode of the file
+    before compression."""
 
     def __init__(self, fd: int) -> None:
         header = read_header(fd)
@@ -69,14 +71,14 @@ class Packed:
         self._data = self._data[length:]
 
     def exhaust(self) -> None:
-        """Stand at the end."""
+        """Skip to the end."""
         self._pieces, self._data = iter(()), b""
 
     def rewind(self) -> None:
         self._pieces, self._data = unpack(self.fd), b""
 
     def count(self, records: RecordFormat) -> int:
-        """How many entries it holds; unpacks all of it."""
+        """The number of entries. Decompresses the whole file."""
         total = 0
         while data := self.fetch(1 << 20):
             length = records.whole(data)
@@ -95,7 +97,8 @@ Segment = Plain | Packed
 
 
 def is_same(held: Segment, other: Segment) -> bool:
-    """Is `other` the file that we hold open, maybe compressed since? As we hold it, no new file has its inode."""
+    """Whether `other` is the open file `held`, possibly compressed since. No new file can have the inode of a file that is
+    still open."""
     if isinstance(held, Plain) and isinstance(other, Packed):
         return other.plain_inode == held.inode
     return type(held) is type(other) and other.inode == held.inode
@@ -126,7 +129,7 @@ def _inode(name: str) -> int:
 
 
 def open_segments(path: str) -> list[Segment]:
-    """All files of the log that there are, oldest first; the caller closes them."""
+    """Open all files of the log, oldest first. The caller must close them."""
     for _ in range(_TRIES - 1):
         segments = _picture(path)
         if segments is not None:
@@ -135,8 +138,8 @@ def open_segments(path: str) -> list[Segment]:
 
 
 def _picture(path: str, *, consistent: bool = True) -> list[Segment] | None:
-    """One try. None when a rotation moved the names meanwhile. Whatever fails, such as for too many open files: what is open
-    already is closed."""
+    """Try once to open all files. None when a rotation renamed files meanwhile. On an error, such as too many open files,
+    the files already opened are closed."""
     opened: list[Segment] = []
     try:
         names, seen = _names(path), []

@@ -1,7 +1,8 @@
-"""The part of Go's text/template that log tags use: fields, string constants, pipelines, dockerd's functions.
+"""The subset of Go's text/template that log tags use: fields, constants, pipelines, and dockerd's functions.
 
 `{{.ImageName}}/{{.Name}}`, `{{index .ContainerLabels "com.example.app"}}`, `{{.Name | upper}}`,
-`{{(.ExtraAttributes nil).SERVICE}}`, `{{- .ID -}}`. No actions (`if`, `range`, `with`, variables): they are refused by name.
+`{{(.ExtraAttributes nil).SERVICE}}`, `{{- .ID -}}`. Actions (`if`, `range`, `with`, variables) are not
+supported; the error names them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WORD = re.compile(r"""\s*(?:(\.\w+)|("(?:[^"\\]|\\.)*")|(`[^`]*`)|(-?\d+)|([A-Z
 
 
 def _show(value: Value) -> str:
-    """As fmt.Print does."""
+    """Format a value as Go's fmt.Print does."""
     if isinstance(value, dict):
         return "map[" + " ".join(f"{key}:{value[key]}" for key in sorted(value)) + "]"
     if isinstance(value, list):
@@ -83,7 +84,7 @@ def _call(name: str, function: Callable[..., Value], arguments: list[Node]) -> N
 
 
 class _Parser:
-    """Recursive descent over the words of one action."""
+    """Recursive-descent parser of one action."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -116,7 +117,7 @@ class _Parser:
         return node
 
     def _command(self, piped: Node | None) -> Node:
-        """One operand, or a function and its operands; what is piped in becomes the last argument."""
+        """One operand, or a function with its operands. A piped value becomes the last argument."""
         name = self._peek()
         if name in _FUNCTIONS:
             self._words.pop(0)
@@ -132,7 +133,7 @@ class _Parser:
             raise self._wrong("non executable command in pipeline")
         node = self._operand()
         if name == ".ExtraAttributes" and self._peek() == "nil":
-            self._words.pop(0)  # a method in Go, and nil its only useful argument
+            self._words.pop(0)  # in Go, ExtraAttributes is a method whose argument is always nil
         return node
 
     def _operand(self) -> Node:
@@ -180,7 +181,7 @@ _FIELD_NAMES = frozenset(
 
 
 class Template:
-    """A parsed template. `InvalidParameter` when it cannot be parsed, or (`render`) evaluated."""
+    """A parsed template. The constructor and `render` raise `InvalidParameter` when it cannot be parsed or evaluated."""
 
     def __init__(self, source: str) -> None:
         self._parts: list[str | Node] = []

@@ -1,4 +1,4 @@
-"""RFC 3339 with up to nine digits, UTC, as Go's time.RFC3339Nano prints it: trailing zeros trimmed."""
+"""RFC 3339 times in UTC with up to nine fraction digits and no trailing zeros, as Go's time.RFC3339Nano."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["TimeFormatter", "rfc3339"]
 
 
 class TimeFormatter:
-    """Formats Unix nanoseconds; remembers the last second, as neighbours in a log mostly share it."""
+    """Formats Unix times in nanoseconds. Caches the last second, because successive records mostly share it."""
 
     __slots__ = ("_prefix", "_second")
 

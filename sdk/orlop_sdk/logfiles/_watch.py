@@ -1,8 +1,8 @@
-"""A descriptor that polls readable when something happens in a directory.
+"""A descriptor that polls readable when files in a directory change.
 
-One inotify instance serves the whole process, and one thread reads it and wakes the watches of the directory: the kernel
-allows a user 128 instances, and an idle watch costs nothing but its descriptor. Where there is no inotify, a watch polls
-readable five times a second.
+One inotify instance serves the whole process, because the kernel allows a user only 128 instances. One thread reads it and
+wakes the watches of the changed directory. An idle watch costs only its descriptor. Where inotify is not available, a watch
+polls readable five times a second.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["Watch"]
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
 _IN_IGNORED = 0x8000
 _EVENT = struct.Struct("@iIII")  # wd, mask, cookie, length of the name that follows
-_OVERFLOW = -1  # the wd of the event that says that others were lost
+_OVERFLOW = -1  # the wd of IN_Q_OVERFLOW, which reports lost events
 _CLOCK_MONOTONIC = 1
 _TICK_NS = 200_000_000
-_MANY = 20  # watches that are woken without a pause
-_PACE = 0.0002  # seconds for each of more: what reading and sending to a follower takes, and half of it for everybody else
+_MANY = 20  # up to this number of watches are woken without a pause
+_PACE = 0.0002  # seconds of pause per woken watch beyond that: its reader needs this time, and other requests half of it
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,7 +35,7 @@ def _failed() -> OSError:
 
 
 def _ticker() -> int:
-    """Readable five times a second."""
+    """A timerfd that becomes readable five times a second."""
     fd: int = _libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         raise _failed()
@@ -44,7 +44,7 @@ def _ticker() -> int:
 
 
 class _Dispatcher:
-    """The inotify instance and its thread. Made for the first watch, and kept: what they cost is one descriptor."""
+    """The inotify instance and its thread. They are started for the first watch and kept; they cost one descriptor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class _Dispatcher:
         self._watches: dict[int, set[Watch]] = {}
 
     def add(self, directory: str, watch: Watch) -> int:
-        """Have `watch` woken when something happens in the directory. Returns what `remove` wants; raises OSError."""
+        """Wake `watch` when files in the directory change. Returns the watch descriptor for `remove`. Raises OSError."""
         with self._lock:
             if self._fd < 0:
                 self._fd = self._start()
@@ -83,7 +83,7 @@ class _Dispatcher:
         return fd
 
     def _run(self, fd: int) -> None:
-        """On the thread."""
+        """The main function of the thread."""
         while True:
             woken = self._wake(set(_events(os.read(fd, 1 << 16))))
             if woken > _MANY:
@@ -99,12 +99,12 @@ class _Dispatcher:
                     woken += 1
             for wd, ignored in events:
                 if ignored:
-                    self._watches.pop(wd, None)  # the directory is gone, and the kernel's watch with it
+                    self._watches.pop(wd, None)  # the directory was removed, and the kernel dropped its watch
         return woken
 
 
 def _events(data: bytes) -> Iterator[tuple[int, bool]]:
-    """Of which watch, and whether it was its last."""
+    """Yield (watch descriptor, whether the kernel removed the watch) for each event."""
     at = 0
     while at < len(data):
         wd, mask, _, length = _EVENT.unpack_from(data, at)
@@ -116,7 +116,7 @@ _dispatcher = _Dispatcher()
 
 
 class Watch:
-    """Watches a directory, not a file: a rotation puts another file in its place."""
+    """Watches a directory. Watching the file would not work, because a rotation replaces it."""
 
     def __init__(self, directory: str) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -128,7 +128,7 @@ class Watch:
             self.fd = _ticker()
 
     def wake(self) -> None:
-        """Make it readable. Called under the dispatcher's lock, as long as the watch is added."""
+        """Make the descriptor readable. The dispatcher calls this under its lock, and not after `remove`."""
         os.eventfd_write(self.fd, 1)
 
     def drain(self) -> None:

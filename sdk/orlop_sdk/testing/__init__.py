@@ -1,9 +1,10 @@
-"""For driver authors: a conformance suite and a verified fake a driver kind. Versioned with the SPI.
+"""For driver authors: a conformance suite and a verified fake for each kind of driver. Versioned with the contracts.
 
     from orlop_sdk.testing import StorageSuite
 
-Importing this package imports nothing: each name brings its module, and with it pytest and trio, when it is first asked
-for. The daemon never does. The suites' modules say which fixtures a subclass overrides, and which tests need root.
+Importing this package imports nothing else. The first access to a name imports its module, and with it pytest and trio; the
+daemon never does so. The docstring of each suite's module says which fixtures a subclass overrides and which tests need
+root.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ _HOME = {name: (module, name) for module, names in _NAMES.items() for name in na
 }
 
 if (_pytest := sys.modules.get("pytest")) is not None:
-    # pytest explains the asserts of test files only, unless it is told before the import; a suite that fails has to explain
+    # pytest rewrites asserts only in test files, unless modules are registered before their import. Without this, failures
+    # of a suite would show no values.
     _suites = (f"{__name__}.{module}" for module in _NAMES)
     _pytest.register_assert_rewrite(*(suite for suite in _suites if suite not in sys.modules))
 

@@ -1,6 +1,6 @@
-"""A runtime without containers: runc's command line, ordinary processes. What `FakeRuntime` runs.
+"""The program that `FakeRuntime` runs: it has runc's command line, but starts ordinary processes instead of containers.
 
-Standard library only, and quick to start: it is executed by path, in an interpreter of its own.
+It is executed by path in a new interpreter, so it imports only the standard library and starts quickly.
 """
 
 from __future__ import annotations

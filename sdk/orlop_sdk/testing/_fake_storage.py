@@ -29,8 +29,8 @@ __all__ = ["FakeStorage"]
 
 
 class FakeStorage:
-    """A storage driver of whole copies, for tests of the kernel: needs no root, does everything at once, passes the
-    suite. State is in `context.root` and survives a reopening."""
+    """A storage driver for tests of the kernel. Each snapshot is a complete copy. Needs no root, deletes synchronously, and
+    passes `StorageSuite`. The state is in `context.root` and is found again by a new instance."""
 
     def __init__(self, context: StorageContext) -> None:
         self._root = context.root
@@ -41,7 +41,7 @@ class FakeStorage:
         return StorageCapabilities(overlay_whiteouts=False, max_depth=1 << 16)
 
     def _get(self, key: str) -> tuple[str, str | None, bool]:
-        """(id, parent's key, committed)"""
+        """Returns (id, parent's key, committed)."""
         records = self._index.load()
         if key not in records:
             raise NotFound(f"snapshot {key} does not exist")

@@ -1,4 +1,4 @@
-"""A layer written straight into a snapshot, as the unpacker would leave it (OCI image layer: whiteouts)."""
+"""Writes a layer directly into a snapshot, with the same result as the unpacker (whiteouts: OCI image spec, layer.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PREFIX, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
 def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> None:
-    """Write (name, content) into a snapshot; None makes a directory. Names that begin with `.wh.` hide what lies below."""
+    """Write (name, content) into a snapshot; content None makes a directory. `.wh.NAME` hides NAME of the layers below."""
     for name, content in members:
         path = Path(target.directory, name)
         if path.name == _OPAQUE:

@@ -1,7 +1,7 @@
-"""Look at what a driver's mounts show: in a process with a mount namespace of its own, so that nothing is left mounted.
+"""Shows the content of a driver's mounts. They are made in a process with its own mount namespace, so that no mount remains.
 
-`python -m orlop_sdk.testing._mounted` reads {"mounts", "operations"} as JSON and prints the tree. Without root it can
-only follow a bind mount, by its source.
+`python -m orlop_sdk.testing._mounted` reads {"mounts", "operations"} as JSON, mounts, applies the operations and prints the
+resulting tree. Without root, only a single bind mount can be looked at, by its source.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ __all__ = ["ReadOnlyError", "apply", "look", "tree"]
 
 
 class ReadOnlyError(Exception):
-    """An operation failed because what is mounted is read-only."""
+    """An operation failed with EROFS."""
 
 
 def apply(root: str, operations: Sequence[Sequence[Any]]) -> None:
-    """write PATH TEXT, mkdir PATH, remove PATH (a tree, too), chmod PATH MODE: relative to `root`."""
+    """Apply operations: write PATH TEXT, mkdir PATH, remove PATH (recursively), chmod PATH MODE. Paths are relative to
+    `root`."""
     for verb, path, *arguments in operations:
         full = os.path.join(root, path)
         if verb == "write":
@@ -47,7 +48,8 @@ def apply(root: str, operations: Sequence[Sequence[Any]]) -> None:
 
 
 def tree(root: str) -> dict[str, str | None]:
-    """Every path below `root`: the text of files, None for directories, "-> target" for links, "<type>" for others."""
+    """Every path below `root`, with the text of a file, None for a directory, "-> target" for a symlink, "<type>" for
+    others."""
     found: dict[str, str | None] = {}
     for directory, names, files in os.walk(root):
         for name in names + files:
@@ -66,7 +68,8 @@ def tree(root: str) -> dict[str, str | None]:
 
 
 async def look(mounts: Sequence[Mount], *operations: Sequence[Any]) -> dict[str, str | None]:
-    """Mount, do the operations, and return the tree that is then seen. `ReadOnlyError` when an operation meets EROFS."""
+    """Mount, apply the operations, and return the resulting `tree`. Raises `ReadOnlyError` when an operation fails with
+    EROFS."""
     if os.geteuid():
         assert len(mounts) == 1 and mounts[0].type == "bind", "without root only a single bind mount can be looked at"
         if operations and "ro" in mounts[0].options:

@@ -1,4 +1,4 @@
-"""The conformance suite of log drivers, and a verified fake.
+"""Conformance suite for log drivers, and a verified fake.
 
     from orlop_sdk.testing.log import LogSuite
 
@@ -9,8 +9,8 @@
         def driver(self):
             return MyLog()
 
-A driver that cannot be read subclasses `LogWriterSuite` instead. A driver with its own words for rotation overrides the
-fixture `rotating`. Needs no root; each test has a container directory of its own.
+For a driver without a reader, subclass `LogWriterSuite` instead. A driver with other rotation options overrides the fixture
+`rotating`. No test needs root; each has its own container directory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["FakeLog", "LogSuite", "LogWriterSuite"]
 
 BASE = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
-PATIENCE = 20.0  # seconds until a follower that sees nothing has failed
+PATIENCE = 20.0  # seconds after which a follower that sees no entries has failed
 
 
 def entry(number: int, stream: str = "stdout") -> LogBlock:
@@ -85,7 +85,7 @@ def files(info: LogInfo) -> list[str]:
 
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
-    """To a driver a full disk and this limit look the same: a short write, then an error."""
+    """Simulate a full disk with RLIMIT_FSIZE: both cause a short write, then an error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -95,7 +95,7 @@ def file_size_limit(limit: int) -> Iterator[None]:
 
 
 class Follower:
-    """Reads on a `follow` reader until it has seen `last`, waiting on its descriptor as the daemon does."""
+    """Reads from a `follow` reader until it has seen entry `last`, and waits on its descriptor as the daemon does."""
 
     def __init__(self, reader: LogReader, last: int) -> None:
         self.seen: list[int] = []
@@ -120,7 +120,7 @@ class Follower:
 
 
 class LogWriterSuite:
-    """What holds for every driver, readable or not."""
+    """Tests for every log driver, with or without a reader."""
 
     name = ""
 
@@ -178,11 +178,11 @@ class LogWriterSuite:
 
 
 class LogSuite(LogWriterSuite):
-    """What holds for every driver whose log can be read."""
+    """Tests for log drivers with a reader."""
 
     @pytest.fixture
     def rotating(self) -> dict[str, str]:
-        """Options that make it rotate every few hundred entries and keep a hundred files."""
+        """Options with which the driver rotates every few hundred entries and keeps a hundred files."""
         return {"max-size": "16k", "max-file": "100"}
 
     @pytest.fixture(params=["plain", "compressed"])
@@ -296,7 +296,7 @@ class LogSuite(LogWriterSuite):
         assert follower.join() == [10, 11, 12]
 
     def test_descriptor_is_quiet_until_something_is_written(self, driver: LogDriver, info: LogInfo) -> None:
-        """Otherwise the daemon would turn in circles, or sleep through what was written."""
+        """`fileno` polls readable only after a write. Otherwise the daemon would spin, or miss entries."""
         writer = driver.open_writer(info, {})
         reader = driver.open_reader(info, {}, LogQuery(follow=True))
         drain(reader)
@@ -319,7 +319,7 @@ class LogSuite(LogWriterSuite):
         writer.close()
 
     def test_follow_across_rotations(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
-        """Entries come in batches of many sizes while a reader follows: each is seen once, in order."""
+        """A follower sees each entry once and in order, across rotations and batch sizes."""
         total = 6000
         follower = Follower(driver.open_reader(info, rotated, LogQuery(follow=True)), last=total - 1)
         writer = driver.open_writer(info, rotated)
@@ -333,7 +333,7 @@ class LogSuite(LogWriterSuite):
         assert numbers(read(driver, info, rotated, LogQuery())) == list(range(total))
 
     def test_readers_under_rotation_that_deletes(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
-        """With few files kept, old entries go; those that are seen are in order, once each, and the last is seen."""
+        """While rotation deletes old files, readers see the remaining entries once and in order, including the last."""
         options = rotated | {"max-file": "3"}
         total = 6000
         follower = Follower(driver.open_reader(info, options, LogQuery(follow=True)), last=total - 1)
@@ -371,7 +371,7 @@ class LogSuite(LogWriterSuite):
         assert len(whole) >= 27
 
     def test_full_disk(self, driver: LogDriver, info: LogInfo) -> None:
-        """It drops what has no room, writes nothing torn, and goes on when there is room again."""
+        """On a full disk the writer drops entries, writes no torn record, and goes on when there is space again."""
         writer = driver.open_writer(info, {})
         with file_size_limit(10_000):
             for number in range(0, 1000, 10):
@@ -449,7 +449,7 @@ class _FakeReader:
 
 
 class FakeLog:
-    """A log in memory, by container: for tests of what uses a log driver. Passes `LogSuite` as `json-file` does."""
+    """A log driver that keeps logs in memory, for tests of code that uses log drivers. Passes `LogSuite`."""
 
     capabilities = LogCapabilities(readable=True, stores=False)
 

@@ -1,19 +1,19 @@
-"""For authors of network drivers: the conformance suite, and a verified fake.
+"""Conformance suite for network drivers, and a verified fake.
 
 class TestMine(NetworkSuite):
     @pytest.fixture
     def factory(self):
         return MyDriver                     # NetworkContext -> NetworkDriver
 
-    real = True                             # it makes links and rules: these three go together
+    real = True                             # the driver makes links and rules; override `host` and `look` as well
 
-    def host(self, main):                   # so it runs in a host of its own
+    def host(self, main):                   # run the test in a new network namespace
         in_own_network(main)
 
-    def look(self, netns): ...              # what a container sees; None for a driver that makes nothing visible
+    def look(self, netns): ...              # the addresses in a container's namespace
 
-A suite whose driver changes the machine sets `real` and overrides `host`, so that what it changes is the network of a
-namespace that ends with the test; its tests are marked `root`.
+For a driver that changes the machine, set `real` and override `host`, so that the driver changes only a network namespace
+that ends with the test; mark the tests `root`. For other drivers, override only `factory`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ Main = Callable[[], Awaitable[None]]
 
 
 class FakeNetwork:
-    """A network driver that keeps books and touches nothing, for tests of the kernel. `log` is what was asked of it;
-    `fail` makes the next call of a method raise. What several daemons share, the host, is `shared`."""
+    """A network driver for tests of the kernel, which only records networks, endpoints and ports. `log` lists the calls as
+    (method, subject). `fail` maps a method to the error that its next call raises. `shared` holds the ports of a host that
+    several drivers share."""
 
     def __init__(
         self,
@@ -165,8 +166,8 @@ class FakeNetwork:
 
 
 def in_own_network(main: Main) -> None:
-    """Run `main` under trio in a thread whose network is a new, empty namespace (loopback down): the "host" of a test. The
-    threads that the driver starts are in it too. It ends with the thread."""
+    """Run `main` under trio in a thread with a new network namespace (loopback down), which serves as the host of a test.
+    Threads that the driver starts are in the same namespace. The namespace ends with the thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -185,7 +186,7 @@ def in_own_network(main: Main) -> None:
 
 @contextmanager
 def own_namespace() -> Iterator[str]:
-    """A path that opens a new network namespace: a container's, as a monitor would hold it."""
+    """The path of a new network namespace, which serves as a container's."""
     fd = linux.new_network_namespace()
     try:
         yield f"/proc/{os.getpid()}/fd/{fd}"
@@ -195,7 +196,8 @@ def own_namespace() -> Iterator[str]:
 
 @contextmanager
 def _this_namespace() -> Iterator[str]:
-    """For drivers that do not look inside. The thread's, which `in_own_network` has put into another than the process's."""
+    """The path of the calling thread's network namespace, for drivers that do not enter the container's. It is not the
+    process's namespace under `in_own_network`."""
     yield f"/proc/self/task/{threading.get_native_id()}/ns/net"
 
 
@@ -203,24 +205,24 @@ def _this_namespace() -> Iterator[str]:
 
 
 class NetworkSuite:
-    """What every network driver must do. Override `factory`, and `host` and `namespace` when it touches the machine."""
+    """Tests for every network driver. Override `factory`; see the module's docstring for drivers that change the machine."""
 
     real = False
-    """The driver makes real links and rules: namespaces are made for it, `look` is asked."""
+    """Whether the driver makes real links and rules. If so, each container of a test has a new network namespace."""
 
     @pytest.fixture
     def factory(self) -> Factory:
         raise TypeError("override the fixture `factory`")
 
     def host(self, main: Main) -> None:
-        """Run the test on a host."""
+        """Run the test. Override it to run on another host, such as a new network namespace."""
         trio.run(main)
 
     def namespace(self) -> Any:
         return own_namespace() if self.real else _this_namespace()
 
     def look(self, netns: str) -> set[str] | None:
-        """The addresses that are up in a namespace ("10.1.0.2/24"), None if the driver gives none to look at."""
+        """The addresses in a namespace whose links are up ("10.1.0.2/24"); None when the driver makes none visible."""
         return None
 
     def context(self, instance: str = "test") -> NetworkContext:
@@ -338,7 +340,7 @@ class NetworkSuite:
                     await driver.attach(loser)
                 if self.look(second) is not None:
                     assert f"{loser.addresses[0].address}" not in (self.look(second) or set())
-                # What the loser would have got was not taken either.
+                # The failed attach must not have kept its other port.
                 third_endpoint = self.endpoint(network, third, 4, other)
                 state = await driver.attach(third_endpoint)
                 await driver.detach(third_endpoint, state)
@@ -350,7 +352,7 @@ class NetworkSuite:
         self._with_driver(factory, body)
 
     def test_another_gateway(self, factory: Factory) -> None:
-        """Ports and default route of a running container go from one of its networks to another."""
+        """`update` moves the ports and the default route of a running container from one network to another."""
 
         async def body(driver: NetworkDriver) -> None:
             one, two = self.network("a", "10.211.0"), self.network("b", "10.212.0")
@@ -408,7 +410,7 @@ class NetworkSuite:
         self._with_driver(factory, body)
 
     def test_an_audit_tells_what_is_whose(self, factory: Factory) -> None:
-        """For drivers that compare (`NetworkAudit`)."""
+        """`audit` reports stray and missing objects, and `repair` removes strays (drivers with `NetworkAudit`)."""
 
         async def body(driver: NetworkDriver) -> None:
             if not isinstance(driver, NetworkAudit):

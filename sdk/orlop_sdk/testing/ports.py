@@ -1,4 +1,4 @@
-"""Ports of this machine for tests to publish and to listen at."""
+"""Free ports of this machine, for tests that publish or listen."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _numbers = itertools.count(20_000 + os.getpid() % 50 * 200)
 
 
 def free_port() -> int:
-    """Of TCP and UDP, at every address. Below those that are handed out: others on this machine take them and give them back
-    all the time."""
+    """A port that is free for TCP and UDP at every address. It is below the ephemeral ports, which other processes of this
+    machine take at any time."""
     for port in _numbers:
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, contextlib.suppress(OSError):
             tcp.bind(("", port))

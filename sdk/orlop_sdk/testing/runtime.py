@@ -1,4 +1,4 @@
-"""The conformance suite of runtime drivers, and a verified fake.
+"""Conformance suite for runtime drivers, and a verified fake.
 
     from orlop_sdk.testing.runtime import RuntimeSuite
 
@@ -8,8 +8,8 @@
         def driver(self, tmp_path):
             return MyRuntime(RuntimeContext("mine", "/usr/bin/mine", str(tmp_path / "state")))
 
-The suite runs what the driver returns, for real, on a bundle whose root holds a static busybox (`/bin/busybox` of the host).
-`FakeRuntime` makes ordinary processes, needs no root, and passes the same suite.
+The suite runs the driver's commands on a bundle whose root file system holds the host's `/bin/busybox`, which must be
+static. `FakeRuntime` starts ordinary processes, needs no root, and passes the same suite.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TE
 
 
 def busybox_root(path: Path) -> Path:
-    """A root file system with one static program and links to it."""
+    """Make a root file system with a static busybox and links to it."""
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (path / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", path / "bin/busybox")
@@ -76,7 +76,7 @@ def oci_spec(
     network: str = "",
     resources: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A small OCI runtime spec. `network` is the path of a namespace to join, "" makes one."""
+    """A small OCI runtime spec. `network` is the path of a network namespace to join; "" makes a new one."""
     namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
     namespaces.append({"type": "network", "path": network} if network else {"type": "network"})
     return {
@@ -104,7 +104,8 @@ def oci_spec(
 
 
 class FakeRuntime:
-    """Ordinary processes under runc's command line; state in `context.root`, which exists. What it restores begins anew."""
+    """A runtime driver that starts ordinary processes. Its state is in `context.root`, which must exist. A restored process
+    starts from the beginning."""
 
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
@@ -169,7 +170,7 @@ class FakeRuntime:
 
 
 def _detached(mounts: Sequence[str], argv: Sequence[str]) -> list[str]:
-    """The command as a monitor runs it: with these mounts out of its sight."""
+    """The command as a monitor runs it, in a mount namespace where `mounts` are detached."""
     if not mounts:
         return list(argv)
     script = "".join(f"mount --make-private $(dirname {path}) && umount -l {path} && " for path in mounts)
@@ -177,7 +178,7 @@ def _detached(mounts: Sequence[str], argv: Sequence[str]) -> list[str]:
 
 
 class _Bundle:
-    """One task of the suite. `finish` leaves nothing of it."""
+    """One task of the suite. `finish` removes it."""
 
     def __init__(self, driver: Runtime, path: Path, args: Sequence[str], terminal: bool) -> None:
         self._driver = driver
@@ -190,7 +191,7 @@ class _Bundle:
         self.output = path / "output"
 
     def call(self, command: Command, pipe: int | None = None) -> Outcome:
-        """Run a command of the driver, with the output of what it starts going to a file, or into this pipe."""
+        """Run a command of the driver. Its output, and that of the process it starts, goes to a file or to `pipe`."""
         argv = _detached(self._driver.capabilities.detach_mounts, command.argv)
         with self.output.open("ab") as out:
             done = subprocess.run(
@@ -211,7 +212,7 @@ class _Bundle:
         return self.output.read_bytes()[before:]
 
     def run(self) -> int:
-        """Run the task; its init's pid."""
+        """Run the task and return the pid of its init."""
         outcome = self.call(self._driver.run(self.task))
         assert outcome.status == 0, self.output.read_text()
         return int(Path(self.task.pid_file).read_text())
@@ -223,7 +224,7 @@ class _Bundle:
 
     def finish(self) -> None:
         assert self.call(self._driver.delete(self.task)).status == 0
-        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # CRIU leaves one of its own in those of v1
+        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # CRIU leaves a cgroup below the task's in v1
 
 
 def _ended(pidfd: int, seconds: float = 10) -> bool:
@@ -231,7 +232,7 @@ def _ended(pidfd: int, seconds: float = 10) -> bool:
 
 
 def _can_checkpoint(driver: RuntimeCheckpoints) -> bool:
-    """Whether what it needs is there; CRIU also says whether kernel and privileges will do."""
+    """Whether the required programs are installed; for CRIU also whether `criu check` accepts the kernel and privileges."""
     programs = driver.capabilities.checkpoint_programs
     if any(shutil.which(program) is None for program in programs):
         return False
@@ -239,7 +240,7 @@ def _can_checkpoint(driver: RuntimeCheckpoints) -> bool:
 
 
 class RuntimeSuite:
-    """What `orlop_sdk.Runtime` promises."""
+    """Tests for every runtime driver. Override the fixture `driver`."""
 
     @pytest.fixture
     def driver(self, tmp_path: Path) -> Runtime:
@@ -342,7 +343,7 @@ class RuntimeSuite:
         if not isinstance(driver, RuntimeCheckpoints) or not _can_checkpoint(driver):
             pytest.skip("it has no checkpoints, or not on this host")
         made = bundle("sh", "-c", "while true; do echo x; sleep 0.01; done")
-        reading, writing = os.pipe()  # a file of the host cannot be found again from inside a container
+        reading, writing = os.pipe()  # CRIU cannot restore an open file that is outside the container's mounts
         try:
             assert made.call(driver.run(made.task), writing).status == 0
             pid = int(Path(made.task.pid_file).read_text())
@@ -364,9 +365,9 @@ class RuntimeSuite:
                 os.read(reading, 65536)
             assert made.call(driver.restore(made.task, last, work), writing).status == 0
             os.kill(int(Path(made.task.pid_file).read_text()), 0)
-            assert _ended(reading)  # it says something
+            assert _ended(reading)  # the restored process writes output
             made.finish()
-            assert made.call(driver.restore(made.task, work, work), writing).status != 0  # there is none
+            assert made.call(driver.restore(made.task, work, work), writing).status != 0  # `work` holds no checkpoint
         finally:
             os.close(reading)
             os.close(writing)

@@ -1,12 +1,12 @@
-"""For authors of storage drivers: the conformance suite, and a verified fake.
+"""Conformance suite for storage drivers, and a verified fake.
 
     class TestMine(StorageSuite):
         @pytest.fixture
         def factory(self):
             return MyDriver                     # StorageContext -> Storage
 
-The suite opens the driver on an empty directory, and opens it again there to see what a restart does. As root it mounts for
-real, in namespaces of its own; without, only drivers whose mounts are one bind mount can be tested.
+The suite opens the driver on an empty directory, and opens it again to test a restart. As root it makes the driver's mounts,
+in new mount namespaces. Without root it can test only drivers whose mounts are a single bind mount.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def _layer(driver: Storage, name: str, parent: str | None, *members: tuple
 
 
 class StorageSuite:
-    """What the kernel relies on. Subclass it and override `factory`."""
+    """Tests for every storage driver. Override the fixture `factory`."""
 
     @pytest.fixture
     def factory(self) -> Factory:
@@ -85,7 +85,7 @@ class StorageSuite:
         trio.run(main)
 
     def test_an_audit_of_what_is_well_finds_nothing(self, factory: Factory, context: StorageContext) -> None:
-        """For drivers that compare (`StorageAudit`). One that was just opened has not looked at anything yet."""
+        """`audit` reports nothing on a sound store, even as the first call (drivers with `StorageAudit`)."""
 
         async def main() -> None:
             driver = factory(context)
@@ -131,7 +131,7 @@ class StorageSuite:
     def test_commit_again(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"first"))
-            await driver.commit("pull-base", "base")  # the answer to the first call was lost
+            await driver.commit("pull-base", "base")  # as after a crash that lost the first call's result
             await driver.prepare("second", None)
             unpack_members(await driver.unpack_target("second"), ("a", b"second"))
             await driver.commit("second", "base")

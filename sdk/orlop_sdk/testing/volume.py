@@ -1,12 +1,12 @@
-"""For authors of volume drivers: the conformance suite, and a verified fake.
+"""Conformance suite for volume drivers, and a verified fake.
 
     class TestMine(VolumeSuite):
         @pytest.fixture
         def factory(self):
             return MyDriver                     # VolumeContext -> VolumeDriver
 
-The suite opens the driver on an empty directory, and opens it again there to see what a restart does. It makes volumes
-without options; what options mean is the driver's own to test.
+The suite opens the driver on an empty directory, and opens it again to test a restart. It creates volumes without options;
+test a driver's options separately. As root it makes the mounts in new mount namespaces.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Factory = Callable[[VolumeContext], VolumeDriver]
 
 
 class FakeVolume:
-    """A volume driver for tests of the kernel: plain directories, everything at once, passes the suite. Takes no option but
-    `note`, which it keeps."""
+    """A volume driver for tests of the kernel, with plain directories; it deletes synchronously. Passes `VolumeSuite`. Its
+    only option is `note`, which it stores."""
 
     def __init__(self, context: VolumeContext) -> None:
         self._root = context.root
@@ -82,7 +82,7 @@ class FakeVolume:
 
 
 class VolumeSuite:
-    """What the kernel relies on. Subclass it and override `factory`."""
+    """Tests for every volume driver. Override the fixture `factory`."""
 
     @pytest.fixture
     def factory(self) -> Factory:
