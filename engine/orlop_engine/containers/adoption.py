@@ -1,9 +1,9 @@
-"""What became of a container while no daemon looked: its living monitor is adopted; or its end is accounted for. A monitor
-that went leaves `exit.json`; if even that is missing the code is 255.
+"""Recovery of containers at boot: adopt living monitors, account for exits while no daemon ran. The exit code comes from
+`exit.json`; without that file it is 255.
 
-A container whose monitor lives is shown as the last daemon knew it until that monitor answers. One that does not (its disk
-stalls, somebody stopped it) holds up nothing else: what needs it fails at once and says why, the container can be killed and
-removed, and it is adopted as soon as it answers.
+A container whose monitor lives is shown as the previous daemon left it until the monitor answers. A monitor that does
+not answer (its disk hangs, its process is stopped) delays no other container: operations that need it fail at once with
+the reason, the container can be killed and removed, and it is adopted as soon as the monitor answers.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 
 
 async def take_back(containers: Containers, container: Container) -> None:
-    """Returns once it is known what became of it, which for a monitor that does not answer may be never. One sick container,
-    or a full disk, must not keep the daemon from starting."""
+    """Recover one container. Returns once its state is known, which for a monitor that does not answer may be never.
+    Errors are logged, because one broken container or a full disk must not keep the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(containers, container)
@@ -90,7 +90,7 @@ async def _living_run(containers: Containers, container: Container) -> Run | Non
 
 
 async def _reach(containers: Containers, container: Container, run: Run) -> Monitor | None:
-    """Its living monitor. One that takes no calls cannot be trusted with a container: its zygote kills what it leaves."""
+    """Connect to the living monitor. A monitor that refuses connections is killed; the zygote then kills its container."""
     try:
         return await Monitor.adopt(
             run.run_dir, containers.engine.nursery, lambda event: on_event(containers, container, run, event)
@@ -102,8 +102,8 @@ async def _reach(containers: Containers, container: Container, run: Run) -> Moni
 
 
 async def _has_started(monitor: Monitor) -> bool:
-    """Whether a monitor that left no record of a start has run its container all the same. One that does not say so in time
-    is given up: no client was told of it."""
+    """Whether a monitor without a record of the start has started its container. A monitor that does not answer in time
+    counts as not started, because no client was told of the start."""
     with trio.move_on_after(PATIENCE), suppress(OrlopError):
         return (await monitor.subscribe()).phase != "launched"
     return False
@@ -116,7 +116,7 @@ async def _adopt_once_it_answers(containers: Containers, container: Container, r
         try:
             status = await monitor.subscribe()
         except OrlopError:
-            with trio.move_on_after(1):  # it is over, or has dropped the connection, which is made again
+            with trio.move_on_after(1):  # it has ended, or dropped the connection, which is reconnecting
                 await monitor.ended()
         else:
             if status.phase != "launched":
@@ -207,20 +207,20 @@ def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
 
 
 def _cgroup_by_name(containers: Containers, record: ContainerRecord) -> str:
-    """Where it would be started now; "" when it could not be: its parent may be no name for the cgroup driver of today."""
+    """The cgroup path that a start would use now; "" when it is invalid, because the cgroup driver has changed since."""
     with suppress(InvalidParameter):
         return cgroup_path(containers, record.id, record.host_config)
     return ""
 
 
 def _is_accounted(record: ContainerRecord, run: Run) -> bool:
-    """Whether the last daemon has recorded the exit already: all that is left is to put the run away."""
+    """Whether the previous daemon has recorded the exit already, so that only cleanup is left."""
     found = runs.exit_record(run.run_dir)
     return found is not None and found.time_ns == record.state.finished_ns
 
 
 async def _record(containers: Containers, container: Container) -> None:
-    """A full disk must not keep what lives from being looked after: it is recorded as soon as there is space."""
+    """Commit the row. A full disk must not prevent an adoption: the commit is retried until there is space."""
     try:
         await containers.save(container)
     except OrlopError as error:
@@ -248,7 +248,7 @@ async def _account_lost(containers: Containers, container: Container, *, never: 
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
-        await runtime.clean(containers, container)  # also after a start that was cut short, of which there is no record
+        await runtime.clean(containers, container)  # also after an interrupted start, which leaves no record
     if between or died:
         await containers.save(container)
     if died:

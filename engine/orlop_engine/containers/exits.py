@@ -1,7 +1,8 @@
-"""The end of a run: network released, row committed, events, waiters, restart policy, auto-remove.
+"""Account for the end of a run: release the network, commit the row, publish events, wake waiters, apply the restart policy
+and auto-remove.
 
-One task a run waits for the monitor's `Exited`, or for the monitor's end without one (then `exit.json` tells, or nobody
-does and it is 255). Nothing else accounts for an exit.
+One task for each run waits for the monitor's `Exited`, or for the monitor's end without one (then the exit code is read
+from `exit.json`, or is 255 without it). No other code accounts for an exit.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PUT_AWAY = 30.0
 
 
 async def watch(containers: Containers, container: Container, run: Run) -> None:
-    """See one run to its end."""
+    """Wait for the end of a run, and account for it."""
     assert run.monitor is not None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_told, run, nursery.cancel_scope)
@@ -50,13 +51,14 @@ async def watch(containers: Containers, container: Container, run: Run) -> None:
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:
-    """The usual way: the monitor says so before it puts the container away."""
+    """The normal case: the monitor reports the exit before it cleans up."""
     await run.exited.get()
     scope.cancel()
 
 
 async def _found(run: Run) -> Exited:
-    """The monitor died. Its zygote empties the cgroup and writes the record; when that died too, we do it."""
+    """The exit of a run whose monitor died. The zygote empties the cgroup and writes the record; if it died too, do it
+    here."""
     with trio.move_on_after(ZYGOTE_PATIENCE):
         while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
             await trio.sleep(0.01)
@@ -67,9 +69,9 @@ async def _found(run: Run) -> Exited:
 
 
 async def put_away(containers: Containers, container: Container, run: Run) -> None:
-    """Wait until nothing is left of a run: its exit is accounted for, its monitor gone. What a monitor that told the exit
-    and then died has not done is done here; one that hangs then is ended. `DeadlineExceeded` when even that does
-    not end it."""
+    """Wait until a run has been cleaned up: its exit is accounted for, and its monitor has ended. If the monitor died
+    after it reported the exit, do the rest of its cleanup here; if it hangs, kill it. Raises `DeadlineExceeded` when it
+    does not die."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None
@@ -131,14 +133,14 @@ async def account(containers: Containers, container: Container, run: Run, exited
 def _wanted_again(containers: Containers, container: Container, code: int) -> bool:
     record = container.record
     policy = record.host_config.restart_policy
-    # `docker kill -s HUP` counts as a manual stop for unless-stopped, but ends no "always".
+    # `docker kill -s HUP` counts as a manual stop for "unless-stopped", but does not end "always".
     by_user = container.stop_requested or containers.closing or (record.manually_stopped and policy.name == "unless-stopped")
     return restarts.wants_restart(policy, code, record.restart_count, by_user)
 
 
 async def _record(containers: Containers, container: Container, run: Run) -> None:
-    """Commit the row. A full disk must not keep an exit from being true: it is told, and recorded as soon as there is space.
-    Until then the run's directory stays, whose exit record tells the next daemon."""
+    """Commit the row. On a full disk the exit is published all the same, and recorded as soon as there is space. Until
+    then the run directory is kept: its exit record tells the next daemon."""
     try:
         await containers.save(container)
     except OrlopError as error:
@@ -147,18 +149,18 @@ async def _record(containers: Containers, container: Container, run: Run) -> Non
 
 
 async def record_again(containers: Containers, container: Container) -> None:
-    """Until it succeeds: a full disk passes."""
+    """Retry the commit until it succeeds, because a full disk is temporary."""
     while container.id in containers.index:
         await trio.sleep(_RECORD_AGAIN)
         try:
             await containers.save(container)
         except OrlopError:
-            continue  # said already
+            continue  # logged already
         return
 
 
 async def clean(containers: Containers, container: Container, run: Run) -> None:
-    """After an exit that nothing follows: until nothing is left of the run, and its end is recorded."""
+    """Clean up after an exit without restart: wait until the run is cleaned up, and its exit recorded."""
     await put_away(containers, container, run)
     if not run.recorded:
         await record_again(containers, container)

@@ -1,13 +1,14 @@
 """Start: from a record to a running process.
 
-    networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox of what storage says to
-    mount (`ahead` of the start, often) -> the network is attached to it -> files, spec, clients that attached before the
-    start -> the runtime runs
+   networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox with the mounts that
+   storage returns (often prepared before the start) -> the network is attached to it -> files and spec are written,
+   clients that attached before the start get their streams -> the runtime runs
 
-When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are given
-back. The row is committed *while* the runtime starts, with the sandbox, the monitor and the fact of the start: after a
-daemon that died in between, the next one finds the monitor by its run directory. It is adopted when the row knows of it, and
-with it the endpoints; else it is ended: nobody was told that it runs. After a power cut restart policies apply.
+When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are
+released. The row is committed *while* the runtime starts, with the sandbox, the monitor's pid and the fact of the start.
+If the daemon dies in between, the next one finds the monitor by its run directory. It adopts the monitor and its
+endpoints if the row contains them; otherwise it ends the monitor, because no client was told that the container runs.
+After a power failure the restart policies apply.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = ["begin", "launch", "log_info", "on_event", "task"]
 
 log = logging.getLogger(__name__)
 
-_UNDOING, _ENDING = 30.0, 10.0  # seconds, for all of it and for the end of its monitor
+_UNDOING, _ENDING = 30.0, 10.0  # seconds to undo a start, and to wait for the end of its monitor
 _CREATE = "failed to create task for container: failed to create shim task"
 
 
@@ -71,7 +72,7 @@ async def launch(containers: Containers, container: Container, image: str = "") 
     container.run = run
     plan = None
     try:
-        # Other containers are looked up before anything is made.
+        # Look up other containers before anything is made.
         network = _network_namespace(containers, record.host_config)
         _share_names(containers, container)
         inside = await mount_plan.mounted(containers, container, runtime)
@@ -130,7 +131,7 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
 
 
 def _network_namespace(containers: Containers, host: HostConfig) -> str:
-    """ "new", "" for the host's, or the path of another container's."""
+    """ "new", "" for the host's namespace, or the path of another container's."""
     kind = containers.engine.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
         return containers.namespace_of(kind.removeprefix("container:"), "net")
@@ -138,7 +139,7 @@ def _network_namespace(containers: Containers, host: HostConfig) -> str:
 
 
 def _share_names(containers: Containers, container: Container) -> None:
-    """Who shares a network with another container shares its host name, as Docker has it: /etc/hosts is the other's too."""
+    """A container that shares another's network also shares its host name, as in Docker, because it shares /etc/hosts."""
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
         other = containers.get(mode.removeprefix("container:")).record.config
@@ -212,7 +213,7 @@ async def _start(
         nursery.start_soon(save)
         try:
             started = await monitor.start(message)
-        except OrlopError as error:  # here, or the nursery would make a group of it
+        except OrlopError as error:  # caught here, or the nursery would wrap it in a group
             failures.insert(0, error)
     if failures:
         record.started_before = started_before
@@ -221,8 +222,8 @@ async def _start(
 
 
 async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> None:
-    """Give clients that attached before the start their streams, before there is any output to miss. Whoever comes while
-    this goes on finds the monitor by itself (see `attach.join`)."""
+    """Give clients that attached before the start their streams, before there is output to miss. Clients that attach
+    from now on find the monitor themselves (see `attach.join`)."""
     while container.attach_waiters:
         waiter = container.attach_waiters[0]
         stream = await monitor.attach(waiter.request)
@@ -230,12 +231,12 @@ async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> N
             container.attach_waiters.remove(waiter)
             waiter.joined.set(Joined(stream, run))
         else:
-            await stream.aclose()  # the client went away meanwhile
+            await stream.aclose()  # the client disconnected meanwhile
 
 
 async def _undo(containers: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
-    """Every step, whatever becomes of the others: first what others may want, last the runtime, which may hang for as long
-    as there is time. `deleted`: the monitor has had the runtime forget the container, unless that was killed as well."""
+    """Undo a failed start. Every step is tried: resources that others may want come first, the runtime last, because it
+    may hang until the deadline. `deleted`: the monitor has called the runtime's delete, unless that was killed as well."""
     container.release_attach_waiters()
     sandbox, container.record.sandbox = container.record.sandbox, None
     try:
@@ -245,7 +246,7 @@ async def _undo(containers: Containers, container: Container, run: Run, plan: An
                 await run.monitor.ended()
         try:
             if plan is not None:
-                await containers.engine.networks.abandon(plan)  # after `attach`, only its sockets
+                await containers.engine.networks.abandon(plan)  # after `attach`, this only closes its sockets
             if sandbox is not None:
                 await containers.engine.networks.release(sandbox)
         finally:

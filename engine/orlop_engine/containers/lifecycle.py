@@ -1,5 +1,6 @@
-"""What users do to a container's state: start, stop, kill, restart, pause, unpause, rename. Each takes the container's lock,
-checks the state in Docker's words, acts, commits, and tells."""
+"""Lifecycle operations: start, stop, kill, restart, pause, unpause, rename. Each takes the container's lock, checks the
+state (errors have Docker's messages), acts, commits, and publishes events.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +50,12 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 KILL_DEADLINE = 10.0
-_LOOK = 0.5  # seconds between two looks at a monitor that has not answered yet
-_SIGNAL_FAILED = 2  # seconds that a container has to end by itself when it could not be sent the stop signal: Docker's
+_LOOK = 0.5  # seconds between two checks of a monitor that has not answered yet
+_SIGNAL_FAILED = 2  # Docker's seconds for a container to end when sending the stop signal failed
 
 
 async def start(containers: Containers, container: Container, checkpoint: str = "", directory: str = "") -> None:
-    """`checkpoint` is the name of one, in `directory` or where the container's own are."""
+    """Start a container. `checkpoint` names a checkpoint in `directory`, or in the container's own directory."""
     for key in needs.needed(containers, container.record):
         if (other := containers.index.get(key)) is not None:
             await other.boot_start_tried()
@@ -64,7 +65,7 @@ async def start(containers: Containers, container: Container, checkpoint: str = 
             raise Conflict("container is marked for removal and cannot be started")
         if state.paused:
             raise Conflict("cannot start a paused container, try unpause instead")
-        if state.running:  # also between two tries of a restart policy
+        if state.running:  # also while a restart policy waits for the next try
             raise NotModified("container is already running")
         image = checkpoints.find(containers, container, checkpoint, directory) if checkpoint else ""
         container.record.restart_count = 0
@@ -73,7 +74,7 @@ async def start(containers: Containers, container: Container, checkpoint: str = 
 
 
 def cancel_restart(container: Container) -> None:
-    """It is not going to be started again, neither by its restart policy nor by the boot."""
+    """Cancel a pending start, by the restart policy or by the boot."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     container.record.state.restarting = False
@@ -105,7 +106,7 @@ async def start_locked(containers: Containers, container: Container, image: str 
         raise await _failed(containers, container, failure) from error
     containers.background(exits.watch, containers, container, run)
     containers.background(health.watch, containers, container, run)
-    # That it was started is committed (see `launch`); its pid is in the monitor's own record, where a next daemon looks.
+    # `launch` has committed the start. The pid is saved later: the next daemon reads it from the monitor's record.
     containers.background(containers.save, container)
     container.touch()
     containers.publish_network(container, "connect")
@@ -168,8 +169,8 @@ def stop_signal(container: Container, given: str) -> int:
 
 
 async def stop(containers: Containers, container: Container, given: str = "", seconds: int | None = None) -> None:
-    """Signal, wait, kill. `seconds` below 0 waits for ever. The wait is not under the lock: it may be long, and who asks
-    for a shorter one is heard. One that holds the lock, of a restart, is cut short."""
+    """Signal, wait, kill. `seconds` below 0 waits for ever. The lock is released during the wait, so that a later stop
+    can shorten it. A restart that holds the lock while it waits is cut short."""
     signum = stop_signal(container, given)
     expedite(containers, container, seconds)
     async with container.lock:
@@ -184,7 +185,7 @@ async def stop(containers: Containers, container: Container, given: str = "", se
 
 
 def stop_timeout(containers: Containers, container: Container) -> int:
-    """Seconds between the stop signal and SIGKILL; negative = for ever."""
+    """Seconds between the stop signal and SIGKILL; negative means for ever."""
     configured = container.record.config.stop_timeout
     return configured if isinstance(configured, int) else containers.engine.config.default_stop_timeout
 
@@ -198,7 +199,7 @@ async def stop_locked(containers: Containers, container: Container, signum: int,
 
 
 def expedite(containers: Containers, container: Container, seconds: int | None) -> None:
-    """Before a stop waits for the lock: who holds it may be stopping the container, with more patience."""
+    """Shorten the wait of a task that holds the lock to stop the container. Called before a stop waits for the lock."""
     if container.run is not None:
         container.run.expedite(_patience(containers, container, seconds))
 
@@ -226,12 +227,12 @@ async def _begin_stop(
     try:
         await _send(containers, container, signum)
     except (OSError, OrlopError):
-        patience = _SIGNAL_FAILED  # it ends this very moment, most likely
+        patience = _SIGNAL_FAILED  # the container is most likely just ending
     return run, patience
 
 
 async def _end(containers: Containers, container: Container, run: Run) -> None:
-    if not run.finished.is_set():  # then it is the container's, as no other can have begun
+    if not run.finished.is_set():  # `run` is still the current run, because no other can have begun
         await kill_now(containers, container)
 
 
@@ -245,14 +246,15 @@ async def _send(containers: Containers, container: Container, signum: int) -> No
 
 
 async def _end_restarting(containers: Containers, container: Container) -> None:
-    """It was waiting to be started again, and will not be: for who waits for its end, this is it."""
+    """End a container that waits for its restart: the restart is cancelled, and tasks that wait for the exit are woken."""
     cancel_restart(container)
     container.exit_announced(container.record.state.exit_code)
     await containers.save(container)
 
 
 async def _thaw(containers: Containers, container: Container) -> None:
-    """Before a signal that is to end it. What fails here is no reason not to send one: SIGKILL has other ways too."""
+    """Unpause before a signal that is to end the container. A failure is only logged, because SIGKILL may work all the
+    same."""
     try:
         await _unpause(containers, container)
     except OrlopError as error:
@@ -288,7 +290,7 @@ async def kill_now(containers: Containers, container: Container) -> None:
     with trio.move_on_after(patience):
         await run.ended()
         return
-    # A monitor that does not answer is ended; what it leaves is killed through the cgroup.
+    # End a monitor that does not answer; the zygote then kills the container through its cgroup.
     if run.monitor is not None:
         run.monitor.kill()
     with trio.move_on_after(2 * KILL_DEADLINE):
@@ -355,7 +357,8 @@ async def restart(containers: Containers, container: Container, given: str = "",
 
 
 async def pause(containers: Containers, container: Container, *, held: bool = False) -> None:
-    """`held`: by the engine, which calls `let_go`. That it is so is in the row before it is true: a boot thaws it."""
+    """Pause a container. `held`: by the engine, which calls `resume` later. The row is committed before the container is
+    frozen, so that a boot after a crash resumes it."""
     await container.boot_start_tried()
     async with container.lock:
         record, state = container.record, container.record.state
@@ -402,7 +405,7 @@ async def _thaw_halfway(containers: Containers, container: Container, runtime: R
 
 
 async def resume(containers: Containers, container: Container) -> None:
-    """Thaw what the engine holds, unless somebody else did, or paused it since."""
+    """Resume a container that the engine paused, unless a user has unpaused or paused it since."""
     async with container.lock:
         if container.record.held:
             await _unpause(containers, container)

@@ -1,4 +1,4 @@
-"""Which containers have to run before which: those whose namespaces a container joins, and those that it is linked to."""
+"""Start dependencies: a container needs the containers whose namespaces it joins, and those that it links to."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ __all__ = ["needed", "order"]
 
 
 def order(containers: Containers) -> dict[str, set[str]]:
-    """Id -> the containers that have to run before it: whose namespaces it joins, and to which it is linked. Of those that
-    need each other, none of the ring waits for the one that closes it."""
+    """Container id -> ids of the containers that must run before it. Cycles are broken: one member does not wait."""
     needs = {item.id: needed(containers, item.record) for item in containers.index.values()}
     while True:
         try:
@@ -32,11 +31,11 @@ def order(containers: Containers) -> dict[str, set[str]]:
 
 
 def needed(containers: Containers, record: ContainerRecord) -> set[str]:
-    """The ids of the containers that have to run before this one."""
+    """The ids of the containers that must run before this one."""
     host = record.host_config
     modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
     found = {*links.linked(containers, record)}
     for mode in modes:
-        with suppress(NotFound, InvalidParameter):  # the start says so
+        with suppress(NotFound, InvalidParameter):  # the start reports it
             found.add(containers.get(mode.removeprefix("container:")).id)
     return found

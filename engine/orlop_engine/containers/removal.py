@@ -1,6 +1,7 @@
-"""Remove: the row goes first, then what it stood for; then clients are told (`destroy`, and those who wait for the removal),
-who find no volume, name, endpoint or file of the container. What a crash in between leaves belongs to no row and is swept at
-boot, so a removed container never comes back and never leaves anything."""
+"""Remove: delete the row first, then the container's resources, then publish `destroy` and wake the waiters. At that
+point no volume, name, endpoint or file of the container is left. What a crash in between leaves has no row and is
+removed at the next boot, so a removed container never comes back and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 async def remove(containers: Containers, container: Container, *, force: bool, volumes: bool) -> None:
-    """`docker rm`. With `force` a running container is killed first."""
+    """`docker rm`. `force` kills a running container first."""
     if not force:
         await _remove_stopped(containers, container, volumes=volumes)
         return
@@ -58,7 +59,7 @@ async def remove(containers: Containers, container: Container, *, force: bool, v
 
 
 def _check_there(containers: Containers, container: Container) -> None:
-    """Another removal may have been faster to the lock."""
+    """Raise `NotFound` if another removal was faster."""
     if container.id not in containers.index:
         raise NotFound(f"No such container: {container.id}")
 
@@ -77,7 +78,7 @@ def _check_stopped(container: Container) -> None:
 
 
 async def _remove_stopped(containers: Containers, container: Container, *, volumes: bool) -> None:
-    _check_stopped(container)  # as it is now: not after a stop that goes on has let go of the lock
+    _check_stopped(container)  # check before waiting for the lock: a stop in progress must not delay the refusal
     async with container.lock:
         _check_there(containers, container)
         _check_stopped(container)
@@ -95,7 +96,7 @@ async def _remove_locked(containers: Containers, container: Container, *, volume
         container.restart_timer.cancel()
     run = container.run
     if run is not None:
-        await run.finished.wait()  # its `die` comes before our `destroy`
+        await run.finished.wait()  # `die` must come before `destroy`
     await containers.release_network(container)
     intents, cleared = container_volumes.note(record.id, record.mounts) if volumes else ([], [])
     container.row_going = True
@@ -121,7 +122,7 @@ async def _remove_rest(containers: Containers, container: Container, run: Run | 
     try:
         await prepared_sandbox.drop(containers, container)
         if run is not None and record.host_config.pid_mode:
-            # Its processes may outlive its init, and write. In a PID namespace of its own they cannot: pid_namespaces(7).
+            # Processes in another PID namespace may outlive init, and write. In their own they cannot: pid_namespaces(7).
             await _end_run(containers, container, run)
         if volumes:
             busy_volumes = await container_volumes.discard(containers, container_volumes.anonymous(record.mounts))
@@ -136,7 +137,7 @@ async def _remove_rest(containers: Containers, container: Container, run: Run | 
     await container_volumes.discard_again(containers, busy_volumes)
     if busy:
         await _discard_data(containers, record.id)
-    # The root's mount point must not go before the monitor (see `launch`).
+    # The root's mount point must outlive the monitor (see `launch`).
     containers.remove_run_directories(record.id)
     if containers.engine.images.get(record.image_id) is None:
         await containers.engine.images.collect()  # the image was removed before its last container: now its layers can go
@@ -157,7 +158,7 @@ def _announce(containers: Containers, container: Container) -> None:
 
 
 async def auto_remove(containers: Containers, container: Container) -> None:
-    """`--rm` at the container's end."""
+    """Remove a container with `--rm` after its exit."""
     async with container.lock:
         if container.record.removing or container.id not in containers.index or container.record.state.running:
             return  # removed by someone, or started again
@@ -173,13 +174,13 @@ async def auto_remove(containers: Containers, container: Container) -> None:
 
 
 async def discard_files(containers: Containers, container_id: str) -> None:
-    """Everything a container has outside the store. Also for one that was never finished."""
+    """Remove everything that a container has outside the store. Also for an unfinished create."""
     containers.remove_run_directories(container_id)
     await _discard_data(containers, container_id)
 
 
 async def _discard_data(containers: Containers, container_id: str) -> None:
-    """Its root, and its logs and files."""
+    """Remove its snapshot, logs and files."""
     await containers.engine.storage.remove(container_id)
     directory = containers.directory(container_id)
     if os.path.isdir(directory):
@@ -187,9 +188,9 @@ async def _discard_data(containers: Containers, container_id: str) -> None:
 
 
 async def sweep(containers: Containers) -> None:
-    """At boot: make directories and snapshots agree with the rows. What has no row goes, unless its row was set aside as
-    unreadable: then it may be all that is left. A snapshot that a power cut took back comes again, empty, as its writes had
-    never reached the disk."""
+    """At boot, reconcile directories and snapshots with the rows. Those without a row are removed, unless the row is
+    quarantined: then they may be the only copy. A snapshot lost in a power failure is created again, empty, because its
+    writes had not reached the disk."""
     store = containers.engine.store
     known = {*containers.index, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():
@@ -200,7 +201,7 @@ async def sweep(containers: Containers) -> None:
     for key in keys:
         if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
             await _try(f"snapshot {key[:12]} of no container stays", containers.engine.storage.remove(key))
-    for container in list(containers.index.values()):  # a living one with --rm may end, and leave the index, meanwhile
+    for container in list(containers.index.values()):  # a copy: one with --rm may exit and leave the index meanwhile
         image = containers.engine.images.get(container.record.image_id)
         if container.id not in keys and container.id in containers.index and image is not None:
             log.warning("container %s lost what it had written: its root is made anew", container.name)
@@ -220,7 +221,7 @@ async def _prepare_again(containers: Containers, container: Container, image: Im
 
 
 async def _try(otherwise: str, step: Awaitable[None]) -> None:
-    """A step of the boot that concerns one container: the daemon starts without it."""
+    """Run a step of the boot that concerns one container. The daemon starts even if it fails."""
     try:
         await step
     except Exception as error:

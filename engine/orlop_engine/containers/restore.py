@@ -1,6 +1,6 @@
-"""Boot and shutdown: which containers go on, which are stopped, which are started.
+"""Boot and shutdown: which containers keep running, which are stopped, which are started.
 
-What lives is adopted when the daemon lets containers live (live-restore); without it, what a crashed daemon left is stopped.
+With live-restore, running containers are adopted; without it, containers that a crashed daemon left running are stopped.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ __all__ = ["restore", "shutdown"]
 log = logging.getLogger(__name__)
 
 _STARTS = 8
-_NEEDED = 30.0  # seconds that a start waits for those it needs to have been tried
-_PROMPT = (
-    0.1  # seconds that the first answer to clients waits for monitors: a stopped one never answers, a busy host is slow
-)
-_SLOW = 1.0  # seconds after which a shutdown says what it waits for; most containers have ended by then
-_NAMED = 10  # containers, in that line of the log
+_NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
+_PROMPT = 0.1  # seconds that boot waits for monitors before it serves requests: a stopped one never answers
+_SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
+_NAMED = 10  # containers named in that log line
 
 
 async def restore(containers: Containers) -> None:
-    """Returns when clients can be served: all that runs is shown as running, and all that a restart policy will start now as
-    restarting. What takes longer goes on in the background, each container for itself."""
+    """Restore all containers. Returns when requests can be served: running containers are shown as running, and those
+    that a restart policy starts now as restarting. The rest continues in the background, for each container separately."""
     known = {item.id: trio.Event() for item in containers.index.values()}
     for container in list(containers.index.values()):
         containers.background(_take_back, containers, container, known[container.id])
@@ -47,7 +45,7 @@ async def restore(containers: Containers) -> None:
             await event.wait()
     for container in _undecided(containers, known):
         containers.background(adoption.report_silence, container)
-    # Loading network drivers takes longer than all the rest. Requests are served meanwhile; those that need a network wait.
+    # Loading network drivers takes longest. Requests are served meanwhile; those that need a network wait.
     aside = _quarantined_alive(containers)
     containers.background(_restore_networks, containers, [sandbox for sandbox in aside.values() if sandbox is not None])
     await _sweep_runs(containers, {*aside, *(container.id for container in _undecided(containers, known))})
@@ -72,8 +70,8 @@ def _undecided(containers: Containers, known: Mapping[str, trio.Event]) -> list[
 
 
 def _quarantined_alive(containers: Containers) -> dict[str, Sandbox | None]:
-    """What no row tells of any more goes; but not what runs, and may be told of again by another version. Nothing can be
-    done with it meanwhile."""
+    """Quarantined containers that are running. Their run directories are kept, because another version may be able to
+    read their rows; this one cannot operate on them."""
     if not containers.engine.config.live_restore:
         return {}
     found = {key: containers.aside[key] for key in containers.quarantined_alive()}
@@ -91,12 +89,12 @@ async def _restore_networks(containers: Containers, aside: Sequence[Sandbox]) ->
 
 
 async def _sweep_runs(containers: Containers, keep: Collection[str]) -> None:
-    """Monitors and run directories that no row knows."""
+    """End monitors and remove run directories that belong to no row."""
     kept = {
         *(containers.run_name(key) for key in keep),
         *(containers.run_name(item.id) for item in containers.index.values() if item.run),
     }
-    async with trio.open_nursery() as nursery:  # a process that does not die is waited for
+    async with trio.open_nursery() as nursery:  # in parallel, because each waits for its processes to die
         for name in set(os.listdir(containers.runs_root)) - kept:
             nursery.start_soon(_sweep_run, containers, name)
 
@@ -109,13 +107,13 @@ async def _sweep_run(containers: Containers, name: str) -> None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
         containers.remove_run(name)
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
-            os.unlink(run_dir)  # no run at all
+            os.unlink(run_dir)  # not a run directory
     except Exception as error:
         log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
 def _patience(containers: Containers, container: Container) -> int:
-    """Seconds that a container has to stop at boot: a daemon that waits for one without an end would never answer."""
+    """Seconds for a container to stop at boot. Never infinite, or boot might not end."""
     own, config = lifecycle.stop_timeout(containers, container), containers.engine.config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
@@ -134,8 +132,9 @@ async def _stop_orderly(containers: Containers, container: Container, seconds: i
 
 
 async def _bring_up(containers: Containers, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
-    """Stop what should not have gone on, start what is wanted. Side by side: one that hangs holds up a few, not all. Those
-    that others need go first. `known`: what has become of each; `tried`: whether its start has been."""
+    """Stop what must not run, and start what the restart policies want. In parallel, so that one that hangs does not
+    delay all; containers that others need start first. `known`: set once a container's state is known; `tried`: once its
+    start was tried."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(containers)
     living = [item for item in containers.index.values() if item.run is not None and item.owed_start is None]
@@ -162,13 +161,13 @@ async def _bring_up(containers: Containers, known: Mapping[str, trio.Event], tri
             container.owed_start = None
 
     async with trio.open_nursery() as nursery:
-        for container in [containers.index[key] for key in wanted if key in tried]:  # not those that were created just now
+        for container in [containers.index[key] for key in wanted if key in tried]:  # not containers created since
             nursery.start_soon(one, container)
 
 
 def _announce_start(container: Container, tried: trio.Event) -> None:
-    """Clients of dockerd find containers with a restart policy started when it answers first. These are not yet, so they are
-    shown as about to be."""
+    """Show a container as restarting until its start is tried. Clients of dockerd see such containers started already,
+    because dockerd serves no requests before."""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
         container.record.state.running = container.record.state.restarting = True
@@ -192,7 +191,7 @@ async def _start_if_wanted(containers: Containers, container: Container, tried: 
     _announce_start(container, tried)
     if container.owed_start is not None:
         async with container.lock:
-            # Unless a client has stopped, started or removed it first
+            # unless a client has stopped, started or removed it meanwhile
             if record.state.restarting and container.id in containers.index and not record.removing:
                 record.restart_count = 0  # dockerd's: a start at boot begins to count anew
                 await containers.start_locked(container)
@@ -208,7 +207,8 @@ async def _start_if_wanted(containers: Containers, container: Container, tried: 
 
 
 async def shutdown(containers: Containers, *, leave_running: bool) -> None:
-    """Stop all in parallel, each within its own timeout; or leave all to their monitors. None starts from now on."""
+    """Stop all containers in parallel, each within its own timeout, or leave all to their monitors. No container starts
+    from now on."""
     containers.closing = True
     for container in containers.index.values():
         if container.restart_timer is not None:
@@ -224,7 +224,7 @@ async def shutdown(containers: Containers, *, leave_running: bool) -> None:
                 for container in running:
                     nursery.start_soon(_stop_orderly, containers, container)
             reporting.cancel_scope.cancel()
-    # Monitors of ended containers need a moment to put them away; what they hold would look alive.
+    # Monitors of exited containers need a moment to clean up; their cgroups and mounts would look alive.
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
             for container in list(containers.index.values()):
@@ -232,7 +232,7 @@ async def shutdown(containers: Containers, *, leave_running: bool) -> None:
 
 
 async def _report_slow(containers: Containers, stopping: Sequence[Container]) -> None:
-    """Once, when most have ended: what the stop of the daemon waits for."""
+    """Log once which containers the shutdown still waits for."""
     await trio.sleep(_SLOW)
     slow = [item for item in stopping if item.record.state.running]
     named = [f"{item.name} ({_shown_patience(containers, item)})" for item in slow[:_NAMED]]
@@ -253,7 +253,7 @@ async def _put_away(containers: Containers, container: Container) -> None:
             await prepared_sandbox.drop(containers, container)
     run = container.run
     if run is not None and not container.record.state.running and run.monitor is not None:
-        # One without a monitor is being started, which the end of the daemon undoes
+        # a run without a monitor is being started; the end of the daemon undoes it
         await run.monitor.ended()
         if run.recorded and container.run is run:
             containers.settle(container)

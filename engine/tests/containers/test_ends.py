@@ -62,9 +62,7 @@ def test_a_stream_ends_after_its_exit_is_recorded_and_the_network_released(tmp_p
                 container.attach_waiters.clear()
                 waiter.joined.set(attach.Joined(ours, h.run))
             await theirs.send_all(b"output")
-            await (
-                theirs.aclose()
-            )  # as a monitor does after it has reported the exit, for which the daemon has not accounted yet
+            await theirs.aclose()  # the monitor has reported the exit; the daemon has not accounted for it yet
             await wait_all_tasks_blocked()
             assert (client.received, client.at_the_end) == (b"output", None)
             h.run.monitor.exit(7)
