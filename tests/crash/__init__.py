@@ -1,8 +1,8 @@
-"""Killing Orlop at every system call that changes something, and looking at what the next daemon makes of it.
+"""Crash tests: kill Orlop at every system call that changes something, and check the state after the next start.
 
 tracer      counts a process's state-changing system calls, and kills it at the entry of the n-th
-host        what is on the host: an independent look, with names where ids and addresses would be
-operations  what is interrupted: how to prepare it, do it, and undo it
-harness     one point: prepare, kill, start again, judge, repeat, undo; and learning what states may be found
-__main__    `./dev crash`: all points, or those asked for
+host        the state of the host, determined independently of Orlop, with names instead of ids and addresses
+operations  the interrupted operations: how to prepare, do and undo each
+harness     one point: prepare, kill, restart, judge, repeat, undo; and learning the permitted states
+__main__    `./dev crash`: all points, or a selection
 """

@@ -1,4 +1,4 @@
-"""`./dev crash`: kill Orlop at every state-changing system call of every operation, and judge what the next daemon finds."""
+"""`./dev crash`: kill Orlop at every state-changing system call of every operation, and check the state after a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import traceback
 from .harness import Failure, Point, Rig
 from .operations import OPERATIONS, Operation, close_registry
 
-_SHOWN = 12  # lines of a failure
+_SHOWN = 12  # lines shown of a failure
 
 
 def main() -> int:
@@ -59,7 +59,7 @@ class _Run:
         return self._rig
 
     def close(self) -> None:
-        """The rig's last judgement is a result like any other."""
+        """Reports the rig's final check like any other result."""
         if self._rig is not None:
             rig, self._rig = self._rig, None
             try:
@@ -88,7 +88,7 @@ class _Run:
             for number, call in enumerate(calls, 1):
                 print(f"  {operation.name}:{number} {call}")
             return
-        # One more than there are: killed when all of it is done
+        # One point beyond the last call: killed when everything is done
         chosen = numbers or range(1, len(calls) + 2, self._options.every)
         for place, number in enumerate(chosen, 1):
             print(f"\r\033[K{operation.name} {place} of {len(chosen)}, {len(self._failed)} failed", end="", flush=True)
@@ -101,7 +101,7 @@ class _Run:
         print(f"\r\033[K{operation.name}: {len(chosen)} run of {len(calls)} points", flush=True)
 
     def _start_over(self) -> None:
-        """What a failure left must not fail what comes next."""
+        """Use a new rig: leftovers of a failure must not fail the next point."""
         rig, self._rig = self._rig, None
         if rig is not None:
             log = rig.engine.log()[-1500:]

@@ -1,8 +1,8 @@
-"""One point: prepare, begin, kill, start again, judge, repeat, undo.
+"""One crash point: prepare, begin, kill, restart, judge, repeat, undo.
 
-What may be found after a crash is learned first, by doing the operation undisturbed: the look of the host before it and
-after each of its steps. A crash must leave one of these: the one after the last step that was acknowledged, or the next.
-Nothing in between, nothing else anywhere.
+The permitted states are learned first, by running the operation undisturbed and recording the state of the host before it
+and after each of its steps. A crash must leave the state after the last acknowledged step or the one after it, and nothing
+in between.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from .tracer import Tracer
 __all__ = ["Failure", "Learned", "Point", "Rig"]
 
 _CONFIG = {"live-restore": True, "shutdown-timeout": 3}
-_PATIENCE = 10.0  # for what goes on in the background after a start
-_STILL = 3.0  # nothing has changed for so long: nothing will
+_PATIENCE = 10.0  # for background work after a start
+_STILL = 3.0  # a state that has not changed for so long is final
 _OFF = 5  # every fifth point is tried with live-restore off
 _LOST = (OSError, http.client.HTTPException)
 
 
 class Failure(AssertionError):
-    """A point that did not hold."""
+    """A point left a state that is not permitted."""
 
 
 @dataclass
 class Learned:
-    """What an undisturbed run showed: the looks before, and after each step; further ones that a crash may leave."""
+    """The result of an undisturbed run: the states before and after each step, and further ones that a crash may leave."""
 
     calls: list[str]
     states: list[Look]
@@ -58,7 +58,7 @@ class Point:
 
     @property
     def also_daemon(self) -> bool:
-        """Every fourth time that a monitor or the zygote is killed, the daemon is, too."""
+        """At every fourth point where a monitor or the zygote is killed, the daemon is killed, too."""
         return self.operation.victim not in ("daemon", "boot") and self.number % 4 == 0
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Point:
 
 
 class _Client(threading.Thread):
-    """Does the steps, and keeps which of them were acknowledged."""
+    """Runs the steps, and records which of them were acknowledged."""
 
     def __init__(self, engine: Engine, operation: Operation) -> None:
         super().__init__(name="client", daemon=True)
@@ -86,7 +86,7 @@ class _Client(threading.Thread):
 
 
 class Rig:
-    """A daemon with two standing containers, and what was learned with it. Use it in a `with` block."""
+    """A daemon with two standing containers, and the states learned with it. Use it in a `with` block."""
 
     def __init__(self) -> None:
         self._learned: dict[tuple[str, bool], Learned] = {}
@@ -114,18 +114,18 @@ class Rig:
         self.close()
 
     def close(self) -> None:
-        """The last judgement: without containers, nothing is left."""
-        if self.engine.process is None:  # a point failed between two daemons
+        """The final check: without containers, nothing is left on the host."""
+        if self.engine.process is None:  # a point failed while no daemon was running
             with suppress(AssertionError):
                 self.engine.start()
         left = self.engine.close()
         if left:
             raise Failure("left on the host after everything was removed:\n  " + "\n  ".join(left))
 
-    # --- looking ----------------------------------------------------------------------------------------------------
+    # --- states -----------------------------------------------------------------------------------------------------
 
     def steady(self) -> Look:
-        """A look that stays the same for a moment: what is still going on in the background has ended."""
+        """A state that stays the same for a moment, so background work has finished."""
         end, last, since = time.monotonic() + _PATIENCE, look(self.engine), time.monotonic()
         while time.monotonic() < end:
             time.sleep(0.02)
@@ -137,7 +137,7 @@ class Rig:
         return last
 
     def _becomes(self, wanted: list[Look], through: Callable[[Look], Look] = Look) -> int:
-        """Which of these the host comes to look like: the first of equals. `through`: what of a look matters."""
+        """The index of the first of these states that the host reaches. `through` maps states before they are compared."""
         found, since = Look(), time.monotonic()
         end = since + _PATIENCE
         wanted = [through(item) for item in wanted]
@@ -163,7 +163,7 @@ class Rig:
         self.engine.start()
 
     def _is_running(self) -> bool:
-        """Not so once it is on its way out, its first thread gone before the others."""
+        """False once it is exiting, even if only its first thread is gone."""
         process = self.engine.process
         return process is not None and process.poll() is None and alive(process.pid)
 
@@ -188,7 +188,7 @@ class Rig:
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def learn(self, operation: Operation, live: bool = True) -> Learned:
-        """Do it undisturbed. `live` false: what each state becomes when a daemon without live-restore starts there."""
+        """Run it undisturbed. `live` false: record what each state becomes when a daemon without live-restore starts."""
         key = operation.name, live
         if key not in self._learned:
             self._learned[key] = (
@@ -245,7 +245,7 @@ class Rig:
         return Learned(tracer.calls, [found])
 
     def _pings(self) -> bool:
-        """Does not ask for the process's end: that would take the stops of a traced one away from its tracer."""
+        """Does not wait for the process: that would take the stops of a traced process away from its tracer."""
         try:
             return self.engine.api("GET", "/_ping")[0] == 200
         except _LOST:
@@ -260,7 +260,7 @@ class Rig:
             yield tracer
 
     def _revive(self) -> None:
-        """After a daemon without live-restore: the standing container runs again."""
+        """After a daemon without live-restore: restart the standing container."""
         self._crash(live=True)
         ask(self.engine, "POST", "/containers/by/start", None, 304)
         self.pid = self.engine.inspect("by")["State"]["Pid"]
@@ -277,7 +277,7 @@ class Rig:
     # --- one point --------------------------------------------------------------------------------------------------
 
     def run(self, point: Point) -> str:
-        """Try it. Returns the call at which it was killed; raises `Failure`."""
+        """Try one point. Returns the call at which the process was killed; raises `Failure`."""
         operation, live = point.operation, point.live
         learned = self.learn(operation, live)
         operation.prepare(self.engine)

@@ -1,7 +1,7 @@
-"""What is there, told in words that are the same in every run: names of objects where their ids would be, `*` for what is
-random, `IP` and `PORT` for what is handed out. Two looks can be compared as multisets.
+"""The state of the host, in text that is the same in every run: names instead of objects' ids, `*` for random parts, `IP`
+and `PORT` for allocated ones. States are compared as multisets.
 
-This look is independent of Orlop's own check, whose opinion is added: it walks the roots, reads /proc and /sys, asks nft and
+Determined independently of Orlop's own check, whose findings are added: walks the roots, reads /proc and /sys, asks nft and
 opens the database file.
 """
 
@@ -25,9 +25,9 @@ __all__ = ["Look", "difference", "is_settled", "look", "relaxed", "without_fetch
 
 Look = Counter[str]
 
-# Not walked: what images and containers write, and what the kernel makes below a work directory.
+# Not walked: what images and containers write, and what the kernel creates below a work directory.
 _OPAQUE = frozenset({"diff", "work", "_data"})
-# Written at leisure, derived from rows, or made once and kept: said nothing of by a crash
+# Written with a delay, derived from rows, or created once and kept: independent of crashes
 _UNSTEADY = re.compile(
     "|".join(
         (
@@ -49,7 +49,7 @@ _TABLES = ("containers", "images", "networks", "volumes", "execs", "intents", "q
 
 
 class _Names:
-    """Ids of objects that the API tells of -> their names."""
+    """Maps ids of objects in the API to their names."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -84,7 +84,7 @@ def _inspect(engine: Engine, container: str) -> Any:
 
 
 def look(engine: Engine) -> Look:
-    """Everything of this engine's, now. Its daemon must answer."""
+    """The complete state of this engine. Its daemon must answer."""
     names = _Names(engine)
     found: Look = Counter()
     for part in (_objects(names), _files(names), _mounts(names), _links(names), _rules(names), _cgroups(names),
@@ -118,7 +118,7 @@ def _lives(pid: int) -> bool:
 
 
 def _default_routes(pid: int) -> Iterator[str]:
-    """By which links a process reaches the world."""
+    """The interfaces of a process's default routes."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/net/route").read_text().splitlines()[1:]:
             link, destination, *_ = line.split()
@@ -203,7 +203,7 @@ def _cgroups(names: _Names) -> Iterator[str]:
 
 
 def _processes(names: _Names) -> Iterator[str]:
-    """Who holds files of ours, containers' own processes apart. A zygote without children must be the daemon's."""
+    """Processes with files of this engine open, except containers' own. A zygote without children must be the daemon's."""
     daemon = names.engine.process.pid if names.engine.process else 0
     parents: dict[int, int] = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
@@ -240,21 +240,21 @@ def _rows(names: _Names) -> Iterator[str]:
 
 
 def _check(names: _Names) -> Iterator[str]:
-    """Orlop's own opinion, where it has one."""
+    """The findings of Orlop's consistency check, if it is available."""
     status, found = names.engine.api("GET", "/orlop/check")
     if status == 200:
         yield from (f"check: {names(json.dumps(item, sort_keys=True))}" for item in found.get("Findings") or ())
 
 
 def is_settled(found: Look) -> bool:
-    """Whether every monitor has a running container: none was made ahead of a start, or is putting something away."""
+    """Whether every monitor has a running container: no monitor is prepared for a start or cleaning up."""
     monitors = {line.rpartition(" ")[2] for line in found if line.startswith("process orlop-monitor")}
     running = {f"<{name}>" for name in re.findall(r"^container /(\S+) (?:running|paused)", "\n".join(found), re.MULTILINE)}
     return monitors == running
 
 
 def relaxed(found: Look) -> Look:
-    """Without how a container that does not run came to that: for when its monitor was killed."""
+    """The state without the reasons why containers do not run, for points that kill the monitor."""
     return Counter(
         re.sub(r"^(container \S+) (created|exited) .*", r"\1 down", line)
         for line in found.elements()
@@ -262,13 +262,13 @@ def relaxed(found: Look) -> Look:
 
 
 def without_fetched(found: Look) -> Look:
-    """Without what a pull has fetched and unpacked, and keeps for the next one to go on from."""
+    """The state without what a pull has fetched and unpacked for the next one to resume."""
     kept = re.compile(r"file ~/data/(content/(blobs/sha256|ingest)/|overlay2/(\*|l/|\.orlop/committed/))|row images resume:")
     return Counter(line for line in found.elements() if not kept.match(line))
 
 
 def difference(found: Look, wanted: Look) -> list[str]:
-    """In words, one line a difference."""
+    """The difference as text, a line for each item."""
     return [f"unexpected: {line}" for line in (found - wanted).elements()] + [
         f"missing: {line}" for line in (wanted - found).elements()
     ]

@@ -1,8 +1,8 @@
-"""What is interrupted. An operation is a list of steps, each with an acknowledgement of its own (`docker run` is a create
-and a start), between `prepare` and `undo`. Steps raise `Refused` for an answer that is not a success.
+"""The interrupted operations. An operation is a list of steps, each acknowledged by itself (`docker run` is a create and a
+start), between `prepare` and `undo`. Steps raise `Refused` for an answer that is not a success.
 
-Every operation works on a container, network, volume or image named `xx` beside the standing ones: `by`, which runs, and
-`idle`, which does not. A network `aa` becomes the gateway of what is also on `bridge`, by its name.
+Every operation works on a container, network, volume or image named `xx` beside the standing containers: `by`, which runs,
+and `idle`, which does not. A network `aa` sorts before `bridge`, so it becomes the gateway of a container on both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["OPERATIONS", "Operation", "Refused", "ask", "close_registry", "conta
 
 Step = Callable[[Engine], None]
 
-# Ends with 3 when told to, and says so.
+# On SIGTERM, writes a line and exits with 3.
 _TRAPPED = ["sh", "-c", 'trap "echo told; exit 3" TERM; echo begun; while :; do sleep 600 & wait $!; done']
 _SMALL = "small:latest"
 
@@ -38,10 +38,10 @@ class Refused(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`victim`: who is killed. "daemon"; "boot", a daemon that is just starting; "zygote"; "fork", what the zygote forks
-    meanwhile (a monitor, an unpack worker); "monitor", that of `xx`. `between`: what brings about a further state in which a
-    crash may leave things, from the prepared one. `window`: seconds after the last call that are part of it. `resumes`: what
-    was fetched is kept on purpose, until it is done again."""
+    """`victim`: the process to kill. "daemon"; "boot", a daemon that is starting; "zygote"; "fork", what the zygote forks
+    during the operation (a monitor, an unpack worker); "monitor", that of `xx`. `between`: steps that lead from the prepared
+    state to a further state that a crash may leave. `window`: seconds after the last call that belong to the operation.
+    `resumes`: fetched content is kept on purpose, until the operation is repeated."""
 
     name: str
     steps: tuple[Step, ...]
@@ -54,7 +54,7 @@ class Operation:
 
 
 def ask(engine: Engine, method: str, path: str, body: Any = None, *also: int) -> Any:
-    """A request that must succeed; `also`: further statuses that are as good."""
+    """Send a request that must succeed; `also`: further accepted statuses."""
     connection = UnixConnection(engine.socket)
     try:
         raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -85,7 +85,7 @@ def _all(*steps: Step) -> Step:
 
 
 def container(name: str, *command: str, volumes: bool = False, ports: bool = False, **host: Any) -> Step:
-    """The step that creates it; the ports are chosen now."""
+    """The step that creates the container; its ports are chosen now."""
     body: dict[str, Any] = {"Image": "busybox", "Cmd": list(command) or _TRAPPED, "HostConfig": host}
     body |= {key: host.pop(key) for key in ("StopSignal", "Labels") if key in host}
     if volumes:
@@ -101,7 +101,7 @@ def container(name: str, *command: str, volumes: bool = False, ports: bool = Fal
 
 
 _start = _step("POST", "/containers/xx/start")
-_full = container("xx", volumes=True, ports=True)  # volumes: nothing is made ahead
+_full = container("xx", volumes=True, ports=True)  # with volumes, no sandbox is prepared at create
 _killed = _step("POST", "/containers/xx/kill")
 _published = container("xx", ports=True)
 _prune = _step("POST", "/containers/prune?filters=" + urllib.parse.quote('{"label": ["mine"]}'))
@@ -169,7 +169,7 @@ def _two_layers() -> Image:
 
 @cache
 def registry() -> str:
-    """Its address; it lives as long as this process, which ends it."""
+    """The registry's address; it runs until this process ends."""
     opened = running()
     found = opened.__enter__()
     push(found.host, "two", "latest", _two_layers())
@@ -190,7 +190,7 @@ def _pull(engine: Engine) -> None:
     said = ask(engine, "POST", f"/images/create?fromImage={registry()}/two&tag=latest")
     if b'"errorDetail"' in said or b"Status: " not in said:
         raise Refused(f"pull: {said[-300:]!r}")
-    # Complete means that it is usable
+    # The pull is complete when the image is usable
     ask(engine, "GET", f"/images/{registry()}/two:latest/json")
 
 
@@ -229,7 +229,7 @@ _filters = urllib.parse.urlencode({"filters": json.dumps({"all": ["true"]})})
 
 
 def _lapse(engine: Engine) -> None:
-    time.sleep(1.1)  # what was made ahead is given up after a second
+    time.sleep(1.1)  # a prepared sandbox is discarded after a second
 
 
 OPERATIONS = {

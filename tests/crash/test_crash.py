@@ -1,4 +1,4 @@
-"""A sample of `./dev crash`, spread evenly over operations and points, the same every time. The rest runs by hand."""
+"""A sample of `./dev crash`, spread evenly over operations and points, always the same. The full run is manual."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .operations import OPERATIONS, close_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
-# Operation -> how far through its calls, in per cent
+# Operation -> positions of the points among its calls, in per cent
 _SAMPLE = {
     "run": (10, 30, 50, 70, 90),
     "start": (25, 50, 80),
@@ -27,7 +27,7 @@ _SAMPLE = {
 
 
 class _Rigs:
-    """One rig for all points, until one fails: what it left must not fail the next."""
+    """One rig for all points, until one fails: its leftovers must not fail the next point."""
 
     def __init__(self) -> None:
         self._rig: Rig | None = None
@@ -39,7 +39,7 @@ class _Rigs:
         try:
             calls = self._rig.learn(operation).calls
             number = max(1, len(calls) * percent // 100)
-            # Not one of those without live-restore: they take more learning
+            # Skip points without live-restore: they take more learning
             self._rig.run(Point(operation, number + (number % 5 == 0)))
         except Exception:
             rig, self._rig = self._rig, None

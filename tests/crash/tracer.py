@@ -1,10 +1,10 @@
-"""Counting the system calls by which a process changes something outside itself, and killing it at the entry of one of them.
+"""Counts the system calls by which a process changes something outside itself, and kills it at the entry of one of them.
 
-A thread of its own seizes the victim's threads (ptrace(2)) and sees every system call. SIGKILL at the entry of a call means
-that the call is not carried out: point n is the state after the first n - 1. `follow`: it is not the victim that counts but
-what it forks (the zygote's children: a monitor, an unpack worker); their own children are left alone.
+A thread seizes the victim's threads (ptrace(2)) and sees every system call. With SIGKILL at the entry of a call, the call is
+not carried out: point n is the state after the first n - 1 calls. `follow`: counts the calls of processes that the victim
+forks instead of its own (the zygote's children: a monitor, an unpack worker), without their children.
 
-Owns no process. When the thread ends, the kernel lets go of all that it had seized.
+Owns no process. When the thread ends, the kernel detaches it from everything it has seized.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ENTRY = 1
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _O_CREAT, _O_TRUNC = os.O_CREAT, os.O_TRUNC
 
-# Numbers of x86-64, and of the table that newer architectures share.
+# System call numbers of x86-64, and of the table that newer architectures share.
 _X86_64 = {
     1: "write", 18: "pwrite64", 20: "writev", 40: "sendfile", 44: "sendto", 46: "sendmsg", 49: "bind", 42: "connect",
     56: "clone", 57: "fork", 58: "vfork", 59: "execve", 73: "flock", 74: "fsync", 75: "fdatasync", 76: "truncate",
@@ -89,7 +89,7 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 
 class Tracer:
-    """`with Tracer(pid, ...) as tracer:` seizes; `calls` says what was counted, `killed` where it was killed."""
+    """`with Tracer(pid, ...) as tracer:` seizes; `calls` are the calls counted, `killed` the call at which it was killed."""
 
     def __init__(self, victim: int, stop_at: int = 0, *, follow: bool = False) -> None:
         self._victim, self._stop_at, self._follow = victim, stop_at, follow
@@ -104,7 +104,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._run, name="tracer", daemon=True)
 
     def __enter__(self) -> Tracer:
-        signal.signal(signal.SIGUSR2, lambda *_: None)  # only to end waitpid with EINTR
+        signal.signal(signal.SIGUSR2, lambda *_: None)  # only interrupts waitpid with EINTR
         self._thread.start()
         self._seized.wait()
         if self._error:
@@ -121,7 +121,7 @@ class Tracer:
             raise self._error
 
     def settle(self, quiet: float, limit: float = 10.0) -> None:
-        """Wait until it was killed, or has counted nothing for this long."""
+        """Wait until the victim was killed, or no call was counted for this long."""
         end = time.monotonic() + limit
         while not self.killed and time.monotonic() - self.last < quiet and time.monotonic() < end:
             time.sleep(0.005)
@@ -141,7 +141,7 @@ class Tracer:
 
     def _seize(self) -> None:
         options = _SYSGOOD | (_FORK if self._follow else _CLONE)
-        while True:  # a thread may be made while we look
+        while True:  # a thread may be created during the listing
             new = [int(name) for name in os.listdir(f"/proc/{self._victim}/task") if int(name) not in self._groups]
             if not new:
                 return
@@ -162,13 +162,13 @@ class Tracer:
         try:
             self._stopped(tid, status.value)
         except Gone:
-            pass  # it is dying; waitpid says so next
+            pass  # it is dying; the next waitpid reports it
         return True
 
     def _stopped(self, tid: int, status: int) -> None:
         signum, event = os.WSTOPSIG(status), status >> 16
         watched = self._watched(tid)
-        if tid not in self._groups:  # its first stop may come before its parent's, which tells of it
+        if tid not in self._groups:  # its first stop may precede the parent's event
             self._groups[tid] = _group_of(tid)
             watched = True
             if self._follow:
@@ -198,7 +198,7 @@ class Tracer:
             self.killed = call
 
     def _counted(self, tid: int) -> str:
-        """A description of the call that the thread is about to make; "" when it is none of those that count."""
+        """The call that the thread is about to make, as text; "" if calls of its kind are not counted."""
         info = ctypes.create_string_buffer(88)
         _ptrace(_GET_SYSCALL_INFO, tid, 88, ctypes.addressof(info))
         if info.raw[0] != _ENTRY:
@@ -218,9 +218,9 @@ class Tracer:
         if name in _BY_FD:
             target = _fd(tid, arguments[0])
             if name in _WRITES and not target.startswith(("/", "socket:")):
-                return None  # an eventfd, a pipe: seen by nobody outside
+                return None  # an eventfd, a pipe: invisible outside the process
             if name == "sendto" and arguments[2] == 1:
-                return None  # a thread of trio's waking its loop
+                return None  # a trio thread wakes the event loop
             return target
         if name in _AT_PATH:
             return _text(tid, arguments[1])
@@ -255,7 +255,7 @@ def _memory(tid: int, address: int, size: int) -> bytes:
 
 
 def _text(tid: int, address: int) -> str:
-    page = 4096 - address % 4096  # what follows the string's page may not be there
+    page = 4096 - address % 4096  # the page after the string's may not be mapped
     data = _memory(tid, address, page)
     if b"\0" not in data:
         data += _memory(tid, address + page, 4096)

@@ -1,5 +1,5 @@
-"""JSON bodies, from noise: however a member is spelt it is the same member, and one that comes twice is refused. What a real
-dockerd does with such bodies: tests/integration/test_body_fuzz.py."""
+"""Random JSON bodies: keys match regardless of case, and duplicate keys are refused. For a comparison with a real dockerd
+see tests/integration/test_body_fuzz.py."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MEMBERS: dict[str, object] = {
 
 
 def spelt(name: str, chance: random.Random) -> str:
-    """As JSON, in a way that Go takes for this member."""
+    """The name in JSON, in a random spelling that Go accepts for this member."""
     fold = {"s": "\u017f", "k": "\u212a"}
     letters = [chance.choice([letter.lower(), letter.upper(), fold.get(letter, letter)]) for letter in name]
     return "".join(f"\\u{ord(letter):04x}" if chance.random() < 0.2 else letter for letter in letters)
 
 
 def text(value: object, chance: random.Random, twice: str = "") -> str:
-    """JSON with members in any order and case; the one named `twice` comes once more, in another spelling."""
+    """JSON with members in random order and case; the member `twice` is repeated in another spelling."""
     if isinstance(value, list):
         return f"[{','.join(text(each, chance, twice) for each in value)}]"
     if not isinstance(value, dict):

@@ -1,4 +1,5 @@
-"""Random and mutated requests: never a traceback, a stuck task, or an answer that is no HTTP. Bounded to a few seconds."""
+"""Random and mutated requests must never cause a traceback, a stuck task, or an invalid HTTP response. Takes a few seconds.
+Random and mutated requests must never cause a traceback, a stuck task, or an invalid HTTP response. Takes a few seconds."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ API = docker_router(
 
 
 class Faults(logging.Handler):
-    """Collects what the server logs: with these handlers, nothing may fail."""
+    """Collects the server's log: with these handlers, no request may fail."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -102,7 +103,7 @@ class Faults(logging.Handler):
 
 
 def exchange(pieces: list[bytes], *, leave: bool) -> bytes:
-    """Send the pieces, then shut down, or leave without a word. Returns what came back."""
+    """Send the pieces, then shut down the connection, or close it abruptly (`leave`). Returns the answer."""
     got = bytearray()
 
     async def client(ours: trio.abc.HalfCloseableStream) -> None:
@@ -116,7 +117,7 @@ def exchange(pieces: list[bytes], *, leave: bool) -> bytes:
                 return
             await ours.send_eof()
         except trio.BrokenResourceError:
-            pass  # refused before it was all sent; the answer is still there to read
+            pass  # refused before everything was sent; the answer can still be read
 
     async def reader(ours: trio.abc.Stream) -> None:
         try:
@@ -127,7 +128,7 @@ def exchange(pieces: list[bytes], *, leave: bool) -> bytes:
 
     async def main() -> None:
         ours, theirs = memory_stream_pair()
-        with trio.fail_after(1000):  # of a clock that jumps: only a stuck task gets there
+        with trio.fail_after(1000):  # on a mock clock, which jumps: only a stuck task reaches the limit
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reader, ours)
                 nursery.start_soon(client, ours)

@@ -1,4 +1,4 @@
-"""Images in memory: layers, configurations, manifests, indexes, and the archives that hold them."""
+"""Builds images in memory: layers, configurations, manifests, indexes, and archives of images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A manifest with all it names."""
+    """A manifest with all the blobs that it names."""
 
     manifest: Blob
     config: Blob
@@ -86,7 +86,7 @@ def tar(members: Mapping[str, Content]) -> bytes:
 
 
 def layer(members: Mapping[str, Content], *, compression: str = "gzip", oci: bool = False) -> Blob:
-    """A layer of these members; `compression` is gzip, zstd or none."""
+    """A layer with these members; `compression` is gzip, zstd or none."""
     raw = tar(members)
     diff_id = "sha256:" + hashlib.sha256(raw).hexdigest()
     if compression == "gzip":
@@ -106,7 +106,7 @@ def image(
     oci: bool = False,
     **document: Any,
 ) -> Image:
-    """An image of these layers. `config` is what containers run with (Env, Cmd, ...); further keywords replace parts of
+    """An image with these layers. `config` is what containers run with (Env, Cmd, ...); further keywords replace parts of
     the configuration document."""
     where = dict(platform or {"os": "linux", "architecture": "amd64"})
     body = {
@@ -131,7 +131,7 @@ def image(
 
 
 def index(images: Sequence[Image], *, oci: bool = False, attestation: bool = False) -> Blob:
-    """An index of these images; `attestation` adds an entry of BuildKit's kind first, which nobody may choose."""
+    """An index of these images; `attestation` puts a BuildKit attestation first, which must never be chosen."""
     entries: list[dict[str, Any]] = []
     if attestation:
         entries.append(
@@ -148,7 +148,7 @@ def index(images: Sequence[Image], *, oci: bool = False, attestation: bool = Fal
 
 
 def busybox(path: str = "/bin/busybox") -> dict[str, Content]:
-    """A small root file system: the static busybox of this machine and links for its applets."""
+    """A small root file system: this host's static busybox and links for its applets."""
     applets = subprocess.run([path, "--list"], check=True, capture_output=True, text=True).stdout.split()
     with open(path, "rb") as file:
         members: dict[str, Content] = {"bin/": None, "bin/busybox": file.read()}
@@ -160,7 +160,7 @@ def busybox(path: str = "/bin/busybox") -> dict[str, Content]:
 
 
 def docker_archive(images: Mapping[str, Image], *, extra: Mapping[str, Content] | None = None) -> bytes:
-    """What `docker save` wrote before it knew OCI layouts: `<config>.json`, `<id>/layer.tar`, manifest.json."""
+    """A `docker save` archive from before OCI layouts: `<config>.json`, `<id>/layer.tar`, manifest.json."""
     members: dict[str, Content] = {}
     table = []
     for name, one in images.items():

@@ -1,7 +1,7 @@
-"""An images room for tests: the real service, store, events and content store; storage and unpacker of plain directories.
+"""An image service for tests: the real service, store, events and content store; storage and unpacker are fakes.
 
-The fakes keep the contracts that the room relies on (a parent cannot be removed, a diffID must match) and nothing else;
-`test_images_root` runs the room on the real driver and the real sandbox.
+The fakes implement only what the service relies on (a parent cannot be removed, a diffID must match); `test_images_root`
+tests the service with the real driver and the real sandbox.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAST = Timeouts(connect=2, ping=2, stall=0.5, small=2)
 
 
 class DirectoryStorage:
-    """Snapshots as directories under `root`; which is whose parent survives in memory only, as tests reopen in process."""
+    """Snapshots as directories under `root`. Parents are kept in memory only, as tests reopen it in the same process."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -104,7 +104,7 @@ class Done:
 
 @dataclass
 class Unpacker:
-    """Writes regular files only, in process. `count` is how many layers were unpacked; `gate` holds each up until set."""
+    """Unpacks regular files only, in this process. `count` counts unpacked layers; while `gate` is unset, each one waits."""
 
     count: int = 0
     gate: trio.Event | None = None
@@ -155,7 +155,7 @@ class Unpacker:
 
 @dataclass
 class ImagesFixture:
-    """An open images room and what is around it."""
+    """An open image service and its parts."""
 
     images: Images
     events: EventBus
@@ -191,7 +191,7 @@ async def open_images(
     certificates: tuple[str, ...] = (),
     **config: Any,
 ) -> AsyncIterator[ImagesFixture]:
-    """Open, or open again after `storage` was used before. Ended like a daemon that is killed: nothing is told to finish."""
+    """Open the service, also with a `storage` used before. Closing resembles a killed daemon: nothing is finished."""
     storage = storage or DirectoryStorage(f"{root}/layers")
     unpacker = unpacker or Unpacker()
     config = {"max_download_attempts": 2, **config}
@@ -216,7 +216,7 @@ async def open_images(
 
 
 async def drain(progress: Progress) -> list[dict[str, Any]]:
-    """All records, as a client that reads everything sees them. Raises what comes before the first."""
+    """All records of a complete response. Raises an error that precedes the first record."""
     import json
 
     await progress.started()

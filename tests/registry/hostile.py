@@ -1,8 +1,8 @@
-"""A registry in this process that does as it is told: honestly by default, badly where a test says so.
+"""A registry in this process that can be told to misbehave.
 
 with serving() as registry:
     registry.add("app", "v1", image)
-    registry.misbehave(image.layers[0].digest, truncate(10), flip())   # the first two answers, then the truth
+    registry.misbehave(image.layers[0].digest, truncate(10), flip())   # two wrong answers, then correct ones
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Hostile:
-    """`requests` is what was asked, in order. `ranges`: whether Range is honoured. `gate`: releases what stalls."""
+    """`requests` are the paths requested, in order. `ranges`: whether Range is supported. `gate`: ends `stall`."""
 
     def __init__(self) -> None:
         self.host = ""
@@ -72,7 +72,7 @@ class Hostile:
         self._manifests[name, tag] = self._manifests[name, manifest.digest] = manifest
 
     def misbehave(self, what: str, *answers: Answer) -> None:
-        """Answer requests whose path ends in `what` (a digest or a tag) like this, one after the other."""
+        """Answer the next requests whose path ends in `what` (a digest or a tag) with these answers, in order."""
         self._bad[what] = list(answers)
 
     def paths(self, part: str) -> list[str]:
@@ -109,7 +109,7 @@ class Hostile:
 
 
 def status(code: int, error: str = "", message: str = "", **headers: str) -> Answer:
-    """An error answer; without `error` its body is no JSON."""
+    """An error answer; without `error` its body is not JSON."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def answer(handler: Handler, _: Blob | None) -> None:
@@ -127,7 +127,7 @@ def honest(handler: Handler, item: Blob | None) -> None:
 
 
 def flip() -> Answer:
-    """The right length, one wrong byte."""
+    """The blob with one wrong byte."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         assert item is not None
@@ -138,7 +138,7 @@ def flip() -> Answer:
 
 
 def replace(data: bytes, media_type: str | None = None) -> Answer:
-    """Other bytes altogether."""
+    """Different content of any length."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         handler.send(200, data, {"Content-Type": media_type or (item.media_type if item else "text/plain")})
@@ -147,7 +147,7 @@ def replace(data: bytes, media_type: str | None = None) -> Answer:
 
 
 def truncate(at: int) -> Answer:
-    """Announce everything, send `at` bytes, hang up. Honours Range."""
+    """Announce the full length, send `at` bytes, close the connection. Supports Range."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         assert item is not None
@@ -164,7 +164,7 @@ def truncate(at: int) -> Answer:
 
 
 def stall(after: int) -> Answer:
-    """Send `after` bytes and then nothing, until the test ends."""
+    """Send `after` bytes, then nothing until the test ends."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         assert item is not None
@@ -177,7 +177,7 @@ def stall(after: int) -> Answer:
 
 
 def hold(event: threading.Event) -> Answer:
-    """The truth, once `event` is set."""
+    """The correct answer, once `event` is set."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         event.wait(30)
@@ -187,7 +187,7 @@ def hold(event: threading.Event) -> Answer:
 
 
 def endless() -> Answer:
-    """Data without end, as long as somebody reads."""
+    """Endless data, until the client disconnects."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         handler.send_response(200)
@@ -212,7 +212,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is what these tests are about."""
+        """Ignore errors: tests disconnect on purpose."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""docker-registry as a child process, and how to put things into a registry."""
+"""docker-registry as a child process, and functions that push images to a registry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ http:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """`host` is what goes in front of an image's name: "127.0.0.1:PORT"."""
+    """`host` is the registry part of an image's name: "127.0.0.1:PORT"."""
 
     host: str
     root: str
@@ -65,7 +65,7 @@ def _wait(process: subprocess.Popen[bytes], address: tuple[str, int]) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)  # it is a process of its own: there is nothing to wait on but its port
+            time.sleep(0.02)  # another process: only its port shows that it is ready
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def running(*, port: int = 0, extra: str = "", executable: str = "docker-registr
 
 
 def push_blob(host: str, name: str, blob: Blob) -> None:
-    """POST for an upload, then one PUT with everything."""
+    """Start an upload with POST, then send the whole blob with one PUT."""
     _, location = _request(host, "POST", f"/v2/{name}/blobs/uploads/")
     where = urlsplit(location)
     query = f"{where.query}&digest={blob.digest}" if where.query else f"digest={blob.digest}"

@@ -1,5 +1,5 @@
-"""Soak: a daemon is worked hard and rudely, and must hold afterwards what it held before.
+"""Soak tests: a daemon under load and with rude clients must hold the same resources afterwards as before.
 
-`work` is what is done to it, `census` what it holds, `memory` how its processes grew meanwhile, `run` one after the other.
-`./dev soak` does it at length and prints tables; `test_soak.py` is the short form that runs with the tests.
+`work` has the operations, `census` counts resources, `memory` measures memory growth, and `run` combines them. `./dev soak`
+runs the long form and prints tables; `test_soak.py` is the short form that runs with the tests.
 """

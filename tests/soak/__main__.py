@@ -1,4 +1,4 @@
-"""`./dev soak`: the long form. Prints what was held before and after, and how memory went; exits with 1 on any leak."""
+"""`./dev soak`: the long form. Prints resources before and after, and memory growth; exits with 1 on any leak."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .census import groups
 from .run import Report, Size, soak
 
 _SLOPE = 0.5
-"""KiB a step that are too much. The last thousand ended execs are remembered, which is more than there are by default."""
+"""KiB per step that count as a leak. The daemon remembers the last thousand ended execs, more than a default run makes."""
 
 _GROWTH = 25 << 10
-"""KiB that the daemon may have grown by after all of it and a minute of rest."""
+"""KiB by which the daemon may have grown after all work and a minute of rest."""
 
 _ENOUGH = 500
-"""Steps for a line through their memory to say anything: an allocator takes megabytes at a time."""
+"""Steps that a regression line needs to be meaningful: an allocator takes megabytes at a time."""
 
 
 def arguments() -> Size:

@@ -1,7 +1,7 @@
-"""What a daemon, its zygote and its monitors hold at a moment, counted by kind: everything that can leak.
+"""Counts the resources of a daemon, its zygote and its monitors by kind: everything that can leak.
 
-Looked at from outside (/proc, /sys, nft, the database file, the dump that SIGUSR1 asks for), because a process that leaks
-does not know it. Ids are taken out of names, so that things of one kind add up.
+Reads them from outside (/proc, /sys, nft, the database file, the dump that SIGUSR1 requests), because a leaking process does
+not know of the leak. Ids are removed from names, so that resources of one kind are counted together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Census = Counter[str]
 
 _ID = re.compile(r"[0-9a-f]{12,}|(?<=[:\[/.-])\d+")
 _NAMESPACES = ("mnt", "net", "pid", "ipc", "uts", "cgroup", "user")
-_BOUNDED = frozenset({"events"})  # tables with a ceiling of their own
+_BOUNDED = frozenset({"events"})  # tables with a size limit of their own
 _FILES = frozenset({"orlop.db-wal", "orlop.db-shm"})
 
 
@@ -39,7 +39,7 @@ def _pids() -> list[int]:
 
 
 def descendants(top: int) -> list[int]:
-    """Every process below this one, zombies included."""
+    """All descendants of a process, zombies included."""
     parents = {}
     for pid in _pids():
         with contextlib.suppress(OSError):
@@ -52,7 +52,7 @@ def descendants(top: int) -> list[int]:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process point to."""
+    """The targets of a process's open descriptors."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
@@ -93,7 +93,7 @@ def _tasks(engine: Engine) -> Iterator[str]:
         lambda: [one for one in engine.exec_root.glob("tasks-*.log") if one.stat().st_size], "a dump"
     )
     text, before = written[0].read_text(), ""
-    while text != before:  # it is being written
+    while text != before:  # the dump is still being written
         time.sleep(0.01)
         text, before = written[0].read_text(), text
     written[0].unlink()
@@ -108,7 +108,7 @@ def _tree(kind: str, top: Path) -> Iterator[str]:
 
 
 def _data(engine: Engine) -> Iterator[str]:
-    """Files and rows. What is inside layers and containers' roots is theirs."""
+    """Files and rows. Does not descend into layers and containers' root file systems."""
     for name in os.listdir(engine.data_root):
         top = engine.data_root / name
         if name in ("overlay2", "vfs"):
@@ -124,7 +124,7 @@ def _data(engine: Engine) -> Iterator[str]:
 
 
 def _kernel(engine: Engine) -> Iterator[str]:
-    """What the host's kernel has of this daemon's: mounts, links, rules, cgroups."""
+    """Resources of this daemon in the host's kernel: mounts, links, rules, cgroups."""
     home, instance = str(engine.home), engine.bridge.removeprefix("orlop-")
     assert engine.process is not None
     for line in Path(f"/proc/{engine.process.pid}/mountinfo").read_text().splitlines():
@@ -148,7 +148,7 @@ def _kernel(engine: Engine) -> Iterator[str]:
 
 
 def take(engine: Engine) -> Census:
-    """Count everything, now."""
+    """Count everything now."""
     found: Census = Counter(_kernel(engine))
     found.update(_processes(engine))
     found.update(_tasks(engine))
@@ -159,12 +159,12 @@ def take(engine: Engine) -> Census:
 
 
 def grown(before: Census, now: Census) -> dict[str, tuple[int, int]]:
-    """What there is more of, with both counts."""
+    """The counts that have grown, with both values."""
     return {key: (before[key], count) for key, count in sorted(now.items()) if count > before[key]}
 
 
 def groups(census: Census) -> Iterable[tuple[str, int]]:
-    """The totals a person looks at."""
+    """Totals for the printed table."""
     kinds = (
         "daemon fd",
         "daemon thread",

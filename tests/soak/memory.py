@@ -1,6 +1,6 @@
-"""How memory went over the cycles: samples of a process, and the straight line through them.
+"""Memory growth over the cycles: samples of a process, and a regression line through them.
 
-RSS is what says whether a process grows: PSS and private memory also move when others that share its pages come and go.
+RSS decides whether a process grows: PSS and private memory also change when processes that share its pages start and exit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["Growth", "sample"]
 
 _WARM_UP = 0.5
-"""Of the samples. Caches fill; a monitor keeps the deadline of a command that has ended for two minutes."""
+"""The share of samples to skip. Caches fill, and a monitor keeps the deadline of an ended command for two minutes."""
 
 
 def sample(pid: int) -> dict[str, int]:
@@ -25,7 +25,7 @@ def sample(pid: int) -> dict[str, int]:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Of the least squares line."""
+    """The slope of the least squares line."""
     n = len(points)
     if n < 3:
         return 0.0
@@ -36,7 +36,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 @dataclass
 class Growth:
-    """The samples of one process over the steps of one piece of work."""
+    """The memory samples of one process during one kind of work."""
 
     name: str
     pid: int
@@ -46,7 +46,7 @@ class Growth:
         self.points.append((step, sample(self.pid)))
 
     def per_step(self, measure: str) -> float:
-        """KiB a step, after the warm-up."""
+        """Growth in KiB per step, after the warm-up."""
         warm = self.points[int(len(self.points) * _WARM_UP) :]
         return slope([(step, values[measure]) for step, values in warm])
 

@@ -1,4 +1,4 @@
-"""One soak: a warm-up, a census, the work with samples of memory, and a census again once all has settled."""
+"""One soak run: a warm-up, a census, the work with samples of memory, and a second census once everything has settled."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .memory import Growth, sample
 __all__ = ["Report", "Size", "soak"]
 
 _SETTLE = 15.0
-"""Seconds: threads without work stay for ten, a monitor that was made ahead of a start for one."""
+"""Seconds: idle threads stay for ten, a monitor prepared for a start for one."""
 
 _REST = 60.0
-"""Seconds until memory is looked at: it is given back while the daemon is idle."""
+"""Seconds before memory is measured: the idle daemon returns memory to the system."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Report:
     after: Census = field(default_factory=Census)
     phases: list[tuple[str, int, float, list[Growth]]] = field(default_factory=list)
     resident: tuple[int, int] = (0, 0)
-    """KiB of the daemon at its start, and after all of it and a rest."""
+    """KiB of the daemon at its start, and after all work and a rest."""
 
     @property
     def leaks(self) -> dict[str, tuple[int, int]]:
@@ -48,7 +48,7 @@ class Report:
 
 
 def _take(engine: Engine, size: Size) -> Census:
-    """The short form does not count threads: those without work stay for ten seconds, and it has not that long to wait."""
+    """The short form does not count threads: idle ones stay for ten seconds, longer than it waits."""
     found = census.take(engine)
     if not size.long:
         del found["daemon thread"]
@@ -56,7 +56,7 @@ def _take(engine: Engine, size: Size) -> Census:
 
 
 def _settled(engine: Engine, size: Size, before: Census) -> Census:
-    """What is there when no more goes away, or nothing is too much any longer."""
+    """The census once it shows no growth, or after `_SETTLE` seconds."""
     end = time.monotonic() + _SETTLE
     while census.grown(before, now := _take(engine, size)) and time.monotonic() < end:
         time.sleep(0.2)
@@ -80,7 +80,8 @@ def _phase(report: Report, engine: Engine, name: str, times: int, step: Callable
 
 
 def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: None) -> Report:
-    """Work on a started daemon that has busybox. Its containers stay until the caller closes it."""
+    """Run the work on a started daemon that has the busybox image. Its containers stay until the caller closes the daemon.
+    Run the work on a started daemon that has the busybox image. Its containers stay until the caller closes the daemon."""
     assert engine.process is not None
     daemon = engine.process.pid
     resident = sample(daemon)["Rss"]

@@ -1,4 +1,4 @@
-"""A registry that never comes to an end: it serves a manifest and a configuration, and of each layer the first half."""
+"""A registry whose downloads never finish: it serves a manifest and a configuration, and the first half of each layer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(blob.data[: len(blob.data) // 2])
         self.wfile.flush()
         self.connection.settimeout(0.05)
-        while not self.over.is_set():  # until the client goes
+        while not self.over.is_set():  # until the client disconnects
             try:
                 if not self.connection.recv(1):
                     break
@@ -63,13 +63,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that break off are what it is there for."""
+        """Ignore errors: clients disconnect on purpose."""
 
 
 @contextmanager
 def stalling(layers: int = 1) -> Iterator[str]:
-    """Run it to the end of the block; the value is the name of its image. What came of a layer is kept for the next pull,
-    once each, however many pulls are cancelled."""
+    """Run it until the end of the block; the value is the name of its image. The partial layers are kept for the next pull,
+    one copy each, however many pulls are cancelled."""
     made = image([layer({f"file{number}": os.urandom(256 << 10)}) for number in range(layers)])
     over = threading.Event()
     handler = type("Handler", (_Handler,), {"wanted": made, "over": over})

@@ -1,4 +1,4 @@
-"""The short form of `./dev soak`: a leak of one a cycle, or one a broken connection, shows in a few dozen."""
+"""The short form of `./dev soak`: a leak per cycle or per broken connection shows after a few dozen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_nothing_is_left_of_what_was_done(fresh: Callable[..., Engine]) -> None:
 
 
 def test_memory_of_a_burst_is_given_back(fresh: Callable[..., Engine]) -> None:
-    """In the next idle moment. malloc alone keeps it: the heap's end is in use."""
+    """Returned in the next idle moment. malloc alone would keep it, as the end of the heap is in use."""
     engine = fresh({"shutdown-timeout": 3})
     assert engine.process is not None
     pid = engine.process.pid
@@ -43,7 +43,7 @@ def test_memory_of_a_burst_is_given_back(fresh: Callable[..., Engine]) -> None:
 
 
 def test_a_start_that_is_cut_off_leaves_no_cgroup(fresh: Callable[..., Engine], tmp_path: Path) -> None:
-    """The runtime has made cgroups and nothing that it would know the container by, when its monitor dies."""
+    """The monitor is killed when the runtime has created cgroups, but no state by which it could delete the container."""
     program = tmp_path / "half-runc"
     program.write_text(
         '#!/bin/sh\n[ -e "$0.half" ] && case "$*" in *" run "*) eval "$(cat "$0.half")" ;; esac\nexec runc "$@"\n'

@@ -1,7 +1,7 @@
-"""What is done to a daemon: the ordinary cycles, and everything a client can break off half-way.
+"""Operations of the soak test: ordinary cycles, and everything that a client can abort half-way.
 
-Each piece of work leaves nothing by itself; what is there afterwards, the daemon has forgotten to let go of. One `Scene`
-lends its long-lived containers to all of them, so that what piles up, piles up in one place.
+Each operation leaves nothing behind by itself, so what remains is a leak of the daemon. All use the long-lived containers of
+one `Scene`, so that leaks accumulate in one place.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ __all__ = ["AT_ONCE", "DROPS", "RARE", "Scene"]
 AT_ONCE = 8
 
 _FILES = [layer({f"large{number}": os.urandom(3 << 20)}).data for number in range(10)]
-"""One each, so that no two requests at the same time make the same file."""
+"""One file per request, so that no two concurrent requests create the same file."""
 _TALKER = "while :; do echo talk talk talk talk; sleep 0.01; done"
 
 
 class Scene:
-    """A daemon with three containers that stay: `silent` says nothing, `talker` never stops, `waiting` is never started."""
+    """A daemon with three long-lived containers: `silent` writes nothing, `talker` never stops writing, `waiting` is never
+    started."""
 
     def __init__(self, engine: Engine, stack: ExitStack) -> None:
         self.engine = engine
@@ -62,7 +63,7 @@ class Scene:
         assert status == 204, answer
 
     def send(self, method: str, path: str, body: Any = None, upgrade: bool = False) -> socket.socket:
-        """Send a request; the answer is the caller's to read, or not to."""
+        """Send a request. The caller may read the answer."""
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(DEADLINE)
         sock.connect(self.engine.socket)
@@ -78,14 +79,14 @@ class Scene:
         return self.send("POST", f"/containers/{name}/attach?{query}", upgrade=upgrade)
 
     def fill_history(self) -> None:
-        """As many events as the daemon remembers: after that their memory is steady."""
+        """Fill the daemon's event history: after that its memory is steady."""
         for number in range(HISTORY):
             self.post(f"/containers/{self._waiting}/rename?name={('patient', 'waiting')[number % 2]}", 204)
 
     # --- whole cycles -------------------------------------------------------------------------------------------------
 
     def cycle(self) -> None:
-        """create, start, wait, rm: now and then on the bridge, with a port and an anonymous volume."""
+        """create, start, wait, rm; sometimes on the bridge, with a port and an anonymous volume."""
         number = next(self._numbers)
         name = f"cycle{number}"
         host: dict[str, Any] = {"NetworkMode": "none"}
@@ -122,11 +123,11 @@ class Scene:
         self.post(f"/containers/{name}/restart?t=0", 204)
         self.remove(name)
 
-    # --- what is large ------------------------------------------------------------------------------------------------
+    # --- large requests and answers -----------------------------------------------------------------------------------
 
     def large(self) -> None:
-        """`AT_ONCE` requests at the same time, each of megabytes or with an answer of megabytes: a configuration that is
-        refused, files into a container and out of it, a log, lists."""
+        """`AT_ONCE` concurrent requests with megabytes of body or answer: a refused configuration, files into a container
+        and out of it, a log, lists."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for done in [pool.submit(self._large) for _ in range(AT_ONCE)]:
                 done.result()
@@ -148,7 +149,7 @@ class Scene:
             assert self.engine.raw("GET", "/events?since=1&until=2")[0] == 200
             assert self.engine.api("GET", "/containers/json?all=1&size=1")[0] == 200
 
-    # --- what fails ---------------------------------------------------------------------------------------------------
+    # --- failing requests ---------------------------------------------------------------------------------------------
 
     def no_such_executable(self) -> None:
         name = f"fails{next(self._numbers)}"
@@ -174,7 +175,7 @@ class Scene:
                 pass
         assert self.engine.api("GET", f"/exec/{made}/json")[1]["ExitCode"] == 127
 
-    # --- what clients drop --------------------------------------------------------------------------------------------
+    # --- broken connections -------------------------------------------------------------------------------------------
 
     def drop_unanswered(self) -> None:
         self.attach("talker", upgrade=False).close()
@@ -193,10 +194,10 @@ class Scene:
         sock = self.attach("talker")
         while b"talk" not in sock.recv(4096):
             pass
-        sock.close()  # with unread output: the daemon sees a reset
+        sock.close()  # with unread data, so the daemon gets a reset
 
     def drop_half_closed(self) -> None:
-        """The input ends, which keeps the output of an attach without input; then the client goes."""
+        """Half-close, which keeps an attach without input open, then disconnect."""
         sock = self.attach("silent", stdin=False)
         assert sock.recv(4096).startswith(b"HTTP/1.1 101")
         sock.shutdown(socket.SHUT_WR)
@@ -216,7 +217,7 @@ class Scene:
         self.remove(name)
 
     def drop_before_start(self) -> None:
-        """Of a container that is never started: nothing but the hang-up can end these."""
+        """Requests on a container that is never started: only the disconnect can end them."""
         for sock in (self.attach("waiting"), self.attach("waiting", stdin=False), self.attach("waiting", upgrade=False)):
             sock.settimeout(0.02)
             try:
@@ -227,7 +228,7 @@ class Scene:
             sock.close()
 
     def drop_exec(self) -> None:
-        """In the middle of its output, and before its answer. Its process ends by SIGPIPE, or by itself."""
+        """Disconnect in the middle of an exec's output, and before its answer. Its process ends by SIGPIPE, or by itself."""
         script = ["sh", "-c", "for i in 1 2 3 4 5; do echo word || exit; sleep 0.02; done"]
         config = {"Cmd": script, "AttachStdin": True, "AttachStdout": True}
         for read in (True, False):
@@ -270,7 +271,7 @@ class Scene:
         sock.close()
 
     def drop_start(self) -> None:
-        """A client that goes while its container is being started: the start is not cut in half."""
+        """Disconnect while a container is being started: the start is completed."""
         name = f"left{next(self._numbers)}"
         self.create(name, ["true"], {"NetworkMode": "bridge"})
         self.send("POST", f"/containers/{name}/start").close()
@@ -300,4 +301,4 @@ RARE: tuple[Callable[[Scene], None], ...] = (
     Scene.drop_pull,
     Scene.drop_load,
 )
-"""Slower, or not a client's alone; done less often."""
+"""Slower, or not caused by a client alone; run less often."""

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md says what the code is."""
+"""ARCHITECTURE.md matches the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ sys.path.append(str(TOP / "docs"))
 import structure  # noqa: E402 - lies beside the page that it writes
 
 KERNEL_LINES = 7_600
-"""The part of Orlop that a reader can hold in the head. What would not fit belongs into a plugin."""
+"""Limit of lines, so that one reader can know the kernel. Further features belong in plugins."""
 
 
 def _arrows(text: str) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What the benchmarks take from their command line: a check that would check nothing is refused."""
+"""Command line of the benchmarks: a check that would check nothing is refused."""
 
 from __future__ import annotations
 

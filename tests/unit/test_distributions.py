@@ -1,4 +1,4 @@
-"""Every distribution imports with what it declares and nothing else, as in a fresh virtual environment of its own."""
+"""Every distribution imports with only its declared dependencies, as in a fresh virtual environment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _requirements(name: str) -> list[str]:
 
 
 def _closure(name: str) -> Iterator[str]:
-    """The distribution and all that it requires, directly or not, without extras."""
+    """The distribution and its dependencies, direct and indirect, without extras."""
     seen, waiting = set[str](), [name]
     while waiting:
         one = waiting.pop()
@@ -55,7 +55,7 @@ def _closure(name: str) -> Iterator[str]:
 
 
 def _install(name: str, site: Path) -> None:
-    """Links of its top-level packages, as an installer would leave them."""
+    """Link its top-level packages into `site`, like an installer."""
     distribution = metadata.distribution(name)
     if name in OURS:
         package = _package(OURS[name])

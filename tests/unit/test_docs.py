@@ -1,6 +1,6 @@
-"""Docs that cannot rot: what the code offers is on its page, and what a page offers is in the code.
+"""Documentation is complete: everything the code offers is on its page, and everything on a page is in the code.
 
-The pages are tables whose first cell names the thing in backquotes. Each table is compared with the code in both directions.
+The pages contain tables whose first cell names the thing in backquotes. Each table is compared with the code both ways.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NOT_OURS = {"build", "dist", "__pycache__"}
 
 
 def section(page: str, title: str) -> str:
-    """The text under a heading, with the headings below it."""
+    """The text under a heading, including its subheadings."""
     text = (DOCS / page).read_text()
     match = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
     assert match, f"{page} has no section {title}"
@@ -46,7 +46,7 @@ def section(page: str, title: str) -> str:
 
 
 def rows(text: str) -> Iterator[list[str]]:
-    """The cells of each row of each table, without heads and rules."""
+    """The cells of each row of each table, without header and separator rows."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -82,7 +82,7 @@ def test_reloadable_keys_are_marked() -> None:
 
 @pytest.mark.parametrize("key", [*_KEYS])
 def test_the_default_of_a_key(key: str) -> None:
-    """As JSON; or in words, where the configuration is silent and something else decides."""
+    """As JSON; or in words, if the configuration has no default and something else decides."""
     default = getattr(Config(), _FIELD[key])
     written = _KEYS[key][1].strip("`")
     if default in ("", ()) and written != "[]":
@@ -113,7 +113,7 @@ def test_every_flag_of_orlopd() -> None:
 
 
 class _Anything(SimpleNamespace):
-    """An engine that is only asked for its rooms."""
+    """An engine with every attribute, for collecting routes."""
 
     def __getattr__(self, name: str) -> Any:
         return _Anything()
@@ -239,7 +239,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert not [str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md") if page.resolve() not in seen]
 
 
-# Written apart, so that this file does not find itself
+# Concatenated, so that this file does not match itself
 _UNWANTED = {
     "a path of a developer's machine": "/wor" + "k/",
     "a package index": r"py" + r"pi\.|python" + r"hosted|crates\." + r"io|npm" + r"js|rubygems\." + "org|proxy\\.golang",

@@ -1,4 +1,4 @@
-"""Metrics: the formats, what is counted, and that nothing of it is there unless asked for; the debug routes' gate."""
+"""Metrics: the formats, the values, that they are off by default; access to the debug routes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_accept_decides(accept: str, wanted: bool) -> None:
     assert wants_openmetrics(accept) is wanted
 
 
-# --- what is counted --------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_tally_counts_success_and_failure_and_no_cancellation() -> None:
@@ -181,7 +181,7 @@ def test_everything_is_read_when_asked(tmp_path: Path) -> None:
         ):
             assert f"\n{line}\n" in found
 
-        engine.containers.counts = dict  # a mistake of ours is the scraper's to see, and ends nothing
+        engine.containers.counts = dict  # an error while collecting is answered to the scraper and stops nothing else
         answer = await Endpoint(metrics)(request())
         assert isinstance(answer, Response)
         assert answer.status == 500
@@ -223,7 +223,7 @@ def test_an_address_without_a_port_is_refused(address: str, tmp_path: Path) -> N
     assert load(["--config-file", str(empty), "--metrics-addr", "[::1]:9323"], {}).metrics_addr == "[::1]:9323"
 
 
-# --- looking inside ---------------------------------------------------------------------------------------------------
+# --- debug routes -----------------------------------------------------------------------------------------------------
 
 
 def test_debug_routes_follow_the_configuration(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
     trio.run(main)
 
 
-# --- who is killed when memory is short -------------------------------------------------------------------------------
+# --- OOM scores -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("before", "after"), [("-500\n", 0), ("0\n", 0), ("300\n", 300)])

@@ -1,4 +1,4 @@
-"""Filters of clients may be regular expressions, but none that stalls the daemon."""
+"""Filters of clients may be regular expressions, but none may stall the daemon."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""No shield from cancellation without a deadline: what hangs behind one holds up the daemon's end for ever."""
+"""Cancel-scope shields have deadlines: without one, a hanging operation would block the daemon's shutdown forever."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BOUNDED_LATER = {"plugins/guard_listeners/orlop_guard_listeners/audit.py"}  # from the cancellation on, by a task of its own
+BOUNDED_LATER = {"plugins/guard_listeners/orlop_guard_listeners/audit.py"}  # a separate task sets the deadline
 
 
 def shields(path: Path) -> Iterator[int]:
-    """Lines of the shields without a deadline."""
+    """Line numbers of shields without a deadline."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
             continue

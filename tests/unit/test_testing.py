@@ -1,4 +1,4 @@
-"""`orlop_sdk.testing`, as a driver author meets it: every name is there, and importing the package costs nothing."""
+"""`orlop_sdk.testing` for driver authors: every name exists, and importing the package is cheap."""
 
 from __future__ import annotations
 

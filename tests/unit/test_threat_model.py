@@ -1,4 +1,4 @@
-"""docs/threat-model.md names the test that proves each claim: they exist."""
+"""The tests that docs/threat-model.md names as proofs exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A private CA out of `openssl req -x509`, is believed wherever TLS is verified; one that nobody named is not."""
+"""A private CA from `openssl req -x509` is trusted wherever TLS is verified if it is configured, and only then."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orlop_sdk import DriverError
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, which has no keyUsage, and server.pem, which it has signed."""
+    """ca.pem, which has no keyUsage, and server.pem, signed by it."""
     directory = tmp_path_factory.mktemp("ca")
     (directory / "plain.cnf").write_text(
         "[req]\ndistinguished_name=dn\nx509_extensions=v3\n[dn]\n[v3]\nbasicConstraints=CA:TRUE\n"
@@ -73,7 +73,7 @@ def by_file(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.
 
 
 def by_directory(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """Not rehashed, among other things, second in the list."""
+    """A directory that is second in the list, not rehashed, and has other files."""
     (tmp_path / "any name").write_bytes((made / "ca.pem").read_bytes())
     (tmp_path / "README").write_text("no certificate")
     (tmp_path / "broken").symlink_to("nowhere")

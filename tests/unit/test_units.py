@@ -1,4 +1,4 @@
-"""The units of systemd, by systemd's own parser; and when the installer refuses."""
+"""systemd units, checked by systemd's own parser; and the cases in which the installer refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGING = Path(__file__).parents[2] / "packaging"
 
 
 def complaints(directory: Path) -> str:
-    """What `systemd-analyze verify` says: nothing when all is well. Its exit code is 0 even for unknown keys."""
+    """The output of `systemd-analyze verify`, empty if all is well. Its exit code is 0 even for unknown keys."""
     units = [str(directory / name) for name in ("orlop.service", "orlop.socket")]
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
@@ -22,7 +22,7 @@ def complaints(directory: Path) -> str:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_systemd_understands_every_line(tmp_path: Path) -> None:
     for unit in PACKAGING.glob("orlop.*"):
-        text = unit.read_text().replace("/usr/bin/orlopd", "/bin/true")  # it looks whether the program is there
+        text = unit.read_text().replace("/usr/bin/orlopd", "/bin/true")  # verify checks that the program exists
         (tmp_path / unit.name).write_text(text)
     assert complaints(tmp_path) == ""
     with (tmp_path / "orlop.service").open("a") as file:
@@ -36,11 +36,11 @@ def test_the_installer_finds_the_programs_path_in_the_unit() -> None:
     assert "\nExecStart=/usr/bin/orlopd -H fd://\n" in text
 
 
-# --- what installs them -------------------------------------------------------------------------------------------------
+# --- the installer ------------------------------------------------------------------------------------------------------
 
 
 def installer(tmp_path: Path, body: str, service: str = "/opt/orlopd -H fd://") -> subprocess.CompletedProcess[str]:
-    """A function of the installer, without root, systemd and a build. `service`: how systemd would start the daemon."""
+    """Run a function of the installer, without root, systemd and a build. `service`: the unit's command line."""
     top = tmp_path / "orlop"
     (top / "current" / "bin").mkdir(parents=True, exist_ok=True)
     (top / "installed").touch()

@@ -1,6 +1,6 @@
-"""Orlop as a service of a machine that runs systemd: installed, activated, restarted, watched, upgraded, removed.
+"""Orlop as a systemd service: installed, activated, restarted, watched, upgraded, removed.
 
-Not named test_*: only `./dev vm` runs it, in its virtual machine, since it installs into the machine that it runs on. The
+Not named test_*: only `./dev vm` runs it, in its virtual machine, as it installs Orlop into the machine it runs on. The
 tests build on each other and run in order.
 """
 
@@ -63,7 +63,7 @@ def said(text: str) -> list[dict[str, Any]]:
 
 
 def add_driver(environment: Path) -> Path:
-    """What pip would leave of somebody's driver, as far as it is looked for."""
+    """Create the metadata that pip leaves for a third-party driver."""
     (packages,) = environment.glob("lib/python*/site-packages")
     made = packages / "theirs-1.dist-info"
     made.mkdir()
@@ -82,7 +82,7 @@ def _installed() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _starts_are_not_counted() -> None:
-    """Together, the tests start it more often than systemd lets a service in a minute."""
+    """Together, the tests restart the service more often than systemd allows."""
     run("systemctl", "reset-failed", "orlop.service")
 
 
@@ -133,7 +133,7 @@ def test_a_container_is_a_scope_of_our_slice() -> None:
 def test_memory_that_runs_out() -> None:
     run("docker", "run", "--name", "oom", "-m", "16m", "busybox", "sh", "-c", "x=a; while true; do x=$x$x; done", code=137)
     assert inspect("oom")["State"]["OOMKilled"] is True
-    # The client sends whole seconds: what happened in this one comes in the next.
+    # The client sends whole seconds: events of this second are only included in the next.
     asked = ("docker", "events", "--since", "0", "--until", "0s", "--filter", "event=oom", "--format", "{{.Action}}")
     until(lambda: "oom" in run(*asked).splitlines(), "the event")
     run("docker", "rm", "oom")
@@ -150,9 +150,9 @@ def test_a_restart_leaves_containers_alone() -> None:
 
 
 def test_limits_hold_after_a_restart() -> None:
-    """The slice is systemd's: had we removed its cgroup, the next scope in it would be without controllers."""
+    """systemd owns the slice: if Orlop removed its cgroup, the next scope in it would have no controllers."""
     run("docker", "rm", "-f", "live")
-    run("systemctl", "restart", "orlop")  # with nothing running
+    run("systemctl", "restart", "orlop")  # while no container runs
     run("docker", "run", "-d", "--name", "live", "--memory", "64m", "busybox", "sh", "-c", LOOP)
     key = inspect("live")["Id"]
     assert Path(f"/sys/fs/cgroup/orlop.slice/orlop-{key}.scope/memory.max").read_text().strip() == str(64 << 20)
@@ -204,7 +204,7 @@ def test_a_daemon_that_hangs_is_started_again() -> None:
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: unit("MainPID") not in ("0", str(daemon)) and unit("ActiveState") == "active", "it is started again")
     assert said("Watchdog timeout")
-    assert said("Fatal Python error: Aborted")  # and where it was
+    assert said("Fatal Python error: Aborted")  # with a traceback
     assert not Path("/core").exists()
     assert pid_of("live") == pid
     assert run("docker", "exec", "live", "echo", "hi") == "hi"
@@ -225,7 +225,7 @@ def test_an_upgrade_under_a_live_container() -> None:
     assert "orlop.service was restarted" in run("./dev", "install")
     new = CURRENT.resolve()
     assert new != old
-    assert old.exists()  # the monitor came out of it
+    assert old.exists()  # the monitor was started from it
     assert f" {new}/" in Path(f"/proc/{unit('MainPID')}/maps").read_text()
     assert (pid_of("live"), parent_of(pid)) == (pid, monitor)
     assert run("docker", "exec", "live", "echo", "hi") == "hi"

@@ -1,7 +1,7 @@
 """The machine's disks: Debian's packages, cached; this checkout and its virtual environment, made for each run.
 
-The kernel is Debian's for clouds. It has ext4 and NVMe built in, so that it boots from the disk without an initrd. Disks
-are made as directories and turned into file systems by mke2fs, which needs no loop device.
+The kernel is Debian's for clouds. It has ext4 and NVMe built in, so it boots from the disk without an initrd. Disks are
+prepared as directories and turned into file systems by mke2fs, which needs no loop device.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Delegate=yes
 """
 _FSTAB = "/dev/vda {checkout} ext4 defaults 0 0\n"
 _LEFT_OUT = (".git", ".cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".pytest_cache")
-_TOOLS = ("mypy", "mypyc", "*__mypyc*", "ruff", "grimp", "ast_serialize", "uv")  # large, and of no use in there
+_TOOLS = ("mypy", "mypyc", "*__mypyc*", "ruff", "grimp", "ast_serialize", "uv")  # large, and not needed in the machine
 
 
 def _file_system(directory: Path, file: Path, size: str) -> None:
@@ -53,7 +53,7 @@ def _file_system(directory: Path, file: Path, size: str) -> None:
 
 
 def _made(target: Path, make: Callable[[Path], None]) -> Path:
-    """`target`, a directory that `make` fills; there is never half of one."""
+    """`target`, a directory that `make` fills, atomically."""
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as name:
             work = Path(name, "it")
@@ -72,7 +72,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def base(cache: Path, checkout: Path) -> Path:
-    """A directory with `disk` and `vmlinuz`: Debian of this machine's release."""
+    """A directory with `disk` and `vmlinuz`: Debian in the release of this host."""
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     unit = _UNIT.format(checkout=checkout)
     key = hashlib.sha256("\0".join([release, *_PACKAGES, _CUSTOMIZE, unit, _FSTAB]).encode()).hexdigest()[:16]
@@ -98,7 +98,7 @@ def base(cache: Path, checkout: Path) -> Path:
 
 
 def wheels(cache: Path, checkout: Path) -> Path:
-    """A directory with what `./dev install` takes from the package index: the machine has no network."""
+    """A directory with what `./dev install` takes from the package index, as the machine has no network."""
     pins = checkout / "packaging" / "install.txt"
     key = hashlib.sha256(pins.read_bytes()).hexdigest()[:16]
 
@@ -110,14 +110,14 @@ def wheels(cache: Path, checkout: Path) -> Path:
 
 
 def payload(work: Path, checkout: Path, wheelhouse: Path, job: str) -> Path:
-    """A disk with the checkout as it is now, at its own path: the virtual environment knows no other."""
+    """A disk with the checkout as it is now, at the same path: the virtual environment contains absolute paths."""
     root = work / "payload"
     excluded = [f"--exclude=./{name}" for name in _LEFT_OUT]
     excluded += [f"--exclude=./.venv/lib/*/site-packages/{name}" for name in _TOOLS]
     root.mkdir()
     with subprocess.Popen(["tar", "-cC", str(checkout), *excluded, "."], stdout=subprocess.PIPE) as packing:
         subprocess.run(["tar", "-xC", str(root)], stdin=packing.stdout, check=True)
-    if packing.returncode > 1:  # 1: a file changed meanwhile
+    if packing.returncode > 1:  # 1: a file changed while being read
         raise RuntimeError("cannot pack the checkout")
     shutil.copytree(wheelhouse, root / ".cache/wheels")
     _write(root / ".cache/job", job)

@@ -1,4 +1,4 @@
-"""One run of the virtual machine: boot, show what its job writes, wait until it powers off.
+"""One run of the virtual machine: boot, show its job's output, wait until it powers off.
 
 Owns the emulator's process and a directory for its disks and ports; both are gone when `run` returns. The disks are
 snapshots: nothing that the machine writes is kept.
@@ -23,7 +23,7 @@ _APPEND = (
 
 
 def _show(path: Path, stop: threading.Event) -> None:
-    """Copy what the machine writes to our standard output, as it comes."""
+    """Copy the machine's output to our standard output as it is written."""
     with path.open("rb") as file:
         while True:
             ended = stop.is_set()
@@ -44,7 +44,7 @@ def _drive(name: str, path: Path, device: str) -> tuple[str, ...]:
 
 
 def run(base: Path, cache: Path, payload: Callable[[Path], Path], seconds: float, kvm: bool) -> int:
-    """The exit code of the payload's job; 125 when the machine gave none."""
+    """The exit code of the payload's job; 125 if the machine returned none."""
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as name:
         work = Path(name)
         disk = payload(work)
@@ -55,13 +55,13 @@ def run(base: Path, cache: Path, payload: Callable[[Path], Path], seconds: float
             *("-accel", "kvm" if kvm else "tcg,thread=multi,tb-size=1024"),
             *("-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
             *("-kernel", str(base / "vmlinuz"), "-append", _APPEND),
-            # Of two kinds: the names of two alike would depend on which comes up first
+            # Two kinds of disk: the names of two equal ones would depend on the order of detection
             *_drive("root", base / "disk", "nvme,serial=root"),
             *_drive("work", disk, "virtio-blk-pci"),
             *("-device", "virtio-rng-pci", "-device", "virtio-serial"),
             *_port("output", output),
             *_port("status", status),
-            # A link with a route, and nobody at its other end but the emulator
+            # A link with a route, connected only to the emulator
             *("-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"),
         ]
         stop = threading.Event()

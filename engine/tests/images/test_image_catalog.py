@@ -1,4 +1,4 @@
-"""Look-up, removal plans and lists: Docker's rules on made-up images."""
+"""Image look-up, removal plans and lists: Docker's rules on constructed catalogs."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def pruned(
     users: Mapping[str, list[ImageUser]] | None = None,
     parents: Mapping[str, str] | None = None,
 ) -> list[tuple[str, list[str], bool]]:
-    """The steps of a prune, those of one image together."""
+    """The steps of a prune, grouped by image."""
 
     async def main() -> removal.Removal:
         found, planned = catalog(names, parents), removal.Removal()

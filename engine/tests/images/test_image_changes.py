@@ -128,7 +128,7 @@ BASE = ImageConfig(env=["PATH=/bin:/usr/bin", "A=1", "TWO=80 81/udp"], cmd=["sh"
     ],
 )
 def test_variables_of_the_environment(changes: list[str], expected: dict[str, str]) -> None:
-    """As dockerd 26.1 answers."""
+    """The expected values are the answers of dockerd 26.1."""
     made = dict(entry.partition("=")[::2] for entry in apply(BASE, changes).env or ())
     assert made == {"PATH": "/bin:/usr/bin", "A": "1", "TWO": "80 81/udp", **expected}
 

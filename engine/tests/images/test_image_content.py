@@ -1,4 +1,4 @@
-"""The content store, archives, progress, shared work: each alone, on a temporary directory."""
+"""Unit tests of the content store, archives, progress and shared work, on a temporary directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Platforms, manifests, configurations: what is believed of a registry's documents, and what is not."""
+"""Platforms, manifests, configurations: which documents of a registry are accepted, and which are refused."""
 
 from __future__ import annotations
 

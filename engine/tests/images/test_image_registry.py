@@ -1,4 +1,4 @@
-"""Talking to registries, without one: challenges, credentials, errors, hosts, proxies."""
+"""The registry client's rules, without a registry: challenges, credentials, errors, hosts, proxies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoded(value: object) -> str:
 def test_credentials_with_and_without_padding() -> None:
     header = encoded({"username": "u", "password": "p?>", "serveraddress": "x"})
     other = encoded({"username": "other", "password": "secret"})
-    for text in (header, header.rstrip("="), f"{header}, {other}"):  # of a header that came twice the first counts, as in Go
+    for text in (header, header.rstrip("="), f"{header}, {other}"):  # a repeated header: the first value counts, as in Go
         found = auth.credentials(text)
         assert (found.username, found.password) == ("u", "p?>")
     assert base64.b64decode(found.basic.removeprefix("Basic ")) == b"u:p?>"
@@ -144,7 +144,7 @@ def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(registry_hosts, "resolve", forged)
     assert endpoints("registry.corp.example/a") == [("https://registry.corp.example", True, False)]
-    assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24",))) == 1  # not all of them
+    assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24",))) == 1  # not all of its addresses
     assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24", "127.0.0.0/8"))) == 2
     assert len(endpoints("localhost:5000/a")) == 2
 

@@ -1,4 +1,4 @@
-"""The init layer: its paths, whatever an image has there; and that it goes with the layer below it."""
+"""The init layer: its paths, whatever the image has at them, and its removal with the layer below."""
 
 import os
 import stat

@@ -82,7 +82,7 @@ def test_full_and_familiar_forms_name_the_same(domain: str, parts: list[str], ta
     if domain == "docker.io" and len(parts) == 1:
         path = f"library/{path}"
     if len(path.removeprefix("library/")) == 64:
-        return  # may be 64 hex digits, which is an ID
+        return  # the last part may be 64 hex digits, which would be parsed as an ID
     reference = Reference(domain, path, tag, DIGEST if digested else "")
     assert parse(str(reference)) == reference
     assert parse(reference.familiar) == reference

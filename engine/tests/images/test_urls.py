@@ -1,4 +1,4 @@
-"""What an import takes for a URL."""
+"""The URLs that an import accepts."""
 
 from __future__ import annotations
 

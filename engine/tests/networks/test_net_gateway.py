@@ -1,4 +1,4 @@
-"""The gateway of a running container: which network it is, and what goes along."""
+"""The gateway of a running container: how it is chosen, and that ports and routes move with it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_gateway_follows(networks_fixture: Callable[..., None]) -> None:
         back = await h.networks.connect(left, "bridge", EndpointSettings(gw_priority=1), NETNS)
         back = await h.networks.choose_gateway(back, [], NETNS, ears)
         assert routes(back) == [("two", False, 0), ("bridge", True, 1)]
-        # The last way out goes, and the ports with it.
+        # The container leaves its last network with a gateway, and its ports are withdrawn.
         back = await h.networks.disconnect(back, "two", NETNS)
         alone = await h.networks.choose_gateway(back, [], NETNS, ears, leaving=h.networks.resolve("bridge").id)
         assert routes(alone) == [("bridge", False, 0)] and ears.moved[-1] == {"10.200.0.2": ""}
@@ -57,7 +57,7 @@ def test_ports_of_a_gateway_that_comes_late(networks_fixture: Callable[..., None
         assert routes(sandbox) == [("inner", False, 0)]
         grown = await h.networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
         ears = Ears()
-        for failing in (ears, h.bridge):  # the monitor's fault, then the driver's: nothing of it is left
+        for failing in (ears, h.bridge):  # the monitor fails, then the driver: both attempts are undone completely
             if failing is ears:
                 ears.fail = DriverError("no")
             else:
@@ -127,7 +127,7 @@ def test_a_boot_keeps_the_gateway_of_the_row(tmp_path: Path) -> None:
             await networks.create(request("two", "10.203.0.0/24"))
             sandbox = await h.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
             grown = await networks.connect(sandbox, "two", EndpointSettings(gw_priority=9), NETNS)
-            await networks.choose_gateway(grown, [], NETNS, ears)  # and killed before there is a row of it
+            await networks.choose_gateway(grown, [], NETNS, ears)  # the daemon is killed before the row is saved
         async with h.daemon(grown) as networks:
             await networks.keep_gateway(grown, NETNS, ears)
             told = {each.network.name: (each.default_route, len(each.ports)) for each in h.bridge.endpoints.values()}

@@ -1,4 +1,4 @@
-"""Connect and disconnect of containers, running or not: their rows, on real networks with the fake driver."""
+"""Connecting and disconnecting containers, running or not: their rows, on real networks with the fake driver."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def record(mode: str = "bridge", **more: Any) -> ContainerRecord:
 
 
 class Ship:
-    """An engine, as far as this is concerned, and one container."""
+    """The parts of an engine that these functions use, and one container."""
 
     def __init__(self, networks_fixture: NetworksFixture, row: ContainerRecord) -> None:
         live.complete(networks_fixture.networks, row)
@@ -86,7 +86,7 @@ class Ship:
         await live.disconnect(self.engine, self.container, network)
 
     async def exit(self, networks_fixture: NetworksFixture) -> None:
-        """As `Containers.release_network` does it."""
+        """Does what `Containers.release_network` does."""
         async with self.container.network_lock:
             row = self.container.record
             sandbox, row.sandbox = row.sandbox, None
@@ -129,7 +129,7 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
             assert row.endpoints_complete
             return row
 
-        assert completed("mine").endpoints == asked("mine")  # which is not there
+        assert completed("mine").endpoints == asked("mine")  # this network does not exist
         assert completed("", endpoints=asked("two")).endpoints == asked("bridge", "two")
         assert completed("two", endpoints={"two": EndpointSettings(gw_priority=1)}).endpoints["two"].gw_priority == 1
         assert completed("container:x").endpoints == {}

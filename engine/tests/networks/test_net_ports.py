@@ -83,7 +83,7 @@ def test_exposed_ports_that_cannot_be(text: str, publish_all: bool) -> None:
 
 
 def test_what_is_no_port_is_not_shown_and_does_not_stand_in_the_way_of_the_rest() -> None:
-    """An image may bring it, or an old row."""
+    """Invalid ports may come from an image or an old row."""
     exposed = ["foo/tcp", "80/tcp", "70000/udp", "9-8"]
     assert normal_ports(exposed) == ["80/tcp"]
     assert _ports(exposed, ()) == {"80/tcp": None}
@@ -185,7 +185,7 @@ def test_a_container_has_so_many_ports_and_no_more() -> None:
 
 
 def test_many_ports_are_taken_with_looks_at_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And in linear time: what is in use is looked at once, not for each."""
+    """Also takes linear time: the ports in use are read once, not for each port."""
     monkeypatch.setattr(ports_module, "_open", lambda *_: None)
     turns = 0
 

@@ -1,4 +1,4 @@
-"""Networks as the engine uses them, on the fake driver and a real store."""
+"""The networks service, with the fake driver and a real store."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def fixed(root: Path, **config: Any) -> tuple[str, str]:
 
 
 def test_fixed_cidr(tmp_path: Path) -> None:
-    """Without `bip` it is the subnet, as in Docker; a kept subnet stays where the range lies in it."""
+    """Without `bip`, `fixed-cidr` is the subnet, as in Docker; an existing subnet is kept if the range lies in it."""
     assert fixed(tmp_path, fixed_cidr="10.77.1.7/25") == ("10.77.1.0/25", "10.77.1.2/25")
     assert fixed(tmp_path, fixed_cidr="10.77.1.64/26") == ("10.77.1.0/25", "10.77.1.64/25")
     assert fixed(tmp_path, fixed_cidr="10.77.2.0/24") == ("10.77.2.0/24", "10.77.2.2/24")
@@ -114,7 +114,7 @@ def test_a_bridge_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_options_of_new_networks(networks_fixture: Callable[..., None]) -> None:
-    """daemon.json's count where the request is silent."""
+    """daemon.json's value is used if the request has none."""
 
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("six"))
@@ -364,7 +364,7 @@ def test_modes_that_do_not_go_together(networks_fixture: Callable[..., None]) ->
             h.networks.check("bridge", {"bridge": EndpointSettings(aliases=["x"])})
         with pytest.raises(NotFound):
             h.networks.check("gone", asked("gone"))
-        h.networks.check("none", asked("bridge"))  # as in Docker: what is asked for counts, not the mode
+        h.networks.check("none", asked("bridge"))  # as in Docker: the requested networks count, not the mode
         for mode, names, message in (
             ("host", "bridge", "sharing network namespace"),
             ("host", "host bridge", "sharing network namespace"),
@@ -389,7 +389,7 @@ def test_restart_with_living_containers(tmp_path: Path) -> None:
         async with networks_fixture.daemon():
             living = await networks_fixture.start(1, bindings=bindings)
             await networks_fixture.start(2)
-        # As the container's row has it.
+        # The sandbox as the container's row stores it.
         kept = msgspec.msgpack.decode(msgspec.msgpack.encode(living), type=Sandbox)
         assert kept == living
         networks_fixture = NetworksFixture(tmp_path)
@@ -460,7 +460,7 @@ def test_a_network_that_cannot_be_made_at_boot(tmp_path: Path) -> None:
             networks_fixture.bridge.fail["create_network"] = DriverError("cannot create bridge: no module")
             with pytest.raises(DriverError, match="no module"):
                 await networks_fixture.plan(1)
-            await networks_fixture.plan(1)  # it is tried again at each start
+            await networks_fixture.plan(1)  # creation is tried again at each start
 
     trio.run(main)
 
@@ -557,7 +557,7 @@ def test_names_mean_the_same_networks_for_ever(networks_fixture: Callable[..., N
         assert h.networks.pin(mine.id[:6], asked(mine.id[:6], "mine")) == (mine.id, asked("mine"))
         assert h.networks.pin(mine.id, {}) == (mine.id, asked(mine.id))
         assert h.networks.pin("default", asked("default")) == ("bridge", asked("bridge"))
-        # A network that is called as another's id begins, until it is removed.
+        # A network whose name is a prefix of another network's id, until it is removed.
         name = mine.id[:1]
         await h.networks.create(request(name))
         mode, endpoints = h.networks.pin(name, asked(name))
@@ -566,7 +566,7 @@ def test_names_mean_the_same_networks_for_ever(networks_fixture: Callable[..., N
         with pytest.raises(NotFound, match=rf"^network {name} not found$"):
             await h.plan(1, mode, endpoints=endpoints)
         assert h.networks.settings(None, endpoints=endpoints)["Networks"][name]["NetworkID"] == ""
-        # One that did not exist when it was asked for.
+        # A network that does not exist at create.
         assert h.networks.pin("zz", {}) == ("zz", asked("zz"))
 
     networks_fixture(body)
@@ -604,7 +604,7 @@ def test_ports_are_the_gateways(networks_fixture: Callable[..., None]) -> None:
 
 
 def test_subnets_outside_the_pools(networks_fixture: Callable[..., None]) -> None:
-    """What a site has beyond its router shows in no route of this host."""
+    """A site's networks behind its router show in no route of this host."""
 
     async def body(h: NetworksFixture) -> None:
         for subnet in ("172.31.255.0/24", "192.168.4.0/22", "172.24.0.0/14", "0.0.0.0/24", "::/64", "nonsense"):

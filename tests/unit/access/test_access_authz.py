@@ -1,4 +1,4 @@
-"""Authorization plugins and the guard around a call: order, bodies, answers, and plugins that are not as they should be."""
+"""Authorization plugins and the guard of a request: order, bodies, answers, and faulty plugins."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def request(method: str, path: str, body: bytes = b"", kind: str = "application/
 
 
 class Fake:
-    """A plugin on a socket, served by our own server in this loop."""
+    """A plugin on a socket, served by Orlop's own HTTP server in this event loop."""
 
     def __init__(self, name: str, directory: Path, verdict: Callable[[str, Verdict], Verdict | None]) -> None:
         self.path = str(directory / f"{name}.sock")
@@ -175,7 +175,7 @@ def test_a_body_that_a_plugin_could_read_otherwise_is_not_carried_out(tmp_path: 
 
 
 def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes 100 ms, in which nobody would be served."""
+    """The import takes 100 ms, which must not block the event loop."""
     threads = []
 
     def imported(name: str) -> None:
@@ -193,7 +193,7 @@ def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monk
 
 
 def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path) -> None:
-    """Also one that only says that it is JSON."""
+    """Also if the content only claims to be JSON."""
     seen = []
 
     async def handler(call: Call) -> Answer:
@@ -336,7 +336,7 @@ def test_a_failure_is_told_as_it_is(tmp_path: Path) -> None:
     trio.run(main)
 
 
-# --- the audit log around it ------------------------------------------------------------------------------------------
+# --- audit log --------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_log_must_have_and_cannot_is_not_done(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_what_the_log_must_have_and_cannot_is_not_done(tmp_path: Path) -> None:
             served = api(handler, Chain(), audit)
             await served(request("POST", "/x"))
             written = [json.loads(line)["event"] for line in path.read_text().splitlines()]
-            assert written == ["request"]  # before the call; its end follows in a moment
+            assert written == ["request"]  # before the call; the record of its end follows
             path.unlink()
             path.mkdir()
             refused = told(await served(request("POST", "/x")))
@@ -396,7 +396,7 @@ def test_an_answer_that_a_plugin_withholds_tells_what_was_done(tmp_path: Path) -
 
 
 class Rooms:
-    """Of an engine: containers, networks and images by name and ID."""
+    """An engine's containers, networks or images, by name and ID."""
 
     def __init__(self, **ids: str) -> None:
         self.ids = ids
@@ -471,7 +471,7 @@ def test_the_log_says_what_was_made_and_with_what(
     assert line["object"] == shown
 
 
-# --- what holds back those with less than everything -------------------------------------------------------------------
+# --- restrictions of roles and labels ----------------------------------------------------------------------------------
 
 
 def guarded(role: str, *labels: str, audit: Audit | None = None, **engine: Any) -> Guard:
@@ -504,7 +504,7 @@ def test_ps_is_asked_for_the_usual_by_all_of_them(role: str, labels: tuple[str, 
 
 
 def test_a_volume_is_judged_when_it_is_there(tmp_path: Path) -> None:
-    """By whom it is refused shows in the log, though the engine was at work by then."""
+    """The audit log names the role or labels that refused, although the request had already reached the engine."""
     of_host = VolumeRecord("etc", "local", 0, options={"type": "none", "o": "bind", "device": "/etc"}, labels={"a": "b"})
     plain = VolumeRecord("data", "local", 0)
 
@@ -523,7 +523,7 @@ def test_a_volume_is_judged_when_it_is_there(tmp_path: Path) -> None:
             in told(await served(of_host, no_exec))[1]
         )
         assert "volume data is outside the labels" in told(await served(plain, labelled))[1]
-        for volume, guard in ((plain, no_exec), (of_host, labelled)):  # with labels, these say whose it is
+        for volume, guard in ((plain, no_exec), (of_host, labelled)):  # labels also allow volumes that have them
             assert cast("Response", await served(volume, guard)).status == 200
 
     found = logged(tmp_path, ask)
@@ -576,7 +576,7 @@ def test_where_plugins_are_found(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         found("f")
     (sockets / "a.sock").touch()
-    assert not found("a").unix  # a file of that name is no socket
+    assert not found("a").unix  # a regular file of that name is not a socket
     trio.run(_socket, sockets / "sub" / "sub.sock", found)
 
 

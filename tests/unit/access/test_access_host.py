@@ -1,4 +1,4 @@
-"""Every route on every kind of listener, about a container that has files of the host: what is reached, and what is not."""
+"""Every route on every kind of listener, for a container with access to the host: which requests are allowed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Body:
 
 
 def ask(listener: Listener, route: str, name: str, body: Any = None) -> tuple[int, str, str]:
-    """Status and message, and the container that the handler was to work on."""
+    """Status and message, and the container that the handler was called for."""
     method, pattern = route.split(" ")
     reached = []
 
@@ -163,7 +163,7 @@ def test_files_are_read_where_the_container_has_nothing_that_the_client_could_no
         for method in ("GET", "HEAD"):
             status, said, found = ask(LISTENERS[listener], f"{method} /containers/{{id}}/archive", name)
             assert (status, refused in said) == (403 if refused else 200, True), (listener, said)
-            assert refused or found == ENGINE.containers.get(name).id  # by ID: the name may be another's in a moment
+            assert refused or found == ENGINE.containers.get(name).id  # by ID: the name may pass to another one
 
 
 def test_what_is_said_about_the_host_is_done() -> None:
@@ -189,7 +189,7 @@ BODIES = {
 
 @pytest.mark.parametrize("route", BODIES)
 def test_a_body_that_names_something_of_the_host_is_refused_before_it_is_looked_at(route: str) -> None:
-    """So that no answer tells whether it is there."""
+    """So the answer does not reveal whether the host path exists."""
     for listener in ("no-exec", "full, labels"):
         made = msgspec.structs.replace(LISTENERS[listener], shared_images=bool(LISTENERS[listener].labels))
         status, said, _ = ask(made, route, "plain", BODIES[route])

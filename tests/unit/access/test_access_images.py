@@ -1,4 +1,4 @@
-"""Names of images on guarded listeners: what belongs to whom, and what nobody takes from others."""
+"""Image names on restricted listeners: ownership, and that no client takes names of others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 class Client:
-    """Of one listener; every method returns the error's text, "" for none."""
+    """A client of one listener; every method returns the error's text, "" for none."""
 
     def __init__(self, fixture: ImagesFixture, images: ImagePolicy) -> None:
         self.fixture, self.images = fixture, images
@@ -81,7 +81,7 @@ class Client:
 
 
 def names(fixture: ImagesFixture) -> dict[str, str]:
-    """The names that there are, and the ID that each has."""
+    """All names, with the IDs of their images."""
     return {name: found.id for found in fixture.images.all() for name in found.repo_tags}
 
 
@@ -97,7 +97,7 @@ REFUSED = "is not allowed for role no-exec of listener unix:///ci"
 
 
 def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
-    """Whatever brings the other image: load, import and tag here, commit and pull by the same two calls."""
+    """Covers load, import and tag; commit and pull make the same two calls."""
 
     async def body(fixture: ImagesFixture) -> None:
         admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci"))
@@ -109,7 +109,7 @@ def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
         assert not await ci.load(own__1=OTHER)
         assert await ci.tag("own:1", "app:1") == moved
         assert names(fixture) == {**before, "own:1": OTHER.id}
-        assert not await ci.tag("app:1", "app:1")  # it is its name
+        assert not await ci.tag("app:1", "app:1")  # its own name
         assert not await ci.load(app__1=BASE)
         assert await ci.load(app__1=OTHER) == moved, "what was given again is not therefore one's own"
         assert not await ci.load(own__1=THIRD), "one's own may be moved"
@@ -120,7 +120,7 @@ def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
 
 
 def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
-    """It was free when the request came. What counts is what it is when it would move."""
+    """The name was free when the request came. The check that counts is made when the name would move."""
 
     async def body(fixture: ImagesFixture) -> None:
         admin = Client(fixture, UNRESTRICTED)
@@ -139,7 +139,7 @@ def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
 
 
 def test_a_pull_moves_no_name_of_others(tmp_path: Path) -> None:
-    """Nor does it fetch what it may not name. A free name is the registry's, whatever the listener lists."""
+    """A client does not fetch what it may not name. Free names may be pulled, whatever labels the listener has."""
 
     async def body(fixture: ImagesFixture) -> None:
         with serving() as registry:

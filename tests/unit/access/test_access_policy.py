@@ -1,4 +1,4 @@
-"""Roles, walls and configuration of listeners: what they let through, without a daemon."""
+"""Roles, host access rules and configuration of listeners: what they allow, without a daemon."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_what_takes_nothing_of_the_hosts() -> None:
 
 
 def test_every_field_of_a_host_config_is_judged_or_known_to_name_nothing_of_the_host() -> None:
-    """A field that is added has to be thought about: does it name a path, a device or a namespace of the host?"""
+    """Every new field must be classified: does it name a path, a device or a namespace of the host?"""
     assert {field.name for field in msgspec.structs.fields(HostConfig)} == JUDGED | HARMLESS
 
 
@@ -151,16 +151,16 @@ JUDGED = {
     *("privileged", "cap_add", "security_opt", "masked_paths", "readonly_paths", "annotations"),
 }
 HARMLESS = {
-    # numbers and switches of the container's own cgroup and processes
+    # Numbers and switches of the container's own cgroup and processes
     *("cpu_shares", "memory", "nano_cpus", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period"),
     *("cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap", "memory_swappiness"),
     *("oom_kill_disable", "pids_limit", "ulimits", "oom_score_adj", "shm_size", "init", "sysctls", "group_add", "cap_drop"),
-    # of Windows, or read by nobody
+    # For Windows, or ignored
     *("cpu_count", "cpu_percent", "io_maximum_iops", "io_maximum_bandwidth", "kernel_memory", "kernel_memory_tcp"),
     *("isolation", "container_id_file", "console_size", "cgroup"),
-    # names of what the administrator has installed, options that the drivers check, and what is inside the container
+    # Names of what the administrator has installed, options that drivers check, and settings inside the container
     *("log_config", "runtime", "volume_driver", "storage_opt", "tmpfs", "readonly_rootfs", "restart_policy", "auto_remove"),
-    # the container's network
+    # The container's network
     *("port_bindings", "publish_all_ports", "dns", "dns_options", "dns_search", "extra_hosts", "links"),
 }
 
@@ -199,7 +199,7 @@ def test_volumes_that_are_the_hosts(options: dict[str, str], of_host: bool) -> N
     assert VolumeRecord("v", "local", 0, options=options).of_host == of_host
 
 
-# --- what readers do not see ------------------------------------------------------------------------------------------
+# --- fields hidden from readers ---------------------------------------------------------------------------------------
 
 
 def seen(route: str, answer: Any, show_env: bool = False) -> Any:
@@ -327,7 +327,7 @@ def test_other_keys_that_cannot_be(tmp_path: Path, content: dict[str, Any], text
     assert text in str(error.value)
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
+# --- documentation ----------------------------------------------------------------------------------------------------
 
 
 def test_the_table_of_routes_is_on_its_page() -> None:
@@ -346,7 +346,7 @@ def test_the_table_of_routes_is_on_its_page() -> None:
 
 
 def test_every_route_that_is_served_is_in_the_table() -> None:
-    """With a level, a scope and a rule about the host; and only a route that is there can have been thought about."""
+    """The table has each served route, with level, scope and host rule, and no others."""
     names = (each.name for part in (api, orlop_check) for each in pkgutil.iter_modules(part.__path__, f"{part.__name__}."))
     modules = [importlib.import_module(name) for name in names]
     made = [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]

@@ -1,4 +1,4 @@
-"""What is judged is what is carried out: guard and handler decode a body as one kind and read parameters in one way."""
+"""The guard checks what the handler carries out: both decode bodies into the same type and read parameters alike."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ BODIES: dict[str, Any] = {
 
 
 def served() -> list[Route]:
-    """The routes of the API, with handlers that nobody calls."""
+    """The routes of the API, with handlers that are never called."""
     modules = [importlib.import_module(each.name) for each in pkgutil.iter_modules(api.__path__, "orlop_api_docker.")]
     return [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
 
 
 def kinds() -> dict[str, Any]:
-    """By route: as what its handler decodes the body."""
+    """The type as which each route's handler decodes the body."""
     found = {}
     for route in served():
         handler = inspect.unwrap(route.handler)
@@ -89,7 +89,7 @@ class Body:
         self.data = data
 
     async def read(self, limit: int) -> bytes:
-        data, self.data = self.data, b""  # as of a connection: there once
+        data, self.data = self.data, b""  # like a connection's body, it can be read once
         return data
 
 
@@ -111,7 +111,7 @@ def ask(
 @pytest.mark.parametrize("listener", LISTENERS, ids=("no-exec", "labels"))
 def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, route: str) -> None:
     if ROUTES[route].level > ListenerPolicy.of(listener).level or ROUTES[route].scope.name == "CLOSED":
-        return  # refused before its body is looked at
+        return  # refused before its body is read
     seen = []
 
     async def handler(call: Call) -> Answer:
@@ -125,7 +125,7 @@ def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, 
 
 
 def test_bodies_that_can_ask_for_something_are_judged() -> None:
-    """A handler that begins to decode a body is one that a policy may have to look into."""
+    """Fails when another handler starts to decode a body: a policy may have to check it."""
     assert kinds().keys() == {
         "POST /auth",
         "POST /commit",
@@ -152,7 +152,7 @@ async def done(call: Call) -> Answer:
         ("POST /containers/{id}/attach", {"stdin": ["1", "0"]}, 403),
         ("POST /containers/{id}/attach", {"stdin": [" TRUE "]}, 403),
         ("POST /containers/{id}/attach", {"stdin": ["no"]}, 200),
-        ("POST /containers/{id}/attach", {"Stdin": ["1"]}, 200),  # names of parameters have one case, unlike keys of JSON
+        ("POST /containers/{id}/attach", {"Stdin": ["1"]}, 200),  # query keys are case-sensitive, unlike JSON keys
         ("GET /containers/{id}/top", {"ps_args": ["aux", "ef"]}, 200),
         ("GET /containers/{id}/top", {"ps_args": ["ef", "aux"]}, 403),
         ("POST /containers/{id}/start", {"checkpoint": ["", "x"]}, 200),
@@ -174,7 +174,7 @@ def test_a_version_in_the_path_changes_no_verdict(path: str) -> None:
 
 
 def test_a_slash_in_a_name_is_part_of_the_name() -> None:
-    """The path is decoded before the route is found: guard and handler see one name, which is nobody's."""
+    """The path is decoded before routing, so guard and handler see the same name, which does not exist."""
     labelled = LISTENERS[1]
     answer = ask(labelled, "POST /containers/{id}/start", done, "/containers/c/json/start")
     assert (answer.status, msgspec.json.decode(answer.body)) == (404, {"message": "no c/json"})

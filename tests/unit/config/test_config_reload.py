@@ -1,4 +1,4 @@
-"""What a reload reaches in a running engine, what it must not change under living containers, and how it is shown."""
+"""What a reload changes in a running engine, what it must not change while containers run, and how it is shown."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_more_downloads_may_run_as_soon_as_the_limit_is_raised(tmp_path: Path) -
     trio.run(main)
 
 
-# --- living containers --------------------------------------------------------------------------------------------------
+# --- running containers -------------------------------------------------------------------------------------------------
 
 NETWORK = NetworkSpec(
     id="n",
@@ -101,7 +101,7 @@ def record(
 
 @pytest.fixture
 def containers(tmp_path: Path) -> Callable[..., Containers]:
-    """Containers whose monitor is this very process."""
+    """Containers whose monitor is this process."""
 
     def make(*items: ContainerRecord, config: Config = FITTING) -> Containers:
         for item in items:
@@ -184,7 +184,7 @@ def test_rules_are_missed_by_who_has_some(containers: Callable[..., Containers])
 
 
 def test_without_live_restore_they_are_not_meant_to_go_on(containers: Callable[..., Containers], tmp_path: Path) -> None:
-    """Through a restart; a reload they live through, and it applies `runtimes`."""
+    """They do not survive a restart of the daemon. They do survive a reload, which applies `runtimes`."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     reload_constraints.check(here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
     with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes has no such entry"):
@@ -192,7 +192,7 @@ def test_without_live_restore_they_are_not_meant_to_go_on(containers: Callable[.
     reload_constraints.check_at_start(here)
 
 
-# --- what is looked at --------------------------------------------------------------------------------------------------
+# --- runtimes and storage -----------------------------------------------------------------------------------------------
 
 
 def engine(tmp_path: Path, check_config: Callable[[Config], None] = lambda _: None) -> Any:

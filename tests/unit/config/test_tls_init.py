@@ -1,4 +1,4 @@
-"""`orlop tls`: what it makes, what the daemon says to it, and to files that are wrong; where it lets nobody listen."""
+"""`orlop tls`: the files it makes, how the daemon reads them and rejects wrong ones, and where TLS is required to listen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from orlop_sdk.testing.ports import free_port
 
 
 def orlop(*argv: object) -> subprocess.CompletedProcess[str]:
-    """`orlop tls ARGV`, in this process: starting one is most of what it would cost."""
+    """`orlop tls ARGV`, run in this process, as starting a process would dominate the cost."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = _guarded(["tls", *map(str, argv)])
@@ -52,7 +52,7 @@ def made(directory: Path, *argv: object) -> str:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One set for the tests that change nothing in it."""
+    """One set of files for the tests that do not change them."""
     directory = tmp_path_factory.mktemp("tls") / "of" / "orlop"
     made(directory, "--name", "build.example.org", "--name", "192.0.2.7", "--days", "30")
     return directory
@@ -71,7 +71,7 @@ def copied(ready: Path, tmp_path: Path) -> Path:
 
 
 def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on `days=-1` makes what was valid until yesterday."""
+    """From now on `days=-1` makes certificates that expired yesterday."""
     monkeypatch.setattr(certificates, "_SLACK", dt.timedelta(days=9))
 
 
@@ -141,7 +141,7 @@ def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None
     new, ca = (certificates.read_certificate(str(here), name) for name in ("server-cert.pem", "ca.pem"))
     assert new.serial_number != old.serial_number
     assert certificates.names_of(new) == certificates.names_of(old)
-    assert new.not_valid_after_utc == ca.not_valid_after_utc  # no longer than its CA
+    assert new.not_valid_after_utc == ca.not_valid_after_utc  # not valid longer than its CA
     assert (here / "ca.pem").read_bytes() == (ready / "ca.pem").read_bytes()
     tls.server_context(config(here))
 
@@ -169,7 +169,7 @@ def test_a_key_that_is_not_the_cas(ready: Path, tmp_path: Path) -> None:
     assert "ca-key.pem is not its key" in complaint("init", "--dir", here, "--client", "x")
 
 
-# --- what the daemon makes of files
+# --- how the daemon reads the files
 
 
 def test_good_files_are_taken_without_a_word(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -300,8 +300,8 @@ def test_one_ca_for_different_rights_is_refused(ready: Path, readers: Path, tmp_
     wrong = answers(full, one)
     assert "tcp://127.0.0.1:2 (role read-only) has other rights than hosts (role full) and trusts the same CA" in wrong
     assert "give its entry of listeners a tlscacert of its own (`orlop tls init --dir DIR` makes one)" in wrong
-    assert answers(alone, one)  # with TLS, tcp://localhost:2376 is among the hosts that nobody named
-    assert answers(full, replace(one, tlscacert=str(both)))  # by content
+    assert answers(alone, one)  # with TLS, tcp://localhost:2376 is a default of `hosts`
+    assert answers(full, replace(one, tlscacert=str(both)))  # compared by content
     assert "tcp://127.0.0.1:3 (role read-only) has other rights than tcp://127.0.0.1:2" in answers(socket_only, one, other)
     assert answers(full, replace(one, tlscacert=own), replace(other, tlscacert=own))
     assert answers(full, replace(one, tlscacert=own)) == ""
@@ -336,7 +336,7 @@ def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path
     )
 
     async def accepted(policy: Any, client: Path) -> bool:
-        context = ssl.create_default_context(cafile=str(ready / "ca.pem"))  # the daemon's certificate is one for all
+        context = ssl.create_default_context(cafile=str(ready / "ca.pem"))  # all listeners have the same certificate
         context.load_cert_chain(client / "client" / "cert.pem", client / "client" / "key.pem")
         ours = await trio.open_tcp_stream("127.0.0.1", policy._listener.socket.getsockname()[1])
         theirs = await policy.accept()
@@ -368,7 +368,7 @@ def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path
     assert trio.run(main) == [True, False, False, True]
 
 
-# --- where to listen, and who decides
+# --- where to listen, and conflicting options
 
 
 def test_the_files_are_dockerds_when_nobody_names_them(ready: Path, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_a_renewed_certificate_is_for_the_next_connection(ready: Path, tmp_path:
     trusting.load_cert_chain(ready / "client" / "cert.pem", ready / "client" / "key.pem")
 
     async def shown(listener: Any) -> int:
-        """The serial number of the certificate that a new connection meets."""
+        """The serial number of the certificate that a new connection gets."""
         ours, theirs = await trio.open_tcp_stream("127.0.0.1", listener._listener.socket.getsockname()[1]), None
         client = trio.SSLStream(ours, trusting, server_hostname="127.0.0.1")
         theirs = await listener.accept()
@@ -462,7 +462,7 @@ def test_a_handshake_that_stops_half_way_is_ended(ready: Path) -> None:
     async def main() -> None:
         one, other = memory_stream_pair()
         stream = trio.SSLStream(one, tls.server_context(config(ready)), server_side=True)
-        await other.send_all(b"\x16\x03\x01\x02\x00\x01")  # the head of a ClientHello, and nothing after it
+        await other.send_all(b"\x16\x03\x01\x02\x00\x01")  # only the start of a ClientHello
 
         async def known(_stream: object) -> module.Peer:
             return module.Peer("tcp")

@@ -1,4 +1,4 @@
-"""Where a client that is held back may have the daemon connect: not into the machine, nor its networks."""
+"""Destinations of a restricted client: the daemon connects neither to this host nor to its networks."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_pull_from_a_configured_registry(tmp_path: Path) -> None:
 
 
 def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The registry is on the internet, as far as the rules can see; where it sends us is not."""
+    """The rules take the registry's address for public; the addresses that it redirects to are not."""
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
@@ -137,7 +137,7 @@ def test_an_import_from_inside(tmp_path: Path) -> None:
         assert server.requests == []
         assert images.is_empty()
 
-    running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # registries are no places to import from
+    running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # a trusted registry is not a permitted source of imports
 
 
 def test_a_search_and_a_login_inside(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_an_import_that_is_redirected_inside(tmp_path: Path) -> None:
 
 
 def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name server that answers otherwise the second time is not asked a second time; and the first address that answers is
-    enough."""
+    """The daemon connects to the address that was checked, without a second DNS lookup (DNS rebinding); the first address
+    that answers is used."""
 
     async def resolve(name: str) -> list[str]:
         return {"name.invalid": ["127.0.0.2", "127.0.0.1"], "gone.invalid": []}[name]
@@ -199,7 +199,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, mon
 
 
 def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
-    """It may be one that the client could not ask itself."""
+    """The client may not be able to reach that server itself."""
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("x.tar", status(403))

@@ -1,6 +1,6 @@
-"""What an archive or a request decides the size of: it is linear, bounded, and does not keep the event loop from others.
+"""Work whose size an archive or a request decides is linear and bounded, and does not block the event loop.
 
-Times are CPU time of the loop's thread: a busy machine changes them little.
+Times are CPU time of the loop's thread, which is hardly affected by other load.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from orlop_kernel.store import Put, Store, examine
 from orlop_sdk import DriverError, InvalidParameter
 
 APP = image([layer({"app": b"1"})])
-MANY = 5000  # names: scanning them for each one takes two minutes
-SLICE = 0.1  # seconds
+MANY = 5000  # names: with a scan for each name, this takes two minutes
+SLICE = 0.1  # seconds of CPU
 
 
 async def pieces(data: bytes) -> AsyncIterator[bytes]:
@@ -44,7 +44,7 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 class _Watch(trio.abc.Instrument):
-    """The longest that a task had the loop."""
+    """The longest time that a task ran without yielding."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -60,7 +60,7 @@ class _Watch(trio.abc.Instrument):
 @asynccontextmanager
 async def in_slices() -> AsyncIterator[None]:
     watch = _Watch()
-    gc.freeze()  # what the other tests have left is not looked through meanwhile
+    gc.freeze()  # keeps objects of other tests out of garbage collections
     trio.lowlevel.add_instrument(watch)
     try:
         yield
@@ -71,7 +71,7 @@ async def in_slices() -> AsyncIterator[None]:
 
 
 def archive(table: Any, extra: dict[str, Content] | None = None) -> bytes:
-    """APP's members with another manifest.json."""
+    """An archive of APP with another manifest.json."""
     return docker_archive({"a:x": APP}, extra={"manifest.json": encode(table), **(extra or {})})
 
 
@@ -107,7 +107,7 @@ def test_an_archive_of_too_much_leaves_nothing(tmp_path: Path, data: Callable[[]
 
 
 def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is parsed: a few bytes of a manifest must not cost a megabyte of work each."""
+    """Each one is parsed: otherwise a few bytes of manifest would cost a megabyte of work each."""
     monkeypatch.setattr(archive_file, "_MAX_SMALL", 100 * len(APP.config.data))
 
     async def main() -> None:
@@ -132,14 +132,14 @@ def test_as_many_names_as_may_be(tmp_path: Path) -> None:
 
 
 async def fill(tmp_path: Path, count: int, id: str = APP.id) -> None:
-    """Rows of references, half of them of one repository."""
+    """Write rows of references, half of them of one repository."""
     names = (f"docker.io/library/{'same' if n % 2 else f'x{n}'}:{n}" for n in range(count))
     async with Store.open(str(tmp_path / "state" / "orlop.db")) as store:
         await store.commit([Put("images", f"ref:{name}", id.encode()) for name in names])
 
 
 def filled(tmp_path: Path, check: Callable[[ImagesFixture], Awaitable[None]]) -> float:
-    """A store whose one image has MANY names; how long the boot took, in seconds of CPU time."""
+    """Open a store whose one image has MANY names. Returns the CPU seconds of the boot."""
 
     async def main() -> float:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -197,7 +197,7 @@ def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
-    """100,000 of them, each with a commit of its own, would be minutes of a start."""
+    """With a commit for each name, 100,000 of them would take minutes at boot."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)):
@@ -228,7 +228,7 @@ async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
 
 
 def test_many_images_share_and_depend_at_no_cost() -> None:
-    """5,000 images on one base: what they share, and their being children, is found without a look at the others."""
+    """5,000 images on one base: shared sizes and children are found without scanning the others."""
     catalog = Catalog()
     base = "sha256:" + "0" * 64
     catalog.put(ImageRecord(base, ()), ImageDocument(), b"")
@@ -243,7 +243,7 @@ def test_many_images_share_and_depend_at_no_cost() -> None:
 
 
 def test_a_pattern_of_many_stars() -> None:
-    """It would take years with an engine that goes back."""
+    """A backtracking matcher would take years."""
     catalog = Catalog()
     catalog.put(ImageRecord(APP.id, ()), ImageDocument(), b"")
     catalog.point(parse("a" * 200 + ":x"), APP.id)
@@ -303,7 +303,7 @@ def test_a_commit_of_nothing_adds_no_layer(tmp_path: Path) -> None:
 
 
 def test_large_configurations(tmp_path: Path) -> None:
-    """At most 4 MiB each: read beside the loop, by a load and by an inspect of an old client."""
+    """At most 4 MiB each: parsed on a thread, both by a load and by an inspect of an old client."""
     large = image([layer({"x": b"1"})], config={"Labels": {f"label{n}": "x" * 20 for n in range(80_000)}})
     odd = image([layer({"x": b"1"})], nothing=[[n] for n in range(400_000)])
     steps = image([layer({"x": b"1"})], history=[{"created_by": "x"}] * 10_001)
@@ -321,7 +321,7 @@ def test_large_configurations(tmp_path: Path) -> None:
 
 
 def test_a_blob_appears_when_no_collection_can_overlook_its_lease(tmp_path: Path) -> None:
-    """A collection that looked at the leases before it was held would take it for surplus."""
+    """A collection that read the leases before the blob was held would remove the blob."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:

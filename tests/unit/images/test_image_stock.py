@@ -1,4 +1,4 @@
-"""What survives, what is set aside and what is swept away: the room opened again on what an earlier daemon left."""
+"""The image store reopened after a crash: what survives, what is quarantined and what is collected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def load(images: ImagesFixture, data: bytes) -> str:
-    """The error of a load, or nothing."""
+    """The error of a load, or ""."""
     try:
         records = await drain(images.images.load_archive(pieces(data)))
     except OrlopError as error:
@@ -43,7 +43,7 @@ async def load(images: ImagesFixture, data: bytes) -> str:
 def reopened(
     tmp_path: Path, damage: Callable[[DirectoryStorage], None], rows: list[tuple[str, bytes]] | None = None
 ) -> ImagesFixture:
-    """A room with a:x and b:x, ended, damaged, and opened again; returned closed, to be looked at."""
+    """A store with a:x and b:x, closed, damaged, and opened again. Returned closed, for inspection."""
 
     async def main() -> ImagesFixture:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -139,7 +139,7 @@ def test_rows_that_mean_nothing_are_set_aside(tmp_path: Path) -> None:
 
 
 def test_what_may_be_an_images_is_kept_while_its_row_is_set_aside(tmp_path: Path) -> None:
-    """Until the row is given up, nobody knows which layers and blobs were its."""
+    """While its row is quarantined, it is unknown which layers and blobs belong to the image."""
     images = reopened(tmp_path, lambda storage: None, [(APP.id, b"garbage")])
     assert names(images) == ["b:x"]
     assert len(images.storage.parents) == 3
@@ -159,7 +159,7 @@ def test_what_may_be_an_images_is_kept_while_its_row_is_set_aside(tmp_path: Path
 
 
 def test_a_damaged_blob_is_had_again(tmp_path: Path) -> None:
-    """A layer's blob is gone, its files are not: loading the image brings what it lacks."""
+    """A layer's blob is lost but its files are not: loading the image restores the blob."""
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))

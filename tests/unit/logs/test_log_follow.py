@@ -1,4 +1,4 @@
-"""The daemon's side of `docker logs -f` over the real drivers: inotify, trio's epoll and rotation together."""
+"""The daemon's side of `docker logs -f` with the real drivers: inotify, trio's epoll and rotation together."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_reads_of_a_disk_that_hangs_use_up_no_threads_of_others() -> None:
 
         with trio.move_on_after(0.3):
             async with trio.open_nursery() as nursery:
-                for _ in range(45):  # more than trio has threads for all
+                for _ in range(45):  # more than trio's limit of threads
                     nursery.start_soon(client)
         with trio.fail_after(5):
             await trio.to_thread.run_sync(answers.is_set)

@@ -1,4 +1,4 @@
-"""docs/drivers.md: the driver it builds is built here, and passes the suite it names."""
+"""docs/drivers.md: builds the page's example log driver and runs the conformance suite on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules as data: what networks and ports need, and the way from one state to another."""
+"""The bridge driver's nftables plan: elements for networks and ports, and the changes between two states."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_elements_of_ports() -> None:
         endpoint(
             PublishedPort("tcp", "0.0.0.0", 8080, 80),
             PublishedPort("udp", "192.0.2.1", 53, 53),
-            PublishedPort("tcp", "127.0.0.1", 8081, 80),  # the monitor's
-            PublishedPort("tcp", "::", 8080, 80),  # no IPv6 address: the monitor's
+            PublishedPort("tcp", "127.0.0.1", 8081, 80),  # served by the monitor
+            PublishedPort("tcp", "::", 8080, 80),  # the endpoint has no IPv6 address: served by the monitor
         )
     ) == {
         Element("ports4", "tcp . 8080", "10.1.0.2 . 80"),
