@@ -58,14 +58,14 @@ async def take_back(containers: Containers, container: Container) -> None:
 
 
 async def _living_run(containers: Containers, container: Container) -> Run | None:
-    """The run that goes on, shown as running from now on. None when there is none: what there was has been accounted for."""
+    """The living run, shown as running from now on. None when there is none: its end has been accounted for."""
     record = container.record
     run = Run(containers.run_dir(record.id))
     if not os.path.isdir(run.run_dir):
         await _account_lost(containers, container)
         return None
     run.monitor = monitor = await _reach(containers, container, run)
-    # Without a row that tells of its network nobody was told that it runs
+    # Without a row that contains its network, no client was told that it runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
             await _adopt_ended(containers, container, run)
@@ -128,7 +128,7 @@ async def _adopt_once_it_answers(containers: Containers, container: Container, r
 
 
 async def report_silence(container: Container) -> None:
-    """Of a container that boot does not wait for any longer: say so once it is clear that its monitor does not answer."""
+    """Log that a container's monitor does not answer, once that is certain. Boot does not wait for it any longer."""
     run = container.run
     if run is None or run.monitor is None:
         return
@@ -157,7 +157,7 @@ def kill_monitor(run_dir: str) -> None:
 
 
 async def _adopt_ended(containers: Containers, container: Container, run: Run) -> None:
-    """The last daemon has recorded the exit already: all that is left is to put the run away."""
+    """The previous daemon has recorded the exit already: only clean up after the run."""
     container.run = run
     run.settled.set()
     run.finished.set()
@@ -229,8 +229,8 @@ async def _record(containers: Containers, container: Container) -> None:
 
 
 async def _account_lost(containers: Containers, container: Container, *, never: bool = False) -> None:
-    """A container that was running for the last daemon and whose monitor is gone. `never`: by a start that nobody was told
-    of, which never was. It is shown as ended from the first moment on."""
+    """Account for a container whose monitor is gone. `never`: its start was reported to no client, so it counts as not
+    started. It is shown as ended from the beginning."""
     record = container.record
     run = Run(containers.run_dir(record.id))
     left = os.path.isdir(run.run_dir)

@@ -47,7 +47,7 @@ class Run:
     """Tasks that hold the container's lock and wait for its exit register here, so that `expedite` can shorten their
     wait."""
     latest: float = float("inf")
-    """The time at which the last of these waits ends."""
+    """No such wait lasts beyond this time."""
 
     async def grace(self, seconds: float) -> None:
         """Wait for the exit, for at most `seconds`, or less if `expedite` shortens the wait."""

@@ -93,7 +93,7 @@ async def put_away(containers: Containers, container: Container, run: Run) -> No
 
 
 async def account(containers: Containers, container: Container, run: Run, exited: Exited) -> None:
-    """Make the exit true everywhere: network, row, events, waiters; then what the policy wants."""
+    """Account for the exit: network, row, events, waiters; then the restart policy."""
     record = container.record
     state = record.state
     try:

@@ -60,8 +60,8 @@ def log_info(containers: Containers, container: Container) -> LogInfo:
 
 
 async def launch(containers: Containers, container: Container, image: str = "") -> Run:
-    """Run the container, from a checkpoint if an `image` is given. On return it runs (or has run: a short one may be over);
-    raises with everything undone."""
+    """Run the container, from a checkpoint if an `image` is given. It runs when this returns (or has exited already, if
+    it is short). Raises with everything undone."""
     record = container.record
     runtime = containers.engine.drivers.runtime(record.host_config.runtime)
     command, work = runtime.run(task(containers, container)), ""
@@ -147,7 +147,7 @@ def _share_names(containers: Containers, container: Container) -> None:
 
 
 def begin(containers: Containers, container: Container) -> None:
-    """What can be made of a start before it is asked for: not where that depends on others, or makes a volume work."""
+    """Prepare the sandbox before the start, unless it depends on other containers or needs a call of a volume driver."""
     record = container.record
     inside = mount_plan.beforehand(containers, record)
     if inside is None:
@@ -162,7 +162,7 @@ def begin(containers: Containers, container: Container) -> None:
 def _wanted(
     containers: Containers, container: Container, runtime: Runtime, network: str, inside: mount_plan.MountPlan
 ) -> Launch:
-    """The launch, all but its mounts."""
+    """The launch request without its mounts."""
     record = container.record
     config = record.host_config.log_config
     log = None

@@ -83,8 +83,8 @@ def cancel_restart(container: Container) -> None:
 
 
 async def start_locked(containers: Containers, container: Container, image: str = "", *, again: bool = False) -> None:
-    """Start under the lock, from any state that is not running. `image`: the directory of a checkpoint. `again`: by its
-    restart policy, unless a stop or a kill comes first."""
+    """Start from any state but running; the lock is held. `image`: the directory of a checkpoint. `again`: a restart by
+    policy, which is skipped if a stop or a kill came first."""
     record = container.record
     if record.removing or container.row_going:
         raise Conflict("container is marked for removal and cannot be started")
@@ -152,7 +152,8 @@ async def _failed(containers: Containers, container: Container, error: OrlopErro
 
 
 async def _signal(container: Container, signum: int) -> None:
-    """By the monitor, which knows a process that has just ended; without it where it does not answer."""
+    """Send a signal through the monitor, which knows whether the process has just ended; directly if the monitor is
+    silent."""
     run = container.run
     if run is None or run.monitor is None:
         raise Conflict(f"container {container.id} is not running")
@@ -191,7 +192,7 @@ def stop_timeout(containers: Containers, container: Container) -> int:
 
 
 async def stop_locked(containers: Containers, container: Container, signum: int, seconds: int | None) -> None:
-    """The same all under the lock, for who goes on from there. `hurry` is the way to cut it short."""
+    """Stop with the lock held during the wait, for callers that continue from there. `expedite` cuts it short."""
     run, patience = await _begin_stop(containers, container, signum, seconds)
     if run is not None:
         await run.grace(patience)
@@ -213,7 +214,8 @@ def _patience(containers: Containers, container: Container, seconds: int | None)
 async def _begin_stop(
     containers: Containers, container: Container, signum: int, seconds: int | None
 ) -> tuple[Run | None, float]:
-    """Nothing follows this run. The run that has been told to end, and its seconds for that; None when it has ended."""
+    """Send the stop signal, and prevent a restart. Returns the run and its seconds to end; None when it has ended
+    already."""
     record, patience = container.record, _patience(containers, container, seconds)
     if not (containers.closing or containers.restarting_now(container)):
         record.manually_stopped = True
@@ -262,8 +264,7 @@ async def _thaw(containers: Containers, container: Container) -> None:
 
 
 async def decided(container: Container) -> None:
-    """Wait for a start that is under way, on a connection of its own, or for the adoption by a boot: what to do with the
-    container depends on it."""
+    """Wait until a start or an adoption that is in progress has succeeded or failed."""
     run = container.run
     if run is not None and not run.settled.is_set():
         with trio.move_on_after(KILL_DEADLINE):
@@ -273,7 +274,7 @@ async def decided(container: Container) -> None:
 
 
 async def kill_now(containers: Containers, container: Container) -> None:
-    """SIGKILL, and wait until it is accounted for. Stop stops."""
+    """Send SIGKILL and wait until the exit is accounted for. Publishes `kill`, not `stop`."""
     run = container.run
     if run is None or run.finished.is_set():
         return
@@ -331,7 +332,7 @@ async def kill(containers: Containers, container: Container, given: str = "") ->
 
 
 async def _unless_it_ended(container: Container, error: OrlopError) -> None:
-    """What could not be done to a container that was ending this very moment: say that, not what the runtime said of it."""
+    """Raise `Conflict` if an operation failed because the container was ending, instead of the runtime's error."""
     run = container.run
     with trio.move_on_after(_SIGNAL_FAILED):
         if run is not None:
@@ -395,8 +396,9 @@ async def pause(containers: Containers, container: Container, *, held: bool = Fa
 
 
 async def _thaw_halfway(containers: Containers, container: Container, runtime: Runtime) -> None:
-    """A runtime that gives a pause up, because a process sits in the kernel, leaves it asked for: the container would freeze
-    later, and nothing here would say so. A container that is not frozen refuses, which is as good."""
+    """Resume after a failed pause. A runtime that gives up, because a process is blocked in the kernel, leaves the
+    freeze request in force: the container would freeze later, unnoticed. The runtime's error for a container that is not
+    frozen is ignored."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
             await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")

@@ -109,13 +109,13 @@ async def _can_be_deep(containers: Containers, runtime: Runtime, mount: MountRec
 
 
 def _check_propagation(mount: MountRecord) -> None:
-    """What is not shared on the host can be shared with nobody."""
+    """Raise unless the source's mount on the host allows the requested propagation."""
     path = os.path.realpath(mount.source)
     parts = [entry for entry in mountinfo.read() if path == entry.path or path.startswith(entry.path.rstrip("/") + "/")]
     if not parts:
         return
     longest = max(len(entry.path) for entry in parts)
-    source = [entry for entry in parts if len(entry.path) == longest][-1]  # the last is on top
+    source = [entry for entry in parts if len(entry.path) == longest][-1]  # the topmost mount
     where = f"path {mount.source} is mounted on {source.path} but it is not a"
     if mount.propagation in ("shared", "rshared") and not source.shared:
         raise InvalidParameter(f"{where} shared mount")

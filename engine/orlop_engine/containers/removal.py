@@ -115,8 +115,8 @@ async def _remove_locked(containers: Containers, container: Container, *, volume
 
 
 async def _remove_rest(containers: Containers, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """What the row stood for. The monitor's end is waited for last: the runtime's delete takes longer than all the rest, and
-    no client sees its effects. Drivers that cannot remove what is mounted there are asked again then."""
+    """Remove the container's resources. Wait for the monitor last: the runtime's delete takes longest, and clients do
+    not see its effects. Removals that failed because of mounts are retried then."""
     record = container.record
     busy, busy_volumes = False, []
     try:

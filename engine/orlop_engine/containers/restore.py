@@ -216,7 +216,7 @@ async def shutdown(containers: Containers, *, leave_running: bool) -> None:
         if container.owed_start is not None:
             lifecycle.cancel_restart(container)
     if not leave_running:
-        # Also those that are just being started
+        # `run`: containers that are being started must be stopped as well
         running = [item for item in containers.index.values() if item.record.state.running or item.run is not None]
         async with trio.open_nursery() as reporting:
             reporting.start_soon(_report_slow, containers, running)

@@ -75,5 +75,5 @@ async def _remove_cgroups(path: str) -> None:
     yet."""
     found = cgroups.named(path)
     with trio.move_on_after(_EMPTYING):
-        while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel tells nobody
+        while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel sends no notification
             await trio.sleep(0.01)
