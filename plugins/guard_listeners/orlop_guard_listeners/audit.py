@@ -1,11 +1,11 @@
-"""The audit log: who asked for what, what was decided, and what came of it. One JSON object a line.
+"""The audit log: who requested what, what was decided, and the result. One JSON object a line.
 
-`write` is an append to a list: no request waits for the disk. One task writes what has come together in a thread, so that a
-crash of the daemon loses the lines of the last `_GATHER` seconds, and a power cut what the kernel had not put on the disk.
-With `required`, a call that changes something waits until its `request` line is written, and is refused if it cannot be.
+`write` appends to a list: no request waits for the disk. One task writes the lines in batches in a thread, so a crash of the
+daemon loses the lines of the last `_GATHER` seconds, and a power cut those that the kernel had not written. With `required`,
+a call that changes something waits until its `request` line is written, and is refused if writing fails.
 
-A full disk stops nothing else: lines are kept in memory, up to `_KEEP` bytes, and tried again; those that have no room are
-counted, and the count is the first line afterwards.
+On a full disk, lines are kept in memory, up to `_KEEP` bytes, and writing is retried; lines beyond that are counted, and the
+count is the first line written afterwards.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RETRY = 5.0
 _PATIENCE = 10.0
 _KEEP = 8 << 20
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""Troubles of a disk, which may pass; anything else at the start is a wrong configuration."""
+"""Disk errors that may pass; at the start, any other error is a wrong configuration."""
 
 
 class Unwritable(Unavailable):
@@ -45,7 +45,7 @@ class Unwritable(Unavailable):
 
 
 class Who(msgspec.Struct, omit_defaults=True, frozen=True):
-    """The client: by the kernel's word on a unix socket, by certificate on TLS."""
+    """The client: by SO_PEERCRED on a unix socket, by certificate on TLS."""
 
     uid: int | None = None
     gid: int | None = None
@@ -61,8 +61,8 @@ class Who(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """`event`: "call" for one that is over; "begin" and "end" of one that streams; "request" for one that is about to be
-    carried out (with `required`); "lost" for `count` lines that had no room. Lines of one call have the same `id`."""
+    """`event`: "call" for a completed call; "begin" and "end" of a stream; "request" before a call is carried out (with
+    `required`); "lost" for `count` lines that were dropped. Lines of one call have the same `id`."""
 
     time: str
     event: str
@@ -87,7 +87,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Audit:
-    """One per daemon. `run` is its writing task."""
+    """The audit log of a daemon. `run` is its writing task."""
 
     def __init__(self, settings: AuditLog) -> None:
         self.required = settings.required
@@ -107,7 +107,7 @@ class Audit:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: AuditLog) -> AsyncIterator[Audit]:
-        """Raises ConfigError when there can be no such file. In the end what is left is written, or given up."""
+        """Raises ConfigError when the file cannot be used. On exit, the remaining lines are written or dropped."""
         audit = cls(settings)
         try:
             audit._file.open()
@@ -125,14 +125,14 @@ class Audit:
                     audit._closing = True
                     audit._work.set()
                     audit._expedite.set()
-                    nursery.cancel_scope.cancel()  # reaches `_limit` alone
+                    nursery.cancel_scope.cancel()  # only `_limit` is affected: the rest is shielded
         finally:
             if audit._written < audit._taken:
                 _log.error("the last %d lines of the audit log may be lost", audit._taken - audit._written)
             audit._file.close()
 
     def write(self, line: Line) -> int:
-        """Note it down. Its number, for `wait`; 0 if there was no room for it."""
+        """Queue the line. Returns its number, for `wait`; 0 if it was dropped."""
         data = _encode(line) + b"\n"
         self._work.set()
         if self._bytes + len(data) > _KEEP:
@@ -144,7 +144,7 @@ class Audit:
         return self._taken
 
     async def wait(self, number: int) -> None:
-        """Until that line is in the file. Raises `Unwritable` when it cannot be, or not in time."""
+        """Wait until that line is in the file. Raises `Unwritable` when that fails or takes too long."""
         with trio.move_on_after(_PATIENCE):
             while number and self._written < number:
                 self._expedite.set()
@@ -156,7 +156,7 @@ class Audit:
             raise Unwritable(f"cannot write the audit log, and nothing may be changed without it: {reason}")
 
     async def _run(self) -> None:
-        with self._life:  # shielded: what the daemon's end cancels is still to be written down. `_limit` sets the deadline
+        with self._life:  # shielded, to log what the shutdown cancels; `_limit` sets the deadline
             while not self._closing:
                 await self._work.wait()
                 if not self._expedite.is_set():
@@ -170,14 +170,14 @@ class Audit:
             await self._flush()
 
     async def _limit(self) -> None:
-        """A disk that gives no answer holds up the daemon's end for so long, from the moment of the cancellation."""
+        """A disk that does not respond delays the daemon's exit by this long, counted from the cancellation."""
         try:
             await trio.sleep_forever()
         finally:
             self._life.deadline = trio.current_time() + _PATIENCE
 
     async def _flush(self) -> None:
-        """Write what is there. What cannot be written stays; nothing is written twice."""
+        """Write the queued lines. Lines that cannot be written stay queued; none is written twice."""
         batch, taken, lost = self._lines, self._taken, self._lost
         if not batch and not lost:
             return

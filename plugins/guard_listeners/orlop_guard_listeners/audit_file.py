@@ -1,8 +1,8 @@
 """The audit log's file: appended to, rotated by size. Knows nothing of trio: `audit` calls it in a thread.
 
-Root's alone (0600). What is written is written whole or not at all: a write that the disk has no room for is taken back.
-Rotation is renames (`audit.log.1` is the newest of the old ones): a crash in between loses a number, never a line. Somebody
-who moves the file away gets a new one.
+Readable by root only (0600). A batch is written whole or not at all: a partial write on a full disk is truncated. Rotation
+renames files (`audit.log.1` is the newest old one); a crash in between skips a number but loses no line. If the file is
+moved away, a new one is created.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["AuditFile"]
 
 
 class AuditFile:
-    """Not for several threads at once. All methods raise OSError; after one, the next `append` starts anew."""
+    """Not thread-safe. All methods raise OSError; after an error, the next `append` opens the file again."""
 
     def __init__(self, path: str, max_bytes: int, max_files: int) -> None:
         self.path = path
@@ -26,10 +26,10 @@ class AuditFile:
         self._size = 0
 
     def open(self) -> None:
-        """Make it, and its directory, if they are not there."""
+        """Create the file and its directory if they are missing."""
         if not os.path.lexists(directory := os.path.dirname(self.path)):
             os.makedirs(directory, 0o700)
-        # O_NONBLOCK: a named pipe in its place must not hold the daemon
+        # O_NONBLOCK: opening a named pipe must not block the daemon
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o600)
         try:
@@ -50,7 +50,7 @@ class AuditFile:
         self._fd = -1
 
     def append(self, lines: bytes) -> None:
-        """Add whole lines, behind a rotation if the file would become too large."""
+        """Append whole lines, after a rotation if the file would become too large."""
         if self._fd >= 0 and not self._is_ours():
             self.close()
         if self._fd < 0:

@@ -1,8 +1,8 @@
-"""Docker's authorization plugins: each is asked about every request before it is carried out, and about its answer before
-the client gets it. The first that says no ends it; one that fails, is not there or is slow has said no.
+"""Docker's authorization plugins: each is asked about every request before it is carried out, and about the answer before
+the client gets it. The first denial is final; a plugin that fails, is missing or is slow denies.
 
-Keeps nothing. Messages and fields are Docker's (pkg/authorization): the body of a request is shown if it is JSON, byte for
-byte what the handler decodes; that of an answer if it is JSON and does not stream.
+Stateless. Messages and fields are Docker's (pkg/authorization). A plugin sees the body of a request if it is JSON, byte for
+byte as the handler decodes it, and that of an answer if it is JSON and does not stream.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["BODY_LIMIT", "Chain", "Plugin", "PluginFailed", "Question", "is_json
 T = TypeVar("T")
 
 BODY_LIMIT = 4 << 20
-"""Docker's. A larger body is refused: a plugin cannot judge what it does not see."""
+"""Docker's limit. A larger body is refused, because a plugin cannot judge what it does not see."""
 
 PATIENCE = 10.0
-"""For a plugin to answer. Everybody waits for it, whatever they ask."""
+"""Seconds for a plugin to answer. Every request waits for it."""
 
 _HIDDEN = frozenset({"authorization", "x-registry-auth", "x-registry-config", "host", "transfer-encoding"})
 
 
 class Question(msgspec.Struct, omit_defaults=True, rename="pascal"):
-    """What a plugin is asked; the members about the answer are filled in when there is one."""
+    """The message to a plugin; the members about the answer are set once there is one."""
 
     user: str = ""
     user_authn_method: str = msgspec.field(default="", name="UserAuthNMethod")
@@ -94,7 +94,7 @@ def is_json(content_type: str) -> bool:
 
 
 def _headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Names as Go writes them, without what authenticates the client elsewhere."""
+    """Headers named as Go writes them, without credentials."""
     return {
         "-".join(part.capitalize() for part in name.split("-")): value
         for name, value in items
@@ -103,7 +103,7 @@ def _headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class PluginFailed(DriverError):
-    """It gave no verdict, so it is no."""
+    """The plugin gave no verdict, which counts as a denial."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"plugin {name} failed with error: {reason}")
@@ -111,7 +111,7 @@ class PluginFailed(DriverError):
 
 
 class Plugin:
-    """One plugin. Said hello to at the first question, as it may come up after us."""
+    """One plugin. The handshake is made at the first question, because the plugin may start after the daemon."""
 
     def __init__(self, name: str, address: Address) -> None:
         self.name = name
@@ -126,8 +126,8 @@ class Plugin:
             await client.aclose()
 
     async def ask(self, method: str, question: Question) -> None:
-        """Return if it allows. Raises `Denied` if not, `PluginFailed` if it does not answer as it should."""
-        if self._client is None:  # takes 100 ms, once: others are served meanwhile
+        """Return if the plugin allows. Raises `Denied` if not, `PluginFailed` if its answer is missing or invalid."""
+        if self._client is None:  # takes 100 ms, once; other requests proceed meanwhile
             await trio.to_thread.run_sync(import_module, f"{__package__}.authz_client")
         try:
             with trio.fail_after(PATIENCE):
@@ -183,12 +183,12 @@ class Chain:
         return bool(self._plugins)
 
     def prepare(self, names: Iterable[str]) -> tuple[Plugin, ...]:
-        """The plugins of these names; known ones are kept. Raises ConfigError for one that is nowhere."""
+        """The plugins of these names; plugins in use are kept. Raises ConfigError for one that is not found."""
         known = {plugin.name: plugin for plugin in self._plugins}
         return tuple(known.get(name) or Plugin(name, find(name)) for name in dict.fromkeys(names))
 
     def replace(self, plugins: tuple[Plugin, ...]) -> None:
-        """From the next question on. Calls that are under way go on with those they began with."""
+        """Use these plugins from the next question on. Calls in progress keep the ones they began with."""
         self._retired += [plugin for plugin in self._plugins if plugin not in plugins]
         self._plugins = plugins
 

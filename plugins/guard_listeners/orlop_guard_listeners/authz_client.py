@@ -1,4 +1,4 @@
-"""HTTP to one plugin. A module of its own, as httpx is large: imported at the first question."""
+"""HTTP to one plugin. A separate module, imported at the first question, because httpx is large."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _HEADERS = {"Accept": "application/vnd.docker.plugins.v1.2+json", "Accept-Encodi
 
 
 class Unreachable(Exception):
-    """No answer; the text says why."""
+    """The plugin did not answer; the text says why."""
 
 
 class Client:
-    """Owns its connections, which are kept between questions."""
+    """Owns its connections, which are kept alive between questions."""
 
     def __init__(self, address: Address, patience: float) -> None:
         self._address = address

@@ -1,4 +1,4 @@
-"""Where an authorization plugin listens, by its name: Docker's places, its `.spec` and `.json` files. Asks nobody."""
+"""Finds the address of an authorization plugin by name, in Docker's directories of sockets, `.spec` and `.json` files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPECS = ("/etc/docker/plugins", "/usr/lib/docker/plugins")
 
 
 class Address(NamedTuple):
-    """`unix` is a path, or "" for `host` and `port`. `context` is there for TLS."""
+    """`unix` is a path, or "" for `host` and `port`. `context` is set for TLS."""
 
     text: str
     unix: str = ""
@@ -54,7 +54,7 @@ def _is_socket(path: str) -> bool:
 
 
 def find(name: str, sockets: str | None = None, specs: tuple[str, ...] | None = None) -> Address:
-    """In Docker's order: a socket, then files. Raises ConfigError."""
+    """Look in Docker's order: sockets, then files. Raises ConfigError."""
     for path in _places(sockets or SOCKETS, name, ".sock"):
         if _is_socket(path):
             return Address(f"unix://{path}", path)
@@ -92,7 +92,7 @@ def _address(spec: _Spec) -> Address:
 
 
 def _context(tls: _TLS) -> ssl.SSLContext:
-    """As Docker: without a CA, or when told so, the plugin's certificate is not looked at."""
+    """As in Docker, the plugin's certificate is not verified without a CA, or when verification is switched off."""
     context = client_context(verify=bool(tls.ca) and not tls.insecure, ca=tls.ca)
     if tls.cert:
         context.load_cert_chain(tls.cert, tls.key or None)

@@ -1,7 +1,7 @@
-"""The way of one call through a listener: role, labels, plugins, the handler, plugins again; and what the log says of it.
+"""The checks around one call: role, labels, plugins, the handler, plugins again; and the audit log of the call.
 
-Stands around the router's answer (`api.router.Guard`). All of it judges the same `Call` that the handler gets: the object
-that `scope` finds is the one that is worked on, the body that a plugin sees is the one that is decoded.
+Implements `orlop_kernel.routing.router.Guard`. All checks judge the same `Call` that the handler gets: the object that
+`label_scope` resolves is the one used, and the body that a plugin sees is the one that is decoded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["Guard"]
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 COMPLETE, BROKEN = "complete", "broken off"
 WITHHELD = "withheld"
-"""Carried out, and then a plugin did not let the client have the answer."""
+"""The call was carried out, but a plugin withheld the answer from the client."""
 
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(4)
@@ -56,7 +56,7 @@ class _TooLarge(DriverError):
 
 
 class Guard:
-    """Of one listener; `door` is None for those of `hosts`, where no role holds anybody back."""
+    """The guard of one listener; `policy` is None for the addresses of `hosts`, which no role restricts."""
 
     def __init__(self, engine: Engine, policy: ListenerPolicy | None, audit: Audit | None, plugins: Chain) -> None:
         self._engine = engine
@@ -66,7 +66,7 @@ class Guard:
         self._plugins = plugins
 
     async def __call__(self, call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
-        """See api.router.Guard."""
+        """See orlop_kernel.routing.router.Guard."""
         began = time.perf_counter()
         line = self._line(call) if self._audit else None
         try:
@@ -125,8 +125,8 @@ class Guard:
         if policy.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
             raise policy.denied("attaching to standard input")
         if policy.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
-            raise policy.denied("starting from a checkpoint")  # memory and registers, from any directory of the host
-        if self._label_scope:  # first: what others' containers have is not told either
+            raise policy.denied("starting from a checkpoint")  # may be in any directory of the host
+        if self._label_scope:  # first, so that nothing is revealed about containers outside the scope
             await self._label_scope(call, rule.scope)
         if policy.level < Level.FULL and rule.host is Host.FILES:
             self._check_files(policy, call)
@@ -135,19 +135,20 @@ class Guard:
                 raise policy.denied(what)
 
     def _check_files(self, policy: ListenerPolicy, call: Call) -> None:
-        """What a client may not mount it may not read by way of a container that has it. All of the container's files, not
-        only paths below its mounts: links and renames in the container decide where a path leads."""
+        """Refuse access to the files of a container with host mounts: a client must not read what it may not mount. This
+        covers all of the container's files, not only paths below its mounts, because links and renames in the container
+        decide where a path leads."""
         container = self._engine.containers.get(call.params["id"])
-        call.params["id"] = container.id  # what was judged, whoever gets the name meanwhile
+        call.params["id"] = container.id  # pin the container that was checked: the name may move to another
         if mount := inherited_access.outside_mount(container.record):
             raise policy.denied(f"access to files of container {container.name}, which has {mount},")
         for mounted in container.record.mounts:
             if mounted.type == "volume":
-                with suppress(NotFound):  # then there is nothing to read
+                with suppress(NotFound):  # the volume is gone: nothing to read
                     self._vet(policy, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
 
     async def _beyond(self, policy: ListenerPolicy, call: Call) -> list[str]:
-        """What the body asks of the host."""
+        """What the body requests from the host."""
         if call.pattern == "/containers/create":
             request = await call.json(CreateRequest)
             host = request.host_config or HostConfig()
@@ -166,7 +167,7 @@ class Guard:
         return []
 
     def _vet(self, policy: ListenerPolicy, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
-        """See Restrictions.check_volume. Raised where the router answers, so the log line is completed here."""
+        """See Restrictions.check_volume. The router answers this error, so the log line is completed here."""
         try:
             if self._label_scope:
                 self._label_scope.vet(volume, anonymous)
@@ -192,7 +193,7 @@ class Guard:
         return ListenerImages(policy, self._label_scope.holds if self._label_scope else None, denied, pulling=pulling)
 
     def _shown(self, policy: ListenerPolicy, call: Call, answer: Answer) -> Answer:
-        """Without what is not for these eyes."""
+        """Remove what this client may not see."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
         hide = redact.READERS.get(call.pattern) if policy.level is Level.READ else None
@@ -210,7 +211,7 @@ class Guard:
     # --- plugins ----------------------------------------------------------------------------------------------------
 
     async def _question(self, call: Call) -> Question:
-        """What the plugins are asked. A JSON body is read for them, and for the handler, once: whatever it does with it."""
+        """The message to the plugins. The JSON body is read once, for the plugins and for the handler."""
         request = call.request
         body = b""
         if is_json(request.headers.get("content-type", "")):
@@ -222,11 +223,11 @@ class Guard:
                 text = f"request body too large for authorization plugin: size exceeds {BODY_LIMIT} bytes"
                 raise _TooLarge(text) from error
             request.body = _Held(body)
-        # Credentials are for the registry, not for plugins
+        # Plugins must not see registry credentials
         return Question.about(request, b"" if call.pattern == "/auth" else body)
 
     async def _approved(self, question: Question, answer: Answer) -> Answer:
-        """The answer, if no plugin holds it back. A failure is told as it is, as by Docker."""
+        """The answer, unless a plugin withholds it. Error answers are always passed on, as by Docker."""
         try:
             await self._plugins.may_answer(question.with_answer(answer))
         except Exception:
@@ -252,12 +253,12 @@ class Guard:
             method=request.method,
             path=request.target.partition("?")[0],
             route=call.pattern,
-            object=describe(self._engine, call),  # now: the call may be what removes it
+            object=describe(self._engine, call),  # before the call, which may remove the object
             decision="allowed",
         )
 
     def _noted(self, line: Line, answer: Answer, began: float) -> Answer:
-        """Write the line of the call, or that of its beginning and, later, that of its end."""
+        """Log the call; for a stream, log its beginning now and its end later."""
         if line.decision != WITHHELD:
             line.status = _status(answer)
         if isinstance(answer, Response):
@@ -265,7 +266,7 @@ class Guard:
             return answer
         end = partial(self._close, line, "end", began)
         self._close(line, "begin", began)
-        line.outcome = BROKEN  # until it is known to be otherwise
+        line.outcome = BROKEN  # corrected when the stream completes
         if isinstance(answer, Streaming):
             return Streaming(answer.status, _Noted(answer.pieces, line, end), answer.headers)
         run = answer.run
@@ -287,7 +288,7 @@ class Guard:
 
 
 class _Noted:
-    """The pieces of a stream, whose end is written down. No generator: one that was never asked for a piece cannot say that
+    """The pieces of a stream, whose end is logged. Not a generator: a generator that was never started runs no cleanup when
     it is closed."""
 
     def __init__(self, pieces: AsyncIterator[bytes], line: Line, end: Callable[[], None]) -> None:
@@ -306,7 +307,7 @@ class _Noted:
             raise
 
     async def aclose(self) -> None:
-        """The server closes every stream, whatever became of it."""
+        """Called by the server for every stream, however it ended."""
         end, self._end = self._end, None
         if end:
             end()
@@ -320,7 +321,7 @@ async def _close(pieces: AsyncIterator[bytes]) -> None:
 
 
 class _Held:
-    """A body that was read already. Implements http's Body."""
+    """A body that was already read. Implements http's Body."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -347,13 +348,13 @@ def _status(answer: Answer) -> int:
 
 
 def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
-    """Say so in the log, if it was one of those who may refuse."""
+    """Record the denial in the log line, if the error comes from an access check."""
     if by := getattr(error, "by", ""):
         line.decision, line.by, line.reason = decision, by, clean(str(error))
 
 
 def _refused(policy: ListenerPolicy, line: Line | None, what: str) -> Denied:
-    """See api.call.Call. The log says it here, as the error is answered by the router."""
+    """See orlop_kernel.routing.call.Call. Recorded here, because the router answers the error."""
     error = policy.denied(what)
     if line:
         _refuse(line, error)
@@ -361,7 +362,7 @@ def _refused(policy: ListenerPolicy, line: Line | None, what: str) -> Denied:
 
 
 def _changes(call: Call) -> bool:
-    """Whether the call may change something; what no route knows does not."""
+    """Whether the call may change something; unknown routes do not."""
     rule = ROUTES.get(f"{call.request.method} {call.pattern}", UNKNOWN)
     writes = call.request.method not in _READS or call.pattern.endswith("/attach/ws")
     return bool(call.pattern) and writes and rule.level > Level.READ

@@ -1,7 +1,8 @@
-"""What may not be asked for where clients must not become root on the machine: what takes something of the host's, or looks
-into what runs already. Judges the decoded bodies that the handlers carry out. Pure.
+"""What clients that must not become root may not request: resources of the host, and access to running containers. Judges
+the decoded bodies that the handlers use. Pure.
 
-Not a wall between containers: a client may mount any volume and join any network that it can name. That is `scope`.
+This does not isolate containers from each other: a client may mount any volume and join any network that it can name.
+`label_scope` limits that.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from orlop_engine.types.volumes import VolumeCreateRequest
 __all__ = ["OWN_MOUNTS", "PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
 
 PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
-"""What `ps` may be asked for: with other words, `ef` among them, it shows the environment of processes, and with some it can
-only be asked about all of the host's (`engine.top`)."""
+"""Allowed arguments of `ps`: others, such as `ef`, show the environment of processes, and some make `ps` list all processes
+of the host (`engine.top`)."""
 
 OWN_MOUNTS = frozenset({"volume", "tmpfs"})
-"""Types of mounts that take nothing from elsewhere, except volumes of a directory of the host (`VolumeRecord.of_host`)."""
+"""Mount types that use nothing of the host, except volumes on a host directory (`VolumeRecord.of_host`)."""
 
 _BLOCK_DEVICES = {
     "blkio_weight_device": "BlkioWeightDevice",
@@ -31,7 +32,7 @@ _BLOCK_DEVICES = {
     "blkio_device_read_iops": "BlkioDeviceReadIOps",
     "blkio_device_write_iops": "BlkioDeviceWriteIOps",
 }
-"""Limits for devices by their path on the host: what a start says of a path tells whether it exists, and what it is."""
+"""Limits for devices by host path: the error of a start reveals whether a path exists, and its type."""
 
 _HOST_MODES = {
     "network_mode": "NetworkMode",
@@ -42,7 +43,7 @@ _HOST_MODES = {
     "cgroupns_mode": "CgroupnsMode",
 }
 _HOSTS_OWN = ("com.docker.network.bridge.name", "com.docker.network.host_ipv4", "com.docker.network.host_ipv6")
-"""Options of networks that name a link or an address of the host's."""
+"""Network options that name a link or an address of the host."""
 
 
 def _of_resources(host: Resources) -> Iterator[str]:
@@ -68,11 +69,11 @@ def _of_mounts(host: HostConfig) -> Iterator[str]:
         if spec.type not in OWN_MOUNTS:
             yield f"the {spec.type} mount of {spec.source}"
         elif options and options.driver_config and options.driver_config.options:
-            yield f"the volume {spec.source} with options of its driver"  # of the local one: `o=bind`, any device, any path
+            yield f"the volume {spec.source} with options of its driver"  # local driver: `o=bind`, any device or path
 
 
 def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
-    """Each thing that a container asks for beyond its own. `apart`: it may not look into other containers either."""
+    """Each thing that a container requests beyond its own. `apart`: it may not access other containers either."""
     host = request.host_config
     if host is None:
         return
@@ -90,7 +91,7 @@ def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
     if host.readonly_paths is not None:
         yield "ReadonlyPaths"
     if host.annotations is not UNSET and host.annotations:
-        yield "Annotations"  # instructions to the runtime, which is root
+        yield "Annotations"  # instructions to the runtime, which runs as root
     for field, name in _HOST_MODES.items():
         mode = getattr(host, field)
         if mode == "host" or (apart and field in ("pid_mode", "ipc_mode") and mode.startswith("container:")):
@@ -107,7 +108,7 @@ def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
 
 
 def of_network(request: NetworkRequest) -> Iterator[str]:
-    """A link of the host's may not become part of a network."""
+    """A link of the host may not become part of a network."""
     options: Mapping[str, str] = request.options or {}
     if request.driver not in ("", "bridge"):
         yield f"a network of driver {request.driver}"

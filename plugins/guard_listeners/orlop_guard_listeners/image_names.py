@@ -1,9 +1,10 @@
-"""Names of images, where clients must not become root: whoever moves a name that others run decides what they run next time,
-with all that they give it of the host.
+"""Image names on restricted listeners: a client that moves a name which others run decides what they run next, with the host
+access that they give it.
 
-A name belongs to the listener through which it was given, an image to the one through which it came. A client may take names
-that belong to its listener, that `image-names` lists, or that an image with the labels has; a free name if it comes from a
-registry, or if there is no such list. The engine asks under its lock (`engine.images.policy`).
+A name belongs to the listener through which it was assigned, an image to the one through which it came. A client may assign
+names that belong to its listener, that `image-names` lists, or whose image has the listener's labels. It may assign a free
+name if the image comes from a registry, or if there is no `image-names`. The engine calls this under its lock
+(`engine.images.policy`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ __all__ = ["ListenerImages"]
 
 
 class ListenerImages:
-    """For one call: an `ImagePolicy`, with its `denied`. `holds`: whether labels are those of the listener, if it has some.
-    `pulling`: the names are a registry's, with its content."""
+    """An `ImagePolicy` for one call, with its `denied`. `holds`: whether given labels match the listener's; None without
+    labels. `pulling`: names and content come from a registry."""
 
     def __init__(
         self,

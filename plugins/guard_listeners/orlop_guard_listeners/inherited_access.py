@@ -1,9 +1,9 @@
-"""What comes by way of another container, where clients must not become root on the machine: a new container can take over
-the host's files and namespaces from one that has them, and the API reads files of a container with all its mounts. `walls`
-judges what a new container asks for itself.
+"""Host access through another container, on restricted listeners: a new container can take over host files and namespaces
+from an existing one, and the API reads files of a container with all its mounts. `host_access` judges what a new container
+requests directly.
 
-What is judged is what is taken: the ID of the other stands in its name's place afterwards, whoever gets the name meanwhile.
-What another has of this kind does not change while it exists.
+Checked containers are pinned: their ID replaces the name in the request, because the name may move to another container. A
+container's host access does not change while it exists.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ _PREFIX = "container:"
 
 
 def outside_mount(record: ContainerRecord) -> str:
-    """The first mount that a guarded client could not have asked for; "" for none. Volumes are judged by what they are made
-    of, by the caller."""
+    """The first mount that a restricted client could not have requested; "" for none. The caller checks volumes by their
+    records."""
     found = next((mount for mount in record.mounts if mount.type not in OWN_MOUNTS), None)
     return f"the {found.type} mount of {found.source}" if found else ""
 
 
 def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
-    """Each thing of the host's that comes with another container; also what is not there yet, and could be anything then."""
+    """Each host resource that comes with another container. A container that does not exist yet is refused too, because it
+    could have any."""
     given = host.volumes_from or []
     for at, text in enumerate(given):
         name, colon, access = text.partition(":")

@@ -1,8 +1,7 @@
-"""A listener's labels: only objects that have all of them are there, and what is made gets them.
+"""A listener's labels: only objects that have all of them are visible, and new objects get them.
 
-Judges by what the engine finds for a name, and puts the object's ID in the name's place: what is judged is what the handler
-works on, whatever is renamed meanwhile. Bodies are judged, and given the labels, as the decoded objects that the handlers
-carry out.
+Resolves each name with the engine and replaces it by the object's ID, so that the handler uses the object that was checked,
+even if it is renamed meanwhile. Bodies are checked and labelled as the decoded objects that the handlers use.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["LabelScope"]
 
 _SHARED_NETWORKS = frozenset({"bridge", "none"})
-"""Predefined, without labels, and what a container without further wishes is on."""
+"""Predefined networks have no labels; containers use them by default."""
 
 
 class LabelScope:
-    """Of one listener with labels. Raises `Denied`, or `NotFound` as the engine would."""
+    """The scope of one listener with labels. Raises `Denied`, or `NotFound` as the engine would."""
 
     def __init__(self, engine: Engine, policy: ListenerPolicy) -> None:
         self._engine = engine
@@ -61,7 +60,7 @@ class LabelScope:
         self._by_route = by_route
 
     async def __call__(self, call: Call, scope: Scope) -> None:
-        """Return if the call stays within the labels; narrows and completes what it asks for."""
+        """Return if the call stays within the labels; adds labels and filters to the request."""
         if scope in (Scope.OPEN, Scope.ABSENT) or (self._policy.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
             return
         judge = self._by_route.get(scope)
@@ -77,7 +76,7 @@ class LabelScope:
         found = self._engine.containers.index.get(container_id)
         return found is not None and self.holds(found.record.config.labels)
 
-    # --- objects, by the names that clients use ---------------------------------------------------------------------
+    # --- objects, by name or ID ---------------------------------------------------------------------------------------
 
     def _container_id(self, text: str) -> str:
         container = self._engine.containers.get(text)
@@ -92,8 +91,8 @@ class LabelScope:
         return record.id
 
     def vet(self, volume: VolumeRecord, anonymous: bool) -> None:
-        """A volume that a container has or gets. Anonymous ones without the labels come with a container of this scope, or
-        are new: they count as its own, unless they are made of something of the host."""
+        """Check a volume that a container has or gets. Anonymous volumes without the labels come from a container of this
+        scope, or are new: they are allowed, unless they use something of the host."""
         if self.holds(volume.labels):
             return
         if volume.of_host:
@@ -106,7 +105,8 @@ class LabelScope:
             raise self._policy.outside(f"image {text}")
 
     def _check_volume(self, name: str) -> None:
-        """It is in the scope, or is made with the labels: whoever makes it first (`vet`)."""
+        """The volume is in the scope, or will be created with the labels. `vet` checks again, in case another client creates
+        it first."""
         try:
             record = self._engine.volumes.get(name)
         except NotFound:
@@ -123,11 +123,11 @@ class LabelScope:
         if call.pattern == "/containers/json":
             filters = call.filters()
             for name in (*filters.get("before", ()), *filters.get("since", ())):
-                self._container_id(name)  # what comes before or after it would say when it was made
+                self._container_id(name)  # the list would reveal when a container outside the scope was created
 
     async def _container(self, call: Call) -> None:
         parent, slash, alias = call.params["id"].removeprefix("/").rpartition("/")
-        if slash and call.pattern == "/containers/{id}" and call.flag("link"):  # it is this name that goes: its parent's
+        if slash and call.pattern == "/containers/{id}" and call.flag("link"):  # removes a link from its parent
             call.params["id"] = f"{self._container_id(parent)}/{alias}"
         else:
             call.params["id"] = self._container_id(call.params["id"])
@@ -174,7 +174,7 @@ class LabelScope:
             each.links = self._linked(each.links)
 
     def _linked(self, links: list[str] | None) -> list[str] | None:
-        """To the containers that have the names now, whoever gets them later."""
+        """Pin links to the containers that have the names now."""
         split = (link.partition(":") for link in links or ())
         return [f"{self._link_id(name)}:{alias or name}" for name, _, alias in split] or None
 
@@ -198,16 +198,16 @@ class LabelScope:
                 self._check_volumes_of(self._engine.containers.get(text.partition(":")[0]).record)
 
     def _check_volumes_of(self, record: ContainerRecord) -> None:
-        """What somebody has given a container of this scope is not therefore its users' to give to others."""
+        """Other volumes of a container in this scope may be outside the scope, and must not be passed on."""
         for mount in record.mounts:
             if mount.type == "volume" and not mount.anonymous:
                 self._check_volume(mount.name)
             elif mount.type == "volume":
-                with suppress(NotFound):  # it would be made anew, of nothing
+                with suppress(NotFound):  # the volume is gone and would be created empty
                     self.vet(self._engine.volumes.get(mount.name), True)
 
     def _pin_networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-        """By their IDs from now on: what gets one of the names later may be somebody else's. The mode stays as it was."""
+        """Replace names by IDs: a name may later belong to a network outside the scope. The mode stays unchanged."""
         if host.network_mode.startswith("container:"):
             return {}
         given = request.networking_config and request.networking_config.endpoints_config
@@ -219,7 +219,7 @@ class LabelScope:
         return pinned
 
     def _join_network(self, name: str) -> str:
-        """Its ID. A network that does not exist yet could be anybody's when the container starts."""
+        """The network's ID. A network that does not exist yet is refused, because another client could create it."""
         try:
             return self._network_id(name, shared=True)
         except NotFound:

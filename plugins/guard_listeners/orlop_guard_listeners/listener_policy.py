@@ -1,4 +1,4 @@
-"""What a listener lets through, as its guard knows it, and how it says no."""
+"""What a listener permits, and its error messages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .roles import ROLE_LEVEL, Level
 __all__ = ["DEFAULT", "Denied", "ListenerPolicy"]
 
 DEFAULT = "default"
-"""How the audit log calls the sockets of `hosts`."""
+"""The name of the sockets of `hosts` in the audit log."""
 
 
 class Denied(Forbidden):
-    """Refused by a policy of ours. `by` is what the audit log says did it."""
+    """Refused by one of our policies. `by` names the policy in the audit log."""
 
     def __init__(self, message: str, by: str) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class Denied(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class ListenerPolicy:
-    """An entry of `listeners`, made ready. `labels`: name and value; a value of None is any."""
+    """A parsed entry of `listeners`. `labels`: name and value; a value of None matches any."""
 
     host: str
     role: str
@@ -44,12 +44,12 @@ class ListenerPolicy:
 
     @property
     def guarded(self) -> bool:
-        """Whether its clients must not become root: what they make may take nothing of the host."""
+        """Whether its clients must not become root, so that their containers may use nothing of the host."""
         return self.level < Level.FULL or bool(self.labels)
 
     @property
     def label_texts(self) -> tuple[str, ...]:
-        """As filters and messages write them."""
+        """The labels as filters and messages write them."""
         return tuple(key if value is None else f"{key}={value}" for key, value in self.labels)
 
     def denied(self, what: str) -> Denied:

@@ -1,4 +1,4 @@
-"""What a call is about, as the audit log names it: the kind, and the ID and name that the engine knows it by."""
+"""The object of a call in the audit log: its kind, ID and name."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _MADE = {
     "/networks/create": ("Id", "id"),
     "/volumes/create": ("Name", "name"),
 }
-"""By route: which member of a 201 says what was made, and what it is of the object."""
+"""By route: the kind of object created, and the member of the answer that identifies it."""
 
 
 def describe(engine: Engine, call: Call) -> dict[str, str]:
-    """Before the call. {} when it is about no single thing. What does not exist has the name that the client used."""
+    """Before the call. {} when it concerns no single object. An object that does not exist has the name given by the
+    client."""
     kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
     text = call.params.get("id") or call.params.get("name") or ""
     if call.pattern == "/containers/create":
@@ -47,22 +48,22 @@ def describe(engine: Engine, call: Call) -> dict[str, str]:
 
 
 def describe_made(engine: Engine, call: Call, answer: Answer) -> dict[str, str]:
-    """After it: what it made."""
+    """After the call: the object that it created."""
     member, key = _MADE.get(call.pattern, ("", ""))
     if not member or not isinstance(answer, Response) or answer.status != 201:
         return {}
     made = str(msgspec.json.decode(answer.body)[member])
     kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
-    if not kind or key == "exec":  # the object has its kind already
+    if not kind or key == "exec":  # the object already has its kind
         return {key: made}
     try:
         return {"type": kind, **_known(engine, kind, made)}
-    except OrlopError:  # gone again
+    except OrlopError:  # removed meanwhile
         return {"type": kind, key: made}
 
 
 def describe_body(engine: Engine, call: Call) -> dict[str, str]:
-    """At its end: the container that its body names, if anybody has read that."""
+    """At the end of the call: the container named in its body, if the body was decoded."""
     body = call.body
     return _container(engine, body.container) if isinstance(body, ConnectRequest | DisconnectRequest) else {}
 
@@ -90,5 +91,5 @@ def _known(engine: Engine, kind: str, text: str) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """What clients send need not be UTF-8, nor short; a line of the log is."""
+    """Client input may be long or not UTF-8; a line of the log must be short and UTF-8."""
     return text[:1024].encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,5 +1,5 @@
-"""Answers without the secrets in them, for readers: values of environments, unless the listener shows those, and options of
-volumes, which hold passwords of shares. Names stay. Works on decoded answers, in place.
+"""Removes secrets from answers to read-only clients: values of environment variables, unless the listener shows them, and
+volume options, which may hold passwords. Names stay. Modifies decoded answers in place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["HIDDEN", "READERS"]
 HIDDEN = "(hidden)"
 _STEP = re.compile(r"((?:^|#\(nop\)\s+)(?:ENV|ARG)\s).*", re.DOTALL)
 _SHELL = r"(?= /bin/(?:ba|da|a)?sh(?: -\w+| pipefail)*? -\w*c )"
-# Where arguments end can be told by a known shell alone, and a value may hold one too: the last one counts.
+# Only a known shell marks the end of the arguments, and a value may contain one too: the last match counts.
 _BUILD_ARGUMENTS = re.compile(rf"^((?:RUN )?\|\d+)(?: .*{_SHELL}| .*)", re.DOTALL)
 
 
@@ -53,4 +53,4 @@ READERS: dict[str, Callable[[Any, bool], None]] = {
     "/volumes": _volumes,
     "/volumes/{name}": lambda found, show_env: _options(found),
 }
-"""By route: what to do to an answer, and whether environments are shown."""
+"""By route: the function that redacts an answer, given whether environments are shown."""

@@ -1,6 +1,7 @@
-"""Which role may call which route, how a label scope finds the objects of a call, what of the host a route could give: data.
+"""The table of access rules: for each route the role it needs, how a label scope finds its objects, and its access to the
+host.
 
-Every route of the API is here (a test compares). One that is not is for role full on a listener without labels.
+Every route of the API is listed (a test compares). An unlisted route needs role full and a listener without labels.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ __all__ = ["ROLE_LEVEL", "ROUTES", "UNKNOWN", "Host", "Level", "Rule", "Scope"]
 
 
 class Level(IntEnum):
-    """What a route lets its caller do. Each role may do all up to one of them."""
+    """What a route lets its caller do. Each role includes the levels below its own."""
 
     READ = 1
-    """See that things are there and how they are; read logs. No files out of containers and images."""
+    """See objects and their state; read logs. No files of containers or images."""
     CHANGE = 2
-    """Make, run and remove things; read files out of them. No code or file into what is there already."""
+    """Create, run and remove objects; read their files. No code or files into existing ones."""
     FULL = 3
     """Everything. Root on the machine, unless the listener has labels."""
 
 
 class Scope(Enum):
-    """How a listener with labels judges a route (`scope.Judge`)."""
+    """How a listener with labels judges a route (`label_scope.LabelScope`)."""
 
     OPEN = "about nothing of anybody's"
     ABSENT = "of a kind that Orlop does not have"
@@ -46,7 +47,7 @@ class Scope(Enum):
 
 
 class Host(Enum):
-    """What of the host a route could give or change, and how that is kept from clients that must not become root."""
+    """What of the host a route could reveal or change, and how restricted clients are kept from it."""
 
     NOTHING = "nothing"
     FACTS = "names and figures, no content of files"
@@ -68,7 +69,7 @@ class Rule(NamedTuple):
 
 
 UNKNOWN = Rule(Level.FULL, Scope.CLOSED, Host.ANYTHING)
-"""What Docker's API does not have, or nobody has thought about."""
+"""The rule for routes that are not listed."""
 
 ROLE_LEVEL = {"read-only": Level.READ, "no-exec": Level.CHANGE, "full": Level.FULL}
 
@@ -111,7 +112,7 @@ _ABSENT = (
         "POST /plugins/create",
     ),
 )
-"""Swarm mode and Docker's managed plugins: nothing comes of any of them."""
+"""Swarm mode and Docker's managed plugins: these routes do nothing."""
 
 ROUTES: dict[str, Rule] = {
     "GET /_ping": Rule(_R, _S.OPEN, _H.NOTHING),
@@ -144,7 +145,7 @@ ROUTES: dict[str, Rule] = {
     "POST /containers/{id}/resize": Rule(_C, _S.CONTAINER, _H.NOTHING),
     "POST /containers/{id}/update": Rule(_C, _S.CONTAINER, _H.BODY),
     "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER, _H.OUTPUT),
-    "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER, _H.INSIDE),  # has no way to leave stdin out before 1.42
+    "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER, _H.INSIDE),  # standard input cannot be left out before API 1.42
     "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),  # in any directory of the host
     "POST /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),
     "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CLOSED, _H.ANYTHING),
@@ -163,7 +164,7 @@ ROUTES: dict[str, Rule] = {
     "POST /images/prune": Rule(_C, _S.FILTER, _H.NOTHING),
     "POST /images/{name}/tag": Rule(_C, _S.CLOSED, _H.NOTHING),
     "DELETE /images/{name}": Rule(_C, _S.IMAGE, _H.NOTHING),
-    "POST /build/prune": Rule(_C, _S.OPEN, _H.NOTHING),  # no builder: for `docker system prune`
+    "POST /build/prune": Rule(_C, _S.OPEN, _H.NOTHING),  # needed by `docker system prune`; does nothing
     "GET /networks": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/{id}": Rule(_R, _S.NETWORK, _H.FACTS),

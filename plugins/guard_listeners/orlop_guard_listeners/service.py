@@ -1,4 +1,4 @@
-"""The guards of a daemon's listeners, opened, and changed by a reload."""
+"""Creates the guards of a daemon's listeners and applies reloads to them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class ListenerGuardPlugin:
 
     @asynccontextmanager
     async def open(self, services: Services, config: Config) -> AsyncIterator[ListenerGuards]:
-        """With the authorization plugins found and the audit log open. Raises ConfigError."""
+        """The guards, with the authorization plugins found and the audit log open. Raises ConfigError."""
         async with ListenerGuards(services, config).opened() as guards:
             yield guards
 
 
 class ListenerGuards:
-    """Implements Guards. Imports the rest of the package when there is something to guard."""
+    """Implements Guards. Imports the rest of the package only when it is needed."""
 
     def __init__(self, services: Services, config: Config) -> None:
         self._engine: Engine = services["engine"].engine
@@ -67,7 +67,7 @@ class ListenerGuards:
             await self._plugins.aclose()
 
     def prepare(self, config: Config) -> Callable[[], None]:
-        """See Guards: the authorization plugins of this configuration, asked from the next request on."""
+        """See Guards: the authorization plugins of this configuration, used from the next request on."""
         if self._plugins is None:
             if not config.authorization_plugins:
                 return _nothing
@@ -94,4 +94,4 @@ class ListenerGuards:
 
 
 def _nothing() -> None:
-    """There are no authorization plugins, and there were none."""
+    """Applies a reload without authorization plugins, before and after."""

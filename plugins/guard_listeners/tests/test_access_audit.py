@@ -1,4 +1,4 @@
-"""The audit log on its disk: whole lines, rotation, a full disk, and what `required` holds up."""
+"""The audit log's file: whole lines, rotation, a full disk, and the waiting of `required`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def line(number: int) -> Line:
 
 
 class Disk:
-    """Writes fail with ENOSPC while it is full, after half of the data, as they do."""
+    """While it is full, writes fail with ENOSPC after half of the data, as on a real disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full, self.write = False, os.write
@@ -143,8 +143,8 @@ def test_a_daemon_that_is_cancelled_still_writes(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_an_answer_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """The writer is shielded from the daemon's end, for a while that begins with the cancellation: not with the end of
-    whatever else the daemon still does."""
+    """The shield that lets the writer finish ends after a time counted from the cancellation, not from the end of other
+    shutdown work."""
     monkeypatch.setattr(audit, "_PATIENCE", 0.2)
     begun, released = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Labels of a listener: what is inside them, and what a request is made into."""
+"""Label scopes of listeners: which objects are inside, and how requests are changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEAM = "com.example.team"
 
 
 class Things:
-    """A room of the engine: things by name."""
+    """A fake registry of objects by name."""
 
     def __init__(self, **things: Any) -> None:
         self.things = things
@@ -43,7 +43,7 @@ class Things:
 
 
 def container(ident: str, mounts: str = "", modes: Any = None, **labels: str) -> Any:
-    """`mounts` are "TYPE NAME, ..."; a name with "?" is an anonymous volume's."""
+    """`mounts` are "TYPE NAME, ..."; a name with "?" is an anonymous volume."""
     record = SimpleNamespace(
         config=SimpleNamespace(labels=labels),
         host_config=HostConfig(**(modes or {})),
@@ -170,7 +170,7 @@ def test_nothing_of_the_hosts_comes_by_way_of_others(host: dict[str, Any], what:
 
 
 def test_what_was_judged_is_what_is_joined() -> None:
-    """Whoever gets the name meanwhile: a plugin may take its time."""
+    """The name may move to another container while a plugin takes its time."""
     host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
     assert not [*inherited_access.of_others(cast("Any", OTHERS), host)]
     assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
@@ -288,13 +288,13 @@ def test_a_link_that_is_removed_is_its_parents() -> None:
 def test_a_volume_that_somebody_else_made_meanwhile() -> None:
     theirs, mine = (VolumeRecord("v", "local", 0, labels={TEAM: team}) for team in ("db", "web"))
     judge().vet(mine, False)
-    judge().vet(theirs, True)  # of a container that was judged
+    judge().vet(theirs, True)  # of a container that was checked
     with pytest.raises(Denied, match="volume v is outside the labels"):
         judge().vet(theirs, False)
 
 
 def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
-    """A volume of a directory of the host is had by its label, also when it has no name."""
+    """A volume on a host directory is allowed only by its label, even when it has no name."""
     assert created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["own"]})
     with pytest.raises(Denied, match="the volume etc, which is a directory or device of the host, is not allowed"):
         created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["host"]})
@@ -305,7 +305,7 @@ def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
 
 
 def test_all_labels_of_a_listener_have_to_be_there() -> None:
-    """An object that has one of two belongs to somebody else."""
+    """An object with one of two labels is outside the scope."""
     made = judge(f"{TEAM}=web", "com.example.env")
     assert made.holds({TEAM: "web", "com.example.env": "test", "more": ""})
     for labels in ({}, None, {TEAM: "web"}, {"com.example.env": "test"}, {TEAM: "db", "com.example.env": "test"}):
