@@ -1,9 +1,9 @@
-"""Whether everything that should agree agrees: database, files, monitors, drivers and the kernel. `orlop system check`.
+"""The consistency check: compares database, files, monitors, drivers and kernel state. `orlop system check`.
 
-`gather` looks, and changes nothing; what it saw is one value, `facts.Facts`. `rows`, `files` and `runs` compare: pure
-functions from facts to `findings`. `online` looks again and again, because beside a daemon at work much is half-way;
-`offline` holds both roots' locks instead. `repair` removes what belongs to no row and puts counters right, and never
-touches what a user may have written.
+`gather` reads the state without changing it and returns it as one value, `facts.Facts`. `rows`, `files` and `runs` compare:
+pure functions from facts to `findings`. `online` repeats the check, because operations of a running daemon are in progress;
+`offline` holds the locks of both roots instead. `repair` removes objects without a row and corrects counters, and never
+touches data that a user may have written.
 
-Owns nothing that survives anything. It is also the oracle of the crash tests.
+It keeps no state of its own. The crash tests use it as their oracle.
 """

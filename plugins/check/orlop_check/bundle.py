@@ -1,6 +1,6 @@
-"""What a debug bundle has of this machine, as texts by file name: the daemon's state as far as only it, or root, can see it.
+"""The daemon's part of a debug bundle: texts by file name, of state that only the daemon or root can read.
 
-No environment, no command line and no credential of anybody's is in here.
+Contains no environments, command lines or credentials.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TAIL = 256 << 10
 
 
 async def collect(config: Config, drivers: Drivers, facts: Facts) -> dict[str, str]:
-    """The texts. What cannot be read says so in its place."""
+    """The texts. Where something cannot be read, the error takes its place."""
     found = await trio.to_thread.run_sync(_machine, config, facts)
     for name in sorted(facts.networks):
         found[f"network-{name}.txt"] = await _dump(drivers, name)

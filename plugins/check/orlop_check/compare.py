@@ -1,4 +1,4 @@
-"""All comparisons of one look."""
+"""Runs all comparisons on one set of facts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["compare"]
 
 
 def compare(facts: Facts) -> list[Finding]:
-    """Everything in these facts that does not agree."""
+    """Every inconsistency in these facts."""
     rows_read, findings = rows.read(facts.database)
     findings += rows.compare(facts.database, rows_read)
     if facts.database.damage:
-        return findings  # with rows missing, all else would look like garbage
+        return findings  # with rows missing, everything else would look like garbage
     findings += files.compare(facts, rows_read)
     findings += runs.compare(facts, rows_read)
     return findings

@@ -1,4 +1,4 @@
-"""What a check has seen, as one value: everything that comparing needs, and nothing that compares."""
+"""The gathered state, as one value: everything that the comparisons need."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """One directory of `<exec-root>/run`. `alive`: the process of `monitor` lives, by pid and start time; `init_alive`
-    likewise. `status` is what the monitor answered, None when it did not. `damaged` are records that cannot be read.
-    `sandbox_agrees`: the container's network namespace is the one its monitor holds; None: nobody could tell."""
+    likewise for init. `status` is the monitor's answer, None when it gave none. `damaged` are unreadable records.
+    `sandbox_agrees`: the container's network namespace is the one its monitor holds; None when unknown."""
 
     monitor: MonitorRecord | None = None
     init: InitRecord | None = None
@@ -40,7 +40,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A file of the content store. `sound` is False when its bytes were hashed and are not what its name says."""
+    """A file of the content store. `sound` is False when its bytes were hashed and the digest is not its name."""
 
     size: int
     sound: bool = True
@@ -48,7 +48,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class StorageFacts:
-    """`keys` is None when the driver could not say; `failure` is why."""
+    """`keys` is None when the driver failed; `failure` says why."""
 
     name: str
     keys: frozenset[str] | None = None
@@ -58,7 +58,7 @@ class StorageFacts:
 
 @dataclass(frozen=True, slots=True)
 class VolumeFacts:
-    """What a volume driver has, by name; `failure` instead when it does not answer."""
+    """The names of a driver's volumes; `failure` when the driver does not answer."""
 
     names: frozenset[str] = frozenset()
     failure: str = ""
@@ -66,8 +66,8 @@ class VolumeFacts:
 
 @dataclass(slots=True)
 class Facts:
-    """`serving`: a daemon looks after all this, so nothing is left to the next start. `settled_later` names what that one
-    will settle. Paths are absolute; `cgroups` and `runtime_states` are by container id."""
+    """`serving`: a daemon is running, so nothing is left to the next start. `settled_later` names what the next start
+    settles. Paths are absolute; `cgroups` and `runtime_states` are by container ID."""
 
     data_root: str
     exec_root: str
@@ -87,6 +87,6 @@ class Facts:
     network_failures: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[str, ...] = ()
     cgroups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Container id -> cgroup directory -> number of processes."""
+    """Container ID -> cgroup directory -> number of processes."""
     runtime_states: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     processes: tuple[Process, ...] = ()

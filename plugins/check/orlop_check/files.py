@@ -1,4 +1,4 @@
-"""The rows against what lies on disks: directories, snapshots, blobs, volumes, mounts, networks of the drivers. Pure."""
+"""Compares rows with the disk: directories, snapshots, blobs, volumes, mounts, networks of the drivers. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 
 def _swept(facts: Facts, rows_read: Rows) -> str:
-    """What becomes of a container's files without a row at the next start: "" when they are kept."""
+    """The severity of container files without a row, which the next start removes; "" when they must be kept."""
     return "" if rows_read.lost else INFO if not facts.serving else WARNING
 
 
@@ -107,7 +107,7 @@ def _needed(key: str, layers: set[str]) -> bool:
 
 
 def _held_by_container(rows_read: Rows) -> bool:
-    """Layers of images that were removed before their containers have no row; only storage knows who stands on them."""
+    """Layers of images that were removed before their containers have no row; only the storage driver knows their users."""
     return any(record.image_id not in rows_read.images for record in rows_read.containers.values())
 
 
@@ -200,9 +200,9 @@ def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
         if path in (private, facts.data_root, facts.exec_root):
             continue
         if path.startswith(f"{others}/"):
-            continue  # what drivers from elsewhere mount in their places is theirs
+            continue  # mounts of external volume drivers
         if os.path.dirname(path) == facts.data_root:
-            continue  # an administrator's: a disk of its own for volumes, say
+            continue  # the administrator's, such as a separate disk for volumes
         name, _, rest = os.path.relpath(path, volumes).partition("/")
         if rest == "_data" and name in rows_read.volumes:
             continue

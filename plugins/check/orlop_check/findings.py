@@ -1,4 +1,4 @@
-"""What a check found, as values."""
+"""The results of a check, as values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ORDER = (ERROR, WARNING, INFO)
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """What `repair` is to do: the name of one of its steps, and on what. `leftover` is what a driver is to mend."""
+    """A repair step: its name and its subject. `leftover` is the drift that a driver is to repair."""
 
     step: str
     subject: str = ""
@@ -24,10 +24,10 @@ class Remedy(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """`severity`: "error", something is lost or does not work; "warning", something is left over or will go wrong; "info",
-    the next start settles it by itself, and all is sound. `area` is the room it belongs to, `object` names the thing, `text`
-    says what it means, `repair` what a repair does about it ("" = nothing, by hand). `container`: it may be a moment of this
-    container's life, and no fault."""
+    """One inconsistency. `severity`: "error", something is lost or does not work; "warning", something is left over or will
+    fail; "info", the next start settles it. `area` is the part of the engine, `object` names the thing, `text` says what is
+    wrong, `repair` what a repair does about it ("" = nothing; fix it by hand). `container`: this container may be changing
+    just now, which would explain the finding."""
 
     severity: str
     area: str
@@ -39,7 +39,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """The same in two looks: the same finding."""
+        """Findings of two checks are the same when this is equal."""
         return self.area, self.object, self.text
 
     def wire(self) -> dict[str, str]:

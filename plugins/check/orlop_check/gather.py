@@ -1,4 +1,4 @@
-"""Looking: everything a check compares, read and not changed. Blocking parts are marked so and belong on a worker thread."""
+"""Reads everything that the check compares, and changes nothing. Blocking parts are marked and run in a worker thread."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .runs import run_name
 
 __all__ = ["gather"]
 
-_ANSWER = 3.0  # seconds that a monitor has to say how it stands
+_ANSWER = 3.0  # seconds that a monitor has to report its status
 _HEX = re.compile(r"[0-9a-f]{64}")
 _NAMES = frozenset({"orlop-zygote", "orlop-monitor", "orlop-unpack"})
 _PIECE = 1 << 20
 
 
 async def gather(config: Config, drivers: Drivers, storage_name: str, *, serving: bool, deep: bool = False) -> Facts:
-    """One look. `Unavailable` when there is no database to look at."""
+    """Gather once. Raises `Unavailable` when there is no database."""
     facts = await trio.to_thread.run_sync(_machine, config, serving, deep)
     rows_read, _ = read(facts.database)
     facts.runs = await _asked(config.exec_root, facts.runs)
@@ -112,7 +112,7 @@ def _blobs(directory: str, deep: bool) -> tuple[dict[str, Blob], tuple[str, ...]
         try:
             found[f"sha256:{name}"] = Blob(os.stat(path).st_size, not deep or _digest(path) == name)
         except FileNotFoundError:
-            continue  # collected meanwhile
+            continue  # reaped meanwhile
         except OSError:
             found[f"sha256:{name}"] = Blob(0, sound=False)
     return found, tuple(odd)
@@ -127,8 +127,8 @@ def _digest(path: str) -> str:
 
 
 def _container_cgroups(config: Config, rows_read: Rows) -> dict[str, dict[str, int]]:
-    """What lies below the parents that our containers have, if its name holds a container's id. A parent of an
-    administrator's choice may be another engine's too: there, only our own containers are looked at."""
+    """The cgroups below the parents of our containers whose name contains a container ID. A parent chosen by an
+    administrator may be shared with another engine: there, only cgroups of our own containers count."""
     found: dict[str, dict[str, int]] = {}
     own = config.effective_cgroup_parent
     shared = bool(config.cgroup_parent)
@@ -153,7 +153,7 @@ def _population(directory: str) -> int:
                 with open(os.path.join(path, "cgroup.procs")) as file:
                     total += len(file.read().split())
             except OSError:
-                continue  # gone, or a threaded one
+                continue  # removed meanwhile, or a threaded cgroup
     return total
 
 
@@ -168,7 +168,7 @@ def _runtime_states(exec_root: str) -> dict[str, tuple[str, ...]]:
 
 
 def _processes(log: str) -> Iterable[Process]:
-    """Ours write their troubles to one file below the exec root: that tells them from another daemon's."""
+    """Our processes log to one file below the exec root, which tells them from another daemon's."""
     seen: dict[int, tuple[str, int]] = {}
     parents: Counter[int] = Counter()
     for name in os.listdir("/proc"):
@@ -185,7 +185,7 @@ def _processes(log: str) -> Iterable[Process]:
             if comm in _NAMES and os.readlink(f"/proc/{pid}/fd/2").removesuffix(" (deleted)") == log:
                 seen[pid] = comm, int(fields[1])
         except (OSError, IndexError):
-            continue  # ended meanwhile
+            continue  # exited meanwhile
     return [Process(pid, comm, parent, parents[pid]) for pid, (comm, parent) in seen.items()]
 
 
@@ -193,7 +193,7 @@ def _processes(log: str) -> Iterable[Process]:
 
 
 async def _asked(exec_root: str, runs: Mapping[str, RunFacts]) -> dict[str, RunFacts]:
-    """With the answers of those that live."""
+    """Add the answers of the monitors that live."""
     found = dict(runs)
 
     async def ask(name: str, run: RunFacts) -> None:
@@ -247,7 +247,7 @@ async def _storage(drivers: Drivers, name: str) -> StorageFacts:
 
 
 async def _audit(driver: Any, *args: Any) -> tuple[Drift, ...]:
-    """What a driver that can compare has found; others are believed."""
+    """The drift that a driver reports. Drivers that cannot compare are taken to have none."""
     audit: Callable[..., Awaitable[Iterable[Drift]]] | None = getattr(driver, "audit", None)
     return tuple(await audit(*args)) if audit is not None else ()
 
@@ -263,7 +263,7 @@ async def _volumes(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
 
 
 async def _networks(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
-    """Of a daemon that was stopped with nothing running, nothing need be on the host; while a container lives, all must."""
+    """While a container lives, its networks must exist on the host; after a stop without containers, they need not."""
     alive = {name for name, run in facts.runs.items() if run.alive}
     living = [record for record in rows_read.running() if run_name(record.id) in alive]
     wanted = [record for record in rows_read.networks.values() if facts.serving or living]

@@ -1,4 +1,4 @@
-"""Checking without a daemon: `orlopd --check`. Holds the locks of both roots meanwhile, so that none starts."""
+"""The check without a daemon: `orlopd --check`. Holds the locks of both roots, so that no daemon starts meanwhile."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SOUND, UNSOUND, UNABLE = 0, 1, 2
 
 
 def main(config: Config, wanted: Collection[str]) -> int:
-    """Print the report as JSON; 0 when all is sound, 1 when not, 2 when it could not be found out. `wanted`: "deep",
-    "facts", "repair"."""
+    """Print the report as JSON. Returns 0 when all is sound, 1 when not, 2 when the check failed. `wanted`: "deep", "facts",
+    "repair"."""
     try:
         with _alone(config):
             answer = trio.run(_check, config, wanted)

@@ -1,7 +1,7 @@
-"""Checking beside a daemon at work. Much is half-way at any moment: a container that starts, the second half of a removal.
+"""The check beside a running daemon, whose operations are in progress: a container may be starting or half removed.
 
-Looked at again and again, with growing pauses, until nothing is left or what is left has stayed the same; what then
-concerns a container that is being changed is not reported.
+The check is repeated with growing pauses until there are no findings or the pauses are used up. Findings about a container
+that is being changed are not reported.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Checker"]
 
-_PAUSES = (0.1, 0.3, 0.6, 1.2)  # a link lives on for a second, a record of an exit for less
+_PAUSES = (0.1, 0.3, 0.6, 1.2)  # a link may remain for a second, the record of an exit for less
 
 
 class Checker:
-    """One at a time: a repair must not meet another one."""
+    """Runs one check or repair at a time: two repairs must not overlap."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -39,7 +39,7 @@ class Checker:
         self._damaged: frozenset[str] = frozenset()
 
     async def check(self, *, deep: bool = False, facts: bool = False) -> dict[str, Any]:
-        """What `GET /orlop/check` answers; `facts`: with what a debug bundle has of this machine."""
+        """The answer of `GET /orlop/check`; `facts` adds the daemon's part of a debug bundle."""
         async with self._turn:
             answer = report(await self._steady(deep))
             if facts:
@@ -49,7 +49,7 @@ class Checker:
             return answer
 
     async def repair(self, *, deep: bool = False, forget: Collection[str] = ()) -> dict[str, Any]:
-        """Check, put right, check again; also gives up the quarantined rows that `forget` names ("table/key")."""
+        """Check, repair, check again. Also drops the quarantined rows that `forget` names ("table/key")."""
         aside = {f"{table}/{key}": (table, key) for table, key, _ in self._engine.store.quarantined()}
         if unknown := [name for name in forget if name not in aside]:
             raise InvalidParameter(f"cannot give up row {unknown[0]}: no such row was set aside")
@@ -59,11 +59,11 @@ class Checker:
             done += await self._repairs().carry_out(found)
             return report(await self._again(found), done)
 
-    # --- looking ------------------------------------------------------------------------------------------------------
+    # --- checking ---------------------------------------------------------------------------------------------------------
 
     async def _steady(self, deep: bool) -> list[Finding]:
         engine = self._engine
-        await engine.networks.up()  # before that, the host has what the last daemon left
+        await engine.networks.up()  # before that, the host still has the last daemon's state
         facts = await gather(engine.config, engine.drivers, engine.storage_name, serving=True, deep=deep)
         found = compare(facts)
         self._damaged = frozenset(digest for digest, blob in facts.blobs.items() if not blob.sound)
@@ -75,14 +75,14 @@ class Checker:
         return [finding for finding in found if not self._passing(finding)]
 
     async def _again(self, found: Iterable[Finding]) -> list[Finding]:
-        """What of this is still there. Blobs are not hashed again: those that were damaged are, as long as they exist."""
+        """The findings that still hold. Blobs are not hashed again: damaged ones count as damaged while they exist."""
         engine, before = self._engine, {finding.identity for finding in found}
         facts = await gather(engine.config, engine.drivers, engine.storage_name, serving=True)
         facts.blobs = {key: replace(blob, sound=key not in self._damaged) for key, blob in facts.blobs.items()}
         return [finding for finding in compare(facts) if finding.identity in before]
 
     def _passing(self, finding: Finding) -> bool:
-        """Whether it may be a moment in something's life."""
+        """Whether an operation in progress may explain the finding."""
         containers, about = self._engine.containers, finding.container
         if not about:
             return False
@@ -98,7 +98,7 @@ class Checker:
             return self._changing(item)
         return any(
             key.startswith(about) for key in containers.names.values() if key not in containers.index
-        )  # is being created
+        )  # the container is being created
 
     def _changing(self, item: Container) -> bool:
         run = item.run
@@ -130,7 +130,8 @@ class Checker:
         await self._engine.containers.discard_files(remedy.subject)
 
     async def _repair_network(self, remedy: Remedy) -> None:
-        """An endpoint is repaired in its running container, which must neither end nor change its networks meanwhile."""
+        """Repair an endpoint under its container's lock, so that the container neither exits nor changes its networks
+        meanwhile."""
         driver: Any = await self._engine.drivers.network(remedy.subject)
         ident = remedy.leftover.id if remedy.leftover else ""
         item = self._with_endpoint(ident)
@@ -142,7 +143,7 @@ class Checker:
                 await driver.repair(remedy.leftover)
 
     def _with_endpoint(self, ident: str) -> Container | None:
-        """The container that is on a network by this endpoint; None for what is no endpoint, and for one that has ended."""
+        """The running container that has this endpoint; None when there is none."""
         for item in self._engine.containers.index.values():
             sandbox = item.record.sandbox
             if sandbox is not None and any(attached.endpoint.id == ident for attached in sandbox.endpoints):

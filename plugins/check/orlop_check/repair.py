@@ -1,7 +1,7 @@
-"""Putting right what a check found and nothing is lost by: what belongs to no row goes, what is known is said again.
+"""Repairs findings without losing data: removes objects that have no row, corrects counters, announces known state again.
 
-Each step looks once more before it acts, as time has passed since the look; each may be taken twice. User data, which is
-content of volumes and what containers wrote, is never touched.
+Each step checks again before it acts, because the state may have changed since; each may run twice. User data (contents of
+volumes, files written by containers) is never touched.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .findings import Finding, Remedy
 __all__ = ["Repairs"]
 
 _PAUSE = 0.01
-_KILL = 10.0  # seconds that killed processes have to go
+_KILL = 10.0  # seconds that killed processes have to exit
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Repairs:
-    """The steps that need no engine. `more` are those that do."""
+    """The steps that need no engine. `more` are the steps that do."""
 
     def __init__(self, config: Config, drivers: Drivers, storage_name: str) -> None:
         self._config, self._drivers, self._storage_name = config, drivers, storage_name
@@ -50,7 +50,7 @@ class Repairs:
         }
 
     async def carry_out(self, findings: Iterable[Finding]) -> list[str]:
-        """Every step, whatever becomes of the others; what was done, and what could not be."""
+        """Run every step, even if others fail. Returns what was done, and what failed."""
         done: list[str] = []
         taken: set[Remedy] = set()
         for finding in findings:
@@ -92,7 +92,7 @@ class Repairs:
         if os.path.ismount(remedy.subject):
             linux.umount(remedy.subject)
 
-    # --- what runs ----------------------------------------------------------------------------------------------------
+    # --- processes ------------------------------------------------------------------------------------------------------
 
     async def _remove_run(self, remedy: Remedy) -> None:
         directory = os.path.join(self._config.exec_root, "run", remedy.subject)
@@ -140,7 +140,7 @@ def _comm(pid: int) -> str:
 
 
 async def _end(pid: int, still_it: Callable[[], bool]) -> None:
-    """SIGKILL by pidfd, if the process is still the one that was meant; wait for its end."""
+    """SIGKILL by pidfd, if the pid is still the same process; wait for its exit."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""`GET` and `POST /orlop/check`: what `orlop system check` asks of a running daemon."""
+"""`GET` and `POST /orlop/check`, used by `orlop system check`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Routes:
 
     @cached_property
     def checker(self) -> Checker:
-        from .online import Checker  # few daemons are ever asked
+        from .online import Checker  # imported here because it is rarely used
 
         return Checker(self.engine)
 
@@ -33,7 +33,7 @@ class _Routes:
         return _json(await self.checker.check(deep=call.flag("deep"), facts=call.flag("facts")))
 
     async def repair(self, call: Call) -> Answer:
-        """To its end, whatever becomes of the client."""
+        """Runs to completion even if the client disconnects."""
         forget, deep = call.args("forget"), call.flag("deep")
 
         async def work() -> object:

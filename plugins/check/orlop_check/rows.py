@@ -1,4 +1,4 @@
-"""The database against itself: rows that decode, names that are unique, references that lead somewhere. Pure."""
+"""Checks the database itself: rows decode, names are unique, references resolve. Pure."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ NOT_READABLE = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
 
 @dataclass
 class Rows:
-    """The rows, decoded, by key. `aside` are the keys of containers whose rows were set aside; `doubtful`: rows of images
-    may be missing, so what none names may yet be an image's."""
+    """The decoded rows, by key. `aside` are the keys of quarantined containers. `doubtful`: rows of images may be missing,
+    so unreferenced layers and blobs may still belong to an image."""
 
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     images: dict[str, ImageRecord] = field(default_factory=dict)
@@ -44,15 +44,15 @@ class Rows:
     aside: frozenset[str] = frozenset()
     doubtful: bool = False
     lost: bool = False
-    """Rows of any kind may be missing: nothing is garbage for want of a row."""
+    """Rows of any kind may be missing, so nothing without a row counts as garbage."""
 
     def running(self) -> list[ContainerRecord]:
-        """Those that have a process, by their rows."""
+        """Containers that are running according to their rows."""
         return [record for record in self.containers.values() if record.state.running and not record.state.restarting]
 
 
 def read(database: Examined) -> tuple[Rows, list[Finding]]:
-    """Decode all rows; a finding for each that does not."""
+    """Decode all rows; a finding for each row that does not decode."""
     findings: list[Finding] = []
 
     def decoded(table: str, decode: Callable[[bytes], T], rows: Mapping[str, bytes]) -> dict[str, T]:

@@ -1,4 +1,4 @@
-"""The rows against what runs: run directories, monitors, zygotes, cgroups, what runtimes keep. Pure."""
+"""Compares rows with what runs: run directories, monitors, zygotes, cgroups, state of runtimes. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 
 def _later(facts: Facts, severity: str) -> str:
-    """Without a daemon the next start settles it."""
+    """Without a daemon, the next start settles the finding, so that its severity is info."""
     return severity if facts.serving else INFO
 
 

@@ -1,4 +1,4 @@
-"""What a check makes of what it saw: one disagreement at a time, and silence where all agrees."""
+"""The comparisons of the check: one inconsistency at a time, and no findings for a sound state."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def running(**more: Any) -> ContainerRecord:
 
 
 def sound() -> Facts:
-    """A daemon with one container that runs, one that does not, an image, a volume and a network."""
+    """A sound daemon with one running container, one stopped, an image, a volume and a network."""
     facts = Facts("/data", "/run/o", Examined({table: {} for table in TABLES}), serving=True, daemon_pid=1000)
     mount = MountRecord("volume", "/x", name="vol")
     put(facts, running())
@@ -330,7 +330,7 @@ def test_layers_of_a_removed_image_may_be_a_containers() -> None:
 
 
 def test_what_the_next_start_settles_is_sound() -> None:
-    """As after a crash: nobody is told wrong things, as nobody is told anything."""
+    """As after a crash: while no daemon runs, no client sees the inconsistency."""
 
     def spoil(facts: Facts) -> None:
         facts.serving, facts.processes = False, ()
