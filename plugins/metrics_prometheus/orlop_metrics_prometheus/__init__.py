@@ -1,5 +1,5 @@
-"""Metrics for Prometheus, at `metrics-addr`. Nothing of it survives a restart, as is the way of counters.
+"""Metrics for Prometheus, at `metrics-addr`. Counters start at zero after a restart.
 
-`tally` is all that the engine knows of it: plain numbers, counted whether or not anybody asks. The rest is imported only
-when there is a `metrics-addr`: `registry` is the text formats, `collect` says what there is, `serve` answers `GET /metrics`.
+The engine only knows its `counters`: plain numbers, always counted. The rest is imported only when there is a
+`metrics-addr`: `registry` has the text formats, `collect` the metrics, `serve` answers `GET /metrics`.
 """

@@ -1,7 +1,7 @@
-"""What there is to measure. `Metrics` owns the families; what they show is read from the engine when a scraper asks.
+"""The metrics. `Metrics` owns the families; their values are read from the engine when a scraper asks.
 
-Names that begin with `engine_daemon_` and `process_` are dockerd's, with its labels, so that dashboards made for it go on;
-those with `orlop_` are ours. A number that dockerd counts and Orlop has no use for (the builder's, swarm's) is not there.
+Names that begin with `engine_daemon_` and `process_` are dockerd's, with its labels, so that existing dashboards work; those
+with `orlop_` are ours. Numbers of features that Orlop does not have (builder, swarm) are left out.
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _COMMIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 _CONTAINER_ACTIONS = ("changes", "commit", "create", "delete", "start")
 _counter, _gauge = partial(Values, "counter"), partial(Values, "gauge")
-# dockerd times these inside; they are nothing but their requests here
+# dockerd measures these internally; Orlop measures the requests
 _BY_REQUEST = {("GET", "/containers/{id}/changes"): "changes", ("POST", "/commit"): "commit"}
 
 
 def _stat(field: int) -> int:
-    """A field of /proc/self/stat by its number in proc(5); the second, which may hold anything, is the last before them."""
+    """A field of /proc/self/stat by its number in proc(5), from 3 on: the second may contain any characters, so split after
+    it."""
     with open("/proc/self/stat") as file:
         return int(file.read().rpartition(") ")[2].split()[field - 3])
 
 
 def _started() -> float:
-    """Unix time of this process' start."""
+    """Unix time of this process's start."""
     with open("/proc/stat") as file:
         booted = next((int(line.split()[1]) for line in file if line.startswith("btime ")), 0)
     return booted + _stat(22) / _TICK
 
 
 class Metrics:
-    """Made once, for an engine that is up. `answered` and what `attach` hangs in are its ears."""
+    """The metrics of a running engine. `answered` and the callbacks set by `attach` record events."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -95,14 +96,14 @@ class Metrics:
         self.families += [*self._docker(), *self._own(), *self._self()]
 
     def attach(self) -> None:
-        """Begin to listen to the engine and its store."""
+        """Register callbacks with the engine and its store."""
         self._engine.counters.observe = self._observe
         self._engine.store.on_commit = self._committed
 
-    # --- ears -------------------------------------------------------------------------------------------------------
+    # --- callbacks ------------------------------------------------------------------------------------------------------
 
     def answered(self, call: Call, status: int, seconds: float) -> None:
-        """An answer of the API: see `api.router.OnAnswer`."""
+        """Called after an API answer: see `orlop_kernel.routing.router.OnAnswer`."""
         method = call.request.method
         self._requests[method, call.pattern, str(status)] += 1
         self._latency.observe(seconds, method, call.pattern)
@@ -117,13 +118,13 @@ class Metrics:
             self._actions[kind].observe(seconds, action)
 
     def _committed(self, jobs: int, seconds: float) -> None:
-        """On the store's thread, which is alone with these three."""
+        """Runs on the store's thread, the only writer of these three."""
         self._transactions += 1
         self._commits += jobs
         self._commit_seconds.observe(seconds)
 
     async def watch_lag(self) -> None:
-        """For ever: how late this task is woken."""
+        """Measure for ever how late this task wakes up."""
         while True:
             due = trio.current_time() + _LAG_EVERY
             await trio.sleep_until(due)

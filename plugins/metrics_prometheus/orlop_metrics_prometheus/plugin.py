@@ -1,4 +1,4 @@
-"""Metrics as a service of the daemon. The rest of the package is imported when there is an address to serve them at."""
+"""The metrics service. The rest of the package is imported only when there is an address to serve them at."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class MetricsPlugin:
     requires = ("engine",)
 
     def problems(self, config: Config) -> tuple[Problem, ...]:
-        """None that would show before the address is bound."""
+        """None: problems only show when the address is bound."""
         return ()
 
     def processes(self, config: Config) -> nullcontext[None]:
-        """None."""
+        """The service has no processes."""
         return nullcontext()
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
-"""Families of metrics, and how Prometheus reads them. Pure.
+"""Metric families and their encodings for Prometheus. Pure.
 
-Formats: the text exposition format 0.0.4, and OpenMetrics 1.0.0, which differs in how counters are named, in how numbers of
-buckets are written and in its end. A scraper says in `Accept` which it wants.
+Formats: the text exposition format 0.0.4 and OpenMetrics 1.0.0, which names counters, writes bucket bounds and ends
+differently. A scraper chooses in `Accept`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["BUCKETS", "OPENMETRICS", "TEXT", "Family", "Histogram", "Values", "e
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds in seconds: Prometheus' own, which dockerd uses for all of its histograms."""
+"""Upper bounds in seconds: Prometheus' defaults, which dockerd uses for all of its histograms."""
 
 Labels = tuple[str, ...]
 Read = Callable[[], float | Mapping[Labels, float]]
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 
 class Family(ABC):
-    """One name, what it means, and its samples. `kind` is "counter", "gauge" or "histogram"; counters' names end with
+    """A metric: its name, help text and samples. `kind` is "counter", "gauge" or "histogram"; names of counters end with
     "_total"."""
 
     def __init__(self, kind: str, name: str, help: str, labels: Labels = ()) -> None:
@@ -38,14 +38,14 @@ class Family(ABC):
 
     @abstractmethod
     def samples(self) -> Iterator[Sample]:
-        """As of now; bounds of buckets as the text format writes them."""
+        """The current samples, with bucket bounds as the text format writes them."""
 
     def _pairs(self, values: Labels) -> tuple[tuple[str, str], ...]:
         return tuple(zip(self.labels, values, strict=True))
 
 
 class Values(Family):
-    """Counted elsewhere, and read when somebody looks: one number, or one for each tuple of label values."""
+    """A value counted elsewhere and read on scrape: one number, or one for each tuple of label values."""
 
     def __init__(self, kind: str, name: str, help: str, read: Read, labels: Labels = ()) -> None:
         super().__init__(kind, name, help, labels)
@@ -58,7 +58,7 @@ class Values(Family):
 
 
 class Histogram(Family):
-    """How long things took, in seconds. `known` are label values to show before anything has happened."""
+    """A distribution of durations, in seconds. `known` are label values to show before anything was observed."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Histogram(Family):
         return self._counts.setdefault(values, [0] * (len(self._buckets) + 1))
 
     def observe(self, seconds: float, *values: str) -> None:
-        """Of one thread only, for each tuple of values."""
+        """Call it from a single thread for each tuple of values."""
         counts = self._counts.get(values) or self._begin(values)
         counts[bisect_left(self._buckets, seconds)] += 1
         self._sums[values] += seconds
@@ -100,7 +100,7 @@ def _bound(value: float) -> str:
 
 
 def _canonical(bound: str) -> str:
-    """OpenMetrics wants a float to look like one: queries compare labels as text."""
+    """OpenMetrics requires bounds in float notation, because queries compare labels as text."""
     return bound if bound == "+Inf" else repr(float(bound))
 
 
@@ -123,10 +123,10 @@ def _line(name: str, sample: Sample, openmetrics: bool) -> str:
 
 
 def expose(families: Iterable[Family], *, openmetrics: bool) -> bytes:
-    """All of them as text, in order of their names."""
+    """All families as text, ordered by name."""
     lines: list[str] = []
     for family in sorted(families, key=lambda family: family.name):
-        # A counter's family is called without the ending there; its sample has it
+        # In OpenMetrics, a counter's family has no suffix; its sample has one
         shown = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
         escapes = _ESCAPES if openmetrics else _HELP_ESCAPES
         lines.append(f"# HELP {shown} {family.help.translate(escapes)}\n# TYPE {shown} {family.kind}\n")
@@ -148,7 +148,7 @@ def _quality(parameters: list[str]) -> float:
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether `Accept` puts OpenMetrics before plain text; a scraper that says neither gets text."""
+    """Whether `Accept` prefers OpenMetrics to plain text; the default is text."""
     best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
     for item in accept.split(","):
         media, *parameters = item.split(";")

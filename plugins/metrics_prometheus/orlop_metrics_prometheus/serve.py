@@ -1,4 +1,4 @@
-"""`GET /metrics` at `metrics-addr`: plain HTTP, for whoever reaches the address, and nothing else is there."""
+"""`GET /metrics` at `metrics-addr`: plain HTTP without access control, and no other route."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Endpoint:
 
 
 async def start(engine: Engine, nursery: trio.Nursery, limits: Limits | None = None) -> Metrics:
-    """Measure from now on, and answer in this nursery until it is cancelled. Raises `ConfigError` when the address cannot be
-    had."""
+    """Start measuring, and serve in this nursery until it is cancelled. Raises `ConfigError` when the address cannot be
+    bound."""
     address = engine.config.metrics_addr
     host, _, port = address.rpartition(":")
     try:
