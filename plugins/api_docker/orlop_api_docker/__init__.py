@@ -1,7 +1,7 @@
 """The Docker Engine API over the engine: one thin module per resource, which decodes, calls the engine and encodes.
 
-`router` is the HTTP handler, `call` what a route's handler gets, `responses` what it answers with, `errors` the only place
-where exceptions become status codes. Nothing here decides what a container is.
+`plugin` assembles the routes, `responses` builds answers, `errors` is the only place where exceptions become status codes.
+What a container is, is decided in the engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`GET /orlop/config`: the running daemon's configuration and where each value comes from. Not of Docker's API."""
+"""`GET /orlop/config`: the running daemon's configuration, with the origin of each value. Not part of Docker's API."""
 
 from __future__ import annotations
 

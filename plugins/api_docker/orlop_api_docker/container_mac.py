@@ -1,5 +1,6 @@
-"""The container-wide `MacAddress`: the only one before API 1.44; since then a wish for the network of `NetworkMode`, and
-deprecated. Pure; rules and words are Docker's."""
+"""The container-wide `MacAddress`. Before API 1.44 it was the only MAC address of a request; since then it is deprecated and
+applies to the network of `NetworkMode`. Pure; rules and messages are Docker's.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ DEPRECATED = "The container-wide MacAddress field is now deprecated. It should b
 
 
 def settle(request: CreateRequest, version: tuple[int, int]) -> list[str]:
-    """Have `request` say one address for its main network, there and in `mac_address`, which inspect shows. Returns
-    warnings."""
+    """Make `request` use one address for its main network, in its endpoint and in `mac_address`, which inspect shows.
+    Returns warnings."""
     asked, main, endpoints = request.mac_address or "", _main_network(request), _endpoints(request)
     if version < (1, 44):
         if asked and not main:
@@ -41,7 +42,7 @@ def settle(request: CreateRequest, version: tuple[int, int]) -> list[str]:
 
 
 def _main_network(request: CreateRequest) -> str:
-    """The name or id of a network with addresses; "" for the host's, none, and another container's."""
+    """The name or ID of the main network; "" for the modes host, none and container, which have no address."""
     mode = _name((request.host_config or HostConfig()).network_mode)
     alone = mode in ("host", "none") or mode.startswith("container:") or request.network_disabled is True
     return "" if alone else mode
@@ -52,7 +53,7 @@ def _name(network: str) -> str:
 
 
 def _endpoints(request: CreateRequest) -> dict[str, EndpointSettings]:
-    """By name, and in the request from now on where it has null."""
+    """Endpoint settings by network name. Null settings in the request are replaced by empty ones."""
     given = request.networking_config.endpoints_config if request.networking_config else None
     for key, settings in (given or {}).items():
         if given is not None and settings is None:

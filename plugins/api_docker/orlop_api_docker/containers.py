@@ -43,12 +43,12 @@ __all__ = ["routes"]
 
 NO_CONTENT = Response(204)
 _JSON_STREAM = (("Content-Type", "application/json"),)
-_NO_BODY = 7  # Docker's
+_NO_BODY = 7  # Docker's limit
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
 async def _refuse_body(call: Call) -> None:
-    """Docker once took a HostConfig here. What old clients send for none, "{}" and "null", passes."""
+    """Older Docker versions took a HostConfig here. Old clients send "{}" or "null" for none; both are accepted."""
     size = 0
     async for piece in call.request.body:
         size += len(piece)
@@ -246,8 +246,9 @@ class _Routes:
         return Hijack(hijack_head(call, not framed), await self._attachment(call, container, request))
 
     async def attach_websocket(self, call: Call) -> Answer:
-        """Never framed, both outputs in one; before 1.42 there was no choice of streams, before 1.28 no binary messages."""
-        from orlop_api_docker import websocket  # which few clients use
+        """Never multiplexed: both outputs are one stream. Before 1.42 streams could not be chosen; before 1.28 messages were
+        text."""
+        from orlop_api_docker import websocket  # imported here because few clients use it
 
         container = self._of(call)
         wanted = {name: call.flag(name) or call.version < (1, 42) for name in ("stdin", "stdout", "stderr")}
@@ -265,14 +266,15 @@ class _Routes:
         return Hijack(head, run)
 
     async def _attachment(self, call: Call, container: Container, request: Attach) -> Callable[[RawStream], Awaitable[None]]:
-        """What to do with the client once it has its head. Raises what stands in the way of that."""
+        """The function that serves the client after the head is sent. Raises errors that must be answered before the
+        head."""
         keys = attach.parse_detach_keys(call.arg("detachKeys"))
         await container.boot_start_tried()
         attach.check(container)
         replay, stream = call.flag("logs"), call.flag("stream")
         if replay:
-            # Before the head goes out: that a log cannot be read is the answer then, not the end of a stream. And not kept
-            # open until `run`, which is never called when the head cannot go out.
+            # Open the log before the head is sent, so that an unreadable log is an error answer and not a broken stream.
+            # Close it again, because `run` is never called when the head cannot be sent.
             await (await self._replay(container, request).open()).aclose()
 
         async def run(client: RawStream) -> None:

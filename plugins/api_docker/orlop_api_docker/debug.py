@@ -1,6 +1,6 @@
-"""Looking into a daemon that is up: routes below /debug/, there only while the configuration says `debug`.
+"""Debugging a running daemon: the routes below /debug/, which exist only while `debug` is set.
 
-Read-only, and for whoever may do everything: what tasks wait for shows what others do. A listener with a role has them not.
+Read-only, but not for listeners with a role: a dump of tasks shows the activity of all clients.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _named(counted: Counter[tuple[str, ...]]) -> dict[str, int]:
 
 
 def _sampled(seconds: float, thread: int) -> str:
-    """Where a thread was, a hundred times a second: "outer;inner count" lines, which flame graphs are made of."""
+    """Sample a thread's stack a hundred times a second: "outer;inner count" lines, the input of flame graphs."""
     found: Counter[str] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -78,7 +78,7 @@ class _Routes:
         }
 
     def when_debugging(self, handler: RouteHandler) -> RouteHandler:
-        """As if there were no such route, unless `debug` is on: it may change with a reload."""
+        """Answer as for an unknown route unless `debug` is on; a reload may change it."""
 
         async def guarded(call: Call) -> Answer:
             if not self.engine.config.debug:

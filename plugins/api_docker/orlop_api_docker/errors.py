@@ -1,4 +1,4 @@
-"""Exceptions to status codes: the one table. Below this seam errors carry their text, and nothing of HTTP."""
+"""The table from exceptions to status codes. Code below this module raises errors with a text and knows no HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATUS: dict[type[BaseException], int] = {
 
 
 def _leaf(error: BaseException) -> BaseException:
-    """The exception to answer with out of a nursery's group: one that is meant for users, else the first."""
+    """The exception of a group to answer with: the first meant for users, else the first."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [_leaf(inner) for inner in error.exceptions]
@@ -41,7 +41,7 @@ def _leaf(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int:
-    """0 for what no user caused and no text explains."""
+    """The status of an error; 0 for internal errors."""
     if isinstance(error, BodyError | BadRequest):
         return error.status
     if isinstance(error, msgspec.ValidationError):
@@ -50,19 +50,19 @@ def _status(error: BaseException) -> int:
 
 
 def _shown(request: Request) -> str:
-    """The target without its query, where passwords are (`fromSrc=https://USER:TOKEN@...`). As it came: a path that is
-    decoded could begin a new line of the log."""
+    """The target without its query, which may hold passwords (`fromSrc=https://USER:TOKEN@...`). Not decoded: a decoded path
+    could contain a newline and forge a line of the log."""
     return request.target.partition("?")[0]
 
 
 def answer_error(request: Request, error: Exception) -> Response:
-    """What the client is told. Failures of the machine and of this program are logged as well, the latter with their
-    traceback, which no client ever sees."""
+    """The error answer. Failures of the machine and bugs are also logged, bugs with their traceback, which is never sent to
+    a client."""
     leaf = _leaf(error)
     status = _status(leaf)
     message = explain_validation(leaf) if isinstance(leaf, msgspec.ValidationError) else str(leaf)
     if isinstance(leaf, OSError) and leaf.errno == errno.ENOSPC:
-        # Nobody's fault here, and the one failure of the machine that users mend by themselves.
+        # Not a bug, and the one failure of the machine that users can fix themselves.
         status, message = 500, "no space left on device: free some space, the request can then be made again"
     exhausted = descriptors.is_exhaustion(error)
     if exhausted and status != 503:
@@ -71,7 +71,7 @@ def answer_error(request: Request, error: Exception) -> Response:
         log.error("cannot answer %s %s", request.method, _shown(request), exc_info=error)
         return error_response(500, message or type(leaf).__name__)
     if status >= 500:
-        # What a client has too much of may be refused ten thousand times a second
+        # A client over its limits may be refused ten thousand times a second
         kind = "too many open files" if exhausted else message if isinstance(leaf, BodyError | BadRequest) else ""
         log.warning("cannot answer %s %s: %s", request.method, _shown(request), message, extra={"throttle": kind})
     return error_response(status, message)

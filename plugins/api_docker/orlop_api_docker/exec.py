@@ -54,7 +54,7 @@ class _Routes:
             try:
                 started, stream = await self.engine.run(self._attached, exec_id, size, not request.tty)
             except OrlopError as error:
-                # The head is gone: what the runtime says is the exec's output (and its exit code is set).
+                # The head has been sent: the runtime's error becomes the exec's output (and its exit code is set).
                 text = f"{error}\r\n".encode()
                 await client.send_all(text if request.tty else stdout_frame(text))
                 await client.send_eof()
@@ -62,7 +62,7 @@ class _Routes:
             if stream is not None:
                 await self.execs.attach(started, client, stream)
 
-        # Docker frames by what the start says of a terminal, whatever the exec has.
+        # Docker multiplexes according to `Tty` of the start request, not of the exec.
         return Hijack(hijack_head(call, request.tty, with_api_headers=True), run)
 
     async def _detached(self, exec_id: str, size: list[int] | None) -> None:

@@ -1,4 +1,4 @@
-"""Routes of files in and out of containers: archive, export, changes, commit."""
+"""Routes for container files: archive, export, changes, commit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CommitResponse(msgspec.Struct):
 
 
 def _stat(found: Found) -> Headers:
-    """What clients read before the archive."""
+    """The stat header, which clients read before the archive."""
     about = {
         "name": found.name,
         "size": found.size,

@@ -1,4 +1,4 @@
-"""Routes of images: decode, call the engine, encode. What takes long answers with a stream of JSON records."""
+"""Routes of images: decode, call the engine, encode. Long operations answer with a stream of JSON records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _PlatformJSON(msgspec.Struct):
 
 
 def _platform_json(text: str) -> Platform:
-    """`platform` of inspect, history, load and delete is a JSON object, unlike that of create."""
+    """`platform` of inspect, history, load and delete is a JSON object; create takes a string."""
     try:
         value = msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=_PlatformJSON)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -59,7 +59,7 @@ def _import_name(repository: str, tag: str) -> Reference | None:
 
 
 async def _stream(progress: Progress) -> Answer:
-    """The records, once there is one; until then an error is a plain answer."""
+    """Answer with a stream once the first record exists; an error before it is a plain error answer."""
     await progress.started()
     return stream_head(progress)
 
@@ -100,8 +100,8 @@ class _Routes:
         return await _stream(await self.images.import_image(request, call.pieces()))
 
     async def load(self, call: Call) -> Answer:
-        # An answer may not begin before the body is in (a client that waits for "100 Continue" would stop sending), but
-        # every error is a record, as with Docker.
+        # Start the answer only after the body has arrived (a client that waits for "100 Continue" would stop sending). Every
+        # error is a record, as with Docker.
         platform, quiet = _platform(call, (1, 48)), call.flag("quiet", True)
         progress = self.images.load_archive(call.pieces(), platform, quiet=quiet, policy=restrictions(call).images)
         await progress.ready()

@@ -33,13 +33,13 @@ class _Routes:
     async def list(self, call: Call) -> Answer:
         accept = filters.listed(call.filters())
         found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
-        if call.version < (1, 28):  # with their containers, as inspect
+        if call.version < (1, 28):  # older versions list containers too, as inspect does
             return json_response([self.networks.inspect(record.id) for record in found])
         return json_response([network_view(record) for record in found])
 
     async def inspect(self, call: Call) -> Answer:
         scope = call.arg("scope")
-        if scope not in ("", "local"):  # there are local networks only
+        if scope not in ("", "local"):  # all networks are local
             raise NotFound(f"network {call.params['id']} not found")
         return json_response(self.networks.inspect(call.params["id"]))
 

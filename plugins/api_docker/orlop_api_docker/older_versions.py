@@ -1,6 +1,6 @@
-"""What requests of older API versions mean: fields that a version did not have are taken out, defaults that have changed
-since are filled in, and what cannot be had without the newer version is refused. Pure; rules and words are Docker's
-(moby daemon/server/router/container/container_routes.go).
+"""Applies the rules of older API versions to requests: removes fields that a version did not have, fills in its defaults,
+and refuses what needs a newer version. Pure; rules and messages are Docker's (moby
+daemon/server/router/container/container_routes.go).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Version = tuple[int, int]
 
 
 def flat_read_only(version: Version) -> bool:
-    """Before 1.44 a read-only bind is so at its top alone: what is mounted below stays as it is."""
+    """Before 1.44 a read-only bind does not make the mounts below it read-only."""
     return version < (1, 44)
 
 
@@ -28,7 +28,7 @@ def settle_create(request: CreateRequest, version: Version, cgroup_version: int)
     for settings in _endpoints(request):
         settle_endpoint(settings, version)
     if version < (1, 25):
-        host.auto_remove = False  # clients removed by themselves, and would find nothing
+        host.auto_remove = False  # old clients remove containers themselves and would find none
     if version < (1, 40):
         host.ipc_mode = host.ipc_mode or "shareable"
     if version < (1, 41) and cgroup_version == 1:
@@ -54,14 +54,14 @@ def _endpoints(request: CreateRequest) -> list[EndpointSettings]:
 
 def _settle_mount(spec: MountSpec, version: Version) -> None:
     if version < (1, 42):
-        # Not checked at the time, so that clients sent both
+        # Old versions did not check this, so clients sent both
         spec.volume_options = None if spec.type == "tmpfs" else spec.volume_options
         spec.tmpfs_options = spec.tmpfs_options if spec.type == "tmpfs" else None
     if bind := spec.bind_options:
         bind.non_recursive = bind.non_recursive and version >= (1, 40)
         bind.create_mountpoint = bind.create_mountpoint and version >= (1, 42)
         if version < (1, 44) and bind.read_only_force_recursive:
-            # Ignoring it would leave writable what the client wants to be sure of
+            # If this were ignored, mounts would be writable that the client requires to be read-only
             raise InvalidParameter("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
     if version < (1, 45) and spec.volume_options and spec.volume_options.subpath:
         raise InvalidParameter("VolumeOptions.Subpath needs API v1.45 or newer")

@@ -1,4 +1,4 @@
-"""The front end `docker`: the Engine API's routes over the engine."""
+"""The front end `docker`: the Engine API's routes."""
 
 from __future__ import annotations
 

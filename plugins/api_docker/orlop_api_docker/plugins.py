@@ -1,6 +1,4 @@
-"""Routes of Docker's managed plugins: none is installed, and none can be. Orlop's own drivers are Python packages, which
-`GET /info` lists.
-"""
+"""Routes of Docker's managed plugins. None can be installed: Orlop's drivers are Python packages, listed by `GET /info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What handlers answer with. Every answer of the API begins with the same four headers, which clients negotiate by."""
+"""Builds answers. Every answer of the API begins with the same four headers, which clients use to negotiate."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _JSON: Headers = (*COMMON, ("Content-Type", "application/json"))
 _encoder = msgspec.json.Encoder()
 
 encode = _encoder.encode
-"""JSON as Docker writes it: the characters of HTML stay as they are."""
+"""JSON as Docker writes it: HTML characters are not escaped."""
 
 
 def with_common(answer: Answer) -> Answer:
-    """The answer with the common headers, for handlers that made it without them."""
+    """Add the common headers to an answer made without them."""
     if isinstance(answer, Hijack) or answer.headers[:1] == COMMON[:1]:
         return answer
     if isinstance(answer, Response):
@@ -58,12 +58,12 @@ def with_common(answer: Answer) -> Answer:
 
 
 def json_response(obj: Any, status: int = 200, headers: Headers = ()) -> Response:
-    """A Struct or plain value as JSON."""
+    """A Struct or plain value, encoded as JSON."""
     return json_bytes(_encoder.encode(obj), status, headers)
 
 
 def json_bytes(data: bytes, status: int = 200, headers: Headers = ()) -> Response:
-    """What is JSON already, with the newline that Go's encoder ends with."""
+    """Encoded JSON, with the newline that Go's encoder appends."""
     return Response(status, data + b"\n", _JSON + headers if headers else _JSON)
 
 
@@ -73,12 +73,12 @@ def text_response(text: str, status: int = 200, headers: Headers = ()) -> Respon
 
 
 def empty(status: int = 204, headers: Headers = ()) -> Response:
-    """Headers alone."""
+    """An answer with headers only."""
     return Response(status, b"", COMMON + headers if headers else COMMON)
 
 
 def error_response(status: int, message: str) -> Response:
-    """Docker's error object; 304 has none. A message with file names that are no UTF-8 is made readable first."""
+    """Docker's error object; 304 has no body. File names in the message that are not UTF-8 are escaped."""
     if status == 304:
         return empty(304)
     clean = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -88,23 +88,23 @@ def error_response(status: int, message: str) -> Response:
 def stream_head(
     pieces: AsyncIterator[bytes], content_type: str = "application/json", status: int = 200, headers: Headers = ()
 ) -> Streaming:
-    """An answer whose head goes out at once, before the first piece is there."""
+    """A streaming answer whose head is sent at once, before the first piece exists."""
     return Streaming(status, pieces, (*COMMON, ("Content-Type", content_type), *headers))
 
 
 def stream_type(version: tuple[int, int], terminal: bool) -> str:
-    """The media type of a container's output. Before 1.42 a framed stream called itself raw as well."""
+    """The media type of a container's output. Before 1.42 a multiplexed stream was called raw as well."""
     return RAW if terminal or version < (1, 42) else MULTIPLEXED
 
 
 def stdout_frame(text: bytes) -> bytes:
-    """A text of ours in a framed stream, as output."""
+    """A text of the daemon's as a stdout frame of a multiplexed stream."""
     return b"\1\0\0\0" + len(text).to_bytes(4, "big") + text
 
 
 def hijack_head(call: Call, terminal: bool, *, with_api_headers: bool = False) -> bytes:
-    """The head of a hijack, byte for byte Docker's: 101 when the client asked to upgrade, whatever it asked to upgrade to,
-    else 200 and always "raw". exec start adds the common headers, attach does not."""
+    """The head of a hijack, byte for byte Docker's: 101 when the client asked for an upgrade, to any protocol, else 200. The
+    content type is always "raw" for 200. exec start adds the common headers, attach does not."""
     if "upgrade" in call.request.headers:
         kind = stream_type(call.version, terminal)
         lines = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"

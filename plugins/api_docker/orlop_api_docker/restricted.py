@@ -1,4 +1,4 @@
-"""What a guard holds back from the client of a call."""
+"""The restrictions that a guard has set for a call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["restrictions"]
 
 
 def restrictions(call: Call) -> Restrictions:
-    """Those of the call; none where no guard has set any."""
+    """The call's restrictions; empty ones when no guard has set any."""
     found: Restrictions | None = call.restrictions
     return found or NO_RESTRICTIONS

@@ -1,5 +1,5 @@
-"""Routes of Docker's swarm mode, which Orlop does not have. Each answers what dockerd answers on a node that is in no swarm:
-the clean-up of SDKs lists services and secrets, and goes on after a 503 but not after a 404.
+"""Routes of Docker's swarm mode, which Orlop does not have. Each answers like dockerd on a node outside a swarm: the cleanup
+of SDKs lists services and secrets, and continues after a 503 but not after a 404.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["parse_moment", "routes"]
 
 
-# Docker's words: clients read the builder's version and the swarm state from a ping
+# Docker's values: clients read the builder's version and the swarm state from a ping
 def _pong(body: bytes, builder: str, experimental: str) -> Response:
     headers = (
         *((name, experimental if name == "Docker-Experimental" else value) for name, value in COMMON),
@@ -38,8 +38,8 @@ def _pong(body: bytes, builder: str, experimental: str) -> Response:
     return Response(200, body, headers)
 
 
-# By `features.buildkit`, which tells clients the builder to prefer, and `experimental`, without which docker has no
-# `checkpoint`. Made once: a ping is what a daemon is asked most.
+# By `features.buildkit`, which tells clients the builder to prefer, and `experimental`, without which the client hides
+# `checkpoint`. Built once: ping is the most frequent request.
 _PONGS = {
     (body, buildkit, experimental): _pong(body, "2" if buildkit else "1", str(experimental).lower())
     for body in (b"OK", b"")
@@ -53,8 +53,8 @@ _LINES = ("application/jsonl", "application/x-ndjson")
 
 
 def parse_moment(text: str, name: str) -> int | None:
-    """`since` and `until`: Unix seconds with up to nine digits of fraction, in ns; None when not given, for which Docker
-    takes "" and "-1". Clients convert dates and durations themselves."""
+    """`since` and `until`: Unix seconds with up to nine digits of fraction, in ns; None when absent, "" or "-1", as in
+    Docker. Clients convert dates and durations themselves."""
     if text in ("", "-1"):
         return None
     match = _MOMENT.fullmatch(text)
@@ -64,7 +64,7 @@ def parse_moment(text: str, name: str) -> int | None:
 
 
 def event_media_type(accept: str, version: tuple[int, int]) -> str:
-    """How a client wants its events: exactly one of the known types, else the API version's own."""
+    """The media type for events: the one known type in `Accept`, else the API version's default."""
     wanted = accept.partition(";")[0].strip()
     if wanted == _SEQUENCE or wanted in _LINES:
         return wanted
@@ -72,13 +72,13 @@ def event_media_type(accept: str, version: tuple[int, int]) -> str:
 
 
 async def event_pieces(subscription: Subscription, version: tuple[int, int], sequence: bool) -> AsyncIterator[bytes]:
-    """Records for the wire: a JSON object a line; as a JSON text sequence each begins with RS (RFC 7464)."""
+    """Encoded records: one JSON object a line, or a JSON text sequence, in which each begins with RS (RFC 7464)."""
     head = b"\x1e" if sequence else b""
     legacy = version < (1, 52)
     try:
         async for event in subscription:
             if event.type == "image" and event.action == "create" and version < (1, 46):
-                continue  # clients of that time take it for something else
+                continue  # clients of that API version would misinterpret it
             yield head + to_wire(event, legacy=legacy) + b"\n"
     finally:
         subscription.close()
@@ -115,7 +115,7 @@ class _Routes:
         return stream_head(event_pieces(subscription, call.version, media == _SEQUENCE), media)
 
     async def prune_builds(self, call: Call) -> Answer:
-        """`docker system prune` asks for it. Nothing is built here, so there is never anything to give back."""
+        """Needed by `docker system prune`. Orlop builds no images, so it never frees anything."""
         call.filters()
         return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 

@@ -1,8 +1,7 @@
-"""WebSockets (RFC 6455), the server's side: the handshake, frames (sans-IO), and a hijacked connection that carries them and
-looks like any other stream of bytes.
+"""The server side of WebSockets (RFC 6455): the handshake, frames (sans-IO), and a byte stream over a hijacked connection.
 
-A message's borders mean nothing here: what the client sends, text or binary, whole or in fragments, is one stream, passed on
-as it arrives, so that no message is too large. Extensions and subprotocols are not offered.
+Message boundaries have no meaning here: text or binary, whole or fragmented, everything the client sends is one stream,
+passed on as it arrives, so that no message is too large. Extensions and subprotocols are not offered.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ NORMAL, _PROTOCOL_ERROR = 1000, 1002
 
 
 class HandshakeError(Exception):
-    """Not a handshake that can be accepted: the status and headers to answer with."""
+    """The handshake cannot be accepted: the status and headers to answer with."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
@@ -46,13 +45,13 @@ class HandshakeError(Exception):
 
 
 class ProtocolError(Exception):
-    """The client broke the rules: the connection ends with close code 1002."""
+    """The client violated the protocol: the connection ends with close code 1002."""
 
 
 def handshake(request: Request) -> bytes:
-    """The head that accepts the connection (RFC 6455 section 4.2). Raises HandshakeError. A browser asks on behalf of any
-    page, and tells which: one that this server did not serve is refused, unless it came by a unix socket, which no browser
-    opens."""
+    """The head that accepts the connection (RFC 6455 section 4.2). Raises HandshakeError. A browser sends requests on behalf
+    of any page and names the page's origin; another origin than this server is refused, except on a unix socket, which
+    browsers cannot open."""
     headers = request.headers
     if "websocket" not in _tokens(headers.get("upgrade", "")) or "upgrade" not in _tokens(headers.get("connection", "")):
         raise HandshakeError(426, "this is for websockets: upgrade to one", (("Upgrade", "websocket"),))
@@ -84,7 +83,7 @@ def _same_host(origin: str, host: str) -> bool:
         own = urlsplit(f"{theirs.scheme}://{host}")
         default = {"http": 80, "https": 443}.get(theirs.scheme)
         same = (theirs.hostname, theirs.port or default) == (own.hostname, own.port or default)
-        return same and bool(own.hostname)  # "null" has none, whatever the host
+        return same and bool(own.hostname)  # the origin "null" has no host
     except ValueError:
         return False
 
@@ -94,7 +93,7 @@ def _same_host(origin: str, host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A piece of what the client says."""
+    """A piece of the client's data."""
 
     data: bytes
 
@@ -106,13 +105,13 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """`data` is to be sent back: the code and no reason, or nothing."""
+    """`data` is the payload to send back: the close code without the reason, or nothing."""
 
     data: bytes
 
 
 def frame(opcode: int, data: bytes) -> bytes:
-    """One whole frame. A server's are not masked."""
+    """One whole frame. Frames of a server are not masked."""
     size = len(data)
     first = 0x80 | opcode
     if size < 126:
@@ -123,7 +122,8 @@ def frame(opcode: int, data: bytes) -> bytes:
 
 
 def _unmask(data: bytes, mask: bytes, at: int) -> bytes:
-    """`data` begins at position `at` of its payload. As one large number: a hundred times faster than byte by byte."""
+    """`data` begins at position `at` of its payload. XORed as one large integer: a hundred times faster than byte by
+    byte."""
     size = len(data)
     turned = mask[at % 4 :] + mask[: at % 4]
     pad = (turned * (size // 4 + 1))[:size]
@@ -131,14 +131,14 @@ def _unmask(data: bytes, mask: bytes, at: int) -> bytes:
 
 
 class FrameParser:
-    """Bytes in, events out. After a `Close` what follows is ignored."""
+    """Parses bytes into events. Input after a `Close` is ignored."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._opcode = -1
         self._mask = b""
         self._left = self._at = 0
-        """Of the payload at hand: bytes to come, and how many there were."""
+        """Of the current payload: bytes still to come, and bytes already seen."""
         self._in_message = False
         self._closed = False
 
@@ -167,7 +167,7 @@ class FrameParser:
         return piece
 
     def _head(self) -> bool:
-        """The next frame's head, when it is all there (RFC 6455 section 5.2)."""
+        """Parse the next frame's head if it is complete (RFC 6455 section 5.2)."""
         buffer = self._buffer
         if len(buffer) < 2:
             return False
@@ -211,8 +211,8 @@ class FrameParser:
 
 
 class WebSocketStream:
-    """Implements `messages.RawStream` on a hijacked connection. There is no half-close: an end is the end of both ways.
-    What is sent goes as binary messages, or as text, in which bytes that are none are replaced."""
+    """Implements `messages.RawStream` on a hijacked connection. There is no half-close: closing one direction closes both.
+    Data is sent as binary messages, or as text in which invalid UTF-8 is replaced."""
 
     def __init__(self, raw: RawStream, *, binary: bool) -> None:
         self._raw = raw
@@ -225,7 +225,7 @@ class WebSocketStream:
         self._over = trio.Event()
 
     async def receive_some(self, limit: int = 65536) -> bytes:
-        """See RawStream. Answers pings on the way."""
+        """See RawStream. Answers pings while it waits."""
         while not self._received:
             if self._over.is_set():
                 await trio.lowlevel.checkpoint()
@@ -269,17 +269,17 @@ class WebSocketStream:
                 await self._raw.send_all(data)
 
     async def _close(self, data: bytes) -> None:
-        """The last frame of ours."""
+        """Send the close frame."""
         async with self._sending:
             if not self._closing:
                 self._closing = True
                 try:
                     await self._raw.send_all(frame(_CLOSE, data))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass  # it did not wait for an answer
+                    pass  # the client did not wait for the close frame
 
     async def send_eof(self) -> None:
-        """See RawStream: the whole conversation is over."""
+        """See RawStream. Closes both directions."""
         await self._close(NORMAL.to_bytes(2, "big"))
 
     async def hung_up(self) -> None:

@@ -1,4 +1,4 @@
-"""Routes of what Orlop does not have, swarm mode and Docker's managed plugins: clients get the answers that they expect."""
+"""Routes of features that Orlop does not have (swarm mode, Docker's managed plugins): answers that clients expect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What requests of older API versions mean."""
+"""Requests of older API versions."""
 
 from __future__ import annotations
 

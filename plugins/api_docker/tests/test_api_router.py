@@ -1,4 +1,4 @@
-"""The API's shell: routes, versions, parameters, JSON in and out, errors."""
+"""The API's routing: versions, parameters, JSON in and out, errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from orlop_sdk import errors
 
 
 class Body:
-    """A request body that is there already."""
+    """A request body that has already arrived."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -284,7 +284,7 @@ def test_a_guard_sees_the_call_and_may_refuse() -> None:
         body = await call.json(dict[str, int])
         if body["a"] != 1:
             return error_response(403, "not you")
-        body["b"] = 2  # what it changes is what the handler gets
+        body["b"] = 2  # the handler gets the changed object
         answer = await proceed()
         assert isinstance(answer, Response)
         seen.append((call.pattern, answer.status))
@@ -365,7 +365,7 @@ def test_no_body_is_an_empty_object_unless_one_is_required() -> None:
         with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
             await call().json(CreateRequest, required=True)
         asked = call()
-        await asked.json(CreateRequest)  # by a policy, which does not know
+        await asked.json(CreateRequest)  # as a policy does, which does not know whether a body is required
         with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
             await asked.json(CreateRequest, required=True)
 

@@ -1,4 +1,4 @@
-"""What a create request says, beside what a real dockerd made of it: merged, refused, or taken with a warning."""
+"""Create requests, compared with what a real dockerd made of them: merged, refused, or accepted with a warning."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_working_directory_is_clean(given, image, merged):
     assert made.working_dir == merged
 
 
-# --- refused, or with a warning -------------------------------------------------------------------------------------
+# --- refused or accepted with a warning --------------------------------------------------------------------------------
 
 
 def check(config: dict[str, Any], host: dict[str, Any]) -> list[str]:
@@ -278,7 +278,7 @@ def test_an_anonymous_volume_has_its_users_labels_too():
 
 
 def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
-    """Volumes are made one after another: meanwhile somebody else may make one that was not there before."""
+    """Volumes are created one after another: another client may create one of the names meanwhile."""
     made: list[str] = []
 
     async def ensure(name: str, *_: Any) -> tuple[VolumeRecord, bool]:
@@ -295,7 +295,7 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
     containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
     with pytest.raises(Forbidden, match="theirs"):
         trio.run(volumes.ensure, containers, planned, HostConfig(), made, {}, vet)
-    assert made == [planned[1].name, "theirs"]  # what is to be discarded
+    assert made == [planned[1].name, "theirs"]  # the volumes to discard
 
 
 # --- the image in lists ---------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_the_catalog_counts_what_changes_names() -> None:
 
 
 def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> None:
-    """Between the judgement of the request and this the name may have moved to another image."""
+    """The name may move to another image between the check of the request and the creation."""
     judged = []
 
     def may_use(image: Any) -> bool:
@@ -371,7 +371,7 @@ def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> 
 
 
 class _Pieces:
-    """A chunked body, or a counted one: they are read alike."""
+    """A chunked body, or one with a length; both are read alike."""
 
     def __init__(self, pieces: tuple[bytes, ...]) -> None:
         self._left = iter(pieces)

@@ -1,4 +1,4 @@
-"""What is said when no file can be opened any more: once, in words, without a traceback."""
+"""Exhaustion of file descriptors is reported once, in words, without a traceback."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Who notices that a client has gone: hang-ups told from half-closes, and attachments that wait for a start. And descriptors
-that are received, but not passed on, or opened for who never comes."""
+"""Detecting that a client has disconnected: hang-up versus half-close, and attachments that wait for a start. Descriptors
+that are received but not passed on, or opened for a client that never comes, are closed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from orlop_sdk.testing.log import FakeLog
 
 @asynccontextmanager
 async def pair() -> AsyncIterator[tuple[HijackedStream, socket.socket]]:
-    """The daemon's end of a connection, and the client's."""
+    """The daemon's end of a connection, and the client's end."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     transport = Transport(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
@@ -78,13 +79,13 @@ def test_a_half_close_is_no_hangup() -> None:
             client.close()
             with trio.fail_after(2):
                 await stream.hung_up()
-            assert await stream.receive_some() == b"last"  # nothing of it was read
+            assert await stream.receive_some() == b"last"  # the hang-up watcher has read nothing of it
 
     trio.run(main)
 
 
 async def _relayed(stream: HijackedStream, inner: trio.SocketStream | None, stdin: bool = False) -> None:
-    """An attachment to `inner`; to a container that is never started when there is none."""
+    """Attach to `inner`; None stands for a container that is never started."""
 
     async def streams() -> trio.SocketStream | None:
         if inner is None:
@@ -122,7 +123,7 @@ def test_an_attachment_to_a_silent_container_ends_with_its_client(stdin: bool) -
                 nursery.start_soon(_relayed, stream, trio.SocketStream(ours), stdin)
                 client.sendall(b"word")
                 client.close()
-            assert await monitor.recv(100) == (b"word" if stdin else b"")  # what it said before arrives
+            assert await monitor.recv(100) == (b"word" if stdin else b"")  # data sent before the hang-up arrives
             if stdin:
                 assert await monitor.recv(100) == b""
 
@@ -156,11 +157,11 @@ def test_received_descriptors_are_not_inheritable() -> None:
                 os.close(fd)
 
 
-# --- what was opened for a client -----------------------------------------------------------------------------------
+# --- resources opened for a client ------------------------------------------------------------------------------------
 
 
 def test_an_attach_whose_head_never_goes_out_keeps_no_log_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It went away, or a plugin held the answer back: `run` of the answer is never called."""
+    """The client disconnected, or a plugin withheld the answer: `run` of the answer is never called."""
     readers: list[Any] = []
 
     class Log(FakeLog):

@@ -1,4 +1,4 @@
-"""The routes of networks, through the real router, on a real service and the fake driver."""
+"""The routes of networks, through the real router and service, with the fake driver."""
 
 from __future__ import annotations
 

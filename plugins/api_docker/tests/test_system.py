@@ -1,4 +1,4 @@
-"""What the daemon says about itself: pure parts, and the routes over an engine of parts."""
+"""System routes: ping, version, info, events, disk usage."""
 
 from __future__ import annotations
 
@@ -189,11 +189,11 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
                     assert (await measuring.disk_usage({"volume"}, (1, 51))).volumes == []
 
             async with trio.open_nursery() as clients:
-                clients.start_soon(ask, 0.5)  # one hangs up: the other still gets its answer
+                clients.start_soon(ask, 0.5)  # one disconnects: the other still gets its answer
                 clients.start_soon(ask, 9)
             assert walks == ["began", "ended"]
             await ask(0.5)
-            assert walks == ["began", "ended", "began"]  # nobody waits any more: it was cut short
+            assert walks == ["began", "ended", "began"]  # the last client left, so the walk was cancelled
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
@@ -212,7 +212,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
     ],
 )
 def test_which_containers_a_prune_takes(filters: dict[str, list[str]], names: set[str]) -> None:
-    """What does not match stays: here an oversight removes data."""
+    """Containers that do not match must stay: a mistake here removes data."""
 
     def made(name: str, age: float, running: bool = False, **labels: str) -> Any:
         state, config = SimpleNamespace(running=running), SimpleNamespace(labels=labels or None)

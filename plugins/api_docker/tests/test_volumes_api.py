@@ -40,7 +40,7 @@ Ask = Callable[..., Awaitable[tuple[int, Any]]]
 
 
 def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[None]], guard: Guard | None = None) -> None:
-    """Run `test` with a function that asks the API, and with the users of volumes."""
+    """Run `test` with a function that calls the API, and with the users of each volume."""
 
     async def main() -> None:
         driver, used = FakeVolume(VolumeContext(str(tmp_path))), dict[str, list[str]]()
@@ -53,7 +53,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
 
         async with Store.open(str(tmp_path / "orlop.db")) as store:
             volumes = Volumes(store, EventBus(), find, lambda: used)
-            engine: Any = SimpleNamespace(volumes=volumes, run=run)  # all that routes use
+            engine: Any = SimpleNamespace(volumes=volumes, run=run)  # all that the routes use
             api = docker_router(routes(engine), guard=guard)
 
             async def ask(method: str, path: str, body: Any = None, **query: Any) -> tuple[int, Any]:

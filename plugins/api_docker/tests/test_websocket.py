@@ -1,4 +1,4 @@
-"""The server's side of RFC 6455: handshakes, frames in every cut, and a stream on a connection in memory."""
+"""The server side of RFC 6455: handshakes, frames split at every byte, and a stream over an in-memory connection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def asking(peer: str = "unix", **headers: str) -> Request:
 
 
 def masked(opcode: int, data: bytes, *, final: bool = True, mask: bytes = b"\x01\x82\x03\xff") -> bytes:
-    """A client's frame."""
+    """A client's frame, which is masked."""
     whole = frame(opcode, b"")[:1] + frame(opcode, data)[1 : -len(data) or None]
     head = bytes((whole[0] if final else whole[0] & 0x7F, whole[1] | 0x80)) + whole[2:]
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
@@ -128,7 +128,7 @@ def test_broken_rules(sent: bytes) -> None:
 
 
 class Raw:
-    """A hijacked connection in memory."""
+    """An in-memory hijacked connection."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -166,7 +166,7 @@ def test_a_conversation() -> None:
             await socket.hung_up()
         with pytest.raises(trio.BrokenResourceError):
             await socket.send_all(b"late")
-        await socket.send_eof()  # said already
+        await socket.send_eof()  # a second call does nothing
 
     trio.run(main)
 
