@@ -113,7 +113,7 @@ def test_a_slow_subscriber_is_told_of_the_gap_whatever_it_asked_for() -> None:
         slow, quick = bus.subscribe(filters={"type": ["container"]}), bus.subscribe()
         for number in range(BUFFER + 1):
             bus.publish("container", str(number), "a", {})
-            bus.publish("image", "pull", "b", {})  # not asked for, so not lost
+            bus.publish("image", "pull", "b", {})  # filtered out, so not counted as lost
             await take(quick, 2)
         await take(slow, BUFFER)
         (gap,) = await take(slow, 1)

@@ -1,4 +1,4 @@
-"""When memory is given back: while the daemon is idle, and at once where there is much of it."""
+"""Releasing freed memory: while the daemon is idle, and at once when there is much of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 class Process:
-    """A process whose memory and work are what the test says."""
+    """A fake process whose memory and processor time the test sets."""
 
     def __init__(self) -> None:
         self.resident = self.needed = 50 * MIB
@@ -56,7 +56,8 @@ def test_what_has_grown_is_released_once(grown: int, busy: bool, released: int) 
 
 
 def test_what_was_in_use_is_released_when_it_no_longer_is() -> None:
-    """A release that finds all in use is not the last one; but without work in between there is nothing new to find."""
+    """After a release that freed nothing, another one follows, but only after some work: otherwise nothing has been
+    freed."""
     process = Process()
 
     async def main() -> None:

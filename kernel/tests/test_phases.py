@@ -1,4 +1,4 @@
-"""The phases of a boot, as the log shows them."""
+"""The log line with the phases of a boot."""
 
 from orlop_kernel.boot import phases
 

@@ -1,4 +1,4 @@
-"""The store: durable, grouped, indestructible at start."""
+"""The store: durability, group commit, and starts from damaged files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_one_bad_job_does_not_undo_its_neighbours(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, b"x", "good")
-            nursery.start_soon(write, None, "bad")  # NOT NULL constraint
+            nursery.start_soon(write, None, "bad")  # violates the NOT NULL constraint
             nursery.start_soon(write, b"x", "better")
         assert outcomes.count("done") == 2
         assert any("NOT NULL" in text for text in outcomes)
@@ -105,7 +105,7 @@ def test_a_damaged_file_is_moved_aside_and_the_store_opens(
     tmp_path: Path, damage: str, least: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "orlop.db"
-    (tmp_path / "containers").mkdir()  # an empty file in an empty data root would be a new one
+    (tmp_path / "containers").mkdir()  # in an empty data root, an empty file would count as new
     written = {f"{n:03}": os.urandom(3000) for n in range(100)}
 
     async def fill(store: Store) -> None:
@@ -167,7 +167,7 @@ def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """A limit of pages in place of a disk: each step that the reserve gives up is room for some more."""
+    """A page limit in place of a disk: each step that the reserve frees raises it."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, more: int = 2) -> None:
         self._connection = store._connection
@@ -199,7 +199,7 @@ def test_what_makes_room_gets_the_reserve_and_nothing_else_does(tmp_path: Path, 
             except Unavailable as error:
                 outcomes[name] = str(error)
 
-        async with trio.open_nursery() as nursery:  # one transaction
+        async with trio.open_nursery() as nursery:  # one transaction for all
             nursery.start_soon(commit, "put", Put("containers", "new", bytes(9000)))
             nursery.start_soon(commit, "delete", Put("images", "record", bytes(5000)), Delete("containers", "old"))
             nursery.start_soon(commit, "history", Put("events", "2", bytes(9000)), Delete("events", "1"))
@@ -210,7 +210,7 @@ def test_what_makes_room_gets_the_reserve_and_nothing_else_does(tmp_path: Path, 
 
     in_store(tmp_path, body)
     assert rows(tmp_path) == {}
-    assert os.path.getsize(tmp_path / "orlop.db.reserve") == reserve.SIZE  # there was space again
+    assert os.path.getsize(tmp_path / "orlop.db.reserve") == reserve.SIZE  # there is space again
 
 
 def test_a_reserve_that_is_used_up_is_no_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_a_directory_in_its_place_is_moved_aside(tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
-    """SQLite would take its pages for ours, and write them into the file at the next close."""
+    """SQLite would apply its pages to our database, and write them into the file at the next close."""
     program = (
         "import trio, sys, os\nfrom orlop_kernel.store import Store, Put\n"
         "async def main():\n    async with Store.open(sys.argv[1]) as store:\n"
@@ -334,7 +334,7 @@ def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
 def test_our_own_log_is_used(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1")])
-        for suffix in ("", "-wal"):  # as a killed daemon would leave them
+        for suffix in ("", "-wal"):  # as a killed daemon leaves them
             shutil.copy(f"{store.path}{suffix}", tmp_path / f"copy.db{suffix}")
 
     in_store(tmp_path, body)
@@ -344,7 +344,7 @@ def test_our_own_log_is_used(tmp_path: Path) -> None:
 
 
 def test_rows_around_one_that_cannot_be_read_are_saved(tmp_path: Path) -> None:
-    """A page in the middle of a long row: it alone is lost, whatever the order."""
+    """A page in the middle of a long row is damaged: only that row is lost, whatever the order."""
 
     async def fill(store: Store) -> None:
         for key, value in (("before", b"1"), ("broken", b"x" * 20_000), ("after", b"2")):
@@ -389,7 +389,7 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
 
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1")])
-        found = examine(path)  # beside the one that has it
+        found = examine(path)  # while a daemon has it open
         assert found.rows["containers"] == {"a": b"1"}
         assert found.damage == ()
         assert any("CREATE TABLE containers" in text for text in found.schema)

@@ -1,4 +1,4 @@
-"""The event loop's watchdog: what it counts, what it says, and when it is there."""
+"""The event loop's watchdog: what it counts, what it reports, and when it is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ unwatched: Any = getattr(trio.run, "__wrapped__", trio.run)  # type: ignore[attr
 
 
 class Clocks:
-    """Stand for time and for the scheduler's statistics."""
+    """Fake clock and scheduler statistics."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.waited = 1.0, 0
@@ -66,7 +66,7 @@ def test_the_step_in_which_it_is_added_does_not_count(dog: LoopWatchdog, blocked
 
 def test_the_report_names_the_line_that_blocked(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
     def slow() -> None:
-        end = time.thread_time() + 0.3  # the processor's time: the sampler has its turn, however busy the machine is
+        end = time.thread_time() + 0.3  # processor time, so that the sampler gets its turn even on a busy machine
         while time.thread_time() < end:
             pass
 
@@ -117,7 +117,7 @@ def test_what_it_says_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
-    """With the plugin that this suite has (conftest.py at the root), in a process of its own."""
+    """Runs pytest with this suite's plugin (conftest.py at the root) in a subprocess."""
     (tmp_path / "test_it.py").write_text(
         "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.2)\n    trio.run(main)\n"
     )

@@ -1,4 +1,4 @@
-"""The configuration as a whole: files, flags, what wins, and what the errors say."""
+"""The configuration as a whole: files, flags, precedence, and error messages."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_environment_counts_where_nothing_else_speaks(write: Any) -> None:
 
 
 def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
-    """Of the start, also when the file is read again: the daemon leaves that directory."""
+    """The working directory at the start, also on a reload: the daemon leaves that directory."""
     values = {
         "init-path": "bin/init",
         "cdi-spec-dirs": ["cdi"],
@@ -345,7 +345,7 @@ def test_any_values_give_a_configuration_or_a_plain_error(
         assert all(error.problems)
 
 
-# --- all that is wrong, and where ---------------------------------------------------------------------------------------
+# --- errors and their places --------------------------------------------------------------------------------------------
 
 
 def test_every_problem_is_named_with_its_place(write: Any) -> None:

@@ -1,4 +1,4 @@
-"""What surrounds a daemon: its log, its pid file, its sockets, systemd."""
+"""Boot modules: log, pid file, sockets, systemd."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_pid_file_is_written_and_removed(tmp_path: Path) -> None:
 
 def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "orlop.pid"
-    for content in ("1\n", "garbage", "999999999", ""):  # pid 1 lives, but is no orlopd
+    for content in ("1\n", "garbage", "999999999", ""):  # pid 1 lives, but is not orlopd
         path.write_text(content)
         with pidfile.held(str(path)):
             assert path.read_text() == f"{os.getpid()}\n"
@@ -81,7 +81,7 @@ def test_a_living_daemons_pid_file_is_refused(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", program, "orlopd"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
-        child.stdout.readline()  # it is itself now, with its own command line
+        child.stdout.readline()  # after its exec, with its own command line
         path = tmp_path / "orlop.pid"
         path.write_text(str(child.pid))
         with pytest.raises(ConfigError, match=f"process with PID {child.pid} is still running"), pidfile.held(str(path)):
@@ -124,7 +124,7 @@ def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert manager.recv(999) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=45000000"
         systemd.notify_stopping(math.inf)
         assert int(manager.recv(999).rpartition(b"=")[2]) > 10**12
-    systemd.notify_stopping(30)  # nobody listens any more: silence
+    systemd.notify_stopping(30)  # no manager is listening: no error
 
 
 def test_the_watchdog_is_fed_twice_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_the_watchdog_is_fed_twice_in_its_time(tmp_path: Path, monkeypatch: pyte
 
     async def main() -> None:
         for environ in ({}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "6"}):
-            await systemd.feed_watchdog(environ, 5)  # not for us: returns at once
+            await systemd.feed_watchdog(environ, 5)  # the watchdog is for another pid: returns at once
             assert environ == {}
         with trio.move_on_after(100):
             await systemd.feed_watchdog({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "5"}, 5)
@@ -293,7 +293,7 @@ BAD = """{
 
 
 def test_validate_finds_at_once_what_a_start_would_refuse(tmp_path: Path) -> None:
-    """Each with the line of its key."""
+    """All errors are reported, each with the line of its key."""
     path = tmp_path / "daemon.json"
     path.write_text(BAD)
     done = orlopd("--validate", "--config-file", str(path))

@@ -1,4 +1,4 @@
-"""Sizes, ulimits, and what a reload would do."""
+"""Sizes, ulimits, and reload plans."""
 
 from __future__ import annotations
 

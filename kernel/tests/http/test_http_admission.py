@@ -1,4 +1,4 @@
-"""How many connections a server takes, of whom, and what becomes of those that are too many."""
+"""Limits on connections per server and per peer, and the handling of excess connections."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_peer_with_too_many_loses_those_that_have_waited_longest() -> None:
     async def main() -> None:
         admission, leases = admitted(FEW, "a", "a", "a", "b")
         leases[0].work()
-        leases[0].wait()  # it has had a request meanwhile
+        leases[0].wait()  # it has had a request since then
         admission.admit("a")
         assert ended(leases) == [1]
         admission.admit("a")
@@ -69,7 +69,7 @@ def test_connections_at_work_are_left_alone() -> None:
 
 @pytest.mark.parametrize(("descriptor", "holders"), [(5, ("a", "a", "b", "b", "c", "d")), (100, ("a", "a", "b"))])
 def test_where_all_is_taken_the_one_with_the_most_gives_way(descriptor: int, holders: tuple[str, ...]) -> None:
-    """Of connections, and of descriptors."""
+    """For both connections and descriptors."""
 
     async def main() -> None:
         admission, leases = admitted(FEW, *holders)
@@ -153,7 +153,7 @@ async def answer(stream: trio.SocketStream, request: bytes = GET) -> bytes:
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost: d\r\nX-Slow: "])
 def test_a_crowd_of_waiting_connections_makes_place(tmp_path: Path, beginning: bytes) -> None:
-    """They say nothing, or begin a request and do not end it. Whoever comes last is served."""
+    """They send nothing, or an incomplete request. The last client to connect is served."""
 
     async def body(server: Server, path: str) -> None:
         async with AsyncExitStack() as stack:
@@ -218,7 +218,7 @@ def test_no_request_where_too_many_files_are_open(tmp_path: Path) -> None:
 
 
 def test_bodies_that_never_end_do_not_fill_memory(tmp_path: Path) -> None:
-    """Of one client so many bytes at once; a body that is whole counts no more."""
+    """Buffered bytes are limited per client; a body that is complete no longer counts."""
     head = b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 1001\r\n\r\n"
 
     async def body(server: Server, path: str) -> None:
@@ -246,7 +246,7 @@ def test_bodies_that_never_end_do_not_fill_memory(tmp_path: Path) -> None:
 
 
 class Failing(trio.abc.Listener[trio.SocketStream]):
-    """Fails to accept so many times, then accepts nothing."""
+    """Fails to accept a number of times, then waits for ever."""
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = list(numbers)
@@ -265,7 +265,7 @@ class Failing(trio.abc.Listener[trio.SocketStream]):
 
 
 def test_an_accept_that_fails_is_tried_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    """Not at once, which would be a busy loop; and no failure of one connection ends the server."""
+    """Not at once, which would be a busy loop. A failure of one connection does not end the server."""
 
     async def ok(request: Request) -> Answer:
         return Response(200)

@@ -1,4 +1,4 @@
-"""One connection, on memory streams and a clock that jumps."""
+"""One connection, on memory streams and a mock clock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GET = b"GET %b HTTP/1.1\r\nHost: d\r\n\r\n"
 
 
 def talk(handler: Handler, client: Callable[[Client], Awaitable[None]], limits: Limits | None = None) -> None:
-    """Run `client` against `handler`. The connection must have ended when the client closed: nothing may be stuck."""
+    """Run `client` against `handler`. The connection must end when the client closes: no task may hang."""
 
     async def main() -> None:
         ours, theirs = memory_stream_pair()
@@ -43,7 +43,7 @@ def talk(handler: Handler, client: Callable[[Client], Awaitable[None]], limits: 
 
 
 def conversation(handler: Handler, sent: bytes, limits: Limits | None = None, *, eof: bool = False) -> bytes:
-    """What comes back for these bytes, until the connection is quiet."""
+    """The bytes that come back, until the connection is quiet."""
     got = bytearray()
 
     async def client(stream: Client) -> None:
@@ -282,7 +282,7 @@ def test_the_head_of_a_stream_does_not_wait_for_its_first_piece() -> None:
         await stream.send_all(GET % b"/wait")
         assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
         await stream.send_eof()
-        # As Go's server: a client that shuts its side down is gone, and a silent stream must notice
+        # As Go's server: a client that shuts its side down counts as gone, and even a silent stream must notice
         await gone.wait()
         assert await stream.receive_some() == b""
 
@@ -357,7 +357,7 @@ def test_hijack_gets_what_was_sent_behind_the_request(headers: bytes, body: byte
         assert await until(stream, b"GET \x00") == b"HTTP/1.1 101 UPGRADED\r\n\r\nGET \x00"
         await stream.send_all(b"more")
         await until(stream, b"MORE")
-        await stream.send_eof()  # half-closed: the other half goes on
+        await stream.send_eof()  # half-close: the other direction stays open
         assert await until(stream, b"bye") == b"bye"
         assert await stream.receive_some() == b""
 
@@ -403,7 +403,7 @@ def test_slow_clients(sent: bytes, seconds: float, answer: bytes) -> None:
 
 def test_idle_time_counts_from_the_last_answer() -> None:
     async def slow(request: Request) -> Answer:
-        await trio.sleep(100)  # a request in work is not idle
+        await trio.sleep(100)  # a request in progress is not idle
         return Response(200, b"done")
 
     async def client(stream: Client) -> None:

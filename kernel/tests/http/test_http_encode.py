@@ -1,4 +1,4 @@
-"""Answers as bytes."""
+"""Encoding of answers."""
 
 from __future__ import annotations
 

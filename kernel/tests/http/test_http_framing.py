@@ -1,4 +1,4 @@
-"""Bodies: where they end, however they are cut, and what is no chunk."""
+"""Body framing: where bodies end, input split anywhere, malformed chunks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orlop_kernel.http.messages import BodyError
 
 
 def feed(framing: Framing, pieces: list[bytes]) -> tuple[bytes, bytes]:
-    """Content and rest, with the input arriving in these pieces."""
+    """Content and remaining input, with the input arriving in these pieces."""
     content, waiting = b"", b""
     for piece in pieces:
         waiting += piece

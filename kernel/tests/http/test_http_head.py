@@ -1,4 +1,4 @@
-"""Request heads: what is understood, and what is refused with which status."""
+"""Request heads: which are accepted, and which are refused with which status."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_bad_escape_in_the_query_leaves_the_request_whole() -> None:
 
 
 def test_a_semicolon_separates_nothing() -> None:
-    """Go's url.Query leaves such a pair out, and its server refuses it: a plugin must not see less than is carried out."""
+    """Go's url.Query drops such a pair, and Go's server refuses it: a plugin must see all parameters that are used."""
     assert get("/x?force=1;a").flaw == "invalid semicolon separator in query"
     assert get("/x?force=1%3Ba").query == {"force": ["1;a"]}
 

@@ -1,4 +1,4 @@
-"""A server on real sockets: listeners, who is there, back pressure, leaving, draining, TLS."""
+"""A server on real sockets: listeners, peers, back pressure, disconnects, draining, TLS."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def ok(request: Request) -> Answer:
 
 
 def serving(tmp_path: Path, handler: Handler, body: Callable[[Server, str], Awaitable[None]]) -> None:
-    """Run `body` while a server answers at a unix socket, then drain it at once."""
+    """Run `body` while a server answers at a unix socket, then drain without grace."""
     path = str(tmp_path / "s.sock")
 
     async def main() -> None:
@@ -363,7 +363,7 @@ def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest
 
                 async def read() -> None:
                     assert await stream.receive_some() == b"in"
-                    assert await stream.receive_some() == b""  # ended by our own end
+                    assert await stream.receive_some() == b""  # closed after our half-close
 
                 nursery.start_soon(read)
                 await stream.send_all(b"out")
@@ -379,7 +379,7 @@ def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest
             await answer_of(stream)
             await stream.send_all(b"POST / HTTP/1.1\r\nHost: d\r\n\r\nin")
             got = b""
-            while data := await stream.receive_some():  # raises unless the server ends with close_notify
+            while data := await stream.receive_some():  # raises unless the server sends close_notify
                 got += data
             assert got == b"HTTP/1.1 101 UPGRADED\r\n\r\nout"
         async with await trio.open_tcp_stream("localhost", port) as plain:
@@ -416,7 +416,7 @@ def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest
     ],
 )
 def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answered: bool) -> None:
-    """Nothing that only a full collection would find: until then it would keep the connection's buffers."""
+    """No garbage remains that only a full collection finds: it would hold the connection's buffers until then."""
 
     async def handler(request: Request) -> Answer:
         if request.method == "POST":
@@ -449,7 +449,7 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
             gc.enable()
 
     gc.collect()
-    gc.freeze()  # what other tests have made, or a collection would hold the event loop up
+    gc.freeze()  # exclude objects of other tests: collecting them would block the event loop
     try:
         serving(tmp_path, handler, body)
     finally:
@@ -460,7 +460,7 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
 def test_a_stream_that_fails_is_told_as_every_failure_is(
     tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By `on_error`, which knows the errors that are no faults of this program; the client sees that it is not whole."""
+    """By `on_error`, which does not log errors of clients as bugs; the client sees that the answer is incomplete."""
     told = []
 
     async def handler(request: Request) -> Answer:
