@@ -1,4 +1,4 @@
-"""Entry of the `orlop` command: runs a command, turns what it raises into a message and an exit code."""
+"""Entry point of `orlop`: runs a command and turns exceptions into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Descriptors 0 to 2 are something: else the next socket is stdout (`orlop logs web >&-`), and the daemon gets what is
-    printed. Go's runtime opens /dev/null too. What stdout cannot encode is escaped, as on stderr, for an ASCII terminal."""
+    """Open descriptors 0 to 2 if they are closed, as Go's runtime does. Otherwise the next socket becomes stdout (`orlop
+    logs web >&-`), and output is sent to the daemon. On an ASCII terminal, stdout escapes other characters, as stderr
+    does."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # returns the lowest free fd: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as Python's own, never closed
     for stream in (sys.stdout, sys.stderr):
@@ -63,7 +64,7 @@ def _run(arguments: list[str]) -> int:
     from orlop_cli._root import root
 
     if "_ORLOP_COMPLETE" in os.environ:
-        root.main(arguments, "orlop")  # shell completion is click's own; it exits
+        root.main(arguments, "orlop")  # shell completion is click's and exits
     try:
         with root.make_context("orlop", arguments) as ctx:
             root.invoke(ctx)
@@ -93,13 +94,13 @@ def _complain(message: str, code: int) -> int:
     try:
         print(f"orlop: {message}", file=sys.stderr)
     except OSError:
-        _flush(sys.stderr)  # nobody to tell; the exit code still does
+        _flush(sys.stderr)  # if even stderr fails, the exit code still reports the error
     return code
 
 
 def _flush(stream: TextIO) -> None:
-    """Flush; what a full disk or a closed pipe does not take is dropped: Python would try again on its way out, and exit
-    with 120."""
+    """Flush. Output that a full disk or a closed pipe does not take is dropped: otherwise Python would try again at exit and
+    exit with 120."""
     try:
         stream.flush()
     except OSError:
@@ -107,7 +108,7 @@ def _flush(stream: TextIO) -> None:
 
 
 def _cause(error: OSError) -> str:
-    """Who writes to a file has its name in the error; what is left is what was printed."""
+    """Errors of named files carry the file's name; an error without one comes from stdout."""
     cause = (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not error.filename:
         return f"cannot write to standard output: {cause}"

@@ -1,4 +1,4 @@
-"""Stored registry credentials, as `docker login` left them: config.json and credential helpers. Read only."""
+"""Registry credentials stored by `docker login`: config.json and credential helpers. Read-only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_FOUND = "credentials not found in native keychain"
 
 
 def header(domain: str) -> dict[str, str]:
-    """The X-Registry-Auth header for a registry, or none if nothing is stored for it."""
+    """The X-Registry-Auth header for a registry; empty if no credentials are stored."""
     key = HUB_KEY if domain == HUB else domain
     found = _lookup(key)
     if not found:
@@ -44,7 +44,7 @@ def _stored(entry: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _ask(helper: str, key: str) -> dict[str, str] | None:
-    """Run `docker-credential-HELPER get`; a helper that has nothing says so in these exact words and exits 1."""
+    """Run `docker-credential-HELPER get`. A helper without credentials prints exactly these words and exits 1."""
     import subprocess
 
     program = f"docker-credential-{helper}"

@@ -1,6 +1,6 @@
-"""What every command is made of: a click Command that parses and explains itself as Docker's commands do.
+"""The base of all commands: a click Command that parses and prints help as Docker's commands do.
 
-Positional words are one tuple, counted here: click's own messages and exit codes for them differ from Docker's.
+Positional arguments are one tuple, counted here: click's messages and exit codes for them differ from Docker's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Function = Callable[..., Any]
 
 
 class Option(click.Option):
-    """An option that knows the section of the help page it belongs to, and hides its `--no-` twin."""
+    """An option with a section of the help page, whose `--no-` twin is hidden."""
 
     def __init__(self, *args: Any, section: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +46,7 @@ def many(*names: str, section: str = "", **kwargs: Any) -> Callable[[Function], 
 
 
 def flag(*names: str, section: str = "", default: bool | None = False, **kwargs: Any) -> Callable[[Function], Function]:
-    """A switch. `--x=false` works as everywhere in Docker, so each has a hidden twin that switches it off."""
+    """A switch. Docker accepts `--x=false`, so each switch has a hidden twin that turns it off."""
     long = next(name for name in names if name.startswith("--"))
     twin = "--" + long[5:] if long.startswith("--no-") else "--no-" + long[2:]
     declared = [f"{name}/{twin}" if name == long else name for name in names]
@@ -56,7 +56,7 @@ def flag(*names: str, section: str = "", default: bool | None = False, **kwargs:
 
 
 class Command(click.Command):
-    """A command with counted words, examples, and options in sections."""
+    """A command with counted arguments, examples, and options in sections."""
 
     def __init__(
         self, *args: Any, usage: str = "", least: int = 0, most: int | None = 0, examples: Sequence[str] = (), **kwargs: Any
@@ -118,7 +118,8 @@ def _count(ctx: click.Context, least: int, most: int | None) -> str:
 
 
 def normalise(command: click.Command, args: list[str], interspersed: bool) -> list[str]:
-    """What pflag accepts and click does not: `--flag=false`, `-d=true`, `-m=512m`. Stops where the command's words begin."""
+    """Convert forms that pflag accepts and click does not: `--flag=false`, `-d=true`, `-m=512m`. Stops at the first
+    argument."""
     named = {opt: param for param in command.params if isinstance(param, click.Option) for opt in param.opts}
     out: list[str] = []
     at = 0
@@ -150,7 +151,7 @@ def _switch(param: click.Option, name: str, value: str) -> str:
 
 
 def _takes_next(named: dict[str, click.Option], word: str) -> bool:
-    """Whether the word after this one is its value: `--name x`, `-m x`, and `-itm x`, but not `-mx`."""
+    """Whether the next word is the value of this one: `--name x`, `-m x`, and `-itm x`, but not `-mx`."""
     if word.startswith("--"):
         param = named.get(word)
         return param is not None and not param.is_flag
@@ -175,7 +176,7 @@ def command(
     examples: Sequence[str] = (),
     interspersed: bool = True,
 ) -> Callable[[Function], Command]:
-    """Make a command of a function `(session, args, **flags)`."""
+    """Turn a function `(session, args, **flags)` into a command."""
 
     def decorate(function: Function) -> Command:
         params: list[click.Parameter] = list(reversed(getattr(function, "__click_params__", [])))
@@ -205,11 +206,12 @@ def command(
     return decorate
 
 
-SILENT = "\0"  # what an action gives when there is nothing to print
+SILENT = "\0"  # returned by an action that prints nothing
 
 
 def each(names: Sequence[str], action: Callable[[str], str | None]) -> None:
-    """Do something to several objects: print what it gives (default: the name), go on after failures, exit 1 if any."""
+    """Run an action for several objects: print its result (default: the name), continue after failures, exit 1 if any
+    failed."""
     failed = False
     for name in names:
         try:
@@ -225,11 +227,11 @@ def each(names: Sequence[str], action: Callable[[str], str | None]) -> None:
 
 
 def complain(error: CliError) -> None:
-    """An error that does not end the command."""
+    """Print an error without ending the command."""
     sys.stdout.flush()
     print(f"orlop: {error.message}", file=sys.stderr)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """End the command."""
+    """Print an error and end the command."""
     raise CliError(message, code)

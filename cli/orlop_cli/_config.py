@@ -14,13 +14,13 @@ _NAMES: dict[Any, str] = {str: "a string", dict: "an object", list: "a list"}
 
 
 def directory() -> str:
-    """Where config.json and TLS files are."""
+    """The directory of config.json and TLS files."""
     return os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
 @cache
 def load() -> dict[str, Any]:
-    """The file's content; an absent file is an empty one."""
+    """The file's content; {} if the file does not exist."""
     path = _path()
     try:
         with open(path, "rb") as file:
@@ -28,7 +28,7 @@ def load() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except PermissionError:
-        return {}  # sudo without -H: a file of another user is not ours to read
+        return {}  # sudo without -H: another user's file may not be readable
     except OSError as error:
         raise CliError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except (ValueError, RecursionError) as error:
@@ -43,7 +43,8 @@ def _path() -> str:
 
 
 def member(found: dict[str, Any], key: str, kind: type[_Kind], name: str = "") -> _Kind:
-    """A member of the file or of an object in it; absent and null are empty. Raises CliError for one of another type."""
+    """A member of the file or of an object in it; absent and null are empty. Raises CliError for another type than
+    `kind`."""
     value = found.get(key)
     if value is None:
         return kind()
@@ -53,17 +54,17 @@ def member(found: dict[str, Any], key: str, kind: type[_Kind], name: str = "") -
 
 
 def text(key: str) -> str:
-    """A string of the file, such as psFormat; empty if there is none."""
+    """A string of the file, such as psFormat; "" if it is not set."""
     return member(load(), key, str)
 
 
 def table(key: str) -> dict[str, Any]:
-    """An object of the file, empty if there is none."""
+    """An object of the file, {} if it is not set."""
     return member(load(), key, dict)
 
 
 def proxy_environment(host: str) -> dict[str, str]:
-    """Variables for new containers from `proxies`, both spellings; the daemon's own entry wins over `default`."""
+    """Proxy variables for new containers from `proxies`, in both spellings; the daemon's own entry wins over `default`."""
     proxies = table("proxies")
     names = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "noProxy": "NO_PROXY", "ftpProxy": "FTP_PROXY"}
     names["allProxy"] = "ALL_PROXY"

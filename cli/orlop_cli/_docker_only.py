@@ -1,15 +1,15 @@
-"""Commands of docker that are not here: said as such, for a guess at what was meant would be a wrong one."""
+"""Commands that only docker has: named as such, because suggesting a similar command would mislead."""
 
 from __future__ import annotations
 
 from orlop_cli.daemon import hosts
 
-# What the daemon serves, or what needs none: by group.
+# Commands whose function the daemon serves, or that need no daemon: by group.
 _CLIENT = {
     "orlop": {"buildx", "checkpoint", "compose", "context", "login", "logout", "manifest", "search", "trust"},
     "system": {"dial-stdio"},
 }
-# What Orlop's daemon has not either.
+# Commands whose function Orlop's daemon does not have either.
 _DAEMON = {
     "orlop": {"build", "builder", "node", "plugin", "push", "save", "secret", "service", "stack", "swarm"},
     "config": {"create", "inspect", "ls", "rm"},
@@ -19,7 +19,7 @@ _DAEMON = {
 
 
 def message(group: str, name: str) -> str:
-    """What to say of a command of a group, empty if docker has none of that name."""
+    """The message for a command of a group, "" if docker has no such command."""
     path = name if group == "orlop" else f"{group} {name}"
     if name in _CLIENT.get(group, ()):
         return (

@@ -1,4 +1,4 @@
-"""What can go wrong, by who acts on it, and the exit codes Docker's scripts rely on."""
+"""Error types, by who acts on them, and the exit codes that scripts written for Docker rely on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CliError(Exception):
 
 
 class UsageProblem(CliError):
-    """Bad flag value or contradictory flags found after parsing; Docker exits 125 for `run`, 1 elsewhere."""
+    """Wrong or contradictory flags found after parsing; Docker exits with 125 for `run`, 1 elsewhere."""
 
 
 class CannotConnect(CliError):
@@ -21,7 +21,7 @@ class CannotConnect(CliError):
 
 
 class ApiError(CliError):
-    """The daemon answered with an error status; `status` decides what a caller does about it."""
+    """The daemon answered with an error status; callers decide by `status`."""
 
     def __init__(self, status: int, text: str, api_version: str = "") -> None:
         super().__init__(f"Error response from daemon: {text}")
@@ -31,7 +31,7 @@ class ApiError(CliError):
 
 
 class Exit(Exception):  # an exit is a request, not an error
-    """End with this exit code and print nothing: a container's own code, or errors printed already."""
+    """Exit with this code and print nothing: a container's own code, or errors that were already printed."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)

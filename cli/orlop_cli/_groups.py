@@ -1,4 +1,4 @@
-"""Groups of commands that import a command's module when it is called, and not before."""
+"""Command groups that import a command's module only when it is called."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ ENTRY_POINTS = "orlop.cli"
 
 
 class Lazy(NamedTuple):
-    """Where a command is: module below orlop_cli.commands, attribute, and the line that help prints without importing it."""
+    """A command's location: module below orlop_cli.commands, attribute, and the help line, which is printed without
+    importing it."""
 
     module: str
     attribute: str
@@ -106,7 +107,7 @@ class LazyGroup(click.Group):
 
 
 def _help_alone(**_flags: Any) -> None:
-    """What a group does when no command is named."""
+    """Called when a group is given no command: prints help."""
     context = click.get_current_context()
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -120,7 +121,7 @@ def _order(section: tuple[str, object]) -> tuple[int, str]:
 def _load(entry: EntryPoint) -> click.Command:
     try:
         loaded: click.Command = entry.load()
-    except Exception as error:  # somebody else's module may raise anything; name it and go on living
+    except Exception as error:  # a third party's module may raise anything; report it and continue
         raise CliError(f"cannot load command {entry.name} of {entry.value}: {error!r}") from error
     return loaded
 

@@ -1,6 +1,6 @@
 """JSON progress of pull, load and import: one live line per layer on a terminal, plain lines elsewhere.
 
-The records decide success: the status 200 went out before anything had happened (formats, section 3).
+Success is decided by the records: the status 200 is sent before the operation begins (formats, section 3).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def raise_error(record: Record) -> None:
 
 
 def plain(record: Record) -> str:
-    """The line of a record for a log file; moving progress gives none."""
+    """The line of a record for a log file; "" for progress of bytes."""
     if "stream" in record:
         return str(record["stream"])
     status = record.get("status")
@@ -65,7 +65,7 @@ def _live(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | 
         TransferSpeedColumn(),
     )
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
-    last: list[str] = []  # Digest and Status, to stand below the layers
+    last: list[str] = []  # Digest and Status, printed below the layers
     with Progress(*columns, console=console, refresh_per_second=10) as progress:
         board = _Board(progress)
         for record in _checked(records, aux):
@@ -98,14 +98,14 @@ class _Board:
         current, total = detail.get("current"), detail.get("total") or None
         if current is not None and detail.get("units", "") == "":
             if self._status.get(layer) != status:
-                self._progress.reset(task, start=True, total=total, status=status)  # the speed of another phase is no speed
+                self._progress.reset(task, start=True, total=total, status=status)  # a new phase starts a new speed
             self._progress.update(task, completed=current, total=total, status=status)
         else:
             self._settle(task, status)
         self._status[layer] = status
 
     def _settle(self, task: TaskID, status: str) -> None:
-        """A status without figures; the last ones fill the bar."""
+        """Show a status without figures; the bar is filled."""
         fields: dict[str, Any] = {"status": status}
         if status in ("Pull complete", "Already exists", "Download complete", "Pushed"):
             known = self._progress.tasks[self._progress.task_ids.index(task)].total or 1

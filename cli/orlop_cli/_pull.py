@@ -1,4 +1,4 @@
-"""Pulling an image, for `pull` and for `run` of an image that is not there."""
+"""Pulls an image, for `pull` and for `run` of a missing image."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ DEBUG = {"bundle": Lazy("bundle", "bundle", "Write what a report of a bug needs 
 LIST_ALIASES = {"list": "ls", "remove": "rm"}
 PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
 
-# Docker's top-level names of the commands above, and the few that are nowhere else.
+# Docker's top-level aliases of the commands above, and the few that exist only at top level.
 _TOP_CONTAINER = (
     *("attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
     *("start", "stats", "stop", "top", "unpause", "update", "wait"),
@@ -118,7 +118,7 @@ TABLE = {
 
 
 class Root(LazyGroup):
-    """`orlop`: settles the session, then hands over."""
+    """`orlop`: creates the session, then runs the command."""
 
     def invoke(self, ctx: click.Context) -> Any:
         given = ctx.params

@@ -1,4 +1,4 @@
-"""What the global flags settle for a command: which daemon, and how to reach it."""
+"""The settings of the global flags for a command: which daemon, and how to reach it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Made once by the root command; `engine` connects only when a command first asks it something."""
+    """Created once by the root command; `engine` connects on first use."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Session:
 
     @cached_property
     def address(self) -> hosts.Address:
-        """Where the daemon is; raises CliError where that is not settled."""
+        """The daemon's address. Raises CliError where the settings conflict."""
         if not self._host:
             _refuse_context()
         return hosts.parse(self._host or hosts.DEFAULT_HOST, self._tls)
@@ -47,12 +47,12 @@ class Session:
         return Engine(self.address, self._secure() if self._tls and not self.address.path else None)
 
     def close(self) -> None:
-        """Close what the command has opened."""
+        """Close everything that the command opened."""
         if "engine" in self.__dict__:
             self.engine.close()
 
     def _secure(self) -> Tls:
-        """Named files must exist; the default ones (ca.pem, cert.pem, key.pem) are used where they are."""
+        """Files named by flags must exist; the default ones (ca.pem, cert.pem, key.pem) are used if they exist."""
         where = os.environ.get("DOCKER_CERT_PATH") or _config.directory()
         found: list[str | None] = []
         for named, default in zip(self._files, ("ca.pem", "cert.pem", "key.pem"), strict=True):
@@ -63,7 +63,7 @@ class Session:
 
 
 def _refuse_context() -> None:
-    """Who has chosen a context means another daemon than the one of this machine: a wrong one must not be told to `rm`."""
+    """A selected context means another daemon than this machine's: refuse, so that `rm` does not reach the wrong daemon."""
     name, where = os.environ.get("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
     if not name:
         name, where = _config.text("currentContext"), "currentContext of config.json"

@@ -1,6 +1,6 @@
-"""A daemon for tests of clients: answers requests on a unix socket with bytes that were recorded from a real one.
+"""A fake daemon for tests of clients: answers requests on a unix socket with bytes recorded from a real one.
 
-Nothing is interpreted: what a test puts in goes out as it is, and every request is kept for the test to look at.
+It interprets nothing: replies are sent unchanged, and every request is kept for the test to inspect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UPGRADED = b"HTTP/1.1 101 UPGRADED\r\n" + RAW_STREAM + b"Connection: Upgrade\r\n
 
 
 class Request(NamedTuple):
-    """A request as it came: `target` still has its version and query."""
+    """A received request: `target` still has its version and query."""
 
     method: str
     target: str
@@ -49,7 +49,7 @@ def answer(body: Any = None, status: int = 200, headers: dict[str, str] | None =
 
 
 def chunked(pieces: list[bytes], headers: dict[str, str] | None = None) -> bytes:
-    """An answer in chunks."""
+    """A chunked answer."""
     lines = ["HTTP/1.1 200 OK", "Api-Version: 1.45", "Transfer-Encoding: chunked"]
     lines += [f"{name}: {value}" for name, value in (headers or {"Content-Type": "application/json"}).items()]
     body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
@@ -62,14 +62,14 @@ def frame(stream: int, payload: bytes) -> bytes:
 
 
 class RecordedDaemon:
-    """Serves until the `with` ends. `on()` adds an answer for a method and path; the last one added is tried first, and one
-    with `times` is used up. What no answer matches gets dockerd's 404."""
+    """Serves until the `with` block ends. `on()` adds an answer for a method and path; the last one added is tried first,
+    and one with `times` is used up. A request without a matching answer gets dockerd's 404."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.host = f"unix://{path}"
         self.requests: list[Request] = []
-        self.closing = threading.Event()  # for replies that wait for something: they should stop then
+        self.closing = threading.Event()  # replies that wait should stop when this is set
         self._rules: list[list[Any]] = []
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -77,7 +77,7 @@ class RecordedDaemon:
         self._threads: list[threading.Thread] = []
 
     def on(self, method: str, path: str, reply: bytes | Script, times: int = -1) -> None:
-        """`reply` is sent as it is; a function gets the connection, which is closed when it returns."""
+        """`reply` is sent unchanged; a function gets the connection, which is closed when it returns."""
         with self._lock:
             self._rules.insert(0, [method, path, reply, times])
 
@@ -138,7 +138,7 @@ class RecordedDaemon:
                         return
                     connection.sendall(reply)
             except OSError:
-                return  # the client has gone
+                return  # the client has disconnected
 
     def _match(self, request: Request) -> bytes | Script:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Recorded answers of a daemon, and the client called as its users call it."""
+"""Fixtures: recorded answers of a daemon, and the client called as users call it."""
 
 from __future__ import annotations
 

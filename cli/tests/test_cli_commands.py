@@ -1,4 +1,4 @@
-"""Commands against recorded answers: what they ask, what they print, how they exit."""
+"""Commands against recorded answers: requests, output, exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orlop_cli.testing import UPGRADED, RecordedDaemon, Request, answer, chunked
 ID = "0123456789abcdef" * 4
 MISSING = answer({"message": "No such container: nope"}, 404)
 
-# No setting of who runs the tests has a say
+# Settings of the user who runs the tests must not matter
 pytestmark = pytest.mark.usefixtures("clean")
 
 
@@ -216,7 +216,7 @@ def test_usage_errors(daemon: RecordedDaemon, orlop: Any, args: list[str], code:
 @pytest.mark.parametrize("tty", [True, False])
 def test_logs(daemon: RecordedDaemon, orlop: Any, kind: str, tty: bool) -> None:
     if tty and "multiplexed" in kind:
-        return  # no daemon frames a TTY's log
+        return  # daemons do not multiplex a TTY's log
     body = b"all\n" if tty else frame(1, b"out\n") + frame(2, b"err\n")
     daemon.on("GET", "/containers/web/logs", chunked([body[:5], body[5:]] if not tty else [body], {"Content-Type": kind}))
     daemon.on("GET", "/containers/web/json", answer({"Id": ID, "Config": {"Tty": tty}}))
@@ -404,7 +404,8 @@ ALL = [
 
 @pytest.mark.parametrize(("path", "lazy"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_help(path: tuple[str, ...], lazy: Lazy, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command explains itself; its first line is the one in the table, which help prints without importing it."""
+    """Every command has help, and its first line is the one in the table, which help prints without importing the
+    command."""
     monkeypatch.setenv("COLUMNS", "120")
     done = orlop(*path, "--help")
     assert done.code == 0

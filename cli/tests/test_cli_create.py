@@ -1,4 +1,4 @@
-"""Flags of `create` and `run` as the request they become; and what is refused before any request."""
+"""Flags of `create` and `run`: the request they become, and errors before any request."""
 
 from __future__ import annotations
 

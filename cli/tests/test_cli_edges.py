@@ -1,4 +1,4 @@
-"""What surrounds a command and is not as it should be: descriptors, encodings, config.json, files to write, wrong names."""
+"""Error handling around commands: closed descriptors, encodings, config.json, output files, unknown names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fresh_config() -> Iterator[None]:
 
 
 def program(module: str, *args: str | bytes, redirected: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """`python -m MODULE ARGS` by a shell that redirects; of an open stdout and stderr we see what comes."""
+    """Run `python -m MODULE ARGS` in a shell with these redirections; captures what reaches the open stdout and stderr."""
     argv = [sys.executable, "-m", module, *args]
     shell = ["sh", "-c", f'exec "$@" {redirected}', "sh"]
     paths = os.pathsep.join(path for path in sys.path if path)
@@ -85,7 +85,7 @@ def test_orlopd_does_without_descriptors(redirected: str, code: int) -> None:
 
 
 def test_what_is_opened_next_is_not_stderr() -> None:
-    """Children inherit the three."""
+    """Children inherit descriptors 0 to 2."""
     script = (
         "import os, sys\n"
         "from {0}.__main__ import _open_standard_streams as guard\n"
@@ -180,7 +180,7 @@ def test_sizes_and_durations_that_no_integer_holds(parse: Callable[[str], int]) 
         parse("9" * 5000 + "m")
 
 
-# --- answers that are none
+# --- invalid answers
 
 
 @pytest.mark.parametrize("body", [b'{"Type":"container"}\n<html>\n', b"[1]\n", b"[" * 100_000 + b"\n"])
@@ -365,7 +365,7 @@ def test_how_to_start_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-# --- files to write
+# --- output files
 
 
 def lost(connection: Any, request: Any) -> None:
@@ -500,7 +500,7 @@ def test_lines_of_files_end_where_docker_says(daemon: RecordedDaemon, orlop: Any
     assert made["Labels"] == dict(item.split("=", 1) for item in made["Env"])
 
 
-# --- commands that are not here, and help
+# --- docker's commands that orlop lacks, and help
 
 
 @pytest.mark.parametrize(

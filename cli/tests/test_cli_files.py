@@ -1,4 +1,4 @@
-"""`cp` and its neighbours without a daemon: path rules, packing, and archives that mean harm."""
+"""`cp` and related commands without a daemon: path rules, packing, malicious archives."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str]) -> Any:
     return call
 
 
-# --- what is meant
+# --- path rules
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_links_of_the_destination_are_not_followed_below_it(tmp_path: Path) -> N
     with pytest.raises(CliError, match="cannot overwrite non-directory"):
         unpack(pieces(archive(("d", None), ("d/x", b"x"))), str(tmp_path / "out"), "d", "d")
     (tmp_path / "out/f").symlink_to(tmp_path / "elsewhere/made")
-    unpack(pieces(archive(("f", b"x"))), str(tmp_path / "out"), "f", "f")  # the link gives way
+    unpack(pieces(archive(("f", b"x"))), str(tmp_path / "out"), "f", "f")  # the link is replaced
     assert os.listdir(tmp_path / "elsewhere") == [] and (tmp_path / "out/f").read_text() == "x"
 
 
@@ -379,7 +379,7 @@ def test_history(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_ps_needs_none_of_it(tmp_path: Path) -> None:
-    """What cp needs is imported when it is called."""
+    """The modules that cp needs are imported only when it is called."""
     script = "import orlop_cli._root, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"tarfile", "tempfile", "base64", "orlop_cli.files.unpack"} & set(loaded)

@@ -1,4 +1,4 @@
-"""The client's HTTP: framings however the bytes are cut, keep-alive, hijack, and what is no HTTP at all."""
+"""The client's HTTP: framings with input split anywhere, keep-alive, hijack, and invalid HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orlop_cli.daemon.http import ChunkedDecoder, Connection, ProtocolError
 
 
 class Wire:
-    """A stream whose peer has said everything already, in the given pieces."""
+    """A stream whose peer has already sent everything, received in the given pieces."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = [piece for piece in pieces if piece]
@@ -39,7 +39,7 @@ class Wire:
 
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
-    """The data cut at some places."""
+    """The data split at these positions."""
     places = sorted({place % (len(data) + 1) for place in at})
     return [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
 

@@ -1,4 +1,4 @@
-"""`orlop run`, `pull` and `load` against recorded answers: what they ask, what they print, how they exit."""
+"""`orlop run`, `pull` and `load` against recorded answers: requests, output, exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orlop_cli.testing import UPGRADED, RecordedDaemon, Request, answer, chunked
 
 ID = "0123456789abcdef" * 4
 
-# No setting of who runs the tests has a say
+# Settings of the user who runs the tests must not matter
 pytestmark = pytest.mark.usefixtures("clean")
 
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 
 def attached(daemon: RecordedDaemon, output: bytes, code: int, start: bytes | None = None) -> None:
-    """The sequence of `run`: wait answers its head at once and its body when the output has gone out."""
+    """Record the answers for `run`: wait sends its head at once, and its body after the output has been sent."""
     import threading
 
     done = threading.Event()

@@ -1,4 +1,4 @@
-"""The client starts fast: a budget of CPU time, and what must not be imported to print a table."""
+"""Startup time of the client: a CPU time budget, and modules that must not be imported to print a table."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def cpu_of(command: list[str], environment: dict[str, str]) -> float:
 
 
 def test_ps_within_its_cpu_budget(tmp_path: Path) -> None:
-    """The best of several runs: what other processes do to the caches only ever adds. Measured beside the bare interpreter:
-    where that alone takes longer, the machine is slow, not we."""
+    """Compares the best of several runs, because other processes only add time. Measured against the bare interpreter, so
+    that a slow machine does not fail the test."""
     paths = [path for path in sys.path if (path and Path(path, "orlop_cli").is_dir()) or Path(path or ".", "click").is_dir()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "DOCKER_CONFIG": str(tmp_path)}
     with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:

@@ -1,4 +1,4 @@
-"""The multiplexed stream, taken apart whatever the cuts, and written whole."""
+"""The multiplexed stream: parsed whatever the splits, and written completely."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_any_frames_any_cuts(frames: Frames, at: list[int]) -> None:
         )
 
     def order(items: Frames) -> list[int]:
-        """Streams in the order in which bytes of them came."""
+        """Stream numbers in the order in which their bytes came."""
         out: list[int] = []
         for stream, payload in items:
             if payload and out[-1:] != [stream]:

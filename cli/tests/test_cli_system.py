@@ -1,4 +1,4 @@
-"""`orlop system` against recorded answers: sums and tables of `df`, what `prune` warns of and asks, `info`'s client."""
+"""`orlop system` on recorded answers: sums and tables of `df`, warnings and prompts of `prune`, `info` of the client."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_df_verbose_has_a_table_of_each(df: Any) -> None:
 
 
 def _titled(text: str) -> list[str]:
-    """The tables, without the sentence and the blank line above each."""
+    """The tables, without the title and blank line above each."""
     return re.split(r"(?:^|\n)(?:\w+ )+(?:space )?usage: ?\w*\n\n", text)[1:]
 
 

@@ -1,4 +1,4 @@
-"""Go templates: what is supported does what Go does, and what is not says so."""
+"""Go templates: supported features behave as in Go, others are refused with a message."""
 
 from __future__ import annotations
 

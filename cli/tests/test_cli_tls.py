@@ -1,4 +1,4 @@
-"""TLS: the half-close that hijacked streams need, both directions at once, and who is not believed."""
+"""TLS: the half-close that hijacked streams need, both directions at once, and untrusted peers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orlop_cli._errors import CannotConnect, CliError
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import Stream
 
-# A key pair for localhost that protects nothing: valid for a hundred years so that no test run needs to make one.
+# A key pair for localhost that protects nothing: valid for a hundred years so that no test run needs to create one.
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBmzCCAUGgAwIBAgIUdJrrSAnKr1/Drbm23PL6/RFds9swCgYIKoZIzj0EAwIw
@@ -49,7 +49,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
 
 @pytest.fixture
 def serve(files: tuple[str, str]) -> Any:
-    """Start a TLS server that handles one connection with a function; gives its address."""
+    """Start a TLS server that handles one connection with a function; returns its address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*files)
     listener = socket.create_server(("0.0.0.0", 0))
@@ -62,7 +62,7 @@ def serve(files: tuple[str, str]) -> Any:
                 with raw, context.wrap_socket(raw, server_side=True) as secured:
                     handle(secured)
             except OSError:
-                return  # the client did not like us, or never came
+                return  # the client refused the certificate, or never connected
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[-1].start()
@@ -99,7 +99,7 @@ def test_half_close_keeps_the_other_direction(serve: Any, files: tuple[str, str]
 
 
 def test_nothing_is_lost_or_stuck_with_both_directions_full(serve: Any, files: tuple[str, str]) -> None:
-    """A peer that echoes stops reading while we do not read; the end of our side comes while its data is under way."""
+    """A peer that echoes stops reading while we do not read; we half-close while its data is in transit."""
 
     def handle(peer: ssl.SSLSocket) -> None:
         while data := peer.recv(1 << 16):

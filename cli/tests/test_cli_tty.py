@@ -1,4 +1,4 @@
-"""A real terminal: raw mode and back, sizes, detach keys, signals. The client is a child process on a pty."""
+"""The client as a child process on a pty: raw mode and back, sizes, detach keys, signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIENT = [sys.executable, "-m", "orlop_cli"]
 
 
 class Terminal:
-    """The user's side of a pty with `orlop` on the other. Waiting is bounded, and ends with what is awaited."""
+    """The user's side of a pty with `orlop` on the other side. All waits have a deadline."""
 
     def __init__(self, daemon: RecordedDaemon, *args: str) -> None:
         self.output = b""
@@ -47,14 +47,14 @@ class Terminal:
         os.write(self.fd, data)
 
     def until(self, wanted: Callable[[], bool]) -> None:
-        """Read output until something is true; fails after ten seconds."""
+        """Read output until a condition is true; fails after ten seconds."""
         deadline = time.monotonic() + 10
         while not wanted():
             assert time.monotonic() < deadline, f"waited in vain; output: {self.output!r}"
             self.read(0.02)
 
     def read(self, timeout: float) -> None:
-        """Take what the client has printed; EIO once it has closed its side."""
+        """Read the client's output; EIO once it has closed its side."""
         if select.select([self.fd], [], [], timeout)[0]:
             try:
                 self.output += os.read(self.fd, 65536)
@@ -65,7 +65,7 @@ class Terminal:
         self.until(lambda: text in self.output)
 
     def wait(self) -> int:
-        """The exit code, once the client has ended."""
+        """Wait for the client's exit and return the exit code."""
 
         def over() -> bool:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -86,7 +86,7 @@ class Terminal:
 
 
 class Shell:
-    """A recorded container with a TTY: echoes, ends on `exit\\r`, and is detached from by keys, as the daemon does it."""
+    """A recorded container with a TTY: echoes, exits on `exit\\r`, and detaches on the detach keys, as the daemon does."""
 
     def __init__(self, daemon: RecordedDaemon, keys: bytes = b"\x10\x11") -> None:
         self.keys, self.closing = keys, daemon.closing
@@ -150,7 +150,7 @@ def test_run_it(daemon: RecordedDaemon, terminal: Any) -> None:
     here = terminal("run", "-it", "busybox")
     here.see(b"$ ")
     here.until(lambda: is_raw(here.mode()))
-    here.type(b"\x03")  # in raw mode ctrl-c is a byte like any other
+    here.type(b"\x03")  # in raw mode ctrl-c is an ordinary byte
     here.see(b"[\x03]")
     here.type(b"exit\r")
     assert here.wait() == 3
@@ -240,7 +240,7 @@ def test_exec_it(daemon: RecordedDaemon, terminal: Any) -> None:
     daemon.on("GET", "/exec/e1/json", answer({"ExitCode": 4}))
     here = terminal("exec", "-it", "web", "sh")
     here.see(b"$ ")
-    here.until(lambda: daemon.seen().count("POST /exec/e1/resize") == 3)  # tried again until the process was there
+    here.until(lambda: daemon.seen().count("POST /exec/e1/resize") == 3)  # repeated until the process has started
     here.type(b"exit\r")
     assert here.wait() == 4
     assert here.mode() == here.before
@@ -290,7 +290,7 @@ def test_pull_shows_a_line_per_layer(daemon: RecordedDaemon, terminal: Any) -> N
 
 
 def test_input_ends_and_output_goes_on(daemon: RecordedDaemon, tmp_path: Path) -> None:
-    """Without a terminal: the end of stdin closes one direction only."""
+    """Without a terminal, EOF of stdin closes one direction only."""
     import subprocess
 
     shell = Shell(daemon)

@@ -1,4 +1,4 @@
-"""Sizes, durations, times, ports, tables, references: as Docker reads and prints them."""
+"""Sizes, durations, times, ports, tables, references: parsed and printed as in Docker."""
 
 from __future__ import annotations
 

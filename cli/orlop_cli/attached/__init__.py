@@ -1,1 +1,1 @@
-"""A terminal or two pipes on one side, a container or an exec on the other."""
+"""Connects a terminal or pipes to a container or an exec."""

@@ -1,7 +1,7 @@
-"""A hijacked connection to a container or exec, between our stdin, stdout and stderr.
+"""Copies between a hijacked connection to a container or exec and our stdin, stdout and stderr.
 
-The main thread copies output; a daemon thread copies input. The stream belongs to both until run() returns; each uses one
-direction only. End of stdin closes the write side and output goes on; end of output ends it all.
+The main thread copies output; a daemon thread copies input. Each uses one direction of the stream until run() returns. At
+EOF of stdin the write side is closed and output continues; at EOF of the output everything ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
 
 class Wiring(NamedTuple):
-    """What is connected: our stdin, stdout, stderr, and whether a TTY is on the other side."""
+    """The connected streams: our stdin, stdout, stderr, and whether the other side is a TTY."""
 
     tty: bool
     stdin: bool
@@ -32,7 +32,7 @@ class Wiring(NamedTuple):
 
 
 def detach_bytes(keys: str | None) -> bytes:
-    """The bytes of a detach sequence (moby/term ascii.go). Raises CliError for a key nobody can type."""
+    """The bytes of a detach sequence (moby/term ascii.go). Raises CliError for an unknown key."""
     out = bytearray()
     for key in (keys or DEFAULT_DETACH).split(","):
         if len(key) == 1 and key.isascii():
@@ -47,14 +47,15 @@ def detach_bytes(keys: str | None) -> bytes:
 
 
 class Sequence:
-    """Sans-IO: has this sequence been typed? The daemon matches too and acts; here it only tells a detach from an end."""
+    """Sans-IO: detects a typed key sequence. The daemon also detects it and detaches; here it only tells a detach from an
+    exit."""
 
     def __init__(self, wanted: bytes) -> None:
         self._wanted = wanted
         self._seen = 0
 
     def feed(self, data: bytes) -> bool:
-        """True once the last byte of the sequence has come."""
+        """True once the last byte of the sequence was fed."""
         for byte in data:
             if byte == self._wanted[self._seen]:
                 self._seen += 1
@@ -66,13 +67,13 @@ class Sequence:
 
 
 def check_terminal(tty: bool, stdin: bool) -> None:
-    """A TTY that reads from a pipe would never see its end: Docker refuses, so do we."""
+    """A TTY that reads from a pipe would never see EOF: Docker refuses, and so does Orlop."""
     if tty and stdin and not os.isatty(0):
         raise CliError("the input device is not a TTY")
 
 
 class Attachment:
-    """Copies until the output ends. `detached` tells afterwards whether the user left by the detach keys."""
+    """Copies until the output ends. `detached` then says whether the user typed the detach keys."""
 
     def __init__(self, answer: Response, wiring: Wiring) -> None:
         self._stream, self._rest = answer.hijack()
@@ -81,7 +82,7 @@ class Attachment:
         self.detached = False
 
     def run(self) -> None:
-        """Attach; with a TTY on both sides the terminal is raw meanwhile. Returns at the end of output."""
+        """Attach; with a TTY on both sides the terminal is in raw mode meanwhile. Returns at EOF of the output."""
         sys.stdout.flush()
         with ExitStack() as stack:
             if self._wiring.tty and self._wiring.stdin and os.isatty(0):
@@ -101,13 +102,13 @@ class Attachment:
     def _copy_input(self) -> None:
         try:
             while data := os.read(0, RECEIVE):
-                # Known before the daemon can know: it may close the stream before sendall() has returned.
+                # Set before sending: the daemon may close the stream before sendall() returns.
                 self.detached = self._keys is not None and self._keys.feed(data)
                 self._stream.sendall(data)
                 if self.detached:
-                    # The daemon acts on the keys; what is still coming out is not ours to see.
+                    # The daemon detaches on these keys; later output is not shown.
                     self._stream.shutdown(socket.SHUT_RDWR)
                     return
             self._stream.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the other side has ended, or our stdin is closed: output decides when we are done
+            pass  # the other side has ended, or our stdin is closed: run() ends at EOF of the output

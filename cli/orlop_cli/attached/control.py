@@ -1,4 +1,4 @@
-"""What goes on beside an attachment: signals to the container, the terminal's size to its TTY."""
+"""Forwards signals to the container and the terminal's size to its TTY during an attachment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orlop_cli.daemon.client import Engine
 
 
 def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
-    """Tell a TTY its size; false if the daemon would not (the process has not started yet, or has ended)."""
+    """Set the size of a TTY; False if the daemon refuses (the process has not started yet, or has ended)."""
     try:
         engine.post(f"{path}/resize", {"h": rows, "w": columns})
     except CliError:
@@ -23,15 +23,15 @@ def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
 
 
 def resize_now(engine: Engine, path: str) -> bool:
-    """Pass our terminal's size on, if we have a terminal."""
+    """Send our terminal's size, if we have a terminal."""
     here = terminal.size()
     return here is None or resize(engine, path, *here)
 
 
 @contextmanager
 def control(engine: Engine, path: str, forward: bool, tty: bool) -> Iterator[None]:
-    """Within: forwarded signals go to `path`/kill, SIGWINCH to `path`/resize. Signals that are not forwarded and would end
-    us do so, after the terminal has been restored."""
+    """While active, signals are forwarded to `path`/kill and SIGWINCH to `path`/resize. Other signals that end the process
+    do so after the terminal has been restored."""
     other = engine.fork()
     raw = terminal.Raw(0) if tty and os.isatty(0) else None
 
@@ -61,9 +61,9 @@ def _kill(engine: Engine, path: str, number: signal.Signals) -> None:
             f"{path}/kill", {"signal": number.name.removeprefix("SIG") if "RT" not in number.name else str(int(number))}
         )
     except CliError:
-        pass  # not started yet, or ended already: there is nobody to tell
+        pass  # not started yet, or already ended
 
 
 def signal_self(number: int) -> None:
-    """Exit with 128 + N, as a shell would report this signal. From any thread."""
+    """Exit with 128 + N, as shells report a signal. May be called in any thread."""
     os._exit(128 + number)

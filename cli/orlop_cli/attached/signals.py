@@ -1,7 +1,7 @@
-"""Signals while a container is attached: forwarded to it, or the terminal's size passed on, by a thread of their own.
+"""Handles signals while a container is attached in a separate thread: forwards them, or sends the terminal's size.
 
-Python runs handlers in the main thread between bytecodes, which is where output is being copied; a request to the daemon has
-no business there. So the handlers do nothing, and `set_wakeup_fd` hands the numbers to a thread that has its own connection.
+Python runs signal handlers in the main thread, which copies output and must not wait for a request to the daemon. So the
+handlers do nothing, and `set_wakeup_fd` passes the numbers to a thread with its own connection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 
-# Go's SIGURG is its scheduler's, ours nobody's, but scripts know which signals Docker forwards.
+# SIGURG: Go's scheduler uses it, so Docker does not forward it. Python does not, but scripts rely on Docker's list.
 NOT_FORWARDED = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP}
 FORWARDED = sorted(
     set(signal.Signals) - NOT_FORWARDED - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
@@ -19,7 +19,7 @@ FORWARDED = sorted(
 
 
 class SignalThread:
-    """Calls `handle(signal)` in its thread for each of `signals`, from start() to stop()."""
+    """Calls `handle(signal)` in its own thread for each of `signals`, from start() to stop()."""
 
     def __init__(self, signals: Iterable[int], handle: Callable[[signal.Signals], None]) -> None:
         self._signals = list(signals)
@@ -36,7 +36,7 @@ class SignalThread:
             self._before[number] = signal.signal(number, _ignore)
 
     def stop(self) -> None:
-        """Give the signals back; what arrived before is still handled."""
+        """Restore the previous handlers; signals that arrived before are still handled."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave us
         signal.set_wakeup_fd(-1)
@@ -55,4 +55,4 @@ class SignalThread:
 
 
 def _ignore(number: int, frame: object) -> None:
-    """A handler must exist for the wakeup descriptor to be written."""
+    """A handler must exist, otherwise the wakeup descriptor is not written."""

@@ -1,7 +1,7 @@
-"""Taking Docker's multiplexed stream apart, fast.
+"""A fast parser of Docker's multiplexed stream.
 
-A frame is `>BxxxL` (stream, size) and a payload; formats: api/pkg/stdcopy in moby. Payloads are passed on as they arrive,
-also the first half of one, and frames of the same stream that lie side by side are written with one system call.
+A frame is `>BxxxL` (stream, size) and a payload; format: api/pkg/stdcopy in moby. Payloads are passed on as they arrive,
+even in part, and adjacent frames of one stream are written with one system call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orlop_cli.daemon.http import RECEIVE, Stream
 
 HEADER = struct.Struct(">BxxxL")
 STDIN, STDOUT, STDERR, SYSTEM = range(4)
-# writev takes 1024 pieces (IOV_MAX). Below this size joining small payloads costs less than describing each to the kernel.
+# writev takes 1024 pieces (IOV_MAX). Below this size, joining small payloads is cheaper than passing each to the kernel.
 WRITEV_FROM = 8192
 IOV_MAX = 1024
 _NAMES = {1: "standard output", 2: "standard error"}
@@ -26,16 +26,16 @@ Run = tuple[int, list[memoryview]]
 
 
 class Demultiplexer:
-    """Sans-IO: feed() bytes, get runs of (stream, payload pieces). Pieces are views of what was fed."""
+    """Sans-IO: feed() bytes, get runs of (stream, payload pieces). Pieces are views of the input."""
 
     def __init__(self) -> None:
         self._stream = STDOUT
-        self._left = 0  # of the current payload, not seen yet
-        self._head = b""  # a header cut in two
+        self._left = 0  # bytes of the current payload still to come
+        self._head = b""  # the beginning of an incomplete header
         self._system = b""
 
     def feed(self, data: bytes | memoryview) -> list[Run]:
-        """Raises CliError for an error the daemon put into the stream, and for a stream number nobody defined."""
+        """Raises CliError for an error that the daemon sends in the stream, and for an unknown stream number."""
         view = memoryview(data)
         runs: list[Run] = []
         at, end = 0, len(view)
@@ -74,7 +74,7 @@ class Demultiplexer:
         self._stream, self._left, self._system = stream, size, b""
 
     def _take(self, view: memoryview, at: int, end: int, runs: list[Run]) -> int:
-        """What is there of the current payload."""
+        """Take the available part of the current payload."""
         stop = min(at + self._left, end)
         self._left -= stop - at
         if self._stream == SYSTEM:
@@ -101,14 +101,14 @@ def write_run(fd: int, pieces: list[memoryview]) -> None:
         try:
             written = os.writev(fd, batch)
         except OSError:
-            written = 0  # write_all() waits, or says what is wrong
+            written = 0  # write_all() then waits or raises
         if written < size:
             write_all(fd, memoryview(b"".join(batch))[written:])
 
 
 def write_all(fd: int, data: memoryview | bytes) -> None:
-    """Write everything; a reader who went away ends this process as it would end any other in a pipeline. Raises CliError
-    for stdout and stderr that take no more, OSError for files."""
+    """Write everything. If the reader has gone, the process ends by SIGPIPE, like other programs in a pipeline. Raises
+    CliError when stdout or stderr cannot be written, OSError for files."""
     view = memoryview(data)
     while view:
         try:
@@ -124,19 +124,19 @@ def write_all(fd: int, data: memoryview | bytes) -> None:
 
 
 def die_of_broken_pipe() -> None:
-    """End by SIGPIPE. Python ignores that signal, which is right for sockets; for stdout shells expect the default."""
+    """End by SIGPIPE. Python ignores it, which is right for sockets; for stdout, shells expect the default action."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
 
 
 def copy_raw(stream: Stream, rest: bytes, fd: int) -> None:
-    """Copy until the end of the stream; a TTY's output is not framed."""
+    """Copy until EOF of the stream; a TTY's output is not multiplexed."""
     write_all(fd, rest)
     _read_into(stream, lambda view: write_all(fd, view))
 
 
 def copy_framed(stream: Stream, rest: bytes, fds: dict[int, int]) -> None:
-    """Copy frames to the descriptors of their streams until the end; a stream without one is dropped."""
+    """Copy frames to the descriptors of their streams until EOF; frames of other streams are dropped."""
     write = framed_writer(fds)
     if rest:
         write(memoryview(rest))
@@ -144,7 +144,7 @@ def copy_framed(stream: Stream, rest: bytes, fds: dict[int, int]) -> None:
 
 
 def framed_writer(fds: dict[int, int]) -> Callable[[memoryview | bytes], None]:
-    """A function that takes bytes of a multiplexed stream and writes them out. Stream 0 is printed on stdout (formats)."""
+    """A function that demultiplexes bytes and writes the payloads. Stream 0 goes to stdout (formats)."""
     demultiplexer = Demultiplexer()
     routes = {STDIN: fds.get(STDOUT), **fds}
 
@@ -163,7 +163,7 @@ def _read_into(stream: Stream, use: Callable[[memoryview], None]) -> None:
         try:
             count = stream.recv_into(buffer)
         except ConnectionResetError:
-            return  # a daemon that was killed: what the container's end was is asked elsewhere
+            return  # the daemon was killed: callers get the exit code elsewhere
         if not count:
             return
         use(buffer[:count])

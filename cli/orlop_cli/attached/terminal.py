@@ -1,4 +1,4 @@
-"""The user's terminal: raw mode that is always undone, and its size."""
+"""The user's terminal: its size, and raw mode that is always undone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 def size(fd: int = 1) -> tuple[int, int] | None:
-    """Rows and columns of the terminal behind a descriptor, None if there is none or it does not know."""
+    """Rows and columns of the terminal behind a descriptor; None if it is no terminal or has no size."""
     try:
         columns, rows = os.get_terminal_size(fd)
     except OSError:
@@ -19,7 +19,7 @@ def size(fd: int = 1) -> tuple[int, int] | None:
 
 
 class Raw:
-    """Raw mode within a `with`; restored on the way out, and by atexit when the way out is another."""
+    """Raw mode within a `with` block; restored at its end, and by atexit if the block is not left normally."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -28,15 +28,15 @@ class Raw:
     def __enter__(self) -> Raw:
         atexit.register(self.restore)
         tty.setraw(self._fd, termios.TCSANOW)
-        # Docker leaves output processing on for nobody either: the container's own tty does it.
+        # Output processing is off, as in Docker: the container's own tty does it.
         return self
 
     def restore(self) -> None:
-        """Put the terminal back as it was; may be called any number of times, also from a signal's thread."""
+        """Restore the terminal; may be called several times, also from a signal's thread."""
         try:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
         except termios.error:
-            pass  # the terminal is gone: nothing to restore
+            pass  # the terminal is gone
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.restore()

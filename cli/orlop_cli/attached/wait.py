@@ -1,4 +1,4 @@
-"""Waiting for a container's end on a connection of its own, opened before the container starts."""
+"""Waits for a container's exit on a separate connection, opened before the container starts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from orlop_cli.daemon.client import Engine
 
 
 class Wait:
-    """`POST .../wait`: the head of the answer is here when this object is, so no end can be missed."""
+    """`POST .../wait`. The constructor returns after the head of the answer has arrived, so no exit can be missed."""
 
     def __init__(self, engine: Engine, path: str, removed: bool) -> None:
         self._answer = engine.detached("POST", f"{path}/wait", {"condition": "removed" if removed else "next-exit"})
 
     def code(self) -> int:
-        """Block until the end; the container's exit code, 125 if waiting failed."""
+        """Block until the exit; the container's exit code, 125 if waiting failed."""
         try:
             ended = json.loads(self._answer.read())
         except (ValueError, OSError) as error:

@@ -1,1 +1,1 @@
-"""One module per command, or per few that belong together; imported by orlop_cli._groups when called."""
+"""One module per command or small group of commands; imported by orlop_cli._groups when called."""

@@ -38,7 +38,7 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
     keys = _config.detach_keys(detach_keys)
     detach_bytes(keys)
     path = f"/containers/{found['Id']}"
-    # Opened before attaching, so that an end in between is not missed; not next-exit: it may have ended already.
+    # Opened before attaching, so that an exit in between is not missed; not next-exit: it may have exited already.
     ended = engine.detached("POST", f"{path}/wait")
     with control(engine, path, sig_proxy and not tty, tty):
         query = {"stream": 1, "stdin": int(stdin) or None, "stdout": 1, "stderr": 1, "detachKeys": keys}
@@ -56,7 +56,7 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
 
 
 def _redraw(engine: Engine, path: str) -> None:
-    """A program redraws when its size changes: so change it, and back (as Docker does)."""
+    """Programs redraw when the terminal's size changes: change it and change it back (as Docker does)."""
     here = terminal.size()
     if here is not None:
         resize(engine, path, here[0] + 1, here[1] + 1)

@@ -1,7 +1,7 @@
-"""`orlop debug bundle`: what a report of a bug needs, in one file, without secrets.
+"""`orlop debug bundle`: collects everything needed for a bug report in one file, without secrets.
 
-The daemon answers most of it; where it does not, `orlopd --check --facts` of this machine and the journal are asked. A part
-that cannot be had is replaced by the reason.
+Most parts come from the daemon; if it does not answer, from `orlopd --check --facts` on this machine and from the journal. A
+part that cannot be collected is replaced by the error.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ Parts = dict[str, str]
 
 
 def masked(value: Any, with_env: bool) -> Any:
-    """Without values of environments, of volumes' options and of what its name calls a secret, and without passwords in
-    URLs."""
+    """Mask values of environment variables, volume options and members with secret names, and passwords in URLs."""
     if isinstance(value, str):
         return _PASSWORD.sub(rf"\1{_MASK}@", value)
     if isinstance(value, list):
@@ -56,7 +55,8 @@ def _member(key: str, value: Any, with_env: bool) -> Any:
 
 
 def _optionless(value: Any) -> Any:
-    """A list of volumes, or the driver of one, with names of options alone: `o` has passwords of shares among its words."""
+    """Mask the option values of volumes: `o` may contain passwords of network shares. `value` is a list or a driver
+    config."""
     if isinstance(value, list):
         return [_optionless(item) for item in value]
     if isinstance(value, dict) and isinstance(value.get("Options"), dict):
@@ -104,7 +104,7 @@ def _events(engine: Engine, with_env: bool) -> str:
 
 
 def _checked(get: Callable[[], dict[str, Any]], with_env: bool) -> Iterator[tuple[str, str]]:
-    """The report of a check, and the facts that come with it: a file each."""
+    """The report of a check and the facts that come with it, one file each."""
     report: dict[str, Any] = {}
 
     def read() -> str:
@@ -116,7 +116,7 @@ def _checked(get: Callable[[], dict[str, Any]], with_env: bool) -> Iterator[tupl
         yield name, masked(text, with_env)
 
 
-# --- without ----------------------------------------------------------------------------------------------------------
+# --- without a daemon -------------------------------------------------------------------------------------------------
 
 
 def _orlopd(config_file: str | None, *flags: str) -> str:
@@ -148,7 +148,7 @@ def _journal() -> str:
 
 
 def _archive(path: str, parts: Parts) -> bytes:
-    import tarfile  # some milliseconds, which no other command needs
+    import tarfile  # imported here: it costs some milliseconds
 
     directory, packed = os.path.basename(path).partition(".")[0], io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:

@@ -1,4 +1,4 @@
-"""`orlop system check`: whether database, files, monitors and the kernel agree."""
+"""`orlop system check`: the consistency check of database, files, monitors and kernel state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSOUND, UNABLE = 1, 2
 
 
 def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The daemon's report. Ends with 2 when there is none to be had."""
+    """The daemon's report. Exits with 2 when it cannot be had."""
     query: dict[str, str | int | list[str] | None] = {"deep": int(deep), "forget": list(forget)}
     try:
         call = session.engine.post if repair or forget else session.engine.get
@@ -28,7 +28,7 @@ def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] =
 
 
 def text(report: dict[str, Any]) -> str:
-    """As people read it: a line a finding, what would be done about it below."""
+    """The report as text: one line a finding, with its repair below."""
     lines = [f"repaired  {line}" for line in report.get("repaired") or ()]
     for finding in report["findings"]:
         lines.append(f"{finding['severity']:9} {finding['area']}: {finding['object']} {finding['text']}")

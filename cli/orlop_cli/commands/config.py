@@ -1,4 +1,4 @@
-"""`orlop config show`: the daemon's configuration, and where each value comes from."""
+"""`orlop config show`: the daemon's configuration and the origin of each value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def _running(session: Session) -> Found:
 
 
 def _offline() -> Found | None:
-    """What a daemon of this machine would start with: `orlopd` beside us, or on PATH. None without one."""
+    """The configuration that a daemon of this machine would start with, from the `orlopd` beside us or on PATH; None without
+    one."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "orlopd")
     program = beside if os.access(beside, os.X_OK) else shutil.which("orlopd")
     if program is None:

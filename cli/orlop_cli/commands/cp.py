@@ -1,4 +1,4 @@
-"""`orlop cp`: files between a container and here, as tar archives."""
+"""`orlop cp`: copies files between a container and the client's machine, as tar archives."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from orlop_cli.values import units
 
 _STAT = "x-docker-container-path-stat"
 _GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
-_LINKS = 10  # how many a destination may lead through
+_LINKS = 10  # links that a destination is followed through, at most
 _BLOCK = 1 << 20
 _REDRAW = 0.1
 
 
 class Stat(NamedTuple):
-    """What a daemon says of a path. `mode` is Go's."""
+    """The daemon's stat of a path. `mode` is Go's os.FileMode."""
 
     mode: int
     link: str
@@ -114,7 +114,7 @@ def _check_output(path: str) -> None:
 
 
 def _destination(path: str) -> Place:
-    """Here, links at the end followed: what they lead to is meant, whether it is there or not."""
+    """The local destination, with links at its end followed, whether or not their target exists."""
     original = path
     for _ in range(_LINKS + 1):
         try:
@@ -136,7 +136,7 @@ def _destination(path: str) -> Place:
 
 
 def _copy_in(engine: Engine, path: str, container: str, destination: str, own: bool, follow: bool, quiet: bool) -> None:
-    engine.negotiate()  # what comes through a pipe can be sent once only
+    engine.negotiate()  # a body that comes from a pipe can be sent only once
     shown = f"{container}:{destination}"
     place = _remote_destination(engine, container, destination, shown)
     body: Iterable[bytes]
@@ -158,7 +158,7 @@ def _copy_in(engine: Engine, path: str, container: str, destination: str, own: b
 
 
 def _source(path: str, follow: bool) -> tuple[str, Source]:
-    """What to read, and what it is; a link is copied as one, unless it is to be followed or stands before a "/"."""
+    """The local file to read, and its type. A link is copied as a link, unless `follow` is set or it ends in "/"."""
     try:
         found = os.stat(path) if follow or rules.asserts_directory(path) else os.lstat(path)
     except NotADirectoryError:
@@ -177,7 +177,7 @@ def _remote_destination(engine: Engine, container: str, path: str, shown: str) -
         path = rules.link_target(path, found.link)
         found = _stat(engine, container, path)
     if found is None:
-        return Place(path)  # its parent may be there: the daemon says what is wrong
+        return Place(path)  # its parent may exist; otherwise the daemon reports the error
     if found.mode & (_GO_DEVICE | _GO_IRREGULAR):
         what = "a device" if found.mode & _GO_DEVICE else "an irregular file"
         fail(f'destination "{shown}" must be a directory or a regular file: got {what}')
@@ -193,7 +193,7 @@ def _stdin() -> Iterator[bytes]:
 
 
 def _stat(engine: Engine, container: str, path: str) -> Stat | None:
-    """What is at a path of a container; None if nothing is, or it cannot be told."""
+    """The stat of a path in a container; None if it does not exist or the stat fails."""
     try:
         answer = engine.open("HEAD", f"/containers/{segment(container)}/archive", {"path": path})
     except ApiError:
@@ -211,7 +211,7 @@ def _decoded(header: str) -> Stat:
 
 
 class Progress:
-    """The pieces on their way, counted; on a terminal, how much there was is shown meanwhile."""
+    """Counts the pieces in transit and, on a terminal, shows their total size."""
 
     def __init__(self, pieces: Iterable[bytes], title: str, quiet: bool) -> None:
         self._pieces, self._title, self._quiet = pieces, title, quiet

@@ -21,7 +21,7 @@ def line(event: dict[str, Any]) -> str:
 
 
 def renamed(event: dict[str, Any]) -> dict[str, Any]:
-    """Templates name the fields as the Go struct does: .Time, .TimeNano, .Status, .ID, .From, .Scope."""
+    """Rename keys to the Go struct's fields for templates: .Time, .TimeNano, .Status, .ID, .From, .Scope."""
     names = {"time": "Time", "timeNano": "TimeNano", "status": "Status", "id": "ID", "from": "From", "scope": "Scope"}
     return {**dict.fromkeys(("Status", "ID", "From", "Scope"), ""), **{names.get(key, key): event[key] for key in event}}
 

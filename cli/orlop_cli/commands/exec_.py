@@ -15,7 +15,7 @@ from orlop_cli.attached.control import control, resize_now
 from orlop_cli.create.values import environment
 from orlop_cli.daemon.client import Engine, segment
 
-FIRST_RESIZES = 10  # the process may not have started when the first one is sent
+FIRST_RESIZES = 10  # tries of the first resize: the process may not have started yet
 
 
 @command(
@@ -80,7 +80,7 @@ def _attached(engine: Engine, path: str, start: dict[str, Any], wiring: Wiring) 
     try:
         found = engine.get(f"{path}/json")
     except CannotConnect:
-        raise Exit(255) from None  # Docker's -1: the daemon is gone, and with it what we wanted to know
+        raise Exit(255) from None  # Docker's -1: without the daemon the exit code is unknown
     raise Exit(int(found.get("ExitCode") or 0))
 
 

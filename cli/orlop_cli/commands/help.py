@@ -20,6 +20,6 @@ def help_(session: Session, args: tuple[str, ...]) -> None:
     rest = list(args)
     while rest and isinstance(context.command, click.Group):
         name, found, rest = context.command.resolve_command(context, rest)
-        assert found is not None  # an unknown one has raised
+        assert found is not None  # an unknown command has raised
         context = click.Context(found, info_name=name, parent=context, **found.context_settings)
     click.echo(context.get_help())

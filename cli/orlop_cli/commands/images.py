@@ -79,7 +79,8 @@ class Image(Row):
 
 
 def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Image]:
-    """A row per tag; an image that has only digests shows under its repository without a tag, another under <none>."""
+    """A row per tag. An image with digests only is listed under its repository without a tag, one without either as
+    <none>."""
     for data in found:
         tags = [tag for tag in data.get("RepoTags") or [] if tag != f"{NONE}:{NONE}"]
         by_name: dict[str, list[str]] = {}

@@ -29,7 +29,7 @@ _LIMITS = (
 
 
 def pretty(info: Info) -> str:
-    """The Server block as Docker lays it out; lines for what the daemon does not report are left out."""
+    """The Server block in Docker's layout; lines that the daemon does not report are left out."""
     lines: Lines = []
     for section in (_counts, _storage, _plugins, _swarm, _runtimes, _security, _host, _proxies, _registries, _tail):
         lines += section(info)
@@ -146,14 +146,14 @@ def _bool(value: Any) -> str:
 
 
 def warnings(info: Info) -> list[str]:
-    """What the daemon warns of, or what older ones leave the client to find."""
+    """The daemon's warnings, and those that the client derives for older daemons."""
     if info.get("Warnings") is not None:
         return list(info["Warnings"])
     return [f"WARNING: {text}" for key, text in _LIMITS if info.get(key) is False]
 
 
 def _client(session: Session) -> Info:
-    """What Docker's client says of itself, with the daemon's address besides."""
+    """The client block of Docker's `info`, with the daemon's address added."""
     return {
         "Debug": bool(os.environ.get("DEBUG")),
         "Version": __version__,

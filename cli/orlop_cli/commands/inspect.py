@@ -17,7 +17,7 @@ Fetch = Callable[[str], Any]
 
 
 def _getters(engine: Engine, size: bool = False) -> dict[str, Fetch]:
-    """Where each type is found, in the order in which `inspect` tries them."""
+    """How to fetch each type, in the order in which `inspect` tries them."""
     sized = {"size": 1} if size else None
     return {
         "container": lambda name: engine.get(f"/containers/{segment(name)}/json", sized),
@@ -33,7 +33,7 @@ def _any(getters: dict[str, Fetch]) -> Fetch:
             try:
                 return get(name)
             except ApiError as error:
-                # 400: a name that this type could never have, such as an image's with a slash for a volume.
+                # 400: the name is invalid for this type, such as an image's name with a slash for a volume.
                 if error.status not in (400, 404):
                     raise
         raise CliError(f"no such object: {name}")
@@ -42,7 +42,7 @@ def _any(getters: dict[str, Fetch]) -> Fetch:
 
 
 def _show(names: Sequence[str], fetch: Fetch, form: str | None) -> None:
-    """What was found, then what was not: the list is printed even if some are missing."""
+    """Print the objects found, then the errors: the list is printed even if some are missing."""
     found: list[Any] = []
     problems: list[CliError] = []
     for name in names:

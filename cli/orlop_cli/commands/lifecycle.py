@@ -134,7 +134,7 @@ def rm(session: Session, args: tuple[str, ...], force: bool, link: bool, volumes
         except ApiError as error:
             if not (force and error.status == 404):
                 raise
-            complain(error)  # said, but with --force no failure (Docker since 20.10)
+            complain(error)  # printed, but with --force not a failure (Docker since 20.10)
             return SILENT
         return None
 

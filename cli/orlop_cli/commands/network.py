@@ -121,7 +121,7 @@ def create(session: Session, args: tuple[str, ...], **options: Any) -> None:
 def pools(
     subnets: tuple[str, ...], ranges: tuple[str, ...], gateways: tuple[str, ...], aux: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """IPAM.Config: every range, gateway and auxiliary address goes to the subnet that contains it."""
+    """IPAM.Config: assign every range, gateway and auxiliary address to the subnet that contains it."""
     import ipaddress
 
     try:

@@ -1,4 +1,4 @@
-"""`prune` of containers, images, networks, volumes, and of all together."""
+"""`prune` of containers, images, networks and volumes, and `system prune`."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Container(Row):
 
     def Names(self) -> str:  # noqa: N802
         names = [name.removeprefix("/") for name in self._data.get("Names") or []]
-        # Names that still hold a slash are other containers' legacy links to this one.
+        # Names with a second slash are legacy links of other containers to this one.
         return ",".join(name for name in names if not (self._trunc and "/" in name))
 
     def Image(self) -> str:  # noqa: N802
@@ -122,7 +122,7 @@ def _limit(last: int, latest: bool) -> int | None:
 
 
 def _asks_size(form: str | None) -> bool:
-    """Sizes are dear for the daemon: asked for only when they are printed."""
+    """Sizes are expensive for the daemon: requested only when they are printed."""
     return form is not None and (".Size" in form or "json ." in form)
 
 

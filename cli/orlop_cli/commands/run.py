@@ -81,7 +81,7 @@ def _foreground(engine: Engine, path: str, wiring: Wiring, forward: bool, remove
 
 
 def _start(engine: Engine, path: str, removal: Wait | None) -> None:
-    """Start it. One that could not start and is to be removed is gone when we return."""
+    """Start the container. If that fails and it has --rm, its removal has finished when this returns."""
     try:
         engine.post(f"{path}/start")
     except ApiError as error:

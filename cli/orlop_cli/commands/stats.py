@@ -1,4 +1,4 @@
-"""`orlop stats`: one stream per container, read by a thread each; the main thread draws."""
+"""`orlop stats`: one stream and one thread per container; the main thread draws."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from orlop_cli.daemon.client import Engine, records, segment
 from orlop_cli.tables.format import render_rows
 from orlop_cli.tables.stats import COLUMNS, HEADERS, Figures, Line, figures
 
-FIRST_SAMPLE = 2.0  # seconds; after that the missing ones show dashes
+FIRST_SAMPLE = 2.0  # seconds; containers without a sample then show dashes
 INTERVAL = 0.5
 CLEAR = "\033[H\033[J"
 HOME_AND_ERASE = "\033[2J\033[H"
 
 
 class Collector:
-    """The samples of one container. Its thread alone writes, the drawing thread reads; each field is one reference."""
+    """The samples of one container. Its thread writes, the drawing thread reads; each field is replaced as a whole."""
 
     def __init__(self, engine: Engine, asked: str, stream: bool) -> None:
         self.asked = asked
@@ -39,7 +39,7 @@ class Collector:
             for sample in records(self._engine.detached("GET", path, {"stream": int(self._stream)})):
                 self.ident = sample.get("id") or self.ident
                 self.name = (sample.get("name") or "").removeprefix("/")
-                # A container that is not running gives a sample of nothing, with the zero time.
+                # A container that is not running sends an empty sample with the zero time.
                 self.seen = None if str(sample.get("read", "")).startswith("0001-") else figures(sample)
                 self.first.set()
         except CliError as error:
@@ -54,7 +54,7 @@ class Collector:
 
 
 class Board:
-    """All containers that are shown; with `follow`, those that start later too."""
+    """The containers shown; with `follow`, also those that start later."""
 
     def __init__(self, engine: Engine, names: Sequence[str], everything: bool, stream: bool) -> None:
         self._engine, self._everything, self._stream = engine, everything, stream
@@ -72,7 +72,7 @@ class Board:
             self.collectors[name] = Collector(self._engine.fork(), name, self._stream)
 
     def refresh(self) -> None:
-        """Take in new containers, drop those that have gone."""
+        """Add new containers, drop those that have exited."""
         if not self.follow:
             return
         present = self._listed()
@@ -122,7 +122,7 @@ def stats(
 
 
 def _draw(board: Board, form: str | None, trunc: bool) -> None:
-    """Redraw in place until interrupted, or until all named containers have gone."""
+    """Redraw in place until interrupted, or until all named containers have exited."""
     pause = threading.Event()
     template = bool(form) and not str(form).startswith("table")
     rounds = 0

@@ -1,6 +1,6 @@
-"""`orlop system df`: what images, containers, volumes and the build cache hold on the disk, and what of it is in no use.
+"""`orlop system df`: disk space of images, containers, volumes and build cache, and how much of it is reclaimable.
 
-The sums are Docker's (cli/command/formatter/disk_usage.go), its notion of what is reclaimable included.
+The sums and the meaning of reclaimable are Docker's (cli/command/formatter/disk_usage.go).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LIVING = ("running", "paused", "restarting")
 
 
 class Kind(Row):
-    """One kind of object in the summary. `percent`: whether what is reclaimable is shown as a share of all, too."""
+    """One kind of object in the summary. `percent`: show the reclaimable size also as a share of the total."""
 
     FIELDS = tuple(sorted(HEADERS))
 
@@ -152,7 +152,7 @@ def _cache(usage: Usage) -> Kind:
 
 
 def _objects(usage: Usage, trunc: bool) -> dict[str, list[Row]]:
-    """Everything, a row each; of an image, its first name. A container's size is its own, without its image's."""
+    """One row per object; images by their first name. A container's size excludes its image."""
     images: list[Row] = []
     for image in usage.get("Images") or []:
         name = next(iter(image.get("RepoTags") or []), "")

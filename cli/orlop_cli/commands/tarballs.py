@@ -54,7 +54,7 @@ def load(session: Session, args: tuple[str, ...], path: str | None, quiet: bool)
     if path is None and os.isatty(0):
         fail("requested load from stdin, but stdin is empty")
     engine = session.engine
-    engine.negotiate()  # what comes through a pipe can be sent once only
+    engine.negotiate()  # a body that comes from a pipe can be sent only once
     query = {"quiet": int(quiet or not sys.stdout.isatty())}
     with _input(path) as file:
         answer = engine.open("POST", "/images/load", query, _blocks(file), {"Content-Type": "application/x-tar"})

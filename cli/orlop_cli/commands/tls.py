@@ -1,4 +1,4 @@
-"""`orlop tls`: the certificates that let a daemon listen on the network. Asks no daemon anything."""
+"""`orlop tls`: creates the certificates for a daemon that listens on the network. Contacts no daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/etc/orlop/tls"
 CLIENT = "client"
-DAYS = 825  # what clients that limit it still take
+DAYS = 825  # the longest validity that strict clients accept
 
 
 def _days(days: int) -> int:
@@ -47,7 +47,7 @@ def init(
     client: str | None,
     force: bool,
 ) -> None:
-    from orlop_cli.daemon import certificates as made  # a library of 40 ms, and nothing else here needs it
+    from orlop_cli.daemon import certificates as made  # takes 40 ms to import
 
     directory, days = os.path.abspath(directory), _days(days)
     if client is not None:

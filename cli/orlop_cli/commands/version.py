@@ -64,7 +64,7 @@ def _server_text(server: dict[str, Any]) -> str:
 
 
 def _details(details: dict[str, Any], engine: bool) -> list[tuple[str, str]]:
-    """Docker's lines in Docker's order, then whatever else a daemon reports about itself."""
+    """Docker's lines in Docker's order, then any other details that the daemon reports."""
     rows: list[tuple[str, str]] = []
     for key in (*ORDER, *sorted(set(details) - set(ORDER) - {"KernelVersion", "Version", "Arch", "Platform", "Components"})):
         value = details.get(key)
@@ -82,7 +82,7 @@ def _details(details: dict[str, Any], engine: bool) -> list[tuple[str, str]]:
 
 
 def _built(text: str) -> str:
-    """RFC 3339 as `Thu Aug 13 05:35:48 2026`; anything else as it is."""
+    """RFC 3339 as `Thu Aug 13 05:35:48 2026`; other text unchanged."""
     try:
         return time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(parse_nanoseconds(text) // 10**9))
     except ValueError:

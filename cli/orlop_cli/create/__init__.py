@@ -1,1 +1,1 @@
-"""From the flags of `run` and `create` to the body of `POST /containers/create`. Pure but for files that flags name."""
+"""Turns the flags of `run` and `create` into the body of `POST /containers/create`. Reads only files that flags name."""

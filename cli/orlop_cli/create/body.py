@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 def build(options: Json, image: str, words: Sequence[str], version: tuple[int, int], detach: bool = False) -> Json:
-    """Config, HostConfig and NetworkingConfig from flags. Raises UsageProblem for what no daemon would take."""
+    """Config, HostConfig and NetworkingConfig from flags. Raises UsageProblem for values that no daemon accepts."""
     _conflicts(options, detach)
     mode, endpoints = network.build(options, version)
     bindings, exposed = _published(options)
@@ -27,7 +27,7 @@ def build(options: Json, image: str, words: Sequence[str], version: tuple[int, i
     host["SecurityOpt"] = security
     host.update({"Binds": bound or None, "PortBindings": bindings or None, "NetworkMode": mode})
     body["HostConfig"] = _present(host)
-    if unmasked:  # empty lists, as opposed to absent ones: nothing is masked
+    if unmasked:  # empty lists, not absent ones: nothing is masked
         body["HostConfig"].update({"MaskedPaths": [], "ReadonlyPaths": []})
     if options["restart"]:
         body["HostConfig"]["RestartPolicy"] = restart_policy(options["restart"])
@@ -36,7 +36,7 @@ def build(options: Json, image: str, words: Sequence[str], version: tuple[int, i
 
 
 def _present(fields: Json) -> Json:
-    """Without what was not given: the daemon's defaults are the daemon's. False and 0 given are False and 0 sent."""
+    """Drop flags that were not given, so that the daemon's defaults apply. An explicit False or 0 is sent."""
     return {key: value for key, value in fields.items() if value not in (None, "", (), [])}
 
 
@@ -68,7 +68,7 @@ def _config(options: Json, image: str, words: Sequence[str], version: tuple[int,
     return {
         "Image": image,
         "Cmd": list(words) or None,
-        # --entrypoint "" takes the image's away; an empty list would mean "not given".
+        # --entrypoint "" removes the image's entrypoint; an empty list would mean "not given".
         "Entrypoint": None if entrypoint is None else [entrypoint],
         "Hostname": options["hostname"],
         "Domainname": options["domainname"],
@@ -121,7 +121,7 @@ def _published(options: Json) -> tuple[ports.Bindings, list[str]]:
 
 
 def restart_policy(text: str) -> Json:
-    """`on-failure:3` as the API wants it."""
+    """Parse `on-failure:3` into the API's object."""
     name, colon, count = text.partition(":")
     if colon and name != "on-failure":
         raise bad(f"invalid restart policy format: {text}: maximum retry count can only be used with 'on-failure'")
@@ -226,7 +226,7 @@ def _resources(options: Json) -> Json:
 
 
 def needed_version(options: Json) -> tuple[tuple[int, int], str] | None:
-    """The newest API version beyond the base that some flag asks for, and that flag."""
+    """The newest API version above the base that a flag needs, and that flag."""
     needs = [network.needed_version(options), mounts.needed_version([mounts.mount(text) for text in options["mount"]])]
     if options["health_start_interval"] is not None:
         needs.append(((1, 44), "--health-start-interval"))

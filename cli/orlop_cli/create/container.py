@@ -1,4 +1,4 @@
-"""Creating the container of `run` and `create`: the image first, if it is missing; warnings; the cidfile."""
+"""Creates the container of `run` and `create`: pulls a missing image, prints warnings, writes the cidfile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orlop_cli.values import references
 
 
 def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool = False) -> str:
-    """Create it and return its ID."""
+    """Create the container and return its ID."""
     with _cidfile(options["cidfile"]) as write:
         made = _create(engine, options, image, words, detach)
         try:
@@ -27,8 +27,8 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
 
 
 def _cidfile(path: str | None) -> AbstractContextManager[Callable[[bytes], object]]:
-    """Made first: one that cannot be written must not cost a container nobody knows of, and one that is there already is
-    another container's, most likely."""
+    """Create the file before the container, so that a file that cannot be written does not leave an unknown container
+    behind. An existing file probably belongs to another container and is an error."""
     if not path:
         return nullcontext(bytes)
     taken = f"container ID file found, make sure the other container isn't running or delete {path}"
@@ -59,7 +59,7 @@ def _create(engine: Engine, options: dict[str, Any], image: str, words: Sequence
 
 
 def _add_proxies(document: dict[str, Any], proxies: dict[str, str]) -> None:
-    """Variables the user has not set; `-e HTTP_PROXY=` with an empty value is set."""
+    """Add proxy variables that the user has not set; `-e HTTP_PROXY=` with an empty value counts as set."""
     given = document.get("Env") or []
     names = {item.partition("=")[0] for item in given}
     added = [f"{name}={value}" for name, value in proxies.items() if name not in names]
@@ -68,7 +68,7 @@ def _add_proxies(document: dict[str, Any], proxies: dict[str, str]) -> None:
 
 
 def _image_missing(error: ApiError, options: dict[str, Any]) -> bool:
-    """404 is also the answer for a network or volume that is missing: the text tells."""
+    """A missing network or volume is a 404 too: decide by the text."""
     return error.status == 404 and options["pull"] == "missing" and "no such image" in error.text.lower()
 
 
@@ -83,7 +83,7 @@ def _fetch(engine: Engine, options: dict[str, Any], image: str) -> None:
 
 
 def start_code(error: CliError) -> int:
-    """Docker's exit code for a container that could not be made or started: decided by the text (toStatusError)."""
+    """Docker's exit code for a failed create or start, decided by the text (toStatusError)."""
     text = error.message.lower()
     if any(
         hint in text for hint in ("executable file not found", "no such file or directory", "system cannot find the file")

@@ -77,7 +77,7 @@ def _count(text: str) -> int:
 
 
 def security(items: Iterable[str]) -> tuple[list[str], bool]:
-    """(HostConfig.SecurityOpt, whether system paths are unmasked). Profiles are read here, by the client."""
+    """(HostConfig.SecurityOpt, whether system paths are unmasked). Profiles are read by the client."""
     out: list[str] = []
     unmasked = False
     for item in items:

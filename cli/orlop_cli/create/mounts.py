@@ -14,7 +14,8 @@ Json = dict[str, Any]
 
 
 def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:
-    """-v flags as (HostConfig.Binds, Config.Volumes): with a colon it has a source; without, the volume is anonymous."""
+    """-v flags as (HostConfig.Binds, Config.Volumes): with a colon there is a source; without one the volume is
+    anonymous."""
     bound: list[str] = []
     anonymous: dict[str, Json] = {}
     for text in volumes:
@@ -24,7 +25,7 @@ def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:
         elif not source or not rest:
             raise bad(f"invalid spec: {text}: empty section between colons")
         else:
-            # Docker leaves names alone and makes ./path and ../path absolute: the daemon does not know where we are.
+            # As in Docker: names stay, ./path and ../path become absolute, because the daemon does not know our directory.
             bound.append(f"{os.path.abspath(source) if source.startswith('.') else source}:{rest}")
     return bound, anonymous
 
@@ -139,7 +140,7 @@ def _check(made: Json, keys: set[str]) -> None:
 
 
 def needed_version(mounts: Iterable[Json]) -> tuple[tuple[int, int], str] | None:
-    """The newest API version a mount asks for beyond the base, and the field that does."""
+    """The newest API version above the base that a mount needs, and the field that needs it."""
     need: tuple[tuple[int, int], str] | None = None
     for made in mounts:
         for version, field, present in (

@@ -11,7 +11,7 @@ _BUILTIN = ("default", "bridge", "host", "none")
 
 
 def user_defined(name: str) -> bool:
-    """A network that somebody created: the only kind with aliases and addresses of one's choice."""
+    """Whether the network is user-defined: the only kind with aliases and fixed addresses."""
     return name not in _BUILTIN and not name.startswith("container:")
 
 
@@ -76,7 +76,7 @@ def build(options: Json, version: tuple[int, int]) -> tuple[str, dict[str, Json]
     if len({user_defined(name) for name in endpoints}) > 1:
         raise bad("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
     if len(endpoints) == 1 and not endpoint:
-        endpoints = {}  # the daemon makes the plain endpoint itself; old ones accept nothing else
+        endpoints = {}  # the daemon creates the default endpoint itself; old ones accept nothing else
     return first, endpoints
 
 
@@ -97,7 +97,7 @@ def _single(name: str, endpoint: Json, options: Json, version: tuple[int, int]) 
 
 
 def needed_version(options: Json) -> tuple[tuple[int, int], str] | None:
-    """The API version beyond the base that these networks ask for."""
+    """The API version above the base that these networks need."""
     parsed = [parse(text) for text in options["network"]]
     if any("GwPriority" in endpoint for _, endpoint in parsed):
         return (1, 48), "gw-priority"

@@ -1,4 +1,4 @@
-"""The flags that `run` and `create` share, as Docker has them for one Linux host."""
+"""The flags that `run` and `create` share: Docker's, for one Linux host."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ _LOGS: list[Decorator] = [
 
 
 def create_options(function: Function) -> Function:
-    """All of them."""
+    """Add all of them to a command."""
     for add in reversed([*_PROCESS, *_IDENTITY, *_FILES, *_NET, *_LIMITS, *_HEALTH, *_SECURITY, *_LOGS]):
         function = add(function)
     return function

@@ -11,7 +11,7 @@ from orlop_cli.values.units import parse_bytes
 
 
 def bad(message: str) -> UsageProblem:
-    """Docker exits 125 for every problem of `run` that comes before the container."""
+    """Docker exits with 125 for every error of `run` before the container runs."""
     return UsageProblem(message, 125)
 
 
@@ -40,7 +40,7 @@ def strict_pairs(items: Iterable[str], what: str) -> dict[str, str]:
 
 
 def environment(files: Sequence[str], given: Sequence[str], ours: Mapping[str, str] | None = None) -> list[str]:
-    """Lines of --env-file, then -e. A bare KEY takes our value, and is left out if we have none."""
+    """Lines of --env-file, then -e. A bare KEY takes our environment's value, and is left out if there is none."""
     ours = os.environ if ours is None else ours
     out: list[str] = []
     for item in [*(line for path in files for line in file_lines(path)), *given]:
@@ -63,7 +63,8 @@ def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 
 
 def file_lines(path: str) -> list[str]:
-    """The lines of an env or label file: blank ones and comments left out, blanks before a key dropped, after it refused."""
+    """The lines of an env or label file. Blank lines and comments are dropped, and spaces before a key; a space after it is
+    an error."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
@@ -72,7 +73,7 @@ def file_lines(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise bad(f"invalid file {path}: not UTF-8") from None
     found: list[str] = []
-    for line in text.split("\n"):  # and at nothing else that Python calls the end of a line: values have form feeds in them
+    for line in text.split("\n"):  # not splitlines(), which also splits at form feeds, and values contain them
         line = line.removesuffix("\r").lstrip()
         if not line or line.startswith("#"):
             continue

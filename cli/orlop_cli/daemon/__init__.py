@@ -1,1 +1,1 @@
-"""The daemon as the client reaches it: where it is, the connection, TLS and its certificates, calls and their errors."""
+"""Access to the daemon: its address, the connection, TLS and certificates, API calls and their errors."""

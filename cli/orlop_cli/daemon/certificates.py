@@ -1,10 +1,10 @@
 """A certificate authority in a directory: the CA, a server's certificate, and a directory for each client.
 
     ca.pem  ca-key.pem  server-cert.pem  server-key.pem
-    CLIENT/ca.pem  CLIENT/cert.pem  CLIENT/key.pem       what DOCKER_CERT_PATH names; goes to the client's machine as it is
+    CLIENT/ca.pem  CLIENT/cert.pem  CLIENT/key.pem       value of DOCKER_CERT_PATH; copied to the client's machine
 
-P-256 keys (FIPS 186-5): Go, OpenSSL and every curl take them. Files appear whole, by rename, keys with mode 0600; a run that
-is cut short leaves what was there, or pairs of which the server refuses the half.
+P-256 keys (FIPS 186-5): supported by Go, OpenSSL and every curl. Files are renamed into place, keys with mode 0600. An
+interrupted run leaves the old files, or a mismatched pair, which the server refuses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from orlop_cli._errors import CliError
 
 CA, CA_KEY, SERVER, SERVER_KEY = "ca.pem", "ca-key.pem", "server-cert.pem", "server-key.pem"
 _CA_DAYS = 3650
-_SLACK = dt.timedelta(hours=1)  # clocks differ
+_SLACK = dt.timedelta(hours=1)  # tolerance for clocks that differ
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _NEVER = ("0.0.0.0", "::")
@@ -45,7 +45,7 @@ class Pair(NamedTuple):
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """A name of the server as a subjectAltName has it: an address, a host name, or `*.` and one."""
+    """A server name as a subjectAltName: an address, a host name, or `*.` and a host name."""
     try:
         return x509.IPAddress(ipaddress.ip_address(text.strip("[]")))
     except ValueError:
@@ -57,7 +57,7 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 def own_names() -> list[str]:
-    """What clients may call this machine: its names, loopback, and its addresses but link-local ones."""
+    """Names by which clients may reach this machine: its host names, loopback, and its addresses except link-local ones."""
     host = socket.gethostname()
     found = [host, socket.getfqdn(), "localhost", "127.0.0.1", "::1", *_addresses()]
     return [name for name in dict.fromkeys(found) if name not in _NEVER and _possible(name)]
@@ -72,7 +72,7 @@ def _possible(name: str) -> bool:
 
 
 def _addresses() -> Iterable[str]:
-    """The kernel's own lists (proc(5)); without them, none."""
+    """The addresses listed by the kernel (proc(5)); none if they cannot be read."""
     try:
         with open("/proc/net/fib_trie") as file:
             text = file.read()
@@ -100,7 +100,7 @@ def _build(
     signer = issuer.key if issuer else key
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     end = now + dt.timedelta(days=days)
-    end = min(end, issuer.certificate.not_valid_after_utc) if issuer else end  # what outlives its CA is valid to nobody
+    end = min(end, issuer.certificate.not_valid_after_utc) if issuer else end  # useless beyond the CA's end
     builder = (
         x509.CertificateBuilder(name if issuer is None else issuer.certificate.subject, name, key.public_key())
         .serial_number(x509.random_serial_number())
@@ -156,7 +156,7 @@ def check_client(name: str) -> str:
 
 
 def load(directory: str, certificate: str, key: str) -> Pair:
-    """A pair that is there. `CliError` when it is not, or is nothing that we make."""
+    """Load an existing pair. Raises `CliError` when it is missing or was not made by this command."""
     try:
         found = x509.load_pem_x509_certificate(_read(os.path.join(directory, certificate)))
         private = serialization.load_pem_private_key(_read(os.path.join(directory, key)), None)
@@ -183,7 +183,7 @@ def _read(path: str) -> bytes:
 
 
 def store(directory: str, pair: Pair, certificate: str, key: str) -> None:
-    """The key first: a certificate without its key is what a server refuses, a key alone is nothing."""
+    """Write the key first: a server refuses a certificate without its key, while a key alone is harmless."""
     private = pair.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -1,8 +1,8 @@
-"""The daemon as the commands see it: typed-by-convention JSON calls, errors as ApiError, streams.
+"""API calls for the commands: untyped JSON, errors as ApiError, streams.
 
-Version negotiation costs nothing in the usual case. Requests go out under BASE_API, which every daemon since 2023 serves;
-one that does not answers 400 and says what it speaks, and the request is repeated once under that. Flags of newer versions
-call `need()`, which asks `/_ping` first. DOCKER_API_VERSION pins, as with Docker's client.
+Version negotiation usually costs no request. Requests use BASE_API, which every daemon since 2023 serves; a daemon that does
+not serve it answers 400 and names its versions, and the request is repeated once. Flags that need a newer version call
+`need()`, which asks `/_ping` first. DOCKER_API_VERSION pins the version, as in Docker's client.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from orlop_cli._errors import ApiError, CannotConnect, CliError
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import Connection, Response
 
-BASE_API = (1, 43)  # what the commands are written for
-MAX_API = (1, 48)  # the newest version a single flag asks for
+BASE_API = (1, 43)  # the version that the commands are written for
+MAX_API = (1, 48)  # the newest version that any flag needs
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 USER_AGENT = f"Orlop-Client/{__version__} (linux)"
 
@@ -30,7 +30,7 @@ Query = Mapping[str, str | int | list[str] | None]
 
 
 class Engine:
-    """One daemon at one address. Not shared between threads: `fork()` gives another thread its own connections."""
+    """One daemon at one address. Not thread-safe: `fork()` gives another thread its own connections."""
 
     def __init__(self, address: hosts.Address, tls: hosts.Tls | None = None) -> None:
         self.address = address
@@ -44,14 +44,14 @@ class Engine:
         self._forks: list[Engine] = []
 
     def fork(self) -> Engine:
-        """The same daemon, with connections of its own; closed with this one."""
+        """The same daemon with separate connections, which are closed with this object."""
         other = Engine(self.address, self._tls)
         other.version = self.version
         self._forks.append(other)
         return other
 
     def close(self) -> None:
-        """Close every connection, also those that hijacks and waits have taken."""
+        """Close every connection, also those of hijacks and waits."""
         for other in self._forks:
             other.close()
         for connection in self._opened:
@@ -69,12 +69,12 @@ class Engine:
         return self._server
 
     def negotiate(self) -> None:
-        """Settle the version before a request that cannot be repeated (a body read from a pipe)."""
+        """Settle the version before a request that cannot be repeated (its body is read from a pipe)."""
         if not self.pinned:
             self.version = min(max(BASE_API, self.version), self.server_version())
 
     def need(self, version: tuple[int, int], what: str) -> None:
-        """Raise the version in use for a flag that needs it, or say that the daemon is too old for it."""
+        """Raise the version in use to what a flag needs, or raise CliError if the daemon is too old for it."""
         if self.version >= version:
             return
         server = self.version if self.pinned else self.server_version()
@@ -95,7 +95,7 @@ class Engine:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send a request; return the answer with its body unread. Raises ApiError for a status of 400 and above."""
+        """Send a request; return the answer with its body unread. Raises ApiError for status 400 and above."""
         target = path + _encode(query or {})
         sent = dict(headers or {})
         answer = self._exchange(method, target, sent, body)
@@ -110,7 +110,7 @@ class Engine:
         raise error
 
     def _other_version(self, error: ApiError) -> bool:
-        """After a refusal because of our version, pick the one the daemon names; false if that was not the reason."""
+        """After a 400 because of our version, use the one that the daemon names. False if the 400 had another reason."""
         if self.pinned or error.status != 400:
             return False
         found = re.search(r"client version [\d.]+ is too (new|old)\. M\w+ supported API version is ([\d.]+)", error.text)
@@ -145,8 +145,8 @@ class Engine:
         return answer
 
     def _connection(self) -> Connection:
-        """The kept connection if the daemon has not closed it meanwhile, else a new one. A request that failed on a kept
-        connection could not be told from one that was carried out, so closed ones are found before, not after."""
+        """The kept connection, unless the daemon has closed it, else a new one. Checked before the request: a failure on a
+        kept connection would not tell whether the request was carried out."""
         kept, self._idle = self._idle, None
         if kept is not None and kept.idle:
             if not select.select([kept.stream], [], [], 0)[0]:
@@ -179,14 +179,14 @@ class Engine:
         return answer
 
     def detached(self, method: str, path: str, query: Query | None = None) -> Response:
-        """A request whose answer takes long (wait, logs): on a connection of its own, later requests use another."""
+        """A request whose answer takes long (wait, logs), on a separate connection, so that later requests can be sent."""
         answer = self.open(method, path, query)
         self._idle = None
         return answer
 
 
 def records(answer: Response) -> Iterator[Json]:
-    """JSON documents of a stream, one per line or run together (events, stats, progress), as they arrive."""
+    """JSON documents of a stream as they arrive, one per line or concatenated (events, stats, progress)."""
     decoder = json.JSONDecoder()
     pending = b""
     for chunk in answer.chunks():
@@ -216,14 +216,14 @@ def segment(name: str) -> str:
 
 
 def _quote(text: str, safe: bytes = b"") -> str:
-    """Percent-encode what RFC 3986 does not call unreserved. (`urllib.parse` takes 4 ms to import.) Bytes of our command
-    line that are no UTF-8 are sent as they are: the daemon says what it thinks of them."""
+    """Percent-encode all but RFC 3986's unreserved characters. (`urllib.parse` takes 4 ms to import.) Bytes of the command
+    line that are not UTF-8 are sent as they are; the daemon reports the error."""
     data = text.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte in _UNRESERVED or byte in safe else f"%{byte:02X}" for byte in data)
 
 
 def filters_json(pairs: Iterable[str]) -> str | None:
-    """`-f key=value` flags as the API's filters parameter, None without any."""
+    """`-f key=value` flags as the API's filters parameter; None if there are none."""
     grouped: dict[str, dict[str, bool]] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -242,7 +242,7 @@ def _encode(query: Query) -> str:
 
 
 def decode(data: bytes) -> Any:
-    """A JSON document. Raises CliError."""
+    """Decode a JSON document. Raises CliError."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

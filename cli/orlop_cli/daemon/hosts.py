@@ -1,4 +1,4 @@
-"""Where the daemon is and how to get a stream to it; what to tell a user who cannot."""
+"""The daemon's address, connecting to it, and advice when that fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONNECT_TIMEOUT = 20.0
 
 
 class Tls(NamedTuple):
-    """TLS as asked for by flags and environment; file names, or None for none."""
+    """TLS settings of flags and environment; file names, or None."""
 
     verify: bool
     ca: str | None
@@ -53,17 +53,17 @@ def parse(text: str, tls: bool) -> Address:
 
 
 def connect(address: Address, tls: Tls | None) -> Stream:
-    """Connect, or raise CannotConnect with a message that says what to do."""
+    """Connect, or raise CannotConnect with a message that says how to fix it."""
     try:
         if address.path:
             return _unix(address.path)
         raw = socket.create_connection((address.host, address.port), CONNECT_TIMEOUT)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is none to IDNA
-        denied = address.path and isinstance(error, PermissionError)  # of TCP it is a firewall
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name is invalid in IDNA
+        denied = address.path and isinstance(error, PermissionError)  # over TCP it means a firewall
         raise CannotConnect(_denied(address) if denied else _unreachable(address, error)) from None
     stream = raw if tls is None else _secured(raw, address, tls)
-    raw.settimeout(None)  # a daemon may be silent for as long as it likes once it is there
+    raw.settimeout(None)  # the daemon may be silent for any time after the connection
     return stream
 
 
@@ -103,7 +103,7 @@ def _unreachable(address: Address, error: OSError | UnicodeError) -> str:
 
 
 def _denied(address: Address) -> str:
-    """Docker's wording, and who may use the socket."""
+    """Docker's message, and which users may use the socket."""
     message = f"permission denied while trying to connect to the Orlop daemon socket at {address.text}"
     try:
         status = os.stat(address.path)

@@ -1,10 +1,10 @@
-"""HTTP/1.1 over one connected stream: just what the Engine API uses.
+"""HTTP/1.1 over one connected stream, as far as the Engine API needs it.
 
-`http.client` costs 12 ms of imports (it pulls in `email`), more than a whole `orlop ps` spends on the wire. This module
-has the three body framings, keep-alive, and the hijack (RFC 9110 section 7.8, Docker's `Upgrade: tcp`), after which the
-connection belongs to the caller together with the bytes that were read past the head.
+`http.client` takes 12 ms to import (it imports `email`), more than a whole `orlop ps` spends on the wire. This module has
+the three body framings, keep-alive, and the hijack (RFC 9110 section 7.8, Docker's `Upgrade: tcp`), after which the caller
+owns the connection, including the bytes that were read after the head.
 
-A Connection owns its stream. It is used by one thread at a time; a response must be read to its end before the next request.
+A Connection owns its stream. One thread at a time uses it; an answer must be read to its end before the next request.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Stream(Protocol):
 
 
 class ProtocolError(ConnectionError):
-    """The peer does not speak HTTP/1.1 as we know it, or closed in the middle of an answer."""
+    """The peer does not speak valid HTTP/1.1, or closed in the middle of an answer."""
 
 
 class Head:
-    """Status line and headers of an answer; header names in lower case, the last of equal ones wins."""
+    """Status line and headers of an answer; header names in lower case, the last of repeated headers wins."""
 
     __slots__ = ("headers", "status", "version")
 
@@ -53,19 +53,19 @@ class Head:
 
 
 class ChunkedDecoder:
-    """Sans-IO decoder of `Transfer-Encoding: chunked`. feed() returns the data of all chunks seen so far, joined:
-    a log of small frames comes as a million tiny chunks, and nobody should be called a million times for it."""
+    """Sans-IO decoder of `Transfer-Encoding: chunked`. feed() returns the data of all chunks seen so far joined, because a
+    log of small frames comes as a million tiny chunks."""
 
     __slots__ = ("_left", "_pending", "done", "rest")
 
     def __init__(self) -> None:
         self._pending = b""
-        self._left = 0  # bytes of the current chunk not seen yet, its CRLF included
+        self._left = 0  # bytes of the current chunk still to come, with its CRLF
         self.done = False
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Decode; after the last chunk `done` is set, and `rest` holds what followed it."""
+        """Decode; after the last chunk `done` is set, and `rest` holds the bytes that followed it."""
         data = self._pending + data if self._pending else data
         self._pending = b""
         out: list[bytes] = []
@@ -85,7 +85,7 @@ class ChunkedDecoder:
                 break
             size = _chunk_size(data[at:eol])
             if size == 0:
-                blank = data.find(b"\r\n\r\n", eol)  # trailers, if any, lie between
+                blank = data.find(b"\r\n\r\n", eol)  # trailers, if any, lie in between
                 if blank < 0:
                     break
                 self.done, self.rest = True, data[blank + 4 :]
@@ -99,7 +99,7 @@ class ChunkedDecoder:
 
 def _chunk_size(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
-    if not digits or digits.strip(_HEX):  # int() would take a sign, "0x" and "_" too
+    if not digits or digits.strip(_HEX):  # int() would also accept a sign, "0x" and "_"
         raise ProtocolError(f"bad chunk size {line[:20]!r}")
     return int(digits, 16)
 
@@ -111,7 +111,7 @@ def _length(text: str) -> int:
 
 
 class Response:
-    """An answer whose body is still on the wire."""
+    """An answer whose body has not been read yet."""
 
     def __init__(self, connection: Connection, head: Head, rest: bytes, bodyless: bool) -> None:
         self.status = head.status
@@ -178,16 +178,16 @@ class Response:
         return b"".join(self.chunks())
 
     def hijack(self) -> tuple[Stream, bytes]:
-        """Take over the connection: the stream, and the bytes of it that came together with the head."""
+        """Take over the connection: the stream, and bytes that were received together with the head."""
         return self._connection.stream, self._rest
 
     def close(self) -> None:
-        """Drop the connection, whatever is left on it."""
+        """Close the connection, even if the answer is unread."""
         self._connection.close()
 
 
 class Connection:
-    """One connection to a daemon; `idle` when a further request may be sent on it."""
+    """One connection to a daemon; `idle` when another request may be sent on it."""
 
     def __init__(self, stream: Stream, host: str) -> None:
         self.stream = stream
@@ -195,8 +195,8 @@ class Connection:
         self.idle = True
 
     def receive(self) -> bytes:
-        """What has come, empty at the end. Raises ConnectionError alone, which files never do: who writes what arrives can
-        tell a lost daemon from a full disk."""
+        """Receive bytes, b"" at EOF. Raises only ConnectionError, which files never raise: a caller that writes the bytes to
+        a file can tell a lost daemon from a full disk."""
         try:
             return self.stream.recv(RECEIVE)
         except ConnectionError:
@@ -211,7 +211,7 @@ class Connection:
     def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None = None
     ) -> Response:
-        """Send a request and return the answer once its head is there. An iterable body is sent chunked."""
+        """Send a request and return the answer after its head has arrived. An iterable body is sent chunked."""
         self.idle = False
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -228,7 +228,7 @@ class Connection:
         return self._answer(method)
 
     def _send_chunked(self, body: Iterable[bytes]) -> None:
-        # A daemon that refuses answers early and closes: its answer says why, our pipe error does not.
+        # A daemon may answer early and close: its answer gives the reason, our broken pipe does not.
         try:
             for piece in body:
                 self.stream.sendall(b"%x\r\n" % len(piece))

@@ -1,9 +1,11 @@
 """TLS over a socket with a half-close, for hijacked streams.
 
-`ssl.SSLSocket.shutdown(SHUT_WR)` throws the TLS state away, and with it everything the daemon still has to say. Here the
-write side ends with close_notify (RFC 8446 section 6.1: it closes one direction only) and reading goes on.
-Two threads use a stream, one to read and one to write. `_lock` guards the TLS object, `_sending` the order of records on
-the wire. A reader never waits for `_sending`: the writer may be waiting for a peer that waits for us to read.
+`ssl.SSLSocket.shutdown(SHUT_WR)` discards the TLS state, and with it all later output of the daemon. Here the write side is
+closed by close_notify (RFC 8446 section 6.1: it closes one direction only) and reading continues.
+
+Two threads use a stream, one to read and one to write. `_lock` guards the TLS object, `_sending` the order of records on the
+wire. A reader never waits for `_sending`: the writer may be blocked until the peer, which waits for us to read, makes
+progress.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> 
 
 
 def _told(error: ssl.SSLError) -> str:
-    """A daemon that refuses our certificate says so only after the handshake is done for us (TLS 1.3)."""
+    """In TLS 1.3 a daemon refuses our certificate only after the handshake has finished for us."""
     _, alert, why = (error.reason or "").partition("_ALERT_")
     return f"the daemon refuses us: {why.replace('_', ' ').lower()}" if alert else f"TLS: {error.reason}"
 
@@ -46,7 +48,7 @@ class TlsStream:
         self._tls = ctx.wrap_bio(self._in, self._out, server_hostname=server)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._ready = b""  # decrypted, not asked for yet
+        self._ready = b""  # decrypted but not yet read
         self._handshake()
 
     def _handshake(self) -> None:
@@ -62,14 +64,14 @@ class TlsStream:
                 return
 
     def _flush(self) -> None:
-        """Send what TLS has to say. The caller holds `_sending` and not `_lock`."""
+        """Send pending TLS records. The caller holds `_sending` but not `_lock`."""
         with self._lock:
             data = self._out.read()
         if data:
             self._raw.sendall(data)
 
     def _flush_if_free(self) -> None:
-        """From the reading side (answers to key updates): now, or with whatever the busy writer sends next."""
+        """Called by the reader (answers to key updates): send now, or leave it to the writer if that is busy."""
         if self._out.pending and self._sending.acquire(blocking=False):
             try:
                 self._flush()
@@ -117,7 +119,7 @@ class TlsStream:
                 view = view[sent:]
 
     def shutdown(self, how: int, /) -> None:
-        """SHUT_WR says close_notify and keeps reading; anything else ends the socket."""
+        """SHUT_WR sends close_notify and keeps reading; anything else shuts down the socket."""
         if how != socket.SHUT_WR:
             self._raw.shutdown(how)
             return
@@ -127,16 +129,16 @@ class TlsStream:
                 try:
                     self._tls.unwrap()
                 except ssl.SSLError:
-                    pass  # ours is in the buffer; the peer's close_notify comes with the end of its output
+                    pass  # our close_notify is buffered; the peer's comes after its output
             self._flush()
 
     def _drain(self) -> None:
-        """Decrypt what has arrived: unwrap() looks for the peer's close_notify and throws away data it finds instead."""
+        """Decrypt what has arrived: unwrap() looks for the peer's close_notify and discards data that it finds instead."""
         try:
             while data := self._tls.read(RECEIVE):
                 self._ready += data
         except ssl.SSLError:
-            pass  # no more for now, or no more at all: recv() will see
+            pass  # nothing more for now, or EOF: recv() finds out
 
     def settimeout(self, seconds: float | None, /) -> None:
         self._raw.settimeout(seconds)

@@ -1,1 +1,1 @@
-"""Files on this side: packed, unpacked, named for output; the rules of `cp`."""
+"""Local files: packing, unpacking, output files; the path rules of `cp`."""

@@ -1,6 +1,7 @@
-"""What `cp SRC DEST` means, in Docker's rules (moby/go-archive, copy.go): where the archive goes, and its top entry's name.
+"""The path rules of `cp SRC DEST`, which are Docker's (moby/go-archive, copy.go): the destination directory, and the name of
+the archive's top entry there.
 
-Pure. A trailing "/" says "a directory", "/." says "the contents of a directory".
+Pure. A final "/" means a directory, "/." the contents of a directory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from orlop_cli._errors import CliError
 
 
 class Source(NamedTuple):
-    """`name` is what its top entry is called at a destination that is a directory; "" for the contents alone."""
+    """`name` is the name of its top entry in a destination directory; "" for the contents alone."""
 
     is_dir: bool
     name: str
@@ -43,19 +44,19 @@ def asserts_directory(path: str) -> bool:
 
 
 def clean(path: str) -> str:
-    """The shortest equal path."""
+    """The path normalized."""
     return posixpath.normpath("/" + path.lstrip("/")) if path.startswith("/") else posixpath.normpath(path or ".")
 
 
 def as_written(path: str, original: str) -> str:
-    """A cleaned path with the ending that says what is meant."""
+    """The normalized path, with the "/" or "/." that `original` ends in."""
     if means_contents(original):
         return path if means_contents(path) else posixpath.join(path, ".")
     return path + "/" if original.endswith("/") and not path.endswith("/") else path
 
 
 def parent_and_name(path: str) -> tuple[str, str]:
-    """The directory of an entry, and its name there; "." of a path that means contents, "/" of the root."""
+    """The directory of an entry and its name there; "." for a path that means contents, "/" for the root."""
     cleaned = clean(path)
     if means_contents(path) and cleaned != ".":
         return cleaned, "."
@@ -63,19 +64,19 @@ def parent_and_name(path: str) -> tuple[str, str]:
 
 
 def entry_name(path: str) -> str:
-    """What the top entry of an archive of this path is called."""
+    """The name of the top entry in an archive of this path."""
     name = parent_and_name(path)[1]
     return "" if name in (".", "/") else name
 
 
 def link_target(path: str, target: str) -> str:
-    """Where a symbolic link at `path` leads, with the ending of `path`."""
+    """The target of a symbolic link at `path`, with the ending of `path`."""
     joined = clean(posixpath.join(parent_and_name(path)[0], target))
     return as_written(joined, path)
 
 
 def settle(source: Source, place: Place) -> tuple[str, str]:
-    """(directory to extract in, name of the top entry there). Raises CliError."""
+    """(directory to extract to, name of the top entry there). Raises CliError."""
     if place.exists and place.is_dir:
         return place.path, source.name
     if place.exists and source.is_dir:

@@ -1,4 +1,4 @@
-"""Files that a user names for what a command gets: made before the daemon is asked, and whole or not there at all."""
+"""Output files that a user names: created before the daemon is asked, and complete or absent at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Write = Callable[[bytes], None]
 
 @contextmanager
 def new_file(path: str, mode: int = 0o666, code: int = 1, exists: str = "") -> Iterator[Write]:
-    """A function that writes to a file which is not there yet; `exists` is what to say if it is. A failure leaves none."""
+    """Yields a function that writes to a new file; `exists` is the error if it exists. On failure the file is removed."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
@@ -32,7 +32,8 @@ def new_file(path: str, mode: int = 0o666, code: int = 1, exists: str = "") -> I
 
 @contextmanager
 def whole_file(path: str) -> Iterator[Write]:
-    """A function that writes beside the file, which is replaced at the end. A link to it stays one."""
+    """Yields a function that writes to a temporary file, which replaces `path` at the end. If `path` is a link, its target
+    is replaced."""
     import tempfile
 
     target = os.path.realpath(path)

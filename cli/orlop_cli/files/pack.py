@@ -1,4 +1,4 @@
-"""A local file or directory as a tar stream. Made piece by piece: nothing is in memory but the piece on its way."""
+"""Packs a local file or directory as a tar stream, piece by piece, with only one piece in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _CAPABILITY = "security.capability"
 
 
 def pack(path: str, name: str) -> Iterator[bytes]:
-    """The tar stream of what is at `path`, called `name`; "" leaves the directory itself out. Numeric owners, sockets left
-    out, files with several names as hard links. Raises CliError for what cannot be read."""
+    """The tar stream of the tree at `path`, named `name`; "" leaves the directory itself out. Owners are numeric, sockets
+    are left out, files with several names become hard links. Raises CliError for files that cannot be read."""
     try:
         yield from _entry(path, name, {})
     except OSError as error:
@@ -99,7 +99,7 @@ def _file(path: str, info: tarfile.TarInfo, seen: dict[tuple[int, int], str]) ->
 
 
 def _capability(fd: int) -> bytes:
-    """What makes a program of it that may do more; Docker copies no other extended attribute."""
+    """The file's capabilities; Docker copies no other extended attribute."""
     try:
         return os.getxattr(fd, _CAPABILITY)
     except OSError as error:

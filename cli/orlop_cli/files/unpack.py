@@ -1,8 +1,8 @@
-"""A tar stream into a local directory. The archive is a stranger's: nothing of it is written outside that directory.
+"""Extracts a tar stream into a local directory. The archive is untrusted: nothing is written outside that directory.
 
-Each directory is opened from the one above it without following links, and entries are made by name inside it: a link that
-the archive brings, or that somebody puts there meanwhile, leads nowhere. Owners are ours, as with `docker cp`; modes, times
-and extended attributes are the archive's.
+Each directory is opened from its parent without following links, and entries are created by name inside it, so that links
+from the archive or from another process are not followed. Owners are the user's, as with `docker cp`; modes, times and
+extended attributes are the archive's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _XATTR = "SCHILY.xattr."
 
 
 class _Reader:
-    """Pieces as the file that tarfile reads."""
+    """The pieces as a file object for tarfile."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -42,8 +42,8 @@ class _Reader:
 
 
 def unpack(pieces: Iterable[bytes], directory: str, strip: str, name: str) -> None:
-    """Extract below `directory`. The archive's top entry `strip` is called `name` there; "" stands for the directory
-    itself. Raises CliError."""
+    """Extract below `directory`. The archive's top entry `strip` is named `name` there; "" means the directory itself.
+    Raises CliError."""
     reader = _Reader(iter(pieces))
     try:
         with (
@@ -52,18 +52,18 @@ def unpack(pieces: Iterable[bytes], directory: str, strip: str, name: str) -> No
         ):
             while (info := tar.next()) is not None:
                 tree.add(tar, info, _parts(info.name, strip, name), strip, name)
-                tar.members.clear()  # which it keeps of every archive, to seek in it
+                tar.members.clear()  # tarfile keeps every member, to seek in the archive
     except tarfile.TarError as error:
         raise CliError(f"the archive that the daemon sent is broken: {error}") from None
     except ConnectionError:
-        raise  # the daemon is lost; the directory is all right
+        raise  # the connection failed, not the directory
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise CliError(f"cannot write to {directory}: {where}{(error.strerror or str(error)).lower()}") from None
 
 
 def _parts(path: str, strip: str, name: str) -> list[str]:
-    """The path below the directory. Raises CliError for one that would leave it."""
+    """The components of an entry's path below the directory. Raises CliError for a path that would leave it."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise CliError(f"the archive has an entry outside of what was asked for: {path!r}")
@@ -75,14 +75,14 @@ def _parts(path: str, strip: str, name: str) -> list[str]:
 
 
 class _Tree:
-    """The directory, with the chain of those open that the last entry was in: entries of one directory come together."""
+    """The directory, with the open directories of the last entry's path: entries of one directory come in sequence."""
 
     def __init__(self, directory: str) -> None:
         self._path = os.path.normpath(directory)
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: list[tuple[str, int]] = []
         self._late: list[tuple[list[str], int, int]] = []
-        """Modes and times of directories: once they are filled, for a mode may forbid that."""
+        """Modes and times of directories, applied at the end: a mode may forbid adding entries."""
 
     def __enter__(self) -> _Tree:
         return self
@@ -103,7 +103,7 @@ class _Tree:
             os.close(self._open.pop()[1])
 
     def _enter(self, parts: list[str]) -> int:
-        """A directory below the root, opened; missing ones are made."""
+        """Open a directory below the root; missing ones are created."""
         depth = 0
         while depth < min(len(parts), len(self._open)) and self._open[depth][0] == parts[depth]:
             depth += 1
@@ -119,7 +119,7 @@ class _Tree:
     def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo, parts: list[str], strip: str, name: str) -> None:
         mtime = int(info.mtime * 10**9)
         if not parts:
-            return  # the directory itself, which was there before
+            return  # the directory itself, which already existed
         parent = self._enter(parts[:-1])
         self._make_room(parent, parts, info.isdir())
         leaf = parts[-1]
@@ -145,7 +145,7 @@ class _Tree:
             os.utime(leaf, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
     def _make_room(self, parent: int, parts: list[str], is_dir: bool) -> None:
-        """What is there already gives way, but for a directory, which is filled."""
+        """Remove an existing entry, except a directory that is to be a directory."""
         try:
             there = os.lstat(parts[-1], dir_fd=parent)
         except FileNotFoundError:
@@ -180,7 +180,7 @@ def _write(tar: tarfile.TarFile, info: tarfile.TarInfo, parent: int, leaf: str) 
         file.truncate(info.size)
         for key, value in info.pax_headers.items():
             if key.startswith(_XATTR):
-                with contextlib.suppress(OSError):  # not of this file system, or not ours to give: the file is what counts
+                with contextlib.suppress(OSError):  # not supported by this file system, or not permitted to us
                     os.setxattr(fd, key.removeprefix(_XATTR), value.encode("utf-8", "surrogateescape"))
         os.fchmod(fd, info.mode & 0o7777)
         mtime = int(info.mtime * 10**9)
@@ -188,7 +188,7 @@ def _write(tar: tarfile.TarFile, info: tarfile.TarInfo, parent: int, leaf: str) 
 
 
 def _contents(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[tuple[int, bytes]]:
-    """(offset, data), holes left out."""
+    """(offset, data) pairs, without holes."""
     stream = tar.fileobj
     assert stream is not None
     stream.seek(info.offset_data)

@@ -1,1 +1,1 @@
-"""What listings print: tables, templates of --format, figures of `stats`."""
+"""Output of listings: tables, templates of --format, figures of `stats`."""

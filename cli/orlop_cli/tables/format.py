@@ -1,4 +1,4 @@
-"""--format of listings: `table`, `table TEMPLATE`, `json`, or a template; and the default table, which needs no template."""
+"""--format of listings: `table`, `table TEMPLATE`, `json`, or a template; and the default table, which uses no template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def print_rows(
     rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
 ) -> None:
-    """Print a listing. `columns` are the default table's placeholders; `quiet` names the one that -q prints."""
+    """Print a listing. `columns` are the default table's placeholders; `quiet` names the placeholder that -q prints."""
     sys.stdout.write(render_rows(rows, columns, headers, form, quiet))
 
 
@@ -53,12 +53,12 @@ def _templated(rows: Iterable[Row], headers: dict[str, str], form: str) -> str:
 
 
 def unescape(form: str) -> str:
-    """Shell-typed `\\t` and `\\n` mean tab and newline."""
+    """Replace `\\t` and `\\n`, as typed in a shell, by tab and newline."""
     return form.replace("\\t", "\t").replace("\\n", "\n")
 
 
 def render_values(values: Sequence[Any], form: str) -> str:
-    """Each value (JSON) through a template, a line each: inspect, info, version, events."""
+    """Render each (JSON) value through a template, one per line: inspect, info, version, events."""
     if form == "json":
         from orlop_cli.tables.functions import to_json
 

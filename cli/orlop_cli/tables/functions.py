@@ -1,4 +1,4 @@
-"""Functions of templates, Go's own and Docker's (docker/cli templates/templates.go), and Go's way to print values."""
+"""Template functions, Go's and Docker's (docker/cli templates/templates.go), and Go's formatting of values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orlop_cli.tables.parse import TemplateError
 
 
 class _NoValue:
-    """What a Go map gives for a key it has not."""
+    """The value of a missing key in a Go map."""
 
     def __bool__(self) -> bool:
         return False
@@ -26,7 +26,7 @@ def truth(value: Any) -> bool:
 
 
 def kind(value: Any) -> str:
-    """The Go type a JSON value has."""
+    """The Go type of a JSON value."""
     if isinstance(value, bool):
         return "bool"
     return {str: "string", int: "int", float: "float64", list: "[]interface {}", dict: "map[string]interface {}"}.get(
@@ -137,7 +137,7 @@ def _println(*values: Any) -> str:
 
 
 def _print(*values: Any) -> str:
-    """Blanks only between operands of which neither is a string, as fmt.Sprint."""
+    """As fmt.Sprint: spaces only between operands when neither is a string."""
     out = ""
     for number, value in enumerate(values):
         if number and not isinstance(value, str) and not isinstance(values[number - 1], str):
@@ -217,7 +217,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "upper": _string(str.upper),
 }
 
-# In a table's header line the values are column titles, and most functions leave them alone (Docker: HeaderFunctions).
+# In a table's header line the values are column titles, which most functions leave unchanged (Docker: HeaderFunctions).
 HEADER_TABLE: dict[str, Callable[..., Any]] = {
     **TABLE,
     "json": lambda value: value,

@@ -1,7 +1,7 @@
-"""Parser of the part of Go's text/template that people type into --format. Sans-IO, builds a tree of tuples-with-names.
+"""Parser of the part of Go's text/template that is used in --format. Sans-IO; builds a tree of named tuples.
 
-Here: text, pipelines, fields, variables, literals, parentheses, `if`/`else if`/`else`, `with`, `range` (with variables),
-`break`, `continue`, comments, trim markers. Not here, and refused by name: `define`, `template`, `block`, complex numbers.
+Supported: text, pipelines, fields, variables, literals, parentheses, `if`/`else if`/`else`, `with`, `range` (with
+variables), `break`, `continue`, comments, trim markers. Refused by name: `define`, `template`, `block`, complex numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orlop_cli._errors import CliError
 
 
 class TemplateError(CliError):
-    """A template that cannot be parsed or evaluated; Docker exits 64 for some and 1 for most: always 1 here."""
+    """A template that cannot be parsed or evaluated; Docker exits 64 for some and 1 for most, Orlop always 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"template parsing error: {message}")
@@ -103,7 +103,7 @@ _REFUSED = {"define", "template", "block"}
 class Token(NamedTuple):
     kind: str
     text: str
-    glued: bool  # nothing between it and the token before: `$x.Name` is one operand, `$x .Name` are two
+    glued: bool  # no space before it: `$x.Name` is one operand, `$x .Name` are two
 
 
 def parse(source: str) -> tuple[Node, ...]:
@@ -116,7 +116,7 @@ def parse(source: str) -> tuple[Node, ...]:
 
 
 def _pieces(source: str) -> list[str | list[Token]]:
-    """Text pieces and token lists in turn, trim markers applied, comments gone."""
+    """Alternating text pieces and token lists, with trim markers applied and comments removed."""
     pieces: list[str | list[Token]] = []
     at, trim = 0, False
     for match in _ACTION.finditer(source):
@@ -202,7 +202,7 @@ class _Parser:
         if end == "else":
             otherwise, end = self.block()
         elif end == "else if":
-            # The chained `if` consumes the one `end` that closes all of them.
+            # The chained `if` consumes the single `end` that closes all of them.
             inner = self._pieces[self._at]
             self._at += 1
             assert isinstance(inner, list)
@@ -213,7 +213,7 @@ class _Parser:
 
 
 class _Expression:
-    """One action's tokens as a pipeline."""
+    """Parses one action's tokens as a pipeline."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self._tokens = tokens

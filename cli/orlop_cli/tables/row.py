@@ -1,4 +1,4 @@
-"""A line of a listing, as templates see it. Apart from the evaluator, which a plain `orlop ps` never imports."""
+"""A row of a listing, as templates see it. Separate from the evaluator, which a plain `orlop ps` does not import."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 
 class Row:
-    """One line of a listing. Placeholders are methods without an underscore; FIELDS are those `json` prints."""
+    """One row of a listing. Placeholders are methods without an underscore; FIELDS are those that `json` prints."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ()
     HEADERS: ClassVar[dict[str, str]] = {}
@@ -27,7 +27,7 @@ class Row:
 
 
 class Headers(Row):
-    """Column titles as the value of a table's header line; `.Label "k"` has its argument as the title."""
+    """Column titles for a table's header line; `.Label "k"` has its argument as the title."""
 
     def __init__(self, titles: dict[str, str]) -> None:
         self._titles = titles

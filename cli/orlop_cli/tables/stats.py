@@ -36,7 +36,7 @@ class Figures(NamedTuple):
 
 
 def figures(sample: dict[str, Any]) -> Figures:
-    """What a sample says; CPU is the share since the sample before, where 100 is one core."""
+    """The figures of a sample; CPU is the share since the previous sample, where 100 is one core."""
     memory, limit = _memory(sample.get("memory_stats") or {})
     networks = (sample.get("networks") or {}).values()
     read, written = _block(sample.get("blkio_stats") or {})
@@ -60,7 +60,7 @@ def _cpu(now: dict[str, Any], before: dict[str, Any]) -> float:
 
 
 def _memory(memory: dict[str, Any]) -> tuple[int, int]:
-    """Without the page cache that the kernel takes back first: total_inactive_file on cgroup v1, inactive_file on v2."""
+    """Usage without the page cache that is reclaimed first: total_inactive_file on cgroup v1, inactive_file on v2."""
     used, details = memory.get("usage") or 0, memory.get("stats") or {}
     cache = details.get("total_inactive_file", details.get("inactive_file", 0))
     return used - cache if cache < used else used, memory.get("limit") or 0
@@ -76,7 +76,7 @@ def _block(block: dict[str, Any]) -> tuple[int, int]:
 
 
 class Line(Row):
-    """One container's line; dashes until its first sample, and after it has gone."""
+    """One container's row; dashes before its first sample and after its exit."""
 
     FIELDS = tuple(sorted(HEADERS))
 

@@ -1,4 +1,4 @@
-"""Tables as Go's text/tabwriter lays them out with Docker's settings: minimum width 10, padding 3, blanks."""
+"""Table layout of Go's text/tabwriter with Docker's settings: minimum width 10, padding 3, spaces."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ MINIMUM, PADDING = 10, 3
 
 
 def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int = PADDING) -> str:
-    """Text of a table. The last cell of a line is never padded. A column is a block of consecutive lines that have a cell
-    in it followed by another, so a short line ends the column, as in tabwriter."""
+    """The text of a table. The last cell of a line is never padded. A column is a block of consecutive lines whose cell in
+    it is followed by another cell, so a short line ends the column, as in tabwriter."""
     if any("\n" in cell for cells in lines for cell in cells):
         lines = list(_broken(lines))
     widths = _widths(lines, minimum, padding)
@@ -22,7 +22,7 @@ def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int 
 
 
 def _broken(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """A line end within a cell ends the line, as in tabwriter."""
+    """A newline within a cell ends the line, as in tabwriter."""
     for cells in lines:
         line: list[str] = []
         for cell in cells:

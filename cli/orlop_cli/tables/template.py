@@ -135,7 +135,7 @@ class Template:
             raise TemplateError(f"wrong number or type of arguments for {name}") from None
 
     def _logic(self, name: str, operands: list[tree.Operand], dot: Any, scope: _Scope, piped: tuple[Any, ...]) -> Any:
-        """`and` and `or` stop at the first operand that decides, and give that operand."""
+        """`and` and `or` stop at the first operand that decides, and return it."""
         value: Any = NO_VALUE
         for operand in operands:
             value = self._operand(operand, dot, scope)
@@ -159,7 +159,7 @@ class Template:
 
 
 def _walk(value: Any, names: tuple[str, ...], path: str) -> tuple[Any, str]:
-    """Follow a chain of fields; the second value is the chain walked, for messages."""
+    """Follow a chain of fields; the second value is the chain followed, for messages."""
     parent = ""
     for name in names:
         path += "." + name

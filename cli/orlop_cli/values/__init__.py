@@ -1,1 +1,1 @@
-"""What people type and read: sizes, times, ports, references of images, values of flags."""
+"""Notations that people type and read: sizes, times, ports, image references, flag values."""

@@ -1,4 +1,4 @@
-"""Ports: what `-p` and `--expose` mean (docker/go-connections nat), and the PORTS text of `ps` (DisplayablePorts)."""
+"""Ports: parsing `-p` and `--expose` (docker/go-connections nat), and the PORTS column of `ps` (DisplayablePorts)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def parse_publish(text: str) -> Bindings:
     if last - first != size:
         if size:
             raise ValueError(f"invalid ranges specified for container and host Ports: {container} and {host}")
-        # Many host ports for one container port: the daemon picks a free one of them.
+        # Several host ports for one container port: the daemon picks a free one.
         return {f"{low}/{protocol}": [{"HostIp": address, "HostPort": host}]}
     return {f"{low + at}/{protocol}": [{"HostIp": address, "HostPort": str(first + at)}] for at in range(size + 1)}
 
@@ -102,7 +102,7 @@ def _long_form(text: str) -> str:
 
 
 def displayable(ports: list[dict[str, Any]]) -> str:
-    """The PORTS column: sorted, consecutive ports merged when the host's number equals the container's or there is none."""
+    """The PORTS column: sorted; consecutive ports are merged if the host port equals the container port or is absent."""
     ranges: dict[str, list[Run]] = {}
     single: list[str] = []
     done: list[str] = []

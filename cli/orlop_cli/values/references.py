@@ -15,7 +15,7 @@ _DIGEST = re.compile(r"[A-Za-z][\w+.-]*:[0-9a-fA-F]{32,}")
 
 
 class Reference(NamedTuple):
-    """`name` is as people write it (no docker.io/library/); `tag` and `digest` are empty when not given."""
+    """`name` is the short form (without docker.io/library/); `tag` and `digest` are empty when not given."""
 
     domain: str
     path: str
@@ -30,7 +30,7 @@ class Reference(NamedTuple):
 
     @property
     def canonical(self) -> str:
-        """With registry, and with the tag or digest."""
+        """The full name, with registry and with tag or digest."""
         tail = f"@{self.digest}" if self.digest else f":{self.tag}" if self.tag else ""
         return f"{self.domain}/{self.path}{tail}"
 
@@ -58,7 +58,7 @@ def parse(text: str) -> Reference:
 
 
 def split_tag(text: str) -> tuple[str, str]:
-    """REPOSITORY[:TAG] for queries that take the two apart; nothing is checked, the daemon will."""
+    """Split REPOSITORY[:TAG] for queries that need both parts; nothing is validated, because the daemon does that."""
     head, slash, last = text.rpartition("/")
     name, _, tag = last.partition(":")
     return head + slash + name, tag

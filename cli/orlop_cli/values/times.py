@@ -1,4 +1,4 @@
-"""Time stamps of the API (RFC 3339 with nanoseconds) and what --since and --until accept."""
+"""Timestamps of the API (RFC 3339 with nanoseconds), and the values of --since and --until."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STAMP = re.compile(r"\d+(\.\d{1,9})?")
 
 
 def parse_nanoseconds(text: str) -> int:
-    """An RFC 3339 stamp as nanoseconds since 1970; without a zone it is local time. Raises ValueError."""
+    """An RFC 3339 timestamp as nanoseconds since 1970; without a zone it is local time. Raises ValueError."""
     match = _RFC3339.fullmatch(text)
     if not match:
         raise ValueError(f"not a time stamp: {text}")
@@ -34,7 +34,7 @@ def parse_nanoseconds(text: str) -> int:
 
 
 def query_time(text: str | None, now: float | None = None) -> str | None:
-    """--since/--until as the API wants it, `seconds[.nanoseconds]`: Unix stamps pass, durations count back from now."""
+    """--since/--until in the API's form `seconds[.nanoseconds]`: Unix times are unchanged, durations count back from now."""
     if not text:
         return None
     if _STAMP.fullmatch(text):
@@ -50,12 +50,12 @@ def query_time(text: str | None, now: float | None = None) -> str | None:
 
 
 def local_text(seconds: int) -> str:
-    """`2026-01-02 15:04:05 +0100 CET`, as Docker's CreatedAt columns."""
+    """`2026-01-02 15:04:05 +0100 CET`, the format of Docker's CreatedAt columns."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
 
 
 def go_text(stamp: str) -> str:
-    """An RFC 3339 stamp as Go's time.Time prints itself: `2026-01-02 15:04:05.123 +0000 UTC`."""
+    """An RFC 3339 timestamp in the format of Go's time.Time: `2026-01-02 15:04:05.123 +0000 UTC`."""
     match = _RFC3339.fullmatch(stamp)
     if not match or not match[4]:
         return stamp
@@ -72,7 +72,7 @@ def local_rfc3339(nanoseconds: int) -> str:
 
 
 def ago(stamp: str) -> str:
-    """`3 hours ago` for an RFC 3339 stamp, empty for the zero time."""
+    """`3 hours ago` for an RFC 3339 timestamp, "" for the zero time."""
     from orlop_cli.values.units import human_duration
 
     if not stamp or stamp.startswith("0001-"):

@@ -1,4 +1,4 @@
-"""Values of flags: parsed while click parses, with pflag's wording and Docker's exit code 125 when they are wrong."""
+"""Flag values, parsed by click's types; errors have pflag's wording and Docker's exit code 125."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orlop_cli.values import units
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on only
-    """A flag value made by a function that raises ValueError."""
+    """A flag value parsed by a function that raises ValueError."""
 
     def __init__(self, name: str, function: Callable[[str], Any]) -> None:
         self.name = name
@@ -20,7 +20,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
-            return value  # a default
+            return value  # a default value
         try:
             return self._function(value)
         except ValueError as error:

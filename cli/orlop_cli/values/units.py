@@ -1,4 +1,4 @@
-"""Sizes and durations as Docker reads and prints them (docker/go-units, Go's time.Duration)."""
+"""Sizes and durations in Docker's notations (docker/go-units, Go's time.Duration)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def human_size(size: float, digits: int = 3) -> str:
     """Powers of 1000, three significant digits: `1.23MB`, `0B`."""
     value, unit = _scaled(size, 1000.0, _DECIMAL)
     text = f"{value:.{digits}g}"
-    return f"{value:.0f}{unit}" if "e" in text else text + unit  # 999.9 rounds into an exponent
+    return f"{value:.0f}{unit}" if "e" in text else text + unit  # 999.9 rounds to an exponent
 
 
 def bytes_size(size: float) -> str:
@@ -52,7 +52,7 @@ def parse_cpus(text: str) -> int:
     wrong = f"failed to parse {text} as a rational number"
     try:
         nano = Decimal(text) * 10**9
-    except ArithmeticError:  # no number, or beyond any exponent
+    except ArithmeticError:  # not a number, or an exponent out of range
         raise ValueError(wrong) from None
     whole = _int64(nano, wrong)
     if nano != whole:
@@ -61,7 +61,7 @@ def parse_cpus(text: str) -> int:
 
 
 def _int64(number: Decimal, wrong: str) -> int:
-    """As Go's integers hold it, and the API with them. Raises ValueError for infinity, NaN and what is larger."""
+    """Convert to a 64-bit integer, as in Go and the API. Raises ValueError for infinity, NaN and larger numbers."""
     if not (number.is_finite() and abs(number) < 1 << 63):
         raise ValueError(wrong)
     return int(number)
