@@ -1,8 +1,8 @@
-"""For all tests, those of the drivers too: a test in which an event loop was blocked for longer than 100 ms fails.
+"""Fails a test in which an event loop was blocked for longer than 100 ms. Applies to all tests, including those of drivers.
 
-Every `trio.run` of pytest's own thread gets the daemon's own watchdog. Tests in a network namespace run in another thread,
-and block there on programs and sockets. Real daemons have theirs on (`tests.integration.engine`); their logs are read by
-`tests/conftest.py`.
+Every `trio.run` in pytest's own thread gets the daemon's watchdog. Tests in a network namespace run in another thread, where
+they block on programs and sockets. Real daemons run with their own watchdog (`tests.integration.engine`);
+`tests/conftest.py` reads their logs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 from orlop_kernel.boot.watchdog import THRESHOLD, Blocked, LoopWatchdog
 
 _blocked: list[str] = []
-_collecting = [0.0, 0.0]  # seconds that the garbage collector has taken so far, and when it began
+_collecting = [0.0, 0.0]  # seconds spent in the garbage collector so far, and when it began
 _run = trio.run
 
 
@@ -36,7 +36,7 @@ def _watched(async_fn: Callable[..., Any], *args: Any, instruments: Any = (), **
 
 
 class _Watchdog(LoopWatchdog):
-    """Without what the garbage collector takes: it looks at all modules of all tests here."""
+    """Excludes the time of the garbage collector, which in tests visits all modules of all tests."""
 
     def __init__(self) -> None:
         super().__init__(self._found, THRESHOLD)

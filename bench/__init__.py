@@ -1,1 +1,1 @@
-"""`./dev bench`: Orlop beside dockerd (and podman) on this machine, in one run, measured in turn, printed as ratios."""
+"""`./dev bench`: compares Orlop with dockerd (and podman) on this machine and prints ratios."""

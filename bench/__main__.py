@@ -1,4 +1,4 @@
-"""Runs the measures on each engine in turn, round by round, and prints medians and the ratio to dockerd."""
+"""Runs the measures on each engine in turn, in rounds, and prints medians and the ratio to dockerd."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measure(measure: Measure, fleet: list[engines.Engine]) -> dict[str, float]:
 
 
 def report(one: Measure, found: dict[str, float]) -> bool:
-    """Print a row; whether Orlop is within its bound."""
+    """Print a row. Returns whether Orlop is within its bound."""
     scale, ours = _SCALE[one.unit], found["orlop"]
     cells = [f"{name} {value * scale:.1f}" for name, value in found.items()]
     ratio = ours / found["dockerd"] if "dockerd" in found else 0.0

@@ -1,5 +1,6 @@
-"""The engines to compare: each started on roots and a socket of its own, and ended with everything it made. Data roots are
-on the disk and exec roots in memory, as /var/lib and /run are on the machines that engines run on."""
+"""The engines to compare: each is started with its own roots and socket, and everything it made is removed at the end. Data
+roots are on disk and exec roots in memory, like /var/lib and /run on servers.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +41,11 @@ class Engine:
     log: str
     environment: dict[str, str] = field(default_factory=dict)
     client: str = "docker"
-    """The client that comes with the engine."""
+    """The engine's own client."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
-        """Start it and return the seconds from exec to the first answer."""
+        """Start the engine and return the seconds from exec to the first answer."""
         began = time.perf_counter()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -87,11 +88,11 @@ class Engine:
             connection.close()
 
     def docker(self, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-        """The real client against this engine."""
+        """Run the docker client against this engine."""
         return self._run("docker", words, more)
 
     def own(self, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-        """The engine's own client against it."""
+        """Run the engine's own client against it."""
         return self._run(self.client, words, more)
 
     def _run(self, client: str, words: tuple[str, ...], more: dict[str, object]) -> subprocess.CompletedProcess[bytes]:
@@ -103,7 +104,7 @@ class Engine:
         return done  # type: ignore[no-any-return]
 
     def processes(self) -> list[int]:
-        """The engine's own processes: its tree, and what serves its containers apart from them."""
+        """Pids of the engine's processes: its process tree, and monitors or shims outside of it."""
         assert self.process is not None
         parents: dict[int, int] = {}
         commands: dict[int, str] = {}
@@ -131,7 +132,7 @@ class Engine:
         return sorted(own)
 
     def memory(self) -> float:
-        """PSS in MB of its own processes."""
+        """PSS in MB of the engine's processes."""
         total = 0
         for pid in self.processes():
             try:

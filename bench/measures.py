@@ -1,4 +1,4 @@
-"""What is measured. Each measure takes an engine and returns seconds (or MB, as its row says)."""
+"""The measures. Each takes an engine and returns seconds (or MB, where its row says so)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LINE = "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0"
 
 @dataclass(frozen=True)
 class Measure:
-    """`bound` is the ratio to dockerd that we hold ourselves to, or for memory the megabytes; `rounds` how often each engine
-    is measured."""
+    """`bound` is the highest accepted ratio to dockerd, or for memory the megabytes; `rounds` is the number of measurements
+    per engine."""
 
     key: str
     label: str
@@ -81,7 +81,7 @@ def remove_fifty(engine: Engine) -> float:
 
 
 def ping(engine: Engine) -> float:
-    """Seconds a request, 8 keep-alive connections that always have one request out."""
+    """Seconds per request, with 8 keep-alive connections that each always have one request in flight."""
     request = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
     socks = []
     for _ in range(8):
@@ -124,7 +124,7 @@ def _keep_alive(engine: Engine, path: str, times: int) -> float:
 
 
 def with_fifty(measure: Callable[[Engine], float]) -> Callable[[Engine], float]:
-    """Measure while fifty containers run; they stay for the next measure of this kind."""
+    """Measure while fifty containers run; they stay for later measures that need them."""
 
     def measured(engine: Engine) -> float:
         have = len(json.loads(engine.get("/containers/json")))
@@ -148,7 +148,7 @@ def ps_fifty(engine: Engine) -> float:
 
 
 def stats_fifty(engine: Engine) -> float:
-    """Of both engines' time, the client itself waits half a second."""
+    """The client itself waits half a second, which counts for both engines."""
     return timed(lambda: engine.docker("stats", "--no-stream"))
 
 
@@ -207,7 +207,7 @@ _FILES = (
 
 
 def with_files(*words: str) -> Callable[[Engine], float]:
-    """A command that reads files of a running container, into /dev/null: what a client does with them is no engine's."""
+    """A command that reads files of a running container and writes to /dev/null, to leave the client's work out."""
 
     def measured(engine: Engine) -> float:
         if not json.loads(engine.get('/containers/json?filters={"name":{"files":true}}')):

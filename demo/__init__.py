@@ -1,1 +1,1 @@
-"""`./dev demo`: the main job of a container engine, from an empty machine to a served page and back to nothing."""
+"""`./dev demo`: the main use of a container engine, from an empty machine to a served page, with cleanup."""

@@ -1,4 +1,4 @@
-"""The demo's steps. Everything lives in one temporary directory and is gone at the end, whatever happens."""
+"""The demo's steps. Everything is in one temporary directory and is removed at the end, even after failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import registry
 from . import images
 
 BIN = os.path.join(sys.prefix, "bin")
-# No more than this machine lets root give: some sandboxes take CAP_SYS_RESOURCE away.
+# At most what root may set on this machine: some sandboxes lack CAP_SYS_RESOURCE.
 FILES = min(64000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 CONFIG = {
     "log-driver": "json-file",
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 
 class Daemon:
-    """An orlopd of the demo's own."""
+    """The orlopd that the demo starts."""
 
     def __init__(self, top: str) -> None:
         self.top = top
@@ -72,7 +72,7 @@ class Daemon:
         self.process = None
 
     def orlop(self, *words: str, check: bool = True, quiet: bool = False) -> str:
-        """Run the client, showing the command and what came back."""
+        """Run the client, showing the command and its output."""
         if not quiet:
             print(f"\033[36m$ orlop {shlex.join(words)}\033[0m", flush=True)
         live = words[0] == "pull" and sys.stdout.isatty()
@@ -97,7 +97,7 @@ def fetch(port: int, path: str = "/") -> str:
 
 @contextmanager
 def visitor(port: int) -> Iterator[list[str]]:
-    """Fetch the page without pause in the background; what failed is in the list."""
+    """Fetch the page continuously in the background; failures are added to the list."""
     failures: list[str] = []
     count, stop = [0], threading.Event()
 
@@ -194,7 +194,7 @@ def check_log(daemon: Daemon) -> None:
 
 
 def host_objects(top: str) -> set[str]:
-    """What an engine could leave on a host: processes and mounts of its own, links, firewall tables, cgroups."""
+    """Objects that an engine could leave on the host: its processes and mounts, links, firewall tables, cgroups."""
     found = {f"network link {name}" for name in os.listdir("/sys/class/net")}
     found |= {f"cgroup {path}" for path in glob.glob("/sys/fs/cgroup/*/") + glob.glob("/sys/fs/cgroup/*/*/")}
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout

@@ -36,7 +36,7 @@ def busybox_image() -> Image:
 
 
 def _sources(codename: str) -> str:
-    """This machine's package sources for its release: the demo asks nobody whom the machine does not ask already."""
+    """This machine's package sources for its release, so that the demo contacts no other servers."""
     kept = []
     for path in sorted(glob.glob("/etc/apt/sources.list") + glob.glob("/etc/apt/sources.list.d/*")):
         with open(path) as file:
@@ -47,7 +47,7 @@ def _sources(codename: str) -> str:
 
 
 def _debian() -> bytes:
-    """Debian with nginx as a gzipped tar."""
+    """Debian with nginx, as a gzipped tar."""
     codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
     sources = _sources(codename)
     cached = os.path.join(_CACHE, f"{codename}-nginx-{hashlib.sha256(sources.encode()).hexdigest()[:12]}.tar.gz")

@@ -1,5 +1,6 @@
-"""Fixtures of real daemons. The daemon's own log of a failed test's time is printed with the failure. A test in which a
-daemon reported a blocked event loop (`orlop_kernel.boot.watchdog`) fails."""
+"""Fixtures of real daemons. When a test fails, the daemon's log of that test is printed. A test in which a daemon reported a
+blocked event loop (`orlop_kernel.boot.watchdog`) fails.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def _close(engine: Engine) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Engine]:
-    """One daemon for all tests that need nothing special of it, with busybox loaded."""
+    """One daemon for all tests that need no special configuration, with busybox loaded."""
     engine = _open(config={"shutdown-timeout": 3})
     try:
         engine.start()
@@ -77,7 +78,7 @@ def shared() -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(shared: Engine) -> Iterator[Engine]:
-    """The shared daemon; the test's containers go when it ends, and the daemon must still be well then."""
+    """The shared daemon. The test's containers are removed when it ends, and the daemon must still be healthy then."""
     yield shared
     assert shared.process is not None
     assert shared.process.poll() is None, "the daemon ended"
@@ -88,7 +89,7 @@ def engine(shared: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def fresh() -> Iterator[Callable[..., Engine]]:
-    """Makes daemons of the test's own: `fresh(**daemon_json)`, started and with busybox loaded."""
+    """Starts a test's own daemons: `fresh(**daemon_json)`, with busybox loaded."""
     made: list[Engine] = []
 
     def make(config: dict[str, Any] | None = None, **options: Any) -> Engine:
