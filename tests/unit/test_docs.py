@@ -192,7 +192,7 @@ def test_every_command_and_flag() -> None:
 
 
 def test_every_global_flag() -> None:
-    found = {flag for cells in rows(section("cli.md", "Which daemon")) for flag in _CODE.findall(cells[0])}
+    found = {flag for cells in rows(section("cli.md", "Connecting to a daemon")) for flag in _CODE.findall(cells[0])}
     assert found == _options(orlop)
 
 
