@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from orlop_engine.images.destinations import Refuse
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.volumes.record import Vet
+
+if TYPE_CHECKING:
+    from orlop_engine.images.destinations import Refuse  # which imports httpx
 
 __all__ = ["NO_RESTRICTIONS", "Restrictions"]
 

@@ -42,8 +42,8 @@ _scanned: tuple[float, dict[str, dict[str, EntryPoint]]] = (float("-inf"), {})
 
 
 def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
-    """All kinds are scanned at once and kept: a scan reads a file of each installed distribution, 6 ms in all, and a start of
-    the daemon asks twenty times."""
+    """One scan serves all kinds and is kept: it reads a file of each installed distribution, 6 ms in all, and a start of the
+    daemon asks twenty times."""
     global _scanned
     when, found = _scanned
     if not found or time.monotonic() - when > max_age:

@@ -122,3 +122,14 @@ def test_the_whole_is_all_of_them_at_one_version() -> None:
     whole = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     assert {project["version"] for project in PROJECTS.values()} == {whole["version"]}
     assert set(whole["dependencies"]) == {f"{name}=={whole['version']}" for name in OURS}
+
+
+def test_a_start_imports_no_http_client() -> None:
+    """httpx, and what it imports where it is installed (rich, click), cost a third of a start."""
+    program = (
+        "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_api_docker.plugin, orlop_guard_listeners.service\n"
+        "import orlop_check.plugin, orlop_metrics_prometheus.plugin\n"
+        "print([name for name in sys.modules if name in ('httpx', 'rich', 'click', 'yaml', 'cryptography', 'pyroute2')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
