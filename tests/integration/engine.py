@@ -1,11 +1,11 @@
-"""A real `orlopd` for tests: its own roots, socket and bridge, the clients that people use, and a look for what it leaves.
+"""A real `orlopd` for tests: with its own roots, socket and bridge, the usual clients, and a check for leaks.
 
-`Engine` owns a directory under /tmp (short, because a socket's path may have 107 bytes) and every process that it starts.
-`close` ends the daemon, removes the directory, and returns what is still on the host: there must be nothing. The daemon's
-watchdog is on: it logs what blocks its event loop, and tests fail by it.
+`Engine` owns a directory under /tmp (short, as a socket's path is limited to 107 bytes) and every process that it starts.
+`close` ends the daemon, removes the directory, and returns what is left on the host, which must be nothing. The daemon's
+event loop watchdog is on, and what it reports fails the test.
 
-`./dev vm` runs the same tests on other ground, by the environment: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose
-what all daemons run containers with, ORLOP_TEST_SLOWNESS stretches every limit of time for an emulated processor.
+`./dev vm` runs the same tests in other environments: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose how all daemons
+run containers, ORLOP_TEST_SLOWNESS multiplies every time limit for an emulated processor.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ T = str | bytes
 
 
 def patience(seconds: float) -> float:
-    """A limit of time, as long as this machine needs it."""
+    """A time limit in seconds, scaled for a slow machine."""
     return seconds * SLOWNESS
 
 
 def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
-    """Poll until the condition is true; its value. The conditions of these tests are states of other processes."""
+    """Poll until the condition is true, and return its value. Polling, as the conditions are states of other processes."""
     end = time.monotonic() + patience(seconds)
     while not (value := condition()):
         if time.monotonic() > end:
@@ -66,7 +66,7 @@ def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLIN
 
 
 def free_subnets(count: int) -> list[str]:
-    """The first three numbers of /24 networks that no link of this host has an address in, not even one that was left."""
+    """The first three numbers of /24 networks in which no link of this host has an address, leftover links included."""
     shown = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True).stdout
     found = [f"10.213.{number}" for number in range(1, 255) if f" 10.213.{number}." not in shown]
     return found[:count]
@@ -108,7 +108,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Terminal:
-    """A program on a pseudo terminal, as a person would run it."""
+    """A program on a pseudo terminal, as in interactive use."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], rows: int = 24, columns: int = 80) -> None:
         self.master, slave = pty.openpty()
@@ -130,7 +130,7 @@ class Terminal:
         os.write(self.master, text.encode() if isinstance(text, str) else text)
 
     def expect(self, text: str) -> bytes:
-        """Read until this comes; what came up to its end. The rest is kept."""
+        """Read until the text comes. Returns the output up to its end; the rest is kept."""
         wanted = text.encode()
         os.set_blocking(self.master, False)
 
@@ -148,7 +148,7 @@ class Terminal:
         return seen
 
     def wait(self) -> int:
-        """The exit code; output meanwhile is read, or the program could not end."""
+        """The exit code. Reads output meanwhile, as a program with a full terminal cannot exit."""
         os.set_blocking(self.master, False)
 
         def ended() -> bool:
@@ -170,12 +170,12 @@ class Terminal:
 
 
 class Engine:
-    """One daemon; `start` again after `stop` or `kill` is its next boot."""
+    """One daemon; `start` after `stop` or `kill` is its next boot."""
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, data_root: Path | None = None, prefix: Sequence[str] = ()
     ) -> None:
-        """`prefix`: a program and its arguments that the daemon is executed by, such as prlimit."""
+        """`prefix`: a program and its arguments that execute the daemon, such as prlimit."""
         self._prefix = tuple(prefix)
         self.home = Path(tempfile.mkdtemp(prefix="ot-", dir="/tmp"))
         self.socket = str(self.home / "s.sock")
@@ -204,7 +204,7 @@ class Engine:
         runtimes = {**ground.get("runtimes", {}), **config.get("runtimes", {})}
         self.config_path.write_text(json.dumps({**ground, **config, **({"runtimes": runtimes} if runtimes else {})}))
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     @property
     def command(self) -> list[str]:
@@ -212,7 +212,7 @@ class Engine:
         return [*self._prefix, sys.executable, "-m", "orlop_kernel", "--config-file", str(self.config_path), *own]
 
     def start(self, *, pythonpath: str = "") -> None:
-        """Start, and wait until it answers."""
+        """Start the daemon, and wait until it answers."""
         assert self.process is None
         env = {**os.environ, "ORLOP_LOOP_WATCHDOG": f"{patience(100):.0f}"}
         env |= {"PYTHONPATH": pythonpath} if pythonpath else {}
@@ -229,7 +229,7 @@ class Engine:
             return False
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM; returns the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self._ended()
@@ -254,13 +254,13 @@ class Engine:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def blocked(self) -> list[str]:
-        """What the daemon has reported about its event loop since this was last asked; a busy disk is no finding."""
+        """What the daemon has reported about its event loop since the last call, except waits for a busy disk."""
         text = self.log()[self._looked_at :]
         self._looked_at += len(text)
         return [line for line in text.splitlines() if BLOCKED in line and DISK not in line]
 
     def close(self) -> list[str]:
-        """End everything. Returns what is left on the host, and what the daemon reported about its loop."""
+        """End everything. Returns what is left on the host, and what the daemon reported about its event loop."""
         if self._sdk is not None:
             self._sdk.close()
         for terminal in self._terminals:
@@ -271,7 +271,7 @@ class Engine:
         if self.process is not None and self.process.poll() is not None:
             self.process = None
             with contextlib.suppress(AssertionError):
-                self.start()  # it ended by itself: the failure has been seen; let it clean up
+                self.start()  # it has crashed, which another check reports; let it clean up
         if self.process is not None:
             for container in self.docker("ps", "-aq").out.split():
                 self.docker("rm", "-f", container)
@@ -282,7 +282,7 @@ class Engine:
         shutil.rmtree(self.home, ignore_errors=True)
         return left
 
-    # --- what is on the host ------------------------------------------------------------------------------------------
+    # --- state of the host --------------------------------------------------------------------------------------------
 
     @property
     def bridge(self) -> str:
@@ -290,7 +290,7 @@ class Engine:
 
     @property
     def cgroup_parent(self) -> str:
-        """Where its containers' cgroups are, below each hierarchy's root."""
+        """The path of its containers' cgroups, below each hierarchy's root."""
         return os.path.dirname(self._cgroup("ID")).strip("/")
 
     def _cgroup(self, container_id: str) -> str:
@@ -299,7 +299,7 @@ class Engine:
         return cgroups.relative(f"{parent}:orlop:{container_id}" if systemd else f"{parent}/{container_id}")
 
     def leaks(self) -> list[str]:
-        """What is left, after what ends by itself (a monitor, a link) had its moment."""
+        """What is left on the host, after waiting a moment for what ends by itself (a monitor, a link)."""
         with contextlib.suppress(AssertionError):
             until(lambda: not self._left(), seconds=5)
         return self._left()
@@ -312,7 +312,7 @@ class Engine:
         left += [line for line in tables.splitlines() if self._derived.instance in line]
         roots, parent = Path("/sys/fs/cgroup"), self.cgroup_parent
         found = [path for path in (roots / parent, *roots.glob(f"*/{parent}")) if path.exists()]
-        if self._derived.cgroup_driver == "systemd":  # the slice is systemd's, what is in it must be gone
+        if self._derived.cgroup_driver == "systemd":  # systemd owns the slice, but its children must be gone
             found = [inner for path in found for inner in path.iterdir() if inner.is_dir()]
         left += [f"cgroup {path}" for path in found]
         left += [f"process {pid} {line}" for pid, line in _processes() if str(self.home) in line]
@@ -320,7 +320,8 @@ class Engine:
         return left
 
     def _inside(self) -> Iterator[tuple[int, str]]:
-        """Processes that hold files below the home: the zygote and monitors, whose command lines say nothing of it."""
+        """Processes with open files below the home, such as the zygote and monitors, whose command lines do not contain the
+        path."""
         for pid in _pids():
             with contextlib.suppress(OSError):
                 held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
@@ -361,7 +362,7 @@ class Engine:
         return self.run(["docker", *argv], stdin, check, seconds)
 
     def ok(self, *argv: str, stdin: T = b"") -> str:
-        """The output of a docker command that must succeed, without the blanks around it."""
+        """The output, stripped, of a docker command that must succeed."""
         return self.docker(*argv, stdin=stdin, check=0).line
 
     def orlop(self, *argv: str, stdin: T = b"", check: int | None = None) -> Result:
@@ -369,7 +370,7 @@ class Engine:
         return self.run([*own, *argv], stdin, check)
 
     def background(self, *argv: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        """A docker command that goes on; ended by `close` at the latest."""
+        """A docker command in the background; `close` kills it if it still runs."""
         child = subprocess.Popen(
             ["docker", *argv], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env
         )
@@ -382,14 +383,14 @@ class Engine:
         return made
 
     def api(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
-        """One request: status and decoded body. `body` of bytes is sent as it is, else as JSON."""
+        """Send a request; returns status and decoded body. A `body` of bytes is sent unchanged, others as JSON."""
         status, raw, kind = self.raw(method, path, body, headers)
         return status, json.loads(raw) if "json" in kind and raw.strip() else raw
 
     def raw(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes, str]:
-        """The same, with the body as it came, and its type."""
+        """Like `api`, but returns the raw body, and its content type."""
         connection = UnixConnection(self.socket)
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -416,17 +417,17 @@ class Engine:
         return dict(found)
 
     def all_events(self, **filters: str) -> list[dict[str, Any]]:
-        """What has happened so far (the last 256 of all)."""
+        """All events so far (the daemon keeps the last 256)."""
         wanted = json.dumps({key: [value] for key, value in filters.items()})
         query = urllib.parse.urlencode({"since": "0", "until": f"{time.time():.9f}", "filters": wanted})
         return [json.loads(line) for line in self.raw("GET", f"/v1.45/events?{query}")[1].splitlines()]
 
     def events(self, **filters: str) -> list[str]:
-        """The actions alone."""
+        """The actions of these events."""
         return [event["Action"] for event in self.all_events(**filters)]
 
     def recorded_late(self) -> list[str]:
-        """Runs that have ended and are still on disk: their exits are yet to be committed."""
+        """Runs that have ended but are still on disk, so their exits are not committed yet."""
         runs = self.exec_root / "run"
         return [name for name in os.listdir(runs) if (runs / name / "exit.json").exists()]
 
@@ -443,12 +444,12 @@ class Engine:
         base = Path("/sys/fs/cgroup")
         base = base / controller if (base / controller).is_dir() else base
         made = base / self._cgroup(container_id).strip("/")
-        inner = made / "container"  # crun's own, in a scope of systemd's
+        inner = made / "container"  # with systemd, crun makes a cgroup of its own in the scope
         return ((inner if inner.is_dir() else made) / file).read_text().strip()
 
 
 def _ground() -> dict[str, Any]:
-    """The part of every daemon.json that the environment chooses."""
+    """The part of every daemon.json that the environment variables set."""
     options = {
         "default-runtime": RUNTIME,
         "runtimes": {RUNTIME: {"path": RUNTIME}} if RUNTIME not in ("", "runc") else {},
@@ -485,7 +486,7 @@ def children_of(parent: int, comm: str) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """A zombie is not alive."""
+    """Whether the process runs; false for a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
@@ -493,7 +494,7 @@ def alive(pid: int) -> bool:
 
 
 def own_address() -> str:
-    """This machine's address on the way out."""
+    """This host's address on its default route."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("192.0.2.1", 9))  # no packet is sent: it only asks for a route
+        sock.connect(("192.0.2.1", 9))  # sends no packet, only looks up a route
         return str(sock.getsockname()[0])

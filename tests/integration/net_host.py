@@ -1,5 +1,5 @@
-"""A "host" for tests of packets: a network namespace of its own, with a neighbour ("remote") on a link of its own, servers
-and clients in both, and a bridge driver. The machine's network is not touched."""
+"""A "host" for packet tests: a network namespace with a neighbour ("remote") on a link, servers and clients in both, and a
+bridge driver. The real host's network is not touched."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ HTTP = PublishedPort("tcp", "0.0.0.0", 8080, 80)
 
 
 def run(*argv: str, stdin: str = "") -> str:
-    """In this thread's namespace. Not by `trio.run_process`: its threads are earlier tests', and in their networks."""
+    """Run a command in this thread's namespace. `trio.run_process` would use threads of earlier tests, in other namespaces.
+    Run a command in this thread's namespace. `trio.run_process` would use threads of earlier tests, in other namespaces."""
     return subprocess.run(argv, check=True, capture_output=True, text=True, input=stdin).stdout
 
 
@@ -32,7 +33,7 @@ class Namespace:
     """A network namespace, and servers and clients in it."""
 
     def __init__(self, stack: contextlib.ExitStack, path: str = "") -> None:
-        """A new one, or the one that the path opens."""
+        """Makes a new one, or opens the one at `path`."""
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else linux.new_network_namespace()
         stack.callback(os.close, self.fd)
         self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
@@ -42,7 +43,7 @@ class Namespace:
         return linux.in_network_namespace(self.fd)
 
     def serve(self, port: int, address: str = "0.0.0.0") -> None:
-        """Answer each connection with the address it comes from."""
+        """Answer each connection with its source address."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with self.inside():
             listener = socket.create_server((address, port), family=family)
@@ -65,7 +66,7 @@ class Namespace:
         self._stack.callback(end)
 
     def call(self, address: str, port: int, timeout: float = 2.0) -> str:
-        """What the server there says; "" when it cannot be reached."""
+        """The server's answer; "" if it cannot be reached."""
         with self.inside():
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         with sock:
@@ -114,7 +115,7 @@ class Host:
     async def container(
         self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK, ident: int = 0, **more: Any
     ) -> tuple[Namespace, Endpoint, EndpointState]:
-        """A container at .NUMBER that serves on port 80 and on 81. `ident` makes its id, else NUMBER does."""
+        """A container with address .NUMBER that serves on ports 80 and 81. Its id is made of `ident`, else of NUMBER."""
         namespace = Namespace(self.stack)
         addresses = []
         for each in network.subnets:

@@ -1,7 +1,7 @@
-"""A real dockerd beside orlopd, for tests that compare what a client sees of them (`test_parity*.py`).
+"""Runs a real dockerd beside orlopd, for tests that compare what a client sees of both (`test_parity*.py`).
 
-Ids, times, paths, addresses and host ports are replaced before comparing. What may differ is in KNOWN, and, where a client
-could notice, in docs/api.md.
+Ids, times, paths, addresses and host ports are normalised before comparing. Permitted differences are in KNOWN, and those
+that a client could notice also in docs/api.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from tests.integration.engine import BUSYBOX, Engine, archive, free_subnets, until
 
-BRIDGE = f"otp{os.getpid()}"  # of this run: one that was killed may have left its own
+BRIDGE = f"otp{os.getpid()}"  # unique to this run: a killed run may have left its own
 SLEEP = ["sleep", "1000"]
 HOUR = 3600 * 10**9
-HEALTH = {"Test": ["CMD", "true"], "Interval": HOUR, "StartPeriod": HOUR, "StartInterval": 10**8}  # one check, at once
-API = "/v1.45"  # the newest that both speak
+HEALTH = {"Test": ["CMD", "true"], "Interval": HOUR, "StartPeriod": HOUR, "StartInterval": 10**8}  # one check, then none
+API = "/v1.45"  # the newest version that both support
 
-# name, command, configuration, HostConfig, started or not
+# Name, command, configuration, HostConfig, started or not
 CONTAINERS: list[tuple[str, list[str], dict[str, Any], dict[str, Any], bool]] = [
     ("plain", SLEEP, {"Labels": {"a": "b", "c": ""}}, {}, True),
     ("created", ["true"], {"Hostname": "hh", "Domainname": "dom.x", "StopSignal": "SIGINT", "StopTimeout": 3}, {}, False),
@@ -95,17 +95,17 @@ CONTAINERS: list[tuple[str, list[str], dict[str, Any], dict[str, Any], bool]] = 
     ("two", SLEEP, {}, {"NetworkMode": "parity-net"}, True),
 ]
 
-# Paths within inspect that may differ: another engine's version, or written down in docs/api.md.
+# Paths in inspect that may differ: due to the engines' versions, or documented in docs/api.md.
 KNOWN = (
-    r"GraphDriver\.Data\.LowerDir",  # directories have other names
-    r"HostConfig\.MaskedPaths",  # of a newer Docker
+    r"GraphDriver\.Data\.LowerDir",  # layers' directories are named differently
+    r"HostConfig\.MaskedPaths",  # depends on Docker's version
     r"NetworkSettings\.(SandboxID|SandboxKey)",
-    r"NetworkSettings\.Bridge",  # dockerd runs on a bridge that it is told
-    r".*Networks\.[\w-]+\.GwPriority",  # of API 1.48
+    r"NetworkSettings\.Bridge",  # dockerd is given another bridge
+    r".*Networks\.[\w-]+\.GwPriority",  # new in API 1.48
     r".*Networks\.host\.EndpointID",
-    r"\w+: Mounts\[\d\]\.Source: dockerd ''",  # it lists an anonymous volume as it was before it was made
+    r"\w+: Mounts\[\d\]\.Source: dockerd ''",  # dockerd shows an anonymous volume as it was before its creation
     r"(created|lender|inherits|privileged): .*Networks\.bridge\.NetworkID",
-    r"failed: .*Networks\.bridge\.\w+",  # dockerd shows what the start had got
+    r"failed: .*Networks\.bridge\.\w+",  # dockerd keeps what the failed start had allocated
     r"failed: State\.Error",
     r"healthy: State\.Health",
 )
@@ -123,7 +123,7 @@ class Other(http.client.HTTPConnection):
 
 
 class Side:
-    """One of the two engines, and how its answers are made comparable."""
+    """One of the two engines; normalises its answers."""
 
     def __init__(self, name: str, path: str, home: Path, subnet: str) -> None:
         self.name, self.path, self.home, self.subnet = name, path, home, subnet
@@ -183,7 +183,7 @@ class Side:
         self.api("DELETE", "/volumes/parity")
 
     def plain(self, value: Any, key: str = "") -> Any:
-        """Without what no two engines share."""
+        """The value without what differs between any two engines."""
         if isinstance(value, dict):
             return {self.plain(name): self.plain(each, name) for name, each in value.items()}
         if isinstance(value, list):
@@ -220,7 +220,7 @@ def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
 
 
 def both(sides: tuple[Side, Side], do: Callable[[Side], Any]) -> tuple[Any, Any]:
-    """The same on both, at the same time. What fails on one is raised."""
+    """Run the function on both concurrently. Raises the error of either."""
     found: dict[str, Any] = {}
 
     def one(side: Side) -> None:
@@ -256,7 +256,7 @@ def beside_dockerd(shared: Engine, home: Path) -> Iterator[tuple[Side, Side]]:
         roots = [f"--config-file={home}/daemon.json", f"--data-root={home}/data", f"--exec-root={home}/exec"]
         quiet = [f"--pidfile={home}/pid", f"--bridge={BRIDGE}", "--iptables=false", "--ip6tables=false", "-l", "warn"]
         process = subprocess.Popen(["dockerd", "-H", f"unix://{theirs.path}", *roots, *quiet], stdout=log, stderr=log)
-        until(lambda: _answers(theirs), "dockerd", 60)  # containerd first, of a cold cache
+        until(lambda: _answers(theirs), "dockerd", 60)  # containerd must start first, perhaps from a cold cache
         assert theirs.raw("POST", "/images/load?quiet=1", archive())[0] == 200
         both((theirs, ours), Side.fill)
         yield theirs, ours
@@ -283,7 +283,7 @@ def _answers(side: Side) -> bool:
 
 
 def in_order(shown: dict[str, Any]) -> dict[str, Any]:
-    """Docker keeps mounts, ports and names in no order."""
+    """Sorts what Docker lists in random order: mounts, ports and names."""
     shown["Mounts"] = sorted(shown["Mounts"], key=lambda mount: mount["Destination"])
     shown["Names"] = sorted(shown.get("Names", ()))
     if isinstance(shown.get("Ports"), list):

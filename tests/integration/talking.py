@@ -1,4 +1,4 @@
-"""Clients of the streaming routes: raw hijacked connections and websockets, on any daemon of these tests."""
+"""Clients of the streaming routes: raw hijacked connections and websockets, for any daemon of these tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Hijacked", "Websockets", "exec_in", "frames"]
 
 
 class Hijacked:
-    """A connection after its request: `head`, then what comes."""
+    """A hijacked connection: sends its request, then `head` is the answer's head, followed by the stream."""
 
     def __init__(self, engine: Engine, path: str, body: Any = None, *, version: str = "v1.45") -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -45,7 +45,7 @@ class Hijacked:
         self.socket.sendall(data)
 
     def end(self) -> None:
-        """No more input."""
+        """Half-close: end the input."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def expect(self, wanted: bytes) -> None:
@@ -53,7 +53,7 @@ class Hijacked:
             assert self._more(), f"no {wanted!r} in {self.data!r}"
 
     def rest(self) -> bytes:
-        """All there is, to the end that the daemon makes."""
+        """Everything until the daemon closes the stream."""
         while self._more():
             pass
         self.socket.close()
@@ -72,7 +72,7 @@ class Hijacked:
 
 
 def frames(data: bytes) -> dict[int, bytes]:
-    """What is in a multiplexed stream, by its number. All of it is whole frames."""
+    """The data of a multiplexed stream by stream number. Fails on incomplete frames."""
     found: dict[int, bytes] = {}
     while data:
         size = int.from_bytes(data[4:8], "big")
@@ -90,7 +90,7 @@ def exec_in(engine: Engine, container: str, *argv: str, **config: Any) -> str:
 
 
 class Websockets:
-    """A real client's websockets, over a daemon's unix socket; all closed by `close`."""
+    """Websockets of a real client library, over a daemon's unix socket; `close` closes all."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []

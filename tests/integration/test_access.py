@@ -1,4 +1,4 @@
-"""Listeners with roles and labels, the audit log and authorization plugins, as `docker` and curl meet them."""
+"""Listeners with roles and labels, the audit log and authorization plugins, used with `docker` and curl."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEAM = "com.example.team"
 
 
 class EngineFixture:
-    """One daemon with a door for each kind of client."""
+    """One daemon with a listener for each kind of client."""
 
     def __init__(self) -> None:
         self.engine = Engine()
@@ -112,7 +112,7 @@ def engine_fixture() -> Iterator[EngineFixture]:
 def test_what_a_reader_may(engine_fixture: EngineFixture) -> None:
     assert sorted(engine_fixture.ok("read", "ps", "--format", "{{.Names}}").split()) == ["db1", "web1"]
     assert engine_fixture.ok("read", "logs", "web1") == "hello"
-    until(lambda: "web1" in engine_fixture.ok("read", "events", "--since", "1h", "--until", "0s"))  # whole seconds
+    until(lambda: "web1" in engine_fixture.ok("read", "events", "--since", "1h", "--until", "0s"))  # in seconds
     assert "sleep" in engine_fixture.ok("read", "top", "web1")
     assert engine_fixture.ok("read", "version", "-f", "{{.Server.Version}}")
     assert engine_fixture.ok("read", "info", "-f", "{{.Containers}}") == "2"
@@ -177,7 +177,7 @@ def test_no_exec_runs_containers_and_nothing_in_them(engine_fixture: EngineFixtu
 
 
 def test_a_guarded_client_chooses_no_address_inside(engine_fixture: EngineFixture) -> None:
-    """The daemon asks with root's place in the network. Nobody is asked, and the log says who wanted it."""
+    """The daemon could reach more addresses than the client (SSRF). It sends nothing, and the audit log names the client."""
     with hostile.serving() as inside:
         port = inside.host.rpartition(":")[2]
         what = "which is neither public nor a registry that is configured, is not allowed for role"
@@ -220,7 +220,7 @@ def test_attaching(engine_fixture: EngineFixture) -> None:
 
 
 def test_a_key_in_other_case_is_the_same_key(engine_fixture: EngineFixture) -> None:
-    """What is judged is what is carried out, however it is spelt."""
+    """Guard and handler read keys alike, whatever their case."""
     body = {"image": BUSYBOX, "hostconfig": {"PRIVILEGED": True}}
     status, answer = engine_fixture.api("ci", "POST", "/containers/create", body)
     assert (status, "Privileged is not allowed" in answer["message"]) == (403, True)
@@ -242,7 +242,7 @@ def test_each_team_sees_its_own(engine_fixture: EngineFixture) -> None:
     for argv in ("exec db1 true", "rm -f db1", "logs db1", "stop db1", "rename db1 x", "wait db1"):
         assert "is outside the labels" in engine_fixture.denied("web", *argv.split())
     events = ("events", "--since", "1h", "--until", "0s", "--format", "{{.Actor.Attributes.name}}")
-    seen = until(lambda: engine_fixture.ok("web", *events).split())  # whole seconds
+    seen = until(lambda: engine_fixture.ok("web", *events).split())  # the client sends whole seconds
     assert set(seen) == {"web1"}
 
 
@@ -371,7 +371,7 @@ def test_the_hosts_directories_do_not_come_by_volumes(engine_fixture: EngineFixt
 
 
 def test_the_hosts_files_do_not_come_by_copying_out_of_who_has_them(engine_fixture: EngineFixture, tmp_path: Path) -> None:
-    """Not below the mount, not by a link that leads into it, not by way of a volume, whether it runs or not."""
+    """Neither below the mount, nor by a link into it, nor by way of a volume, whether the container runs or not."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
     subprocess.run(["mount", "--make-shared", tmp_path], check=True)
     try:
@@ -402,7 +402,7 @@ def _no_copies_out(engine_fixture: EngineFixture, tmp_path: Path) -> None:
         for exported in (engine_fixture.docker("ci", "export", name), engine_fixture.engine.docker("export", name)):
             assert b"of the host" not in exported.stdout and exported.code == 0
         assert "/m/secret" not in engine_fixture.ok("ci", "diff", name)
-    engine_fixture.engine.ok("cp", "bound:/m/secret", str(tmp_path / "out"))  # root's socket has no such bounds
+    engine_fixture.engine.ok("cp", "bound:/m/secret", str(tmp_path / "out"))  # root's socket is unrestricted
     assert (tmp_path / "out").read_text() == "of the host"
     engine_fixture.ok("ci", "run", "--name", "own", "-v", "own:/d", "busybox", "sh", "-c", "echo mine > /d/file")
     engine_fixture.ok("ci", "cp", "own:/d/file", str(tmp_path / "mine"))
@@ -462,11 +462,11 @@ def test_names_of_images_that_others_run_are_not_moved(engine_fixture: EngineFix
         assert f"removing the name {BUSYBOX} is not allowed for role no-exec" in engine_fixture.denied("ci", *argv.split())
     engine_fixture.ok("ci", "image", "prune", "-af")
     assert engine_fixture.engine.ok("images", "-q", "--no-trunc", "busybox") == before
-    for _ in range(2):  # its own names it moves and removes
+    for _ in range(2):  # its own names may be moved and removed
         engine_fixture.ok("ci", "commit", "changed", "ci:2")
     engine_fixture.ok("ci", "rm", "changed")
     engine_fixture.ok("ci", "rmi", "ci:2")
-    engine_fixture.ok("ci", "image", "prune", "-f")  # the first ci:2, which is of ci:1
+    engine_fixture.ok("ci", "image", "prune", "-f")  # the first ci:2, whose parent is ci:1
     engine_fixture.ok("ci", "image", "prune", "-af")
     assert engine_fixture.engine.ok("images", "--format", "{{.Repository}}:{{.Tag}}", "-a").split() == [BUSYBOX]
     denied = {"decision": "denied", "by": "role no-exec"}
@@ -554,11 +554,11 @@ def test_unknown_routes_are_written_down_too(engine_fixture: EngineFixture) -> N
     assert until(lambda: engine_fixture.lines(path="/v1.45/no/such", status=404))[0].get("route", "") == ""
 
 
-# --- plugins ----------------------------------------------------------------------------------------------------------
+# --- authorization plugins --------------------------------------------------------------------------------------------
 
 
 class Plugin:
-    """A real plugin on a unix socket where Docker looks for it. `decide` gives the verdict."""
+    """A plugin on a unix socket in Docker's plugin directory. `decide` returns the verdict."""
 
     def __init__(self, decide: Callable[[str, dict[str, Any]], dict[str, Any]], implements: str = "authz") -> None:
         self.name = f"orlop-test-{secrets.token_hex(4)}"
@@ -629,7 +629,7 @@ def _no_volumes(method: str, question: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_plugins_are_asked_about_everything(engine_fixture: EngineFixture) -> None:
-    """Switched on and off by a reload, on all listeners."""
+    """A reload enables and disables them, on all listeners."""
     engine = engine_fixture.engine
     first, second = Plugin(_no_volumes), Plugin(lambda method, question: {"Allow": True})
     try:

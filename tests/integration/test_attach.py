@@ -53,7 +53,7 @@ def test_detach_and_attach_again(engine: Engine, name: str) -> None:
 def test_own_detach_keys(engine: Engine, name: str) -> None:
     engine.ok("run", "-dit", "--name", name, "busybox", "cat")
     terminal = engine.terminal("attach", "--detach-keys", "ctrl-a,b", name)
-    terminal.type(b"x\x01y\n")  # a sequence that breaks is passed on
+    terminal.type(b"x\x01y\n")  # an incomplete detach sequence is passed on
     terminal.expect("x^Ay\r\n")
     terminal.type(b"\x01b")
     terminal.wait()

@@ -1,4 +1,4 @@
-"""What clients get wrong, and hosts that are full: a status and a sentence that says what, and the daemon goes on."""
+"""Bad requests and full disks: an error status with a message that names the cause, and the daemon keeps working."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_ambiguous_prefix(engine: Engine) -> None:
 
 
 def test_clients_that_break_off(engine: Engine) -> None:
-    """Half a request, and gone: nobody else notices."""
+    """A client that disconnects within a request affects no other."""
     import socket
 
     for piece in (
@@ -229,7 +229,7 @@ def test_full_disk(small_disk: Path, fresh: Callable[..., Engine]) -> None:
         assert "no space left on device" in result.err.lower()
     assert engine.docker("load", stdin=_other_image()).code == 1
     assert "no space left on device" in engine.docker("load", stdin=_other_image()).err.lower()
-    # It goes on: what runs can be seen, used and ended
+    # Running containers can be listed, used and stopped
     assert engine.ok("ps", "--format", "{{.Names}}").split() == ["ends", "before"]
     assert engine.ok("exec", "before", "echo", "well") == "well"
     engine.ok("kill", "ends")
@@ -240,7 +240,7 @@ def test_full_disk(small_disk: Path, fresh: Callable[..., Engine]) -> None:
     assert engine.ok("run", "--rm", "--name", "full", "busybox", "echo", "again") == "again"
     assert engine.ok("start", "-a", "ready") == "ready"
     engine.ok("start", "before")
-    # What happened while the disk was full is known to the next daemon
+    # The next daemon knows what happened while the disk was full
     until(lambda: not engine.recorded_late(), "the exits are recorded")
     engine.kill()
     engine.start()
@@ -264,7 +264,7 @@ def test_log_on_a_full_disk_does_not_stop_the_container(small_disk: Path, fresh:
     until(lambda: engine.docker("exec", "chatty", "cat", "/dev/shm/f").out == "done\n", "it wrote more than the disk holds")
     log = Path(engine.inspect("chatty")["LogPath"])
     assert log.stat().st_size > 1 << 20
-    spare.unlink()  # the row's removal must be written, too
+    spare.unlink()  # the deletion of the row needs space, too
     engine.ok("rm", "-f", "chatty")
     until(lambda: not log.exists(), "its log is gone")
     assert engine.ok("run", "--rm", "busybox", "echo", "again") == "again"

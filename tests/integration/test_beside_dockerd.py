@@ -1,4 +1,5 @@
-"""Beside a real dockerd that makes firewall rules, on a host of the test's own: Docker's networks stay Docker's to judge."""
+"""Beside a real dockerd that installs firewall rules, on a test host: Orlop's rules leave Docker's networks to Docker's
+rules."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class Dockerd:
         self._socket = f"unix://{home}/s"
         argv = ["dockerd", "--data-root", f"{home}/data", "--exec-root", f"{home}/run", "-H", self._socket]
         self._cgroup = home.name
-        # A namespace inherits this. Where it is on, dockerd takes the host for a router and leaves FORWARD's policy alone.
+        # The namespace inherits this. If it is on, dockerd takes the host for a router and keeps FORWARD's policy.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         self._log = (home / "log").open("wb")
         self._process = subprocess.Popen(
@@ -54,7 +55,7 @@ class Dockerd:
         return run(*self._client, *argv).strip()
 
     def container(self, *flags: str) -> tuple[Namespace, str]:
-        """One that serves on port 80 and on 81; and its address."""
+        """A container that serves on ports 80 and 81; and its address."""
         ident = self.ok("run", "-d", *flags, *SLEEP)
         found = json.loads(self.ok("inspect", ident))[0]
         namespace = Namespace(self._stack, f"/proc/{found['State']['Pid']}/ns/net")
@@ -96,7 +97,7 @@ async def test_networks_of_docker_are_left_to_its_rules(host: Host) -> None:
         await host.driver.create_network(NETWORK)
         ours, endpoint, state = await host.container(2, HTTP)
         public, public_address = docker.container("-p", "8090:80")
-        # Made after our rules: nothing of ours has heard of its bridge.
+        # Created after Orlop's rules, so they do not mention its bridge.
         docker.ok("network", "create", "--internal", "--subnet", "10.214.0.0/24", "inner")
         inner, inner_address = docker.container("--network", "inner")
         _, other_inner = docker.container("--network", "inner")
@@ -126,7 +127,8 @@ async def test_networks_of_docker_are_left_to_its_rules(host: Host) -> None:
 
 @on_host()
 async def test_a_way_out_that_is_a_bridge(host: Host) -> None:
-    """The host reaches its neighbour by a bridge of the administrator's: by the gateway on it, or by the card in it."""
+    """The host reaches its neighbour over an administrator's bridge: by a gateway behind it, or by the link that is its
+    port."""
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "address", "flush", "dev", "eth0")
     run("ip", "link", "set", "eth0", "master", "br0")
@@ -148,7 +150,8 @@ async def test_a_way_out_that_is_a_bridge(host: Host) -> None:
 
 @on_host()
 async def test_a_mark_of_others_opens_nothing(host: Host) -> None:
-    """Our bit of the mark, set by somebody else before, is not what DOCKER-USER accepts; their other bits are left."""
+    """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are kept.
+    DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are kept."""
     hook = "type filter hook"
     rules = f"""
         table inet other {{

@@ -1,7 +1,7 @@
-"""Bodies of `POST /containers/create` as no client writes them, sent to a real dockerd and to orlopd: other case,
-duplicates, letters that fold, wrong types, null, numbers at the edge, text that breaks off. Status and the members that came
-of it must be the same, but for the differences that `is_right` lists. The seed is fixed: a failure can be tried again.
-(`Ulimits` are left out: dockerd's inspect ends with a nil pointer after `[null]`.)"""
+"""Unusual bodies of `POST /containers/create`, sent to a real dockerd and to orlopd: other case, duplicates, letters that
+fold in Unicode, wrong types, null, extreme numbers, truncated text. Status and resulting members must be the same, except
+for the differences that `is_right` lists. The seed is fixed, so failures can be reproduced. (`Ulimits` are left out: after
+`[null]`, dockerd's inspect fails with a nil pointer.)"""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ Effect = tuple[int, Any, str]
 
 
 def is_right(theirs: Effect, ours: Effect) -> bool:
-    """Differences that are meant."""
-    if ours[0] == 400 and "duplicate key" in ours[2]:  # docs/decisions/0012: dockerd takes the last
+    """Whether the answers are equal, or differ on purpose."""
+    if ours[0] == 400 and "duplicate key" in ours[2]:  # docs/decisions/0012: dockerd uses the last one
         return True
-    # What the request has wrong is 400 here; dockerd says so with a 500 where a parser of its own failed
+    # Invalid requests get a 400 here; dockerd answers 500 if one of its own parsers failed
     return (theirs[0], ours[0]) == (500, 400)
 
 
 def spelt(name: str, chance: random.Random) -> str:
-    """A spelling of a member that Go takes for it."""
+    """A random spelling of a member that Go accepts."""
     how = chance.randrange(6)
     if how == 0:
         return name.lower()
@@ -71,7 +71,7 @@ def spelt(name: str, chance: random.Random) -> str:
 
 
 def body(chance: random.Random) -> tuple[str, list[str]]:
-    """The text, and the members that it is about."""
+    """The body, and the members that it sets."""
     config, host = [f'"Image":"{IMAGE}"', '"Cmd":["true"]'], []
     names = chance.sample([*CONFIG, *HOST], chance.randrange(1, 3))
     for name in names:
@@ -93,7 +93,7 @@ IMAGE = "busybox:latest"
 
 
 def effect(side: Side, text: str, names: list[str]) -> Effect:
-    """Status, the members as inspect shows them, and what was said."""
+    """The status, the members as inspect shows them, and the message."""
     status, raw = side.raw("POST", "/containers/create", text.encode())[:2]
     answer = json.loads(raw)
     if status != 201:

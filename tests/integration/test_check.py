@@ -1,5 +1,4 @@
-"""`orlop system check` and `orlop debug bundle` on a real daemon: silent while it works, right about what is wrong, safe in
-what it repairs."""
+"""`orlop system check` and `orlop debug bundle` on a real daemon: no false findings, correct findings, safe repairs."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.root
 SLEEP = (BUSYBOX, "sleep", "600")
 SOUND = {"findings": [], "ok": True}
 STRANGER = "ab" * 32
-LINK = f"otc{os.getpid()}"  # of this run: one that was killed may have left its own
+LINK = f"otc{os.getpid()}"  # unique to this run: a killed run may have left its own
 
 
 def check(engine: Engine, *flags: str) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def offline(engine: Engine, *flags: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.fixture
 def litter(engine: Engine) -> Iterator[Engine]:
-    """The shared daemon with one of everything that should not be, and a container that is in order."""
+    """The shared daemon with one fault of each kind, and a container without faults."""
     table, parent = f"orlop_{engine._derived.instance}", engine.cgroup_parent
     engine.ok("run", "-d", "--name", "orderly", "-p", f"{free_port()}:80", "-v", "mine:/x", *SLEEP)
     blobs = engine.data_root / "content" / "blobs" / "sha256"
@@ -114,7 +113,7 @@ def test_what_is_wrong_is_found_and_repaired(litter: Engine) -> None:
 
 
 def test_a_daemon_at_work_is_sound(engine: Engine) -> None:
-    """Containers come and go all the while: nothing half-way is a finding."""
+    """Containers come and go meanwhile: operations in progress are not reported."""
     loop = "for n in 1 2 3 4 5 6; do docker run --rm -v /x busybox true; docker run -d --name w$0 busybox sleep 9; "
     loop += "docker rm -f w$0; done"
     workers = [

@@ -1,8 +1,8 @@
-"""What every program that Orlop starts inherits: its descriptors and its environment, against what each may have. And that
-nothing of ours listens in the abstract namespace, where no directory's mode protects it.
+"""What every program that Orlop starts inherits: descriptors and environment, compared with what each may have. Also checks
+that nothing of Orlop listens in the abstract namespace, where no directory's mode protects it.
 
-The daemon of these tests is started as badly as possible: open descriptors that are inheritable, and an environment full of
-secrets and of variables that change what programs do. The runtimes are wrapped by a program that writes down what it got.
+The daemon of these tests is started with inheritable open descriptors and with an environment full of secrets and of
+variables that change how programs behave. Runtimes are wrapped by a program that records what it inherited.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ os.execve("{real}", ["{real}", *sys.argv[1:]], env)
 
 
 def witness(path: Path, real: str, out: Path) -> str:
-    """A program that writes down its descriptors and its environment, and becomes another."""
+    """A wrapper that records its descriptors and its environment, and then executes the real program."""
     path.write_text(_WITNESS.format(python=os.path.realpath(sys.executable), out=out, real=real))
     path.chmod(0o755)
     return str(path)
 
 
 class Exposed(Engine):
-    """A daemon that inherits what it should not."""
+    """A daemon started with descriptors and an environment that must not be passed on."""
 
     @property
     def command(self) -> list[str]:
@@ -129,7 +129,7 @@ def _strange(pid: int, *allowed: str) -> list[str]:
 
 
 def _use(engine: Exposed, runtime: str) -> None:
-    """Everything that runs a runtime."""
+    """Run every operation that starts a runtime."""
     name = runtime.removeprefix("seen-")
     engine.ok("run", "-di", "--runtime", runtime, "--name", f"{name}1", "-e", "MINE=1", "busybox", "sleep", "600")
     engine.ok("run", "-dit", "--runtime", runtime, "--name", f"{name}2", "busybox", "sleep", "600")
@@ -187,7 +187,7 @@ def test_containers_get_their_streams_and_their_own_environment(exposed: Exposed
 
 
 def test_limits_are_those_that_the_daemon_was_started_with(exposed: Exposed) -> None:
-    """Monitors have more descriptors than that for themselves alone."""
+    """The limits inside containers are the daemon's original ones. Only monitors raise their own limit of descriptors."""
     exposed.ok("run", "-d", "--name", "limited", "busybox", "sleep", "600")
     exposed.ok("exec", "-d", "limited", "sleep", "500")
     inside = int(exposed.inspect("limited")["State"]["Pid"])
@@ -227,7 +227,7 @@ def test_zygote_and_monitors_hold_what_they_need(exposed: Exposed) -> None:
     )
     assert not _strange(monitor, *own)
     assert engine.process is not None
-    # The sockets that clients come to, and the database, are the daemon's alone.
+    # Only the daemon has the API sockets and the database open
     (listening,) = _bound(engine.process.pid, engine.socket)
     for pid in (zygote, monitor):
         assert f"socket:[{listening}]" not in _descriptors(pid).values()
@@ -236,7 +236,7 @@ def test_zygote_and_monitors_hold_what_they_need(exposed: Exposed) -> None:
 
 
 def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
-    """Looked at in the middle of a layer of 60 MB, held by SIGSTOP."""
+    """Inspected in the middle of a layer of 60 MB, stopped by SIGSTOP."""
     big = docker_archive({"big:latest": image([layer({"zeros": bytes(60 << 20)}, compression="none")])})
     path = exposed.home / "big.tar"
     path.write_bytes(big)
@@ -261,7 +261,7 @@ def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
         assert not _strange(
             pid, re.escape(f"{exposed.exec_root}/monitors.log"), r"(socket|pipe):\[\d+\]", "/", "/zeros", blobs
         )
-        assert {*os.listdir(f"/proc/{pid}/root/")} <= {"zeros"}  # all that it can see of the machine
+        assert {*os.listdir(f"/proc/{pid}/root/")} <= {"zeros"}  # the worker's root contains nothing else
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         # chown, dac_override, fowner, fsetid, sys_admin (for trusted xattrs, behind the filter), mknod, setfcap
         assert (status["NoNewPrivs"], status["Seccomp"], status["CapEff"]) == ("1", "2", "000000008820001b")
@@ -272,7 +272,7 @@ def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
 
 
 def test_programs_of_the_daemon_get_what_is_listed(tmp_path: Path) -> None:
-    """`process.run_supervised`, which all of them are run by, and nft, which net_bridge runs where there is no library."""
+    """`process.run_supervised`, the gateway for all programs, and nft, which net_bridge runs if the library is missing."""
     program = witness(tmp_path / "witness", shutil.which("true") or "", tmp_path / "seen")
     answer = tmp_path / "nft"
     answer.write_text(f'#!/bin/sh\n{program}\necho "{{}}"\n')
@@ -289,7 +289,7 @@ def test_programs_of_the_daemon_get_what_is_listed(tmp_path: Path) -> None:
         os.close(inheritable)
     ran, nft = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert ran["env"] == {"A": "b"} and set(ran["fds"]) == {"0", "1", "2"}
-    assert nft["env"].pop("PWD") == "/"  # the shell's own
+    assert nft["env"].pop("PWD") == "/"  # set by the shell itself
     assert nft["env"] == {"PATH": SEARCHED, "LC_ALL": "C"} and set(nft["fds"]) == {"0", "1", "2"}
 
 
@@ -305,14 +305,14 @@ def _unix_sockets(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def _bound(pid: int, name: str) -> list[str]:
-    """Listening sockets of that name: an accepted one has it too, and the daemon's listener is the first made."""
+    """Listening sockets of that name. Accepted ones have the same name, so only the state tells them apart."""
     return [line.split()[6] for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines() if _is_listener(line, name)]
 
 
 def _is_listener(line: str, name: str) -> bool:
     fields = line.split()
     directory, base = os.path.split(name)
-    # It was bound by another name and renamed; the kernel shows the first.
+    # It was bound to another name and renamed; the kernel shows the former
     return len(fields) == 8 and fields[3] == "00010000" and fields[7].startswith((name, f"{directory}/.{base}."))
 
 
@@ -338,7 +338,7 @@ def test_no_socket_in_the_abstract_namespace(exposed: Exposed) -> None:
 
 
 def test_image_and_environment_of_the_test_are_what_they_seem(exposed: Exposed) -> None:
-    """The daemon did get what its children did not: else the tests above would say nothing."""
+    """Checks that the daemon itself inherited these, without which the tests above would prove nothing."""
     assert exposed.process is not None
     environment, held = _environment(exposed.process.pid), _descriptors(exposed.process.pid).values()
     assert HOSTILE.items() <= environment.items()

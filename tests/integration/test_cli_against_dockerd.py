@@ -1,6 +1,6 @@
-"""The client against a dockerd, side by side with Docker's own client: same output, same exit codes.
+"""The `orlop` client against a dockerd, compared with Docker's client: same output, same exit codes.
 
-The daemon is ours alone (its own roots and socket, no bridge, no firewall rules), and goes with the module.
+The dockerd is started for these tests (own roots and socket, no bridge, no firewall rules), and stopped at the end.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
 
 
 def plain(text: str) -> str:
-    """Without the clients' names, Docker's advice to read its help, and what moves between two calls: ages (which make
-    columns wider or narrower) and the processor time that ps shows."""
+    """The output without the clients' names, Docker's hint to read its help, and what changes between two calls: ages (which
+    affect the width of columns) and the processor time that ps shows."""
     text = re.sub(r"(?m)^(orlop|docker): |\.$|^See 'docker.*\n?", "", text)
     text = re.sub(r"(\d+ +\d+ +)\d+( +\d\d:\d\d +\? +)[\d:]+", r"\1C\2T", text)
     return re.sub(r" {2,}", "  ", re.sub(r"Less than a second|\b\d+ seconds?\b|About a minute", "N", text))

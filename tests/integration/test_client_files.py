@@ -27,7 +27,7 @@ def box(engine: Engine, name: str) -> str:
 
 
 def listed(directory: Path) -> list[str]:
-    """What is below a directory: kind, mode, name, where links lead, how many names a file has."""
+    """The entries below a directory: type, mode, name, link target, number of links."""
     found = []
     for path in sorted(directory.rglob("*")):
         info = path.lstat()
@@ -59,7 +59,7 @@ FOLLOWED = [("/data/link", "new"), ("/data/way", "there"), ("/abs/", "new")]
 
 
 def compared(engine: Engine, index: int, words: Callable[[str], list[str]]) -> None:
-    """One cp by each client, each in a place of its own that is called after it: the same end, the same words."""
+    """Run one cp with each client, each in its own directory: exit code and message must be the same."""
     seen = []
     for client in ("docker", "orlop"):
         given = words(client)

@@ -1,4 +1,4 @@
-"""`docker compose` as its users run it: a project of two services up, looked at, and down."""
+"""`docker compose`: a project of two services is started, inspected, and removed."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_a_project(engine, name, tmp_path):
     project = json.loads(json.dumps(_PROJECT))
     project["services"]["reader"]["ports"] = [f"127.0.0.1:{free_port()}:80"]
     file = tmp_path / "compose.yaml"
-    file.write_text(json.dumps(project))  # which is YAML
+    file.write_text(json.dumps(project))  # JSON is valid YAML
 
     def compose(*words, seconds=60):
         return engine.docker("compose", "-p", name, "-f", str(file), *words, check=0, seconds=seconds).out
@@ -52,7 +52,7 @@ def test_a_project(engine, name, tmp_path):
         compose("cp", "store:/data/ready", str(tmp_path / "got"))
         assert (tmp_path / "got").exists()
         first = engine.inspect(f"{name}-reader-1")["Id"]
-        compose("up", "-d")  # nothing has changed: nothing is done
+        compose("up", "-d")  # nothing has changed, so nothing is done
         assert engine.inspect(f"{name}-reader-1")["Id"] == first
         project["services"]["reader"]["environment"]["OF"] = "another"
         file.write_text(json.dumps(project))

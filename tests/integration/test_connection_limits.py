@@ -1,4 +1,4 @@
-"""Clients in crowds: what they hold is theirs alone, an administrator always gets in, and an idle crowd costs nothing."""
+"""Many connections: one client's cannot exhaust the daemon, an administrator always gets in, and idle ones cost nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.fixture
 def guarded(fresh: Callable[..., Engine]) -> tuple[Engine, str]:
-    """A daemon that may have few files, and its socket for readers."""
+    """A daemon with a low limit of descriptors, and its socket for readers."""
     path = f"/tmp/ot-guarded-{os.getpid()}.sock"
     return fresh({"listeners": [{"host": f"unix://{path}", "role": "read-only"}]}, prefix=FEW), path
 
@@ -45,7 +45,7 @@ def crowd(stack: ExitStack, path: str, size: int, says: bytes = b"") -> list[soc
         try:
             sock.sendall(says)
         except OSError:
-            pass  # it was refused, which its reader will see
+            pass  # the connection was refused, which reading will show
         found.append(sock)
     return found
 
@@ -62,7 +62,7 @@ def said(path: str, request: bytes = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n") 
 
 
 def beginning(sock: socket.socket) -> bytes:
-    """Of the answer; nothing where so many are refused at once that not all are told why."""
+    """The start of the answer; empty if so many are refused at once that not each gets an answer."""
     try:
         return sock.recv(12)
     except ConnectionResetError:
@@ -88,7 +88,7 @@ def works(engine: Engine) -> None:
 
 @pytest.mark.parametrize("says", [IDLE, SLOW_HEAD])
 def test_connections_that_wait_make_place(guarded: tuple[Engine, str], says: bytes) -> None:
-    """Those of the same client give way to its next one."""
+    """The daemon closes a client's oldest waiting connection in favour of its next one."""
     engine, path = guarded
     with ExitStack() as stack:
         held = crowd(stack, path, 1500, says)
@@ -116,7 +116,7 @@ def test_streams_of_a_guarded_socket_do_not_keep_the_administrator_out(guarded: 
 
 
 def test_an_administrators_own_crowd_of_streams(fresh: Callable[..., Engine]) -> None:
-    """More than the daemon may have files: some are refused, all is said in few lines, and nothing is left of it."""
+    """More streams than the daemon may have descriptors: some are refused, the log stays short, and nothing leaks."""
     engine = fresh(prefix=("prlimit", "--nofile=256:256"))
     rotated = ("--log-opt", "max-file=9", "--log-opt", "max-size=10k")
     engine.ok("run", "-d", "--name", "talker", *rotated, "busybox", "sh", "-c", "seq 20000; sleep 600")
@@ -148,7 +148,7 @@ def test_an_administrators_own_crowd_of_streams(fresh: Callable[..., Engine]) ->
 
 
 def test_idle_followers_cost_nothing(engine: Engine, name: str) -> None:
-    """More than the kernel gives inotify instances to a user."""
+    """More followers than a user may have inotify instances."""
     assert engine.process is not None
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "echo first; read line; echo second; sleep 600")
     follow = f"GET /containers/{name}/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n".encode()
@@ -173,7 +173,7 @@ def test_idle_followers_cost_nothing(engine: Engine, name: str) -> None:
         for sock in held:
             sock.settimeout(20)
             seen = b""
-            while not seen.endswith(b"0\r\n\r\n"):  # the last chunk, as the container has ended
+            while not seen.endswith(b"0\r\n\r\n"):  # the last chunk, as the container has exited
                 seen += sock.recv(4096)
 
 
@@ -183,7 +183,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_a_stop_does_not_wait_for_a_crowd_of_streams(fresh: Callable[..., Engine]) -> None:
-    """Each kind of stream, many of each, some of them read by nobody."""
+    """Many streams of each kind, some of them never read."""
     engine = fresh({"shutdown-timeout": 2})
     engine.ok("run", "-d", "--name", "talker", "-i", "busybox", "sh", "-c", "while :; do echo talk talk; sleep 0.05; done")
     body = {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True}

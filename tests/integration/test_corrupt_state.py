@@ -1,5 +1,5 @@
-"""State that a failing disk, another version or a careless hand has damaged: the daemon starts, sets aside what it must and
-says so, and serves the rest. Nothing is removed for want of a row that may have been lost."""
+"""Damaged state, due to a failing disk, another version or manual changes: the daemon starts, quarantines what it cannot
+use, logs it, and serves the rest. Nothing is removed because its row may have been lost."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
     assert not found["ok"]
     assert f"containers {bad} cannot be used and is set aside" in live.log()
 
-    for path in aside(live):  # of the schema's row: all others were saved
+    for path in aside(live):  # only the copy for the schema's row: all other rows were saved
         path.unlink()
     rows = [name.removeprefix("quarantined row ") for name in objects(found) if name.startswith("quarantined row ")]
     query = "&".join(f"forget={row.replace(' ', '%20')}" for row in rows)
@@ -113,7 +113,7 @@ def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
 
 
 def test_a_row_comes_back_when_it_can_be_read_again(live: Engine) -> None:
-    """As after going back to an older version, and forth."""
+    """As after a downgrade and a later upgrade."""
     bad = live.ok("create", "--name", "bad", *SLEEP)
     live.stop()
     record = row(live, "containers", bad)
@@ -130,7 +130,7 @@ def test_a_row_comes_back_when_it_can_be_read_again(live: Engine) -> None:
 
 
 def test_what_runs_outlives_its_row(live: Engine) -> None:
-    """As after going back to an older version under a living container, and forth."""
+    """As after a downgrade with a running container, and a later upgrade."""
     port, serve = free_port(), "mkdir /www; echo page > /www/index.html; exec httpd -f -h /www"
     container = live.ok("run", "-d", "--name", "web", "-p", f"{port}:80", BUSYBOX, "sh", "-c", serve)
     pid, url = live.inspect("web")["State"]["Pid"], f"http://127.0.0.1:{port}"
@@ -160,14 +160,14 @@ def live_address(record: dict[str, Any]) -> str:
 
 
 def zero_a_page(live: Engine) -> None:
-    """One in the middle of the lost container's row."""
+    """Zero a page in the middle of the lost container's row."""
     data, size = database(live).read_bytes(), 4096
     at = next(at for at in range(0, len(data), size) if data[at + 4 : at + size] == b"x" * (size - 4))
     database(live).write_bytes(data[:at] + bytes(size) + data[at + size :])
 
 
 def test_a_page_of_zeros(live: Engine) -> None:
-    """A living container whose row is intact goes on; what has no row any more is kept."""
+    """A running container with an intact row keeps running; objects without a row are kept."""
     live.ok("run", "-d", "--name", "good", *SLEEP)
     lost = live.ok("create", "--name", "lost", "-e", "BIG=" + "x" * 20_000, *SLEEP)
     live.ok("volume", "create", "data")
@@ -219,7 +219,7 @@ def foreign_log(live: Engine) -> None:
 
 
 def test_the_whole_database(live: Engine) -> None:
-    """Whatever was done to it, the daemon starts; and with the file back in its place, all is as it was."""
+    """The daemon starts with any damage; with the original file restored, all objects are back."""
     live.ok("run", "--name", "cc", "-v", "data:/data", BUSYBOX, "sh", "-c", "echo kept > /file; echo kept > /data/file")
     live.stop()
     backup = live.home / "backup.db"
@@ -242,7 +242,7 @@ def test_the_whole_database(live: Engine) -> None:
 
 
 def test_records_of_runs(live: Engine) -> None:
-    """The monitor itself is asked what its files no longer say."""
+    """What the files no longer contain comes from the monitor."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     (run,) = (live.exec_root / "run").iterdir()
@@ -266,7 +266,7 @@ def test_records_of_runs(live: Engine) -> None:
 
 
 def test_content_and_layers(live: Engine) -> None:
-    """Damaged images are set aside, and can be had again."""
+    """Damaged images are quarantined, and can be loaded again."""
     live.ok("create", "--name", "cc", BUSYBOX, "echo", "well")
     image = live.ok("images", "-q", "--no-trunc")
     live.stop()

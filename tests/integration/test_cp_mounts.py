@@ -1,6 +1,6 @@
-"""`docker cp` and what is mounted in a container: where its image has nothing, nested, read-only, files, parts of volumes.
+"""`docker cp` with mounts in the container: at paths missing in the image, nested, read-only, of files, of volume subpaths.
 
-What a reader sees is the same before the start, while the container runs, and after it.
+The result is the same before the start, while the container runs, and after its exit.
 """
 
 import io
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 
 
 def content(engine, where):
-    """File names to content, of what `docker cp` sends; {} when there is no such path."""
+    """File names and content in the tar of `docker cp`; {} if the path does not exist."""
     sent = engine.docker("cp", where, "-")
     if sent.code:
         assert "Could not find the file" in sent.err
@@ -106,7 +106,7 @@ def test_read_only_volumes(engine, name, volume, tmp_path, state):
 
 
 def test_tmpfs_is_the_processes_alone(engine, name):
-    """As with dockerd: what is copied to its place lands in the root below."""
+    """As in dockerd: what is copied to its path is stored in the root file system below the tmpfs."""
     create(engine, name, "--tmpfs", "/t")
     assert content(engine, f"{name}:/t") == {}
     engine.ok("start", name)
@@ -134,7 +134,7 @@ def test_copy_up_into_a_part_of_a_volume(engine, name, volume):
 
     engine.ok("run", "--rm", "--network", "none", "-v", f"{volume}:/v", BUSYBOX, "mkdir", "/v/empty", "/v/plain")
     assert {"passwd", "group"} <= set(etc("empty"))
-    assert "passwd" not in etc("sub")  # which is not empty
+    assert "passwd" not in etc("sub")  # this subpath is not empty
     mount = f"type=volume,src={volume},dst=/etc,volume-subpath=plain,volume-nocopy"
     listed = engine.docker("run", "--rm", "--network", "none", "--mount", mount, BUSYBOX, "ls", "/etc").out.split()
     assert "passwd" not in listed

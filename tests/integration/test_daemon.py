@@ -1,4 +1,5 @@
-"""A real daemon process, on roots and a socket of its own: boot, answer, reload, refuse, stop, remember."""
+"""A real daemon process, with its own roots and socket: boot, requests, reload, refused configurations, shutdown, stored
+state."""
 
 from __future__ import annotations
 
@@ -190,7 +191,7 @@ def test_events_are_remembered_over_a_restart(daemon: Orlopd) -> None:
     assert daemon.process
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for("configuration reloaded")
-    daemon.get("/info")  # the next thing the daemon does is done: the write is on its way
+    daemon.get("/info")  # once this is answered, the event is being written
     before = daemon.request("GET", f"/events?since=1&until={time.time():.3f}")[1]
     assert daemon.stop() == 0
     daemon.start()
@@ -265,7 +266,7 @@ def test_the_tasks_of_a_daemon_can_be_looked_at(daemon: Orlopd) -> None:
 
 
 class LockedRegistry(http.server.BaseHTTPRequestHandler):
-    """`GET /v2/` for anna:secret only."""
+    """`GET /v2/`, for anna:secret only."""
 
     def do_GET(self) -> None:
         allowed = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"anna:secret").decode()
@@ -284,7 +285,7 @@ def test_what_blocks_the_event_loop_is_in_the_log_if_that_is_wanted(daemon: Orlo
     daemon.get("/info")
     daemon.stop()
     assert "event loop blocked" not in "".join(daemon.lines)
-    monkeypatch.setenv("ORLOP_LOOP_WATCHDOG", "1")  # millisecond: some step takes it
+    monkeypatch.setenv("ORLOP_LOOP_WATCHDOG", "1")  # millisecond: some step takes longer
     daemon.start()
     daemon.get("/info")
     daemon.stop()

@@ -1,6 +1,5 @@
-"""A data root on a full disk: what runs goes on, what is asked fails in plain words, what makes room works, and everything
-comes back by itself. The disk is a tmpfs of its own.
-"""
+"""A data root on a full disk: containers keep running, requests fail with clear messages, removals work, and everything
+recovers without help. The disk is a tmpfs."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ class Disk:
         return found.f_bavail * found.f_frsize
 
     def fill(self) -> None:
-        """To the last page."""
+        """Use up the disk to the last page."""
         with (self.path / "hog").open("ab", buffering=0) as hog:
             with suppress(OSError):
                 os.posix_fallocate(hog.fileno(), os.fstat(hog.fileno()).st_size, self.free)
@@ -70,7 +69,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
     assert disk.reserve == reserve.SIZE
     disk.fill()
 
-    # What is there answers, runs, and ends
+    # Existing containers can be listed, used and stopped
     assert engine.ok("ps", "--format", "{{.Names}}").split() == ["three", "two", "one"]
     assert engine.state("one") == "running"
     assert engine.ok("exec", "one", "echo", "hello") == "hello"
@@ -78,7 +77,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
     assert engine.ok("kill", "two") == "two"
     engine.wait_state("two", "exited")
 
-    # What needs room says so
+    # What needs space fails with an error
     for command in (
         ("create", "--network", "none", BUSYBOX, "true"),
         ("run", "--rm", "--network", "none", BUSYBOX, "true"),
@@ -92,7 +91,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
     assert FULL in engine.docker("load", stdin=archive()).err
     assert engine.inspect("three")["Name"] == "/three"
 
-    # What makes room works
+    # What frees space works
     assert engine.ok("rm", "one") == "one"
     assert disk.reserve < reserve.SIZE
     disk.fill()
@@ -104,7 +103,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
         assert engine.log().count(complaint) == 1
     assert "Traceback" not in engine.log()
 
-    # And when there is room, all is as before
+    # With free space, everything works again
     disk.empty()
     until(lambda: disk.reserve == reserve.SIZE, "the reserve is whole again")
     until(lambda: "events are kept over a restart again" in engine.log(), "events are kept")
@@ -116,7 +115,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
 
 
 def test_a_daemon_starts_on_a_full_disk(disk: Disk, fresh: Callable[..., Engine]) -> None:
-    """Without a reserve, and with a row that it must set aside and cannot."""
+    """Without a reserve, and with a row that cannot be quarantined for lack of space."""
     engine = fresh(config={**CONFIG, "live-restore": True}, data_root=disk.data)
     engine.ok("run", "-d", "--network", "none", "--name", "good", BUSYBOX, "sleep", "1000")
     bad = engine.ok("create", "--network", "none", "--name", "bad", BUSYBOX, "true")

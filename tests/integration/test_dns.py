@@ -1,4 +1,4 @@
-"""Containers that find each other by name, through everything that happens to daemons and networks."""
+"""Lookup of containers by name, across changes of daemons and networks."""
 
 import json
 import socket
@@ -31,7 +31,7 @@ def sleeper(engine, name, *options):
 
 
 def lookup(engine, container, wanted):
-    """What nslookup prints for a name, as addresses."""
+    """The addresses that nslookup prints for a name."""
     found = engine.docker("exec", container, "nslookup", wanted)
     lines = found.out.partition("\n\n")[2].splitlines()
     return sorted(line.split()[-1] for line in lines if line.startswith("Address"))
@@ -106,7 +106,7 @@ def test_links(engine, net):
 
 
 def test_a_link_to_a_container_that_comes_later(engine, net):
-    """On a user-defined network, whose names are looked up when they are asked for, as in Docker."""
+    """On a user-defined network, links are resolved at lookup, as in Docker."""
     sleeper(engine, "early", "--network", net, "--link", "late:db")
     assert not lookup(engine, "early", "db")
     sleeper(engine, "late", "--network", net)
@@ -114,7 +114,7 @@ def test_a_link_to_a_container_that_comes_later(engine, net):
 
 
 class Upstream:
-    """A name server outside: `good.test` has an address, `slow.test` none by this server, everything else does not exist."""
+    """An outside name server: `good.test` has an address, `slow.test` gets no answer, all other names do not exist."""
 
     def __init__(self, host):
         self.udp, self.tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
@@ -168,7 +168,7 @@ def test_other_names_are_asked_outside(engine, net):
         assert "SERVFAIL" in engine.docker("exec", "asker", "nslookup", "-type=a", "slow.test").out
         assert lookup(engine, "asker", "asker") == [address(engine, "asker", net)]
         assert ("udp", "good.test") in server.asked and ("udp", "asker") not in server.asked
-        # over TCP, asked by hand from within the container's namespace
+        # A query over TCP from the container's namespace
         query = struct.pack("!6H", 9, 0x0100, 1, 0, 0, 0) + b"\4good\4test\0" + struct.pack("!2H", 1, 1)
         framed = "".join(f"\\{byte:03o}" for byte in struct.pack("!H", len(query)) + query)
         asked = engine.docker("exec", "asker", "sh", "-c", f"printf '{framed}' | nc -w 2 127.0.0.11 53")
@@ -189,7 +189,7 @@ def test_names_resolve_while_no_daemon_runs_and_with_the_next(fresh):
     engine.start()
     seen = engine.ok("logs", "asks").splitlines()
     until(lambda: len(engine.ok("logs", "asks").splitlines()) > len(seen) + 3)
-    assert engine.ok("logs", "asks").splitlines().count("no") <= 1  # the first may be asked before the other runs
+    assert engine.ok("logs", "asks").splitlines().count("no") <= 1  # the first may precede "other"
     sleeper(engine, "late", "--network", "lasting")
     assert lookup(engine, "other", "late") == [address(engine, "late", "lasting")]
     engine.ok("rm", "-f", "other", "asks", "late")
@@ -218,8 +218,8 @@ while True:
 
 
 def test_no_answer_is_wrong_while_daemons_come_and_go(fresh):
-    """A boot replaces the table of a network once it is whole. One that has some of the members would send the others'
-    names to outside servers, and their containers would hear that there is no such host."""
+    """A boot replaces the names table of a network only when the new one is complete. With an incomplete one, name servers
+    would forward missing names to outside servers, and the containers would get "no such host"."""
     engine = fresh({"live-restore": True, "shutdown-timeout": 3})
     engine.ok("network", "create", "net")
     peers = [f"peer{number}" for number in range(12)]
@@ -232,7 +232,7 @@ def test_no_answer_is_wrong_while_daemons_come_and_go(fresh):
             for number in range(3):
                 engine.kill()
                 engine.start()
-                engine.ok("network", "create", f"barrier{number}")  # which waits until networks are up
+                engine.ok("network", "create", f"barrier{number}")  # returns once the networks are restored
             assert asker.poll() is None, asker.stderr.read()
         finally:
             asker.kill()

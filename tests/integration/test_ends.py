@@ -1,4 +1,4 @@
-"""What clients are told of an end has happened, with the real client: streams, waits, events."""
+"""What an answer or event reports about a container's exit is already done: streams, waits, events, with the real client."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def test_nothing_is_left_when_run_rm_returns(engine):
 
 
 def test_nothing_is_left_when_destroy_is_told(engine, name):
-    """A client that hears `destroy` makes the same container again at once, with the same name, network and volume."""
+    """A client can recreate a container on its `destroy` event, with the same name, network and volume."""
     for _ in range(ROUNDS):
         engine.ok("network", "create", name)
         engine.ok("run", "-d", "--rm", "--network", name, "-v", "/anonymous", "--name", name, BUSYBOX, "sleep", "1000")
@@ -33,7 +33,7 @@ def test_nothing_is_left_when_destroy_is_told(engine, name):
             events.connect(engine.socket)
             wanted = json.dumps({"event": {"destroy": True}, "type": {"container": True}, "container": {name: True}})
             events.sendall(f"GET /events?filters={wanted.replace(' ', '')} HTTP/1.0\r\n\r\n".encode())
-            heard = events.recv(4096)  # the head: subscribed
+            heard = events.recv(4096)  # the answer's head: the subscription is active
             killing = engine.background("kill", name)
             while b'"destroy"' not in heard:
                 heard += events.recv(4096)
@@ -85,7 +85,7 @@ def test_inspect_knows_of_the_end_of_followed_logs(engine, name):
 
 
 def test_a_root_shared_with_the_hosts_processes_goes_too(engine, name):
-    """`--pid host`: what it left running is killed before its files go."""
+    """With `--pid host`, remaining processes are killed before the container's files are removed."""
     before = engine.ok("volume", "ls", "-q")
     script = "(while :; do echo > /v/$RANDOM; done) & sleep 0.1"
     engine.ok("run", "--rm", "--pid", "host", "-v", "/v", BUSYBOX, "sh", "-c", script)

@@ -1,4 +1,4 @@
-"""Events: what happens, in Docker's order, with Docker's attributes, live and afterwards."""
+"""Events, in Docker's order and with Docker's attributes, both live and from the history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 
 
 def happened(engine: Engine, name: str) -> list[str]:
-    """What has happened to a container so far, its networks and volumes included."""
+    """A container's events so far, those of its networks and volumes included."""
     found = []
     for event in engine.all_events():
         attributes = event["Actor"]["Attributes"]
@@ -86,7 +86,7 @@ def test_attributes(engine: Engine, name: str) -> None:
 
 
 def test_live_with_filters_and_format(engine: Engine, name: str) -> None:
-    name, other = f"live-{name}", f"other-{name}"  # no beginning of an ID
+    name, other = f"live-{name}", f"other-{name}"  # cannot be a prefix of an ID
     filters = [f"--filter={one}" for one in (f"container={name}", "type=container", "event=start", "event=die")]
     watching = engine.background("events", "--since", "0", *filters, "--format", "{{.Action}} {{.Actor.Attributes.name}}")
     for one in (other, name):

@@ -1,4 +1,4 @@
-"""`docker exec`: streams, codes, who and where, and what is printed when the command cannot be started."""
+"""`docker exec`: streams, exit codes, user and directory, and messages when the command cannot be started."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_detach_keys(engine: Engine, box: str) -> None:
     terminal.expect("# ")
     terminal.type(b"\x18x")
     assert terminal.wait() in (0, 1)
-    assert [word for word in engine.ok("exec", box, "ps", "-o", "args").split("\n") if word == "sh"]  # it goes on
+    assert [word for word in engine.ok("exec", box, "ps", "-o", "args").split("\n") if word == "sh"]  # it still runs
 
 
 def test_inspect(engine: Engine, box: str) -> None:

@@ -1,4 +1,4 @@
-"""`docker cp` into a container that fails: dockerd's words and status, while the client is still sending.
+"""Failing uploads with `docker cp`: dockerd's messages and status, while the client is still sending.
 
 The expected answers are those of dockerd 26.1 to the same requests.
 """
@@ -14,7 +14,7 @@ from tests.integration.engine import BUSYBOX, patience
 
 pytestmark = pytest.mark.root
 
-BIG = 4 << 20  # more than all buffers between a client and a worker hold
+BIG = 4 << 20  # more than all buffers between client and worker can hold
 
 
 def tar(name, size=BIG):
@@ -79,7 +79,7 @@ def _put(engine, path, body):
         try:
             connection.request("PUT", path, body, encode_chunked=not isinstance(body, bytes))
         except (BrokenPipeError, ConnectionResetError):
-            pass  # answered before the end of the body, and closed
+            pass  # the daemon has answered early and closed the connection
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())["message"]
     finally:
@@ -101,7 +101,7 @@ def test_the_answer_does_not_wait_for_the_rest_of_the_body(engine, name):
 
 
 def test_the_client_prints_what_the_daemon_says(engine, name, tmp_path):
-    """`docker cp` itself, with many at once: each failure is its own, and the daemon works on."""
+    """`docker cp`, many concurrently: each gets its own error, and the daemon keeps working."""
     (tmp_path / "big").write_bytes(os.urandom(BIG))
     engine.ok("create", "--name", name, "--read-only", BUSYBOX, "true")
     children = [engine.background("cp", str(tmp_path / "big"), f"{name}:/tmp/") for _ in range(8)]

@@ -134,7 +134,7 @@ def test_huge_and_sparse(engine, name, tmp_path):
         (member,) = tar.getmembers()
         assert member.size == (5 << 30) + 5
     copy = tmp_path / "holes"
-    if shutil.disk_usage(tmp_path).free > 8 << 30:  # Docker's client fills the holes
+    if shutil.disk_usage(tmp_path).free > 8 << 30:  # Docker's client writes zeros instead of holes
         engine.ok("cp", f"{name}:/holes", str(copy))
         assert copy.stat().st_size == (5 << 30) + 5
         copy.unlink()
@@ -179,7 +179,7 @@ def test_commit(engine, name):
     assert engine.ok("run", "--rm", f"commit-{name}:v1", "sh", "-c", check).split() == ["2:644", "1:700", "gone", "own"]
     history = engine.ok("history", "--format", "{{.CreatedBy}}|{{.Comment}}", "--no-trunc", f"commit-{name}:v1").splitlines()
     assert history[0] == f"sh -c {script}|why"
-    again = engine.ok("commit", name)  # without a name
+    again = engine.ok("commit", name)  # untagged
     engine.ok("rm", name)
     engine.ok("rmi", f"commit-{name}:v1", again)
 
@@ -200,7 +200,7 @@ def test_commit_pauses_and_goes_on(engine, name):
 
 
 def test_links_that_change_meanwhile_lead_nowhere(engine, name, tmp_path):
-    """The container swaps a directory for a link to the host's root, as fast as it can, while files go in and out."""
+    """The container replaces a directory by a link to the host's root, in a loop, while files are copied in and out."""
     (tmp_path / "secret").write_text("of the host")
     outside = tmp_path / "secret"
     swap = f"mkdir -p /a /b{tmp_path}; while :; do ln -sfn {tmp_path} /x; rm -f /x; mv /a /x; mv /x /a; done"

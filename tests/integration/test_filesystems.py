@@ -1,4 +1,4 @@
-"""The daemon's data root on file systems that are not the host's own."""
+"""The daemon's data root on various file systems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that mean harm, or do it: each may hold its own connection, and nothing else."""
+"""Hostile clients: each may block its own connection, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.soak.memory import sample
 
 pytestmark = pytest.mark.root
 
-PATIENCE = 2.0  # seconds for an answer of a daemon that is being bothered, on a busy machine
-ROOM = 48 << 10  # KiB that bothering may cost it
+PATIENCE = 2.0  # seconds for an answer to other clients meanwhile, on a busy machine
+ROOM = 48 << 10  # KiB that the daemon may grow by meanwhile
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def _others_are_served(engine: Engine) -> None:
 
 @contextmanager
 def _crowd(engine: Engine, size: int, *says: bytes) -> Iterator[list[socket.socket]]:
-    """So many connections that say each of these. All that they cost is given back at the end."""
+    """Open connections, `size` for each of these texts. At the end, the daemon must have returned what they cost."""
     before = _fds(engine)
     with ExitStack() as stack:
         yield [stack.enter_context(_open(engine, data)) for data in says or (b"",) for _ in range(size)]
@@ -67,11 +67,11 @@ def test_a_slow_request_holds_only_itself(engine: Engine) -> None:
                 sock.sendall(letter)
             _others_are_served(engine)
         crowd[0].sendall(b"\r\n\r\n")
-        assert crowd[0].recv(4096).startswith(b"HTTP/1.1 200")  # slow is not wrong
+        assert crowd[0].recv(4096).startswith(b"HTTP/1.1 200")  # slow requests are answered
 
 
 def test_the_memory_of_slow_requests_is_given_back(engine: Engine) -> None:
-    """Heads of 60 KB that are never ended."""
+    """Headers of 60 KB that never end."""
     assert engine.process is not None
     before = sample(engine.process.pid)["Rss"]
     head = b"GET /containers/json HTTP/1.1\r\nHost: d\r\nX-Slow: " + b"a" * 60_000
@@ -95,7 +95,7 @@ def test_a_thousand_idle_connections(engine: Engine) -> None:
 
 
 def test_clients_that_never_read(engine: Engine, name: str) -> None:
-    """A flood of output, of log and of events, and nobody takes any of it."""
+    """Floods of output, logs and events to clients that read none of it."""
     script = "while :; do seq 1 20000; done"
     engine.ok("run", "-d", "--name", name, "--log-opt", "max-size=1m", "busybox", "sh", "-c", script)
     engine.ok("run", "-d", "--name", f"{name}q", "busybox", "sleep", "600")
@@ -116,7 +116,7 @@ def test_clients_that_never_read(engine: Engine, name: str) -> None:
         assert engine.ok("exec", f"{name}q", "echo", "well") == "well"
         grown = [sample(pid)["Rss"] - old for pid, old in zip(pids, before, strict=True)]
         assert max(grown) < ROOM, f"KiB more in the daemon and the monitor: {grown}"
-        engine.ok("kill", name)  # it is held back by its deaf clients, not out of reach
+        engine.ok("kill", name)  # a container that waits for slow clients can be killed
 
 
 def test_a_flood_of_output_that_nobody_asked_for(engine: Engine, name: str) -> None:
@@ -138,7 +138,7 @@ def test_a_giant_body_is_refused_early(engine: Engine, framing: str) -> None:
         piece = b"%x\r\n%s\r\n" % (len(piece), piece)
     end = time.monotonic() + 10
     with _open(engine, head.encode()) as sock:
-        with pytest.raises(OSError):  # it reads for a moment, so that the answer arrives, and no longer
+        with pytest.raises(OSError):  # the daemon reads a little more, so that the answer arrives, then closes
             while time.monotonic() < end:
                 sock.sendall(piece)
         try:

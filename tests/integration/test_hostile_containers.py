@@ -1,4 +1,4 @@
-"""Containers against what holds them: the runtime's program, the monitor, the host's files, the machine's processes."""
+"""Hostile containers: attacks on the runtime's program, the monitor, the host's files, the host's processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_fork_bomb_stays_within_its_limit(engine: Engine, name: str) -> None:
 
 
 def test_a_container_does_not_see_its_monitor(engine: Engine, name: str) -> None:
-    """Nor anything else of the host's: it can stop and kill all that it sees, which is itself."""
+    """A container sees no process and no directory of the host; it can stop and kill only its own processes."""
     engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     monitor, zygote = engine.monitor(name), engine.zygote
     seen = engine.ok("exec", name, "sh", "-c", "cat /proc/[0-9]*/comm")
@@ -54,7 +54,7 @@ def test_a_container_does_not_see_its_monitor(engine: Engine, name: str) -> None
 
 
 def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_path: Path) -> None:
-    """/etc/passwd as a symlink to a file of the host's: of the image, and put there while the container runs."""
+    """/etc/passwd as a symlink to a file of the host: in the image, and created while the container runs."""
     host = tmp_path / "passwd"
     host.write_text("root:x:0:0::/:/bin/sh\nhosts:x:4242:4242::/:/bin/sh\n")
     _load(engine, "sly", {"etc/passwd": str(host)})
@@ -69,7 +69,7 @@ def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_pat
 
 
 def test_a_working_directory_outside_the_root(fresh: Callable[..., Engine]) -> None:
-    """CVE-2024-21626: a working directory by way of a descriptor that the runtime has left open."""
+    """CVE-2024-21626: a working directory reached through a descriptor that the runtime has left open."""
     engine = fresh({"runtimes": {"crun": {"path": "crun"}}, "shutdown-timeout": 2})
     (engine.home / "marker").touch()
     ups = " ".join("/".join([".."] * count) for count in range(1, 8))
@@ -80,14 +80,14 @@ def test_a_working_directory_outside_the_root(fresh: Callable[..., Engine]) -> N
             path = f"/proc/self/fd/{number}"
             result = engine.docker("exec", "-w", path, runtime, *look[1:])
             assert result.code and "marker" not in result.out, (runtime, path, result)
-            if number > 6:  # those that were left open
+            if number > 6:  # descriptors that may have been left open
                 result = engine.docker("run", "--rm", "--runtime", runtime, "-w", path, *look)
                 assert result.code and "marker" not in result.out, (runtime, path, result)
 
 
 def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_path: Path) -> None:
-    """CVE-2019-5736: a container has the runtime execute itself inside, and writes to its program by /proc/PID/exe. What is
-    at stake here is a copy."""
+    """CVE-2019-5736: a container has the runtime execute itself inside, and writes to its program through /proc/PID/exe. The
+    test uses a copy of runc."""
     program = tmp_path / "runc"
     shutil.copy(str(shutil.which("runc")), program)
     before = hashlib.sha256(program.read_bytes()).digest()
@@ -102,13 +102,13 @@ def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_pat
             esac
         done
     done 2>&1"""
-    # AppArmor would show it nothing, which is another defence than this
+    # AppArmor would hide /proc/PID/exe, which is not the defence under test
     rights = ("--cap-add", "SYS_PTRACE", "--security-opt", "apparmor=unconfined")
     engine.ok("run", "-d", "--name", "hunter", *rights, "busybox", "sh", "-c", hunt)
     engine.ok("exec", "hunter", "sh", "-c", "echo '#!/proc/self/exe' >/bad; chmod +x /bad")
     monitor = engine.monitor("hunter")
     (held,) = [fd for fd in os.listdir(f"/proc/{monitor}/fd") if "memfd:runc" in os.readlink(f"/proc/{monitor}/fd/{fd}")]
-    for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC):  # even for root on the host
+    for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC):  # even by root on the host
         with pytest.raises(PermissionError):
             fd = os.open(f"/proc/{monitor}/fd/{held}", flags)
             try:

@@ -1,4 +1,4 @@
-"""The ways in which proxies and simple clients speak HTTP: HTTP/1.0, `Connection: close`, `Expect: 100-continue`."""
+"""HTTP as proxies and simple clients use it: HTTP/1.0, `Connection: close`, `Expect: 100-continue`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ Dial = Callable[[], Wire]
 
 @pytest.fixture
 def dial(box: Engine) -> Iterator[Dial]:
-    """Connects to the daemon; closes in the end."""
+    """Connects to the daemon; closes all connections at the end."""
     wires: list[Wire] = []
 
     def connect() -> Wire:
@@ -116,7 +116,7 @@ def box(engine: Engine) -> Engine:
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True), ("1.0", "close", False)],
 )
 def test_every_read_in_every_way(dial: Dial, version: str, connection: str, kept: bool) -> None:
-    """A body has an end that the client's version knows, and the connection is kept or closed as was asked for."""
+    """The body's end is marked in a way of the client's version, and the connection is kept or closed as requested."""
     for path in READS:
         wire = dial()
         field = f"Connection: {connection}\r\n" if connection else ""
@@ -129,7 +129,7 @@ def test_every_read_in_every_way(dial: Dial, version: str, connection: str, kept
         data = wire.body(headers)
         if headers["content-type"].startswith("application/json") and "/events" not in path:
             json.loads(data)
-        # What has no length ends with the connection, where there are no chunks
+        # Without a length and without chunks, the end of the connection ends the body
         if kept and ("content-length" in headers or version == "1.1"):
             assert headers.get("connection", "") == ("" if version == "1.1" else "keep-alive"), path
             wire.send(request)
@@ -152,7 +152,7 @@ def test_a_head_has_no_body(dial: Dial) -> None:
 
 
 def test_streams_for_a_client_of_http_1_0(dial: Dial, box: Engine) -> None:
-    """As nginx asks for them unless it is told otherwise: no chunks, the end of the connection is the end."""
+    """nginx proxies with HTTP/1.0 by default: no chunks; the end of the connection ends the body."""
     wire = dial()
     wire.send(b"GET /containers/box/logs?stdout=1&follow=1 HTTP/1.0\r\nConnection: close\r\n\r\n")
     assert wire.head()[1] == 200
@@ -206,7 +206,7 @@ def test_a_body_is_asked_for_when_it_is_wanted(
     _, found, headers = wire.head()
     assert found == status, wire.body(headers)
     wire.body(headers)
-    wire.send(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")  # and the connection is in order
+    wire.send(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")  # the connection is still usable
     assert wire.head()[1] == 200
 
 
@@ -225,7 +225,7 @@ def test_a_body_that_nobody_wants_is_not_asked_for(dial: Dial, request_line: str
     wire.send(f"{request_line} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
     _, status, headers = wire.head()
     assert status == 404
-    assert headers["connection"] == "close"  # as the client may send the body or not
+    assert headers["connection"] == "close"  # because the client may send the body or not
     wire.body(headers)
     assert wire.rest() == b""
 
@@ -256,7 +256,7 @@ def test_an_attach_and_an_exec_with_an_expectation(dial: Dial, box: Engine) -> N
 
 @pytest.mark.parametrize("options", [(), ("--http1.0",), ("-H", "Expect: 100-continue"), ("-H", "Connection: close")])
 def test_curl(box: Engine, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Its own way of waiting for `100 Continue` included, which is a second."""
+    """Includes curl's own wait of a second for `100 Continue`."""
 
     def curl(*arguments: str) -> str:
         command = ["curl", "-sSv", "--max-time", "20", "--unix-socket", box.socket, *options, *arguments]

@@ -1,4 +1,4 @@
-"""Images by the `docker` client, without a registry: load, ls, tag, inspect, history, save, rmi, and their containers."""
+"""Images with the `docker` client, without a registry: load, ls, tag, inspect, history, save, rmi, and their containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a container's root has besides its image: in `cp`, `export`, `diff`, `commit`, and for its processes."""
+"""The init layer in a container's root file system, as shown by `cp`, `export`, `diff`, `commit`, and inside the container.
+The init layer in a container's root file system, as shown by `cp`, `export`, `diff`, `commit`, and inside the container."""
 
 import io
 import os
@@ -48,7 +49,7 @@ def test_they_are_in_no_diff_until_they_change(engine, created, tmp_path):
     engine.ok("commit", fresh, f"of-{created}")
     engine.ok("create", "--name", f"{created}-again", f"of-{created}", "true")
     again = members(engine.docker("export", f"{created}-again", check=0).stdout)
-    assert again["/etc/hosts"].size == 0  # the new image's init layer is above what was committed, as with dockerd
+    assert again["/etc/hosts"].size == 0  # the new image's own init layer covers the committed file, as in dockerd
     engine.ok("rm", fresh, f"{created}-again")
     engine.ok("rmi", f"of-{created}")
 

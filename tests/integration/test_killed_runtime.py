@@ -1,5 +1,5 @@
-"""A runtime that is killed half-way (by the kernel for memory, by a person) leaves nothing, and no restart of the daemon is
-needed to be rid of it."""
+"""A runtime killed half-way (by the OOM killer or an administrator) leaves nothing behind, without a restart of the daemon.
+A runtime killed half-way (by the OOM killer or an administrator) leaves nothing behind, without a restart of the daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.engine import RUNTIME, SLOWNESS, Engine, until
 
 pytestmark = pytest.mark.root
 
-ROUNDS, LAST = 16, 0.06 * SLOWNESS  # kills of a start, and seconds from its begin to the last of them
+ROUNDS, LAST = 16, 0.06 * SLOWNESS  # number of kills, and the delay in seconds of the last
 SCRIPT = """#!/bin/sh
 for word; do
     [ "$word" = "$(cat {what})" ] || continue
@@ -28,7 +28,7 @@ exec {runtime} "$@"
 
 
 class Killer:
-    """An engine whose runtime is killed while it does `what`, `delay` seconds after it began."""
+    """An engine whose runtime is killed during the command `what`, `delay` seconds after its start."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine, self._what, self._delay = engine, directory / "what", directory / "delay"
@@ -76,7 +76,7 @@ def test_a_runtime_killed_in_the_middle_of_a_start_leaves_no_cgroup(killer: Kill
 
 
 def test_a_runtime_killed_in_the_middle_of_a_delete_leaves_no_cgroup(killer: Killer) -> None:
-    """At once in the end of a container; and after a start that was killed as well."""
+    """Of a delete at the exit of the container; a start after it leaves nothing either."""
     engine = killer.engine
     engine.ok("run", "-d", "--name", "cc", "--network", "none", "busybox", "sleep", "600")
     killer.kill("delete")

@@ -1,4 +1,4 @@
-"""A container's states as its users drive them, what `ps`, `inspect` and `logs` say of them, and restart policies."""
+"""States of a container as clients change them, in `ps`, `inspect` and `logs`; and restart policies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_stop_sends_the_signal_and_waits(engine: Engine, name: str) -> None:
 
 
 def test_stop_kills_after_the_timeout(engine: Engine, name: str) -> None:
-    engine.ok("run", "-d", "--name", name, *SLEEP)  # a pid 1 without a handler: SIGTERM does nothing
+    engine.ok("run", "-d", "--name", name, *SLEEP)  # PID 1 without a handler ignores SIGTERM
     began = time.monotonic()
     engine.ok("stop", "-t", "1", name)
     assert 1 <= time.monotonic() - began < 3
@@ -108,7 +108,7 @@ def test_restart(engine: Engine, name: str) -> None:
     assert after["Pid"] != before["Pid"]
     assert not alive(before["Pid"])
     engine.ok("stop", "-t", "0", name)
-    engine.ok("restart", name)  # of a stopped one: a start
+    engine.ok("restart", name)  # starts a stopped container
     assert engine.state(name) == "running"
 
 
@@ -144,7 +144,7 @@ def test_rm(engine: Engine, name: str) -> None:
     assert not alive(pid)
     result = engine.docker("rm", name)
     assert (result.code, result.err) == (1, f"Error response from daemon: No such container: {name}\n")
-    assert engine.docker("rm", "-f", name).code == 0  # the client takes it as done
+    assert engine.docker("rm", "-f", name).code == 0  # the client ignores the error
 
 
 def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
@@ -156,7 +156,7 @@ def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
         assert result.code == 1
         return result.err if "restarting" in result.err else ""
 
-    # On a slow machine it runs again before it is asked for
+    # On a slow machine it may run again before the request arrives
     said = until(refused, "it is met between two runs")
     assert f'cannot remove container "/{name}": container is restarting: stop the container' in said
     engine.ok("rm", "-f", name)
@@ -164,7 +164,7 @@ def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
 
 
 def test_everything_at_once(engine: Engine, name: str) -> None:
-    """Operations that cross each other: each succeeds or is refused, and the container is gone in the end."""
+    """Concurrent operations: each succeeds or is refused, and the container is gone in the end."""
     engine.ok("run", "-d", "--name", name, *SLEEP)
     pid = engine.inspect(name)["State"]["Pid"]
     commands = (
@@ -242,7 +242,7 @@ def test_ps(engine: Engine, name: str) -> None:
         return engine.ok("ps", *(["-a"] if all else []), *flags, "--format", "{{.Names}}").split()
 
     assert names(all=False) == [f"{name}-up"]
-    assert names() == [f"{name}-new", f"{name}-over", f"{name}-up"]  # the newest first
+    assert names() == [f"{name}-new", f"{name}-over", f"{name}-up"]  # newest first
     assert names("label=role=a") == [f"{name}-over", f"{name}-up"]
     assert names("label=role=a", "label=tier") == [f"{name}-up"]
     assert names("status=exited") == [f"{name}-over"]
@@ -301,7 +301,7 @@ def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> No
     pauses = [after - before for before, after in itertools.pairwise(began)]
     assert len(pauses) == 3
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
-    slack = patience(1) - 1  # none, but where a start takes longer than a pause
+    slack = patience(1) - 1  # none, unless starts take longer than the delay between restarts
     assert pauses[0] <= pauses[2] + slack
     assert max(pauses) < patience(2)
 
@@ -364,7 +364,7 @@ def test_logs_follow_ends_with_the_container(engine: Engine, name: str) -> None:
     assert following.stdout is not None
     assert [int(following.stdout.readline()) for _ in range(5)] == [1, 2, 3, 4, 5]
     engine.ok("stop", name)
-    rest = following.stdout.read()  # not communicate(), which forgets what is buffered
+    rest = following.stdout.read()  # communicate() would lose buffered output
     assert rest.endswith(b"last\n")
     assert following.wait(patience(10)) == 0
     assert [int(line) for line in rest.splitlines()[:-1]] == list(range(6, 5 + len(rest.splitlines())))
@@ -397,7 +397,7 @@ def test_long_lines_are_whole_in_logs(engine: Engine, name: str) -> None:
     assert engine.ok("logs", name) == "x" * 100_000 + "\nend"
 
 
-# --- the crowd ----------------------------------------------------------------------------------------------------------
+# --- many containers ----------------------------------------------------------------------------------------------------
 
 
 def test_many_at_once(engine: Engine, name: str) -> None:
@@ -421,7 +421,7 @@ def test_a_monitor_that_hangs_hangs_nothing_else(engine: Engine, name: str) -> N
         assert name in engine.ok("ps", "--format", "{{.Names}}").split()
         assert engine.inspect(name)["State"]["Running"]
         assert engine.ok("run", "--rm", "busybox", "echo", "next") == "next"
-        # What does not answer is ended
+        # A container whose monitor does not answer can be removed
         assert engine.docker("rm", "-f", name, check=0, seconds=40).line == name
         until(lambda: not alive(pid) and not alive(monitor), "both are gone")
     finally:

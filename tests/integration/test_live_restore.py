@@ -1,5 +1,5 @@
-"""The first promise: restart, upgrade or kill any part of Orlop, and containers do not notice (with live-restore); without
-it, they stop with the daemon. What happened while no daemon looked is known afterwards."""
+"""Live restore: if any part of Orlop is restarted, upgraded or killed, containers keep running. Without live-restore, they
+stop with the daemon. The next daemon learns what happened while none was running."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_kill_of_the_daemon(live: Engine) -> None:
 
 
 def test_a_monitor_that_is_silent_at_boot(live: Engine) -> None:
-    """As one is whose disk stalls: the container is shown, and usable once its monitor answers."""
+    """As with a stalled disk: the container is listed, and usable once its monitor answers."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     live.ok("run", "-d", "--name", "ended", *SLEEP)
     pid, monitor = live.inspect("cc")["State"]["Pid"], live.monitor("cc")
@@ -108,7 +108,7 @@ def test_a_container_whose_monitor_is_stopped_can_be_ended(live: Engine, when: s
 
 @pytest.fixture
 def slow(fresh: Callable[..., Engine], tmp_path: Path) -> Engine:
-    """Its runtime takes its time to put a container away."""
+    """The runtime is slow to delete a container."""
     runtime = tmp_path / "slow-runtime"
     runtime.write_text(
         f'#!/bin/sh\nfor word; do [ "$word" = delete ] && sleep {patience(4)}; done\n'
@@ -119,7 +119,7 @@ def slow(fresh: Callable[..., Engine], tmp_path: Path) -> Engine:
 
 
 def test_an_exit_that_was_recorded_is_not_recorded_again(slow: Engine) -> None:
-    """The daemon dies after its answer to a stop, while the container is still put away."""
+    """The daemon is killed after it has answered a stop, while the runtime deletes the container."""
     slow.ok("run", "-d", "--name", "cc", "--restart", "on-failure", *SLEEP)
     monitor = slow.monitor("cc")
     slow.ok("stop", "-t", "0", "cc")
@@ -147,7 +147,7 @@ def test_a_crash_within_a_restart_is_no_stop(slow: Engine) -> None:
 
 
 def test_kill_of_the_zygote(live: Engine) -> None:
-    """A daemon whose zygote is gone starts another one."""
+    """A daemon whose zygote is killed starts another one."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     first = live.zygote
@@ -174,7 +174,8 @@ def test_kill_of_daemon_and_zygote(live: Engine) -> None:
 
 
 def test_kill_of_everything(live: Engine) -> None:
-    """Daemon, zygote and monitor die together: the container cannot be adopted. It is ended, and said to be."""
+    """Daemon, zygote and monitor are killed together: the container cannot be adopted, so it is killed and recorded as
+    exited."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     live.ok("run", "-d", "--name", "again", "--restart", "always", *SLEEP)
     monitors = [live.monitor(name) for name in ("cc", "again")]
@@ -269,13 +270,13 @@ def test_a_new_version_adopts(live: Engine, tmp_path: Path) -> None:
     assert live.inspect("cc")["State"]["Pid"] == pid
     assert live.ok("exec", "cc", "echo", "well") == "well"
     live.stop()
-    live.start()  # and back
+    live.start()  # back to the present version
     assert live.inspect("cc")["State"]["Pid"] == pid
     live.ok("rm", "-f", "cc")
 
 
 class Caller:
-    """Asks a published port all the time; remembers who failed."""
+    """Sends requests to a published port in a loop; records failures."""
 
     def __init__(self, url: str) -> None:
         self.url, self.answers, self.failures = url, 0, []
@@ -401,7 +402,7 @@ def test_what_a_commit_had_paused_when_the_daemon_was_killed_goes_on(live: Engin
     live.kill()
     commit.wait(timeout=patience(10))
     live.start()
-    live.wait_state("cc", "running")  # said before it is thawed, in case of another crash
+    live.wait_state("cc", "running")  # the row changes before the container is thawed, in case of another crash
     until(lambda: live.docker("exec", "cc", "echo", "well").out == "well\n", "it is thawed")
 
 

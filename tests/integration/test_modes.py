@@ -1,4 +1,4 @@
-"""Modes and owners of everything that a daemon makes, whatever the umask it was started with."""
+"""Modes and owners of everything that a daemon creates, whatever its umask."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.root
 SECRET = "s3cr3t-of-a-container"
 ID = "[0-9a-f]{32,64}(-init)?"
 
-# (pattern of the path below the root, mode). The first that matches counts; what none names must be root's alone.
+# (pattern of the path below the root, mode). The first match counts; without a match, only root may have access.
 DATA = (
     ("", 0o710),
     ("orlop[.](db|db-wal|db-shm|lock)", 0o600),
     (r"content(/blobs(/sha256)?|/ingest)?", 0o700),
-    ("content/(oci-layout|index.json)", 0o644),  # in a closed directory
+    ("content/(oci-layout|index.json)", 0o644),  # in a directory that only root can enter
     ("content/(blobs/sha256|ingest)/.*", 0o600),
-    (f"overlay2(/{ID})?", 0o710),  # a root's setuid programs are not for the host's users
-    (f"overlay2/{ID}/diff", 0o755),  # it is the root of a container
-    (f"overlay2/{ID}/(work/)work", 0),  # the kernel's
+    (f"overlay2(/{ID})?", 0o710),  # the host's users must not run setuid programs of containers
+    (f"overlay2/{ID}/diff", 0o755),  # the root of a container
+    (f"overlay2/{ID}/(work/)work", 0),  # created by the kernel
     (f"containers(/{ID})?", 0o710),
-    (f"containers/{ID}/(hostname|hosts|resolv.conf)", 0o644),  # containers' users of every id read them
+    (f"containers/{ID}/(hostname|hosts|resolv.conf)", 0o644),  # read by containers' users of any id
     (f"containers/{ID}/{ID}-json.log([.][0-9]+([.]gz)?)?", 0o640),
     (f"containers/{ID}/local-logs", 0o700),
     (f"containers/{ID}/local-logs/.*", 0o640),
@@ -50,15 +50,15 @@ EXEC = (
     ("(run|mnt|network|network-drivers|network-drivers/null|runtime-runc)", 0o700),
     (f"(run|mnt)/{ID}", 0o700),
     (f"run/{ID}/.*[.]json", 0o600),
-    (f"run/{ID}/.*[.]pid", 0o700 if RUNTIME == "crun" else 0o644),  # the runtime's, in a closed directory
-    (f"run/{ID}/.*[.]log", 0o644),  # and this
-    (f"run/{ID}/(sock|.*[.]tty)", 0o755),  # and these ours
-    (f"runtime-runc/{ID}", 0o711),  # runc's
+    (f"run/{ID}/.*[.]pid", 0o700 if RUNTIME == "crun" else 0o644),  # written by the runtime, in a directory for root only
+    (f"run/{ID}/.*[.]log", 0o644),  # likewise
+    (f"run/{ID}/(sock|.*[.]tty)", 0o755),  # likewise, but written by Orlop
+    (f"runtime-runc/{ID}", 0o711),  # created by runc
 )
 
 
 def _busy(engine: Engine) -> None:
-    """Have it make one of everything."""
+    """Create one object of each kind."""
     engine.ok("network", "create", "net1")
     engine.ok("volume", "create", "vol1")
     engine.ok("volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "vol2")
@@ -83,7 +83,7 @@ def _walk(top: Path) -> Iterator[Path]:
     yield top
     for directory, names, files in os.walk(top):
         if directory.endswith(("/diff", "/_data")):
-            names.clear()  # what is in there is a container's
+            names.clear()  # content of containers
         else:
             yield from (Path(directory, name) for name in (*names, *files))
 
@@ -111,7 +111,7 @@ def _wrong(top: Path, table: tuple[tuple[str, int], ...]) -> Iterator[str]:
 
 
 def _open_to_nobody(paths: list[Path]) -> list[str]:
-    """Which of these files and directories a user without any rights can read, write, or (a directory) look into."""
+    """The files and directories that a user without privileges can read, write, or (directories) list."""
     script = 'while IFS= read -r path; do { [ -r "$path" ] || [ -w "$path" ]; } && echo "$path"; done; true'
     listed = "".join(f"{path}\n" for path in paths)
     done = subprocess.run(
@@ -134,12 +134,12 @@ def test_modes_of_all_that_is_made(fresh: Callable[..., Engine], mask: int) -> N
         engine = fresh({"shutdown-timeout": 2})
     finally:
         os.umask(before)
-    engine.home.chmod(0o755)  # what follows must hold by itself
+    engine.home.chmod(0o755)  # modes below must suffice without this directory's
     _busy(engine)
     wrong = [*_wrong(engine.data_root, DATA), *_wrong(engine.exec_root, EXEC)]
     assert not wrong, "\n".join(wrong)
     seen = {os.path.relpath(path, engine.home) for path in _walk(engine.data_root)}
-    assert "data/orlop.db-wal" in seen and any(name.endswith("-json.log.1.gz") for name in seen)  # it was busy indeed
+    assert "data/orlop.db-wal" in seen and any(name.endswith("-json.log.1.gz") for name in seen)  # it wrote logs
     everything = [*_walk(engine.data_root), *_walk(engine.exec_root)]
     assert _open_to_nobody(everything) == [str(engine.exec_root / "orlop.pid")]
     assert oct(os.stat(engine.socket).st_mode & 0o777) in ("0o600", "0o660")
@@ -155,7 +155,7 @@ def test_files_of_an_earlier_daemon_are_closed_again(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         assert wanted <= trio.run(main)
-        with sqlite3.connect(tmp_path / "orlop.db") as open_one:  # its log and index are there when the store opens
+        with sqlite3.connect(tmp_path / "orlop.db") as open_one:  # so the log and index exist when the store opens
             open_one.execute("SELECT count(*) FROM meta").fetchall()
             for path in tmp_path.glob("orlop.db*"):
                 path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Monitors with a real runtime: what runs, what is seen of it, what is left."""
+"""Monitors with a real runtime: how containers run, what is reported of them, and what is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.root
 
 
 class Place:
-    """A directory, a runtime, and what of it must not be left on the host."""
+    """A directory and a runtime, and the traces of their containers on the host."""
 
     def __init__(self, top: Path, runtime: str) -> None:
         self.top = top
@@ -44,7 +44,7 @@ class Place:
                 with trio.fail_after(50):
                     yield host
             except BaseException:
-                host.close()  # a test that failed half-way leaves no container; one that passed has nothing to clean
+                host.close()  # only removes something if the test failed
                 raise
             finally:
                 nursery.cancel_scope.cancel()
@@ -57,7 +57,7 @@ class Place:
         trio.run(main)
 
     def traces(self) -> list[str]:
-        """What is still there of any case: mounts, cgroups, processes, runtime state."""
+        """What is left of any container: mounts, cgroups, processes, runtime state."""
         with open("/proc/self/mountinfo") as file:
             found = [line for line in file if str(self.top) in line]
         marker = f"orlop-case-{os.getpid()}-"
@@ -188,7 +188,7 @@ def test_the_end_of_one_attached_input_is_not_the_containers(runc: Place) -> Non
         await case.start()
         await first.send_all(b"one\n")
         await first.send_eof()
-        assert unframe(await read_all(first)).get(1, b"") in (b"", b"one\n")  # it ends this attachment, output or not
+        assert unframe(await read_all(first)).get(1, b"") in (b"", b"one\n")  # attach ended, with or without output
         second = await case.monitor.attach(Attach(stdin=True, stdout=True, stdin_once=True))
         await second.send_all(b"two\n")
         await second.send_eof()
@@ -260,7 +260,7 @@ def test_a_failing_start(place: Place) -> None:
         assert failed.status == 1
         assert b"executable file" in failed.log
         assert b"nosuch" in failed.log
-        assert await read_all(stream) == b""  # the runtime's complaint is not the container's output
+        assert await read_all(stream) == b""  # the runtime's error messages are not the container's output
         assert all(not file.read_bytes() for file in directory.iterdir())
         await case.monitor.ended()
         assert case.exit is None
@@ -299,7 +299,7 @@ def test_two_hundred_megabytes_reach_a_slow_reader_whole(runc: Place) -> None:
         stream = await case.monitor.attach(Attach(stdout=True))
         await case.start()
         with trio.move_on_after(0.3):
-            await case.event(Exited)  # nothing is read: the container is held back
+            await case.event(Exited)  # no client reads, so the container blocks
         assert (await case.monitor.state()).phase == "running"
         total = frames = 0
         rest = b""

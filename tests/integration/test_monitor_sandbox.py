@@ -1,6 +1,6 @@
-"""What a monitor does to mounts and namespaces: in its own, and not in the host's.
+"""A monitor changes mounts and namespaces only in its own namespaces, not on the host.
 
-Each test is a script in a mount namespace of its own that plays the host; the sandbox is built in a fork of it.
+Each test is a script in a mount namespace that plays the host; the sandbox is built in a fork of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A start as the engine does it: plan, attach, and the monitor's relay for what the packet filter leaves to it."""
+"""The network of a start, as the engine sets it up: plan, attach, and the monitor's relay for what nftables leaves to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(*argv: str) -> str:
 
 
 def serve(fd: int, port: int) -> socket.socket:
-    """In a namespace: answer each connection with the address it comes from, until the socket is shut down."""
+    """In a namespace: answer each connection with its source address, until the socket is shut down."""
     with linux.in_network_namespace(fd):
         listener = socket.create_server(("0.0.0.0", port))
 
@@ -49,7 +49,7 @@ def serve(fd: int, port: int) -> socket.socket:
 
 
 class Daemon:
-    """One after the other, over the same host and the same state."""
+    """A daemon's networks; several in succession share the host and the state."""
 
     def __init__(self, root: Path) -> None:
         self.config = Config(data_root=str(root), bip="10.211.0.1/24")
@@ -121,7 +121,7 @@ def test_loopback_is_the_monitors_and_outlives_the_daemon(tmp_path: Path) -> Non
         forwarder = Forwarder(loop)
         forwarder.serve(plan.sockets, plan.forwards)
         loop.on_readable(done.fileno(), loop.stop)
-        thread = threading.Thread(target=clients)  # in our namespace, as it is ours that starts it
+        thread = threading.Thread(target=clients)  # a new thread inherits our namespace
         thread.start()
         try:
             loop.run()

@@ -1,5 +1,5 @@
-"""What an administrator or another program breaks of a network under living containers: it is reported, and repaired by
-`system check --repair` and by the next start of the daemon."""
+"""Damage to a network with running containers, by an administrator or another program: `system check` reports it, and
+`system check --repair` and the next start of the daemon repair it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DUAL = msgspec.structs.replace(
 
 
 def break_rule(chain: str, start: str) -> None:
-    """Delete the first rule of a chain that begins like this, as nft lists it."""
+    """Delete the first rule of the chain that begins with this text in nft's output."""
     lines = run("nft", "-a", "list", "chain", *TABLE, chain).splitlines()
     handle = next(line.rpartition("handle ")[2] for line in lines if line.strip().startswith(start))
     run("nft", "delete", "rule", *TABLE, chain, "handle", handle)
@@ -43,7 +43,7 @@ def write(path: str, value: str) -> None:
         file.write(value)
 
 
-# what is done to the host; a word of the finding
+# The damage; and a word of the finding
 DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
     "bridge deleted": (lambda link: run("ip", "link", "del", BRIDGE), "is not there"),
     "bridge down": (lambda link: run("ip", "link", "set", BRIDGE, "down"), "is down"),
@@ -72,7 +72,7 @@ DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
 
 
 async def works(host: Host, one: Namespace, two: Namespace) -> None:
-    """With the neighbours' addresses as they are remembered."""
+    """Traffic works, with neighbour caches as they are."""
     assert host.remote.call(HOST, 8080) == REMOTE
     assert host.call("10.211.0.2", 81) == "10.211.0.1"
     assert two.call("10.211.0.2", 80) == "10.211.0.3"
@@ -130,7 +130,7 @@ def test_the_next_start_repairs(damage: str) -> None:
 
 @on_host()
 async def test_a_repair_without_a_daemon(host: Host) -> None:
-    """The driver has been told of nothing but by `audit`: what living containers have is kept."""
+    """A new driver knows only what `audit` passes to it, and keeps what running containers have."""
     one, two, held = await set_up(host)
     await host.driver.close()
     run("nft", "delete", "element", *TABLE, "masquerade4", "{ 10.211.0.0/24 }")
@@ -154,7 +154,7 @@ async def test_a_namespace_that_has_ended_is_not_repaired(host: Host) -> None:
 
 @on_host()
 async def test_an_administrators_bridge_is_not_corrected(host: Host) -> None:
-    """It may have addresses and an MTU of its own; its lack of ours is a fault."""
+    """Additional addresses and another MTU are no faults; a missing address of Orlop's is one."""
     run("ip", "link", "add", "br-admin", "mtu", "1450", "type", "bridge")
     run("ip", "addr", "add", "10.9.9.1/24", "dev", "br-admin")
     options = {"com.docker.network.bridge.name": "br-admin", "com.docker.network.driver.mtu": "1400"}
@@ -193,7 +193,7 @@ def test_a_daemon_repairs_its_networks(fresh: Callable[..., Engine]) -> None:
     gateway = engine.inspect("web")["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
 
     def works() -> None:
-        # The kernel tells of a new bridge's carrier at most once a second, and drops packets until then.
+        # The kernel reports a new bridge's carrier at most once a second, and drops packets until then.
         until(lambda: engine.docker("exec", "web", "ping", "-c", "1", "-W", "1", gateway).code == 0, "the gateway answers")
 
     works()

@@ -1,4 +1,4 @@
-"""Packets: a published port from everywhere, masquerading, isolation, restarts; on a host of the test's own."""
+"""Packet tests: a published port from every side, masquerading, isolation, restarts; on a test host."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_no_inter_container_traffic(host: Host) -> None:
 
 @on_host()
 async def test_no_inter_container_traffic_without_br_netfilter(host: Host) -> None:
-    """The bridge itself keeps its ports apart then."""
+    """Without br_netfilter, port isolation of the bridge separates containers."""
     setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
     if os.path.exists(setting):
         with open(setting, "w") as file:
@@ -120,7 +120,7 @@ async def test_no_inter_container_traffic_without_br_netfilter(host: Host) -> No
 
 @on_host()
 async def test_links_where_containers_are_kept_apart(host: Host) -> None:
-    """They lead to the container's exposed ports, wherever it is; not to who has its address after it."""
+    """A link allows the other container's exposed ports, even if its address changes; not a later owner of the address."""
     network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
     await host.driver.create_network(network)
     _, endpoint, state = await host.container(2, network=network)
@@ -167,7 +167,7 @@ async def test_ipv6(host: Host) -> None:
 
 @on_host()
 async def test_a_restart_is_not_noticed(host: Host) -> None:
-    """While one daemon ends and the next one restores, every new connection gets through."""
+    """While one daemon exits and the next one restores, every new connection succeeds."""
     await host.driver.create_network(NETWORK)
     _, endpoint, state = await host.container(2, HTTP)
     failures, calls, stop = [], [], threading.Event()
@@ -195,7 +195,7 @@ async def test_a_restart_is_not_noticed(host: Host) -> None:
 
 @on_host()
 async def test_flushed_rules_come_back(host: Host) -> None:
-    """Somebody reloads the firewall: the next start puts everything back."""
+    """Another program flushes the firewall: the next start restores all rules."""
     await host.driver.create_network(NETWORK)
     await host.container(2, HTTP)
     run("nft", "flush", "ruleset")
@@ -207,7 +207,7 @@ async def test_flushed_rules_come_back(host: Host) -> None:
 
 @on_host()
 async def test_beside_dockerd(host: Host) -> None:
-    """dockerd's FORWARD policy drops; our accepts in DOCKER-USER come with a network and go with it."""
+    """dockerd's FORWARD policy is drop; Orlop's accept rules in DOCKER-USER are added and removed with a network."""
     rules = """
         table ip filter {
             chain DOCKER-USER { }
@@ -229,7 +229,7 @@ async def test_beside_dockerd(host: Host) -> None:
 
 @on_host()
 async def test_strangers_links_are_left_alone(host: Host) -> None:
-    """A bridge that an administrator made, and a link on it, outlive the network."""
+    """A bridge made by an administrator, and other links on it, remain when the network is removed."""
     run("ip", "link", "add", "br-admin", "type", "bridge")
     run("ip", "link", "add", "veth1234567", "type", "veth", "peer", "name", "other0")
     run("ip", "link", "set", "veth1234567", "master", "br-admin")
@@ -255,7 +255,7 @@ async def test_without_a_firewall(host: Host) -> None:
 
 @on_host()
 async def test_a_udp_client_follows_the_port(host: Host) -> None:
-    """It never stops sending from one port, while the container behind the published one is replaced."""
+    """A client keeps sending from one port while the container behind the published port is replaced."""
     await host.driver.create_network(NETWORK)
     port = PublishedPort("udp", "0.0.0.0", 5353, 53)
 

@@ -1,4 +1,4 @@
-"""Which networks a container is on, as seen from inside it: at create, when it joins and leaves, and at its next start."""
+"""The networks of a container, as seen inside it: at create, after connect and disconnect, and at its next start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture
 def networks(engine: Engine, name: str) -> Iterator[Callable[..., str]]:
-    """Makes networks of the test's own, which go after its containers."""
+    """Creates networks, which are removed after the test's containers."""
     made: list[str] = []
 
     def make(short: str, *flags: str) -> str:
@@ -45,7 +45,7 @@ def on(engine: Engine, name: str) -> set[str]:
 
 
 def links(engine: Engine, name: str) -> int:
-    """How many networks it has inside."""
+    """The number of network interfaces inside."""
     return len([each for each in engine.ok("exec", name, "ls", "/sys/class/net").split() if each != "lo"])
 
 
@@ -56,7 +56,7 @@ def route(engine: Engine, name: str) -> str:
 
 
 def test_a_stopped_container_is_connected_twice(engine: Engine, networks: Callable[..., str], name: str) -> None:
-    """As by dockerd: a success that changes nothing. A running one is refused."""
+    """As in dockerd: a success without effect. A running container is refused."""
     one = networks("one", "--subnet", "10.215.0.0/24")
     engine.ok("create", "--name", name, "--network", one, "--ip", "10.215.0.9", *SLEEP)
     engine.ok("network", "connect", "--ip", "10.215.0.10", one, name)
@@ -69,7 +69,7 @@ def test_a_stopped_container_is_connected_twice(engine: Engine, networks: Callab
 
 
 def test_without_a_default_bridge(fresh: Callable[..., Engine]) -> None:
-    """`"bridge": "none"`: who asks for no network, or for that one, has none, as in Docker."""
+    """With `"bridge": "none"`, a container without other networks has none, as in Docker."""
     engine = fresh({"bridge": "none"})
     for flags in ([], ["--network", "bridge"], ["-p", f"{free_port()}:80"]):
         assert engine.ok("run", "--rm", *flags, BUSYBOX, "ls", "/sys/class/net") == "lo"
@@ -86,7 +86,7 @@ def test_without_a_default_bridge(fresh: Callable[..., Engine]) -> None:
 
 
 def test_a_small_mtu(engine: Engine, networks: Callable[..., str], name: str) -> None:
-    """A link below 1280 has no IPv6, and no settings of it."""
+    """A link with an MTU below 1280 has no IPv6, and no IPv6 sysctls."""
     one = networks("one", "-o", "com.docker.network.driver.mtu=1000")
     assert "mtu 1000" in engine.ok("run", "--rm", "--network", one, BUSYBOX, "ip", "link", "show", "eth0")
     refused = engine.docker("network", "create", "-o", "com.docker.network.driver.mtu=1000", "--ipv6", f"six-{name}")
@@ -109,7 +109,7 @@ def test_only_what_is_asked_for(engine: Engine, name: str, networks: Callable[..
     assert (on(engine, name), links(engine, name), route(engine, name), mode(engine, name)) == ({inner}, 1, "", "bridge")
     engine.ok("restart", "-t", "0", name)
     assert (on(engine, name), links(engine, name)) == ({inner}, 1)
-    # By the SDK, as testcontainers does
+    # With the SDK, as testcontainers does
     low = engine.sdk.api
     config = low.create_networking_config({other: low.create_endpoint_config(aliases=["db"])})
     made = low.create_container(BUSYBOX, [*SLEEP[1:]], networking_config=config)
@@ -136,7 +136,7 @@ def test_a_network_by_its_id(engine: Engine, name: str, networks: Callable[..., 
 
 
 def test_a_name_that_an_id_begins_with(engine: Engine, name: str) -> None:
-    """Who removes a network that is called so is not on somebody else's at the next start."""
+    """When a network is removed whose name is a prefix of another's id, its container does not get onto that one."""
     victim = engine.ok("network", "create", f"victim-{name}")
     try:
         own = victim[:2]
@@ -185,12 +185,12 @@ def test_leaving_and_joining(engine: Engine, name: str, networks: Callable[..., 
     engine.ok("restart", "-t", "0", name)
     assert (on(engine, name), links(engine, name)) == ({two}, 1)
     engine.ok("network", "rm", one)
-    # Not running
+    # A stopped container
     engine.ok("create", "--name", f"{name}b", *SLEEP)
     engine.ok("network", "disconnect", "bridge", f"{name}b")
     engine.ok("start", f"{name}b")
     assert (on(engine, f"{name}b"), mode(engine, f"{name}b")) == (set(), "bridge")
-    # By the present networks, not by the mode
+    # The networks that it is on count, not its mode
     engine.ok("run", "-d", "--name", f"{name}c", "--network", "none", *SLEEP)
     result = engine.docker("network", "connect", two, f"{name}c")
     assert result.code == 1 and "one of the networks in private (none) mode" in result.err
@@ -214,7 +214,7 @@ def test_the_gateway_follows(engine: Engine, name: str, networks: Callable[..., 
     assert route(engine, name) == gateway(engine, one)
     _from_every_side(engine, port, name)
     assert engine.ok("port", name) == f"80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}"
-    # A wish for another gateway counts at once
+    # A higher gateway priority takes effect at once
     endpoint = {"Container": name, "EndpointConfig": {"GwPriority": 7}}
     assert engine.api("POST", f"/v1.48/networks/{two}/connect", endpoint)[0] == 200
     assert route(engine, name) == gateway(engine, two)
@@ -222,7 +222,7 @@ def test_the_gateway_follows(engine: Engine, name: str, networks: Callable[..., 
     engine.ok("network", "disconnect", one, name)
     assert route(engine, name) == gateway(engine, two)
     _from_every_side(engine, port, name)
-    # Nothing is left of the ports when there is no gateway any more
+    # Without a gateway, no port is published
     engine.ok("network", "disconnect", two, name)
     assert (engine.ok("port", name), curl(engine, f"127.0.0.1:{port}"), curl(engine, f"{own_address()}:{port}")) == (
         "",
@@ -251,7 +251,7 @@ def test_ports_wait_for_a_gateway(engine: Engine, name: str, networks: Callable[
 
 
 def test_ports_where_they_led_before_the_daemon_died(fresh: Callable[..., Engine]) -> None:
-    """What the next daemon finds in the row is where the ports have gone."""
+    """The next daemon publishes ports on the network of the row."""
     engine, port = fresh({"live-restore": True, "shutdown-timeout": 3}), free_port()
     engine.ok("network", "create", "other")
     web(engine, "web", "-p", f"{port}:80")
@@ -269,7 +269,7 @@ def test_ports_where_they_led_before_the_daemon_died(fresh: Callable[..., Engine
 
 
 def test_ports_of_containers_without_any(engine: Engine, name: str, networks: Callable[..., str]) -> None:
-    """As dockerd 26 shows them: exposed ones on a network with a gateway, and nowhere else."""
+    """As in dockerd 26: exposed ports are shown on a network with a gateway, and nowhere else."""
     inner = networks("inner", "--internal")
     engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)
     engine.ok("run", "-d", "--name", f"{name}y", "--expose", "80", *SLEEP)

@@ -1,4 +1,4 @@
-"""Networks as users see them: published ports from every side, modes, names in DNS, user-defined networks."""
+"""Networks for users: published ports from every side, modes, DNS names, user-defined networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLEEP = ("busybox", "sleep", "600")
 
 
 def web(engine: Engine, name: str, *flags: str) -> str:
-    """A server of a page that says its name."""
+    """A web server whose page contains its name."""
     page = f"mkdir /www; echo page of {name} > /www/index.html; exec httpd -f -h /www"
     return engine.ok("run", "-d", "--name", name, *flags, "busybox", "sh", "-c", page)
 
@@ -48,7 +48,7 @@ def test_published_port_from_every_side(engine: Engine, name: str) -> None:
     assert wget(engine, f"{gateway}:{port}") == f"page of {name}"
     assert wget(engine, f"{own_address()}:{port}") == f"page of {name}"
     assert wget(engine, f"{engine.address(name)}:80") == f"page of {name}"
-    # Also from itself, through the host
+    # Also from the container itself, through the host
     assert engine.ok("exec", name, "wget", "-qO-", "-T", "5", f"http://{own_address()}:{port}/") == f"page of {name}"
     engine.ok("stop", "-t", "0", name)
     assert curl(engine, f"127.0.0.1:{port}") == ""
@@ -74,7 +74,7 @@ def test_published_on_a_port_of_the_hosts_choice(engine: Engine, name: str) -> N
 def test_udp_port(engine: Engine, name: str) -> None:
     port = free_port()
     engine.ok("run", "-d", "--name", name, "-p", f"{port}:5000/udp", *SLEEP)
-    # busybox has no server for UDP: ours, in the container's network
+    # busybox has no UDP server, so run one in the container's network namespace
     namespace = os.open(f"/proc/{engine.inspect(name)['State']['Pid']}/ns/net", os.O_RDONLY)
     with linux.in_network_namespace(namespace):
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -153,7 +153,7 @@ def test_user_network(engine: Engine, name: str) -> None:
         web(engine, name, "--network", network)
         address = engine.address(name, network)
         until(lambda: wget(engine, address, "--network", network) == f"page of {name}", "the neighbour answers")
-        # Networks are apart
+        # Networks are isolated from each other
         assert wget(engine, address) == ""
         assert engine.docker("network", "rm", network).code == 1
     finally:

@@ -1,4 +1,4 @@
-"""Running a daemon: metrics, looking inside, who is killed when memory is short, streams of events, and how it stops."""
+"""Operating a daemon: metrics, debug dumps, OOM scores, event streams, and shutdown."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_metrics_warn_off_loopback_and_fail_in_plain_words(fresh: Fresh) -> None
         assert "Traceback" not in done.stderr
 
 
-# --- looking inside ---------------------------------------------------------------------------------------------------
+# --- debugging --------------------------------------------------------------------------------------------------------
 
 
 def reload(engine: Engine, **config: object) -> None:
@@ -171,7 +171,7 @@ def test_debug_routes_are_there_while_debugging(engine: Engine, name: str) -> No
     assert engine.api("GET", "/debug/vars")[0] == 404
 
 
-# --- who is killed when memory is short -------------------------------------------------------------------------------
+# --- OOM scores -------------------------------------------------------------------------------------------------------
 
 
 def oom_score(pid: int) -> int:
@@ -179,7 +179,7 @@ def oom_score(pid: int) -> int:
 
 
 def spared() -> int:
-    """What a daemon gets here: no less than it has already without CAP_SYS_RESOURCE."""
+    """The OOM score that a daemon gets here: without CAP_SYS_RESOURCE, its score cannot be lowered."""
     script = "echo -500 2>/dev/null > /proc/$$/oom_score_adj; cat /proc/$$/oom_score_adj"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     return int(done.stdout)
@@ -194,7 +194,7 @@ def test_only_the_daemon_is_spared(engine: Engine, name: str) -> None:
     assert oom_score(engine.process.pid) == spared()
     engine.ok("run", "-d", "--name", name, "--network", "none", BUSYBOX, "sleep", "1000")
     assert scores(name) == [0, 0, 0]
-    # The next zygote is a child of a daemon that has its score by now
+    # The next zygote is forked from a daemon whose score is already lowered
     old = engine.zygote
     os.kill(old, signal.SIGKILL)
     until(lambda: not alive(old) and len(engine.children("orlop-zygote")) == 1, "another zygote")
@@ -209,14 +209,14 @@ def test_only_the_daemon_is_spared(engine: Engine, name: str) -> None:
 
 
 def test_a_slow_reader_loses_events_and_nobody_else_does(engine: Engine, name: str) -> None:
-    """With a label that makes each event big, so that the buffers between daemon and client are full soon."""
+    """A label makes each event large, so that the buffers between daemon and client fill quickly."""
     engine.ok("run", "-d", "--name", name, "--label", f"big={'x' * 8000}", "--network", "none", BUSYBOX, "sleep", "1000")
     filters = ("--filter", f"container={name}", "--filter", "event=kill", "--format", "{{json .}}")
 
     def listeners() -> int:
         return int(engine.api("GET", "/info")[1]["NEventsListener"])
 
-    before = listeners()  # what other tests have left open on the shared daemon
+    before = listeners()  # other tests may have left some on the shared daemon
     slow = engine.background("events", *filters)
     quick = engine.background("events", *filters)
     seen: list[str] = []
@@ -255,7 +255,7 @@ def test_a_slow_reader_loses_events_and_nobody_else_does(engine: Engine, name: s
     reader.join(10)
 
 
-# --- stopping ---------------------------------------------------------------------------------------------------------
+# --- shutdown ---------------------------------------------------------------------------------------------------------
 
 SAYS = "trap 'echo {0}; exit {1}' {0}; echo ready; while :; do sleep 0.1; done"
 
@@ -277,7 +277,7 @@ def test_containers_stop_side_by_side_each_in_its_own_way(fresh: Fresh) -> None:
     began = time.monotonic()
     assert engine.stop() == 0
     assert 1.9 < time.monotonic() - began < 4.5
-    # The stream has ended, and the client takes it for an end
+    # The stream ends properly, so the client exits without an error
     assert (events.wait(5), events.communicate()[1]) == (0, b"")
     assert "stopped; 0 containers are left running" in engine.log()
     engine.start()
@@ -287,7 +287,7 @@ def test_containers_stop_side_by_side_each_in_its_own_way(fresh: Fresh) -> None:
 
 
 def test_a_second_signal_hurries(fresh: Fresh) -> None:
-    """A container that may take for ever holds up a daemon for ever, unless somebody insists."""
+    """A container with an infinite stop timeout delays the shutdown until a second signal."""
     engine = fresh(config={"bridge": "none", "shutdown-timeout": 1})
     engine.ok("run", "-d", "--network", "none", "--stop-timeout", "-1", "--name", "deaf", BUSYBOX, "sleep", "1000")
     process = engine.process
@@ -300,6 +300,6 @@ def test_a_second_signal_hurries(fresh: Fresh) -> None:
     assert engine.stop() == 0
     assert time.monotonic() - began < 3
     assert "force shutdown: 1 containers still run" in engine.log()
-    # The next start stops it, as it does what a crashed daemon left; nobody waits for ever at a start
+    # The next boot stops the container, like one left by a crash, without an infinite wait
     engine.start()
     engine.docker("kill", "deaf")

@@ -1,4 +1,4 @@
-"""Mounts: what is seen and can be written inside, by whose hand, and what becomes of it."""
+"""Mounts: what is visible and writable inside, ownership, and removal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_read_only_goes_all_the_way_down_unless_that_is_not_wanted(engine: Engin
         assert _run(engine, [f"{bind},ro,bind-recursive=writable"], script).out.split() == ["below", "/x/sub/mark"]
         force = f"{bind},ro,bind-recursive=readonly,bind-propagation=rprivate"
         assert _run(engine, [force], script).out.split() == ["/x/sub/mark"]
-        assert _run(engine, [f"{bind},bind-recursive=disabled"], script).out.split() == ["top", "below"]  # beside the mount
+        assert _run(engine, [f"{bind},bind-recursive=disabled"], script).out.split() == ["top", "below"]  # not the mount
         old = {"Type": "bind", "Source": str(tmp_path), "Target": "/x", "ReadOnly": True}
         for given in ({"Mounts": [old]}, {"Binds": [f"{tmp_path}:/x:ro"]}):
             body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": {**given, "NetworkMode": "none"}}
@@ -66,7 +66,7 @@ def test_propagation(engine: Engine, name: str, tmp_path: Path) -> None:
         engine.ok(
             "run", "--rm", "--privileged", "-v", f"{top}:/x:rshared", "busybox", "mount", "-t", "tmpfs", "t", "/x/late"
         )
-        assert os.path.ismount(top / "late")  # what a container mounts is mounted on the host, and stays
+        assert os.path.ismount(top / "late")  # a mount made in the container appears on the host, and remains
         engine.ok("rm", "-f", *(f"{name}-{word}" for word in ("rslave", "rshared", "rprivate")))
     with mounted(top):
         for word, text in (("rshared", "is not a shared mount"), ("slave", "is not a shared or slave mount")):
@@ -172,16 +172,16 @@ def test_life_of_volumes(engine: Engine, name: str) -> None:
     result = engine.docker("run", "--rm", "--volumes-from", f"{name}:ro", "busybox", "sh", "-c", script)
     assert result.out == "1\n2\n" and result.err.count("Read-only file system") == 2
     assert engine.docker("run", "--rm", "--volumes-from", name, "busybox", "sh", "-c", script).code == 0
-    assert len(_volumes(engine) - before) == 2  # --rm takes no volume that is another's
+    assert len(_volumes(engine) - before) == 2  # --rm keeps volumes of other containers
     engine.ok("rm", "-v", name)
-    assert len(_volumes(engine) - before) == 2  # nor does rm -v
+    assert len(_volumes(engine) - before) == 2  # so does rm -v
     engine.ok("rm", "-v", f"{name}-heir")
     assert _volumes(engine) - before == {f"named-{name}"}
     engine.ok("run", "--rm", "-v", "/anonymous", "-v", f"named-{name}:/n", "busybox", "true")
     until(lambda: _volumes(engine) - before == {f"named-{name}"}, "--rm takes the anonymous one along")
     engine.ok("create", "--name", name, "-v", "/anonymous", "busybox")
     engine.ok("rm", name)
-    assert len(_volumes(engine) - before) == 2  # without -v it stays
+    assert len(_volumes(engine) - before) == 2  # kept without -v
     engine.ok("volume", "rm", *(_volumes(engine) - before))
     for bad, text in (
         ("no-such", "No such container"),

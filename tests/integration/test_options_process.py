@@ -1,4 +1,4 @@
-"""Options about the process and its confinement: their effect as it is seen inside the container."""
+"""Options for the process and its confinement: their effect inside the container."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_one_container_of_many_options(engine: Engine, name: str) -> None:
 
 
 def _with_groups(engine: Engine, name: str) -> None:
-    """An image with a group that busybox has not."""
+    """An image with groups that busybox does not have."""
     maker = f"maker-{name}"
     engine.ok("run", "--name", maker, "busybox", "sh", "-c", "echo wheel:x:10: >>/etc/group")
     engine.ok("commit", maker, f"with-groups-{name}")
@@ -87,7 +87,7 @@ def test_the_working_directory_is_there_before_the_start(engine: Engine, name: s
 
 def test_init_reaps_what_the_command_leaves_behind(engine: Engine, name: str) -> None:
     assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
-    orphan = ("busybox", "sh", "-c", "(sleep 0.05 &); exec sleep 600")  # its parent is process 1, which does not wait
+    orphan = ("busybox", "sh", "-c", "(sleep 0.05 &); exec sleep 600")  # reparented to PID 1, which does not wait
     for flags, zombies in (([], "1"), (["--init"], "0")):
         engine.ok("run", "-d", "--name", name, "--network", "none", *flags, *orphan)
         until(
@@ -95,7 +95,7 @@ def test_init_reaps_what_the_command_leaves_behind(engine: Engine, name: str) ->
         )
         assert engine.ok("exec", name, "sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l") == zombies
         engine.ok("rm", "-f", name)
-    # It passes signals on: a shell without a trap ends by TERM, which as process 1 it would not.
+    # The init forwards signals: TERM ends a process without a handler, unless it is process 1
     engine.ok("run", "-d", "--init", "--name", name, "busybox", "sleep", "600")
     engine.ok("stop", "-t", "20", name)
     assert engine.inspect(name)["State"]["ExitCode"] == 143
@@ -158,7 +158,7 @@ def test_seccomp_profiles(engine: Engine, name: str, tmp_path: Path) -> None:
 
     assert run(str(profile), "chmod", "600", "/etc/passwd") == (1, "chmod: /etc/passwd: Function not implemented\n")
     assert run("unconfined", "chmod", "600", "/etc/passwd") == (0, "")
-    # The built-in one has no unshare(2); without it there is only the missing capability.
+    # The built-in profile forbids unshare(2), which needs no capability for a user namespace
     assert "Operation not permitted" in run("builtin", "unshare", "-U", "true")[1]
     assert run("unconfined", "unshare", "-U", "true")[0] == 0
     for bad in ("{", "/etc/passwd"):
@@ -201,7 +201,7 @@ def test_devices(engine: Engine, name: str) -> None:
     )
     result = engine.docker("run", "--rm", *flags, "busybox", "sh", "-c", script)
     assert result.out.split() == ["read", "ruled"]
-    refused = ("create /dev/mine", "open /dev/log", "open /dev/disk")  # made, but the device cgroup has no rule for that
+    refused = ("create /dev/mine", "open /dev/log", "open /dev/disk")  # mknod works, but no rule allows opening
     assert [f"can't {what}: Operation not permitted" in result.err for what in refused] == [True, True, True], result.err
     result = engine.docker("run", "--rm", "--device", "/dev/no-such", "busybox", "true")
     assert 'error gathering device information while adding custom device "/dev/no-such": no such file' in result.err

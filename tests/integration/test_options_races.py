@@ -1,7 +1,7 @@
-"""Containers that swap links while the daemon works: nothing outside is read, written or mounted.
+"""Containers that swap links during operations of the daemon: nothing outside is read, written or mounted.
 
-Each test has a container that exchanges a directory and a link out of it in a loop, as fast as it can, and lets the daemon
-walk that path many times. What it reaches is the container's own, or nothing.
+In each test, a container exchanges a directory and a link out of it in a loop, while the daemon resolves that path many
+times. The daemon may reach only the container's own files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARK = "of-the-host"
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A directory of the host that no container may reach. Its path is one that links can name."""
+    """A directory of the host that no container may reach, at a path that links can contain."""
     place = tmp_path / "outside"
     place.mkdir()
     (place / MARK).write_text("secret\n")
@@ -56,7 +56,7 @@ def test_subpath_of_a_volume_that_changes_meanwhile(engine: Engine, name: str, o
 
 
 def test_mount_points_in_a_volume_that_changes_meanwhile(engine: Engine, name: str, outside: Path) -> None:
-    """The runtime makes a mount point below another mount, whose links are in motion."""
+    """The runtime creates a mount point below another mount whose links change."""
     loop = f"cd /v; while :; do mkdir x 2>/dev/null; rmdir x; ln -s {outside} x; rm x; done"
     engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)
     for number in range(TRIES):
@@ -91,7 +91,7 @@ def test_mount_points_that_an_image_leads_out(engine: Engine, name: str, outside
 
 
 def test_passwd_that_changes_meanwhile(engine: Engine, name: str, tmp_path: Path) -> None:
-    """Users of an exec are looked up in a running container's own files."""
+    """Users of an exec are looked up in the files of a running container."""
     (tmp_path / "passwd").write_text("captain:x:4321:4321::/:/bin/sh\n")
     tmp_path.chmod(0o755)
     entry = "captain:x:1234:1234::/:/bin/sh"
@@ -106,7 +106,7 @@ def test_passwd_that_changes_meanwhile(engine: Engine, name: str, tmp_path: Path
 
 
 def test_files_of_a_volumes_part_that_changes_meanwhile(engine: Engine, name: str, outside: Path) -> None:
-    """`docker cp` into a container that is stopped mounts the same parts of volumes."""
+    """`docker cp` into a stopped container mounts the same volume subpaths."""
     loop = f"mkdir /v/real; cd /v; while :; do mv real x; mv x real; ln -s {outside} x; rm x; done"
     engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)
     mount = f"type=volume,src={name},dst=/m,volume-subpath=x"

@@ -1,4 +1,4 @@
-"""Limits: what the cgroup has, and what happens to a process that meets them."""
+"""Resource limits: the values in the cgroup, and what happens to a process that reaches them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 
 def _device() -> str:
-    """A disk of this machine."""
+    """A disk of this host."""
     return next(
         (f"/dev/{name}" for name in sorted(os.listdir("/sys/block")) if not name.startswith(("loop", "ram", "zram"))), ""
     )
@@ -28,7 +28,7 @@ def test_limits_reach_the_cgroup(engine: Engine, name: str) -> None:
     device = _device()
     if device:
         flags += ["--device-read-bps", f"{device}:1mb", "--device-write-iops", f"{device}:50"]
-    # By our client: docker's 26.1 takes the flags of block devices and sends none of them.
+    # With the orlop client: docker's 26.1 accepts the flags of block devices but does not send them.
     started = engine.orlop("run", "-d", "--name", name, "--network", "none", *flags, "busybox", "sleep", "600", check=0)
     container = started.line
 
@@ -37,7 +37,7 @@ def test_limits_reach_the_cgroup(engine: Engine, name: str) -> None:
 
     assert read("memory", "memory.limit_in_bytes", "memory.max") == str(64 << 20)
     assert read("memory", "memory.soft_limit_in_bytes", "memory.low") == str(32 << 20)
-    swap = 32 << 20 if UNIFIED else 96 << 20  # of swap alone, or of memory and swap
+    swap = 32 << 20 if UNIFIED else 96 << 20  # v2 limits swap alone, v1 the sum of memory and swap
     assert read("memory", "memory.memsw.limit_in_bytes", "memory.swap.max") == str(swap)
     assert read("pids", "pids.max", "pids.max") == "77"
     assert read("cpuset", "cpuset.cpus", "cpuset.cpus") == read("cpuset", "cpuset.mems", "cpuset.mems") == "0"
@@ -55,7 +55,7 @@ def test_limits_reach_the_cgroup(engine: Engine, name: str) -> None:
             assert ("rbps=1048576" in bps, "wiops=50" in iops) == (True, True), bps
         else:
             assert (bps.split()[-1], iops.split()[-1]) == ("1048576", "50")
-    # What a process may know of it: the CPU that it is pinned to.
+    # The pinned CPU is visible inside.
     assert engine.ok("exec", name, "grep", "Cpus_allowed_list", "/proc/self/status").split()[-1] == "0"
 
 
@@ -89,7 +89,7 @@ def test_limits_are_met(engine: Engine, name: str) -> None:
     forks = "i=0; while [ $i -lt 40 ]; do sleep 30 & i=$((i+1)); done; echo all"
     result = engine.docker("run", "--rm", "--pids-limit", "20", "--network", "none", "busybox", "sh", "-c", forks)
     assert "can't fork: Resource temporarily unavailable" in result.err and "all" not in result.out
-    # A child was killed and the container lives: told as an event, and it stays in the state.
+    # A child was killed and the container runs on: there is an event, and the state shows it
     until(lambda: "oom" in engine.events(container=f"{name}-mem"), "the event oom")
     container = engine.inspect(f"{name}-cpu")["Id"]
     throttled = "cpu.stat"
@@ -131,7 +131,7 @@ def test_cgroup_parent(engine: Engine, name: str) -> None:
 
 
 def _remove_empty(engine: Engine) -> None:
-    """A parent that somebody named is his."""
+    """Orlop does not remove a parent cgroup that the user chose."""
     for path in Path("/sys/fs/cgroup").glob(f"*/{engine.cgroup_parent}/deeper"):
         path.rmdir()
     alone = Path(f"/sys/fs/cgroup/{engine.cgroup_parent}/deeper")

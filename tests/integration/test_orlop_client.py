@@ -1,4 +1,4 @@
-"""The `orlop` client against our daemon: the same basics, typed the same way."""
+"""The `orlop` client with orlopd: basic commands, with docker's syntax."""
 
 from __future__ import annotations
 

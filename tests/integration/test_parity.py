@@ -1,4 +1,4 @@
-"""A real dockerd beside orlopd: the same containers, and what a client sees of them must be the same (see `parity`)."""
+"""A real dockerd beside orlopd: the same containers must look the same to a client (see `parity`)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ FILTERS: list[dict[str, list[str]]] = [
 
 
 def test_filters(sides: tuple[Side, Side]) -> None:
-    """Of a list, with and without `all`, and with a limit."""
+    """Filters of a list, with and without `all`, and with a limit."""
     wrong = []
     for filters in FILTERS:
         text = urllib.parse.quote(json.dumps({key: dict.fromkeys(values, True) for key, values in filters.items()}))
@@ -158,7 +158,7 @@ ENDINGS: list[tuple[str, str, Any]] = [
 
 
 def test_bodies_end_as_dockers(sides: tuple[Side, Side]) -> None:
-    """Some clients read the lines of an answer, and fail at an empty one."""
+    """Some clients read answers by lines, and fail at an empty one."""
     wrong = []
     for method, path, body in ENDINGS:
         answers = []
@@ -171,7 +171,7 @@ def test_bodies_end_as_dockers(sides: tuple[Side, Side]) -> None:
 
 
 def session(side: Side) -> list[str]:
-    """A container's life; the events it makes."""
+    """Run a container through its life. Returns the events."""
     began = time.time()
     config = {"Labels": {"k": "v"}}
     side.create("ev", SLEEP, config, {}, True)
@@ -211,16 +211,16 @@ def _event(side: Side, event: dict[str, Any]) -> str:
         if key in attributes:
             attributes[key] = "N"
     if event["Action"] == "delete":
-        attributes.pop("k", None)  # of an image: dockerd does not know its labels any more
+        attributes.pop("k", None)  # on deletion of an image: dockerd no longer knows its labels
     more = {key: side.text(event[key]) for key in ("status", "id", "from", "scope") if key in event}
     return f"{event['Type']} {event['Action']} {side.text(event['Actor']['ID'])} {json.dumps(attributes)} {json.dumps(more)}"
 
 
 def test_events(sides: tuple[Side, Side]) -> None:
-    """Their order too, but for what Docker tells from two goroutines: `die` comes before or after `stop`."""
+    """Compares the order, too. Docker emits `die` and `stop` from two goroutines, so these two may be swapped."""
     theirs, ours = both(sides, session)
     racing = re.compile(r"container (die|stop) ")
     assert sorted(filter(racing.match, ours)) == sorted(filter(racing.match, theirs))
-    # dockerd tells some disconnects twice
+    # dockerd emits some disconnects twice
     theirs, ours = ([line for line, _ in itertools.groupby(each) if not racing.match(line)] for each in (theirs, ours))
     assert ours == theirs

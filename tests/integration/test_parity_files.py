@@ -1,4 +1,4 @@
-"""A real dockerd beside orlopd: the same files go in and out of the same containers, and fail in the same way."""
+"""A real dockerd beside orlopd: copying files into and out of the same containers gives the same results and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITE = "echo one > /v/one; mkdir /v/sub; echo two > /v/sub/two; ln -s / /v/out;
 
 
 def archived(side: Side, name: str, path: str) -> Any:
-    """The status and the members of a tar, without what no two engines share."""
+    """The status and the members of a tar, without what differs between any two engines."""
     status, data = side.raw("GET", f"{API}/containers/{name}/archive?path={path}")
     if status != 200:
         return status, json.loads(data)
@@ -119,7 +119,7 @@ def test_starts_with_a_part_of_a_volume(sides: tuple[Side, Side], subpath: str) 
 
 
 def test_what_has_happened_at_the_end_of_a_container(sides: tuple[Side, Side]) -> None:
-    """Events in order; `destroy` comes after that of the volumes."""
+    """Events in order; `destroy` comes after the events of the volumes."""
 
     def do(side: Side) -> Any:
         since = time.time()

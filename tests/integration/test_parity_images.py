@@ -1,4 +1,4 @@
-"""Images on a real dockerd and on orlopd: the same commands of `docker`, and the same is listed, made and removed."""
+"""Images on a real dockerd and on orlopd: the same `docker` commands list, create and remove the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = {"Cmd": ["sh"], "Env": ["PATH=/bin", "A=1"], "WorkingDir": "/srv", "Exp
 
 
 def archive() -> bytes:
-    """m:1, m:2 and m:3 on one base, which is base:latest."""
+    """Images m:1, m:2 and m:3, based on base:latest."""
     many = {f"m:{n}": image([BASE, layer({"n": str(n).encode() * 1000})], config=CONFIG) for n in (1, 2, 3)}
     return docker_archive({"base:latest": image([BASE]), **many})
 
@@ -39,7 +39,7 @@ class Side:
         assert done.returncode == 0, (argv, done.stderr)
 
     def docker(self, *argv: str, stdin: bytes = b"") -> str:
-        """What it prints, IDs made alike, lines in order: dockerd goes through its images in any."""
+        """The output with normalised IDs and sorted lines: dockerd lists images in random order."""
         done = self.run(*argv, stdin=stdin)
         said = re.sub(r"\b[0-9a-f]{64}\b", "HEX", (done.stdout + done.stderr).decode())
         return "\n".join(sorted(said.splitlines()))
@@ -79,7 +79,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side
 
 
 def same(sides: tuple[Side, Side], *commands: str) -> list[str]:
-    """What both print."""
+    """The output, which must be equal on both sides."""
     shown = []
     for command in commands:
         theirs, ours = (side.docker(*command.split(" "), stdin=archive() if command == "load" else b"") for side in sides)
@@ -95,7 +95,7 @@ def test_lists(sides: tuple[Side, Side]) -> None:
     same(sides, "load", "tag base base:two", "tag base other:x", "tag m:1 base:m")
     same(sides, f"{LIST} base", f"{LIST} base:two", f"{LIST} -f reference=o* -f reference=m", f"{LIST} nosuch")
     same(sides, f"{LIST} -f reference=base:* -f dangling=false", f"{LIST} -f reference=base:* -f dangling=true")
-    for side in sides:  # within one second
+    for side in sides:  # all created within one second
         side.ok("create", "--name", "maker", "base")
         for tag in ("1", "2", "3"):
             side.ok("commit", "maker", f"made:{tag}")

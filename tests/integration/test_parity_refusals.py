@@ -1,4 +1,4 @@
-"""A real dockerd beside orlopd: what cannot be right is refused by both, with the same status and in the same words."""
+"""A real dockerd beside orlopd: both refuse invalid requests, with the same status and the same message."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ SWEEP: list[tuple[str, str, Any]] = [
     ("POST", "/commit", None),
     ("POST", f"/commit?container={NOT_FOUND}", None),
     ("GET", "/system/df?type=bogus", None),
-    # What a node without a swarm answers, whatever is asked
+    # The answer of a node that is not in a swarm, for any request
     *(
         (method, path, {} if method == "POST" else None)
         for kind in ("services", "secrets", "configs", "nodes", "tasks")

@@ -1,6 +1,6 @@
-"""A real dockerd beside orlopd, asked by clients of older API versions: they mean, and see, the same.
+"""A real dockerd beside orlopd, with clients of older API versions: same meaning of requests, same answers.
 
-1.45 is the newest that both speak. One version on each side of a change stands for the others.
+1.45 is the newest version that both support. One version on each side of a change represents the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.integration.parity import SLEEP, Side, differences, in_order, unexpec
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
 
 VERSIONS = [f"/v1.{minor}" for minor in (24, 25, 28, 29, 30, 39, 40, 41, 42, 43, 44, 45)]
-ABSENT = "/PARITY-HOME/absent"  # of each side's own; a create makes it
+ABSENT = "/PARITY-HOME/absent"  # a directory per side; a create makes it
 BIND = {"Type": "bind", "Source": "/usr/share", "Target": "/m", "ReadOnly": True}
 
 
@@ -43,7 +43,7 @@ CREATED: list[dict[str, Any]] = [
     mounts({"Type": "bind", "Source": "/usr/share", "Target": "/m", "TmpfsOptions": {"SizeBytes": 1 << 20}}),
     mounts({"Type": "volume", "Source": "parity", "Target": "/m", "VolumeOptions": {"Subpath": "x"}}),
 ]
-# dockerd shows options that it ignored, and one that it filled in, where the client gave any of a bind
+# dockerd shows options that it ignored, and one that it filled in, if the client gave any option of a bind
 KNOWN = (
     r"created: (NetworkSettings\.MacAddress|NetworkSettings\.Networks\.parity-net\.NetworkID|"
     r"HostConfig\.Mounts\[0\]\.(VolumeOptions|TmpfsOptions|BindOptions\.ReadOnlyNonRecursive))"
@@ -80,7 +80,7 @@ def test_what_a_create_means(sides: tuple[Side, Side], version: str) -> None:
 
 
 def rows(side: Side, version: str) -> Iterator[tuple[str, Any]]:
-    """What a version does with a container that runs."""
+    """List and inspect a running container with an API version."""
     exec_body = {"Cmd": ["true"], "ConsoleSize": [1, 2]}
     yield "exec", side.api("POST", "/containers/plain/exec", exec_body, version)[0]
     yield "wait", side.api("POST", "/containers/exited/wait?condition=bogus", None, version)
@@ -104,7 +104,7 @@ def test_what_other_requests_mean(sides: tuple[Side, Side], version: str) -> Non
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_info(sides: tuple[Side, Side], version: str) -> None:
-    """The fields that come and go."""
+    """The fields that depend on the version."""
     shown = []
     for side in sides:
         info = side.api("GET", "/info", None, version)[1]
@@ -114,13 +114,13 @@ def test_info(sides: tuple[Side, Side], version: str) -> None:
         keys = [
             key for key in ("ExecutionDriver", "BridgeNfIptables", "FirewallBackend", "DiscoveredDevices") if key in info
         ]
-        # dockerd 26 tells the features of runtimes at no version
+        # dockerd 26 reports the features of runtimes at no version
         shown.append([options, registry, status and version < "/v1.44", keys])
     assert shown[0] == shown[1]
 
 
 def test_environment_of_links(sides: tuple[Side, Side]) -> None:
-    """Of the default bridge, for the first process and for execs."""
+    """Links on the default bridge, in the environment of the first process and of execs."""
     shown = []
     ports: dict[str, Any] = {port: {} for port in ("80/tcp", "80/udp", "81/tcp", "82/tcp", "443/sctp")}
     for side in sides:

@@ -1,4 +1,4 @@
-"""Operations that cross each other, a daemon that dies or stops in the middle of them, a monitor that hangs."""
+"""Concurrent operations, a daemon that is killed or stopped during operations, a monitor that hangs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_wait_and_attach_end_with_a_removal(engine: Engine, name: str) -> None:
 
 
 def test_attach_while_it_starts(engine: Engine, name: str) -> None:
-    """Each of these comes at another moment of the start; all of them see the end of the output."""
+    """Each client attaches at another moment of the start; all of them get the end of the output."""
     engine.ok("create", "--name", name, "busybox", "sh", "-c", "sleep 0.5; echo end")
     attached = []
     start = engine.background("start", name)
@@ -112,7 +112,7 @@ def test_a_monitor_that_hangs(engine: Engine, name: str) -> None:
 
 @contextmanager
 def traffic(engine: Engine) -> Iterator[None]:
-    """Containers of all fates, made and removed all the time, by clients that see the daemon go."""
+    """Creates and removes containers of all kinds in a loop; its clients tolerate a missing daemon."""
     with ThreadPoolExecutor(6) as pool:
         going = [True]
 
@@ -161,11 +161,11 @@ def test_the_daemon_is_killed_in_the_middle_of_everything(fresh: Callable[..., E
         for line in engine.ok("ps", "-aq", "--no-trunc").split():
             status, found = engine.api("GET", f"/containers/{line}/json")
             if status == 404:
-                continue  # a --rm container whose end the daemon has just learnt of
+                continue  # a --rm container whose exit the daemon has just processed
             state = found["State"]
             assert state["Status"] in ("created", "running", "exited")
             assert not state["Running"] or alive(state["Pid"])
-        # What is left obeys, and nothing is in the way of its names and ports.
+        # The remaining containers work, and their names and ports can be reused.
         for number in range(3):
             engine.docker("rm", "-f", f"t{number}")
             engine.ok("run", "-d", "--name", f"t{number}", "-p", f"127.0.0.1:{42000 + number}:80", *SLEEP)

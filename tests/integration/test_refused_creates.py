@@ -1,4 +1,4 @@
-"""A create that is refused, or fails half-way, leaves nothing: no volume, named or not, no layer, no name, no directory."""
+"""A create that is refused or fails half-way leaves nothing: no volume, named or not, no layer, no name, no directory."""
 
 import os
 
@@ -11,12 +11,12 @@ ANONYMOUS = {"Image": BUSYBOX, "Volumes": {"/anonymous": {}}}
 NAMED = "fresh-volume"
 
 FAILURES = [
-    # refused before anything is made
+    # Refused before anything is created
     ({"HostConfig": {"PidMode": "container:nosuch"}}, 400, "No such container: nosuch"),
     ({"HostConfig": {"IpcMode": "container:nosuch"}}, 400, "No such container: nosuch"),
     ({"HostConfig": {"Tmpfs": {"/t": "huge=always"}}}, 400, 'invalid tmpfs option "huge"'),
     ({"WorkingDir": "relative/"}, 400, "the working directory 'relative/' is invalid, it needs to be an absolute path"),
-    # after the volumes
+    # Fails after the volumes were created
     ({"WorkingDir": "/bin/busybox"}, 400, "Cannot mkdir: it is not a directory"),
     ({"HostConfig": {"StorageOpt": {"size": "1G"}}}, 400, "storage option size"),
     ({"HostConfig": {"Binds": [f"{NAMED}:/etc/passwd"]}}, 500, "cannot mount volume over existing file, file exists"),
@@ -54,7 +54,7 @@ def things(engine):
 
 @pytest.mark.parametrize(("body", "status", "message"), FAILURES)
 def test_nothing_is_left(engine, name, body, status, message):
-    engine.ok("rm", engine.ok("create", BUSYBOX, "true"))  # the image has its init layer
+    engine.ok("rm", engine.ok("create", BUSYBOX, "true"))  # creates the image's init layer
     engine.ok("volume", "create", f"kept-{name}")
     before = things(engine)
     host = body.get("HostConfig", {})
@@ -68,7 +68,7 @@ def test_nothing_is_left(engine, name, body, status, message):
 
 
 def test_joining_what_is_not_there(engine, name):
-    """The client tells, and makes no container; a network may be joined later, as with dockerd."""
+    """The client gets the error, and no container is created; but a missing network may be named, as in dockerd."""
     for flag in ("--pid", "--ipc"):
         refused = engine.docker("run", "--name", name, flag, "container:nosuch", BUSYBOX, "true")
         assert refused.code == 125 and "No such container: nosuch" in refused.err and "Unable to find" not in refused.err

@@ -1,4 +1,4 @@
-"""The routes of images through a real server and the docker client, against Debian's docker-registry."""
+"""The routes of images with a real server and the docker client, with Debian's docker-registry."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEXT = image([BASE, layer({"etc/motd": b"bye\n"})])
 
 
 class Served:
-    """What a test talks to: HTTP on a unix socket, and the docker client beside it."""
+    """HTTP on a unix socket, and the docker client."""
 
     def __init__(self, images: ImagesFixture, socket: str) -> None:
         self.images, self.socket = images, socket

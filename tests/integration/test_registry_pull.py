@@ -1,4 +1,5 @@
-"""Pulling from registries that lie, break off, stall, refuse and redirect: a clear error, nothing left, a retry works."""
+"""Pulls from faulty registries (wrong content, broken connections, stalls, refusals, redirects): a clear error, nothing
+left, and a retry succeeds."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ from orlop_engine.images.references import with_tag_or_digest
 from orlop_engine.images.registry_auth import Credentials
 from orlop_sdk import OrlopError
 
-# Not compressible, so that a layer is many reads long
+# Not compressible, so that a layer takes many reads
 NOISE = b"".join(documents.digest(b"%d" % n).encode() for n in range(8000))
 BASE = layer({"etc/": None, "etc/base": NOISE}, compression="none")
 TOP = layer({"hello": b"hi"})
@@ -54,7 +55,7 @@ def error_of(records: list[dict[str, Any]]) -> str:
 
 
 def run(tmp_path: Path, test: Callable[[ImagesFixture, Hostile], Awaitable[None]], **options: Any) -> None:
-    """One room and one registry that has APP as app:v1."""
+    """Run with one image service, and one registry that has APP as app:v1."""
 
     async def main() -> None:
         with serving() as registry:
@@ -124,7 +125,7 @@ def test_bad_layers(tmp_path: Path, answers: list[Answer], message: str) -> None
         records = await pulled(images, registry)
         assert message in error_of(records)
         assert not images.images.all() and images.actions() == []
-        # A transport that failed leaves what it brought, for the next try, until a prune
+        # What arrived before a broken connection is kept for the next attempt, until a prune
         await images.images.prune({})
         assert images.is_empty()
         registry.misbehave(BASE.digest)
@@ -288,7 +289,7 @@ def test_a_pull_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
                     seen += piece
                     if b"Retrying" in seen and TOP.digest[7:].encode() in b"".join(map(str.encode, images.blobs())):
                         break
-            # Nothing was told to end: the scope around everything was cancelled, as good as SIGKILL to files and rows
+            # Everything was cancelled without notice, which is like SIGKILL for files and rows
             registry.requests.clear()
             registry.misbehave(BASE.digest)
             async with open_images(str(tmp_path), storage=storage) as images:

@@ -1,4 +1,4 @@
-"""The images room on real things: Debian's docker-registry, the overlay2 driver, the sandboxed unpacker, TLS."""
+"""The image service with real parts: Debian's docker-registry, the overlay2 driver, the sandboxed unpacker, TLS."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_load_and_import(tmp_path: Path, kind: str) -> None:
 
 
 def certificate(directory: Path) -> None:
-    """A CA and a certificate for 127.0.0.1 that it signed."""
+    """A CA, and a certificate for 127.0.0.1 signed by it."""
     commands = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=test-ca"
         " -keyout ca.key -out ca.pem",
@@ -118,8 +118,8 @@ def certificate(directory: Path) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    """`certs.d/<host>/ca.crt` makes a private CA known; without it the registry is refused, and never asked in the clear.
-    Loopback needs no certificate, so the registry is reached by a name that is not loopback to the rules."""
+    """With `certs.d/<host>/ca.crt`, a private CA is trusted; without it the registry is refused, without a fallback to HTTP.
+    Loopback needs no certificate, so the test uses a name that the rules do not take for loopback."""
     certificate(tmp_path)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")

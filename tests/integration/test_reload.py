@@ -1,4 +1,5 @@
-"""SIGHUP on a real daemon: what a changed file changes, what it must not, and what it never may under living containers."""
+"""SIGHUP on a real daemon: the changes that a reload applies, those it ignores, and those it refuses while containers run.
+SIGHUP on a real daemon: the changes that a reload applies, those it ignores, and those it refuses while containers run."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ FIRST = {"shutdown-timeout": 3, "labels": ["ship=one"]}
 
 
 def reload(engine: Engine, config: dict[str, Any] | str) -> str:
-    """Change the file, tell the daemon, and give back what its log says of it."""
+    """Change the file, send SIGHUP, and return what the daemon logs about it."""
     if isinstance(config, str):
         engine.config_path.write_text(config)
     else:
@@ -44,7 +45,7 @@ def created(engine: Engine, *argv: str) -> dict[str, Any]:
 
 
 def wrapper(engine: Engine, name: str) -> tuple[str, Path]:
-    """A runtime that leaves a mark when it is run."""
+    """A runtime that creates a file when it is run."""
     program, mark = engine.home / name, engine.home / f"{name}.ran"
     program.write_text(f'#!/bin/sh\ntouch {mark}\nexec runc "$@"\n')
     program.chmod(0o755)
@@ -73,7 +74,7 @@ def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -
         },
     )
     assert "changed, but needs a restart of the daemon: mtu" in log
-    unchanged = log.rpartition("; unchanged: ")[2].splitlines()[0].split(", ")  # and what this ground sets
+    unchanged = log.rpartition("; unchanged: ")[2].splitlines()[0].split(", ")  # includes the test environment's keys
     assert {"data-root", "exec-root", "hosts", "shutdown-timeout"} <= {*unchanged}
     for key in ("debug", "default-ulimits", "init", "labels", "live-restore", "log-driver", "log-opts", "runtimes"):
         assert f"{key}," in log.split("applied: ")[1] or f"{key};" in log.split("applied: ")[1]
@@ -120,7 +121,7 @@ def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -
     assert (found["Labels"], found["Debug"], found["LoggingDriver"]) == (["ship=two"], True, "local")
     assert len(engine.all_events(type="daemon")) == 1
 
-    log = reload(engine, FIRST)  # what is taken out is what it is by default
+    log = reload(engine, FIRST)  # a removed key gets its default
     assert "needs a restart" not in log
     found = info(engine)
     assert (found["Labels"], found["Debug"], found["LoggingDriver"]) == (["ship=one"], False, "json-file")
@@ -137,7 +138,7 @@ def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callab
     first, first_ran = wrapper(engine, "first")
     second, second_ran = wrapper(engine, "second")
     engine.configure({**FIRST, "runtimes": {"own": {"path": first}}, "default-runtime": "own"})
-    engine.restart()  # the zygote takes the program into its memory
+    engine.restart()  # the new zygote loads the runtime's program into memory
     engine.ok("run", "--rm", BUSYBOX, "true")
     assert first_ran.exists()
     first_ran.unlink()
@@ -152,7 +153,7 @@ def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callab
 
 
 def test_execs_are_as_their_container_was_started(fresh: Callable[..., Engine]) -> None:
-    """Through a reload, and for the next daemon."""
+    """After a reload, and with the next daemon."""
 
     def quiet() -> str:
         return engine.ok("exec", "web", "grep", "NoNewPrivs", "/proc/self/status").split()[-1]
@@ -171,7 +172,7 @@ def test_execs_are_as_their_container_was_started(fresh: Callable[..., Engine]) 
 
 
 def refused(engine: Engine, config: dict[str, Any], *flags: str) -> str:
-    """Start a daemon that must not come up; what it says last."""
+    """Start a daemon that must fail; returns its last message."""
     engine.configure(config)
     done = subprocess.run([*engine.command, *flags], capture_output=True, text=True, timeout=30, check=False, cwd="/")
     assert done.returncode == 1, done.stderr
@@ -233,7 +234,7 @@ def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[...
 
 
 def test_dockers_file_is_read_for_want_of_ours() -> None:
-    """In a mount namespace with an /etc of its own."""
+    """In a mount namespace with its own /etc."""
     program = (
         "mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && "
         "mount -t overlay overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work /etc && "

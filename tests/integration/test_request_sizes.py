@@ -1,6 +1,6 @@
-"""Requests that ask for thousands of something: each is refused with a reason or carried out, no other client waits for it,
-and what is refused leaves nothing. The daemon's own watchdog (boot.watchdog) tells whether its loop was blocked: what a
-client measures depends on the machine, too."""
+"""Requests with thousands of items: each is refused with a reason or carried out, without delay to other clients, and
+refused ones leave nothing. The daemon's watchdog (boot.watchdog) reports whether its loop was blocked: times measured by a
+client also depend on the machine."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def create(engine: Engine, body: dict[str, Any], name: str = "") -> tuple[int, Any]:
-    """As bytes of our own: http.client's are as many, but json.dumps writes blanks."""
+    """Encoded without blanks, so that the size of the body is known."""
     data = json.dumps({"Image": "busybox", "Cmd": ["true"], **body}, separators=(",", ":")).encode()
     return engine.api("POST", f"/containers/create?name={name}", data)
 
@@ -93,7 +93,7 @@ def left(engine: Engine) -> tuple[int, int, int]:
 
 @contextmanager
 def pinging(engine: Engine) -> Iterator[None]:
-    """Another client, who would wait."""
+    """Another client, which must not be delayed."""
     over, failures = threading.Event(), []
 
     def ping() -> None:
@@ -115,7 +115,7 @@ def pinging(engine: Engine) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def big(shared: Engine) -> Iterator[None]:
-    """A container of 600 mounts, for those that want them too."""
+    """A container with 600 mounts, for --volumes-from."""
     tmpfs = [{"Type": "bind", "Source": "/tmp", "Target": f"/v{number}"} for number in range(600)]
     status, made = create(shared, host(Mounts=tmpfs), "big")
     assert status == 201, made
@@ -155,7 +155,7 @@ def test_a_body_of_any_shape_keeps_nobody_waiting(engine: Engine, text: bytes) -
     with pinging(engine):
         try:
             status = engine.raw("POST", "/containers/create", text)[0]
-        except ConnectionError:  # it is refused before it has come
+        except ConnectionError:  # refused before the body was sent
             status = 413
     assert status in (400, 413)
     assert left(engine) == before

@@ -1,4 +1,4 @@
-"""A daemon that may have little: few descriptors, and no capability to raise its limits."""
+"""A daemon with restricted limits: few descriptors, and no capability to raise the limit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FEW = ("setpriv", "--bounding-set", "-sys_resource", "prlimit", "--nofile=1024:1
 
 
 def test_a_low_hard_limit_without_the_capability_to_raise_it(fresh: Callable[..., Engine]) -> None:
-    """Everything that lowers a limit in a child does so where the limit is lower already."""
-    engine = fresh(prefix=FEW)  # which has loaded an image: a layer was unpacked
-    name = engine.ok("run", "-d", "-v", "/etc", "busybox", "sleep", "600")  # a volume was filled from the image
+    """Code that lowers a limit in a child must not fail if the limit is already lower."""
+    engine = fresh(prefix=FEW)  # loads an image, so a layer was unpacked
+    name = engine.ok("run", "-d", "-v", "/etc", "busybox", "sleep", "600")  # the volume was filled from the image
     engine.ok("exec", name, "touch", "/etc/here")
     engine.ok("cp", f"{name}:/etc/passwd", "-")
     engine.ok("rm", "-f", name)
@@ -34,7 +34,7 @@ def test_a_daemon_killed_while_it_exports_leaves_no_mount_point(fresh: Callable[
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(engine.socket)
         client.sendall(f"GET /containers/{name}/export HTTP/1.1\r\nHost: d\r\n\r\n".encode())
-        assert client.recv(64)  # and no more of it is read: the worker waits
+        assert client.recv(64)  # the client reads no more, so the worker blocks
         engine.kill()
     assert sorted(engine.exec_root.iterdir()) == before
     engine.start()

@@ -1,4 +1,4 @@
-"""A thousand containers at boot, a few of them alive: how soon the daemon answers, and how soon it lists them."""
+"""A boot with a thousand containers, a few of them running: time until the daemon answers, and until it lists them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def fill(engine: Engine, model: str, count: int) -> None:
-    """Rows like one stopped container's, under ids and names of their own. Their image has gone: nothing is on the disk that
-    the daemon could miss."""
+    """Copies of a stopped container's row, with new ids and names. Their image does not exist, so the daemon misses nothing
+    on disk."""
     path = os.path.join(engine.data_root, "orlop.db")
 
     async def copy() -> None:
@@ -43,7 +43,7 @@ def fill(engine: Engine, model: str, count: int) -> None:
 
 
 def processor_time(engine: Engine) -> float:
-    """Seconds of the daemon alone, whoever else wants the processors now: their limit holds on a busy machine too."""
+    """Processor time of the daemon in seconds, which is independent of other load."""
     assert engine.process is not None
     fields = Path(f"/proc/{engine.process.pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
@@ -87,7 +87,7 @@ def test_a_thousand_containers_are_back_at_once(fresh: Callable[..., Engine]) ->
     store = os.path.join(engine.data_root, "orlop.db")
     engine.stop()
     _drop(store, "many")
-    engine.start()  # for the clean-up: it removes containers one by one
+    engine.start()  # for the clean-up, which removes containers one by one
 
 
 def _drop(path: str, prefix: str) -> None:

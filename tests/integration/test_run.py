@@ -1,4 +1,4 @@
-"""`docker run` as people type it: output, exit codes, and what each flag does inside."""
+"""`docker run`: output, exit codes, and the effect of each flag inside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_exit_code_is_the_containers(engine: Engine, code: int) -> None:
 
 
 def test_killed_by_a_signal_is_128_and_its_number(engine: Engine) -> None:
-    # The first process of a pid namespace ignores what it has no handler for: its child gets the signal
+    # The first process of a PID namespace ignores signals without a handler, so signal its child
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?").code == 143
 
 
@@ -67,7 +67,7 @@ def test_error_of_the_daemon_is_125(engine: Engine) -> None:
 
 def test_rm_leaves_nothing(engine: Engine, name: str) -> None:
     engine.ok("run", "--rm", "--name", name, "-v", "/anonymous", "busybox", "true")
-    # Nobody waits for the removal: the container's end answers the client
+    # The client gets its answer when the container exits, before the removal is done
     until(lambda: engine.docker("ps", "-aq", "--filter", f"name=^{name}$").out == "", "the container is gone")
     until(lambda: engine.docker("volume", "ls", "-q").out == "", "its anonymous volume is gone")
 
@@ -324,7 +324,7 @@ def test_no_mount_of_a_container_is_seen_on_the_host(engine: Engine, name: str) 
     assert ours() == before
 
 
-# --- the three literal calls --------------------------------------------------------------------------------------------
+# --- required commands --------------------------------------------------------------------------------------------------
 
 
 def test_curl_lists_containers(engine: Engine, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The `docker` Python SDK doing what programs do with it."""
+"""The `docker` Python SDK in typical use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.filterwarnings("ignore::pytest.Pytes
 @pytest.fixture
 def sdk(engine: Engine) -> Iterator[docker.DockerClient]:
     yield engine.sdk
-    gc.collect()  # the SDK leaves sockets of streams to the collector: here, where it is allowed
+    gc.collect()  # the SDK leaves stream sockets to the garbage collector: collect them here, where a warning is allowed
 
 
 def test_run(sdk: docker.DockerClient) -> None:
@@ -85,7 +85,7 @@ def test_attach_socket(sdk: docker.DockerClient) -> None:
         frame += sock.recv(100)
     assert frame == b"\x01\0\0\0\0\0\0\x0fthere and back\n"
     sock.shutdown(socket.SHUT_WR)
-    assert container.wait(timeout=10) == {"StatusCode": 0}  # the end of the input was cat's end
+    assert container.wait(timeout=10) == {"StatusCode": 0}  # the end of input ended cat
     attached.close()
     sock.close()
 

@@ -1,4 +1,4 @@
-"""`docker stats` and its API: figures of real cgroups, for many viewers."""
+"""`docker stats` and its API: values of real cgroups, for many clients."""
 
 import json
 import socket

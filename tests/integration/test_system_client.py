@@ -1,4 +1,4 @@
-"""Disk usage, prunes and `info`, with the real client: what they say is what is there, and both clients say the same."""
+"""Disk usage, prunes and `info` with the real client: values match the objects, and both clients show the same."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_df_and_prune_of_everything(fresh: Callable[..., Engine]) -> None:
         until(lambda: len(set(shown())) == 1, "both show the same; how long ago something was may change between them")
 
     old = engine.api("POST", '/v1.41/volumes/prune?filters={"label":["keep"]}')[1]
-    assert old["VolumesDeleted"] == ["idle"]  # before 1.42 named ones went too
+    assert old["VolumesDeleted"] == ["idle"]  # before 1.42 named volumes were included
     kept = engine.docker("system", "prune", "-f", "--filter", "label=nobody", check=0)
     assert kept.out == "Total reclaimed space: 0B\n"
     young = engine.docker("system", "prune", "-f", "--filter", "until=24h", check=0)
@@ -64,7 +64,7 @@ def test_df_and_prune_of_everything(fresh: Callable[..., Engine]) -> None:
     assert engine.ok("volume", "ls", "-q") == "named"
     reclaimed = re.search(r"Total reclaimed space: ([\d.]+)MB", done)
     assert reclaimed
-    assert float(reclaimed[1]) >= 2.7  # a container's 0.7, a layer of 1 twice; the content they were unpacked from besides
+    assert float(reclaimed[1]) >= 2.7  # a container's 0.7 and a layer of 1, counted twice: unpacked and as blob
     engine.docker("volume", "prune", "-f", "-a", check=0)
     assert engine.ok("volume", "ls", "-q") == ""
 

@@ -1,4 +1,4 @@
-"""Attach and exec by the API: which streams, who ends what, and what is said when it cannot be. Compared with dockerd."""
+"""Attach and exec in the API: which streams, what ends them, and error messages. Compared with dockerd."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_only_what_is_asked_for(engine: Engine, name: str) -> None:
     error.expect(b"e\n")
     replay = Hijacked(engine, f"/containers/{name}/attach?logs=1&stdout=1")
     assert frames(replay.rest()) == {1: b"o\n"}
-    # Its input is open, and is not once: an end of input ends that attach and nothing else.
+    # The container has OpenStdin without StdinOnce: an end of input only ends that attach.
     writer = Hijacked(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
     writer.send(b"one\n")
     writer.expect(b"one\n")
@@ -152,11 +152,11 @@ def test_exec_attached_to_nothing(engine: Engine, box: str) -> None:
     found = engine.api("GET", f"/exec/{made}/json")[1]
     assert (found["Running"], found["CanRemove"]) == (True, False)
     assert found["Pid"] > 0
-    assert engine.api("POST", f"/exec/{made}/resize?h=1&w=1")[0] == 200  # it has no terminal, which is no error
+    assert engine.api("POST", f"/exec/{made}/resize?h=1&w=1")[0] == 200  # without a terminal, which is no error
 
 
 def test_exec_frames_by_its_start(engine: Engine, box: str) -> None:
-    """As dockerd: a client that says nothing of the terminal gets frames, and one that says there is one gets none."""
+    """As in dockerd: a start without Tty gets frames, and one with Tty gets a raw stream."""
     made = exec_in(engine, box, "tty", AttachStdout=True, Tty=True)
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {1: b"/dev/pts/0\r\n"}
     made = exec_in(engine, box, "echo", "plain", AttachStdout=True)
@@ -190,7 +190,7 @@ def test_exec_where_everything_is_gone(engine: Engine, box: str) -> None:
 
 
 def test_an_exec_that_ends_while_the_connection_is_broken(engine: Engine, box: str) -> None:
-    """The daemon's connection to the monitor breaks, and with it the word of an exit: it is found when it is made again."""
+    """The daemon's connection to the monitor breaks, and the report of an exit is lost: it is found after the reconnect."""
     lost = exec_in(engine, box, "sh", "-c", "sleep 0.2; exit 3")
     kept = exec_in(engine, box, "sleep", "600")
     assert engine.process is not None
@@ -206,7 +206,7 @@ def test_an_exec_that_ends_while_the_connection_is_broken(engine: Engine, box: s
 
 
 def _break_connection(daemon: int, monitor: int) -> None:
-    """Shut the control connection down from the monitor's side, by a duplicate of its descriptor: pidfd_getfd(2)."""
+    """Shut the control connection down from the monitor's side, with a duplicate of its descriptor: pidfd_getfd(2)."""
     import ctypes
     import socket
 

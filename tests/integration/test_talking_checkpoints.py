@@ -1,5 +1,5 @@
-"""Checkpoints. With CRIU where it works; everything else with a wrapper that stands in for it: the command lines, what is
-kept, and what is said."""
+"""Checkpoints. With CRIU where it works; otherwise with a wrapper that simulates it: command lines, stored files, messages.
+Checkpoints. With CRIU where it works; otherwise with a wrapper that simulates it: command lines, stored files, messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it_goes_on_where_it_was(counting: Engine) -> None:
     engine.ok("start", "--checkpoint", "last", "cc")
     until(lambda: len(engine.ok("logs", "cc").split()) > len(before) + 3, "it counts on")
     after = [*map(int, engine.ok("logs", "cc").split())]
-    assert 0 < after[len(before)] - before[-1] <= 2  # not from 1; a line may have been on its way
+    assert 0 < after[len(before)] - before[-1] <= 2  # continues instead of starting at 1; one line may have been lost
     assert engine.ok("exec", "cc", "echo", "well") == "well"
     engine.ok("kill", "cc")
     engine.ok("checkpoint", "rm", "cc", "last")
@@ -51,7 +51,7 @@ def test_it_goes_on_where_it_was(counting: Engine) -> None:
 
 @pytest.fixture
 def pretending(fresh: Callable[..., Engine], tmp_path: Path) -> Iterator[tuple[Engine, Path]]:
-    """A runtime that writes down its checkpoints and restores, and restores by running anew; and a program named criu."""
+    """A runtime that records checkpoints and restores, and restores by starting anew; and a program named criu."""
     wrapper, real = tmp_path / "pretender", shutil.which(RUNTIME or "runc")
     wrapper.write_text(
         f"""#!/bin/sh

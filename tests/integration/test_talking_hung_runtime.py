@@ -1,4 +1,4 @@
-"""A runtime that hangs: each request fails at its deadline and says so; everything else goes on, and nothing is left."""
+"""A runtime that hangs: each request fails at its deadline with an error; everything else works, and nothing is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = int(patience(1))
 
 
 class Sick:
-    """A daemon with a runtime that hangs in the commands whose names are in a file."""
+    """A daemon whose runtime hangs in the commands named in a file."""
 
     def __init__(self, engine: Engine, verbs: Path) -> None:
         self.engine = engine
@@ -28,7 +28,7 @@ class Sick:
         self._verbs.write_text(" ".join(verbs))
 
     def fails(self, method: str, path: str, body: Any = None) -> str:
-        """A request that fails at the deadline; meanwhile others are answered."""
+        """A request that fails at the deadline; others are answered meanwhile."""
         answers: list[tuple[int, Any]] = []
         began = time.monotonic()
         request = threading.Thread(target=lambda: answers.append(self.engine.api(method, path, body)))
@@ -52,7 +52,7 @@ def sick(fresh: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.Monke
     verbs.write_text("")
     wrapper.write_text(
         f"#!/bin/sh\nfor word; do for verb in $(cat {verbs}); do\n"
-        '[ "$word" = "$verb" ] && { sleep 600; exit 9; }\n'  # a child: it must not stay behind
+        '[ "$word" = "$verb" ] && { sleep 600; exit 9; }\n'  # a child, which must be killed as well
         f'done; done\nexec {real} "$@"\n'
     )
     wrapper.chmod(0o755)
@@ -75,7 +75,7 @@ def _read(path: Path) -> bytes:
 
 
 def _of(cmdline: Path, wrapper: Path) -> bool:
-    """A sleeper of the wrapper's own: in the mount namespace of the host or of a monitor, not of a container."""
+    """Whether a sleep is the wrapper's: its mount namespace is the host's or a monitor's, not a container's."""
     try:
         return (cmdline.parent / "root").readlink() == Path("/") and str(wrapper).encode() in _read(
             cmdline.parent.parent / str(_parent(cmdline)) / "cmdline"
@@ -119,7 +119,7 @@ def test_each_request_fails_at_its_deadline_and_all_else_goes_on(sick: Sick) -> 
     sick.hang("")
     assert engine.docker("start", "-a", "never").code == 0
 
-    # The end of a container is its own: nobody waits for the runtime to let go of it.
+    # An exit is reported at once, without waiting for the runtime's delete.
     sick.hang("delete", "kill", "resume")
     began = time.monotonic()
     assert engine.ok("kill", "ill") == "ill"
@@ -132,5 +132,5 @@ def test_each_request_fails_at_its_deadline_and_all_else_goes_on(sick: Sick) -> 
     engine.ok("rm", "-f", "ill")
     until(
         lambda: not list((engine.exec_root / "runtime-sick").glob("[!.]*")), "the runtime's state is gone"
-    )  # but its cache
+    )  # except for its cache
     engine.ok("run", "-d", "--name", "ill", "busybox", "sleep", "600")

@@ -1,4 +1,4 @@
-"""Attach over a websocket, with a client that people use, and docker's SDK over TCP."""
+"""Attach over a websocket, with a common client library, and docker's SDK over TCP."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_both_ways(engine: Engine, name: str, opened: Websockets) -> None:
     assert b"o two\n" in seen
     engine.ok("kill", name)
     opcode, piece = client.recv_data(control_frame=True)
-    while opcode == websocket.ABNF.OPCODE_BINARY:  # the two streams are in no order
+    while opcode == websocket.ABNF.OPCODE_BINARY:  # the order of the two streams is undefined
         opcode, piece = client.recv_data(control_frame=True)
     assert (opcode, struct.unpack("!H", piece)) == (websocket.ABNF.OPCODE_CLOSE, (1000,))
     client.shutdown()
@@ -106,7 +106,7 @@ def test_versions_and_streams(engine: Engine, name: str, opened: Websockets) -> 
             data += piece
 
     assert replayed(f"/v1.45/containers/{name}/attach/ws?logs=1&stderr=1") == ({2}, b"e\n")
-    opcodes, data = replayed(f"/v1.41/containers/{name}/attach/ws?logs=1")  # no choice of streams yet
+    opcodes, data = replayed(f"/v1.41/containers/{name}/attach/ws?logs=1")  # before streams could be chosen
     assert (opcodes, sorted(data.split())) == ({2}, [b"e", b"o"])
     assert replayed(f"/v1.27/containers/{name}/attach/ws?logs=1")[0] == {1}
     assert replayed(f"/v1.45/containers/{name}/attach/ws") == (set(), b"")
@@ -142,7 +142,7 @@ def test_refusals(engine: Engine, name: str, opened: Websockets) -> None:
 
 
 class Listening(Engine):
-    """With a TCP listener too, for clients that know no other."""
+    """With an additional TCP listener, for clients that support only TCP."""
 
     port = 0
 

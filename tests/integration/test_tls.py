@@ -1,4 +1,4 @@
-"""A daemon on the network: who gets in by TLS, with the clients that people use; renewal, and an end that clients see."""
+"""A daemon with TLS on TCP: which clients get in; renewal of certificates, and a shutdown that clients see."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def flags(certificates: Path, client: str = "client", ca: Path | None = None) ->
 
 
 class Remote(Engine):
-    """An engine that also listens on TCP, at all addresses."""
+    """An engine that also listens on TCP, on all addresses."""
 
     port = 0
     more: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Remote(Engine):
         return f"tcp://127.0.0.1:{self.port}"
 
     def by(self, program: str, *argv: str, **env: str) -> Result:
-        """A client with nothing in its environment that would name another daemon."""
+        """Run a client without environment variables that would name another daemon."""
         own = ["docker"] if program == "docker" else [sys.executable, "-m", "orlop_cli"]
         kept = {key: value for key, value in self.env.items() if key != "DOCKER_HOST"}
         done = subprocess.run([*own, *argv], capture_output=True, env={**kept, **env}, timeout=30, check=False)
@@ -76,7 +76,7 @@ def _gone(engine: Remote) -> None:
 
 
 def test_who_gets_in(remote: Callable[..., Remote], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`tls` alone verifies, as with dockerd."""
+    """`tls` without `tlsverify` verifies, too, as in dockerd."""
     own, other = tmp_path / "own", tmp_path / "other"
     tls("init", "--dir", own)
     tls("init", "--dir", other)
@@ -174,7 +174,7 @@ def test_renewal_drops_nobody_and_a_stop_ends_streams(remote: Callable[..., Remo
     (tmp_path / "server-key.pem").write_bytes(good)
 
     half = socket.create_connection(("127.0.0.1", engine.port), 10)
-    half.sendall(b"\x16\x03\x01\x02\x00")  # a handshake that never goes on holds up no stop
+    half.sendall(b"\x16\x03\x01\x02\x00")  # an unfinished handshake does not delay a shutdown
     assert engine.stop() == 0
     half.close()
     for stream in streams:

@@ -19,7 +19,7 @@ def test_holes_stay_holes(tmp_path: Path, form: str) -> None:
     source.mkdir()
     target.mkdir()
     with open(source / ("long-" * 30 + "name"), "wb") as file:
-        for block in range(40):  # more segments than a header holds
+        for block in range(40):  # more segments than fit into a header
             file.seek(block << 20)
             file.write(bytes([block + 1]) * 5000)
         file.truncate(64 << 20)

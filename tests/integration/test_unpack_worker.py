@@ -1,4 +1,4 @@
-"""The sandboxed worker, through the daemon's side of it: real namespaces, real root, hostile archives."""
+"""The sandboxed unpack worker, called as the daemon does: real namespaces, real root, hostile archives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHILD = "import socket, sys; from orlop_monitor.unpack.worker import run; run(s
 
 
 class Spawner:
-    """Stands where the zygote does: starts the worker's entry in a process of its own."""
+    """Replaces the zygote: starts the worker's entry point in a process of its own."""
 
     def __init__(self) -> None:
         self.children: list[subprocess.Popen[bytes]] = []
@@ -259,7 +259,7 @@ def test_overlay_whiteouts(world: Path) -> None:
 
 
 def test_the_sandbox_sees_only_the_layer(world: Path) -> None:
-    """What hostile code in a worker could do, tried: in a child that has entered the sandbox."""
+    """Tries what hostile code in a worker could do, in a child that has entered the sandbox."""
     script = """
 import ctypes, os, socket
 from orlop_monitor.unpack.sandbox import confine, enter, own_mounts

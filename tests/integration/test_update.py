@@ -1,4 +1,4 @@
-"""`docker update`: limits that are real at once, and policies."""
+"""`docker update`: limits that take effect at once, and restart policies."""
 
 import pytest
 from tests.integration.engine import BUSYBOX, until
@@ -9,7 +9,7 @@ MB = 1 << 20
 
 
 def limits(engine, name):
-    """Memory, pids and shares, as the kernel has them: v1's names, or v2's."""
+    """Memory, pids and shares in the cgroup, by the file names of v1 or v2."""
     key = engine.inspect(name)["Id"]
     found = []
     for controller, v1, v2 in (

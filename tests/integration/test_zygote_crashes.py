@@ -1,4 +1,4 @@
-"""What dies alone, and what dies with it: daemon, zygote, monitor, in the combinations that happen."""
+"""Crashes of daemon, zygote and monitor, alone and in the combinations that occur."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def _host(top: Path, runtime: Runtime | None = None) -> AsyncIterator[tupl
             with trio.fail_after(50):
                 yield host, zygote
         except BaseException:
-            host.close()  # a test that failed half-way leaves no container; one that passed has nothing to clean
+            host.close()  # only removes something if the test failed
             raise
         finally:
             nursery.cancel_scope.cancel()
@@ -77,7 +77,7 @@ def _gone(pid: int) -> bool:
 
 
 async def _delete(case: MonitorCase) -> None:
-    """What the daemon does after a monitor that could not: the runtime's state, and the cgroups."""
+    """The daemon's clean-up after a killed monitor: the runtime's state, and the cgroups."""
     assert (await run_supervised(case.host.runtime.delete(case.task))).status == 0
 
 
@@ -254,19 +254,19 @@ def test_the_daemon_dies_and_another_takes_over(top: Path) -> None:
 
     async def successor() -> None:
         before = log.stat().st_size
-        await _until(lambda: log.stat().st_size > before + 200)  # it goes on with nobody listening
+        await _until(lambda: log.stat().st_size > before + 200)  # it keeps running without a daemon
         async with trio.open_nursery() as nursery:
             monitor = await Monitor.adopt(run_dir, nursery, events.append)
             assert monitor and monitor.pid == int(monitor_pid)
             assert (await monitor.subscribe()).phase == "running"
             assert os.path.exists(monitor.netns_path)
-            os.kill(monitor.pid, signal.SIGTERM)  # a unit's stop is none of its business
+            os.kill(monitor.pid, signal.SIGTERM)  # a monitor ignores SIGTERM, which systemd sends when it stops a unit
             async with await monitor.attach(Attach(stdout=True)) as stream:
                 assert await stream.receive_some()
             await monitor.signal(signal.SIGKILL)
             await monitor.ended()
             nursery.cancel_scope.cancel()
-        # The zygote went with its last child: its daemon had been gone.
+        # The zygote exited with its last child: its daemon was gone.
         with trio.fail_after(5):
             await trio.lowlevel.wait_readable(zygote_pidfd)
 
@@ -317,7 +317,7 @@ def test_spawn_refuses_what_it_does_not_know_and_goes_on(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         assert (await host.run(["true"]))[0].exit
         with trio.move_on_after(0) as scope:
-            await host.case(["true"])  # cancelled in the middle: its answer must not be the next one's
+            await host.case(["true"])  # cancelled half-way: its answer must not be taken for the next one's
         assert scope.cancelled_caught
         _, output = await host.run(["echo", "hi"])
         assert output == {1: b"hi\n"}
