@@ -527,7 +527,9 @@ def test_none_of_them_is_here_and_all_are_on_the_page() -> None:
     from orlop_cli import _docker_only
 
     page = (Path(__file__).parents[2] / "docs/cli.md").read_text()
-    listed = set(re.findall("`([^`]+)`", page.partition("## Commands and flags that only docker has")[2].partition("\n## ")[0]))
+    listed = set(
+        re.findall("`([^`]+)`", page.partition("## Commands and flags that only docker has")[2].partition("\n## ")[0])
+    )
     for table in (_docker_only._CLIENT, _docker_only._DAEMON):
         for group, names in table.items():
             ours = {"orlop": _root.TABLE, "system": _root.SYSTEM, "config": _root.CONFIG, "image": _root.IMAGE}
