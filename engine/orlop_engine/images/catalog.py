@@ -35,13 +35,13 @@ class Catalog:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
         self.owners: dict[Reference, str] = {}
-        """Who gave a name, where that was a client that may not do everything (see `policy`)."""
+        """The owners of names that restricted clients have given (see `policy`)."""
         self._ids: list[str] = []
         self._children: dict[str, dict[str, None]] = {}
         self._layers: dict[str, dict[str, Layer]] = {}
         """By chain ID, then by the ID of the image that has the layer."""
         self.changes = 0
-        """Counts what may have given a name another meaning."""
+        """Incremented when a name may refer to another image, or to none."""
 
     def put(self, record: ImageRecord, document: ImageDocument, raw: bytes) -> Image:
         """Add an image, or replace its record."""

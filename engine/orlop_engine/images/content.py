@@ -64,9 +64,9 @@ class Ingest:
         self._pending: list[bytes] = []
         self._waiting = 0
         self.resumed = False
-        """Pieces came from more than one try: if the digest is wrong, beginning again may help."""
+        """Pieces came from several attempts: if the digest is wrong, a retry from the start may help."""
         self.offset = 0
-        """Bytes taken so far, with those of an earlier try."""
+        """Bytes received so far, including those of earlier attempts."""
 
     def _open(self) -> None:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -69,7 +69,7 @@ class ImageStore:
         self.leases = Leases()
         self.lock = trio.Lock()
         self._kept: frozenset[str] | set[str] = frozenset()
-        """Layers and blobs that were there at boot, while rows of images may be missing."""
+        """Layers and blobs to keep, all found at boot, because rows of images may be missing."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 

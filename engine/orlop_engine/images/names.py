@@ -33,7 +33,7 @@ class Names:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
         self.tagged = 0
-        """How many have a tag; the others have a digest."""
+        """The number of names with a tag; the others have a digest."""
 
     def add(self, reference: Reference) -> None:
         text = str(reference)

@@ -52,7 +52,7 @@ class Networks:
         self._attachments = Attachments(drivers, self._networks, config, self.names.publish)
         self._pruning = False
         self._up = trio.Event()
-        """Set when drivers have brought the networks up. Loading them takes longer than everything else at boot."""
+        """Set when the drivers have restored the networks. Loading the drivers takes longer than the rest of the boot."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Networks:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def create(self, request: CreateRequest) -> NetworkRecord:
-        """Make a user-defined network."""
+        """Create a user-defined network."""
         await self._up.wait()
         creation.check_request(request)
         async with self._changing:
