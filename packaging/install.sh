@@ -1,15 +1,15 @@
 # shellcheck shell=sh
-# `./dev install` and `./dev uninstall`: Orlop as a service of this machine. Read by ./dev, whose functions and lists it uses.
+# `./dev install` and `./dev uninstall`: install Orlop as a systemd service. Sourced by ./dev; uses its functions and variables.
 #
-#   PREFIX/versions/VERSION-DIGEST/   a virtual environment for each version: monitors of live containers keep the one that they
-#                                     were started from, so an upgrade never changes a file under them
-#   PREFIX/current                    a link to the one in use, changed in one step
-#   PREFIX/installed                  what was made outside of PREFIX, for the uninstallation to take back
+#   PREFIX/versions/VERSION-DIGEST/   a virtual environment for each version: monitors of running containers use the version that
+#                                     started them, so an upgrade never changes files in use
+#   PREFIX/current                    a link to the current version, replaced atomically
+#   PREFIX/installed                  files created outside of PREFIX, for uninstall to remove
 #
-# Whatever is interrupted is made whole by running it again.
+# After an interruption, run the same command again.
 
 PREFIX=/opt/orlop
-ROOT= # all of it below this directory instead of /, for package builders and tests; nothing is started then
+ROOT= # install below this directory instead of /, without starting anything; for package builders and tests
 FORCE=
 LINKS="orlop orlopd"
 UNITS="orlop.socket orlop.service"
@@ -33,7 +33,7 @@ with_systemd() { [ -z "$ROOT" ] && [ -d /run/systemd/system ]; }
 recorded() { grep -qxF "$1" "$manifest" 2>/dev/null; }
 record() { recorded "$1" || printf '%s\n' "$1" >>"$manifest"; }
 
-digest() { # INTERPRETER: of all that decides what is in a version
+digest() { # INTERPRETER: hashes everything that determines a version's content
     {
         "$1" -V
         # shellcheck disable=SC2086
@@ -41,7 +41,7 @@ digest() { # INTERPRETER: of all that decides what is in a version
     } | sha256sum | cut -c1-12
 }
 
-build() { # INTERPRETER TARGET: the new version's virtual environment, whole or not at all
+build() { # INTERPRETER TARGET: build the new version's virtual environment, and rename it into place
     made=$ROOT$2.new
     work=$(mktemp -d)
     trap 'rm -rf "$work" "$made"' EXIT
@@ -53,9 +53,9 @@ build() { # INTERPRETER TARGET: the new version's virtual environment, whole or 
     # shellcheck disable=SC2046
     $pip wheel --no-deps --no-build-isolation -w "$work" $(printf './%s ' $DISTS)
     $pip install --no-compile --no-deps "$work"/*.whl
-    $pip uninstall -y hatchling editables pathspec trove-classifiers # what only built
+    $pip uninstall -y hatchling editables pathspec trove-classifiers # only needed for building
     $pip check
-    # Its own path is written in its scripts: it has to be the final one, seen from the final root
+    # Scripts contain the environment's path: replace it by the final one, without ROOT
     grep -lIrF "$made" "$made/bin" "$made/pyvenv.cfg" | xargs sed -i "s|$made|$2|g"
     "$made/bin/python" -m compileall -q -j 0 -s "$made" -p "$2" "$made/lib" >/dev/null
     mv "$made" "$ROOT$2"
@@ -63,12 +63,12 @@ build() { # INTERPRETER TARGET: the new version's virtual environment, whole or 
     trap - EXIT HUP INT TERM
 }
 
-drivers() { # ENVIRONMENT: the drivers that are installed there, "KIND NAME" a line
+drivers() { # ENVIRONMENT: list the drivers installed there, one "KIND NAME" per line
     "$1/bin/python" -I -c 'from importlib.metadata import entry_points as found
 print(*sorted({f"{each.group[6:]} {each.name}" for each in found() if each.group.startswith("orlop.")}), sep="\n")'
 }
 
-keep_drivers() { # "TARGET": third parties' drivers are not lost by an upgrade
+keep_drivers() { # TARGET: refuse an upgrade that would lose third-party drivers
     [ -z "$ROOT" ] && [ -e "$top/current" ] || return 0
     there=$(drivers "$1")
     lost=$(drivers "$top/current" | while read -r driver; do
@@ -78,7 +78,7 @@ keep_drivers() { # "TARGET": third parties' drivers are not lost by an upgrade
     with $1/bin/python -m pip install NAME, and run this again"
 }
 
-refuse_foreign() { # "PATH": somebody else's file is not replaced
+refuse_foreign() { # PATH: refuse to replace a file that ./dev install did not create
     if [ -e "$ROOT$1" ] || [ -L "$ROOT$1" ]; then
         recorded "$1" || die "$ROOT$1 exists and is not of ./dev install: move it away first"
     fi
@@ -87,7 +87,7 @@ refuse_foreign() { # "PATH": somebody else's file is not replaced
 install_orlop() {
     install_options "$@"
     [ "$(id -u)" = 0 ] || { as_root "$PWD/dev" install "$@"; return; }
-    umask 022 # the client is for everybody
+    umask 022 # all users may run the client
     packages "$RUN_PACKAGES python3 python3-venv"
     interpreter=$(python)
     for name in $LINKS; do refuse_foreign "/usr/local/bin/$name"; done
@@ -126,7 +126,7 @@ install_orlop() {
     say "Installed ${target##*/} in $top"
 }
 
-unit_flags() { # what systemd gives the daemon: the unit's flags, or those of a drop-in of the administrator
+unit_flags() { # the daemon's flags under systemd: those of the unit, or of an administrator's drop-in
     with_systemd || return 0
     # shellcheck disable=SC2046
     set -- $(systemctl show -P ExecStart orlop.service 2>/dev/null | sed -n 's/.*argv\[\]=\([^;]*\);.*/\1/p')
@@ -134,11 +134,11 @@ unit_flags() { # what systemd gives the daemon: the unit's flags, or those of a 
     printf '%s\n' "$*"
 }
 
-in_use() { # "DIRECTORY": a process has a library of this version loaded; every process of ours has msgspec's
+in_use() { # DIRECTORY: whether a process has a library of this version mapped; all Orlop processes load msgspec
     cat /proc/[0-9]*/maps 2>/dev/null | grep -qF " $1/"
 }
 
-remove_unused() { # versions that no monitor is left of
+remove_unused() { # remove versions that no process uses
     for old in "$top"/versions/*; do
         if [ "${old##*/}" != "${target##*/}" ] && ! in_use "$old"; then rm -rf "$old"; fi
     done
@@ -157,7 +157,7 @@ activate() {
         systemctl start orlop.socket orlop.service
         return
     fi
-    if grep -qF " $target/" "/proc/$(systemctl show -P MainPID orlop.service)/maps"; then return; fi # it runs this very version
+    if grep -qF " $target/" "/proc/$(systemctl show -P MainPID orlop.service)/maps"; then return; fi # it already runs this version
     case $(orlop_says info --format '{{.LiveRestoreEnabled}} {{.ContainersRunning}}') in
         true* | "false 0")
             systemctl restart orlop.service
