@@ -76,7 +76,7 @@ def test_a_runtime_killed_in_the_middle_of_a_start_leaves_no_cgroup(killer: Kill
 
 
 def test_a_runtime_killed_in_the_middle_of_a_delete_leaves_no_cgroup(killer: Killer) -> None:
-    """Of a delete at the exit of the container; a start after it leaves nothing either."""
+    """The delete at the exit is killed; the next start and removal of the container leave nothing behind either."""
     engine = killer.engine
     engine.ok("run", "-d", "--name", "cc", "--network", "none", "busybox", "sleep", "600")
     killer.kill("delete")
