@@ -14,7 +14,7 @@ UNSOUND, UNABLE = 1, 2
 
 
 def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The daemon's report. Exits with 2 when it cannot be had."""
+    """The daemon's report. Exits with 2 when there is none."""
     query: dict[str, str | int | list[str] | None] = {"deep": int(deep), "forget": list(forget)}
     try:
         call = session.engine.post if repair or forget else session.engine.get

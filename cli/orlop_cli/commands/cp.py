@@ -211,7 +211,7 @@ def _decoded(header: str) -> Stat:
 
 
 class Progress:
-    """Counts the pieces in transit and, on a terminal, shows their total size."""
+    """Counts the pieces in transit and, on a terminal, shows the size so far."""
 
     def __init__(self, pieces: Iterable[bytes], title: str, quiet: bool) -> None:
         self._pieces, self._title, self._quiet = pieces, title, quiet

@@ -51,7 +51,7 @@ class Container(Row):
 
     def Names(self) -> str:  # noqa: N802
         names = [name.removeprefix("/") for name in self._data.get("Names") or []]
-        # Names with a second slash are legacy links of other containers to this one.
+        # Names that still contain a slash are legacy links of other containers to this one.
         return ",".join(name for name in names if not (self._trunc and "/" in name))
 
     def Image(self) -> str:  # noqa: N802

@@ -145,7 +145,7 @@ class _Tree:
             os.utime(leaf, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
     def _make_room(self, parent: int, parts: list[str], is_dir: bool) -> None:
-        """Remove an existing entry, except a directory that is to be a directory."""
+        """Remove an existing file. Raises CliError if only one of the existing and the new entry is a directory."""
         try:
             there = os.lstat(parts[-1], dir_fd=parent)
         except FileNotFoundError:

@@ -124,7 +124,7 @@ def _user(name: str) -> int | None:
 
 
 def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
-    """Open the socket of an entry. Without `mode`, `user` or `group`, only root may connect."""
+    """Open the socket of an entry. Without `owner`, `group` and `mode`, only root may connect."""
     try:
         uid, gid = _user(entry.owner), _group(entry.group)
         mode = int(entry.mode, 8) if entry.mode else 0o660 if gid is not None else 0o600

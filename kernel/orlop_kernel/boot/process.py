@@ -30,7 +30,7 @@ _SIGNS = frozenset(
 
 
 def refuse_foreign(data_root: str) -> None:
-    """Refuse a `data-root` written for another engine, because boot removes everything that our database does not list.
+    """Refuse the data root of another engine, because boot removes everything that our database does not list.
     (dockerd's daemon.json, with its data-root, is read where ours is missing.)"""
     names = set(os.listdir(data_root))
     if "orlop.db" not in names and (found := sorted(names & _SIGNS)):

@@ -20,7 +20,7 @@ __all__ = ["contexts", "same", "server_context", "warnings"]
 
 _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: our own check of the dates names them
 _SOON = 14 * 86400.0
-_FLIGHTS = 4  # messages each side sends at most in an in-memory handshake
+_FLIGHTS = 4  # rounds; an in-memory handshake needs two
 _PEM = {
     "tlscert": b"-----BEGIN CERTIFICATE-----",
     "tlskey": b" PRIVATE KEY-----",

@@ -63,7 +63,7 @@ def _open_schedstat() -> int | None:
 
 
 class LoopWatchdog(trio.abc.Instrument):
-    """The trio instrument. It must run in the thread of the run that it is added to."""
+    """The trio instrument. Create it in the thread of the run that it watches."""
 
     def __init__(self, report: Report, threshold: float = THRESHOLD) -> None:
         self._report = report

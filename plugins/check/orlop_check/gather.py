@@ -112,7 +112,7 @@ def _blobs(directory: str, deep: bool) -> tuple[dict[str, Blob], tuple[str, ...]
         try:
             found[f"sha256:{name}"] = Blob(os.stat(path).st_size, not deep or _digest(path) == name)
         except FileNotFoundError:
-            continue  # reaped meanwhile
+            continue  # removed meanwhile
         except OSError:
             found[f"sha256:{name}"] = Blob(0, sound=False)
     return found, tuple(odd)

@@ -1,4 +1,4 @@
-"""Repairs findings without losing data: removes objects that have no row, corrects counters, announces known state again.
+"""Repairs findings without losing data: removes objects that have no row, and restores what the rows describe.
 
 Each step checks again before it acts, because the state may have changed since; each may run twice. User data (contents of
 volumes, files written by containers) is never touched.

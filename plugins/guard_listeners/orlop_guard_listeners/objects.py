@@ -24,7 +24,7 @@ _MADE = {
     "/networks/create": ("Id", "id"),
     "/volumes/create": ("Name", "name"),
 }
-"""By route: the kind of object created, and the member of the answer that identifies it."""
+"""By route: the member of a 201 answer that identifies the created object, and its key in the log."""
 
 
 def describe(engine: Engine, call: Call) -> dict[str, str]:
