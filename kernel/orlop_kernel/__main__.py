@@ -30,7 +30,7 @@ def _open_standard_streams() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # returns the lowest free fd: this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - as Python's own, never closed
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - never closed, as in Python
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

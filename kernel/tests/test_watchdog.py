@@ -15,7 +15,7 @@ import trio
 from orlop_kernel.boot import watchdog
 from orlop_kernel.boot.watchdog import VARIABLE, Blocked, LoopWatchdog, follow, log_blocked
 
-unwatched: Any = getattr(trio.run, "__wrapped__", trio.run)  # type: ignore[attr-defined]  # without the one that a test fails by
+unwatched: Any = getattr(trio.run, "__wrapped__", trio.run)  # type: ignore[attr-defined]  # without conftest.py's watchdog, which fails tests
 
 
 class Clocks:
