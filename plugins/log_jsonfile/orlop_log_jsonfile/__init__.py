@@ -1,4 +1,4 @@
-"""The log driver `json-file`: one JSON object a line, byte for byte what dockerd writes.
+"""The log driver `json-file`: one JSON object per line, byte for byte as dockerd writes it.
 
 The format is in `records`, the driver in `driver`; rotation, compression and reading come from `orlop_sdk.logfiles`.
 """

@@ -1,4 +1,4 @@
-"""The driver object, its writer and its reader. Files: `<directory>/<id>-json.log`, 0640, and its rotated ones."""
+"""The driver and its writer. Files: `<directory>/<id>-json.log` and its rotated files, mode 0640."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DEFAULT = FileOptions(max_size=None, max_files=1, compress=False)
 
 
 class JsonFileWriter:
-    """Implements `spi.LogWriter`. `dropped` counts the records a full disk had no room for."""
+    """Implements `LogWriter`. `dropped` counts the records lost to a full disk."""
 
     def __init__(self, path: str, options: FileOptions, attributes: Mapping[str, str]) -> None:
         self._file = RotatingFile(path, options, JsonRecords())
@@ -45,7 +45,7 @@ class JsonFileWriter:
 
 
 class JsonFile:
-    """Implements `spi.LogDriver`."""
+    """Implements `LogDriver`."""
 
     capabilities = LogCapabilities(readable=True, stores=True)
 

@@ -1,8 +1,8 @@
-"""Docker's json-file records, by blocks: `{"log":"text\\n","stream":"stdout","attrs":{...},"time":"..."}` and a newline.
+"""Docker's json-file records: `{"log":"text\\n","stream":"stdout","attrs":{...},"time":"..."}` and a newline.
 
-The escapes are those of moby's jsonlog (Go's encoding/json with HTML escaping, and `\\u000X` where JSON has a short form for
-tab, backspace and form feed). A raw newline occurs only between records, which is what makes blocks cheap: everything but
-newlines is escaped over the whole block, then each newline becomes the end of one record and the beginning of the next.
+Escapes are those of moby's jsonlog: Go's encoding/json with HTML escaping, but `\\u000X` for tab, backspace and form feed,
+which have a short form in JSON. A raw newline occurs only between records. A block is therefore encoded as a whole: all
+characters except newlines are escaped, then each newline is replaced by the end of one record and the beginning of the next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK_MIN, _BLOCK_MAX = 1 << 14, 1 << 20
 _RUN = 64
 _HEAD = b'{"log":"'
 
-# The backslash first: the others bring more of them.
+# The backslash first, because the other escapes contain backslashes.
 _ESCAPES = [(b"\\", b"\\\\"), (b'"', b'\\"'), (b"\r", b"\\r")] + [
     (bytes([code]), b"\\u%04x" % code) for code in (*range(32), *b"<>&") if code not in b"\n\r"
 ]
@@ -29,12 +29,13 @@ _SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
 
 
 def escape(data: bytes) -> bytes:
-    """The inside of a JSON string, newlines left raw. Looking for 36 characters by memchr is faster (2.4 GB/s) than one
-    pass in Python or any encoder, and most blocks have few of them."""
+    """Escape the content of a JSON string, except newlines. Searching for 36 characters by memchr (2.4 GB/s) is faster than
+    one pass in Python or any encoder, because most blocks contain few of them."""
     given = data
     for raw, escaped in _ESCAPES:
-        if raw in given:  # not in `data`, which grows six times as long by the escapes of zeros
-            # Replacing costs by the piece, and binary output has long runs of NULs. (`\\"` has a quote in it: not twice.)
+        if raw in given:  # search `given`: `data` is up to six times as long once NULs are escaped
+            # Replace runs first: the cost is per replacement, and binary output has long runs of NULs. The escape of a quote
+            # contains a quote, so its runs must not be replaced twice.
             if raw not in escaped and raw * _RUN in data:
                 data = data.replace(raw * _RUN, escaped * _RUN)
             data = data.replace(raw, escaped)
@@ -42,9 +43,9 @@ def escape(data: bytes) -> bytes:
 
 
 def _repair(data: bytes) -> bytes:
-    """Each byte that is not UTF-8 becomes `\\ufffd` (one a byte, as Go does; Python's "replace" joins them). All in C: a
-    handler called for each byte runs at 6 MB/s. No raw control character is left but newline, so 0x02 can stand in for
-    the question mark that Python's encoder puts where it meets what was no UTF-8."""
+    """Replace each byte that is not UTF-8 by `\\ufffd`: one per byte, as Go does, while Python's "replace" joins them. Runs
+    in C, because an error handler called for each byte reaches only 6 MB/s. Python's encoder writes a question mark for each
+    invalid byte. Real question marks become 0x02 meanwhile; control characters are escaped already, so 0x02 cannot occur."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -68,7 +69,7 @@ def _text(value: str) -> bytes:
 
 
 class JsonEncoder:
-    """Blocks to records, for one run of a container (its attributes are fixed)."""
+    """Encodes blocks as records, for one run of a container, whose attributes do not change."""
 
     def __init__(self, attributes: Mapping[str, str]) -> None:
         self._attributes = _attributes(attributes)
@@ -104,7 +105,7 @@ def _records(entries: list[_Entry]) -> list[LogRecord]:
 
 
 class JsonRecords:
-    """Implements `spi.logfiles.RecordFormat`: a record ends where a newline is."""
+    """Implements `RecordFormat`: a record ends at a newline."""
 
     def whole(self, data: bytes) -> int:
         return data.rfind(b"\n") + 1
@@ -119,24 +120,24 @@ class JsonRecords:
         return data.find(b"\n") + 1 or len(data)
 
     def decode(self, data: bytes) -> list[LogRecord]:
-        """All lines as one JSON array: a third of the time of one by one. Whatever is damaged, by one by one."""
+        """Decode all lines as one JSON array, which takes a third of the time. If that fails, decode line by line."""
         body = data[:-1] if data.endswith(b"\n") else data
         try:
             entries = _decode_list(b"[%b]" % body.replace(b"\n", b","))
-            if len(entries) == body.count(b"\n") + 1:  # two torn halves could make a whole
+            if len(entries) == body.count(b"\n") + 1:  # two torn lines could form one valid object
                 return _records(entries)
         except _DAMAGE:
             pass
         entries = []
         for line in body.split(b"\n"):
             try:
-                entries.append(_decode_one(line.lstrip(b"\0")))  # NULs: where a power cut lost a block
+                entries.append(_decode_one(line.lstrip(b"\0")))  # a power cut can leave a block of NULs
             except _DAMAGE:
                 continue
         return _records(entries)
 
     def last(self, fd: int, end: int, count: int) -> tuple[int, int]:
-        # The newline that ends the record before those wanted; the first one met ends the last whole record.
+        # Search backwards for the newline before the wanted records. The first newline found ends the last complete record.
         found, size, position = -1, _BLOCK_MIN, end
         while position > 0:
             start = max(0, position - size)

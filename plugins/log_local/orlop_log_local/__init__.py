@@ -1,4 +1,4 @@
-"""The log driver `local`: compact binary frames, bounded and compressed by default (5 files of 20 MiB).
+"""The log driver `local`: compact binary frames, rotated and compressed by default (5 files of 20 MiB).
 
 The format is in `frames`, the driver in `driver`; rotation, compression and reading come from `orlop_sdk.logfiles`.
 """

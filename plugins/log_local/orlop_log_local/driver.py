@@ -1,4 +1,4 @@
-"""The driver object and its writer. Files: `<directory>/local-logs/container.log`, 0640, and its rotated ones."""
+"""The driver and its writer. Files: `<directory>/local-logs/container.log` and its rotated files, mode 0640."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def _file(info: LogInfo) -> str:
     try:
         os.mkdir(directory, 0o700)
     except OSError:
-        pass  # it is there; or the container's own directory is not, and what is opened next says so
+        pass  # it exists; if the container's directory is missing, opening the file reports that
     return os.path.join(directory, "container.log")
 
 
 class LocalLogWriter:
-    """Implements `spi.LogWriter`. `dropped` counts the entries a full disk had no room for."""
+    """Implements `LogWriter`. `dropped` counts the entries lost to a full disk."""
 
     def __init__(self, path: str, options: FileOptions, attributes: dict[str, str]) -> None:
         self._file = RotatingFile(path, options, Frames())
         self._attributes = encode_attributes(attributes)
-        # A file exceeds max-size by one frame at most: a small bound gets small frames.
+        # A file can exceed max-size by one frame, so a small max-size needs small frames.
         self._limit = min(_FRAME_MAX, max(_FRAME_MIN, (options.max_size or _FRAME_MAX) // 16))
 
     @property
@@ -56,8 +56,7 @@ class LocalLogWriter:
 
 
 class LocalLog:
-    """Implements `spi.LogDriver`. `LogPath` of inspect stays empty, as dockerd has it: tools that find a path there
-    expect JSON."""
+    """Implements `LogDriver`. `LogPath` of inspect is empty, as in dockerd: tools that find a path there expect JSON."""
 
     capabilities = LogCapabilities(readable=True, stores=False)
 

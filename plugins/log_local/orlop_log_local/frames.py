@@ -1,6 +1,6 @@
-"""The frames of a `local` log. One frame holds what one read of the container's output brought: many lines, one time.
+"""The frame format of a `local` log. One frame holds the output of one read: many lines with the same time.
 
-All integers little endian:
+All integers are little endian:
 
     magic    4 bytes   c5 4f 4c 01
     length   u32       of the body
@@ -9,8 +9,8 @@ All integers little endian:
     crc      u32       CRC-32 of the body
     length   u32       again, so that a file can be read from its end
 
-A frame that is cut short or does not match its crc is no frame; reading goes on at the next magic. The order of frames is
-the order of writing; a file is a sequence of frames and nothing else.
+A file is a sequence of frames in the order of writing. A frame that is cut short or does not match its crc is skipped:
+reading goes on at the next magic.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _BODY = struct.Struct("<IIQ")
 _END = struct.Struct("<II")
 _AROUND = _START.size + _END.size
 _STDERR, _PARTIAL = 1, 2
-_LENGTH_MAX = 64 << 20  # longer is no length but damage
+_LENGTH_MAX = 64 << 20  # a greater length is damage
 _WINDOW = 1 << 16
 
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
-_Frame = tuple[int, int, int]  # where it begins, where it ends, how many entries
+_Frame = tuple[int, int, int]  # begin, end, number of entries
 
 
 def encode_attributes(attributes: dict[str, str]) -> bytes:
-    """Ready for `encode`. Nothing if they are more than 16 MiB, which the frame has no room for."""
+    """Encode attributes for `encode`. Empty when they exceed 16 MiB, the limit of the frame's length field."""
     encoded = msgspec.json.encode(attributes) if attributes else b""
     return encoded if len(encoded) < 1 << 24 else b""
 
 
 def encode(block: LogBlock, attributes: bytes, limit: int) -> bytes:
-    """One frame; or several when `limit` (bytes of output a frame) asks for it, cut where lines end."""
+    """Encode a block as one frame, or as several when it exceeds `limit` (bytes of output per frame); split at line ends."""
     data = block.data
     if len(data) <= limit:
         return _frame(block, data, attributes)
@@ -69,7 +69,7 @@ def _frame(block: LogBlock, data: bytes, attributes: bytes) -> bytes:
 
 
 def _frame_end(data: bytes, at: int) -> int:
-    """Where the frame at `at` ends. -1: it is no frame; 0: `data` ends too early to tell."""
+    """The end of the frame at `at`; -1 when there is no valid frame, 0 when `data` ends too early to tell."""
     if len(data) - at < _START.size:
         return 0 if MAGIC.startswith(data[at : at + len(MAGIC)]) else -1
     magic, length = _START.unpack_from(data, at)
@@ -85,7 +85,7 @@ def _frame_end(data: bytes, at: int) -> int:
 
 
 def _walk(data: bytes) -> Iterator[_Frame]:
-    """The sound frames of `data`, from its beginning."""
+    """The valid frames of `data`, in order."""
     at = 0
     while 0 <= at < len(data):
         end = _frame_end(data, at)
@@ -97,7 +97,7 @@ def _walk(data: bytes) -> Iterator[_Frame]:
 
 
 class Frames:
-    """Implements `spi.logfiles.RecordFormat`."""
+    """Implements `RecordFormat`."""
 
     def __init__(self) -> None:
         self._time = TimeFormatter()
@@ -111,7 +111,7 @@ class Frames:
                 break
             if end < 0:
                 end = data.find(MAGIC, at + 1)
-                if end < 0:  # nothing to be seen of a next frame but, perhaps, the beginning of its magic
+                if end < 0:  # no further frame, except that `data` may end within a magic
                     return max(at, len(data) - len(MAGIC) + 1)
             at = end
         return at
@@ -161,7 +161,7 @@ class Frames:
         return at, found
 
     def _last_of_all(self, fd: int, end: int, count: int, found: int) -> tuple[int, int]:
-        """There is damage before `end`, so no way back: look at everything from the beginning."""
+        """Damage before `end` prevents reading backwards: read all frames from the beginning."""
         frames = _frames_of(fd, end)
         at = end
         while frames and count > 0:
@@ -177,7 +177,7 @@ class Frames:
 
 
 def _frame_before(fd: int, end: int) -> _Frame | None:
-    """The sound frame that ends at `end`, by its trailing length."""
+    """The valid frame that ends at `end`, found by its trailing length."""
     if end < _AROUND:
         return None
     (length,) = struct.unpack("<I", os.pread(fd, 4, end - 4))
@@ -189,7 +189,7 @@ def _frame_before(fd: int, end: int) -> _Frame | None:
 
 
 def _frames_of(fd: int, end: int) -> list[_Frame]:
-    """All sound frames in [0, end), by reading all of it."""
+    """All valid frames in [0, end). Reads the whole range."""
     frames: list[_Frame] = []
     position, size = 0, _WINDOW
     while position < end:

@@ -1,4 +1,4 @@
-"""The log driver `none`: output goes to whoever is attached, and nowhere else."""
+"""The log driver `none`: output reaches only attached clients."""
 
 from orlop_sdk import Register, hookimpl
 

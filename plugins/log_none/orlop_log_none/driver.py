@@ -1,4 +1,4 @@
-"""The driver: it drops every record and has nothing to read."""
+"""The driver, which drops every record and has no reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["NoLog", "NoLogWriter"]
 
 
 class NoLogWriter:
-    """Implements `spi.LogWriter`."""
+    """Implements `LogWriter`."""
 
     def write(self, blocks: Sequence[LogBlock]) -> None:
         pass
@@ -20,12 +20,12 @@ class NoLogWriter:
 
 
 class NoLog:
-    """Implements `spi.LogDriver`."""
+    """Implements `LogDriver`."""
 
     capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
-        """Takes any option, as dockerd does: `log-opts` of daemon.json may be meant for another driver."""
+        """Accepts any option, as dockerd does: `log-opts` of daemon.json may be meant for another driver."""
 
     def open_writer(self, info: LogInfo, options: Mapping[str, str]) -> LogWriter:
         return NoLogWriter()

@@ -1,13 +1,14 @@
 """The network driver `bridge`: Linux bridges, veth pairs, and one nftables table.
 
-Owns on the host: the bridges it made (marked by their alias), the host ends of its endpoints (`veth` and seven hex digits,
-marked too), and the table `inet orlop` (`inet orlop_INSTANCE` beside other daemons). Foreign tables are left alone, with
-one exception: where dockerd, or what imitates it, runs on the same host, its FORWARD policy is drop, and no accept of ours
-can undo a drop of another chain. So in `ip filter DOCKER-USER` (and `ip6`), the chain Docker keeps for administrators, each
-of our bridges gets two accepts, commented with our name; they go with the network. They also pass Docker's own isolation:
-what our containers send to containers of dockerd is not filtered by dockerd any more.
+The driver owns on the host: the bridges that it made, the host ends of its veth pairs (`veth` and seven hex digits), both
+marked by their alias, and the table `inet orlop` (`inet orlop_INSTANCE` beside other daemons).
 
-All of it is in the host's kernel and outlives the daemon. A veth pair ends with the container's network namespace.
+It changes no other table, with one exception. Dockerd, and programs that imitate it, set the FORWARD policy to drop, and an
+accept in Orlop's table cannot undo a drop in another chain. The driver therefore adds two accept rules for each of its
+bridges to `ip filter DOCKER-USER` (and `ip6`), the chain that Docker reserves for administrators; they are removed with the
+network. See `_docker_user`.
+
+All of this is in the host's kernel and outlives the daemon. A veth pair is destroyed with the container's network namespace.
 """
 
 from orlop_sdk import Register, hookimpl

@@ -1,7 +1,7 @@
-"""The host compared with the rows: rules, bridges, ports of bridges. No I/O.
+"""Comparison of the host's rules, bridges and bridge ports with the kernel's records. No I/O.
 
-A leftover's note says what `mend` is to do: "link NAME ALIAS" and "element SET|KEY|VALUE" to remove, "bridge NETWORK" and
-"endpoint ID" to make or correct, "table", "docker-user" or "forwarding FAMILY" to restore.
+`Drift.note` tells the driver's `repair` what to do: "link NAME ALIAS" and "element SET|KEY|VALUE" are removed, "bridge
+NETWORK" and "endpoint ID" are made or corrected, "table", "docker-user" and "forwarding FAMILY" are restored.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
 
 
 class Link(NamedTuple):
-    """A link on the host. `kind` and `ident` are those of our alias, "" for a link that is not ours. `type` is the kernel's
-    word ("bridge", "veth", "" for a network card). `master` is the bridge that it is a port of; `hairpin` and `isolated`
-    are settings of such a port."""
+    """A link on the host. `kind` and `ident` come from Orlop's alias; "" for a link that this daemon does not own. `type` is
+    the kernel's link type ("bridge", "veth", "" for a network card). `master` is the bridge that the link is a port of;
+    `hairpin` and `isolated` are settings of a port."""
 
     name: str
     alias: str
@@ -46,7 +46,8 @@ class Link(NamedTuple):
 
 
 class Host(NamedTuple):
-    """What was found: all links; the addresses of bridges, by name; networks whose ports are to be isolated."""
+    """The state of the host: all links, the addresses of bridges by name, and the ids of networks whose ports must be
+    isolated."""
 
     links: Collection[Link]
     addresses: Mapping[str, Collection[str]]
@@ -54,13 +55,13 @@ class Host(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The rows: networks by id, endpoints with what was made for each."""
+    """The kernel's records: bridges by network id, and endpoints with their state."""
 
     bridges: Mapping[str, Bridge]
     endpoints: Collection[tuple[Endpoint, EndpointState]]
 
     def elements(self) -> dict[_plan.Element, str]:
-        """Each element, and the id of the network or endpoint that needs it."""
+        """All required elements, each with the id of the network or endpoint that needs it."""
         found = {each: bridge.network_id for bridge in self.bridges.values() for each in _plan.network_elements(bridge)}
         found |= {each: endpoint.id for endpoint, _ in self.endpoints for each in _plan.port_elements(endpoint)}
         return found | dict.fromkeys(_plan.link_elements([endpoint for endpoint, _ in self.endpoints]), "")
@@ -77,8 +78,8 @@ def element_of(note: str) -> _plan.Element:
 def compare_table(
     table: str, held: frozenset[_plan.Element] | None, whole: bool, expected: Mapping[_plan.Element, str]
 ) -> Iterator[Drift]:
-    """`held` None: not a table of ours by its looks. `whole`: its sets, chains and rules are as this daemon writes them.
-    `expected`: see `Wanted.elements`."""
+    """`held` are the table's elements, None when the table was not written by this version. `whole`: its sets, chains and
+    rules are those that this daemon writes. `expected`: see `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:
         yield Drift(
@@ -99,12 +100,12 @@ def _words(element: _plan.Element) -> str:
 
 
 def routed_families(bridges: Collection[Bridge]) -> set[int]:
-    """Address families that the host routes for these."""
+    """The IP versions (4, 6) that the host must route for these bridges."""
     return {ipaddress.ip_network(subnet).version for bridge in bridges if not bridge.internal for subnet in bridge.subnets}
 
 
 def compare_forwarding(off: Collection[int]) -> Iterator[Drift]:
-    """`off`: the families whose packets the host should forward, and does not."""
+    """`off`: the IP versions whose packets the host should forward but does not."""
     for version in sorted(off):
         text = "is switched off: containers reach nothing beyond their bridge, and are not reached"
         yield Drift("damaged", f"IPv{version} forwarding", text, "switch it on", note=f"forwarding {version}")
@@ -137,7 +138,7 @@ def compare_links(host: Host, wanted: Wanted) -> Iterator[Drift]:
 
 
 def _bridge_faults(link: Link, bridge: Bridge, addresses: frozenset[str]) -> Iterator[str]:
-    """A bridge that an administrator made may have addresses and an MTU of its own."""
+    """The faults of a bridge. A bridge that an administrator made may have other addresses and another MTU."""
     if link.type != "bridge":
         yield "is no bridge"
         return
@@ -155,7 +156,7 @@ def _bridge_faults(link: Link, bridge: Bridge, addresses: frozenset[str]) -> Ite
 def compare_endpoint(
     link: Link | None, endpoint: Endpoint, state: EndpointState, bridge: Bridge, isolated: bool
 ) -> Iterator[Drift]:
-    """The host's end of a container's pair."""
+    """Check the host end of a container's veth pair."""
     where = f"container {endpoint.container_id[:12]} to {endpoint.network.name}"
     name, note = f"link {state.host_link}", f"endpoint {endpoint.id}"
     if link is None:

@@ -1,5 +1,7 @@
-"""Forgetting flows: a UDP client that goes on sending keeps its entry in the connection table, and with it the container
-that it was first led to, or that it was led to none, whatever the rules say now. So a published UDP port begins without.
+"""Removal of UDP flows from the kernel's connection table (conntrack).
+
+A UDP client that keeps sending keeps its entry, and with it the container that its first packet was forwarded to (or none),
+even when the rules have changed since. The entries of a port are therefore removed when it is published.
 
 For the network thread only.
 """
@@ -17,7 +19,7 @@ __all__ = ["forget_udp"]
 
 
 def _tuple(entry: Any, version: int) -> Any | None:
-    """The entry's original direction; None for what is not UDP."""
+    """The original direction of an entry; None when the flow is not UDP."""
     held = entry.get_attr("CTA_TUPLE_ORIG")
     if held is None:
         return None
@@ -34,8 +36,8 @@ def _tuple(entry: Any, version: int) -> Any | None:
 
 
 def forget_udp(version: int, ports: Collection[int]) -> None:
-    """Forget every UDP flow to these ports. As far as it goes: a kernel without the interface has nothing to say, and an
-    entry may end by itself meanwhile."""
+    """Remove all UDP flows to these host ports. Errors are ignored: the kernel may lack the interface, and an entry may
+    expire meanwhile."""
     try:
         table = NFCTSocket(nfgen_family=socket.AF_INET if version == 4 else socket.AF_INET6)
     except OSError:

@@ -1,11 +1,13 @@
-"""Two accepts for each bridge in `DOCKER-USER`, where dockerd's FORWARD policy would drop what we let through.
+"""Accept rules in the chain `DOCKER-USER`, two for each bridge. Without them, dockerd's FORWARD policy would drop packets
+that Orlop's table accepts.
 
-`DOCKER-USER` comes before Docker's isolation of its own networks, so only packets that our chain `admit` marked are accepted
-there: those whose other end is no bridge of somebody else's. Packets to or from Docker's bridges stay Docker's to judge. The
-mark carries the decision because iptables, which dockerd runs on this table, cannot read a rule that asks for a link's kind,
-and refuses the whole table then.
+`DOCKER-USER` is evaluated before Docker's isolation of its own networks. It therefore accepts only packets that Orlop's
+chain `admit` has marked: those whose other end is not a bridge of another program. Packets to or from Docker's bridges are
+still filtered by Docker. The decision is passed in the mark because iptables, which dockerd runs on this table, cannot parse
+a rule that matches the kind of a link, and would then refuse the whole table.
 
-The only rules we keep in a foreign table; each carries our comment. Nothing is done where the chain does not exist.
+These are Orlop's only rules in a foreign table; each has a comment with the table's name. Nothing is done if the chain does
+not exist.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _SIDES = ("oifname", "iifname")
 
 
 def _rules(nft: Nft, family: str) -> dict[str, list[dict[str, Any]]] | None:
-    """Comment -> the chain's rules, in JSON; None without the chain."""
+    """The rules of the chain by comment, as nft's JSON; None when the chain does not exist."""
     try:
         listing: dict[str, Any] = nft.read(f"list chain {family} filter DOCKER-USER", "list DOCKER-USER")
     except NftError:
@@ -40,7 +42,7 @@ def _comment(table: str, bridge: str) -> str:
 
 
 def _expression(side: str, bridge: str) -> list[dict[str, Any]]:
-    """A rule of ours as nft lists it."""
+    """The expression of one of Orlop's rules, as nft lists it."""
     mark = {"&": [{"meta": {"key": "mark"}}, ADMITTED]}
     return [
         {"match": {"op": "==", "left": {"meta": {"key": side}}, "right": bridge}},
@@ -50,13 +52,13 @@ def _expression(side: str, bridge: str) -> list[dict[str, Any]]:
 
 
 def _is_whole(rules: list[dict[str, Any]], bridge: str) -> bool:
-    """Counters aside: iptables-restore adds one to every rule."""
+    """Whether a bridge has exactly its two rules. Counters are ignored, because iptables-restore adds one to every rule."""
     held = [[part for part in rule["expr"] if "counter" not in part] for rule in rules]
     return len(held) == len(_SIDES) and all(_expression(side, bridge) in held for side in _SIDES)
 
 
 def lacking(nft: Nft, table: str, bridges: list[str]) -> list[str]:
-    """Which of these bridges lack their accepts, where there is the chain."""
+    """The bridges that lack their accept rules in an existing chain."""
     listings = [held for family in _FAMILIES if (held := _rules(nft, family)) is not None]
     return [
         bridge
@@ -66,7 +68,7 @@ def lacking(nft: Nft, table: str, bridges: list[str]) -> list[str]:
 
 
 def admit(nft: Nft, table: str, bridges: list[str]) -> None:
-    """Make sure of the accepts of these bridges."""
+    """Add missing accept rules for these bridges."""
     for family in _FAMILIES:
         held = _rules(nft, family)
         if held is None:
@@ -87,7 +89,7 @@ def admit(nft: Nft, table: str, bridges: list[str]) -> None:
 
 
 def withdraw(nft: Nft, table: str, keep: list[str]) -> None:
-    """Remove our accepts of all bridges but these."""
+    """Remove this table's accept rules for all bridges except `keep`."""
     wanted = {_comment(table, bridge) for bridge in keep}
     for family in _FAMILIES:
         held = _rules(nft, family) or {}

@@ -1,5 +1,7 @@
-"""An endpoint's end in the container: settings, addresses, up, routes. For the network thread, and inside the namespace: its
-socket is opened there, and closed before the thread goes home.
+"""Configures the container's end of a veth pair: sysctls, addresses, link state and routes.
+
+For the network thread while it is in the container's namespace. The netlink socket is opened there and closed before the
+thread leaves.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from ._sysctl import skip_duplicate_search, write_sysctl
 
 __all__ = ["route_inside", "set_up_inside"]
 
-_LOOPBACK = 1  # the kernel gives it this index in every namespace
+_LOOPBACK = 1  # the index of loopback in every namespace
 
 
 def _prepare_ipv6(ifname: str, wanted: bool) -> None:
-    """Without an address the container has no IPv6 there; with one, it is not taken from strangers' announcements. A link
-    whose MTU is below 1280 has no IPv6, and no settings of it; nor has any on a kernel without it."""
+    """Disable IPv6 on the link unless the endpoint has an IPv6 address; with one, ignore router advertisements. Links with
+    an MTU below 1280, and kernels without IPv6, have none of these settings."""
     if not os.path.exists(f"/proc/sys/net/ipv6/conf/{ifname}"):
         return
     if not wanted:
@@ -32,7 +34,7 @@ def _prepare_ipv6(ifname: str, wanted: bool) -> None:
 
 
 def set_up_inside(endpoint: Endpoint) -> None:
-    """Raises OSError or `DriverError`; the caller takes the pair away then."""
+    """Configure a new link. Raises OSError or `DriverError`; the caller then removes the pair."""
     ipv6 = any(":" in each.address for each in endpoint.addresses)
     _prepare_ipv6(endpoint.ifname, ipv6)
     try:
@@ -42,12 +44,12 @@ def set_up_inside(endpoint: Endpoint) -> None:
     with RouteSocket() as inside:
         inside.change(
             set_up(_LOOPBACK),
-            # A neighbour that still holds the address's former MAC learns the new one at "up", not half a minute later.
+            # A neighbour with the address's previous MAC in its cache learns the new one at "up", not half a minute later.
             notify_neighbours(index),
             *(add_address(index, each.address) for each in endpoint.addresses),
             set_up(index),
         )
-        # Apart: a route the container has must not give way to one of a link that did not come up.
+        # A separate request: an existing default route must not be replaced when the link failed to come up.
         if endpoint.default_route:
             inside.change(*(replace_default_route(index, each.gateway) for each in endpoint.addresses if each.gateway))
     for key, value in endpoint.sysctls:
@@ -55,7 +57,8 @@ def set_up_inside(endpoint: Endpoint) -> None:
 
 
 def route_inside(endpoint: Endpoint) -> None:
-    """The default routes by this endpoint, or without `default_route` none by it. Raises OSError or `DriverError`."""
+    """Set the default routes through this endpoint, or remove them when `default_route` is false. Raises OSError or
+    `DriverError`."""
     gateways = [each.gateway for each in endpoint.addresses if each.gateway]
     try:
         index = socket.if_nametoindex(endpoint.ifname)
@@ -71,5 +74,5 @@ def route_inside(endpoint: Endpoint) -> None:
             try:
                 inside.change(delete_default_route(index, gateway))
             except Refused as error:
-                if error.errno != errno.ESRCH:  # another has taken its place
+                if error.errno != errno.ESRCH:  # another default route has replaced it
                     raise

@@ -1,9 +1,10 @@
 """Bridges and veth pairs, by netlink. For the network thread only.
 
-Bridges and listings go through pyroute2, what every container needs through messages of our own. What we made
-carries an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon knows its own and touches nothing else. The
-kernel takes no alias with the request that makes a link, but a group: one derived from our name tells, until the alias is
-there, that a link without one is ours, half made by a daemon that died.
+Bridges and listings use pyroute2; connecting and disconnecting containers uses the faster messages of `_netlink`.
+
+Each link that the driver makes has an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon recognizes its
+own links and touches no others. The request that creates a link cannot set an alias, but it can set a link group. The group
+is derived from the owner's name: a link with this group and no alias was left half made by a daemon that died.
 """
 
 from __future__ import annotations
@@ -34,23 +35,24 @@ from ._sysctl import skip_duplicate_search
 __all__ = ["Links", "isolates"]
 
 _IFF_UP = 1
-_NODAD = 0x02  # IFA_F_NODAD: the kernel's own search for duplicates would hold an IPv6 address back for a second
+_NODAD = 0x02  # IFA_F_NODAD: duplicate address detection would delay the use of an IPv6 address by a second
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})
 
 
 def _new_mac() -> str:
-    """Random, unicast, locally administered."""
+    """A random unicast, locally administered MAC address."""
     first, *rest = secrets.token_bytes(6)
     return ":".join(f"{byte:02x}" for byte in ((first & 0xFC) | 0x02, *rest))
 
 
 def _mac_of(network_id: str) -> str:
-    """The same for a bridge that is made again: containers go on with the address they know of their gateway."""
+    """The MAC address of a network's bridge. A bridge that is made again has the same address, which containers have cached
+    as their gateway's."""
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *hashlib.sha256(network_id.encode()).digest()[:4]))
 
 
 def _index(name: str) -> int | None:
-    """In the namespace this thread is in; one ioctl, where a netlink look-up lists every link."""
+    """The index of a link in the thread's namespace. One ioctl; a lookup by pyroute2 would list every link."""
     try:
         return socket.if_nametoindex(name)
     except OSError:
@@ -58,9 +60,9 @@ def _index(name: str) -> int | None:
 
 
 def isolates(bridge: Bridge) -> bool:
-    """Whether the bridge's ports are isolated from each other. Not where bridged packets pass our rules (br_netfilter):
-    these enforce "no traffic between containers" then, while isolated ports would also stop what is rewritten from a
-    published port to a port of the same bridge."""
+    """Whether the bridge's ports must be isolated from each other (icc=false). Not when br_netfilter passes bridged packets
+    through nftables: the rules then enforce icc=false. Isolated ports would also block traffic to a published port that is
+    forwarded to another port of the same bridge."""
     if bridge.icc:
         return False
     try:
@@ -81,11 +83,12 @@ def _errors(what: str) -> Iterator[None]:
 
 
 class Links:
-    """Owns the host's two sockets: one for pairs, one for everything else. `owner` begins every alias."""
+    """Owns two netlink sockets on the host, one for veth pairs and one for everything else. `owner` is the prefix of
+    aliases."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # 0 is everybody's
+        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # not 0, the default group
         self._pairs = RouteSocket()
         try:
             self._host = IPRoute()
@@ -103,7 +106,8 @@ class Links:
         return f"{self._owner}:network:{network_id}"
 
     def ensure_bridge(self, bridge: Bridge) -> None:
-        """Make the bridge or bring it in line. One that an administrator made is only given what it lacks."""
+        """Make the bridge, or correct an existing one. A bridge that an administrator made only receives missing
+        settings."""
         with _errors(f"create bridge {bridge.name}"):
             index = _index(bridge.name)
             if index is None:
@@ -125,7 +129,7 @@ class Links:
                 if (link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) != "bridge":
                     raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is no bridge")
                 alias = link.get_attr("IFLA_IFALIAS") or ""
-                # Also that of a data root that was wiped: its network is nobody's any more.
+                # A bridge of another network id is taken over too: its network was lost with a wiped data root.
                 ours = alias.startswith(self._bridge_alias("")) or self._is_half_made(link)
                 if ours and alias != self._bridge_alias(bridge.network_id):
                     self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
@@ -144,7 +148,7 @@ class Links:
         for address in bridge.addresses:
             if address not in held:
                 self._add_address(self._host, index, address)
-        if ours:  # the subnet was changed in daemon.json: the old gateway must not stay
+        if ours:  # after a change of the subnet in daemon.json, the old gateway address must be removed
             for address in held - set(bridge.addresses):
                 ip, length = address.split("/")
                 self._host.addr("delete", index=index, address=ip, prefixlen=int(length))
@@ -165,7 +169,7 @@ class Links:
         socket_.addr("add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, **more)
 
     def delete_bridge(self, bridge: Bridge) -> None:
-        """Remove the bridge if it is of our making."""
+        """Remove the bridge if this driver made it."""
         with _errors(f"delete bridge {bridge.name}"):
             index = _index(bridge.name)
             if index is None:
@@ -184,8 +188,8 @@ class Links:
     # --- endpoints --------------------------------------------------------------------------------------------------
 
     def connect(self, endpoint: Endpoint, bridge: Bridge, host_link: str = "") -> tuple[str, str]:
-        """Join the namespace and the bridge; (host link, MAC). Undoes itself when it fails. `host_link`: the name for the
-        host's end of a pair that was lost and is made again; without it a new one."""
+        """Connect the namespace to the bridge by a veth pair; returns (host link, MAC). On failure the pair is removed.
+        `host_link` is the name of the host end of a lost pair that is made again; by default a new name."""
         what = f"connect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
         with _errors(what):
             master = _index(bridge.name)
@@ -208,7 +212,7 @@ class Links:
 
     @staticmethod
     def reroute(endpoint: Endpoint) -> None:
-        """Make its link the namespace's default route, or no longer."""
+        """Set or remove the namespace's default routes through the endpoint, as `default_route` says."""
         with _errors(f"route container {endpoint.container_id[:12]} by network {endpoint.network.name}"):
             namespace = os.open(endpoint.netns, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -223,7 +227,8 @@ class Links:
     def _add_pair(
         self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str, host_link: str = ""
     ) -> str:
-        """A fresh name for every endpoint: a veth outlives its namespace by some milliseconds, and takes its name along."""
+        """Make a pair; returns the host end's name. Names are random, because a veth and its name outlive the namespace by
+        some milliseconds."""
         again = True
         while True:
             name = host_link or "veth" + secrets.token_hex(4)[:7]
@@ -242,7 +247,7 @@ class Links:
                 self._remove_endpoint(endpoint.id)
 
     def reconnect(self, host_link: str, endpoint: Endpoint, bridge: Bridge) -> None:
-        """Make the host's end of a pair a working port of the bridge again, whatever has become of it."""
+        """Make the existing host end of a pair a working port of the bridge again."""
         what = f"reconnect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
         with _errors(what):
             master = _index(bridge.name)
@@ -252,8 +257,9 @@ class Links:
             self._mark(host_link, endpoint, bridge)
 
     def _mark(self, name: str, endpoint: Endpoint, bridge: Bridge) -> None:
-        """Not in one datagram with `_add_pair`, whose name might be a stranger's: the kernel would go on and mark his."""
-        # Hairpin: what a container sends to its own published port leaves by the port it came in by.
+        """Set the alias and port settings. Not in one datagram with `_add_pair`: if that fails because another link has the
+        name, the kernel would still apply these settings to that link."""
+        # Hairpin: packets of a container to its own published port leave through the bridge port that they came in by.
         try:
             self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolates(bridge)))
         except Refused as error:
@@ -269,7 +275,7 @@ class Links:
                 raise
 
     def disconnect(self, host_link: str, endpoint_id: str) -> None:
-        """Remove the endpoint's pair by the name of its host end, or by alias when the name is not known."""
+        """Remove the endpoint's pair by the name of its host end, or by alias when `host_link` is ""."""
         with _errors(f"disconnect endpoint {endpoint_id[:12]}"):
             if not host_link:
                 self._remove_endpoint(endpoint_id)
@@ -277,12 +283,13 @@ class Links:
                 self._delete_pair(host_link)
 
     def silence(self, host_link: str) -> None:
-        """Let nothing through this port of its bridge from now on, at no cost: its address is about to be given away."""
+        """Disable this bridge port at once, because its address may be given to another container. Faster than removing
+        it."""
         try:
             self._pairs.change(_netlink.silence_port(host_link))
         except OSError as error:
             if error.errno != errno.ENODEV:
-                self.disconnect(host_link, "")  # on its way out, or the bridge runs STP: then the dear way
+                self.disconnect(host_link, "")  # the link is being destroyed, or the bridge runs STP: remove it (slow)
 
     def _remove_endpoint(self, endpoint_id: str) -> None:
         alias = self._endpoint_alias(endpoint_id)
@@ -291,7 +298,7 @@ class Links:
                 self._delete(link["index"])
 
     def listed(self) -> list[Link]:
-        """All links of the host; those that carry our alias say whose they are."""
+        """All links of the host. Links with this driver's alias have `kind` and `ident` set."""
         with _errors("list links"):
             links = list(self._host.get_links())
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
@@ -316,20 +323,21 @@ class Links:
         )
 
     def addresses(self, name: str) -> frozenset[str]:
-        """Those of a link of the host, with prefix lengths, but for link-local ones; none without such a link."""
+        """The addresses of a host link with their prefix lengths, except link-local ones; empty when the link does not
+        exist."""
         with _errors(f"list addresses of {name}"):
             index = _index(name)
             return frozenset() if index is None else frozenset(self._addresses(index))
 
     def remove(self, name: str, alias: str) -> None:
-        """Remove a link if it is still the one of this alias."""
+        """Remove a link if it still has this alias."""
         with _errors(f"remove link {name}"):
             for link in self._host.get_links():
                 if link.get_attr("IFLA_IFNAME") == name and link.get_attr("IFLA_IFALIAS") == alias:
                     self._delete(link["index"])
 
     def remove_strangers(self, network_ids: set[str], endpoint_ids: set[str]) -> None:
-        """Remove what carries our alias and belongs to none of these, and what we were making when we died."""
+        """Remove links with this driver's alias that belong to none of these networks and endpoints, and half-made links."""
         with _errors("remove left-over links"):
             for link in self._host.get_links():
                 if self._is_half_made(link):

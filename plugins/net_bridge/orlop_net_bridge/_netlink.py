@@ -1,7 +1,7 @@
-"""The few rtnetlink messages that connect and disconnect an endpoint, as bytes, and what the kernel answers. No I/O.
+"""Encoding of the rtnetlink messages that connect and disconnect an endpoint, and decoding of acknowledgements. No I/O.
 
-A general library spends milliseconds on each container here; these need microseconds. Everything else, bridges and listings,
-is pyroute2's. Formats: linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h. All is in the byte order of the host.
+These take microseconds per container, where pyroute2 takes milliseconds; it is used for bridges and listings. Formats:
+linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h, in the byte order of the host.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _IFLA_INET_CONF, _ARP_NOTIFY = 1, 22
 _IFF_UP = 1
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
-_NODAD = 0x02  # IFA_F_NODAD: the kernel's own search for duplicates would hold an IPv6 address back for a second
+_NODAD = 0x02  # IFA_F_NODAD: duplicate address detection would delay the use of an IPv6 address by a second
 
 _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 4, 5, 15
 _TABLE_MAIN, _PROTO_STATIC, _UNICAST = 254, 4, 1
 
 
 class Request(NamedTuple):
-    """One message but for its header. `what` completes "cannot ..."."""
+    """One message without its header. `what` completes the error message "cannot ..."."""
 
     kind: int
     flags: int
@@ -69,7 +69,7 @@ class Request(NamedTuple):
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    # The length is without the padding to four bytes.
+    # The length does not include the padding to four bytes.
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
@@ -86,7 +86,7 @@ def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 
 def _packed(address: str) -> tuple[int, bytes]:
-    """Family and bytes. Raises OSError for what is no address."""
+    """Returns (address family, packed address). Raises OSError for an invalid address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return family, socket.inet_pton(family, address)
 
@@ -95,8 +95,8 @@ def _packed(address: str) -> tuple[int, bytes]:
 
 
 def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: int, group: int = 0) -> Request:
-    """A pair: `name` here, a port of the bridge `master` in link group `group`, up; `peer` in the namespace that the fd
-    opens, down. `mtu` 0 leaves the kernel's."""
+    """Make a veth pair. `name` is in this namespace, up, a port of the bridge `master` and in link group `group`. `peer` is
+    down, in the namespace of the descriptor `namespace`. `mtu` 0 means the kernel's default."""
     size = _number(_IFLA_MTU, mtu) if mtu else b""
     inside = (
         _link()
@@ -118,26 +118,28 @@ def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: i
 
 
 def enslave(name: str, master: int, mtu: int) -> Request:
-    """Make a link a port of the bridge `master`, up. `mtu` 0 leaves it."""
+    """Make a link a port of the bridge `master`, and up. `mtu` 0 leaves the MTU unchanged."""
     size = _number(_IFLA_MTU, mtu) if mtu else b""
     body = _link(flags=_IFF_UP, change=_IFF_UP) + _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master) + size
     return Request(_NEWLINK, _ASK, body, f"make link {name} a bridge port")
 
 
 def _port(settings: bytes) -> bytes:
-    # Without IFLA_INFO_KIND "bridge_slave": the kernel looks at the master, and may ask modprobe for a kind it lacks.
+    # Without IFLA_INFO_KIND "bridge_slave": the kernel takes the kind from the master, and might run modprobe for a named
+    # kind.
     return _attribute(_IFLA_LINKINFO, _attribute(_INFO_SLAVE_DATA, settings))
 
 
 def mark_port(name: str, alias: str, isolated: bool) -> Request:
-    """Name a port's owner, and let out by it what came in by it (hairpin). `isolated`: no traffic to its like."""
+    """Set a port's alias and turn on hairpin (packets may leave through the port that they came in by). `isolated`: no
+    traffic to other isolated ports."""
     settings = _attribute(_BRPORT_MODE, _U8.pack(1)) + _attribute(_BRPORT_ISOLATED, _U8.pack(isolated))
     body = _link() + _text(_IFLA_IFNAME, name) + _text(_IFLA_IFALIAS, alias) + _port(settings)
     return Request(_NEWLINK, _ASK, body, f"mark bridge port {name}")
 
 
 def silence_port(name: str) -> Request:
-    """Disabled in its bridge, and down: the bridge forgets what it learned there."""
+    """Disable a bridge port and set it down. The bridge then forgets the addresses learned there."""
     settings = _attribute(_BRPORT_STATE, _U8.pack(0))
     body = _link(change=_IFF_UP) + _text(_IFLA_IFNAME, name) + _port(settings)
     return Request(_NEWLINK, _ASK, body, f"disable bridge port {name}")
@@ -152,7 +154,7 @@ def set_up(index: int) -> Request:
 
 
 def notify_neighbours(index: int) -> Request:
-    """The setting arp_notify: announce the link's addresses when it comes up."""
+    """Set arp_notify: the kernel announces the link's addresses when it comes up."""
     settings = _attribute(_IFLA_INET_CONF, _number(_ARP_NOTIFY, 1))
     body = _link(index) + _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET, settings))
     return Request(_NEWLINK, _ASK, body, f"set arp_notify of link {index}")
@@ -162,7 +164,7 @@ def notify_neighbours(index: int) -> Request:
 
 
 def add_address(index: int, address: str) -> Request:
-    """`address` with its prefix length: "10.1.0.2/16"."""
+    """`address` has a prefix length: "10.1.0.2/16"."""
     host, _, prefix = address.partition("/")
     family, packed = _packed(host)
     bits = 8 * len(packed)
@@ -194,7 +196,7 @@ def replace_default_route(index: int, gateway: str) -> Request:
 
 
 def delete_default_route(index: int, gateway: str) -> Request:
-    """The one by this link and gateway, and no other."""
+    """Delete only the default route through this link and gateway."""
     return Request(_DELROUTE, _ASK, _default_route(index, gateway), f"delete default route by {gateway}")
 
 
@@ -202,17 +204,17 @@ def delete_default_route(index: int, gateway: str) -> Request:
 
 
 def encode(requests: Sequence[Request], sequence: int) -> bytes:
-    """One datagram. The kernel carries all of it out, in order, also what follows a request that fails. `sequence` is the
-    first one's number."""
+    """Encode requests as one datagram, numbered from `sequence`. The kernel executes all of them in order, even after one
+    that fails."""
     parts = []
     for number, request in enumerate(requests, sequence):
         parts.append(_HEADER.pack(_HEADER.size + len(request.body), request.kind, request.flags, number & 0xFFFFFFFF, 0))
-        parts.append(request.body)  # attributes are padded: the next header is aligned
+        parts.append(request.body)  # attributes are padded, so the next header is aligned
     return b"".join(parts)
 
 
 def read_answers(datagram: bytes) -> Iterator[tuple[int, int]]:
-    """(sequence, errno) of each acknowledgement; errno 0 is success. Raises ValueError for what is cut short."""
+    """Yield (sequence, errno) of each acknowledgement; errno 0 is success. Raises ValueError for a truncated message."""
     offset = 0
     while offset < len(datagram):
         if offset + _HEADER.size > len(datagram):

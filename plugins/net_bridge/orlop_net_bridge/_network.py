@@ -1,4 +1,4 @@
-"""What a `NetworkSpec` means for this driver: its bridge and its options, checked. No I/O."""
+"""Parsing of a `NetworkSpec` into a bridge with validated options. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orlop_sdk.numbers import natural
 __all__ = ["Bridge", "read_network"]
 
 _PREFIX = "com.docker.network."
-# What becomes text in an nft command must be unable to be anything but a name.
+# These names are inserted into nft commands, so they must not contain nft syntax.
 _LINK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _INTERFACE_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,12}", re.ASCII)
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -22,7 +22,8 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Bridge(msgspec.Struct, frozen=True):
-    """A network, ready to be made. `addresses` are the bridge's own ("172.17.0.1/16"); `mtu` 0 leaves the kernel's."""
+    """A network with validated options. `addresses` are the bridge's own ("172.17.0.1/16"). `mtu` 0 means the kernel's
+    default."""
 
     network_id: str
     name: str
@@ -33,9 +34,9 @@ class Bridge(msgspec.Struct, frozen=True):
     masquerade: bool = True
     internal: bool = False
     unprotected: frozenset[int] = frozenset()
-    """Address families (4, 6) whose containers may be reached from outside without publishing."""
+    """IP versions (4, 6) for which containers can be reached from outside without published ports."""
     snat: tuple[tuple[str, str], ...] = ()
-    """(subnet, source address): what to use in place of masquerading."""
+    """(subnet, source address) for SNAT instead of masquerading."""
 
 
 def _flag(options: Mapping[str, str], key: str, default: bool) -> bool:
@@ -50,7 +51,7 @@ def _flag(options: Mapping[str, str], key: str, default: bool) -> bool:
 
 
 def _mtu(options: Mapping[str, str], subnets: Sequence[str], default: int) -> int:
-    """0 leaves the kernel's. The least are those of IPv4 (RFC 791) and IPv6 (RFC 8200), and the kernel's."""
+    """The MTU option; 0 means the kernel's default. The minimum is 68 for IPv4 (RFC 791) and 1280 for IPv6 (RFC 8200)."""
     value = options.get(_PREFIX + "driver.mtu", "") or "0"
     if (given := natural(value, 65535)) is None:
         raise InvalidParameter(f"failed to parse {_PREFIX}driver.mtu value: {value!r} (invalid syntax)")
@@ -63,7 +64,7 @@ def _mtu(options: Mapping[str, str], subnets: Sequence[str], default: int) -> in
 
 
 def _check_unused(options: Mapping[str, str]) -> None:
-    """What the kernel makes something of, and what nobody does."""
+    """Validate the options that this driver does not use: some are used by the kernel, others have no effect."""
     binding = options.get(_PREFIX + "bridge.host_binding_ipv4", "")
     if binding:
         _address(_PREFIX + "bridge.host_binding_ipv4", binding, 4)
@@ -127,7 +128,7 @@ def _wants_address(options: Mapping[str, str], version: int) -> bool:
 
 
 def read_network(network: NetworkSpec, context: NetworkContext) -> Bridge:
-    """Raises `InvalidParameter` in Docker's words for an option that cannot be understood; unknown ones are ignored."""
+    """Raises `InvalidParameter` with Docker's message for an option with an invalid value. Unknown options are ignored."""
     options = network.options
     addresses, subnets = [], []
     for each in network.subnets:

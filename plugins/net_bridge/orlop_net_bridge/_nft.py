@@ -1,7 +1,8 @@
-"""Running nft commands: libnftables in this process where it is installed (0.1-1 ms a change), else `nft` (3 ms).
+"""Runs nft commands, by libnftables in this process if it is installed (0.1-1 ms per change), else by the program `nft` (3
+ms).
 
-One object belongs to one thread, and acts on the network namespace that thread was in when it was made. Errors come as
-`NftError`, which says whether something existed, or was missing: the driver decides on that.
+An object belongs to one thread, and acts on the network namespace in which that thread created it. Errors are raised as
+`NftError`, which tells whether an object existed already or was missing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SECONDS = 20.0
 
 
 class NftError(DriverError):
-    """A transaction was refused; nothing of it was applied."""
+    """A transaction was refused, and no part of it was applied."""
 
     def __init__(self, what: str, complaint: str) -> None:
         self.exists = "File exists" in complaint
@@ -36,10 +37,10 @@ class NftError(DriverError):
 
 class Nft(Protocol):
     def run(self, commands: str, what: str) -> None:
-        """Apply as one transaction. `what` completes "cannot ..." in the error."""
+        """Apply commands as one transaction. `what` completes the error message "cannot ..."."""
 
     def read(self, command: str, what: str) -> dict[str, Any]:
-        """The JSON answer to a list command."""
+        """Run a list command and return its JSON output."""
 
     def close(self) -> None: ...
 
@@ -65,7 +66,7 @@ class _Library:
     def _call(self, commands: str, what: str, flags: int) -> str:
         self._lib.nft_ctx_output_set_flags(self._context, flags)
         status = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())
-        # Reading a buffer empties it: both, always, or the next call finds the rest of this one.
+        # Always read both buffers: reading empties them, and the next call must not find output of this one.
         output = self._lib.nft_ctx_get_output_buffer(self._context) or b""
         complaint = self._lib.nft_ctx_get_error_buffer(self._context) or b""
         if status:
@@ -98,7 +99,7 @@ class _Program:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        # A timer rather than a time-out: `subprocess` with one polls, and doubles the time of a short child.
+        # A timer instead of `timeout`: with a timeout, `subprocess` polls, which doubles the time of a short child.
         expired = threading.Event()
 
         def expire() -> None:
@@ -138,8 +139,8 @@ def _decoded(text: str, what: str) -> dict[str, Any]:
 
 
 def open_nft() -> Nft:
-    """`DriverError` with what to install when there is neither."""
-    with contextlib.suppress(OSError, AttributeError):  # not there, or of another age
+    """Open libnftables or find `nft`. Raises `DriverError`, which says what to install, when neither is available."""
+    with contextlib.suppress(OSError, AttributeError):  # not installed, or an incompatible version
         return _Library()
     path = shutil.which("nft", path=_PATH)
     if path is None:

@@ -1,9 +1,9 @@
-"""The nftables table as data: which elements a network and a published port need, and the text that leads from what the
-kernel holds to what it should hold. No I/O.
+"""The nftables table as data: the elements that networks and published ports need, and the commands that change the kernel's
+table from its current to the wanted content. No I/O.
 
-The rules never change with networks and ports: they look things up in sets and maps. So publishing a port is one
-`add element`, which the kernel applies whole, and a key that is taken fails it, which is the check for conflicts.
-Every text made here is one nft transaction: packets see the state before it or the state after it.
+The rules do not depend on networks and ports: they look up sets and maps. Publishing a port is therefore one `add element`,
+which is atomic, and which fails when the key exists; this is how port conflicts are detected. Each text made here is one nft
+transaction: packets see the state before or after it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 ADMITTED = 0x0100_0000
-"""The bit of the packet mark that `DOCKER-USER` accepts by, see `_docker_user`. Kubernetes, Cilium, Tailscale and Docker use
-others. It is set and taken back within the forward hook, so neither routing nor other hooks see it."""
+"""The bit of the packet mark that the rules in `DOCKER-USER` accept (see `_docker_user`). Kubernetes, Cilium, Tailscale and
+Docker use other bits. It is set and cleared within the forward hook, so routing and other hooks do not see it."""
 _OTHERS = 0xFFFF_FFFF ^ ADMITTED
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -80,17 +80,18 @@ _CHAINS = {
 }
 
 _RULES = (
-    # A binding to one host address goes before one to all.
+    # A binding to one host address has priority over a binding to all addresses.
     ("publish", "dnat ip to ip daddr . meta l4proto . th dport map @ports4_at"),
     ("publish", "dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6_at"),
     ("publish", "meta nfproto ipv4 dnat ip to meta l4proto . th dport map @ports4"),
     ("publish", "meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6"),
     ("prerouting", "fib daddr type local jump publish"),
-    # Loopback is the monitor's: an address of 127/8 cannot leave the host without route_localnet.
+    # The monitor serves loopback: packets with an address in 127/8 cannot leave the host without route_localnet.
     ("output", "ip daddr 127.0.0.0/8 return"),
     ("output", "ip6 daddr ::1 return"),
     ("output", "fib daddr type local jump publish"),
-    # A container that calls a published port of its own bridge, or its own: the answer must come back through us.
+    # A container connects to a published port of its own bridge, or its own port: the answer must come back through the
+    # host.
     ("postrouting", "oifname @bridges ct status dnat ip saddr @inside4 masquerade"),
     ("postrouting", "oifname @bridges ct status dnat ip6 saddr @inside6 masquerade"),
     ("postrouting", "oifname != @bridges snat ip to ip saddr map @source4"),
@@ -107,8 +108,9 @@ _RULES = (
     ("forward", "meta nfproto ipv4 iifname != @bridges oifname @open4 accept"),
     ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
     ("forward", "oifname @bridges drop"),
-    # What Docker need not judge: neither end is a bridge of somebody else's. The kind is asked of each packet's link, so a
-    # bridge that dockerd makes later is left to Docker's rules at once, also while no daemon of ours runs.
+    # Mark packets that Docker need not filter: neither end is a bridge of another program. The kind of the link is checked
+    # for each packet, so a bridge that dockerd makes later is left to Docker's rules at once, even while orlopd does not
+    # run.
     ("admit", "iifname != @bridges oifname != @bridges return"),
     ("admit", f"meta mark set meta mark & {_OTHERS:#x}"),
     ("admit", 'meta iifkind "bridge" iifname != @bridges iifname != @uplinks return'),
@@ -120,7 +122,7 @@ _RULES = (
 
 
 class Element(NamedTuple):
-    """One element of a set (`value` "") or a map, in nft's words."""
+    """One element of a set (`value` is "") or of a map, in nft's syntax."""
 
     set: str
     key: str
@@ -128,7 +130,7 @@ class Element(NamedTuple):
 
 
 def table_name(instance: str) -> str:
-    """`instance` tells daemons on one host apart; what nft would not take as a name becomes an underscore."""
+    """The name of the table of a daemon. Characters of `instance` that nft does not allow in a name become underscores."""
     return "orlop" + ("_" + re.sub(r"[^A-Za-z0-9_]", "_", instance) if instance else "")
 
 
@@ -152,8 +154,8 @@ def network_elements(bridge: Bridge) -> frozenset[Element]:
 
 
 def link_elements(endpoints: Collection[Endpoint]) -> frozenset[Element]:
-    """What lets linked containers through to each other on a network that keeps its containers apart, for these endpoints,
-    which are all that there are."""
+    """The elements that allow `--link` traffic on networks that isolate their containers. `endpoints` must be all
+    endpoints."""
     found: set[Element] = set()
     linking = [endpoint for endpoint in endpoints if endpoint.links]
     for endpoint in linking:
@@ -174,13 +176,13 @@ def _link(endpoint: Endpoint, other: Endpoint, port: str, protocol: str) -> Iter
 
 
 def uplink_elements(names: Iterable[str]) -> frozenset[Element]:
-    """Bridges that lead out of the host, see `_uplinks`."""
+    """The elements for bridges that lead out of the host (see `_uplinks`)."""
     return frozenset(Element("uplinks", f'"{name}"') for name in names)
 
 
 def port_elements(endpoint: Endpoint) -> frozenset[Element]:
-    """What leads packets to the endpoint's published ports. Bindings to loopback, and to a family the endpoint has no
-    address of, are the monitor's alone."""
+    """The elements that forward packets to the endpoint's published ports. Bindings to loopback, and to an IP version in
+    which the endpoint has no address, are served only by the monitor."""
     targets: dict[int, str] = {}
     for each in endpoint.addresses:
         interface = ipaddress.ip_interface(each.address)
@@ -224,7 +226,7 @@ def delete_elements(table: str, elements: Iterable[Element]) -> str:
 
 
 def delete_table(table: str) -> str:
-    # "add" first: deleting what is not there fails.
+    # "add" first, because deleting a table that does not exist fails.
     return f"add table inet {table}\ndelete table inet {table}"
 
 
@@ -238,7 +240,7 @@ def _skeleton(table: str) -> list[str]:
 
 
 def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> frozenset[Element]:
-    """`wanted`, and of `held` what does not stand in its way: at boot that may be a living container's."""
+    """`wanted`, and the elements of `held` that do not conflict with it. At boot these may belong to running containers."""
     keys = {(element.set, element.key) for element in wanted}
     subnets = [(element.set, ipaddress.ip_network(element.key)) for element in wanted if element.set in _INTERVALS]
 
@@ -252,8 +254,8 @@ def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> fro
 
 
 def update_table(table: str, held: frozenset[Element], wanted: frozenset[Element]) -> str:
-    """From a table (or none) that holds `held` to one that holds exactly `wanted`, elements of both staying untouched.
-    An element whose value changed is deleted and added in the same transaction."""
+    """Commands to change a table with the elements `held` (or no table) to exactly `wanted`. Elements in both are not
+    touched. An element whose value changed is deleted and added in the same transaction."""
     return "\n".join(
         filter(
             None,
@@ -263,7 +265,7 @@ def update_table(table: str, held: frozenset[Element], wanted: frozenset[Element
 
 
 def replace_table(table: str, wanted: frozenset[Element]) -> str:
-    """The same from a table of another version, whatever it holds."""
+    """Commands to replace a table of another version, whatever its content, by one that holds exactly `wanted`."""
     return "\n".join([delete_table(table), *_skeleton(table), add_elements(table, wanted)])
 
 
@@ -288,13 +290,14 @@ def _key(name: str, raw: Any) -> str:
     elif name in _PROTOCOL_AT:
         index = _PROTOCOL_AT[name]
         parts[index] = _PROTOCOL_NAMES.get(parts[index], parts[index])
-    elif "/" not in parts[0]:  # nft prints a prefix of one address without its length
+    elif "/" not in parts[0]:  # nft prints a prefix of a single address without its length
         parts[0] += f"/{ipaddress.ip_address(parts[0]).max_prefixlen}"
     return " . ".join(parts)
 
 
 def parse_elements(listing: dict[str, Any]) -> frozenset[Element]:
-    """The elements in the answer to `list table` in JSON. Raises ValueError or KeyError for one not of our making."""
+    """The elements in the JSON output of `list table`. Raises ValueError or KeyError for a table that Orlop did not
+    write."""
     found = set()
     for entry in listing.get("nftables", ()):
         held = entry.get("set") or entry.get("map")
@@ -312,7 +315,7 @@ def parse_elements(listing: dict[str, Any]) -> frozenset[Element]:
 
 
 def read_elements(listing: dict[str, Any]) -> frozenset[Element] | None:
-    """The same; None for a table that is not of our making."""
+    """As `parse_elements`, but None for a table that Orlop did not write."""
     try:
         return parse_elements(listing)
     except (ValueError, KeyError, IndexError, TypeError):
@@ -323,8 +326,8 @@ _VOLATILE = frozenset({"handle", "table", "elem"})
 
 
 def structure(listing: dict[str, Any]) -> dict[str, Any]:
-    """What of a listed table does not change with networks and ports: its sets and chains by name, the rules of each chain
-    in order. Two tables of one structure treat packets alike, given the same elements."""
+    """The parts of a listed table that do not depend on networks and ports: sets and chains by name, and the rules of each
+    chain in order. Tables with the same structure and elements treat packets alike."""
     found: dict[str, Any] = {"other": []}
     for entry in listing.get("nftables", ()):
         for kind, value in entry.items():

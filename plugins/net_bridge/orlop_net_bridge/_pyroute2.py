@@ -1,8 +1,8 @@
-"""pyroute2 without its umbrella. To be imported before the first module of the package.
+"""Imports pyroute2's modules without its `__init__.py`. Import this module before any module of pyroute2.
 
-`import pyroute2.iproute` first runs `pyroute2/__init__.py`, which imports everything there is: network databases, firewalls,
-Windows, 64 modules and 4 MB that a daemon which sets up bridges never uses. Until somebody asks the package itself for a
-name, an empty one stands in for it; then it becomes the real one, in place.
+`import pyroute2.iproute` first runs `pyroute2/__init__.py`, which imports 64 modules (network databases, firewalls, Windows)
+and 4 MB that the daemon does not use. This module installs an empty package instead. When a name of the package itself is
+accessed, the real `__init__.py` is executed in place.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__: list[str] = []
 
 
 class _Umbrella(ModuleType):
-    """The package with its modules, and none of its names yet."""
+    """The package pyroute2 before its `__init__.py` has run. Its modules can be imported."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or find_spec(f"{self.__name__}.{name}") is not None:
-            raise AttributeError(name)  # a module of the package: the import system goes on to look for it as one
+            raise AttributeError(name)  # a module of the package: the import system then imports it
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
-        # From now on the real one: what the package's own code asks of itself is answered as ever.
+        # Switch to a plain module first, so that the package's own code sees ordinary attribute access.
         object.__setattr__(self, "__class__", ModuleType)
         spec.loader.exec_module(self)
         return getattr(self, name)

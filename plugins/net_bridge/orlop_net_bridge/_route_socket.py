@@ -1,5 +1,5 @@
-"""A netlink socket that asks for changes and waits until each is done. It belongs to the namespace the thread was in when
-it was opened, wherever the thread goes later. For the network thread only.
+"""A netlink socket that sends requests and waits for their acknowledgements. It belongs to the namespace in which the thread
+opened it, even when the thread enters another. For the network thread only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SECONDS = 10
 
 
 class Refused(OSError):
-    """The kernel's answer to one request: `errno` and `strerror` are its own."""
+    """The kernel refused a request; `errno` is the kernel's."""
 
     def __init__(self, what: str, code: int) -> None:
         super().__init__(code, os.strerror(code))
@@ -35,7 +35,7 @@ class RouteSocket:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        # The answers are there when `send` returns; an answer that got lost must not hold the network thread for ever.
+        # The answers are available when `send` returns. A lost answer must not block the network thread for ever.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _SECONDS, 0))
         self._sequence = 0
 
@@ -51,7 +51,7 @@ class RouteSocket:
         self._socket.close()
 
     def change(self, *requests: Request) -> None:
-        """Carry all of them out, also those that follow one that fails; raises `Refused` for the first that failed."""
+        """Execute all requests, even after one that fails. Raises `Refused` for the first that failed."""
         if not requests:
             return
         first = self._sequence + 1
@@ -63,7 +63,7 @@ class RouteSocket:
         failures: list[Refused] = []
         while waiting:
             for sequence, code in self._receive():
-                request = waiting.pop(sequence, None)  # None: an answer that came too late for its question
+                request = waiting.pop(sequence, None)  # None: a late answer to an earlier request that timed out
                 if request is not None and code:
                     failures.append(Refused(request.what, code))
         if failures:
@@ -74,7 +74,7 @@ class RouteSocket:
             datagram, (sender, _) = self._socket.recvfrom(_BUFFER)
         except BlockingIOError as error:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer from the kernel within {_SECONDS} s") from error
-        if sender:  # not the kernel: whoever is administrator in the container's network could write to us
+        if sender:  # not from the kernel: a process with CAP_NET_ADMIN in the container's network could send to this socket
             return []
         try:
             return list(read_answers(datagram))

@@ -1,4 +1,4 @@
-"""Settings of the network namespace that this thread is in, under /proc/sys/net."""
+"""Sysctls of the calling thread's network namespace, below /proc/sys/net."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["enable_forwarding", "forwards", "skip_duplicate_search", "write_sysc
 
 
 def _sysctl_path(key: str) -> str:
-    # sysctl(8): with a slash in it, slashes separate and dots are literal.
+    # sysctl(8): in a key with a slash, slashes are separators and dots are literal.
     parts = key.split("/") if "/" in key else key.split(".")
     if not parts or parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
         raise DriverError(f"cannot set {key}: only net.* belongs to a network namespace")
@@ -29,7 +29,8 @@ def write_sysctl(key: str, value: str) -> None:
 
 
 def skip_duplicate_search(link: str) -> None:
-    """Until the link-local address has passed it, a second or two, the kernel asks for no neighbour there: no packet."""
+    """Disable duplicate address detection. Until the link-local address has passed it, a second or two, the kernel resolves
+    no neighbours on the link, so no packet leaves."""
     write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
 
 
@@ -38,7 +39,7 @@ def _forwarding(version: int) -> str:
 
 
 def forwards(version: int) -> bool:
-    """Whether the host routes packets of this family."""
+    """Whether the host forwards packets of this IP version. Raises `DriverError`."""
     key = _forwarding(version)
     try:
         with open("/proc/sys/" + key) as file:
@@ -48,6 +49,6 @@ def forwards(version: int) -> bool:
 
 
 def enable_forwarding(version: int) -> None:
-    """Let the host route for its containers. Written only when it is off: dockerd and administrators watch this."""
+    """Turn on forwarding on the host. It is written only when it is off, because dockerd and administrators watch it."""
     if not forwards(version):
         write_sysctl(_forwarding(version), "1")

@@ -1,6 +1,6 @@
-"""The nftables table of this daemon, and its accepts in Docker's. For the network thread only.
+"""The nftables table of this daemon, and its accept rules in Docker's chain. For the network thread only.
 
-Holds the connection to nftables; what the table should contain comes as arguments.
+Holds the connection to nftables. The wanted content of the table is passed as arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Table"]
 
 
 class Table:
-    """Raises `NftError`, a `DriverError`, for a transaction that was refused; nothing of it was applied then."""
+    """Methods raise `NftError`, a `DriverError`, for a refused transaction, no part of which was applied."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,7 +31,7 @@ class Table:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def listing(self) -> dict[str, Any]:
-        """The table in nft's JSON; {} when there is none."""
+        """The table as nft's JSON; {} when it does not exist."""
         try:
             return self._nft.read(f"list table inet {self.name}", f"list table {self.name}")
         except NftError as error:
@@ -40,7 +40,8 @@ class Table:
             raise
 
     def held(self) -> frozenset[_plan.Element] | None:
-        """What the kernel's table holds; None when it is not one that can be changed step by step."""
+        """The elements of the kernel's table; None when another version or program wrote the table, so that it must be
+        replaced."""
         return _plan.read_elements(self.listing())
 
     def is_whole(self, listing: dict[str, Any]) -> bool:
@@ -53,20 +54,20 @@ class Table:
         self._nft.run(_plan.add_elements(self.name, elements), what)
 
     def ensure(self, elements: frozenset[_plan.Element], what: str) -> None:
-        """Make the table where it is missing, and have these in it, beside what it holds."""
+        """Create the table if it is missing, and add these elements to it."""
         self._nft.run(_plan.update_table(self.name, frozenset(), elements), what)
 
     def delete(self, elements: Collection[_plan.Element], what: str) -> None:
         self._nft.run(_plan.delete_elements(self.name, elements), what)
 
     def delete_present(self, elements: frozenset[_plan.Element], what: str) -> None:
-        """Those of these that it holds."""
+        """Delete the elements that the table holds, and ignore the others."""
         held = self.held()
         if gone := elements if held is None else elements & held:
             self.delete(gone, what)
 
     def settle(self, wanted: frozenset[_plan.Element], *, keep: bool = False) -> None:
-        """Make the table hold exactly this, in one transaction; with `keep`, also what it holds besides."""
+        """Make the table hold exactly `wanted`, in one transaction. `keep`: keep other elements that do not conflict."""
         held = self.held()
         what = f"restore table {self.name}"
         if held is not None:
@@ -76,11 +77,11 @@ class Table:
                 self._nft.run(_plan.update_table(self.name, held, wanted), what)
                 return
             except NftError:
-                pass  # its sets are of another kind: then the whole of it
+                pass  # its sets are of another version: replace the whole table
         self._nft.run(_plan.replace_table(self.name, wanted), what)
 
     def rebuild(self, wanted: frozenset[_plan.Element]) -> None:
-        """The same, whatever it holds, sets and chains of somebody else's included."""
+        """Replace the whole table by `wanted`, including sets and chains that other programs added."""
         self._nft.run(_plan.replace_table(self.name, wanted), f"restore table {self.name}")
 
     def remove(self) -> None:
@@ -92,7 +93,7 @@ class Table:
         _docker_user.admit(self._nft, self.name, bridges)
 
     def withdraw(self, keep: list[str]) -> None:
-        """Remove our accepts of all bridges but these from DOCKER-USER."""
+        """Remove this daemon's accept rules from DOCKER-USER for all bridges except `keep`."""
         _docker_user.withdraw(self._nft, self.name, keep)
 
     def not_admitted(self, bridges: list[str]) -> list[str]:
@@ -101,8 +102,8 @@ class Table:
 
 @cache
 def _reference() -> dict[str, Any]:
-    """The structure of an untouched table, as this machine's nft lists it: written in a network namespace that nothing else
-    uses. nft's words differ between versions and from those that rules are written in."""
+    """The structure of an unmodified table, as this machine's nft lists it. The table is written in a new network namespace,
+    because nft's listing differs between versions and from the syntax in which rules are written."""
     namespace = linux.new_network_namespace()
     try:
         with linux.in_network_namespace(namespace):

@@ -1,7 +1,7 @@
-"""Which of the host's other bridges lead out of it. Pure but for reading the routes.
+"""Finds the host's bridges that lead out of it (uplinks). Pure except for reading the routes.
 
-Beside dockerd a bridge that is not ours is taken for Docker's, and packets to and from it are left to Docker's rules. But a
-host's own way out may be a bridge: with a network card as one of its ports, or with a gateway behind it.
+Next to dockerd, packets to and from a bridge that Orlop did not make are left to Docker's rules. The host's own uplink may
+be a bridge too: one with a network card as a port, or with a gateway behind it. Such bridges must not be taken for Docker's.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from ._audit import Link
 
 __all__ = ["gateway_links", "uplink_bridges"]
 
-# By kind of link; a network card has none. What Docker and virtual machines plug in is "veth" and "tun".
+# Link types of network cards ("") and their aggregates. Docker and virtual machines attach "veth" and "tun" links.
 _CARDS = frozenset({"", "bond", "team", "vlan"})
 _RTF_GATEWAY = 0x2
-# The thread's, not the process's: in tests the daemon's thread has a network of its own.
+# Of the thread, not the process: in tests the driver's thread is in another network namespace.
 _ROUTES = (("/proc/thread-self/net/route", 0, 3), ("/proc/thread-self/net/ipv6_route", 9, 8))
 
 
 def gateway_links() -> set[str]:
-    """Names of links that some route has a gateway on."""
+    """Names of links that have a route with a gateway."""
     found = set()
     for path, name, flags in _ROUTES:
-        with contextlib.suppress(OSError), open(path) as file:  # no IPv6, no file
+        with contextlib.suppress(OSError), open(path) as file:  # without IPv6 the file does not exist
             for line in file:
                 fields = line.split()
                 if fields[flags].strip("0") and fields[0] != "Iface" and int(fields[flags], 16) & _RTF_GATEWAY:
@@ -33,7 +33,8 @@ def gateway_links() -> set[str]:
 
 
 def uplink_bridges(links: Collection[Link], routed: Collection[str], ours: Collection[str]) -> set[str]:
-    """`routed`: see `gateway_links`; `ours` are names of our bridges, which are none."""
+    """The names of uplink bridges. `routed`: see `gateway_links`. `ours`: the names of Orlop's bridges, which are
+    excluded."""
     bridges = {link.name for link in links if link.type == "bridge"} - set(ours)
     carded = {link.master for link in links if link.master and link.type in _CARDS}
     return {name for name in bridges if name in carded or name in routed}

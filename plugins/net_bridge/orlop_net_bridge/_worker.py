@@ -1,8 +1,8 @@
-"""The one thread that touches the network.
+"""The network thread: the only thread that changes the network.
 
-One, because twenty threads make nothing faster and each call twenty times slower, and because only a thread of our own may
-enter a container's namespace: an accident there must never leave a pool's worker in a foreign network. It starts in the
-namespace of the thread that made it. Holds nothing that outlives it.
+More threads would not help, because the kernel serializes these calls (RTNL lock); they would only slow each call down. A
+dedicated thread is also needed to enter containers' namespaces: a failure there must not leave a pool's worker in a foreign
+network. The thread starts in the namespace of the thread that created it. It holds nothing that outlives it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Worker:
         self._closed = False
 
     async def run(self, function: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-        """Run `function` in the thread. Cancelled before its turn, it never runs; cancelled while it runs, it goes on, and
-        `undo(result)` follows it in the thread, so that nothing is made that nobody knows of."""
+        """Run `function` in the thread. If the caller is cancelled before `function` starts, it is not run. If cancelled
+        while it runs, it is completed, and `undo(result)` then runs in the thread, so that no object is left without an
+        owner."""
         if self._closed:
             raise DriverError("cannot change the network: the driver is closed")
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -56,7 +57,7 @@ class Worker:
                 outcome.capture(undo, result.value)
 
         def hand_over(result: outcome.Outcome[T]) -> None:
-            # Here and in `abort` we are in trio's thread: one of the two is first.
+            # This function and `abort` both run in trio's thread, so they cannot race.
             if abandoned:
                 self._queue.put(lambda: take_back(result))
             else:
@@ -76,7 +77,7 @@ class Worker:
         return value
 
     def later(self, seconds: float, function: Callable[[], Any]) -> None:
-        """From inside the thread: run `function` once, after `seconds`, or at the close."""
+        """Run `function` once after `seconds`, or at `close`. Call it only in the thread."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), function))
 
     def _serve(self) -> None:
@@ -97,7 +98,7 @@ class Worker:
             outcome.capture(heapq.heappop(self._timers)[2])
 
     async def close(self, last: Callable[[], None]) -> None:
-        """Finish what was queued or put off, then `last`, then end the thread."""
+        """Run all queued and delayed functions, then `last`, then end the thread. May be called twice."""
         if not self._closed:
             self._closed = True
             self._queue.put(self._run_timers)

@@ -1,7 +1,8 @@
-"""The driver: what to do in which order. Everything below `async` runs in the network thread.
+"""The driver: the order of operations. All methods that are not async run in the network thread.
 
-Memory here is a copy of what the kernel's table should hold: it says which elements are an endpoint's, and puts the table
-back when somebody flushed the ruleset. Order on attach: link, then ports; on detach: ports, then link.
+The driver keeps a copy of the table's wanted content in memory. It tells which elements belong to an endpoint, and restores
+the table after a flush of the ruleset. Attach makes the link, then publishes ports; detach withdraws ports, then removes the
+link.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def _version(address: str) -> int:
 
 
 def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
-    """Of a living endpoint. One that makes no sense keeps its link, and publishes nothing."""
+    """The elements of a running container's ports. On invalid data, none: the endpoint keeps its link but publishes no
+    ports."""
     try:
         return _plan.port_elements(endpoint)
     except (OrlopError, ValueError) as error:
@@ -55,7 +57,7 @@ def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
 
 
 class BridgeDriver:
-    """Owns the network thread and what is open in it; made once, closed once."""
+    """Owns the network thread and its sockets. Created once and closed once."""
 
     def __init__(self, context: NetworkContext) -> None:
         self._context = context
@@ -105,7 +107,7 @@ class BridgeDriver:
         await self._worker.run(lambda: self._restore(wanted, known))
 
     def _readable(self, network: NetworkSpec) -> Bridge | None:
-        """One network that makes no sense costs the others nothing, and keeps its bridge."""
+        """Parse a recorded network. None when it is invalid: its bridge is kept, and other networks are restored."""
         try:
             return read_network(network, self._context)
         except (OrlopError, ValueError) as error:
@@ -135,7 +137,7 @@ class BridgeDriver:
         return self._links
 
     def _open_table(self) -> Table | None:
-        """None with `"iptables": false`: no rules then, and published ports are served by the monitors alone."""
+        """None with `"iptables": false`: there are no rules, and published ports are served only by the monitors."""
         if self._table is None and self._context.iptables:
             self._table = Table(_plan.table_name(self._context.instance))
         return self._table
@@ -154,7 +156,7 @@ class BridgeDriver:
         return [bridge.name for bridge in self._bridges.values()]
 
     def _known_uplinks(self) -> frozenset[_plan.Element]:
-        """As of the first network, the boot, or the last repair: listing the host's links takes milliseconds."""
+        """The uplinks, cached since the first network, the boot or the last repair: listing links takes milliseconds."""
         if self._uplinks is None:
             self._uplinks = self._find_uplinks()
         return self._uplinks
@@ -173,7 +175,7 @@ class BridgeDriver:
                 enable_forwarding(version)
         self._open_links().ensure_bridge(bridge)
         table = self._open_table()
-        # At boot the table holds the ports of living endpoints, which we hear of in `restore`: only ever add here.
+        # Only add elements here: at boot the table holds ports of running containers, which are not known before `restore`.
         self._bridges[bridge.network_id] = bridge
         if table is None:
             return
@@ -182,7 +184,7 @@ class BridgeDriver:
             table.ensure(elements, f"create the rules of bridge {bridge.name}")
             table.admit([bridge.name])
         except NftError:
-            # A table of another version, or a former subnet in the way: `restore` settles the rest.
+            # The table is of another version or holds a conflicting former subnet. `restore` corrects the rest.
             try:
                 table.settle(self._wanted(), keep=True)
                 table.admit([bridge.name])
@@ -255,7 +257,7 @@ class BridgeDriver:
                 raise Conflict(f"cannot {what}: a port is already allocated") from error
             if not error.missing:
                 raise
-            # Somebody flushed the ruleset: put all of it back, with this.
+            # The ruleset was flushed: restore the whole table, with these elements.
             self._ports[endpoint.id] = wanted
             try:
                 table.settle(self._wanted())
@@ -270,7 +272,8 @@ class BridgeDriver:
                 forget_udp(version, udp)
 
     def _allow_links(self) -> None:
-        """After an attach or a detach: links follow the addresses of the containers that they lead to."""
+        """Update the rules for `--link` after an attach or a detach, because the addresses of linked containers may
+        change."""
         before, wanted = self._links_allowed, _plan.link_elements(self._members.values())
         table = self._open_table()
         if table is None or before == wanted:
@@ -284,7 +287,7 @@ class BridgeDriver:
             except NftError as error:
                 if not error.missing:
                     raise
-                table.settle(self._wanted())  # somebody flushed the ruleset
+                table.settle(self._wanted())  # the ruleset was flushed
 
     def _check_free(self, endpoint: Endpoint, wanted: frozenset[_plan.Element]) -> None:
         keys = {(element.set, element.key) for element in wanted}
@@ -298,7 +301,7 @@ class BridgeDriver:
     def _detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         known = self._ports.pop(endpoint.id, None)
         gone = _plan.port_elements(endpoint) if known is None else known
-        if known is None:  # of before our time: what others have since taken is theirs
+        if known is None:  # attached by an earlier daemon: keep elements that other endpoints have taken since
             taken = {(element.set, element.key) for elements in self._ports.values() for element in elements}
             gone = frozenset(element for element in gone if (element.set, element.key) not in taken)
         table = self._open_table()
@@ -311,8 +314,8 @@ class BridgeDriver:
             self._remove_link(endpoint, state)
 
     def _remove_link(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Removing a link takes the kernel 15-30 ms, an ending namespace removes all of its own at once and at nobody's
-        cost: leave it that, and look once more later, for a namespace that somebody holds."""
+        """Remove the endpoint's link. This takes the kernel 15-30 ms. When the namespace is about to be destroyed, and its
+        links with it, the link is only disabled, and removed later in case another process keeps the namespace alive."""
         links = self._open_links()
         if endpoint.netns or not state.host_link:
             links.disconnect(state.host_link, endpoint.id)
@@ -327,7 +330,7 @@ class BridgeDriver:
         except NftError as error:
             if not error.missing:
                 raise
-            table.delete_present(gone, what)  # partly gone already
+            table.delete_present(gone, what)  # some elements no longer exist
 
     def _adopt(self, wanted: Wanted) -> None:
         self._bridges = dict(wanted.bridges)
@@ -353,8 +356,9 @@ class BridgeDriver:
             _log.error("%s", failure)  # `audit` reports it as well
 
     def _remove_rules(self) -> None:
-        """Those of a daemon that made some: they would lead what is sent to a port to whoever has the address since."""
-        with contextlib.suppress(DriverError):  # where there is no nftables, there are none
+        """Remove rules of an earlier daemon that ran with iptables on. They would forward ports to containers that have got
+        the address since."""
+        with contextlib.suppress(DriverError):  # without nftables there are no rules
             table = Table(_plan.table_name(self._context.instance))
             try:
                 table.remove()
@@ -363,7 +367,7 @@ class BridgeDriver:
                 table.close()
 
     def _reconnect_all(self, wanted: Wanted) -> list[DriverError]:
-        """Repair endpoints whose link was lost, or taken off a bridge that may have been made anew; the failures."""
+        """Reconnect endpoints whose link was deleted, or is no longer a port of their bridge. Returns the failures."""
         links = {link.name: link for link in self._open_links().listed()} if wanted.endpoints else {}
         failures = []
         for endpoint, state in wanted.endpoints:
@@ -379,7 +383,7 @@ class BridgeDriver:
         return failures
 
     def _reconnect(self, endpoint: Endpoint, state: EndpointState, bridge: Bridge, *, lost: bool) -> None:
-        """By the name of the host's end that is known, so that what is stored of the endpoint stays true."""
+        """Reconnect under the recorded name of the host end, so that the stored `EndpointState` stays valid."""
         links = self._open_links()
         if lost:
             links.connect(msgspec.structs.replace(endpoint, mac=state.mac or endpoint.mac), bridge, state.host_link)
@@ -398,7 +402,7 @@ class BridgeDriver:
 
     def _audit(self, wanted: Wanted) -> list[Drift]:
         if not self._bridges and not self._ports:
-            self._adopt(wanted)  # no daemon runs: `mend` restores what these say
+            self._adopt(wanted)  # called without `restore` (no daemon runs): `repair` restores these records
         self._audited = wanted
         links = self._open_links()
         host = _audit.Host(
@@ -435,7 +439,7 @@ class BridgeDriver:
             self._mend_rules(table, what, token)
 
     def _mend_links(self, what: str, ident: str) -> None:
-        """A bridge with all of its ports, or one port."""
+        """Repair a bridge with all of its ports, or a single port."""
         bridges, endpoints = self._audited.bridges, self._audited.endpoints
         if what == "bridge" and ident in bridges:
             self._create(bridges[ident])
@@ -455,7 +459,8 @@ class BridgeDriver:
             table.rebuild(self._wanted())
 
     def _remove_element(self, table: Table, element: _plan.Element) -> None:
-        """An endpoint that only we know of any more has no right to it; a network that we know of has."""
+        """Remove a stray element from the table, and from endpoints that the kernel no longer knows. Elements of a known
+        network are kept."""
         if any(element in _plan.network_elements(bridge) for bridge in self._bridges.values()):
             return
         for ident in [ident for ident, elements in self._ports.items() if element in elements]:

@@ -1,4 +1,4 @@
-"""The network driver `host`: the container runs in the host's network namespace, and there is nothing to do."""
+"""The network driver `host`: the container runs in the host's network namespace."""
 
 from orlop_sdk import Register, hookimpl
 

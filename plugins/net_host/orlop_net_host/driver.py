@@ -1,4 +1,4 @@
-"""Nothing is done: the container is in the host's network namespace."""
+"""The driver. Its methods do nothing, because the container is in the host's network namespace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["HostDriver"]
 
 
 class HostDriver:
-    """Owns nothing, changes nothing."""
+    """Implements `NetworkDriver`. Owns nothing and changes nothing."""
 
     def __init__(self, context: NetworkContext) -> None:
         pass

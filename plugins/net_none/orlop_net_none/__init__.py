@@ -1,4 +1,4 @@
-"""The network driver `null`, of the network `none`: a namespace with loopback and nothing else."""
+"""The network driver `null`, used by the network `none`: a namespace with only loopback."""
 
 from orlop_sdk import Register, hookimpl
 

@@ -1,4 +1,4 @@
-"""The driver: loopback is brought up in the new namespace, on a worker thread."""
+"""The driver, which brings loopback up in the new namespace, on a worker thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 
 def _loopback_up(netns: str) -> None:
-    """For a worker thread: it enters the namespace and leaves it again (or the process ends, see `linux`)."""
+    """Bring loopback up. The calling thread enters the namespace and leaves it (see `linux.in_network_namespace`)."""
     fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with (
@@ -33,7 +33,7 @@ def _loopback_up(netns: str) -> None:
 
 
 class NoneDriver:
-    """Owns nothing: the loopback device is the namespace's."""
+    """Implements `NetworkDriver`. Owns nothing: loopback belongs to the namespace."""
 
     def __init__(self, context: NetworkContext) -> None:
         pass

@@ -1,7 +1,7 @@
-"""The runtime driver `runc`: runc, and every runtime with its command line (crun, youki).
+"""The runtime driver `runc`: runc, and runtimes with the same command line (crun, youki).
 
-Pure: it returns commands and touches nothing, except once, when it is made, to see whether this host's cgroups need the one
-thing that crun cannot do without. What runtimes complain is read in `messages`.
+The driver only builds commands. The one exception: for crun, the constructor reads the host's mounts, to find out whether a
+cgroup mount must be detached. `messages` converts the runtimes' error messages.
 """
 
 from orlop_sdk import Register, hookimpl

@@ -14,17 +14,17 @@ from .messages import explain
 
 __all__ = ["Runc"]
 
-# The runtimes look up nothing but what hooks and systemd name; nothing of the daemon's environment is theirs.
+# Runtimes need PATH only for hooks and systemd. They do not get the daemon's environment.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_TIMEOUT = 120.0
 _TIMEOUT = 30.0
-_CHECKPOINT_TIMEOUT = 600.0  # all memory of a container, to a disk
-_SHORTER = "ORLOP_RUNTIME_TIMEOUT"  # seconds that no command may pass, for tests of runtimes that hang
+_CHECKPOINT_TIMEOUT = 600.0  # a checkpoint writes all memory of a container to disk
+_SHORTER = "ORLOP_RUNTIME_TIMEOUT"  # upper limit of all timeouts in seconds, for tests of runtimes that hang
 _UNIFIED = "/sys/fs/cgroup/unified"
 
 
 def hybrid_mounts(mountinfo: str) -> tuple[str, ...]:
-    """The cgroup v2 mount of a host that has v1 too: crun refuses to work where it sees one."""
+    """The cgroup v2 mount point of a hybrid host (v1 and v2), which crun does not support; empty on other hosts."""
     types = {}
     for line in mountinfo.splitlines():
         head, _, tail = line.partition(" - ")
@@ -39,7 +39,7 @@ def _host_mounts() -> str:
 
 
 class Runc:
-    """Satisfies `orlop_sdk.Runtime`."""
+    """Implements `Runtime`, `RuntimeFeatures` and `RuntimeCheckpoints`."""
 
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context

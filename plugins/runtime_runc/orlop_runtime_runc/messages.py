@@ -1,7 +1,7 @@
-"""From a runtime's complaint to the words Docker's clients match on. Sans-IO.
+"""Converts a runtime's error message to the text that Docker's clients match on. No I/O.
 
-`docker run` makes its exit code of the text: "executable file not found" and "no such file or directory" are 127,
-"permission denied" is 126; the prefix is what dockerd's shim puts before it.
+`docker run` derives its exit code from the text: 127 for "executable file not found" and "no such file or directory", 126
+for "permission denied". The prefix is the one that dockerd's shim adds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CRUN_NOT_FOUND = re.compile(r"executable file [`'\"]?(?P<name>[^`'\"]*)[`'\"]? 
 
 
 def complaint(outcome: Outcome, log: bytes) -> str:
-    """The last error of the runtime's JSON log, else the last line of its standard error."""
+    """The last error in the runtime's JSON log, or else the last line of its standard error."""
     for line in reversed(log.splitlines()):
         try:
             entry = _decoder.decode(line)
@@ -44,7 +44,7 @@ def complaint(outcome: Outcome, log: bytes) -> str:
 
 
 def _in_runc_words(text: str) -> str:
-    """crun's words for what clients look for, in runc's."""
+    """Convert crun's messages that clients match on to runc's."""
     if found := _CRUN_NOT_FOUND.search(text):
         return f'unable to start container process: exec: "{found["name"]}": executable file not found in $PATH'
     if found := _CRUN_NOT_A_FILE.search(text):

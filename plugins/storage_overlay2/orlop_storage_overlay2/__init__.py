@@ -1,15 +1,16 @@
-"""overlay2: one directory a layer, stacked by overlayfs. Docker's on-disk layout (daemon/graphdriver/overlay2).
+"""The storage driver `overlay2`: one directory per layer, stacked by overlayfs. Docker's on-disk layout (moby
+daemon/graphdriver/overlay2).
 
-Owns everything below its root:
+The driver owns everything below its root:
 
     l/<26 characters>  ->  ../<id>/diff      short names, so that mount options stay short
-    <id>/{diff,work,link,lower,committed}    a layer; `lower` and `link` are for tools and can be made anew from `.orlop`
-    .orlop/{active,committed}/<key>          which key is which layer, on top of which (spi.snapshots)
+    <id>/{diff,work,link,lower,committed}    a layer; `lower` and `link` are for tools and can be rebuilt from `.orlop`
+    .orlop/{active,committed}/<key>          index: the directory and the parent of each key (orlop_sdk.snapshots)
     .orlop/staging/<id>                      being made; deleted at the next start
-    .orlop/trash/<id>                        removed; deleted beside the work
+    .orlop/trash/<id>                        removed; deleted in the background
 
-A snapshot counts once its key is in `.orlop`. A crash at any point leaves nothing that the next start does not complete or
-throw away. Layers not named there (of a dockerd that used the same directory) are never touched.
+A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start completes or deletes partial work.
+Layers that `.orlop` does not name (of a dockerd that used the same directory) are never touched.
 """
 
 from orlop_sdk import hookimpl

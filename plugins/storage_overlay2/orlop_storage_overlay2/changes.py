@@ -1,7 +1,8 @@
-"""What an upper directory changes against its lower ones, by what overlayfs keeps there: no comparison of whole trees.
+"""The changes of an upper directory against its lower directories, read from overlayfs's whiteouts and opaque xattrs instead
+of comparing whole trees.
 
-The upper one may belong to a running container: it is read relative to descriptors. The lower ones never change, so paths
-into them are safe, as long as each part is known to be a directory and not a link.
+The upper directory may belong to a running container, so it is read relative to descriptors. Lower directories never change,
+so paths into them are safe if each component is known to be a directory and not a symlink.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def _opaque(target: int | str) -> bool:
 
 
 def _lookup(lowers: Sequence[str], path: str) -> tuple[os.stat_result | None, list[str]]:
-    """What the merged lower layers show at `path`, whose parent is a directory in each of `lowers`; and those of them in
-    which it is a directory that is part of what is shown."""
+    """The entry that the merged `lowers` show at `path` (None for none), and those lower layers in which `path` is a
+    directory that contributes to the merged one. The parent of `path` must be a directory in each of `lowers`."""
     shown: os.stat_result | None = None
     merged: list[str] = []
     for lower in lowers:
@@ -50,7 +51,7 @@ def _lookup(lowers: Sequence[str], path: str) -> tuple[os.stat_result | None, li
 
 
 def _names(lowers: Sequence[str], path: str) -> set[str]:
-    """The names that the merged lower directories show in `path`."""
+    """The names in the directory `path` of the merged lower layers."""
     shown: set[str] = set()
     hidden: set[str] = set()
     for lower in lowers:
@@ -62,7 +63,8 @@ def _names(lowers: Sequence[str], path: str) -> set[str]:
 
 
 def _unchanged(new: os.stat_result, old: os.stat_result) -> bool:
-    """A directory that is in the upper layer only because something below it is (Docker's rule: mode, owner, time)."""
+    """Whether a directory is in the upper layer only because an entry below it changed (Docker's rule: same mode, owner,
+    time)."""
     if not (stat.S_ISDIR(new.st_mode) and stat.S_ISDIR(old.st_mode)):
         return False
     return (new.st_mode, new.st_uid, new.st_gid, new.st_mtime_ns) == (old.st_mode, old.st_uid, old.st_gid, old.st_mtime_ns)

@@ -1,6 +1,5 @@
-"""The driver object: what it knows of its snapshots is kept in memory by the trio thread, what it does to the disk runs on
-worker threads. Locks are a key's own; a parent is kept from being removed by the count of its children, which is raised
-before anything is awaited."""
+"""The driver. The trio thread keeps the snapshots in memory; disk operations run on worker threads. There is one lock per
+key. A parent with children cannot be removed; its count of children is raised before the first await."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ T = TypeVar("T")
 
 
 class Overlay2:
-    """`StorageContext -> Storage`."""
+    """Implements `Storage` and `StorageAudit`."""
 
     def __init__(self, context: StorageContext) -> None:
         check_root(context.root)
@@ -47,7 +46,7 @@ class Overlay2:
         self._loading = trio.Lock()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._usage: dict[str, Usage] = {}
-        # Quick calls and tree walks have threads of their own, so that no `docker run` waits for a `system df`.
+        # Quick calls and tree walks have separate threads, so that `docker run` does not wait for `docker system df`.
         self._quick = trio.CapacityLimiter(4)
         self._slow = trio.CapacityLimiter(4)
 
@@ -151,7 +150,7 @@ class Overlay2:
             await self._remove(snapshots, key)
 
     async def _remove(self, snapshots: dict[str, Snapshot], key: str) -> None:
-        snapshot = snapshots.pop(key)  # from here on nobody can make it a parent
+        snapshot = snapshots.pop(key)  # from here on it cannot become a parent
         self._usage.pop(key, None)
         try:
             await self._run(f"remove snapshot {key}", lambda: self._layout.remove(snapshot, key))
@@ -221,7 +220,7 @@ class Overlay2:
             await self._run(f"remove {found.object}", lambda: self._layout.discard(found.note))
 
     async def status(self) -> Sequence[tuple[str, str]]:
-        await self._all()  # has refused a file system without d_type
+        await self._all()  # raises on a file system without d_type
         backing = await self._run("read the file system's type", lambda: filesystem_type(self._layout.root))
         return (
             ("Backing Filesystem", backing),

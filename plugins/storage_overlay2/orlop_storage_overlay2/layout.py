@@ -1,4 +1,4 @@
-"""The directories on disk. Everything here blocks, and is called on worker threads."""
+"""The directories on disk. All functions block; call them on worker threads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Layout", "Snapshot"]
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.opendir.restype = _libc.readdir.restype = ctypes.c_void_p
 _libc.readdir.argtypes = _libc.closedir.argtypes = [ctypes.c_void_p]
-_FEW = 64  # layers of fewer files are synced one by one: syncfs waits for everybody's dirty data
+_FEW = 64  # smaller layers are synced file by file: syncfs waits for the dirty data of all processes
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """`link` is the short name of a committed one, `lowers` are all parents' paths below the root by those names, uppermost
-    first. `children` counts snapshots that stand on this one.
-    `marked`: it may have been mounted volatile (after a restart, nobody knows)."""
+    """`link` is the short name of a committed snapshot. `lowers` are the paths of all parents below the root, by their short
+    names, uppermost first. `children` is the number of snapshots on top of this one. `marked`: it may have been mounted
+    volatile; true after a restart."""
 
     id: str
     parent: str | None = None
@@ -38,7 +38,7 @@ class Snapshot:
     marked: bool = True
 
     def as_lower(self) -> tuple[str, ...]:
-        """The lower layers of what stands on this one."""
+        """The lower layers of a snapshot on top of this one."""
         return (f"l/{self.link}" if self.link else f"{self.id}/diff", *self.lowers)
 
 
@@ -57,7 +57,7 @@ class Layout:
     # --- start
 
     def load(self) -> dict[str, Snapshot]:
-        """Finish or undo what a crash interrupted; return all snapshots by key."""
+        """Complete or undo operations that a crash interrupted. Returns all snapshots by key."""
         for directory in (self._links, self._private, self._staging):
             os.makedirs(directory, 0o700, exist_ok=True)
         if not _tells_types(self.root):
@@ -90,7 +90,7 @@ class Layout:
         for link in os.listdir(self._links):
             path = os.path.join(self._links, link)
             if not os.path.islink(path):
-                continue  # not ours
+                continue  # not made by this driver
             ident = os.path.basename(os.path.dirname(os.readlink(path)))
             if ident and os.readlink(path) == f"../{ident}/diff" and os.path.isdir(os.path.join(self.root, ident)):
                 links[ident] = link
@@ -99,7 +99,8 @@ class Layout:
         return links
 
     def _stack(self, found: dict[str, Snapshot], key: str) -> None:
-        """Work out the lower layers of `key` and of its parents, and count children. A lost parent breaks the child."""
+        """Compute the lower layers of `key` and its parents, and count children. A snapshot whose parent is lost is
+        broken."""
         chain = []
         while key in found and not found[key].lowers and found[key].parent is not None:
             chain.append(found[key])
@@ -127,13 +128,13 @@ class Layout:
         ident = secrets.token_hex(32)
         snapshot = Snapshot(ident, parent_key, lowers=parent.as_lower() if parent else (), marked=False)
         staged = os.path.join(self._staging, ident)
-        # Modes are for umask 022 and 077 alike: the daemon may run with either.
+        # Modes are set explicitly, because the daemon may run with umask 022 or 077.
         os.mkdir(staged, 0o710)
         os.mkdir(os.path.join(staged, "diff"))
         os.chmod(os.path.join(staged, "diff"), 0o755)  # noqa: S103 - it becomes the root of a container
         if parent:
             os.mkdir(os.path.join(staged, "work"), 0o700)
-        # In this order: a key without a directory is dropped by `load`, while a directory without a key may be anybody's
+        # The key first: `load` drops a key without a directory, but a directory without a key may belong to dockerd
         self.index.add(key, ident, parent.id if parent else None)
         try:
             os.rename(staged, self.path(snapshot))
@@ -160,7 +161,7 @@ class Layout:
         self.index.commit(key, name)
 
     def remove(self, snapshot: Snapshot, key: str) -> None:
-        """The directory first: what remains after a crash in between is a key without a directory, dropped by `load`."""
+        """Remove the directory, then the key: `load` drops a key without a directory after a crash between the two."""
         assert self.trash
         self.trash.take(self.path(snapshot))
         self.index.drop(key, committed=snapshot.committed)
@@ -169,7 +170,7 @@ class Layout:
                 os.unlink(os.path.join(self._links, snapshot.link))
 
     def audit(self) -> list[Drift]:
-        """The index against the directories. Reads only."""
+        """Compare the index with the directories. Changes nothing."""
         present = {name for name in os.listdir(self.root) if os.path.isdir(os.path.join(self.root, name, "diff"))}
         return self.index.compare(present, self._is_empty)
 
@@ -177,14 +178,14 @@ class Layout:
         return not os.listdir(os.path.join(self.root, ident, "diff"))
 
     def discard(self, ident: str) -> None:
-        """Remove an empty directory of no snapshot; anything else stays."""
+        """Remove a directory if it is empty and belongs to no snapshot."""
         if os.path.isdir(os.path.join(self.root, ident, "diff")) and not self.index.knows(ident) and self._is_empty(ident):
             trash = self.trash or Trash(os.path.join(self._private, "trash"))
             trash.take(os.path.join(self.root, ident))
 
     def allow_remount(self, snapshot: Snapshot) -> None:
-        """A volatile mount leaves a mark that makes the kernel refuse the next one (Documentation/filesystems/overlayfs,
-        "Volatile mount"): what was lost, if anything, was lost by agreement."""
+        """Remove the mark of a volatile mount, because of which the kernel would refuse the next mount
+        (Documentation/filesystems/overlayfs.rst, "Volatile mount"). Volatile data may be lost by definition."""
         mark = self.path(snapshot, "work", "work", "incompat")
         if os.path.isdir(mark):
             assert self.trash
@@ -192,7 +193,8 @@ class Layout:
 
 
 def _sync_few(directory: str) -> bool:
-    """Sync a small tree of plain files and directories; false, perhaps half done, when it is large or has others."""
+    """Sync a small tree of regular files and directories. Returns false, possibly after syncing a part, when the tree is
+    large or has other types of files."""
     waiting, seen = [directory], 0
     while waiting:
         here = waiting.pop()
@@ -225,7 +227,7 @@ class _Dirent(ctypes.Structure):
 
 
 def _tells_types(directory: str) -> bool:
-    """Whether the entries of a directory come with their type (d_type): whiteouts cannot be told without."""
+    """Whether the file system stores file types in directories (d_type), which overlayfs needs to recognize whiteouts."""
     stream = _libc.opendir(os.fsencode(directory))
     if not stream:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), directory)

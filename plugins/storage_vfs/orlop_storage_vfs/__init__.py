@@ -1,14 +1,14 @@
-"""vfs: each snapshot is a whole tree of its own. Works on every file system, and shares blocks on those that can (reflinks
-on xfs and btrfs); elsewhere it costs the disk space and time of a copy for each.
+"""The storage driver `vfs`: each snapshot is a complete tree. It works on every file system. Snapshots share blocks if the
+file system has reflinks (xfs, btrfs); on others, each snapshot costs the disk space and time of a full copy.
 
-Owns everything below its root:
+The driver owns everything below its root:
 
-    dir/<id>                                 a tree (Docker's vfs has the same)
-    .orlop/{active,committed}/<key>          which key is which tree, on top of which (spi.snapshots)
+    dir/<id>                                 a tree (as in Docker's vfs)
+    .orlop/{active,committed}/<key>          index: the tree and the parent of each key (orlop_sdk.snapshots)
     .orlop/staging/<id>                      being copied; deleted at the next start
-    .orlop/trash/<id>                        removed; deleted beside the work
+    .orlop/trash/<id>                        removed; deleted in the background
 
-A snapshot counts once its key is in `.orlop`. A crash at any point leaves nothing that the next start does not throw away.
+A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work.
 """
 
 from orlop_sdk import hookimpl

@@ -1,7 +1,7 @@
-"""Two whole trees compared: what a snapshot changed, and what it holds of its own.
+"""Comparison of two complete trees: the changes of a snapshot, and its own disk usage.
 
-The new tree may belong to a running container and is read relative to descriptors. The old one never changes, so paths
-into it are safe, as long as each part is known to be a directory and not a link.
+The new tree may belong to a running container, so it is read relative to descriptors. The old tree never changes, so paths
+into it are safe if each component is known to be a directory and not a symlink.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ __all__ = ["tree_changes", "tree_growth"]
 
 
 def _differs(new: os.stat_result, old: os.stat_result) -> bool:
-    """Docker's rule (archive/changes_unix.go): mode, owner, device; time always, size but for directories."""
+    """Docker's rule (moby archive/changes_unix.go): compare mode, owner, device and time, and the size except of
+    directories."""
     if (new.st_mode, new.st_uid, new.st_gid, new.st_rdev) != (old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
         return True
     return new.st_mtime_ns != old.st_mtime_ns or (not stat.S_ISDIR(new.st_mode) and new.st_size != old.st_size)
@@ -61,7 +62,7 @@ def tree_changes(new: str, old: str | None) -> list[Change]:
 
 
 def tree_growth(new: str, old: str | None) -> Usage:
-    """What the snapshot adds to its parent: files that are new or different, hard links once."""
+    """The usage that a snapshot adds to its parent: new and different files; hard links count once."""
     size = inodes = 0
     below: dict[str, str | None] = {"": old}
     linked: set[int] = set()

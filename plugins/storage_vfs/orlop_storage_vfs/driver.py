@@ -1,6 +1,6 @@
-"""The driver object: what it knows of its snapshots is kept in memory by the trio thread, trees are copied, compared and
-counted on worker threads. Locks are a key's own; a parent is kept from being removed by the count of its children, which is
-raised before anything is awaited."""
+"""The driver. The trio thread keeps the snapshots in memory; trees are copied, compared and measured on worker threads.
+There is one lock per key. A parent with children cannot be removed; its count of children is raised before the first
+await."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 
 def check_options(options: Iterable[tuple[str, str]]) -> None:
-    """`InvalidParameter` for any option: this driver has none."""
+    """Raise `InvalidParameter` for any option: this driver has none."""
     for name, _ in options:
         raise InvalidParameter(f"vfs: unknown option vfs.{name}")
 
 
 class Vfs:
-    """`StorageContext -> Storage`."""
+    """Implements `Storage` and `StorageAudit`."""
 
     def __init__(self, context: StorageContext) -> None:
         check_options(context.options)
@@ -147,7 +147,7 @@ class Vfs:
             await self._remove(snapshots, key)
 
     async def _remove(self, snapshots: dict[str, Snapshot], key: str) -> None:
-        snapshot = snapshots.pop(key)  # from here on nobody can make it a parent
+        snapshot = snapshots.pop(key)  # from here on it cannot become a parent
         self._usage.pop(key, None)
         try:
             await self._run(f"remove snapshot {key}", lambda: self._layout.remove(snapshot, key))
@@ -189,7 +189,7 @@ class Vfs:
 
     async def describe(self, key: str) -> dict[str, str]:
         await self._get(key)
-        return {}  # as Docker's vfs: GraphDriver.Data is null there
+        return {}  # GraphDriver.Data of Docker's vfs is null
 
     async def keys(self) -> Sequence[str]:
         return list(await self._all())

@@ -1,4 +1,4 @@
-"""The trees on disk. Everything here blocks, and is called on worker threads."""
+"""The trees on disk. All functions block; call them on worker threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(slots=True)
 class Snapshot:
-    """`children` counts snapshots that stand on this one. A parent that was lost does no harm: the tree is whole."""
+    """`children` is the number of snapshots on top of this one. A lost parent does no harm, because each tree is
+    complete."""
 
     id: str
     parent: str | None = None
@@ -40,7 +41,7 @@ class Layout:
         return os.path.join(self._trees, snapshot.id)
 
     def load(self) -> dict[str, Snapshot]:
-        """Undo what a crash interrupted; return all snapshots by key."""
+        """Undo operations that a crash interrupted. Returns all snapshots by key."""
         for directory in (self._trees, self._private, self._staging):
             os.makedirs(directory, 0o700, exist_ok=True)
         self.trash = Trash(os.path.join(self._private, "trash"))
@@ -75,7 +76,7 @@ class Layout:
                         os.close(target)
                 finally:
                     os.close(source)
-            # In this order: a key without a tree is dropped by `load`, while a tree without a key may be anybody's
+            # The key first: `load` drops a key without a tree, but a tree without a key may belong to dockerd
             self.index.add(key, snapshot.id, parent.id if parent else None)
             os.rename(staged, self.path(snapshot))
         except BaseException:
@@ -85,7 +86,7 @@ class Layout:
         return snapshot
 
     def audit(self) -> list[Drift]:
-        """The index against the trees. Reads only."""
+        """Compare the index with the trees. Changes nothing."""
         present = set(os.listdir(self._trees)) if os.path.isdir(self._trees) else set()
         return self.index.compare(present, self._is_empty)
 
@@ -93,7 +94,7 @@ class Layout:
         return not os.listdir(os.path.join(self._trees, ident))
 
     def discard(self, ident: str) -> None:
-        """Remove an empty tree of no snapshot; anything else stays."""
+        """Remove a tree if it is empty and belongs to no snapshot."""
         path = os.path.join(self._trees, ident)
         if os.path.isdir(path) and not self.index.knows(ident) and self._is_empty(ident):
             os.rmdir(path)
@@ -114,6 +115,6 @@ class Layout:
         self.index.commit(key, name)
 
     def remove(self, snapshot: Snapshot, key: str) -> None:
-        """The tree first: what remains after a crash in between is a key without a tree, dropped by `load`."""
+        """Remove the tree, then the key: `load` drops a key without a tree after a crash between the two."""
         self._discard(self.path(snapshot))
         self.index.drop(key, committed=snapshot.committed)

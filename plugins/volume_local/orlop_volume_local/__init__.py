@@ -1,13 +1,13 @@
-"""local: volumes as directories of the data root, or as mounts that `-o type=,device=,o=` describe.
+"""The volume driver `local`: volumes are directories below the data root, or mounts described by `-o type=,device=,o=`.
 
-Owns, as Docker's driver does (daemon/volume/local):
+The driver owns these files, as Docker's does (moby volume/local):
 
-    <root>/<name>/_data          the content: 0755 root
-    <root>/<name>/opts.json      the options, when there are any
-    <root>/.trash/               removed volumes; deleted beside the work
+    <root>/<name>/_data          the content, mode 0755, owner root
+    <root>/<name>/opts.json      the options, if there are any
+    <root>/.trash/               removed volumes; deleted in the background
 
-A volume exists when its `_data` does, which is made last. A tmpfs volume is mounted at its `_data` on first use, so that
-containers share it, and unmounted when it is removed; what else options describe is mounted by each container's monitor.
+A volume exists when its `_data` exists, which is made last. A tmpfs volume is mounted on the host at its `_data` on first
+use, so that containers share it, and unmounted when it is removed. Other mounts are made by each container's monitor.
 """
 
 from orlop_sdk import hookimpl

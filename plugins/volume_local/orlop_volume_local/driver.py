@@ -1,4 +1,4 @@
-"""The driver object. Blocking work runs on worker threads."""
+"""The driver. Blocking operations run on worker threads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SECONDS = 20.0
 
 
 class LocalVolumes:
-    """`VolumeContext -> VolumeDriver`."""
+    """Implements `VolumeDriver`."""
 
     def __init__(self, context: VolumeContext) -> None:
         self._root = context.root
@@ -61,7 +61,7 @@ class LocalVolumes:
         return os.path.join(self._root, name, *names)
 
     def _sweep(self) -> None:
-        """A volume that was being made when the last daemon died never was one; one that was being deleted goes on to be."""
+        """Clean up after a crash: remove half-made volumes, and go on deleting removed ones."""
         if os.path.isdir(trash := os.path.join(self._root, ".trash")):
             self._trash = Trash(trash)
         with contextlib.suppress(FileNotFoundError):
@@ -85,7 +85,7 @@ class LocalVolumes:
         directory = self._path(name)
         if os.path.isdir(self._path(name, "_data")):
             return
-        if os.path.isdir(directory):  # an administrator's: a disk of its own for the volume, say
+        if os.path.isdir(directory):  # made by an administrator, for example to mount a disk for the volume
             _fill(directory, options)
         else:
             staged = os.path.join(self._staging, secrets.token_hex(8))
@@ -154,20 +154,20 @@ class LocalVolumes:
         return (mount,)
 
     async def _exists(self, path: str) -> bool:
-        """On a server that is gone this never comes back: the thread is left to itself at the caller's deadline, and is none
-        of those that others need."""
+        """Whether `path` exists. On a network file system whose server is gone this never returns: the thread is abandoned
+        at the caller's deadline. A separate limiter keeps threads available for other work."""
         look = functools.partial(os.path.exists, path)
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._looks)
 
     async def _mount_shared(self, mount: Mount, data: str) -> None:
-        """A tmpfs must be one for all containers, and outlive each: only a mount of the host's does."""
+        """Mount a tmpfs volume on the host, so that all containers share it and it outlives each of them."""
         async with self._mounting:
             if not await self._run("look at mounts", lambda: os.path.ismount(data)):
                 options = ["-o", ",".join(mount.options)] if mount.options else []
                 await self._mount_program("mount", "-t", mount.type, *options, mount.source, data)
 
     async def _mount_program(self, *argv: str) -> None:
-        """On a thread that is left to itself with a program that not even SIGKILL ends, as it waits in the kernel."""
+        """Run a mount program on a thread that can be abandoned, because a program blocked in the kernel ignores SIGKILL."""
 
         def run() -> subprocess.CompletedProcess[bytes]:
             return subprocess.run(
@@ -183,7 +183,7 @@ class LocalVolumes:
             raise DriverError(f"cannot {argv[0]} {argv[-1]}: {result.stderr.decode(errors='replace').strip()}")
 
     async def usage(self, name: str) -> Usage:
-        """Bytes of a directory of ours, or of a tmpfs; -1 for what is mounted from elsewhere."""
+        """Usage of a plain directory or a tmpfs; size -1 for other mounts."""
         kept = await self._kept(name)
         if kept.needs_mount and kept.mount_type != "tmpfs":
             return Usage(-1)

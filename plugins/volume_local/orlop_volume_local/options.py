@@ -1,4 +1,4 @@
-"""The options of a local volume: what they may be, how they are kept, what they mount. Sans-IO."""
+"""The options of a local volume: validation, storage format, and the mount that they describe. No I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Quota(msgspec.Struct):
 
 
 class Kept(msgspec.Struct, rename="pascal"):
-    """`opts.json`, in Docker's form."""
+    """The content of `opts.json`, in Docker's format."""
 
     mount_type: str = ""
     mount_opts: str = ""
@@ -31,7 +31,7 @@ class Kept(msgspec.Struct, rename="pascal"):
 
     @property
     def needs_mount(self) -> bool:
-        """Docker: a volume with a device or a type is a mount, others are plain directories."""
+        """As in Docker, a volume with a device or a type is a mount; others are plain directories."""
         return bool(self.mount_device or self.mount_type)
 
     def options(self) -> dict[str, str]:
@@ -40,7 +40,7 @@ class Kept(msgspec.Struct, rename="pascal"):
 
 
 def check_name(name: str) -> None:
-    """Docker's words."""
+    """Raise `InvalidParameter` with Docker's message for an invalid volume name."""
     if len(name) < 2:
         raise InvalidParameter("volume name is too short, names should be at least two alphanumeric characters")
     if not _NAME.fullmatch(name):
@@ -51,7 +51,8 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Docker's rules and words, and one more: a device that is bound must be an absolute path."""
+    """Raise `InvalidParameter` for invalid options, by Docker's rules and with its messages. Also, the device of a bind must
+    be an absolute path."""
     for name in options:
         if name not in _KNOWN:
             raise InvalidParameter(f'invalid option: "{name}"')
@@ -80,7 +81,8 @@ def _is_bind(options: str) -> bool:
 
 
 def address_to_resolve(kept: Kept) -> str:
-    """The host name in `addr=` of a network file system, which the kernel wants as an address; "" when there is none."""
+    """The host name in `addr=` of a network file system, which must be resolved because the kernel needs an IP address; ""
+    for none."""
     if kept.mount_type not in _NETWORK:
         return ""
     for word in _words(kept.mount_opts):
@@ -94,7 +96,7 @@ def address_to_resolve(kept: Kept) -> str:
 
 
 def with_address(kept: Kept, address: str) -> Kept:
-    """The options with the host name of `addr=` replaced."""
+    """The options with the host name in `addr=` replaced by `address`."""
     words = [f"addr={address}" if word.startswith("addr=") else word for word in _words(kept.mount_opts)]
     return Kept(kept.mount_type, ",".join(words), kept.mount_device)
 
