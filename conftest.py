@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import settings
 
 from orlop_kernel.boot.watchdog import THRESHOLD, Blocked, LoopWatchdog
+
+# How long an example takes says how busy the machine is
+settings.register_profile("orlop", deadline=None)
+settings.load_profile("orlop")
 
 _blocked: list[str] = []
 _collecting = [0.0, 0.0]  # seconds spent in the garbage collector so far, and when it began

@@ -7,9 +7,9 @@ cannot break the daemon. The caller owns the object that the factory makes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
 import pluggy
@@ -38,7 +38,14 @@ def _what(kind: str) -> str:
 
 
 _FRESH = 5.0  # seconds
+_loaded: dict[tuple[str, EntryPoint], Factory] = {}
 _scanned: tuple[float, dict[str, dict[str, EntryPoint]]] = (float("-inf"), {})
+
+
+def _all_points() -> Iterator[EntryPoint]:
+    """Those of a distribution that another one of the same name hides come later, and are not used."""
+    for distribution in distributions():
+        yield from distribution.entry_points
 
 
 def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
@@ -48,9 +55,9 @@ def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
     when, found = _scanned
     if not found or time.monotonic() - when > max_age:
         found = {}
-        for point in entry_points():
+        for point in _all_points():
             if point.group.startswith("orlop."):
-                found.setdefault(point.group.removeprefix("orlop."), {})[point.name] = point
+                found.setdefault(point.group.removeprefix("orlop."), {}).setdefault(point.name, point)
         _scanned = (time.monotonic(), found)
     return found.get(kind, {})
 
@@ -68,6 +75,8 @@ def find(kind: str, name: str) -> Factory:
     if point is None:
         have = ", ".join(installed(kind)) or "none"
         raise NotFound(f'cannot find {_what(kind)} "{name}": installed {_what(kind)}s are: {have}')
+    if (kind, point) in _loaded:
+        return _loaded[kind, point]
     manager = pluggy.PluginManager("orlop")
     manager.add_hookspecs(hooks)
     try:
@@ -97,4 +106,6 @@ def find(kind: str, name: str) -> Factory:
             f"{served}; upgrade orlop-sdk and orlop-kernel, or install an older release of the plugin"
         )
     dist = point.dist
-    return Factory(kind, name, make, spi_version, dist.name if dist else "", dist.version if dist else "", check_options)
+    names = (dist.name, dist.version) if dist else ("", "")
+    _loaded[kind, point] = Factory(kind, name, make, spi_version, *names, check_options)
+    return _loaded[kind, point]

@@ -14,12 +14,12 @@ def test_plugins_are_scanned_once_and_new_ones_found(monkeypatch: pytest.MonkeyP
     points = [EntryPoint("a", "nowhere", "orlop.log"), EntryPoint("x", "nowhere", "console_scripts")]
     now, scans = [100.0], [0]
 
-    def entry_points() -> list[EntryPoint]:
+    def all_points() -> list[EntryPoint]:
         scans[0] += 1
         return list(points)
 
     monkeypatch.setattr(discovery, "_scanned", (0.0, {}))
-    monkeypatch.setattr(discovery, "entry_points", entry_points)
+    monkeypatch.setattr(discovery, "_all_points", all_points)
     monkeypatch.setattr(discovery.time, "monotonic", lambda: now[0])
     for _ in range(20):
         assert discovery.installed("log") == ["a"]

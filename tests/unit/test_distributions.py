@@ -102,6 +102,7 @@ def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> Non
         _install(one, site)
     tests = OURS[name] / "tests"
     options = ["-q", "-m", "not root", "-c", str(TOP / "pyproject.toml"), f"--confcutdir={tests}", "-p", "no:cacheprovider"]
+    options.append("--hypothesis-profile=ci")  # without deadlines: the machine may be busy
     program = [
         sys.executable,
         "-I",

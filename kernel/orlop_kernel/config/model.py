@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -101,6 +102,13 @@ class AuditLog(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     max_size: str = "100m"
     max_file: int = 5
     required: bool = False
+
+
+@lru_cache(maxsize=16)
+def _instance(data_root: str) -> str:
+    """Kept: it resolves two paths, and a boot asks for each container."""
+    root = os.path.realpath(data_root)
+    return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
 
 
 class Config(ConfigBase, frozen=True, kw_only=True):
@@ -210,8 +218,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     def instance(self) -> str:
         """ "" for the daemon on the default data root, else eight hex digits derived from its data root. Part of every name
         that this daemon gives to an object of the host."""
-        root = os.path.realpath(self.data_root)
-        return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
+        return _instance(self.data_root)
 
     @property
     def bridge_name(self) -> str:

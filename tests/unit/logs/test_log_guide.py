@@ -44,7 +44,7 @@ def test_the_guides_entry_point_is_found(project: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(project))
     written = tomllib.loads((project / "pyproject.toml").read_text())
     [(name, value)] = written["project"]["entry-points"]["orlop.log"].items()
-    monkeypatch.setattr(plugins, "entry_points", lambda: [EntryPoint(name, value, "orlop.log")])
+    monkeypatch.setattr(plugins, "_all_points", lambda: [EntryPoint(name, value, "orlop.log")])
     monkeypatch.setattr(plugins, "_scanned", (0.0, {}))
     driver = plugins.find("log", "tsv").make()
     assert isinstance(driver, LogDriver)
