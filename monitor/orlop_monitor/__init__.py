@@ -1,21 +1,24 @@
 """The process that owns a container, and outlives the daemon.
 
-Who owns what: a monitor is subreaper and parent of one container. It holds the container's mount namespace, its network
-namespace (an fd), its standard streams, its log writer and its listeners. Names on the host own nothing: when container and
-monitor are gone, mounts, namespace and veth are gone too.
+Ownership: a monitor is the subreaper and parent of one container. It holds the container's mount namespace, its network
+namespace (a descriptor), its standard streams, its log writer and its listeners. None of them is pinned by a name on the
+host: when the container and the monitor are gone, the mounts, the namespace and the veth pair are gone too.
 
-What survives: the death of `orlopd` changes nothing here; a later daemon finds `monitor.json` in the run directory, checks
-pid and start time, and connects to `sock`. The death of the monitor is the container's: the zygote, its parent, empties
-the container's cgroups and writes `exit.json` in its stead. The death of the zygote alone changes nothing for monitors;
-the death of both leaves a container that the next daemon finds by `init.json`, kills and records.
+Crashes: - When `orlopd` dies, the monitor goes on. A later daemon finds `monitor.json` in the run directory, checks pid and
+start time, and
+  connects to `sock`.
+- When the monitor dies, its parent, the zygote, kills the processes in the container's cgroups and writes `exit.json`. -
+When the zygote dies, monitors go on. When a monitor and the zygote die, the next daemon finds the container by `init.json`,
+kills
+  it and records its exit.
 
-`main` wires a monitor together from:
+Modules, put together by `main`:
 
-where it comes from  `zygote`, with `forking`, `orphans`, `sealed`, `sharing`, `title`
-what is around it    `sandbox`, with `mounting`, `mountinfo`, `staging`, `cgroups`, `oom`
-what runs            `container` and `execs`, both of `task`, by `commands`
-its output           `streams`, with `console`; `logs`, with `lines` and `ring`
-its network          `forward` (published ports), `dns`
-what is said         `protocol`, over `connection` and `channel`, on `loop`
-what is left behind  `records`, by `smallfiles`
+start       `zygote`, with `forking`, `orphans`, `sealed`, `sharing`, `title`
+sandbox     `sandbox`, with `mounting`, `staging`, `oom`
+processes   `container` and `execs`; both use `task` and `commands`
+output      `streams`, with `console`; `logs`, with `lines` and `ring`
+network     `forward` (published ports), `dns`
+protocol    `protocol`, over `connection` and `channel`, on `loop`
+run files   `records`
 """

@@ -1,6 +1,6 @@
-"""One stream socket on the monitor's loop that never blocks: what the peer does not take is queued here.
+"""A non-blocking stream socket on the monitor's loop. Data that the peer does not read is queued here.
 
-The owner watches `pending` and stops producing, or closes. Framing is `connection`'s; what raw bytes mean is `streams`'s.
+The owner must watch `pending`, and stop producing or close. `connection` implements frames, `streams` raw streams.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def _nothing() -> None:
 
 
 class Channel:
-    """Owns the socket. `on_data(data, fds)`; `on_eof` at the peer's write shutdown; `on_gone` once when it closed or broke
-    (the socket is closed then); `on_drain` when the queue has become empty."""
+    """Owns the socket. Callbacks: `on_data(data, fds)`; `on_eof` at the peer's write shutdown; `on_gone` once when the peer
+    has closed or the connection is broken (the socket is closed then); `on_drain` when the queue has become empty."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -79,7 +79,7 @@ class Channel:
         self.on_eof()
 
     def _hangup(self) -> None:
-        # What the peer wrote before it went is still ours: read first, and come back here at the end of it.
+        # Data that the peer wrote before it closed must still be read; reading ends in `_gone`.
         if not self._reading:
             self._gone()
 
@@ -89,8 +89,8 @@ class Channel:
             self.on_gone()
 
     def send(self, parts: Sequence[bytes], fds: Sequence[int] = ()) -> None:
-        """Send now what the socket takes, the rest as it takes it. `fds` go with the first byte, and only right away: they
-        are meant for answers, on a channel whose queue is empty."""
+        """Send as much as the socket accepts now, and queue the rest. `fds` are sent with the first byte, and only if the
+        queue is empty, as it is when an answer is sent."""
         if self.closed or self._finishing:
             return
         sent = 0
@@ -139,7 +139,7 @@ class Channel:
                 self._queue.popleft()
 
     def finish(self) -> None:
-        """Send what is queued, then shut down for writing. What the peer still says is read and dropped."""
+        """Send the queued data, then shut down for writing. Further input is read and dropped."""
         if self.closed or self._finishing:
             return
         self._finishing = True
@@ -155,7 +155,8 @@ class Channel:
             self._gone()
 
     def push_out(self) -> None:
-        """Hand all that is queued to the kernel, which keeps it for the peer after our end."""
+        """Write all queued data to the socket buffer, enlarging it, so that the peer can read it after this process has
+        ended."""
         if self.closed or not self._queue:
             return
         try:
@@ -167,8 +168,8 @@ class Channel:
             self._shut_down()
 
     def discard_input(self) -> None:
-        """Read what is there and drop it: closing a unix socket with unread input resets the peer, which then may lose
-        the end of what we said."""
+        """Read and drop pending input. Closing a unix socket with unread input resets the peer, which may then lose the last
+        data sent to it."""
         try:
             while not self.closed and self._socket.recv(_READ_SIZE):
                 pass

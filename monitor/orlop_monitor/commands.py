@@ -1,8 +1,8 @@
-"""Running a runtime's commands from the monitor: spawned, not waited for.
+"""Runs a runtime's commands from the monitor, without blocking.
 
-posix_spawn, because its child shares our memory until it execs: 0.5 ms however large we are. Nothing is inherited but the
-three standard descriptors, everything else is close-on-exec; signals we ignore are reset, or the container's init would be
-born ignoring them; and so is our limit of descriptors, which is our own.
+It uses posix_spawn, whose child shares the parent's memory until it execs: 0.5 ms whatever the size of the process. The
+child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals are reset, because the
+container's init would inherit them, and so is the monitor's raised limit of descriptors.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from .loop import Loop
 __all__ = ["IGNORED_SIGNALS", "raise_file_limit", "run"]
 
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
-"""What a monitor lives through: a unit's stop, the end of a terminal it never had, a reader that is gone."""
+"""Signals that must not end a monitor: the stop of a systemd unit, terminal signals, a reader that is gone, a file size
+limit."""
 
-_FILES = 1 << 16  # two a connection that is relayed; so many cost a monitor some 100 MB, more should not be had of it
+_FILES = 1 << 16  # a relayed connection needs two; so many connections take some 100 MB of memory, which is the limit
 _inherited: tuple[int, int] | None = None
 
 
 def raise_file_limit() -> None:
-    """Have more descriptors than programs are started with, which a container's processes get to see."""
+    """Raise this process's soft limit of descriptors. The container's processes start with the inherited limit."""
     global _inherited
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES:
@@ -38,7 +39,7 @@ def raise_file_limit() -> None:
 
 @contextmanager
 def _inherited_limits() -> Iterator[None]:
-    """What is open beyond the limit meanwhile stays open."""
+    """Restore the inherited limit for the block. Descriptors above it stay open."""
     if _inherited is None:
         yield
         return
@@ -58,11 +59,12 @@ def _input_file(data: bytes) -> int:
 
 
 def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Callable[[int, bool], None]) -> int:
-    """Start it with these standard descriptors and return its pid. `on_end(status, timed_out)` once: exit code, or minus the
-    signal. It is killed at its deadline, with its children. Waits by the child's end, never by the end of its outputs: a
-    detached container keeps them open. Raises `OSError` when there is nothing to execute."""
+    """Start a command with these standard descriptors and return its pid. `on_end(status, timed_out)` is called once; the
+    status is the exit code, or the negated signal. At its deadline the command is killed with its children. The end is
+    detected by SIGCHLD and not by EOF of the outputs, which a detached container keeps open. Raises `OSError` when the
+    program cannot be executed."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
-    os.chdir(command.cwd)  # posix_spawn has no way to say it; our other thread knows full paths
+    os.chdir(command.cwd)  # posix_spawn cannot set it; the log threads use absolute paths
     try:
         program = sealed.executable(command.argv[0])
         with _inherited_limits():
@@ -91,7 +93,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     def ended(status: int) -> None:
         deadline.cancel()
         on_end(status, expired)
-        loop.release_unclaimed()  # after it: that is where the child is claimed
+        loop.release_unclaimed()  # after `on_end`, which claims the container's process
 
     loop.hold_unclaimed()
     loop.on_child(pid, ended)

@@ -1,7 +1,7 @@
-"""The monitor's side of the protocol: frames on channels, and the socket that later connections come to.
+"""The monitor's side of the protocol: frames on channels, and the listening socket for later connections.
 
-A connection lives until its peer closes it, or until `become_stream` gives its channel away. One whose peer does not read
-its answers is dropped: the monitor waits for no daemon.
+A connection lives until its peer closes it, or until `become_stream` gives its channel away. A connection whose peer does
+not read its answers is closed, so that the monitor never waits for a daemon.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DECODER = msgspec.msgpack.Decoder(Request)
 
 
 class FrameParser:
-    """Sans-IO: bytes in, whole frames out. `ValueError` for one that is too long."""
+    """Splits a byte stream into complete frames. No I/O. Raises `ValueError` for a frame that is too long."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -52,7 +52,7 @@ class FrameParser:
 
 
 class Connection:
-    """`on_request(connection, request)` for each; `on_end(connection)` once, unless it became a stream."""
+    """Calls `on_request(connection, request)` for each request, and `on_end(connection)` once, unless it became a stream."""
 
     def __init__(
         self,
@@ -84,10 +84,10 @@ class Connection:
             while not self._held and not self._given_away and (frame := self._parser.next()) is not None:
                 self._on_request(self, _DECODER.decode(frame))
         except (ValueError, msgspec.MsgspecError):
-            self.close()  # not our protocol; nothing after it can be understood
+            self.close()  # invalid data; what follows cannot be parsed either
 
     def hold(self) -> None:
-        """Take no further request until `release` or `become_stream`: the one at hand is still being worked on."""
+        """Handle no further request until `release` or `become_stream`, because the current one is still in progress."""
         self._held = True
 
     def release(self) -> None:
@@ -95,7 +95,7 @@ class Connection:
         self._dispatch()
 
     def take_fds(self, count: int) -> list[int]:
-        """The descriptors that came with the request at hand; the caller owns them."""
+        """The descriptors that came with the current request. The caller owns them."""
         taken, self._fds = self._fds[:count], self._fds[count:]
         return taken
 
@@ -112,7 +112,8 @@ class Connection:
             self.close()
 
     def become_stream(self) -> tuple[Channel, bytes]:
-        """Give the channel away, and what the peer has sent on it already. This object is dead then."""
+        """Return the channel, and the bytes that the peer has sent on it already. This object must not be used after
+        that."""
         self._given_away = True
         self._drop_fds()
         self._channel.pause()
@@ -126,7 +127,7 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Or given away."""
+        """Whether the connection is closed or has become a stream."""
         return self._given_away
 
     def push_out(self) -> None:
@@ -141,7 +142,8 @@ class Connection:
 
 
 class Listener:
-    """The socket `sock` in the run directory, whose 0700 is the access control. Closed by the process's end."""
+    """The listening socket `sock` in the run directory, whose mode 0700 is the access control. Closed by the process's
+    end."""
 
     def __init__(self, loop: Loop, run_dir: str, on_socket: Callable[[socket.socket], None]) -> None:
         self._loop = loop
@@ -163,8 +165,8 @@ class Listener:
         try:
             sock, _ = self._socket.accept()
         except OSError as error:
-            if error.errno in EXHAUSTED:  # the peer waits, and has a deadline of its own
+            if error.errno in EXHAUSTED:  # retry later; the peer has its own deadline
                 self._loop.on_readable(self._socket.fileno(), None)
                 self._loop.call_later(BACK_OFF, self._listen)
-            return  # or the peer went
+            return  # the peer is gone
         self._on_socket(sock)

@@ -1,4 +1,5 @@
-"""Terminals: the runtime makes a pty inside the container and sends its master here (OCI runtimes' `--console-socket`)."""
+"""Terminals: the runtime makes a pty in the container and sends its master to a socket (`--console-socket` of OCI
+runtimes)."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ _WINSIZE = struct.Struct("HHHH")
 
 
 def set_size(master: int, rows: int, columns: int) -> None:
-    """TIOCSWINSZ: the foreground process gets SIGWINCH."""
+    """Set the size of a terminal (TIOCSWINSZ). The kernel sends SIGWINCH to its foreground process group."""
     fcntl.ioctl(master, termios.TIOCSWINSZ, _WINSIZE.pack(rows & 0xFFFF, columns & 0xFFFF, 0, 0))
 
 
 class ConsoleSocket:
-    """Listens at `path` for one runtime, which connects and sends one fd. The master is handed over by `take`."""
+    """Listens at `path` for one runtime, which connects and sends one descriptor. `take` returns the master."""
 
     def __init__(self, loop: Loop, path: str) -> None:
         self._loop = loop
@@ -43,7 +44,8 @@ class ConsoleSocket:
         loop.on_readable(self._listener.fileno(), self.poll)
 
     def poll(self) -> None:
-        """See whether it has come. Also called when the runtime has ended: by then it was sent, though perhaps not seen."""
+        """Receive the master if it was sent. Also called when the runtime has ended, because the loop may not have seen it
+        yet."""
         try:
             if self._peer is None:
                 self._peer, _ = self._listener.accept()
@@ -61,7 +63,7 @@ class ConsoleSocket:
             self.on_master()
 
     def take(self) -> int:
-        """The master, ours from now on; -1 when none came."""
+        """Hand the master over to the caller, who owns it then; -1 when none was received."""
         master, self._master = self._master, -1
         return master
 

@@ -1,8 +1,8 @@
-"""The life of one container: start, run, end. What its end promises, in this order:
+"""The lifecycle of one container: start, run, exit. The order of events at its exit is:
 
-output to its end or 2 s, log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime state deleted,
-monitor gone (and with it root, network namespace and listeners). Dirty pages may delay the last step: nobody waits for it
-to learn the exit code.
+output read to its end (2 s at most), log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime
+state deleted, monitor exits (and with it the root mounts, network namespace and listeners). Writing back dirty pages may
+delay the last step, but the exit code is available before.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _STRAGGLER_SECONDS = 1.0
 
 
 class Container:
-    """`announce(event)` tells subscribers; `on_dead` once its end is recorded, before it is announced; `on_gone` when
-    nothing is left to do."""
+    """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit is recorded, before it is
+    announced; `on_gone` when nothing is left to do."""
 
     def __init__(self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object]) -> None:
         self._loop = loop
@@ -56,7 +56,7 @@ class Container:
 
     @property
     def task(self) -> Task | None:
-        """The init, while it runs."""
+        """The container's init, while it runs."""
         return self._task if self.phase == "running" else None
 
     @property
@@ -64,7 +64,7 @@ class Container:
         return self._start is not None
 
     def attachment(self, request: Attach) -> Callable[..., Attachment]:
-        """How a channel joins the streams; may be called before the start."""
+        """A function that attaches a channel to the streams. May be called before the start."""
         process_input = self._input if self._launch.stdin else None
         return lambda channel: Attachment(channel, request, process_input, self._output, not self._launch.terminal)
 
@@ -86,7 +86,7 @@ class Container:
         try:
             if self._launch.log:
                 self._log = open_log(self._launch.log)
-        except Exception as error:  # a driver may raise anything; it must not leave a monitor without an answer
+        except Exception as error:  # a driver may raise anything, and the request must be answered
             self._failed(connection, serial, Failed(f"failed to initialize logging driver: {error}"))
             return
         try:
@@ -100,7 +100,7 @@ class Container:
     def _running(self, connection: Connection, serial: int, started: Started) -> None:
         assert self._start
         self.phase = "running"
-        # Both: of a process that is dead already, v2 still tells where it was and v1 does not.
+        # Combine both: if the process is dead already, v2 still reports its cgroup, but v1 does not.
         asked = cgroups.directories(started.pid, self._launch.id)
         found = tuple(dict.fromkeys((*asked, *cgroups.named(self._start.cgroup))))
         records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))
@@ -111,7 +111,7 @@ class Container:
         self._announce(Oom(time.time_ns()))
 
     def _failed(self, connection: Connection, serial: int, failed: Failed) -> None:
-        """Clean up, then answer: who gets the answer may try again with the same names."""
+        """Clean up, then answer, because the daemon may retry with the same names after the answer."""
         assert self._start
         self.phase = "ended"
         self._stdio.close()
@@ -121,7 +121,7 @@ class Container:
         start = self._start
 
         def deleted(status: int) -> None:
-            # A runtime that was killed before it wrote its state leaves nothing that its `delete` could know of
+            # A runtime that was killed before it wrote its state left processes and cgroups that its `delete` does not know
             if failed.status or failed.timed_out or status:
                 self._sweep(start)
             connection.reply(serial, failed)
@@ -130,8 +130,8 @@ class Container:
         self._delete(start.delete, deleted)
 
     def _sweep(self, start: Start) -> None:
-        """End what a runtime that was killed half-way had forked, and remove the cgroups it had made. Bounded, and nothing
-        else goes on in this process by now."""
+        """Kill the processes and remove the cgroups that an interrupted runtime left. Blocks for a bounded time, which is
+        acceptable because the monitor has nothing else to do."""
         found = cgroups.named(start.cgroup)
         deadline = time.monotonic() + _STRAGGLER_SECONDS
         while not (cgroups.kill(found) and orphans.kill_children(()) and cgroups.remove(found)):
@@ -163,7 +163,7 @@ class Container:
         self.on_gone()
 
     def _delete(self, command: Command, then: Callable[[int], None]) -> None:
-        """Have the runtime forget the container; `then(status)`: its exit code, or minus the signal."""
+        """Run the runtime's `delete`, then call `then(status)` with its exit code, or the negated signal."""
 
         def deleted(status: int, timed_out: bool) -> None:
             if status:

@@ -1,4 +1,4 @@
-"""The further processes of a container: each from its request to its `ExecExited`."""
+"""The execs of a container, each from its request to its `ExecExited`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # nobody starts more while there is nobody
+_UNHEARD = 1000  # execs cannot start while no daemon is connected, so more exits do not occur
 
 
 class Execs:
-    """`streamed(connection)` gives a connection's channel and its early input away; `announce(event)` tells subscribers, and
-    returns whether there are any."""
+    """`attach(connection, make)` turns a connection into a stream with the attachment that `make` creates. `announce(event)`
+    sends an event to subscribers, and returns whether there are any."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Execs:
         self._announce = announce
         self._tasks: dict[str, Task] = {}
         self.unreported_exits: dict[str, int] = {}
-        """Exit codes that there was nobody to tell, up to `_UNHEARD`."""
+        """Exit codes that no subscriber received, up to `_UNHEARD`."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -43,7 +43,7 @@ class Execs:
         return self._tasks.get(exec_id)
 
     def start(self, connection: Connection, serial: int, request: Exec) -> None:
-        """Answers on the connection; with `attach` the connection is a stream after that."""
+        """Start an exec and answer on the connection. With `attach`, the connection becomes a stream after the answer."""
         if request.exec_id in self._tasks:
             connection.reply(serial, Failed(f"exec {request.exec_id} runs already"))
             return
@@ -68,13 +68,13 @@ class Execs:
         task = Task(self._loop, stdio, output)
         self._tasks[request.exec_id] = task
         if attach is not None:
-            connection.hold()  # what follows is input, not requests; on one that is not attached, signals may follow
+            connection.hold()  # what follows is standard input, not requests
 
         def started(answer: Started) -> None:
             connection.reply(serial, answer)
             if attach is None:
                 return
-            # The end of an attached client's input is the end of the process's: there is nobody else to give any.
+            # The end of the client's input ends the process's input, because no other client can attach to an exec.
             once = msgspec.structs.replace(attach, stdin_once=True)
             process_input = input_ if request.stdin else None
             self._attach(connection, lambda channel: Attachment(channel, once, process_input, output, not request.terminal))
@@ -95,6 +95,6 @@ class Execs:
         task.start(request.run, request.pid_file, request.log_file)
 
     def end_all(self) -> None:
-        """The container is dead: kill what outlived its namespace, and wait for no more output."""
+        """Called when the container is dead: kill execs that outlived its pid namespace, and stop waiting for output."""
         for task in tuple(self._tasks.values()):
             task.kill()

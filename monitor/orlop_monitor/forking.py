@@ -1,7 +1,7 @@
-"""What the daemon and its zygote say to each other, over a SOCK_SEQPACKET pair: one message a packet, msgpack.
+"""The protocol between the daemon and its zygote: msgpack messages over a SOCK_SEQPACKET pair, one message per packet.
 
-`Fork` carries one fd (SCM_RIGHTS): the child's connection. Every `Fork` is answered, in order. The daemon's end is closed by
-its death: the zygote takes no more then, and ends with its last child.
+`Fork` carries one descriptor (SCM_RIGHTS), the child's connection. Every `Fork` is answered, in order. When the daemon's end
+is closed, the zygote accepts no more requests and exits with its last child.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ ENTRIES = ("monitor", "unpack")
 
 
 class Fork(msgspec.Struct, frozen=True):
-    """Fork a child that runs `entry`. `run_dir` of a monitor: where its records are, should it end without the last one.
-    `serial` comes back in the answer: the answer to a request that was given up is not taken for the next one's."""
+    """Fork a child that runs `entry`. `run_dir` is a monitor's run directory: the zygote writes its exit record if the
+    monitor dies without one. The answer has the same `serial`, so that a late answer is not taken for that of the next
+    request."""
 
     serial: int
     entry: str
@@ -24,7 +25,7 @@ class Fork(msgspec.Struct, frozen=True):
 
 
 class Forked(msgspec.Struct, frozen=True):
-    """`pid`, or 0 and the reason."""
+    """The child's `pid`, or 0 and the `error`."""
 
     serial: int
     pid: int

@@ -1,11 +1,11 @@
-"""Published ports on loopback and IPv6: what the host's packet filter does not lead to the container is relayed here.
+"""Userland proxy for published ports, as docker-proxy: relays the traffic that nftables does not forward (loopback, IPv6).
 
-The daemon binds the sockets and hands them over; from then on they are the monitor's, so they serve on while no daemon runs,
-and free the port by the monitor's end. Nothing here blocks, and no connection's fate is another's: errors of one end that
-one. Buffers are bounded: a side that does not read stops the other side's being read. Of the monitor's descriptors some are
-left to what the daemon asks of it, however many clients there are.
+The daemon binds the sockets and passes them to the monitor, which owns them: ports are served while no daemon runs, and are
+freed when the monitor exits. Nothing here blocks. An error of one connection ends only that connection. Buffers are bounded:
+when one side does not read, the other side is not read either. Some descriptors are reserved for the daemon's requests,
+however many clients connect.
 
-Connections and datagrams are opened from the host's network namespace, which is the monitor's own.
+Connections to the container are opened from the host's network namespace, which is the monitor's own.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from orlop_monitor.protocol import Forward
 __all__ = ["Forwarder"]
 
 _CHUNK = 64 << 10
-_BATCH = 64  # accepts or datagrams in one callback: others have a turn in between
-_RESERVE = 4 * _BATCH  # descriptors that are left to others
-_UDP_IDLE = 90.0  # docker-proxy's
+_BATCH = 64  # accepts or datagrams in one callback, so that other callbacks get their turn
+_RESERVE = 4 * _BATCH  # descriptors reserved for other uses
+_UDP_IDLE = 90.0  # seconds, as in docker-proxy
 _UDP_FLOWS = 1024
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 _RESET = struct.pack("ii", 1, 0)
@@ -40,15 +40,15 @@ class Forwarder:
         self._listeners: list[_TcpListener | _UdpListener] = []
 
     def serve(self, sockets: Sequence[socket.socket], forwards: Sequence[Forward]) -> None:
-        """Serve these too, from now on; they are ours to close."""
+        """Serve additional listeners. Takes ownership of the sockets."""
         for sock, forward in zip(sockets, forwards, strict=True):
             sock.setblocking(False)
             kind = _UdpListener if forward.protocol == "udp" else _TcpListener
             self._listeners.append(kind(self._loop, sock, (forward.address, forward.port)))
 
     def lead(self, moved: Mapping[str, str]) -> None:
-        """The container is at another address: lead what went to an address (the key) to another, or end that listener ("").
-        Connections that there are go on while their address does."""
+        """Change the target address of listeners from each key to its value; "" closes the listener. Existing connections
+        stay open as long as their address exists."""
         for listener in list(self._listeners):
             address = moved.get(listener.target[0])
             if address:
@@ -58,15 +58,15 @@ class Forwarder:
                 self._listeners.remove(listener)
 
     def close(self) -> None:
-        """End all, connections included."""
+        """Close all listeners and connections."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
 
 
 def _crowded(fd: int) -> bool:
-    """Whether no more than the reserve is left. The kernel gives the lowest number that is free, so that one tells how many
-    are in use."""
+    """Whether only the reserve of descriptors is left. A new descriptor has the lowest free number, which tells how many are
+    in use."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         lowest_free = os.dup(fd)
@@ -88,7 +88,7 @@ def _close(loop: Loop, sock: socket.socket, *, reset: bool = False) -> None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
-            pass  # closed without a reset then
+            pass  # it is closed without a reset
     sock.close()
 
 
@@ -119,7 +119,7 @@ class _TcpListener:
                 if error.errno in EXHAUSTED:
                     self._pause()
                     return
-                continue  # that connection is gone; accept(2) lists a dozen such errors
+                continue  # this connection is gone; accept(2) lists a dozen such errors
             try:
                 upstream = socket.socket(_family(self.target[0]), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             except OSError:
@@ -129,7 +129,7 @@ class _TcpListener:
             self._relays.add(_Relay(self._loop, client, upstream, self.target, self._relays.discard))
 
     def _pause(self) -> None:
-        """Out of descriptors: the listener stays readable, so look away for a moment rather than spin."""
+        """Out of descriptors: stop watching the listener for a moment. It stays readable, so the loop would spin."""
         self._loop.on_readable(self._sock.fileno(), None)
         self._resume = self._loop.call_later(BACK_OFF, self._listen)
 
@@ -142,7 +142,7 @@ class _TcpListener:
 
 
 class _Relay:
-    """One connection and its other half."""
+    """A client's connection and the connection to the container."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _Relay:
         except BlockingIOError:
             pass
         except OSError:
-            # Ends after the constructor, when the owner knows of us.
+            # Abort after the constructor, when the owner has a reference to this object.
             loop.call_soon(self.abort)
             return
         loop.on_writable(upstream.fileno(), self._connected)
@@ -175,7 +175,7 @@ class _Relay:
         try:
             self._upstream.getpeername()
         except OSError:
-            return  # woken for the former owner of this descriptor number
+            return  # an event for a closed descriptor that had the same number
         self._loop.on_writable(self._upstream.fileno(), None)
         _Pipe(self._loop, self._client, self._upstream, self._finished, self.abort).start()
         _Pipe(self._loop, self._upstream, self._client, self._finished, self.abort).start()
@@ -186,7 +186,7 @@ class _Relay:
             self._end(reset=False)
 
     def abort(self) -> None:
-        """What one side did to us, the other is told: a reset."""
+        """Reset both connections, so that each side sees the failure of the other."""
         self._end(reset=True)
 
     def _end(self, *, reset: bool) -> None:
@@ -198,9 +198,9 @@ class _Relay:
 
 
 class _Pipe:
-    """One direction. Holds at most one chunk that its sink would not take."""
+    """Copies one direction. Holds at most one chunk that the sink did not accept."""
 
-    _buffer = bytearray(_CHUNK)  # filled and emptied within one callback, so one is enough for all
+    _buffer = bytearray(_CHUNK)  # shared by all pipes: it is filled and emptied within one callback
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class _Pipe:
             self._loop.on_readable(self._source.fileno(), self._read)
 
     def _shut(self) -> None:
-        """The source has said all: pass that on, and leave the other direction alone."""
+        """Pass on the EOF of the source. The other direction stays open."""
         try:
             self._sink.shutdown(socket.SHUT_WR)
         except OSError:
@@ -268,7 +268,7 @@ class _Pipe:
 
 
 class _Flow:
-    """A client, the local address it wrote to, and our socket towards the container."""
+    """A client, the local address that it sent to, and the socket towards the container."""
 
     __slots__ = ("ancillary", "client", "deadline", "target", "upstream")
 
@@ -280,7 +280,8 @@ class _Flow:
 
 
 class _UdpListener:
-    """A socket for each client, as only so the answers can be told apart; ended when nothing passed for a while."""
+    """Relays datagrams. Each client has its own socket towards the container, so that answers can be assigned; it is closed
+    when idle."""
 
     def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self._sock, self.target = loop, sock, target
@@ -298,7 +299,7 @@ class _UdpListener:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # an ICMP error of an earlier answer; reading it cleared it
+                continue  # an ICMP error for an earlier answer, now cleared
             flow = self._flow(client, self._reply_from(ancillary))
             if flow is None:
                 continue
@@ -309,7 +310,8 @@ class _UdpListener:
                 continue  # datagrams may be lost
 
     def _reply_from(self, ancillary: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-        """The answer must come from the address that the client wrote to, which the route back need not lead from."""
+        """The ancillary data for an answer from the address that the client sent to, which may differ from the route's
+        source."""
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
                 return [(level, kind, bytes(4) + data[4:8] + bytes(4))]
@@ -352,7 +354,7 @@ class _UdpListener:
             except BlockingIOError:
                 return
             except OSError:
-                return  # nobody listens in the container, so far
+                return  # an ICMP error: no process in the container listens on the port yet
             flow.deadline = time.monotonic() + _UDP_IDLE
             try:
                 self._sock.sendmsg([data], flow.ancillary, 0, flow.client)

@@ -1,7 +1,7 @@
-"""Splits a stream of output into what a log driver gets: blocks of whole lines, and the pieces of lines that are too long.
+"""Splits output into `LogBlock`s for the log driver: blocks of complete lines, and pieces of long lines.
 
-Pure: bytes and times in, `LogBlock`s out. One splitter a stream; it holds back the beginning of a line until its end comes
-(at most 16 KiB), so what a killed monitor loses is at most that.
+No I/O. Each stream has its own splitter, which holds back an incomplete line of at most 16 KiB; a killed monitor loses at
+most that.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from orlop_sdk.log import LogBlock
 __all__ = ["LINE_LIMIT", "LineSplitter"]
 
 LINE_LIMIT = 16384
-"""Docker splits here (BufSize in its copier), and log shippers join on it: a line with its newline fits, or is cut into
-pieces of exactly this length and a rest. So a line of 16384 bytes becomes one piece and a lone newline."""
+"""Docker splits lines at this length (BufSize in its copier), and log shippers rely on it to join them. A line that is
+longer, including its newline, is cut into pieces of exactly this length and a rest. A line of 16384 bytes thus becomes one
+piece and a lone newline."""
 
 
 class LineSplitter:
-    """As Docker stamps them: a line has the time at which its newline was read; all pieces of a long line have the
-    time at which the first of them was complete."""
+    """Times are as in Docker: a line has the time at which its newline was read. All pieces of a long line have the time at
+    which the first was complete."""
 
     __slots__ = ("_pending", "_piece_time", "_stream")
 
     def __init__(self, stream: str) -> None:
         self._stream = stream
         self._pending = bytearray()
-        self._piece_time: int | None = None  # set while we are inside a long line
+        self._piece_time: int | None = None  # set within a long line
 
     def feed(self, data: bytes, time_ns: int) -> list[LogBlock]:
-        """What one read brought. Whole lines come as one block a read, unless there is a long one between them."""
+        """Split the data of one read. Its complete lines form one block, unless there is a long line between them."""
         blocks: list[LogBlock] = []
         end = data.rfind(b"\n") + 1
         if end:
@@ -42,7 +43,7 @@ class LineSplitter:
         return blocks
 
     def flush(self, time_ns: int) -> list[LogBlock]:
-        """The stream is at its end: what is left has no newline."""
+        """Called at the end of the stream: the rest, which has no newline."""
         if not self._pending:
             return []
         time_ns = time_ns if self._piece_time is None else self._piece_time
@@ -52,7 +53,7 @@ class LineSplitter:
         return [block]
 
     def _pieces(self, time_ns: int, blocks: list[LogBlock]) -> None:
-        """Cut what is pending of a line that has no end yet."""
+        """Cut pieces from a pending line that is not complete yet."""
         whole = bytes(self._pending)
         end = len(whole) - len(whole) % LINE_LIMIT
         self._cut(whole, 0, end, time_ns, blocks)
@@ -66,10 +67,10 @@ class LineSplitter:
 
     def _lines(self, data: bytes, time_ns: int, blocks: list[LogBlock]) -> None:
         """`data` ends in a newline; the first line may be the rest of a long one."""
-        begin = position = 0  # [begin, position): short lines not given out yet
+        begin = position = 0  # [begin, position): short lines that are not in a block yet
         if self._piece_time is not None:
             begin = position = self._long(data, 0, time_ns, blocks)
-        # Hop from newline to newline as far as a line may reach: a handful of searches for a read of short lines.
+        # Search backwards for a newline within the line limit: a read of short lines takes only a few searches.
         while len(data) - position > LINE_LIMIT:
             newline = data.rfind(b"\n", position, position + LINE_LIMIT)
             if newline >= 0:
@@ -82,7 +83,7 @@ class LineSplitter:
             blocks.append(LogBlock(self._stream, data[begin:] if begin else data, time_ns))
 
     def _long(self, data: bytes, start: int, time_ns: int, blocks: list[LogBlock]) -> int:
-        """The line at `start` is long, or the rest of a long one: its pieces and its last, with the newline. The end."""
+        """Cut the line at `start`, which is long or the rest of a long line, to its newline. Returns its end."""
         newline = data.index(b"\n", start)
         rest = newline - (newline - start) % LINE_LIMIT
         self._cut(data, start, rest, time_ns, blocks)

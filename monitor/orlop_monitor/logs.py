@@ -1,6 +1,6 @@
-"""The container's log, from reads of its output to the driver's writer. Runs in the monitor: it goes on without a daemon.
+"""Passes the container's output to the log driver's writer. It runs in the monitor, so it does not need a daemon.
 
-A writer that fails costs log entries, never the container: errors end here, counted.
+A failing writer must not end the container: errors are caught here, and lost entries are counted.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _factories: dict[str, Factory] = {}
 
 
 def preload(names: Iterable[str]) -> None:
-    """Import these drivers before any monitor is forked: imported there, each would pay for it in time and memory. One that
-    cannot be loaded is reported when a container wants it."""
+    """Import these log drivers before monitors are forked, to save each monitor the time and memory. A driver that cannot be
+    loaded is reported when a container uses it."""
     for name in names:
         try:
             _factories[name] = discovery.find("log", name)
@@ -33,14 +33,14 @@ def preload(names: Iterable[str]) -> None:
 
 
 def open_log(log: Log) -> LogSink:
-    """Raises what the driver raises."""
+    """Open the log for writing. Raises any exception of the driver."""
     factory = _factories.get(log.driver) or discovery.find("log", log.driver)
     driver: LogDriver = factory.make()
     return LogSink(ringed(driver.open_writer(log.info, log.options), log.options))
 
 
 class LogSink:
-    """Owns the writer."""
+    """Splits output into lines and writes them. Owns the writer."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer

@@ -1,7 +1,7 @@
-"""The monitor's event loop: readiness, timers and children, in one thread, on epoll.
+"""The monitor's event loop: readiness (epoll), timers and child processes, in one thread.
 
-Not trio: a monitor is forked in 0.4 ms from a process that has imported next to nothing, and what it does is a handful of
-callbacks. A callback must not block; an exception in one is the monitor's end (and so the container's), by design.
+It is not trio, because a monitor is forked in 0.4 ms from a process with few imports, and needs only a few callbacks. A
+callback must not block. An exception in a callback ends the monitor, and with it the container, by design.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["BACK_OFF", "EXHAUSTED", "Loop", "Timer"]
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BACK_OFF = 0.1
-"""Seconds to look away from a listener when it cannot be accepted from for one of these: it stays readable meanwhile."""
+"""Seconds to stop watching a listener after accept failed with one of `EXHAUSTED`, because it stays readable."""
 
 Callback = Callable[[], None]
 
 
 class Timer:
-    """A pending call; `cancel` may be called at any time, also twice."""
+    """A pending call. `cancel` may be called at any time, and twice."""
 
     __slots__ = ("callback",)
 
@@ -38,7 +38,7 @@ class Timer:
 
 
 class Loop:
-    """Owns the epoll fd and the SIGCHLD wake-up; made after the fork, closed by the process's end."""
+    """Owns the epoll descriptor and the SIGCHLD wake-up. Create it after the fork; the end of the process closes it."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -52,7 +52,7 @@ class Loop:
         self._claimants = 0
         self._stopped = False
         self._wake, wakeup = socket.socketpair()
-        self._wakeup = wakeup  # kept: its fd is the signal module's
+        self._wakeup = wakeup  # keep a reference: the signal module uses its descriptor
         self._wake.setblocking(False)
         wakeup.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -60,19 +60,20 @@ class Loop:
         self.on_readable(self._wake.fileno(), self._reap)
 
     def on_readable(self, fd: int, callback: Callback | None) -> None:
-        """Call whenever `fd` is readable, at EOF or in error; None stops that."""
+        """Call `callback` whenever `fd` is readable, at EOF or in error; None stops that."""
         self._set(self._readers, fd, callback)
 
     def on_writable(self, fd: int, callback: Callback | None) -> None:
-        """Call whenever `fd` is writable or in error; None stops that."""
+        """Call `callback` whenever `fd` is writable or in error; None stops that."""
         self._set(self._writers, fd, callback)
 
     def on_hangup(self, fd: int, callback: Callback | None) -> None:
-        """Call when both directions of the socket `fd` are shut, or it broke; not at a half-close. None stops that."""
+        """Call `callback` when both directions of the socket `fd` are shut, or it is broken; not at a half-close. None stops
+        that."""
         self._set(self._hangups, fd, callback)
 
     def forget(self, fd: int) -> None:
-        """Watch `fd` no more. Must come before its close."""
+        """Stop watching `fd`. Call it before closing `fd`."""
         self._set(self._readers, fd, None)
         self._set(self._writers, fd, None)
         self._set(self._hangups, fd, None)
@@ -104,8 +105,8 @@ class Loop:
         return self.call_later(0, callback)
 
     def on_child(self, pid: int, callback: Callable[[int], None]) -> None:
-        """Call once with the exit code (minus the signal) when child `pid` ends; also when it ended before this call,
-        provided that its status was being held (`hold_unclaimed`)."""
+        """Call `callback` once with the exit code (or the negated signal) when the child `pid` ends. If it ended before this
+        call, its status must have been kept (`hold_unclaimed`)."""
         if pid in self._unclaimed:
             status = self._unclaimed.pop(pid)
             self.call_soon(lambda: callback(status))
@@ -113,8 +114,8 @@ class Loop:
             self._children[pid] = callback
 
     def hold_unclaimed(self) -> None:
-        """Keep the statuses of children nobody asked for, until `release_unclaimed`: a command runs whose child we shall
-        claim, and that child may end before the command does."""
+        """Keep the exit statuses of unclaimed children until `release_unclaimed`. Used while a runtime's command runs: the
+        process that it makes will be claimed, but may end before the command does."""
         self._claimants += 1
 
     def release_unclaimed(self) -> None:
@@ -140,7 +141,8 @@ class Loop:
             if callback is not None:
                 callback(code)
             elif self._claimants:
-                # A subreaper is handed strangers too. Kept no longer than needed: a pid comes again, an old status must not.
+                # A subreaper also gets unrelated orphans. Statuses must not be kept longer than needed, because pids are
+                # reused.
                 self._unclaimed[pid] = code
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
-"""The monitor: one process, one container. Forked by the zygote, told what to do over its first connection.
+"""The monitor: one process for one container. It is forked by the zygote and receives requests over its first connection.
 
-It ends when its container has ended and is deleted, or when nobody ever told it to start one: while it has started none, it
-lives only as long as its first connection.
+It exits when its container has ended and is deleted. Until it has started a container, it exits when its first connection is
+closed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = ["run"]
 
 
 class Monitor:
-    """Owns the loop, the connections and the container; routes requests."""
+    """Owns the loop, the connections and the container. Dispatches requests."""
 
     def __init__(self, sock: socket.socket, build: Callable[[Launch], int]) -> None:
         self._loop = Loop()
@@ -101,7 +101,7 @@ class Monitor:
         self._handlers[type(request.body)](connection, request.serial, request.body)
 
     def _announce(self, event: Exited | ExecExited | Oom) -> bool:
-        """Whether there was anybody to tell, who listens."""
+        """Send an event to all subscribers. Returns whether at least one is still connected."""
         subscribed = [connection for connection in self._connections if connection.subscribed]
         for connection in subscribed:
             connection.event(event)
@@ -115,7 +115,7 @@ class Monitor:
         make(channel).join(early)
 
     def _dead(self) -> None:
-        """Before anyone is told: who is may want the ports for the next container."""
+        """Called before the exit is announced, because a subscriber may want to reuse the ports at once."""
         self._execs.end_all()
         if self._forwarder:
             self._forwarder.close()
@@ -123,7 +123,7 @@ class Monitor:
             self._names.close()
 
     def _gone(self) -> None:
-        """The last thing: what peers have not read yet is handed to the kernel, which keeps it for them."""
+        """The last step: write all queued data to the socket buffers, so that peers can read it after the exit."""
         self._execs.end_all()
         for connection in tuple(self._connections):
             connection.push_out()
@@ -248,10 +248,10 @@ class Monitor:
 
 
 def run(connection: socket.socket, build: Callable[[Launch], int] = sandbox.build) -> None:
-    """Be the monitor that `connection` gives its orders to. Returns when it has nothing left to do. `build` makes the
-    sandbox and returns its network namespace: the one step that needs root."""
+    """Run a monitor that is controlled by `connection`. Returns when it has nothing left to do. `build` makes the sandbox
+    and returns its network namespace; it is the only step that needs root."""
     for signum in IGNORED_SIGNALS:
-        # A unit's or a terminal's end is not the container's: it is ended by request, or by its cgroup.
+        # The end of a systemd unit or a terminal must not end the container; it is ended by request, or through its cgroup.
         signal.signal(signum, signal.SIG_IGN)
     linux.set_subreaper()
     raise_file_limit()

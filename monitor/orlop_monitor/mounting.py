@@ -1,4 +1,4 @@
-"""Mounts as data made real, at and below a directory whose content others may control."""
+"""Makes mounts at and below a directory whose content is not trusted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["mount_all"]
 
 
 def _mount_below(root: int, mount: Mount) -> None:
-    """Mount at a target that the image controls: resolved inside the root, used by fd only."""
-    # What changes a mount that exists needs a second look at the target: an fd from before is below the new mount.
+    """Mount at a target that the image controls. It is resolved inside the root and used only by descriptor."""
+    # Options that change an existing mount need a new descriptor of the target: the first one is below the new mount.
     bind = mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
     first = [word for word in mount.options if (word in ("bind", "rbind") if bind else word not in linux.PROPAGATION)]
     rest = [word for word in mount.options if word not in first]
@@ -31,7 +31,7 @@ def _mount_below(root: int, mount: Mount) -> None:
 
 
 def mount_all(top: str, mounts: Iterable[Mount]) -> None:
-    """In order. `OSError` names what could not be mounted."""
+    """Make the mounts in order. `OSError` names the mount that failed."""
     root = -1
     try:
         for mount in mounts:

@@ -1,8 +1,8 @@
-"""Noticing that a container is out of memory, as it happens and once more at the end: the kernel has killed a process of
-it, or has stopped one because it may not kill.
+"""Detects that a container is out of memory, when it happens and again at the container's end: the kernel has killed one of
+its processes, or has stopped one because the OOM killer is disabled.
 
-v2: inotify on `memory.events` (the kernel reports modifications of it); v1: an eventfd registered with `memory.oom_control`.
-Either only says "look": what the file says decides.
+v2: inotify on `memory.events` (the kernel reports its modification). v1: an eventfd registered with `memory.oom_control`.
+Both only trigger a check; the content of the file decides.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _eventfd(path: str) -> int:
 
 
 class OomWatch:
-    """`on_oom()` each time that the counter has grown or that a process was stopped. `happened`: it was called."""
+    """Calls `on_oom()` each time that the counter has grown or a process was stopped. `happened`: it was called."""
 
     def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop
@@ -60,7 +60,7 @@ class OomWatch:
         try:
             self._fd = _eventfd(file) if file.endswith("oom_control") else _inotify(file)
         except OSError:
-            pass  # no event then; the counter at the end still tells
+            pass  # no events, but the counter is checked at the end
         else:
             loop.on_readable(self._fd, self._woken)
         self.check()
@@ -70,7 +70,7 @@ class OomWatch:
             os.read(self._fd, 4096)
         except BlockingIOError:
             return
-        # Every wake is a new stop: nothing tells of its end
+        # Each wake-up is a new stop: the kernel does not report its end
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()
         else:
@@ -87,7 +87,7 @@ class OomWatch:
         self._on_oom()
 
     def close(self) -> None:
-        """Before the cgroup is removed: its removal would wake us too."""
+        """Stop watching. Call it before the cgroup is removed, because the removal triggers an event too."""
         if self._fd >= 0:
             self._loop.forget(self._fd)
             os.close(self._fd)

@@ -1,5 +1,5 @@
-"""Children that a subreaper was handed: found by asking every process for its parent (the kernel's own list of children is
-a build option)."""
+"""Kills the orphans that a subreaper has adopted. Children are found by reading the parent of every process in /proc,
+because the kernel's list of children (CONFIG_PROC_CHILDREN) is optional."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def _parent(pid: str) -> tuple[int, bytes]:
 
 
 def kill_child_of_file(path: str) -> None:
-    """SIGKILL to the process that a runtime wrote the id of, if it is a child of ours: no stranger by now."""
+    """Kill the process whose pid a runtime wrote to the file `path`, if it is a child of this process (the pid was not
+    reused)."""
     try:
         pid = smallfiles.read(path).decode().strip()
         if pid.isdecimal() and _parent(pid)[0] == os.getpid():
             os.kill(int(pid), signal.SIGKILL)
     except (OSError, ValueError):
-        pass  # there is none, or it is dead
+        pass  # no such file, or the process is dead
 
 
 def kill_children(keep: Container[int]) -> bool:
-    """SIGKILL to each of our children that is not in `keep`. True when there was none: theirs become ours as they die, so
-    call again until then."""
+    """Kill all children that are not in `keep`. Returns true when there were none. Children of killed processes become
+    children of this process, so call it again until then."""
     me, none = os.getpid(), True
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) in keep:

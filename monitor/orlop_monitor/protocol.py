@@ -1,18 +1,18 @@
-"""What the daemon and a monitor say to each other. Public between two versions of the daemon: an upgraded daemon adopts
-monitors that an older one started, so fields are added, never changed or removed, and every one added has a default.
+"""The protocol between the daemon and a monitor. It must stay compatible between versions, because an upgraded daemon adopts
+monitors that an older one started: fields are only added, with a default, and never changed or removed.
 
-A connection (SOCK_STREAM, unix, in a 0700 directory) carries frames: uint32 little endian length, then msgpack of
-`Request` from the daemon, `Reply` or `Event` from the monitor. The first connection is the socketpair end handed over at
-the fork; later ones come to `<run_dir>/sock`. Two uses:
+A connection (a SOCK_STREAM unix socket in a 0700 directory) carries frames: uint32 little endian length, then msgpack of
+`Request` from the daemon, `Reply` or `Event` from the monitor. The first connection is a socketpair passed at the fork;
+later connections are made to `<run_dir>/sock`. A connection has one of two uses:
 
-*control*: any number of requests, each answered by the `Reply` of the same `serial`; after `Subscribe`, events too.
-*stream*: the first request is `Attach` or `Exec` with `attach`; after its successful `Reply` the connection is a raw
-duplex stream. Downwards: Docker's multiplexed frames, or raw bytes with a terminal; it ends by a write shutdown once the
-output is at its end. Upwards: standard input; a write shutdown is its end.
+*control*: any number of requests, each answered by the `Reply` with the same `serial`; after `Subscribe` also events.
+*stream*: the first request is `Attach`, or `Exec` with `attach`; after its successful `Reply` the connection is a raw duplex
+stream. The monitor sends Docker's multiplexed frames, or raw bytes with a terminal, and shuts down writing at the end of the
+output. The daemon sends standard input; a write shutdown ends it.
 
-Files in `run_dir` (0700, under exec-root), each written whole by rename:
-`monitor.json` (`MonitorRecord`, once it listens), `init.json` (`InitRecord`, once the container runs),
-`exit.json` (`ExitRecord`, before anyone is told). A daemon that was away reads them.
+Files in `run_dir` (0700, below exec-root), each written atomically by rename: `monitor.json` (`MonitorRecord`, once the
+monitor listens), `init.json` (`InitRecord`, once the container runs), `exit.json` (`ExitRecord`, before the exit is
+announced). A restarted daemon reads them.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ __all__ = [
     "Tree",
 ]
 
-PROTOCOL_VERSION = 2  # since 2: `Serve.moved`
+PROTOCOL_VERSION = 2  # 2 added `Serve.moved`
 FRAME_LIMIT = 16 << 20
 HEADER = struct.Struct("<I")
 
 
 class Log(msgspec.Struct, frozen=True):
-    """The log of the container: the driver's module is preloaded by the zygote, or imported in the monitor."""
+    """The container's log driver. Its module is preloaded by the zygote, or imported in the monitor."""
 
     driver: str
     info: LogInfo
@@ -70,9 +70,9 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A part of a volume or an image, or the shared memory of several containers: made beside the root, for the spec to bind
-    `<stage>/<name>` from, a path that no container can change. What is mounted there is `mounts`; or, with `pid`, a copy of
-    what that process, another monitor, has at `path`. `subpath` is looked up inside that, by descriptor."""
+    """A part of a volume or an image, or shared memory of several containers. It is mounted at `<stage>/<name>`, a path that
+    no container can change, and the OCI spec binds it from there. The content is `mounts`; or, with `pid`, a copy of the
+    mounts that this process (another monitor) has at `path`. `subpath` is resolved inside the content, by descriptor."""
 
     name: str
     mounts: tuple[Mount, ...] = ()
@@ -82,9 +82,10 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Launch(msgspec.Struct, frozen=True, tag=True):
-    """First request, once: build the sandbox. `mounts` are made at `root` in order, in the monitor's own mount namespace.
-    `network`: "new", or "" for the host's, or a path under /proc to join. `detach`: mount points to detach first.
-    Answer: `Status`, with the fd of the network namespace attached (SCM_RIGHTS) unless it is the host's."""
+    """The first request, sent once: build the sandbox. `mounts` are made at `root` in order, in the monitor's mount
+    namespace. `network` is "new", "" for the host's network, or a path below /proc of a namespace to join. `detach` are
+    mount points to detach first. Answer: `Status`, with the network namespace's descriptor (SCM_RIGHTS) unless it is the
+    host's."""
 
     id: str
     run_dir: str
@@ -98,14 +99,14 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     stdin: bool = False
     log: Log | None = None
     stage: str = ""
-    """A directory, below one that propagates nothing, to make `trees` in; "" where there are none."""
+    """The directory for `trees`, below a mount that does not propagate; "" when there are none."""
     trees: tuple[Tree, ...] = ()
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Second request, once: run the container. `delete` is run after its end. `console_size` is (rows, columns).
-    `cgroup` is the spec's linux.cgroupsPath: an init that ended at once can no longer be asked where it was.
-    Answer: `Started` or `Failed`; after `Failed` the monitor has cleaned up and ends."""
+    """The second request, sent once: run the container. `delete` is run after its exit. `console_size` is (rows, columns).
+    `cgroup` is the spec's linux.cgroupsPath, needed when init exits before its cgroups can be read from /proc.
+    Answer: `Started`, or `Failed` after the monitor has cleaned up; it then exits."""
 
     run: Command
     delete: Command
@@ -117,7 +118,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """One listening socket to serve: connections (or datagrams) go to `address`:`port` from the host's namespace."""
+    """The target of one listening socket: connections or datagrams go to `address`:`port`, from the host's network
+    namespace."""
 
     protocol: str
     address: str
@@ -125,24 +127,24 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
-    """Serve these listeners from now on (replaces none; adds). Their sockets come along by SCM_RIGHTS, in order.
-    `moved`, before that: listeners that lead to the first address of a pair lead to the second now, or end where it is "".
-    Answer: `Status`."""
+    """Serve additional listeners, whose sockets are attached (SCM_RIGHTS) in order. Before that, for each pair in `moved`,
+    change the target of listeners from the first address to the second; "" closes them. Answer: `Status`."""
 
     forwards: tuple[Forward, ...]
     moved: tuple[tuple[str, str], ...] = ()
 
 
 class Resolve(msgspec.Struct, frozen=True, tag=True):
-    """Answer names at 127.0.0.11 in the container's network namespace from now on, by this file (see `dns.names`); again: no
-    change. Answer: `Status` once names resolve, or `Failed`."""
+    """Start the name server at 127.0.0.11 in the container's network namespace, with this file (see `dns.names`). A second
+    request changes nothing. Answer: `Status` once names resolve, or `Failed`."""
 
     path: str
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
-    """Join the container's standard streams. `stdin_once`: the end of our input closes the container's. `framed`: the
-    output comes in Docker's frames; None: it does when there is no terminal. Answer: `Status`, then the raw stream."""
+    """Attach to the container's standard streams. `stdin_once`: the end of this client's input closes the container's.
+    `framed`: output is sent in Docker's frames; None means framed unless there is a terminal. Answer: `Status`, then the raw
+    stream."""
 
     stdin: bool = False
     stdout: bool = False
@@ -152,8 +154,8 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exec(msgspec.Struct, frozen=True, tag=True):
-    """Run a further process. With `attach` this connection becomes its stream, otherwise its output is dropped.
-    Answer: `Started` or `Failed`; later an `ExecExited` event to subscribers."""
+    """Run an additional process. With `attach`, this connection becomes its stream; otherwise its output is dropped.
+    Answer: `Started` or `Failed`; later, subscribers get an `ExecExited` event."""
 
     exec_id: str
     run: Command
@@ -167,7 +169,7 @@ class Exec(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resize(msgspec.Struct, frozen=True, tag=True):
-    """Set the size of the terminal of the container (`exec_id` "") or of an exec. Answer: `Status` or `Failed`."""
+    """Set the size of the terminal of the container (`exec_id` is "") or of an exec. Answer: `Status` or `Failed`."""
 
     rows: int
     columns: int
@@ -175,19 +177,20 @@ class Resize(msgspec.Struct, frozen=True, tag=True):
 
 
 class Signal(msgspec.Struct, frozen=True, tag=True):
-    """Send a signal to the container's init (`exec_id` "") or to an exec's process (by pidfd: never to a stranger).
-    Answer: `Status` or `Failed`."""
+    """Send a signal by pidfd to the container's init (`exec_id` is "") or to an exec's process. Answer: `Status` or
+    `Failed`."""
 
     signum: int
     exec_id: str = ""
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag=True):
-    """Send events on this connection from now on. Answer: `Status`; an `Exited` that has already happened follows."""
+    """Send events on this connection from now on. Answer: `Status`, followed by `Exited` if the container has already
+    exited."""
 
 
 class State(msgspec.Struct, frozen=True, tag=True):
-    """Ask how it stands. Answer: `Status`."""
+    """Ask for the state of the monitor. Answer: `Status`."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -199,9 +202,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
-    """`phase`: "launched", "running", "ended". `netns_fd` is the number of the network namespace's fd *in the monitor*:
-    /proc/<monitor_pid>/fd/<netns_fd> opens it; -1 for the host's. `execs` maps running execs to pids; `unheard` are the exit
-    codes of those that ended while nobody was subscribed."""
+    """`phase`: "launched", "running" or "ended". `netns_fd` is the number of the network namespace's descriptor in the
+    monitor: /proc/<monitor_pid>/fd/<netns_fd> opens it; -1 for the host's. `execs` maps running execs to pids.
+    `unreported_exits` are the exit codes of execs that ended without a subscriber."""
 
     phase: str
     monitor_pid: int
@@ -213,7 +216,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """The process runs. `start_time` as of `linux.process_start_time`; `time_ns` is Unix time."""
+    """The process runs. `start_time` is that of `linux.process_start_time`; `time_ns` is Unix time."""
 
     pid: int
     start_time: int
@@ -221,8 +224,8 @@ class Started(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It did not. With a command: its `status` (exit code, or minus the signal), the end of its stderr, and the runtime's
-    log file. Without: `message` says what failed. `errno` when a system call did."""
+    """The request failed. If a command failed: its `status` (exit code, or negated signal), the end of its stderr, and the
+    content of the runtime's log file. Otherwise `message` says what failed, and `errno` is set if it was a system call."""
 
     message: str
     status: int = 0
@@ -233,8 +236,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exited(msgspec.Struct, frozen=True, tag=True):
-    """The container ended: its output is at its end, its log is closed and `exit.json` is written. The monitor then
-    deletes the task and ends; its root and network namespace go with it."""
+    """The container exited. Its output has been read to the end, its log is closed and `exit.json` is written. The monitor
+    then deletes the task and exits; the root mounts and the network namespace are destroyed with it."""
 
     code: int
     time_ns: int
@@ -242,7 +245,7 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
 
 
 class ExecExited(msgspec.Struct, frozen=True, tag=True):
-    """An exec ended and its output is at its end. `code` is 128+n for signal n."""
+    """An exec exited and its output has been read to the end. `code` is 128+n for signal n."""
 
     exec_id: str
     code: int
@@ -275,7 +278,7 @@ class MonitorRecord(msgspec.Struct, frozen=True):
 
 
 class InitRecord(msgspec.Struct, frozen=True):
-    """`cgroups`: absolute directories of the container's cgroups: what must be empty when it is dead."""
+    """`cgroups` are the absolute directories of the container's cgroups, which must be empty when it is dead."""
 
     pid: int
     start_time: int

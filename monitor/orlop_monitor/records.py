@@ -1,6 +1,6 @@
-"""The files a monitor leaves in its run directory: each written whole, by rename, so that a reader sees all or nothing.
+"""The record files in a monitor's run directory. Each is written atomically, by rename.
 
-No fsync: the directory lies on a tmpfs, and a power cut ends the containers these files speak of.
+No fsync: the directory is on a tmpfs, and after a power cut the containers do not exist either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Record = TypeVar("_Record", MonitorRecord, InitRecord, ExitRecord)
 
 
 def write(run_dir: str, record: MonitorRecord | InitRecord | ExitRecord) -> None:
-    """Write a record under the name of its kind."""
+    """Write a record to the file of its type."""
     final = os.path.join(run_dir, _NAMES[type(record)])
     temporary = f"{final}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -37,7 +37,7 @@ def _read(run_dir: str, kind: type[_Record]) -> _Record | None:
     try:
         return msgspec.json.decode(smallfiles.read(os.path.join(run_dir, _NAMES[kind])), type=kind)
     except (OSError, ValueError, RecursionError):
-        return None  # one that cannot be read tells as much as one that is not there
+        return None  # an unreadable record counts as missing
 
 
 def read_monitor(run_dir: str) -> MonitorRecord | None:
@@ -53,7 +53,7 @@ def read_exit(run_dir: str) -> ExitRecord | None:
 
 
 def clear(run_dir: str) -> None:
-    """Forget an earlier run, so that its exit record is not taken for the next one's."""
+    """Remove the records of an earlier run, so that its exit record is not taken for that of the next run."""
     for name in (*_NAMES.values(), SOCKET):
         try:
             os.unlink(os.path.join(run_dir, name))
@@ -62,7 +62,7 @@ def clear(run_dir: str) -> None:
 
 
 def socket_directory(run_dir: str) -> tuple[int, str]:
-    """An fd of the run directory (the caller closes it) and a path of the socket through it: a socket's address holds
-    107 bytes, and exec-roots are longer than one thinks."""
+    """A descriptor of the run directory, which the caller must close, and a path of the socket through it. A unix socket's
+    address is limited to 107 bytes, so a long exec-root would not fit."""
     fd = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return fd, f"/proc/self/fd/{fd}/{SOCKET}"

@@ -1,7 +1,8 @@
-"""The log option `mode=non-blocking`: a writer behind a buffer, so that output goes on while the disk does not.
+"""The log option `mode=non-blocking`: a buffer in front of the writer, so that a slow disk does not block the container's
+output.
 
-Owns a thread, which owns the driver's writer. What has no room in the buffer is dropped, newest first, as dockerd's is; what
-is in it when a monitor is killed is lost.
+A thread owns the driver's writer. When the buffer is full, new entries are dropped, as in dockerd. Buffered entries are lost
+when the monitor is killed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from orlop_sdk.log import LogBlock, LogWriter
 
 __all__ = ["RingWriter", "ringed"]
 
-_LAST_WRITES = 10.0  # seconds for what is buffered at the end
+_LAST_WRITES = 10.0  # seconds to write the buffered entries at close
 
 
 def ringed(writer: LogWriter, options: Mapping[str, str]) -> LogWriter:
-    """The writer, behind a buffer if the options say so."""
+    """Return the writer, with a buffer in front of it when the options have `mode=non-blocking`."""
     if options.get("mode") != "non-blocking":
         return writer
     from orlop_sdk.logfiles import buffer_size
@@ -27,7 +28,7 @@ def ringed(writer: LogWriter, options: Mapping[str, str]) -> LogWriter:
 
 
 class RingWriter:
-    """Implements `spi.LogWriter`. `limit` in bytes of output."""
+    """Implements `LogWriter`. `limit` is in bytes of output."""
 
     def __init__(self, writer: LogWriter, limit: int) -> None:
         self._writer = writer
@@ -51,7 +52,7 @@ class RingWriter:
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what is buffered. A disk that hangs for longer keeps it, and nobody else."""
+        """Write the buffered entries. If the disk hangs for more than 10 s, they are given up."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -1,7 +1,7 @@
-"""The kernel objects around a container: a mount namespace, a network namespace, the mounts of its root.
+"""Builds a container's sandbox: a mount namespace, a network namespace and the mounts of its root.
 
-Held by this process, named nowhere on the host: they go when we do. What is decided here without touching anything
-(`detachable`) is tested without root.
+Only this process holds them; no name on the host pins them, so they are destroyed when it exits. `detachable` is pure, so
+that it can be tested without root.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .protocol import Launch
 
 __all__ = ["build", "detachable"]
 
-# Whole trees that we and the runtimes need, with what is mounted below them.
+# Trees that the monitor and runtimes need, including the mounts below them.
 _TREES = ("/proc", "/sys", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix/store",
           "/run/systemd", "/run/dbus")  # fmt: skip
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -33,10 +33,12 @@ def _within(path: str, tree: str) -> bool:
 
 
 def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iterable[str]) -> list[MountEntry]:
-    """The topmost mounts that may go: their copies here would pin file systems that the host unmounts.
+    """The topmost mounts that can be detached. Their copies in this namespace would keep file systems busy that the host
+    unmounts.
 
-    A mount whose parent propagates is no such pin (the host's umount arrives here) and must not be touched (ours would
-    arrive there). One that is needed, that lies in or leads to a tree, or that carries such a one, stays.
+    A mount whose parent propagates keeps nothing busy, because the host's umount is propagated here, and must not be
+    detached, because that would be propagated to the host. A mount stays if it is needed, lies in or leads to one of
+    `trees`, or has a mount below it that stays.
     """
     by_id = {entry.id: entry for entry in entries}
     needed, trees = tuple(needed), tuple(trees)
@@ -56,7 +58,7 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
 
 
 def _paths(mounts: Iterable[Mount]) -> set[str]:
-    """Every absolute path a mount speaks of, such as an overlay's lowerdirs."""
+    """All absolute paths in the sources and options of mounts, such as an overlay's lowerdirs."""
     found = {mount.source for mount in mounts}
     for mount in mounts:
         for option in mount.options:
@@ -72,15 +74,16 @@ def _detach_unneeded(launch: Launch) -> None:
     code = {sys.prefix, sys.base_prefix, *sys.path}
     for entry in detachable(mountinfo.read(), needed - {""}, {*_TREES, *launch.keep, *sources, *code} - {""}):
         try:
-            # Its own submounts may have peers on the host, where an umount from here must not arrive.
+            # Mounts below it may have peers on the host, to which the umount must not propagate.
             linux.mount("", "none", entry.path, ["rprivate"])
             linux.umount(entry.path)
         except OSError:
-            pass  # hidden below another mount: it pins as before, and nothing is lost
+            pass  # hidden below another mount: it stays and keeps the file system busy
 
 
 def _detach(paths: Iterable[str]) -> None:
-    """FINDINGS: making the mount itself private does not protect the host's copy, the parent decides."""
+    """Detach mounts in this namespace only. The parent mount must be private, because its propagation decides whether the
+    umount reaches the host."""
     for path in paths:
         entries = mountinfo.read()
         by_id = {entry.id: entry for entry in entries}
@@ -105,13 +108,13 @@ def _network(wanted: str) -> int:
     if wanted != "new":
         return os.open(wanted, os.O_RDONLY | os.O_CLOEXEC)
     netns = linux.new_network_namespace()
-    _loopback_up(netns)  # runtimes do it only in namespaces of their own making
+    _loopback_up(netns)  # runtimes bring loopback up only in namespaces that they create
     return netns
 
 
 def build(launch: Launch) -> int:
-    """Move this process into a mount namespace of its own and make everything the launch asks for. Returns the network
-    namespace's fd, -1 for the host's. `OSError` names the path; the process is to end then, and takes all of it along."""
+    """Move this process into a new mount namespace and build the sandbox. Returns the network namespace's descriptor, -1 for
+    the host's. `OSError` names the path; the process must exit then, which destroys the partial sandbox."""
     linux.unshare(linux.CLONE_NEWNS)
     _detach_unneeded(launch)
     _detach(launch.detach)

@@ -1,8 +1,8 @@
-"""Runtimes held in memory, sealed, so that they need not copy themselves at each start.
+"""Sealed copies of runtimes in memory, so that runtimes need not copy themselves at each start.
 
-runc and crun never run from a file that a container could reach and overwrite (CVE-2019-5736): each start first copies the
-whole program, ten megabytes, into a sealed memfd, unless it already runs from one. The zygote makes that copy once; monitors
-inherit it, and execute it in place of the file while the file is still the one that was copied.
+runc and crun do not run from a file that a container could overwrite (CVE-2019-5736): at each start they copy the whole
+program, ten megabytes, into a sealed memfd, unless they already run from one. The zygote makes this copy once. Monitors
+inherit it and execute it instead of the file, as long as the file is unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orlop_sdk import linux
 
 __all__ = ["descriptors", "executable", "hold"]
 
-# Exactly these: the runtimes compare.
+# Runtimes check for exactly these seals.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 _ELF = b"\x7fELF"
@@ -42,7 +42,7 @@ def _copy(path: str) -> _Copy:
     memory = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         if os.pread(source, len(_ELF), 0) != _ELF:
-            # A script: its interpreter would be told a descriptor that is closed by then. What it runs seals itself.
+            # A script: its interpreter could not open the script, because the descriptor is closed at exec.
             raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), path)
         info = os.fstat(source)
         left = info.st_size
@@ -50,9 +50,9 @@ def _copy(path: str) -> _Copy:
             left -= count
         os.fchmod(memory, 0o555)
         with suppress(OSError):
-            linux.use_huge_pages(memory)  # before Linux 6.7 nothing that is sealed can be mapped
+            linux.use_huge_pages(memory)  # before sealing: a sealed memfd cannot be mapped before Linux 6.7
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-        # What is open for writing cannot be executed (ETXTBSY).
+        # Reopen read-only: a file that is open for writing cannot be executed (ETXTBSY).
         return _Copy(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC), _identity(info))
     finally:
         os.close(memory)
@@ -60,7 +60,7 @@ def _copy(path: str) -> _Copy:
 
 
 def hold(paths: Iterable[str]) -> None:
-    """Copy these programs. One that cannot be read, or is a script, is run from its file as ever."""
+    """Copy these programs. A program that cannot be read, or is a script, is not copied and runs from its file."""
     for path in paths:
         try:
             _copies[path] = _copy(path)
@@ -69,16 +69,16 @@ def hold(paths: Iterable[str]) -> None:
 
 
 def descriptors() -> list[int]:
-    """What a child must keep open."""
+    """The descriptors of all copies, which a forked child must keep open."""
     return [copy.fd for copy in _copies.values()]
 
 
 def executable(path: str) -> str:
-    """What to execute for this program: the copy, unless there is none or the file has been replaced (an upgrade)."""
+    """The path to execute for a program: its copy, or the file itself if there is no copy or the file was replaced since."""
     copy = _copies.get(path)
     try:
         if copy is not None and copy.identity == _identity(os.stat(path)):
             return f"/proc/self/fd/{copy.fd}"
     except OSError:
-        pass  # the file is gone: let the caller fail on it
+        pass  # the file is gone: executing it will report that
     return path

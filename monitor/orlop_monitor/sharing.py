@@ -1,10 +1,11 @@
-"""Keeping the memory of a forked process shared with its parent.
+"""Keeps the memory of a forked process shared with its parent.
 
-A page is copied when it is first written, and CPython writes to every object it so much as looks at: its reference count,
-and in a collection its place in the collector's lists. `gc.freeze` is the cure for the second. For the first, CPython since
-3.12 knows immortal objects (PEP 683), whose count is never written: made for this use, but without an API. So the count is
-set from outside, after a probe has shown that this interpreter takes it so; any other is left alone. A monitor then dirties
-1.5 MB instead of 2.7. Nothing else changes: what is immortal is never freed, and was not going to be.
+A page is copied when it is first written. CPython writes to every object that it uses: to its reference count, and during a
+collection to its place in the collector's lists. `gc.freeze` avoids the second. For the first, CPython 3.12 and later has
+immortal objects (PEP 683), whose count is never written; they were made for this use, but have no API. The count is
+therefore set in memory, after a probe has shown that the interpreter treats it as immortal. Other interpreters are left
+alone. A monitor then dirties 1.5 MB instead of 2.7 MB. Immortal objects are never freed, but these would live until the exit
+anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import CodeType, FrameType
 
 __all__ = ["freeze"]
 
-_IMMORTAL = 0xFFFF_FFFF  # the low 32 bits of ob_refcnt at their ceiling: neither incremented nor decremented
+_IMMORTAL = 0xFFFF_FFFF  # when the low 32 bits of ob_refcnt have this value, the count is not changed
 
 
 def _make_immortal(address: int) -> None:
@@ -27,7 +28,7 @@ def _works() -> bool:
     if sys.implementation.name != "cpython" or sys.byteorder != "little" or sys.maxsize < 2**32:
         return False
     if hasattr(sys, "gettotalrefcount") or not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return False  # a debug build checks counts, a free-threaded one keeps them elsewhere
+        return False  # a debug build checks counts, and a free-threaded build stores them differently
     probe = [object()]
     _make_immortal(id(probe[0]))
     before = sys.getrefcount(probe[0])
@@ -38,7 +39,7 @@ def _works() -> bool:
 
 
 def _types() -> list[object]:
-    """Every class. Builtin ones are immortal from birth and unknown to the collector, their methods are neither."""
+    """All classes. Builtin classes are immortal and not tracked by the collector, but their methods are not immortal."""
     found: list[type] = [object]
     known: set[type] = {object}
     for kind in found:
@@ -50,8 +51,8 @@ def _types() -> list[object]:
 
 
 def _make_reachable_immortal(roots: list[object]) -> None:
-    """Roots, and all they lead to; frames excepted, they are at work. An immortal object has been visited: it needs no list,
-    which would be larger than what it lists."""
+    """Make `roots` and all objects reachable from them immortal, except frames, which are in use. Immortality also marks an
+    object as visited; a separate set would be larger than the objects."""
     for root in roots:
         stack = gc.get_referents(root)
         stack.append(root)
@@ -60,14 +61,14 @@ def _make_reachable_immortal(roots: list[object]) -> None:
             if sys.getrefcount(item) == _IMMORTAL or isinstance(item, FrameType):
                 continue
             _make_immortal(id(item))
-            if isinstance(item, CodeType):  # not of the collector's, and neither is what it holds
+            if isinstance(item, CodeType):  # the collector tracks neither code objects nor their content
                 stack += (item.co_consts, item.co_names, item.co_filename, item.co_name, item.co_qualname)
             else:
                 stack += gc.get_referents(item)
 
 
 def freeze() -> None:
-    """To be called once, after the last import and before the first fork."""
+    """Call it once, after the last import and before the first fork."""
     gc.collect()
     if _works():
         _make_reachable_immortal(_types() + gc.get_objects())

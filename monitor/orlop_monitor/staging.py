@@ -1,8 +1,8 @@
-"""The stage: trees beside the container's root that its spec binds from (see `protocol.Tree`).
+"""The stage: trees next to the container's root, from which its OCI spec binds (see `protocol.Tree`).
 
-A part of a volume is resolved inside the volume and mounted by descriptor, in the monitor's namespace: when the runtime
-looks, what it is to mount is a mount of ours, and what containers that have the same volume do with its links is nothing to
-it. The stage is a tmpfs in this namespace; on the host there is an empty directory. All of it goes with this process.
+A subpath of a volume is resolved inside the volume and mounted by descriptor, in the monitor's mount namespace. The runtime
+then binds from this mount, so that other containers cannot redirect it by changing symlinks in the volume. The stage is a
+tmpfs in this namespace, over a directory that is empty on the host, and is destroyed with this process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["build"]
 
 
 def build(stage: str, trees: Sequence[Tree]) -> None:
-    """`OSError` names the path."""
+    """Mount all trees below `stage`. `OSError` names the path."""
     if not trees:
         return
     linux.mount("tmpfs", "tmpfs", stage, ["mode=0700", "size=1m"])
@@ -52,7 +52,8 @@ def _copy(tree: Tree, target: str) -> None:
 
 
 def _taken(tree: Tree, home: int) -> int:
-    """From the other's mount namespace, where we are for a moment: both system calls know only paths of one's own."""
+    """Copy the tree from another monitor's mount namespace. The thread enters it, because open_tree(2) resolves paths only
+    in the caller's namespace."""
     other = os.open(f"/proc/{tree.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         linux.setns(other, linux.CLONE_NEWNS)

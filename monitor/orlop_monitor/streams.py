@@ -1,8 +1,8 @@
-"""The standard streams of one process, and who is attached to them.
+"""The standard streams of one process, and the clients attached to them.
 
-`Output` reads the process's pipes (or terminal) and gives each read to the log and to every attachment; `Input` is the way
-back; `Attachment` is one client between them. A reader that does not keep up gets 1 MiB; then nothing more is read from the
-process until it has (dockerd: the same, 1 MB). One that goes away is forgotten at once.
+`Output` reads the process's pipes or terminal and passes each read to the log and to all attachments. `Input` writes to the
+process's standard input. `Attachment` connects one client to both. Up to 1 MiB is queued for a slow client; then the process
+is not read until the client has caught up (dockerd does the same, with 1 MB). A client that disconnects is removed at once.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _FRAME = struct.Struct(">BxxxL")  # Docker's multiplexed stream: stream number, 
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SLOW = 1 << 20
 _LAST = 16 << 20
-"""How much is read of a dead process for readers that are slow: more than its pipes hold, and what a descendant that goes on
-writing may have in memory here."""
+"""Bytes read from a dead process even when clients are slow. This is more than its pipes hold. It limits the memory for the
+output of a descendant that goes on writing."""
 _LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
-"""How much is read at once. Larger reads help a stream that is only passed on; for one that is encoded into a log, 64
-KiB and what becomes of them stay in the processor's cache."""
+"""Bytes per read. Larger reads are faster for a stream that is only passed on. When a stream is encoded for a log, 64 KiB
+and their encoded form stay in the processor's cache."""
 _INPUT_LIMIT = 256 << 10
 _F_SETPIPE_SZ = 1031
 
 
 class Input:
-    """The writing end of a process's standard input. `open` may come late: a terminal exists only once the process does;
-    what was said before waits. Owns the fd."""
+    """The writing end of a process's standard input. Data is queued until `open`, because a terminal exists only once the
+    process does. Owns the descriptor."""
 
     def __init__(self, loop: Loop, terminal: bool) -> None:
         self._loop = loop
@@ -64,7 +64,7 @@ class Input:
         return self._size > _INPUT_LIMIT
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call once there is room again."""
+        """Call `callback` once, when the queue has space again."""
         self._waiting.append(callback)
 
     def write(self, data: bytes) -> None:
@@ -76,7 +76,7 @@ class Input:
             self._flush()
 
     def end(self) -> None:
-        """Close it after what is queued. A terminal has no end of its input, it stays."""
+        """Close the input after the queued data is written. A terminal stays open, because its input has no end."""
         if not self.terminal and not self.closed:
             self._ending = True
             if not self._queue:
@@ -121,7 +121,7 @@ class Input:
 
 
 class _Source:
-    """One fd that the process writes to."""
+    """One descriptor that the process writes to."""
 
     def __init__(self, stream: str, fd: int) -> None:
         self.stream = stream
@@ -130,7 +130,7 @@ class _Source:
 
 
 class Output:
-    """Owns the reading ends. `sink(stream, data, time_ns)` gets every read, before any attachment does."""
+    """Owns the reading ends. `sink(stream, data, time_ns)` gets every read before the attachments do."""
 
     def __init__(self, loop: Loop, sink: Sink | None = None) -> None:
         self._loop = loop
@@ -145,7 +145,7 @@ class Output:
         self._trim: Timer | None = None
 
     def start(self, sources: Mapping[str, int]) -> None:
-        """Read from now on; the fds are ours."""
+        """Start reading. Takes ownership of the descriptors."""
         for stream, fd in sources.items():
             os.set_blocking(fd, False)
             self._sources.append(_Source(stream, fd))
@@ -162,7 +162,7 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read, unless somebody is slow. Of a dead process, so much is read all the same: there is little time for it."""
+        """Read unless a client is slow. Of a dead process, `_LAST` bytes are read even then, because the time is limited."""
         wanted = self._running and (self._last > 0 or not any(a.slow for a in self._attachments))
         for source in self._sources:
             self._loop.on_readable(source.fd, partial(self._read, source) if wanted else None)
@@ -176,7 +176,7 @@ class Output:
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.EIO:  # EIO: the last process let go of the terminal
+            if error.errno != errno.EIO:  # EIO: the last process has closed the terminal
                 raise
             data = b""
         if not data:
@@ -191,7 +191,7 @@ class Output:
         try:
             fcntl.fcntl(source.fd, _F_SETPIPE_SZ, source.size)
         except OSError:
-            pass  # a terminal, or the pipe budget of the user is used up: it works as it is
+            pass  # a terminal, or the user's limit for pipe buffers is reached: keep the size
 
     def _deliver(self, stream: str, data: bytes) -> None:
         if len(data) >= _LARGE and self._trim is None:
@@ -207,7 +207,7 @@ class Output:
             self._adjust()
 
     def _give_back(self) -> None:
-        """Buffers of a burst of output are kept while it lasts (see `linux.keep_freed_memory`), not for ever."""
+        """Return the memory of buffers to the kernel after a burst of output (see `linux.keep_freed_memory`)."""
         self._trim = None
         linux.release_freed_memory()
 
@@ -219,8 +219,8 @@ class Output:
             self._ended()
 
     def end(self, seconds: float, callback: Callable[[], None]) -> None:
-        """The process is dead: call back at the end of its output, or after so many seconds, for a descendant may hold the
-        other end for ever. The attachments are left as they are."""
+        """Called when the process is dead: call `callback` at the end of its output, or after `seconds`, because a
+        descendant may keep the other end open for ever. Attachments stay open."""
         self._on_end, self._last = callback, _LAST
         self._deadline = self._loop.call_later(seconds, self._ended)
         self._adjust()
@@ -228,7 +228,7 @@ class Output:
             self._ended()
 
     def end_now(self) -> None:
-        """As if the time given to `end` were up."""
+        """End at once, as if the timeout of `end` had expired."""
         if self._on_end:
             self._ended()
 
@@ -242,13 +242,13 @@ class Output:
             callback()
 
     def finish_attachments(self) -> None:
-        """End every attached stream after what it was sent."""
+        """End every attached stream after its queued data."""
         for attachment in tuple(self._attachments):
             attachment.finish()
 
 
 class Attachment:
-    """One client on the streams of one process. Owns its channel."""
+    """One client attached to the streams of one process. Owns its channel."""
 
     def __init__(self, channel: Channel, request: Attach, input_: Input | None, output: Output, framed: bool) -> None:
         self._channel = channel
@@ -262,7 +262,7 @@ class Attachment:
         channel.on_drain = self._drained
 
     def join(self, early: bytes) -> None:
-        """Take part from now on; `early` is input that came with the request."""
+        """Start passing data. `early` is input that arrived with the request."""
         self._output.attach(self)
         if early:
             self._received(early, [])
@@ -285,7 +285,7 @@ class Attachment:
 
     def _received(self, data: bytes, fds: list[int]) -> None:
         if self._input is None:
-            return  # Docker drops input to a process without one
+            return  # Docker drops input for a process without standard input
         self._input.write(data)
         if self._input.full:
             self._channel.pause()
@@ -295,8 +295,8 @@ class Attachment:
         self._channel.resume()
 
     def _input_ended(self) -> None:
-        """The peer's write shutdown. As in dockerd: with StdinOnce and no terminal it closes the process's input, and output
-        goes on; in every other case where input is wired it ends this attachment. Without input it says nothing."""
+        """The peer's write shutdown. As in dockerd: with StdinOnce and without a terminal it closes the process's input, and
+        output goes on. Otherwise it ends this attachment if standard input is attached, and is ignored if not."""
         if self._input is None:
             return
         if self._request.stdin_once and not self._input.terminal:
@@ -310,7 +310,7 @@ class Attachment:
         self._channel.finish()
 
     def _gone(self) -> None:
-        """It broke, perhaps while its input was held up: what it could not say any more is the end of it all the same."""
+        """The connection is gone. Its EOF may not have been read while input was paused, so end the input here as well."""
         self._output.detach(self)
         if self._input is not None and self._request.stdin_once:
             self._input.end()

@@ -1,7 +1,7 @@
-"""One process of the container, from the runtime's command that makes it to the end of its output: its init, or an exec.
+"""One process of the container (its init or an exec), from the runtime's command that makes it to the end of its output.
 
-The process is our child (we are subreaper) but not our fork: the runtime makes it and writes its pid to a file. It may be
-dead before the runtime says that it runs; the loop keeps its status until it is claimed here.
+The runtime makes the process and writes its pid to a file; the monitor is its parent as subreaper. The process may end
+before the runtime's command does, so the loop keeps its exit status until it is claimed here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from .streams import Input, Output
 __all__ = ["DRAIN_SECONDS", "Stdio", "Task", "failure"]
 
 DRAIN_SECONDS = 2.0
-"""How long output is waited for after its process's end, when a descendant keeps it open (dockerd: the same)."""
+"""Seconds to wait for the end of the output after the process's end, when a descendant keeps it open. The same as
+dockerd's."""
 _TAIL = 64 << 10
 
 
@@ -41,8 +42,8 @@ def _tail(path: str) -> bytes:
 
 
 class Stdio:
-    """The descriptors between a process and us: pipes for the streams wanted, /dev/null for the others; or a terminal.
-    Owns the process's ends until `close_theirs`, and ours until they are taken."""
+    """The descriptors between a process and the monitor: pipes for the wanted streams and /dev/null for the others, or a
+    terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken."""
 
     def __init__(self, loop: Loop, input_: Input, output: Output, terminal: bool, wanted: tuple[bool, bool, bool]) -> None:
         self._loop = loop
@@ -77,7 +78,7 @@ class Stdio:
         self._console = console = ConsoleSocket(self._loop, path)
 
         def arrived() -> None:
-            # One fd each for resizing, reading and writing: they are closed at different times.
+            # Separate descriptors for resizing, reading and writing, because they are closed at different times.
             self.master = console.take()
             if all(size):
                 set_size(self.master, *size)
@@ -95,7 +96,8 @@ class Stdio:
         self._theirs = []
 
     def connect(self) -> bool:
-        """The process runs: its output may be read. False when it should have sent a terminal and did not."""
+        """Called when the process runs: start reading its output. Returns false when the runtime did not send the
+        terminal."""
         if self._console:
             self._console.poll()
             self._console.close()
@@ -107,7 +109,7 @@ class Stdio:
         return True
 
     def said(self) -> bytes:
-        """What is in the pipe of standard error: the complaint of a runtime that failed."""
+        """The content of the standard error pipe, with the error message of a failed runtime."""
         try:
             fd = self._ours["stderr"]
             os.set_blocking(fd, False)
@@ -116,7 +118,7 @@ class Stdio:
             return b""
 
     def close(self) -> None:
-        """There is no process, or none any more: close what is ours."""
+        """Close the monitor's ends. Called when the process has ended or was not started."""
         if self._console:
             self._console.close()
         self._input.close()
@@ -126,7 +128,8 @@ class Stdio:
 
 
 class Task:
-    """Calls one of `on_started`, `on_failed`; after the first, `on_ended(code, time_ns)` once its output is at its end."""
+    """Calls either `on_started` or `on_failed`. After `on_started`, it calls `on_ended(code, time_ns)` at the end of the
+    output."""
 
     def __init__(self, loop: Loop, stdio: Stdio, output: Output) -> None:
         self._loop = loop
@@ -161,7 +164,7 @@ class Task:
 
     def _command_ended(self, status: int, timed_out: bool, pid_file: str, log_file: str) -> None:
         if timed_out:
-            orphans.kill_child_of_file(pid_file)  # made by a runtime that hung only then
+            orphans.kill_child_of_file(pid_file)  # the runtime hung after it had made the process
         if status or timed_out:
             stderr = self._stdio.said()
             log = _tail(log_file)
@@ -184,7 +187,7 @@ class Task:
             self._pidfd = os.pidfd_open(self.pid)
             start_time = linux.process_start_time(self.pid)
         except ProcessLookupError:
-            pass  # dead and reaped already; its status is being held
+            pass  # dead and reaped already; the loop holds its status
         self.on_started(Started(self.pid, start_time, time.time_ns()))
         self._loop.on_child(self.pid, self._dead)
 
@@ -213,19 +216,19 @@ class Task:
         self.on_ended(self.code, self.time_ns)
 
     def resize(self, rows: int, columns: int) -> None:
-        """`OSError` when it has no terminal, or none any more."""
+        """Raises `OSError` when the process has no terminal, or it is closed."""
         if self._stdio.master < 0:
             raise OSError(errno.ENOTTY, "it has no terminal")
         set_size(self._stdio.master, rows, columns)
 
     def signal(self, signum: int) -> None:
-        """`ProcessLookupError` when it is dead."""
+        """Raises `ProcessLookupError` when the process is dead."""
         if self._pidfd < 0:
             raise ProcessLookupError(errno.ESRCH, "no such process")
         linux.pidfd_send_signal(self._pidfd, signum)
 
     def kill(self) -> None:
-        """Make it end, and its output with it, when the container it belongs to has ended."""
+        """Kill an exec whose container has ended. If it is dead already, stop waiting for its output."""
         if self.code is not None:
             self._output.end_now()
         elif self._pidfd >= 0:

@@ -1,4 +1,4 @@
-"""The name a forked process has in `ps`: a monitor should not look like the zygote it came from."""
+"""Sets the name of a forked process in `ps`, so that monitors can be told from the zygote."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["Title"]
 
 
 class Title:
-    """Where the kernel reads this process's command line: the area between arg_start and arg_end (proc(5)), which a fork
-    keeps. Looked up once, before the first fork."""
+    """The memory from which the kernel reads this process's command line, between arg_start and arg_end (proc(5)). A fork
+    keeps it. Look it up once, before the first fork."""
 
     def __init__(self) -> None:
         fields = smallfiles.read("/proc/self/stat").rpartition(b") ")[2].split()
@@ -19,8 +19,8 @@ class Title:
         self._room = int(fields[46]) - self._start
 
     def set(self, title: str) -> None:
-        """Set comm (its first word) and overwrite the command line, as far as it has room. The kernel shows it up to the
-        first NUL if its last byte is not one: the setproctitle convention."""
+        """Set comm to the first word of `title`, and overwrite the command line, truncated to its size. When the last byte
+        is not a NUL, the kernel shows it up to the first NUL (the setproctitle convention)."""
         linux.set_process_name(title.split()[0])
         if self._start and self._room > 1:
             text = title.encode()[: self._room - 2]

@@ -1,13 +1,13 @@
-"""The process that monitors and unpack workers are forked from: small, single-threaded, with everything imported already.
+"""The zygote: monitors and unpack workers are forked from it. It is small, single-threaded and has imported all modules.
 
     python -I -m orlop_monitor.zygote FD [LOG_DRIVER | /PATH/OF/A/RUNTIME]...
 
-Started by orlopd, in a session of its own. It is the parent of every monitor and a subreaper: what a dead monitor leaves
-behind (its container's init, a runtime half-way) comes here. A monitor that ended without its exit record is accounted
-for: its container's cgroups are emptied, and the record is written in its stead.
+Orlopd starts it in a new session. It is the parent of every monitor, and a subreaper: processes that a dead monitor leaves
+(its container's init, an interrupted runtime) become its children. When a monitor ends without an exit record, the zygote
+kills the processes in the container's cgroups and writes the record.
 
-What survives: when orlopd goes, its socket reaches EOF; the zygote forks no more and ends with its last child. When the
-zygote goes, monitors live on as children of pid 1, and the daemon, which notices, takes over the accounting.
+Crashes: when orlopd dies, its socket reaches EOF; the zygote forks no more and exits with its last child. When the zygote
+dies, monitors go on as children of pid 1, and the daemon takes over writing exit records.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = ["Zygote"]
 
 _ENTRIES: dict[str, Callable[[socket.socket], None]] = {"monitor": main.run, "unpack": worker.run}
 _KILL_SECONDS = 10.0
-_BUFFERS = 4 << 20  # what a monitor or an unpack worker at work allocates and frees in turn; inherited by fork
+_BUFFERS = 4 << 20  # bytes of freed memory that malloc keeps in monitors and unpack workers; inherited by fork
 _decoder = msgspec.msgpack.Decoder(Fork)
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Dead(NamedTuple):
-    """A monitor that ended too early, and what it leaves."""
+    """A monitor that ended without an exit record, and its container's cgroups."""
 
     pid: int
     run_dir: str
@@ -52,7 +52,7 @@ class _Dead(NamedTuple):
 
 
 def _is_of(run_dir: str, pid: int) -> bool:
-    """Whether the records there are of this monitor's run."""
+    """Whether the records in `run_dir` belong to the monitor `pid`."""
     record = records.read_monitor(run_dir)
     return record is not None and record.pid == pid
 
@@ -98,7 +98,7 @@ class Zygote:
         try:
             self._control.send(_encode(answer))
         except OSError:
-            pass  # it is gone, and EOF comes next
+            pass  # the daemon is gone; EOF follows
 
     def _fork(self, request: Fork, fds: list[int]) -> Forked:
         if request.entry not in _ENTRIES or len(fds) != 1:
@@ -115,7 +115,7 @@ class Zygote:
 
     def _ended(self, pid: int, status: int, run_dir: str) -> None:
         self._children.discard(pid)
-        # A monitor exits with 0 when it has seen its container out, or has never started one.
+        # A monitor exits with 0 when it has recorded its container's exit, or has never started one.
         if run_dir and status and records.read_exit(run_dir) is None:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             self._undertakers += 1
@@ -125,10 +125,10 @@ class Zygote:
         self._end_if_done()
 
     def _bury(self, dead: _Dead, since: float, pause: float) -> None:
-        """Kill what is left of a container, again and again until nothing is; then write its exit record. By then the
-        container may run again, in a directory of the same name: neither it nor its record is ours."""
+        """Kill the remaining processes of a container repeatedly until none is left, then write its exit record. By then the
+        container may have been started again in the same run directory; the new run and its records must not be touched."""
         empty = cgroups.kill(dead.cgroups)
-        # Whatever we did not fork is what a dead monitor left; others' containers are children of their own monitors.
+        # Children that the zygote did not fork come from dead monitors; other containers are children of their monitors.
         empty = orphans.kill_children(self._children) and empty
         if not empty and time.monotonic() - since < _KILL_SECONDS:
             self._loop.call_later(pause, lambda: self._bury(dead, since, min(2 * pause, 0.1)))
@@ -140,7 +140,7 @@ class Zygote:
             if _is_of(dead.run_dir, dead.pid):
                 records.write(dead.run_dir, ExitRecord(137, time.time_ns(), error=reason))
         except OSError:
-            pass  # the daemon has given the run up and removed its directory
+            pass  # the daemon has removed the run directory
         self._undertakers -= 1
         self._end_if_done()
 
@@ -150,8 +150,8 @@ class Zygote:
 
 
 def _child(entry: str, fd: int) -> NoReturn:
-    """Be the child. The zygote's objects stay referenced by the frames below us: were they freed here, they would close
-    descriptors that have been taken over by others in the meantime."""
+    """Run the child. The zygote's objects stay referenced by the calling frames: if they were freed here, they would close
+    descriptor numbers that are reused in the child."""
     status = 70
     try:
         linux.close_other_fds([fd, *sealed.descriptors()])
@@ -168,7 +168,8 @@ def _child(entry: str, fd: int) -> NoReturn:
 
 
 def take_our_turn(path: str = "/proc/self/oom_score_adj") -> None:
-    """A daemon that starts another zygote is one that the kernel spares when memory is short; containers are not."""
+    """Reset a negative oom_score_adj. It is inherited from the daemon, which the OOM killer should spare, but containers
+    should not be spared."""
     with open(path, "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)
@@ -191,7 +192,7 @@ def _main(arguments: list[str]) -> None:
     sharing.freeze()
     title.set("orlop-zygote")
     Zygote(control, title).run()
-    os._exit(0)  # nothing is left to clean up, and tearing an interpreter down takes longer than all of the above
+    os._exit(0)  # nothing is left to clean up, and finalizing the interpreter would be slow
 
 
 if __name__ == "__main__":
