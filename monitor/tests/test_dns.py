@@ -1,4 +1,4 @@
-"""Names of containers: messages, tables, and what is said to nonsense. Without sockets."""
+"""DNS messages and name tables, and the answers to invalid queries. Without sockets."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def test_a_question_is_read():
         query("web", klass=3),
         query("web", flags=0x8000),
         query("web", flags=0x2800),
-        b"\0\1\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1",  # a pointer to itself
+        b"\0\1\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1",  # a compression pointer to itself
         struct.pack("!6H", 1, 0, 2, 0, 0, 0) + query("web")[12:],
         query("web", ident=1)[:12] + b"\x3f" + b"a" * 300,
     ],

@@ -1,4 +1,4 @@
-"""The line splitter against a model that looks at one byte at a time."""
+"""The line splitter, compared with a model that processes one byte at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Entry = tuple[bytes, int]
 
 
 def model(feeds: list[bytes]) -> list[Entry]:
-    """Every entry with its time; the feed number is the time, and the flush comes after the last feed."""
+    """The expected entries with their times. The number of the feed is the time; the flush comes after the last feed."""
     entries: list[Entry] = []
     line, piece_time = bytearray(), None
     for now, data in enumerate(feeds):
@@ -127,7 +127,7 @@ def test_a_huge_line_costs_linear_time() -> None:
         return time.process_time() - began
 
     cost(1)
-    # Quadratic work would make this ratio 64; the bound leaves room for a busy machine.
+    # Quadratic time would give a ratio of 64; the limit allows for a busy machine.
     assert cost(32) < 24 * max(cost(4), 0.001)
 
 

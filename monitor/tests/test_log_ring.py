@@ -1,4 +1,4 @@
-"""A log behind a buffer: in order, bounded, whole at the end, and never in the way."""
+"""The non-blocking log buffer: order, size limit, flush at close, and no blocking of the container."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orlop_sdk.logfiles import buffer_size
 
 
 class Disk:
-    """A writer that takes nothing until it may."""
+    """A log writer that blocks until `may` is set."""
 
     def __init__(self) -> None:
         self.may = threading.Event()

@@ -1,4 +1,4 @@
-"""The parts of a monitor that decide without touching anything, and its loop."""
+"""The pure parts of a monitor, and its event loop."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_octal_escapes_of_mount_points() -> None:
 
 
 def test_only_the_topmost_of_what_is_not_needed_goes() -> None:
-    # /media/inner is on a mount that propagates: to detach it here would detach it on the host. So /media stays as well.
+    # The parent of /media/inner propagates, so detaching it here would detach it on the host. /media therefore stays as
+    # well.
     assert _detached(set(), {"/proc", "/usr"}) == ["/data", "/mnt/usb stick"]
 
 
@@ -123,7 +124,7 @@ def test_paths_of_an_overlay_are_needed() -> None:
 
 
 class _Slow:
-    """A client that does not read. `pending` as in `Attachment.slow`."""
+    """A client that does not read. `slow` is as in `Attachment`."""
 
     slow = False
     taken = 0
@@ -134,7 +135,7 @@ class _Slow:
 
 
 class _Reads:
-    """A loop that has a process's output readable for as long as somebody wants it."""
+    """A loop on which a process's output is readable as long as a callback is set."""
 
     def __init__(self) -> None:
         self.read: Callable[[], None] | None = None
@@ -260,7 +261,7 @@ def test_a_container_that_the_kernel_may_not_kill_in_is_stopped(tmp_path: Path) 
     for text, stopped in (
         ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", True),
         ("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n", False),
-        ("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n", False),  # it is about to kill
+        ("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n", False),  # the OOM killer is about to act
     ):
         file.write_text(text)
         assert cgroups.oom_stopped(str(file)) is stopped
@@ -311,7 +312,7 @@ loop, said = Loop(), []
 
 
 def _in_a_process(code: str) -> list[str]:
-    """The loop owns SIGCHLD and every child of its process: it gets one of its own."""
+    """Run `code` in a new process, because the loop owns SIGCHLD and all children of its process."""
     done = subprocess.run(
         [sys.executable, "-c", _LOOP + code],
         capture_output=True,
@@ -409,7 +410,7 @@ print(said[-1], said.count("tried") < 9)
 
 
 def test_a_name_server_without_a_descriptor_left_looks_away_for_a_moment() -> None:
-    """It answers by UDP meanwhile, and by TCP once there are descriptors again."""
+    """Without descriptors, the name server answers by UDP; by TCP, once there are descriptors again."""
     assert _in_a_process(
         """
 import resource, socket, struct, types
@@ -450,7 +451,7 @@ print(said[-1], said.index("answered") < said.index("came"), said.count("tried")
 
 
 def test_a_name_server_that_is_closed_while_it_looks_away() -> None:
-    """Its sockets' numbers may be somebody else's by the time that it would look again."""
+    """After `close`, a delayed accept must not use the descriptor numbers of closed sockets, which may be reused."""
     assert _in_a_process(
         """
 import errno, types
@@ -477,7 +478,8 @@ print(said)
 
 
 def test_a_process_that_does_not_read_holds_up_its_client_and_nothing_is_lost() -> None:
-    """What is kept of its input is bounded, whatever the client sends; it goes on where it stopped, to its end."""
+    """The queue of standard input is bounded; a blocked client goes on when the process reads again, and no input is
+    lost."""
     assert (
         _in_a_process(
             """

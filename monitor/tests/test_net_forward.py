@@ -1,4 +1,4 @@
-"""The relay of published ports, on the monitor's own loop, over real sockets of the loopback device."""
+"""The userland proxy for published ports, on the monitor's loop, over real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def serve(
     address: str = "127.0.0.1",
     steer: tuple[Callable[[Loop, Forwarder], None], int] | None = None,
 ) -> None:
-    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer`: what listens on the loop besides,
-    and by which descriptor."""
+    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer` is an additional callback on the
+    loop, and the descriptor that triggers it."""
     failures: list[BaseException] = []
     done, finished = socket.socketpair()
     with a_loop() as loop, done, finished:
@@ -76,7 +76,7 @@ def serve(
 
 @contextlib.contextmanager
 def upstream(handle: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server that handles connections one after the other."""
+    """A server that handles one connection at a time."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def run() -> None:
@@ -104,7 +104,7 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 def assert_reset(port: int) -> None:
-    """At the connect already, or at the first read: the relay may be faster than we."""
+    """Assert a reset, at connect or at the first read, depending on the timing of the relay."""
     with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), 5) as sock:
         sock.recv(1)
 
@@ -114,7 +114,7 @@ def reverse(connection: socket.socket) -> None:
 
 
 def test_half_closed_both_ways() -> None:
-    """The answer comes after our end: what an HTTP/1.0 client, or `nc`, does."""
+    """The server answers after the client has shut down writing, as HTTP/1.0 clients and `nc` do."""
 
     def client(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), 5) as sock:
@@ -127,7 +127,7 @@ def test_half_closed_both_ways() -> None:
 
 
 def test_more_than_buffers_hold() -> None:
-    """A client that sends everything before it reads anything stops the relay, and loses nothing."""
+    """A client that sends all data before it reads blocks the relay, but no data is lost."""
     data = bytes(range(256)) * (64 << 10)
 
     def client(port: int) -> None:
@@ -167,7 +167,7 @@ def test_nobody_listens_in_the_container() -> None:
         target = unused.getsockname()[1]
 
     def client(port: int) -> None:
-        for _ in range(3):  # and the next connection is served as well
+        for _ in range(3):  # later connections are served as well
             assert_reset(port)
 
     serve(client, target=target)
@@ -224,8 +224,7 @@ def test_many_at_once() -> None:
 
 @pytest.mark.parametrize("reserve", [False, True])
 def test_out_of_descriptors(reserve: bool) -> None:
-    """Clients are put off, not the monitor ended: once there are descriptors again they are served. What others need is left
-    to them."""
+    """Without descriptors, clients wait until there are some again, and the monitor goes on. The reserve is not used."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def client(port: int) -> None:
@@ -291,7 +290,7 @@ def test_datagrams_nobody_wants() -> None:
 
 
 def steered(kind: str, first: str, client: Callable[[int, Callable[[dict[str, str]], None]], None], target: int) -> None:
-    """`client(port, lead)`, with a way to have the loop lead the listener elsewhere."""
+    """Run `client(port, lead)`, where `lead` calls `Forwarder.lead` on the loop."""
     asked, answered = socket.socketpair()
     moves: list[dict[str, str]] = []
 

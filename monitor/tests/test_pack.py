@@ -1,4 +1,4 @@
-"""Files to tar: headers that every reader understands, trees that change meanwhile. Without root."""
+"""Packing files as tar: headers that every tar program reads, and trees that change meanwhile. Without root."""
 
 import io
 import os
@@ -27,7 +27,7 @@ def read(data):
     "name",
     [
         b"plain",
-        b"a/" * 40 + b"b",  # fits by its prefix
+        b"a/" * 40 + b"b",  # fits in the fields prefix and name
         b"x" * 101,
         b"d/" + b"x" * 200,
         b"dir/" * 80 + b"end",
@@ -61,7 +61,7 @@ def test_links_and_devices():
 
 
 def packed(tmp_path, write, **options):
-    """What a packer writes, as bytes; through a pipe, as a worker does."""
+    """The output of a packer as bytes. It writes to a pipe, as a worker does."""
     reading, writing = os.pipe()
     got = []
 

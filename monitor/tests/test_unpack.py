@@ -1,5 +1,5 @@
-"""Unpacking against Python's tarfile as the oracle, and against archives that mean harm. Without root, without a sandbox:
-what is tested is the unpacker's own wall."""
+"""Unpacking, compared with Python's tarfile, and with malicious archives. Without root and without the sandbox, so that the
+unpacker's own protection is tested."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **fie
 
 
 def picture(root: str) -> dict[str, tuple[Any, ...]]:
-    """Everything that unpacking decides, by path; but for the times of symlinks, which tarfile does not set. Hard links
-    show as equal inodes, numbered in order of path."""
+    """All attributes that unpacking sets, by path, except the times of symlinks, which tarfile does not set. Hard links have
+    equal inode numbers, counted in order of path."""
     found: dict[str, tuple[Any, ...]] = {}
     inodes: dict[int, int] = {}
     for path in sorted(Path(root).rglob("*")):
@@ -95,7 +95,7 @@ def picture(root: str) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-# --- the oracle
+# --- comparison with tarfile
 
 names = st.text("abcé .-\udc80", min_size=1, max_size=6).filter(lambda name: name.strip(". ")) | st.sampled_from(
     ["x" * 90, "y" * 120, "é" * 70, "z" * 250]
@@ -138,7 +138,7 @@ def trees(draw: st.DrawFn) -> tuple[list[tuple[tarfile.TarInfo, bytes]], int]:
             members.append(member(path, tarfile.FIFOTYPE, **fields))
         else:
             members.append(member(path, content=draw(st.binary(max_size=2000)), **fields))
-    # tarfile gives a link's attributes to its target, GNU tar and we do not: give both the same.
+    # tarfile applies a hard link's attributes to its target; GNU tar and Orlop do not. Give both the same attributes.
     first = {info.name: info for info, _ in members}
     for info, _ in members:
         if info.islnk():
@@ -158,7 +158,7 @@ def test_unpacks_as_tarfile_does(tree: tuple[list[tuple[tarfile.TarInfo, bytes]]
         assert picture(ours) == picture(theirs)
 
 
-# --- harm
+# --- malicious archives
 
 whiteouts = [".wh.a", ".wh.b", ".wh..wh..opq", ".wh...", ".wh."]
 parts = st.sampled_from(["a", "b", "c", "..", ".", "", "layer", "outside", *whiteouts])
@@ -183,7 +183,7 @@ def test_nothing_gets_out(overlay: bool, data: st.DataObject) -> None:
             for name, kind, target in data.draw(st.lists(entries, max_size=15))
         ]
         before = picture(outside), os.stat(outside).st_mtime_ns, os.stat(f"{outside}/b").st_nlink
-        # One at a time, so that one that is refused does not keep the next from being tried.
+        # Unpack one member at a time, so that the members after a refused one are tried too.
         for each in members:
             try:
                 unpack(archive([each]), layer, overlay=overlay)
@@ -284,7 +284,7 @@ def test_directories_of_tars_without_a_type_for_them() -> None:
         unpack(archive([member("d/", tarfile.AREGTYPE), member("f", tarfile.AREGTYPE)]), target)
         assert [shown[0] for shown in picture(target).values()] == [stat.S_IFDIR, stat.S_IFREG]
     with directory() as target:
-        long = "x" * 99 + "/" + "y" * 60  # its first 100 bytes, all that the header holds, end in a slash
+        long = "x" * 99 + "/" + "y" * 60  # its first 100 bytes, which the header holds, end in a slash
         unpack(archive([member(long, content=b"file")], tarfile.PAX_FORMAT), target)
         assert Path(target, long).read_bytes() == b"file"
 
@@ -320,7 +320,7 @@ def test_compression_is_told_by_its_first_bytes() -> None:
 
 
 def test_streams_of_several_members() -> None:
-    """pigz and zstd:chunked write more than one: all of it counts."""
+    """Streams of several members, as pigz and zstd:chunked write, are read to the end."""
     data = archive([member("a", content=b"x" * 5000)])
     half = len(data) // 2
     skippable = b"\x50\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"ignored"

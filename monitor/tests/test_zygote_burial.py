@@ -1,4 +1,4 @@
-"""What the zygote does for a container whose monitor died, when the container is started again before it is done."""
+"""The zygote's cleanup after a dead monitor, when the container is started again before the cleanup is finished."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from orlop_monitor.protocol import InitRecord, MonitorRecord
 
 @pytest.fixture
 def one(monkeypatch):
-    """A zygote without a process. `rounds`: what each round of killing finds; `killed`: what it was told to kill."""
+    """A zygote without a process. `rounds` are the results of `cgroups.kill`, `killed` its arguments."""
     made = object.__new__(zygote.Zygote)
     made._children, made._undertakers, made._orphaned = {1}, 0, False
     made.later, made.killed, made.rounds = [], [], [False, True]

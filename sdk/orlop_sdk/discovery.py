@@ -43,14 +43,14 @@ _scanned: tuple[float, dict[str, dict[str, EntryPoint]]] = (float("-inf"), {})
 
 
 def _all_points() -> Iterator[EntryPoint]:
-    """Those of a distribution that another one of the same name hides come later, and are not used."""
+    """All entry points. A distribution that is hidden by another of the same name comes after it."""
     for distribution in distributions():
         yield from distribution.entry_points
 
 
 def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
-    """One scan serves all kinds and is kept: it reads a file of each installed distribution, 6 ms in all, and a start of the
-    daemon asks twenty times."""
+    """The entry points of a kind by name, cached for `max_age` seconds. A scan covers all kinds, because it reads a file of
+    each installed distribution (6 ms in all), and a start of the daemon needs twenty plugins."""
     global _scanned
     when, found = _scanned
     if not found or time.monotonic() - when > max_age:

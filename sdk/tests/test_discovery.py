@@ -10,7 +10,8 @@ from orlop_sdk import NotFound, discovery
 
 
 def test_plugins_are_scanned_once_and_new_ones_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start asks for twenty plugins, and a scan of all distributions takes milliseconds."""
+    """One scan of the installed distributions, which takes milliseconds, serves many lookups; a later scan finds new
+    plugins."""
     points = [EntryPoint("a", "nowhere", "orlop.log"), EntryPoint("x", "nowhere", "console_scripts")]
     now, scans = [100.0], [0]
 

@@ -1,6 +1,6 @@
-"""The name server of a container, at 127.0.0.11: names of its networks' containers, everything else forwarded.
+"""The name server of a container, at 127.0.0.11. It answers names of containers on its networks and forwards other queries.
 
-wire     DNS messages, as far as this needs them; pure
-names    the tables that the daemon writes, and what they answer
-server   the sockets, and the servers outside
+wire     encoding and decoding of DNS messages; no I/O
+names    the tables that the daemon writes, and their answers
+server   the sockets, and forwarding to upstream servers
 """

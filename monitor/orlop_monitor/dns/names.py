@@ -1,7 +1,7 @@
-"""The tables that the daemon writes for name servers, and what they answer.
+"""The tables that the daemon writes for name servers, and their answers.
 
-A file for each network, with the names on it, and a file for each container, with the networks it is on and whom to ask for
-all other names. They are replaced, never changed: what is read is whole. Without a daemon they stay as they were.
+There is one file per network, with the names on it, and one per container, with its networks and upstream servers. Files are
+replaced atomically and never modified, so a reader sees complete content. They stay valid while no daemon runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class NetworkNames(msgspec.Struct, frozen=True):
-    """`names`: who may be called what, in lower case. `reverse`: an address's own name."""
+    """`names` maps a name in lower case to addresses. `reverse` maps an address to its name."""
 
     network: str
     names: dict[str, tuple[str, ...]] = {}
@@ -28,9 +28,9 @@ class NetworkNames(msgspec.Struct, frozen=True):
 
 
 class ContainerNames(msgspec.Struct, frozen=True):
-    """`networks` are files, in the order to ask in. `links`: further names that this container has for others. `inside`: the
-    servers are the container's own choice, and are asked from its namespace. `dotted`: names without a dot are not asked
-    outside."""
+    """`networks` are files, in the order of lookup. `links` maps this container's `--link` aliases to names. `inside`: the
+    upstream servers were set for this container, and are queried from its network namespace. `dotted`: names without a dot
+    are not forwarded."""
 
     networks: tuple[str, ...]
     servers: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class _File(Generic[T]):
                     self._value = self._decoder.decode(file.read())
                 self._stamp = stamp
         except (OSError, msgspec.MsgspecError):
-            pass  # gone with its network, or with the daemon's directory: what we know is the best there is
+            pass  # removed with its network or the daemon's directory: keep the last content
         return self._value
 
 
@@ -72,7 +72,7 @@ _container = msgspec.msgpack.Decoder(ContainerNames)
 
 
 class Tables:
-    """What one container's name server knows."""
+    """The tables of one container's name server."""
 
     def __init__(self, path: str) -> None:
         self._container = _File(path, _container, ContainerNames(()))
@@ -92,7 +92,7 @@ class Tables:
         return [self._networks[path].get() for path in paths]
 
     def answer(self, kind: int, name: str) -> list[bytes] | None:
-        """The records of a name of ours, perhaps none; None when the name is nobody's here."""
+        """The records of a known name, which may be empty; None for an unknown name."""
         if kind == wire.PTR:
             address = wire.reverse_name(name)
             found = next((table.reverse[address] for table in self._tables() if address in table.reverse), "")

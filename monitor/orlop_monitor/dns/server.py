@@ -1,9 +1,9 @@
-"""The name server's sockets: 127.0.0.11 in the container's namespace, over UDP and TCP, and the servers it forwards to.
+"""The name server's sockets at 127.0.0.11 in the container's namespace (UDP and TCP), and forwarding to upstream servers.
 
-Port 53 itself is not bound, or a container could run no name server of its own: the sockets have ports of their own, and a
-few stateless rules in the container's namespace put them in the place of 53. Where there is no nft, 53 is bound.
+The sockets have random ports, and a few stateless nftables rules in the container's namespace redirect port 53 to them, so
+that the container can run its own name server on port 53. Without nft, port 53 is bound.
 
-Everything is bounded: questions under way, time for each, bytes of each. Nobody's silence holds up anybody else.
+The number of pending queries, their time and their size are bounded. A slow upstream server delays no other query.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADDRESS = "127.0.0.11"
 _PORT = 53
 _MOST = 1024
 _CONNECTIONS = 256
-_SECONDS = 4.0  # for each server
+_SECONDS = 4.0  # timeout of each upstream server
 _SERVERS = 3
 _IDLE = 10.0
 _BATCH = 64
@@ -49,7 +49,7 @@ _RULES = """table ip orlop_dns {{
 
 
 class NameServer:
-    """`on_ready` once, when names resolve (or cannot: the reason has been said then)."""
+    """Calls `on_ready` once, when names resolve, or when they cannot and the reason has been logged."""
 
     def __init__(self, loop: Loop, netns: int, tables: Tables, on_ready: Callable[[], None]) -> None:
         self._loop, self._netns, self._tables, self._on_ready = loop, netns, tables, on_ready
@@ -147,7 +147,7 @@ class NameServer:
             try:
                 sock, _ = self._tcp.accept()
             except OSError as error:
-                if error.errno in EXHAUSTED:  # the listener stays readable: looked at at once, it would take a processor
+                if error.errno in EXHAUSTED:  # stop watching for a moment: the listener stays readable, and would spin
                     self._loop.on_readable(self._tcp.fileno(), None)
                     self._pause = self._loop.call_later(BACK_OFF, self._listen_for_connections)
                 return
@@ -158,7 +158,7 @@ class NameServer:
                 self._connections.add(_Connection(self._loop, sock, self.ask, self._connections.discard))
 
     def ask(self, query: bytes, answer: Callable[[bytes], None], *, stream: bool) -> None:
-        """Answer from the tables, or have others answer. What is no question gets no answer."""
+        """Answer a query from the tables, or forward it. Invalid queries get an error, other data no answer."""
         asked = wire.question(query)
         if asked is None:
             if refusal := wire.refusal(query):
@@ -171,7 +171,7 @@ class NameServer:
             return
         container = self._tables.container
         if container.dotted and "." not in asked.name and asked.type in (wire.A, wire.AAAA):
-            answer(wire.reply(query, asked))  # the asker goes on with its search list
+            answer(wire.reply(query, asked))  # an empty answer: the client goes on with its search list
             return
         servers = container.servers[:_SERVERS]
         if not servers or len(self._asking) >= _MOST:
@@ -187,7 +187,7 @@ class NameServer:
 
 
 class _Asking:
-    """One question to the servers outside, one after the other, by the transport that it came by."""
+    """One query that is forwarded to the upstream servers in turn, over the transport that it came by."""
 
     def __init__(
         self,
@@ -254,7 +254,7 @@ class _Asking:
         if len(data) < 12 or data[:2] != self._query[:2]:
             if self._stream:
                 self._next()
-            return  # of a datagram: not the answer to this
+            return  # a datagram that is not the answer to this query
         self._last = data
         if wire.rcode(data) in (wire.SERVFAIL, wire.REFUSED):
             self._next()
@@ -275,7 +275,7 @@ class _Asking:
 
 
 class _Connection:
-    """A client over TCP: questions with a length before each, answers as they come."""
+    """A TCP client. Each query is preceded by its length. Answers are sent as they become available."""
 
     def __init__(
         self, loop: Loop, sock: socket.socket, ask: Callable[..., None], ended: Callable[[_Connection], None]
@@ -319,7 +319,7 @@ class _Connection:
         except OSError:
             whole = False
         if not whole or (self._said_all and not self._owed):
-            self.close()  # it asks and does not read, or has all it asked for
+            self.close()  # the client does not read its answers, or has got all of them
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:

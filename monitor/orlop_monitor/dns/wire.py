@@ -1,4 +1,4 @@
-"""DNS messages (RFC 1035), as far as a forwarder with a few names of its own needs them. Pure; its input is not trusted."""
+"""The parts of DNS messages (RFC 1035) that a forwarder with local names needs. No I/O; the input is not trusted."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _UDP_MOST = 4096
 
 
 class Question(NamedTuple):
-    """`name` is lower case, without the last dot. `end` is where the question section ends. `size`: the largest datagram
-    that its asker takes."""
+    """A DNS question. `name` is in lower case, without the final dot. `end` is the end of the question section. `size` is
+    the largest datagram that the client accepts, in bytes."""
 
     ident: int
     flags: int
@@ -45,7 +45,7 @@ class Question(NamedTuple):
 
 
 def question(data: bytes) -> Question | None:
-    """What a query asks; None for anything that is not one query for one name of the internet class."""
+    """Parse a query; None unless it is a single query for one name of class IN."""
     if len(data) < 12:
         return None
     ident, flags, questions, answers, authorities, more = _HEADER.unpack_from(data)
@@ -69,7 +69,7 @@ def question(data: bytes) -> Question | None:
 
 
 def _size(data: bytes, at: int, records: int) -> int:
-    """EDNS0: the first additional record of a query is OPT, its class is a size."""
+    """The datagram size of EDNS0: the class of the OPT record, which is the first additional record of a query."""
     if records and len(data) >= at + 11 and data[at] == 0 and struct.unpack_from("!H", data, at + 1)[0] == OPT:
         size: int = struct.unpack_from("!H", data, at + 3)[0]
         return max(_UDP, min(size, _UDP_MOST))
@@ -77,7 +77,7 @@ def _size(data: bytes, at: int, records: int) -> int:
 
 
 def refusal(data: bytes) -> bytes:
-    """What to say to a query that is no question to us; b"" to what is no query at all."""
+    """The error answer to a query that `question` does not accept; b"" for data that is not a query."""
     if len(data) < 12 or data[2] & 0x80:
         return b""
     code = NOTIMP if data[2] & 0x78 else FORMERR
@@ -90,21 +90,21 @@ def rcode(data: bytes) -> int:
 
 
 def address_record(address: str) -> bytes:
-    """An A or AAAA record of the name asked for."""
+    """An A or AAAA record for the name in the question."""
     packed = ipaddress.ip_address(address).packed
     kind = A if len(packed) == 4 else AAAA
     return struct.pack("!HHHIH", 0xC00C, kind, 1, TTL, len(packed)) + packed
 
 
 def name_record(name: str) -> bytes:
-    """A PTR record of the name asked for."""
+    """A PTR record for the name in the question."""
     encoded = b"".join(bytes((len(label),)) + label for label in name.encode().split(b".")) + b"\0"
     return struct.pack("!HHHIH", 0xC00C, PTR, 1, TTL, len(encoded)) + encoded
 
 
 def reply(query: bytes, asked: Question, records: Sequence[bytes] = (), code: int = NOERROR, size: int = 65535) -> bytes:
-    """An answer of at most `size` bytes; one that lacks records says that it is truncated. A failure claims neither
-    authority nor recursion (RFC 1035, 4.1.1), as Docker's."""
+    """An answer of at most `size` bytes. If records do not fit, the TC flag is set. On failure the flags AA and RA are not
+    set (RFC 1035, 4.1.1), as in Docker."""
     kept: list[bytes] = []
     left = size - asked.end
     for record in records:
@@ -119,7 +119,7 @@ def reply(query: bytes, asked: Question, records: Sequence[bytes] = (), code: in
 
 
 def reverse_name(name: str) -> str:
-    """The address that a name below in-addr.arpa or ip6.arpa stands for; "" when it is none."""
+    """The address for a name below in-addr.arpa or ip6.arpa; "" for other names."""
     try:
         if name.endswith(".in-addr.arpa"):
             parts = name.removesuffix(".in-addr.arpa").split(".")

@@ -1,6 +1,6 @@
-"""Unpacking layers, and the other jobs on untrusted trees that a short-lived, sandboxed child does for the daemon.
+"""The unpack worker: a short-lived, sandboxed process that unpacks layers and handles other requests on untrusted trees.
 
-The child is forked by the zygote, serves one request on its socket and ends. It owns nothing: the directory it writes into
-belongs to a storage driver's active snapshot, which counts for nothing until it is committed, so a child that dies at any
-point leaves only what `remove` of that snapshot clears away. Nothing here may import trio (the zygote preloads it).
+The zygote forks it; it serves one request on its socket and exits. It owns nothing: the directory it writes to belongs to an
+active snapshot of a storage driver. If it dies, removing that snapshot removes all it has written. Nothing here may import
+trio, because the zygote preloads it.
 """

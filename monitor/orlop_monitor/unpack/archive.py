@@ -1,4 +1,4 @@
-"""A tar stream as a sequence of entries: joins GNU long names, pax headers and sparse maps to the entry they belong to."""
+"""Reads a tar stream as a sequence of entries, including GNU long names, pax headers and sparse maps."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .header import BLOCK, Entry, apply_pax, parse_gnu_sparse, parse_header, par
 
 __all__ = ["Source", "entries"]
 
-META_LIMIT = 1 << 20  # Go's archive/tar takes as much: the longest xattr is 64 KiB, the longest path 4 KiB
+META_LIMIT = 1 << 20  # as in Go's archive/tar; an xattr has at most 64 KiB, a path 4 KiB
 SPARSE_LIMIT = 1 << 16  # segments of one file
 _NO_ID = 0xFFFFFFFF
 
 
 class Source(Protocol):
-    """Uncompressed bytes, in order."""
+    """A stream of uncompressed bytes."""
 
     def read(self, size: int) -> bytes:
-        """Exactly `size` bytes; fewer only at the end of the stream."""
+        """Read exactly `size` bytes; fewer only at the end of the stream."""
         ...
 
     def skip(self, size: int) -> None:
-        """Pass over `size` bytes; `UnpackError` when the stream ends before."""
+        """Skip `size` bytes. Raises `UnpackError` when the stream ends before."""
         ...
 
 
@@ -42,7 +42,7 @@ def _padded(source: Source, size: int, what: str) -> bytes:
 
 
 def _check_map(entry: Entry) -> None:
-    """A map must ascend without overlap, stay within the file, and hold exactly the data that follows."""
+    """A sparse map must be ascending without overlaps, lie within the file, and describe exactly the data that follows."""
     at = 0
     for offset, length in entry.segments or ():
         if offset < at or length < 0 or offset + length > entry.real_size:
@@ -53,8 +53,8 @@ def _check_map(entry: Entry) -> None:
 
 
 def _check_numbers(entry: Entry) -> None:
-    """chown takes -1 for "as it is", so what is no ID must not get there. Times out of range become the epoch, as with
-    Docker (`boundTime`)."""
+    """Check sizes and owners. -1 must be refused, because for chown it means "unchanged". Times out of range become the
+    epoch, as in Docker (`boundTime`)."""
     if entry.size < 0:
         raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a negative size")
     if not (0 <= entry.uid < _NO_ID and 0 <= entry.gid < _NO_ID):
@@ -77,7 +77,7 @@ def _old_gnu_sparse(source: Source, block: bytes, entry: Entry) -> None:
 
 
 def _sparse_1_0(source: Source, entry: Entry) -> None:
-    """Format 1.0: the map is text at the beginning of the data, padded to a block."""
+    """Read a sparse map in pax format 1.0: text at the beginning of the data, padded to a block."""
     text, lines = b"", 1
     while text.count(b"\n") < lines:
         text += _exactly(source, BLOCK)
@@ -109,9 +109,9 @@ def _pax_sparse(source: Source, entry: Entry, records: list[tuple[bytes, bytes]]
 
 
 def entries(source: Source) -> Iterator[Entry]:
-    """Every member, in order. Between two steps the caller has read exactly `entry.size` bytes of content; the padding is
-    passed over here. Ends at the end-of-archive mark, or, as Go does, at the end of the stream between two entries.
-    Global pax headers are ignored, as Docker does."""
+    """Yield every member in order. Before the next step the caller must read exactly `entry.size` bytes of content; padding
+    is skipped here. Ends at the end-of-archive mark or, as in Go, at the end of the stream between two entries. Global pax
+    headers are ignored, as in Docker."""
     records: list[tuple[bytes, bytes]] = []
     long_name = long_link = b""
     while True:
@@ -137,7 +137,8 @@ def entries(source: Source) -> Iterator[Entry]:
             entry.link = long_link or entry.link
             apply_pax(entry, records)
             if kind == b"\0":
-                # v7 had no type for directories. Only the whole name tells: a header may hold the beginning of a long one.
+                # v7 has no type for directories, only a final slash. Check the full name: the header may hold only its
+                # beginning.
                 kind = entry.type = b"5" if entry.name.endswith(b"/") else b"0"
             _check_numbers(entry)
             if kind == b"S":
@@ -148,7 +149,7 @@ def entries(source: Source) -> Iterator[Entry]:
             if entry.segments is not None:
                 _check_map(entry)
             elif kind not in b"07":
-                # Only files have content; a hard link's size, where old tars state one, is its target's.
+                # Only regular files have content. Old tars set a hard link's size to that of its target.
                 entry.size = 0 if kind in b"123456" else entry.size
             yield entry
             source.skip(-entry.size % BLOCK)

@@ -1,8 +1,8 @@
-"""What is mounted in a container's root, put in its place for a worker that looks at the root.
+"""Makes a container's binds and volumes in its root, for a worker that reads or writes the container's files.
 
-Mount points are looked up inside the root, for the container may have made them links. Those that are missing are made where
-the worker may write, as dockerd and runtimes do. Where it only reads, whatever lacks one is covered by an overlay
-on a tmpfs first, so that neither the container nor a volume changes.
+Mount points are resolved inside the root, because the container may have replaced them by symlinks. If the worker may write,
+missing mount points are created, as dockerd and runtimes do. If it only reads, a tree that lacks a mount point is first
+covered by an overlay on a tmpfs, so that neither the container nor a volume is changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ DANGER = ("nosuid", "nodev", "noexec")
 
 @dataclass(slots=True)
 class _Source:
-    """`fd`: what to mount. `detached`: it is a mount of its own, of an image, and not a path of this namespace."""
+    """An opened bind. `fd` is the tree to mount. `detached`: it is a detached mount (of an image), not a path in this
+    namespace."""
 
     bind: Bind
     fd: int
@@ -40,8 +41,8 @@ class _Source:
 
 
 def place(root: str, binds: Sequence[Bind], *, writable: bool) -> None:
-    """Mount all of them in the tree that is mounted at `root`, those that can be: a source may be gone, a subpath may lead
-    out of its volume, a place may not be there."""
+    """Mount all binds in the tree at `root`. A bind that fails is left out: its source may be gone, its subpath may lead out
+    of the volume, its mount point may be missing."""
     with ExitStack() as stack:
         sources = []
         for bind in sorted(binds, key=lambda bind: bind.destination.count("/")):
@@ -53,7 +54,7 @@ def place(root: str, binds: Sequence[Bind], *, writable: bool) -> None:
 
 
 def _source(bind: Bind, scratch: str) -> _Source:
-    """`scratch` is a directory to mount at for a moment."""
+    """Open a bind's source. `scratch` is a directory that is used as a temporary mount point."""
     if not bind.mounts:
         return _Source(bind, open_subpath(bind.source, bind.subpath), detached=False)
     made = 0
@@ -72,7 +73,8 @@ def _source(bind: Bind, scratch: str) -> _Source:
 
 
 def _nested(sources: Sequence[_Source]) -> list[_Source]:
-    """As a tree: each below the deepest one that its destination is in. `sources` are sorted by depth."""
+    """Arrange sources as a tree by destination: each is a child of the deepest source that contains it. `sources` must be
+    sorted by depth."""
     top: list[_Source] = []
     for index, source in enumerate(sources):
         above = [other for other in sources[:index] if source.bind.destination.startswith(f"{other.bind.destination}/")]
@@ -81,8 +83,8 @@ def _nested(sources: Sequence[_Source]) -> list[_Source]:
 
 
 def _fill(root: str, where: str, sources: Sequence[_Source], writable: bool) -> None:
-    """Mount these, and what is in them, in what is mounted at `where` in the root. `writable`: mount points that are missing
-    may be made there."""
+    """Mount `sources` and their children below `where` in the root. `writable`: missing mount points may be created
+    there."""
     covered = False
     if not writable and not all(_exists(root, source.bind.destination) for source in sources):
         with suppress(OSError):
@@ -96,7 +98,7 @@ def _fill(root: str, where: str, sources: Sequence[_Source], writable: bool) -> 
         try:
             _mount(root, source)
         except OSError:
-            continue  # no such place, or a file where there is a directory
+            continue  # the mount point is missing, or one is a file and the other a directory
         _fill(root, destination, source.children, writable and not readonly)
         _protect(root, destination, readonly=readonly)
 
@@ -110,7 +112,7 @@ def _exists(root: str, path: str) -> bool:
 
 
 def _open(root: str, path: str, flags: int = os.O_PATH) -> int:
-    """What is mounted there by now: the root itself may have been covered."""
+    """Open a path in the tree that is mounted at `root` now: the root may have been covered by an overlay."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return open_in_root(top, path, flags)
@@ -154,7 +156,7 @@ def _protect(root: str, path: str, *, readonly: bool) -> None:
 
 
 def _cover(root: str, path: str) -> None:
-    """Have what is mounted there look the same, and be writable without consequences."""
+    """Mount an overlay over the tree at `path`. It shows the same content, and writes go to a tmpfs."""
     lower = _open(root, path, os.O_PATH | os.O_DIRECTORY)
     try:
         mount("tmpfs", "tmpfs", f"/proc/self/fd/{lower}", ("mode=0700",))

@@ -1,7 +1,7 @@
-"""Copy-up: what an image has at the destination of an empty volume becomes the volume's first content.
+"""Copy-up: an empty volume is filled with the image's content at its destination.
 
-As Docker does it when a container is created (daemon/create_unix.go `populateVolumes`): content, owner and mode of the
-directory; a volume that holds anything is left alone.
+As in Docker when a container is created (moby daemon/create_unix.go `populateVolumes`), content, owner and mode of the
+directory are copied. A volume that is not empty is left unchanged.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["copy_up", "mount_root"]
 
 
 def mount_root(mounts: tuple[Mount, ...], mountpoint: str) -> None:
-    """Mount a snapshot at `mountpoint`, in the namespace that is already ours."""
+    """Mount a snapshot at `mountpoint`. The caller must be in its own mount namespace."""
     for each in mounts:
         target = os.path.join(mountpoint, each.target.lstrip("/")) if each.target else mountpoint
         mount(each.type, each.source, target, each.options)
 
 
 def copy_up(root: int, path: str, target: int) -> bool:
-    """Copy directory `path` of the tree at `root` into the directory `target`. False, and nothing done, when there is no
-    such directory or `target` is not empty. `FileExistsError` when there is a file instead."""
+    """Copy the directory `path` of the tree at `root` into the directory `target`. Does nothing and returns false when the
+    directory does not exist or `target` is not empty. Raises `FileExistsError` when `path` is a file."""
     if os.listdir(target):
         return False
     try:

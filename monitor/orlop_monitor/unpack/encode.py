@@ -1,7 +1,7 @@
-"""Tar headers out: an `Entry` to its blocks. The counterpart of `header`; pure.
+"""Encodes an `Entry` as tar header blocks; the counterpart of `header`. No I/O.
 
-ustar where it fits, a pax header before it where it does not, as Go's archive/tar writes: every tar reads that, and an
-archive of the same files has the same bytes.
+The format is ustar, preceded by a pax header if the entry does not fit, as Go's archive/tar writes. Every tar reads this,
+and the output is deterministic.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ END = bytes(2 * BLOCK)
 _OCTAL_11 = 8**11
 _OCTAL_7 = 8**7
 _MAGIC = b"ustar\x0000"
-_MAGIC_AND_OWNERS = _MAGIC + bytes(64)  # whose names are not told
-_FIXED_SUM = sum(_MAGIC) + 8 * 32  # the checksum's own field counts as blanks
+_MAGIC_AND_OWNERS = _MAGIC + bytes(64)  # the names of owner and group are empty
+_FIXED_SUM = sum(_MAGIC) + 8 * 32  # the checksum field itself counts as blanks
 
 
 def padding(size: int) -> bytes:
-    """What follows `size` bytes of content."""
+    """The padding after `size` bytes of content."""
     return bytes(-size % BLOCK)
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
-    """(prefix, name) of ustar's two fields; None when the name has no place to be cut at."""
+    """Split a name into ustar's fields (prefix, name); None when it does not fit."""
     if len(name) <= 100:
         return b"", name
     if len(name) > 256:
@@ -50,7 +50,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _sum(data: bytes) -> int:
-    """Of up to 256 bytes: the lower half of their Adler-32 is their sum plus one, and five times as quick."""
+    """The sum of up to 256 bytes. The lower half of their Adler-32 is the sum plus one, and is five times as fast."""
     return (adler32(data) & 0xFFFF) - 1
 
 
@@ -83,7 +83,7 @@ def _block(name: bytes, prefix: bytes, entry: Entry, kind: bytes, size: int, lin
 
 
 def _is_plain(entry: Entry) -> bool:
-    """Whether it fits in one block as it is. Most do."""
+    """Whether the entry fits in one block, as most do."""
     return (
         len(entry.name) <= 100
         and entry.name.isascii()
@@ -97,7 +97,7 @@ def _is_plain(entry: Entry) -> bool:
 
 
 def entry_header(entry: Entry, sparse: tuple[int, bytes] | None = None) -> bytes:
-    """All blocks before an entry's content. `sparse`: (real size, map) of a file whose holes are left out; the map is the
+    """All blocks before an entry's content. `sparse` is (real size, map) of a file whose holes are left out; the map is the
     first part of the content."""
     if sparse is None and _is_plain(entry):
         return _block(entry.name, b"", entry, entry.type, entry.size, b"")

@@ -1,7 +1,7 @@
-"""Entries to files: the part of unpacking that touches the disk.
+"""Creates files from archive entries: the part of unpacking that writes to disk.
 
-Rules are Docker's (moby's archive package), with one difference: a whiteout hides lower layers only, never what its own
-layer added before or after it (OCI image-spec, "Whiteouts").
+The rules are those of Docker (moby's archive package), with one difference: a whiteout hides only lower layers, never
+entries of its own layer, whether before or after it (OCI image spec, "Whiteouts").
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _UNSUPPORTED = 95  # EOPNOTSUPP
 
 
 def _wanted(xattr: bytes) -> bool:
-    """Which extended attributes a layer may set. Never the `trusted.` ones: with overlayfs's own, a layer could point at
-    other layers; nor labels of the host's security modules."""
+    """Whether a layer may set an extended attribute. `trusted.` is refused, because overlayfs's own attributes could make a
+    layer refer to other layers. Labels of the host's security modules are refused too."""
     if xattr.startswith(b"user."):
         return not xattr.startswith(b"user.overlay.")
     return xattr in (b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default")
@@ -75,7 +75,7 @@ class _Extractor:
             raise UnpackError(f"{shown(entry.name)}: it is more than {limits.depth} directories deep, which is the limit")
         if not path:
             self._source.skip(entry.size)
-            return  # the root's own attributes are the driver's, as with Docker
+            return  # the storage driver sets the root's attributes, as in Docker
         head, _, name = path.rpartition(b"/")
         if self._request.layer and name.startswith(b".wh."):
             self._whiteouts.apply(head, name)
@@ -102,13 +102,14 @@ class _Extractor:
             raise UnpackError(f"cannot overwrite non-directory {shown(entry.name)} with directory")
 
     def _retry(self, parent: Parent, path: bytes, name: bytes) -> Parent:
-        """Something is there already: remove it, and open the parent anew (the descriptor may have been dropped)."""
+        """The path exists already: remove it, and open the parent again, because its cached descriptor may have been
+        closed."""
         remove(name, parent.fd)
         self._times.pop(path, None)
         self._tree.forget()
         return self._tree.directory(path.rpartition(b"/")[0])
 
-    # --- one function a type of entry; each leaves the content of the entry read
+    # --- one method for each type of entry; each must read the whole content of the entry
 
     def _file(self, parent: Parent, path: bytes, name: bytes, entry: Entry) -> None:
         mode = entry.mode
@@ -122,7 +123,7 @@ class _Extractor:
                 self._copy(fd, entry.size)
             else:
                 self._copy_sparse(fd, entry)
-            # A change of owner drops set-id bits and capabilities: owner, then mode, then attributes, then time.
+            # Set the owner first, because chown drops set-id bits and capabilities; then mode, attributes, time.
             if self._request.ownership and (entry.uid or entry.gid or not parent.plain):
                 os.chown(fd, entry.uid, entry.gid)
             if mode & 0o7000:
@@ -220,7 +221,7 @@ class _Extractor:
         if self._request.ownership and (entry.uid or entry.gid or not parent.plain):
             os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
         if entry.mode & 0o7000 and entry.type != b"2":
-            os.chmod(name, entry.mode, dir_fd=parent.fd)  # just made by us, and not a symlink
+            os.chmod(name, entry.mode, dir_fd=parent.fd)  # just created here, and not a symlink
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
 
     def _set_xattrs(self, fd: int, entry: Entry) -> None:
@@ -230,11 +231,11 @@ class _Extractor:
             try:
                 os.setxattr(fd, key, value)
             except OSError as error:
-                if error.errno != _UNSUPPORTED:  # the file system has none: as Docker, go on without
+                if error.errno != _UNSUPPORTED:  # the file system has no xattrs: ignore them, as Docker does
                     raise
 
     def _settle_times(self) -> None:
-        """Directories get their time last: each file made in one would change it."""
+        """Set the times of directories, last because creating a file in a directory changes its time."""
         for path, mtime in self._times.items():
             head, _, name = path.rpartition(b"/")
             try:
@@ -258,7 +259,7 @@ _MAKERS: dict[bytes, Callable[[_Extractor, Parent, bytes, bytes, Entry], None]] 
 
 
 def extract(source: Uncompressed, root: int, request: Unpack, tick: Callable[[], None] = lambda: None) -> int:
-    """Unpack all of `source` into the directory `root`; returns the number of entries. The process's umask must be 0.
-    `UnpackError` when the archive is at fault, `OSError` (its filename is the entry's) when the system is. `tick` is
-    called often."""
+    """Unpack all of `source` into the directory `root`; returns the number of entries. The process's umask must be 0. Raises
+    `UnpackError` for an invalid archive, and `OSError` with the entry's name for a failure of the system. `tick` is called
+    often."""
     return _Extractor(source, root, request, tick).run()

@@ -1,7 +1,7 @@
-"""The init layer: what a container's root needs besides its image, whatever the image has there.
+"""The init layer: files and directories that every container's root needs in addition to its image.
 
-Paths and modes are dockerd's, and so is what it does with what is in their place (daemon/initlayer/setup_unix.go). A runtime
-mounts over most of them; clients read and write them in containers that were never started.
+Paths and modes are dockerd's, and so is the handling of existing files (moby daemon/initlayer/setup_unix.go). A runtime
+mounts over most of these paths, but clients read and write them in containers that were never started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATHS = {
     "/dev/shm": _DIRECTORY,
     "/etc/hostname": _FILE,
     "/etc/hosts": _FILE,
-    "/etc/mtab": "/proc/mounts",  # a symlink there
+    "/etc/mtab": "/proc/mounts",  # a symlink to /proc/mounts
     "/etc/resolv.conf": _FILE,
     "/proc": _DIRECTORY,
     "/sys": _DIRECTORY,
@@ -28,8 +28,8 @@ PATHS = {
 
 
 def make(root: int) -> None:
-    """Make the paths in the tree below the descriptor `root`. No symlink is followed: one that is in the way is replaced, as
-    is any other file."""
+    """Make the paths in the tree below the descriptor `root`. No symlink is followed: a symlink or another file at one of
+    the paths is replaced."""
     for path, kind in PATHS.items():
         _make(root, path.strip("/").split("/"), kind)
 
@@ -46,7 +46,7 @@ def _make(parent: int, names: list[str], kind: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        return  # left alone, as by dockerd: the runtime says that it cannot mount there
+        return  # keep a directory, as dockerd does: the runtime will report that it cannot mount there
     if kind == _FILE:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o755, dir_fd=parent))
     else:
@@ -56,7 +56,7 @@ def _make(parent: int, names: list[str], kind: str) -> None:
 @contextmanager
 def _directory(parent: int, name: str) -> Iterator[int]:
     with suppress(FileNotFoundError, IsADirectoryError):
-        os.unlink(name, dir_fd=parent)  # no directory
+        os.unlink(name, dir_fd=parent)  # not a directory
     with suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=parent)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)

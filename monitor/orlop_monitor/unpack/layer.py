@@ -1,5 +1,5 @@
-"""The layer that a container's changes make: what is new or other with its content, what is gone as whiteouts (OCI
-image-spec, "Whiteouts"). Which changes there are, the storage driver has said."""
+"""Packs a container's changes as a layer: new and changed files with their content, deleted files as whiteouts (OCI image
+spec, "Whiteouts"). The list of changes comes from the storage driver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _changes(listed: int) -> Iterator[Change]:
 
 
 def pack_layer(packer: Packer, listed: int) -> None:
-    """`listed` is a file of changes, one a line, parents before what is in them."""
+    """`listed` is a descriptor of a file with one change per line, parents before their content."""
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for change in _changes(listed):
@@ -36,7 +36,7 @@ def pack_layer(packer: Packer, listed: int) -> None:
             try:
                 parent = open_in_root(root, head or "/", os.O_RDONLY | os.O_DIRECTORY)
             except OSError:
-                continue  # gone since
+                continue  # deleted since
             try:
                 packer.one(parent, name, os.fsencode(change.path.lstrip("/")))
             except FileNotFoundError:

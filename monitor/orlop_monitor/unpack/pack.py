@@ -1,7 +1,7 @@
-"""Files to a tar stream: the part of packing that looks at the disk.
+"""Writes files as a tar stream: the part of packing that reads from disk.
 
-What it reads may change under it, and belongs to whoever runs in the container: everything is opened by its last name,
-relative to its directory, never following a link; a file that shrinks meanwhile is filled with zeros, one that grows is cut.
+The container may change files while they are read. Each file is therefore opened by its name relative to the descriptor of
+its directory, without following symlinks. A file that shrinks meanwhile is padded with zeros; one that grows is truncated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PIECE = 1 << 20
 _SMALL = 64 << 10
-_SPARSE = 1 << 20  # smaller files are written with their holes
+_SPARSE = 1 << 20  # holes of smaller files are written as zeros
 _KINDS = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -30,7 +30,7 @@ _KINDS = {
     stat.S_IFIFO: b"6",
 }
 _XATTRS = ("security.capability",)
-# Go's os.FileMode, as clients read it
+# Bits of Go's os.FileMode, which clients expect
 _GO_BITS = (
     (stat.S_IFDIR, 1 << 31),
     (stat.S_IFLNK, 1 << 27),
@@ -42,14 +42,14 @@ _GO_BITS = (
 
 
 def go_mode(mode: int) -> int:
-    """A mode as Go's `os.FileMode` has it."""
+    """Convert a mode to Go's `os.FileMode`."""
     bits = next((bits for kind, bits in _GO_BITS if stat.S_IFMT(mode) == kind), 0)
     special = (mode & stat.S_ISUID and 1 << 23) | (mode & stat.S_ISGID and 1 << 22) | (mode & stat.S_ISVTX and 1 << 20)
     return bits | special | mode & 0o777
 
 
 class Packer:
-    """Writes to a descriptor, in order. `sparse`: leave holes out."""
+    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `tick` is called often."""
 
     def __init__(self, out: int, *, sparse: bool = True, tick: Callable[[], None] = lambda: None) -> None:
         self._out, self._sparse, self._tick = out, sparse, tick
@@ -73,14 +73,15 @@ class Packer:
         self._pending.clear()
 
     def finish(self) -> None:
-        """The end-of-archive mark."""
+        """Write the end-of-archive mark and flush."""
         self._write(END)
         self.flush()
 
     # --- entries
 
     def tree(self, parent: int, name: str, shown: bytes) -> None:
-        """`name` in the directory `parent` and all below it, as `shown`. What vanishes meanwhile is left out."""
+        """Pack `name` in the directory `parent` and everything below it, under the name `shown`. Files that vanish meanwhile
+        are left out."""
         try:
             info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -98,7 +99,8 @@ class Packer:
             os.close(fd)
 
     def content(self, fd: int, shown: bytes, *, head: bool = False) -> None:
-        """What is in an open directory. `head`: the directory itself, too, and its name before all others; "" is "/"."""
+        """Pack the content of an open directory. `head`: also pack the directory itself, and prefix all names with `shown`
+        ("" for "/")."""
         if head:
             self.directory_entry(fd, shown)
         base = shown + b"/" if head else b""
@@ -111,12 +113,12 @@ class Packer:
                 self.tree(fd, name, base + os.fsencode(name))
 
     def directory_entry(self, fd: int, shown: bytes) -> None:
-        """An open directory alone."""
+        """Pack an open directory without its content."""
         info = os.fstat(fd)
         self._head(_described(shown + b"/", b"5", info, _xattrs(fd)))
 
     def one(self, parent: int, name: str, shown: bytes) -> None:
-        """`name` alone, not what is below it."""
+        """Pack `name` in the directory `parent`; of a directory, not its content."""
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -128,7 +130,7 @@ class Packer:
             self._entry(parent, name, shown, info)
 
     def empty(self, shown: bytes) -> None:
-        """An empty file: a whiteout."""
+        """Pack an empty file, used as a whiteout."""
         self._head(Entry(shown, b"0", 0o644, 0, 0, 0, 0, b"", 0, 0))
 
     def _head(self, entry: Entry, sparse: tuple[int, bytes] | None = None) -> None:
@@ -139,7 +141,7 @@ class Packer:
     def _entry(self, parent: int, name: str, shown: bytes, info: os.stat_result) -> None:
         kind = _KINDS.get(stat.S_IFMT(info.st_mode))
         if kind is None:
-            return  # a socket: it means nothing without its process
+            return  # a socket, which is useless without its process
         if kind == b"0":
             self._file(parent, name, shown)
         elif kind != b"2" and self._is_again(shown, info):
@@ -154,7 +156,7 @@ class Packer:
             self._head(_described(shown, kind, info, ()))
 
     def _is_again(self, shown: bytes, info: os.stat_result) -> bool:
-        """Whether this is a further name of what we had already: then it has become a link."""
+        """If this is another name of a file that was packed already, pack a hard link and return true."""
         if info.st_nlink < 2:
             return False
         first = self._links.setdefault((info.st_dev, info.st_ino), shown)
@@ -174,7 +176,7 @@ class Packer:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or self._is_again(shown, info):
                 return
-            # Capabilities are for who executes it
+            # The only xattr is security.capability, which matters only for executable files
             entry = _described(shown, b"0", info, _xattrs(fd) if info.st_mode & 0o111 else ())
             if self._sparse and info.st_size > _SPARSE and info.st_blocks * 512 < info.st_size // 2:
                 self._holes(fd, entry, info.st_size)
@@ -186,7 +188,7 @@ class Packer:
             os.close(fd)
 
     def _holes(self, fd: int, entry: Entry, real: int) -> None:
-        """pax sparse format 1.0: a map in front of the data there is."""
+        """Pack a sparse file in pax format 1.0: a map, then the data segments."""
         segments = list(_segments(fd, real))
         entry.size = sum(length for _, length in segments)
         numbers = [len(segments), *(number for segment in segments for number in segment)]
@@ -214,7 +216,7 @@ class Packer:
         end = offset + size
         while offset < end:
             done = self._splice(fd, offset, min(end - offset, _PIECE))
-            if not done:  # it has become shorter
+            if not done:  # the file was truncated meanwhile
                 self._zeros(end - offset)
                 return
             offset += done
@@ -226,7 +228,7 @@ class Packer:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-        data = os.pread(fd, size, offset)  # a file system that cannot
+        data = os.pread(fd, size, offset)  # the file system does not support splice
         at = 0
         while at < len(data):
             at += os.write(self._out, data[at:])
@@ -240,13 +242,13 @@ class Packer:
 
 
 def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where a file has data. Ends with an empty segment at its end, as tar does."""
+    """Yield the data segments of a file. The last one is empty, at the file's end, as in GNU tar."""
     at = 0
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
         except OSError:
-            break  # a hole to its end
+            break  # a hole up to the end
         at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         if start >= size:
             break
@@ -260,7 +262,7 @@ def _xattrs(fd: int) -> list[tuple[bytes, bytes]]:
         try:
             found.append((name.encode(), os.getxattr(fd, name)))
         except OSError:
-            continue  # none, or none here
+            continue  # the file has no such xattr, or the file system supports none
     return found
 
 

@@ -1,9 +1,9 @@
-"""What the daemon and an unpack worker say to each other.
+"""The protocol between the daemon and an unpack worker.
 
-One connection (SOCK_STREAM, the socketpair end handed over at the fork) carries frames: uint32 little endian length, then
-msgpack. Daemon: one request, its descriptors attached by SCM_RIGHTS in the order the docstrings give. Worker: `Found` where
-the request is about a path in a container, any number of `Progress`, then one `Done` or `Failed`, then end of file. Both
-ends are always of one version: a worker does not outlive the request, nor the daemon that made it.
+One connection (SOCK_STREAM, a socketpair passed at the fork) carries frames: uint32 little endian length, then msgpack. The
+daemon sends one request, with descriptors attached (SCM_RIGHTS) in the order of the request's docstring. The worker answers
+with `Found` if the request is about a path in a container, any number of `Progress`, then one `Done` or `Failed`, then EOF.
+Both ends always have the same version, because a worker does not outlive its request or the daemon.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FRAME_LIMIT = 1 << 20
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one layer may cost: uncompressed bytes, entries, parts of a path, bytes of a path."""
+    """Limits of one archive: uncompressed bytes, number of entries, components of a path, bytes of a path."""
 
     size: int = 64 << 30
     entries: int = 2_000_000
@@ -53,10 +53,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Unpack(msgspec.Struct, frozen=True, tag=True):
-    """Unpack the tar stream of the first descriptor into the directory of the second. `devices`: false refuses device
-    nodes. `ownership`: false leaves everything to the user who runs the worker (a worker without root). `owner`: whose
-    everything becomes, whatever the archive says. `layer`: names that begin with ".wh." are whiteouts; false: they are
-    names. `keep_kind`: no directory is replaced by a file, nor the other way round."""
+    """Unpack the tar stream of the first descriptor into the directory of the second. `devices`: false refuses device nodes.
+    `ownership`: false leaves all files to the user who runs the worker (a worker without root). `owner`: (uid, gid) of all
+    files, instead of the archive's. `layer`: names that begin with ".wh." are whiteouts; when false, they are ordinary
+    names. `keep_kind`: refuse to replace a directory by a file, or a file by a directory."""
 
     overlay_whiteouts: bool
     limits: Limits = Limits()
@@ -68,9 +68,9 @@ class Unpack(msgspec.Struct, frozen=True, tag=True):
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
-    """Copy the content, owner and mode of directory `path` of the root that `mounts` make into the directory of the only
-    descriptor, if that is empty. `mountpoint` is an empty directory of the kernel's to mount at, in a namespace of our
-    own."""
+    """Copy the content, owner and mode of the directory `path` of the root made by `mounts` into the directory of the only
+    descriptor, if that is empty. `mountpoint` is an empty directory at which the worker mounts the root, in its own mount
+    namespace."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
@@ -78,8 +78,8 @@ class CopyUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
-    """Make directory `path` (0755, root's) in the root that `mounts` make, with those above it, where there is none.
-    `mountpoint` as in `CopyUp`."""
+    """Make the directory `path` (mode 0755, owner root) and missing parents in the root made by `mounts`. `mountpoint` as in
+    `CopyUp`."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
@@ -87,15 +87,15 @@ class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
 
 
 class MakeInitLayer(msgspec.Struct, frozen=True, tag=True):
-    """Make what `init_layer` lists in the root that `mounts` make. `mountpoint` as in `CopyUp`."""
+    """Make the paths of `init_layer` in the root made by `mounts`. `mountpoint` as in `CopyUp`."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """What is mounted at a place in a container: a volume, or what the user bound there, or what `mounts` make (an image).
-    `subpath` is looked up inside of it, which containers may change."""
+    """A mount in a container: a volume or bind at `source`, or the tree made by `mounts` (an image). `subpath` is resolved
+    inside the source, whose content containers may change."""
 
     source: str
     destination: str
@@ -105,9 +105,9 @@ class Bind(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """A container's files. `root` is where its root is mounted in the mount namespace of its monitor, which comes as the
-    first descriptor (`joined`); without one, where to mount `mounts`. `binds` are put in their places. `writable`: mount
-    points that are missing are made. `readonly`: the root is."""
+    """A container's files. With `joined`, the first descriptor is the mount namespace of the container's monitor, and `root`
+    is the path of the root there. Otherwise `root` is where the worker mounts `mounts`. `binds` are mounted in the root.
+    `writable`: missing mount points are created. `readonly`: the root is read-only."""
 
     root: str
     mounts: tuple[Mount, ...] = ()
@@ -118,16 +118,16 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True, tag=True):
-    """What is at `path`?"""
+    """Stat `path`. Answer: `Found`."""
 
     view: View
     path: str
 
 
 class Pack(msgspec.Struct, frozen=True, tag=True):
-    """Write a tar stream to the last descriptor: of `path` under its own last name; of everything when `path` is ""; of the
-    changes that the descriptor before it lists (a layer) when `layer`. `sparse`: leave holes out, in a way that most
-    readers of tar know."""
+    """Write a tar stream to the last descriptor: of `path`, under its last component; of the whole root when `path` is "";
+    or, with `layer`, of the changes listed in the file of the descriptor before. `sparse`: leave out holes (pax format 1.0,
+    which most tar programs read)."""
 
     view: View
     path: str = ""
@@ -136,8 +136,8 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
 
 
 class Place(msgspec.Struct, frozen=True, tag=True):
-    """Unpack the tar stream of the last descriptor into the directory `path`. `keep_kind` as in `Unpack`. `user`: whose
-    everything becomes, as the container's own files know him; "" for whoever the archive says."""
+    """Unpack the tar stream of the last descriptor into the directory `path`. `keep_kind` as in `Unpack`. `user` owns all
+    files, and is resolved in the container's /etc/passwd; "" keeps the owners in the archive."""
 
     view: View
     path: str
@@ -147,7 +147,8 @@ class Place(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """What is at the path asked for. `mode` is Go's `os.FileMode`, `link` where a symlink leads to within the container."""
+    """Attributes of the requested path. `mode` is Go's `os.FileMode`; `link` is the target of a symlink within the
+    container."""
 
     name: str
     size: int
@@ -157,7 +158,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """A line of the list of changes that a layer is made of."""
+    """One line in the list of changes of a layer. `gone`: the path was deleted."""
 
     path: str
     gone: bool
@@ -170,7 +171,8 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """It is unpacked, though not synced to disk. `size` is that of the uncompressed stream. `copied` answers `CopyUp`."""
+    """The request succeeded. Files are not synced to disk. `size` is that of the uncompressed stream. `copied` is the result
+    of `CopyUp`."""
 
     diff_id: str = ""
     size: int = 0
@@ -179,8 +181,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It is not. `archive`: the archive, or what was asked, is at fault, and it would fail anywhere; otherwise `errno` of
-    what failed here. `missing`: there is no such path in the container."""
+    """The request failed. `archive`: the archive or the request is invalid, and would fail on any machine; otherwise `errno`
+    tells what failed here. `missing`: the path does not exist in the container."""
 
     message: str
     archive: bool = False
@@ -197,7 +199,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Request | Answer) -> bytes:
-    """One frame."""
+    """Encode a message as one frame."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body
 
@@ -207,7 +209,7 @@ def decode_answer(body: bytes) -> Answer:
 
 
 def receive_request(connection: socket.socket) -> tuple[Request, list[int]]:
-    """Read the request and its descriptors. `EOFError` when the daemon went away first."""
+    """Read the request and its descriptors. Raises `EOFError` when the daemon closed the connection before."""
     data, fds = receive_fds(connection, HEADER.size, 4)
     while len(data) < HEADER.size:
         data += _some(connection, HEADER.size - len(data))

@@ -1,11 +1,11 @@
-"""The walls around code that reads hostile bytes.
+"""The sandbox of workers that process untrusted data.
 
-Two walls, because each covers what the other does not. *Inside*, `tree` resolves every path with openat2 relative to the
-root: that makes a hostile archive harmless, needs no privilege (tests run it as anybody), and costs nothing beside a
-chroot, since parents are cached. *Outside*, this module makes a bug in a decompressor (the C code here) harmless as well:
-a mount namespace whose root is the target directory alone (pivot_root, so there is no way back by an open descriptor, and
-no host file system is pinned), mounted nodev, nosuid and noexec; no sockets; no capability but those that files need;
-and a system call filter, as CAP_SYS_ADMIN has to stay for `trusted.overlay.opaque`.
+There are two layers of protection. First, `tree` resolves every path by openat2 relative to the root. This makes a malicious
+archive harmless, needs no privileges (tests run it without root), and is as fast as a chroot, because parents are cached.
+Second, this module contains a bug in a decompressor, which is C code. The worker gets a mount namespace whose root is only
+the target directory (pivot_root, so that no open descriptor leads out and no host file system is kept busy), mounted nodev,
+nosuid and noexec; no sockets; only the capabilities that creating files needs; and a seccomp filter, because CAP_SYS_ADMIN
+is needed for `trusted.overlay.opaque`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _LAST_CAP = 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# name: (x86_64, aarch64). Refused: another view of files, other processes, programs, kernel state, sockets.
+# System calls that are refused, name: (x86_64, aarch64): mounts and namespaces, other processes, exec, kernel state,
+# sockets.
 _REFUSED = {
     "mount": (165, 40),
     "umount2": (166, 39),
@@ -82,14 +83,14 @@ def _check(result: int, what: str) -> None:
 
 
 def own_mounts() -> None:
-    """A mount namespace of our own from which nothing propagates."""
+    """Enter a new mount namespace, from which no mount propagates."""
     unshare(CLONE_NEWNS)
     mount("", "none", "/", ("rprivate",))
 
 
 def enter(directory: str, *, recursive: bool = False) -> None:
-    """Make `directory` the root of a file system view in which there is nothing else. Call `own_mounts` first. `recursive`:
-    with what is mounted below it."""
+    """Make `directory` the root, and detach everything else. Call `own_mounts` first. `recursive`: keep the mounts below
+    it."""
     mount("bind", directory, directory, ("rbind" if recursive else "bind", "nosuid", "nodev", "noexec"))
     os.chdir(directory)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
@@ -98,15 +99,15 @@ def enter(directory: str, *, recursive: bool = False) -> None:
 
 
 def confine(*, file_size: int, trusted_xattrs: bool) -> None:
-    """Give up for good what is not needed any more. Before the first thread is made. Without root there is nothing to give
-    up but resources."""
+    """Drop privileges and lower resource limits for good. Call it before starting a thread. Without root, only limits are
+    lowered."""
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_FSIZE, file_size)
     _lower_limit(resource.RLIMIT_AS, 4 << 30)
     if os.geteuid():
         return
     _lower_limit(resource.RLIMIT_NOFILE, 2048)
-    # Where the filter refuses sockets, a network namespace would add nothing but its 3 ms for each layer.
+    # If the seccomp filter refuses sockets, a network namespace is not needed; it would cost 3 ms for each layer.
     known = platform.machine() in _ARCHITECTURES
     unshare(_CLONE_NEWIPC | _CLONE_NEWUTS | (0 if known else CLONE_NEWNET))
     _drop_capabilities(
@@ -117,8 +118,8 @@ def confine(*, file_size: int, trusted_xattrs: bool) -> None:
 
 
 def _lower_limit(kind: int, most: int) -> None:
-    """Limit a resource for good. A hard limit that is lower already stays: raising it takes CAP_SYS_RESOURCE, which the
-    daemon may have been started without."""
+    """Lower a resource's soft and hard limit. A lower hard limit is kept, because raising it needs CAP_SYS_RESOURCE, which
+    the daemon may lack."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
@@ -128,7 +129,7 @@ def _lower_limit(kind: int, most: int) -> None:
 def _drop_capabilities(keep: set[int]) -> None:
     for capability in range(_LAST_CAP + 1):
         if capability not in keep:
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL: a kernel that does not know this one
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL: the kernel does not know this capability
     bits = sum(1 << capability for capability in keep)
     low, high = bits & 0xFFFFFFFF, bits >> 32
     header = struct.pack("=Ii", _CAP_VERSION_3, 0)
@@ -137,10 +138,11 @@ def _drop_capabilities(keep: set[int]) -> None:
 
 
 def _filter_system_calls() -> None:
-    """A seccomp filter (classic BPF): the listed calls fail with EPERM, another architecture's calls end the process."""
+    """Install a seccomp filter (classic BPF): refused calls fail with EPERM, calls of another architecture kill the
+    process."""
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
-        return  # the other walls stand; numbers of other machines are not known here
+        return  # the call numbers of other architectures are not known here; the other protections still apply
     column, audit = known
     load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
     kill, refuse, allow = 0x80000000, 0x00050001, 0x7FFF0000

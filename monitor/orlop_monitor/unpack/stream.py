@@ -1,8 +1,8 @@
-"""Compressed bytes from a descriptor to uncompressed ones in order, hashed on the way.
+"""Decompresses a stream from a descriptor, and computes its hash.
 
-A second thread reads, decompresses and hashes (all in C, without the interpreter's lock) up to four chunks ahead of the
-one that writes files. It ends with the stream, with an error, or after `close`; it has a descriptor of its own, so that
-the caller may close his while it still reads.
+A second thread reads, decompresses and hashes (all in C, without the interpreter's lock), up to four chunks ahead of the
+thread that writes files. It ends at the end of the stream, at an error, or after `close`. It has its own descriptor, so that
+the caller can close the original at any time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["COMPRESSIONS", "CompressedFile", "Uncompressed", "decompress", "snif
 
 CHUNK = 1 << 20
 _AHEAD = 4
-_MEMORY = 256 << 20  # of one decompressor: xz -9 needs 65 MiB, zstd --ultra --long=27 128 MiB
+_MEMORY = 256 << 20  # limit of a decompressor: xz -9 needs 65 MiB, zstd --ultra --long=27 128 MiB
 
 _MAGIC = (
     (b"\x1f\x8b", "gzip"),
@@ -37,7 +37,7 @@ COMPRESSIONS = tuple(name for _, name in _MAGIC)
 
 
 def sniff(head: bytes) -> str:
-    """The compression that the first bytes of a stream show; "" for none. A zstd stream may begin with a skippable frame
+    """Detect the compression of a stream from its first bytes; "" for none. A zstd stream may begin with a skippable frame
     (magic 0x184D2A50 to 5F), as zstd:chunked layers do."""
     for magic, name in _MAGIC:
         if head.startswith(magic):
@@ -48,7 +48,7 @@ def sniff(head: bytes) -> str:
 
 
 class CompressedFile:
-    """The descriptor as a file object for decompressors; counts what was read."""
+    """A file object for decompressors. `consumed` counts the bytes read from the descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -90,7 +90,7 @@ class _Decompressor(Protocol):
 
 
 def _members(file: CompressedFile, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Decompress one or more members that follow each other; zeros may follow the last (xz stream padding)."""
+    """Decompress one or more concatenated members. Zeros may follow the last one (xz stream padding)."""
     pending = b""
     while True:
         pending = (pending or file.read(CHUNK)).lstrip(b"\0")
@@ -114,8 +114,8 @@ def _members(file: CompressedFile, make: Callable[[], _Decompressor]) -> Iterato
 
 
 def decompress(file: CompressedFile) -> Iterator[bytes]:
-    """The uncompressed stream in chunks of at most 1 MiB. The kind is told by magic number alone: what a media type or a
-    file name claims is not looked at, and no program is run."""
+    """Yield the uncompressed stream in chunks of at most 1 MiB. The compression is detected only by magic number; media
+    types and file names are not used, and no program is run."""
     kind = sniff(file.peek(8))
     if kind == "gzip":
         reader = igzip._IGzipReader(cast(BinaryIO, file), CHUNK)
@@ -136,7 +136,8 @@ def decompress(file: CompressedFile) -> Iterator[bytes]:
 
 
 class Uncompressed:
-    """The consumer's end: an `archive.Source`. Used by one thread. `fd` stays the caller's."""
+    """The consumer's end of the stream; implements `archive.Source`. Used by one thread. The caller keeps ownership of
+    `fd`."""
 
     def __init__(self, fd: int, limit: int) -> None:
         self.size = 0
@@ -160,7 +161,7 @@ class Uncompressed:
 
     @property
     def consumed(self) -> int:
-        """Compressed bytes read so far."""
+        """The number of compressed bytes read so far."""
         return self._file.consumed
 
     def _produce(self) -> None:
@@ -180,7 +181,7 @@ class Uncompressed:
             os.close(self._fd)
 
     def _next(self) -> bool:
-        """Make the next chunk current; false at the end."""
+        """Get the next chunk. Returns false at the end."""
         if self._ended:
             return False
         item = self._queue.get()
@@ -209,7 +210,7 @@ class Uncompressed:
         return b"".join(parts)
 
     def _piece(self, most: int) -> memoryview:
-        """Up to `most` bytes without a copy; empty at the end."""
+        """The next bytes, at most `most`, without a copy; empty at the end."""
         if self._at == len(self._chunk) and not self._next():
             return memoryview(b"")
         piece = self._chunk[self._at : self._at + most]
@@ -217,7 +218,8 @@ class Uncompressed:
         return piece
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """Exactly `size` bytes, as views that are valid until the next call."""
+        """Yield exactly `size` bytes as views, each valid until the next step. Raises `UnpackError` when the stream ends
+        before."""
         while size:
             piece = self._piece(size)
             if not piece:
@@ -230,16 +232,16 @@ class Uncompressed:
             pass
 
     def drain(self) -> None:
-        """Read to the end: a diffID covers what follows the end-of-archive mark, too."""
+        """Read to the end, because the diffID also covers bytes after the end-of-archive mark."""
         while self._piece(CHUNK):
             pass
 
     def digest(self) -> str:
-        """The diffID; only after `drain`."""
+        """The diffID. Call `drain` before."""
         return f"sha256:{self._hash.hexdigest()}"
 
     def close(self) -> None:
-        """Let the thread end at its next chunk. One that waits for input ends with the process, or with its input."""
+        """Stop the thread at its next chunk. If it waits for input, it ends with the input or the process."""
         self._closed = True
         while True:
             try:

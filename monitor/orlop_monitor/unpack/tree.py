@@ -1,8 +1,8 @@
-"""A directory tree that others may have filled with anything, reached through descriptors only.
+"""Access to a directory tree with untrusted content, only through descriptors.
 
-A parent directory is resolved by `openat2(RESOLVE_IN_ROOT)`: symlinks mean inside the root what they mean to a process
-chrooted there, and no path leads out, however it changes meanwhile. Everything in it is then done by its last name,
-relative to that descriptor, never following a link.
+Parent directories are resolved by `openat2(RESOLVE_IN_ROOT)`: symlinks are interpreted as in a chroot, and no path leads out
+of the root, even if it is changed meanwhile. Files are then accessed by their last name, relative to that descriptor,
+without following symlinks.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _CACHED = 64
 
 
 def clean(name: bytes) -> bytes:
-    """The name relative to the root, without empty, "." and ".." parts; b"" is the root itself. `UnpackError` when it
-    climbs out (Docker calls it breakout) or cannot be a path."""
+    """The name relative to the root, without empty, "." and ".." components; b"" is the root itself. Raises `UnpackError`
+    when it leads out of the root (Docker: "breakout") or is not a valid path."""
     if b"\0" in name:
         raise UnpackError(f"{shown(name)}: the name holds a NUL")
     parts = [part for part in name.split(b"/") if part and part != b"."]
@@ -41,12 +41,12 @@ def clean(name: bytes) -> bytes:
 
 
 def is_whiteout(info: os.stat_result) -> bool:
-    """An overlayfs whiteout: a character device 0:0."""
+    """Whether a file is an overlayfs whiteout, which is a character device 0:0."""
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
 def remove(name: str | bytes, dir_fd: int) -> None:
-    """Remove a file or a whole directory. What is gone already is no error."""
+    """Remove a file or a directory tree. No error when it does not exist."""
     try:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -63,28 +63,28 @@ def remove(name: str | bytes, dir_fd: int) -> None:
 
 @dataclass(slots=True)
 class Parent:
-    """An open directory. `plain`: what is made in it belongs to root:root without a chown."""
+    """An open directory. `plain`: files created in it are owned by root:root without a chown."""
 
     fd: int
     plain: bool
 
 
 class Tree:
-    """Owns its cached descriptors, not the root's. Used by one thread."""
+    """Opens and creates directories below `root`. Owns its cached descriptors, but not `root`. Used by one thread."""
 
     def __init__(self, root: int) -> None:
         self.root = root
         self._cache: dict[bytes, Parent] = {}
 
     def forget(self) -> None:
-        """Must be called when a directory or a symlink was removed, or a directory changed its owner or mode."""
+        """Drop the cache. Call it when a directory or a symlink was removed, or a directory's owner or mode has changed."""
         for parent in self._cache.values():
             os.close(parent.fd)
         self._cache.clear()
 
     def directory(self, path: bytes, *, create: bool = True) -> Parent:
-        """The directory `path` (cleaned). Missing ones are made, 0755 root, as Docker does. `OSError` when there is none or
-        when it is something else. Valid until the next call or `forget`."""
+        """Open the directory `path`, a result of `clean`. `create`: missing directories are made (mode 0755, owner root), as
+        in Docker. Raises `OSError` when it does not exist or is not a directory. Valid until the next call or `forget`."""
         known = self._cache.get(path)
         if known is None:
             fd = self._make(path) if create else self._open(path)

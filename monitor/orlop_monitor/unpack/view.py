@@ -1,7 +1,7 @@
-"""A container's files as its processes would see them, for a worker that reads or writes them.
+"""A container's files as its processes see them, for a worker that reads or writes them.
 
-The worker makes that its root, in a mount namespace of its own, and gives up everything else: whatever the container does
-with links meanwhile, no path leads anywhere that is not the container's.
+The worker makes them its root, in its own mount namespace, and detaches everything else. Even if the container changes
+symlinks meanwhile, no path leads out of the container's files.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["NoSuchPath", "Spot", "directory", "look", "make", "pack", "pack_all"
 
 
 def make(view: View, namespace: int) -> None:
-    """Be in the view, with it for our root and nothing else. `namespace` is the mount namespace of a running container's
-    monitor, -1 for a container that does not run."""
+    """Make the view the root of this process. `namespace` is the mount namespace of a running container's monitor, or -1 for
+    a container that does not run."""
     if namespace >= 0:
         setns(namespace, CLONE_NEWNS)
         os.close(namespace)
@@ -38,13 +38,13 @@ def make(view: View, namespace: int) -> None:
 
 
 class NoSuchPath(Exception):
-    """There is nothing there."""
+    """The path does not exist in the container."""
 
 
 class Spot:
-    """A path of the view, resolved as Docker resolves it: links in it are followed, the last one only when the path ends
-    with "/" or "/.". Raises `NoSuchPath`, and `UnpackError` where a file is taken for a directory. Its directory is held
-    from then on, whatever the path comes to mean."""
+    """A path in the view, resolved as in Docker: symlinks are followed, but the last component only when the path ends with
+    "/" or "/.". Raises `NoSuchPath`, and `UnpackError` when a component is not a directory. Holds a descriptor of the parent
+    directory, so that later changes of the path have no effect."""
 
     def __init__(self, path: str) -> None:
         follow = path.endswith(("/", "/."))
@@ -72,7 +72,7 @@ def look(spot: Spot) -> Found:
 
 
 def pack(packer: Packer, spot: Spot) -> None:
-    """It, and all below it, under its last name."""
+    """Pack a path and everything below it, under its last component."""
     if spot.name:
         packer.tree(spot.parent, spot.name, os.fsencode(spot.shown))
     else:
@@ -88,7 +88,8 @@ def pack_all(packer: Packer) -> None:
 
 
 def directory(path: str) -> int:
-    """Where to unpack: a directory, whatever links lead to it. Raises `NoSuchPath`, and `UnpackError` for anything else."""
+    """Open the directory to unpack into, following symlinks. Raises `NoSuchPath`, or `UnpackError` for other types of
+    files."""
     try:
         return os.open(os.path.realpath("/" + path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

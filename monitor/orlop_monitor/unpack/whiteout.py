@@ -1,4 +1,4 @@
-"""The two ways of a layer to say "not here any more": what overlayfs understands, or removal at once."""
+"""Applies whiteouts of a layer, in one of two ways: as overlayfs whiteouts, or by removing the files."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Whiteouts(Protocol):
         ...
 
     def added(self, path: bytes) -> None:
-        """This layer has made `path`."""
+        """Called when this layer has created `path`."""
         ...
 
     def directory(self, path: bytes) -> Parent:
-        """The directory to make an entry in."""
+        """Open the directory `path` to create an entry in it."""
         ...
 
     def hide_below(self, parent: int, name: bytes) -> None:
-        """The new directory `name` took the place of a whiteout: lower layers must stay hidden."""
+        """Called when the new directory `name` has replaced a whiteout: lower layers must stay hidden below it."""
         ...
 
 
@@ -49,7 +49,7 @@ def _set_opaque(parent: int, name: bytes) -> None:
 
 
 class _Overlay:
-    """Into an empty upper directory: whatever is there, this layer added."""
+    """Whiteouts for an overlayfs upper directory that was empty, so that all existing entries come from this layer."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -63,7 +63,7 @@ class _Overlay:
             try:
                 os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent.fd)
             except FileExistsError:
-                # What this layer has there hides a lower file by being there; a directory would be merged with a lower one.
+                # An entry of this layer hides a lower one already, but a directory would be merged: make it opaque.
                 if stat.S_ISDIR(os.stat(hidden, dir_fd=parent.fd, follow_symlinks=False).st_mode):
                     _set_opaque(parent.fd, hidden)
 
@@ -78,7 +78,8 @@ class _Overlay:
             return self._tree.directory(path)
 
     def _replace_whiteouts(self, path: bytes) -> None:
-        """A whiteout, then files below the same name, without an entry for the directory itself."""
+        """Replace whiteouts among the parents of `path` by opaque directories: the layer has a whiteout and then files below
+        the same name, without an entry for the directory."""
         parts = path.split(b"/")
         for index, name in enumerate(parts):
             parent = self._tree.directory(b"/".join(parts[:index]))
@@ -93,7 +94,7 @@ class _Overlay:
 
 
 class _Plain:
-    """Into a copy of the lower layers: removes what they put there, and remembers what this layer added."""
+    """Whiteouts for a copy of the lower layers: removes files of lower layers, but keeps those that this layer added."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -126,7 +127,7 @@ class _Plain:
         try:
             inner = os.open(name, _DIRECTORY, dir_fd=fd)
         except (NotADirectoryError, OSError):
-            return  # a file, link or device of this layer: it stays
+            return  # a file, symlink or device of this layer: keep it
         try:
             self._clear(inner, path)
         finally:
@@ -144,7 +145,7 @@ class _Plain:
         return self._tree.directory(path)
 
     def hide_below(self, parent: int, name: bytes) -> None:
-        """A plain tree holds no whiteouts; a 0:0 device there was just a device."""
+        """Does nothing: a plain tree has no whiteouts, and a 0:0 device in it is an ordinary device."""
 
 
 def whiteouts_for(tree: Tree, *, overlay: bool) -> Whiteouts:

@@ -1,6 +1,7 @@
-"""The worker: one request, then the end. Runs in a child of the zygote, with nothing of the daemon's but its socket.
+"""The worker process, which serves one request and exits. It is a child of the zygote and shares only a socket with the
+daemon.
 
-It ends early when the daemon does: at the next progress message, or because the source it reads is at its end.
+When the daemon dies, the worker exits at its next progress message, or when its source reaches EOF.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from .tree import Tree, clean
 
 __all__ = ["run"]
 
-_PROGRESS_EVERY = 0.1  # seconds: Docker's clients redraw no faster
+_PROGRESS_EVERY = 0.1  # seconds; Docker's clients do not redraw more often
 
 
 class _Abandoned(Exception):
-    """The daemon went away: nobody wants the result."""
+    """The daemon has closed the connection, so the result is not needed."""
 
 
 class _Reporter:
@@ -67,7 +68,7 @@ class _Reporter:
 
 
 def run(connection: socket.socket) -> None:
-    """Serve the request that comes on `connection`, and close it."""
+    """Serve one request on `connection`, then close it."""
     set_process_name("orlop-unpack")
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
@@ -113,7 +114,7 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
 
 def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_fd: int) -> Done:
     if os.geteuid() == 0:
-        # By way of the working directory: unshare moves that into the new namespace, which a descriptor is not.
+        # Use the working directory: unshare moves it to the new mount namespace, but not a descriptor.
         os.fchdir(target_fd)
         own_mounts()
         enter(os.getcwd())
@@ -187,7 +188,7 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
 def _place(connection: socket.socket, request: Place, fds: list[int]) -> Done:
     _enter(request.view, fds)
     target, source_fd = view.directory(request.path), fds.pop()
-    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # before the archive is looked at, as dockerd
+    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # before reading the archive, as dockerd does
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     owner = None
     if request.user:

@@ -1,4 +1,4 @@
-"""The json-file format: against a model of moby's jsonlog, and against lines a dockerd 26.1 wrote."""
+"""The json-file format, compared with a model of moby's jsonlog and with records written by dockerd 26.1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NS = 1_763_975_591_661_595_082
 
 
 def go_escape(data: bytes) -> bytes:
-    """Byte by byte, as Go decodes UTF-8 and as jsonlog escapes."""
+    """Decode UTF-8 as Go does and escape as jsonlog does, byte by byte."""
     out, at = bytearray(), 0
     while at < len(data):
         byte = data[at : at + 1]
@@ -58,7 +58,8 @@ def test_every_byte_and_long_runs() -> None:
 
 
 def test_golden_records() -> None:
-    """Taken from a real file: attributes sorted and escaped, key order, control characters, one U+FFFD a bad byte."""
+    """Records from a file of dockerd: sorted and escaped attributes, order of keys, control characters, one U+FFFD per bad
+    byte."""
     attributes = {"x<y": "1&2", "MODE": "prod", "role": "web"}
     encode = JsonEncoder(attributes)
     tail = b'"stream":"stdout","attrs":{"MODE":"prod","role":"web","x\\u003cy":"1\\u00262"},'
@@ -106,7 +107,7 @@ def test_damage_is_left_out() -> None:
         good[:-3] + good,
         b'{"log":1}\n',
         b'{"log":"\xff"}\n',
-        b'{"log":"a",\n"stream":"x"}\n',  # two halves that would make a whole
+        b'{"log":"a",\n"stream":"x"}\n',  # two torn lines that would form a valid object
     ):
         assert [record.data for record in JsonRecords().decode(good + bad + good)] == [b"good\n"] * 2
     assert [record.data for record in JsonRecords().decode(bytes(4096) + good)] == [b"good\n"]

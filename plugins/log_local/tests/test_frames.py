@@ -1,4 +1,4 @@
-"""The frame format of `local`: what is encoded comes back, and damage costs no more than the frames it hit."""
+"""The frame format of `local`: round trip, and damage that loses only the damaged frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that is not what it was at the last boot, and a table that is not ours of today."""
+"""Networks that were changed since the last boot, and tables of another version."""
 
 from __future__ import annotations
 

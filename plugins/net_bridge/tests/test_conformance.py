@@ -16,7 +16,7 @@ def _output(*argv: str) -> str:
 
 
 class TestBridge(NetworkSuite):
-    """Each test on a host of its own; the machine's network is not touched."""
+    """Each test runs in a new network namespace; the machine's network is not changed."""
 
     real = True
 

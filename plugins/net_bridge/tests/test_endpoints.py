@@ -1,4 +1,4 @@
-"""What an endpoint is in the kernel's own words, and what is left when one cannot be made."""
+"""Endpoints as the kernel reports them, and cleanup when one cannot be made."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ip(*argv: str) -> Any:
 
 
 def setting(name: str) -> str:
-    """Read by a process: it is in the network of this thread, and /proc/sys shows that."""
+    """Read a sysctl by a child process, which is in this thread's network namespace."""
     return run("cat", f"/proc/sys/net/{name}").strip()
 
 
@@ -84,7 +84,7 @@ def on_host(body: Callable[[Host], None], bridge: Bridge = BRIDGE) -> None:
 
 
 def test_what_a_crash_left_half_made() -> None:
-    """A link that was made and not marked yet is told by its group: a bridge is taken over, or removed as a stranger."""
+    """A link that was made but has no alias yet is recognized by its group: a bridge is taken over, or removed as stray."""
 
     def body(host: Host) -> None:
         host.links.ensure_bridge(HALF)
@@ -95,7 +95,7 @@ def test_what_a_crash_left_half_made() -> None:
         name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         for link in ("orlt1", name):
             run("ip", "link", "set", link, "alias", "")
-        run("ip", "link", "add", "orlt2", "type", "bridge")  # somebody's
+        run("ip", "link", "add", "orlt2", "type", "bridge")  # made by another program
         host.links.remove_strangers({BRIDGE.network_id}, {"e" * 64})
         names = {link["ifname"] for link in ip("link", "show")}
         assert {"orlt0", "orlt2"} <= names
@@ -166,7 +166,7 @@ def test_the_default_route_changes_links() -> None:
             assert defaults(host) == [("10.212.0.1", "eth1"), ("fd00:212::1", "eth1")]
             host.links.reroute(msgspec.structs.replace(former, default_route=False))
             assert defaults(host) == [("10.212.0.1", "eth1"), ("fd00:212::1", "eth1")]
-        # Of a family that the next gateway has not, the former one's route goes.
+        # The former default route is removed for an IP version that the new gateway does not have.
         host.links.reroute(msgspec.structs.replace(former, addresses=(FOUR,)))
         host.links.reroute(later)
         assert defaults(host) == [("10.211.0.1", "eth0")]
@@ -183,7 +183,7 @@ def test_ports_of_a_bridge_without_traffic_between_containers() -> None:
 
     def body(host: Host) -> None:
         filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-        if os.path.exists(filtered):  # of this network, as `open` sees it in this thread
+        if os.path.exists(filtered):  # of this thread's network namespace
             with open(filtered, "w") as file:
                 file.write("0")
         name, _ = host.links.connect(host.endpoint(FOUR), bridge)
@@ -295,7 +295,7 @@ def test_requests_of_one_datagram_are_answered_each() -> None:
 
 
 def test_only_the_kernel_is_believed() -> None:
-    """An administrator of the container's network says "done" before the kernel says "no"."""
+    """A process in the container's network forges a success before the kernel's refusal; it must be ignored."""
 
     async def main() -> None:
         with RouteSocket() as route:

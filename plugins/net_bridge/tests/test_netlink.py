@@ -1,4 +1,4 @@
-"""Our messages, byte for byte those of pyroute2, which is another reading of the same headers; and the answers."""
+"""Netlink messages equal those of pyroute2, byte for byte; and decoding of acknowledgements."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_add_veth(mtu: int, peer: str) -> None:
 @pytest.mark.parametrize("isolated", [False, True])
 def test_mark_port(isolated: bool) -> None:
     settings = [("IFLA_BRPORT_MODE", 1), ("IFLA_BRPORT_ISOLATED", int(isolated))]
-    # pyroute2 knows slave data by the kind that stands before it; we send none.
+    # pyroute2 needs the kind before it to encode slave data; the driver does not send it.
     kind = [("IFLA_INFO_KIND", "bridge_slave")]
     info = theirs(
         ifinfmsg(),
@@ -126,7 +126,7 @@ def answer(sequence: int, code: int, kind: int = 2, rest: bytes = b"") -> bytes:
 
 
 def test_answers() -> None:
-    echo = b"r" * 33  # a refusal carries the request
+    echo = b"r" * 33  # an error contains the request
     notice = answer(9, 0, kind=16)
     datagram = answer(1, 0) + answer(2, 17, rest=echo) + notice + answer(3, 0)
     assert list(_netlink.read_answers(datagram)) == [(1, 0), (2, 17), (3, 0)]

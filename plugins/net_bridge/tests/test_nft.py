@@ -1,4 +1,4 @@
-"""Both ways to nftables do the same, and say the same when they cannot."""
+"""libnftables and the program nft have the same effects and raise the same errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of a bridge network: each has its effect, or is refused in Docker's words."""
+"""Options of a bridge network: effects, and errors with Docker's messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in for pyroute2's umbrella: our modules work without it, and who wants the rest still gets it."""
+"""Importing pyroute2's modules without its `__init__.py`, and access to other names of the package."""
 
 import subprocess
 import sys

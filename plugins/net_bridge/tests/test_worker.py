@@ -1,4 +1,4 @@
-"""The network thread: order, errors, and what becomes of work that nobody waits for any more."""
+"""The network thread: order, errors, and undo of cancelled calls."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_cancelled_work_is_undone() -> None:
             nursery.cancel_scope.cancel()
         go_on.set()
         await worker.run(lambda: None)
-        await worker.run(lambda: None)  # the undoing is queued behind what was queued
+        await worker.run(lambda: None)  # the undo is queued after the functions that were queued already
         await worker.close(lambda: None)
         assert undone == ["made"] and not never
 

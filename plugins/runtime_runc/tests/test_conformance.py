@@ -1,4 +1,4 @@
-"""runc and crun against the suite that every runtime driver runs."""
+"""Conformance suite for runtime drivers, with runc and crun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command lines and messages: no root, nothing is run."""
+"""Command lines and error messages of the runc driver. Without root; no runtime is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""overlay2 under the suite of the kernel: real overlay mounts."""
+"""Conformance suite for storage drivers, with overlay2 and real overlay mounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What overlay2 leaves on the disk, and what it makes of what a crash, a power cut or somebody else left there."""
+"""overlay2's files on disk, and recovery from crashes, power cuts and foreign files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_docker_s_layout(root: Path) -> None:
     assert len(container.name) == 64
     assert sorted(os.listdir(base)) == ["committed", "diff"]
     assert sorted(os.listdir(container)) == ["diff", "work"]
-    (link,) = os.listdir(root / "l")  # only layers need a short name
+    (link,) = os.listdir(root / "l")  # only committed layers have a short name
     assert len(link) == 26 and set(link) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
     assert os.readlink(root / "l" / link) == f"../{base.name}/diff"
     assert [oct(os.stat(path).st_mode & 0o777) for path in (container, container / "diff", container / "work")] == [
@@ -93,7 +93,7 @@ def test_what_a_crash_left_is_cleared_and_what_is_not_ours_stays(root: Path) -> 
     (root / "l/DANGLING").symlink_to("../gone/diff")
     (root / ".orlop/active/lost").symlink_to("0" * 64)
     (link,) = (path for path in (root / "l").iterdir() if path.name != "DANGLING")
-    link.unlink()  # as if a power cut had taken it
+    link.unlink()  # as after a power cut
     trio.run(after)
     assert foreign.exists()
     assert os.listdir(root / ".orlop/staging") == os.listdir(root / ".orlop/trash") == []

@@ -1,4 +1,4 @@
-"""vfs under the suite of the kernel."""
+"""Conformance suite for storage drivers, with vfs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""local under the suite of the kernel."""
+"""Conformance suite for volume drivers, with local."""
 
 from __future__ import annotations
 

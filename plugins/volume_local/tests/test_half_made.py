@@ -1,4 +1,4 @@
-"""A volume is there whole or not at all, whenever the daemon dies."""
+"""Creation and removal of volumes are atomic when the daemon dies."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_device_on_a_server_that_is_gone_is_given_up_at_the_deadline(
         await driver.create("data", {"type": "none", "o": "bind", "device": "/dead/server"})
         with trio.move_on_after(0.3):
             async with trio.open_nursery() as nursery:
-                for _ in range(60):  # more than trio has threads for all
+                for _ in range(60):  # more than trio's default limit of threads
                     nursery.start_soon(driver.mounts, "data")
         with trio.fail_after(5):
             await driver.names()

@@ -1,4 +1,4 @@
-"""What the options of a local volume mean."""
+"""Options of local volumes and the mounts that they describe."""
 
 from __future__ import annotations
 
