@@ -70,7 +70,7 @@ def installed(kind: str) -> list[str]:
 def find(kind: str, name: str) -> Factory:
     """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
     plugin cannot be imported, does not register `name`, or needs a newer contract version."""
-    # A plugin that was installed meanwhile is found, and one that is known is not looked for again
+    # Scan again only for an unknown name, which may have been installed since
     point = _entry_points(kind, float("inf")).get(name) or _entry_points(kind, _FRESH).get(name)
     if point is None:
         have = ", ".join(installed(kind)) or "none"

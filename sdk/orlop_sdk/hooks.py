@@ -1,4 +1,4 @@
-"""The pluggy hooks, one per plugin kind. A hook only registers factories; no hook is called while a request is served.
+"""The pluggy hooks, one per plugin kind. A hook only registers factories; the objects that these make do the work.
 
 A plugin is a module with an entry point in the group of its kind (`orlop.storage`, `orlop.log`, ...; see `KINDS`). The name
 of the entry point is the name that daemon.json or a request uses. The module defines one function:

@@ -128,14 +128,15 @@ class EndpointState(msgspec.Struct, frozen=True):
 @runtime_checkable
 class NetworkDriver(Protocol):
     """Works on the host's network and on namespaces given by path. Every method may be called again after a crash at any
-    point of an earlier call. The links of an endpoint disappear with its namespace; `detach` must not fail when they are
-    gone. Failures raise `DriverError`."""
+    point of an earlier call. Methods may be called concurrently for different endpoints and networks. The links of an
+    endpoint disappear with its namespace; `detach` must not fail when they are gone. Failures raise `DriverError`."""
 
     @property
     def capabilities(self) -> NetworkCapabilities: ...
 
     async def create_network(self, network: NetworkSpec) -> None:
-        """Make the network's objects on the host, or correct existing ones. Called again for every network at each boot."""
+        """Make the network's objects on the host, or correct existing ones. Called again for every network at each boot.
+        `InvalidParameter` for an option with an invalid value, `Conflict` when the name of a link is in use."""
         ...
 
     async def delete_network(self, network: NetworkSpec) -> None:
@@ -148,7 +149,7 @@ class NetworkDriver(Protocol):
         ...
 
     async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Change `ports` and `default_route` of an attached endpoint; all other fields are as in `attach`. Publish exactly
+        """Change `ports` and `default_route` of an attached endpoint; no other field has changed. Publish exactly
         `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, make the namespace's default routes go through
         this endpoint and replace others; without it, remove default routes through this endpoint. When the gateway of a
         container moves, the kernel first withdraws the ports of the old endpoint, then updates the new one, then removes the

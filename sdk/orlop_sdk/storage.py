@@ -37,7 +37,7 @@ class StorageCapabilities(msgspec.Struct, frozen=True):
 
 class StorageContext(msgspec.Struct, frozen=True):
     """Argument of a storage factory. `root` is the driver's private directory; it exists, with mode 0710. `options` are the
-    (name, value) pairs of `storage-opts` in daemon.json."""
+    (name, value) pairs of `storage-opts` in daemon.json, without the driver's prefix ("overlay2.") in the names."""
 
     root: str
     options: tuple[tuple[str, str], ...] = ()

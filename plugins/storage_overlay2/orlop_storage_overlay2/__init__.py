@@ -1,5 +1,6 @@
-"""The storage driver `overlay2`: one directory per layer, stacked by overlayfs. Docker's on-disk layout (moby
-daemon/graphdriver/overlay2).
+"""The storage driver `overlay2`: one directory per layer, stacked by overlayfs.
+
+The on-disk layout is Docker's (moby daemon/graphdriver/overlay2).
 
 The driver owns everything below its root:
 

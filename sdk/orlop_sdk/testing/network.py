@@ -12,8 +12,8 @@ class TestMine(NetworkSuite):
 
     def look(self, netns): ...              # the addresses in a container's namespace
 
-For a driver that changes the machine, set `real` and override `host`, so that the driver changes only a network namespace
-that ends with the test; mark the tests `root`. For other drivers, override only `factory`.
+For a driver that creates links or rules, set `real` and override `host` and `look`, so that it changes only a network
+namespace that ends with the test; mark the tests `root`. For other drivers, override only `factory`.
 """
 
 from __future__ import annotations
