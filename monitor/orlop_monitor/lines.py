@@ -66,7 +66,7 @@ class LineSplitter:
         blocks += [LogBlock(self._stream, data[at : at + LINE_LIMIT], stamp, True) for at in range(start, end, LINE_LIMIT)]
 
     def _lines(self, data: bytes, time_ns: int, blocks: list[LogBlock]) -> None:
-        """`data` ends in a newline; the first line may be the rest of a long one."""
+        """Split `data`, which ends in a newline, into blocks. The first line may be the rest of a long one."""
         begin = position = 0  # [begin, position): short lines that are not in a block yet
         if self._piece_time is not None:
             begin = position = self._long(data, 0, time_ns, blocks)

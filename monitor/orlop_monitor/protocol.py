@@ -253,7 +253,7 @@ class ExecExited(msgspec.Struct, frozen=True, tag=True):
 
 
 class Oom(msgspec.Struct, frozen=True, tag=True):
-    """The kernel killed a process of the container for memory."""
+    """The container is out of memory: the kernel killed or stopped one of its processes."""
 
     time_ns: int
 
@@ -287,7 +287,7 @@ class InitRecord(msgspec.Struct, frozen=True):
 
 
 class ExitRecord(msgspec.Struct, frozen=True):
-    """`code` is 128+n for signal n. `error` is set when the monitor did not see the end itself."""
+    """`code` is 128+n for signal n. `error` is set when the monitor died and another process wrote the record."""
 
     code: int
     time_ns: int

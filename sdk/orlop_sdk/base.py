@@ -64,6 +64,6 @@ def parse_rfc3339(text: str) -> int:
         moment = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if zone in 'Zz' else zone}")
     except ValueError as error:
         raise ValueError(f"{text!r} is not an RFC 3339 time: {error}") from error
-    # Integers throughout: a float of seconds is exact to 200 ns only
+    # Only integers: a float of seconds is exact only to 200 ns
     since = moment - _EPOCH
     return (since.days * 86400 + since.seconds) * _SECOND + int((fraction or "").ljust(9, "0"))

@@ -48,7 +48,7 @@ def container_file(run_dir: str) -> str:
 
 
 class _File(Generic[T]):
-    """A file that is read again when it has been replaced."""
+    """A cached file, which is read again when it has been replaced."""
 
     def __init__(self, path: str, decoder: msgspec.msgpack.Decoder[T], empty: T) -> None:
         self._path, self._decoder = path, decoder

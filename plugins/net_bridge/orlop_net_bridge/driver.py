@@ -353,7 +353,7 @@ class BridgeDriver:
             self._remove_rules()
         self._open_links().remove_strangers(networks, set(self._ports))
         for failure in self._reconnect_all(wanted):
-            _log.error("%s", failure)  # `audit` reports it as well
+            _log.error("%s", failure)  # do not fail the boot; `audit` reports it as well
 
     def _remove_rules(self) -> None:
         """Remove rules of an earlier daemon that ran with iptables on. They would forward ports to containers that have got
