@@ -53,6 +53,7 @@ class Engine:
         self.events = events
         self.zygote = zygote
         self.nursery = nursery
+        self.serving = trio.Event()
         self.counters = Counters()
         self.drivers = Drivers(config)
         self.storage_name = config.effective_storage_driver

@@ -26,6 +26,10 @@ class EngineService(Service):
         """See Service."""
         await self.engine.restore()
 
+    def serving(self) -> None:
+        """See Service."""
+        self.engine.serving.set()
+
     def check_reload(self, wanted: Loaded) -> None:
         """See Service."""
         reload.check(self.engine, wanted)

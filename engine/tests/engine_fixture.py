@@ -204,6 +204,8 @@ class FakeEngine:
         )
         self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
         self.networks, self.storage = FakeNetworks(), FakeStorage()
+        self.serving = trio.Event()
+        self.serving.set()
         self.counters = Counters()
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None

@@ -101,6 +101,8 @@ class Daemon:
                             for server, own in servers:
                                 await connections.start(server.serve, own)
                             self._ready()
+                            for service in services.values():
+                                service.serving()
                             outer.start_soon(memory.release_when_idle)
                             await self._stop.wait()
                             await self._shutdown(events, [server for server, _ in servers])

@@ -47,6 +47,9 @@ class Service:
         """Called once, after all services are open and before the first request: reconcile stored state with the machine."""
         await trio.lowlevel.checkpoint()
 
+    def serving(self) -> None:
+        """Called once requests are answered: the moment for work that would delay the first answer."""
+
     def check_reload(self, wanted: Loaded) -> None:
         """Raise ConfigError or OrlopError when this configuration cannot be applied. Changes nothing."""
 

@@ -45,7 +45,7 @@ async def restore(containers: Containers) -> None:
             await event.wait()
     for container in _undecided(containers, known):
         containers.background(adoption.report_silence, container)
-    # Loading network drivers takes longest. Requests are served meanwhile; those that need a network wait.
+    # Loading network drivers takes longest. It begins when requests are served; those that need a network wait.
     aside = _quarantined_alive(containers)
     containers.background(_restore_networks, containers, [sandbox for sandbox in aside.values() if sandbox is not None])
     await _sweep_runs(containers, {*aside, *(container.id for container in _undecided(containers, known))})
@@ -81,6 +81,7 @@ def _quarantined_alive(containers: Containers) -> dict[str, Sandbox | None]:
 
 
 async def _restore_networks(containers: Containers, aside: Sequence[Sandbox]) -> None:
+    await containers.engine.serving.wait()
     held = [item.record.sandbox for item in containers.index.values() if item.record.sandbox is not None]
     containers.networks_told = True
     began = trio.current_time()

@@ -473,3 +473,25 @@ def test_a_start_is_refused_once_a_shutdown_has_begun(tmp_path, monkeypatch):
             await h.containers.kill(h.container, "")
 
     boot(tmp_path, monkeypatch, test)
+
+
+def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch):
+    """Their driver takes a tenth of a second to import, which the first answer must not wait for."""
+    restored = []
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+
+            async def networks(sandboxes):
+                restored.append(sandboxes)
+
+            monkeypatch.setattr(h.engine.networks, "restore", networks, raising=False)
+            h.engine.serving = trio.Event()
+            await restore.restore(h.containers)
+            await wait_all_tasks_blocked()
+            assert not restored
+            h.engine.serving.set()
+            await wait_all_tasks_blocked()
+            assert len(restored) == 1
+
+    run_fast(main)
