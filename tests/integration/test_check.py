@@ -104,7 +104,7 @@ def test_what_is_wrong_is_found_and_repaired(litter: Engine) -> None:
     assert "lacks tcp . " in texts
 
     text = litter.orlop("system", "check", "--repair", check=1).out
-    assert f"repaired  run {STRANGER[:32]}: end what runs there and remove the directory: done" in text
+    assert f"repaired  run {STRANGER[:32]}: kill the processes and remove the directory: done" in text
     assert text.endswith("holds files (storage overlay2)\n1 findings.\n"), "what may be somebody's stays"
     assert (litter.data_root / "overlay2" / ("cd" * 32) / "diff" / "file").read_text() == "somebody's"
     assert litter.ok("volume", "ls", "-q").split() == ["found", "mine"]
@@ -155,7 +155,7 @@ def test_without_a_daemon(fresh: Callable[..., Engine]) -> None:
     until(lambda: next((one.exec_root / "run").glob("*/exit.json"), None), "the zygote's record")
     code, answer = offline(one)
     assert code == 0
-    assert "runs by its row, and its monitor is dead" in [finding["text"] for finding in answer["findings"]]
+    assert "is recorded as running, but its monitor is dead" in [finding["text"] for finding in answer["findings"]]
     one.start()
     assert check(one) == SOUND
     assert one.inspect("cc")["State"]["ExitCode"] in (137, 255)

@@ -105,7 +105,7 @@ def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
     rows = [name.removeprefix("quarantined row ") for name in objects(found) if name.startswith("quarantined row ")]
     query = "&".join(f"forget={row.replace(' ', '%20')}" for row in rows)
     done = check(live, "POST", f"?{query}")
-    assert f"quarantined row containers/{bad}: given up" in done["repaired"]
+    assert f"quarantined row containers/{bad}: dropped" in done["repaired"]
     live.restart()
     assert check(live) == {"findings": [], "ok": True}
     assert not (live.data_root / "containers" / bad).exists()

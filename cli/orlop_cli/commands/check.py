@@ -45,11 +45,11 @@ def text(report: dict[str, Any]) -> str:
         "orlop system check",
         "orlop system check --deep                        also read all blobs of images",
         "orlop system check --repair                      remove what belongs to nothing; no user data",
-        "orlop system check --forget containers/0123...   give up a row that was set aside",
+        "orlop system check --forget containers/0123...   drop a quarantined row",
     ],
 )
 @flag("--deep", help="Also read all blobs of images and compare them with their digests")
-@many("--forget", metavar="row", help="Give up this quarantined row (TABLE/KEY), and with it the files it stood for")
+@many("--forget", metavar="row", help="Drop this quarantined row (TABLE/KEY) and, at the next start, its files")
 @option("--format", "form", metavar="string", help="'json', or a Go template")
 @flag("--repair", help="Do what is safe about each finding, and say what was done")
 def check(

@@ -51,8 +51,8 @@ def _directories(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=ERROR,
                 area="containers",
                 object=f"container {record.name}",
-                text=f"its directory containers/{record.id} is gone, with its log",
-                repair="make it again, empty",
+                text=f"its directory containers/{record.id} and its log are missing",
+                repair="create an empty one",
                 container=record.id,
                 remedy=Remedy("make-directory", record.id),
             )
@@ -74,20 +74,20 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                     severity=_swept(facts, rows_read) or WARNING,
                     area="storage",
                     object=f"snapshot {key[:12]}",
-                    text="is the root of no container",
+                    text="is a root file system without a container",
                     repair="remove it" if _swept(facts, rows_read) else "",
                     container=key,
                     remedy=Remedy("discard-container", key) if _swept(facts, rows_read) else None,
                 )
         elif not _needed(key, wanted | held) and not _held_by_container(rows_read):
-            yield _unused(facts, rows_read, f"snapshot {key[:19]}", "is a layer that no image has", "storage")
+            yield _unused(facts, rows_read, f"snapshot {key[:19]}", "is a layer that no image uses", "storage")
     for record in rows_read.containers.values():
         if record.id not in storage.keys and record.storage_driver == storage.name:
             yield Finding(
                 severity=ERROR,
                 area="storage",
                 object=f"container {record.name}",
-                text="has no root: what it wrote is gone, and it cannot start. The next start of the daemon makes it anew",
+                text="has no root file system: its written data is lost; the next start of the daemon creates an empty one",
                 container=record.id,
             )
     for image in rows_read.images.values():
@@ -140,15 +140,15 @@ def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 yield _lost_blob(name, layer.blob, text, Remedy("remove-blob", layer.blob))
     for digest, blob in facts.blobs.items():
         if not blob.sound:
-            yield _lost_blob("content", digest, "is not what its name says", Remedy("remove-blob", digest))
+            yield _lost_blob("content", digest, "does not match its digest", Remedy("remove-blob", digest))
         elif digest not in keep:
-            yield _unused(facts, rows_read, f"blob {digest[:19]}", "is of no image", "images")
+            yield _unused(facts, rows_read, f"blob {digest[:19]}", "belongs to no image", "images")
     for name in facts.odd_blobs:
         yield Finding(
             severity=WARNING,
             area="images",
             object=f"file content/blobs/sha256/{name}",
-            text="is no blob: nothing of ours has such a name",
+            text="is not a blob: its name is not a digest",
         )
 
 
@@ -172,14 +172,14 @@ def _volumes(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
         for name in sorted(rows - seen.names):
             if rows_read.volumes[name].removing:
                 continue
-            yield Finding(severity=ERROR, area="volumes", object=f"volume {name}", text="its content is gone")
+            yield Finding(severity=ERROR, area="volumes", object=f"volume {name}", text="its data is missing")
         for name in sorted(seen.names - rows) if driver == "local" else ():
             yield Finding(
                 severity=WARNING if facts.serving else INFO,
                 area="volumes",
                 object=f"volume {name}",
-                text="has content and no row; the next start gives it one",
-                repair="give it a row",
+                text="has data but no database row; the next start creates it",
+                repair="create the row",
                 remedy=Remedy("adopt-volumes"),
             )
     for name, record in rows_read.volumes.items():
@@ -188,7 +188,7 @@ def _volumes(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=WARNING if facts.serving else INFO,
                 area="volumes",
                 object=f"volume {name}",
-                text="its removal was begun and is not finished; the next start tries again",
+                text="its removal is incomplete; the next start completes it",
             )
 
 
@@ -211,7 +211,7 @@ def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             severity=WARNING,
             area="mounts",
             object=f"mount {path}",
-            text="is on the host, where no mount of a container's should be",
+            text="is a container's mount left in the host's mount namespace",
             repair="unmount it" if below else "",
             remedy=Remedy("unmount", path) if below else None,
         )

@@ -52,7 +52,7 @@ class Checker:
         """Check, repair, check again. Also drops the quarantined rows that `forget` names ("table/key")."""
         aside = {f"{table}/{key}": (table, key) for table, key, _ in self._engine.store.quarantined()}
         if unknown := [name for name in forget if name not in aside]:
-            raise InvalidParameter(f"cannot give up row {unknown[0]}: no such row was set aside")
+            raise InvalidParameter(f"cannot drop row {unknown[0]}: it is not quarantined")
         async with self._turn:
             done = [await self._forget(*aside[name]) for name in forget]
             found = await self._steady(deep)
@@ -162,4 +162,4 @@ class Checker:
 
     async def _forget(self, table: str, key: str) -> str:
         await self._engine.store.commit([Forget(table, key)])
-        return f"quarantined row {table}/{key}: given up"
+        return f"quarantined row {table}/{key}: dropped"

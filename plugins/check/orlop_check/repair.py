@@ -101,7 +101,7 @@ class Repairs:
             await _end(record.pid, lambda: linux.is_process(record.pid, record.start_time))
         init = runs.init_record(directory)
         if init is not None and not await trio.to_thread.run_sync(runs.kill_cgroups, init):
-            raise DriverError(f"what runs in {', '.join(init.cgroups)} does not die")
+            raise DriverError(f"processes in {', '.join(init.cgroups)} survive SIGKILL")
         if os.path.isdir(directory):
             await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
         elif os.path.lexists(directory):
@@ -115,7 +115,7 @@ class Repairs:
         deadline = trio.current_time() + _KILL
         while not await trio.to_thread.run_sync(cgroups.kill, [remedy.subject]):
             if trio.current_time() > deadline:
-                raise DriverError("what is in it does not die")
+                raise DriverError("processes in the cgroup survive SIGKILL")
             await trio.sleep(_PAUSE)
         cgroups.remove([remedy.subject])
 
@@ -151,7 +151,7 @@ async def _end(pid: int, still_it: Callable[[], bool]) -> None:
             with trio.move_on_after(_KILL):
                 await trio.lowlevel.wait_readable(pidfd)
                 return
-            raise DriverError(f"process {pid} does not die")
+            raise DriverError(f"process {pid} survives SIGKILL")
     except (ProcessLookupError, FileNotFoundError):
         pass
     finally:

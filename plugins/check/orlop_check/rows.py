@@ -87,7 +87,7 @@ def _unreadable(table: str, key: str, error: Exception) -> Finding:
         severity=ERROR,
         area="database",
         object=f"row {table}/{_short(key)}",
-        text=f"cannot be read ({error}): the next start sets it aside",
+        text=f"cannot be read ({error}): the next start quarantines it",
     )
 
 
@@ -115,16 +115,16 @@ def _file(database: Examined) -> Iterator[Finding]:
             severity=WARNING,
             area="database",
             object=f"file {name}",
-            text="an earlier start found the database damaged and set this file aside. While it lies there, nothing is "
-            "removed for want of a row; move it away when nothing is missed any more",
+            text="is a damaged database that an earlier start moved aside. Until you move this file away, objects without a "
+            "row are kept",
         )
     for table, key, reason in database.quarantined:
         yield Finding(
             severity=ERROR,
             area="database",
             object=f"quarantined row {table}/{_short(key)}",
-            text=f"could not be used and was set aside: {reason}. Each start tries it again; what it stood for is kept. "
-            "`orlop system check --forget` gives it up",
+            text=f"could not be used: {reason}. Each start tries it again; its files are kept. "
+            "`orlop system check --forget` drops it",
         )
 
 
@@ -142,7 +142,7 @@ def _identities(rows_read: Rows) -> Iterator[Finding]:
                     severity=ERROR,
                     area="database",
                     object=f"row {table}/{_short(key)}",
-                    text=f"says that it is {_short(getattr(record, name))}",
+                    text=f"contains another {name}: {_short(getattr(record, name))}",
                 )
     for table, records in (("container", rows_read.containers), ("network", rows_read.networks)):
         for name, count in Counter(record.name for record in records.values()).items():
@@ -179,8 +179,8 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
                 severity=WARNING,
                 area="network",
                 object=what,
-                text="does not run, and its row holds addresses and ports",
-                repair="give them back",
+                text="is stopped but still holds addresses and ports",
+                repair="release them",
                 container=record.id,
                 remedy=Remedy("release-network", record.id),
             )
@@ -193,5 +193,5 @@ def _images(rows_read: Rows) -> Iterator[Finding]:
                 severity=ERROR,
                 area="images",
                 object=f"image name {ref.removeprefix(_REF)}",
-                text=f"names the image {id[:19]}, which has no row: the next start sets it aside",
+                text=f"refers to image {id[:19]}, which has no row: the next start quarantines it",
             )

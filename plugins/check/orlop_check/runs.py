@@ -46,17 +46,17 @@ def _runs(facts: Facts, owners: dict[str, ContainerRecord]) -> Iterator[Finding]
                 severity=ERROR if run.alive else _later(facts, WARNING),
                 area="monitors",
                 object=what,
-                text=f"{file} of its run cannot be read",
+                text=f"{file} in its run directory cannot be read",
                 container=owner.id if owner else name,
             )
         if owner is None:
-            alive = f", and a monitor (pid {run.monitor.pid}) lives there" if run.alive and run.monitor else ""
+            alive = f", and its monitor (pid {run.monitor.pid}) is alive" if run.alive and run.monitor else ""
             yield Finding(
                 severity=_later(facts, ERROR if run.alive else WARNING),
                 area="monitors",
                 object=what,
                 text=f"belongs to no container{alive}",
-                repair="end what runs there and remove the directory",
+                repair="kill the processes and remove the directory",
                 container=name,
                 remedy=Remedy("remove-run", name),
             )
@@ -66,7 +66,7 @@ def _runs(facts: Facts, owners: dict[str, ContainerRecord]) -> Iterator[Finding]
 
 def _of_stopped(facts: Facts, owner: ContainerRecord, run: RunFacts) -> Iterator[Finding]:
     if run.alive or run.init_alive:
-        text = "does not run by its row, and " + ("its monitor lives" if run.alive else "its process lives")
+        text = "is recorded as stopped, but " + ("its monitor is alive" if run.alive else "its init process is alive")
         yield Finding(
             severity=_later(facts, ERROR), area="monitors", object=f"container {owner.name}", text=text, container=owner.id
         )
@@ -75,7 +75,7 @@ def _of_stopped(facts: Facts, owner: ContainerRecord, run: RunFacts) -> Iterator
             severity=_later(facts, WARNING),
             area="monitors",
             object=f"container {owner.name}",
-            text="does not run, and has a run directory",
+            text="is not running, but has a run directory",
             repair="remove the directory",
             container=owner.id,
             remedy=Remedy("remove-run", run_name(owner.id)),
@@ -90,29 +90,29 @@ def _running(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=_later(facts, ERROR),
                 area="monitors",
                 object=f"container {record.name}",
-                text=f"runs by its row, and {fault}",
-                repair="" if facts.serving else "the next start accounts for it",
+                text=f"is recorded as running, but {fault}",
+                repair="" if facts.serving else "the next start records its exit",
                 container=record.id,
             )
 
 
 def _fault(record: ContainerRecord, run: RunFacts | None) -> str:
     if run is None:
-        return "has no run directory"
+        return "it has no run directory"
     if run.monitor is None or not run.alive:
         return "its monitor is dead"
     if run.init is None:
-        return "nothing says what its process is"
+        return "the record of its init process is missing"
     if run.init.pid != record.state.pid or run.init.start_time != record.state.pid_start_time:
-        return f"its process is {run.init.pid}, not {record.state.pid}"
+        return f"its init process is {run.init.pid}, not {record.state.pid}"
     if run.monitor.container_id != record.id:
-        return f"its monitor says that it is of {run.monitor.container_id[:12]}"
+        return f"its monitor belongs to container {run.monitor.container_id[:12]}"
     if run.status is None:
-        return f"its monitor (pid {run.monitor.pid}) gives no answer"
+        return f"its monitor (pid {run.monitor.pid}) does not answer"
     if run.status.phase != "running":
-        return f'its monitor says that it is "{run.status.phase}"'
+        return f'its monitor reports the phase "{run.status.phase}"'
     if run.exit is not None:
-        return "has an exit record"
+        return "it has an exit record"
     if run.sandbox_agrees is False:
         return "its network namespace is not the one that its monitor holds"
     return ""
@@ -142,7 +142,7 @@ def _processes(facts: Facts) -> Iterator[Finding]:
                 severity=ERROR,
                 area="monitors",
                 object=what,
-                text="is the monitor of no run",
+                text="is a monitor without a run directory",
                 repair="kill it",
                 container="*",
                 remedy=Remedy("kill", f"{process.pid} {process.name}"),
@@ -152,7 +152,7 @@ def _processes(facts: Facts) -> Iterator[Finding]:
                 severity=WARNING,
                 area="monitors",
                 object=what,
-                text="is of an earlier daemon and has no monitors left",
+                text="was left by an earlier daemon and has no monitors",
                 repair="kill it",
                 remedy=Remedy("kill", f"{process.pid} {process.name}"),
             )
@@ -161,7 +161,7 @@ def _processes(facts: Facts) -> Iterator[Finding]:
                 severity=WARNING,
                 area="images",
                 object=what,
-                text="unpacks a layer for nobody",
+                text="is an orphaned unpack worker",
                 repair="kill it",
                 remedy=Remedy("kill", f"{process.pid} {process.name}"),
             )
@@ -175,13 +175,13 @@ def _cgroups(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
         record = rows_read.containers.get(container_id)
         for directory, processes in directories.items():
             inside = f", with {processes} processes in it" if processes else ""
-            owner = f"of container {record.name}, which does not run" if record else "of no container"
+            owner = f"belongs to container {record.name}, which is not running" if record else "belongs to no container"
             yield Finding(
                 severity=_later(facts, ERROR if processes else WARNING),
                 area="cgroups",
                 object=f"cgroup {directory}",
-                text=f"is {owner}{inside}",
-                repair="kill what is in it and remove it",
+                text=f"{owner}{inside}",
+                repair="kill the processes and remove the cgroup",
                 container=container_id,
                 remedy=Remedy("remove-cgroup", directory),
             )
@@ -197,7 +197,7 @@ def _runtime_states(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=_later(facts, WARNING),
                 area="monitors",
                 object=f"runtime state {os.path.relpath(directory, facts.exec_root)}",
-                text="is of a container that does not run",
+                text="belongs to a container that is not running",
                 repair="remove it",
                 container=container_id,
                 remedy=Remedy("remove-tree", directory),
