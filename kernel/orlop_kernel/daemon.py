@@ -156,7 +156,7 @@ class Daemon:
                 try:
                     self._on_signal(signum)
                 except Exception:
-                    _log.exception("cannot do what %s asks for", signal.Signals(signum).name)
+                    _log.exception("cannot handle %s", signal.Signals(signum).name)
 
     def _on_signal(self, signum: int) -> None:
         if signum == signal.SIGHUP:

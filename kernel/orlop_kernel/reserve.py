@@ -41,9 +41,7 @@ class Reserve:
         finally:
             os.close(fd)
         if self.whole:
-            _log.error(
-                "the disk of %s is full: what it takes to delete comes out of the reserve", os.path.dirname(self.path)
-            )
+            _log.error("the disk of %s is full: deletions now use reserved space", os.path.dirname(self.path))
         self.whole = False
         return True
 

@@ -178,14 +178,14 @@ class Store:
         if not rows:
             return
         for key, reason in rows[:_NAMED]:
-            _log.error("%s %s cannot be used and is set aside: %s", table, key, reason)
+            _log.error("%s %s cannot be used and is quarantined: %s", table, key, reason)
         if len(rows) > _NAMED:
-            _log.error("%s: %d more rows cannot be used and are set aside", table, len(rows) - _NAMED)
+            _log.error("%s: %d more rows cannot be used and are quarantined", table, len(rows) - _NAMED)
         try:
             await self.commit([_Quarantine(table, key, reason) for key, reason in rows])
         except (DriverError, Unavailable) as error:
             for key, _ in rows[:_NAMED]:
-                _log.warning("%s %s stays where it is until the next start: %s", table, key, error)
+                _log.warning("%s %s cannot be quarantined now; retrying at the next start: %s", table, key, error)
             self._unmoved += [(table, key, reason) for key, reason in rows]
 
     def quarantined(self) -> list[tuple[str, str, str]]:

@@ -135,7 +135,7 @@ def _take_up(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM quarantine")
         connection.execute("COMMIT")
     except sqlite3.OperationalError as error:
-        _log.warning("rows that were set aside are not tried again: %s", error)
+        _log.warning("cannot retry quarantined rows: %s", error)
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
@@ -196,7 +196,7 @@ def open_database(path: str) -> sqlite3.Connection:
         try:
             return _connect(path)
         except _ForeignLog:
-            _log.error("the log of state database %s is another one's: moved to %s", path, _set_aside(path, "-wal", "-shm"))
+            _log.error("the WAL beside %s belongs to another database: moved to %s", path, _set_aside(path, "-wal", "-shm"))
             return _connect(path)
         except sqlite3.OperationalError as error:
             if is_full(error):

@@ -93,12 +93,12 @@ def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
     assert live.ok("images", "-q")
     assert live.ok("network", "ls", "--format", "{{.Name}}").split() == ["bridge", "host", "none"]
     assert live.ok("run", "--rm", "-v", "fine:/x", BUSYBOX, "echo", "served") == "served"
-    assert (live.data_root / "containers" / bad).is_dir(), "files of a row that is set aside are kept"
+    assert (live.data_root / "containers" / bad).is_dir(), "files of a quarantined row are kept"
     found = check(live)
     names = [f"quarantined row {table}/{key}" for table, key, _ in lost]
     assert [name for name in names if name not in objects(found)] == []
     assert not found["ok"]
-    assert f"containers {bad} cannot be used and is set aside" in live.log()
+    assert f"containers {bad} cannot be used and is quarantined" in live.log()
 
     for path in aside(live):  # only the copy for the schema's row: all other rows were saved
         path.unlink()
@@ -231,7 +231,7 @@ def test_the_whole_database(live: Engine) -> None:
         assert aside(live), damage
         live.stop()
         if damage is foreign_log:
-            assert live.home.joinpath("orlopd.log").read_text().count("is another one's") == 1
+            assert live.home.joinpath("orlopd.log").read_text().count("belongs to another database") == 1
         for path in (*aside(live), database(live)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.copy(backup, database(live))

@@ -99,7 +99,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
     disk.fill()
     assert engine.ok("rm", "idle") == "idle"
     assert engine.ok("ps", "-a", "--format", "{{.Names}}").split() == ["two"]
-    for complaint in ("events cannot be kept", "comes out of the reserve"):
+    for complaint in ("events cannot be kept", "deletions now use reserved space"):
         assert engine.log().count(complaint) == 1
     assert "Traceback" not in engine.log()
 
@@ -128,7 +128,7 @@ def test_a_daemon_starts_on_a_full_disk(disk: Disk, fresh: Callable[..., Engine]
     engine.start()
     assert engine.ok("ps", "-a", "--format", "{{.Names}}") == "good"
     assert engine.ok("exec", "good", "echo", "hello") == "hello"
-    assert "stays where it is until the next start" in engine.log()
+    assert "cannot be quarantined now; retrying at the next start" in engine.log()
     assert (disk.data / "containers" / bad).is_dir()
     engine.kill()
     engine.start()

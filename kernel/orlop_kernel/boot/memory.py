@@ -75,4 +75,4 @@ async def release_when_idle(
         if due:
             release()
             left, worked = resident(), processor()
-            _log.debug("%d KiB of memory given back", (now - left) >> 10)
+            _log.debug("released %d KiB of free memory", (now - left) >> 10)

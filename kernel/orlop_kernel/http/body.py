@@ -54,7 +54,7 @@ class RequestBody:
                 pieces.append(piece)
                 if self._lease and not self.done:
                     if not self._lease.buffer(len(piece)):
-                        raise self._fail(503, "too many request bodies of this client are on their way: try again later")
+                        raise self._fail(503, "this client has too many unfinished request bodies: try again later")
                     buffered += len(piece)
         finally:
             if self._lease:

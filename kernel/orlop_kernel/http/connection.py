@@ -138,7 +138,7 @@ class Connection:
             if head.flaw:
                 raise BadRequest(400, head.flaw)
             if self._limits.descriptors_by_request and descriptors.in_use() >= self._limits.descriptors:
-                raise BadRequest(503, "the daemon has too many files open, which other clients hold: try again later")
+                raise BadRequest(503, "the daemon has too many open files: try again later")
             answer = await self._handler(request)
         except Exception as error:
             answer = self._on_error(request, error)

@@ -54,9 +54,9 @@ def handshake(request: Request) -> bytes:
     browsers cannot open."""
     headers = request.headers
     if "websocket" not in _tokens(headers.get("upgrade", "")) or "upgrade" not in _tokens(headers.get("connection", "")):
-        raise HandshakeError(426, "this is for websockets: upgrade to one", (("Upgrade", "websocket"),))
+        raise HandshakeError(426, "WebSocket upgrade required", (("Upgrade", "websocket"),))
     if headers.get("sec-websocket-version") != "13":
-        raise HandshakeError(426, "only version 13 of websockets is spoken here", (("Sec-WebSocket-Version", "13"),))
+        raise HandshakeError(426, "only WebSocket version 13 is supported", (("Sec-WebSocket-Version", "13"),))
     key = headers.get("sec-websocket-key", "")
     try:
         if len(base64.b64decode(key, validate=True)) != 16:
@@ -65,7 +65,7 @@ def handshake(request: Request) -> bytes:
         raise HandshakeError(400, "malformed Sec-WebSocket-Key header") from None
     origin = headers.get("origin")
     if origin and request.peer.transport != "unix" and not _same_host(origin, headers.get("host", "")):
-        raise HandshakeError(403, f"websockets of pages from elsewhere are refused ({origin[:200]})")
+        raise HandshakeError(403, f"cross-origin WebSocket refused: {origin[:200]}")
     accept = base64.b64encode(hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()).decode()
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
