@@ -64,7 +64,7 @@ def _tag(text: str) -> Reference:
 def _check_count(count: int, what: str) -> None:
     """Limits the count: the archive is untrusted, and everything it names is committed, reported and shown."""
     if count > MAX_ENTRIES:
-        raise InvalidParameter(f"cannot read the archive: {count} {what} are too many, {MAX_ENTRIES} may be in one")
+        raise InvalidParameter(f"cannot read the archive: it contains {count} {what}, at most {MAX_ENTRIES} are allowed")
 
 
 def _blob_path(digest: str) -> str:
@@ -147,7 +147,7 @@ class Loader:
     def _verified(self, archive: Archive, digest: str) -> bytes:
         data = archive.read(_blob_path(digest), MAX_MANIFEST)
         if documents.digest(data) != digest:
-            raise InvalidParameter(f"cannot read the archive: blob {digest[:100]} has another content")
+            raise InvalidParameter(f"cannot read the archive: content of blob {digest[:100]} does not match its digest")
         return data
 
     def _check(self, document: ImageDocument, layers: int, platform: Platform | None, names: tuple[Reference, ...]) -> None:

@@ -98,12 +98,12 @@ class ImageStore:
         await self.store.quarantine_all(_TABLE, unusable)
         await self.layers.found(stored - self.layers.built.keys())
         if self._rows_are_missing():
-            log.warning("layers and blobs of no image are kept, as rows of images may be missing")
+            log.warning("rows of images may be missing: unreferenced layers and blobs are kept")
             self._kept = await trio.to_thread.run_sync(lambda: stored.union(self.content.digests()))
         try:
             await self.collect()
         except (OrlopError, OSError) as error:
-            log.warning("what no image needs is not removed yet: %s", error)
+            log.warning("cannot collect unreferenced layers and blobs yet: %s", error)
 
     def _rows_are_missing(self) -> bool:
         """If so, unreferenced content may be all that is left of an image, and is kept."""
@@ -117,7 +117,7 @@ class ImageStore:
             return
         record = _record.decode(value)
         if record.id != key:
-            raise OrlopError(f"it says that its id is {record.id[:80]!r}")
+            raise OrlopError(f"row contains another id: {record.id[:80]!r}")
         try:
             raw = self.content.read(record.id, MAX_MANIFEST)
         except DamagedBlob:
@@ -137,7 +137,7 @@ class ImageStore:
         id, _, owner = value.partition(" ")
         reference = parse(key.removeprefix(_REF))
         if id not in self.catalog.images:
-            raise OrlopError(f"it names image {id[:80]}, which is not there")
+            raise OrlopError(f"reference to missing image {id[:80]}")
         self.catalog.point(reference, id, owner)
 
     # --- changes ----------------------------------------------------------------------------------------------------

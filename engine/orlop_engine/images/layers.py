@@ -98,7 +98,7 @@ class Layers:
                 try:
                     await self._storage.remove(key)
                 except OrlopError as error:
-                    log.warning("a half-made layer stays until the next start: %s", error)
+                    log.warning("cannot remove temporary snapshot until the next start: %s", error)
         return [key for key in keys if key.startswith("sha256:")]
 
     async def size(self, chain_id: str) -> int:
@@ -111,7 +111,7 @@ class Layers:
             try:
                 size = await self.size(chain_id)
             except OrlopError as error:
-                log.warning("layer %s: %s", chain_id[:19], error)
+                log.warning("cannot read layer %s: %s", chain_id[:19], error)
                 size = 0
             self.built[chain_id] = Built("", "", size)
 

@@ -95,7 +95,7 @@ def _check(descriptor: Descriptor) -> None:
 
 def _image(media_type: str, raw: _Raw) -> Manifest:
     if raw.config is None or raw.layers is None:
-        raise DriverError("cannot read manifest: it names no configuration or no layers")
+        raise DriverError("cannot read manifest: configuration or layers missing")
     if raw.config.media_type not in _CONFIGS:
         raise DriverError(
             f"cannot read manifest: not a container image, its configuration is {raw.config.media_type[:200]!r}"
@@ -143,7 +143,7 @@ def parse(content_type: str, data: bytes) -> Manifest | Index:
     if media_type not in ACCEPT:
         raise DriverError(f"cannot read manifest: unsupported media type {media_type[:200]!r}")
     if raw.media_type and declared in ACCEPT and declared != raw.media_type:
-        raise DriverError(f"cannot read manifest: it was sent as {declared} and says it is {raw.media_type[:200]}")
+        raise DriverError(f"cannot read manifest: header says {declared}, document says {raw.media_type[:200]}")
     if raw.manifests is not None and (raw.config is not None or raw.layers is not None):
         raise DriverError("cannot read manifest: it is a manifest and a manifest list at once")
     return _index(media_type, raw) if media_type in (DOCKER_LIST, OCI_INDEX) else _image(media_type, raw)

@@ -257,7 +257,7 @@ class Registry:
         secret = self._credentials.basic or self._credentials.identity_token
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RegistryError(f"cannot authenticate to {self.endpoint.host}: it names no token service")
+            raise RegistryError(f"cannot authenticate to {self.endpoint.host}: challenge has no token service")
         if secret and parts.scheme == "http" and self.endpoint.url.startswith("https:"):
             raise RegistryError(f"cannot authenticate to {self.endpoint.host}: its token service {realm} has no TLS")
         if self._credentials.identity_token:

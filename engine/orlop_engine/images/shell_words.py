@@ -74,12 +74,12 @@ class Expander:
     def _spend(self, steps: int) -> None:
         self._left -= steps
         if self._left < 0:
-            raise _Failure("there is too much to expand")
+            raise _Failure("expansion is too large")
 
     def _until(self, text: _Text, stop: str, raw_escapes: bool, depth: int) -> list[tuple[str, bool]]:
         """The pieces up to the character `stop`, or to the end. The flag says whether a piece is literal or may be split."""
         if depth > _DEPTH:
-            raise _Failure("it is nested too deeply")
+            raise _Failure("expansion is nested too deeply")
         pieces: list[tuple[str, bool]] = []
         while char := text.peek():
             self._spend(1)

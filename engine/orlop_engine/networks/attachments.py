@@ -220,7 +220,7 @@ class Attachments:
             driver = await self._drivers(attached.driver)
             await driver.detach(endpoint, attached.state)
         except OrlopError as error:
-            _log.error("endpoint %s on network %s: %s", endpoint.id[:12], attached.network.name, error)
+            _log.error("cannot detach endpoint %s from network %s: %s", endpoint.id[:12], attached.network.name, error)
 
     async def release(self, sandbox: Sandbox) -> None:
         for attached in sandbox.endpoints:
@@ -251,13 +251,13 @@ class Attachments:
                     by_driver.setdefault(attached.driver, []).append(attached)
                 else:
                     _log.error(
-                        "container %s is on network %s, which is gone", sandbox.container_id[:12], attached.network.name
+                        "container %s: network %s does not exist any more", sandbox.container_id[:12], attached.network.name
                     )
             try:
                 self._hold(sandbox)
                 self._add_members(sandbox)
             except Exception:  # the addresses of the other containers must still be marked as used
-                _log.exception("the network of container %s is not restored", sandbox.container_id[:12])
+                _log.exception("cannot restore networks of container %s", sandbox.container_id[:12])
         for name, living in by_driver.items():
             # Includes networks that could not be created: they still have rows, and containers may be running on them.
             specs = [network.spec for network in self._networks.values() if network.record.driver == name]
@@ -265,7 +265,7 @@ class Attachments:
                 driver = await self._drivers(name)
                 await driver.restore(specs, [(attached.endpoint, attached.state) for attached in living])
             except OrlopError as error:
-                _log.error("network driver %s cannot restore: %s", name, error)
+                _log.error("network driver %s cannot restore its networks: %s", name, error)
 
     def _hold(self, sandbox: Sandbox) -> None:
         for attached in sandbox.endpoints:
@@ -311,7 +311,11 @@ class Attachments:
             try:
                 await listeners.lead(_moved([former], led if publishes else None))
             except OrlopError as error:  # the rules have moved; a stale listener is better than undoing that
-                _log.warning("ports of container %s: %s", former.endpoint.container_id[:12], error)
+                _log.warning(
+                    "cannot redirect listeners of published ports of container %s: %s",
+                    former.endpoint.container_id[:12],
+                    error,
+                )
             self._ports.release(() if publishes else ports)
         left = _with(former, (), False) if former else None
         changed = {each.endpoint.id: each for each in (left, led) if each}
@@ -326,7 +330,9 @@ class Attachments:
         try:
             await listeners.lead(_moved([chosen], None))
         except OrlopError as error:
-            _log.warning("ports of container %s: %s", chosen.endpoint.container_id[:12], error)
+            _log.warning(
+                "cannot redirect listeners of published ports of container %s: %s", chosen.endpoint.container_id[:12], error
+            )
 
     def _chosen(self, sandbox: Sandbox, leaving: str) -> AttachedEndpoint | None:
         able = [each for each in sandbox.endpoints if each.network.id in self._networks and each.network.id != leaving]
@@ -349,7 +355,7 @@ class Attachments:
             try:
                 await self._update(each, netns)
             except OrlopError as error:
-                _log.error("endpoint %s on network %s: %s", each.endpoint.id[:12], each.network.name, error)
+                _log.error("cannot move endpoint %s on network %s back: %s", each.endpoint.id[:12], each.network.name, error)
 
     async def _update(self, attached: AttachedEndpoint, netns: str) -> None:
         driver = await self._drivers(attached.driver)

@@ -132,7 +132,7 @@ async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
         netfiles.refresh(engine.containers, container, before)
         await netfiles.answer_names(engine.containers, container)
     except Exception as error:  # includes errors that only the container can cause, by changing these files
-        _log.warning("container %s is not told of its networks: %s", container.name, error)
+        _log.warning("cannot update network files of container %s: %s", container.name, error)
 
 
 def _check_company(engine: Engine, container: Container, record: NetworkRecord) -> None:

@@ -107,7 +107,7 @@ class Names:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._write(path, content)
         except OSError as error:
-            _log.error("cannot write the names that containers resolve, trying again until it succeeds: %s", error)
+            _log.error("cannot write DNS names table, will retry: %s", error)
             self._unwritten[path] = content
             self._failed.set()
         else:
@@ -139,4 +139,4 @@ class Names:
             except OSError:
                 return  # was logged when it first failed
             del self._unwritten[path]
-            _log.info("the names that containers resolve are written again: %s", os.path.basename(path))
+            _log.info("DNS names table %s written after retry", os.path.basename(path))

@@ -139,7 +139,7 @@ def interface_names(requests: Sequence[Request]) -> list[str]:
     asked = [(request.settings.driver_opts or {}).get(_OPTION + "endpoint.ifname", "") for request in requests]
     used = set(filter(None, asked))
     if len(used) != len([name for name in asked if name]):
-        raise InvalidParameter("cannot name network interfaces: one name is asked for twice")
+        raise InvalidParameter("duplicate network interface name")
     found = []
     for request, name in zip(requests, asked, strict=True):
         if not name:

@@ -109,7 +109,7 @@ class Networks:
                 driver = await self._drivers(network.record.driver)
                 await driver.delete_network(network.spec)
             except OrlopError as error:
-                _log.warning("network %s stays on the host: %s", network.record.name, error)
+                _log.warning("cannot remove network %s from the host: %s", network.record.name, error)
 
     def _add(self, record: NetworkRecord) -> Network:
         network = Network(record)
@@ -123,7 +123,7 @@ class Networks:
             network.fault = ""
         except OrlopError as error:
             network.fault = str(error)
-            _log.error("network %s cannot be made: %s", network.record.name, error)
+            _log.error("cannot create network %s: %s", network.record.name, error)
 
     async def _mend(self, network: Network) -> None:
         """Create a network again that could not be created, or that is incomplete, before it is used."""
@@ -274,7 +274,7 @@ class Networks:
                 except (Forbidden, NotFound):
                     continue  # taken into use, or removed, in the meantime
                 except DriverError as error:
-                    _log.warning("network %s cannot be pruned: %s", record.name, error)
+                    _log.warning("cannot prune network %s: %s", record.name, error)
                     continue
                 removed.append(record.name)
         finally:
@@ -456,11 +456,11 @@ class Networks:
 def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:
     """The record, if it can coexist with the others. Raises what is wrong with it."""
     if record.id != key:
-        raise ValueError(f"it says that its id is {record.id[:80]!r}")
+        raise ValueError(f"row contains another id: {record.id[:80]!r}")
     if any(other.name == record.name for other in others):
-        raise ValueError(f"its name {record.name[:80]!r} is another network's")
+        raise ValueError(f"name {record.name[:80]!r} is used by another network")
     if record.predefined != (record.name in PREDEFINED):
-        raise ValueError(f"a predefined network cannot be called {record.name[:80]!r}, nor another as one of those")
+        raise ValueError(f"name {record.name[:80]!r} and the flag `predefined` contradict each other")
     Network(record)  # raises if its subnets are invalid
     return record
 

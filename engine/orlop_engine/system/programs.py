@@ -43,7 +43,7 @@ class Programs:
                 with trio.fail_after(_PATIENCE):
                     outcome = await run_supervised(command, limit=1 << 20)
             except (OSError, OrlopError, trio.TooSlowError) as error:
-                _log.warning("%s gives no answer: %s", " ".join(command.argv), error)
+                _log.warning("%s failed: %s", " ".join(command.argv), error)
                 return ""
             self._answers[command.argv] = outcome.stdout.decode("utf-8", "replace") if not outcome.status else ""
         return self._answers[command.argv]

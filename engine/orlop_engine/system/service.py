@@ -74,7 +74,7 @@ class System:
         try:
             return self._engine.drivers.runtime(name)
         except OrlopError as error:
-            _log.warning("cannot ask runtime %s what it is: %s", name, error)
+            _log.warning("cannot read version of runtime %s: %s", name, error)
             return None
 
     async def _runtime_version(self) -> Mapping[str, str]:

@@ -62,7 +62,7 @@ class Volumes:
             try:
                 record = decode(row)
                 if record.name != name:
-                    raise ValueError(f"it says that its name is {record.name[:80]!r}")
+                    raise ValueError(f"row contains another name: {record.name[:80]!r}")
             except UNREADABLE as error:
                 await self._store.quarantine(_TABLE, name, str(error))
             else:
@@ -71,11 +71,11 @@ class Volumes:
             try:
                 await self._discard(record)
             except OrlopError as error:
-                log.warning("volume %s cannot be removed yet: %s", record.name, error)
+                log.warning("cannot remove volume %s until the next start: %s", record.name, error)
         try:
             await self.adopt()
         except OrlopError as error:
-            log.warning("volumes of the local driver cannot be read: %s", error)
+            log.warning("cannot list volumes of the local driver: %s", error)
 
     async def adopt(self) -> None:
         """Create rows for volumes that the local driver has without a row."""
@@ -89,7 +89,7 @@ class Volumes:
             volume = await driver.get(name)
             await self._put(VolumeRecord(name, _LOCAL, time.time_ns(), volume.mountpoint, dict(volume.options)))
         except OrlopError as error:
-            log.warning("volume %s has no row yet: %s", name, error)
+            log.warning("cannot store row of volume %s: %s", name, error)
 
     # --- reads
 
@@ -139,7 +139,7 @@ class Volumes:
         try:
             return (await (await self._drivers(record.driver)).usage(record.name)).size
         except OrlopError as error:
-            log.warning("volume %s cannot be measured: %s", record.name, error)
+            log.warning("cannot measure volume %s: %s", record.name, error)
             return -1
 
     async def mounts(self, name: str) -> Sequence[Mount]:
@@ -288,7 +288,7 @@ class Volumes:
                 try:
                     await self.remove(record.name)
                 except OrlopError as error:
-                    log.warning("prune leaves volume %s: %s", record.name, error)
+                    log.warning("cannot prune volume %s: %s", record.name, error)
                     continue
                 deleted.append(record.name)
                 reclaimed += max(size, 0)

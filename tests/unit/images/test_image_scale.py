@@ -88,9 +88,9 @@ def layout(count: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: archive([entry([f"n:{n}" for n in range(5000)])]), "5000 names are too many, 4096 may be in one"),
-        (lambda: archive([entry([f"n:{n}"]) for n in range(5000)]), "5000 images are too many, 4096 may be in one"),
-        (lambda: layout(5000), "5000 images are too many, 4096 may be in one"),
+        (lambda: archive([entry([f"n:{n}" for n in range(5000)])]), "it contains 5000 names, at most 4096 are allowed"),
+        (lambda: archive([entry([f"n:{n}"]) for n in range(5000)]), "it contains 5000 images, at most 4096 are allowed"),
+        (lambda: layout(5000), "it contains 5000 images, at most 4096 are allowed"),
     ],
     ids=["names", "images", "layout"],
 )
