@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from orlop_engine.init_programs import find_init, no_init
 from orlop_kernel.config import Config, Problem
 from orlop_kernel.failures import as_orlop_error
-from orlop_sdk import OrlopError, discovery
+from orlop_sdk import NotFound, OrlopError, discovery
 
 __all__ = ["problems"]
 
@@ -34,6 +34,10 @@ def _problem(error: Exception, what: str, *keys: str) -> Problem:
 def _log_driver(config: Config) -> Iterator[Problem]:
     try:
         driver = discovery.find("log", config.log_driver).make()
+    except NotFound as error:  # in Docker's words, too
+        name = config.log_driver
+        yield Problem(f'error looking up logging plugin {name}: plugin "{name}" not found: {error}', ("log-driver",))
+        return
     except Exception as error:  # a driver may raise anything
         yield _problem(error, "cannot use log-driver", "log-driver")
         return

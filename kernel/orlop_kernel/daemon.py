@@ -154,13 +154,13 @@ class Daemon:
             task_status.started()
             async for signum in signals:
                 try:
-                    self._on_signal(signum)
+                    await self._on_signal(signum)
                 except Exception:
                     _log.exception("cannot handle %s", signal.Signals(signum).name)
 
-    def _on_signal(self, signum: int) -> None:
+    async def _on_signal(self, signum: int) -> None:
         if signum == signal.SIGHUP:
-            self._reload()
+            await self._reload()
         elif signum == signal.SIGUSR1:
             _log.info("tasks written to %s", dump.write(self._loaded.config.exec_root))
         else:
@@ -180,7 +180,7 @@ class Daemon:
             _log.error("%s a third time: leaving at once", name)
             os._exit(128 + signum)
 
-    def _reload(self) -> None:
+    async def _reload(self) -> None:
         """Read the file again and apply everything that can be applied, or nothing if any of it is invalid."""
         if not self._serving or self._events is None:
             _log.warning("SIGHUP: still starting, nothing is reloaded")
@@ -192,7 +192,7 @@ class Daemon:
             loaded = load_all(self._parsed, self._environ)
             renewed = tls.contexts(running, listen.any_tls(self._listeners))  # same names, maybe new content
             listen.check(running, loaded.config)
-            assembly.check(loaded)
+            await trio.to_thread.run_sync(assembly.check, loaded)  # it imports drivers and reads files
             for service in self._services.values():
                 service.check_reload(loaded)
             found = plan(self._loaded, loaded)

@@ -119,7 +119,7 @@ def test_what_it_says_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
     """Runs pytest with this suite's plugin (conftest.py at the root) in a subprocess."""
     (tmp_path / "test_it.py").write_text(
-        "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.2)\n    trio.run(main)\n"
+        "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.6)\n    trio.run(main)\n"
     )
     command = [
         sys.executable,
@@ -135,5 +135,5 @@ def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "event loop blocked for 2" in done.stdout
+    assert "event loop blocked for 6" in done.stdout
     assert "main (test_a_test_that_blocks_its_lo0/test_it.py:4)" in done.stdout

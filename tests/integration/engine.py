@@ -38,6 +38,7 @@ from tests.registry import busybox, docker_archive, image, layer
 from orlop_kernel.boot.watchdog import DISK
 from orlop_kernel.config import Config
 from orlop_sdk import cgroups
+from orlop_sdk.testing.busy import tolerated
 
 __all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "free_subnets", "patience", "until"]
 
@@ -257,7 +258,8 @@ class Engine:
         """What the daemon has reported about its event loop since the last call, except waits for a busy disk."""
         text = self.log()[self._looked_at :]
         self._looked_at += len(text)
-        return [line for line in text.splitlines() if BLOCKED in line and DISK not in line]
+        found = [line for line in text.splitlines() if BLOCKED in line and DISK not in line]
+        return [line for line in found if float(line.partition(BLOCKED)[2].split()[0]) > patience(tolerated() * 1000)]
 
     def close(self) -> list[str]:
         """End everything. Returns what is left on the host, and what the daemon reported about its event loop."""

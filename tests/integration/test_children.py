@@ -115,8 +115,12 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def _descriptors(pid: int) -> dict[int, str]:
-    found = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    """None of a process that has ended."""
+    found: dict[int, str] = {}
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        names = os.listdir(f"/proc/{pid}/fd")
+    for name in names:
         with contextlib.suppress(OSError):
             found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
     return found

@@ -50,7 +50,7 @@ def test_pull_unpack_restart_remove(tmp_path: Path) -> None:
 
     async def main() -> None:
         with running() as registry, trio.fail_after(50):
-            push(registry.host, "test/app", "v1", app)
+            await trio.to_thread.run_sync(push, registry.host, "test/app", "v1", app)
             name = f"{registry.host}/test/app:v1"
             async with real_room(tmp_path) as (images, storage):
                 records = await drain(images.pull(PullRequest(with_tag_or_digest(name, ""))))

@@ -26,6 +26,7 @@ _SOME = 4 << 20  # growth over the minimum that is released while idle
 _MUCH = 64 << 20  # growth since the last release that is released at once
 _WORK = 0.01  # seconds of processor time
 _QUICK = 0.03
+_FEW_OBJECTS = 150_000  # that a full collection visits in some 20 ms; what a boot made is frozen and does not count
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -47,7 +48,7 @@ class _Releaser:
         self._collects = True
 
     def __call__(self) -> None:
-        if self._collects:
+        if self._collects and len(gc.get_objects(generation=2)) < _FEW_OBJECTS:
             began = time.thread_time()
             gc.collect()
             self._collects = time.thread_time() - began < _QUICK

@@ -239,7 +239,7 @@ def test_whatever_goes_wrong_nothing_is_applied_and_systemd_is_told(
     service = EngineService(engine(tmp_path, broken))
     daemon._serving, daemon._events, daemon._services = True, cast("Any", object()), {"engine": service}
     before = daemon._loaded
-    daemon._reload()
+    trio.run(daemon._reload)
     assert daemon._loaded is before
     assert service.engine.config.data_root == str(tmp_path)
     assert "it stays as it is: cannot check it: ZeroDivisionError: a bug" in caplog.text

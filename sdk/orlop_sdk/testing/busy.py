@@ -1,0 +1,19 @@
+"""What tests may expect of a machine that is doing other work as well."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["tolerated"]
+
+_BLOCKED, _BLOCKED_BUSY = 0.1, 0.4
+_BUSY = 1.25  # runnable tasks per processor
+
+
+def tolerated() -> float:
+    """Seconds that an event loop may be blocked in a test.
+
+    On a busy machine a step takes longer, although the watchdog leaves out the time in which its thread waited for a
+    processor: caches are cold, and a virtual processor is not always there."""
+    busy = os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)
+    return _BLOCKED_BUSY if busy else _BLOCKED
