@@ -6,6 +6,8 @@ container's state; readers do not take it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -127,6 +129,24 @@ class Container:
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()
+
+    @contextmanager
+    def change(self, **fields: object) -> Iterator[None]:
+        """Set fields of the record, for a commit or a change of the kernel's state in the block. When the block fails they
+        are restored, except those that were set again meanwhile: the exit of a container waits for no lock, and what it
+        says of state and sandbox holds."""
+        before = {name: getattr(self.record, name) for name in fields}
+        for name, value in fields.items():
+            setattr(self.record, name, value)
+        self.touch()
+        try:
+            yield
+        except BaseException:
+            for name, value in fields.items():
+                if getattr(self.record, name) is value:
+                    setattr(self.record, name, before[name])
+            self.touch()
+            raise
 
     def touch(self) -> None:
         """Drop the cached views, because the record changed."""

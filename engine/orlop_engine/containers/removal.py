@@ -43,9 +43,9 @@ async def remove(containers: Containers, container: Container, *, force: bool, v
     record = container.record
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
-    record.removing = container.stop_requested = True
+    container.stop_requested = True
     record.removing_volumes = volumes  # for the boot that finishes what a crash cuts short
-    try:
+    with container.change(removing=True):
         await lifecycle.kill_now(containers, container)
         async with container.lock:
             _check_there(containers, container)
@@ -53,9 +53,6 @@ async def remove(containers: Containers, container: Container, *, force: bool, v
             container.stop_requested = True
             await lifecycle.kill_now(containers, container)
             await _remove_locked(containers, container, volumes=volumes)
-    except BaseException:
-        record.removing = False
-        raise
 
 
 def _check_there(containers: Containers, container: Container) -> None:
@@ -82,12 +79,8 @@ async def _remove_stopped(containers: Containers, container: Container, *, volum
     async with container.lock:
         _check_there(containers, container)
         _check_stopped(container)
-        container.record.removing = True
-        try:
+        with container.change(removing=True):  # what still exists after a failure can be removed again
             await _remove_locked(containers, container, volumes=volumes)
-        except BaseException:
-            container.record.removing = False  # as far as it still exists, it can be removed again
-            raise
 
 
 async def _remove_locked(containers: Containers, container: Container, *, volumes: bool) -> None:
@@ -162,12 +155,11 @@ async def auto_remove(containers: Containers, container: Container) -> None:
     async with container.lock:
         if container.record.removing or container.id not in containers.index or container.record.state.running:
             return  # removed by someone, or started again
-        container.record.removing = True
         try:
-            await _remove_locked(containers, container, volumes=True)
+            with container.change(removing=True):
+                await _remove_locked(containers, container, volumes=True)
         except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
-            container.record.removing = False
             container.record.state.dead = True
             container.touch()
             container.removed.set(container.record.state.exit_code)

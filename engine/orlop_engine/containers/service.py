@@ -157,15 +157,8 @@ class Containers:
                 raise type(error)(f"Error when allocating new name: {error}") from error
             record, before = container.record, container.record.sandbox
             after = self.engine.networks.renamed(before, new) if before is not None else None
-            record.name, record.sandbox = new, after
-            try:
+            with container.change(name=new, sandbox=after):
                 await self.save(container)
-            except BaseException:
-                record.name = old
-                if record.sandbox is after:  # the container may have exited meanwhile, which releases its network
-                    record.sandbox = before
-                container.touch()
-                raise
         if self.names.get(old) == container.id:
             del self.names[old]
         if after is not None and record.sandbox is after:

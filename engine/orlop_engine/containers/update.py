@@ -13,7 +13,7 @@ from orlop_engine.spec import resources
 from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import HostConfig, Resources, UpdateRequest
 from orlop_kernel import process
-from orlop_sdk import Conflict, InvalidParameter, OrlopError
+from orlop_sdk import Conflict, InvalidParameter
 
 from . import limits, restarts
 from .container import Container
@@ -79,17 +79,11 @@ async def update(containers: Containers, container: Container, request: UpdateRe
         record = container.record
         if record.removing or record.state.dead:
             raise Conflict(f"Cannot update container {container.id}: container is marked for removal and cannot be updated")
-        before = record.host_config
-        after = merge(before, request)
+        after = merge(record.host_config, request)
         if record.state.running and not record.state.restarting:
             await _apply(containers, container, request)
-        record.host_config = after
-        try:
+        with container.change(host_config=after):
             await containers.save(container)
-        except OrlopError:
-            record.host_config = before
-            container.touch()
-            raise
     containers.engine.events.publish("container", "update", container.id, containers.attributes(container))
     return warnings
 
