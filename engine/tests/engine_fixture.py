@@ -258,8 +258,8 @@ class EngineFixture:
             run.finished.set()
             raise self.launch_error
         run.monitor = FakeMonitor(run)
-        container.record.state.running, container.record.state.restarting = True, False
-        container.record.state.started_ns, container.record.started_before = 1, True
+        container.record.state = container.record.state.after_start(77, 1, 1)
+        container.record.started_before = True
         self.launched.append(run)
         return run
 

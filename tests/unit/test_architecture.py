@@ -11,6 +11,8 @@ sys.path.append(str(TOP / "docs"))
 
 import structure  # noqa: E402 - lies beside the page that it writes
 
+from orlop_engine.containers.state import TRANSITIONS, Event, Phase  # noqa: E402
+
 KERNEL_LINES = 7_600
 """Limit of lines, so that one reader can know the kernel. Further features belong in plugins."""
 
@@ -43,3 +45,20 @@ def test_every_place_that_the_page_names_exists() -> None:
     named = set(re.findall(r"`((?:orlop_\w+|sdk|kernel|monitor|engine|plugins|cli)/[\w/]*[\w.]*)`", page))
     roots = [TOP, *(path.parent for path in structure.packages().values())]
     assert not [name for name in named if not any((root / name).exists() for root in roots)]
+
+
+def test_the_table_of_states_is_that_of_the_code() -> None:
+    """All but the event that changes no phase."""
+    section = structure.PAGE.read_text().partition("## The states of a container")[2].partition("\n## ")[0]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")
+    ]
+    assert head[1:] == [phase.value for phase in Phase]
+    shown = {row[0].partition(" (")[0]: row[1:] for row in rows}
+    assert shown.keys() == {event.value for event in Event} - {"out of memory"}
+    for event in Event:
+        if event.value in shown:
+            targets = [TRANSITIONS[phase].get(event) for phase in Phase]
+            if targets[0] is Phase.EXITED:
+                targets[0] = Phase.CREATED  # of a container that has never run
+            assert shown[event.value] == [target.value if target else "" for target in targets], event

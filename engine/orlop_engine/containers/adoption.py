@@ -51,9 +51,7 @@ async def take_back(containers: Containers, container: Container) -> None:
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
-            state = container.record.state
-            state.running = state.paused = state.restarting = False
-            state.pid = state.pid_start_time = 0
+            container.record.state = container.record.state.after_loss()
             container.touch()
 
 
@@ -162,9 +160,9 @@ async def _adopt_ended(containers: Containers, container: Container, run: Run) -
     run.settled.set()
     run.finished.set()
     containers.background(exits.clean, containers, container, run)
-    state = container.record.state
-    if state.running:  # it was to be started again, which is the boot's to decide now
-        state.running = state.restarting = False
+    record = container.record
+    if record.state.running:  # it was to be started again, which is the boot's to decide now
+        record.state = record.state.after_loss()
         await _record(containers, container)
 
 
@@ -179,7 +177,7 @@ async def _adopt(containers: Containers, container: Container, run: Run, status:
         init = runs.init_record(run.run_dir)
     news = _note_init(record, init)
     if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
-        record.state.paused = news = True  # a pause of which there is no row, or the thaw that there is a row of
+        record.state, news = record.state.after_pause(), True  # the row lacks the pause, or has a thaw that did not happen
     containers.engine.execs.adopt(container, status)
     container.touch()
     run.settled.set()
@@ -199,9 +197,7 @@ def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
     state = record.state
     if init is None or (state.running and state.pid == init.pid):
         return False
-    state.running, state.restarting = True, False
-    state.pid, state.pid_start_time = init.pid, init.start_time
-    state.started_ns, state.error, state.exit_code = init.time_ns, "", 0
+    record.state = state.after_adoption(init.pid, init.start_time, init.time_ns)
     record.started_before = True
     return True
 
@@ -238,7 +234,7 @@ async def _account_lost(containers: Containers, container: Container, *, never: 
     between = record.state.restarting and (init is None or _is_accounted(record, run))
     died = not between and (record.state.running or (init is not None and not never))
     if between:  # two runs: the exit of the last one has been told, and the boot decides about the next
-        record.state.running = record.state.restarting = False
+        record.state = record.state.after_cancelled_restart()
     elif died:
         _note_exit(record, run, init)
     container.touch()
@@ -257,12 +253,9 @@ async def _account_lost(containers: Containers, container: Container, *, never: 
 
 
 def _note_exit(record: ContainerRecord, run: Run, init: InitRecord | None) -> None:
-    state = record.state
-    if init is not None and not state.running:
-        state.started_ns, record.started_before = init.time_ns, True
     found = runs.exit_record(run.run_dir)
-    state.running = state.paused = state.restarting = False
-    state.pid, state.pid_start_time = 0, 0
-    state.exit_code = found.code if found else exits.UNKNOWN_EXIT
-    state.finished_ns = found.time_ns if found else time.time_ns()
-    state.oom_killed = found is not None and found.oom
+    exited = (found.code, found.time_ns, found.oom) if found else (exits.UNKNOWN_EXIT, time.time_ns(), False)
+    if init is not None and not record.state.running:
+        record.state, record.started_before = record.state.after_unseen_exit(init.time_ns, *exited), True
+    else:
+        record.state = record.state.after_exit(*exited)

@@ -132,9 +132,8 @@ class Container:
 
     @contextmanager
     def change(self, **fields: object) -> Iterator[None]:
-        """Set fields of the record, for a commit or a change of the kernel's state in the block. When the block fails they
-        are restored, except those that were set again meanwhile: the exit of a container waits for no lock, and what it
-        says of state and sandbox holds."""
+        """Set fields of the record for a block that commits them, or changes the kernel's state to match. If the block fails
+        they are restored, except those that were set again meanwhile: an exit takes no lock, and its values must stay."""
         before = {name: getattr(self.record, name) for name in fields}
         for name, value in fields.items():
             setattr(self.record, name, value)

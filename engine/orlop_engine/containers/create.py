@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -33,12 +32,12 @@ from orlop_sdk import Conflict, InvalidParameter, NotFound
 
 from . import counts, labels, links, mount_spec, names, rootfs, validate, volumes
 from .container import Container
-from .record import ContainerRecord, MountRecord
+from .record import ContainerRecord, MountRecord, encode
 
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["conflict", "create", "encode"]
+__all__ = ["conflict", "create"]
 
 log = logging.getLogger(__name__)
 
@@ -347,11 +346,6 @@ async def _undo(containers: Containers, record: ContainerRecord) -> None:
         await containers.discard_files(record.id)
     except Exception as error:
         log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
-
-
-def encode(record: ContainerRecord) -> bytes:
-    """Encode the record for its row."""
-    return msgspec.json.encode(record)
 
 
 def conflict(name: str, holder: str) -> Conflict:

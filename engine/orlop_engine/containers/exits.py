@@ -95,23 +95,21 @@ async def put_away(containers: Containers, container: Container, run: Run) -> No
 async def account(containers: Containers, container: Container, run: Run, exited: Exited) -> None:
     """Account for the exit: network, row, events, waiters; then the restart policy."""
     record = container.record
-    state = record.state
     try:
         await containers.release_network(container)
     except Exception:
         log.exception("container %s has ended, and not all of its network is given back", container.name)
     volumes.announce(containers, container, "unmount")
-    ran_for = (exited.time_ns - state.started_ns) / 1e9
+    ran_for = (exited.time_ns - record.state.started_ns) / 1e9
     again = _wanted_again(containers, container, exited.code)
     record.held = False
-    state.running, state.paused, state.restarting = again, False, again
-    state.pid, state.pid_start_time = 0, 0
-    state.exit_code, state.finished_ns, state.oom_killed = exited.code, exited.time_ns, exited.oom
+    record.state = record.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
     gone = record.host_config.auto_remove and not again and not containers.restarting_now(container)
     if not gone:
         await _record(containers, container, run)
     if again and not _wanted_again(containers, container, exited.code):  # a stop or a kill came while the row was written
-        again = state.running = state.restarting = False
+        again = False
+        record.state = record.state.after_cancelled_restart()
         await _record(containers, container, run)
     container.touch()
     attributes = containers.attributes(container, exitCode=str(exited.code), execDuration=str(int(ran_for)))

@@ -106,6 +106,7 @@ async def launch(containers: Containers, container: Container, image: str = "") 
         await bundle.write(containers, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
         started = await _start(containers, container, runtime, monitor, command)
+        record.state = record.state.after_start(started.pid, started.start_time, started.time_ns)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
             await _undo(containers, container, run, plan, deleted=isinstance(error, StartFailed))
@@ -114,11 +115,6 @@ async def launch(containers: Containers, container: Container, image: str = "") 
                 raise DeadlineExceeded(f"{_CREATE}: {describe_timeout(command)}") from error
             raise InvalidParameter(_explain(runtime, error) + (checkpoints.complaint(work) if image else "")) from error
         raise
-    state = record.state
-    state.running, state.paused, state.restarting, state.oom_killed = True, False, False, False
-    state.pid, state.pid_start_time = started.pid, started.start_time
-    state.exit_code, state.error = 0, ""
-    state.started_ns = started.time_ns
     return run
 
 
@@ -268,6 +264,7 @@ def on_event(containers: Containers, container: Container, run: Run, event: Even
     elif isinstance(body, ExecExited):
         containers.engine.execs.exited(container, body)
     elif isinstance(body, Oom):
-        run.oom_told = container.record.state.oom_killed = True
+        run.oom_told = True
+        container.record.state = container.record.state.after_oom()
         container.touch()
         containers.engine.events.publish("container", "oom", container.id, containers.attributes(container))

@@ -77,16 +77,15 @@ def cancel_restart(container: Container) -> None:
     """Cancel a pending start, by the restart policy or by the boot."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
-    container.record.state.restarting = False
-    if container.run is None or container.run.finished.is_set():
-        container.record.state.running = False
+    if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        container.record.state = container.record.state.after_cancelled_restart()
 
 
 async def start_locked(containers: Containers, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start from any state but running; the lock is held. `image`: the directory of a checkpoint. `again`: a restart by
     policy, which is skipped if a stop or a kill came first."""
     record = container.record
-    if record.removing or container.row_going:
+    if record.removing or container.row_going or record.state.dead:
         raise Conflict("container is marked for removal and cannot be started")
     if containers.closing:
         raise Unavailable(f"cannot start container {container.id}: the daemon is shutting down")
@@ -117,30 +116,28 @@ async def start_locked(containers: Containers, container: Container, image: str 
 
 async def _failed(containers: Containers, container: Container, error: OrlopError) -> OrlopError:
     """Record why a start failed, with Docker's exit codes, which clients turn into their own."""
-    text = str(error)
-    state = container.record.state
-    state.exit_code, answer = 128, error
+    text, code, answer = str(error), 128, error
     lower = text.lower() if "failed to create task" in text else ""  # what the runtime says; the rest is 128
     if "permission denied" in lower or "is a directory" in lower:
         if "is a directory" in lower:
             text += ": permission denied"
-        state.exit_code, answer = 126, InvalidParameter(text)
+        code, answer = 126, InvalidParameter(text)
     elif "not a directory" in lower:
         text += (
             ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists "
             "and is the expected type"
         )
-        state.exit_code, answer = 127, InvalidParameter(text)
+        code, answer = 127, InvalidParameter(text)
     elif any(
         words in lower
         for words in ("executable file not found", "no such file or directory", "system cannot find the file specified")
     ):
-        state.exit_code, answer = 127, InvalidParameter(text)
+        code, answer = 127, InvalidParameter(text)
     elif lower:
         answer = DriverError(text)
-    state.running, state.restarting, state.pid, state.error = False, False, 0, text
+    container.record.state = container.record.state.after_failed_start(code, text)
     container.touch()
-    container.exit_announced(state.exit_code)
+    container.exit_announced(code)
     if container.record.host_config.auto_remove:
         containers.background(containers.auto_remove, container)
     else:
@@ -370,29 +367,36 @@ async def pause(containers: Containers, container: Container, *, held: bool = Fa
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         runtime = containers.engine.drivers.runtime(record.host_config.runtime)
-        record.held = held
-        if held:
-            try:
+        with container.change(held=held):
+            if held:
                 await containers.save(container)
-            except BaseException:
-                record.held = False
-                raise
         try:
-            await process.check(runtime.pause(task(containers, container)), f"pause container {container.id}")
-        except DriverError as error:
+            await _freeze(containers, container, runtime)
+        except OrlopError:
             record.held = False
-            await _thaw_halfway(containers, container, runtime)
-            await _unless_it_ended(container, error)
             raise
-        if container.run is not None and container.run.killed:
-            record.held = False
-            await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
-            raise Conflict(f"container {container.id} is not running")
-        state.paused = True
-        await containers.save(container)
+        record.state = record.state.after_pause()
+        await containers.save(container)  # if this fails the container stays paused: its cgroup is frozen
         health.suspend(containers, container)
         container.touch()
     containers.engine.events.publish("container", "pause", container.id, containers.attributes(container))
+
+
+async def _freeze(containers: Containers, container: Container, runtime: Runtime) -> None:
+    """Freeze the cgroup. A failure thaws it: it must not stay frozen, or freeze later, in a container shown as running."""
+    try:
+        await process.check(runtime.pause(task(containers, container)), f"pause container {container.id}")
+    except DriverError as error:
+        await _thaw_halfway(containers, container, runtime)
+        await _unless_it_ended(container, error)
+        raise
+    state, run = container.record.state, container.run
+    if not state.running or state.restarting:  # it exited meanwhile: exits take no lock
+        await _thaw_halfway(containers, container, runtime)
+        raise Conflict(f"container {container.id} is not running")
+    if run is not None and run.killed:
+        await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
+        raise Conflict(f"container {container.id} is not running")
 
 
 async def _thaw_halfway(containers: Containers, container: Container, runtime: Runtime) -> None:
@@ -423,22 +427,20 @@ async def unpause(containers: Containers, container: Container) -> None:
 async def _unpause(containers: Containers, container: Container) -> None:
     """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed. What the
     engine holds is held until it is thawed: a boot in between does it."""
-    record, state = container.record, container.record.state
-    if not state.paused:
+    record = container.record
+    if not record.state.paused:
         record.held = False
         return
     runtime = containers.engine.drivers.runtime(record.host_config.runtime)
     failure = None
-    state.paused = False
     try:
-        await containers.save(container)
-    except OrlopError as error:
-        failure = error  # a full disk must not keep it frozen
-    try:
-        await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
+        with container.change(state=record.state.after_resume()):
+            try:
+                await containers.save(container)
+            except OrlopError as error:
+                failure = error  # a full disk must not keep it frozen
+            await process.check(runtime.resume(task(containers, container)), f"unpause container {container.id}")
     except BaseException:
-        state.paused = True
-        container.touch()
         containers.background(containers.save, container)
         raise
     if record.held:

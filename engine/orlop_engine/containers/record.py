@@ -1,5 +1,6 @@
 """What is kept of a container: the row of the table `containers`. Fields are added, never renamed; each has a default, so
-that a row written by an older or newer Orlop decodes."""
+that a row written by an older or newer Orlop decodes. An incompatible change increments `SCHEMA` and adds a function that
+reads the old form."""
 
 from __future__ import annotations
 
@@ -8,31 +9,12 @@ import msgspec
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
 
-__all__ = ["ContainerRecord", "MountRecord", "State"]
+from .state import Phase, State
 
+__all__ = ["SCHEMA", "ContainerRecord", "MountRecord", "decode", "encode"]
 
-class State(msgspec.Struct):
-    """Docker's state fields. `restarting` and `paused` imply `running` (pid 0 while restarting)."""
-
-    running: bool = False
-    paused: bool = False
-    restarting: bool = False
-    oom_killed: bool = False
-    dead: bool = False
-    pid: int = 0
-    pid_start_time: int = 0
-    exit_code: int = 0
-    error: str = ""
-    started_ns: int = 0
-    finished_ns: int = 0
-
-    @property
-    def status(self) -> str:
-        if self.running:
-            return "paused" if self.paused else "restarting" if self.restarting else "running"
-        if self.dead:
-            return "dead"
-        return "exited" if self.started_ns else "created"
+SCHEMA = 1
+"""The version of rows that this Orlop writes. Rows without one are of version 0: their state is booleans, not a phase."""
 
 
 class MountRecord(msgspec.Struct, frozen=True):
@@ -66,6 +48,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     alone says. `no_new_privileges`: as of the last start; None before the first, and in a row of a daemon that did not keep
     it. `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
 
+    schema: int = SCHEMA
     id: str
     name: str
     created_ns: int
@@ -89,3 +72,59 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     removing: bool = False
     removing_volumes: bool = False
     platform: str = "linux"
+
+
+class _Header(msgspec.Struct):
+    schema: int = 0
+
+
+class _State0(msgspec.Struct):
+    """The fields of a state of schema 0 that the phase replaces. All others are unchanged."""
+
+    running: bool = False
+    paused: bool = False
+    restarting: bool = False
+    dead: bool = False
+    started_ns: int = 0
+
+    @property
+    def phase(self) -> Phase:
+        """What `status` was for these booleans."""
+        if self.running:
+            return Phase.PAUSED if self.paused else Phase.RESTARTING if self.restarting else Phase.RUNNING
+        if self.dead:
+            return Phase.DEAD
+        return Phase.EXITED if self.started_ns else Phase.CREATED
+
+
+class _Row0(msgspec.Struct):
+    state: _State0 = msgspec.field(default_factory=_State0)
+
+
+_header = msgspec.json.Decoder(_Header).decode
+_row_0 = msgspec.json.Decoder(_Row0).decode
+_record = msgspec.json.Decoder(ContainerRecord).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(record: ContainerRecord) -> bytes:
+    """Encode the record for its row."""
+    return _encode(record)
+
+
+def decode(row: bytes) -> ContainerRecord:
+    """Decode a row of this schema or an earlier one. Raises ValueError (which msgspec's errors are) if the row is damaged,
+    names an unknown phase, or is of a later schema."""
+    schema = _header(row).schema
+    if not 0 <= schema <= SCHEMA:
+        raise ValueError(f"it has schema {schema}, and this Orlop reads {SCHEMA} at most")
+    record = _record(row)
+    if schema == 0:
+        _migrate_0(record, row)
+    return record
+
+
+def _migrate_0(record: ContainerRecord, row: bytes) -> None:
+    """The row itself changes with its next commit."""
+    record.state = msgspec.structs.replace(record.state, phase=_row_0(row).state.phase)
+    record.schema = SCHEMA

@@ -160,7 +160,7 @@ async def auto_remove(containers: Containers, container: Container) -> None:
                 await _remove_locked(containers, container, volumes=True)
         except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
-            container.record.state.dead = True
+            container.record.state = container.record.state.after_failed_auto_remove()
             container.touch()
             container.removed.set(container.record.state.exit_code)
 

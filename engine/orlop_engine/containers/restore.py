@@ -171,7 +171,7 @@ def _announce_start(container: Container, tried: trio.Event) -> None:
     because dockerd serves no requests before."""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
-        container.record.state.running = container.record.state.restarting = True
+        container.record.state = container.record.state.after_start_announcement()
         container.touch()
 
 

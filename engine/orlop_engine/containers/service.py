@@ -34,7 +34,7 @@ from orlop_sdk.base import rfc3339
 from . import create, labels, launch, lifecycle, links, listing, names, removal, restore, view
 from .container import Container
 from .prepared_sandbox import PreparedSandbox
-from .record import ContainerRecord
+from .record import ContainerRecord, decode, encode
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -85,14 +85,13 @@ class Containers:
         self.runs_root = os.path.join(engine.config.exec_root, "run")
         os.makedirs(self.containers_root, mode=0o710, exist_ok=True)
         os.makedirs(self.runs_root, mode=0o700, exist_ok=True)
-        self._decode = msgspec.json.Decoder(ContainerRecord).decode
 
     # --- index ------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         for key, row in self.engine.store.load("containers"):
             try:
-                self.add(Container(self._checked(key, self._decode(row))))
+                self.add(Container(self._checked(key, decode(row))))
             except UNREADABLE as error:
                 await self.engine.store.quarantine("containers", key, str(error))
                 self.aside[key] = _sandbox(key, row)
@@ -260,7 +259,7 @@ class Containers:
         container that was removed meanwhile is not written again."""
         container.touch()
         if container.id in self.index and not container.row_going:
-            await self.engine.store.commit([Put("containers", container.id, create.encode(container.record))])
+            await self.engine.store.commit([Put("containers", container.id, encode(container.record))])
 
     def attributes(self, container: Container, **more: str) -> dict[str, str]:
         record = container.record

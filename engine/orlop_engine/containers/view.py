@@ -19,7 +19,8 @@ from orlop_sdk.base import rfc3339
 
 from . import apparmor_profile, links, mount_spec
 from .container import Container
-from .record import ContainerRecord, MountRecord, State
+from .record import ContainerRecord, MountRecord
+from .state import State
 
 if TYPE_CHECKING:
     from .service import Containers

@@ -13,7 +13,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import adoption, needs, restore
 from orlop_engine.containers.container import Run
-from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.record import decode
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.networks import live
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
@@ -106,7 +107,9 @@ class Left:
         records.write(run_dir, InitRecord(99, 1, 5))
         records.write(run_dir, MonitorRecord(FakeMonitor.pid, 1, key))
         container.record.monitor_pid = FakeMonitor.pid if told else 1
-        container.record.state.running, container.record.started_before = told, told
+        container.record.started_before = told
+        if told:
+            container.record.state = State(Phase.RUNNING)
         container.record.sandbox = Sandbox(
             container_id=key, container_name=name, network_mode="bridge", hostname=name, endpoints=()
         )
@@ -127,8 +130,7 @@ def boot(tmp_path, monkeypatch, test, **config):
 def ran_before(h, name="db", key=WELL, code=0, **host):
     """A container that has run before, and does not run now."""
     container = h.add(name, key, **host)
-    container.record.started_before, container.record.state.started_ns = True, 1
-    container.record.state.exit_code = code
+    container.record.started_before, container.record.state = True, State(Phase.EXITED, started_ns=1, exit_code=code)
     return container
 
 
@@ -381,11 +383,11 @@ def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
 
     async def test(h, left):
         container = ran_before(h, code=7, restart_policy=ALWAYS)
-        container.record.state.finished_ns = 5
+        container.record.state = msgspec.structs.replace(container.record.state, finished_ns=5)
         h.launching = trio.Event()
         await restore.restore(h.containers)
         await h.containers.save(container)
-        row = msgspec.json.decode(h.engine.store.rows[WELL], type=ContainerRecord)
+        row = decode(h.engine.store.rows[WELL])
         assert row.state.restarting
         again = h.add("again", "e" * 64)
         again.record.state = row.state

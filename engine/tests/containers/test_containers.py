@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orlop_engine.containers import attach, limits, mount_spec, names, restarts, validate, view
 from orlop_engine.containers.create import merge_config
-from orlop_engine.containers.record import State
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.spec.host import Host
 from orlop_engine.top import parse
 from orlop_engine.types.containers import BindOptions, ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
@@ -238,11 +238,11 @@ def test_durations_in_dockers_words(seconds, words):
     ("state", "text"),
     [
         (State(), "Created"),
-        (State(running=True, started_ns=1), "Up 5 seconds"),
-        (State(running=True, paused=True, started_ns=1), "Up 5 seconds (Paused)"),
-        (State(running=True, restarting=True, started_ns=1, finished_ns=1, exit_code=3), "Restarting (3) 5 seconds ago"),
-        (State(started_ns=1, finished_ns=1, exit_code=137), "Exited (137) 5 seconds ago"),
-        (State(dead=True), "Dead"),
+        (State(Phase.RUNNING, started_ns=1), "Up 5 seconds"),
+        (State(Phase.PAUSED, started_ns=1), "Up 5 seconds (Paused)"),
+        (State(Phase.RESTARTING, started_ns=1, finished_ns=1, exit_code=3), "Restarting (3) 5 seconds ago"),
+        (State(Phase.EXITED, started_ns=1, finished_ns=1, exit_code=137), "Exited (137) 5 seconds ago"),
+        (State(Phase.DEAD), "Dead"),
     ],
 )
 def test_status_texts(state, text):

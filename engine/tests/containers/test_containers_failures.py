@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from orlop_engine.containers import attach, launch, restore, rootfs, volumes
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import MountRecord
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.drivers import DeadlineProxy
 from orlop_engine.futures import run_to_completion
 from orlop_engine.processes.monitor_client import Monitor
@@ -201,7 +202,7 @@ def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
 
 
 def left_running(h, container):
-    container.record.state.running, container.record.state.pid = True, 99
+    container.record.state = State(Phase.RUNNING, pid=99)
     os.makedirs(h.containers.run_dir(container.id))
     with open(h.containers.run_dir(container.id) + "/init.json", "w") as file:
         file.write('{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": []}')

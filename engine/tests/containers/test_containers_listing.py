@@ -8,11 +8,13 @@ import trio
 
 from orlop_engine.containers import links, listing, view
 from orlop_engine.containers.container import Container
-from orlop_engine.containers.record import ContainerRecord, MountRecord, State
+from orlop_engine.containers.record import ContainerRecord, MountRecord
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
 from orlop_sdk import Conflict, InvalidParameter, NotFound
 
-RUNNING, STOPPED, NEW = State(running=True, started_ns=1), State(started_ns=1, finished_ns=2, exit_code=3), State()
+RUNNING, NEW = State(Phase.RUNNING, started_ns=1), State()
+STOPPED = State(Phase.EXITED, started_ns=1, finished_ns=2, exit_code=3)
 
 
 def made(number, name, state, mounts=(), **host):

@@ -7,7 +7,8 @@ from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, engine_f
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import exits, lifecycle, restarts, restore
-from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.record import decode
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.files import commit
 from orlop_engine.types.containers import EndpointSettings, RestartPolicy
 from orlop_kernel import process
@@ -18,7 +19,7 @@ ALWAYS = RestartPolicy(name="always")
 
 def kept(h, key=ID):
     """The row as the next daemon reads it."""
-    return msgspec.json.decode(h.engine.store.rows[key], type=ContainerRecord)
+    return decode(h.engine.store.rows[key])
 
 
 @pytest.fixture
@@ -245,7 +246,9 @@ def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch
             surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
             (tmp_path / "cgroup").mkdir()
             (tmp_path / "cgroup" / "cgroup.freeze").write_text("1\n")
-            h.container.record.held, h.container.record.state.paused = True, row == "after"
+            h.container.record.held = True
+            if row == "after":
+                h.container.record.state = State(Phase.PAUSED, pid=99, started_ns=5)
             await restore.restore(h.containers)
             await wait_all_tasks_blocked()
             assert froze == ["unpause"] and not h.container.record.state.paused and not kept(h).held
@@ -349,7 +352,8 @@ def test_who_has_had_all_its_tries_is_not_started_at_boot(tmp_path, monkeypatch)
             fresh, spent = wanting(h, "fresh", "spent")
             for container, count in ((fresh, 1), (spent, 2)):
                 container.record.host_config.restart_policy = policy
-                container.record.restart_count, container.record.state.exit_code = count, 1
+                container.record.restart_count = count
+                container.record.state = msgspec.structs.replace(container.record.state, exit_code=1)
             await restore.restore(h.containers)
             await trio.sleep(1)
             assert fresh.record.state.running and not spent.record.state.running

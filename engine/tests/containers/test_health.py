@@ -7,6 +7,7 @@ from msgspec import UNSET
 
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.health import Health, Result, _duration, _Output, command, watch
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.types.containers import ContainerConfig, Healthcheck
 
 SECOND = 1_000_000_000
@@ -84,7 +85,7 @@ def test_no_check_ends_its_watcher(tmp_path, monkeypatch, check):
     async def main():
         async with engine_fixture(tmp_path, None) as home:
             home.container.record.config.healthcheck = check
-            home.container.record.state.running = True
+            home.container.record.state = State(Phase.RUNNING)
             home.container.run = run = Run(str(tmp_path))
 
             def fail(*args, **kwargs):

@@ -7,13 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import msgspec
 import pytest
 import trio
 from networks_fixture import NETNS, Ears, NetworksFixture, asked, request, routes
 
 from orlop_engine.containers import netfiles
-from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.record import ContainerRecord, decode, encode
 from orlop_engine.networks import live
 from orlop_engine.types.containers import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
 from orlop_sdk import DriverError, Endpoint, EndpointState, Forbidden, InvalidParameter
@@ -64,7 +63,7 @@ class Ship:
         self.saves -= 1
         if self.save_error or self.saves < 0:
             raise self.save_error or DriverError("disk full")
-        self.saved.append(msgspec.json.decode(msgspec.json.encode(container.record), type=ContainerRecord))
+        self.saved.append(decode(encode(container.record)))
 
     async def run(self, networks_fixture: NetworksFixture) -> None:
         row = self.container.record
@@ -72,7 +71,7 @@ class Ship:
         row.sandbox = await networks_fixture.start(
             1, row.host_config.network_mode, endpoints=row.endpoints, bindings=bindings
         )
-        row.state.running = True
+        row.state = row.state.after_start(77, 1, 1)
         monitor = self.ears
         monitor.netns_path = NETNS  # type: ignore[attr-defined]
         settled = trio.Event()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.record import decode as decode_container
 from orlop_engine.images.records import ImageRecord, ResumeRecord
 from orlop_engine.networks.records import NetworkRecord
 from orlop_engine.networks.records import decode as decode_network
@@ -23,11 +24,10 @@ __all__ = ["Rows", "compare", "read"]
 
 T = TypeVar("T")
 
-_container = msgspec.json.Decoder(ContainerRecord).decode
 _image = msgspec.json.Decoder(ImageRecord).decode
 _resume = msgspec.json.Decoder(ResumeRecord).decode
 _REF, _RESUME = "ref:", "resume:"
-NOT_READABLE = (msgspec.MsgspecError, UnicodeError, TypeError, RecursionError)
+NOT_READABLE = (ValueError, TypeError, RecursionError)
 
 
 @dataclass
@@ -69,7 +69,7 @@ def read(database: Examined) -> tuple[Rows, list[Finding]]:
     resumes = {key: value for key, value in rows["images"].items() if key.startswith(_RESUME)}
     images = {key: value for key, value in rows["images"].items() if key not in refs and key not in resumes}
     rows_read = Rows(
-        containers=decoded("containers", _container, rows["containers"]),
+        containers=decoded("containers", decode_container, rows["containers"]),
         images=decoded("images", _image, images),
         names=decoded("images", lambda value: value.decode(), refs),
         resumes=decoded("images", _resume, resumes),

@@ -13,7 +13,8 @@ import pytest
 from orlop_check.compare import compare
 from orlop_check.facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
 from orlop_check.findings import ERROR, INFO, WARNING, Finding, report
-from orlop_engine.containers.record import ContainerRecord, MountRecord, State
+from orlop_engine.containers.record import ContainerRecord, MountRecord
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.images.layers import init_layer
 from orlop_engine.images.records import ImageRecord, Layer
 from orlop_engine.networks.records import AttachedEndpoint, NetworkRecord, Sandbox
@@ -58,7 +59,7 @@ def put(facts: Facts, record: ContainerRecord) -> None:
 
 
 def running(**more: Any) -> ContainerRecord:
-    state = State(running=True, pid=77, pid_start_time=5, started_ns=9)
+    state = State(Phase.RUNNING, pid=77, pid_start_time=5, started_ns=9)
     return container(RUNS, "runs", **{"state": state, "sandbox": sandbox(), **more})
 
 

@@ -19,8 +19,9 @@ from orlop_cli.testing import RecordedDaemon, answer
 from orlop_engine import reload
 from orlop_engine.config_check import problems
 from orlop_engine.containers import reload_constraints
-from orlop_engine.containers.record import ContainerRecord, State
+from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.containers.service import Containers
+from orlop_engine.containers.state import Phase, State
 from orlop_engine.drivers import Drivers
 from orlop_engine.images.content import ContentStore
 from orlop_engine.images.download import Downloads
@@ -94,7 +95,7 @@ def record(
         host_config=host,
         image_id="",
         storage_driver=driver,
-        state=State(running=True),
+        state=State(Phase.RUNNING),
         sandbox=Sandbox(container_id="c", container_name="c", network_mode="bridge", endpoints=(attached,), iptables=rules),
     )
 

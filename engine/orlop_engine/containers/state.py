@@ -1,0 +1,243 @@
+"""The state machine of a container: its phases, the events that change them, and the one table of allowed transitions.
+
+`State` is a frozen value. Each event has a method that checks the table and returns the next value, with everything that
+changes along with the phase (pid, times, exit code, error); the caller assigns that value to `ContainerRecord.state`. No
+other code sets a phase. Docker's booleans are properties, derived from the phase.
+
+Two things are no phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because a
+start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
+container in the phase that it had.
+
+Sans-IO, like h11's `_state.py`, which the table is modelled on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+import msgspec
+from msgspec.structs import replace
+
+__all__ = ["TRANSITIONS", "Event", "InvalidTransition", "Phase", "State"]
+
+
+class Phase(Enum):
+    """The values are Docker's words for `State.Status`; rows hold them."""
+
+    CREATED = "created"
+    """It has never run. A start may have failed."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """It runs, and its cgroup is frozen."""
+    RESTARTING = "restarting"
+    """It has no process. Its restart policy, or the boot, is about to start it. Clients see it as running."""
+    EXITED = "exited"
+    """It has run."""
+    DEAD = "dead"
+    """It has ended, and its automatic removal has failed. It can only be removed."""
+
+
+class Event(Enum):
+    STARTED = "started"
+    START_FAILED = "start failed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    OUT_OF_MEMORY = "out of memory"
+    """The kernel has killed a process of the container. Its exit, if it follows, is an event of its own."""
+    EXITED = "exited"
+    """The exit has been reported, or read from what the monitor left, and no restart follows it."""
+    WILL_RESTART = "will restart"
+    """The exit has been reported, and the restart policy wants another run."""
+    START_ANNOUNCED = "start announced"
+    """The boot is going to start the container by its restart policy."""
+    RESTART_CANCELLED = "restart cancelled"
+    ADOPTED = "adopted"
+    """The boot has found a process that the row does not know."""
+    LOST = "lost"
+    """The boot has found neither the process that the row names nor an exit record."""
+    AUTO_REMOVE_FAILED = "auto-remove failed"
+
+
+_STOPPED = Phase.EXITED  # CREATED instead for a container that has never run: see `State._next`
+
+# Events that the daemon causes are refused where they make no sense. Events that it observes (an exit, a living process, no
+# process) are accepted from almost every phase: a crash or a full disk may have prevented any number of commits.
+TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
+    Phase.CREATED: {
+        Event.STARTED: Phase.RUNNING,
+        Event.START_FAILED: _STOPPED,
+        Event.OUT_OF_MEMORY: Phase.CREATED,  # before its start has been reported
+        Event.EXITED: _STOPPED,
+        Event.WILL_RESTART: Phase.RESTARTING,
+        Event.START_ANNOUNCED: Phase.RESTARTING,
+        Event.ADOPTED: Phase.RUNNING,
+        Event.LOST: _STOPPED,
+        Event.AUTO_REMOVE_FAILED: Phase.DEAD,
+    },
+    Phase.RUNNING: {
+        Event.PAUSED: Phase.PAUSED,
+        Event.OUT_OF_MEMORY: Phase.RUNNING,
+        Event.EXITED: _STOPPED,
+        Event.WILL_RESTART: Phase.RESTARTING,
+        Event.ADOPTED: Phase.RUNNING,
+        Event.LOST: _STOPPED,
+    },
+    Phase.PAUSED: {
+        Event.PAUSED: Phase.PAUSED,  # the adoption by a boot may see that the cgroup is frozen before `pause` returns
+        Event.RESUMED: Phase.RUNNING,
+        Event.OUT_OF_MEMORY: Phase.PAUSED,
+        Event.EXITED: _STOPPED,
+        Event.WILL_RESTART: Phase.RESTARTING,
+        Event.ADOPTED: Phase.RUNNING,
+        Event.LOST: _STOPPED,
+    },
+    Phase.RESTARTING: {
+        Event.STARTED: Phase.RUNNING,
+        Event.START_FAILED: _STOPPED,
+        Event.OUT_OF_MEMORY: Phase.RESTARTING,
+        Event.EXITED: _STOPPED,
+        Event.WILL_RESTART: Phase.RESTARTING,
+        Event.RESTART_CANCELLED: _STOPPED,
+        Event.ADOPTED: Phase.RUNNING,
+        Event.LOST: _STOPPED,
+    },
+    Phase.EXITED: {
+        Event.STARTED: Phase.RUNNING,
+        Event.START_FAILED: _STOPPED,
+        Event.OUT_OF_MEMORY: Phase.EXITED,
+        Event.EXITED: _STOPPED,
+        Event.WILL_RESTART: Phase.RESTARTING,
+        Event.START_ANNOUNCED: Phase.RESTARTING,
+        Event.ADOPTED: Phase.RUNNING,
+        Event.LOST: _STOPPED,
+        Event.AUTO_REMOVE_FAILED: Phase.DEAD,
+    },
+    Phase.DEAD: {
+        Event.OUT_OF_MEMORY: Phase.DEAD,
+        Event.EXITED: Phase.DEAD,
+        Event.ADOPTED: Phase.RUNNING,
+        Event.LOST: Phase.DEAD,
+        Event.AUTO_REMOVE_FAILED: Phase.DEAD,  # the boot tries again
+    },
+}
+
+
+class InvalidTransition(RuntimeError):
+    """An event in a phase that the table does not allow: a mistake in Orlop, never a client's or a driver's."""
+
+    def __init__(self, phase: Phase, event: Event) -> None:
+        super().__init__(f'internal error: event "{event.value}" is not allowed for a container that is {phase.value}')
+        self.phase, self.event = phase, event
+
+
+class State(msgspec.Struct, frozen=True):
+    """`pid` is 0 without a process, which includes a container that is restarting. `pid_start_time` is in clock ticks since
+    the boot of the host; `started_ns` and `finished_ns` are Unix times, 0 for never. `error` is of the last start."""
+
+    phase: Phase = Phase.CREATED
+    oom_killed: bool = False
+    pid: int = 0
+    pid_start_time: int = 0
+    exit_code: int = 0
+    error: str = ""
+    started_ns: int = 0
+    finished_ns: int = 0
+
+    # --- Docker's fields --------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Docker's `Running`: also of a container that is paused or restarting."""
+        return self.phase in _RUNNING
+
+    @property
+    def paused(self) -> bool:
+        return self.phase is Phase.PAUSED
+
+    @property
+    def restarting(self) -> bool:
+        return self.phase is Phase.RESTARTING
+
+    @property
+    def dead(self) -> bool:
+        return self.phase is Phase.DEAD
+
+    @property
+    def status(self) -> str:
+        return self.phase.value
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def after_start(self, pid: int, start_time: int, time_ns: int) -> State:
+        return replace(
+            self,
+            phase=self._next(Event.STARTED),
+            oom_killed=False,
+            pid=pid,
+            pid_start_time=start_time,
+            exit_code=0,
+            error="",
+            started_ns=time_ns,
+        )
+
+    def after_failed_start(self, exit_code: int, error: str) -> State:
+        """`exit_code` is the one that Docker's client ends with."""
+        return replace(self, phase=self._next(Event.START_FAILED), pid=0, pid_start_time=0, exit_code=exit_code, error=error)
+
+    def after_pause(self) -> State:
+        return replace(self, phase=self._next(Event.PAUSED))
+
+    def after_resume(self) -> State:
+        return replace(self, phase=self._next(Event.RESUMED))
+
+    def after_oom(self) -> State:
+        return replace(self, phase=self._next(Event.OUT_OF_MEMORY), oom_killed=True)
+
+    def after_exit(self, exit_code: int, time_ns: int, oom: bool, *, restart: bool = False) -> State:
+        """`restart`: the restart policy wants another run."""
+        return replace(
+            self,
+            phase=self._next(Event.WILL_RESTART if restart else Event.EXITED),
+            oom_killed=oom,
+            pid=0,
+            pid_start_time=0,
+            exit_code=exit_code,
+            finished_ns=time_ns,
+        )
+
+    def after_unseen_exit(self, started_ns: int, exit_code: int, time_ns: int, oom: bool) -> State:
+        """The exit of a run that began and ended while no daemon looked, at `started_ns`."""
+        return replace(self, started_ns=started_ns).after_exit(exit_code, time_ns, oom)
+
+    def after_start_announcement(self) -> State:
+        return replace(self, phase=self._next(Event.START_ANNOUNCED))
+
+    def after_cancelled_restart(self) -> State:
+        return replace(self, phase=self._next(Event.RESTART_CANCELLED))
+
+    def after_adoption(self, pid: int, start_time: int, time_ns: int) -> State:
+        return replace(
+            self,
+            phase=self._next(Event.ADOPTED),
+            pid=pid,
+            pid_start_time=start_time,
+            exit_code=0,
+            error="",
+            started_ns=time_ns,
+        )
+
+    def after_loss(self) -> State:
+        return replace(self, phase=self._next(Event.LOST), pid=0, pid_start_time=0)
+
+    def after_failed_auto_remove(self) -> State:
+        return replace(self, phase=self._next(Event.AUTO_REMOVE_FAILED))
+
+    def _next(self, event: Event) -> Phase:
+        target = TRANSITIONS[self.phase].get(event)
+        if target is None:
+            raise InvalidTransition(self.phase, event)
+        return Phase.CREATED if target is _STOPPED and not self.started_ns else target
+
+
+_RUNNING = (Phase.RUNNING, Phase.PAUSED, Phase.RESTARTING)

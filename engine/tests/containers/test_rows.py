@@ -1,0 +1,98 @@
+"""Rows of containers: what they hold, rows of an earlier schema, and rows that cannot be used."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from engine_fixture import engine_fixture, run_fast
+
+from orlop_engine.containers.record import SCHEMA, decode, encode
+from orlop_engine.containers.state import Phase, State
+
+OLD = json.loads((Path(__file__).parent / "rows_schema_0.json").read_text())
+"""Rows of schema 0, as its encoder wrote them: the state is booleans."""
+
+PHASES = {
+    "created": Phase.CREATED,
+    "created, start failed": Phase.CREATED,
+    "created, start announced": Phase.RESTARTING,
+    "running": Phase.RUNNING,
+    "running, dead": Phase.RUNNING,
+    "running again": Phase.RUNNING,
+    "paused": Phase.PAUSED,
+    "restarting": Phase.RESTARTING,
+    "exited": Phase.EXITED,
+    "exited, paused": Phase.EXITED,
+    "exited, out of memory": Phase.EXITED,
+    "exited, start failed": Phase.EXITED,
+    "dead": Phase.DEAD,
+}
+BOOLEANS = {"running", "paused", "restarting", "dead"}
+
+
+def packed(row):
+    return json.dumps(row).encode()
+
+
+def phaseless(row):
+    """All that both schemas hold."""
+    state = {name: value for name, value in row["state"].items() if name not in BOOLEANS | {"phase"}}
+    return {name: value for name, value in row.items() if name != "schema"} | {"state": state}
+
+
+@pytest.mark.parametrize("which", OLD)
+def test_a_row_of_booleans_is_read(which):
+    record = decode(packed(OLD[which]))
+    assert record.state.phase is PHASES[which] and record.schema == SCHEMA
+    again = json.loads(encode(record))
+    assert phaseless(again) == phaseless(OLD[which])
+    assert decode(packed(again)) == record
+
+
+def test_a_row_holds_a_schema_and_a_phase_and_no_booleans():
+    row = json.loads(encode(decode(packed(OLD["paused"]))))
+    assert row["schema"] == SCHEMA == 1 and row["state"]["phase"] == "paused"
+    assert not BOOLEANS & row["state"].keys()
+
+
+def test_booleans_in_a_row_of_this_schema_mean_nothing():
+    row = json.loads(encode(decode(packed(OLD["exited"]))))
+    assert decode(packed(row | {"state": row["state"] | {"running": True}})).state.phase is Phase.EXITED
+
+
+def test_a_row_without_a_state_is_of_a_new_container():
+    old = {name: value for name, value in OLD["created"].items() if name != "state"}
+    assert decode(packed(old)).state == State()
+
+
+def spoiled(key, **state):
+    row = json.loads(encode(decode(packed(OLD["exited"]))))
+    return row | {"id": key, "name": key[:4]} | ({"state": row["state"] | state} if state else {})
+
+
+def test_a_row_that_cannot_be_used_is_quarantined_alone(tmp_path, monkeypatch):
+    keys = [letter * 64 for letter in "abdef"]
+    rows = {
+        keys[0]: packed(spoiled(keys[0])),
+        keys[1]: packed(spoiled(keys[1], phase="hibernating")),
+        keys[2]: packed(spoiled(keys[2]) | {"schema": SCHEMA + 1}),
+        keys[3]: packed(spoiled(keys[3]) | {"schema": -1}),
+        keys[4]: packed(OLD["running"] | {"id": keys[4], "state": {"running": "yes"}}),
+        OLD["paused"]["id"]: packed(OLD["paused"]),
+    }
+    reasons = {}
+
+    async def quarantine(table, key, reason):
+        reasons[key] = reason
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine)
+            await h.containers.load()
+            assert set(h.containers.index) == {h.container.id, keys[0], OLD["paused"]["id"]}
+            assert set(h.containers.aside) == set(reasons) == set(keys[1:])
+            assert "hibernating" in reasons[keys[1]]
+            assert reasons[keys[2]] == f"it has schema {SCHEMA + 1}, and this Orlop reads {SCHEMA} at most"
+
+    run_fast(main)
