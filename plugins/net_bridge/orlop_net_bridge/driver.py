@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -379,7 +380,8 @@ class BridgeDriver:
                 try:
                     self._reconnect(endpoint, state, bridge, lost=link is None)
                 except DriverError as error:
-                    failures.append(error)
+                    if os.path.exists(endpoint.netns):  # else the container has ended since it was listed
+                        failures.append(error)
         return failures
 
     def _reconnect(self, endpoint: Endpoint, state: EndpointState, bridge: Bridge, *, lost: bool) -> None:
