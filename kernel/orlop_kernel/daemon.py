@@ -6,7 +6,6 @@ the next daemon adopts the containers.
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import os
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_kernel import __version__, assembly
+from orlop_kernel import __version__, abandoned, assembly
 from orlop_kernel.boot import dump, listen, logs, memory, pidfile, process, systemd, tls
 from orlop_kernel.boot.phases import Phases
 from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, plan, reload_attributes
@@ -256,6 +255,14 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+async def _live(daemon: Daemon) -> None:
+    await daemon.live()
+    if running := abandoned.running():
+        _log.warning("%d calls of drivers have not ended; the daemon leaves without them", running)
+        logging.shutdown()
+        os._exit(0)
+
+
 def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
     """Run the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
     gc.disable()  # until `_ready`: a boot creates hundreds of thousands of objects and frees few
@@ -268,7 +275,7 @@ def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
     for warning in loaded.warnings:
         _log.warning("%s", warning)
     try:
-        trio.run(functools.partial(Daemon(loaded, parsed, began).live))
+        trio.run(_live, Daemon(loaded, parsed, began))
     except BaseException as error:
         leaves = list(_leaves(error))
         for leaf in leaves:

@@ -1,0 +1,35 @@
+"""A daemon that has stopped does not stay for calls that nobody waits for."""
+
+import pytest
+import trio
+
+from orlop_kernel import abandoned, daemon
+
+
+class Left(BaseException):
+    pass
+
+
+class Stopped:
+    async def live(self):
+        pass
+
+
+@pytest.mark.parametrize("running", [0, 1])
+def test_abandoned_calls_do_not_keep_the_process(monkeypatch, running):
+    left = []
+
+    def leave(status):
+        left.append(status)
+        raise Left
+
+    monkeypatch.setattr(daemon.os, "_exit", leave)
+    monkeypatch.setattr(daemon.logging, "shutdown", lambda: None)
+    abandoned.count(running)
+    try:
+        trio.run(daemon._live, Stopped())
+    except Left:
+        pass
+    finally:
+        abandoned.count(-running)
+    assert left == [0] * running
