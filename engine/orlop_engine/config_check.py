@@ -27,7 +27,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _bridge(config)
 
 
-def _problem(error: Exception, what: str, *keys: str) -> Problem:
+def _problem(error: BaseException, what: str, *keys: str) -> Problem:
     return Problem(str(as_orlop_error(error, what)), keys)
 
 
@@ -38,12 +38,12 @@ def _log_driver(config: Config) -> Iterator[Problem]:
         name = config.log_driver
         yield Problem(f'error looking up logging plugin {name}: plugin "{name}" not found: {error}', ("log-driver",))
         return
-    except Exception as error:  # a driver may raise anything
+    except BaseException as error:  # a driver may raise anything, also what would end the daemon in a reload
         yield _problem(error, "cannot use log-driver", "log-driver")
         return
     try:
         driver.validate(config.log_opts)
-    except Exception as error:
+    except BaseException as error:
         yield _problem(error, "cannot use log-opts", "log-driver", "log-opts")
 
 
@@ -64,7 +64,7 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
     if found.check_options is not None:
         try:
             found.check_options(config.storage_options(name))
-        except Exception as error:
+        except BaseException as error:
             yield _problem(error, "cannot use storage-opts", "storage-opts")
 
 

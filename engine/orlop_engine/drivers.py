@@ -1,76 +1,72 @@
 """The drivers in use: found by name on first need, made once, kept for the daemon's life.
 
-Every driver call that may reach the machine goes through `Deadlines`, so that a driver that hangs, or raises what it should
-not, makes one operation fail with a message and nothing else.
+Each driver has a gate (see `calls`), which outlives a failure to load it, and callers get a guarded object. A driver that
+hangs, raises what it should not, or lacks a method makes its operations fail with a message that names it, and nothing else.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import trio
 
-from orlop_kernel.config import Config
-from orlop_kernel.failures import as_orlop_error
+from orlop_engine.calls import DEADLINE, Gate, guard
+from orlop_kernel.config import Config, RuntimeEntry
 from orlop_sdk import (
-    DeadlineExceeded,
-    DriverError,
     InvalidParameter,
     LogDriver,
+    NetworkAudit,
     NetworkContext,
     NetworkDriver,
     NotFound,
     OrlopError,
     Runtime,
+    RuntimeCheckpoints,
     RuntimeContext,
+    RuntimeFeatures,
     Storage,
+    StorageAudit,
     StorageContext,
     VolumeContext,
     VolumeDriver,
     discovery,
 )
 
-__all__ = ["DRIVER_DEADLINE", "Drivers"]
+__all__ = ["Drivers"]
+
+T = TypeVar("T")
+_Key = tuple[str, str]
+_Made = tuple[discovery.Factory, object]
+_Check = Callable[[Gate, object], T]
 
 _log = logging.getLogger("orlop.drivers")
 
-DRIVER_DEADLINE = 60.0
+_BLOCKING = 20.0  # seconds that the event loop may wait for the import of a log driver or a runtime
 
 
-class DeadlineProxy:
-    """Stands in front of a driver object: the same methods; those that are coroutines have a deadline and raise nothing but
-    `OrlopError`."""
+def _storage(gate: Gate, made: object) -> Storage:
+    return cast("Storage", guard(gate, made, Storage, StorageAudit))
 
-    def __init__(self, driver: Any, label: str, seconds: float = DRIVER_DEADLINE) -> None:
-        self._driver, self._label, self._seconds = driver, label, seconds
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._driver, name)
-        if inspect.iscoroutinefunction(found):
-            found = self._bounded(name, found)
-            setattr(self, name, found)
-        return found
+def _log_driver(gate: Gate, made: object) -> LogDriver:
+    return cast("LogDriver", guard(gate, made, LogDriver))
 
-    def _bounded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        async def bounded(*args: Any, **kwargs: Any) -> Any:
-            what = f"cannot {name.replace('_', ' ')}: {self._label}"
-            with trio.move_on_after(self._seconds):
-                try:
-                    return await call(*args, **kwargs)
-                except OrlopError:
-                    raise
-                except Exception as error:
-                    raise as_orlop_error(error, f"{what} failed") from error
-            raise DeadlineExceeded(f"{what} gave no answer in {self._seconds:g} s")
 
-        return bounded
+def _network(gate: Gate, made: object) -> NetworkDriver:
+    return cast("NetworkDriver", guard(gate, made, NetworkDriver, NetworkAudit))
+
+
+def _volume(gate: Gate, made: object) -> VolumeDriver:
+    return cast("VolumeDriver", guard(gate, made, VolumeDriver))
+
+
+def _runtime(gate: Gate, made: object) -> Runtime:
+    return cast("Runtime", guard(gate, made, Runtime, RuntimeFeatures, RuntimeCheckpoints))
 
 
 def _directory(root: str, name: str, own: dict[str, str], others: str, mode: int) -> str:
@@ -81,111 +77,159 @@ def _directory(root: str, name: str, own: dict[str, str], others: str, mode: int
     return path
 
 
-def _build(factory: discovery.Factory, context: Callable[[], Any] | None, what: str) -> Any:
-    try:
-        return factory.make(context()) if context else factory.make()
-    except (OSError, ValueError) as error:
-        raise DriverError(f"cannot use {what}: {error}") from error
-
-
 class Drivers:
-    """What daemon.json and requests select. `loaded` lists the factories for `info`."""
+    """What daemon.json and requests select. `loaded` lists the factories for `info`; `gates` has the state of each driver
+    that was ever asked for and is installed."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.loaded: dict[tuple[str, str], discovery.Factory] = {}
-        self._made: dict[tuple[str, str], Any] = {}
+        self.loaded: dict[_Key, discovery.Factory] = {}
+        self.gates: dict[_Key, Gate] = {}
+        self._storages: dict[str, Storage] = {}
+        self._logs: dict[str, LogDriver] = {}
+        self._networks: dict[str, NetworkDriver] = {}
+        self._volumes: dict[str, VolumeDriver] = {}
+        self._runtimes: dict[str, Runtime] = {}
+        self._making: dict[_Key, trio.Lock] = {}
 
-    def _make(self, kind: str, name: str, context: Callable[[], Any] | None, label: str) -> Any:
-        found = self._made.get((kind, name))
-        if found is None:
-            factory = discovery.find(kind, name)
-            found = DeadlineProxy(_build(factory, context, f'{kind} driver "{name}"'), label)
-            self.loaded[kind, name] = factory
-            self._made[kind, name] = found
-        return found
+    def degraded(self) -> Iterator[str]:
+        """A sentence for each driver whose calls fail at once, as it did not answer."""
+        return (gate.describe() for _, gate in sorted(self.gates.items()) if gate.degraded)
+
+    def _gate(self, kind: str, name: str) -> Gate:
+        gate = self.gates.get((kind, name))
+        if gate is None:
+            label = f'runtime "{name}"' if kind == "runtime" else f'{kind} driver "{name}"'
+            gate = self.gates[kind, name] = Gate(label)
+        return gate
+
+    @contextmanager
+    def _forgotten_if_unknown(self, kind: str, name: str) -> Iterator[Gate]:
+        """Requests name drivers: what is kept for a name that is not installed would grow without bound."""
+        try:
+            yield self._gate(kind, name)
+        except NotFound:
+            self.gates.pop((kind, name), None)
+            self._making.pop((kind, name), None)
+            raise
+
+    async def _make(self, kind: str, name: str, made: dict[str, T], work: Callable[[], _Made], check: _Check[T]) -> T:
+        """On a thread: what drivers import (pyroute2, 0.1 s) must not hold up every request, and may hang."""
+        if name not in made:
+            async with self._making.setdefault((kind, name), trio.Lock()):
+                if name not in made:
+                    with self._forgotten_if_unknown(kind, name) as gate:
+                        self._keep(kind, name, made, await gate.make(work), check)
+        return made[name]
+
+    def _make_blocking(
+        self, kind: str, name: str, made: dict[str, T], work: Callable[[], _Made], check: _Check[T], seconds: float
+    ) -> T:
+        """For callers that cannot await."""
+        if name not in made:
+            with self._forgotten_if_unknown(kind, name) as gate:
+                self._keep(kind, name, made, gate.make_blocking(work, seconds), check)
+        return made[name]
+
+    def _keep(self, kind: str, name: str, made: dict[str, T], found: _Made, check: _Check[T]) -> None:
+        made[name] = check(self._gate(kind, name), found[1])
+        self.loaded[kind, name] = found[0]
+
+    # --- kinds --------------------------------------------------------------------------------------------------------
 
     def storage(self, name: str) -> Storage:
-        def context() -> StorageContext:
+        """The storage driver. Made when the daemon boots."""
+
+        def work() -> _Made:
+            factory = discovery.find("storage", name)
             root = os.path.join(self.config.data_root, name)
             os.makedirs(root, mode=0o710, exist_ok=True)
-            return StorageContext(root, self.config.storage_options(name))
+            return factory, factory.make(StorageContext(root, self.config.storage_options(name)))
 
-        return cast("Storage", self._make("storage", name, context, f'storage driver "{name}"'))
+        return self._make_blocking("storage", name, self._storages, work, _storage, DEADLINE)
 
     def log(self, name: str) -> LogDriver:
-        """A log driver; `InvalidParameter` for an unknown name, as it comes from requests."""
+        """A log driver; `InvalidParameter` for an unknown name, as it comes from requests. Blocks for its import, unless
+        `load` was awaited first."""
         try:
-            return cast("LogDriver", self._make("log", name, None, f'log driver "{name}"'))
+            return self._make_blocking("log", name, self._logs, lambda: _plain("log", name), _log_driver, _BLOCKING)
         except NotFound as error:
             _log.info("%s", error)  # says which there are; clients compare Docker's sentence as a whole
             raise InvalidParameter(f'error looking up logging plugin {name}: plugin "{name}" not found') from None
 
     async def network(self, name: str) -> NetworkDriver:
-        def context() -> NetworkContext:
+        def work() -> _Made:
+            factory = discovery.find("network", name)
             config = self.config
-            state = _directory(config.exec_root, name, {"bridge": "network"}, "network-drivers", 0o700)
-            return NetworkContext(
+            context = NetworkContext(
                 instance=config.instance,
                 default_bridge=config.bridge_name,
-                state_dir=state,
+                state_dir=_directory(config.exec_root, name, {"bridge": "network"}, "network-drivers", 0o700),
                 mtu=config.mtu,
                 iptables=config.iptables,
                 ip_forward=config.ip_forward,
             )
+            return factory, factory.make(context)
 
-        if ("network", name) not in self._made:
-            # On a thread: what drivers import (pyroute2, 0.1 s) must not hold up every request.
-            await trio.to_thread.run_sync(self._preload, "network", name)
-        return cast("NetworkDriver", self._make("network", name, context, f'network driver "{name}"'))
-
-    @staticmethod
-    def _preload(kind: str, name: str) -> None:
-        try:
-            discovery.find(kind, name)
-        except OrlopError:
-            pass  # said by who needs it, in its own place
+        return await self._make("network", name, self._networks, work, _network)
 
     async def volume(self, name: str) -> VolumeDriver:
-        def context() -> VolumeContext:
-            return VolumeContext(_directory(self.config.data_root, name, {"local": "volumes"}, "volume-drivers", 0o710))
+        def work() -> _Made:
+            factory = discovery.find("volume", name)
+            root = _directory(self.config.data_root, name, {"local": "volumes"}, "volume-drivers", 0o710)
+            return factory, factory.make(VolumeContext(root))
 
-        return cast("VolumeDriver", self._make("volume", name, context, f'volume driver "{name}"'))
+        return await self._make("volume", name, self._volumes, work, _volume)
 
     def runtime(self, name: str) -> Runtime:
         """A runtime of daemon.json. Its `runtimeType` names the driver; without one it has runc's command line, and that
-        driver's."""
+        driver's. Blocks for its import, unless `load` was awaited first."""
+        return self._make_blocking("runtime", name, self._runtimes, self._runtime_work(name), _runtime, _BLOCKING)
+
+    def _runtime_work(self, name: str) -> Callable[[], _Made]:
         entry = self.config.all_runtimes().get(name)
         if entry is None:
             known = ", ".join(sorted(self.config.all_runtimes()))
             raise InvalidParameter(f"unknown or invalid runtime name: {name} (configured: {known})")
+        return lambda: self._make_runtime(name, entry)
 
-        def context() -> RuntimeContext:
-            path = shutil.which(entry.path) if entry.path else ""
-            if path is None:
-                raise InvalidParameter(
-                    f'cannot use runtime "{name}": {entry.path} is not installed (not an executable on PATH); '
-                    "install it or name its path under runtimes in daemon.json"
-                )
-            root = os.path.join(self.config.exec_root, f"runtime-{name}")
-            os.makedirs(root, mode=0o700, exist_ok=True)
-            return RuntimeContext(name, path, root, tuple(entry.runtime_args), self.config.cgroup_driver == "systemd")
+    def _make_runtime(self, name: str, entry: RuntimeEntry) -> _Made:
+        factory = discovery.find("runtime", entry.runtime_type or "runc")
+        path = shutil.which(entry.path) if entry.path else ""
+        if path is None:
+            raise InvalidParameter(
+                f'cannot use runtime "{name}": {entry.path} is not installed (not an executable on PATH); '
+                "install it or name its path under runtimes in daemon.json"
+            )
+        root = os.path.join(self.config.exec_root, f"runtime-{name}")
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        systemd = self.config.cgroup_driver == "systemd"
+        return factory, factory.make(RuntimeContext(name, path, root, tuple(entry.runtime_args), systemd))
 
-        found = self._made.get(("runtime", name))
-        if found is None:
-            factory = discovery.find("runtime", entry.runtime_type or "runc")
-            found = _build(factory, context, f'runtime "{name}"')
-            self.loaded["runtime", name] = factory
-            self._made["runtime", name] = found
-        return cast("Runtime", found)
+    async def load(self, *, runtime: str, log: str) -> None:
+        """Make drivers that are got without waiting. What stands in the way of one is said when it is got."""
+        try:
+            await self._make("runtime", runtime, self._runtimes, self._runtime_work(runtime), _runtime)
+            await self._make("log", log, self._logs, lambda: _plain("log", log), _log_driver)
+        except (NotFound, InvalidParameter):
+            pass
 
     def reconfigure(self, config: Config) -> None:
         """Take a reloaded configuration; runtimes are looked up anew."""
         self.config = config
-        for key in [key for key in self._made if key[0] == "runtime"]:
-            del self._made[key]
+        self._runtimes.clear()
+        for key in [key for key in self.gates if key[0] == "runtime"]:
+            del self.gates[key]
 
     async def close(self) -> None:
-        for (kind, _), driver in self._made.items():
-            if kind == "network":
+        """Close every network driver, whatever becomes of the others."""
+        for driver in self._networks.values():
+            try:
                 await driver.close()
+            except OrlopError as error:
+                _log.warning("%s", error)
+
+
+def _plain(kind: str, name: str) -> _Made:
+    factory = discovery.find(kind, name)
+    return factory, factory.make()

@@ -192,6 +192,8 @@ class FakeEngine:
         self.config = SimpleNamespace(
             data_root=str(tmp / "data"),
             exec_root=str(tmp / "run"),
+            default_runtime="runc",
+            log_driver="json-file",
             default_stop_timeout=10,
             shutdown_timeout=15,
             live_restore=True,
@@ -209,10 +211,13 @@ class FakeEngine:
         self.counters = Counters()
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
-        self.drivers = SimpleNamespace(runtime=self._runtime)
+        self.drivers = SimpleNamespace(runtime=self._runtime, load=self._load)
         self.containers = Containers(self)
         self.execs = Execs(self)
         self.told = self.events.subscribe()
+
+    async def _load(self, *, runtime, log):
+        pass
 
     def _runtime(self, name):
         if self.runtime_error:

@@ -22,7 +22,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def as_orlop_error(error: Exception, what: str) -> OrlopError:
+def as_orlop_error(error: BaseException, what: str) -> OrlopError:
     """`error` itself if it is an OrlopError; of an exception group the first member that is one; else a `DriverError` that
     begins with `what`, "cannot VERB OBJECT"."""
     leaves = _leaves(error)

@@ -67,6 +67,10 @@ def installed(kind: str) -> list[str]:
     return sorted(_entry_points(kind, _FRESH))
 
 
+def _broken(kind: str, name: str, error: BaseException) -> DriverError:
+    return DriverError(f'cannot load {_what(kind)} "{name}": {type(error).__name__}: {error}')
+
+
 def find(kind: str, name: str) -> Factory:
     """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
     plugin cannot be imported, does not register `name`, or needs a newer contract version."""
@@ -81,8 +85,8 @@ def find(kind: str, name: str) -> Factory:
     manager.add_hookspecs(hooks)
     try:
         manager.register(point.load(), name=name)
-    except Exception as error:
-        raise DriverError(f'cannot load {_what(kind)} "{name}": {type(error).__name__}: {error}') from error
+    except BaseException as error:  # sys.exit of a module that is imported must not end the daemon
+        raise _broken(kind, name, error) from error
     found: dict[str, tuple[Callable[..., Any], int, hooks.CheckOptions | None]] = {}
 
     def register(
@@ -94,7 +98,10 @@ def find(kind: str, name: str) -> Factory:
     ) -> None:
         found[name] = (factory, spi_version, check_options)
 
-    getattr(manager.hook, hooks.KINDS[kind].hook)(register=register)
+    try:
+        getattr(manager.hook, hooks.KINDS[kind].hook)(register=register)
+    except BaseException as error:
+        raise _broken(kind, name, error) from error
     if name not in found:
         offers = ", ".join(sorted(found)) or "nothing"
         raise DriverError(f'cannot load {_what(kind)} "{name}": its plugin registers {offers}')

@@ -109,7 +109,10 @@ class LogReader(Protocol):
 
 @runtime_checkable
 class LogDriver(Protocol):
-    """A log driver. The factory is called once per process; the object holds no state of a container."""
+    """A log driver. The factory is called once per process; the object holds no state of a container.
+
+    The daemon calls `validate`, `path` and `capabilities` on its event loop without a deadline: they must not wait for
+    anything."""
 
     @property
     def capabilities(self) -> LogCapabilities: ...

@@ -129,7 +129,9 @@ class EndpointState(msgspec.Struct, frozen=True):
 class NetworkDriver(Protocol):
     """Works on the host's network and on namespaces given by path. Every method may be called again after a crash at any
     point of an earlier call. Methods may be called concurrently for different endpoints and networks. The links of an
-    endpoint disappear with its namespace; `detach` must not fail when they are gone. Failures raise `DriverError`."""
+    endpoint disappear with its namespace; `detach` must not fail when they are gone. Failures raise `DriverError`.
+
+    The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` must not wait."""
 
     @property
     def capabilities(self) -> NetworkCapabilities: ...

@@ -101,7 +101,8 @@ class RuntimeCheckpoints(Protocol):
 @runtime_checkable
 class Runtime(Protocol):
     """All methods are pure: they only build the command to run, and may be called at any time, in any order. A command that
-    fails exits with a status other than 0."""
+    fails exits with a status other than 0. The daemon calls them on its event loop without a deadline: they must not wait
+    for anything."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...

@@ -82,6 +82,8 @@ class Storage(Protocol):
     called again after a crash or a cancellation at any point of an earlier call. `prepare`, `commit` and `remove` succeed
     when the requested state exists already. Methods may be called concurrently. Unknown keys raise `NotFound`, except in
     `remove`.
+
+    The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` must not wait.
     """
 
     @property

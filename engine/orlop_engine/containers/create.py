@@ -274,6 +274,10 @@ async def create(
     """Create a container. Raises with everything undone. New volumes also get `volume_labels`; `vet` may refuse volumes,
     and `images` the image. `flat_readonly`: see `mount_spec.plan`."""
     engine, container_id = containers.engine, names.new_id()
+    given = request.host_config or HostConfig()
+    await engine.drivers.load(
+        runtime=given.runtime or engine.config.default_runtime, log=given.log_config.type or engine.config.log_driver
+    )
     image, config, args, host, endpoints, warnings = _wanted(containers, container_id, platform, request, images)
     plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(containers, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()

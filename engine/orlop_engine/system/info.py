@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
 
@@ -94,9 +94,11 @@ def _open_tcp(config: Config) -> Sequence[str]:
     return [] if config.verifies_clients else [host.removeprefix("tcp://") for host in hosts]
 
 
-def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str]) -> list[str] | None:
-    """What `docker info` prints in red: limits without effect, unprotected API sockets, configuration keys without effect.
-    What `docker info` prints in red: limits without effect, unprotected API sockets, configuration keys without effect."""
+def warnings(
+    config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str], degraded: Iterable[str] = ()
+) -> list[str] | None:
+    """What `docker info` prints in red: limits without effect, unprotected API sockets, configuration keys without effect,
+    runtimes that are not installed, and drivers that do not answer (`degraded`, a sentence for each)."""
     found = [f"WARNING: No {name} support" for field, name in _LIMITS if not getattr(cgroups, field)]
     if config.ip_forward and not forwarding:
         found.append("WARNING: IPv4 forwarding is disabled")
@@ -112,6 +114,7 @@ def warnings(config: Config, cgroups: Cgroups, forwarding: bool, missing_runtime
         if getattr(config, field) != getattr(defaults, field):
             found.append(f"WARNING: {key} is ignored: {reason}")
     found += [f"WARNING: runtime {name} is not installed" for name in missing_runtimes]
+    found += [f"WARNING: {sentence}" for sentence in degraded]
     return found or None
 
 

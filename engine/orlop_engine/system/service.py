@@ -222,7 +222,7 @@ class System:
             firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
             cdi_spec_dirs=list(config.cdi_directories or ()),
             discovered_devices=await self._discovered_devices() if version >= (1, 50) else UNSET,
-            warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes()),
+            warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes(), engine.drivers.degraded()),
             orlop_drivers=self._drivers(),
         )
 

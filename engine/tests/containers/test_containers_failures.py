@@ -16,7 +16,6 @@ from orlop_engine.containers import attach, launch, restore, rootfs, volumes
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.containers.state import Phase, State
-from orlop_engine.drivers import DeadlineProxy
 from orlop_engine.futures import run_to_completion
 from orlop_engine.processes.monitor_client import Monitor
 from orlop_engine.service import EngineService
@@ -26,7 +25,7 @@ from orlop_kernel import daemon, process
 from orlop_kernel.store import Store
 from orlop_monitor.protocol import Attach, Event, Exited, Oom, Started
 from orlop_monitor.streams import Attachment, Output
-from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, Unavailable
+from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, Unavailable
 
 # --- failing starts -------------------------------------------------------------------------------------------------
 
@@ -463,31 +462,6 @@ def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
 
 
 # --- boundaries -----------------------------------------------------------------------------------------------------
-
-
-def test_what_a_driver_raises_is_its_operations_failure():
-    class Driver:
-        async def mounts(self, key):
-            raise OSError(errno.ENOSPC, "No space left on device", "/data/l/X")
-
-        async def remove(self, key):
-            raise ExceptionGroup("teardown", [NotFound("no such snapshot")])
-
-        async def usage(self, key):
-            raise KeyError(key)
-
-    async def main():
-        driver = DeadlineProxy(Driver(), 'storage driver "x"')
-        with pytest.raises(
-            DriverError, match='cannot mounts: storage driver "x" failed: /data/l/X: No space left on device'
-        ):
-            await driver.mounts("k")
-        with pytest.raises(NotFound):
-            await driver.remove("k")
-        with pytest.raises(DriverError, match="KeyError"):
-            await driver.usage("k")
-
-    trio.run(main)
 
 
 def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):

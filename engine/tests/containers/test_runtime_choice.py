@@ -9,7 +9,7 @@ from orlop_kernel.config.model import RuntimeEntry
 from orlop_kernel.config.validate import validate
 from orlop_sdk import DriverError, InvalidParameter, NotFound
 from orlop_sdk import discovery as plugins
-from orlop_sdk.testing import FakeRuntime
+from orlop_sdk.testing import FakeNetwork, FakeRuntime, FakeVolume
 
 
 def config(tmp_path, **runtimes: RuntimeEntry) -> Config:
@@ -75,7 +75,12 @@ def test_containerd_shims_are_refused(tmp_path):
 )
 def test_no_two_drivers_share_a_directory(tmp_path, monkeypatch, kind, name, place):
     contexts = []
-    monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, contexts.append, 1, "mine", "1"))
+
+    def make(context):
+        contexts.append(context)
+        return FakeVolume(context) if kind == "volume" else FakeNetwork()
+
+    monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, make, 1, "mine", "1"))
     trio.run(getattr(Drivers(config(tmp_path)), kind), name)
     given = contexts[0].root if kind == "volume" else contexts[0].state_dir
     assert given == str(tmp_path / place)

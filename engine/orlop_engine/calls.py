@@ -1,0 +1,477 @@
+"""Calls of plugins: a deadline, a circuit breaker, and one kind of exception.
+
+`Gate` holds the state of one plugin; `guard` makes an object with the methods of a Protocol whose calls go through a gate.
+Whatever a plugin does, its caller gets an answer, an `OrlopError` or its own cancellation:
+
+- An async method runs in a task of its own. At its deadline it is cancelled; one that does not end then (it shields itself,
+  or waits for a thread) is abandoned: counted, logged once, and its late answer is discarded. A caller that is cancelled
+  cancels its call, and waits for it to end, at most until the deadline.
+- An exception that is no `OrlopError` becomes a `DriverError`, SystemExit and KeyboardInterrupt included.
+- After `MISSES` deadline failures in a row the gate is degraded: calls fail at once with `Unavailable`. After a delay, which
+  doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is let through as a trial. An answer, also an error, ends it.
+
+Synchronous methods run on the event loop, without a deadline: their contracts say that they wait for nothing. Imports and
+factories may take long; `Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import logging
+import threading
+import time
+import typing
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar, get_origin, get_type_hints
+
+import trio
+
+from orlop_kernel import abandoned
+from orlop_kernel.failures import as_orlop_error
+from orlop_sdk import DeadlineExceeded, DriverError, OrlopError, Unavailable
+
+__all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "Gate", "guard"]
+
+T = TypeVar("T")
+
+DEADLINE = 60.0
+MISSES = 3
+SHORTEST_DELAY = 1.0
+LONGEST_DELAY = 60.0
+_GRACE = 1.0  # seconds for a call that was cancelled at its deadline to undo what it began
+
+_log = logging.getLogger("orlop.drivers")
+
+
+def _now() -> float:
+    try:
+        return trio.current_time()
+    except RuntimeError:  # outside of trio
+        return time.monotonic()
+
+
+class Gate:
+    """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` counts by reason,
+    "deadline" or "exception"; `abandoned` is how many calls run on that nobody waits for any more."""
+
+    def __init__(self, label: str, seconds: float = DEADLINE) -> None:
+        self.label = label
+        self.seconds = seconds
+        self.failures: Counter[str] = Counter()
+        self.abandoned = 0
+        self._missed = 0
+        self._delay = SHORTEST_DELAY
+        self._retry_at = 0.0
+        self._on_trial = False
+        self._lock = threading.Lock()  # of `abandoned`: threads count, too
+
+    @property
+    def degraded(self) -> bool:
+        """Whether calls fail at once."""
+        return self._missed >= MISSES
+
+    def describe(self) -> str:
+        """Why calls fail at once, and until when."""
+        wait = max(0.0, self._retry_at - _now())
+        again = "is being tried again" if self._on_trial else f"is tried again in {wait:.0f} s"
+        return f"{self.label} did not answer {self._missed} calls in a row; it {again}"
+
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    async def call(
+        self, verb: str, method: Callable[..., Awaitable[T]], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> T:
+        """Await `method(*args, **kwargs)` in a task of its own. `verb` is for messages: "cannot VERB: LABEL failed"."""
+        trial = self._missed >= MISSES and self._admit(verb)
+        call = _Call(self, verb, method, args, kwargs)
+        deadline = trio.current_time() + self.seconds
+        # A system task: no cancellation but this caller's reaches it, so shielded cleanup may call plugins during a stop.
+        name = f"{verb}: {self.label}"
+        trio.lowlevel.spawn_system_task(call.run, name=name, context=contextvars.copy_context())
+        try:
+            with trio.CancelScope(deadline=deadline):
+                await call.wait()
+        except trio.Cancelled:
+            call.scope.cancel()
+            with trio.CancelScope(deadline=deadline, shield=True):
+                await call.wait()
+            if not call.ended:
+                self._abandon(call)
+                self._miss(trial)
+                raise
+            if not call.answered and call.error is None:
+                if trial:
+                    self._on_trial = False  # neither answer nor failure: the next call is the trial
+                raise
+        if not call.ended:
+            call.scope.cancel()
+            with trio.CancelScope(deadline=deadline + _GRACE, shield=True):
+                await call.wait()
+            if not call.ended:
+                self._abandon(call)
+            if not call.answered:
+                self._miss(trial)
+                raise DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {self.seconds:g} s") from call.error
+        if self._missed:
+            self._answer()
+        if call.answered:
+            return typing.cast("T", call.value)
+        raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} gave its call up"))
+
+    def failure(self, verb: str, error: BaseException) -> OrlopError:
+        """What a caller gets for an exception of the plugin."""
+        if isinstance(error, OrlopError):
+            return error
+        failure = as_orlop_error(error, f"cannot {verb}: {self.label} failed")
+        self.failures["exception"] += 1
+        failure.__cause__ = error
+        return failure
+
+    async def make(self, work: Callable[[], T]) -> T:
+        """Run an import or a factory on a thread, which is abandoned at the deadline or when the caller is cancelled."""
+        making = _Making(self, work)
+        trial = self._admit("use it")
+        try:
+            with trio.move_on_after(self.seconds) as scope:
+                limiter = trio.CapacityLimiter(1)  # of its own: other threads that hang do not count
+                await trio.to_thread.run_sync(making.run, abandon_on_cancel=True, limiter=limiter)
+        except BaseException as error:
+            if trial:
+                self._on_trial = False  # the next one is the trial
+            making.abandon()
+            if isinstance(error, RuntimeError) and not making.started:
+                raise DriverError(f"cannot use {self.label}: {error}") from error  # no more threads
+            raise
+        if scope.cancelled_caught:
+            making.abandon()
+        return self._made(making, trial, self.seconds if scope.cancelled_caught else 0.0)
+
+    def make_blocking(self, work: Callable[[], T], seconds: float) -> T:
+        """The same for callers that cannot await: blocks the event loop, but for no longer than `seconds`."""
+        making = _Making(self, work)
+        trial = self._admit("use it")
+        try:
+            threading.Thread(target=making.run, name=self.label, daemon=True).start()
+        except RuntimeError as error:
+            if trial:
+                self._on_trial = False
+            raise DriverError(f"cannot use {self.label}: {error}") from error
+        late = not making.ended.wait(seconds)
+        if late:
+            making.abandon()
+        return self._made(making, trial, seconds if late else 0.0)
+
+    def _made(self, making: _Making[T], trial: bool, waited: float) -> T:
+        if waited and not making.ended.is_set():
+            self._miss(trial)
+            raise DeadlineExceeded(f"cannot use {self.label}: it was not loaded in {waited:g} s")
+        self._answer()
+        if making.error is not None:
+            error = making.error
+            if isinstance(error, OrlopError):
+                raise error
+            self.failures["exception"] += 1
+            if isinstance(error, (OSError, ValueError)):
+                raise DriverError(f"cannot use {self.label}: {error}") from error
+            raise as_orlop_error(error, f"cannot use {self.label}") from error
+        return typing.cast("T", making.value)
+
+    # --- breaker ----------------------------------------------------------------------------------------------------
+
+    def _admit(self, verb: str) -> bool:
+        """Whether this call is the trial of a degraded plugin. `Unavailable` when it may not be made now."""
+        if not self.degraded:
+            return False
+        if self._on_trial or _now() < self._retry_at:
+            raise Unavailable(f"cannot {verb}: {self.describe()}")
+        self._on_trial = True
+        return True
+
+    def _answer(self) -> None:
+        if self.degraded:
+            _log.info("%s answers again", self.label)
+        self._missed = 0
+        self._delay = SHORTEST_DELAY
+        self._on_trial = False
+
+    def _miss(self, trial: bool) -> None:
+        self.failures["deadline"] += 1
+        was, self._missed = self.degraded, self._missed + 1
+        if trial:
+            self._on_trial = False
+            self._delay = min(LONGEST_DELAY, 2 * self._delay)
+            self._retry_at = _now() + self._delay
+        elif self.degraded and not was:
+            self._retry_at = _now() + self._delay
+            _log.warning("%s; until then its calls fail at once", self.describe())
+
+    def count_abandoned(self, change: int) -> None:
+        with self._lock:
+            self.abandoned += change
+
+    def _abandon(self, call: _Call) -> None:
+        call.abandoned = True
+        abandoned.count(1)
+        self.count_abandoned(1)
+        _log.warning("%s does not end although it was cancelled; it is abandoned (%d in all)", call, self.abandoned)
+
+
+class _Call:
+    """A call of an async method, and what came of it. `ended` without an answer or an error: it was cancelled."""
+
+    __slots__ = (
+        "_args",
+        "_gate",
+        "_kwargs",
+        "_method",
+        "_verb",
+        "_waiter",
+        "abandoned",
+        "answered",
+        "ended",
+        "error",
+        "scope",
+        "value",
+    )
+
+    def __init__(
+        self, gate: Gate, verb: str, method: Callable[..., Awaitable[Any]], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        self._gate, self._verb, self._method, self._args, self._kwargs = gate, verb, method, args, kwargs
+        self._waiter: trio.lowlevel.Task | None = None
+        self.scope = trio.CancelScope()
+        self.ended = self.answered = self.abandoned = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def __str__(self) -> str:
+        return f"the call {self._verb} of {self._gate.label}"
+
+    async def run(self) -> None:
+        """Never raises: an exception that leaves a system task ends trio, and the daemon."""
+        try:
+            with self.scope:
+                self.value = await self._method(*self._args, **self._kwargs)
+                self.answered = True
+        except BaseException as error:  # the scope has caught what was cancelled; the rest is the plugin's
+            self.error = error
+        self.ended = True
+        if self._waiter is not None:
+            trio.lowlevel.reschedule(self._waiter)
+        elif self.abandoned:
+            abandoned.count(-1)
+            self._gate.count_abandoned(-1)
+            _log.info("%s has ended after all; its answer is discarded", self)
+
+    async def wait(self) -> None:
+        """Until it has ended. An event for one waiter, without what makes a `trio.Event` twice as slow."""
+        if self.ended:
+            return
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class _Making(typing.Generic[T]):
+    """Work on a thread that may be abandoned."""
+
+    def __init__(self, gate: Gate, work: Callable[[], T]) -> None:
+        self._gate = gate
+        self._work = work
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self.started = False
+        self.ended = threading.Event()
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        self.started = True
+        try:
+            self.value = self._work()
+        except BaseException as error:
+            self.error = error
+        with self._lock:
+            self.ended.set()
+            if self._abandoned:
+                self._gate.count_abandoned(-1)
+
+    def abandon(self) -> None:
+        with self._lock:
+            if self.ended.is_set() or not self.started:
+                return
+            self._abandoned = True
+            self._gate.count_abandoned(1)
+        _log.warning("loading %s does not end; it is abandoned", self._gate.label)
+
+
+# --- objects whose calls go through a gate ----------------------------------------------------------------------------
+
+
+def guard(gate: Gate, plugin: object, protocol: type, *optional: type) -> object:
+    """An object with the members of `protocol`, and of those of the `optional` Protocols that `plugin` implements, and no
+    others. `DriverError` when `plugin` does not implement `protocol`. The caller casts it to `protocol`.
+
+    Answers are checked against the annotations of the Protocol as far as these are plain classes or collections. An answer
+    whose annotation is a Protocol is guarded, too.
+    """
+    missing = _mismatch(plugin, protocol)
+    if missing:
+        raise DriverError(f"cannot use {gate.label}: {missing}")
+    present = tuple(each for each in optional if _has_all(plugin, each))
+    for each in present:
+        if (mismatch := _mismatch(plugin, each)) is not None:
+            raise DriverError(f"cannot use {gate.label}: {mismatch}")
+    made: object = _proxy((protocol, *present))(gate, plugin)
+    return made
+
+
+class _Proxy:
+    __slots__ = ("_gate", "_plugin")
+
+    def __init__(self, gate: Gate, plugin: object) -> None:
+        self._gate, self._plugin = gate, plugin
+
+    def __repr__(self) -> str:
+        return f"<{self._gate.label}>"
+
+
+def _members(protocol: type) -> dict[str, Any]:
+    return {name: member for name, member in vars(protocol).items() if not name.startswith("_")}
+
+
+def _has_all(plugin: object, protocol: type) -> bool:
+    """Like `isinstance` of Python 3.12, which runs no code of the plugin; that of 3.11 does."""
+    return all(inspect.getattr_static(plugin, name, None) is not None for name in _members(protocol))
+
+
+def _mismatch(plugin: object, protocol: type) -> str | None:
+    """Why an object does not implement a Protocol: a sentence without its subject."""
+    kind = type(plugin).__name__
+    if plugin is None:
+        return f"its factory returned None, not a {protocol.__name__}"
+    for name, member in _members(protocol).items():
+        try:
+            found = getattr(plugin, name)
+        except AttributeError:
+            return f"{kind} lacks `{name}` of {protocol.__name__}"
+        except BaseException as error:
+            return f"{kind}.{name} raises {type(error).__name__}: {error}"
+        if isinstance(member, property):
+            wanted = _checked(member.fget)
+            if wanted is not None and not isinstance(found, wanted):
+                return f"{kind}.{name} is of type {type(found).__name__}, not {wanted.__name__}"
+        elif not callable(found):
+            return f"{kind}.{name} is no method"
+        elif inspect.iscoroutinefunction(found) and not inspect.iscoroutinefunction(member):
+            return f"{kind}.{name} is async, {protocol.__name__}.{name} is not"
+        elif not _accepts(found, member):
+            return f"{kind}.{name}{inspect.signature(found)} does not take the arguments of {protocol.__name__}.{name}"
+    return None
+
+
+def _accepts(found: Callable[..., Any], member: Callable[..., Any]) -> bool:
+    """Whether a bound method can be called as the Protocol says, with all arguments and without the optional ones."""
+    try:
+        signature = inspect.signature(found)
+    except (ValueError, TypeError):  # C code may have none
+        return True
+    parameters = list(inspect.signature(member).parameters.values())[1:]
+    for chosen in (parameters, [each for each in parameters if each.default is each.empty]):
+        named = {each.name: None for each in chosen if each.kind is each.KEYWORD_ONLY}
+        try:
+            signature.bind(*[None] * (len(chosen) - len(named)), **named)
+        except TypeError:
+            return False
+    return True
+
+
+def _hint(function: Callable[..., Any] | None) -> Any:
+    try:
+        return get_type_hints(function).get("return") if function else None
+    except NameError:  # an annotation that is imported for type checkers alone
+        return None
+
+
+def _checked(function: Callable[..., Any] | None) -> type | None:
+    """What `isinstance` can say of an answer."""
+    hint = _hint(function)
+    origin = get_origin(hint) or hint
+    if not isinstance(origin, type) or origin is type(None) or _is_protocol(origin):
+        return None
+    return Collection if issubclass(origin, Collection) and origin not in (str, bytes, dict) else origin
+
+
+def _is_protocol(hint: Any) -> bool:
+    return bool(getattr(hint, "_is_protocol", False)) and not hint.__module__.startswith(("typing", "collections"))
+
+
+@functools.cache
+def _proxy(protocols: tuple[type, ...]) -> Callable[[Gate, object], _Proxy]:
+    body: dict[str, Any] = {"__slots__": ()}
+    for protocol in protocols:
+        for name, member in _members(protocol).items():
+            if isinstance(member, property):
+                body[name] = _property(name, _checked(member.fget))
+            elif inspect.iscoroutinefunction(member):
+                body[name] = _method(name, member)
+            else:
+                body[name] = _function(name, member)
+    return type(f"Guarded{protocols[0].__name__}", (_Proxy,), body)
+
+
+def _wrong(gate: Gate, verb: str, value: object, wanted: type) -> OrlopError:
+    gate.failures["exception"] += 1
+    return DriverError(f"cannot {verb}: {gate.label} returned {type(value).__name__}, not {wanted.__name__}")
+
+
+def _property(name: str, wanted: type | None) -> property:
+    def read(self: _Proxy) -> Any:
+        verb = f"read {name}"
+        try:
+            value = getattr(self._plugin, name)
+        except BaseException as error:
+            raise self._gate.failure(verb, error) from None
+        if wanted is not None and not isinstance(value, wanted):
+            raise _wrong(self._gate, verb, value, wanted)
+        return value
+
+    return property(read)
+
+
+def _method(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
+    verb, wanted = name.replace("_", " "), _checked(member)
+
+    @functools.wraps(member)
+    async def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
+        value = await self._gate.call(verb, getattr(self._plugin, name), args, kwargs)
+        if wanted is not None and not isinstance(value, wanted):
+            raise _wrong(self._gate, verb, value, wanted)
+        return value
+
+    return call
+
+
+def _function(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
+    verb, wanted, hint = name.replace("_", " "), _checked(member), _hint(member)
+
+    @functools.wraps(member)
+    def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
+        try:
+            value = getattr(self._plugin, name)(*args, **kwargs)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            raise self._gate.failure(verb, error) from error
+        if wanted is not None and not isinstance(value, wanted):
+            raise _wrong(self._gate, verb, value, wanted)
+        return guard(self._gate, value, hint) if _is_protocol(hint) else value
+
+    return call

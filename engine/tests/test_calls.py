@@ -1,0 +1,469 @@
+"""Hostile plugins behind a gate: what hangs, raises or lies costs its caller an error, and nobody else anything."""
+
+import logging
+import threading
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import MockClock
+
+from orlop_engine.calls import DEADLINE, LONGEST_DELAY, Gate, guard
+from orlop_kernel import abandoned
+from orlop_sdk import (
+    Command,
+    Conflict,
+    DeadlineExceeded,
+    DriverError,
+    LogCapabilities,
+    LogDriver,
+    NotFound,
+    Runtime,
+    RuntimeCheckpoints,
+    RuntimeContext,
+    RuntimeFeatures,
+    Storage,
+    StorageAudit,
+    StorageContext,
+    Unavailable,
+    Usage,
+    Volume,
+    VolumeCapabilities,
+    VolumeDriver,
+)
+from orlop_sdk.testing import FakeLog, FakeRuntime, FakeStorage
+
+LABEL = 'volume driver "x"'
+
+
+RUNTIME = RuntimeContext("x", "", "/r")
+VOLUME = Volume("v", "/v")
+
+
+class Sound:
+    """Implements VolumeDriver."""
+
+    capabilities = VolumeCapabilities()
+
+    async def create(self, name, options):
+        return VOLUME
+
+    async def remove(self, name):
+        pass
+
+    async def get(self, name):
+        return VOLUME
+
+    async def mounts(self, name):
+        return ()
+
+    async def usage(self, name):
+        return Usage(0)
+
+    async def names(self):
+        return frozenset({"v"})
+
+
+class Hostile(Sound):
+    """Its `get` does what it is told to."""
+
+    def __init__(self, behave):
+        self.behave = behave
+
+    async def get(self, name):
+        return await self.behave(name)
+
+
+def volume(behave):
+    gate = Gate(LABEL)
+    return gate, guard(gate, Hostile(behave), VolumeDriver)
+
+
+def fast(main):
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def hang(name):
+    await trio.sleep_forever()
+
+
+# --- deadlines --------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_hangs_ends_at_its_deadline():
+    async def main():
+        gate, driver = volume(hang)
+        with pytest.raises(DeadlineExceeded, match='cannot get: volume driver "x" gave no answer in 60 s'):
+            await driver.get("v")
+        assert trio.current_time() == pytest.approx(DEADLINE)
+        assert gate.failures == {"deadline": 1} and gate.abandoned == 0
+
+    fast(main)
+
+
+def test_a_call_that_shields_itself_is_abandoned_and_its_answer_discarded(caplog):
+    caplog.set_level(logging.INFO)
+    released = trio.Event()
+
+    async def shielded(name):
+        with trio.CancelScope(shield=True):
+            await released.wait()
+        return "late"
+
+    async def main():
+        gate, driver = volume(shielded)
+        with pytest.raises(DeadlineExceeded):
+            await driver.get("v")
+        assert DEADLINE <= trio.current_time() <= DEADLINE + 2
+        assert gate.abandoned == 1 and abandoned.running() == 1
+        released.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert gate.abandoned == 0 and abandoned.running() == 0
+
+    fast(main)
+    told = [record.message for record in caplog.records if "the call get" in record.message]
+    assert len(told) == 2 and "is abandoned" in told[0] and "has ended after all" in told[1]
+
+
+def test_a_call_that_blocks_a_thread_is_abandoned():
+    released = threading.Event()
+
+    async def blocking(name):
+        await trio.to_thread.run_sync(released.wait)
+        raise OSError("nobody hears this")
+
+    async def main():
+        gate = Gate(LABEL, seconds=0.01)
+        driver = guard(gate, Hostile(blocking), VolumeDriver)
+        try:
+            with trio.fail_after(5):
+                with pytest.raises(DeadlineExceeded):
+                    await driver.get("v")
+            assert gate.abandoned == 1
+        finally:
+            released.set()
+        while gate.abandoned:  # noqa: ASYNC110 - it is a thread that is waited for
+            await trio.sleep(0.001)
+
+    trio.run(main)
+
+
+def test_a_late_answer_in_the_grace_counts():
+    async def slow(name):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(DEADLINE + 0.5)
+        return VOLUME
+
+    async def main():
+        gate, driver = volume(slow)
+        assert (await driver.get("v")).name == "v"
+        assert not gate.failures
+
+    fast(main)
+
+
+# --- cancellation -----------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_the_caller_cancels_the_call_and_waits_for_it():
+    undone = []
+
+    async def tidy(name):
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+            undone.append(name)
+
+    async def main():
+        gate, driver = volume(tidy)
+        with trio.move_on_after(1) as scope:
+            await driver.get("v")
+        assert scope.cancelled_caught and undone == ["v"] and trio.current_time() == pytest.approx(4)
+        assert not gate.failures and not gate.abandoned
+
+    fast(main)
+
+
+def test_a_cancelled_caller_waits_no_longer_than_the_deadline():
+    released = trio.Event()
+
+    async def shielded(name):
+        with trio.CancelScope(shield=True):
+            await released.wait()
+
+    async def main():
+        gate, driver = volume(shielded)
+        with trio.move_on_after(1) as scope:
+            await driver.get("v")
+        assert scope.cancelled_caught and trio.current_time() == pytest.approx(DEADLINE)
+        assert gate.abandoned == 1
+        released.set()
+
+    fast(main)
+
+
+def test_what_was_done_when_the_caller_is_cancelled_is_answered():
+    """A caller must learn what it has to undo."""
+
+    async def finish(name):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3)
+        return VOLUME
+
+    async def main():
+        _, driver = volume(finish)
+        got = []
+        with trio.move_on_after(1) as scope:
+            got.append(await driver.get("v"))
+            await trio.lowlevel.checkpoint()
+        assert got and scope.cancelled_caught
+
+    fast(main)
+
+
+# --- exceptions -------------------------------------------------------------------------------------------------------
+
+RAISED = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), KeyError("v"), BaseExceptionGroup("", [SystemExit(1)])]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_what_an_async_method_raises_is_its_callers_error_alone(error):
+    async def broken(name):
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async def main():
+        gate, driver = volume(broken)
+        with pytest.raises(DriverError, match='cannot get: volume driver "x" failed') as caught:
+            await driver.get("v")
+        assert caught.value.__cause__ is error and gate.failures == {"exception": 1}
+
+    fast(main)
+
+
+def test_a_thread_may_raise_them_too():
+    def leave():
+        raise SystemExit(1)
+
+    async def broken(name):
+        await trio.to_thread.run_sync(leave)
+
+    async def main():
+        with pytest.raises(DriverError, match="SystemExit"):
+            await volume(broken)[1].get("v")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_what_a_synchronous_method_raises_is_a_driver_error(error):
+    class Broken(FakeLog):
+        def validate(self, options):
+            raise error
+
+        @property
+        def capabilities(self):
+            if ready:
+                raise error
+            return LogCapabilities()
+
+    ready = []
+    driver = guard(Gate('log driver "x"'), Broken(), LogDriver)
+    ready.append(True)
+    with pytest.raises(DriverError, match='cannot validate: log driver "x" failed'):
+        driver.validate({})
+    with pytest.raises(DriverError, match='cannot read capabilities: log driver "x" failed'):
+        _ = driver.capabilities
+
+
+def test_errors_of_the_contract_pass():
+    async def taken(name):
+        raise ExceptionGroup("teardown", [NotFound("no such volume")])
+
+    async def other(name):
+        raise Conflict("in use")
+
+    async def main():
+        with pytest.raises(NotFound, match="no such volume"):
+            await volume(taken)[1].get("v")
+        gate, driver = volume(other)
+        with pytest.raises(Conflict, match="in use"):
+            await driver.get("v")
+        assert not gate.failures
+
+    fast(main)
+
+
+def test_what_a_reader_of_logs_raises():
+    class Reader:
+        def read(self):
+            raise SystemExit
+
+        def fileno(self):
+            return 1
+
+        def close(self):
+            pass
+
+    class Log(FakeLog):
+        def open_reader(self, info, options, query):
+            return Reader()
+
+    reader = guard(Gate("x"), Log(), LogDriver).open_reader(None, {}, None)
+    with pytest.raises(DriverError, match="SystemExit"):
+        reader.read()
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+
+class _Lacking:
+    capabilities = VolumeCapabilities()
+
+
+class _Wrong(Sound):
+    async def create(self, name): ...
+
+
+class _Demanding(Sound):
+    async def create(self, name, options, also): ...
+
+
+class _Async(FakeLog):
+    async def validate(self, options): ...
+
+
+class _Blunt(Sound):
+    capabilities = None
+
+
+@pytest.mark.parametrize(
+    ("made", "protocol", "sentence"),
+    [
+        (None, VolumeDriver, "its factory returned None, not a VolumeDriver"),
+        (_Lacking(), VolumeDriver, "_Lacking lacks `create` of VolumeDriver"),
+        (_Wrong(), VolumeDriver, r"_Wrong.create\(name\) does not take the arguments of VolumeDriver.create"),
+        (_Demanding(), VolumeDriver, "does not take the arguments"),
+        (_Async(), LogDriver, "_Async.validate is async, LogDriver.validate is not"),
+        (_Blunt(), VolumeDriver, "_Blunt.capabilities is of type NoneType, not VolumeCapabilities"),
+    ],
+)
+def test_an_object_that_does_not_implement_its_protocol_is_refused(made, protocol, sentence):
+    with pytest.raises(DriverError, match=f"cannot use the driver: .*{sentence}"):
+        guard(Gate("the driver"), made, protocol)
+
+
+def test_a_guarded_object_has_the_members_of_its_protocols_and_no_others(tmp_path):
+    fake = FakeStorage(StorageContext(str(tmp_path)))
+    storage = guard(Gate("x"), fake, Storage, StorageAudit)
+    assert isinstance(storage, Storage) and isinstance(storage, StorageAudit) == isinstance(fake, StorageAudit)
+    runtime = guard(Gate("x"), FakeRuntime(RUNTIME), Runtime, RuntimeFeatures, RuntimeCheckpoints)
+    assert isinstance(runtime, Runtime) and isinstance(runtime.version(), Command)
+    for optional in (RuntimeFeatures, RuntimeCheckpoints):
+        assert isinstance(runtime, optional) == isinstance(FakeRuntime(RUNTIME), optional)
+    assert not hasattr(guard(Gate("x"), Hostile(hang), VolumeDriver), "behave")
+
+
+def test_an_answer_of_another_type_is_the_drivers_failure():
+    async def nothing(name):
+        return None
+
+    class Mute(FakeRuntime):
+        def version(self):
+            return "runc 1.2"
+
+    async def main():
+        gate, driver = volume(nothing)
+        with pytest.raises(DriverError, match='cannot get: volume driver "x" returned NoneType, not Volume'):
+            await driver.get("v")
+        assert gate.failures == {"exception": 1}
+
+    fast(main)
+    with pytest.raises(DriverError, match="cannot version: x returned str, not Command"):
+        guard(Gate("x"), Mute(RUNTIME), Runtime).version()
+
+
+# --- breaker ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_driver_that_does_not_answer_is_left_alone_for_a_while(caplog):
+    caplog.set_level(logging.INFO)
+    asked, answers = [], []
+
+    async def behave(name):
+        asked.append(trio.current_time())
+        if not answers:
+            await trio.sleep_forever()
+        return VOLUME
+
+    async def main():
+        gate, driver = volume(behave)
+        for _ in range(3):
+            assert not gate.degraded
+            with pytest.raises(DeadlineExceeded):
+                await driver.get("v")
+        began = trio.current_time()
+        with pytest.raises(
+            Unavailable, match='cannot get: volume driver "x" did not answer 3 calls in a row; it is tried again in 1 s'
+        ):
+            await driver.get("v")
+        assert gate.degraded and trio.current_time() == began and len(asked) == 3
+        delay = 1.0
+        for _ in range(8):
+            await trio.sleep(delay - 0.1)
+            with pytest.raises(Unavailable):
+                await driver.get("v")
+            await trio.sleep(0.2)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trial, driver)
+                await trio.sleep(1)
+                with pytest.raises(Unavailable, match="it is being tried again"):  # one at a time
+                    await driver.get("v")
+            delay = min(2 * delay, LONGEST_DELAY)
+        answers.append(True)
+        await trio.sleep(LONGEST_DELAY)
+        assert (await driver.get("v")).name == "v" and not gate.degraded
+        assert (await driver.get("v")).name == "v"
+
+    async def trial(driver):
+        with pytest.raises(DeadlineExceeded):
+            await driver.get("v")
+
+    fast(main)
+    told = [record.message for record in caplog.records]
+    assert len(told) == 2 and "did not answer 3 calls in a row" in told[0] and "answers again" in told[1]
+
+
+def test_failures_in_a_row_alone_count():
+    slow = [True, True, False, True, True]
+
+    async def behave(name):
+        if slow.pop(0):
+            await trio.sleep_forever()
+        raise NotFound("an answer, too")
+
+    async def main():
+        gate, driver = volume(behave)
+        while slow:
+            with pytest.raises((DeadlineExceeded, NotFound)):
+                await driver.get("v")
+        assert not gate.degraded
+
+    fast(main)
+
+
+def test_a_trial_whose_caller_is_cancelled_decides_nothing():
+    async def main():
+        _, driver = volume(hang)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                await driver.get("v")
+        await trio.sleep(1)
+        with trio.move_on_after(1):
+            await driver.get("v")
+        with pytest.raises(DeadlineExceeded):  # the next trial, not Unavailable
+            await driver.get("v")
+
+    fast(main)

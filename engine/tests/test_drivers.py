@@ -1,0 +1,258 @@
+"""Drivers that cannot be loaded: the operation that needs one says why, and all else goes on."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from orlop_engine import drivers as module
+from orlop_engine.drivers import Drivers
+from orlop_engine.system import host, info
+from orlop_kernel.config import Config
+from orlop_sdk import DeadlineExceeded, DriverError, InvalidParameter, NotFound, Unavailable, discovery
+from orlop_sdk.testing import FakeLog, FakeNetwork, FakeRuntime, FakeStorage, FakeVolume
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Drivers, and what the factory `mine` of every kind does."""
+    found = SimpleNamespace(drivers=Drivers(Config(exec_root=str(tmp_path), data_root=str(tmp_path))), make=None)
+
+    def find(kind, name):
+        if name == "unknown":
+            raise NotFound("not installed")
+        return discovery.Factory(kind, name, lambda *context: found.make(*context), 1, "mine", "1")
+
+    monkeypatch.setattr(discovery, "find", find)
+    monkeypatch.setattr("orlop_engine.drivers.shutil.which", lambda path: path)
+    return found
+
+
+def leave(*context):
+    raise SystemExit(1)
+
+
+def nothing(*context):
+    return None
+
+
+def lacking(*context):
+    return object()
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"), [(leave, "SystemExit: 1"), (nothing, "its factory returned None"), (lacking, "object lacks `capab")]
+)
+@pytest.mark.parametrize("kind", ["storage", "log", "network", "volume", "runtime"])
+def test_a_factory_that_does_not_make_a_driver(made, kind, make, cause):
+    async def main():
+        made.make = make
+        name = "runc" if kind == "runtime" else "mine"
+        for _ in range(2):
+            with pytest.raises(DriverError, match=f'cannot use {kind}.* "{name}": {cause}'):
+                got = getattr(made.drivers, kind)(name)
+                await got
+        assert not made.drivers.loaded
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("kind", ["network", "volume"])
+def test_a_factory_that_hangs_keeps_its_operation_alone_waiting(made, kind):
+    released = threading.Event()
+
+    async def main():
+        made.make = lambda *context: released.wait()
+        gate = made.drivers._gate(kind, "mine")
+        gate.seconds = 0.01
+        try:
+            for _ in range(3):
+                with pytest.raises(DeadlineExceeded, match=f'cannot use {kind} driver "mine": it was not loaded in 0.01 s'):
+                    await getattr(made.drivers, kind)("mine")
+            assert gate.abandoned == 3
+            with pytest.raises(Unavailable, match="it is tried again in 1 s"):
+                await getattr(made.drivers, kind)("mine")
+        finally:
+            released.set()
+        while gate.abandoned:  # noqa: ASYNC110 - threads are waited for
+            await trio.sleep(0.001)
+
+    trio.run(main)
+
+
+def test_a_trial_whose_caller_is_cancelled_does_not_keep_others_out(made):
+    released = threading.Event()
+
+    async def main():
+        made.make = lambda context: released.wait() or FakeVolume(context)
+        gate = made.drivers._gate("volume", "mine")
+        gate.seconds = 0.01
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                await made.drivers.volume("mine")
+        gate._retry_at = 0
+        gate.seconds = 60
+        with trio.move_on_after(0.01):
+            await made.drivers.volume("mine")
+        assert gate.abandoned == 4
+        released.set()
+        made.make = FakeVolume
+        await made.drivers.volume("mine")
+        assert not gate.degraded
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("start", [trio.to_thread, threading.Thread])
+def test_no_more_threads(made, monkeypatch, start):
+    async def refused(*_, **options):
+        refuse()
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    async def main():
+        made.make = lambda *context: FakeLog()
+        if start is threading.Thread:
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(DriverError, match=r"cannot use log driver .mine.: can't start new thread"):
+                made.drivers.log("mine")
+        else:
+            monkeypatch.setattr(trio.to_thread, "run_sync", refused)
+            with pytest.raises(DriverError, match=r"cannot use volume driver .mine.: can't start new thread"):
+                await made.drivers.volume("mine")
+        assert all(gate.abandoned == 0 for gate in made.drivers.gates.values())
+
+    trio.run(main)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("kind", ["log", "runtime"])
+def test_a_factory_that_hangs_holds_the_event_loop_up_for_a_while_only(made, kind, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCKING", 0.01)
+    released = threading.Event()
+    made.make = lambda *context: released.wait()
+
+    async def main():
+        with pytest.raises(DeadlineExceeded, match=r"it was not loaded in 0\.01 s"):
+            getattr(made.drivers, kind)("runc")
+        released.set()
+
+    trio.run(main)
+
+
+def test_load_imports_on_a_thread(made):
+    threads = []
+
+    def make(*context):
+        threads.append(threading.current_thread())
+        return FakeRuntime(*context) if context else FakeLog()
+
+    async def main():
+        made.make = make
+        await made.drivers.load(runtime="runc", log="mine")
+        made.drivers.runtime("runc")
+        made.drivers.log("mine")
+        assert len(threads) == 2 and threading.main_thread() not in threads
+        await made.drivers.load(runtime="no", log="unknown")  # said where they are needed
+        with pytest.raises(InvalidParameter):
+            made.drivers.log("unknown")
+
+    trio.run(main)
+
+
+def test_a_driver_is_made_once(made):
+    count = []
+
+    def make(context):
+        count.append(context)
+        return FakeNetwork()
+
+    async def main():
+        made.make = make
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(made.drivers.network, "mine")
+        assert len(count) == 1
+
+    trio.run(main)
+
+
+def test_nothing_is_kept_of_names_that_are_not_installed(made):
+    async def main():
+        for kind in ("network", "volume"):
+            with pytest.raises(NotFound):
+                await getattr(made.drivers, kind)("unknown")
+        with pytest.raises(InvalidParameter):
+            made.drivers.log("unknown")
+        assert not made.drivers.gates and not made.drivers._making
+
+    trio.run(main)
+
+
+def test_every_network_driver_is_closed(made):
+    closed = []
+
+    class Network(FakeNetwork):
+        async def close(self):
+            closed.append(self)
+            raise SystemExit
+
+    async def main():
+        made.make = lambda context: Network()
+        await made.drivers.network("mine")
+        await made.drivers.network("other")
+        await made.drivers.close()
+        assert len(closed) == 2
+
+    trio.run(main)
+
+
+def test_info_warns_of_a_driver_that_does_not_answer(made):
+    async def main():
+        made.make = lambda context: FakeVolume(context) if hasattr(context, "root") else FakeStorage(context)
+        await made.drivers.volume("mine")
+        assert list(made.drivers.degraded()) == []
+        gate = made.drivers.gates["volume", "mine"]
+        gate.seconds = 0.001
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                await gate.call("get", trio.sleep_forever, (), {})
+        (sentence,) = made.drivers.degraded()
+        assert sentence.startswith('volume driver "mine" did not answer 3 calls in a row; it is tried again in ')
+        assert f"WARNING: {sentence}" in info.warnings(Config(), host.cgroups(), True, [], [sentence])
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("where", ["import", "hook"])
+def test_a_plugin_whose_import_or_hook_exits(monkeypatch, where):
+    class Plugin:
+        @discovery.hooks.hookimpl
+        def orlop_log(self, register):
+            raise SystemExit(2)
+
+    class Point:
+        dist = None
+
+        def load(self):
+            return leave() if where == "import" else Plugin()
+
+    point = Point()
+    monkeypatch.setattr(discovery, "_entry_points", lambda *_: {"x": point})
+    with pytest.raises(DriverError, match='cannot load log driver "x": SystemExit'):
+        discovery.find("log", "x")
+
+
+def test_a_configuration_is_checked_with_drivers_that_exit(monkeypatch, tmp_path):
+    from orlop_engine import config_check
+
+    class Log(FakeLog):
+        def validate(self, options):
+            raise SystemExit
+
+    for make in (leave, Log):
+        monkeypatch.setattr(discovery, "find", lambda kind, name, make=make: SimpleNamespace(make=make))
+        (problem,) = config_check._log_driver(Config())
+        assert "SystemExit" in problem.text
