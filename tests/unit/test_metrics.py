@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +138,7 @@ def fake_engine(tmp_path: Path, **config: Any) -> Any:
         counts=lambda: {"total": 3, "running": 1, "paused": 0, "stopped": 2},
         index={"a": monitor, "b": SimpleNamespace(run=None)},
     )
+    gate = SimpleNamespace(failures=Counter(deadline=3), degraded=True, abandoned=2)
     return SimpleNamespace(
         config=SimpleNamespace(data_root=str(tmp_path), debug=False, **config),
         counters=Counters(),
@@ -147,6 +149,7 @@ def fake_engine(tmp_path: Path, **config: Any) -> Any:
         images=SimpleNamespace(count=0),
         execs=SimpleNamespace(index={}),
         zygote=SimpleNamespace(pid=7),
+        drivers=SimpleNamespace(gates={("network", "mine"): gate}),
     )
 
 
@@ -178,6 +181,10 @@ def test_everything_is_read_when_asked(tmp_path: Path) -> None:
             "orlop_store_transactions_total 1",
             "orlop_store_commit_seconds_count 1",
             "orlop_monitors 1",
+            'orlop_driver_failures_total{kind="network",driver="mine",reason="deadline"} 3',
+            'orlop_driver_failures_total{kind="network",driver="mine",reason="exception"} 0',
+            'orlop_driver_degraded{kind="network",driver="mine"} 1',
+            'orlop_driver_abandoned_calls{kind="network",driver="mine"} 2',
         ):
             assert f"\n{line}\n" in found
 

@@ -201,6 +201,28 @@ class Metrics:
                 lambda: engine.counters.failures,
                 ("kind", "action"),
             ),
+            _counter(
+                "orlop_driver_failures_total",
+                "Calls of drivers that gave no answer in time (reason deadline) or raised what they should not (exception)",
+                lambda: {
+                    (*key, reason): gate.failures[reason]
+                    for key, gate in engine.drivers.gates.items()
+                    for reason in ("deadline", "exception")
+                },
+                ("kind", "driver", "reason"),
+            ),
+            _gauge(
+                "orlop_driver_degraded",
+                "1 for a driver whose calls fail at once, as it gave no answer to several in a row",
+                lambda: {key: gate.degraded for key, gate in engine.drivers.gates.items()},
+                ("kind", "driver"),
+            ),
+            _gauge(
+                "orlop_driver_abandoned_calls",
+                "Calls of drivers that have not ended, although they were cancelled at their deadline",
+                lambda: {key: gate.abandoned for key, gate in engine.drivers.gates.items()},
+                ("kind", "driver"),
+            ),
             _counter("orlop_store_transactions_total", "Transactions of the state database", lambda: self._transactions),
             _counter(
                 "orlop_store_commits_total",
