@@ -161,7 +161,7 @@ async def _adopt_ended(containers: Containers, container: Container, run: Run) -
     run.finished.set()
     containers.background(exits.clean, containers, container, run)
     record = container.record
-    if record.state.running:  # it was to be started again, which is the boot's to decide now
+    if record.state.running:  # it waited for a restart; the boot decides again
         record.state = record.state.after_loss()
         await _record(containers, container)
 
@@ -170,21 +170,21 @@ async def _adopt(containers: Containers, container: Container, run: Run, status:
     monitor, record = run.monitor, container.record
     assert monitor is not None
     monitor.on_resumed = partial(containers.engine.execs.reconcile, container)
-    record.removing = False  # the last daemon died before it killed it, and nobody was told that it is gone
+    record.removing = False  # the previous daemon died before the kill, and reported no removal
     init = runs.init_record(run.run_dir)
     if init is None or runs.monitor_record(run.run_dir) is None:
         runs.complete(run.run_dir, record.id, status, _cgroup_by_name(containers, record))
         init = runs.init_record(run.run_dir)
     news = _note_init(record, init)
     if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
-        record.state, news = record.state.after_pause(), True  # the row lacks the pause, or has a thaw that did not happen
+        record.state, news = record.state.after_pause(), True  # the row lacks the pause, or has an unpause that failed
     containers.engine.execs.adopt(container, status)
     container.touch()
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     containers.background(exits.watch, containers, container, run)
     containers.background(health.watch, containers, container, run)
-    if record.held:  # by an operation of the last daemon
+    if record.held:  # paused by an operation of the previous daemon
         containers.background(lifecycle.resume, containers, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
         containers.background(live.keep_gateway, containers.engine, container)
@@ -193,7 +193,7 @@ async def _adopt(containers: Containers, container: Container, run: Run, status:
 
 
 def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
-    """Have the record tell of the process that runs. Whether that is news."""
+    """Update the record from the record of the running process. Returns whether anything changed."""
     state = record.state
     if init is None or (state.running and state.pid == init.pid):
         return False
@@ -233,7 +233,7 @@ async def _account_lost(containers: Containers, container: Container, *, never: 
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
     died = not between and (record.state.running or (init is not None and not never))
-    if between:  # two runs: the exit of the last one has been told, and the boot decides about the next
+    if between:  # between two runs: the last exit is accounted for, and the boot decides on a restart
         record.state = record.state.after_cancelled_restart()
     elif died:
         _note_exit(record, run, init)

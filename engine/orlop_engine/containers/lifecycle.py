@@ -115,9 +115,9 @@ async def start_locked(containers: Containers, container: Container, image: str 
 
 
 async def _failed(containers: Containers, container: Container, error: OrlopError) -> OrlopError:
-    """Record why a start failed, with Docker's exit codes, which clients turn into their own."""
+    """Record why a start failed, with Docker's exit codes, which clients derive their own from."""
     text, code, answer = str(error), 128, error
-    lower = text.lower() if "failed to create task" in text else ""  # what the runtime says; the rest is 128
+    lower = text.lower() if "failed to create task" in text else ""  # only for errors of the runtime; others are 128
     if "permission denied" in lower or "is a directory" in lower:
         if "is a directory" in lower:
             text += ": permission denied"
@@ -383,7 +383,8 @@ async def pause(containers: Containers, container: Container, *, held: bool = Fa
 
 
 async def _freeze(containers: Containers, container: Container, runtime: Runtime) -> None:
-    """Freeze the cgroup. A failure thaws it: it must not stay frozen, or freeze later, in a container shown as running."""
+    """Freeze the cgroup. A failure resumes it: a container that is shown as running must not stay frozen, or freeze
+    later."""
     try:
         await process.check(runtime.pause(task(containers, container)), f"pause container {container.id}")
     except DriverError as error:
@@ -425,8 +426,9 @@ async def unpause(containers: Containers, container: Container) -> None:
 
 
 async def _unpause(containers: Containers, container: Container) -> None:
-    """The row first: a boot sees that a container is frozen (`restore`), but not that one was never to be thawed. What the
-    engine holds is held until it is thawed: a boot in between does it."""
+    """Resume, after committing the row: a boot detects that a container is frozen, but not that it should have been
+    resumed. A container that the engine paused stays `held` until it has been resumed, so that a boot in between resumes
+    it."""
     record = container.record
     if not record.state.paused:
         record.held = False

@@ -44,12 +44,12 @@ async def remove(containers: Containers, container: Container, *, force: bool, v
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
     container.stop_requested = True
-    record.removing_volumes = volumes  # for the boot that finishes what a crash cuts short
+    record.removing_volumes = volumes  # for the boot that completes a removal after a crash
     with container.change(removing=True):
         await lifecycle.kill_now(containers, container)
         async with container.lock:
             _check_there(containers, container)
-            # Who held the lock until now may have started it again.
+            # The previous holder of the lock may have started it again.
             container.stop_requested = True
             await lifecycle.kill_now(containers, container)
             await _remove_locked(containers, container, volumes=volumes)
@@ -154,7 +154,7 @@ async def auto_remove(containers: Containers, container: Container) -> None:
     """Remove a container with `--rm` after its exit."""
     async with container.lock:
         if container.record.removing or container.id not in containers.index or container.record.state.running:
-            return  # removed by someone, or started again
+            return  # removed by another task, or started again
         try:
             with container.change(removing=True):
                 await _remove_locked(containers, container, volumes=True)

@@ -194,12 +194,12 @@ async def _start_if_wanted(containers: Containers, container: Container, tried: 
         async with container.lock:
             # unless a client has stopped, started or removed it meanwhile
             if record.state.restarting and container.id in containers.index and not record.removing:
-                record.restart_count = 0  # dockerd's: a start at boot begins to count anew
+                record.restart_count = 0  # as dockerd: a start at boot resets the count
                 await containers.start_locked(container)
     elif record.state.running:
         return
     elif record.removing:
-        # The last daemon died while it removed it.
+        # The previous daemon died during the removal.
         record.removing = False
         volumes_too = record.host_config.auto_remove or record.removing_volumes
         await removal.remove(containers, container, force=True, volumes=volumes_too)
