@@ -36,7 +36,7 @@ def _open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _say(text: str) -> int:
+def _print(text: str) -> int:
     """Print to stdout and flush: at exit Python would only report a full disk with status 120."""
     import signal
 
@@ -70,7 +70,7 @@ def _show(loaded: Loaded, as_json: bool) -> int:
     from orlop_kernel.config import show
 
     found = show.document(loaded)
-    return _say(msgspec.json.encode(found).decode() if as_json else show.text(found))
+    return _print(msgspec.json.encode(found).decode() if as_json else show.text(found))
 
 
 def main() -> int:
@@ -79,9 +79,9 @@ def main() -> int:
     try:
         parsed = parse(sys.argv[1:])._replace(directory=os.getcwd())
         if parsed.action == "help":
-            return _say(help_text().removesuffix("\n"))
+            return _print(help_text().removesuffix("\n"))
         if parsed.action == "version":
-            return _say(f"Orlop version {__version__}")
+            return _print(f"Orlop version {__version__}")
         loaded = load_all(parsed, os.environ)
         if parsed.action == "validate":
             _check_machine(loaded)

@@ -66,7 +66,7 @@ class Daemon:
         plugins = assembly.service_plugins(config)
         with pidfile.held(config.pid_path), process.roots(config):
             async with assembly.processes(plugins, config) as processes, trio.open_nursery() as outer:
-                process.adjust()
+                process.set_limits()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
                 # The processes just started import their modules on the other processor while we import ours
@@ -213,7 +213,7 @@ class Daemon:
                 listen.renew(own, renewed.get(entry.tlscacert or running.tlscacert))
             logs.set_level(found.config.effective_log_level)
             self._watch_loop(found.config)
-            _tell(found)
+            _log_reload(found)
             attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
             self._events.publish("daemon", "reload", daemon_id(found.config.data_root), attributes)
         finally:  # otherwise systemd would wait for READY=1
@@ -236,7 +236,7 @@ class Daemon:
             service.stopped()
 
 
-def _tell(found: ReloadPlan) -> None:
+def _log_reload(found: ReloadPlan) -> None:
     """Log the result of a reload."""
     for warning in found.loaded.warnings:
         _log.warning("%s", warning)

@@ -1,6 +1,6 @@
 """Reserves disk space for operations that free space: a preallocated file that is shrunk when the disk is full.
 
-Owned by the store's thread. `give` frees a step of the file; `take_back` grows it again once there is enough free space. The
+Owned by the store's thread. `release` frees a step of the file; `refill` grows it again once there is enough free space. The
 file has no content; a file left short by a crash is grown later.
 """
 
@@ -25,7 +25,7 @@ class Reserve:
         self.path = path
         self.whole = False
 
-    def give(self) -> bool:
+    def release(self) -> bool:
         """Free one step. False when none is left."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
@@ -45,7 +45,7 @@ class Reserve:
         self.whole = False
         return True
 
-    def take_back(self) -> None:
+    def refill(self) -> None:
         """Grow the file to its full size if there is space. Costs one statvfs, and nothing when it is whole."""
         if self.whole:
             return

@@ -30,7 +30,18 @@ from orlop_kernel.reserve import Reserve
 from orlop_kernel.storefile import SCHEMA_VERSION, TABLES, Examined, examine, is_full, lock_root, open_database, translate
 from orlop_sdk.errors import DriverError, Unavailable
 
-__all__ = ["SCHEMA_VERSION", "TABLES", "UNREADABLE", "Delete", "Examined", "Forget", "Put", "Store", "examine", "lock_root"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TABLES",
+    "UNREADABLE",
+    "Delete",
+    "DropQuarantined",
+    "Examined",
+    "Put",
+    "Store",
+    "examine",
+    "lock_root",
+]
 
 UNREADABLE = (ValueError, RecursionError)
 """Errors of decoding a damaged row: msgspec's and Unicode's errors are ValueErrors."""
@@ -56,7 +67,7 @@ class Delete(NamedTuple):
     key: str
 
 
-class Forget(NamedTuple):
+class DropQuarantined(NamedTuple):
     """Drop a quarantined row; a missing row is no error."""
 
     table: str
@@ -71,7 +82,7 @@ class _Quarantine(NamedTuple):
     reason: str
 
 
-Operation = Put | Delete | Forget | _Quarantine
+Operation = Put | Delete | DropQuarantined | _Quarantine
 
 
 def _table(name: str) -> str:
@@ -90,7 +101,7 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
             )
         case Delete(_, key):
             connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
-        case Forget(_, key):
+        case DropQuarantined(_, key):
             connection.execute("DELETE FROM quarantine WHERE source = ? AND key = ?", (table, key))
         case _Quarantine(_, key, reason):
             # By rowid: damage may have changed a key's type, and then no SQL comparison finds the row
@@ -139,7 +150,7 @@ class Store:
         lock = lock_root(os.path.dirname(path), "data root")
         try:
             store = cls(path, open_database(path))
-            store._reserve.take_back()
+            store._reserve.refill()
             store._thread.start()
             try:
                 yield store
@@ -217,7 +228,7 @@ class Store:
                     self._token.run_sync_soon(_finish, group)
                 except trio.RunFinishedError:
                     pass  # the task's event loop has ended; the rows are on the disk
-            self._reserve.take_back()
+            self._reserve.refill()
             if last:
                 return
 
@@ -240,7 +251,7 @@ class Store:
         error = self._transaction(group)
         if error and is_full(error):
             group = [job for job in group if job.makes_room]
-            while group and error and is_full(error) and self._reserve.give():
+            while group and error and is_full(error) and self._reserve.release():
                 error = self._transaction(group)
         if self.on_commit:
             self.on_commit(len(group), time.monotonic() - began)

@@ -124,7 +124,7 @@ def _identify(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _take_up(connection: sqlite3.Connection) -> None:
+def _retry_quarantined(connection: sqlite3.Connection) -> None:
     """Move quarantined rows back, because this version may read what another could not. A row with the same key written
     since then replaces the old one. On a full disk they stay where they are."""
     try:
@@ -167,7 +167,7 @@ def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
             )
         if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("integrity_check found damage")
-        _take_up(connection)
+        _retry_quarantined(connection)
     except BaseException:
         connection.close()
         raise
@@ -266,12 +266,12 @@ def _salvager(aside: str) -> sqlite3.Connection:
 
 class Examined(NamedTuple):
     """A database as found on the disk. `quarantined` is (table, key, reason); `damage` is what SQLite reports about the
-    file; `aside` are the damaged files that earlier starts moved away."""
+    file; `damaged_files` are the damaged files that earlier starts moved away."""
 
     rows: dict[str, dict[str, bytes]]
     quarantined: tuple[tuple[str, str, str], ...] = ()
     damage: tuple[str, ...] = ()
-    aside: tuple[str, ...] = ()
+    damaged_files: tuple[str, ...] = ()
     schema: tuple[str, ...] = ()
 
 

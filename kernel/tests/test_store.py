@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from orlop_kernel import reserve
-from orlop_kernel.store import Delete, Forget, Put, Store, examine
+from orlop_kernel.store import Delete, DropQuarantined, Put, Store, examine
 from orlop_sdk.errors import Unavailable
 
 
@@ -172,17 +172,17 @@ class FullDisk:
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, more: int = 2) -> None:
         self._connection = store._connection
         self._more = more
-        self._give = store._reserve.give
-        monkeypatch.setattr(store._reserve, "give", self.give)
-        monkeypatch.setattr(store._reserve, "take_back", lambda: None)  # the real disk has space
+        self._release = store._reserve.release
+        monkeypatch.setattr(store._reserve, "release", self.release)
+        monkeypatch.setattr(store._reserve, "refill", lambda: None)  # the real disk has space
 
     def limit(self, more: int = 0) -> None:
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
         self._connection.execute(f"PRAGMA max_page_count={pages + more}")
 
-    def give(self) -> bool:
+    def release(self) -> bool:
         self.limit(self._more)
-        return self._give()
+        return self._release()
 
 
 def test_what_makes_room_gets_the_reserve_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_a_reserve_that_is_used_up_is_no_error_of_its_own(tmp_path: Path, monkey
         with pytest.raises(Unavailable, match="no space left on device"):
             await store.commit([Put("images", "record", bytes(9000)), Delete("containers", "old")])
         assert os.path.getsize(store._reserve.path) == 0
-        assert not store._reserve.give()
+        assert not store._reserve.release()
 
     in_store(tmp_path, body)
 
@@ -232,9 +232,9 @@ def test_a_reserve_takes_only_what_others_do_not_need(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         "orlop_kernel.reserve.os.fstatvfs", lambda fd: os.statvfs_result((1, 1, *found[2:4], blocks.pop(0), *found[5:]))
     )
-    one.take_back()
+    one.refill()
     assert (one.whole, os.path.getsize(one.path)) == (False, 0)
-    one.take_back()
+    one.refill()
     assert (one.whole, os.path.getsize(one.path)) == (True, reserve.SIZE)
     assert os.stat(one.path).st_blocks * 512 >= reserve.SIZE
 
@@ -363,7 +363,7 @@ def test_rows_set_aside_are_tried_again_at_the_next_start(tmp_path: Path) -> Non
         await store.commit([Put("containers", "old", b"1"), Put("containers", "both", b"first"), Put("volumes", "v", b"1")])
         for table, key in (("containers", "old"), ("containers", "both"), ("volumes", "v")):
             await store.quarantine(table, key, "why")
-        await store.commit([Put("containers", "both", b"second"), Forget("volumes", "v")])
+        await store.commit([Put("containers", "both", b"second"), DropQuarantined("volumes", "v")])
         assert [key for _, key, _ in store.quarantined()] == ["old", "both"]
 
     in_store(tmp_path, body)

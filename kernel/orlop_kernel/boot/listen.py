@@ -62,7 +62,7 @@ async def _open_tcp(url: str, config: Config, context: ssl.SSLContext | None) ->
     return [TlsListener(listener, context) for listener in listeners] if context else list(listeners)
 
 
-def _take(rest: str, inherited: Mapping[int, str], config: Config, context: ssl.SSLContext | None) -> Listeners:
+def _adopt_inherited(rest: str, inherited: Mapping[int, str], config: Config, context: ssl.SSLContext | None) -> Listeners:
     """`fd://` takes all sockets that systemd opened, `fd://3` or `fd://name` those. TCP sockets are checked like configured
     ones."""
     if not inherited:
@@ -104,7 +104,7 @@ async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[
             if scheme == "unix" and separator:
                 opened: Listeners = [_open_unix(rest or DEFAULT_HOST.removeprefix("unix://"), config)]
             elif scheme == "fd" and separator:
-                opened = _take(rest, inherited, config, context)
+                opened = _adopt_inherited(rest, inherited, config, context)
             else:
                 opened = await _open_tcp(host, config, context)
             for listener in opened:

@@ -22,9 +22,9 @@ __all__ = ["release_when_idle", "resident"]
 _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
 _IDLE = 0.02  # processor share; the daemon is idle below it
-_SOME = 4 << 20  # growth over the minimum that is released while idle
-_MUCH = 64 << 20  # growth since the last release that is released at once
-_WORK = 0.01  # seconds of processor time
+_IDLE_GROWTH = 4 << 20  # growth over the minimum that is released while idle
+_URGENT_GROWTH = 64 << 20  # growth since the last release that is released at once
+_MIN_WORK = 0.01  # seconds of processor time
 _QUICK = 0.03
 _FEW_OBJECTS = 150_000  # that a full collection visits in some 20 ms; what a boot made is frozen and does not count
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -70,9 +70,9 @@ async def release_when_idle(
         now = resident()
         least = min(least, now)
         if processor() - used < _EVERY * _IDLE:
-            due = now - least > _SOME and processor() - worked > _WORK
+            due = now - least > _IDLE_GROWTH and processor() - worked > _MIN_WORK
         else:
-            due = now - left > _MUCH
+            due = now - left > _URGENT_GROWTH
         if due:
             release()
             left, worked = resident(), processor()

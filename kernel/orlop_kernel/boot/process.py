@@ -15,7 +15,7 @@ from orlop_kernel.config import Config, ConfigError
 from orlop_kernel.http.messages import Limits
 from orlop_sdk import linux
 
-__all__ = ["adjust", "client_limits", "refuse_foreign", "roots"]
+__all__ = ["client_limits", "refuse_foreign", "roots", "set_limits"]
 
 _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
@@ -24,7 +24,7 @@ _MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest size at once, per cli
 _BUFFERS = 2 << 20  # buffers that relaying a stream allocates and frees repeatedly
 _OOM_SCORE = -500  # dockerd's: killed late, but before the machine has no memory left
 # Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
-_SIGNS = frozenset(
+_FOREIGN_DIRECTORIES = frozenset(
     {"containers", "image", "overlay2", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
 )
 
@@ -33,7 +33,7 @@ def refuse_foreign(data_root: str) -> None:
     """Refuse the data root of another engine, because boot removes everything that our database does not list.
     (dockerd's daemon.json, with its data-root, is read where ours is missing.)"""
     names = set(os.listdir(data_root))
-    if "orlop.db" not in names and (found := sorted(names & _SIGNS)):
+    if "orlop.db" not in names and (found := sorted(names & _FOREIGN_DIRECTORIES)):
         raise ConfigError(
             f"cannot use data root {data_root}: it holds data of another engine ({', '.join(found)}) and no orlop.db; "
             "give Orlop a data-root of its own in /etc/orlop/daemon.json"
@@ -59,7 +59,7 @@ def roots(config: Config) -> Iterator[None]:
         os.close(lock)
 
 
-def adjust() -> None:
+def set_limits() -> None:
     """Raise the limit of open files, lower the OOM score, and enable stack dumps for aborts."""
     linux.keep_freed_memory(_BUFFERS)
     # When a watchdog aborts us, the stacks of all threads go to the log; a core dump would only fill the disk

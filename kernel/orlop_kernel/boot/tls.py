@@ -71,7 +71,7 @@ def _check_dates(what: str, certificate: dict[str, Any]) -> None:
         _refuse(f"{what} expired on {certificate['notAfter']}")
 
 
-def _try_out(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
+def _test_handshake(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
     """Do a handshake in memory with a client that trusts exactly this certificate, and return the certificate presented.
     Finds what every client would find: a key that does not match, a certificate that is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -112,7 +112,7 @@ def server_context(config: Config) -> ssl.SSLContext:
     _check_form("tlscert", config.tlscert)
     _check_form("tlskey", config.tlskey)
     _load_pair(context, config)
-    shown = _try_out(context, config)
+    shown = _test_handshake(context, config)
     _check_dates(f"the certificate in tlscert {config.tlscert}", shown)
     if config.verifies_clients:
         _load_authority(context, config)

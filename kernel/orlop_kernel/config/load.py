@@ -98,7 +98,7 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
     return f"the following directives are specified both as a flag and in the configuration file: {', '.join(found)}"
 
 
-def _culprit(values: Mapping[str, Any], key: str) -> tuple[str, str]:
+def _wrong_member(values: Mapping[str, Any], key: str) -> tuple[str, str]:
     """The wrong member of a map, which msgspec does not name, as a suffix of the key; and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
@@ -117,7 +117,7 @@ def _explain(error: msgspec.ValidationError, values: Mapping[str, Any], key: str
     for name, word in _WORDS.items():
         what = what.replace(name, word)
     what = re.sub(r"^Expected", "expected", what)
-    member, shown = _culprit(values, key)
+    member, shown = _wrong_member(values, key)
     line = lines.get(key + member) or lines.get(key)
     if key == "proxies":
         shown = without_password(shown)

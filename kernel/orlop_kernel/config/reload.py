@@ -60,13 +60,13 @@ def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_NOT_TOLD = frozenset({"log-opts", "proxies"})
+_OMITTED = frozenset({"log-opts", "proxies"})
 """dockerd leaves both out of the event, and both may hold passwords."""
 
 
 def reload_attributes(config: Config) -> dict[str, str]:
     """The attributes of the daemon's `reload` event: every reloadable value as text, in dockerd's format."""
-    found = {key: _text(getattr(config, _FIELDS[key])) for key in _FIELDS if key in RELOADABLE - _NOT_TOLD}
+    found = {key: _text(getattr(config, _FIELDS[key])) for key in _FIELDS if key in RELOADABLE - _OMITTED}
     unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     return {
         **found,

@@ -100,7 +100,7 @@ class Admission:
         if peer is None:
             peer = self._peers[key] = _Peer(key)
         reason = self._excess(peer, descriptor)
-        if reason and not self._make_place(peer):
+        if reason and not self._evict_waiting(peer):
             if not peer.open:
                 del self._peers[key]
             raise Refused(reason)
@@ -118,7 +118,7 @@ class Admission:
             return f"the daemon has {descriptor} files open, and keeps the rest for its own work"
         return ""
 
-    def _make_place(self, peer: _Peer) -> bool:
+    def _evict_waiting(self, peer: _Peer) -> bool:
         """Close a waiting connection: one of this peer, or, while the peer is below its own share, one of the peer with the
         most. False when none waits."""
         victim: _Peer | None = peer

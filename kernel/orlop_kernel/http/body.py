@@ -118,7 +118,7 @@ class RequestBody:
         return BodyError(status, message)
 
     @property
-    def spoilt(self) -> bool:
+    def unrecoverable(self) -> bool:
         """Whether the next request on this connection cannot be located: the rest of the body is lost or too long."""
         if self._failure or (self.expects and not self.done):
             return True

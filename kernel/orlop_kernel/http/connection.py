@@ -135,8 +135,8 @@ class Connection:
         request = Request(head.method, head.target, head.path, head.query, head.headers, body, self._peer)
         answer: Answer
         try:
-            if head.flaw:
-                raise BadRequest(400, head.flaw)
+            if head.query_error:
+                raise BadRequest(400, head.query_error)
             if self._limits.descriptors_by_request and descriptors.in_use() >= self._limits.descriptors:
                 raise BadRequest(503, "the daemon has too many open files: try again later")
             answer = await self._handler(request)
@@ -153,7 +153,7 @@ class Connection:
         return False
 
     async def _respond(self, head: Head, body: RequestBody, answer: Response) -> bool:
-        keep = head.keep_alive and not self._last and (body.done or not body.spoilt)
+        keep = head.keep_alive and not self._last and (body.done or not body.unrecoverable)
         await self._transport.answer(
             whole(head.version, answer.status, answer.headers, answer.body, head_only=head.method == "HEAD", keep=keep)
         )
@@ -184,7 +184,7 @@ class Connection:
             nursery.cancel_scope.cancel()
         if not complete:
             raise EOFError
-        return keep and not body.spoilt and (body.done or await body.discard())
+        return keep and not body.unrecoverable and (body.done or await body.discard())
 
     async def _produce(self, answer: Streaming, *, chunked: bool) -> None:
         send = self._transport.send

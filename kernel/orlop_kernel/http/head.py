@@ -37,10 +37,10 @@ class BadRequest(Exception):
 
 
 class Head:
-    """A parsed head. `length` is the body's in bytes, -1 when it is chunked. `flaw` says why the query is invalid: since the
-    head can still be delimited, the API may answer in its own format."""
+    """A parsed head. `length` is the body's in bytes, -1 when it is chunked. `query_error` says why the query is invalid:
+    since the head can still be delimited, the API may answer in its own format."""
 
-    __slots__ = ("expects", "flaw", "headers", "keep_alive", "length", "method", "path", "query", "target", "version")
+    __slots__ = ("expects", "headers", "keep_alive", "length", "method", "path", "query", "query_error", "target", "version")
 
     def __init__(self, method: str, target: str, version: str, headers: dict[str, str]) -> None:
         self.method = method
@@ -50,7 +50,7 @@ class Head:
         self.length = 0
         self.expects = False
         self.keep_alive = version == "1.1"
-        self.flaw = ""
+        self.query_error = ""
         self.query = _NO_QUERY
         path, mark, query = _origin_form(method, target).partition("?")
         self.path = _unescape(path)
@@ -58,7 +58,7 @@ class Head:
             try:
                 self.query = _parse_query(query)
             except BadRequest as error:
-                self.flaw = str(error)
+                self.query_error = str(error)
         if "connection" in headers:
             self._connection(headers["connection"])
         if "transfer-encoding" in headers:

@@ -45,7 +45,7 @@ async def _tls_peer(stream: trio.SSLStream[trio.SocketStream]) -> Peer:
         except trio.BrokenResourceError as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError):
-                await _say_why(stream, _NOT_TLS if cause.reason == "HTTP_REQUEST" else b"")
+                await _send_refusal(stream, _NOT_TLS if cause.reason == "HTTP_REQUEST" else b"")
             raise
     if scope.cancelled_caught:
         raise trio.BrokenResourceError("no TLS handshake in time")
@@ -59,7 +59,7 @@ async def _tls_peer(stream: trio.SSLStream[trio.SocketStream]) -> Peer:
     )
 
 
-async def _say_why(stream: trio.SSLStream[trio.SocketStream], answer: bytes) -> None:
+async def _send_refusal(stream: trio.SSLStream[trio.SocketStream], answer: bytes) -> None:
     """Send `answer` to the refused client, or else the alert that OpenSSL made of the failure (RFC 8446 section 6.2). trio
     does not send that alert, and without it the client only sees an EOF. Then drain the input: closing with unread input
     resets the connection, and the reset can overtake the alert."""

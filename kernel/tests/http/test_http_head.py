@@ -58,13 +58,13 @@ def test_forms_of_the_target(target: str, path: str) -> None:
 
 
 def test_a_bad_escape_in_the_query_leaves_the_request_whole() -> None:
-    assert get("/x?a=%zz").flaw == 'invalid URL escape "%zz"'
-    assert get("/x?a=%4").flaw == 'invalid URL escape "%4"'
+    assert get("/x?a=%zz").query_error == 'invalid URL escape "%zz"'
+    assert get("/x?a=%4").query_error == 'invalid URL escape "%4"'
 
 
 def test_a_semicolon_separates_nothing() -> None:
     """Go's url.Query drops such a pair, and Go's server refuses it: a plugin must see all parameters that are used."""
-    assert get("/x?force=1;a").flaw == "invalid semicolon separator in query"
+    assert get("/x?force=1;a").query_error == "invalid semicolon separator in query"
     assert get("/x?force=1%3Ba").query == {"force": ["1;a"]}
 
 

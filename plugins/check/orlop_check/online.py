@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from orlop_engine.containers.container import Container
-from orlop_kernel.store import Forget
+from orlop_kernel.store import DropQuarantined
 from orlop_sdk import InvalidParameter
 
 from . import bundle
@@ -161,5 +161,5 @@ class Checker:
                 await containers.save(item)
 
     async def _forget(self, table: str, key: str) -> str:
-        await self._engine.store.commit([Forget(table, key)])
+        await self._engine.store.commit([DropQuarantined(table, key)])
         return f"quarantined row {table}/{key}: dropped"

@@ -77,7 +77,7 @@ def read(database: Examined) -> tuple[Rows, list[Finding]]:
         volumes=decoded("volumes", decode_volume, rows["volumes"]),
         aside=frozenset(key for table, key, _ in database.quarantined if table == "containers"),
     )
-    rows_read.lost = bool(database.damage or database.aside)
+    rows_read.lost = bool(database.damage or database.damaged_files)
     rows_read.doubtful = rows_read.lost or any(table == "images" for table, _, _ in database.quarantined) or bool(findings)
     return rows_read, findings
 
@@ -110,7 +110,7 @@ def _file(database: Examined) -> Iterator[Finding]:
             object="file orlop.db",
             text=f"is damaged: {line}. The next start moves it aside and saves the rows that can be read",
         )
-    for name in database.aside:
+    for name in database.damaged_files:
         yield Finding(
             severity=WARNING,
             area="database",

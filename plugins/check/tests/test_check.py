@@ -311,7 +311,7 @@ def test_names_are_unique() -> None:
 
 def test_nothing_is_garbage_while_rows_may_be_missing() -> None:
     def spoil(facts: Facts) -> None:
-        facts.database = facts.database._replace(aside=("orlop.db.damaged-1",))
+        facts.database = facts.database._replace(damaged_files=("orlop.db.damaged-1",))
         facts.directories |= {STRANGER}
         facts.storage = StorageFacts("overlay2", facts.storage.keys | {STRANGER})  # type: ignore[operator]
         facts.blobs = {**facts.blobs, "sha256:" + "7" * 64: Blob(1)}
