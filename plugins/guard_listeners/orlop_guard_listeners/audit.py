@@ -28,7 +28,7 @@ from orlop_sdk.base import rfc3339
 from .audit_file import AuditFile
 from .objects import clean
 
-__all__ = ["Audit", "Line", "Unwritable", "Who"]
+__all__ = ["Audit", "Client", "Line", "Unwritable"]
 
 _log = logging.getLogger("orlop.audit")
 
@@ -44,7 +44,7 @@ class Unwritable(Unavailable):
     by = "audit log"
 
 
-class Who(msgspec.Struct, omit_defaults=True, frozen=True):
+class Client(msgspec.Struct, omit_defaults=True, frozen=True):
     """The client: by SO_PEERCRED on a unix socket, by certificate on TLS."""
 
     uid: int | None = None
@@ -54,7 +54,7 @@ class Who(msgspec.Struct, omit_defaults=True, frozen=True):
     certificate: str = ""
 
     @classmethod
-    def of(cls, peer: Peer) -> Who:
+    def of(cls, peer: Peer) -> Client:
         if peer.transport == "unix":
             return cls(peer.uid, peer.gid, peer.pid)
         return cls(address=peer.address, certificate=clean(peer.subject))
@@ -69,7 +69,7 @@ class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
     id: str = ""
     listener: str = ""
     role: str = ""
-    peer: Who | None = None
+    peer: Client | None = None
     method: str = ""
     path: str = ""
     route: str = ""

@@ -31,7 +31,7 @@ T = TypeVar("T")
 BODY_LIMIT = 4 << 20
 """Docker's limit. A larger body is refused, because a plugin cannot judge what it does not see."""
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds for a plugin to answer. Every request waits for it."""
 
 _HIDDEN = frozenset({"authorization", "x-registry-auth", "x-registry-config", "host", "transfer-encoding"})
@@ -130,12 +130,12 @@ class Plugin:
         if self._client is None:  # takes 100 ms, once; other requests proceed meanwhile
             await trio.to_thread.run_sync(import_module, f"{__package__}.authz_client")
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(TIMEOUT):
                 if not self._greeted:
                     await self._greet()
                 verdict = await self._call(method, msgspec.json.encode(question), _Verdict)
         except trio.TooSlowError:
-            raise PluginFailed(self.name, f"{method}: no answer in {PATIENCE:g} s") from None
+            raise PluginFailed(self.name, f"{method}: no answer in {TIMEOUT:g} s") from None
         if verdict.err:
             raise PluginFailed(self.name, verdict.err)
         if not verdict.allow:
@@ -153,7 +153,7 @@ class Plugin:
         from .authz_client import Client, Unreachable
 
         if self._client is None:
-            self._client = Client(self.address, PATIENCE)
+            self._client = Client(self.address, TIMEOUT)
         try:
             status, answer = await self._client.post(method, body)
             if status != 200:
@@ -196,10 +196,10 @@ class Chain:
         for plugin in (*self._plugins, *self._retired):
             await plugin.aclose()
 
-    async def may_ask(self, question: Question) -> None:
+    async def check_request(self, question: Question) -> None:
         for plugin in self._plugins:
             await plugin.ask("AuthZPlugin.AuthZReq", question)
 
-    async def may_answer(self, question: Question) -> None:
+    async def check_answer(self, question: Question) -> None:
         for plugin in self._plugins:
             await plugin.ask("AuthZPlugin.AuthZRes", question)

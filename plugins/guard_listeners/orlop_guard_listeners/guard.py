@@ -27,7 +27,7 @@ from orlop_sdk import DriverError, NotFound
 from orlop_sdk.base import rfc3339
 
 from . import host_access, inherited_access, redact
-from .audit import Audit, Line, Who
+from .audit import Audit, Client, Line
 from .authz import BODY_LIMIT, Chain, Question, is_json
 from .image_names import ListenerImages
 from .label_scope import LabelScope
@@ -86,7 +86,7 @@ class Guard:
         if not line:
             return answer
         line.object = {**line.object, **describe_body(self._engine, call)}
-        return self._noted(line, answer, began)
+        return self._log_answer(line, answer, began)
 
     async def _through(self, call: Call, proceed: Callable[[], Awaitable[Answer]], line: Line | None) -> Answer:
         if not call.pattern:
@@ -97,12 +97,12 @@ class Guard:
             if self._policy.guarded:
                 call.restrictions = self._restrictions(self._policy, call, line)
         if question:
-            await self._plugins.may_ask(question)
+            await self._plugins.check_request(question)
         answer = await proceed()
         if line:
             line.object = {**line.object, **describe_made(self._engine, call, answer)}
         if self._policy:
-            answer = self._shown(self._policy, call, answer)
+            answer = self._redact(self._policy, call, answer)
         if not question:
             return answer
         try:
@@ -131,7 +131,7 @@ class Guard:
         if policy.level < Level.FULL and rule.host is Host.FILES:
             self._check_files(policy, call)
         if policy.guarded:
-            for what in await self._beyond(policy, call):
+            for what in await self._host_requests(policy, call):
                 raise policy.denied(what)
 
     def _check_files(self, policy: ListenerPolicy, call: Call) -> None:
@@ -145,9 +145,9 @@ class Guard:
         for mounted in container.record.mounts:
             if mounted.type == "volume":
                 with suppress(NotFound):  # the volume is gone: nothing to read
-                    self._vet(policy, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
+                    self._check_volume(policy, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
 
-    async def _beyond(self, policy: ListenerPolicy, call: Call) -> list[str]:
+    async def _host_requests(self, policy: ListenerPolicy, call: Call) -> list[str]:
         """What the body requests from the host."""
         if call.pattern == "/containers/create":
             request = await call.json(CreateRequest)
@@ -166,11 +166,11 @@ class Guard:
             return [*host_access.of_network(wanted), *beyond, *taken]
         return []
 
-    def _vet(self, policy: ListenerPolicy, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
+    def _check_volume(self, policy: ListenerPolicy, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
         """See Restrictions.check_volume. The router answers this error, so the log line is completed here."""
         try:
             if self._label_scope:
-                self._label_scope.vet(volume, anonymous)
+                self._label_scope.check_volume(volume, anonymous)
             elif volume.of_host:
                 raise policy.denied(f"the volume {volume.name}, which is a directory or device of the host,")
         except Denied as error:
@@ -182,17 +182,17 @@ class Guard:
         refuse = partial(_refused, policy, line)
         return Restrictions(
             hide_host=True,
-            labels=self._label_scope.stamp if self._label_scope else {},
-            check_volume=partial(self._vet, policy, line),
+            labels=self._label_scope.required_labels if self._label_scope else {},
+            check_volume=partial(self._check_volume, policy, line),
             images=self._image_policy(policy, call, refuse),
             refuse=refuse,
         )
 
     def _image_policy(self, policy: ListenerPolicy, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
         pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))
-        return ListenerImages(policy, self._label_scope.holds if self._label_scope else None, denied, pulling=pulling)
+        return ListenerImages(policy, self._label_scope.matches if self._label_scope else None, denied, pulling=pulling)
 
-    def _shown(self, policy: ListenerPolicy, call: Call, answer: Answer) -> Answer:
+    def _redact(self, policy: ListenerPolicy, call: Call, answer: Answer) -> Answer:
         """Remove what this client may not see."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
@@ -222,14 +222,14 @@ class Guard:
                     raise
                 text = f"request body too large for authorization plugin: size exceeds {BODY_LIMIT} bytes"
                 raise _TooLarge(text) from error
-            request.body = _Held(body)
+            request.body = _BufferedBody(body)
         # Plugins must not see registry credentials
         return Question.about(request, b"" if call.pattern == "/auth" else body)
 
     async def _approved(self, question: Question, answer: Answer) -> Answer:
         """The answer, unless a plugin withholds it. Error answers are always passed on, as by Docker."""
         try:
-            await self._plugins.may_answer(question.with_answer(answer))
+            await self._plugins.check_answer(question.with_answer(answer))
         except Exception:
             if isinstance(answer, Response) and answer.status >= 400:
                 return answer
@@ -249,7 +249,7 @@ class Guard:
             id=f"{_boot}-{next(_numbers)}",
             listener=self._policy.host if self._policy else DEFAULT,
             role=self._policy.role if self._policy else "full",
-            peer=Who.of(request.peer),
+            peer=Client.of(request.peer),
             method=request.method,
             path=request.target.partition("?")[0],
             route=call.pattern,
@@ -257,7 +257,7 @@ class Guard:
             decision="allowed",
         )
 
-    def _noted(self, line: Line, answer: Answer, began: float) -> Answer:
+    def _log_answer(self, line: Line, answer: Answer, began: float) -> Answer:
         """Log the call; for a stream, log its beginning now and its end later."""
         if line.decision != WITHHELD:
             line.status = _status(answer)
@@ -268,7 +268,7 @@ class Guard:
         self._close(line, "begin", began)
         line.outcome = BROKEN  # corrected when the stream completes
         if isinstance(answer, Streaming):
-            return Streaming(answer.status, _Noted(answer.pieces, line, end), answer.headers)
+            return Streaming(answer.status, _LoggedStream(answer.pieces, line, end), answer.headers)
         run = answer.run
 
         async def noted(stream: RawStream) -> None:
@@ -287,7 +287,7 @@ class Guard:
         self._audit.write(line)
 
 
-class _Noted:
+class _LoggedStream:
     """The pieces of a stream, whose end is logged. Not a generator: a generator that was never started runs no cleanup when
     it is closed."""
 
@@ -296,7 +296,7 @@ class _Noted:
         self._line = line
         self._end: Callable[[], None] | None = end
 
-    def __aiter__(self) -> _Noted:
+    def __aiter__(self) -> _LoggedStream:
         return self
 
     async def __anext__(self) -> bytes:
@@ -320,7 +320,7 @@ async def _close(pieces: AsyncIterator[bytes]) -> None:
         await aclose()
 
 
-class _Held:
+class _BufferedBody:
     """A body that was already read. Implements http's Body."""
 
     def __init__(self, data: bytes) -> None:
@@ -333,7 +333,7 @@ class _Held:
         data, self._data = self._data, b""
         return data
 
-    def __aiter__(self) -> _Held:
+    def __aiter__(self) -> _BufferedBody:
         return self
 
     async def __anext__(self) -> bytes:

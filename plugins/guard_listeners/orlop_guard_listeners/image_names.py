@@ -21,13 +21,13 @@ __all__ = ["ListenerImages"]
 
 
 class ListenerImages:
-    """An `ImagePolicy` for one call, with its `denied`. `holds`: whether given labels match the listener's; None without
+    """An `ImagePolicy` for one call, with its `denied`. `matches`: whether given labels match the listener's; None without
     labels. `pulling`: names and content come from a registry."""
 
     def __init__(
         self,
         policy: ListenerPolicy,
-        holds: Callable[[Mapping[str, str] | None], bool] | None,
+        matches: Callable[[Mapping[str, str] | None], bool] | None,
         denied: Callable[[str], Denied],
         *,
         pulling: bool,
@@ -35,7 +35,7 @@ class ListenerImages:
         self.owner = policy.host
         self._patterns = [glob(text) for text in policy.image_names]
         self.denied = denied
-        self._policy, self._holds, self._pulling = policy, holds, pulling
+        self._policy, self._matches, self._pulling = policy, matches, pulling
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
         if name_matches(self._patterns, name):
@@ -48,7 +48,7 @@ class ListenerImages:
         return image.record.owner == self.owner or self._is_labelled(image)
 
     def may_use(self, image: Image) -> bool:
-        return self._holds is None or self._policy.shared_images or self._is_labelled(image)
+        return self._matches is None or self._policy.shared_images or self._is_labelled(image)
 
     def _is_labelled(self, image: Image) -> bool:
-        return self._holds is not None and self._holds(image.config.labels)
+        return self._matches is not None and self._matches(image.config.labels)

@@ -39,7 +39,7 @@ class LabelScope:
     def __init__(self, engine: Engine, policy: ListenerPolicy) -> None:
         self._engine = engine
         self._policy = policy
-        self.stamp = {key: value for key, value in policy.labels if value is not None}
+        self.required_labels = {key: value for key, value in policy.labels if value is not None}
         by_route: dict[Scope, Callable[[Call], Awaitable[None]]] = {
             Scope.FILTER: self._filter,
             Scope.CONTAINER: self._container,
@@ -68,32 +68,32 @@ class LabelScope:
             raise self._policy.outside(f"{call.request.method} {call.pattern}")
         await judge(call)
 
-    def holds(self, labels: Mapping[str, str] | None) -> bool:
+    def matches(self, labels: Mapping[str, str] | None) -> bool:
         have = labels or {}
         return all(key in have and value in (None, have[key]) for key, value in self._policy.labels)
 
     def has_container(self, container_id: str) -> bool:
         found = self._engine.containers.index.get(container_id)
-        return found is not None and self.holds(found.record.config.labels)
+        return found is not None and self.matches(found.record.config.labels)
 
     # --- objects, by name or ID ---------------------------------------------------------------------------------------
 
     def _container_id(self, text: str) -> str:
         container = self._engine.containers.get(text)
-        if not self.holds(container.record.config.labels):
+        if not self.matches(container.record.config.labels):
             raise self._policy.outside(f"container {text}")
         return container.id
 
     def _network_id(self, text: str, *, shared: bool = False) -> str:
         record = self._engine.networks.resolve(text)
-        if not self.holds(record.labels) and not (shared and record.predefined and record.name in _SHARED_NETWORKS):
+        if not self.matches(record.labels) and not (shared and record.predefined and record.name in _SHARED_NETWORKS):
             raise self._policy.outside(f"network {text}")
         return record.id
 
-    def vet(self, volume: VolumeRecord, anonymous: bool) -> None:
+    def check_volume(self, volume: VolumeRecord, anonymous: bool) -> None:
         """Check a volume that a container has or gets. Anonymous volumes without the labels come from a container of this
         scope, or are new: they are allowed, unless they use something of the host."""
-        if self.holds(volume.labels):
+        if self.matches(volume.labels):
             return
         if volume.of_host:
             raise self._policy.denied(f"the volume {volume.name}, which is a directory or device of the host,")
@@ -101,19 +101,19 @@ class LabelScope:
             raise self._policy.outside(f"volume {volume.name}")
 
     def _check_image(self, text: str) -> None:
-        if not self.holds(self._engine.images.resolve(text).config.labels):
+        if not self.matches(self._engine.images.resolve(text).config.labels):
             raise self._policy.outside(f"image {text}")
 
-    def _check_volume(self, name: str) -> None:
-        """The volume is in the scope, or will be created with the labels. `vet` checks again, in case another client creates
-        it first."""
+    def _check_volume_name(self, name: str) -> None:
+        """The volume is in the scope, or will be created with the labels. `check_volume` checks again, in case another
+        client creates it first."""
         try:
             record = self._engine.volumes.get(name)
         except NotFound:
-            if len(self.stamp) < len(self._policy.labels):
+            if len(self.required_labels) < len(self._policy.labels):
                 raise self._policy.outside(f"volume {name}, which does not exist yet,") from None
             return
-        if not self.holds(record.labels):
+        if not self.matches(record.labels):
             raise self._policy.outside(f"volume {name}")
 
     # --- routes by path ---------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class LabelScope:
         call.params["id"] = self._network_id(call.params["id"])
 
     async def _volume(self, call: Call) -> None:
-        if not self.holds(self._engine.volumes.get(call.params["name"]).labels):
+        if not self.matches(self._engine.volumes.get(call.params["name"]).labels):
             raise self._policy.outside(f"volume {call.params['name']}")
 
     async def _image(self, call: Call) -> None:
@@ -153,8 +153,8 @@ class LabelScope:
     # --- routes by body ---------------------------------------------------------------------------------------------
 
     def _labelled(self, given: dict[str, str] | None, what: str) -> dict[str, str]:
-        labels = {**self.stamp, **(given or {})}
-        if not self.holds(labels):
+        labels = {**self.required_labels, **(given or {})}
+        if not self.matches(labels):
             raise self._policy.outside(f"{what} with these labels")
         return labels
 
@@ -168,7 +168,7 @@ class LabelScope:
         host = request.host_config
         self._joined(host)
         for name in self._volume_names(host):
-            self._check_volume(name)
+            self._check_volume_name(name)
         host.links = self._linked(host.links)
         for each in self._pin_networks(request, host).values():
             each.links = self._linked(each.links)
@@ -201,10 +201,10 @@ class LabelScope:
         """Other volumes of a container in this scope may be outside the scope, and must not be passed on."""
         for mount in record.mounts:
             if mount.type == "volume" and not mount.anonymous:
-                self._check_volume(mount.name)
+                self._check_volume_name(mount.name)
             elif mount.type == "volume":
                 with suppress(NotFound):  # the volume is gone and would be created empty
-                    self.vet(self._engine.volumes.get(mount.name), True)
+                    self.check_volume(self._engine.volumes.get(mount.name), True)
 
     def _pin_networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
         """Replace names by IDs: a name may later belong to a network outside the scope. The mode stays unchanged."""
@@ -267,5 +267,5 @@ class LabelScope:
             record = self._engine.volumes.get(name)
         except NotFound:
             return
-        if not self.holds(record.labels):
+        if not self.matches(record.labels):
             raise self._policy.outside(f"volume {name}")

@@ -287,10 +287,10 @@ def test_a_link_that_is_removed_is_its_parents() -> None:
 
 def test_a_volume_that_somebody_else_made_meanwhile() -> None:
     theirs, mine = (VolumeRecord("v", "local", 0, labels={TEAM: team}) for team in ("db", "web"))
-    judge().vet(mine, False)
-    judge().vet(theirs, True)  # of a container that was checked
+    judge().check_volume(mine, False)
+    judge().check_volume(theirs, True)  # of a container that was checked
     with pytest.raises(Denied, match="volume v is outside the labels"):
-        judge().vet(theirs, False)
+        judge().check_volume(theirs, False)
 
 
 def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
@@ -299,17 +299,17 @@ def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
     with pytest.raises(Denied, match="the volume etc, which is a directory or device of the host, is not allowed"):
         created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["host"]})
     for anonymous in (True, False):
-        judge().vet(VolumeRecord("v", "local", 0, options=OF_HOST, labels={TEAM: "web"}), anonymous)
+        judge().check_volume(VolumeRecord("v", "local", 0, options=OF_HOST, labels={TEAM: "web"}), anonymous)
         with pytest.raises(Denied, match="directory or device of the host"):
-            judge().vet(VolumeRecord("v", "local", 0, options=OF_HOST), anonymous)
+            judge().check_volume(VolumeRecord("v", "local", 0, options=OF_HOST), anonymous)
 
 
 def test_all_labels_of_a_listener_have_to_be_there() -> None:
     """An object with one of two labels is outside the scope."""
     made = judge(f"{TEAM}=web", "com.example.env")
-    assert made.holds({TEAM: "web", "com.example.env": "test", "more": ""})
+    assert made.matches({TEAM: "web", "com.example.env": "test", "more": ""})
     for labels in ({}, None, {TEAM: "web"}, {"com.example.env": "test"}, {TEAM: "db", "com.example.env": "test"}):
-        assert not made.holds(labels)
+        assert not made.matches(labels)
     assert judged(made, call("/containers/json"), Scope.FILTER).only == (f"{TEAM}=web", "com.example.env")
     with pytest.raises(Denied, match=r"container mine is outside the labels \(com.example.team=web, com.example.env\)"):
         judged(made, call("/containers/{id}/start", id="mine"), Scope.CONTAINER)

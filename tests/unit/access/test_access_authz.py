@@ -185,8 +185,8 @@ def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monk
 
     async def main() -> None:
         async with serving(Fake("one", tmp_path, lambda method, question: ALLOW)) as chain:
-            await chain.may_ask(Question())
-            await chain.may_ask(Question())
+            await chain.check_request(Question())
+            await chain.check_request(Question())
 
     trio.run(main)
     assert threads == [("orlop_guard_listeners.authz_client", False)]
@@ -243,7 +243,7 @@ def test_the_first_no_ends_it(tmp_path: Path) -> None:
 def test_everything_but_a_yes_is_a_no(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Any, status: int, text: str
 ) -> None:
-    monkeypatch.setattr(authz, "PATIENCE", 0.3)
+    monkeypatch.setattr(authz, "TIMEOUT", 0.3)
 
     async def handler(call: Call) -> Answer:
         raise AssertionError("it was carried out")
@@ -262,7 +262,7 @@ def test_a_plugin_of_another_kind_or_none_at_all(tmp_path: Path) -> None:
         fake.implements = ["VolumeDriver"]
         async with serving(fake) as chain:
             with pytest.raises(authz.PluginFailed, match="does not implement the requested driver: authz"):
-                await chain.may_ask(Question())
+                await chain.check_request(Question())
         missing = Plugin("gone", Address("unix:///no/such.sock", "/no/such.sock"))
         with pytest.raises(authz.PluginFailed, match=r"cannot reach unix:///no/such\.sock"):
             await missing.ask("AuthZPlugin.AuthZReq", Question())

@@ -28,8 +28,8 @@ OTHER, THIRD = image([layer({"c": b"3"})]), image([layer({"d": b"4"})])
 
 def policy(host: str, *names: str, labels: tuple[str, ...] = (), pulling: bool = False) -> ListenerImages:
     policy = ListenerPolicy.of(Listener(host=f"unix:///{host}", role="no-exec", labels=labels, image_names=names))
-    holds = LabelScope(None, policy).holds if labels else None  # type: ignore[arg-type]  # it asks no engine for that
-    return ListenerImages(policy, holds, policy.denied, pulling=pulling)
+    matches = LabelScope(None, policy).matches if labels else None  # type: ignore[arg-type]  # it asks no engine for that
+    return ListenerImages(policy, matches, policy.denied, pulling=pulling)
 
 
 async def pieces(data: bytes) -> AsyncIterator[bytes]:
