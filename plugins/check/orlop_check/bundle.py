@@ -93,7 +93,7 @@ def _database(facts: Facts) -> dict[str, Any]:
         "rows": {table: len(rows) for table, rows in database.rows.items()},
         "quarantined": [list(row) for row in database.quarantined],
         "damage": list(database.damage),
-        "aside": list(database.damaged_files),
+        "damaged_files": list(database.damaged_files),
         "containers": {record.id[:12]: msgspec.to_builtins(record.state) for record in rows_read.containers.values()},
     }
 

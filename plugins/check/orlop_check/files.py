@@ -29,11 +29,11 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 def _swept(facts: Facts, rows_read: Rows) -> str:
     """The severity of container files without a row, which the next start removes; "" when they must be kept."""
-    return "" if rows_read.lost else INFO if not facts.serving else WARNING
+    return "" if rows_read.rows_incomplete else INFO if not facts.serving else WARNING
 
 
 def _directories(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
-    for name in sorted(facts.directories - rows_read.containers.keys() - rows_read.aside):
+    for name in sorted(facts.directories - rows_read.containers.keys() - rows_read.quarantined):
         severity = _swept(facts, rows_read)
         known = _CONTAINER_ID.fullmatch(name) is not None
         yield Finding(
@@ -69,7 +69,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     held = {chain for resume in rows_read.resumes.values() for chain in resume.chains}
     for key in sorted(storage.keys):
         if _CONTAINER_ID.fullmatch(key):
-            if key not in rows_read.containers and key not in rows_read.aside:
+            if key not in rows_read.containers and key not in rows_read.quarantined:
                 yield Finding(
                     severity=_swept(facts, rows_read) or WARNING,
                     area="storage",
@@ -112,14 +112,14 @@ def _held_by_container(rows_read: Rows) -> bool:
 
 
 def _unused(facts: Facts, rows_read: Rows, what: str, text: str, area: str) -> Finding:
-    doubtful = rows_read.doubtful
+    images_incomplete = rows_read.images_incomplete
     return Finding(
         severity=WARNING if facts.serving else INFO,
         area=area,
         object=what,
-        text=f"{text}; kept while rows of images may be missing" if doubtful else text,
-        repair="" if doubtful else "remove it",
-        remedy=None if doubtful else Remedy("collect"),
+        text=f"{text}; kept while rows of images may be missing" if images_incomplete else text,
+        repair="" if images_incomplete else "remove it",
+        remedy=None if images_incomplete else Remedy("collect"),
     )
 
 
@@ -233,5 +233,5 @@ def _leftover(left: Drift, source: str, area: str, driver: str, severity: str) -
         text=f"{left.text} ({source})",
         repair=left.repair,
         container=left.id,
-        remedy=Remedy(f"mend-{area}", driver, left) if left.repair else None,
+        remedy=Remedy(f"repair-{area}", driver, left) if left.repair else None,
     )

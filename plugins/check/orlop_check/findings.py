@@ -16,11 +16,11 @@ _ORDER = (ERROR, WARNING, INFO)
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A repair step: its name and its subject. `leftover` is the drift that a driver is to repair."""
+    """A repair step: its name and its subject. `drift` is the drift that a driver is to repair."""
 
     step: str
     subject: str = ""
-    leftover: Drift | None = None
+    drift: Drift | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

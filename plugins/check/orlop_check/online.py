@@ -50,14 +50,14 @@ class Checker:
 
     async def repair(self, *, deep: bool = False, forget: Collection[str] = ()) -> dict[str, Any]:
         """Check, repair, check again. Also drops the quarantined rows that `forget` names ("table/key")."""
-        aside = {f"{table}/{key}": (table, key) for table, key, _ in self._engine.store.quarantined()}
-        if unknown := [name for name in forget if name not in aside]:
+        quarantined = {f"{table}/{key}": (table, key) for table, key, _ in self._engine.store.quarantined()}
+        if unknown := [name for name in forget if name not in quarantined]:
             raise InvalidParameter(f"cannot drop row {unknown[0]}: it is not quarantined")
         async with self._turn:
-            done = [await self._forget(*aside[name]) for name in forget]
+            done = [await self._forget(*quarantined[name]) for name in forget]
             found = await self._steady(deep)
             done += await self._repairs().carry_out(found)
-            return report(await self._again(found), done)
+            return report(await self._recheck(found), done)
 
     # --- checking ---------------------------------------------------------------------------------------------------------
 
@@ -71,17 +71,17 @@ class Checker:
             if all(finding.severity == INFO for finding in found):
                 break
             await trio.sleep(pause)
-            found = await self._again(found)
-        return [finding for finding in found if not self._passing(finding)]
+            found = await self._recheck(found)
+        return [finding for finding in found if not self._in_progress(finding)]
 
-    async def _again(self, found: Iterable[Finding]) -> list[Finding]:
+    async def _recheck(self, found: Iterable[Finding]) -> list[Finding]:
         """The findings that still hold. Blobs are not hashed again: damaged ones count as damaged while they exist."""
         engine, before = self._engine, {finding.identity for finding in found}
         facts = await gather(engine.config, engine.drivers, engine.storage_name, serving=True)
         facts.blobs = {key: replace(blob, sound=key not in self._damaged) for key, blob in facts.blobs.items()}
         return [finding for finding in compare(facts) if finding.identity in before]
 
-    def _passing(self, finding: Finding) -> bool:
+    def _in_progress(self, finding: Finding) -> bool:
         """Whether an operation in progress may explain the finding."""
         containers, about = self._engine.containers, finding.container
         if not about:
@@ -115,7 +115,7 @@ class Checker:
             "adopt-volumes": self._adopt_volumes,
             "collect": self._collect,
             "discard-container": self._discard_container,
-            "mend-network": self._repair_network,
+            "repair-network": self._repair_network,
             "release-network": self._release_network,
         }
         return repairs
@@ -133,14 +133,14 @@ class Checker:
         """Repair an endpoint under its container's lock, so that the container neither exits nor changes its networks
         meanwhile."""
         driver: Any = await self._engine.drivers.network(remedy.subject)
-        ident = remedy.leftover.id if remedy.leftover else ""
+        ident = remedy.drift.id if remedy.drift else ""
         item = self._with_endpoint(ident)
         if item is None:
-            await driver.repair(remedy.leftover)
+            await driver.repair(remedy.drift)
             return
         async with item.lock, item.network_lock:
             if self._with_endpoint(ident) is item:
-                await driver.repair(remedy.leftover)
+                await driver.repair(remedy.drift)
 
     def _with_endpoint(self, ident: str) -> Container | None:
         """The running container that has this endpoint; None when there is none."""

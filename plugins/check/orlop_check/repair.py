@@ -39,8 +39,8 @@ class Repairs:
         self.steps: dict[str, Callable[[Remedy], Awaitable[None]]] = {
             "discard-container": self._discard_container,
             "make-directory": self._make_directory,
-            "mend-network": self._repair_network,
-            "mend-storage": self._repair_storage,
+            "repair-network": self._repair_network,
+            "repair-storage": self._repair_storage,
             "remove-blob": self._remove_blob,
             "remove-cgroup": self._remove_cgroup,
             "remove-run": self._remove_run,
@@ -127,11 +127,11 @@ class Repairs:
 
     async def _repair_network(self, remedy: Remedy) -> None:
         driver: Any = await self._drivers.network(remedy.subject)
-        await driver.repair(remedy.leftover)
+        await driver.repair(remedy.drift)
 
     async def _repair_storage(self, remedy: Remedy) -> None:
         driver: Any = self._drivers.storage(remedy.subject)
-        await driver.repair(remedy.leftover)
+        await driver.repair(remedy.drift)
 
 
 def _comm(pid: int) -> str:

@@ -32,8 +32,8 @@ NOT_READABLE = (ValueError, TypeError, RecursionError)
 
 @dataclass
 class Rows:
-    """The decoded rows, by key. `aside` are the keys of quarantined containers. `doubtful`: rows of images may be missing,
-    so unreferenced layers and blobs may still belong to an image."""
+    """The decoded rows, by key. `quarantined` are the keys of quarantined containers. `images_incomplete`: rows of
+    images may be missing, so unreferenced layers and blobs may still belong to an image."""
 
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     images: dict[str, ImageRecord] = field(default_factory=dict)
@@ -41,9 +41,9 @@ class Rows:
     resumes: dict[str, ResumeRecord] = field(default_factory=dict)
     networks: dict[str, NetworkRecord] = field(default_factory=dict)
     volumes: dict[str, VolumeRecord] = field(default_factory=dict)
-    aside: frozenset[str] = frozenset()
-    doubtful: bool = False
-    lost: bool = False
+    quarantined: frozenset[str] = frozenset()
+    images_incomplete: bool = False
+    rows_incomplete: bool = False
     """Rows of any kind may be missing, so nothing without a row counts as garbage."""
 
     def running(self) -> list[ContainerRecord]:
@@ -75,10 +75,12 @@ def read(database: Examined) -> tuple[Rows, list[Finding]]:
         resumes=decoded("images", _resume, resumes),
         networks=decoded("networks", decode_network, rows["networks"]),
         volumes=decoded("volumes", decode_volume, rows["volumes"]),
-        aside=frozenset(key for table, key, _ in database.quarantined if table == "containers"),
+        quarantined=frozenset(key for table, key, _ in database.quarantined if table == "containers"),
     )
-    rows_read.lost = bool(database.damage or database.damaged_files)
-    rows_read.doubtful = rows_read.lost or any(table == "images" for table, _, _ in database.quarantined) or bool(findings)
+    rows_read.rows_incomplete = bool(database.damage or database.damaged_files)
+    rows_read.images_incomplete = (
+        rows_read.rows_incomplete or any(table == "images" for table, _, _ in database.quarantined) or bool(findings)
+    )
     return rows_read, findings
 
 

@@ -265,7 +265,7 @@ def with_quarantined(facts: Facts) -> None:
             ERROR,
             "link x",
             "y (network bridge)",
-            "mend-network",
+            "repair-network",
         ),
         (with_(network_failures={"macvlan": "why"}), ERROR, "network driver macvlan", "why", ""),
         (with_quarantined, ERROR, "quarantined row volumes/x", "could not be used: why", ""),
