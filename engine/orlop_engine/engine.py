@@ -104,7 +104,7 @@ class Engine:
         the host."""
         await self.containers.shutdown(leave_running=leave_running)
         if not self.containers.any_alive():
-            await self.networks.withdraw()
+            await self.networks.remove_from_host()
             if self.config.cgroup_driver == "cgroupfs":  # systemd owns a slice, and must remove it itself
                 cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 

@@ -150,7 +150,7 @@ class FakeNetworks:
     async def restore(self, sandboxes):
         self.restored = [sandbox.container_id for sandbox in sandboxes]
 
-    async def up(self):
+    async def wait_restored(self):
         pass
 
 

@@ -110,7 +110,7 @@ class Ears:
         assert all(each.fileno() >= 0 for each in sockets)
         self.served += forwards
 
-    async def lead(self, moved: Mapping[str, str]) -> None:
+    async def redirect(self, moved: Mapping[str, str]) -> None:
         if self.fail:
             raise self.fail
         self.moved.append(dict(moved))

@@ -73,7 +73,7 @@ class Committer:
         """Store and unpack the layer, then acknowledge the image. Adds no layer if the container has changed nothing."""
         base, image_store = request.base, self._image_store
         check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
-        async with image_store.making() as lease:
+        async with image_store.lease_for_new_image() as lease:
             lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
             lease.chains.update(base.chain_ids)
             blob, size = await image_store.receive(diff, lease)

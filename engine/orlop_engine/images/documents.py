@@ -16,7 +16,7 @@ from orlop_sdk import DriverError
 from .manifests import MAX_LAYERS, MAX_MANIFEST
 from .references import is_digest
 
-__all__ = ["LARGE", "ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "parse", "read", "tidy"]
+__all__ = ["LARGE", "ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "go_compat", "parse", "read"]
 
 ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
 
@@ -39,15 +39,15 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
     return result
 
 
-def tidy(value: Any) -> Any:
+def go_compat(value: Any) -> Any:
     """Like Go's decoder, treat null as absent, and accept one string for a list of commands."""
     if isinstance(value, dict):
-        result = {key: tidy(item) for key, item in value.items() if item is not None}
+        result = {key: go_compat(item) for key, item in value.items() if item is not None}
         for name in ("Cmd", "Entrypoint", "Shell"):
             if isinstance(result.get(name), str):
                 result[name] = [result[name]]
         return result
-    return [tidy(item) for item in value] if isinstance(value, list) else value
+    return [go_compat(item) for item in value] if isinstance(value, list) else value
 
 
 def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
@@ -55,7 +55,7 @@ def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
     try:
-        document = msgspec.convert(tidy(msgspec.json.decode(data)), ImageDocument)
+        document = msgspec.convert(go_compat(msgspec.json.decode(data)), ImageDocument)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise DriverError(f"cannot read image configuration: {error}") from error
     if document.rootfs is None:

@@ -77,7 +77,7 @@ class Downloads:
         async with source.registry.borrowed(), self._slot(id, report):
             ingest = await self._content.ingest(digest)
             try:
-                await self._insist(source, ingest, report)
+                await self._retry(source, ingest, report)
                 report(state(id, "Download complete"))
             except (RegistryError, trio.Cancelled):
                 ingest.keep()
@@ -85,7 +85,7 @@ class Downloads:
             finally:
                 ingest.abandon()
 
-    async def _insist(self, source: _Source, ingest: Ingest, report: Report) -> None:
+    async def _retry(self, source: _Source, ingest: Ingest, report: Report) -> None:
         """Retry until the blob is complete or a retry is pointless. Progress resets the count of attempts."""
         tries, best = 0, ingest.offset
         while True:

@@ -148,7 +148,7 @@ class ImageStore:
             await self.store.commit(operations)
 
     @asynccontextmanager
-    async def making(self) -> AsyncIterator[Lease]:
+    async def lease_for_new_image(self) -> AsyncIterator[Lease]:
         """A lease for an image that is being created. If creation fails, what it stored is collected."""
         try:
             with self.leases.hold() as lease:

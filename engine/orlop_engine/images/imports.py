@@ -50,7 +50,7 @@ class Importer:
         """Store and unpack the tar, then acknowledge the image."""
         image_store = self._image_store
         check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
-        async with image_store.making() as lease:
+        async with image_store.lease_for_new_image() as lease:
             blob, size = await image_store.receive(body, lease)
             diff_id, built = await image_store.layers.make_first(
                 blob, lambda chain_id: image_store.hold(lease, chain_id=chain_id)

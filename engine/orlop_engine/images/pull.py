@@ -140,7 +140,7 @@ class Puller:
         return Registry.connect(
             endpoint,
             request.reference,
-            request.credentials if _are_for(request.credentials, endpoint) else ANONYMOUS,
+            request.credentials if _credentials_match(request.credentials, endpoint) else ANONYMOUS,
             proxies=self._config().proxies,
             timeouts=self._timeouts,
             certificates=self._certificates,
@@ -316,7 +316,7 @@ class _LayerPull:
         return Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
 
 
-def _are_for(credentials: Credentials, endpoint: Endpoint) -> bool:
+def _credentials_match(credentials: Credentials, endpoint: Endpoint) -> bool:
     """Credentials of Docker Hub are not sent to its mirrors. A mirror gets only its own, and only over TLS."""
     if not endpoint.mirror:
         return True

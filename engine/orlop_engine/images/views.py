@@ -20,7 +20,7 @@ from orlop_engine.types.images import (
 )
 
 from .catalog import Catalog
-from .documents import tidy
+from .documents import go_compat
 from .listing import Listed
 from .records import Image, unix_time
 
@@ -47,7 +47,7 @@ def _config(image: Image, version: Version) -> msgspec.Raw:
     if version >= (1, 50):
         shown = msgspec.to_builtins(image.config)
         return msgspec.Raw(_encode(shown if version >= (1, 52) else {**_ALWAYS, **shown}))
-    raw = tidy(msgspec.json.decode(image.raw))
+    raw = go_compat(msgspec.json.decode(image.raw))
     try:
         old = msgspec.convert(raw.get("config", {}), ContainerConfig)
     except msgspec.ValidationError:

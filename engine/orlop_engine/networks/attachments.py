@@ -49,7 +49,7 @@ class Listeners(Protocol):
 
     async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None: ...
 
-    async def lead(self, moved: Mapping[str, str]) -> None: ...
+    async def redirect(self, moved: Mapping[str, str]) -> None: ...
 
 
 class Attachments:
@@ -292,8 +292,8 @@ class Attachments:
             if chosen and publishes and wanted and not ports:
                 bound = await self._bind(fresh, _planned(chosen), wanted, chosen.network.options)
                 taken = tuple(each.port for each in bound)
-            led = _with(chosen, (ports or taken) if publishes else (), True) if chosen else None
-            await self._move(former, led, netns)
+            new_gateway = _with(chosen, (ports or taken) if publishes else (), True) if chosen else None
+            await self._move(former, new_gateway, netns)
             if fresh.sockets:
                 await listeners.serve(fresh.forwards, fresh.sockets)
         except BaseException:
@@ -309,7 +309,7 @@ class Attachments:
             fresh.close_sockets()
         if former and ports:
             try:
-                await listeners.lead(_moved([former], led if publishes else None))
+                await listeners.redirect(_moved([former], new_gateway if publishes else None))
             except OrlopError as error:  # the rules have moved; a stale listener is better than undoing that
                 _log.warning(
                     "cannot redirect listeners of published ports of container %s: %s",
@@ -318,7 +318,7 @@ class Attachments:
                 )
             self._ports.release(() if publishes else ports)
         left = _with(former, (), False) if former else None
-        changed = {each.endpoint.id: each for each in (left, led) if each}
+        changed = {each.endpoint.id: each for each in (left, new_gateway) if each}
         elected = msgspec.structs.replace(
             sandbox, endpoints=tuple(changed.get(each.endpoint.id, each) for each in sandbox.endpoints)
         )
@@ -328,7 +328,7 @@ class Attachments:
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
         """A monitor that timed out may still serve the request later. This request cancels it, as it is handled after it."""
         try:
-            await listeners.lead(_moved([chosen], None))
+            await listeners.redirect(_moved([chosen], None))
         except OrlopError as error:
             _log.warning(
                 "cannot redirect listeners of published ports of container %s: %s", chosen.endpoint.container_id[:12], error
@@ -340,13 +340,13 @@ class Attachments:
         gateway = planning.choose_gateway(requests)
         return next((each for each, request in zip(able, requests, strict=True) if request is gateway), None)
 
-    async def _move(self, former: AttachedEndpoint | None, led: AttachedEndpoint | None, netns: str) -> None:
+    async def _move(self, former: AttachedEndpoint | None, new_gateway: AttachedEndpoint | None, netns: str) -> None:
         """Moves the ports first, as only one endpoint may have them. Removes the former default route last, so that the
         container is never without one."""
         if former and former.endpoint.ports:
             await self._update(_with(former, (), True), netns)
-        if led:
-            await self._update(led, netns)
+        if new_gateway:
+            await self._update(new_gateway, netns)
         if former:
             await self._update(_with(former, (), False), netns)
 
@@ -372,9 +372,9 @@ class Attachments:
         for each in (gateway, *others):
             if each:
                 await self._update(each, netns)
-        led = gateway if gateway and gateway.endpoint.ports else None
-        with suppress(Unavailable):  # a monitor of an older daemon does not know `lead`, and its listeners never moved
-            await listeners.lead(_moved(others if led else sandbox.endpoints, led))
+        new_gateway = gateway if gateway and gateway.endpoint.ports else None
+        with suppress(Unavailable):  # a monitor of an older daemon does not know `redirect`, and its listeners never moved
+            await listeners.redirect(_moved(others if new_gateway else sandbox.endpoints, new_gateway))
 
     # --- running containers -----------------------------------------------------------------------------------------
 
@@ -383,7 +383,7 @@ class Attachments:
         if any(attached.network.id == record.id for attached in sandbox.endpoints):
             raise Forbidden(f"endpoint with name {sandbox.container_name} already exists in network {record.name}")
         present = [self._networks[each.network.id].record for each in sandbox.endpoints if each.network.id in self._networks]
-        planning.check_company(sandbox.network_mode, [*present, record])
+        planning.check_combination(sandbox.network_mode, [*present, record])
         driver = await self._drivers(record.driver)
         plan = Plan(sandbox.container_id, sandbox.container_name, sandbox.network_mode, sandbox.hostname)
         try:
@@ -425,10 +425,10 @@ def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
     return Forward(port.protocol, _same_family(port.host_ip, addresses), port.container_port)
 
 
-def _moved(others: Iterable[AttachedEndpoint], led: AttachedEndpoint | None) -> dict[str, str]:
+def _moved(others: Iterable[AttachedEndpoint], new_gateway: AttachedEndpoint | None) -> dict[str, str]:
     """Maps each address of `others` to the address that its listeners forward to from now on; "" without a gateway."""
     addresses = [_bare(address) for each in others for address in each.endpoint.addresses]
-    return {address: _same_family(address, led.endpoint.addresses) if led else "" for address in addresses}
+    return {address: _same_family(address, new_gateway.endpoint.addresses) if new_gateway else "" for address in addresses}
 
 
 def _bare(address: Address) -> str:

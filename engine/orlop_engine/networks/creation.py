@@ -23,8 +23,8 @@ __all__ = [
     "check_request",
     "choose_subnets",
     "families",
-    "outside",
     "overlapping",
+    "subnets_outside_pools",
     "ula_pool",
 ]
 
@@ -91,7 +91,7 @@ def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[st
     ]
 
 
-def outside(request: CreateRequest, pools: Collection[tuple[str, int]]) -> list[str]:
+def subnets_outside_pools(request: CreateRequest, pools: Collection[tuple[str, int]]) -> list[str]:
     """The requested subnets that lie in none of the pools."""
     bases = [ipaddress.ip_network(base, strict=False) for base, _ in pools]
     return [

@@ -53,40 +53,40 @@ def complete(networks: Networks, record: ContainerRecord) -> None:
         record.host_config.network_mode, record.endpoints = networks.pin(mode, record.endpoints)
 
 
-class _Living(NamedTuple):
+class _Running(NamedTuple):
     sandbox: Sandbox
     monitor: Monitor
 
 
-def _living(container: Container) -> _Living | None:
+def _running(container: Container) -> _Running | None:
     """Sandbox and monitor of a container that runs in a network namespace of its own; None for others."""
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
     if not run.settled.is_set():  # the path of its network namespace comes from its monitor
         raise Unavailable(f"cannot change the networks of container {container.name}: its monitor has not answered yet")
-    return _Living(sandbox, run.monitor)
+    return _Running(sandbox, run.monitor)
 
 
 async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
     await lifecycle.decided(container)
     async with container.lock, container.network_lock:
         record = engine.networks.resolve(network)
-        _check_company(engine, container, record)
+        _check_combination(engine, container, record)
         planning.check_settings(record, settings)
-        living = _living(container)
-        if living is None and container.record.state.running:
+        running = _running(container)
+        if running is None and container.record.state.running:
             raise Conflict(f"container {container.id} has no network of its own to connect")
         if _configured(engine, container, record):
-            if living is None:
+            if running is None:
                 return  # as in Docker: a success, and the container keeps its settings
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
-        if living:
-            await _join(engine, container, living, record, _key(network, record), settings)
+        if running:
+            await _join(engine, container, running, record, _key(network, record), settings)
         else:
             container.record.endpoints[_key(network, record)] = settings
             await engine.containers.save(container)
-    if living:
+    if running:
         _publish(engine, "connect", record, container)
 
 
@@ -96,28 +96,28 @@ def _key(given: str, record: NetworkRecord) -> str:
 
 
 async def _join(
-    engine: Engine, container: Container, living: _Living, record: NetworkRecord, key: str, settings: EndpointSettings
+    engine: Engine, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
     """Connect the running container to one more network and choose its gateway anew. Undoes everything on failure."""
-    row, netns = container.record, living.monitor.netns_path
-    grown = await engine.networks.connect(living.sandbox, record.id, settings, netns)
+    row, netns = container.record, running.monitor.netns_path
+    grown = await engine.networks.connect(running.sandbox, record.id, settings, netns)
     endpoints = row.endpoints
     row.sandbox, row.endpoints = grown, {**endpoints, key: settings}
     try:
-        await _told(engine, container, living.sandbox)
+        await _refresh_network_files(engine, container, running.sandbox)
         # Save before the gateway changes: a boot removes links that no row lists, and the default route would go with them.
         await engine.containers.save(container)
-        row.sandbox = await engine.networks.choose_gateway(grown, _wanted(container), netns, living.monitor)
+        row.sandbox = await engine.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
         if row.sandbox is not grown:
             await engine.containers.save(container)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            sandbox = await _with_gateway(engine, container, _Living(row.sandbox, living.monitor), leaving=record.id)
+            sandbox = await _with_gateway(engine, container, _Running(row.sandbox, running.monitor), leaving=record.id)
             row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
         row.endpoints = endpoints
         container.touch()
         engine.containers.background(engine.containers.save, container)
-        await _told(engine, container, grown)
+        await _refresh_network_files(engine, container, grown)
         raise
 
 
@@ -126,7 +126,7 @@ def _wanted(container: Container) -> list[Wanted]:
     return wanted_ports(normal_ports(config.exposed_ports or ()), host.port_bindings or {}, host.publish_all_ports)
 
 
-async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
+async def _refresh_network_files(engine: Engine, container: Container, before: Sandbox) -> None:
     """Update the container's network files and names table. A failure is logged; the container stays connected."""
     try:
         netfiles.refresh(engine.containers, container, before)
@@ -135,13 +135,13 @@ async def _told(engine: Engine, container: Container, before: Sandbox) -> None:
         _log.warning("cannot update network files of container %s: %s", container.name, error)
 
 
-def _check_company(engine: Engine, container: Container, record: NetworkRecord) -> None:
+def _check_combination(engine: Engine, container: Container, record: NetworkRecord) -> None:
     """Checks the networks that the container is on now: it may have left the network of its mode."""
     mode = container.record.host_config.network_mode
     if mode == "host" or mode.startswith("container:"):
-        raise InvalidParameter(planning.SHARED_IS_ALONE)
+        raise InvalidParameter(planning.SHARED_NAMESPACE)
     present = [found for found in map(engine.networks.known, container.record.endpoints) if found and found != record]
-    planning.check_company(mode, [*present, record])
+    planning.check_combination(mode, [*present, record])
 
 
 async def disconnect(engine: Engine, container: Container, network: str) -> None:
@@ -149,60 +149,60 @@ async def disconnect(engine: Engine, container: Container, network: str) -> None
     async with container.lock, container.network_lock:
         record = engine.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
-            raise InvalidParameter(planning.HOST_IS_FOR_GOOD)
+            raise InvalidParameter(planning.HOST_NETWORK_FIXED)
         names = _configured(engine, container, record)
-        living = _living(container)
-        if living is None and not names:
+        running = _running(container)
+        if running is None and not names:
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
         endpoints = container.record.endpoints
-        if living:
-            engine.networks.without(living.sandbox, record.id)  # raises if the container is not on this network
-            container.record.sandbox = sandbox = await _with_gateway(engine, container, living, leaving=record.id)
+        if running:
+            engine.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
+            container.record.sandbox = sandbox = await _with_gateway(engine, container, running, leaving=record.id)
         # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
         try:
             container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
-            if living:
+            if running:
                 container.record.sandbox = engine.networks.without(sandbox, record.id)
             await engine.containers.save(container)
-            if living:
-                await engine.networks.disconnect(sandbox, record.id, living.monitor.netns_path)
+            if running:
+                await engine.networks.disconnect(sandbox, record.id, running.monitor.netns_path)
         except BaseException:
             container.record.endpoints = endpoints
-            if living:
+            if running:
                 container.record.sandbox = sandbox
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-                    container.record.sandbox = await _with_gateway(engine, container, _Living(sandbox, living.monitor))
+                    container.record.sandbox = await _with_gateway(engine, container, _Running(sandbox, running.monitor))
             container.touch()
             engine.containers.background(engine.containers.save, container)
             raise
-        if living:
-            await _told(engine, container, living.sandbox)
+        if running:
+            await _refresh_network_files(engine, container, running.sandbox)
         container.touch()
-    if living:
+    if running:
         _publish(engine, "disconnect", record, container)
 
 
-async def _with_gateway(engine: Engine, container: Container, living: _Living, leaving: str = "") -> Sandbox:
+async def _with_gateway(engine: Engine, container: Container, running: _Running, leaving: str = "") -> Sandbox:
     """Choose the gateway anew, before the container leaves network `leaving`. A failure is logged and does not prevent
     leaving, as in Docker."""
-    monitor = living.monitor
+    monitor = running.monitor
     try:
         return await engine.networks.choose_gateway(
-            living.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving
+            running.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving
         )
     except OrlopError as error:
         _log.error("container %s has no gateway until its next start: %s", container.name, error)
-        return living.sandbox
+        return running.sandbox
 
 
 async def keep_gateway(engine: Engine, container: Container) -> None:
     """Reapply the gateway at boot. With one network there is nothing to choose, so nothing can have been interrupted."""
-    await engine.networks.up()
+    await engine.networks.wait_restored()
     async with container.lock, container.network_lock:
-        living = _living(container)
-        if living is None or len(living.sandbox.endpoints) < 2:
+        running = _running(container)
+        if running is None or len(running.sandbox.endpoints) < 2:
             return
         try:
-            await engine.networks.keep_gateway(living.sandbox, living.monitor.netns_path, living.monitor)
+            await engine.networks.keep_gateway(running.sandbox, running.monitor.netns_path, running.monitor)
         except OrlopError as error:
             _log.error("container %s may have no gateway until its next start: %s", container.name, error)

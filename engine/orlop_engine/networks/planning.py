@@ -14,7 +14,7 @@ from .records import NetworkRecord
 
 __all__ = [
     "Request",
-    "check_company",
+    "check_combination",
     "check_settings",
     "choose_gateway",
     "dns_names",
@@ -27,10 +27,10 @@ __all__ = [
 _OPTION = "com.docker.network."
 _DERIVED = "user specified IP address is supported only when connecting to networks with user configured subnets"
 NONE_IS_ALONE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
-SHARED_IS_ALONE = (
+SHARED_NAMESPACE = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
 )
-HOST_IS_FOR_GOOD = "container cannot be disconnected from host network or connected to host network"
+HOST_NETWORK_FIXED = "container cannot be disconnected from host network or connected to host network"
 _INVALID = "invalid endpoint settings:\n"
 
 
@@ -49,16 +49,16 @@ def network_of(name: str, settings: EndpointSettings | None) -> str:
     return settings.network_id
 
 
-def check_company(network_mode: str, records: Sequence[NetworkRecord]) -> None:
+def check_combination(network_mode: str, records: Sequence[NetworkRecord]) -> None:
     """Raises `InvalidParameter` for networks that a container cannot be on together, in whatever order they were requested.
     Only a container with network mode `host` may be on the host's network: the namespace and access checks depend on the
     mode."""
     drivers = {record.driver for record in records}
     if network_mode == "host":
         if drivers - {"host"}:
-            raise InvalidParameter(SHARED_IS_ALONE)
+            raise InvalidParameter(SHARED_NAMESPACE)
     elif "host" in drivers:
-        raise InvalidParameter(HOST_IS_FOR_GOOD if len(records) == 1 else SHARED_IS_ALONE)
+        raise InvalidParameter(HOST_NETWORK_FIXED if len(records) == 1 else SHARED_NAMESPACE)
     if "null" in drivers and len(records) > 1:
         raise InvalidParameter(NONE_IS_ALONE)
 

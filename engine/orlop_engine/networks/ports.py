@@ -124,7 +124,7 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
 # --- allocation -----------------------------------------------------------------------------------------------------
 
 
-class _Taken(Exception):
+class PortTaken(Exception):
     """A candidate port is not available. The message is Docker's."""
 
 
@@ -234,7 +234,7 @@ class PortAllocator:
                 continue
             try:
                 return self._take(want, addresses, port)
-            except _Taken as taken:
+            except PortTaken as taken:
                 failure = str(taken)
                 tries += not want.low
                 if tries >= _TRIES:
@@ -252,7 +252,7 @@ class PortAllocator:
                     # The host has IPv6 disabled at run time: the IPv4 binding suffices.
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         continue
-                    raise _Taken(
+                    raise PortTaken(
                         f"failed to bind host port {_shown(address)}:{port}/{want.protocol}: {_reason(error)}"
                     ) from error
                 published = PublishedPort(want.protocol, address, port, want.container_port)
@@ -270,7 +270,7 @@ class PortAllocator:
         new = ipaddress.ip_address(address)
         for held in self._taken.get((protocol, port), ()):
             if held.version == new.version and (held == new or held.is_unspecified or new.is_unspecified):
-                raise _Taken(f"Bind for {_shown(address)}:{port} failed: port is already allocated")
+                raise PortTaken(f"Bind for {_shown(address)}:{port} failed: port is already allocated")
 
     def adopt(self, ports: Iterable[PublishedPort]) -> None:
         """Record the ports that running containers hold."""

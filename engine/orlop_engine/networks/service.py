@@ -93,7 +93,7 @@ class Networks:
         finally:
             self._up.set()
 
-    async def up(self) -> None:
+    async def wait_restored(self) -> None:
         """Wait until the drivers have restored the networks after the boot."""
         await self._up.wait()
 
@@ -101,7 +101,7 @@ class Networks:
         """Whether this endpoint is being created or removed at the moment."""
         return any(endpoint_id in network.planned for network in self._networks.values())
 
-    async def withdraw(self) -> None:
+    async def remove_from_host(self) -> None:
         """At a shutdown without running containers: remove the networks' objects from the host. `restore` recreates them."""
         await self._up.wait()
         for network in self._networks.values():
@@ -147,7 +147,7 @@ class Networks:
     def outside_pools(self, request: CreateRequest) -> list[str]:
         """The requested subnets outside `default-address-pools`. Networks that the host reaches only by its default route,
         such as other subnets of a site, show in no route; the administrator has declared that the pools are free."""
-        return creation.outside(request, self._pools())
+        return creation.subnets_outside_pools(request, self._pools())
 
     # --- lookup -----------------------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class Networks:
             if record is None:
                 raise NotFound(f"network {name} not found")
             found[record.id] = planning.Request(record, settings)
-        planning.check_company(network_mode, [request.record for request in found.values()])
+        planning.check_combination(network_mode, [request.record for request in found.values()])
         for request in found.values():
             planning.check_settings(request.record, request.settings)
         first = self.known(network_mode)
@@ -387,7 +387,7 @@ class Networks:
         record = network.record
         planning.check_settings(record, settings)
         if self.sandbox_kind(sandbox.network_mode) != "new":
-            raise InvalidParameter(planning.SHARED_IS_ALONE)
+            raise InvalidParameter(planning.SHARED_NAMESPACE)
         await self._mend(network)
         return await self._attachments.connect(sandbox, planning.Request(record, settings), netns_path)
 

@@ -309,14 +309,14 @@ class Monitor:
             fds = [sock.fileno() for sock in sockets[at : at + _FDS_A_MESSAGE]]
             await self._serve_part(Serve(tuple(forwards[at : at + _FDS_A_MESSAGE])), fds)
 
-    async def lead(self, moved: Mapping[str, str]) -> None:
+    async def redirect(self, moved: Mapping[str, str]) -> None:
         """Make the monitor's listeners for an address (a key of `moved`) forward to another one, or close them ("").
         Raises `Unavailable` when the monitor was started by an older daemon and does not support this."""
         request = Serve((), tuple(moved.items()))
-        status = await self._status("lead the container's ports elsewhere", lambda n: Request(n, request))
+        status = await self._status("redirect the container's ports", lambda n: Request(n, request))
         if status.version < 2:
             raise Unavailable(
-                f"those on loopback stay where they were until its next start: monitor {self.pid} is of an older Orlop"
+                f"ports on loopback keep their target until the next start: monitor {self.pid} is from an older Orlop"
             )
 
     async def _serve_part(self, part: Serve, fds: Sequence[int]) -> None:

@@ -21,7 +21,7 @@ from orlop_sdk import OrlopError
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
 
-__all__ = ["OBJECT_TYPES", "Measuring"]
+__all__ = ["OBJECT_TYPES", "DiskUsageService"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
@@ -49,7 +49,7 @@ async def _measure_all(
     return found
 
 
-class Measuring:
+class DiskUsageService:
     """Measures disk usage; one instance per engine."""
 
     def __init__(self, engine: Engine) -> None:

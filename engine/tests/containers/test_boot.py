@@ -251,7 +251,7 @@ def test_a_connect_waits_for_no_monitor_whose_namespace_is_unknown(tmp_path, mon
         sick, _ = left.add("sick", SICK, sick=True)
         await restore.restore(h.containers)
         with pytest.raises(Unavailable, match="its monitor has not answered yet"):
-            live._living(sick)
+            live._running(sick)
 
     boot(tmp_path, monkeypatch, test)
 

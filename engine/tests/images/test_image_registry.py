@@ -162,8 +162,8 @@ def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.Mon
 )
 def test_a_mirror_gets_no_credentials_of_others(server: str, url: str, own: bool) -> None:
     sent = auth.Credentials("u", "p", server=server)
-    assert pull._are_for(sent, Endpoint(url, True, mirror=True)) is own
-    assert pull._are_for(sent, Endpoint("https://registry-1.docker.io", True))
+    assert pull._credentials_match(sent, Endpoint(url, True, mirror=True)) is own
+    assert pull._credentials_match(sent, Endpoint("https://registry-1.docker.io", True))
 
 
 def test_proxies() -> None:

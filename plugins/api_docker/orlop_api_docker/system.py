@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orlop_api_docker import API_VERSION
 from orlop_engine.system import System
-from orlop_engine.system.usage import OBJECT_TYPES, Measuring
+from orlop_engine.system.usage import OBJECT_TYPES, DiskUsageService
 from orlop_engine.types.system import AuthConfig
 from orlop_kernel.events import Subscription, to_wire
 from orlop_kernel.http.messages import Answer, Response
@@ -88,7 +88,7 @@ class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.system = System(engine)
-        self.measuring = Measuring(engine)
+        self.measuring = DiskUsageService(engine)
 
     async def ping(self, call: Call) -> Answer:
         return self._pong(b"OK")

@@ -19,7 +19,7 @@ from orlop_engine.containers.listing import prunable
 from orlop_engine.system import host, info
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
-from orlop_engine.system.usage import Measuring
+from orlop_engine.system.usage import DiskUsageService
 from orlop_kernel.config import AddressPool, Config, RuntimeEntry
 from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
@@ -182,7 +182,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            measuring = Measuring(cast(Any, SimpleNamespace(nursery=nursery, volumes=Volumes(), images=None)))
+            measuring = DiskUsageService(cast(Any, SimpleNamespace(nursery=nursery, volumes=Volumes(), images=None)))
 
             async def ask(seconds: float) -> None:
                 with trio.move_on_after(seconds):

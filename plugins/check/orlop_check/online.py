@@ -63,7 +63,7 @@ class Checker:
 
     async def _steady(self, deep: bool) -> list[Finding]:
         engine = self._engine
-        await engine.networks.up()  # before that, the host still has the last daemon's state
+        await engine.networks.wait_restored()  # before that, the host still has the last daemon's state
         facts = await gather(engine.config, engine.drivers, engine.storage_name, serving=True, deep=deep)
         found = compare(facts)
         self._damaged = frozenset(digest for digest, blob in facts.blobs.items() if not blob.sound)
