@@ -96,7 +96,7 @@ def request(name: str, subnet: str = "", **more: Any) -> CreateRequest:
     return CreateRequest(name=name, ipam=IPAM(config=config), **more)
 
 
-class Ears:
+class FakeListeners:
     """A fake monitor that records the ports to serve."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from tests.integration.engine import Engine, alive, until
 
 from . import operations
-from .host import Look, difference, is_settled, look, relaxed, without_fetched
+from .host import HostState, difference, is_settled, look, relaxed, without_fetched
 from .operations import Operation, Refused, ask
 from .tracer import Tracer
 
@@ -42,8 +42,8 @@ class Learned:
     """The result of an undisturbed run: the states before and after each step, and further ones that a crash may leave."""
 
     calls: list[str]
-    states: list[Look]
-    between: list[Look] = field(default_factory=list)
+    states: list[HostState]
+    between: list[HostState] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Rig:
 
     def __init__(self) -> None:
         self._learned: dict[tuple[str, bool], Learned] = {}
-        self._offs: dict[str, Look] = {}
+        self._offs: dict[str, HostState] = {}
 
     def __enter__(self) -> Rig:
         self.engine = Engine(_CONFIG)
@@ -124,7 +124,7 @@ class Rig:
 
     # --- states -----------------------------------------------------------------------------------------------------
 
-    def steady(self) -> Look:
+    def steady(self) -> HostState:
         """A state that stays the same for a moment, so background work has finished."""
         end, last, since = time.monotonic() + _PATIENCE, look(self.engine), time.monotonic()
         while time.monotonic() < end:
@@ -136,9 +136,9 @@ class Rig:
                 return found
         return last
 
-    def _becomes(self, wanted: list[Look], through: Callable[[Look], Look] = Look) -> int:
+    def _becomes(self, wanted: list[HostState], through: Callable[[HostState], HostState] = HostState) -> int:
         """The index of the first of these states that the host reaches. `through` maps states before they are compared."""
-        found, since = Look(), time.monotonic()
+        found, since = HostState(), time.monotonic()
         end = since + _PATIENCE
         wanted = [through(item) for item in wanted]
         while time.monotonic() < end:
@@ -216,7 +216,7 @@ class Rig:
         self._undo(operation, live=True)
         return learned
 
-    def _state_after(self, operation: Operation, steps: tuple[operations.Step, ...], live: bool) -> Look:
+    def _state_after(self, operation: Operation, steps: tuple[operations.Step, ...], live: bool) -> HostState:
         self._undo(operation, live=True)
         operation.prepare(self.engine)
         for step in steps:
@@ -332,7 +332,7 @@ class Rig:
     def _label_scope(self, point: Point, learned: Learned, acknowledged: int) -> None:
         operation = point.operation
         killed_other = operation.victim not in ("daemon", "boot")
-        through = relaxed if killed_other else Look
+        through = relaxed if killed_other else HostState
         states = learned.states[acknowledged : acknowledged + 2]
         found = self._becomes(
             [*states, *learned.between], lambda found: through(without_fetched(found) if operation.resumes else found)

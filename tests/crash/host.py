@@ -21,9 +21,9 @@ from typing import Any
 
 from tests.integration.engine import Engine
 
-__all__ = ["Look", "difference", "is_settled", "look", "relaxed", "without_fetched"]
+__all__ = ["HostState", "difference", "is_settled", "look", "relaxed", "without_fetched"]
 
-Look = Counter[str]
+HostState = Counter[str]
 
 # Not walked: what images and containers write, and what the kernel creates below a work directory.
 _OPAQUE = frozenset({"diff", "work", "_data"})
@@ -83,10 +83,10 @@ def _inspect(engine: Engine, container: str) -> Any:
     return found if status == 200 else None
 
 
-def look(engine: Engine) -> Look:
+def look(engine: Engine) -> HostState:
     """The complete state of this engine. Its daemon must answer."""
     names = _Names(engine)
-    found: Look = Counter()
+    found: HostState = Counter()
     for part in (_objects(names), _files(names), _mounts(names), _links(names), _rules(names), _cgroups(names),
                  _processes(names), _rows(names), _check(names)):  # fmt: skip
         found.update(part)
@@ -246,14 +246,14 @@ def _check(names: _Names) -> Iterator[str]:
         yield from (f"check: {names(json.dumps(item, sort_keys=True))}" for item in found.get("Findings") or ())
 
 
-def is_settled(found: Look) -> bool:
+def is_settled(found: HostState) -> bool:
     """Whether every monitor has a running container: no monitor is prepared for a start or cleaning up."""
     monitors = {line.rpartition(" ")[2] for line in found if line.startswith("process orlop-monitor")}
     running = {f"<{name}>" for name in re.findall(r"^container /(\S+) (?:running|paused)", "\n".join(found), re.MULTILINE)}
     return monitors == running
 
 
-def relaxed(found: Look) -> Look:
+def relaxed(found: HostState) -> HostState:
     """The state without the reasons why containers do not run, for points that kill the monitor."""
     return Counter(
         re.sub(r"^(container \S+) (created|exited) .*", r"\1 down", line)
@@ -261,13 +261,13 @@ def relaxed(found: Look) -> Look:
     )  # fmt: skip
 
 
-def without_fetched(found: Look) -> Look:
+def without_fetched(found: HostState) -> HostState:
     """The state without what a pull has fetched and unpacked for the next one to resume."""
     kept = re.compile(r"file ~/data/(content/(blobs/sha256|ingest)/|overlay2/(\*|l/|\.orlop/committed/))|row images resume:")
     return Counter(line for line in found.elements() if not kept.match(line))
 
 
-def difference(found: Look, wanted: Look) -> list[str]:
+def difference(found: HostState, wanted: HostState) -> list[str]:
     """The difference as text, a line for each item."""
     return [f"unexpected: {line}" for line in (found - wanted).elements()] + [
         f"missing: {line}" for line in (wanted - found).elements()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import trio
-from networks_fixture import NETNS, Ears, NetworksFixture, asked, request, routes
+from networks_fixture import NETNS, FakeListeners, NetworksFixture, asked, request, routes
 
 from orlop_engine.containers import netfiles
 from orlop_engine.containers.record import ContainerRecord, decode, encode
@@ -33,7 +33,7 @@ def record(mode: str = "bridge", **more: Any) -> ContainerRecord:
     )
 
 
-class Ship:
+class LiveFixture:
     """The parts of an engine that these functions use, and one container."""
 
     def __init__(self, networks_fixture: NetworksFixture, row: ContainerRecord) -> None:
@@ -45,7 +45,7 @@ class Ship:
         self.engine = cast(
             "Any", SimpleNamespace(networks=networks_fixture.networks, containers=containers, events=networks_fixture.events)
         )
-        self.ears = Ears()
+        self.listeners = FakeListeners()
         self.container = cast(
             "Any",
             SimpleNamespace(
@@ -72,7 +72,7 @@ class Ship:
             1, row.host_config.network_mode, endpoints=row.endpoints, bindings=bindings
         )
         row.state = row.state.after_start(77, 1, 1)
-        monitor = self.ears
+        monitor = self.listeners
         monitor.netns_path = NETNS  # type: ignore[attr-defined]
         settled = trio.Event()
         settled.set()
@@ -93,7 +93,7 @@ class Ship:
                 await networks_fixture.networks.release(sandbox)
 
 
-Body = Callable[[NetworksFixture, Ship], Awaitable[None]]
+Body = Callable[[NetworksFixture, LiveFixture], Awaitable[None]]
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
                 await networks.create(request("inner", internal=True))
                 await body(
                     networks_fixture,
-                    Ship(networks_fixture, row or record(endpoints=asked("bridge"), endpoints_complete=True)),
+                    LiveFixture(networks_fixture, row or record(endpoints=asked("bridge"), endpoints_complete=True)),
                 )
 
         trio.run(main)
@@ -121,7 +121,7 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         def completed(mode: str, **more: Any) -> ContainerRecord:
             row = record(mode, **more)
             live.complete(h.networks, row)
@@ -142,7 +142,7 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], running: bool) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         if running:
             await s.run(h)
         await s.disconnect("bridge")
@@ -169,7 +169,7 @@ def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], 
 
 
 def test_what_a_container_is_on_decides(ship: Callable[..., None]) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         with pytest.raises(InvalidParameter, match=r"private \(none\) mode"):
             await s.connect("two")
@@ -183,7 +183,7 @@ def test_what_a_container_is_on_decides(ship: Callable[..., None]) -> None:
 
 @pytest.mark.parametrize("mode", ["host", "container:x"])
 def test_who_has_no_network_of_its_own(ship: Callable[..., None], mode: str) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         with pytest.raises(InvalidParameter, match="container sharing network namespace"):
             await s.connect("two")
         with pytest.raises((InvalidParameter, Forbidden)):
@@ -195,17 +195,17 @@ def test_who_has_no_network_of_its_own(ship: Callable[..., None], mode: str) -> 
 def test_gateway_and_ports_follow(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         assert routes(s.container.record.sandbox) == [("inner", False, 0)]
         await s.connect("bridge")
         assert routes(s.saved[-1].sandbox) == [("inner", False, 0), ("bridge", True, 1)]  # type: ignore[arg-type]
-        assert len(s.ears.served) == 1
+        assert len(s.listeners.served) == 1
         await s.connect("two", gw_priority=5)
         await s.disconnect("inner")
         await s.disconnect("bridge")
         assert routes(s.saved[-1].sandbox) == [("two", True, 1)]  # type: ignore[arg-type]
-        assert s.ears.moved == [{"10.200.0.2": "10.203.0.2"}]
+        assert s.listeners.moved == [{"10.200.0.2": "10.203.0.2"}]
 
     ship(body, record("inner", bindings=bindings))
 
@@ -213,7 +213,7 @@ def test_gateway_and_ports_follow(ship: Callable[..., None]) -> None:
 def test_a_port_that_is_taken_refuses_the_connect(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         await h.start(2, bindings=bindings)
         with pytest.raises(DriverError, match="port is already allocated"):
@@ -226,7 +226,7 @@ def test_a_port_that_is_taken_refuses_the_connect(ship: Callable[..., None]) -> 
 
 
 def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         await s.connect("two")
         s.save_error = DriverError("disk full")
@@ -243,7 +243,7 @@ def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> No
 def test_what_cannot_be_saved_has_not_been_joined(ship: Callable[..., None], saves: int) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         s.saves = saves
         with pytest.raises(DriverError, match="disk full"):
@@ -260,7 +260,7 @@ def test_files_that_cannot_be_told_keep_nobody(ship: Callable[..., None], monkey
     def refuse(containers: Any, container: Any, before: Any) -> None:
         raise ValueError("not what was written")
 
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         monkeypatch.setattr(netfiles, "refresh", refuse)
         await s.run(h)
         await s.connect("two")
@@ -271,7 +271,7 @@ def test_files_that_cannot_be_told_keep_nobody(ship: Callable[..., None], monkey
 
 
 def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         await s.connect("two")
         h.bridge.fail["update"] = DriverError("no")
@@ -282,7 +282,7 @@ def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) 
 
 
 def test_an_exit_in_the_middle_of_a_connect_leaves_no_ghost(ship: Callable[..., None]) -> None:
-    async def body(h: NetworksFixture, s: Ship) -> None:
+    async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         attach = h.bridge.attach
         async with trio.open_nursery() as nursery:

@@ -25,7 +25,7 @@ from orlop_sdk import NotFound
 TEAM = "com.example.team"
 
 
-class Things:
+class FakeCollection:
     """A fake registry of objects by name."""
 
     def __init__(self, **things: Any) -> None:
@@ -67,7 +67,7 @@ OWN = container("4" * 64, "volume plain?, volume gone?", **{TEAM: "web"})
 HOST = container("5" * 64, "volume plain?, volume etc?", **{TEAM: "web"})
 OF_HOST = {"type": "none", "o": "bind", "device": "/etc"}
 ENGINE = SimpleNamespace(
-    containers=Things(
+    containers=FakeCollection(
         **{each.id: each for each in (MINE, FULL, OWN, HOST)},
         mine=MINE,
         full=FULL,
@@ -75,19 +75,19 @@ ENGINE = SimpleNamespace(
         host=HOST,
         theirs=container("2" * 64, **{TEAM: "db"}),
     ),
-    networks=Things(
+    networks=FakeCollection(
         **{"9": labelled(id="9f", name="secret")},
         bridge=labelled(id="b", name="bridge", predefined=True),
         host=labelled(id="h", name="host", predefined=True),
         mine=labelled(id="n", name="mine", labels={TEAM: "web"}),
     ),
-    volumes=Things(
+    volumes=FakeCollection(
         mine=VolumeRecord("mine", "local", 0, labels={TEAM: "web"}),
         theirs=VolumeRecord("theirs", "local", 0, labels={TEAM: "db"}),
         plain=VolumeRecord("plain", "local", 0),
         etc=VolumeRecord("etc", "local", 0, options=OF_HOST),
     ),
-    images=Things(plain=SimpleNamespace(config=SimpleNamespace(labels=None))),
+    images=FakeCollection(plain=SimpleNamespace(config=SimpleNamespace(labels=None))),
 )
 
 
@@ -141,7 +141,7 @@ def test_a_name_becomes_the_id_of_what_was_judged() -> None:
         judged(judge(), call("/networks/{id}", id="bridge"), Scope.NETWORK)
 
 
-OTHERS = Things(
+OTHERS = FakeCollection(
     plain=container("p", mounts="volume v, tmpfs t"),
     bound=container("b", mounts="volume v, bind b"),
     pictured=container("i", mounts="image i"),

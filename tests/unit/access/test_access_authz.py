@@ -395,7 +395,7 @@ def test_an_answer_that_a_plugin_withholds_tells_what_was_done(tmp_path: Path) -
     assert (denied["decision"], denied["by"], denied["status"]) == ("denied", "plugin two", 403)
 
 
-class Rooms:
+class FakeCollection:
     """An engine's containers, networks or images, by name and ID."""
 
     def __init__(self, **ids: str) -> None:
@@ -455,7 +455,9 @@ class Rooms:
 def test_the_log_says_what_was_made_and_with_what(
     tmp_path: Path, route: str, path: str, query: Any, body: Any, answer: Any, shown: dict[str, str]
 ) -> None:
-    engine: Any = SimpleNamespace(containers=Rooms(web="c1"), networks=Rooms(net="n1"), images=Rooms())
+    engine: Any = SimpleNamespace(
+        containers=FakeCollection(web="c1"), networks=FakeCollection(net="n1"), images=FakeCollection()
+    )
 
     async def handler(call: Call) -> Answer:
         if body:

@@ -34,7 +34,7 @@ LISTENERS = {
 }
 
 
-class Things:
+class FakeCollection:
     outside_pools = overlaps_host = staticmethod(lambda wanted: [])
 
     def __init__(self, *things: Any) -> None:
@@ -68,7 +68,7 @@ def volume(name: str, team: str = "", **options: str) -> VolumeRecord:
 BIND = {"type": "none", "o": "bind", "device": "/etc"}
 BOUND = container("bound", mount("bind"))
 ENGINE = SimpleNamespace(
-    containers=Things(
+    containers=FakeCollection(
         BOUND,
         container("plain"),
         container("data", mount("volume", "data"), mount("tmpfs"), mount("volume", "gone", anonymous=True)),
@@ -80,11 +80,11 @@ ENGINE = SimpleNamespace(
         container("anonymous", mount("volume", "etc", anonymous=True)),
     ),
     execs=SimpleNamespace(get=lambda text: SimpleNamespace(id=text, container=BOUND)),
-    volumes=Things(
+    volumes=FakeCollection(
         volume("data"), volume("web", "web"), volume("db", "db"), volume("etc", **BIND), volume("webetc", "web", **BIND)
     ),
-    networks=Things(SimpleNamespace(id="n", name="bridge", labels={}, predefined=True)),
-    images=Things(),
+    networks=FakeCollection(SimpleNamespace(id="n", name="bridge", labels={}, predefined=True)),
+    images=FakeCollection(),
 )
 
 

@@ -59,7 +59,7 @@ def kinds() -> dict[str, Any]:
     return found
 
 
-class Things:
+class FakeCollection:
     outside_pools = overlaps_host = staticmethod(lambda wanted: [])
 
     def __init__(self, thing: Any) -> None:
@@ -76,11 +76,11 @@ class Things:
 RECORD = SimpleNamespace(config=ContainerConfig(labels={LABEL: "web"}), host_config=HostConfig(), mounts=())
 CONTAINER = SimpleNamespace(id="1" * 64, name="c", record=RECORD)
 ENGINE = SimpleNamespace(
-    containers=Things(CONTAINER),
+    containers=FakeCollection(CONTAINER),
     execs=SimpleNamespace(get=lambda text: SimpleNamespace(id=text, container=CONTAINER)),
-    networks=Things(SimpleNamespace(id="b", name="bridge", labels={LABEL: "web"}, predefined=True)),
-    volumes=Things(VolumeRecord("v", "local", 0)),
-    images=Things(SimpleNamespace(name="x", id="x")),
+    networks=FakeCollection(SimpleNamespace(id="b", name="bridge", labels={LABEL: "web"}, predefined=True)),
+    volumes=FakeCollection(VolumeRecord("v", "local", 0)),
+    images=FakeCollection(SimpleNamespace(name="x", id="x")),
 )
 
 
