@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
-from orlop_engine.volumes.record import Vet
+from orlop_engine.volumes.record import VolumeCheck
 
 if TYPE_CHECKING:
     from orlop_engine.images.destinations import Refuse  # which imports httpx
@@ -26,7 +26,7 @@ class Restrictions:
 
     hide_host: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
-    check_volume: Vet | None = None
+    check_volume: VolumeCheck | None = None
     images: ImagePolicy = UNRESTRICTED
     refuse: Refuse | None = None
 

@@ -141,7 +141,7 @@ class FakeNetworks:
         if self.release_error:
             raise self.release_error
 
-    def of_sandbox(self, sandbox):
+    def networks_of(self, sandbox):
         return []
 
     def renamed(self, sandbox, name):

@@ -26,7 +26,7 @@ from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import ContainerConfig, CreateRequest, EndpointSettings, Healthcheck, HostConfig, Ulimit
 from orlop_engine.types.images import ImageConfig
 from orlop_engine.unpacking import make_directory
-from orlop_engine.volumes.record import Vet
+from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import Put
 from orlop_sdk import Conflict, InvalidParameter, NotFound
 
@@ -266,7 +266,7 @@ async def create(
     platform: str,
     request: CreateRequest,
     volume_labels: Mapping[str, str] | None = None,
-    vet: Vet | None = None,
+    vet: VolumeCheck | None = None,
     *,
     images: ImagePolicy = UNRESTRICTED,
     flat_readonly: bool = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_engine.images.layers import half_made, init_layer
+from orlop_engine.images.layers import init_layer, temporary_key
 from orlop_engine.unpacking import make_init_layer
 from orlop_sdk import NotFound
 
@@ -39,7 +39,7 @@ async def prepare(containers: Containers, record: ContainerRecord, image: Image)
 
 async def _make_init_layer(containers: Containers, record: ContainerRecord, chain_id: str) -> None:
     """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
-    storage, key = containers.engine.storage, half_made()
+    storage, key = containers.engine.storage, temporary_key()
     mountpoint = containers.root(record.id)
     await storage.prepare(key, chain_id or None)
     try:

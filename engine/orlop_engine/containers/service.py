@@ -26,7 +26,7 @@ from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
 from orlop_engine.system.programs import Programs
 from orlop_engine.types.containers import CreateRequest, EndpointSettings, HostConfig
-from orlop_engine.volumes.record import Vet
+from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import UNREADABLE, Put
 from orlop_sdk import Conflict, InvalidParameter, NotFound, OrlopError
 from orlop_sdk.base import rfc3339
@@ -161,7 +161,7 @@ class Containers:
         if self.names.get(old) == container.id:
             del self.names[old]
         if after is not None and record.sandbox is after:
-            self.engine.networks.enlist(after)
+            self.engine.networks.update_members(after)
         container.touch()
 
     def counts(self) -> dict[str, int]:
@@ -304,7 +304,7 @@ class Containers:
             self._network_events(container, container.record.sandbox, action)
 
     def _network_events(self, container: Container, sandbox: Any, action: str) -> None:
-        for network in self.engine.networks.of_sandbox(sandbox):
+        for network in self.engine.networks.networks_of(sandbox):
             self.engine.events.publish(
                 "network", action, network.id, {"container": container.id, "name": network.name, "type": network.driver}
             )
@@ -404,7 +404,7 @@ class Containers:
         platform: str,
         request: CreateRequest,
         volume_labels: Mapping[str, str] | None = None,
-        vet: Vet | None = None,
+        vet: VolumeCheck | None = None,
         *,
         images: ImagePolicy = UNRESTRICTED,
         flat_readonly: bool = False,

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.unpacking import copy_up
-from orlop_engine.volumes.record import Vet
+from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import UNREADABLE, Delete, Put
 from orlop_sdk import Conflict, DeadlineExceeded, DriverError, InvalidParameter, NotFound, OrlopError
 from orlop_sdk.subpaths import open_subpath
@@ -110,7 +110,7 @@ async def ensure(
     host: HostConfig,
     made: list[str],
     labels: Mapping[str, str] | None = None,
-    vet: Vet | None = None,
+    vet: VolumeCheck | None = None,
 ) -> tuple[MountRecord, ...]:
     """Create missing volumes, with `labels` and their own ones, and missing source directories of `--volume` binds.
     Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet` checks

@@ -23,7 +23,7 @@ from .content import ContentStore
 from .progress import Report
 from .shared import SharedWork
 
-__all__ = ["Layers", "Unpack", "Unpacked", "chain_of_init_layer", "half_made", "init_layer"]
+__all__ = ["Layers", "Unpack", "Unpacked", "chain_of_init_layer", "init_layer", "temporary_key"]
 
 log = logging.getLogger("orlop.images")
 
@@ -31,7 +31,7 @@ _ACTIVE = "extract-"
 _INIT = "init-"
 
 
-def half_made() -> str:
+def temporary_key() -> str:
     """A new key for a temporary snapshot, which the next boot removes."""
     return _ACTIVE + secrets.token_hex(12)
 
@@ -147,7 +147,7 @@ class Layers:
         progress: Callable[[int], None] | None,
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
-        key = half_made()
+        key = temporary_key()
         source = self._content.open(blob)
         try:
             await self._storage.prepare(key, parent or None)

@@ -184,7 +184,7 @@ class Attachments:
             endpoints=tuple(done),
             iptables=self._iptables,
         )
-        self.enlist(sandbox)
+        self.update_members(sandbox)
         return sandbox
 
     async def _attach_one(self, planned: PlannedEndpoint, netns: str) -> AttachedEndpoint:
@@ -198,7 +198,7 @@ class Attachments:
             driver=planned.driver, endpoint=endpoint, state=state, settings=planned.settings, dns_names=planned.dns_names
         )
 
-    def enlist(self, sandbox: Sandbox) -> None:
+    def update_members(self, sandbox: Sandbox) -> None:
         for network in self._add_members(sandbox):
             self._changed(network)
 
@@ -322,7 +322,7 @@ class Attachments:
         elected = msgspec.structs.replace(
             sandbox, endpoints=tuple(changed.get(each.endpoint.id, each) for each in sandbox.endpoints)
         )
-        self.enlist(elected)
+        self.update_members(elected)
         return elected
 
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
@@ -393,7 +393,7 @@ class Attachments:
             self.abandon(plan)
             raise
         grown = msgspec.structs.replace(sandbox, endpoints=(*sandbox.endpoints, attached))
-        self.enlist(grown)
+        self.update_members(grown)
         return grown
 
     def without(self, sandbox: Sandbox, record: NetworkRecord) -> Sandbox:

@@ -415,19 +415,19 @@ class Networks:
         return await self._attachments.disconnect(sandbox, self._resolve(name_or_id).record, netns_path)
 
     def renamed(self, sandbox: Sandbox, name: str) -> Sandbox:
-        """The sandbox with the container's new name. Pass it to `enlist` once the row is saved."""
+        """The sandbox with the container's new name. Pass it to `update_members` once the row is saved."""
         return self._attachments.renamed(sandbox, name)
 
-    def enlist(self, sandbox: Sandbox) -> None:
+    def update_members(self, sandbox: Sandbox) -> None:
         """Update the container's entries in its networks: members and DNS names."""
-        self._attachments.enlist(sandbox)
+        self._attachments.update_members(sandbox)
 
     def host_gateways(self) -> tuple[str, ...]:
         """The addresses of `host-gateway` in `--add-host`; none without a default bridge."""
         bridge = self._by_name.get("bridge")
         return files.host_gateways(self._config, bridge.record if bridge else None)
 
-    def of_sandbox(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
+    def networks_of(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
         """The rows of the networks that a container is on."""
         found = (self._networks.get(attached.network.id) for attached in sandbox.endpoints)
         return [network.record for network in found if network is not None]

@@ -11,7 +11,7 @@ from orlop_engine.types.volumes import UsageData, Volume
 from orlop_sdk import InvalidParameter
 from orlop_sdk.base import rfc3339
 
-__all__ = ["ANONYMOUS", "Vet", "VolumeRecord", "check_name", "decode", "encode", "view"]
+__all__ = ["ANONYMOUS", "VolumeCheck", "VolumeRecord", "check_name", "decode", "encode", "view"]
 
 ANONYMOUS = "com.docker.volume.anonymous"
 
@@ -39,7 +39,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
         return self.driver == "local" and not self.options
 
     @property
-    def of_host(self) -> bool:
+    def is_host_path(self) -> bool:
         """Whether its options mount a directory or a device of this host, rather than a network share or memory. A type
         alone is enough: an overlay names its directories in `o`."""
         if not (self.options.get("device") or self.options.get("type")):
@@ -48,7 +48,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
         return bound or self.options.get("type") not in _ELSEWHERE
 
 
-Vet = Callable[[VolumeRecord, bool], None]
+VolumeCheck = Callable[[VolumeRecord, bool], None]
 """Raises if the client may not use a volume, new or existing; the flag is True for a container's anonymous volume."""
 
 _decoder = msgspec.msgpack.Decoder(VolumeRecord)

@@ -392,7 +392,7 @@ def test_a_new_name_is_in_the_row_of_the_network_too(tmp_path, monkeypatch, fail
         async with engine_fixture(tmp_path, monkeypatch) as h:
             told = []
             h.engine.networks.renamed = lambda sandbox, name: msgspec.structs.replace(sandbox, container_name=name)
-            h.engine.networks.enlist = lambda sandbox: told.append(sandbox.container_name)
+            h.engine.networks.update_members = lambda sandbox: told.append(sandbox.container_name)
             h.container.record.sandbox, h.engine.store.full = SANDBOX, fails
             if fails:
                 with pytest.raises(Unavailable):
@@ -411,7 +411,7 @@ def test_a_container_that_ends_while_it_is_renamed_is_on_no_network(tmp_path, mo
             await h.containers.start(h.container)
             h.container.record.sandbox, told = SANDBOX, []
             h.engine.networks.renamed = lambda sandbox, name: msgspec.structs.replace(sandbox, container_name=name)
-            h.engine.networks.enlist = told.append
+            h.engine.networks.update_members = told.append
             await wait_all_tasks_blocked()
             h.engine.store.slow = trio.Event()
             nursery.start_soon(h.containers.rename_to, h.container, "other")

@@ -6,7 +6,7 @@ import stat
 import pytest
 import trio
 
-from orlop_engine.images.layers import Layers, half_made, init_layer
+from orlop_engine.images.layers import Layers, init_layer, temporary_key
 from orlop_monitor.unpack.init_layer import PATHS, make
 from orlop_sdk import StorageContext
 from orlop_sdk.testing import FakeStorage
@@ -79,7 +79,7 @@ def with_layers(tmp_path, act):
         async with trio.open_nursery() as nursery:
             layers = Layers(storage, None, None, None, nursery)
             for key, parent in ((LOW, None), (HIGH, LOW), (init_layer(HIGH), HIGH)):
-                active = half_made()
+                active = temporary_key()
                 await storage.prepare(active, parent)
                 await storage.commit(active, key)
             await act(storage, layers)
@@ -100,7 +100,7 @@ def test_it_goes_with_the_layer_below_it(tmp_path):
 
 def test_a_boot_removes_those_that_are_half_made_or_stand_on_nothing(tmp_path):
     async def act(storage, layers):
-        await storage.prepare(half_made(), HIGH)
+        await storage.prepare(temporary_key(), HIGH)
         await storage.prepare("a", None)
         await storage.commit("a", init_layer("sha256:" + "9" * 64))
         assert sorted(await layers.sweep()) == [LOW, HIGH]

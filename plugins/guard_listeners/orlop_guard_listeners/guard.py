@@ -171,7 +171,7 @@ class Guard:
         try:
             if self._label_scope:
                 self._label_scope.check_volume(volume, anonymous)
-            elif volume.of_host:
+            elif volume.is_host_path:
                 raise policy.denied(f"the volume {volume.name}, which is a directory or device of the host,")
         except Denied as error:
             if line:

@@ -23,7 +23,7 @@ PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
 of the host (`engine.top`)."""
 
 OWN_MOUNTS = frozenset({"volume", "tmpfs"})
-"""Mount types that use nothing of the host, except volumes on a host directory (`VolumeRecord.of_host`)."""
+"""Mount types that use nothing of the host, except volumes on a host directory (`VolumeRecord.is_host_path`)."""
 
 _BLOCK_DEVICES = {
     "blkio_weight_device": "BlkioWeightDevice",

@@ -95,7 +95,7 @@ class LabelScope:
         scope, or are new: they are allowed, unless they use something of the host."""
         if self.matches(volume.labels):
             return
-        if volume.of_host:
+        if volume.is_host_path:
             raise self._policy.denied(f"the volume {volume.name}, which is a directory or device of the host,")
         if not anonymous:
             raise self._policy.outside(f"volume {volume.name}")

@@ -196,7 +196,7 @@ def test_other_bodies() -> None:
     ],
 )
 def test_volumes_that_are_the_hosts(options: dict[str, str], of_host: bool) -> None:
-    assert VolumeRecord("v", "local", 0, options=options).of_host == of_host
+    assert VolumeRecord("v", "local", 0, options=options).is_host_path == of_host
 
 
 # --- fields hidden from readers ---------------------------------------------------------------------------------------
