@@ -297,7 +297,7 @@ def test_content_and_layers(live: Engine) -> None:
     layer.write_bytes(data)
     assert check(live)["ok"]
     assert [finding["text"] for finding in check(live, query="?deep=1")["findings"]] == [
-        f"blob sha256:{layer.name[:12]} is not what its name says: it cannot be saved or pushed; pull or load it again"
+        f"blob sha256:{layer.name[:12]} does not match its digest: it cannot be saved or pushed; pull or load it again"
     ]
     check(live, "POST", "?deep=1")
     assert not layer.exists()
