@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Execs"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.execs")
 
 KEEP_ENDED = 600.0
 KEEP_MOST = 1000

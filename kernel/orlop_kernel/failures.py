@@ -13,7 +13,7 @@ from orlop_sdk import DriverError, OrlopError, Unavailable
 
 __all__ = ["as_orlop_error"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.daemon")
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

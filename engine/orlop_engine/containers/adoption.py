@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kill_monitor", "report_silence", "take_back"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 
 async def take_back(containers: Containers, container: Container) -> None:

@@ -16,7 +16,7 @@ from orlop_sdk import Command, InvalidParameter
 
 __all__ = ["ensure_profile", "has_default", "profile"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 _PROFILES = "/sys/kernel/security/apparmor/profiles"
 _DIRECTORY = "/etc/apparmor.d"

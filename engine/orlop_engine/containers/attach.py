@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DetachKeys", "Detached", "attach", "check", "join", "parse_detach_keys", "relay"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _CHUNK = 256 << 10

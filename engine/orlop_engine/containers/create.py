@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["conflict", "create"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 
 @dataclass(frozen=True, slots=True)

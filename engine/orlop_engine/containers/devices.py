@@ -20,7 +20,7 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["discovered", "inject"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 _FILE_LIMIT = 4 << 20
 _HOOK = "nvidia-container-runtime-hook"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["clean", "put_away", "record_again", "watch"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 UNKNOWN_EXIT = 255
 _RECORD_AGAIN = 1.0  # seconds

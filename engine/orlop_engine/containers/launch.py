@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["begin", "launch", "log_info", "on_event", "task"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 _UNDOING, _ENDING = 30.0, 10.0  # seconds to undo a start, and to wait for the end of its monitor
 _CREATE = "failed to create task for container: failed to create shim task"

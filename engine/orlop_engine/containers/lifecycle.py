@@ -47,7 +47,7 @@ __all__ = [
     "unpause",
 ]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 KILL_DEADLINE = 10.0
 _LOOK = 0.5  # seconds between two checks of a monitor that has not answered yet

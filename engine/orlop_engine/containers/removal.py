@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["auto_remove", "discard_files", "remove", "sweep"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["restore", "shutdown"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs

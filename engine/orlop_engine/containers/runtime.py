@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["clean", "has_state", "is_left", "task"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 _EMPTYING = 2.0  # seconds
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Containers"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 Args = TypeVarTuple("Args")
 

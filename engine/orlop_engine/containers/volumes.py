@@ -43,7 +43,7 @@ __all__ = [
     "take_back",
 ]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.containers")
 
 T = TypeVar("T")
 _PATIENCE = 20.0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["commit", "export"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.files")
 
 _THAW = 30.0  # seconds to resume a container, also when the daemon is shutting down
 _encode = msgspec.json.Encoder().encode

@@ -45,7 +45,7 @@ from .zygote import Zygote
 
 __all__ = ["Monitor", "MonitorFailed", "StartFailed"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.processes")
 
 _DEADLINE = PATIENCE
 _LAUNCH_DEADLINE = 30.0

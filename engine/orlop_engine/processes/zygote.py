@@ -24,7 +24,7 @@ from orlop_sdk import DeadlineExceeded, Unavailable
 
 __all__ = ["Zygote"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("orlop.processes")
 
 _DEADLINE = 20.0  # for a cold start on a busy machine; a fork takes 0.4 ms
 _RESTART_PAUSE = (0.05, 5.0)

@@ -123,7 +123,6 @@ class _Json(logging.Formatter):
 def set_level(level: str) -> None:
     """The level applies to our loggers; libraries log warnings and worse only."""
     logging.getLogger("orlop").setLevel(_LEVELS[level])
-    logging.getLogger("orlop_kernel").setLevel(_LEVELS[level])
 
 
 def _is_journal(fd: int, stream: str) -> bool:
