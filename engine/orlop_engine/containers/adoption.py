@@ -184,7 +184,7 @@ async def _adopt(containers: Containers, container: Container, run: Run, status:
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     containers.background(exits.watch, containers, container, run)
     containers.background(health.watch, containers, container, run)
-    if record.held:  # paused by an operation of the previous daemon
+    if record.paused_by_engine:  # paused by an operation of the previous daemon
         containers.background(lifecycle.resume, containers, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
         containers.background(live.keep_gateway, containers.engine, container)

@@ -102,7 +102,7 @@ async def account(containers: Containers, container: Container, run: Run, exited
     volumes.announce(containers, container, "unmount")
     ran_for = (exited.time_ns - record.state.started_ns) / 1e9
     again = _wanted_again(containers, container, exited.code)
-    record.held = False
+    record.paused_by_engine = False
     record.state = record.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
     gone = record.host_config.auto_remove and not again and not containers.restarting_now(container)
     if not gone:

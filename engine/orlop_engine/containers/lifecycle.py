@@ -354,8 +354,8 @@ async def restart(containers: Containers, container: Container, given: str = "",
     containers.engine.events.publish("container", "restart", container.id, containers.attributes(container))
 
 
-async def pause(containers: Containers, container: Container, *, held: bool = False) -> None:
-    """Pause a container. `held`: by the engine, which calls `resume` later. The row is committed before the container is
+async def pause(containers: Containers, container: Container, *, paused_by_engine: bool = False) -> None:
+    """Pause a container. `paused_by_engine`: the engine calls `resume` later; its row is committed before the container is
     frozen, so that a boot after a crash resumes it."""
     await container.boot_start_tried()
     async with container.lock:
@@ -367,13 +367,13 @@ async def pause(containers: Containers, container: Container, *, held: bool = Fa
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         runtime = containers.engine.drivers.runtime(record.host_config.runtime)
-        with container.change(held=held):
-            if held:
+        with container.change(paused_by_engine=paused_by_engine):
+            if paused_by_engine:
                 await containers.save(container)
         try:
             await _freeze(containers, container, runtime)
         except OrlopError:
-            record.held = False
+            record.paused_by_engine = False
             raise
         record.state = record.state.after_pause()
         await containers.save(container)  # if this fails the container stays paused: its cgroup is frozen
@@ -414,7 +414,7 @@ async def _thaw_halfway(containers: Containers, container: Container, runtime: R
 async def resume(containers: Containers, container: Container) -> None:
     """Resume a container that the engine paused, unless a user has unpaused or paused it since."""
     async with container.lock:
-        if container.record.held:
+        if container.record.paused_by_engine:
             await _unpause(containers, container)
 
 
@@ -427,11 +427,11 @@ async def unpause(containers: Containers, container: Container) -> None:
 
 async def _unpause(containers: Containers, container: Container) -> None:
     """Resume, after committing the row: a boot detects that a container is frozen, but not that it should have been
-    resumed. A container that the engine paused stays `held` until it has been resumed, so that a boot in between resumes
-    it."""
+    resumed. A container that the engine paused stays `paused_by_engine` until it has been resumed, so that a boot in
+    between resumes it."""
     record = container.record
     if not record.state.paused:
-        record.held = False
+        record.paused_by_engine = False
         return
     runtime = containers.engine.drivers.runtime(record.host_config.runtime)
     failure = None
@@ -445,8 +445,8 @@ async def _unpause(containers: Containers, container: Container) -> None:
     except BaseException:
         containers.background(containers.save, container)
         raise
-    if record.held:
-        record.held = False
+    if record.paused_by_engine:
+        record.paused_by_engine = False
         containers.background(containers.save, container)
     if failure is not None:
         raise failure

@@ -1,6 +1,8 @@
-"""What is kept of a container: the row of the table `containers`. Fields are added, never renamed; each has a default, so
-that a row written by an older or newer Orlop decodes. An incompatible change increments `SCHEMA` and adds a function that
-reads the old form."""
+"""The stored row of a container, in the table `containers`.
+
+Fields are added, never renamed, and each has a default: so rows of older and newer versions decode. An incompatible change
+increments `SCHEMA` and adds a function that reads the old form.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ SCHEMA = 1
 
 
 class MountRecord(msgspec.Struct, frozen=True):
-    """One mount of a container, resolved at create. `source` is a host path for binds, the reference as it was given for
-    images; volumes (by name) and images (by ID) are looked up by `name` at start. `options` go to a tmpfs. `copy`: an empty
-    volume gets the image's files. What is mounted below a read-only mount is read-only too, where kernel and runtime can:
-    `flat_readonly` does not want that, `deep_readonly` nothing less."""
+    """One mount of a container, resolved at create.
+
+    `source` is a host path for binds, and the reference as given for images. Volumes are looked up by name and images by
+    ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the image. Mounts
+    below a read-only mount are read-only too where kernel and runtime support that: `flat_readonly` turns it off,
+    `deep_readonly` fails where it is not supported."""
 
     type: str
     destination: str
@@ -41,12 +45,13 @@ class MountRecord(msgspec.Struct, frozen=True):
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
-    """`args` is entrypoint and command, resolved. `endpoints` are the networks to be on, by name or full id, and what the
-    client asked of each; a row without `endpoints_complete` is of a daemon that left out the network of the mode (see
-    `networks.live`). `monitor_pid`: of the last start that this row knows of, so that a run it knows nothing of can be told;
-    0 before the first, None in a row of a daemon that did not keep it. `image_labels` are the names of labels that the image
-    alone says. `no_new_privileges`: as of the last start; None before the first, and in a row of a daemon that did not keep
-    it. `held`: the engine pauses it for a moment, or is about to, and thaws it: nobody else has to."""
+    """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
+    the endpoint settings of the client; rows without `endpoints_complete` were written by a daemon that left out the network
+    of the network mode (see `networks.live`). `monitor_pid` is the monitor of the last recorded start, which tells an
+    unrecorded run apart; 0 before the first start, None in rows of a daemon that did not store it. `image_labels` are the
+    names of labels that only the image sets. `no_new_privileges` is that of the last start; None before the first start and
+    in rows of a daemon that did not store it. `paused_by_engine`: the engine pauses the container for a moment, and resumes
+    it also after a crash; stored as `held`."""
 
     schema: int = SCHEMA
     id: str
@@ -68,7 +73,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     monitor_pid: int | None = None
     no_new_privileges: bool | None = None
     manually_stopped: bool = False
-    held: bool = False
+    paused_by_engine: bool = msgspec.field(default=False, name="held")
     removing: bool = False
     removing_volumes: bool = False
     platform: str = "linux"

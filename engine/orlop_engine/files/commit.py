@@ -118,20 +118,20 @@ async def commit(
 @asynccontextmanager
 async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIterator[None]:
     """Pause the container during the block. A container that a user had paused stays paused."""
-    held = False
+    paused = False
     if pause and container.record.state.running and not container.record.state.paused:
         try:
-            await lifecycle.pause(engine.containers, container, held=True)
-            held = True
+            await lifecycle.pause(engine.containers, container, paused_by_engine=True)
+            paused = True
         except OrlopError:
-            if container.record.held:  # the kernel froze it, but the row could not be committed
+            if container.record.paused_by_engine:  # the kernel froze it, but the row could not be committed
                 await _resume(engine, container)
             if container.record.state.running:
                 raise  # otherwise it has ended, and its files do not change any more
     try:
         yield
     finally:
-        if held:
+        if paused:
             await _resume(engine, container)
 
 

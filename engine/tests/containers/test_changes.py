@@ -36,10 +36,10 @@ def test_what_was_set_again_meanwhile_is_not_restored(tmp_path, monkeypatch):
         async with engine_fixture(tmp_path, monkeypatch) as h:
             record, other = h.container.record, sandbox("other")
             record.sandbox = sandbox("before")
-            with pytest.raises(KeyError), h.container.change(sandbox=sandbox("after"), held=True):
+            with pytest.raises(KeyError), h.container.change(sandbox=sandbox("after"), paused_by_engine=True):
                 record.sandbox = other
                 raise KeyError
-            assert record.sandbox is other and not record.held
+            assert record.sandbox is other and not record.paused_by_engine
 
     run_fast(main)
 

@@ -409,16 +409,16 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
                     raise OSError(errno.ENOSPC, "No space left on device")
 
             async def remove(name):
-                assert not engine.held
+                assert not engine.paused_by_engine
                 made.discard(name)
 
             @contextmanager
             def hold(names):
-                engine.held = True
+                engine.paused_by_engine = True
                 try:
                     yield
                 finally:
-                    engine.held = False
+                    engine.paused_by_engine = False
 
             monkeypatch.setattr(volumes, "ensure", ensure)
             monkeypatch.setattr(volumes, "populate", populate)

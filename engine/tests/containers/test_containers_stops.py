@@ -202,10 +202,10 @@ def test_what_a_commit_paused_is_thawed_when_the_daemon_ends(tmp_path, monkeypat
             await h.containers.start(h.container)
             with trio.move_on_after(1):
                 async with commit._still(h.engine, h.container, True):
-                    assert h.container.record.state.paused and kept(h).held
+                    assert h.container.record.state.paused and kept(h).paused_by_engine
                     await trio.sleep_forever()
             await wait_all_tasks_blocked()
-            assert froze == ["pause", "unpause"] and not h.container.record.state.paused and not kept(h).held
+            assert froze == ["pause", "unpause"] and not h.container.record.state.paused and not kept(h).paused_by_engine
 
     run_fast(main)
 
@@ -219,7 +219,7 @@ def test_a_runtime_that_does_not_thaw_keeps_the_daemon_from_ending_for_a_while_o
                     froze.hangs = True
                     await trio.sleep_forever()
             await wait_all_tasks_blocked()
-            assert kept(h).held and kept(h).state.paused  # for the next boot
+            assert kept(h).paused_by_engine and kept(h).state.paused  # for the next boot
 
     run_fast(main)
 
@@ -246,12 +246,12 @@ def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch
             surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
             (tmp_path / "cgroup").mkdir()
             (tmp_path / "cgroup" / "cgroup.freeze").write_text("1\n")
-            h.container.record.held = True
+            h.container.record.paused_by_engine = True
             if row == "after":
                 h.container.record.state = State(Phase.PAUSED, pid=99, started_ns=5)
             await restore.restore(h.containers)
             await wait_all_tasks_blocked()
-            assert froze == ["unpause"] and not h.container.record.state.paused and not kept(h).held
+            assert froze == ["unpause"] and not h.container.record.state.paused and not kept(h).paused_by_engine
 
     run_fast(main)
 

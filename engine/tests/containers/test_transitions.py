@@ -86,9 +86,9 @@ def test_a_container_that_ends_while_it_is_being_paused_has_ended(tmp_path, monk
 
             runtime.first = end
             with pytest.raises(Conflict, match="is not running"):
-                await lifecycle.pause(h.containers, h.container, held=held)
+                await lifecycle.pause(h.containers, h.container, paused_by_engine=held)
             state = h.container.record.state
-            assert (state.phase, state.exit_code, h.container.record.held) == (Phase.EXITED, 3, False)
+            assert (state.phase, state.exit_code, h.container.record.paused_by_engine) == (Phase.EXITED, 3, False)
 
     run_fast(main)
 

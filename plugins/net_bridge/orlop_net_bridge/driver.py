@@ -57,6 +57,11 @@ def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
         return frozenset()
 
 
+def _reachable(wanted: Wanted) -> Wanted:
+    """Without the endpoints of containers that have ended since the daemon stopped: their namespaces are gone."""
+    return wanted._replace(endpoints=[each for each in wanted.endpoints if os.path.exists(each[0].netns)])
+
+
 class BridgeDriver:
     """Owns the network thread and its sockets. Created once and closed once."""
 
@@ -353,7 +358,7 @@ class BridgeDriver:
         else:
             self._remove_rules()
         self._open_links().remove_strangers(networks, set(self._ports))
-        for failure in self._reconnect_all(wanted):
+        for failure in self._reconnect_all(_reachable(wanted)):
             _log.error("%s", failure)  # do not fail the boot; `audit` reports it as well
 
     def _remove_rules(self) -> None:
@@ -380,8 +385,7 @@ class BridgeDriver:
                 try:
                     self._reconnect(endpoint, state, bridge, lost=link is None)
                 except DriverError as error:
-                    if os.path.exists(endpoint.netns):  # else the container has ended since it was listed
-                        failures.append(error)
+                    failures.append(error)
         return failures
 
     def _reconnect(self, endpoint: Endpoint, state: EndpointState, bridge: Bridge, *, lost: bool) -> None:
