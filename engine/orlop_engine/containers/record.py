@@ -23,9 +23,9 @@ class MountRecord(msgspec.Struct, frozen=True):
     """One mount of a container, resolved at create.
 
     `source` is a host path for binds, and the reference as given for images. Volumes are looked up by name and images by
-    ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the image. Mounts
-    below a read-only mount are read-only too where kernel and runtime support that: `flat_readonly` turns it off,
-    `deep_readonly` fails where it is not supported."""
+    ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the
+    image. Mounts below a read-only mount are read-only too where kernel and runtime support that: `flat_readonly` turns it
+    off, and `deep_readonly` fails where it is not supported."""
 
     type: str
     destination: str
