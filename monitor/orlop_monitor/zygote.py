@@ -42,7 +42,7 @@ _decoder = msgspec.msgpack.Decoder(Fork)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class _Dead(NamedTuple):
+class _DeadMonitor(NamedTuple):
     """A monitor that ended without an exit record, and its container's cgroups."""
 
     pid: int
@@ -66,7 +66,7 @@ class Zygote:
         self._control = control
         self._loop = Loop()
         self._children: set[int] = set()
-        self._undertakers = 0
+        self._pending_cleanups = 0
         self._orphaned = False
         self._loop.on_readable(control.fileno(), self._request)
 
@@ -118,20 +118,20 @@ class Zygote:
         # A monitor exits with 0 when it has recorded its container's exit, or has never started one.
         if run_dir and status and records.read_exit(run_dir) is None:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
-            self._undertakers += 1
+            self._pending_cleanups += 1
             init = records.read_init(run_dir) if _is_of(run_dir, pid) else None
-            dead = _Dead(pid, run_dir, init.cgroups if init else (), f"the container's monitor ended ({how})")
-            self._bury(dead, time.monotonic(), 0.001)
+            dead = _DeadMonitor(pid, run_dir, init.cgroups if init else (), f"the container's monitor ended ({how})")
+            self._clean_up_after(dead, time.monotonic(), 0.001)
         self._end_if_done()
 
-    def _bury(self, dead: _Dead, since: float, pause: float) -> None:
+    def _clean_up_after(self, dead: _DeadMonitor, since: float, pause: float) -> None:
         """Kill the remaining processes of a container repeatedly until none is left, then write its exit record. By then the
         container may have been started again in the same run directory; the new run and its records must not be touched."""
         empty = cgroups.kill(dead.cgroups)
         # Children that the zygote did not fork come from dead monitors; other containers are children of their monitors.
         empty = orphans.kill_children(self._children) and empty
         if not empty and time.monotonic() - since < _KILL_SECONDS:
-            self._loop.call_later(pause, lambda: self._bury(dead, since, min(2 * pause, 0.1)))
+            self._loop.call_later(pause, lambda: self._clean_up_after(dead, since, min(2 * pause, 0.1)))
             return
         reason = f"{dead.reason}; the container was killed"
         if not empty:
@@ -141,11 +141,11 @@ class Zygote:
                 records.write(dead.run_dir, ExitRecord(137, time.time_ns(), error=reason))
         except OSError:
             pass  # the daemon has removed the run directory
-        self._undertakers -= 1
+        self._pending_cleanups -= 1
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._orphaned and not self._children and not self._undertakers:
+        if self._orphaned and not self._children and not self._pending_cleanups:
             self._loop.stop()
 
 
@@ -167,7 +167,7 @@ def _child(entry: str, fd: int) -> NoReturn:
         os._exit(status)
 
 
-def take_our_turn(path: str = "/proc/self/oom_score_adj") -> None:
+def reset_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
     """Reset a negative oom_score_adj. It is inherited from the daemon, which the OOM killer should spare, but containers
     should not be spared."""
     with open(path, "r+") as file:
@@ -181,7 +181,7 @@ def _main(arguments: list[str]) -> None:
         signal.signal(signum, signal.SIG_IGN)
     linux.set_subreaper()
     linux.keep_freed_memory(_BUFFERS)
-    take_our_turn()
+    reset_oom_score()
     os.chdir("/")
     control = socket.socket(fileno=int(arguments[0]))
     os.set_inheritable(control.fileno(), False)

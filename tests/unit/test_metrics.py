@@ -25,7 +25,7 @@ from orlop_kernel.routing.call import Call
 from orlop_metrics_prometheus.collect import Metrics
 from orlop_metrics_prometheus.registry import Histogram, Values, expose, wants_openmetrics
 from orlop_metrics_prometheus.serve import Endpoint
-from orlop_monitor.zygote import take_our_turn
+from orlop_monitor.zygote import reset_oom_score
 from orlop_sdk import Conflict, InvalidParameter, NotFound
 
 
@@ -304,5 +304,5 @@ def test_a_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
 def test_a_zygote_is_not_spared(tmp_path: Path, before: str, after: int) -> None:
     score = tmp_path / "oom_score_adj"
     score.write_text(before)
-    take_our_turn(str(score))
+    reset_oom_score(str(score))
     assert int(score.read_text().splitlines()[0]) == after

@@ -12,7 +12,7 @@ from orlop_monitor.protocol import InitRecord, MonitorRecord
 def one(monkeypatch):
     """A zygote without a process. `rounds` are the results of `cgroups.kill`, `killed` its arguments."""
     made = object.__new__(zygote.Zygote)
-    made._children, made._undertakers, made._orphaned = {1}, 0, False
+    made._children, made._pending_cleanups, made._orphaned = {1}, 0, False
     made.later, made.killed, made.rounds = [], [], [False, True]
     made._loop = SimpleNamespace(call_later=lambda seconds, call: made.later.append(call), stop=lambda: None)
     monkeypatch.setattr(zygote.cgroups, "kill", lambda found: (made.killed.append(found), made.rounds.pop(0))[1])
