@@ -150,7 +150,9 @@ def test_a_client_without_input_may_half_close(tmp_path: Path) -> None:
 
 def test_a_terminal_is_raw(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
-        _, output = await host.run(["sh", "-c", "stty size; echo err >&2"], terminal=True)
+        # The monitor sets the size when it gets the terminal; the fake runtime does not wait for that
+        script = 'while [ "$(stty size)" = "0 0" ]; do sleep 0.01; done; stty size; echo err >&2'
+        _, output = await host.run(["sh", "-c", script], terminal=True)
         assert output == {1: b"24 80\r\nerr\r\n"}
 
     _run(tmp_path, test)
