@@ -1,4 +1,4 @@
-"""The error of this package. Not in `spi.errors`, because `orlopd --help` must not import the driver contracts."""
+"""The error of this package. Not in `orlop_sdk.errors`, because `orlopd --help` must not import the driver contracts."""
 
 from __future__ import annotations
 

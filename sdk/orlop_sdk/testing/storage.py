@@ -65,7 +65,7 @@ class StorageSuite:
         return factory(context)
 
     def test_it_is_a_storage_driver(self, driver: Storage) -> None:
-        assert isinstance(driver, Storage), "the factory's object lacks a method of spi.Storage"
+        assert isinstance(driver, Storage), "the factory's object lacks a method of orlop_sdk.Storage"
         assert isinstance(driver.capabilities, StorageCapabilities)
         assert driver.capabilities.max_depth >= 100, "images of 100 layers exist"
 

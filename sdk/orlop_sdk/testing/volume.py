@@ -101,7 +101,7 @@ class VolumeSuite:
         return factory(context)
 
     def test_it_is_a_volume_driver(self, driver: VolumeDriver) -> None:
-        assert isinstance(driver, VolumeDriver), "the factory's object lacks a method of spi.VolumeDriver"
+        assert isinstance(driver, VolumeDriver), "the factory's object lacks a method of orlop_sdk.VolumeDriver"
         assert driver.capabilities.scope in ("local", "global")
 
     def test_the_life_of_a_volume(self, driver: VolumeDriver) -> None:
