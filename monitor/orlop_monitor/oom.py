@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 from orlop_sdk import cgroups, smallfiles
 
-from .loop import Loop
+from .loop import Loop, Timer
 
 __all__ = ["OomWatch"]
 
 _IN_MODIFY = 2
+_AGAIN = (0.02, 0.2, 1.0)  # seconds after a wake-up
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,6 +55,7 @@ class OomWatch:
         self._on_oom = on_oom
         self._fd = -1
         self._kills = 0
+        self._timers: list[Timer] = []
         self.happened = False
         if not file:
             return
@@ -74,6 +76,8 @@ class OomWatch:
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()
         else:
+            # v1 reports the lack of memory before the kill is counted (mem_cgroup_oom)
+            self._timers = [self._loop.call_later(seconds, self.check) for seconds in _AGAIN]
             self.check()
 
     def check(self) -> None:
@@ -88,6 +92,8 @@ class OomWatch:
 
     def close(self) -> None:
         """Stop watching. Call it before the cgroup is removed, because the removal triggers an event too."""
+        for timer in self._timers:
+            timer.cancel()
         if self._fd >= 0:
             self._loop.forget(self._fd)
             os.close(self._fd)
