@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import trio
 
 from orlop_engine.processes import runs
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Attach, Event, Exec, ExecExited, Exited, ExitRecord, Launch, Log, Oom, Start, Started
 from orlop_sdk import Execution, Mount, Runtime, Task, cgroups
 from orlop_sdk.testing.runtime import oci_process, oci_spec
@@ -89,7 +89,7 @@ class MonitorCase:
         self.run_dir = run_dir
         self.events: list[Exited | ExecExited | Oom] = []
         self._more = trio.Event()
-        self.monitor: Monitor
+        self.monitor: MonitorClient
         self.request: Start
 
     @property
@@ -174,7 +174,7 @@ class MonitorHost:
         name = f"orlop-case-{os.getpid()}-{next(_ids)}"
         case = MonitorCase(self, name, str(self.top / "run" / name))
         launch, root = self._launch(case, terminal, stdin, log)
-        case.monitor, status = await Monitor.launch(self.zygote, launch, self.nursery, case.on_event)  # type: ignore[arg-type]  # a fake is as good
+        case.monitor, status = await MonitorClient.launch(self.zygote, launch, self.nursery, case.on_event)  # type: ignore[arg-type]  # a fake is as good
         assert status.phase == "launched"
         cgroup = f"/{name}"
         spec = oci_spec(root, args, cgroup=cgroup, terminal=terminal, network=case.monitor.netns_path, resources=resources)

@@ -35,7 +35,7 @@ from orlop_monitor.unpack.request import (
 from orlop_sdk import DriverError, InvalidParameter, Mount, NotFound, OrlopError, UnpackTarget
 
 __all__ = [
-    "Answers",
+    "AnswerReader",
     "Limits",
     "Spawner",
     "Unpacked",
@@ -91,7 +91,7 @@ async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> Async
             os.close(pidfd)
 
 
-class Answers:
+class AnswerReader:
     """Decodes the worker's frames to messages."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -118,7 +118,7 @@ class Answers:
 
 
 async def _result(stream: trio.SocketStream, progress: Callable[[int], None] | None, what: str) -> Done:
-    answers = Answers(stream)
+    answers = AnswerReader(stream)
     while answer := await answers.next():
         if isinstance(answer, Done):
             return answer

@@ -17,7 +17,7 @@ from orlop_engine.containers.service import Containers
 from orlop_engine.counters import Counters
 from orlop_engine.execs import Execs
 from orlop_engine.networks.records import Sandbox
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_kernel import process
 from orlop_kernel.events import EventBus
@@ -46,13 +46,13 @@ class FakeStore:
     """Rows in memory. `full`: commits fail. `slow`: an event that commits wait for."""
 
     def __init__(self):
-        self.rows, self.full, self.slow, self.lost, self.aside = {}, False, None, False, []
+        self.rows, self.full, self.slow, self.lost, self.quarantine_rows = {}, False, None, False, []
 
     def lost_rows(self):
         return self.lost
 
     def quarantined(self):
-        return self.aside
+        return self.quarantine_rows
 
     def load(self, table):
         return iter(())
@@ -320,7 +320,7 @@ def surviving_monitor(h, monkeypatch, cgroup="/nowhere", execs=None):
 
     monitor.subscribe = subscribe
     no_threads(monkeypatch)
-    monkeypatch.setattr(Monitor, "adopt", adopt)
+    monkeypatch.setattr(MonitorClient, "adopt", adopt)
     return monitor
 
 
@@ -330,7 +330,7 @@ class RealLaunch:
     def __init__(self, h, monkeypatch):
         self.monitors, self.h, self.clean = [], h, []
         self.attach_error = self.start_error = self.bundle_error = self.hang = None
-        monkeypatch.setattr(Monitor, "launch", self.launch)
+        monkeypatch.setattr(MonitorClient, "launch", self.launch)
         monkeypatch.setattr(bundle, "write", self.write)
         monkeypatch.setattr(launch, "_wanted", self.wanted)
         monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)

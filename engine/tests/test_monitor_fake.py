@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from orlop_engine.processes.control import connect, encode, receive
-from orlop_engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
+from orlop_engine.processes.monitor_client import MonitorClient, MonitorFailed, StartFailed
 from orlop_engine.testing import FakeZygote, MonitorHost, read_all, unframe
 from orlop_monitor.protocol import Attach, Event, Exec, Exited, Forward, Log, Reply, Request, State, Subscribe
 from orlop_sdk import Command, LogInfo, Runtime, RuntimeContext, Unavailable
@@ -235,13 +235,13 @@ def test_a_second_client_hears_of_an_end_that_has_been(tmp_path: Path) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
         events: list[Event] = []
-        other = await Monitor.adopt(case.run_dir, host.nursery, events.append)
+        other = await MonitorClient.adopt(case.run_dir, host.nursery, events.append)
         assert other and (await other.subscribe()).phase == "running"
         await other.signal(signal.SIGKILL)
         await other.ended()
         await case.monitor.ended()
         assert [event.body for event in events] == case.events == [await case.event(Exited)]
-        assert await Monitor.adopt(case.run_dir, host.nursery, events.append) is None
+        assert await MonitorClient.adopt(case.run_dir, host.nursery, events.append) is None
 
     _run(tmp_path, test)
 

@@ -152,7 +152,7 @@ def test_runtimes_get_three_descriptors_and_a_path(exposed: Exposed, runtime: st
     _use(exposed, runtime)
     name = runtime.removeprefix("seen-")
     exposed.ok("rm", "-f", f"{name}1", f"{name}2", f"{name}3")
-    until(lambda: os.listdir(exposed.exec_root / "run") == [], "all is put away")
+    until(lambda: os.listdir(exposed.exec_root / "run") == [], "all is cleaned up")
     calls = [
         call for call in exposed.seen() if f"runtime-{runtime}" in " ".join(call["argv"]) or "--version" in call["argv"]
     ]

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from orlop_engine.processes import runs
-from orlop_engine.processes.monitor_client import Monitor, MonitorFailed, StartFailed
+from orlop_engine.processes.monitor_client import MonitorClient, MonitorFailed, StartFailed
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.testing import MonitorHost, read_all, unframe
 from orlop_monitor.protocol import Attach, ExecExited, Exited, Log, Oom
@@ -334,7 +334,7 @@ def test_a_monitor_that_starts_nothing_ends_with_its_daemon(runc: Place) -> None
     async def test(host: MonitorHost) -> None:
         case = await host.case(["true"])
         pid = case.monitor.pid
-        assert isinstance(await Monitor.adopt(case.run_dir, host.nursery, case.on_event), Monitor)
+        assert isinstance(await MonitorClient.adopt(case.run_dir, host.nursery, case.on_event), MonitorClient)
         assert case.monitor._control
         case.monitor._control._stream.socket.close()
         await case.monitor.ended()

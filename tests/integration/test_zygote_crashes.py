@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from orlop_engine.processes import runs
-from orlop_engine.processes.monitor_client import Monitor, StartFailed
+from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.testing import MonitorCase, MonitorHost
 from orlop_kernel.process import run_supervised
@@ -202,7 +202,7 @@ def test_monitor_and_zygote_both_killed(top: Path) -> None:
         case.monitor.kill()
         await case.monitor.ended()
         assert not _gone(started.pid)
-        assert await Monitor.adopt(case.run_dir, host.nursery, case.on_event) is None
+        assert await MonitorClient.adopt(case.run_dir, host.nursery, case.on_event) is None
         init = runs.init_record(case.run_dir)
         assert init
         assert await trio.to_thread.run_sync(runs.kill_cgroups, init)
@@ -256,7 +256,7 @@ def test_the_daemon_dies_and_another_takes_over(top: Path) -> None:
         before = log.stat().st_size
         await _until(lambda: log.stat().st_size > before + 200)  # it keeps running without a daemon
         async with trio.open_nursery() as nursery:
-            monitor = await Monitor.adopt(run_dir, nursery, events.append)
+            monitor = await MonitorClient.adopt(run_dir, nursery, events.append)
             assert monitor and monitor.pid == int(monitor_pid)
             assert (await monitor.subscribe()).phase == "running"
             assert os.path.exists(monitor.netns_path)
@@ -288,7 +288,7 @@ def test_a_monitor_is_known_by_its_start_time(top: Path) -> None:
         assert record and record.start_time == linux.process_start_time(case.monitor.pid)
         forged = msgspec.json.encode(MonitorRecord(record.pid, record.start_time + 1, record.container_id))
         Path(case.run_dir, "monitor.json").write_bytes(forged)
-        assert await Monitor.adopt(case.run_dir, host.nursery, case.on_event) is None
+        assert await MonitorClient.adopt(case.run_dir, host.nursery, case.on_event) is None
         await case.monitor.signal(signal.SIGKILL)
         await case.monitor.ended()
 

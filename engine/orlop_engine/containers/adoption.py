@@ -20,8 +20,8 @@ import trio
 
 from orlop_engine.networks import live
 from orlop_engine.processes import runs
-from orlop_engine.processes.answers import PATIENCE
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
+from orlop_engine.processes.watchdog import PATIENCE
 from orlop_kernel.failures import as_orlop_error
 from orlop_monitor.protocol import InitRecord, Status
 from orlop_sdk import InvalidParameter, OrlopError, cgroups, linux
@@ -35,12 +35,12 @@ from .record import ContainerRecord
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["kill_monitor", "report_silence", "take_back"]
+__all__ = ["kill_monitor", "recover", "report_silence"]
 
 log = logging.getLogger("orlop.containers")
 
 
-async def take_back(containers: Containers, container: Container) -> None:
+async def recover(containers: Containers, container: Container) -> None:
     """Recover one container. Returns once its state is known, which for a monitor that does not answer may be never.
     Errors are logged, because one broken container or a full disk must not keep the daemon from starting."""
     try:
@@ -87,10 +87,10 @@ async def _living_run(containers: Containers, container: Container) -> Run | Non
     return None
 
 
-async def _reach(containers: Containers, container: Container, run: Run) -> Monitor | None:
+async def _reach(containers: Containers, container: Container, run: Run) -> MonitorClient | None:
     """Connect to the living monitor. A monitor that refuses connections is killed; the zygote then kills its container."""
     try:
-        return await Monitor.adopt(
+        return await MonitorClient.adopt(
             run.run_dir, containers.engine.nursery, lambda event: on_event(containers, container, run, event)
         )
     except OrlopError as error:
@@ -99,7 +99,7 @@ async def _reach(containers: Containers, container: Container, run: Run) -> Moni
         return None
 
 
-async def _has_started(monitor: Monitor) -> bool:
+async def _has_started(monitor: MonitorClient) -> bool:
     """Whether a monitor without a record of the start has started its container. A monitor that does not answer in time
     counts as not started, because no client was told of the start."""
     with trio.move_on_after(PATIENCE), suppress(OrlopError):
@@ -159,7 +159,7 @@ async def _adopt_ended(containers: Containers, container: Container, run: Run) -
     container.run = run
     run.settled.set()
     run.finished.set()
-    containers.background(exits.clean, containers, container, run)
+    containers.background(exits.finish, containers, container, run)
     record = container.record
     if record.state.running:  # it waited for a restart; the boot decides again
         record.state = record.state.after_loss()
@@ -238,7 +238,7 @@ async def _account_lost(containers: Containers, container: Container, *, never: 
     elif died:
         _note_exit(record, run, init)
     container.touch()
-    if containers.networks_told:
+    if containers.networks_restored:
         await containers.release_network(container)
     record.sandbox = None
     if init is not None:

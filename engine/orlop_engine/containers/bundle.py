@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from orlop_engine.init_programs import find_init, no_init
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.spec import build, capabilities, environment, seccomp, security
 from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 async def write(
     containers: Containers,
     container: Container,
-    monitor: Monitor,
+    monitor: MonitorClient,
     user_mounts: list[dict[str, Any]],
     network: str,
     shm: str,
@@ -77,7 +77,11 @@ async def write(
 
 
 def resolve_user(
-    containers: Containers, container: Container, monitor: Monitor, user: str, group_add: list[str] | tuple[str, ...] = ()
+    containers: Containers,
+    container: Container,
+    monitor: MonitorClient,
+    user: str,
+    group_add: list[str] | tuple[str, ...] = (),
 ) -> users.Identity:
     root = os.open(f"/proc/{monitor.pid}/root{containers.root(container.id)}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -152,7 +156,7 @@ def _init_binary(containers: Containers, host: HostConfig) -> str:
     raise InvalidParameter(f"cannot use --init: {no_init(containers.engine.config.init_path)}")
 
 
-def _namespaces(containers: Containers, container: Container, monitor: Monitor, network: str) -> dict[str, str]:
+def _namespaces(containers: Containers, container: Container, monitor: MonitorClient, network: str) -> dict[str, str]:
     host = container.record.host_config
     out = {"mount": ""}
     if network:

@@ -16,7 +16,7 @@ import trio
 from orlop_engine.futures import Future
 from orlop_engine.locks import StateLock
 from orlop_engine.processes import runs
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Attach, Exited
 
 from .record import ContainerRecord
@@ -36,7 +36,7 @@ class Run:
     `recorded`: the row contains the exit."""
 
     run_dir: str
-    monitor: Monitor | None = None
+    monitor: MonitorClient | None = None
     settled: trio.Event = field(default_factory=trio.Event)
     exited: Future[Exited] = field(default_factory=Future)
     finished: trio.Event = field(default_factory=trio.Event)

@@ -23,14 +23,14 @@ from .container import Container, Run
 if TYPE_CHECKING:
     from .service import Containers
 
-__all__ = ["clean", "put_away", "record_again", "watch"]
+__all__ = ["clean_up", "finish", "record_again", "watch"]
 
 log = logging.getLogger("orlop.containers")
 
 UNKNOWN_EXIT = 255
 _RECORD_AGAIN = 1.0  # seconds
 ZYGOTE_PATIENCE = 2.0
-_PUT_AWAY = 30.0
+_CLEAN_UP = 30.0
 
 
 async def watch(containers: Containers, container: Container, run: Run) -> None:
@@ -68,14 +68,14 @@ async def _found(run: Run) -> Exited:
     return Exited(UNKNOWN_EXIT, time.time_ns())
 
 
-async def put_away(containers: Containers, container: Container, run: Run) -> None:
+async def clean_up(containers: Containers, container: Container, run: Run) -> None:
     """Wait until a run has been cleaned up: its exit is accounted for, and its monitor has ended. If the monitor died
     after it reported the exit, do the rest of its cleanup here; if it hangs, kill it. Raises `DeadlineExceeded` when it
     does not die."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None
-    with trio.move_on_after(_PUT_AWAY) as patience:
+    with trio.move_on_after(_CLEAN_UP) as patience:
         await monitor.ended()
     if not patience.cancelled_caught:
         if runtime.is_left(containers, container, run):
@@ -83,12 +83,12 @@ async def put_away(containers: Containers, container: Container, run: Run) -> No
         return
     log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
     monitor.kill()
-    with trio.move_on_after(_PUT_AWAY):
+    with trio.move_on_after(_CLEAN_UP):
         await monitor.ended()
         await runtime.clean(containers, container)
         return
     raise DeadlineExceeded(
-        f"container {container.name} is still being put away: its monitor (pid {monitor.pid}) does not end"
+        f"container {container.name} is still being cleaned up: its monitor (pid {monitor.pid}) does not end"
     )
 
 
@@ -125,7 +125,7 @@ async def account(containers: Containers, container: Container, run: Run, exited
     elif gone:
         containers.background(containers.auto_remove, container)
     else:
-        containers.background(clean, containers, container, run)
+        containers.background(finish, containers, container, run)
 
 
 def _wanted_again(containers: Containers, container: Container, code: int) -> bool:
@@ -157,9 +157,9 @@ async def record_again(containers: Containers, container: Container) -> None:
         return
 
 
-async def clean(containers: Containers, container: Container, run: Run) -> None:
+async def finish(containers: Containers, container: Container, run: Run) -> None:
     """Clean up after an exit without restart: wait until the run is cleaned up, and its exit recorded."""
-    await put_away(containers, container, run)
+    await clean_up(containers, container, run)
     if not run.recorded:
         await record_again(containers, container)
         run.recorded = True

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from orlop_engine.networks.views import normal_ports
-from orlop_engine.processes.monitor_client import Monitor, StartFailed
+from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
 from orlop_kernel.process import describe_timeout
@@ -182,7 +182,7 @@ def _wanted(
 
 
 async def _start(
-    containers: Containers, container: Container, runtime: Runtime, monitor: Monitor, command: Command
+    containers: Containers, container: Container, runtime: Runtime, monitor: MonitorClient, command: Command
 ) -> Started:
     record = container.record
     this = task(containers, container)
@@ -217,7 +217,7 @@ async def _start(
     return started
 
 
-async def _attach_waiters(container: Container, run: Run, monitor: Monitor) -> None:
+async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient) -> None:
     """Give clients that attached before the start their streams, before there is output to miss. Clients that attach
     from now on find the monitor themselves (see `attach.join`)."""
     while container.attach_waiters:

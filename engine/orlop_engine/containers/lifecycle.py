@@ -91,7 +91,7 @@ async def start_locked(containers: Containers, container: Container, image: str 
         raise Unavailable(f"cannot start container {container.id}: the daemon is shutting down")
     try:
         if container.run is not None:
-            await exits.put_away(containers, container, container.run)
+            await exits.clean_up(containers, container, container.run)
         if again:
             if not record.state.restarting:
                 return

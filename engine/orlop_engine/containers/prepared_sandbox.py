@@ -15,7 +15,7 @@ import trio
 from msgspec.structs import replace
 
 from orlop_engine.futures import Future
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Launch
 from orlop_sdk import OrlopError, Runtime
 
@@ -36,11 +36,11 @@ class PreparedSandbox:
 
     def __init__(self, wanted: Launch) -> None:
         self.wanted = wanted
-        self.monitor: Future[Monitor | None] = Future()
+        self.monitor: Future[MonitorClient | None] = Future()
         self.over = trio.Event()
 
 
-async def fork(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> Monitor:
+async def fork(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
     """Fork a monitor and have it build its sandbox. It mounts the storage's mounts first, then the runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
@@ -49,7 +49,9 @@ async def fork(containers: Containers, container: Container, wanted: Launch, run
             os.makedirs(mount_point, mode=0o700, exist_ok=True)
     throwaway = container.record.host_config.auto_remove  # removed at exit, so its root need not be synced to disk
     mounts = (*await containers.engine.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
-    monitor, _ = await Monitor.launch(containers.engine.zygote, replace(wanted, mounts=mounts), containers.engine.nursery)
+    monitor, _ = await MonitorClient.launch(
+        containers.engine.zygote, replace(wanted, mounts=mounts), containers.engine.nursery
+    )
     return monitor
 
 
@@ -74,7 +76,7 @@ async def _keep(containers: Containers, container: Container, prepared_sandbox: 
             await drop(containers, container)
 
 
-async def take(containers: Containers, container: Container, wanted: Launch) -> Monitor | None:
+async def take(containers: Containers, container: Container, wanted: Launch) -> MonitorClient | None:
     """The prepared monitor, if it matches what is wanted now; else None."""
     prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
@@ -98,7 +100,7 @@ async def drop(containers: Containers, container: Container) -> None:
     containers.remove_run_directories(container.id)
 
 
-async def _end(monitor: Monitor) -> None:
+async def _end(monitor: MonitorClient) -> None:
     with trio.move_on_after(_PATIENCE, shield=True):
         monitor.kill()
         await monitor.ended()

@@ -138,7 +138,7 @@ async def _remove_rest(containers: Containers, container: Container, run: Run | 
 
 async def _end_run(containers: Containers, container: Container, run: Run) -> None:
     with suppress(DeadlineExceeded):
-        await exits.put_away(containers, container, run)
+        await exits.clean_up(containers, container, run)
 
 
 def _announce(containers: Containers, container: Container) -> None:

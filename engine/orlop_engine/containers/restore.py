@@ -39,17 +39,19 @@ async def restore(containers: Containers) -> None:
     that a restart policy starts now as restarting. The rest continues in the background, for each container separately."""
     known = {item.id: trio.Event() for item in containers.index.values()}
     for container in list(containers.index.values()):
-        containers.background(_take_back, containers, container, known[container.id])
+        containers.background(_recover, containers, container, known[container.id])
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
     for container in _undecided(containers, known):
         containers.background(adoption.report_silence, container)
     # Loading network drivers takes longest. It begins when requests are served; those that need a network wait.
-    aside = _quarantined_alive(containers)
-    containers.background(_restore_networks, containers, [sandbox for sandbox in aside.values() if sandbox is not None])
-    await _sweep_runs(containers, {*aside, *(container.id for container in _undecided(containers, known))})
-    await volumes.take_back(containers)
+    quarantined = _quarantined_alive(containers)
+    containers.background(
+        _restore_networks, containers, [sandbox for sandbox in quarantined.values() if sandbox is not None]
+    )
+    await _sweep_runs(containers, {*quarantined, *(container.id for container in _undecided(containers, known))})
+    await volumes.discard_orphans(containers)
     await removal.sweep(containers)
     tried = {key: trio.Event() for key in known}
     for container in containers.index.values():
@@ -58,9 +60,9 @@ async def restore(containers: Containers) -> None:
     containers.background(_bring_up, containers, known, tried)
 
 
-async def _take_back(containers: Containers, container: Container, known: trio.Event) -> None:
+async def _recover(containers: Containers, container: Container, known: trio.Event) -> None:
     try:
-        await adoption.take_back(containers, container)
+        await adoption.recover(containers, container)
     finally:
         known.set()
 
@@ -74,18 +76,18 @@ def _quarantined_alive(containers: Containers) -> dict[str, Sandbox | None]:
     read their rows; this one cannot operate on them."""
     if not containers.engine.config.live_restore:
         return {}
-    found = {key: containers.aside[key] for key in containers.quarantined_alive()}
+    found = {key: containers.quarantined[key] for key in containers.quarantined_alive()}
     for key in found:
-        log.error("container %s runs on, and cannot be used: its row is set aside", key[:12])
+        log.error("container %s runs on, and cannot be used: its row is quarantined", key[:12])
     return found
 
 
-async def _restore_networks(containers: Containers, aside: Sequence[Sandbox]) -> None:
+async def _restore_networks(containers: Containers, quarantined: Sequence[Sandbox]) -> None:
     await containers.engine.serving.wait()
     held = [item.record.sandbox for item in containers.index.values() if item.record.sandbox is not None]
-    containers.networks_told = True
+    containers.networks_restored = True
     began = trio.current_time()
-    await containers.engine.networks.restore([*held, *aside])
+    await containers.engine.networks.restore([*held, *quarantined])
     log.debug("networks are up after %.0f ms", (trio.current_time() - began) * 1000)
 
 
@@ -229,7 +231,7 @@ async def shutdown(containers: Containers, *, leave_running: bool) -> None:
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
             for container in list(containers.index.values()):
-                nursery.start_soon(_put_away, containers, container)
+                nursery.start_soon(_settle_run, containers, container)
 
 
 async def _report_slow(containers: Containers, stopping: Sequence[Container]) -> None:
@@ -248,7 +250,7 @@ def _shown_patience(containers: Containers, container: Container) -> str:
     return f"{seconds} s" if seconds >= 0 else "no limit"
 
 
-async def _put_away(containers: Containers, container: Container) -> None:
+async def _settle_run(containers: Containers, container: Container) -> None:
     if container.id in containers.prepared_sandboxes:
         async with container.lock:
             await prepared_sandbox.drop(containers, container)

@@ -72,11 +72,11 @@ class Containers:
         self.now_restarting: set[str] = set()
         self.pending_removal: set[str] = set()
         """Containers whose rows are deleted, and whose files are about to be."""
-        self.aside: dict[str, Sandbox | None] = {}
+        self.quarantined: dict[str, Sandbox | None] = {}
         """Quarantined containers: their rows could not be decoded. The value is the network sandbox, if that was
         readable."""
         self.prepared_sandboxes: dict[str, PreparedSandbox] = {}
-        self.networks_told = False
+        self.networks_restored = False
         """Set once the networks have restored the sandboxes of living containers at boot: from then on these must be
         released."""
         self._image_changes = 0
@@ -94,7 +94,7 @@ class Containers:
                 self.add(Container(self._checked(key, decode(row))))
             except UNREADABLE as error:
                 await self.engine.store.quarantine("containers", key, str(error))
-                self.aside[key] = _sandbox(key, row)
+                self.quarantined[key] = _sandbox(key, row)
 
     def _checked(self, key: str, record: ContainerRecord) -> ContainerRecord:
         """Validate a decoded record. Its id must equal the key, because paths are made from it, and its name must be
@@ -182,7 +182,7 @@ class Containers:
 
     def quarantined_alive(self) -> Iterator[str]:
         """The quarantined containers that are still running."""
-        return (key for key in self.aside if runs.monitor_lives(self.run_dir(key)))
+        return (key for key in self.quarantined if runs.monitor_lives(self.run_dir(key)))
 
     def users_of_images(self) -> dict[str, list[ImageUser]]:
         """Image id -> the containers that were created from the image, or mount it."""

@@ -36,11 +36,11 @@ __all__ = [
     "clear_intent",
     "discard",
     "discard_again",
+    "discard_orphans",
     "ensure",
     "note",
     "patiently",
     "populate",
-    "take_back",
 ]
 
 log = logging.getLogger("orlop.containers")
@@ -88,7 +88,7 @@ async def clear_intent(containers: Containers, intents: Sequence[Delete]) -> Non
         log.info("the note of a container's volumes stays until the next boot: %s", error)
 
 
-async def take_back(containers: Containers) -> None:
+async def discard_orphans(containers: Containers) -> None:
     """At boot, remove anonymous volumes of containers whose create did not finish, or whose removal did not."""
     for key, row in containers.engine.store.load("intents"):
         if not key.startswith(_NOTE):

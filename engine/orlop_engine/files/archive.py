@@ -13,7 +13,7 @@ import trio
 
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.service import Containers
-from orlop_engine.unpacking import Answers, WorkerRefused, feed, refusal, worker
+from orlop_engine.unpacking import AnswerReader, WorkerRefused, feed, refusal, worker
 from orlop_monitor.unpack.request import Answer, Done, Failed, Found, Look, Pack, Place, View
 from orlop_sdk import DriverError, InvalidParameter, NotFound
 
@@ -41,7 +41,7 @@ async def look(containers: Containers, container: Container, path: str) -> Found
         views.opened(containers, container, mounts=True) as seen,
         worker(containers.engine.zygote, Look(seen.view, path), seen.fds) as channel,
     ):
-        answer = await Answers(channel).next()
+        answer = await AnswerReader(channel).next()
     if isinstance(answer, Found):
         return answer
     raise _explained(container, path, f"look at {path}", answer)
@@ -54,7 +54,7 @@ class TarStream:
     Not an async generator: a generator that yields within `async with` is finalized whenever the garbage collector finds
     it, and trio forbids yielding within a cancel scope (python-trio#638)."""
 
-    def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: Answers, what: str) -> None:
+    def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: AnswerReader, what: str) -> None:
         self._resources = resources
         self._pipe = pipe
         self._answers = answers
@@ -105,7 +105,7 @@ async def stream(
             channel = await resources.enter_async_context(worker(containers.engine.zygote, request(seen.view), fds))
         finally:
             os.close(writing)
-        return TarStream(resources.pop_all(), pipe, Answers(channel), what)
+        return TarStream(resources.pop_all(), pipe, AnswerReader(channel), what)
 
 
 async def pack(containers: Containers, container: Container, path: str) -> tuple[Found, TarStream]:

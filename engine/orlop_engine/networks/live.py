@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orlop_engine.containers.container import Container
     from orlop_engine.containers.record import ContainerRecord
     from orlop_engine.engine import Engine
-    from orlop_engine.processes.monitor_client import Monitor
+    from orlop_engine.processes.monitor_client import MonitorClient
 
     from .service import Networks
 
@@ -55,7 +55,7 @@ def complete(networks: Networks, record: ContainerRecord) -> None:
 
 class _Running(NamedTuple):
     sandbox: Sandbox
-    monitor: Monitor
+    monitor: MonitorClient
 
 
 def _running(container: Container) -> _Running | None:

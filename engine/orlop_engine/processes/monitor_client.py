@@ -1,7 +1,7 @@
 """The daemon's client of one monitor: launch or adopt it, send requests, receive events, wait for its end.
 
 Owns one control connection and a pidfd. Losing this object (when the daemon dies) does not affect the container;
-`Monitor.adopt` makes another. Every call has a deadline, because a monitor may be stopped or stuck (see `answers`); a
+`MonitorClient.adopt` makes another. Every call has a deadline, because a monitor may be stopped or stuck (see `watchdog`); a
 monitor that does not answer delays no other container.
 """
 
@@ -39,11 +39,11 @@ from orlop_monitor.protocol import (
 )
 from orlop_sdk import DeadlineExceeded, DriverError, Unavailable, linux
 
-from .answers import PATIENCE, Answers
 from .control import Body, Control, Disconnected, connect, encode, receive
+from .watchdog import PATIENCE, MonitorWatchdog
 from .zygote import Zygote
 
-__all__ = ["Monitor", "MonitorFailed", "StartFailed"]
+__all__ = ["MonitorClient", "MonitorFailed", "StartFailed"]
 
 log = logging.getLogger("orlop.processes")
 
@@ -64,7 +64,7 @@ class StartFailed(MonitorFailed):
     """A container or an exec did not start. `failed` holds the runtime's output, which the runtime's driver can explain."""
 
 
-class Monitor:
+class MonitorClient:
     """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the given nursery, and
     never before the start. `on_resumed(status, asked_at)` is called after a broken connection was made again."""
 
@@ -76,7 +76,7 @@ class Monitor:
         self._pidfd = pidfd
         self._netns = -1
         self._control: Control | None = None
-        self._answers: Answers | None = None
+        self._watchdog: MonitorWatchdog | None = None
         self._dead = trio.Event()
         self._heard = trio.Event()
         self._ended = trio.Event()
@@ -86,7 +86,7 @@ class Monitor:
     @classmethod
     async def launch(
         cls, zygote: Zygote, launch: Launch, nursery: trio.Nursery, on_event: Callable[[Event], None] = lambda _: None
-    ) -> tuple[Monitor, Status]:
+    ) -> tuple[MonitorClient, Status]:
         """Fork a monitor and have it build the sandbox. Creates the run directory if necessary, and removes an earlier
         run's records from it. Raises `MonitorFailed` when the sandbox cannot be built; the monitor has ended by then."""
         os.makedirs(launch.run_dir, mode=0o700, exist_ok=True)
@@ -103,7 +103,7 @@ class Monitor:
         monitor._begin(stream, nursery)
         try:
             what = f"launch container {launch.id}"
-            # No `Answers.wait` here: while the monitor builds a sandbox it mounts, and answers no other request.
+            # No `MonitorWatchdog.wait` here: while the monitor builds a sandbox it mounts, and answers no other request.
             answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE)
             status = cls._as_status(what, answer)
         except BaseException:
@@ -115,7 +115,7 @@ class Monitor:
         return monitor, status
 
     @classmethod
-    async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> Monitor | None:
+    async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> MonitorClient | None:
         """Connect to the living monitor of a run that another daemon started; None when it is dead. The monitor is
         identified by pid *and* start time, because the pid may have been reused. Only `subscribe` shows whether the
         monitor answers. Raises `Unavailable` when the monitor lives but refuses connections."""
@@ -164,8 +164,8 @@ class Monitor:
         return None
 
     def _begin(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
-        self._answers = Answers(self.pid, self._ping, nursery)
-        self._control = Control(stream, self._event, self._answers.heard)
+        self._watchdog = MonitorWatchdog(self.pid, self._ping, nursery)
+        self._control = Control(stream, self._event, self._watchdog.heard)
         nursery.start_soon(self._listen, self._control)
         nursery.start_soon(self._watch)
 
@@ -194,8 +194,8 @@ class Monitor:
                     stream = await connect(self.run_dir)
                 except OSError:
                     continue
-                assert self._answers
-                control = self._control = Control(stream, self._event, self._answers.heard)
+                assert self._watchdog
+                control = self._control = Control(stream, self._event, self._watchdog.heard)
         finally:
             self._heard.set()
 
@@ -228,14 +228,14 @@ class Monitor:
     @property
     def silent(self) -> bool:
         """Whether the monitor lives but does not answer. Requests to it fail at once until a message from it arrives."""
-        return self._answers is not None and self._answers.silent and not self.is_over
+        return self._watchdog is not None and self._watchdog.silent and not self.is_over
 
     def suspect(self, what: str) -> Unavailable:
         """Report that an adopted monitor has owed the answer to `subscribe` for too long: it counts as silent from now
         on. Returns the error to report."""
-        assert self._answers
-        self._answers.suspect(math.inf)
-        return self._answers.complaint(what)
+        assert self._watchdog
+        self._watchdog.suspect(math.inf)
+        return self._watchdog.complaint(what)
 
     @property
     def is_stopped(self) -> bool:
@@ -252,21 +252,21 @@ class Monitor:
     async def _ask(
         self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
     ) -> Body:
-        assert self._answers
-        return await self._answers.wait(what, lambda: self._ask_patiently(what, request, seconds, fds))
+        assert self._watchdog
+        return await self._watchdog.wait(what, lambda: self._ask_patiently(what, request, seconds, fds))
 
     async def _ask_patiently(
         self, what: str, request: Callable[[int], Request], seconds: float, fds: Sequence[int] = ()
     ) -> Body:
         """Wait for the whole deadline, even when the monitor answers no other request meanwhile."""
-        assert self._control and self._answers
+        assert self._control and self._watchdog
         asked_at = trio.current_time()
         with trio.move_on_after(seconds):
             try:
                 return await self._control.ask(request, fds)
             except Disconnected:
                 raise Unavailable(f"cannot {what}: its monitor (pid {self.pid}) ended") from None
-        self._answers.suspect(asked_at)
+        self._watchdog.suspect(asked_at)
         raise DeadlineExceeded(f"cannot {what}: its monitor (pid {self.pid}) gave no answer in {seconds:g} s")
 
     async def _status(
@@ -360,8 +360,8 @@ class Monitor:
     async def _stream(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
         """Open a separate connection, send its first request and return the answer. The connection is a raw stream after
         that."""
-        assert self._answers
-        return await self._answers.wait(what, lambda: self._stream_patiently(what, request, seconds))
+        assert self._watchdog
+        return await self._watchdog.wait(what, lambda: self._stream_patiently(what, request, seconds))
 
     async def _stream_patiently(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
         stream = None

@@ -18,7 +18,7 @@ from orlop_engine.containers.state import Phase, State
 from orlop_engine.networks import live
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.types.containers import RestartPolicy
 from orlop_monitor import records
 from orlop_monitor.protocol import Exited, ExitRecord, InitRecord, MonitorRecord, Status
@@ -96,7 +96,7 @@ class Left:
             return True
 
         self.dead = trio.Event()
-        monkeypatch.setattr(Monitor, "adopt", adopt)
+        monkeypatch.setattr(MonitorClient, "adopt", adopt)
         monkeypatch.setattr(runs, "signal_init", signal_init)
         monkeypatch.setattr(runs, "init_ended", init_ended)
 
@@ -391,7 +391,7 @@ def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
         assert row.state.restarting
         again = h.add("again", "e" * 64)
         again.record.state = row.state
-        await adoption.take_back(h.containers, again)
+        await adoption.recover(h.containers, again)
         state = again.record.state
         assert (state.status, state.exit_code, state.finished_ns) == ("exited", 7, 5)
         assert "die" not in h.engine.actions()
@@ -450,7 +450,7 @@ def test_a_shutdown_says_once_what_it_waits_for(tmp_path, monkeypatch, caplog, s
     boot(tmp_path, monkeypatch, test)
 
 
-def test_one_monitor_that_does_not_end_keeps_no_other_from_being_put_away(tmp_path, monkeypatch):
+def test_one_monitor_that_does_not_end_keeps_no_other_from_being_cleaned_up(tmp_path, monkeypatch):
     async def test(h, left):
         both = [h.add(name, key) for name, key in (("hangs", SICK), ("ends", WELL))]
         for container in both:

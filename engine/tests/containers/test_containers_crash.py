@@ -89,7 +89,7 @@ def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_pat
 
             h.engine.volumes = SimpleNamespace(remove=remove)
             h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
-            await volumes.take_back(h.containers)
+            await volumes.discard_orphans(h.containers)
             assert asked == ["made", "absent", "shared", "hangs"]  # not the named volume, which is the user's
             assert committed == cleared == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
             assert volumes.note(ID, mounts[:2]) == ([], [])
@@ -137,7 +137,7 @@ def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", ["cgroup", "state", ""])
-def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypatch, left):
+def test_what_a_monitor_did_not_live_to_clean_up_is_cleaned_up(tmp_path, monkeypatch, left):
     """The monitor reported the exit, and died before the runtime's delete. systemd removes cgroups by itself."""
     cleaned = []
 
@@ -155,7 +155,7 @@ def test_what_a_monitor_did_not_live_to_put_away_is_put_away(tmp_path, monkeypat
             monitor.run.monitor = monitor
             monitor.run.finished.set()
             monitor.exit()
-            await exits.put_away(h.containers, h.container, monitor.run)
+            await exits.clean_up(h.containers, h.container, monitor.run)
             assert cleaned == [h.container] * bool(left)
 
     run_fast(main)

@@ -17,7 +17,7 @@ from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.futures import run_to_completion
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.service import EngineService
 from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPolicy
 from orlop_engine.types.images import ImageConfig
@@ -217,7 +217,7 @@ def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, mon
             elif what == "disk":
                 h.engine.store.full = True
             else:
-                monkeypatch.setattr(Monitor, "adopt", lambda *of: 1 / 0)
+                monkeypatch.setattr(MonitorClient, "adopt", lambda *of: 1 / 0)
             no_threads(monkeypatch)
             await restore.restore(h.containers)
             assert not h.container.record.state.running
@@ -292,7 +292,7 @@ def test_a_shutdown_has_time_for_what_is_just_being_started(tmp_path, monkeypatc
 # --- no data loss, no unnecessary waits -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["set aside", "damaged", "unknown"])
+@pytest.mark.parametrize("case", ["quarantined", "damaged", "unknown"])
 def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monkeypatch, case):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -304,7 +304,7 @@ def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monk
 
             h.engine.storage.keys = keys
             h.engine.store.lost = case == "damaged"
-            h.engine.store.aside = [("containers", lost, "unreadable")] if case == "set aside" else []
+            h.engine.store.quarantine_rows = [("containers", lost, "unreadable")] if case == "quarantined" else []
             await restore.restore(h.containers)
             kept = case != "unknown"
             assert os.path.isdir(h.containers.directory(lost)) is kept and (lost not in h.engine.storage.removed) is kept

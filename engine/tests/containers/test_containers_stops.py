@@ -162,7 +162,7 @@ def test_a_stop_while_an_exit_is_written_down_is_not_followed_by_a_restart(tmp_p
     run_fast(main)
 
 
-def test_a_kill_while_the_last_run_is_put_away_is_not_followed_by_a_restart(tmp_path, monkeypatch):
+def test_a_kill_while_the_last_run_is_cleaned_up_is_not_followed_by_a_restart(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=ALWAYS) as h:
             await h.containers.start(h.container)

@@ -8,7 +8,7 @@ from engine_fixture import FakeMonitor, FakeRuntime, engine_fixture
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from orlop_engine.containers import launch, lifecycle, prepared_sandbox, removal
-from orlop_engine.processes.monitor_client import Monitor
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Launch
 from orlop_sdk import DriverError
 
@@ -18,7 +18,7 @@ class Forge:
 
     def __init__(self, monkeypatch):
         self.monitors, self.hold, self.error = [], None, None
-        monkeypatch.setattr(Monitor, "launch", self.launch)
+        monkeypatch.setattr(MonitorClient, "launch", self.launch)
 
     async def launch(self, zygote, message, nursery):
         assert os.path.isdir(message.run_dir)

@@ -91,7 +91,7 @@ def test_a_row_that_cannot_be_used_is_quarantined_alone(tmp_path, monkeypatch):
             h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine)
             await h.containers.load()
             assert set(h.containers.index) == {h.container.id, keys[0], OLD["paused"]["id"]}
-            assert set(h.containers.aside) == set(reasons) == set(keys[1:])
+            assert set(h.containers.quarantined) == set(reasons) == set(keys[1:])
             assert "hibernating" in reasons[keys[1]]
             assert reasons[keys[2]] == f"it has schema {SCHEMA + 1}, and this Orlop reads {SCHEMA} at most"
 

@@ -14,7 +14,7 @@ import trio
 
 from orlop_sdk import Unavailable, linux
 
-__all__ = ["PATIENCE", "Answers"]
+__all__ = ["PATIENCE", "MonitorWatchdog"]
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ them."""
 _LOOK = 1.0  # seconds between two checks of a monitor that owes an answer
 
 
-class Answers:
+class MonitorWatchdog:
     """Watches the answers of one monitor. `ping` makes the monitor send a message; the caller reports each message to
     `heard`."""
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from engine_fixture import run_fast
 
-from orlop_engine.processes.answers import PATIENCE, Answers
+from orlop_engine.processes.watchdog import PATIENCE, MonitorWatchdog
 from orlop_sdk import Unavailable, linux
 
 PID = 4242
@@ -18,7 +18,7 @@ class Case:
     def __init__(self, nursery, monkeypatch):
         self.deaf, self.stopped, self.pings = False, False, 0
         monkeypatch.setattr(linux, "is_stopped", lambda pid: pid == PID and self.stopped)
-        self.answers = Answers(PID, self.ping, nursery)
+        self.answers = MonitorWatchdog(PID, self.ping, nursery)
 
     async def ping(self):
         self.pings += 1
