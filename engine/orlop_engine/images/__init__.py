@@ -5,5 +5,6 @@ formats           `references`, `platforms`, `manifests`, `documents`
 registries        `registry`, with `registry_auth`, `registry_errors`, `registry_hosts`, `http_body`; `search`
 creation          `pull` with `download`, `archive_load` with `archive_file`, `imports` with `fetch`, `committed`, `changes`;
                   `progress` reports to the client, `shared` runs work once for several operations
+leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved
 views, removal    `views`, `listing`, `removal`
 """

@@ -1,0 +1,148 @@
+"""An image as it leaves this host, by push or save: its manifest, the descriptors in it, and the source of each blob.
+
+An image from a registry goes out with the manifest that was received, byte for byte, as long as that manifest describes the
+image's configuration and layers. For any other image a manifest is made of its layers as they are stored: Docker's schema 2
+if every layer is compressed with gzip, else OCI's, because schema 2 has no other compression. The result depends only on the
+image's record, so it has the same digest every time. A push compresses uncompressed layers before it (see `compression`).
+
+A layer is read through `open_layer` and nothing else: it is the one place to change for layers that have no blob.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from orlop_monitor.unpack.stream import sniff
+from orlop_sdk import DriverError, OrlopError
+
+from . import documents, manifests
+from .content import ContentStore
+from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, MAX_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Index, Manifest
+from .records import Image, Layer
+
+__all__ = ["Outgoing", "compression_of", "describe", "open_layer"]
+
+_DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_OCI_SUFFIX = {"": "", "gzip": "+gzip", "zstd": "+zstd"}
+_HEAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An image with its manifest. `layers` are the descriptors in the manifest, lowest first, one for each of
+    `image.layers`. The content of `config` is `image.raw`; that of a layer is read with `open_layer`."""
+
+    image: Image
+    media_type: str
+    manifest: bytes
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest."""
+        return documents.digest(self.manifest)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The manifest's descriptor."""
+        return Descriptor(self.digest, len(self.manifest), self.media_type)
+
+
+class _Part(msgspec.Struct, frozen=True, rename={"media_type": "mediaType"}):
+    """A descriptor in Docker's order of fields."""
+
+    media_type: str
+    size: int
+    digest: str
+
+
+class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    schema_version: int
+    media_type: str
+    config: _Part
+    layers: tuple[_Part, ...]
+
+
+@asynccontextmanager
+async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
+    """A descriptor of the layer's blob, to be read once from start to end. Closed with the block. `NotFound` if the blob is
+    missing."""
+    fd = content.open(layer.blob)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def compression_of(content: ContentStore, layer: Layer) -> str:
+    """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. Detected from the content, because
+    archives do not tell and media types may be wrong."""
+    if layer.blob == layer.diff_id:
+        return ""
+    async with open_layer(content, layer) as fd:
+        return sniff(await trio.to_thread.run_sync(os.read, fd, _HEAD))
+
+
+async def describe(content: ContentStore, image: Image) -> Outgoing:
+    """The image with its manifest. The caller's lease holds the image's blobs."""
+    return await trio.to_thread.run_sync(_kept, content, image) or await _made(content, image)
+
+
+def _kept(content: ContentStore, image: Image) -> Outgoing | None:
+    """With the newest manifest received that describes exactly this image; None if there is none."""
+    for digest in reversed(image.record.manifests):
+        try:
+            data = content.read(digest, MAX_MANIFEST)
+        except OrlopError:
+            continue  # damaged or missing: a new manifest is made
+        found = _parse(data)
+        if isinstance(found, Manifest) and _describes(found, image):
+            return Outgoing(image, found.media_type, data, found.config, found.layers)
+    return None
+
+
+def _parse(data: bytes) -> Manifest | Index | None:
+    """A stored manifest. Only OCI's may lack a media type of their own (image-spec manifest.md)."""
+    for media_type in ("", OCI_MANIFEST):
+        try:
+            return manifests.parse(media_type, data)
+        except DriverError:
+            continue
+    return None
+
+
+def _describes(manifest: Manifest, image: Image) -> bool:
+    parts = [(part.digest, part.size) for part in manifest.layers]
+    return manifest.config.digest == image.id and parts == [(layer.blob, layer.blob_size) for layer in image.layers]
+
+
+async def _made(content: ContentStore, image: Image) -> Outgoing:
+    compressions = [await compression_of(content, layer) for layer in image.layers]
+    docker = all(compression == "gzip" for compression in compressions)
+    layers = []
+    for layer, compression in zip(image.layers, compressions, strict=True):
+        if compression not in _OCI_SUFFIX:
+            raise DriverError(f"cannot describe layer {layer.diff_id}: there is no media type for {compression}")
+        media_type = _DOCKER_GZIP if docker else _OCI_LAYER + _OCI_SUFFIX[compression]
+        layers.append(Descriptor(layer.blob, layer.blob_size, media_type))
+    config = Descriptor(image.id, len(image.raw), DOCKER_CONFIG if docker else OCI_CONFIG)
+    media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST
+    return Outgoing(image, media_type, _encode(media_type, config, layers), config, tuple(layers))
+
+
+def _encode(media_type: str, config: Descriptor, layers: list[Descriptor]) -> bytes:
+    """Indented by three spaces, as the `docker/distribution` library writes manifests."""
+    document = _Document(2, media_type, _part(config), tuple(map(_part, layers)))
+    return msgspec.json.format(msgspec.json.encode(document), indent=3)
+
+
+def _part(descriptor: Descriptor) -> _Part:
+    return _Part(descriptor.media_type, descriptor.size, descriptor.digest)
