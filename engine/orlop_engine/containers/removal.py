@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orlop_engine.images.layers import init_layer
 from orlop_kernel.failures import as_orlop_error
 from orlop_kernel.store import Delete
 from orlop_sdk import Conflict, DeadlineExceeded, NotFound, OrlopError
@@ -174,6 +175,7 @@ async def discard_files(containers: Containers, container_id: str) -> None:
 async def _discard_data(containers: Containers, container_id: str) -> None:
     """Remove its snapshot, logs and files."""
     await containers.engine.storage.remove(container_id)
+    await containers.engine.storage.remove(init_layer(container_id))  # adopted containers have one of their own
     directory = containers.directory(container_id)
     if os.path.isdir(directory):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))

@@ -180,8 +180,8 @@ class Loader:
         for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
             parent = layers[-1].chain_id if layers else ""
             have = self._image_store.catalog.layer(chain_id)
-            if have is not None and chain_id in self._image_store.layers.built and self._image_store.content.has(have.blob):
-                lease.blobs.add(have.blob)
+            if have is not None and chain_id in self._image_store.layers.built and self._image_store.complete([have]):
+                lease.blobs.update(have.blobs)
                 layers.append(have)
                 continue
             blob = await self._store(archive, member, digest, lease)

@@ -74,7 +74,7 @@ class Committer:
         base, image_store = request.base, self._image_store
         check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
         async with image_store.lease_for_new_image() as lease:
-            lease.blobs.update((base.id, *(layer.blob for layer in base.layers)))
+            lease.blobs.update((base.id, *(blob for layer in base.layers for blob in layer.blobs)))
             lease.chains.update(base.chain_ids)
             blob, size = await image_store.receive(diff, lease)
             layers = list(base.layers)

@@ -158,6 +158,10 @@ class ImageStore:
                 await self.collect()
             raise
 
+    def complete(self, layers: Iterable[Layer]) -> bool:
+        """Whether the content store has the blob of each layer that is known to have one."""
+        return all(self.content.has(blob) for layer in layers for blob in layer.blobs)
+
     async def receive(self, pieces: AsyncIterable[bytes], lease: Lease) -> tuple[str, int]:
         """Store a stream as a blob. Returns its digest and its size."""
         ingest = await self.content.ingest(None)
@@ -206,8 +210,10 @@ class ImageStore:
             if known is not None:
                 manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
                 layers = known.record.layers
-                if not all(self.content.has(layer.blob) for layer in layers):
+                if not self.complete(layers):
                     layers = record.layers  # the existing image is damaged
+                elif len(layers) == len(record.layers):  # layers that were known only unpacked may have a blob now
+                    layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
                 record = msgspec.structs.replace(
                     known.record, layers=layers, manifests=tuple(manifests), parent=known.parent or record.parent
                 )
@@ -292,7 +298,7 @@ class ImageStore:
         for image in list(self.catalog.images.values()):
             keep.add(image.id)
             keep.update(image.record.manifests)
-            keep.update(layer.blob for layer in image.layers)
+            keep.update(blob for layer in image.layers for blob in layer.blobs)
             await pace()
         return keep
 

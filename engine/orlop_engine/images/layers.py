@@ -4,6 +4,7 @@ A layer's storage key is its chain ID. While it is unpacked it is an active snap
 that a crash left. Add a layer to a lease (`leases`) before asking for it.
 
 A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed with it.
+Init layers of adopted containers are removed with the container.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ def temporary_key() -> str:
 
 
 def init_layer(chain_id: str) -> str:
-    """The key of the init layer on an image's top layer; "" for an image without layers."""
+    """The key of the init layer on an image's top layer; "" for an image without layers. A container that was adopted from a
+    dockerd has an init layer of its own, whose key is made from the container's ID in the same way."""
     return _INIT + chain_id
 
 
 def chain_of_init_layer(key: str) -> str | None:
-    """The chain ID below an init layer; None if `key` is not one of an init layer."""
+    """The chain ID below an init layer, or the container that owns it; None if `key` is not one of an init layer."""
     return key.removeprefix(_INIT) if key.startswith(_INIT) else None
 
 

@@ -224,7 +224,7 @@ class Puller:
         await self._image_store.barrier()
         image = self._image_store.catalog.images.get(plan.manifest.config.digest)
         # The configuration is known, so its layers exist: Docker reports none of them
-        if image is not None and all(self._image_store.content.has(layer.blob) for layer in image.layers):
+        if image is not None and self._image_store.complete(image.layers):
             layers: Sequence[Layer] = image.layers
         else:
             known = self._present(plan, lease)
@@ -240,7 +240,7 @@ class Puller:
         return newer
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
-        """Layers that need no download: unpacked, and with a blob for a later push or save."""
+        """Layers that need no download: unpacked, and with a blob for a later push or save, unless they were adopted."""
         result = {}
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = self._image_store.layers.built.get(chain_id)
@@ -250,9 +250,9 @@ class Puller:
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
                 continue
             known = self._image_store.catalog.layer(chain_id)
-            if known is not None and self._image_store.content.has(known.blob):
+            if known is not None and self._image_store.complete([known]):
                 result[chain_id] = known
-                lease.blobs.add(known.blob)
+                lease.blobs.update(known.blobs)
         return result
 
 

@@ -16,7 +16,8 @@ __all__ = ["Image", "ImageRecord", "ImageUser", "Layer", "ResumeRecord", "unix_t
 
 class Layer(msgspec.Struct, frozen=True):
     """One layer. `blob` is the compressed or plain tar in the content store whose content is `diff_id`; `size` is the total
-    size of the unpacked files in bytes."""
+    size of the unpacked files in bytes. `blob` is "" for a layer that is known only unpacked, because it was adopted from a
+    dockerd, which keeps no blobs: then `media_type` is "" and `blob_size` 0."""
 
     blob: str
     media_type: str
@@ -24,6 +25,11 @@ class Layer(msgspec.Struct, frozen=True):
     diff_id: str
     chain_id: str
     size: int
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The layer's blob, if it has one."""
+        return (self.blob,) if self.blob else ()
 
 
 class ImageRecord(msgspec.Struct, frozen=True):

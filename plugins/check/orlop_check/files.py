@@ -79,7 +79,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                     container=key,
                     remedy=Remedy("discard-container", key) if _swept(facts, rows_read) else None,
                 )
-        elif not _needed(key, wanted | held) and not _held_by_container(rows_read):
+        elif not _needed(key, wanted | held | rows_read.containers.keys()) and not _held_by_container(rows_read):
             yield _unused(facts, rows_read, f"snapshot {key[:19]}", "is a layer that no image uses", "storage")
     for record in rows_read.containers.values():
         if record.id not in storage.keys and record.storage_driver == storage.name:
@@ -101,9 +101,10 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 )
 
 
-def _needed(key: str, layers: set[str]) -> bool:
+def _needed(key: str, owners: set[str]) -> bool:
+    """`owners`: chain IDs of layers, and IDs of containers, which may have an init layer of their own."""
     below = chain_of_init_layer(key)
-    return key in layers or below == "" or below in layers
+    return key in owners or below == "" or below in owners
 
 
 def _held_by_container(rows_read: Rows) -> bool:
@@ -127,11 +128,13 @@ def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     keep: set[str] = {blob for resume in rows_read.resumes.values() for blob in resume.blobs}
     for image in rows_read.images.values():
         name = f"image {image.id[:19]}"
-        keep.update((image.id, *image.manifests, *(layer.blob for layer in image.layers)))
+        keep.update((image.id, *image.manifests, *(blob for layer in image.layers for blob in layer.blobs)))
         for digest in (image.id, *image.manifests):
             if digest not in facts.blobs:
                 yield _lost_blob(name, digest, "is not in the content store")
         for layer in image.layers:
+            if not layer.blob:
+                continue  # known only unpacked
             blob = facts.blobs.get(layer.blob)
             if blob is None:
                 yield _lost_blob(name, layer.blob, "is not in the content store")

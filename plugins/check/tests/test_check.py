@@ -103,6 +103,14 @@ def living() -> RunFacts:
     )
 
 
+def adopted(facts: Facts) -> None:
+    """The image is known only unpacked, and a container has an init layer of its own: adopted from a dockerd."""
+    layer = Layer("", "", 0, "sha256:" + "9" * 64, CHAIN, 5)
+    facts.database.rows["images"][IMAGE] = msgspec.json.encode(ImageRecord(IMAGE, (layer,)))
+    facts.blobs = {IMAGE: Blob(100)}
+    facts.storage = StorageFacts("overlay2", frozenset({RUNS, STOPPED, CHAIN, f"init-{STOPPED}"}))
+
+
 def found(spoil: Spoil) -> list[Finding]:
     facts = sound()
     spoil(facts)
@@ -352,6 +360,17 @@ def test_layers_of_a_removed_image_may_be_a_containers() -> None:
         facts.blobs = {}
 
     assert found(spoil) == []
+
+
+def test_adopted_images_and_containers_are_sound() -> None:
+    assert found(adopted) == []
+
+    def orphaned(facts: Facts) -> None:
+        adopted(facts)
+        facts.storage = StorageFacts("overlay2", frozenset({RUNS, STOPPED, CHAIN, "init-" + "e" * 64}))
+
+    (finding,) = found(orphaned)
+    assert finding.object == "snapshot init-eeeeeeeeeeeeee"
 
 
 def test_what_the_next_start_settles_is_sound() -> None:

@@ -8,12 +8,14 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import tar
 from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 
+from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
 from orlop_engine.images.service import ImportRequest
 from orlop_kernel.store import Delete, Put, Store, examine
@@ -170,6 +172,53 @@ def test_a_damaged_blob_is_had_again(tmp_path: Path) -> None:
             await load(images, docker_archive({"a:x": APP}))
             assert blob[7:] in images.blobs()
             assert images.unpacker.count == 2, "nothing is unpacked again"
+
+    trio.run(main)
+
+
+async def forget_blobs(images: ImagesFixture, tmp_path: Path) -> None:
+    """Leave all layers of all images known only unpacked, as an adoption of a dockerd's data does."""
+    for found in images.images.all():
+        layers = [msgspec.structs.replace(each, blob="", media_type="", blob_size=0) for each in found.layers]
+        for each in found.layers:
+            (tmp_path / "content/blobs/sha256" / each.blob[7:]).unlink(missing_ok=True)
+        record = ImageRecord(found.id, tuple(layers))
+        await images.images._image_store.store.commit([Put("images", found.id, msgspec.json.encode(record))])
+
+
+def test_layers_known_only_unpacked_are_used_as_they_are(tmp_path: Path) -> None:
+    async def main() -> None:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_images(str(tmp_path), storage=storage) as images:
+            await load(images, docker_archive({"a:x": APP}))
+            await forget_blobs(images, tmp_path)
+        async with open_images(str(tmp_path), storage=storage) as images:
+            assert names(images) == ["a:x"] and quarantined(tmp_path) == []
+            assert images.images.resolve("a:x").size == len(b"12345" + b"1")
+            assert not await load(images, docker_archive({"b:x": OTHER}))
+            known, new = images.images.resolve("b:x").layers
+            assert (known.blob, images.unpacker.count) == ("", 1), "the shared layer is not unpacked again"
+            assert set(images.blobs()) == {APP.id[7:], OTHER.id[7:], new.blob[7:]}
+            await images.images.remove("a:x")
+            await images.images.remove("b:x")
+            assert images.is_empty()
+
+    trio.run(main)
+
+
+def test_a_layer_known_only_unpacked_gets_the_blob_of_a_later_image(tmp_path: Path) -> None:
+    async def main() -> None:
+        storage = DirectoryStorage(str(tmp_path / "layers"))
+        async with open_images(str(tmp_path), storage=storage) as images:
+            await load(images, docker_archive({"a:x": APP}))
+            image = images.images.resolve("a:x")
+            await forget_blobs(images, tmp_path)
+        async with open_images(str(tmp_path), storage=storage) as images:
+            store = images.images._image_store
+            with store.leases.hold():
+                assert store.complete(images.images.resolve("a:x").layers)
+                await store.add(image.record, image.document, image.raw, [])
+            assert images.images.resolve("a:x").layers == image.layers
 
     trio.run(main)
 
