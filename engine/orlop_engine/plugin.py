@@ -17,7 +17,7 @@ from orlop_kernel.config import Config, Problem
 from orlop_sdk import Register, hookimpl
 
 if TYPE_CHECKING:
-    from orlop_kernel.kinds import Service, ServiceContext
+    from orlop_kernel.kinds import Context, Service
 
 __all__ = ["EnginePlugin"]
 
@@ -51,7 +51,7 @@ class EnginePlugin:
                 release_private_directory(os.path.join(config.exec_root, "mnt"))
 
     @asynccontextmanager
-    async def open(self, context: ServiceContext) -> AsyncIterator[Service]:
+    async def open(self, context: Context) -> AsyncIterator[Service]:
         from orlop_engine import reload
         from orlop_engine.engine import Engine
         from orlop_engine.service import EngineService

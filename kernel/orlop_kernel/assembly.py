@@ -1,4 +1,4 @@
-"""Turns the plugin names in daemon.json into open services, routes and guards. Decides only order and lifetime."""
+"""Turns the plugin names in daemon.json into open services, routes, guards and checks. Decides only order and lifetime."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from orlop_sdk import OrlopError, discovery
 
 if TYPE_CHECKING:
     from orlop_kernel.http.messages import Answer
-    from orlop_kernel.kinds import FrontEnd, GuardPlugin, Guards, Service, ServiceContext, ServicePlugin, Services
+    from orlop_kernel.kinds import CheckPlugin, Context, FrontEnd, GuardPlugin, Guards, Service, ServicePlugin
     from orlop_kernel.routing.call import Call
     from orlop_kernel.routing.router import Guard, OnAnswer, Router
 
 __all__ = [
     "check",
+    "check_plugins",
     "front_ends",
     "guarded",
     "guards",
@@ -61,7 +62,7 @@ async def processes(plugins: Mapping[str, ServicePlugin], config: Config) -> Asy
 
 @asynccontextmanager
 async def opened(
-    plugins: Mapping[str, ServicePlugin], started: Mapping[str, Any], context: ServiceContext
+    plugins: Mapping[str, ServicePlugin], started: Mapping[str, Any], context: Context
 ) -> AsyncIterator[dict[str, Service]]:
     """Open all services; they are closed in reverse order. `context` has no services and no processes yet."""
     services: dict[str, Service] = {}
@@ -72,8 +73,8 @@ async def opened(
         yield services
 
 
-def front_ends(config: Config, services: Services) -> list[FrontEnd]:
-    return [cast("FrontEnd", discovery.find("frontend", name).make(services, config)) for name in config.front_ends]
+def front_ends(context: Context) -> list[FrontEnd]:
+    return [cast("FrontEnd", discovery.find("frontend", name).make(context)) for name in context.config.front_ends]
 
 
 def router(ends: Sequence[FrontEnd]) -> Router:
@@ -87,6 +88,13 @@ def router(ends: Sequence[FrontEnd]) -> Router:
 
 def _guard_plugins(config: Config) -> list[GuardPlugin]:
     return [cast("GuardPlugin", discovery.find("guard", name).make()) for name in config.guards]
+
+
+def check_plugins(config: Config) -> dict[str, CheckPlugin]:
+    """The checks of the configured plugins that have one."""
+    names = dict.fromkeys((*config.services, *config.front_ends, *config.guards))
+    have = discovery.installed("check")
+    return {name: cast("CheckPlugin", discovery.find("check", name).make()) for name in names if name in have}
 
 
 def problems(config: Config) -> Iterator[Problem]:
@@ -113,12 +121,13 @@ def check(loaded: Loaded) -> None:
 
 
 @asynccontextmanager
-async def guards(config: Config, services: Services) -> AsyncIterator[list[Guards]]:
+async def guards(context: Context) -> AsyncIterator[list[Guards]]:
     """Open the configured guards. Raises ConfigError, also when a listener that needs a guard would have none."""
+    config = context.config
     if not config.guards and (config.listeners or config.audit_log or config.authorization_plugins):
         raise ConfigError("listeners, audit-log and authorization-plugins need a guard: name one in guards in daemon.json")
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(plugin.open(services, config)) for plugin in _guard_plugins(config)]
+        yield [await stack.enter_async_context(plugin.open(context)) for plugin in _guard_plugins(config)]
 
 
 def guarded(found: Iterable[Guard | None]) -> Guard | None:

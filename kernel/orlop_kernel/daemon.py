@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orlop_kernel.boot.watchdog import LoopWatchdog
     from orlop_kernel.events import EventBus
     from orlop_kernel.http.server import Server
-    from orlop_kernel.kinds import Guards, Service
+    from orlop_kernel.kinds import Context, Guards, Service
     from orlop_kernel.routing.router import Router
 
 __all__ = ["run"]
@@ -71,20 +71,20 @@ class Daemon:
                 await outer.start(self._watch_signals)
                 # The processes just started import their modules on the other processor while we import ours
                 from orlop_kernel.events import EventBus
-                from orlop_kernel.kinds import ServiceContext
-                from orlop_kernel.store import Store
+                from orlop_kernel.kinds import Context
+                from orlop_kernel.store import Store, database_path
 
                 self._phases.end("imports")
                 assembly.check(self._loaded)
                 async with (
-                    Store.open(os.path.join(config.data_root, "orlop.db")) as store,
+                    Store.open(database_path(config.data_root)) as store,
                     trio.open_nursery() as state,  # operations that outlive the request that started them
                 ):
                     self._events = events = EventBus(store)
-                    context = ServiceContext(self._loaded, store, events, state, {}, None)
+                    context = Context(self._loaded, store, events, state, {}, None)
                     async with (
                         assembly.opened(plugins, processes, context) as services,
-                        assembly.guards(config, services) as guards,
+                        assembly.guards(context := context._replace(services=services)) as guards,
                         listen.opened(config, inherited) as listeners,  # from here on clients can connect and wait
                         listen.opened_entries(config, listeners) as entries,
                     ):
@@ -95,7 +95,7 @@ class Daemon:
                         for service in services.values():
                             await service.restore()
                         self._phases.end("containers")
-                        servers = self._servers()
+                        servers = self._servers(context)
                         async with trio.open_nursery() as connections:
                             for server, own in servers:
                                 await connections.start(server.serve, own)
@@ -110,11 +110,11 @@ class Daemon:
                     state.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
 
-    def _servers(self) -> list[tuple[Server, listen.Listeners]]:
+    def _servers(self, context: Context) -> list[tuple[Server, listen.Listeners]]:
         """One server for the addresses of `hosts`, and one per entry of `listeners`, each with its own router."""
         from orlop_kernel.http.server import Server
 
-        ends = assembly.front_ends(self._loaded.config, self._services)
+        ends = assembly.front_ends(context)
         answered = assembly.on_answer(self._services.values())
         for_hosts, for_entries = process.client_limits(len(self._own))
         servers = []

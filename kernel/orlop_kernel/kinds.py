@@ -1,14 +1,15 @@
-"""The plugin kinds that make up the daemon: services, front ends and guards.
+"""The plugin kinds that make up the daemon: services, front ends, guards and checks.
 
 The daemon opens the services that daemon.json names, each after those that it requires, collects the routes of the front
-ends, puts the guards in front of them, and serves. It knows nothing else about a plugin.
+ends, puts the guards in front of them, and serves. It knows nothing else about a plugin. The consistency check opens the
+checks; it may run without a daemon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
@@ -16,14 +17,18 @@ from orlop_kernel.config import Config, Listener, Loaded, Problem, ReloadPlan
 from orlop_kernel.events import EventBus
 from orlop_kernel.routing.dialect import Dialect
 from orlop_kernel.routing.router import Guard, OnAnswer, Route
-from orlop_kernel.store import Store
+from orlop_kernel.store import Examined, Store
 
-__all__ = ["FrontEnd", "GuardPlugin", "Guards", "Service", "ServiceContext", "ServicePlugin", "Services"]
+if TYPE_CHECKING:
+    from orlop_sdk.findings import Finding
+
+__all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards", "Service", "ServicePlugin", "Services"]
 
 
-class ServiceContext(NamedTuple):
-    """The environment of a service. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
-    `services` are those that it requires; `processes` is the value that its `processes` yielded."""
+class Context(NamedTuple):
+    """The environment of a plugin. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
+    `services` are the open services: for a service, those opened before it; `processes` is what a service's `processes`
+    yielded, None for other kinds."""
 
     loaded: Loaded
     store: Store
@@ -87,13 +92,14 @@ class ServicePlugin(Protocol):
         parallel; exited last."""
         ...
 
-    def open(self, context: ServiceContext) -> AbstractAsyncContextManager[Service]:
+    def open(self, context: Context) -> AbstractAsyncContextManager[Service]:
         """The service, until the context exits. Raises ConfigError or OrlopError when the daemon cannot start."""
         ...
 
 
 class FrontEnd(Protocol):
-    """Serves an API. Where no handler answers, the `dialect` of the first front end that has one does."""
+    """Serves an API; its factory takes the `Context`. Where no handler answers, the `dialect` of the first front end that
+    has one does."""
 
     dialect: Dialect | None
 
@@ -117,6 +123,38 @@ class GuardPlugin(Protocol):
         """See ServicePlugin.problems."""
         ...
 
-    def open(self, services: Services, config: Config) -> AbstractAsyncContextManager[Guards]:
+    def open(self, context: Context) -> AbstractAsyncContextManager[Guards]:
         """The guards, until the context exits. Raises ConfigError."""
+        ...
+
+
+class Check(Protocol):
+    """Compares what one part of the daemon has with what it should have. One object serves one run of the check, from the
+    first `examine` to the last; calls do not overlap. User data is never touched."""
+
+    async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
+        """Every inconsistency, found without changing anything. `database` is one snapshot of all tables, the same for every
+        check. `deep`: also what takes long, such as reading all content; a later call without it reports the same findings
+        while they may still hold."""
+        ...
+
+    def in_progress(self, finding: Finding) -> bool:
+        """Whether an operation of the running daemon may explain the finding, which is then not reported."""
+        ...
+
+    async def repair(self, finding: Finding) -> bool:
+        """Do what `finding.repair` describes, after checking that it still holds. False when only a running daemon can.
+        Raises any exception on failure."""
+        ...
+
+    async def facts(self, database: Examined) -> Mapping[str, str]:
+        """Texts for a debug bundle, by file name, without secrets."""
+        ...
+
+
+class CheckPlugin(Protocol):
+    """The check of a service, front end or guard; it has that plugin's name."""
+
+    def open(self, config: Config, services: Services) -> AbstractAsyncContextManager[Check]:
+        """`services` is empty when no daemon is running; then the locks of both roots are held."""
         ...

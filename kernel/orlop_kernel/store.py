@@ -39,6 +39,7 @@ __all__ = [
     "Examined",
     "Put",
     "Store",
+    "database_path",
     "examine",
     "lock_root",
 ]
@@ -50,6 +51,10 @@ _log = logging.getLogger("orlop.store")
 _GROUP = 256  # jobs in one transaction: bounds the wait of the first of them
 _NAMED = 100  # quarantined rows that are logged one by one; the rest are counted
 _REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
+
+
+def database_path(data_root: str) -> str:
+    return os.path.join(data_root, "orlop.db")
 
 
 class Put(NamedTuple):

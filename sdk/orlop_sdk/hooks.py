@@ -44,6 +44,7 @@ KINDS = {
     "service": Kind("orlop_service", driver=False),
     "frontend": Kind("orlop_frontend", driver=False),
     "guard": Kind("orlop_guard", driver=False),
+    "check": Kind("orlop_check", driver=False),
     "command": Kind("orlop_command", driver=False),
 }
 GROUPS = tuple(f"orlop.{name}" for name, kind in KINDS.items() if kind.driver)
@@ -96,12 +97,18 @@ def orlop_service(register: Register) -> None:
 
 @hookspec
 def orlop_frontend(register: Register) -> None:
-    """Register factories `(Services) -> FrontEnd` (orlop_kernel.kinds): the routes of an API."""
+    """Register factories `(Context) -> FrontEnd` (orlop_kernel.kinds): the routes of an API."""
 
 
 @hookspec
 def orlop_guard(register: Register) -> None:
-    """Register factories `(Services) -> GuardPlugin` (orlop_kernel.kinds): access control of requests."""
+    """Register factories `() -> GuardPlugin` (orlop_kernel.kinds): access control of requests."""
+
+
+@hookspec
+def orlop_check(register: Register) -> None:
+    """Register factories `() -> CheckPlugin` (orlop_kernel.kinds): compares what the service, front end or guard of the same
+    name has with what it should have."""
 
 
 @hookspec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["read", "write"]
+__all__ = ["read", "read_tail", "write"]
 
 
 def read(path: str) -> bytes:
@@ -26,3 +26,17 @@ def write(path: str, data: bytes) -> None:
         os.write(fd, data)
     finally:
         os.close(fd)
+
+
+def read_tail(path: str, size: int = 256 << 10) -> str:
+    """The last `size` bytes of a file as text, for a debug bundle; of a file that cannot be read, the reason."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size > size:
+                os.lseek(fd, -size, os.SEEK_END)
+            return os.read(fd, size).decode("utf-8", "replace")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return f"cannot be had: {error.strerror}\n"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orlop_engine.service import EngineService
-from orlop_kernel.config import Config
-from orlop_kernel.kinds import Services
+from orlop_kernel.kinds import Context
 from orlop_kernel.routing.router import Route
 from orlop_sdk import Register, hookimpl
 
@@ -39,10 +38,10 @@ def orlop_frontend(register: Register) -> None:
 class DockerApi:
     """Implements FrontEnd."""
 
-    def __init__(self, services: Services, config: Config) -> None:
-        service: EngineService = services["engine"]
+    def __init__(self, context: Context) -> None:
+        service: EngineService = context.services["engine"]
         self._engine = service.engine
-        self.dialect = docker_dialect(config.min_api_version)
+        self.dialect = docker_dialect(context.config.min_api_version)
 
     def routes(self) -> Iterator[Route]:
         """See FrontEnd."""

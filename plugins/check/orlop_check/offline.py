@@ -6,21 +6,16 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 import trio
 
-from orlop_engine.drivers import Drivers
 from orlop_kernel.config import Config
 from orlop_kernel.store import lock_root
 from orlop_sdk import OrlopError
 
-from . import bundle
-from .compare import compare
-from .findings import report
-from .gather import gather
-from .repair import Repairs
+from .owners import Owners
+from .report import Report, report
 
 __all__ = ["SOUND", "UNABLE", "UNSOUND", "main"]
 
@@ -37,7 +32,7 @@ def main(config: Config, wanted: Collection[str]) -> int:
         print(f"cannot check: {error}", file=sys.stderr)
         return UNABLE
     print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
-    return SOUND if answer["ok"] else UNSOUND
+    return SOUND if answer.ok else UNSOUND
 
 
 @contextmanager
@@ -53,18 +48,12 @@ def _alone(config: Config) -> Iterator[None]:
             os.close(lock)
 
 
-async def _check(config: Config, wanted: Collection[str]) -> dict[str, Any]:
-    drivers, storage, deep = Drivers(config), config.effective_storage_driver, "deep" in wanted
-    try:
-        facts = await gather(config, drivers, storage, serving=False, deep=deep)
-        findings, done = compare(facts), None
+async def _check(config: Config, wanted: Collection[str]) -> Report:
+    deep = "deep" in wanted
+    async with Owners.opened(config, {}) as owners:
+        found, done = await owners.examine(deep=deep), None
         if "repair" in wanted:
-            done = await Repairs(config, drivers, storage).carry_out(findings)
-            facts = await gather(config, drivers, storage, serving=False, deep=deep)
-            findings = compare(facts)
-        answer = report(findings, done)
-        if "facts" in wanted:
-            answer["facts"] = await bundle.collect(config, drivers, facts)
-        return answer
-    finally:
-        await drivers.close()
+            done = await owners.repair(found)
+            found = await owners.examine(deep=deep)
+        facts = await owners.facts(serving=False) if "facts" in wanted else None
+        return report([finding for _, finding in found], done, facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orlop_kernel.config import Config
-from orlop_kernel.kinds import Services
+from orlop_kernel.kinds import Context
 from orlop_kernel.routing.router import Route
 from orlop_sdk import Register, hookimpl
 
@@ -34,11 +34,11 @@ class CheckRoutes:
 
     dialect = None
 
-    def __init__(self, services: Services, config: Config) -> None:
-        self._engine = services["engine"].engine
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         """See FrontEnd."""
         from .routes import routes
 
-        return routes(self._engine)
+        return routes(self._context)

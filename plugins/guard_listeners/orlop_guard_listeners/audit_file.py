@@ -11,8 +11,16 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from itertools import pairwise
 
-__all__ = ["AuditFile"]
+__all__ = ["MODE", "AuditFile", "file_names"]
+
+MODE = 0o600
+
+
+def file_names(path: str, max_files: int) -> tuple[str, ...]:
+    """The log and its rotated files, the newest first."""
+    return (path, *(f"{path}.{number}" for number in range(1, max_files)))
 
 
 class AuditFile:
@@ -31,14 +39,14 @@ class AuditFile:
             os.makedirs(directory, 0o700)
         # O_NONBLOCK: opening a named pipe must not block the daemon
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(self.path, flags, 0o600)
+        fd = os.open(self.path, flags, MODE)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self.path)
-            if (status.st_uid, stat.S_IMODE(status.st_mode)) != (os.geteuid(), 0o600):
+            if (status.st_uid, stat.S_IMODE(status.st_mode)) != (os.geteuid(), MODE):
                 os.fchown(fd, os.geteuid(), -1)
-                os.fchmod(fd, 0o600)
+                os.fchmod(fd, MODE)
         except BaseException:
             os.close(fd)
             raise
@@ -80,8 +88,8 @@ class AuditFile:
         self.close()
         if self._max_files == 1:
             os.unlink(self.path)
-        for number in range(self._max_files - 1, 0, -1):
-            newer = f"{self.path}.{number - 1}" if number > 1 else self.path
+        names = file_names(self.path, self._max_files)
+        for newer, older in reversed(list(pairwise(names))):
             with suppress(FileNotFoundError):
-                os.rename(newer, f"{self.path}.{number}")
+                os.rename(newer, older)
         self.open()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orlop_kernel.config import Config, ConfigError, Listener, Problem
-from orlop_kernel.kinds import Services
+from orlop_kernel.kinds import Context
 from orlop_kernel.routing.router import Guard as AnyGuard
 
 if TYPE_CHECKING:
@@ -35,18 +35,18 @@ class ListenerGuardPlugin:
                     yield Problem(str(error), ("authorization-plugins",))
 
     @asynccontextmanager
-    async def open(self, services: Services, config: Config) -> AsyncIterator[ListenerGuards]:
+    async def open(self, context: Context) -> AsyncIterator[ListenerGuards]:
         """The guards, with the authorization plugins found and the audit log open. Raises ConfigError."""
-        async with ListenerGuards(services, config).opened() as guards:
+        async with ListenerGuards(context).opened() as guards:
             yield guards
 
 
 class ListenerGuards:
     """Implements Guards. Imports the rest of the package only when it is needed."""
 
-    def __init__(self, services: Services, config: Config) -> None:
-        self._engine: Engine = services["engine"].engine
-        self._config = config
+    def __init__(self, context: Context) -> None:
+        self._engine: Engine = context.services["engine"].engine
+        self._config = context.config
         self._audit: Audit | None = None
         self._plugins: Chain | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from orlop_kernel.kinds import Service, ServiceContext
+from orlop_kernel.kinds import Context, Service
 from orlop_sdk import Register, hookimpl
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ class MetricsPlugin:
         return nullcontext()
 
     @asynccontextmanager
-    async def open(self, context: ServiceContext) -> AsyncIterator[Service]:
+    async def open(self, context: Context) -> AsyncIterator[Service]:
         """See ServicePlugin."""
         yield _Metrics(context)
 
 
 class _Metrics(Service):
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
 
     async def restore(self) -> None:

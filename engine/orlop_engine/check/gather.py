@@ -6,19 +6,18 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import trio
 
 from orlop_engine.drivers import Drivers
 from orlop_engine.processes.control import Disconnected, connect, encode, receive
 from orlop_kernel.config import Config
-from orlop_kernel.store import examine
+from orlop_kernel.store import Examined
 from orlop_monitor import records
 from orlop_monitor.protocol import Reply, Request, State, Status
-from orlop_sdk import Drift, NetworkSpec, OrlopError, Subnet, cgroups, linux, mountinfo
+from orlop_sdk import NetworkAudit, NetworkSpec, OrlopError, StorageAudit, Subnet, cgroups, linux, mountinfo
 
 from .facts import Blob, Facts, Process, RunFacts, StorageFacts, VolumeFacts
 from .rows import Rows, read
@@ -32,9 +31,11 @@ _NAMES = frozenset({"orlop-zygote", "orlop-monitor", "orlop-unpack"})
 _PIECE = 1 << 20
 
 
-async def gather(config: Config, drivers: Drivers, storage_name: str, *, serving: bool, deep: bool = False) -> Facts:
-    """Gather once. Raises `Unavailable` when there is no database."""
-    facts = await trio.to_thread.run_sync(_machine, config, serving, deep)
+async def gather(
+    config: Config, drivers: Drivers, storage_name: str, database: Examined, *, serving: bool, deep: bool = False
+) -> Facts:
+    """Gather once."""
+    facts = await trio.to_thread.run_sync(_machine, config, database, serving, deep)
     rows_read, _ = read(facts.database)
     facts.runs = await _asked(config.exec_root, facts.runs)
     facts.storage = await _storage(drivers, storage_name)
@@ -46,9 +47,8 @@ async def gather(config: Config, drivers: Drivers, storage_name: str, *, serving
 # --- the machine (blocking) -------------------------------------------------------------------------------------------
 
 
-def _machine(config: Config, serving: bool, deep: bool) -> Facts:
+def _machine(config: Config, database: Examined, serving: bool, deep: bool) -> Facts:
     data, run = os.path.realpath(config.data_root), os.path.realpath(config.exec_root)
-    database = examine(os.path.join(config.data_root, "orlop.db"))
     facts = Facts(data, run, database, serving=serving, deep=deep, daemon_pid=os.getpid() if serving else 0)
     facts.directories = frozenset(_list(os.path.join(data, "containers")))
     facts.runs = {name: _run(os.path.join(run, "run", name)) for name in _list(os.path.join(run, "run"))}
@@ -239,17 +239,11 @@ def _agrees(status: Status) -> bool | None:
 
 async def _storage(drivers: Drivers, name: str) -> StorageFacts:
     try:
-        driver: Any = drivers.storage(name)
-        leftovers = await _audit(driver)
+        driver = drivers.storage(name)
+        leftovers = tuple(await driver.audit()) if isinstance(driver, StorageAudit) else ()
         return StorageFacts(name, frozenset(await driver.keys()), leftovers)
     except OrlopError as error:
         return StorageFacts(name, failure=str(error))
-
-
-async def _audit(driver: Any, *args: Any) -> tuple[Drift, ...]:
-    """The drift that a driver reports. Drivers that cannot compare are taken to have none."""
-    audit: Callable[..., Awaitable[Iterable[Drift]]] | None = getattr(driver, "audit", None)
-    return tuple(await audit(*args)) if audit is not None else ()
 
 
 async def _volumes(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
@@ -289,7 +283,8 @@ async def _networks(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
             if attached.driver == name
         ]
         try:
-            leftovers[name] = await _audit(await drivers.network(name), specs, endpoints)
+            driver = await drivers.network(name)
+            leftovers[name] = tuple(await driver.audit(specs, endpoints)) if isinstance(driver, NetworkAudit) else ()
         except OrlopError as error:
             failures[name] = str(error)
     facts.networks, facts.network_failures = leftovers, failures

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from orlop_engine.images.layers import chain_of_init_layer
 from orlop_sdk import Drift
+from orlop_sdk.findings import ERROR, INFO, WARNING, Finding, Remedy
 
 from .facts import Facts
-from .findings import ERROR, INFO, WARNING, Finding, Remedy
 from .rows import Rows
 
 __all__ = ["compare"]
@@ -42,7 +42,7 @@ def _directories(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             object=f"directory containers/{name}",
             text="belongs to no container",
             repair="remove it" if severity and known else "",
-            container=name,
+            id=name,
             remedy=Remedy("discard-container", name) if severity and known else None,
         )
     for record in rows_read.containers.values():
@@ -53,7 +53,7 @@ def _directories(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 object=f"container {record.name}",
                 text=f"its directory containers/{record.id} and its log are missing",
                 repair="create an empty one",
-                container=record.id,
+                id=record.id,
                 remedy=Remedy("make-directory", record.id),
             )
 
@@ -76,7 +76,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                     object=f"snapshot {key[:12]}",
                     text="is a root file system without a container",
                     repair="remove it" if _swept(facts, rows_read) else "",
-                    container=key,
+                    id=key,
                     remedy=Remedy("discard-container", key) if _swept(facts, rows_read) else None,
                 )
         elif not _needed(key, wanted | held | rows_read.containers.keys()) and not _held_by_container(rows_read):
@@ -88,7 +88,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 area="storage",
                 object=f"container {record.name}",
                 text="has no root file system: its written data is lost; the next start of the daemon creates an empty one",
-                container=record.id,
+                id=record.id,
             )
     for image in rows_read.images.values():
         for layer in image.layers:
@@ -235,6 +235,6 @@ def _leftover(left: Drift, source: str, area: str, driver: str, severity: str) -
         object=left.object,
         text=f"{left.text} ({source})",
         repair=left.repair,
-        container=left.id,
+        id=left.id,
         remedy=Remedy(f"repair-{area}", driver, left) if left.repair else None,
     )

@@ -10,18 +10,15 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from orlop_engine.drivers import Drivers
 from orlop_engine.processes import runs
 from orlop_kernel.config import Config
-from orlop_kernel.failures import as_orlop_error
-from orlop_sdk import DriverError, cgroups, linux
-
-from .findings import Finding, Remedy
+from orlop_sdk import DriverError, NetworkAudit, StorageAudit, cgroups, linux
+from orlop_sdk.findings import Remedy
 
 __all__ = ["Repairs"]
 
@@ -32,7 +29,7 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Repairs:
-    """The steps that need no engine. `more` are the steps that do."""
+    """The steps that need no running engine; `live` adds those that do."""
 
     def __init__(self, config: Config, drivers: Drivers, storage_name: str) -> None:
         self._config, self._drivers, self._storage_name = config, drivers, storage_name
@@ -49,23 +46,13 @@ class Repairs:
             "kill": self._kill,
         }
 
-    async def carry_out(self, findings: Iterable[Finding]) -> list[str]:
-        """Run every step, even if others fail. Returns what was done, and what failed."""
-        done: list[str] = []
-        taken: set[Remedy] = set()
-        for finding in findings:
-            remedy = finding.remedy
-            if remedy is None or remedy in taken or remedy.step not in self.steps:
-                continue
-            taken.add(remedy)
-            what = f"{finding.object}: {finding.repair}"
-            try:
-                await self.steps[remedy.step](remedy)
-            except Exception as error:
-                done.append(f"{what}: failed: {as_orlop_error(error, 'cannot repair')}")
-            else:
-                done.append(f"{what}: done")
-        return done
+    async def carry_out(self, remedy: Remedy) -> bool:
+        """False when there is no such step without a running engine."""
+        step = self.steps.get(remedy.step)
+        if step is None:
+            return False
+        await step(remedy)
+        return True
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -126,12 +113,14 @@ class Repairs:
     # --- drivers ------------------------------------------------------------------------------------------------------
 
     async def _repair_network(self, remedy: Remedy) -> None:
-        driver: Any = await self._drivers.network(remedy.subject)
-        await driver.repair(remedy.drift)
+        driver = await self._drivers.network(remedy.subject)
+        if isinstance(driver, NetworkAudit) and remedy.drift is not None:
+            await driver.repair(remedy.drift)
 
     async def _repair_storage(self, remedy: Remedy) -> None:
-        driver: Any = self._drivers.storage(remedy.subject)
-        await driver.repair(remedy.drift)
+        driver = self._drivers.storage(remedy.subject)
+        if isinstance(driver, StorageAudit) and remedy.drift is not None:
+            await driver.repair(remedy.drift)
 
 
 def _comm(pid: int) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.processes.runs import STAGE
+from orlop_sdk.findings import ERROR, INFO, WARNING, Finding, Remedy
 
 from .facts import Facts, RunFacts
-from .findings import ERROR, INFO, WARNING, Finding, Remedy
 from .rows import Rows
 
 __all__ = ["compare", "run_name"]
@@ -47,7 +47,7 @@ def _runs(facts: Facts, owners: dict[str, ContainerRecord]) -> Iterator[Finding]
                 area="monitors",
                 object=what,
                 text=f"{file} in its run directory cannot be read",
-                container=owner.id if owner else name,
+                id=owner.id if owner else name,
             )
         if owner is None:
             alive = f", and its monitor (pid {run.monitor.pid}) is alive" if run.alive and run.monitor else ""
@@ -57,7 +57,7 @@ def _runs(facts: Facts, owners: dict[str, ContainerRecord]) -> Iterator[Finding]
                 object=what,
                 text=f"belongs to no container{alive}",
                 repair="kill the processes and remove the directory",
-                container=name,
+                id=name,
                 remedy=Remedy("remove-run", name),
             )
         elif not owner.state.running:
@@ -68,7 +68,7 @@ def _of_stopped(facts: Facts, owner: ContainerRecord, run: RunFacts) -> Iterator
     if run.alive or run.init_alive:
         text = "is recorded as stopped, but " + ("its monitor is alive" if run.alive else "its init process is alive")
         yield Finding(
-            severity=_later(facts, ERROR), area="monitors", object=f"container {owner.name}", text=text, container=owner.id
+            severity=_later(facts, ERROR), area="monitors", object=f"container {owner.name}", text=text, id=owner.id
         )
     else:
         yield Finding(
@@ -77,7 +77,7 @@ def _of_stopped(facts: Facts, owner: ContainerRecord, run: RunFacts) -> Iterator
             object=f"container {owner.name}",
             text="is not running, but has a run directory",
             repair="remove the directory",
-            container=owner.id,
+            id=owner.id,
             remedy=Remedy("remove-run", run_name(owner.id)),
         )
 
@@ -92,7 +92,7 @@ def _running(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 object=f"container {record.name}",
                 text=f"is recorded as running, but {fault}",
                 repair="" if facts.serving else "the next start records its exit",
-                container=record.id,
+                id=record.id,
             )
 
 
@@ -127,7 +127,7 @@ def _mount_points(facts: Facts, owners: dict[str, ContainerRecord]) -> Iterator[
             object=f"mount point {name}",
             text=f"belongs to no run of container {owner.name}" if owner else "belongs to no container",
             repair="remove it",
-            container=owner.id if owner else name,
+            id=owner.id if owner else name,
             remedy=Remedy("remove-run", name),
         )
 
@@ -144,7 +144,7 @@ def _processes(facts: Facts) -> Iterator[Finding]:
                 object=what,
                 text="is a monitor without a run directory",
                 repair="kill it",
-                container="*",
+                id="*",
                 remedy=Remedy("kill", f"{process.pid} {process.name}"),
             )
         elif process.name == "orlop-zygote" and process.parent != facts.daemon_pid and not process.children:
@@ -182,7 +182,7 @@ def _cgroups(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 object=f"cgroup {directory}",
                 text=f"{owner}{inside}",
                 repair="kill the processes and remove the cgroup",
-                container=container_id,
+                id=container_id,
                 remedy=Remedy("remove-cgroup", directory),
             )
 
@@ -199,6 +199,6 @@ def _runtime_states(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 object=f"runtime state {os.path.relpath(directory, facts.exec_root)}",
                 text="belongs to a container that is not running",
                 repair="remove it",
-                container=container_id,
+                id=container_id,
                 remedy=Remedy("remove-tree", directory),
             )

@@ -17,8 +17,7 @@ from orlop_engine.networks.records import decode as decode_network
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_engine.volumes.record import decode as decode_volume
 from orlop_kernel.store import Examined
-
-from .findings import ERROR, WARNING, Finding, Remedy
+from orlop_sdk.findings import ERROR, WARNING, Finding, Remedy
 
 __all__ = ["Rows", "compare", "read"]
 
@@ -97,37 +96,10 @@ def _short(key: str) -> str:
     return key[:200].encode("utf-8", "replace").decode()
 
 
-def compare(database: Examined, rows_read: Rows) -> Iterator[Finding]:
-    yield from _file(database)
+def compare(rows_read: Rows) -> Iterator[Finding]:
     yield from _identities(rows_read)
     yield from _containers(rows_read)
     yield from _images(rows_read)
-
-
-def _file(database: Examined) -> Iterator[Finding]:
-    for line in database.damage:
-        yield Finding(
-            severity=ERROR,
-            area="database",
-            object="file orlop.db",
-            text=f"is damaged: {line}. The next start moves it aside and saves the rows that can be read",
-        )
-    for name in database.damaged_files:
-        yield Finding(
-            severity=WARNING,
-            area="database",
-            object=f"file {name}",
-            text="is a damaged database that an earlier start moved aside. Until you move this file away, objects without a "
-            "row are kept",
-        )
-    for table, key, reason in database.quarantined:
-        yield Finding(
-            severity=ERROR,
-            area="database",
-            object=f"quarantined row {table}/{_short(key)}",
-            text=f"could not be used: {reason}. Each start tries it again; its files are kept. "
-            "`orlop system check --forget` drops it",
-        )
 
 
 def _identities(rows_read: Rows) -> Iterator[Finding]:
@@ -164,7 +136,7 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
                     area="volumes",
                     object=what,
                     text=f"has the volume {mount.name}, which has no row: it cannot start",
-                    container=record.id,
+                    id=record.id,
                 )
         if record.state.running and record.sandbox is not None:
             for attached in record.sandbox.endpoints:
@@ -174,7 +146,7 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
                         area="network",
                         object=what,
                         text=f"is on the network {attached.network.name}, which has no row",
-                        container=record.id,
+                        id=record.id,
                     )
         if record.sandbox is not None and not record.state.running:
             yield Finding(
@@ -183,7 +155,7 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
                 object=what,
                 text="is stopped but still holds addresses and ports",
                 repair="release them",
-                container=record.id,
+                id=record.id,
                 remedy=Remedy("release-network", record.id),
             )
 

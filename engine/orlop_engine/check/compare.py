@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from orlop_sdk.findings import Finding
+
 from . import files, rows, runs
 from .facts import Facts
-from .findings import Finding
 
 __all__ = ["compare"]
 
@@ -12,7 +13,7 @@ __all__ = ["compare"]
 def compare(facts: Facts) -> list[Finding]:
     """Every inconsistency in these facts."""
     rows_read, findings = rows.read(facts.database)
-    findings += rows.compare(facts.database, rows_read)
+    findings += rows.compare(rows_read)
     if facts.database.damage:
         return findings  # with rows missing, everything else would look like garbage
     findings += files.compare(facts, rows_read)

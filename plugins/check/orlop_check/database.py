@@ -1,0 +1,36 @@
+"""What the kernel's database says about itself: damage, and rows that a start set aside. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orlop_kernel.store import Examined
+from orlop_sdk.findings import ERROR, WARNING, Finding
+
+__all__ = ["compare"]
+
+
+def compare(database: Examined) -> Iterator[Finding]:
+    for line in database.damage:
+        yield Finding(
+            severity=ERROR,
+            area="database",
+            object="file orlop.db",
+            text=f"is damaged: {line}. The next start moves it aside and saves the rows that can be read",
+        )
+    for name in database.damaged_files:
+        yield Finding(
+            severity=WARNING,
+            area="database",
+            object=f"file {name}",
+            text="is a damaged database that an earlier start moved aside. Until you move this file away, objects without a "
+            "row are kept",
+        )
+    for table, key, reason in database.quarantined:
+        yield Finding(
+            severity=ERROR,
+            area="database",
+            object=f"quarantined row {table}/{key[:200].encode('utf-8', 'replace').decode()}",
+            text=f"could not be used: {reason}. Each start tries it again; its files are kept. "
+            "`orlop system check --forget` drops it",
+        )
