@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import trio
 from tests.registry import busybox, docker_archive, image, layer, oci_archive, push, running
 from tests.registry.fakes import drain, open_images
 from tests.registry.hostile import serving
+from tests.registry.tls import certificate
 
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import with_tag_or_digest
@@ -104,19 +104,6 @@ def test_load_and_import(tmp_path: Path, kind: str) -> None:
     trio.run(main)
 
 
-def certificate(directory: Path) -> None:
-    """A CA, and a certificate for 127.0.0.1 signed by it."""
-    commands = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=test-ca"
-        " -keyout ca.key -out ca.pem",
-        "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -keyout server.key -out server.csr",
-        "openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile san -out server.pem",
-    )
-    (directory / "san").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost.localdomain\nbasicConstraints=CA:FALSE\n")
-    for command in commands:
-        subprocess.run(command.split(), cwd=directory, check=True, capture_output=True)
-
-
 def test_tls(tmp_path: Path) -> None:
     """With `certs.d/<host>/ca.crt`, a private CA is trusted; without it the registry is refused, without a fallback to HTTP.
     Loopback needs no certificate, so the test uses a name that the rules do not take for loopback."""
@@ -141,10 +128,10 @@ def test_tls(tmp_path: Path) -> None:
                 await verified(tmp_path / f"trusted-{trusted}", registry.host, mirror, trusted, str(tmp_path / "certs.d"))
 
     async def verified(root: Path, host: str, url: str, trusted: bool, certs: str) -> None:
+        from orlop_engine.images.endpoints import Endpoint
         from orlop_engine.images.references import parse
         from orlop_engine.images.registry import Registry
         from orlop_engine.images.registry_auth import ANONYMOUS
-        from orlop_engine.images.registry_hosts import Endpoint
 
         connecting = Registry.connect(
             Endpoint(url, verify=True), parse(f"{host}/app"), ANONYMOUS, proxies=Config().proxies, certificates=(certs,)

@@ -23,6 +23,7 @@ import orlop_api_docker
 import orlop_check
 import orlop_sdk
 from orlop_cli._root import root as orlop
+from orlop_engine.images.hosts_file import SETTINGS
 from orlop_kernel.config import RELOADABLE, Config
 from orlop_kernel.config.flags import FLAGS
 from orlop_kernel.config.policy import IGNORED, REFUSED, SILENT
@@ -93,6 +94,11 @@ def test_the_default_of_a_key(key: str) -> None:
         assert written == "/run/orlop.sock"
     else:
         assert written == msgspec.json.encode(default).decode()
+
+
+def test_every_key_of_hosts_toml() -> None:
+    found = {_CODE.findall(cells[0])[0] for cells in rows(section("registries.md", "Mirrors"))}
+    assert found == {"server", *SETTINGS}
 
 
 def test_every_flag_of_orlopd() -> None:

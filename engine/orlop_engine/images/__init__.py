@@ -2,7 +2,8 @@
 
 storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `names`, `content`, `layers`, `leases`
 formats           `references`, `platforms`, `manifests`, `documents`
-registries        `registry`, with `registry_auth`, `registry_errors`, `registry_hosts`, `http_body`; `search`
+registries        `registry`, with `registry_auth`, `registry_errors`, `registry_tls`, `http_body`; `search`;
+                  `registry_hosts` and `hosts_file` find `endpoints`, `sources` uses them in order
 creation          `pull` with `download`, `archive_load` with `archive_file`, `imports` with `fetch`, `committed`, `changes`;
                   `progress` reports to the client, `shared` runs work once for several operations
 leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved

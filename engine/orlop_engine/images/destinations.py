@@ -9,14 +9,14 @@ token services, and goes to the address that was checked: a second DNS lookup co
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import httpx
 
-from .registry_hosts import CERTS_D, HUB, HostRules, resolve, split_host
+from .registry_hosts import HUB, HostRules, resolve, split_host
+from .registry_tls import CERTS_D, host_directory
 
 __all__ = ["Destinations", "Refuse", "for_registry", "is_public", "send"]
 
@@ -80,7 +80,7 @@ def for_registry(
         return None
     name, _ = split_host(host, 443)
     named = host in rules.insecure or name in rules.insecure or host in [urlsplit(url).netloc for url in rules.mirrors]
-    if named or any(os.path.isdir(os.path.join(root, host)) for root in certificates):
+    if named or host_directory(host, certificates):
         return None
     return Destinations(refuse, rules.networks)
 

@@ -22,7 +22,7 @@ from .registry_errors import RegistryError
 from .shared import SharedWork
 
 if TYPE_CHECKING:
-    from .registry import Registry
+    from .sources import Sources
 
 __all__ = ["Downloads", "short"]
 
@@ -37,7 +37,7 @@ def short(digest: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    registry: Registry
+    sources: Sources
     descriptor: Descriptor
 
 
@@ -54,12 +54,12 @@ class Downloads:
     def reconfigure(self, slots: int, attempts: int) -> None:
         self._limiter.total_tokens, self.attempts = max(1, slots), attempts
 
-    async def fetch(self, registry: Registry, descriptor: Descriptor, report: Report) -> None:
+    async def fetch(self, sources: Sources, descriptor: Descriptor, report: Report) -> None:
         """Download the blob into the store. Raises `RegistryError` or `DriverError`."""
         if self._content.has(descriptor.digest):
             report(state(short(descriptor.digest), "Download complete"))
             return
-        source = _Source(registry, descriptor)
+        source = _Source(sources, descriptor)
         await self._shared.run(descriptor.digest, lambda share: self._download(source, share), report)
 
     @asynccontextmanager
@@ -74,7 +74,7 @@ class Downloads:
         if self._content.has(digest):
             return
         id = short(digest)
-        async with source.registry.borrowed(), self._slot(id, report):
+        async with source.sources.borrowed(), self._slot(id, report):
             ingest = await self._content.ingest(digest)
             try:
                 await self._retry(source, ingest, report)
@@ -101,9 +101,9 @@ class Downloads:
                 if error.status == 416:
                     await ingest.restart()
             except DigestMismatch as error:
-                if not error.resumed:
+                if not source.sources.reject(source.descriptor.digest) and not error.resumed:
                     raise
-                await ingest.restart()  # the part from an earlier attempt may be wrong
+                await ingest.restart()  # the part from an earlier attempt, or a mirror's, may be wrong
                 best = 0
                 continue
             except OSError as error:
@@ -121,7 +121,7 @@ class Downloads:
             await ingest.restart()
         ingest.resumed = ingest.offset > 0
         if ingest.offset < wanted.size or wanted.size == 0:
-            async with source.registry.blob(wanted.digest, ingest.offset) as (start, pieces):
+            async with source.sources.blob(wanted.digest, ingest.offset) as (start, pieces):
                 # A registry without ranges sends everything again: skip the bytes that are already stored
                 ahead = ingest.offset - start
                 await self._receive(

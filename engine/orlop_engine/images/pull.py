@@ -8,7 +8,7 @@ waits for continue. Messages are Docker's (daemon/internal/distribution/pull_v2.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopE
 
 from . import documents, manifests, platforms
 from .download import Downloads, short
+from .endpoints import Endpoint, Outages
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import Descriptor, Index, Manifest
@@ -32,11 +33,12 @@ from .records import Image, ImageRecord, Layer
 from .references import Reference
 from .registry_auth import ANONYMOUS, Credentials
 from .registry_errors import RegistryError, translate
-from .registry_hosts import CERTS_D, Endpoint, HostRules, Timeouts
+from .registry_hosts import HostRules, Timeouts
+from .registry_tls import CERTS_D
+from .sources import Sources
 
 if TYPE_CHECKING:
     from .destinations import Refuse
-    from .registry import Registry
 
 __all__ = ["PullRequest", "Puller"]
 
@@ -93,6 +95,7 @@ class Puller:
         self._config, self._pulled = config, pulled
         self._max_depth = max_depth
         self._timeouts, self._certificates = timeouts, certificates
+        self._outages = Outages(timeouts.outage)
 
     async def pull(self, request: PullRequest, report: Report) -> None:
         """Pull an image, or all tags of a repository."""
@@ -100,72 +103,56 @@ class Puller:
         if reference.familiar_name == "scratch":
             raise Forbidden("'scratch' is a reserved name")
         await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms once, so on a thread
+        sources = await self._sources(request)
         try:
-            async with AsyncExitStack() as stack:
-                registry, first = await self._reach(stack, request)
+            async with sources.borrowed():
                 if reference.is_name_only:
-                    newer = [await self._tag(registry, request, tag, report) for tag in await registry.tags()]
+                    newer = [await self._tag(sources, request, tag, report) for tag in await sources.tags()]
                 else:
-                    newer = [await self._image(registry, request, reference, first, report)]
+                    first = await sources.manifest(reference.digest or reference.tag)
+                    newer = [await self._image(sources, request, reference, first, report)]
         except RegistryError as error:
             raise translate(error, reference) from error
         verdict = "Downloaded newer image for" if any(newer) else "Image is up to date for"
         report(message(f"Status: {verdict} {reference.familiar}"))
 
-    async def _reach(self, stack: AsyncExitStack, request: PullRequest) -> tuple[Registry, tuple[str, bytes]]:
-        """The first endpoint that has the manifest, with the manifest's media type and bytes. Skips a mirror that fails.
-        Falls back to HTTP only for insecure registries, and only if nothing answered over TLS."""
-        config = self._config()
-        rules = HostRules(tuple(config.registry_mirrors), tuple(config.insecure_registries))
-        error: OrlopError = DriverError(f"cannot pull {request.reference.familiar}: there is no registry to ask")
-        for endpoint in await rules.endpoints(request.reference):
-            async with AsyncExitStack() as attempt:
-                try:
-                    registry = await attempt.enter_async_context(self._connect(endpoint, request, rules))
-                    first = await self._first(registry, request.reference)
-                except (RegistryError, DriverError) as failure:
-                    error = failure
-                    answered = not isinstance(failure, RegistryError) or failure.answered
-                    if answered and not endpoint.mirror:
-                        raise
-                    continue
-                stack.push_async_exit(attempt.pop_all())
-                return registry, first
-        raise error
-
-    def _connect(self, endpoint: Endpoint, request: PullRequest, rules: HostRules) -> AbstractAsyncContextManager[Registry]:
+    async def _sources(self, request: PullRequest) -> Sources:
         from .destinations import for_registry
         from .registry import Registry
 
-        return Registry.connect(
-            endpoint,
-            request.reference,
-            request.credentials if _credentials_match(request.credentials, endpoint) else ANONYMOUS,
-            proxies=self._config().proxies,
-            timeouts=self._timeouts,
-            certificates=self._certificates,
-            destinations=for_registry(request.refuse, rules, endpoint.host, self._certificates),
-        )
+        config = self._config()
+        rules = HostRules.of(config, self._certificates)
 
-    async def _first(self, registry: Registry, reference: Reference) -> tuple[str, bytes]:
-        if reference.is_name_only:
-            return "", b""
-        return await registry.manifest(reference.digest or reference.tag)
+        def connect(endpoint: Endpoint) -> AbstractAsyncContextManager[Registry]:
+            allowed = None
+            if not endpoint.configured:
+                allowed = for_registry(request.refuse, rules, endpoint.host, self._certificates)
+            return Registry.connect(
+                endpoint,
+                request.reference,
+                request.credentials if _credentials_match(request.credentials, endpoint) else ANONYMOUS,
+                proxies=config.proxies,
+                timeouts=self._timeouts,
+                certificates=self._certificates,
+                destinations=allowed,
+            )
 
-    async def _tag(self, registry: Registry, request: PullRequest, tag: str, report: Report) -> bool:
+        return Sources(await rules.endpoints(request.reference), connect, self._outages)
+
+    async def _tag(self, sources: Sources, request: PullRequest, tag: str, report: Report) -> bool:
         reference = request.reference.with_tag(tag)
-        return await self._image(registry, request, reference, await registry.manifest(tag), report)
+        return await self._image(sources, request, reference, await sources.manifest(tag), report)
 
     async def _image(
-        self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
+        self, sources: Sources, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
     ) -> bool:
         """Pull one image. Returns whether anything new was fetched."""
         report(message(f"Pulling from {reference.path}", reference.tag or str(reference)))
         name = str(reference)
         try:
             with self._image_store.leases.hold() as lease:
-                plan = await self._plan(registry, request, reference, first, lease)
-                return await self._fetch(registry, plan, name, lease, report)
+                plan = await self._plan(sources, request, reference, first, lease)
+                return await self._fetch(sources, plan, name, lease, report)
         except BaseException as error:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 # After a broken connection or a disconnected client, the content is valid and the next pull resumes. After
@@ -176,21 +163,21 @@ class Puller:
             raise
 
     async def _plan(
-        self, registry: Registry, request: PullRequest, reference: Reference, first: tuple[str, bytes], lease: Lease
+        self, sources: Sources, request: PullRequest, reference: Reference, first: tuple[str, bytes], lease: Lease
     ) -> _Plan:
         """Choose the platform, fetch the configuration, and check that both match each other and this host."""
         kept = [first[1]]
         found = manifests.parse(*first)
         if isinstance(found, Index):
             entry = manifests.choose(found, request.platform or platforms.host())
-            media_type, data = await registry.manifest(entry.digest)
+            media_type, data = await sources.manifest(entry.digest)
             kept.append(data)
             found = manifests.parse(media_type, data)
             if isinstance(found, Index):
                 raise DriverError(f"cannot read manifest: manifest list {entry.digest} is inside another one")
         lease.blobs.add(found.config.digest)
         await self._image_store.barrier()
-        await self._downloads.fetch(registry, found.config, _quiet)
+        await self._downloads.fetch(sources, found.config, _quiet)
         raw = self._image_store.content.read(found.config.digest, manifests.MAX_MANIFEST)
         document = await documents.read(raw, layers=len(found.layers))
         self._check(document, request, reference)
@@ -212,7 +199,7 @@ class Puller:
                 f"wanted {request.platform}, actual: {actual}"
             )
 
-    async def _fetch(self, registry: Registry, plan: _Plan, name: str, lease: Lease, report: Report) -> bool:
+    async def _fetch(self, sources: Sources, plan: _Plan, name: str, lease: Lease, report: Report) -> bool:
         digests = [documents.digest(data) for data in plan.kept]
         by_digest = plan.reference.with_digest(digests[0])
         names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
@@ -229,7 +216,7 @@ class Puller:
         else:
             known = self._present(plan, lease)
             await self._image_store.begin(name, lease)
-            layers = await _LayerPull(self._image_store, self._downloads, registry, plan, known, report).run()
+            layers = await _LayerPull(self._image_store, self._downloads, sources, plan, known, report).run()
         for data in plan.kept:
             await self._image_store.content.put(data)
         record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
@@ -263,12 +250,12 @@ class _LayerPull:
         self,
         image_store: ImageStore,
         downloads: Downloads,
-        registry: Registry,
+        sources: Sources,
         plan: _Plan,
         known: dict[str, Layer],
         report: Report,
     ) -> None:
-        self._image_store, self._downloads, self._registry = image_store, downloads, registry
+        self._image_store, self._downloads, self._sources = image_store, downloads, sources
         self._plan, self._known, self._report = plan, known, report
         self._ready: dict[str, trio.Event] = {}
         self._failures: list[Exception] = []
@@ -298,7 +285,7 @@ class _LayerPull:
 
     async def _download(self, part: Descriptor, scope: trio.CancelScope) -> None:
         try:
-            await self._downloads.fetch(self._registry, part, self._report)
+            await self._downloads.fetch(self._sources, part, self._report)
             self._ready[part.digest].set()
         except Exception as error:
             self._failures.append(error)

@@ -20,12 +20,14 @@ from orlop_sdk import DriverError
 
 from .destinations import Destinations, send
 from .documents import digest as digest_of
+from .endpoints import Endpoint, HostSettings
 from .http_body import body
 from .manifests import ACCEPT, MAX_MANIFEST
 from .references import Reference
 from .registry_auth import Challenge, Credentials, challenges, read_token, token_form, token_url
 from .registry_errors import RegistryError, explain_os_error, from_answer
-from .registry_hosts import CERTS_D, Endpoint, Proxies, Timeouts, proxy_for, split_host, tls_context
+from .registry_hosts import Proxies, Timeouts, proxy_for, split_host
+from .registry_tls import CERTS_D, tls_context
 
 __all__ = ["Registry"]
 
@@ -80,24 +82,30 @@ class Registry:
         registry."""
         registry = cls(endpoint, reference.path, credentials, timeouts)
         registry._destinations, registry._proxies = destinations, proxies
-        limits = httpx.Timeout(timeouts.stall, connect=timeouts.connect, pool=None)
 
         def make(url: str) -> httpx.AsyncClient:
             parts = urlsplit(url)
             secure = parts.scheme == "https"
+            # What hosts.toml says is for this host alone, not for token services and storage that it refers to
+            settings = endpoint.settings if _origin(url) == _origin(endpoint.url) else HostSettings()
+            limits = httpx.Timeout(timeouts.stall, connect=settings.dial_timeout or timeouts.connect, pool=None)
+            headers = httpx.Headers(settings.headers)
+            headers.update({"Accept-Encoding": "identity"})
+            headers.setdefault("User-Agent", "orlop")
             return httpx.AsyncClient(
                 # Without trust_env: httpx would use .netrc and SSL_CERT_FILE of the user who started the daemon.
                 trust_env=False,
                 timeout=limits,
                 follow_redirects=False,
-                verify=tls_context(parts.netloc, endpoint.verify, certificates) if secure else False,
-                proxy=proxy_for(url, proxies),
-                headers={"User-Agent": "orlop", "Accept-Encoding": "identity"},
+                verify=tls_context(parts.netloc, endpoint.verify, certificates, settings) if secure else False,
+                proxy=settings.proxy or proxy_for(url, proxies),
+                headers=headers,
             )
 
         registry._make_client = make
         async with registry.borrowed():
-            await registry._ping()
+            if not endpoint.settings.override_path:  # such a path is often an API without its root
+                await registry._ping()
             yield registry
 
     @asynccontextmanager
@@ -152,7 +160,7 @@ class Registry:
     @asynccontextmanager
     async def _request(self, method: str, path: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
         """The response below status 400, after authentication and redirects; else `RegistryError`."""
-        url = path if "://" in path else self.endpoint.url + path
+        url = path if "://" in path else self.endpoint.at(path)
         for attempt in (1, 2):
             response = await self._follow(method, url, headers)
             try:
@@ -204,7 +212,7 @@ class Registry:
 
     async def _ping(self) -> None:
         """`GET /v2/`: 200, or 401 with a challenge. Anything else is not a registry."""
-        url = f"{self.endpoint.url}/v2/"
+        url = self.endpoint.at("/v2/")
         response = None
         with trio.move_on_after(self._timeouts.ping):
             response = await self._send("GET", url, {})
@@ -224,6 +232,8 @@ class Registry:
 
     async def _authorization(self) -> str:
         """The Authorization header for a request to the registry; "" if none is needed or there are no credentials."""
+        if any(name.lower() == "authorization" for name, _ in self.endpoint.settings.headers):
+            return ""  # sent with every request
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         for challenge in self._challenges:
@@ -281,7 +291,7 @@ class Registry:
         """Media type and bytes of a manifest or index, by tag or digest. With a digest they are verified."""
         path = f"/v2/{self.repository}/manifests/{reference}"
         async with self._request("GET", path, {"Accept": ", ".join(ACCEPT)}) as response:
-            data = await self._body(response, MAX_MANIFEST, "Get", self.endpoint.url + path)
+            data = await self._body(response, MAX_MANIFEST, "Get", self.endpoint.at(path))
             media_type = response.headers.get("content-type", "")
         if ":" in reference and digest_of(data) != reference:
             raise DriverError(f"manifest verification failed for digest {reference}")
@@ -299,7 +309,7 @@ class Registry:
                 start = int(given[1]) if given else -1
                 if start != offset:
                     raise RegistryError(f"cannot resume {digest}: the registry sent another range", status=416, retry=True)
-            url = self.endpoint.url + path
+            url = self.endpoint.at(path)
             async with aclosing(body(response)) as raw, aclosing(self._pieces(raw, url)) as pieces:
                 yield start, pieces
 
@@ -314,7 +324,7 @@ class Registry:
         """All tags, following the registry's pagination. `DriverError` if there are too many."""
         result: list[str] = []
         size = 0
-        url = f"{self.endpoint.url}/v2/{self.repository}/tags/list"
+        url = self.endpoint.at(f"/v2/{self.repository}/tags/list")
         for _ in range(_PAGES):
             async with self._request("GET", url, {}) as response:
                 data = await self._body(response, MAX_MANIFEST, "Get", url)

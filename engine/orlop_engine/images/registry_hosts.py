@@ -1,26 +1,30 @@
-"""Finds the endpoints of a repository's registry, and how far they are trusted: mirrors, insecure registries, certificates,
-proxies.
+"""Finds the endpoints of a repository's registry, and how far they are trusted: mirrors, insecure registries, proxies.
 
-The rules are dockerd's (formats: registry, host). Reads `certs.d` and resolves names; keeps no state.
+The rules are dockerd's (formats: registry, host), and containerd's for `hosts.toml`. Reads `certs.d` and resolves names;
+keeps no state.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import trio
 
-from orlop_kernel.trust import client_context
-from orlop_sdk import InvalidParameter
+from orlop_kernel.config import Config
+from orlop_sdk import DriverError
 
-from .references import DEFAULT_DOMAIN, Reference
+from .endpoints import ALL, PULL, Endpoint, HostSettings
+from .references import DEFAULT_DOMAIN, LEGACY_DOMAIN, Reference
+from .registry_tls import CERTS_D, host_directory
+
+if TYPE_CHECKING:
+    from .hosts_file import HostsFile
 
 __all__ = [
     "CERTS_D",
@@ -31,11 +35,11 @@ __all__ = [
     "proxy_for",
     "resolve",
     "split_host",
-    "tls_context",
 ]
 
 HUB = "registry-1.docker.io"
-CERTS_D = ("/etc/orlop/certs.d", "/etc/docker/certs.d")
+_MAX_HOSTS_FILE = 64 << 10
+_NO_SETTINGS = HostSettings()
 
 
 class Proxies(Protocol):
@@ -52,25 +56,13 @@ class Proxies(Protocol):
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Timeouts in seconds. `ping`: for the first answer (Docker's 15); `stall`: without a byte; `small`: for a manifest or
-    token."""
+    token; `outage`: how long a mirror that did not answer is passed over."""
 
     connect: float = 30.0
     ping: float = 15.0
     stall: float = 60.0
     small: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One endpoint. `url` has no trailing slash; `verify`: TLS is required and its certificate is verified."""
-
-    url: str
-    verify: bool
-    mirror: bool = False
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).netloc
+    outage: float = 60.0
 
 
 def split_host(host: str, default_port: int) -> tuple[str, int]:
@@ -102,10 +94,15 @@ def _is_loopback(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """`registry-mirrors` and `insecure-registries` of daemon.json."""
+    """`registry-mirrors` and `insecure-registries` of daemon.json, and the directories of `hosts.toml` files."""
 
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
+    certificates: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: Config, certificates: Sequence[str] = CERTS_D) -> HostRules:
+        return cls(tuple(config.registry_mirrors), tuple(config.insecure_registries), tuple(certificates))
 
     @property
     def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
@@ -127,48 +124,78 @@ class HostRules:
         addresses = [ipaddress.ip_address(address) for address in await resolve(name)] if networks else []
         return bool(addresses) and all(any(address in network for network in networks) for address in addresses)
 
+    async def own_endpoints(self, reference: Reference, settings: HostSettings = _NO_SETTINGS) -> list[Endpoint]:
+        """The endpoints of the registry itself; TLS first."""
+        hub = reference.domain == DEFAULT_DOMAIN
+        host = HUB if hub else reference.domain
+        insecure = not hub and not settings.ca and await self.is_insecure(host)
+        secure = Endpoint(f"https://{host}", not insecure and not settings.skip_verify, settings=settings)
+        if not insecure or settings.skip_verify:
+            return [secure]
+        return [secure, replace(secure, url=f"http://{host}")]
+
+    async def login_endpoints(self, reference: Reference) -> list[Endpoint]:
+        """The endpoints that check credentials for the registry: not its mirrors."""
+        own = [endpoint for endpoint in await self.endpoints(reference) if not endpoint.mirror]
+        return own or await self.own_endpoints(reference)
+
     async def endpoints(self, reference: Reference) -> list[Endpoint]:
-        """The endpoints to pull from, in order of preference."""
+        """The endpoints for a repository, in order of preference: `registry-mirrors`, the hosts of `hosts.toml`, the
+        registry. `DriverError` if `hosts.toml` is wrong."""
+        result: list[Endpoint] = []
         if reference.domain == DEFAULT_DOMAIN:
-            result = []
             for mirror in self.mirrors:
                 secure = not await self.is_insecure(urlsplit(mirror).netloc)
-                result.append(Endpoint(mirror.rstrip("/"), secure, mirror=True))
-            return [*result, Endpoint(f"https://{HUB}", True)]
-        if await self.is_insecure(reference.domain):
-            return [Endpoint(f"https://{reference.domain}", False), Endpoint(f"http://{reference.domain}", False)]
-        return [Endpoint(f"https://{reference.domain}", True)]
+                result.append(Endpoint(mirror.rstrip("/"), secure, True, PULL, configured=True))
+        file = await trio.to_thread.run_sync(self._hosts_file, reference.domain)
+        if file is None:
+            return [*result, *await self.own_endpoints(reference)]
+        for settings in file.hosts:
+            result += await self._configured(reference, settings)
+        if file.server.url:
+            return [*result, *await self._configured(reference, file.server)]
+        return [*result, *await self.own_endpoints(reference, replace(file.server, capabilities=ALL))]
 
+    async def _configured(self, reference: Reference, settings: HostSettings) -> list[Endpoint]:
+        """The endpoints of a host in `hosts.toml`. As in containerd, plain HTTP together with settings of TLS means that TLS
+        is tried first."""
+        scheme, _, rest = settings.url.partition("://")
+        host = rest.partition("/")[0]
+        if host in (DEFAULT_DOMAIN, LEGACY_DOMAIN):
+            rest = HUB + rest.removeprefix(host)  # these names serve web pages only
+        mirror = rest.partition("/")[0] != (HUB if reference.domain == DEFAULT_DOMAIN else reference.domain)
+        verify = not settings.skip_verify and (bool(settings.ca) or not await self.is_insecure(host))
 
-def _load(context: ssl.SSLContext, directory: str) -> None:
-    names = sorted(os.listdir(directory))
-    for name in names:
-        path = os.path.join(directory, name)
-        stem, extension = os.path.splitext(path)
-        if extension == ".crt":
-            context.load_verify_locations(path)
-        elif extension == ".cert":
-            if os.path.basename(stem) + ".key" not in names:
-                raise InvalidParameter(f"missing key {os.path.basename(stem)}.key for client certificate {name}")
-            context.load_cert_chain(path, stem + ".key")
-        elif extension == ".key" and os.path.basename(stem) + ".cert" not in names:
-            raise InvalidParameter(f"missing client certificate {os.path.basename(stem)}.cert for key {name}")
+        def endpoint(scheme: str) -> Endpoint:
+            return Endpoint(
+                f"{scheme}://{rest}",
+                verify and scheme == "https",
+                mirror,
+                settings.capabilities,
+                settings,
+                reference.domain if mirror else "",
+                configured=True,
+            )
 
+        plain = [endpoint("http")] if scheme == "http" else []
+        secure = [endpoint("https")] if scheme == "https" or settings.has_tls_settings else []
+        return [*secure, *plain]
 
-def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D) -> ssl.SSLContext:
-    """Trusts the system's authorities and those of `certs.d/<host>`. Without `verify`, any server is trusted, but client
-    certificates are still presented."""
-    context = client_context(verify=verify)
-    for root in roots:
-        directory = os.path.join(root, host)
-        if not os.path.isdir(directory):
-            continue
+    def _hosts_file(self, domain: str) -> HostsFile | None:
+        directory = host_directory(domain, self.certificates, default=True)
+        path = os.path.join(directory, "hosts.toml")
+        if not directory or not os.path.exists(path):
+            return None
+        from .hosts_file import parse  # tomllib is rarely needed
+
         try:
-            _load(context, directory)
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidParameter(f"cannot read certificates in {directory}: {error}") from error
-        break
-    return context
+            with open(path, "rb") as file:
+                data = file.read(_MAX_HOSTS_FILE + 1)
+            if len(data) > _MAX_HOSTS_FILE:
+                raise DriverError(f"{path}:1: larger than {_MAX_HOSTS_FILE >> 10} KiB")
+            return parse(data.decode(), path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DriverError(f"cannot use {path}: {error}") from error
 
 
 def _is_exempt(host: str, no_proxy: str) -> bool:

@@ -72,7 +72,7 @@ async def search(
     if not 0 <= limit <= 100:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
     base, words = _where(term)
-    rules = HostRules(tuple(config.registry_mirrors), tuple(config.insecure_registries))
+    rules = HostRules.of(config, certificates)
     destinations = for_registry(refuse, rules, urlsplit(base).netloc, certificates) if base != INDEX else None
     url = httpx.URL(f"{base}/v1/search", params={"q": words, "n": str(limit or 25)})
     data = await _get(str(url), config.proxies, certificates, destinations)

@@ -41,7 +41,8 @@ from .progress import Progress, Record, Report
 from .pull import Puller, PullRequest
 from .records import Image, ImageUser
 from .references import Reference, parse
-from .registry_hosts import CERTS_D, Timeouts
+from .registry_hosts import Timeouts
+from .registry_tls import CERTS_D
 from .removal import Removal, Users
 from .urls import check_url
 

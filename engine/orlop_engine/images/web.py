@@ -13,7 +13,8 @@ from orlop_sdk import DriverError, InvalidParameter
 
 from .destinations import Destinations, send
 from .registry_errors import explain_os_error
-from .registry_hosts import Proxies, proxy_for, tls_context
+from .registry_hosts import Proxies, proxy_for
+from .registry_tls import tls_context
 from .urls import check_url
 
 __all__ = ["get"]

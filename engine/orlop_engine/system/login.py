@@ -39,8 +39,8 @@ async def check_login(config: Config, auth: AuthConfig, refuse: Refuse | None = 
         raise InvalidParameter(f'cannot log in to "{auth.serveraddress}": not the address of a registry') from None
     credentials = Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken)
     failure: RegistryError | None = None
-    rules = HostRules((), tuple(config.insecure_registries))
-    for endpoint in await rules.endpoints(reference):
+    rules = HostRules.of(config)
+    for endpoint in await rules.login_endpoints(reference):
         allowed = for_registry(refuse, rules, endpoint.host)
         connecting = Registry.connect(endpoint, reference, credentials, proxies=config.proxies, destinations=allowed)
         try:

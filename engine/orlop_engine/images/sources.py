@@ -1,0 +1,144 @@
+"""The endpoints that one pull uses: mirrors in order, then the registry.
+
+Each request goes to the first endpoint that may answer it (`capabilities`) and has not failed during this pull. A mirror
+that did not answer is remembered in `Outages` and passed over by other pulls for a while; the last endpoint is always tried.
+A name is resolved to a digest by endpoints with `resolve` only; content is fetched by digest, so any mirror may have it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from orlop_sdk import DriverError, OrlopError
+
+from .endpoints import Capability, Endpoint, Outages
+from .registry_errors import RegistryError
+
+if TYPE_CHECKING:
+    from .registry import Registry
+
+__all__ = ["Connect", "Sources"]
+
+log = logging.getLogger("orlop.images")
+
+T = TypeVar("T")
+Connect = Callable[[Endpoint], AbstractAsyncContextManager["Registry"]]
+
+
+class Sources:
+    """`connect` opens an endpoint; this happens when it is first needed. Use it inside `borrowed`."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], connect: Connect, outages: Outages) -> None:
+        self._endpoints, self._connect, self._outages = endpoints, connect, outages
+        self._failed: set[Endpoint] = set()
+        self._open: dict[Endpoint, Registry] = {}
+        self._stack = AsyncExitStack()
+        self._lock = trio.Lock()
+        self._users = 0
+        self._closed = False
+        self._served: dict[str, Endpoint] = {}
+        """The endpoint that a blob's bytes came from."""
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[None]:
+        """Keep the connections open while in use: a download may be shared by several pulls and must survive the one that
+        started it. The last user closes them."""
+        if self._closed:
+            raise RegistryError("cannot use the registry: its connections were closed", retry=True)
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._closed = True
+                await self._stack.aclose()
+
+    async def manifest(self, reference: str) -> tuple[str, bytes]:
+        """Media type and bytes of a manifest or index, by tag or digest."""
+        return await self._ask(_needed(reference), lambda registry: registry.manifest(reference))
+
+    async def tags(self) -> list[str]:
+        return await self._ask("resolve", lambda registry: registry.tags())
+
+    @asynccontextmanager
+    async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """A blob from `offset` on, or from the start: (its offset, pieces). After a failure, the next call may ask another
+        endpoint: the bytes of a digest are the same everywhere."""
+
+        async def open_blob(registry: Registry) -> tuple[AsyncExitStack, tuple[int, AsyncIterator[bytes]], Endpoint]:
+            async with AsyncExitStack() as stack:
+                found = await stack.enter_async_context(registry.blob(digest, offset))
+                return stack.pop_all(), found, registry.endpoint
+            raise AssertionError("unreachable")
+
+        stack, found, endpoint = await self._ask("pull", open_blob)
+        self._served[digest] = endpoint
+        try:
+            async with stack:
+                yield found
+        except RegistryError as error:
+            self._fail(endpoint, error)
+            raise
+
+    def reject(self, digest: str) -> bool:
+        """Called when a blob's content does not match its digest. Returns whether another endpoint can be asked for it."""
+        endpoint = self._served.get(digest)
+        if endpoint is None or endpoint == self._candidates("pull")[-1]:
+            return False
+        self._fail(endpoint, DriverError(f"its content of {digest} is wrong"))
+        return True
+
+    def _candidates(self, capability: Capability) -> list[Endpoint]:
+        return [endpoint for endpoint in self._endpoints if capability in endpoint.capabilities]
+
+    def _usable(self, capability: Capability) -> Iterator[Endpoint]:
+        candidates = self._candidates(capability)
+        for endpoint in candidates:
+            last = endpoint is candidates[-1]
+            if last or (endpoint not in self._failed and not (endpoint.mirror and self._outages.has(endpoint))):
+                yield endpoint
+
+    async def _ask(self, capability: Capability, request: Callable[[Registry], Awaitable[T]]) -> T:
+        """The result of the first endpoint that answers well. Passes over a mirror that fails. Falls back to plain HTTP only
+        for insecure registries, and only if nothing answered over TLS."""
+        error: OrlopError = DriverError(
+            f"there is no registry to ask: no host in hosts.toml has the capability {capability}"
+        )
+        for endpoint in self._usable(capability):
+            try:
+                result = await request(await self._registry(endpoint))
+            except DriverError as failure:
+                error = failure
+                answered = not isinstance(failure, RegistryError) or failure.answered
+                if answered and not endpoint.mirror:
+                    raise
+                self._fail(endpoint, failure)
+                continue
+            self._outages.clear(endpoint)
+            return result
+        raise error
+
+    def _fail(self, endpoint: Endpoint, error: DriverError) -> None:
+        """Pass over an endpoint for the rest of this pull, unless it is the last. Other pulls pass over a mirror that did
+        not answer, too."""
+        if endpoint.mirror and endpoint not in self._failed:
+            log.warning("cannot use mirror %s: %s", endpoint.url, error)
+        if endpoint.mirror and isinstance(error, RegistryError) and (not error.answered or error.status >= 500):
+            self._outages.record(endpoint)
+        self._failed.add(endpoint)
+
+    async def _registry(self, endpoint: Endpoint) -> Registry:
+        async with self._lock:
+            if endpoint not in self._open:
+                self._open[endpoint] = await self._stack.enter_async_context(self._connect(endpoint))
+            return self._open[endpoint]
+
+
+def _needed(reference: str) -> Capability:
+    return "pull" if ":" in reference else "resolve"
