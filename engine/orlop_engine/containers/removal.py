@@ -1,6 +1,15 @@
-"""Remove: delete the row first, then the container's resources, then publish `destroy` and wake the waiters. At that
-point no volume, name, endpoint or file of the container is left. What a crash in between leaves has no row and is
-removed at the next boot, so a removed container never comes back and leaves nothing behind.
+"""Remove a container. One operation, in this order:
+
+   1. its exit has been accounted for, and its network is released
+   2. the row is deleted, and with the same commit an intent for its anonymous volumes is recorded: its id and name are free
+   3. its anonymous volumes are removed
+   4. `destroy` is published, and waiters for the removal are woken; `docker run --rm` returns
+   5. its snapshot, log and files are removed; when its monitor has ended, what was busy until then, and its run directory
+   6. the request to remove it, if there was one, is answered
+
+From 4 on a client finds no trace of the container: nothing that is left can be named or counted, or blocks another
+operation. The layers of an image that was removed after 4 are removed after 5. What a crash after 2 leaves has no row and
+is removed at the next boot, so a removed container never comes back and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -120,12 +129,12 @@ async def _remove_rest(containers: Containers, container: Container, run: Run | 
             await _end_run(containers, container, run)
         if volumes:
             busy_volumes = await container_volumes.discard(containers, container_volumes.anonymous(record.mounts))
-        try:
-            await _discard_data(containers, record.id)
-        except OrlopError:
-            busy = True
     finally:
         _announce(containers, container)
+    try:
+        await _discard_data(containers, record.id)
+    except OrlopError:
+        busy = True
     if run is not None:
         await _end_run(containers, container, run)
     await container_volumes.discard_again(containers, busy_volumes)

@@ -1,12 +1,13 @@
-"""Order of notifications at the end: the exit is recorded before the stream ends, the removal is complete before
-`destroy`.
+"""Order of notifications at the end: the exit is recorded before the stream ends; `destroy` comes after name and volumes
+are gone, and before snapshot and files are.
 """
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import trio
-from engine_fixture import engine_fixture, run_fast
+from engine_fixture import engine_fixture, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import attach
@@ -88,12 +89,13 @@ class Volumes:
 
 
 @pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
-def test_a_removal_is_told_when_nothing_is_left(tmp_path, monkeypatch, by):
+def test_a_removal_is_told_when_no_client_sees_anything_of_it_and_answered_when_nothing_is_left(tmp_path, monkeypatch, by):
     async def main():
         async with (
             engine_fixture(tmp_path, monkeypatch, auto_remove=by == "the end of --rm") as h,
             trio.open_nursery() as nursery,
         ):
+            no_threads(monkeypatch)
             h.engine.volumes = Volumes()
             h.container.record.mounts = (ANONYMOUS,)
             told = []
@@ -101,6 +103,13 @@ def test_a_removal_is_told_when_nothing_is_left(tmp_path, monkeypatch, by):
             def look(what):
                 told.append((what, sorted(h.engine.volumes.names), h.engine.storage.removed, h.containers.names))
 
+            discard = h.engine.storage.remove
+
+            async def discard_slowly(key):
+                await trio.sleep(0.1)
+                await discard(key)
+
+            h.engine.storage.remove = discard_slowly
             publish = h.engine.events.publish
             h.engine.events.publish = lambda kind, action, *rest: (
                 action == "destroy" and look("event"),
@@ -111,17 +120,26 @@ def test_a_removal_is_told_when_nothing_is_left(tmp_path, monkeypatch, by):
                 await pending.get()
                 look("wait")
 
+            async def answer():
+                await h.containers.remove(h.container, False, True)
+                look("answer")
+
             await h.containers.start(h.container)
+            os.makedirs(h.containers.directory(h.container.id))
             nursery.start_soon(wait, h.containers.waiting(h.container, "removed"))
             await wait_all_tasks_blocked()
             h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # its monitor is still there
             await h.run.finished.wait()
             if by == "rm -v":
-                nursery.start_soon(h.containers.remove, h.container, False, True)
+                nursery.start_soon(answer)
             await trio.sleep(1)
-            gone = ([], (h.container.id,), {})
+            gone = ([], (), {})
             assert told == [("event", *gone), ("wait", *gone)]
+            assert h.engine.storage.removed == (h.container.id,)
             h.run.monitor.gone.set()
+            await wait_all_tasks_blocked()
+            answered = [("answer", [], (h.container.id,), {})] if by == "rm -v" else []
+            assert told[2:] == answered and not os.path.exists(h.containers.directory(h.container.id))
 
     run_fast(main)
 
