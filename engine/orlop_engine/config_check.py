@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orlop_engine.init_programs import find_init, no_init
-from orlop_kernel.config import Config, Problem
+from orlop_kernel.config import Config, Problem, RegistryRules
 from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import NotFound, OrlopError, discovery
 
@@ -25,6 +25,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _init(config)
     yield from _seccomp(config)
     yield from _bridge(config)
+    yield from _registry_rules(config)
 
 
 def _problem(error: BaseException, what: str, *keys: str) -> Problem:
@@ -94,6 +95,15 @@ def _seccomp(config: Config) -> Iterator[Problem]:
             seccomp.parse(file.read(), ())
     except (OSError, UnicodeDecodeError, OrlopError) as error:
         yield Problem(f"cannot use seccomp-profile {profile}: {error}", ("seccomp-profile",))
+
+
+def _registry_rules(config: Config) -> Iterator[Problem]:
+    if config.registry_rules == RegistryRules():
+        return
+    from .images import registry_rules
+
+    for text in registry_rules.problems(config.registry_rules):
+        yield Problem(text, ("registry-rules",))
 
 
 def _bridge(config: Config) -> Iterator[Problem]:

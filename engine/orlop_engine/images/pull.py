@@ -34,6 +34,7 @@ from .references import Reference
 from .registry_auth import ANONYMOUS, Credentials
 from .registry_errors import RegistryError, translate
 from .registry_hosts import HostRules, Timeouts
+from .registry_rules import check_pull
 from .registry_tls import CERTS_D
 from .sources import Sources
 
@@ -102,6 +103,7 @@ class Puller:
         reference = request.reference
         if reference.familiar_name == "scratch":
             raise Forbidden("'scratch' is a reserved name")
+        check_pull(self._config().registry_rules, reference)
         await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms once, so on a thread
         sources = await self._sources(request)
         try:

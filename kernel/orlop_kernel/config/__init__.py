@@ -5,7 +5,7 @@ config = load(sys.argv[1:], os.environ)
 
 from .errors import ConfigError
 from .load import Loaded, load, load_all, without_password
-from .model import AddressPool, AuditLog, Config, Listener, Proxies, RuntimeEntry, Ulimit
+from .model import AddressPool, AuditLog, Config, Listener, Proxies, RegistryRules, RuntimeEntry, Ulimit
 from .policy import RELOADABLE
 from .reload import ReloadPlan, plan, reload_attributes
 from .validate import Problem
@@ -20,6 +20,7 @@ __all__ = [
     "Loaded",
     "Problem",
     "Proxies",
+    "RegistryRules",
     "ReloadPlan",
     "RuntimeEntry",
     "Ulimit",

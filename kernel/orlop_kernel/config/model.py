@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "Listener",
     "Proxies",
+    "RegistryRules",
     "RuntimeEntry",
     "Ulimit",
 ]
@@ -102,6 +103,15 @@ class AuditLog(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     max_size: str = "100m"
     max_file: int = 5
     required: bool = False
+
+
+class RegistryRules(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
+    """Which repositories may be pulled from and pushed to, by patterns of their names; None: all. Those in `digest_only` may
+    be pulled by digest only."""
+
+    pull: tuple[str, ...] | None = None
+    push: tuple[str, ...] | None = None
+    digest_only: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=16)
@@ -194,6 +204,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     proxies: Proxies = Proxies()
     raw_logs: bool = False
     registry_mirrors: tuple[str, ...] = ()
+    registry_rules: RegistryRules = RegistryRules()
     rootless: bool = False
     runtimes: dict[str, RuntimeEntry] = msgspec.field(default_factory=dict)
     seccomp_profile: str = "builtin"

@@ -66,6 +66,7 @@ RELOADABLE = frozenset(
         "no-new-privileges",
         "proxies",
         "registry-mirrors",
+        "registry-rules",
         "runtimes",
         "seccomp-profile",
         "shutdown-timeout",
