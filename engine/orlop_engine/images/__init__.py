@@ -1,6 +1,7 @@
 """Images. The rest of the engine uses `Images`, in `service`.
 
-storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `names`, `content`, `layers`, `leases`
+storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `names`, `content`, `disk_space`, `layers`,
+                  `leases`
 formats           `references`, `platforms`, `manifests`, `documents`
 registries        `registry`, with `registry_auth`, `registry_errors`, `registry_tls`, `http_body`; `search`;
                   `registry_hosts` and `hosts_file` find `endpoints`, `sources` uses them in order

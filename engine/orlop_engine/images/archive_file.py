@@ -16,7 +16,7 @@ import trio
 from orlop_monitor.unpack.archive import entries
 from orlop_monitor.unpack.errors import UnpackError
 from orlop_monitor.unpack.stream import CompressedFile, decompress, sniff
-from orlop_sdk import InvalidParameter
+from orlop_sdk import DriverError, InvalidParameter
 
 from .content import ContentStore
 
@@ -61,6 +61,11 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _spool(content: ContentStore, fd: int, data: bytes) -> None:
+    content.space.check("store the archive", stored=len(data))
+    _write(fd, data)
+
+
 def _expand(content: ContentStore, fd: int) -> int:
     """Returns the descriptor itself, or one of its decompressed content. Closes the other one."""
     os.lseek(fd, 0, os.SEEK_SET)
@@ -69,8 +74,8 @@ def _expand(content: ContentStore, fd: int) -> int:
     plain = content.spool()
     try:
         for data in decompress(CompressedFile(fd)):
-            _write(plain, data)
-    except OSError:
+            _spool(content, plain, data)
+    except (OSError, DriverError):
         os.close(plain)
         raise
     except Exception as error:
@@ -90,9 +95,9 @@ async def receive(content: ContentStore, body: AsyncIterable[bytes]) -> Archive:
             pending.append(piece)
             waiting += len(piece)
             if waiting >= _BATCH:
-                await trio.to_thread.run_sync(_write, fd, b"".join(pending))
+                await trio.to_thread.run_sync(_spool, content, fd, b"".join(pending))
                 pending, waiting = [], 0
-        await trio.to_thread.run_sync(_write, fd, b"".join(pending))
+        await trio.to_thread.run_sync(_spool, content, fd, b"".join(pending))
         fd = await trio.to_thread.run_sync(_expand, content, fd)
         return await trio.to_thread.run_sync(Archive, fd)
     except BaseException:

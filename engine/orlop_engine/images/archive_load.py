@@ -6,7 +6,7 @@ the configuration, and blobs of a layout must match their digests.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -176,6 +176,7 @@ class Loader:
         lease.chains.update(chain_ids)
         lease.blobs.update((id, *map(documents.digest, found.manifests)))
         await self._image_store.barrier()
+        await trio.to_thread.run_sync(self._check_space, found, chain_ids)
         layers: list[Layer] = []
         for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
             parent = layers[-1].chain_id if layers else ""
@@ -192,6 +193,14 @@ class Loader:
         self._tell_moves(found.names, id, report)
         record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)))
         return await self._image_store.add(record, document, found.raw, found.names, policy=self._policy)
+
+    def _check_space(self, found: _Found, chain_ids: Sequence[str]) -> None:
+        """Runs on a thread. The archive itself is stored until the end of the load."""
+        content, built = self._image_store.content, self._image_store.layers.built
+        new = [layer for layer, chain_id in zip(found.layers, chain_ids, strict=True) if chain_id not in built]
+        stored = sum(member.size for member, digest, _ in new if digest is None or not content.has(digest))
+        unpacked = sum(member.size for member, _, _ in new)
+        content.space.check(f"load {found.names[0].familiar if found.names else 'image'}", stored=stored, unpacked=unpacked)
 
     def _tell_moves(self, names: tuple[Reference, ...], id: str, report: Report) -> None:
         for name in names:

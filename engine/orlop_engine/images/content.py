@@ -22,6 +22,7 @@ import trio
 
 from orlop_sdk import DriverError, NotFound
 
+from .disk_space import DiskSpace
 from .documents import digest as digest_of
 
 __all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
@@ -146,6 +147,7 @@ class ContentStore:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.space = DiskSpace(root)
         self.blobs = os.path.join(root, "blobs", "sha256")
         self.partial = os.path.join(root, "ingest")
 
@@ -220,6 +222,13 @@ class ContentStore:
 
     def digests(self) -> list[str]:
         return [f"sha256:{name}" for name in os.listdir(self.blobs) if _HEX.fullmatch(name)]
+
+    def partial_size(self, digest: str) -> int:
+        """The bytes that an interrupted download has received."""
+        try:
+            return os.stat(os.path.join(self.partial, digest.removeprefix("sha256:"))).st_size
+        except FileNotFoundError:
+            return 0
 
     def partials(self) -> list[str]:
         """Digests of interrupted downloads."""

@@ -21,6 +21,7 @@ import trio
 from orlop_sdk import Conflict, OrlopError, Storage, UnpackTarget
 
 from .content import ContentStore
+from .disk_space import least_unpacked
 from .progress import Report
 from .shared import SharedWork
 
@@ -152,6 +153,7 @@ class Layers:
         key = temporary_key()
         source = self._content.open(blob)
         try:
+            await trio.to_thread.run_sync(self._check_space, blob, source)
             await self._storage.prepare(key, parent or None)
             target = await self._storage.unpack_target(key)
             unpacked = await self._unpack(self._zygote, source, target, expect_diff_id=diff_id, progress=progress)
@@ -163,6 +165,10 @@ class Layers:
             os.close(source)
             with trio.move_on_after(30, shield=True):
                 await self._storage.remove(key)
+
+    def _check_space(self, blob: str, source: int) -> None:
+        size = least_unpacked(source, os.fstat(source).st_size)
+        self._content.space.check(f"unpack layer {blob.removeprefix('sha256:')[:12]}", unpacked=size)
 
     def depth(self, chain_id: str) -> int:
         """The number of layers below."""

@@ -217,6 +217,7 @@ class Puller:
             layers: Sequence[Layer] = image.layers
         else:
             known = self._present(plan, lease)
+            await trio.to_thread.run_sync(self._check_space, plan)
             await self._image_store.begin(name, lease)
             layers = await _LayerPull(self._image_store, self._downloads, sources, plan, known, report).run()
         for data in plan.kept:
@@ -227,6 +228,15 @@ class Puller:
         report(message(f"Digest: {digests[0]}"))
         self._pulled(plan.reference, image)
         return newer
+
+    def _check_space(self, plan: _Plan) -> None:
+        """Runs on a thread."""
+        content = self._image_store.content
+        missing = {part.digest: part.size for part in plan.manifest.layers if not content.has(part.digest)}
+        stored = sum(max(0, size - content.partial_size(digest)) for digest, size in missing.items())
+        chains = zip(plan.chain_ids, plan.manifest.layers, strict=True)
+        unpacked = sum(part.size for chain_id, part in chains if chain_id not in self._image_store.layers.built)
+        content.space.check(f"pull {plan.reference.familiar}", stored=stored, unpacked=unpacked)
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
         """Layers that need no download: unpacked, and with a blob for a later push or save, unless they were adopted."""
