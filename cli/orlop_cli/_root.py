@@ -50,6 +50,7 @@ IMAGE = {
     "prune": Lazy("prune", "image", "Remove unused images"),
     "pull": Lazy("pull", "pull", "Download an image from a registry"),
     "rm": Lazy("images_edit", "rmi", "Remove one or more images"),
+    "save": Lazy("tarballs", "save", "Save one or more images to a tar archive (streamed to STDOUT by default)"),
     "tag": Lazy("images_edit", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
 }
 VOLUME = {
@@ -105,6 +106,7 @@ TABLE = {
     "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),
     "load": IMAGE["load"],
     "rmi": IMAGE["rm"],
+    "save": IMAGE["save"],
     "tag": IMAGE["tag"],
     "config": Lazy("groups", "config", "Look at the daemon's configuration", MANAGE),
     "container": Lazy("groups", "container", "Manage containers", MANAGE),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import click
 import pytest
@@ -383,6 +384,36 @@ def test_export_writes_regular_files_only(daemon: RecordedDaemon, orlop: Any, tm
     assert daemon.requests == []
 
 
+def test_save_writes_a_whole_file_or_none(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+    daemon.on("GET", "/images/get", chunked([b"t" * 70000, b"ar"]))
+    assert orlop("image", "save", "-o", str(tmp_path / "x.tar"), "a:1", "b").err == ""
+    assert (tmp_path / "x.tar").read_text() == "t" * 70000 + "ar"
+    asked = [parse_qs(urlsplit(request.target).query) for request in daemon.requests if request.path == "/images/get"]
+    assert asked == [{"names": ["a:1", "b"]}]
+    done = orlop("save", "-o", str(tmp_path), "a:1")
+    said = f'failed to save image: invalid output path: "{tmp_path}" must be a regular file: got a directory'
+    assert (done.code, done.err) == (1, f"orlop: {said}\n")
+    daemon.on("GET", "/images/get", lost)
+    assert orlop("save", "-o", str(tmp_path / "y.tar"), "a:1").code == 1
+    assert "y.tar" not in os.listdir(tmp_path), "a broken archive is not kept"
+
+
+def test_platforms_of_save_and_load(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+    daemon.on("HEAD", "/_ping", answer().replace(b"1.45", b"1.51"))
+    daemon.on("GET", "/_ping", answer().replace(b"1.45", b"1.51"))
+    daemon.on("GET", "/images/get", chunked([b"tar"]))
+    daemon.on("POST", "/images/load", chunked([b'{"stream":"Loaded image: a:1\\n"}\r\n']))
+    (tmp_path / "x.tar").write_bytes(b"tar")
+    assert orlop("save", "--platform", "linux/arm/v7", "-o", str(tmp_path / "y.tar"), "a:1").code == 0
+    assert orlop("load", "--platform", "linux/arm64", "-i", str(tmp_path / "x.tar")).code == 0
+    queries = [parse_qs(urlsplit(request.target).query) for request in daemon.requests]
+    asked = [json.loads(query["platform"][0]) for query in queries if "platform" in query]
+    assert asked == [{"os": "linux", "architecture": "arm", "variant": "v7"}, {"os": "linux", "architecture": "arm64"}]
+    done = orlop("save", "--platform", "linux/arm64,linux/amd64", "a:1")
+    assert (done.code, '"platform" requires API version 1.52' in done.err) == (1, True)
+    assert 'invalid platform "x"' in orlop("save", "--platform", "x", "a:1").err
+
+
 def test_export_goes_through_a_link(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/containers/web/export", chunked([b"tar"]))
     (tmp_path / "there").mkdir()
@@ -508,7 +539,7 @@ def test_lines_of_files_end_where_docker_says(daemon: RecordedDaemon, orlop: Any
     [
         (["push", "x"], "push", "Orlop does not have, neither the client nor the daemon."),
         (["build", "."], "build", "neither the client nor the daemon. buildx can"),
-        (["image", "save", "x"], "image save", "neither the client nor the daemon."),
+        (["image", "push", "x"], "image push", "neither the client nor the daemon."),
         (["config", "ls"], "config ls", "neither the client nor the daemon."),
         (["swarm", "init"], "swarm", "neither the client nor the daemon."),
         (["login"], "login", "The docker client works against Orlop too: DOCKER_HOST=unix:///run/orlop.sock"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
-from orlop_cli._command import command, fail, flag, option
+from orlop_cli._command import command, flag, option
 from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
 from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.tables.table import ellipsis
-from orlop_cli.values import units
+from orlop_cli.values import platforms, units
 
 HEADERS = {
     "ID": "IMAGE",
@@ -59,13 +58,6 @@ class Step(Row):
         return str(self._data.get("Comment") or "")
 
 
-def _platform(text: str) -> str:
-    names = text.split("/")
-    if not 1 < len(names) < 4 or not all(names):
-        fail(f'invalid platform "{text}": the format is OS/ARCHITECTURE[/VARIANT]')
-    return json.dumps(dict(zip(("os", "architecture", "variant"), names, strict=False)))
-
-
 @command(
     "history",
     "Show the history of an image",
@@ -91,7 +83,7 @@ def history(
     query = {}
     if platform:
         session.engine.need((1, 48), "platform")
-        query["platform"] = _platform(platform)
+        query["platform"] = platforms.query_value(platform)
     found = session.engine.get(f"/images/{segment(args[0])}/history", query)
     steps = [Step(data, not no_trunc, human) for data in found]
     columns = ("ID", "CreatedSince" if human else "CreatedAt", "CreatedBy", "Size", "Comment")

@@ -1,4 +1,4 @@
-"""`load`, `import`, `export`: tar archives in and out."""
+"""`load`, `save`, `import`, `export`: tar archives in and out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 from orlop_cli import _progress
 from orlop_cli._command import command, fail, flag, many, option
@@ -17,7 +17,7 @@ from orlop_cli._session import Session
 from orlop_cli.attached.streams import write_all
 from orlop_cli.daemon.client import records, segment
 from orlop_cli.files.outputs import whole_file
-from orlop_cli.values import references
+from orlop_cli.values import platforms, references
 
 BLOCK = 1 << 20
 
@@ -49,16 +49,51 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
     examples=["orlop load -i app.tar.gz", "ssh build cat app.tar | orlop load"],
 )
 @option("-i", "--input", "path", metavar="string", help="Read from tar archive file, instead of STDIN")
+@many("--platform", metavar="strings", help="Load only the given platform (os/arch[/variant])")
 @flag("-q", "--quiet", help="Suppress the load output")
-def load(session: Session, args: tuple[str, ...], path: str | None, quiet: bool) -> None:
+def load(session: Session, args: tuple[str, ...], path: str | None, platform: tuple[str, ...], quiet: bool) -> None:
     if path is None and os.isatty(0):
         fail("requested load from stdin, but stdin is empty")
     engine = session.engine
     engine.negotiate()  # a body that comes from a pipe can be sent only once
-    query = {"quiet": int(quiet or not sys.stdout.isatty())}
+    query: dict[str, Any] = {"quiet": int(quiet or not sys.stdout.isatty()), **_platforms(session, platform)}
     with _input(path) as file:
         answer = engine.open("POST", "/images/load", query, _blocks(file), {"Content-Type": "application/x-tar"})
         _progress.show(records(answer), sys.stdout)
+
+
+def _platforms(session: Session, given: tuple[str, ...]) -> dict[str, list[str]]:
+    """The part of the query for `--platform`, which may be repeated and hold several, separated by commas."""
+    wanted = [platforms.query_value(text) for value in given for text in value.split(",")]
+    if wanted:
+        session.engine.need((1, 52) if len(wanted) > 1 else (1, 48), "platform")
+    return {"platform": wanted} if wanted else {}
+
+
+@command(
+    "save",
+    "Save one or more images to a tar archive (streamed to STDOUT by default)",
+    usage="IMAGE [IMAGE...]",
+    least=1,
+    most=None,
+    examples=["orlop save -o app.tar app:1 app:2", "orlop save app | ssh host orlop load"],
+)
+@option("-o", "--output", "path", metavar="string", help="Write to a file, instead of STDOUT")
+@many("--platform", metavar="strings", help="Save only the given platform (os/arch[/variant])")
+def save(session: Session, args: tuple[str, ...], path: str | None, platform: tuple[str, ...]) -> None:
+    query = {"names": list(args), **_platforms(session, platform)}
+    _receive(session, "/images/get", query, path, "failed to save image")
+
+
+def _receive(session: Session, route: str, query: dict[str, list[str]], path: str | None, failure: str) -> None:
+    """Write the tar stream of a route to a file, or to standard output unless that is a terminal."""
+    if path is None and sys.stdout.isatty():
+        fail("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+    if path:
+        _check_output(path, failure)
+    with whole_file(path) if path else nullcontext(partial(write_all, 1)) as write:
+        for piece in session.engine.open("GET", route, query).chunks():
+            write(piece)
 
 
 @command(
@@ -110,16 +145,10 @@ def import_(
 )
 @option("-o", "--output", "path", metavar="string", help="Write to a file, instead of STDOUT")
 def export(session: Session, args: tuple[str, ...], path: str | None) -> None:
-    if path is None and sys.stdout.isatty():
-        fail("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    if path:
-        _check_output(path)
-    with whole_file(path) if path else nullcontext(partial(write_all, 1)) as write:
-        for piece in session.engine.open("GET", f"/containers/{segment(args[0])}/export").chunks():
-            write(piece)
+    _receive(session, f"/containers/{segment(args[0])}/export", {}, path, "failed to export container")
 
 
-def _check_output(path: str) -> None:
+def _check_output(path: str, failure: str) -> None:
     problem = ""
     if not os.path.isdir(os.path.dirname(path) or "."):
         problem = f'directory "{os.path.dirname(path)}" does not exist'
@@ -129,4 +158,4 @@ def _check_output(path: str) -> None:
         what = "a directory" if stat.S_ISDIR(mode) else "a device" if device else "an irregular file"
         problem = f'"{path}" must be a regular file: got {what}'
     if problem:
-        fail(f"failed to export container: invalid output path: {problem}")
+        fail(f"{failure}: invalid output path: {problem}")

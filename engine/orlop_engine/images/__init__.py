@@ -7,6 +7,7 @@ registries        `registry`, with `registry_auth`, `registry_errors`, `registry
                   `registry_hosts` and `hosts_file` find `endpoints`, `sources` uses them in order
 creation          `pull` with `download`, `archive_load` with `archive_file`, `imports` with `fetch`, `committed`, `changes`;
                   `progress` reports to the client, `shared` runs work once for several operations
-leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved
+leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
+                  `archive_layout`
 views, removal    `views`, `listing`, `removal`
 """

@@ -6,6 +6,7 @@ the configuration, and blobs of a layout must match their digests.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ from .records import Image, ImageRecord, Layer
 from .references import Reference, parse
 
 __all__ = ["Loader"]
+
+log = logging.getLogger("orlop.images")
 
 _NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
 
@@ -110,7 +113,8 @@ class Loader:
                 table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry])
                 _check_count(len(table), "images")
                 _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
-                return [self._docker(archive, entry, platform) for entry in table]
+                kept = self._kept(archive)
+                return [self._docker(archive, entry, platform, kept) for entry in table]
             if archive.find("index.json") is not None:
                 layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
                 _check_count(len(layout.manifests), "images")
@@ -119,12 +123,32 @@ class Loader:
             raise InvalidParameter(f"cannot read the archive: {error}") from error
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
-    def _docker(self, archive: Archive, entry: _Entry, platform: Platform | None) -> _Found:
+    def _kept(self, archive: Archive) -> dict[str, bytes]:
+        """The OCI manifests beside a `manifest.json`, by the digest of their configuration, so that the image can be saved
+        and pushed again with the same manifest. Docker ignores them: one that cannot be used is no error."""
+        found: dict[str, bytes] = {}
+        if archive.find("index.json") is None:
+            return found
+        try:
+            layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
+            entries = {entry.digest: entry for entry in layout.manifests[:MAX_ENTRIES]}
+            for entry in entries.values():
+                data = self._verified(archive, entry.digest)
+                manifest = manifests.parse(entry.media_type, data)
+                if isinstance(manifest, Manifest):
+                    found[manifest.config.digest] = data
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidParameter, DriverError) as error:
+            log.info("the index.json of an archive is not used: %s", error)
+        return found
+
+    def _docker(self, archive: Archive, entry: _Entry, platform: Platform | None, kept: dict[str, bytes]) -> _Found:
         raw = archive.read(entry.config, MAX_MANIFEST)
         names = tuple(map(_tag, entry.repo_tags or ()))
         paths = entry.layers or []
         self._check(documents.parse(raw), len(paths), platform, names)
-        return _Found(raw, tuple((archive.need(path), None, "") for path in paths), names)
+        manifest = kept.get(documents.digest(raw))
+        layers = tuple((archive.need(path), None, "") for path in paths)
+        return _Found(raw, layers, names, (manifest,) if manifest else ())
 
     def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> _Found:
         kept = [self._verified(archive, entry.digest)]

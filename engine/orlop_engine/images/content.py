@@ -5,6 +5,7 @@ References are in the database.
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row names them
     ingest/<hex>                                   an incomplete download: survives a crash and is resumed
     ingest/tmp-*                                   content whose digest is not known yet: removed at the next boot
+    quarantine/<hex>                               a blob whose content was found damaged: kept for the administrator
 
 A blob is renamed into place after its bytes were hashed and synced, and the directory is synced before `commit` returns, so
 every file under blobs/ is complete. Only the daemon writes here; one process at a time.
@@ -219,6 +220,17 @@ class ContentStore:
             os.unlink(self.path(digest))
         except FileNotFoundError:
             pass
+
+    def quarantine(self, digest: str) -> None:
+        """Move a damaged blob away, so that the next pull or load stores it again. Ignores a missing one. Replaces a blob of
+        this digest that was damaged earlier, so that a failing disk does not fill up."""
+        directory = os.path.join(self.root, "quarantine")
+        os.makedirs(directory, 0o700, exist_ok=True)
+        try:
+            os.rename(self.path(digest), os.path.join(directory, digest.removeprefix("sha256:")))
+        except FileNotFoundError:
+            return
+        _sync_directory(self.blobs)
 
     def digests(self) -> list[str]:
         return [f"sha256:{name}" for name in os.listdir(self.blobs) if _HEX.fullmatch(name)]

@@ -26,7 +26,7 @@ from .content import ContentStore
 from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, MAX_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Index, Manifest
 from .records import Image, Layer
 
-__all__ = ["Outgoing", "compression_of", "describe", "open_layer"]
+__all__ = ["Outgoing", "compression_of", "describe", "describe_oci", "open_layer"]
 
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -96,6 +96,13 @@ async def describe(content: ContentStore, image: Image) -> Outgoing:
     return await trio.to_thread.run_sync(_kept, content, image) or await _made(content, image)
 
 
+async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
+    """The same with an OCI manifest, whatever was received: umoci reads no other in an OCI layout. Layers that an archive
+    brought compressed with bzip2 or xz have media types of the same pattern, because OCI defines none for them."""
+    kept = await trio.to_thread.run_sync(_kept, content, image)
+    return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)
+
+
 def _kept(content: ContentStore, image: Image) -> Outgoing | None:
     """With the newest manifest received that describes exactly this image; None if there is none."""
     for digest in reversed(image.record.manifests):
@@ -124,14 +131,14 @@ def _describes(manifest: Manifest, image: Image) -> bool:
     return manifest.config.digest == image.id and parts == [(layer.blob, layer.blob_size) for layer in image.layers]
 
 
-async def _made(content: ContentStore, image: Image) -> Outgoing:
+async def _made(content: ContentStore, image: Image, *, oci: bool = False) -> Outgoing:
     compressions = [await compression_of(content, layer) for layer in image.layers]
-    docker = all(compression == "gzip" for compression in compressions)
+    docker = not oci and all(compression == "gzip" for compression in compressions)
     layers = []
     for layer, compression in zip(image.layers, compressions, strict=True):
-        if compression not in _OCI_SUFFIX:
+        if compression not in _OCI_SUFFIX and not oci:
             raise DriverError(f"cannot describe layer {layer.diff_id}: there is no media type for {compression}")
-        media_type = _DOCKER_GZIP if docker else _OCI_LAYER + _OCI_SUFFIX[compression]
+        media_type = _DOCKER_GZIP if docker else _OCI_LAYER + _OCI_SUFFIX.get(compression, f"+{compression}")
         layers.append(Descriptor(layer.blob, layer.blob_size, media_type))
     config = Descriptor(image.id, len(image.raw), DOCKER_CONFIG if docker else OCI_CONFIG)
     media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST

@@ -33,8 +33,8 @@ class ImagePolicy(Protocol):
         ...
 
     def may_use(self, image: Image) -> bool:
-        """Whether a container may be created from an image. Checked after the final look-up of its name: at the earlier
-        check of the request, the name may have meant another image."""
+        """Whether a container may be created from an image, or the image be saved. Checked after the final look-up of its
+        name: at the earlier check of the request, the name may have meant another image."""
         ...
 
     def denied(self, what: str) -> Exception:

@@ -47,6 +47,7 @@ from .removal import Removal, Users
 from .urls import check_url
 
 if TYPE_CHECKING:
+    from .archive_save import ImageArchive, SaveRequest
     from .destinations import Refuse
 
 __all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest"]
@@ -216,6 +217,12 @@ class Images:
                 await pace()
 
         return Progress(self._nursery, run)
+
+    async def save(self, request: SaveRequest) -> ImageArchive:
+        """An archive of images, to be read and closed. Errors of the request are raised before its first byte."""
+        from .archive_save import open_archive
+
+        return await open_archive(self._image_store, request, lambda image: self._event("save", image.id, image.id, image))
 
     async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
         """Create an image from a tar: `body`, or the content of the source's URL. Raises for an invalid change or URL."""

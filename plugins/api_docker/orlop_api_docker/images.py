@@ -49,6 +49,11 @@ def _platform(call: Call, since: tuple[int, int]) -> Platform | None:
     return _platform_json(text) if text else None
 
 
+def _platforms(call: Call) -> tuple[Platform, ...]:
+    """`platform` of save, as often as given."""
+    return tuple(map(_platform_json, filter(None, call.args("platform")))) if call.version >= (1, 48) else ()
+
+
 def _import_name(repository: str, tag: str) -> Reference | None:
     if not repository:
         return None
@@ -107,6 +112,14 @@ class _Routes:
         await progress.ready()
         return stream_head(progress)
 
+    async def save(self, call: Call) -> Answer:
+        name = call.params.get("name")
+        names = call.args("names") if name is None else [name]
+        from orlop_engine.images.archive_save import SaveRequest
+
+        request = SaveRequest(tuple(names), _platforms(call), restrictions(call).images)
+        return stream_head(await self.images.save(request), "application/x-tar")
+
     async def list(self, call: Call) -> Answer:
         filters = call.filters()
         if call.version < (1, 25) and call.arg("filter"):
@@ -145,15 +158,17 @@ class _Routes:
 
 
 def routes(engine: Engine) -> list[Route]:
-    """All routes of `/images` but push and save."""
+    """All routes of `/images` but push."""
     images = _Routes(engine)
     return [
         Route("POST", "/images/create", images.create),
         Route("POST", "/images/load", images.load),
         Route("POST", "/images/prune", images.prune, (1, 25)),
         Route("GET", "/images/json", images.list),
+        Route("GET", "/images/get", images.save),
         Route("GET", "/images/search", images.search),
         Route("GET", "/images/{name}/json", images.inspect),
+        Route("GET", "/images/{name}/get", images.save),
         Route("GET", "/images/{name}/history", images.history),
         Route("POST", "/images/{name}/tag", images.tag),
         Route("DELETE", "/images/{name}", images.remove),

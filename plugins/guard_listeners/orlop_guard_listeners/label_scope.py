@@ -49,6 +49,7 @@ class LabelScope:
             Scope.IMAGE: self._image,
             Scope.READ_IMAGE: self._image,
             Scope.IMAGES: self._filter,
+            Scope.SAVE: self._save,
             Scope.PULL: self._pull,
             Scope.CREATE: self._create,
             Scope.EXEC_CREATE: self._exec_create,
@@ -145,6 +146,9 @@ class LabelScope:
 
     async def _image(self, call: Call) -> None:
         self._check_image(call.params["name"])
+
+    async def _save(self, call: Call) -> None:
+        """The engine checks each image that it selects (`ImagePolicy.may_use`): a name may stand for all its tags."""
 
     async def _pull(self, call: Call) -> None:
         if not self._policy.shared_images or not call.arg("fromImage"):

@@ -39,6 +39,8 @@ def describe(engine: Engine, call: Call) -> dict[str, str]:
         return {"type": "image", **({"name": clean(name)} if name else {}), **_container(engine, call.arg("container"))}
     elif call.pattern == "/images/create":
         text = call.arg("fromImage") or call.arg("fromSrc")
+    elif call.pattern == "/images/get":
+        text = " ".join(call.args("names"))
     if not kind or not text:
         return {}
     try:

@@ -36,6 +36,7 @@ class Scope(Enum):
     IMAGE = "the image of the path"
     READ_IMAGE = "the image of the path; any, if images are shared"
     IMAGES = "lists by filters: the labels are added to them, unless images are shared"
+    SAVE = "every image that the names select; any, if images are shared"
     PULL = "only if images are shared"
     CREATE = "a container in the making, and all that it names"
     EXEC_CREATE = "the container of the path; the exec may not be privileged"
@@ -161,6 +162,8 @@ ROUTES: dict[str, Rule] = {
     "GET /images/search": Rule(_C, _S.OPEN, _H.NETWORK),
     "POST /images/create": Rule(_C, _S.PULL, _H.NETWORK),
     "POST /images/load": Rule(_C, _S.CLOSED, _H.NOTHING),
+    "GET /images/get": Rule(_C, _S.SAVE, _H.NOTHING),
+    "GET /images/{name}/get": Rule(_C, _S.SAVE, _H.NOTHING),
     "POST /images/prune": Rule(_C, _S.FILTER, _H.NOTHING),
     "POST /images/{name}/tag": Rule(_C, _S.CLOSED, _H.NOTHING),
     "DELETE /images/{name}": Rule(_C, _S.IMAGE, _H.NOTHING),

@@ -1,0 +1,134 @@
+"""The files of an image archive as `docker save` writes it: an OCI image layout (image-spec image-layout.md), with Docker's
+`manifest.json` and `repositories` beside it, so that older engines can load it too. Sans-IO.
+
+Members are sorted and have fixed times and owners, so the same images give the same bytes every time. A blob that several
+images share is written once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from orlop_monitor.unpack.encode import END, entry_header, padding
+from orlop_monitor.unpack.header import Entry
+
+from .manifests import OCI_INDEX, Descriptor
+from .outgoing import Outgoing
+from .records import Layer
+from .references import Reference
+
+__all__ = ["LayerContent", "SavedImage", "blob_path", "parts"]
+
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedImage:
+    """An image with the tags under which it is saved; none for one that was named by its ID."""
+
+    outgoing: Outgoing
+    tags: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContent:
+    """The place of a layer's blob in the archive, which is filled with exactly `size` bytes."""
+
+    layer: Layer
+    size: int
+
+
+class _Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media_type": "mediaType"}):
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] | None = None
+
+
+class _Index(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    schema_version: int
+    media_type: str
+    manifests: list[_Descriptor]
+
+
+class _Entry(msgspec.Struct, frozen=True, rename="pascal"):
+    """One image in `manifest.json` (moby's `manifestItem`)."""
+
+    config: str
+    repo_tags: list[str] | None
+    layers: list[str]
+
+
+def blob_path(digest: str) -> str:
+    """The name of a blob in the archive."""
+    return "blobs/sha256/" + digest.removeprefix("sha256:")
+
+
+def parts(images: Sequence[SavedImage]) -> Iterator[bytes | LayerContent]:
+    """The archive from its first byte to its last: bytes, and the layers between them."""
+    members: dict[str, bytes | LayerContent] = dict(itertools.chain(_blobs(images), _documents(images)))
+    for name in ("blobs/", "blobs/sha256/"):
+        yield _header(name, 0)
+    for name, content in sorted(members.items()):
+        size = content.size if isinstance(content, LayerContent) else len(content)
+        yield _header(name, size)
+        yield content
+        yield padding(size)
+    yield END
+
+
+def _header(name: str, size: int) -> bytes:
+    kind, mode = (b"5", 0o755) if name.endswith("/") else (b"0", 0o644)
+    return entry_header(Entry(name.encode(), kind, mode, 0, 0, size, 0, b"", 0, 0))
+
+
+def _blobs(images: Sequence[SavedImage]) -> Iterator[tuple[str, bytes | LayerContent]]:
+    for saved in images:
+        found = saved.outgoing
+        yield blob_path(found.digest), found.manifest
+        yield blob_path(found.config.digest), found.image.raw
+        for layer, descriptor in zip(found.image.layers, found.layers, strict=True):
+            yield blob_path(descriptor.digest), LayerContent(layer, descriptor.size)
+
+
+def _documents(images: Sequence[SavedImage]) -> Iterator[tuple[str, bytes]]:
+    encode = msgspec.json.encode
+    yield "index.json", encode(_Index(2, OCI_INDEX, [entry for saved in images for entry in _index_entries(saved)]))
+    yield "manifest.json", encode([_entry(saved) for saved in images])
+    yield "oci-layout", _LAYOUT
+    if repositories := _repositories(images):
+        yield "repositories", encode(repositories, order="sorted")
+
+
+def _index_entries(saved: SavedImage) -> Iterator[_Descriptor]:
+    """One for each tag; containerd, podman and skopeo take the names from here."""
+    manifest = saved.outgoing.descriptor
+    for tag in saved.tags:
+        yield _descriptor(manifest, {_NAME: str(tag), _REF_NAME: tag.tag})
+    if not saved.tags:
+        yield _descriptor(manifest, None)
+
+
+def _descriptor(manifest: Descriptor, annotations: dict[str, str] | None) -> _Descriptor:
+    return _Descriptor(manifest.media_type, manifest.digest, manifest.size, annotations)
+
+
+def _entry(saved: SavedImage) -> _Entry:
+    tags = [tag.familiar for tag in saved.tags] or None
+    layers = [blob_path(layer.digest) for layer in saved.outgoing.layers]
+    return _Entry(blob_path(saved.outgoing.config.digest), tags, layers)
+
+
+def _repositories(images: Sequence[SavedImage]) -> dict[str, dict[str, str]]:
+    """By repository and tag the top layer, as engines before Docker 1.10 read it. An image without layers has no entry."""
+    found: dict[str, dict[str, str]] = {}
+    for saved in images:
+        for tag in saved.tags if saved.outgoing.layers else ():
+            top = saved.outgoing.layers[-1].digest.removeprefix("sha256:")
+            found.setdefault(tag.familiar_name, {})[tag.tag] = top
+    return found

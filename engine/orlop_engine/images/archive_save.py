@@ -1,0 +1,248 @@
+"""`GET /images/get`: images as one archive, streamed from the content store without a temporary copy.
+
+Everything that can fail for the request's sake (unknown names, platforms, permissions) fails before the first byte. A lease
+holds the blobs until the archive is closed, so that removals and prunes cannot take them away. Each layer is hashed while it
+is sent: if its content is damaged, the stream is broken off before the layer's end, and the blob is quarantined.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import trio
+
+from orlop_engine.pace import Pace
+from orlop_sdk import DriverError, NotFound
+
+from . import listing, outgoing
+from .archive_layout import LayerContent, SavedImage, parts
+from .catalog import Catalog
+from .content import DamagedBlob
+from .image_store import CLEANUP_SECONDS, ImageStore
+from .leases import Lease
+from .platforms import Platform
+from .policy import UNRESTRICTED, ImagePolicy
+from .records import Image
+from .references import Reference, image_id, parse
+
+__all__ = ["ImageArchive", "SaveRequest", "open_archive"]
+
+log = logging.getLogger("orlop.images")
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """`names` as the client wrote them. Each image must have one of `platforms`, if there are any."""
+
+    names: tuple[str, ...]
+    platforms: tuple[Platform, ...] = ()
+    policy: ImagePolicy = UNRESTRICTED
+
+
+@dataclass(slots=True)
+class _Selected:
+    image: Image
+    tags: list[Reference] = field(default_factory=list)
+
+
+async def _select(catalog: Catalog, names: Iterable[str]) -> list[_Selected]:
+    """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A name
+    without a tag means all its tags, an ID means the image without tags. `NotFound` with Docker's messages."""
+    found: dict[str, _Selected] = {}
+
+    def add(image: Image, tag: Reference | None = None) -> None:
+        selected = found.setdefault(image.id, _Selected(image))
+        if tag is not None and tag.tag and tag not in selected.tags:
+            selected.tags.append(tag)
+
+    for name in names:
+        if image_id(name) or name.startswith("sha256:"):
+            add(_by_id(catalog, name))
+            continue
+        reference = parse(name)
+        if not reference.is_name_only:
+            if reference.digest:
+                reference = reference.with_digest(reference.digest)
+            id = catalog.references.get(reference)
+            if id is None:
+                raise NotFound("reference does not exist")
+            add(catalog.images[id], reference)
+            continue
+        tags = await _tags(catalog, reference)
+        for tag in tags:
+            add(catalog.images[catalog.references[tag]], tag)
+        if not tags:
+            add(_by_id(catalog, name))
+    return list(found.values())
+
+
+def _by_id(catalog: Catalog, text: str) -> Image:
+    whole = image_id(text)
+    image = catalog.images.get(whole) if whole else catalog.by_prefix(text)
+    if image is None:
+        raise NotFound(f"No such image: {text}")
+    return image
+
+
+async def _tags(catalog: Catalog, repository: Reference) -> list[Reference]:
+    """The references of a repository, sorted. None of them has gone since, as the last step is no checkpoint."""
+    pace, found = Pace(), []
+    for reference in list(catalog.references):
+        if reference.path == repository.path and reference.domain == repository.domain:
+            found.append(reference)
+        await pace()
+    return sorted(reference for reference in found if reference in catalog.references)
+
+
+def _check(selected: Sequence[_Selected], request: SaveRequest) -> None:
+    for each in selected:
+        name = each.tags[0].familiar if each.tags else each.image.id
+        if not request.policy.may_use(each.image):
+            raise request.policy.denied(f"saving image {name}")
+        for platform in request.platforms:
+            listing.require_platform(each.image, name, platform)
+
+
+async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Callable[[Image], None]) -> ImageArchive:
+    """Choose the images and hold them. `saved` is called for each when all of it has been sent. The caller closes the
+    archive."""
+    selected = await _select(image_store.catalog, request.names)
+    _check(selected, request)
+    async with AsyncExitStack() as resources:
+        lease = resources.enter_context(image_store.leases.hold())
+        await _hold(image_store, [each.image for each in selected], lease)
+        content = image_store.content
+        images = [SavedImage(await outgoing.describe_oci(content, each.image), tuple(each.tags)) for each in selected]
+        return ImageArchive(image_store, images, resources.pop_all(), saved)
+
+
+async def _hold(image_store: ImageStore, images: Sequence[Image], lease: Lease) -> None:
+    for image in images:
+        lease.blobs.update((image.id, *image.record.manifests, *(layer.blob for layer in image.layers)))
+        lease.chains.update(image.chain_ids)
+    await image_store.barrier()
+    for image in images:
+        for layer in image.layers:
+            if not image_store.content.has(layer.blob):
+                raise DriverError(
+                    f"cannot save image {image.id}: layer {layer.blob} is not in the content store; pull or load it again"
+                )
+
+
+class ImageArchive:
+    """The archive's bytes, in pieces of at most a MiB. Iterate over it once. `aclose` releases the images; it may be called
+    at any time, and more than once.
+
+    Not an async generator: one that was never started does nothing when it is closed."""
+
+    def __init__(
+        self,
+        image_store: ImageStore,
+        images: Sequence[SavedImage],
+        resources: AsyncExitStack,
+        saved: Callable[[Image], None],
+    ) -> None:
+        self._image_store = image_store
+        self._images = [saved.outgoing.image for saved in images]
+        self._parts = parts(images)
+        self._resources = resources
+        self._saved = saved
+        self._layer: _LayerReader | None = None
+        self._open = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self._open:
+            if self._layer is not None:
+                if piece := await self._layer.read():
+                    return piece
+                self._layer = None
+            part = next(self._parts, None)
+            if part is None:
+                await self._finish()
+            elif isinstance(part, LayerContent):
+                self._layer = await _LayerReader.open(self._image_store, part)
+            elif part:
+                return part
+        raise StopAsyncIteration
+
+    async def _finish(self) -> None:
+        for image in self._images:
+            self._saved(image)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            layer, self._layer = self._layer, None
+            try:
+                if layer is not None:
+                    await layer.aclose()
+            finally:
+                await self._resources.aclose()
+            if any(self._image_store.catalog.images.get(image.id) is None for image in self._images):
+                await self._image_store.collect()  # removed meanwhile: only the lease kept its content
+
+
+class _LayerReader:
+    """Reads a layer and compares it with its digest. The last piece is returned only if the whole layer is right."""
+
+    def __init__(self, image_store: ImageStore, content: LayerContent, resources: AsyncExitStack, fd: int) -> None:
+        self._image_store, self._content = image_store, content
+        self._resources, self._fd = resources, fd
+        self._left = content.size
+        self._hash = hashlib.sha256()
+
+    @classmethod
+    async def open(cls, image_store: ImageStore, content: LayerContent) -> _LayerReader:
+        async with AsyncExitStack() as resources:
+            fd = await resources.enter_async_context(outgoing.open_layer(image_store.content, content.layer))
+            return cls(image_store, content, resources.pop_all(), fd)
+
+    async def read(self) -> bytes:
+        """The next piece; b"" at the end, when the layer is closed. `DamagedBlob` if the content is wrong."""
+        if not self._left:
+            await self.aclose()
+            return b""
+        piece = await trio.to_thread.run_sync(self._next)
+        if not piece:
+            await self.aclose()
+            await self._damaged()
+        return piece
+
+    def _next(self) -> bytes:
+        """On a thread. b"" if the layer is too short, too long or wrong."""
+        wanted, found = min(self._left, _PIECE), []
+        while wanted and (data := os.read(self._fd, wanted)):
+            found.append(data)
+            wanted -= len(data)
+        piece = found[0] if len(found) == 1 else b"".join(found)
+        self._hash.update(piece)
+        self._left -= len(piece)
+        if wanted or (not self._left and not self._is_right()):
+            return b""
+        return piece
+
+    def _is_right(self) -> bool:
+        digest = f"sha256:{self._hash.hexdigest()}"
+        return digest == self._content.layer.blob and not os.read(self._fd, 1)
+
+    async def _damaged(self) -> None:
+        blob = self._content.layer.blob
+        log.error("blob %s is damaged: it is set aside, pull or load its images again", blob)
+        await trio.to_thread.run_sync(self._image_store.content.quarantine, blob)
+        raise DamagedBlob(f"cannot read blob {blob}: its content is damaged")
+
+    async def aclose(self) -> None:
+        await self._resources.aclose()
