@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["GROUPS", "edges", "generated", "lines", "main", "packages"]
+__all__ = ["GROUPS", "edges", "generated", "imported_modules", "lines", "main", "packages"]
 
 TOP = Path(__file__).parents[1]
 PAGE = TOP / "ARCHITECTURE.md"
@@ -33,6 +33,19 @@ def _imports(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
         elif isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
+
+
+def imported_modules(path: Path, package: str) -> set[str]:
+    """The modules that a file of `package` imports, also for type checkers alone. `from .x import y` counts as `package.x`
+    and `package.x.y`: `y` may be a module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, (package, node.module))) if node.level else node.module or ""
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def edges() -> set[tuple[str, str]]:

@@ -21,13 +21,19 @@ from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import cgroups
 
-from .containers import reload_constraints
+from .containers import connections, labels, links, reload_constraints, restore
+from .containers.background import Background
+from .containers.events import ContainerEvents
+from .containers.index import ContainerIndex
+from .containers.paths import ContainerPaths
+from .containers.ports import CurrentConfig, Ports
+from .containers.rows import Rows
 from .containers.service import Containers
 from .drivers import Drivers
 from .execs import Execs
+from .files.service import Files
 from .futures import run_to_completion
 from .images.service import Images
-from .networks import live
 from .networks.service import Networks
 from .processes.runs import private_directory, release_private_directory
 from .processes.zygote import Zygote
@@ -46,7 +52,7 @@ class Engine:
     apply."""
 
     def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
-        self.config = config
+        self.current = CurrentConfig(config)
         self.loaded = Loaded(config)
         self.needs_restart: tuple[str, ...] = ()
         self.store = store
@@ -61,14 +67,47 @@ class Engine:
         self.images = Images(os.path.join(config.data_root, "content"), store, events, self.storage, zygote, config, nursery)
         self.volumes = Volumes(store, events, self.drivers.volume, self._volume_users)
         self.networks = Networks(store, events, self.drivers.network, config)
-        self.containers = Containers(self)
-        self.execs = Execs(self)
-        self.stats = Stats(self)
-        self.images.users = self.containers.users_of_images
+        self.index = ContainerIndex(lambda index, name: links.resolve(index, self.networks, name))
+        paths, container_events = ContainerPaths(config.data_root, config.exec_root), ContainerEvents(events)
+        self.execs = Execs(
+            containers=self.index,
+            paths=paths,
+            events=container_events,
+            networks=self.networks,
+            drivers=self.drivers,
+            current=self.current,
+        )
+        self.ports = Ports(
+            index=self.index,
+            paths=paths,
+            rows=Rows(store, self.index),
+            events=container_events,
+            background=Background(nursery),
+            current=self.current,
+            store=store,
+            images=self.images,
+            volumes=self.volumes,
+            networks=self.networks,
+            storage=self.storage,
+            storage_name=self.storage_name,
+            drivers=self.drivers,
+            execs=self.execs,
+            zygote=zygote,
+            counters=self.counters,
+            serving=self.serving,
+        )
+        self.containers = Containers(self.ports)
+        self.files = Files(self.ports, self.images)
+        self.stats = Stats(self.index, nursery)
+        self.images.users = self.index.users_of_images
         self.images.counters = self.counters
 
     def _volume_users(self) -> dict[str, list[str]]:
-        return self.containers.users_of_volumes()
+        return self.index.users_of_volumes()
+
+    @property
+    def config(self) -> Config:
+        return self.current.config
 
     @classmethod
     @asynccontextmanager
@@ -80,13 +119,16 @@ class Engine:
         private_directory(mount_points)
         engine = cls(config, store, events, zygote, nursery)
         try:
-            await engine.containers.load()
-            reload_constraints.check_at_start(engine.containers)  # before anything is changed to match this configuration
+            engine.ports.paths.make_roots()
+            await engine.ports.rows.load(labels.deciding(config))
+            reload_constraints.check_at_start(
+                engine.index, engine.ports.paths, config
+            )  # before anything is changed to match this configuration
             await engine.images.load()
             await engine.volumes.load()
             await engine.networks.load()
-            for container in engine.containers.index.values():
-                live.complete(engine.networks, container.record)
+            for container in engine.index:
+                connections.complete(engine.networks, container.record)
             yield engine
         finally:
             release_private_directory(mount_points)
@@ -97,19 +139,19 @@ class Engine:
         """Adopt living containers, account for those that exited while no daemon ran, remove orphaned files, and start
         containers as their restart policies require."""
         self.nursery.start_soon(self.networks.names.write_again)
-        await self.containers.restore()
+        await restore.restore(self.ports)
 
     async def shutdown(self, *, leave_running: bool) -> None:
         """Stop the containers, or leave them to their monitors. If none runs afterwards, remove everything of ours from
         the host."""
-        await self.containers.shutdown(leave_running=leave_running)
-        if not self.containers.any_alive():
+        await restore.shutdown(self.ports, leave_running=leave_running)
+        if not restore.any_alive(self.index, self.ports.paths):
             await self.networks.remove_from_host()
             if self.config.cgroup_driver == "cgroupfs":  # systemd owns a slice, and must remove it itself
                 cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 
     def reconfigure(self, config: Config) -> None:
-        self.config = config
+        self.current.config = config
         self.drivers.reconfigure(config)
         self.images.reconfigure(config)
 

@@ -13,8 +13,7 @@ import os
 import signal
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import trio
@@ -23,7 +22,13 @@ from orlop_engine.containers import links, names
 from orlop_engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
 from orlop_engine.containers.bundle import bounding_set, process_input, resolve_user
 from orlop_engine.containers.container import Container
-from orlop_engine.containers.launch import task
+from orlop_engine.containers.events import ContainerEvents
+from orlop_engine.containers.exec_state import ExecState
+from orlop_engine.containers.index import ContainerIndex
+from orlop_engine.containers.paths import ContainerPaths
+from orlop_engine.containers.ports import CurrentConfig
+from orlop_engine.containers.runtime import task
+from orlop_engine.containers.services import Drivers, KnownNetworks
 from orlop_engine.processes.monitor_client import StartFailed
 from orlop_engine.spec import build, capabilities, environment
 from orlop_engine.types.containers import ExecConfig
@@ -32,11 +37,7 @@ from orlop_kernel.process import describe_timeout
 from orlop_monitor.protocol import Attach, Exec, ExecExited, Status
 from orlop_sdk import Conflict, DeadlineExceeded, Execution, InvalidParameter, NotFound, OrlopError, Outcome
 
-from .futures import Future
 from .terminals import rows_and_columns
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 __all__ = ["Execs"]
 
@@ -47,36 +48,26 @@ KEEP_MOST = 1000
 UNKNOWN_EXIT = 255  # as for a container whose monitor died
 
 
-@dataclass(slots=True)
-class ExecState:
-    id: str
-    container: Container
-    config: ExecConfig
-    command: list[str]
-    detach_keys: bytes
-    running: bool = False
-    started: bool = False
-    pid: int = 0
-    exit_code: int | None = None
-    begun_at: float = float("inf")
-    ended_at: float = float("inf")
-    begun: trio.Event = field(default_factory=trio.Event)
-    """Set when the process runs, or has failed to start."""
-    ended: Future[int] = field(default_factory=Future)
-    early: int | None = None
-    """The exit code, if it is reported before the start. The two arrive on different connections."""
-
-
 class Execs:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        *,
+        containers: ContainerIndex,
+        paths: ContainerPaths,
+        events: ContainerEvents,
+        networks: KnownNetworks,
+        drivers: Drivers,
+        current: CurrentConfig,
+    ) -> None:
+        self._containers, self._paths, self._events = containers, paths, events
+        self._networks, self._drivers, self._current = networks, drivers, current
         self.index: dict[str, ExecState] = {}
         self._forgotten: deque[tuple[float, str]] = deque()
         """Ended execs, each with the time at which it may be removed. They are removed when another exec is created."""
 
     def get(self, exec_id: str) -> ExecState:
         found = self.index.get(exec_id)
-        if found is None or found.container.id not in self.engine.containers.index:
+        if found is None or found.container.id not in self._containers:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
@@ -114,24 +105,24 @@ class Execs:
         assert container.run is not None and container.run.monitor is not None
         host = container.record.host_config
         user = config.user or container.record.config.user
-        return resolve_user(self.engine.containers, container, container.run.monitor, user, host.group_add or ())
+        return resolve_user(self._paths, container, container.run.monitor, user, host.group_add or ())
 
     def _publish(self, state: ExecState, action: str, **more: str) -> None:
-        attributes = self.engine.containers.attributes(state.container, execID=state.id, **more)
-        self.engine.events.publish("container", action, state.container.id, attributes)
+        self._events.publish(state.container, action, execID=state.id, **more)
 
     def _process(self, state: ExecState, console_size: list[int] | None) -> bytes:
-        containers, container, config = self.engine.containers, state.container, state.config
+        container, config = state.container, state.config
         record = container.record
         identity = self._identity(container, config)
         bounding = capabilities.available() if config.privileged else bounding_set(record.host_config)
-        base = process_input(containers, container, identity, state.command, bounding)
+        linked = links.environment(self._containers, self._networks, record)
+        base = process_input(self._current.config, record, identity, state.command, bounding, linked)
         env = environment.container(
             record.config.hostname,
             config.tty,
             environment.merge(record.config.env or (), config.env or ()),
             identity.home,
-            links.environment(containers, record),
+            linked,
         )
         given = build.ProcessInput(
             args=state.command,
@@ -177,20 +168,20 @@ class Execs:
     async def _run(
         self, state: ExecState, wanted: Attach | None, console_size: list[int] | None
     ) -> trio.SocketStream | None:
-        containers, container = self.engine.containers, state.container
+        container = state.container
         assert container.run is not None and container.run.monitor is not None
         monitor = container.run.monitor
-        base = f"{containers.run_dir(container.id)}/exec-{state.id[:16]}"
+        base = f"{self._paths.run_dir(container.id)}/exec-{state.id[:16]}"
         with open(f"{base}.json", "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(self._process(state, console_size))
         execution = Execution(
             state.id, f"{base}.json", f"{base}.pid", f"{base}.log", f"{base}.tty" if state.config.tty else ""
         )
-        runtime = self.engine.drivers.runtime(container.record.host_config.runtime)
+        runtime = self._drivers.runtime(container.record.host_config.runtime)
         config = state.config
         message = Exec(
             exec_id=state.id,
-            run=runtime.exec(task(containers, container), execution),
+            run=runtime.exec(task(self._paths, container), execution),
             pid_file=execution.pid_file,
             log_file=execution.log,
             terminal=config.tty,
@@ -284,7 +275,7 @@ class Execs:
             self.index.pop(self._forgotten.popleft()[1], None)
 
     def _remove_files(self, container: Container, exec_id: str) -> None:
-        run_dir = self.engine.containers.run_dir(container.id)
+        run_dir = self._paths.run_dir(container.id)
         for suffix in ("json", "pid", "log", "tty"):
             try:
                 os.unlink(f"{run_dir}/exec-{exec_id[:16]}.{suffix}")
@@ -295,7 +286,7 @@ class Execs:
         """Clean up after the previous daemon's execs, which clients can no longer refer to: remove the files of those
         that do not run."""
         living = {exec_id[:16] for exec_id in status.execs}
-        for name in os.listdir(self.engine.containers.run_dir(container.id)):
+        for name in os.listdir(self._paths.run_dir(container.id)):
             exec_id, _, _ = name.removeprefix("exec-").partition(".")
             if name.startswith("exec-") and exec_id not in living:
                 self._remove_files(container, exec_id)

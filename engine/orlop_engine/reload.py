@@ -34,7 +34,7 @@ def check(engine: Engine, wanted: Loaded) -> ReloadPlan:
     """Plan a reload. Raises `ConfigError` or `OrlopError` when it is impossible, or when the next start would fail with
     this configuration."""
     engine.networks.check_config(wanted.config)
-    reload_constraints.check(engine.containers, wanted.config)
+    reload_constraints.check(engine.index, engine.ports.paths, engine.config, wanted.config)
     return plan(engine.loaded, wanted)
 
 

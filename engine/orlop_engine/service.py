@@ -42,7 +42,7 @@ class EngineService(Service):
         """Seconds, as dockerd's: the larger of `shutdown-timeout` and the longest stop timeout of a running container
         plus 5; infinite if one of these is negative."""
         config = self.engine.config
-        items = self.engine.containers.index.values()
+        items = self.engine.containers.index
         # `run`: containers that are being started must be stopped as well
         own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
         seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
@@ -56,7 +56,7 @@ class EngineService(Service):
 
     def stopped(self) -> None:
         """See Service."""
-        running = self.engine.containers.counts()["running"]
+        running = self.engine.containers.index.counts()["running"]
         if self.engine.config.live_restore or not running:
             _log.info("stopped; %d containers are left running", running)
         else:

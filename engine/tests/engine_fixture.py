@@ -11,8 +11,14 @@ import trio
 from trio.testing import MockClock
 
 from orlop_engine.containers import bundle, launch, lifecycle
+from orlop_engine.containers.background import Background
 from orlop_engine.containers.container import Container, Run
+from orlop_engine.containers.events import ContainerEvents
+from orlop_engine.containers.index import ContainerIndex
+from orlop_engine.containers.paths import ContainerPaths
+from orlop_engine.containers.ports import CurrentConfig, Ports
 from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.rows import Rows
 from orlop_engine.containers.service import Containers
 from orlop_engine.counters import Counters
 from orlop_engine.execs import Execs
@@ -186,6 +192,9 @@ class FakeRuntime:
         return "it failed"
 
 
+_SERVICES = "store images volumes networks storage drivers execs zygote counters serving".split()
+
+
 class FakeEngine:
     zygote = None
 
@@ -213,9 +222,36 @@ class FakeEngine:
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
         self.drivers = SimpleNamespace(runtime=self._runtime, load=self._load)
-        self.containers = Containers(self)
-        self.execs = Execs(self)
+        self.volumes = None
+        index, paths, events = ContainerIndex(), ContainerPaths(self.config.data_root, self.config.exec_root), self.events
+        paths.make_roots()
+        current, events = CurrentConfig(self.config), ContainerEvents(events)
+        self.execs = Execs(
+            containers=index,
+            paths=paths,
+            events=events,
+            networks=self.networks,
+            drivers=self.drivers,
+            current=current,
+        )
+        self.ports = Ports(
+            index=index,
+            paths=paths,
+            rows=Rows(self.store, index),
+            events=events,
+            background=Background(nursery),
+            current=current,
+            storage_name="fake",
+            **{name: getattr(self, name) for name in _SERVICES},
+        )
+        self.containers = Containers(self.ports)
         self.told = self.events.subscribe()
+
+    def __setattr__(self, name, value):
+        """Tests replace services."""
+        super().__setattr__(name, value)
+        if name in _SERVICES and hasattr(self, "ports"):
+            object.__setattr__(self.ports, name, value)
 
     async def _load(self, *, runtime, log):
         pass
@@ -233,7 +269,8 @@ class EngineFixture:
     """One container, and what is needed to run it."""
 
     def __init__(self, engine):
-        self.engine, self.containers = engine, engine.containers
+        self.engine, self.containers, self.ports = engine, engine.containers, engine.ports
+        self.index, self.paths = self.ports.index, self.ports.paths
         self.container = self.add("web")
         self.launched, self.launching, self.launch_error = [], None, None
 
@@ -249,13 +286,13 @@ class EngineFixture:
             storage_driver="fake",
         )
         container = Container(record)
-        self.containers.add(container)
+        self.index.add(container)
         self.engine.store.rows[key] = b"created"
         return container
 
-    async def launch(self, containers, container, image=None):
+    async def launch(self, ports, container, image=None):
         """Replaces the real `launch`. `launching`: an event to wait for."""
-        container.run = run = Run(containers.run_dir(container.id))
+        container.run = run = Run(ports.paths.run_dir(container.id))
         if self.launching is not None:
             await self.launching.wait()
         if self.launch_error is not None:
@@ -307,7 +344,7 @@ def no_threads(monkeypatch):
 
 def surviving_monitor(h, monkeypatch, cgroup="/nowhere", execs=None):
     """A monitor that the previous daemon left running."""
-    run_dir = h.containers.run_dir(ID)
+    run_dir = h.paths.run_dir(ID)
     os.makedirs(run_dir)
     with open(run_dir + "/init.json", "w") as file:
         file.write(f'{{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": ["{cgroup}"]}}')
@@ -336,8 +373,8 @@ class RealLaunch:
         monkeypatch.setattr(launch, "_wanted", self.wanted)
         monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)
 
-    def wanted(self, containers, container, *of):
-        return Launch(container.id, containers.run_dir(container.id), containers.root(container.id), ())
+    def wanted(self, ports, container, *of):
+        return Launch(container.id, ports.paths.run_dir(container.id), ports.paths.root(container.id), ())
 
     async def launch(self, *of):
         monitor = FakeMonitor(self.h.container.run)

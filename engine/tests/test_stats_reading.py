@@ -118,7 +118,10 @@ def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeyp
     monkeypatch.setattr(Stats, "_sample", sample)
 
     async def main():
-        async with engine_fixture(tmp_path, monkeypatch) as h, aclosing(Stats(h.engine).stream(h.container)) as stream:
+        async with (
+            engine_fixture(tmp_path, monkeypatch) as h,
+            aclosing(Stats(h.index, h.engine.nursery).stream(h.container)) as stream,
+        ):
             assert await anext(stream) == b"."
             failing[:] = ["can't start new thread"] * 2
             assert [await anext(stream) for _ in range(3)] == [b".", b".", b".."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import re
 import sys
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_the_line_counts_are_about_right() -> None:
 
 def test_the_kernel_stays_small() -> None:
     assert structure.lines()["kernel"] <= KERNEL_LINES
+
+
+def test_containers_know_no_engine_and_import_each_other_in_no_circle() -> None:
+    """Imports for type checkers alone count, too. Only the engine and front ends know the facade, `service`."""
+    package = "orlop_engine.containers"
+    graph: dict[str, set[str]] = {}
+    for path in sorted((structure.packages()["orlop_engine"] / "containers").glob("*.py")):
+        imported = structure.imported_modules(path, package)
+        own = {name.removeprefix(f"{package}.").partition(".")[0] for name in imported if name.startswith(f"{package}.")}
+        graph[path.stem] = own - {path.stem}
+        above = {
+            name for name in imported if re.match(r"orlop_engine\.(engine|execs|files|stats|check|service|reload)\b", name)
+        }
+        assert not above, f"{path.name} imports {above}"
+    assert [name for name, found in graph.items() if "service" in found] == []
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_every_place_that_the_page_names_exists() -> None:

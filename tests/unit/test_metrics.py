@@ -132,12 +132,14 @@ def test_the_tally_counts_success_and_failure_and_no_cancellation() -> None:
     assert told == [("container", "start")]
 
 
+class FakeIndex(list[Any]):
+    counts: Any
+
+
 def fake_engine(tmp_path: Path, **config: Any) -> Any:
     monitor = SimpleNamespace(run=SimpleNamespace(monitor=object()))
-    containers = SimpleNamespace(
-        counts=lambda: {"total": 3, "running": 1, "paused": 0, "stopped": 2},
-        index={"a": monitor, "b": SimpleNamespace(run=None)},
-    )
+    index = FakeIndex([monitor, SimpleNamespace(run=None)])
+    index.counts = lambda: {"total": 3, "running": 1, "paused": 0, "stopped": 2}
     gate = SimpleNamespace(failures=Counter(deadline=3), degraded=True, abandoned=2)
     return SimpleNamespace(
         config=SimpleNamespace(data_root=str(tmp_path), debug=False, **config),
@@ -145,7 +147,7 @@ def fake_engine(tmp_path: Path, **config: Any) -> Any:
         store=SimpleNamespace(on_commit=None),
         storage_name="overlay2",
         events=EventBus(),
-        containers=containers,
+        containers=SimpleNamespace(index=index),
         images=SimpleNamespace(count=0),
         execs=SimpleNamespace(index={}),
         zygote=SimpleNamespace(pid=7),
@@ -188,7 +190,7 @@ def test_everything_is_read_when_asked(tmp_path: Path) -> None:
         ):
             assert f"\n{line}\n" in found
 
-        engine.containers.counts = dict  # an error while collecting is answered to the scraper and stops nothing else
+        engine.containers.index.counts = dict  # an error while collecting is answered to the scraper and stops nothing else
         answer = await Endpoint(metrics)(request())
         assert isinstance(answer, Response)
         assert answer.status == 500

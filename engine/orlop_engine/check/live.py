@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orlop_engine.containers import connections, removal
 from orlop_engine.containers.container import Container
 from orlop_sdk.findings import Finding, Remedy
 
@@ -18,29 +19,27 @@ __all__ = ["LiveRepairs", "in_progress"]
 
 def in_progress(engine: Engine, finding: Finding) -> bool:
     """Whether an operation in progress may explain the finding."""
-    containers, about = engine.containers, finding.id
+    index, about = engine.index, finding.id
     if not about:
         return False
     if engine.networks.in_flight(about):
         return True
-    if about in containers.pending_removal or any(key.startswith(about) for key in containers.pending_removal):
+    if about in index.pending_removal or any(key.startswith(about) for key in index.pending_removal):
         return True
     if finding.remedy is not None and finding.remedy.step == "kill":
         pid = int(finding.remedy.subject.partition(" ")[0])
-        return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in containers.index.values())
-    item = containers.index.get(about) or containers.by_run_name(about)
+        return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in index)
+    item = index.by_id.get(about) or index.by_run_name(about)
     if item is not None:
         return _changing(engine, item)
-    return any(
-        key.startswith(about) for key in containers.names.values() if key not in containers.index
-    )  # the container is being created
+    return any(key.startswith(about) for key in index.names.values() if key not in index)  # the container is being created
 
 
 def _changing(engine: Engine, item: Container) -> bool:
     run = item.run
     decided = run is None or run.settled.is_set() or (run.monitor is not None and run.monitor.silent)
     between = run is not None and not (decided and item.record.state.running)
-    return item.lock.locked() or between or item.record.removing or item.id in engine.containers.prepared_sandboxes
+    return item.lock.locked() or between or item.record.removing or item.id in engine.ports.prepared_sandboxes
 
 
 class LiveRepairs(Repairs):
@@ -64,7 +63,7 @@ class LiveRepairs(Repairs):
         await self._engine.images.collect()
 
     async def _discard_files(self, remedy: Remedy) -> None:
-        await self._engine.containers.discard_files(remedy.subject)
+        await removal.discard_files(self._engine.ports, remedy.subject)
 
     async def _repair_endpoint(self, remedy: Remedy) -> None:
         """Repair an endpoint under its container's lock, so that the container neither exits nor changes its networks
@@ -80,18 +79,18 @@ class LiveRepairs(Repairs):
 
     def _with_endpoint(self, ident: str) -> Container | None:
         """The running container that has this endpoint; None when there is none."""
-        for item in self._engine.containers.index.values():
+        for item in self._engine.index:
             sandbox = item.record.sandbox
             if sandbox is not None and any(attached.endpoint.id == ident for attached in sandbox.endpoints):
                 return item
         return None
 
     async def _release_network(self, remedy: Remedy) -> None:
-        containers = self._engine.containers
-        item = containers.index.get(remedy.subject)
+        ports = self._engine.ports
+        item = ports.index.by_id.get(remedy.subject)
         if item is None:
             return
         async with item.lock:
             if not item.record.state.running and item.run is None:
-                await containers.release_network(item)
-                await containers.save(item)
+                await connections.release(ports, item)
+                await ports.rows.save(item)

@@ -14,40 +14,37 @@ import signal
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
-from orlop_engine.networks import live
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.processes.watchdog import PATIENCE
+from orlop_kernel.config import Config
 from orlop_kernel.failures import as_orlop_error
 from orlop_monitor.protocol import InitRecord, Status
 from orlop_sdk import InvalidParameter, OrlopError, cgroups, linux
 
-from . import exits, health, lifecycle, runtime
+from . import connections, exits, lifecycle, pausing, probes, run_cleanup, runtime
 from .bundle import cgroup_path
 from .container import Container, Run
 from .launch import on_event
+from .ports import Ports
 from .record import ContainerRecord
-
-if TYPE_CHECKING:
-    from .service import Containers
 
 __all__ = ["kill_monitor", "recover", "report_silence"]
 
 log = logging.getLogger("orlop.containers")
 
 
-async def recover(containers: Containers, container: Container) -> None:
+async def recover(ports: Ports, container: Container) -> None:
     """Recover one container. Returns once its state is known, which for a monitor that does not answer may be never.
     Errors are logged, because one broken container or a full disk must not keep the daemon from starting."""
     try:
         async with container.lock:
-            run = await _living_run(containers, container)
+            run = await _living_run(ports, container)
         if run is not None:
-            await _adopt_once_it_answers(containers, container, run)
+            await _adopt_once_it_answers(ports, container, run)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
@@ -55,43 +52,43 @@ async def recover(containers: Containers, container: Container) -> None:
             container.touch()
 
 
-async def _living_run(containers: Containers, container: Container) -> Run | None:
+async def _living_run(ports: Ports, container: Container) -> Run | None:
     """The living run, shown as running from now on. None when there is none: its end has been accounted for."""
     record = container.record
-    run = Run(containers.run_dir(record.id))
+    run = Run(ports.paths.run_dir(record.id))
     if not os.path.isdir(run.run_dir):
-        await _account_lost(containers, container)
+        await _account_lost(ports, container)
         return None
-    run.monitor = monitor = await _reach(containers, container, run)
+    run.monitor = monitor = await _reach(ports, container, run)
     # Without a row that contains its network, no client was told that it runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
-            await _adopt_ended(containers, container, run)
+            await _adopt_ended(ports, container, run)
             return None
         init, state = runs.init_record(run.run_dir), record.state
         if (state.running and not state.restarting) or init is not None or await _has_started(monitor):
             container.run = run
             container.touch()
             if _note_init(record, init):
-                await _record(containers, container)
+                await _record(ports, container)
             return run
     if monitor is not None:
         monitor.kill()
         await monitor.ended()
     try:
-        await _account_lost(containers, container, never=monitor is not None)
+        await _account_lost(ports, container, never=monitor is not None)
     except OrlopError as error:
         log.error("cannot record the exit of container %s yet: %s", record.name, error)
-        containers.background(exits.record_again, containers, container)
-    containers.remove_run_directories(record.id)
+        ports.background.start(run_cleanup.record_again, ports, container)
+    ports.paths.remove_run_directories(record.id)
     return None
 
 
-async def _reach(containers: Containers, container: Container, run: Run) -> MonitorClient | None:
+async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient | None:
     """Connect to the living monitor. A monitor that refuses connections is killed; the zygote then kills its container."""
     try:
         return await MonitorClient.adopt(
-            run.run_dir, containers.engine.nursery, lambda event: on_event(containers, container, run, event)
+            run.run_dir, ports.background.nursery, lambda event: on_event(ports, container, run, event)
         )
     except OrlopError as error:
         log.error("container %s is lost: %s", container.name, error)
@@ -107,7 +104,7 @@ async def _has_started(monitor: MonitorClient) -> bool:
     return False
 
 
-async def _adopt_once_it_answers(containers: Containers, container: Container, run: Run) -> None:
+async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -> None:
     monitor = run.monitor
     assert monitor is not None
     while not monitor.is_over:
@@ -118,11 +115,11 @@ async def _adopt_once_it_answers(containers: Containers, container: Container, r
                 await monitor.ended()
         else:
             if status.phase != "launched":
-                await _adopt(containers, container, run, status)
+                await _adopt(ports, container, run, status)
                 return
             monitor.kill()  # the row is of another run, or damaged
     run.settled.set()
-    containers.background(exits.watch, containers, container, run)
+    ports.background.start(lifecycle.supervise, ports, container, run)
 
 
 async def report_silence(container: Container) -> None:
@@ -154,42 +151,42 @@ def kill_monitor(run_dir: str) -> None:
         os.close(pidfd)
 
 
-async def _adopt_ended(containers: Containers, container: Container, run: Run) -> None:
+async def _adopt_ended(ports: Ports, container: Container, run: Run) -> None:
     """The previous daemon has recorded the exit already: only clean up after the run."""
     container.run = run
     run.settled.set()
     run.finished.set()
-    containers.background(exits.finish, containers, container, run)
+    ports.background.start(run_cleanup.finish, ports, container, run)
     record = container.record
     if record.state.running:  # it waited for a restart; the boot decides again
         record.state = record.state.after_loss()
-        await _record(containers, container)
+        await _record(ports, container)
 
 
-async def _adopt(containers: Containers, container: Container, run: Run, status: Status) -> None:
+async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -> None:
     monitor, record = run.monitor, container.record
     assert monitor is not None
-    monitor.on_resumed = partial(containers.engine.execs.reconcile, container)
+    monitor.on_resumed = partial(ports.execs.reconcile, container)
     record.removing = False  # the previous daemon died before the kill, and reported no removal
     init = runs.init_record(run.run_dir)
     if init is None or runs.monitor_record(run.run_dir) is None:
-        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(containers, record))
+        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(ports.config, record))
         init = runs.init_record(run.run_dir)
     news = _note_init(record, init)
     if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
         record.state, news = record.state.after_pause(), True  # the row lacks the pause, or has an unpause that failed
-    containers.engine.execs.adopt(container, status)
+    ports.execs.adopt(container, status)
     container.touch()
     run.settled.set()
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
-    containers.background(exits.watch, containers, container, run)
-    containers.background(health.watch, containers, container, run)
+    ports.background.start(lifecycle.supervise, ports, container, run)
+    ports.background.start(probes.watch, ports, container, run)
     if record.paused_by_engine:  # paused by an operation of the previous daemon
-        containers.background(lifecycle.resume, containers, container)
+        ports.background.start(pausing.resume, ports, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
-        containers.background(live.keep_gateway, containers.engine, container)
+        ports.background.start(connections.keep_gateway, ports, container)
     if news:
-        await _record(containers, container)
+        await _record(ports, container)
 
 
 def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
@@ -202,10 +199,10 @@ def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
     return True
 
 
-def _cgroup_by_name(containers: Containers, record: ContainerRecord) -> str:
+def _cgroup_by_name(config: Config, record: ContainerRecord) -> str:
     """The cgroup path that a start would use now; "" when it is invalid, because the cgroup driver has changed since."""
     with suppress(InvalidParameter):
-        return cgroup_path(containers, record.id, record.host_config)
+        return cgroup_path(config, record.id, record.host_config)
     return ""
 
 
@@ -215,20 +212,20 @@ def _is_accounted(record: ContainerRecord, run: Run) -> bool:
     return found is not None and found.time_ns == record.state.finished_ns
 
 
-async def _record(containers: Containers, container: Container) -> None:
+async def _record(ports: Ports, container: Container) -> None:
     """Commit the row. A full disk must not prevent an adoption: the commit is retried until there is space."""
     try:
-        await containers.save(container)
+        await ports.rows.save(container)
     except OrlopError as error:
         log.error("cannot record the state of container %s yet: %s", container.name, error)
-        containers.background(exits.record_again, containers, container)
+        ports.background.start(run_cleanup.record_again, ports, container)
 
 
-async def _account_lost(containers: Containers, container: Container, *, never: bool = False) -> None:
+async def _account_lost(ports: Ports, container: Container, *, never: bool = False) -> None:
     """Account for a container whose monitor is gone. `never`: its start was reported to no client, so it counts as not
     started. It is shown as ended from the beginning."""
     record = container.record
-    run = Run(containers.run_dir(record.id))
+    run = Run(ports.paths.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
@@ -238,18 +235,17 @@ async def _account_lost(containers: Containers, container: Container, *, never: 
     elif died:
         _note_exit(record, run, init)
     container.touch()
-    if containers.networks_restored:
-        await containers.release_network(container)
+    if ports.state.networks_restored:
+        await connections.release(ports, container)
     record.sandbox = None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
-        await runtime.clean(containers, container)  # also after an interrupted start, which leaves no record
+        await runtime.clean(ports, container)  # also after an interrupted start, which leaves no record
     if between or died:
-        await containers.save(container)
+        await ports.rows.save(container)
     if died:
-        attributes = containers.attributes(container, exitCode=str(record.state.exit_code), execDuration="0")
-        containers.engine.events.publish("container", "die", container.id, attributes)
+        ports.events.publish(container, "die", exitCode=str(record.state.exit_code), execDuration="0")
 
 
 def _note_exit(record: ContainerRecord, run: Run, init: InitRecord | None) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 from msgspec.structs import replace
@@ -21,9 +21,7 @@ from orlop_monitor.protocol import Attach
 from orlop_sdk import Conflict, InvalidParameter, OrlopError, Unavailable
 
 from .container import AttachWaiter, Container, Joined, Run
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .events import ContainerEvents
 
 __all__ = ["DetachKeys", "Detached", "attach", "check", "join", "parse_detach_keys", "relay"]
 
@@ -213,13 +211,13 @@ async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Calla
         pass  # the client went away
 
 
-async def attach(containers: Containers, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
+async def attach(events: ContainerEvents, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
     """Serve one attach connection until it ends."""
     config = container.record.config
     stdin = request.stdin and config.open_stdin
     once = stdin and config.stdin_once and not config.tty
     wanted = replace(request, stdin=stdin, stdin_once=once)
-    containers.engine.events.publish("container", "attach", container.id, containers.attributes(container))
+    events.publish(container, "attach")
     if not (stdin or request.stdout or request.stderr):
         return  # nothing to attach to: ends at once, as with dockerd
     run: Run | None = None
@@ -248,7 +246,7 @@ async def attach(containers: Containers, container: Container, client: Duplex, r
             before_end=ended,
         )
     except* Detached:
-        containers.engine.events.publish("container", "detach", container.id, containers.attributes(container))
+        events.publish(container, "detach")
     except* OrlopError as group:
         for error in group.exceptions:  # the response has begun: the client only sees the end
             log.warning("attach to container %s: %s", container.name, error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -19,13 +19,15 @@ from orlop_engine.spec import build, capabilities, environment, seccomp, securit
 from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
+from orlop_kernel.config import Config
 from orlop_sdk import InvalidParameter, users
 
 from . import apparmor_profile, devices, links, netfiles
 from .container import Container
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .index import ContainerIndex
+from .paths import ContainerPaths
+from .ports import Ports
+from .record import ContainerRecord
 
 __all__ = ["bounding_set", "process_input", "resolve_user", "write"]
 
@@ -33,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def write(
-    containers: Containers,
+    ports: Ports,
     container: Container,
     monitor: MonitorClient,
     user_mounts: list[dict[str, Any]],
@@ -41,26 +43,27 @@ async def write(
     shm: str,
 ) -> None:
     record = container.record
-    identity = resolve_user(containers, container, monitor, record.config.user, record.host_config.group_add or ())
-    names = _namespaces(containers, container, monitor, network)
-    files = netfiles.write(containers, container, network)
+    identity = resolve_user(ports.paths, container, monitor, record.config.user, record.host_config.group_add or ())
+    names = _namespaces(ports.index, container, monitor, network)
+    files = netfiles.write(ports, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
-    record.no_new_privileges = _no_new_privileges(containers, record.host_config)
-    init = _init_binary(containers, record.host_config)
+    record.no_new_privileges = _no_new_privileges(ports.config, record.host_config)
+    linked = links.environment(ports.index, ports.networks, record)
+    init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
     spec = build.build(
         build.SpecInput(
-            root=containers.root(record.id),
-            process=process_input(containers, container, identity, args, bounding),
+            root=ports.paths.root(record.id),
+            process=process_input(ports.config, record, identity, args, bounding, linked),
             host_config=record.host_config,
             hostname=record.config.hostname,
             domainname=record.config.domainname,
             namespaces=names,
-            cgroup_path=cgroup_path(containers, record.id, record.host_config),
+            cgroup_path=cgroup_path(ports.config, record.id, record.host_config),
             mounts=user_mounts,
             files=files,
-            seccomp=_seccomp(containers, record.host_config, asked.seccomp, bounding),
+            seccomp=_seccomp(ports.config, record.host_config, asked.seccomp, bounding),
             facts=facts(),
             annotations=record.host_config.annotations or {},
             init_binary=init,
@@ -69,21 +72,21 @@ async def write(
             sysctls=_sysctls(record.host_config, network, names),
         )
     )
-    devices.inject(spec, record.host_config.device_requests or (), containers.engine.config.cdi_directories)
-    path = f"{containers.run_dir(record.id)}/config.json"
+    devices.inject(spec, record.host_config.device_requests or (), ports.config.cdi_directories)
+    path = f"{ports.paths.run_dir(record.id)}/config.json"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(_encode(spec))
 
 
 def resolve_user(
-    containers: Containers,
+    paths: ContainerPaths,
     container: Container,
     monitor: MonitorClient,
     user: str,
     group_add: list[str] | tuple[str, ...] = (),
 ) -> users.Identity:
-    root = os.open(f"/proc/{monitor.pid}/root{containers.root(container.id)}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(f"/proc/{monitor.pid}/root{paths.root(container.id)}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return users.resolve(root, user, group_add)
     finally:
@@ -97,11 +100,15 @@ def bounding_set(host: HostConfig) -> tuple[str, ...]:
 
 
 def process_input(
-    containers: Containers, container: Container, identity: users.Identity, args: list[str], bounding: tuple[str, ...]
+    config: Config,
+    record: ContainerRecord,
+    identity: users.Identity,
+    args: list[str],
+    bounding: tuple[str, ...],
+    linked: list[str],
 ) -> build.ProcessInput:
     """The inputs of the container's first process, which execs share. An exec keeps the privileges of its container's
-    start, whatever the daemon's default is now."""
-    record = container.record
+    start, whatever the daemon's default is now. `linked`: environment variables of linked containers."""
     host = record.host_config
     started_with = record.no_new_privileges
     return build.ProcessInput(
@@ -111,29 +118,29 @@ def process_input(
             record.config.tty,
             record.config.env or (),
             identity.home,
-            links.environment(containers, record),
+            linked,
         ),
         cwd=record.config.working_dir or "/",
         identity=identity,
         capabilities=bounding,
         terminal=record.config.tty,
         console_size=rows_and_columns(host.console_size),
-        no_new_privileges=_no_new_privileges(containers, host) if started_with is None else started_with,
+        no_new_privileges=_no_new_privileges(config, host) if started_with is None else started_with,
         apparmor=apparmor_profile.profile(host),
         rlimits={limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()},
         oom_score_adj=host.oom_score_adj,
     )
 
 
-def _no_new_privileges(containers: Containers, host: HostConfig) -> bool:
+def _no_new_privileges(config: Config, host: HostConfig) -> bool:
     asked = security.parse(host.security_opt or ()).no_new_privileges
-    return containers.engine.config.no_new_privileges if asked is None else asked
+    return config.no_new_privileges if asked is None else asked
 
 
-def _seccomp(containers: Containers, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
+def _seccomp(config: Config, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
     """`asked` is "", a keyword, or the profile itself, because the client reads the file. The daemon's setting is a
     path."""
-    profile = asked or ("unconfined" if host.privileged else containers.engine.config.seccomp_profile)
+    profile = asked or ("unconfined" if host.privileged else config.seccomp_profile)
     if profile == "unconfined":
         return None
     if profile in ("", "builtin"):
@@ -147,16 +154,16 @@ def _seccomp(containers: Containers, host: HostConfig, asked: str, bounding: tup
     return seccomp.parse(profile, bounding)
 
 
-def _init_binary(containers: Containers, host: HostConfig) -> str:
-    wanted = containers.engine.config.init if host.init is UNSET else host.init
+def _init_binary(config: Config, host: HostConfig) -> str:
+    wanted = config.init if host.init is UNSET else host.init
     if not wanted or host.pid_mode:
         return ""
-    if found := find_init(containers.engine.config.init_path):
+    if found := find_init(config.init_path):
         return found
-    raise InvalidParameter(f"cannot use --init: {no_init(containers.engine.config.init_path)}")
+    raise InvalidParameter(f"cannot use --init: {no_init(config.init_path)}")
 
 
-def _namespaces(containers: Containers, container: Container, monitor: MonitorClient, network: str) -> dict[str, str]:
+def _namespaces(index: ContainerIndex, container: Container, monitor: MonitorClient, network: str) -> dict[str, str]:
     host = container.record.host_config
     out = {"mount": ""}
     if network:
@@ -165,7 +172,7 @@ def _namespaces(containers: Containers, container: Container, monitor: MonitorCl
         if mode == "host":
             continue
         joined = mode.removeprefix("container:")
-        out[kind] = containers.namespace_of(joined, kind) if joined != mode else ""
+        out[kind] = index.namespace_of(joined, kind) if joined != mode else ""
     if host.cgroupns_mode == "private":
         out["cgroup"] = ""
     return out
@@ -182,9 +189,9 @@ def _sysctls(host: HostConfig, network: str, names: dict[str, str]) -> dict[str,
     return out
 
 
-def cgroup_path(containers: Containers, container_id: str, host: HostConfig) -> str:
-    parent = host.cgroup_parent or containers.engine.config.effective_cgroup_parent
-    if containers.engine.config.cgroup_driver == "systemd":
+def cgroup_path(config: Config, container_id: str, host: HostConfig) -> str:
+    parent = host.cgroup_parent or config.effective_cgroup_parent
+    if config.cgroup_driver == "systemd":
         if not parent.endswith(".slice"):
             raise InvalidParameter(
                 f'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice", not "{parent}"'

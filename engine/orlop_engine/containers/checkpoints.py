@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -28,10 +27,10 @@ from orlop_sdk import (
 )
 
 from .container import Container
+from .paths import ContainerPaths
+from .ports import Ports
 from .runtime import task
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .services import Drivers
 
 __all__ = ["complaint", "create", "find", "names", "remove", "runtime_of", "work_directory"]
 
@@ -39,10 +38,10 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ENDING = 10.0  # seconds until the exit of a container that its checkpoint stopped must be accounted for
 
 
-def runtime_of(containers: Containers, container: Container) -> RuntimeCheckpoints:
+def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
     """The container's runtime, if it supports checkpoints on this host."""
     name = container.record.host_config.runtime
-    runtime = containers.engine.drivers.runtime(name)
+    runtime = drivers.runtime(name)
     if not isinstance(runtime, RuntimeCheckpoints):
         raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')
     for program in runtime.capabilities.checkpoint_programs:
@@ -51,10 +50,10 @@ def runtime_of(containers: Containers, container: Container) -> RuntimeCheckpoin
     return runtime
 
 
-def _base(containers: Containers, container: Container, directory: str) -> str:
+def _base(paths: ContainerPaths, container: Container, directory: str) -> str:
     if directory and not directory.startswith("/"):
         raise InvalidParameter(f"invalid checkpoint directory {directory}: it must be an absolute path")
-    return directory or os.path.join(containers.directory(container.id), "checkpoints")
+    return directory or os.path.join(paths.directory(container.id), "checkpoints")
 
 
 def _check_name(name: str) -> None:
@@ -62,9 +61,9 @@ def _check_name(name: str) -> None:
         raise InvalidParameter(f"Invalid checkpoint ID ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
 
 
-def work_directory(containers: Containers, container: Container) -> str:
+def work_directory(paths: ContainerPaths, container: Container) -> str:
     """Create an empty directory for the logs of the runtime and CRIU."""
-    path = os.path.join(containers.directory(container.id), "criu")
+    path = os.path.join(paths.directory(container.id), "criu")
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(path, mode=0o700)
     return path
@@ -83,10 +82,10 @@ def complaint(work: str) -> str:
     return f": {found}" if found else ""
 
 
-async def create(containers: Containers, container: Container, name: str, directory: str, *, end: bool) -> None:
+async def create(ports: Ports, container: Container, name: str, directory: str, *, end: bool) -> None:
     """Write the checkpoint; `end` stops the container with it. The checkpoint is complete when this returns."""
     _check_name(name)
-    base = _base(containers, container, directory)
+    base = _base(ports.paths, container, directory)
     final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")
     await container.boot_start_tried()
     async with container.lock:
@@ -97,7 +96,7 @@ async def create(containers: Containers, container: Container, name: str, direct
             raise Conflict(f"container {container.id} is paused, unpause the container before checkpoint")
         if container.record.config.tty:
             raise InvalidParameter("checkpoint not support on containers with tty")
-        runtime = runtime_of(containers, container)
+        runtime = runtime_of(ports.drivers, container)
         if os.path.lexists(final):
             raise Conflict(f"checkpoint with name {name} already exists for container {container.name}")
         run = container.run
@@ -105,8 +104,8 @@ async def create(containers: Containers, container: Container, name: str, direct
         try:
             await trio.to_thread.run_sync(_clear, partial)
             os.makedirs(partial, mode=0o700)
-            work = work_directory(containers, container)
-            command = runtime.checkpoint(task(containers, container), partial, work, leave_running=not end)
+            work = work_directory(ports.paths, container)
+            command = runtime.checkpoint(task(ports.paths, container), partial, work, leave_running=not end)
             await process.check(command, f"checkpoint container {container.name}")
             os.rename(partial, final)
         except (OrlopError, OSError) as error:
@@ -121,16 +120,16 @@ async def create(containers: Containers, container: Container, name: str, direct
             container.record.manually_stopped = True
             with trio.move_on_after(_ENDING):
                 await run.finished.wait()
-    containers.engine.events.publish("container", "checkpoint", container.id, containers.attributes(container))
+    ports.events.publish(container, "checkpoint")
 
 
 def _clear(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def names(containers: Containers, container: Container, directory: str) -> list[str]:
+def names(paths: ContainerPaths, container: Container, directory: str) -> list[str]:
     try:
-        with os.scandir(_base(containers, container, directory)) as entries:
+        with os.scandir(_base(paths, container, directory)) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name))
     except FileNotFoundError:
         return []
@@ -138,10 +137,10 @@ def names(containers: Containers, container: Container, directory: str) -> list[
         raise DriverError(f"cannot list the checkpoints of container {container.name}: {error}") from error
 
 
-def find(containers: Containers, container: Container, name: str, directory: str) -> str:
+def find(paths: ContainerPaths, container: Container, name: str, directory: str) -> str:
     """The path of a checkpoint."""
     _check_name(name)
-    path = os.path.join(_base(containers, container, directory), name)
+    path = os.path.join(_base(paths, container, directory), name)
     if not os.path.lexists(path):
         raise NotFound(f"checkpoint {name} does not exist for container {container.name}")
     if not os.path.isdir(path) or os.path.islink(path):
@@ -149,9 +148,9 @@ def find(containers: Containers, container: Container, name: str, directory: str
     return path
 
 
-async def remove(containers: Containers, container: Container, name: str, directory: str) -> None:
+async def remove(paths: ContainerPaths, container: Container, name: str, directory: str) -> None:
     """Rename first, then delete: an interrupted removal leaves no partial checkpoint."""
-    path = find(containers, container, name, directory)
+    path = find(paths, container, name, directory)
     partial = os.path.join(os.path.dirname(path), f".{name}.partial")
     await trio.to_thread.run_sync(_clear, partial)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -17,14 +17,12 @@ from orlop_engine.futures import Future
 from orlop_engine.locks import StateLock
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
-from orlop_monitor.protocol import Attach, Exited
+from orlop_monitor.protocol import Attach, Exited, Launch
 
+from .health import Health
 from .record import ContainerRecord
 
-if TYPE_CHECKING:
-    from .health import Health
-
-__all__ = ["AttachWaiter", "Container", "Joined", "Run"]
+__all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run"]
 
 _BOOT_START = 30.0  # seconds
 
@@ -89,6 +87,15 @@ class AttachWaiter:
     joined: Future[Joined | None] = field(default_factory=Future)
 
 
+class PreparedSandbox:
+    """See `prepared_sandbox`. `wanted` is the launch request without mounts; the mounts are resolved once, at the fork."""
+
+    def __init__(self, wanted: Launch) -> None:
+        self.wanted = wanted
+        self.monitor: Future[MonitorClient | None] = Future()
+        self.over = trio.Event()
+
+
 class Container:
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
@@ -107,6 +114,9 @@ class Container:
         self.owed_start: trio.Event | None = None
         """Set once the start that the restart policy requires at boot has been tried. Until then the container is shown
         as restarting. None when no such start is due."""
+        self.being_restarted = False
+        """A user's restart is in progress: the exit that it causes is neither followed by the restart policy nor by the
+        removal of `--rm`."""
         self.row_going = False
         """The row is deleted, or is being deleted: `save` must not write it again."""
         self.execs: set[str] = set()
@@ -114,6 +124,8 @@ class Container:
         """The health check of the last run, if it has one."""
         self.views: dict[str, bytes] = {}
         """Cached encoded answers, valid until the next `touch`."""
+        self.images_seen = -1
+        """`Images.changes` at the time of the cached list item."""
 
     @property
     def id(self) -> str:

@@ -9,9 +9,10 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -27,17 +28,18 @@ from orlop_engine.types.containers import ContainerConfig, CreateRequest, Endpoi
 from orlop_engine.types.images import ImageConfig
 from orlop_engine.unpacking import make_directory
 from orlop_engine.volumes.record import VolumeCheck
+from orlop_kernel.config import Config
 from orlop_kernel.store import Put
-from orlop_sdk import Conflict, InvalidParameter, NotFound
+from orlop_sdk import InvalidParameter, NotFound
 
-from . import counts, labels, links, mount_spec, names, rootfs, validate, volumes
+from . import counts, labels, links, mount_spec, names, removal, rootfs, validate, volumes
 from .container import Container
+from .index import ContainerIndex
+from .ports import Ports
 from .record import ContainerRecord, MountRecord, encode
+from .services import Images, Networks
 
-if TYPE_CHECKING:
-    from .service import Containers
-
-__all__ = ["conflict", "create"]
+__all__ = ["Created", "create"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -113,8 +115,7 @@ def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
     return base
 
 
-def _defaults(containers: Containers, config: ContainerConfig, host: HostConfig) -> HostConfig:
-    daemon = containers.engine.config
+def _defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> HostConfig:
     host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
     if config.network_disabled is True:
         host.network_mode = "none"
@@ -156,7 +157,7 @@ def _defaults(containers: Containers, config: ContainerConfig, host: HostConfig)
     return host
 
 
-def _joined(containers: Containers, host: HostConfig) -> None:
+def _joined(index: ContainerIndex, host: HostConfig) -> None:
     """Replace `container:<name>` by `container:<id>`, so that a rename does not change the joined container. As with
     dockerd, a container whose network is joined may be created later, before the start; the others must exist."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
@@ -164,13 +165,13 @@ def _joined(containers: Containers, host: HostConfig) -> None:
         if not mode.startswith("container:"):
             continue
         try:
-            setattr(host, name, f"container:{containers.get(mode.removeprefix('container:')).id}")
+            setattr(host, name, f"container:{index.get(mode.removeprefix('container:')).id}")
         except NotFound as error:
             if name != "network_mode":
                 raise InvalidParameter(str(error)) from None  # clients take a 404 for a missing image, and pull
 
 
-def _inherited(containers: Containers, host: HostConfig) -> list[MountRecord]:
+def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
     found: list[MountRecord] = []
     for text in host.volumes_from or ():
         name, _, mode = text.partition(":")
@@ -179,7 +180,7 @@ def _inherited(containers: Containers, host: HostConfig) -> list[MountRecord]:
         if mode not in ("", "ro", "rw", "z", "Z"):
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
         try:
-            shared = [mount for mount in containers.get(name).record.mounts if mount.type != "tmpfs"]
+            shared = [mount for mount in index.get(name).record.mounts if mount.type != "tmpfs"]
         except NotFound as error:  # a 404 would mean a missing image
             raise InvalidParameter(str(error)) from None
         if len(found) + len(shared) > counts.MOUNTS:
@@ -188,16 +189,16 @@ def _inherited(containers: Containers, host: HostConfig) -> list[MountRecord]:
     return found
 
 
-def _with_image(containers: Containers, mount: MountRecord) -> MountRecord:
+def _with_image(images: Images, mount: MountRecord) -> MountRecord:
     if mount.type != "image":
         return mount
     try:
-        return replace(mount, name=containers.engine.images.resolve(mount.source).id)
+        return replace(mount, name=images.resolve(mount.source).id)
     except NotFound as error:  # a 404 would mean the container's own image
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
-def _platform(containers: Containers, image: Image, platform: str, reference: str) -> list[str]:
+def _platform(ports: Ports, image: Image, platform: str, reference: str) -> list[str]:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     if platform:
         wanted = platforms.normalise(platforms.parse(platform))
@@ -214,54 +215,51 @@ def _platform(containers: Containers, image: Image, platform: str, reference: st
     return []
 
 
-def _endpoints(containers: Containers, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+def _endpoints(ports: Ports, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
     """The container's networks, with the settings for each. The container's own MAC address applies to the network of
     the network mode; ambiguous requests have been refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
     if request.network_disabled is True:
         given = {}
-    host.network_mode, found = containers.engine.networks.pin(host.network_mode, given)
+    host.network_mode, found = ports.networks.pin(host.network_mode, given)
     main = found.get(host.network_mode)
     if main and not main.mac_address and host.network_mode not in ("host", "none"):
         main.mac_address = request.mac_address or ""
     return found
 
 
-def _wanted(
-    containers: Containers, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy
-) -> _Wanted:
+def _wanted(ports: Ports, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy) -> _Wanted:
     """Merge and validate the request. Does not access paths of the host."""
-    engine = containers.engine
     given = request.host_config or HostConfig()
     counts.check(request, given)
-    image = engine.images.resolve(request.image) if request.image else None
+    image = ports.images.resolve(request.image) if request.image else None
     if image is None:
         raise InvalidParameter("no image specified: set Image in the request")
     if not images.may_use(image):
         raise images.denied(f"image {request.image}")
-    warnings = _platform(containers, image, platform, request.image)
+    warnings = _platform(ports, image, platform, request.image)
     config = merge_config(request, image.config, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not args:
         raise InvalidParameter("no command specified")
     if request.healthcheck is not UNSET:
         validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
-    host = _defaults(containers, config, given)
+    host = _defaults(ports.config, config, given)
     if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
-    _joined(containers, host)
-    links.check(containers, host)
-    endpoints = _endpoints(containers, request, host)
-    containers.check_networks(host, endpoints)
+    _joined(ports.index, host)
+    links.check(ports.index, host)
+    endpoints = _endpoints(ports, request, host)
+    _check_networks(ports.networks, host, endpoints)
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
-    engine.drivers.runtime(host.runtime)
-    engine.drivers.log(host.log_config.type).validate(host.log_config.config or {})
+    ports.drivers.runtime(host.runtime)
+    ports.drivers.log(host.log_config.type).validate(host.log_config.config or {})
     return _Wanted(image, config, args, host, endpoints, warnings)
 
 
 async def create(
-    containers: Containers,
+    ports: Ports,
     name: str,
     platform: str,
     request: CreateRequest,
@@ -273,23 +271,23 @@ async def create(
 ) -> Created:
     """Create a container. Raises with everything undone. New volumes also get `volume_labels`; `vet` may refuse volumes,
     and `images` the image. `flat_readonly`: see `mount_spec.plan`."""
-    engine, container_id = containers.engine, names.new_id()
+    container_id = names.new_id()
     given = request.host_config or HostConfig()
-    await engine.drivers.load(
-        runtime=given.runtime or engine.config.default_runtime, log=given.log_config.type or engine.config.log_driver
+    await ports.drivers.load(
+        runtime=given.runtime or ports.config.default_runtime, log=given.log_config.type or ports.config.log_driver
     )
-    image, config, args, host, endpoints, warnings = _wanted(containers, container_id, platform, request, images)
-    plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(containers, host), flat_readonly=flat_readonly)
+    image, config, args, host, endpoints, warnings = _wanted(ports, container_id, platform, request, images)
+    plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(ports.index, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
-    planned = tuple(_with_image(containers, mount) for mount in planned)
+    planned = tuple(_with_image(ports.images, mount) for mount in planned)
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
     made: list[str] = []
     intents, cleared = volumes.note(container_id, planned)
     if intents:
-        await engine.store.commit(intents)
+        await ports.store.commit(intents)
     try:
-        with containers.reserve_name(bare, container_id) as chosen, engine.volumes.hold(named):
+        with ports.index.reserve_name(bare, container_id) as chosen, ports.volumes.hold(named):
             record = ContainerRecord(
                 id=container_id,
                 name=chosen,
@@ -298,62 +296,62 @@ async def create(
                 config=config,
                 host_config=host,
                 image_id=image.id,
-                storage_driver=engine.storage_name,
+                storage_driver=ports.storage_name,
                 endpoints=endpoints,
                 endpoints_complete=True,
                 mounts=planned,
                 image_labels=labels.of_image_alone(request, image.config),
                 monitor_pid=0,
             )
-            labels.shed(record, labels.deciding(engine.config))
+            labels.shed(record, labels.deciding(ports.config))
             container = Container(record)
             try:
-                record.mounts = await volumes.ensure(containers, planned, host, made, volume_labels, vet)
-                await _prepare(containers, record, image)
-                await engine.store.commit([Put("containers", container_id, encode(record)), *cleared])
+                record.mounts = await volumes.ensure(ports.volumes, planned, host, made, volume_labels, vet)
+                await _prepare(ports, record, image)
+                await ports.store.commit([Put("containers", container_id, encode(record)), *cleared])
             except Exception:
-                await _undo(containers, record)
+                await _undo(ports, record)
                 raise
-            containers.add(container)
+            ports.index.add(container)
     except Exception:
-        await volumes.discard(containers, made)  # only now: they are not held any more
-        await volumes.clear_intent(containers, cleared)
+        await volumes.discard(ports.volumes, made)  # only now: they are not held any more
+        await volumes.clear_intent(ports.store, cleared)
         raise
-    engine.events.publish("container", "create", container_id, containers.attributes(container))
+    ports.events.publish(container, "create")
     return Created(container, warnings)
 
 
-async def _prepare(containers: Containers, record: ContainerRecord, image: Image) -> None:
-    await rootfs.prepare(containers, record, image)
-    os.mkdir(containers.directory(record.id), 0o710)
-    os.chmod(containers.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
+async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
+    await rootfs.prepare(ports, record, image)
+    os.mkdir(ports.paths.directory(record.id), 0o710)
+    os.chmod(ports.paths.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
     asked = record.config.working_dir
     if asked not in ("", "/", _clean(image.config.working_dir)):  # the runtime makes the image's own
-        await _make_working_directory(containers, record, asked)
-    await volumes.populate(containers, record)
+        await _make_working_directory(ports, record, asked)
+    await volumes.populate(ports, record)
 
 
-async def _make_working_directory(containers: Containers, record: ContainerRecord, path: str) -> None:
+async def _make_working_directory(ports: Ports, record: ContainerRecord, path: str) -> None:
     """At create, as with Docker: files may be copied into it before the start."""
-    root = containers.root(record.id)
+    root = ports.paths.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:
-        await make_directory(containers.engine.zygote, await containers.engine.storage.mounts(record.id), path, root)
+        await make_directory(ports.zygote, await ports.storage.mounts(record.id), path, root)
     finally:
         os.rmdir(root)
 
 
-async def _undo(containers: Containers, record: ContainerRecord) -> None:
+def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
+    """Refuse impossible endpoints. A missing network is no error before the start, because clients take a 404 of create for
+    a missing image, and pull."""
+    with suppress(NotFound):
+        networks.check(host.network_mode, endpoints)
+
+
+async def _undo(ports: Ports, record: ContainerRecord) -> None:
     """Remove what was created. Errors are only logged, because the user must see the original one. If the daemon ends
     meanwhile, the next boot cleans up."""
     try:
-        await containers.discard_files(record.id)
+        await removal.discard_files(ports, record.id)
     except Exception as error:
         log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
-
-
-def conflict(name: str, holder: str) -> Conflict:
-    return Conflict(
-        f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to remove (or rename) '
-        "that container to be able to reuse that name."
-    )

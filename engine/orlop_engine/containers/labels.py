@@ -4,14 +4,11 @@ image: an image could otherwise assign its containers to any team.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from orlop_engine.types.containers import ContainerConfig
 from orlop_engine.types.images import ImageConfig
 from orlop_kernel.config import Config
 
-if TYPE_CHECKING:
-    from .record import ContainerRecord
+from .record import ContainerRecord
 
 __all__ = ["deciding", "of_image_alone", "shed"]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -25,17 +25,16 @@ from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
 from orlop_kernel.process import describe_timeout
 from orlop_monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
-from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, LogInfo, OrlopError, Outcome, Runtime
+from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, Outcome, Runtime
 
 from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox
 from . import runtime as runtimes
 from .container import Container, Joined, Run
+from .log_info import log_info
+from .ports import Ports
 from .runtime import task
 
-if TYPE_CHECKING:
-    from .service import Containers
-
-__all__ = ["begin", "launch", "log_info", "on_event", "task"]
+__all__ = ["begin", "launch", "on_event", "task"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -43,44 +42,28 @@ _UNDOING, _ENDING = 30.0, 10.0  # seconds to undo a start, and to wait for the e
 _CREATE = "failed to create task for container: failed to create shim task"
 
 
-def log_info(containers: Containers, container: Container) -> LogInfo:
-    record = container.record
-    return LogInfo(
-        container_id=record.id,
-        container_name=record.name,
-        image_id=record.image_id,
-        image_name=record.config.image,
-        command=" ".join(record.args),
-        created=containers.created(record),
-        directory=containers.directory(record.id),
-        labels=record.config.labels or {},
-        env=tuple(record.config.env or ()),
-        hostname=record.config.hostname,
-    )
-
-
-async def launch(containers: Containers, container: Container, image: str = "") -> Run:
+async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     """Run the container, from a checkpoint if an `image` is given. It runs when this returns (or has exited already, if
     it is short). Raises with everything undone."""
     record = container.record
-    runtime = containers.engine.drivers.runtime(record.host_config.runtime)
-    command, work = runtime.run(task(containers, container)), ""
+    runtime = ports.drivers.runtime(record.host_config.runtime)
+    command, work = runtime.run(task(ports.paths, container)), ""
     if image:
-        work = checkpoints.work_directory(containers, container)
-        command = checkpoints.runtime_of(containers, container).restore(task(containers, container), image, work)
-    run = Run(containers.run_dir(record.id))
+        work = checkpoints.work_directory(ports.paths, container)
+        command = checkpoints.runtime_of(ports.drivers, container).restore(task(ports.paths, container), image, work)
+    run = Run(ports.paths.run_dir(record.id))
     container.run = run
     plan = None
     try:
         # Look up other containers before anything is made.
-        network = _network_namespace(containers, record.host_config)
-        _share_names(containers, container)
-        inside = await mount_plan.mounted(containers, container, runtime)
+        network = _network_namespace(ports, record.host_config)
+        _share_names(ports, container)
+        inside = await mount_plan.mounted(ports, container, runtime)
         await apparmor_profile.ensure_profile(record.host_config)
-        wanted = _wanted(containers, container, runtime, network, inside)
-        run.monitor = await prepared_sandbox.take(containers, container, wanted)
+        wanted = _wanted(ports, container, runtime, network, inside)
+        run.monitor = await prepared_sandbox.take(ports, container, wanted)
         if network == "new":
-            plan = await containers.engine.networks.plan(
+            plan = await ports.networks.plan(
                 record.id,
                 record.name,
                 record.config.hostname,
@@ -89,27 +72,27 @@ async def launch(containers: Containers, container: Container, image: str = "") 
                 set(normal_ports(record.config.exposed_ports or ())),
                 record.host_config.port_bindings or {},
                 record.host_config.publish_all_ports,
-                links.ports(containers, record),
+                links.ports(ports.index, ports.networks, record),
             )
-        run.monitor = monitor = run.monitor or await prepared_sandbox.fork(containers, container, wanted, runtime)
-        monitor.on_event = lambda event: on_event(containers, container, run, event)
-        monitor.on_resumed = partial(containers.engine.execs.reconcile, container)
+        run.monitor = monitor = run.monitor or await prepared_sandbox.fork(ports, container, wanted, runtime)
+        monitor.on_event = lambda event: on_event(ports, container, run, event)
+        monitor.on_resumed = partial(ports.execs.reconcile, container)
         record.sandbox = None
         if plan is not None:
-            with containers.engine.counters.timed("network", "allocate"):
-                record.sandbox = await containers.engine.networks.attach(plan, monitor.netns_path)
+            with ports.counters.timed("network", "allocate"):
+                record.sandbox = await ports.networks.attach(plan, monitor.netns_path)
             if plan.sockets:
                 await monitor.serve(plan.forwards, plan.sockets)
                 for sock in plan.sockets:
                     sock.close()
-            await netfiles.answer_names(containers, container)
-        await bundle.write(containers, container, monitor, inside.oci, network, inside.shm)
+            await netfiles.answer_names(ports, container)
+        await bundle.write(ports, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
-        started = await _start(containers, container, runtime, monitor, command)
+        started = await _start(ports, container, runtime, monitor, command)
         record.state = record.state.after_start(started.pid, started.start_time, started.time_ns)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
-            await _undo(containers, container, run, plan, deleted=isinstance(error, StartFailed))
+            await _undo(ports, container, run, plan, deleted=isinstance(error, StartFailed))
         if isinstance(error, StartFailed):
             if error.failed.timed_out:
                 raise DeadlineExceeded(f"{_CREATE}: {describe_timeout(command)}") from error
@@ -126,49 +109,47 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
     return f"failed to create task for container: {failed.message}"
 
 
-def _network_namespace(containers: Containers, host: HostConfig) -> str:
+def _network_namespace(ports: Ports, host: HostConfig) -> str:
     """ "new", "" for the host's namespace, or the path of another container's."""
-    kind = containers.engine.networks.sandbox_kind(host.network_mode)
+    kind = ports.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
-        return containers.namespace_of(kind.removeprefix("container:"), "net")
+        return ports.index.namespace_of(kind.removeprefix("container:"), "net")
     return "" if kind == "host" else "new"
 
 
-def _share_names(containers: Containers, container: Container) -> None:
+def _share_names(ports: Ports, container: Container) -> None:
     """A container that shares another's network also shares its host name, as in Docker, because it shares /etc/hosts."""
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
-        other = containers.get(mode.removeprefix("container:")).record.config
+        other = ports.index.get(mode.removeprefix("container:")).record.config
         container.record.config.hostname, container.record.config.domainname = other.hostname, other.domainname
 
 
-def begin(containers: Containers, container: Container) -> None:
+def begin(ports: Ports, container: Container) -> None:
     """Prepare the sandbox before the start, unless it depends on other containers or needs a call of a volume driver."""
     record = container.record
-    inside = mount_plan.beforehand(containers, record)
+    inside = mount_plan.beforehand(ports, record)
     if inside is None:
         return
-    if containers.engine.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
+    if ports.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
         return
-    runtime = containers.engine.drivers.runtime(record.host_config.runtime)
-    network = _network_namespace(containers, record.host_config)
-    prepared_sandbox.begin(containers, container, _wanted(containers, container, runtime, network, inside), runtime)
+    runtime = ports.drivers.runtime(record.host_config.runtime)
+    network = _network_namespace(ports, record.host_config)
+    prepared_sandbox.begin(ports, container, _wanted(ports, container, runtime, network, inside), runtime)
 
 
-def _wanted(
-    containers: Containers, container: Container, runtime: Runtime, network: str, inside: mount_plan.MountPlan
-) -> Launch:
+def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, inside: mount_plan.MountPlan) -> Launch:
     """The launch request without its mounts."""
     record = container.record
     config = record.host_config.log_config
     log = None
     if config.type != "none":
         options = dict(config.config or {})
-        log = Log(config.type, log_info(containers, container), options)
+        log = Log(config.type, log_info(ports.paths, container), options)
     return Launch(
         id=record.id,
-        run_dir=containers.run_dir(record.id),
-        root=containers.root(record.id),
+        run_dir=ports.paths.run_dir(record.id),
+        root=ports.paths.root(record.id),
         mounts=(),
         network=network,
         detach=runtime.capabilities.detach_mounts,
@@ -176,16 +157,14 @@ def _wanted(
         terminal=record.config.tty,
         stdin=record.config.open_stdin,
         log=log,
-        stage=containers.stage(record.id) if inside.trees else "",
+        stage=ports.paths.stage(record.id) if inside.trees else "",
         trees=inside.trees,
     )
 
 
-async def _start(
-    containers: Containers, container: Container, runtime: Runtime, monitor: MonitorClient, command: Command
-) -> Started:
+async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: MonitorClient, command: Command) -> Started:
     record = container.record
-    this = task(containers, container)
+    this = task(ports.paths, container)
     message = Start(
         run=command,
         delete=runtime.delete(this),
@@ -193,7 +172,7 @@ async def _start(
         log_file=this.log,
         console_socket=this.console_socket,
         console_size=rows_and_columns(record.host_config.console_size),
-        cgroup=bundle.cgroup_path(containers, record.id, record.host_config),
+        cgroup=bundle.cgroup_path(ports.config, record.id, record.host_config),
     )
     failures: list[Exception] = []
     started_before, record.started_before = record.started_before, True
@@ -201,7 +180,7 @@ async def _start(
 
     async def save() -> None:
         try:
-            await containers.save(container)
+            await ports.rows.save(container)
         except OrlopError as error:
             failures.append(error)
 
@@ -230,7 +209,7 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
             await stream.aclose()  # the client disconnected meanwhile
 
 
-async def _undo(containers: Containers, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
+async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
     """Undo a failed start. Every step is tried: resources that others may want come first, the runtime last, because it
     may hang until the deadline. `deleted`: the monitor has called the runtime's delete, unless that was killed as well."""
     container.release_attach_waiters()
@@ -242,29 +221,29 @@ async def _undo(containers: Containers, container: Container, run: Run, plan: An
                 await run.monitor.ended()
         try:
             if plan is not None:
-                await containers.engine.networks.abandon(plan)  # after `attach`, this only closes its sockets
+                await ports.networks.abandon(plan)  # after `attach`, this only closes its sockets
             if sandbox is not None:
-                await containers.engine.networks.release(sandbox)
+                await ports.networks.release(sandbox)
         finally:
-            if run.monitor is not None and (not deleted or runtimes.has_state(containers, container)):
-                await runtimes.clean(containers, container)
+            if run.monitor is not None and (not deleted or runtimes.has_state(ports.paths, container)):
+                await runtimes.clean(ports, container)
     except Exception:
         log.exception("cannot undo all of the start of container %s", container.name)
     finally:
-        containers.remove_run_directories(container.id)
+        ports.paths.remove_run_directories(container.id)
         container.run = None
         run.settled.set()
         run.finished.set()
 
 
-def on_event(containers: Containers, container: Container, run: Run, event: Event) -> None:
+def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None:
     body = event.body
     if isinstance(body, Exited):
         run.exited.set(body)
     elif isinstance(body, ExecExited):
-        containers.engine.execs.exited(container, body)
+        ports.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = True
         container.record.state = container.record.state.after_oom()
         container.touch()
-        containers.engine.events.publish("container", "oom", container.id, containers.attributes(container))
+        ports.events.publish(container, "oom")

@@ -9,7 +9,6 @@ A link on the default bridge also gives the linked container another name, "pare
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from orlop_engine.networks.views import normal_ports
 from orlop_engine.spec import link_variables
@@ -17,10 +16,10 @@ from orlop_engine.types.containers import HostConfig
 from orlop_sdk import Conflict, DriverError, InvalidParameter, LinkedPort, NotFound
 
 from .container import Container
+from .index import ContainerIndex
+from .ports import Ports
 from .record import ContainerRecord
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .services import KnownNetworks
 
 __all__ = ["aliases", "check", "environment", "hosts", "linked", "names", "ports", "remove", "resolve", "shown"]
 
@@ -34,7 +33,7 @@ def _parse(link: str) -> tuple[str, str]:
     return name, (alias or name).rpartition("/")[2]
 
 
-def check(containers: Containers, host: HostConfig) -> None:
+def check(index: ContainerIndex, host: HostConfig) -> None:
     """Validate links at create. Linked containers must exist, except on user-defined networks, which resolve names on
     use."""
     for link in host.links or ():
@@ -44,7 +43,7 @@ def check(containers: Containers, host: HostConfig) -> None:
         if _is_user_defined(host.network_mode):
             continue
         try:
-            other = _sharing(containers, name)
+            other = _sharing(index, name)
         except NotFound as error:
             raise InvalidParameter(f"could not get container for {name}: {error}") from None
         if other.record.host_config.network_mode == "host":
@@ -55,22 +54,22 @@ def _is_user_defined(mode: str) -> bool:
     return mode not in ("", "default", "bridge", "host", "none") and not mode.startswith("container:")
 
 
-def _sharing(containers: Containers, name: str) -> Container:
+def _sharing(index: ContainerIndex, name: str) -> Container:
     """The container of this name, or the one whose network it shares. Raises `NotFound`."""
     seen: set[str] = set()
-    other = containers.get(name)
+    other = index.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
         seen.add(other.id)
-        other = containers.get(mode.removeprefix("container:"))
+        other = index.get(mode.removeprefix("container:"))
     return other
 
 
-def hosts(containers: Containers, record: ContainerRecord) -> list[tuple[str, str]]:
+def hosts(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[tuple[str, str]]:
     """(address, names) of linked containers on the default bridge, for /etc/hosts."""
     found = []
-    for link in record.host_config.links or () if _on_bridge(containers, record) else ():
+    for link in record.host_config.links or () if _on_bridge(networks, record) else ():
         name, alias = _parse(link)
-        other = _sharing(containers, name)
+        other = _sharing(index, name)
         if not other.record.state.running or other.record.sandbox is None:
             raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}")
         addresses = _addresses(other)
@@ -81,11 +80,11 @@ def hosts(containers: Containers, record: ContainerRecord) -> list[tuple[str, st
     return found
 
 
-def environment(containers: Containers, record: ContainerRecord) -> list[str]:
+def environment(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str]:
     """Environment variables for linked containers that are running. (At a start all are: see `hosts`.)"""
     found: list[str] = []
-    for ident, alias in _legacy(containers, record) if _on_bridge(containers, record) else ():
-        other = containers.index[ident]
+    for ident, alias in _legacy(index, networks, record) if _on_bridge(networks, record) else ():
+        other = index.by_id[ident]
         if addresses := _addresses(other):
             config = other.record.config
             ports = link_variables.exposed(config.exposed_ports or ())
@@ -102,17 +101,17 @@ def _addresses(other: Container) -> list[str]:
     return [address.address.partition("/")[0] for endpoint in found for address in endpoint.addresses]
 
 
-def ports(containers: Containers, record: ContainerRecord) -> list[LinkedPort]:
+def ports(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[LinkedPort]:
     """The exposed ports of the containers on the default bridge that this container links to."""
     found = []
-    for other in linked(containers, record):
-        for exposed in normal_ports(containers.index[other].record.config.exposed_ports or ()):
+    for other in linked(index, networks, record):
+        for exposed in normal_ports(index.by_id[other].record.config.exposed_ports or ()):
             port, _, protocol = exposed.partition("/")
             found.append(LinkedPort(other, protocol, int(port)))
     return found
 
 
-def aliases(containers: Containers, record: ContainerRecord) -> dict[str, str]:
+def aliases(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> dict[str, str]:
     """Alias -> container name, for the DNS server of this container."""
     links = [*(record.host_config.links or ())]
     for settings in record.endpoints.values():
@@ -120,72 +119,72 @@ def aliases(containers: Containers, record: ContainerRecord) -> dict[str, str]:
     found = {}
     for name, alias in map(_parse, links):
         try:
-            found[alias] = containers.get(name).name
+            found[alias] = index.get(name).name
         except NotFound:
             found[alias] = name  # does not exist yet
     return found
 
 
-def _on_bridge(containers: Containers, record: ContainerRecord) -> bool:
+def _on_bridge(networks: KnownNetworks, record: ContainerRecord) -> bool:
     """Whether its links are links on the default bridge. Decided by its current networks, not by its network mode."""
     if not record.host_config.links:
         return False
-    found = map(containers.engine.networks.known, record.endpoints)
+    found = map(networks.known, record.endpoints)
     return any(network is not None and network.name == "bridge" for network in found)
 
 
-def _legacy(containers: Containers, record: ContainerRecord) -> Iterator[tuple[str, str]]:
+def _legacy(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> Iterator[tuple[str, str]]:
     """(id of the linked container, alias) of the links that create names "parent/alias"."""
     alone = record.host_config.network_mode in ("host", "none")
-    if not record.host_config.links or not (alone or _on_bridge(containers, record)):
+    if not record.host_config.links or not (alone or _on_bridge(networks, record)):
         return
     for name, alias in map(_parse, record.host_config.links):
         try:
-            yield _sharing(containers, name).id, alias
+            yield _sharing(index, name).id, alias
         except (NotFound, InvalidParameter):
             continue  # removed since
 
 
-def linked(containers: Containers, record: ContainerRecord) -> Iterator[str]:
+def linked(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> Iterator[str]:
     """Ids of the containers that must be running for this one to start (see `hosts`)."""
-    if _on_bridge(containers, record):
-        yield from (other for other, _ in _legacy(containers, record))
+    if _on_bridge(networks, record):
+        yield from (other for other, _ in _legacy(index, networks, record))
 
 
-def names(containers: Containers) -> dict[str, list[str]]:
+def names(index: ContainerIndex, networks: KnownNetworks) -> dict[str, list[str]]:
     """Container id -> its additional names, in one pass over all containers."""
     found: dict[str, list[str]] = {}
-    for item in containers.index.values():
+    for item in index:
         if item.record.host_config.links:
-            for other, alias in _legacy(containers, item.record):
+            for other, alias in _legacy(index, networks, item.record):
                 found.setdefault(other, []).append(f"{item.name}/{alias}")
     return found
 
 
-def shown(containers: Containers, record: ContainerRecord) -> list[str] | None:
+def shown(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str] | None:
     """`HostConfig.Links` of inspect, with the current names."""
-    found = [f"/{containers.index[other].name}:/{record.name}/{alias}" for other, alias in _legacy(containers, record)]
+    found = [f"/{index.by_id[other].name}:/{record.name}/{alias}" for other, alias in _legacy(index, networks, record)]
     return sorted(found) or None
 
 
-def resolve(containers: Containers, text: str) -> Container | None:
+def resolve(index: ContainerIndex, networks: KnownNetworks, text: str) -> Container | None:
     """Resolve the name "parent/alias" to a container; the parent may be given by id."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
-    holder = containers.names.get(parent, parent)
-    if holder not in containers.index:
+    holder = index.names.get(parent, parent)
+    if holder not in index:
         return None
-    found = (other for other, alias in _legacy(containers, containers.index[holder].record) if alias == wanted)
-    return containers.index.get(next(found, ""))
+    found = (other for other, alias in _legacy(index, networks, index.by_id[holder].record) if alias == wanted)
+    return index.by_id.get(next(found, ""))
 
 
-async def remove(containers: Containers, text: str) -> None:
+async def remove(ports: Ports, text: str) -> None:
     """`docker rm --link parent/alias`: remove the link and keep both containers."""
     parent, _, wanted = text.removeprefix("/").rpartition("/")
     if not parent:
         raise Conflict("Conflict, cannot remove the default link name of the container")
-    if parent not in containers.names and parent not in containers.index:
+    if parent not in ports.index.names and parent not in ports.index:
         raise NotFound(f"Cannot get parent /{parent} for link name {text}")
-    container = containers.get(parent)
+    container = ports.index.get(parent)
     async with container.lock:
         host = container.record.host_config
         kept = [link for link in host.links or () if _parse(link)[1] != wanted]
@@ -193,7 +192,7 @@ async def remove(containers: Containers, text: str) -> None:
             raise NotFound(f"No such container: {text}")
         before, host.links = host.links, kept or None
         try:
-            await containers.save(container)
+            await ports.rows.save(container)
         except BaseException:
             host.links = before
             container.touch()

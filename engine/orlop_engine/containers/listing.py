@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from orlop_engine.images.listing import check, labels_match, moment
 from orlop_engine.patterns import compiled
@@ -11,10 +10,8 @@ from orlop_sdk import InvalidParameter, NotFound
 from orlop_sdk.numbers import natural
 
 from .container import Container
-from .view import shown_mounts
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .ports import Ports
+from .view import network_settings, published_ports, shown_mounts
 
 __all__ = ["prunable", "select"]
 
@@ -27,7 +24,7 @@ _KNOWN = frozenset(
 )
 
 
-def select(containers: Containers, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
+def select(ports: Ports, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
     """Newest first. Values of one key are alternatives (for labels all are required); all keys are required; a key
     without values is ignored. Stopped containers are included with `everything`, a limit or a `status` filter only."""
     for key in filters:
@@ -37,13 +34,13 @@ def select(containers: Containers, *, everything: bool, limit: int, filters: Fil
     for value in wanted.get("status", ()):
         if value not in _STATUSES:
             raise InvalidParameter(f"invalid filter 'status={value}'")
-    tests = [_TESTS[key](containers, values) for key, values in wanted.items() if key in _TESTS]
+    tests = [_TESTS[key](ports, values) for key, values in wanted.items() if key in _TESTS]
     if "publish" in wanted or "expose" in wanted:
-        tests.append(_by_port(containers, wanted.get("publish", ()), wanted.get("expose", ())))
-    found = sorted(containers.index.values(), key=lambda item: item.record.created_ns, reverse=True)
+        tests.append(_by_port(ports, wanted.get("publish", ()), wanted.get("expose", ())))
+    found = sorted(ports.index.by_id.values(), key=lambda item: item.record.created_ns, reverse=True)
     for key, keep_after in (("before", False), ("since", True)):
         for value in wanted.get(key, ()):
-            pivot = containers.get(value).record.created_ns
+            pivot = ports.index.get(value).record.created_ns
             found = [
                 item for item in found if (item.record.created_ns > pivot) is keep_after and item.record.created_ns != pivot
             ]
@@ -74,11 +71,11 @@ def prunable(filters: Filters, now: float) -> Test:
     return accept
 
 
-def _by_id(containers: Containers, values: Sequence[str]) -> Test:
+def _by_id(ports: Ports, values: Sequence[str]) -> Test:
     return lambda item: any(item.id.startswith(value) for value in values)
 
 
-def _by_name(containers: Containers, values: Sequence[str]) -> Test:
+def _by_name(ports: Ports, values: Sequence[str]) -> Test:
     patterns = list(filter(None, map(compiled, values)))
 
     def test(item: Container) -> bool:
@@ -88,7 +85,7 @@ def _by_name(containers: Containers, values: Sequence[str]) -> Test:
     return test
 
 
-def _by_label(containers: Containers, values: Sequence[str]) -> Test:
+def _by_label(ports: Ports, values: Sequence[str]) -> Test:
     wanted = [value.partition("=") for value in values]
 
     def test(item: Container) -> bool:
@@ -98,7 +95,7 @@ def _by_label(containers: Containers, values: Sequence[str]) -> Test:
     return test
 
 
-def _by_status(containers: Containers, values: Sequence[str]) -> Test:
+def _by_status(ports: Ports, values: Sequence[str]) -> Test:
     def test(item: Container) -> bool:
         record = item.record
         status = "removing" if record.removing and not record.state.running else record.state.status
@@ -107,7 +104,7 @@ def _by_status(containers: Containers, values: Sequence[str]) -> Test:
     return test
 
 
-def _by_exit(containers: Containers, values: Sequence[str]) -> Test:
+def _by_exit(ports: Ports, values: Sequence[str]) -> Test:
     try:
         codes = {int(value) for value in values}
     except ValueError:
@@ -115,25 +112,25 @@ def _by_exit(containers: Containers, values: Sequence[str]) -> Test:
     return lambda item: item.record.state.status == "exited" and item.record.state.exit_code in codes
 
 
-def _by_ancestor(containers: Containers, values: Sequence[str]) -> Test:
+def _by_ancestor(ports: Ports, values: Sequence[str]) -> Test:
     ids = set()
     for value in values:
         try:
-            ids.add(containers.engine.images.resolve(value).id)
+            ids.add(ports.images.resolve(value).id)
         except NotFound:
             continue
     return lambda item: item.record.image_id in ids
 
 
-def _by_volume(containers: Containers, values: Sequence[str]) -> Test:
+def _by_volume(ports: Ports, values: Sequence[str]) -> Test:
     return lambda item: any(
         mount.destination in values or (mount.name or mount.source) in values for mount in shown_mounts(item.record)
     )
 
 
-def _by_network(containers: Containers, values: Sequence[str]) -> Test:
+def _by_network(ports: Ports, values: Sequence[str]) -> Test:
     def test(item: Container) -> bool:
-        networks = containers.network_settings(item).get("Networks", {})
+        networks = network_settings(ports.networks, item).get("Networks", {})
         ids = [network.get("NetworkID", "") for network in networks.values()]
         return any(value in networks or any(each.startswith(value) for each in ids) for value in values)
 
@@ -149,37 +146,37 @@ def _port_range(key: str, value: str) -> tuple[int, int, str]:
     return first, last, protocol.lower() or "tcp"
 
 
-def _by_port(containers: Containers, published: Sequence[str], exposed: Sequence[str]) -> Test:
+def _by_port(ports: Ports, published: Sequence[str], exposed: Sequence[str]) -> Test:
     """Both filters select from one list of ports, and either is sufficient."""
     wanted = [("PublicPort", *_port_range("publish", value)) for value in published]
     wanted += [("PrivatePort", *_port_range("expose", value)) for value in exposed]
 
     def test(item: Container) -> bool:
-        ports = containers.ports(item, containers.network_settings(item))
+        shown = published_ports(item, network_settings(ports.networks, item))
         return any(
             low <= port.get(key, -1) <= high and port["Type"] == protocol
-            for port in ports
+            for port in shown
             for key, low, high, protocol in wanted
         )
 
     return test
 
 
-def _by_health(containers: Containers, values: Sequence[str]) -> Test:
+def _by_health(ports: Ports, values: Sequence[str]) -> Test:
     for value in values:
         if value not in _HEALTH:
             raise InvalidParameter(f"unrecognized filter value for health: {value}")
     return lambda item: (item.health.status if item.health else "none") in values
 
 
-def _by_task(containers: Containers, values: Sequence[str]) -> Test:
+def _by_task(ports: Ports, values: Sequence[str]) -> Test:
     """Filter on swarm tasks: no container is one."""
     if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
         raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
     return lambda item: values[0].lower() in ("0", "false")
 
 
-_TESTS: dict[str, Callable[[Containers, Sequence[str]], Test]] = {
+_TESTS: dict[str, Callable[[Ports, Sequence[str]], Test]] = {
     "id": _by_id,
     "name": _by_name,
     "label": _by_label,

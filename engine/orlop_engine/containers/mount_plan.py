@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from orlop_engine.spec.host import facts
 from orlop_monitor.protocol import Tree
@@ -14,10 +14,8 @@ from orlop_sdk import InvalidParameter, Mount, NotFound, Runtime, mountinfo
 
 from . import mount_spec, volumes
 from .container import Container
+from .ports import Ports
 from .record import ContainerRecord, MountRecord
-
-if TYPE_CHECKING:
-    from .service import Containers
 
 __all__ = ["MountPlan", "beforehand", "mounted"]
 
@@ -32,50 +30,50 @@ class MountPlan(NamedTuple):
     shm: str = ""
 
 
-def beforehand(containers: Containers, record: ContainerRecord) -> MountPlan | None:
+def beforehand(ports: Ports, record: ContainerRecord) -> MountPlan | None:
     """The mount plan for a prepared sandbox; None if it depends on other objects or needs a call of a volume driver."""
     if any(mount.type in ("volume", "image") for mount in record.mounts):
         return None
     if record.host_config.ipc_mode.startswith("container:"):
         return None
-    trees, shm = _shared_memory(containers, record)
+    trees, shm = _shared_memory(ports, record)
     return MountPlan([item for mount in record.mounts for item in mount_spec.oci(mount)], trees, shm)
 
 
-async def mounted(containers: Containers, container: Container, runtime: Runtime) -> MountPlan:
+async def mounted(ports: Ports, container: Container, runtime: Runtime) -> MountPlan:
     """The mount plan of a start. Raises `InvalidParameter` and `NotFound` for sources that are invalid or missing."""
     record = container.record
-    trees, shm = _shared_memory(containers, record)
+    trees, shm = _shared_memory(ports, record)
     more: list[Tree] = []
     oci: list[dict[str, Any]] = []
     for number, mount in enumerate(record.mounts):
-        sources = await _sources(containers, mount)
+        sources = await _sources(ports, mount)
         if mount.type == "volume" and mount.subpath and len(sources) == 1 and sources[0].type == "bind":
             await volumes.patiently(partial(volumes.check_subpath, sources[0].source, mount.subpath))
         if mount.type in ("volume", "image") and (mount.type == "image" or mount.subpath):
             more.append(Tree(str(number), sources, mount.subpath))
-            sources = (Mount("bind", f"{containers.stage(record.id)}/{number}"),)
+            sources = (Mount("bind", f"{ports.paths.stage(record.id)}/{number}"),)
         if mount.type == "bind" and mount.propagation.removeprefix("r") in ("shared", "slave"):
             await volumes.patiently(partial(_check_propagation, mount))
-        deep = not mount.rw and await _can_be_deep(containers, runtime, mount)
+        deep = not mount.rw and await _can_be_deep(ports, runtime, mount)
         oci += mount_spec.oci(mount, sources, deep=deep)
     return MountPlan(oci, (*trees, *more), shm)
 
 
-async def _sources(containers: Containers, mount: MountRecord) -> tuple[Mount, ...]:
+async def _sources(ports: Ports, mount: MountRecord) -> tuple[Mount, ...]:
     if mount.type == "volume":
-        return tuple(await containers.engine.volumes.mounts(mount.name))
+        return tuple(await ports.volumes.mounts(mount.name))
     if mount.type != "image":
         return ()
-    image = containers.engine.images.get(mount.name)
+    image = ports.images.get(mount.name)
     if image is None:
         raise NotFound(f"No such image: {mount.source}")
-    return tuple(await containers.engine.storage.mounts(image.chain_id, readonly=True))
+    return tuple(await ports.storage.mounts(image.chain_id, readonly=True))
 
 
-def _shared_memory(containers: Containers, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
+def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
     """/dev/shm goes with the IPC namespace, because POSIX shared memory consists of files there."""
-    mode, place = record.host_config.ipc_mode, f"{containers.stage(record.id)}/shm"
+    mode, place = record.host_config.ipc_mode, f"{ports.paths.stage(record.id)}/shm"
     if mode == "host":
         return (), "/dev/shm"
     if mode == "shareable":
@@ -83,22 +81,22 @@ def _shared_memory(containers: Containers, record: ContainerRecord) -> tuple[tup
         return (Tree("shm", (Mount("tmpfs", "shm", options=options),)),), place
     if not mode.startswith("container:"):
         return (), ""
-    other = containers.get(mode.removeprefix("container:"))
+    other = ports.index.get(mode.removeprefix("container:"))
     theirs = other.record.host_config.ipc_mode
     if theirs == "host":
         return (), "/dev/shm"
-    containers.namespace_of(other.id, "ipc")  # raises when it does not run
+    ports.index.namespace_of(other.id, "ipc")  # raises when it does not run
     if theirs != "shareable" and not theirs.startswith("container:"):
         raise InvalidParameter(
             f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "
             "donor container)"
         )
     assert other.run is not None and other.run.monitor is not None
-    return (Tree("shm", pid=other.run.monitor.pid, path=f"{containers.stage(other.id)}/shm"),), place
+    return (Tree("shm", pid=other.run.monitor.pid, path=f"{ports.paths.stage(other.id)}/shm"),), place
 
 
-async def _can_be_deep(containers: Containers, runtime: Runtime, mount: MountRecord) -> bool:
-    if facts().kernel >= _RECURSIVE and "rro" in await containers.programs.mount_options(runtime):
+async def _can_be_deep(ports: Ports, runtime: Runtime, mount: MountRecord) -> bool:
+    if facts().kernel >= _RECURSIVE and "rro" in await ports.programs.mount_options(runtime):
         return True
     if mount.deep_readonly:
         raise InvalidParameter(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
 
 from orlop_sdk import InvalidParameter, NotFound
 
 from . import links
+from .index import ContainerIndex
 from .record import ContainerRecord
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .services import KnownNetworks
 
 __all__ = ["needed", "order"]
 
 
-def order(containers: Containers) -> dict[str, set[str]]:
+def order(index: ContainerIndex, networks: KnownNetworks) -> dict[str, set[str]]:
     """Container id -> ids of the containers that must run before it. Cycles are broken: one member does not wait."""
-    needs = {item.id: needed(containers, item.record) for item in containers.index.values()}
+    needs = {item.id: needed(index, networks, item.record) for item in index}
     while True:
         try:
             TopologicalSorter(needs).prepare()
@@ -30,12 +28,12 @@ def order(containers: Containers) -> dict[str, set[str]]:
             return needs
 
 
-def needed(containers: Containers, record: ContainerRecord) -> set[str]:
+def needed(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> set[str]:
     """The ids of the containers that must run before this one."""
     host = record.host_config
     modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
-    found = {*links.linked(containers, record)}
+    found = {*links.linked(index, networks, record)}
     for mode in modes:
         with suppress(NotFound, InvalidParameter):  # the start reports it
-            found.add(containers.get(mode.removeprefix("container:")).id)
+            found.add(index.get(mode.removeprefix("container:")).id)
     return found

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from orlop_engine.networks import files
 from orlop_engine.networks.names import is_named
@@ -15,37 +14,36 @@ from orlop_sdk import DriverError
 
 from . import links
 from .container import Container
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .ports import Ports
+from .services import Networks
 
 __all__ = ["answer_names", "refresh", "write"]
 
 NAMES = ("resolv.conf", "hostname", "hosts")
 
 
-def _texts(containers: Containers, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
+def _texts(ports: Ports, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
     record = container.record
-    linked = links.hosts(containers, record) if sandbox is not None else ()
-    gateways = containers.engine.networks.host_gateways()
-    return files.for_container(containers.engine.config, record.config, record.host_config, sandbox, linked, gateways)
+    linked = links.hosts(ports.index, ports.networks, record) if sandbox is not None else ()
+    gateways = ports.networks.host_gateways()
+    return files.for_container(ports.config, record.config, record.host_config, sandbox, linked, gateways)
 
 
-def _check_gateway(containers: Containers, extra_hosts: Iterable[str]) -> None:
-    if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not containers.engine.networks.host_gateways():
+def _check_gateway(networks: Networks, extra_hosts: Iterable[str]) -> None:
+    if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not networks.host_gateways():
         raise DriverError("unable to derive the IP value for host-gateway")
 
 
-def write(containers: Containers, container: Container, network: str) -> dict[str, str]:
+def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
     """Write the files for a start, and return the binds (destination: source). A container that shares another's network
     gets the files of that one. Raises `DriverError` when host-gateway has no address."""
     record = container.record
-    directory = containers.directory(record.id)
+    directory = ports.paths.directory(record.id)
     if network not in ("", "new"):
-        directory = containers.directory(containers.get(record.host_config.network_mode.removeprefix("container:")).id)
+        directory = ports.paths.directory(ports.index.get(record.host_config.network_mode.removeprefix("container:")).id)
     else:
-        _check_gateway(containers, record.host_config.extra_hosts or ())
-        for name, text in _texts(containers, container, record.sandbox).items():
+        _check_gateway(ports.networks, record.host_config.extra_hosts or ())
+        for name, text in _texts(ports, container, record.sandbox).items():
             path = f"{directory}/{name}"
             with open(path, "wb") as file:
                 file.write(text.encode())
@@ -53,12 +51,12 @@ def write(containers: Containers, container: Container, network: str) -> dict[st
     return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
 
 
-def refresh(containers: Containers, container: Container, before: Sandbox | None) -> None:
+def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:
     """Rewrite the files of a running container whose networks have changed. In place, because the files are mounted.
     Files that its processes have edited are kept."""
-    texts, old = _texts(containers, container, container.record.sandbox), _texts(containers, container, before)
+    texts, old = _texts(ports, container, container.record.sandbox), _texts(ports, container, before)
     for name, text in texts.items():
-        path, ours = f"{containers.directory(container.id)}/{name}", old[name].encode()
+        path, ours = f"{ports.paths.directory(container.id)}/{name}", old[name].encode()
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "r+b") as file:
             # Read only as much as is needed to compare: the container may have made the file huge or binary.
@@ -68,11 +66,11 @@ def refresh(containers: Containers, container: Container, before: Sandbox | None
                 file.truncate()
 
 
-async def answer_names(containers: Containers, container: Container) -> None:
+async def answer_names(ports: Ports, container: Container) -> None:
     """Have the monitor answer DNS queries for the container's networks, if it has any with names."""
     sandbox, run = container.record.sandbox, container.run
     if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
         return
-    known = links.aliases(containers, container.record)
-    path = containers.engine.networks.names.configure(run.run_dir, container.record.host_config, sandbox, known)
+    known = links.aliases(ports.index, ports.networks, container.record)
+    path = ports.networks.names.configure(run.run_dir, container.record.host_config, sandbox, known)
     await run.monitor.resolve(path)

@@ -9,38 +9,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
 
 import trio
 from msgspec.structs import replace
 
-from orlop_engine.futures import Future
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Launch
 from orlop_sdk import OrlopError, Runtime
 
-from .container import Container
+from .container import Container, PreparedSandbox
+from .ports import Ports
 
-if TYPE_CHECKING:
-    from .service import Containers
-
-__all__ = ["PreparedSandbox", "begin", "drop", "fork", "take"]
+__all__ = ["begin", "drop", "fork", "take"]
 
 _SECONDS = 1.0
 _PATIENCE = 5.0  # seconds for a monitor to die
 _MOST = 8  # prepared sandboxes at a time, for clients that only create
 
 
-class PreparedSandbox:
-    """`wanted` is the launch request without mounts; the mounts are resolved once, in `fork`."""
-
-    def __init__(self, wanted: Launch) -> None:
-        self.wanted = wanted
-        self.monitor: Future[MonitorClient | None] = Future()
-        self.over = trio.Event()
-
-
-async def fork(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
+async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
     """Fork a monitor and have it build its sandbox. It mounts the storage's mounts first, then the runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
@@ -48,22 +35,20 @@ async def fork(containers: Containers, container: Container, wanted: Launch, run
         if mount_point:
             os.makedirs(mount_point, mode=0o700, exist_ok=True)
     throwaway = container.record.host_config.auto_remove  # removed at exit, so its root need not be synced to disk
-    mounts = (*await containers.engine.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
-    monitor, _ = await MonitorClient.launch(
-        containers.engine.zygote, replace(wanted, mounts=mounts), containers.engine.nursery
-    )
+    mounts = (*await ports.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
+    monitor, _ = await MonitorClient.launch(ports.zygote, replace(wanted, mounts=mounts), ports.background.nursery)
     return monitor
 
 
-def begin(containers: Containers, container: Container, wanted: Launch, runtime: Runtime) -> None:
-    if len(containers.prepared_sandboxes) < _MOST and not containers.closing:
-        containers.prepared_sandboxes[container.id] = prepared_sandbox = PreparedSandbox(wanted)
-        containers.background(_keep, containers, container, prepared_sandbox, runtime)
+def begin(ports: Ports, container: Container, wanted: Launch, runtime: Runtime) -> None:
+    if len(ports.prepared_sandboxes) < _MOST and not ports.state.closing:
+        ports.prepared_sandboxes[container.id] = prepared_sandbox = PreparedSandbox(wanted)
+        ports.background.start(_keep, ports, container, prepared_sandbox, runtime)
 
 
-async def _keep(containers: Containers, container: Container, prepared_sandbox: PreparedSandbox, runtime: Runtime) -> None:
+async def _keep(ports: Ports, container: Container, prepared_sandbox: PreparedSandbox, runtime: Runtime) -> None:
     try:
-        prepared_sandbox.monitor.set(await fork(containers, container, prepared_sandbox.wanted, runtime))
+        prepared_sandbox.monitor.set(await fork(ports, container, prepared_sandbox.wanted, runtime))
     except (OrlopError, OSError):
         pass  # the start meets the same error, and reports it
     finally:
@@ -72,13 +57,13 @@ async def _keep(containers: Containers, container: Container, prepared_sandbox: 
         await prepared_sandbox.over.wait()
         return
     async with container.lock:
-        if containers.prepared_sandboxes.get(container.id) is prepared_sandbox:
-            await drop(containers, container)
+        if ports.prepared_sandboxes.get(container.id) is prepared_sandbox:
+            await drop(ports, container)
 
 
-async def take(containers: Containers, container: Container, wanted: Launch) -> MonitorClient | None:
+async def take(ports: Ports, container: Container, wanted: Launch) -> MonitorClient | None:
     """The prepared monitor, if it matches what is wanted now; else None."""
-    prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
+    prepared_sandbox = ports.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return None
     prepared_sandbox.over.set()
@@ -89,15 +74,15 @@ async def take(containers: Containers, container: Container, wanted: Launch) -> 
     return None
 
 
-async def drop(containers: Containers, container: Container) -> None:
+async def drop(ports: Ports, container: Container) -> None:
     """End the prepared sandbox, if any: the container is being removed, or its root is needed elsewhere."""
-    prepared_sandbox = containers.prepared_sandboxes.pop(container.id, None)
+    prepared_sandbox = ports.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return
     prepared_sandbox.over.set()
     if (monitor := await prepared_sandbox.monitor.get()) is not None:
         await _end(monitor)
-    containers.remove_run_directories(container.id)
+    ports.paths.remove_run_directories(container.id)
 
 
 async def _end(monitor: MonitorClient) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from orlop_engine.networks.ipam import AddressPool, parse_subnet
 from orlop_engine.processes import runs
@@ -20,10 +19,8 @@ from orlop_kernel.config import Config, ConfigError
 from orlop_sdk import NetworkSpec, Subnet, linux
 
 from .container import Container
+from .paths import ContainerPaths
 from .record import ContainerRecord
-
-if TYPE_CHECKING:
-    from .service import Containers
 
 __all__ = ["check", "check_at_start"]
 
@@ -45,9 +42,9 @@ def _conflict(records: Sequence[ContainerRecord], uses: str, now: str) -> Config
     )
 
 
-def _living(items: Iterable[Container], containers: Containers) -> list[ContainerRecord]:
-    records = [item.record for item in items if item.record.state.running]
-    return [record for record in records if runs.monitor_lives(containers.run_dir(record.id))]
+def _living(index: Iterable[Container], paths: ContainerPaths) -> list[ContainerRecord]:
+    records = [item.record for item in index if item.record.state.running]
+    return [record for record in records if runs.monitor_lives(paths.run_dir(record.id))]
 
 
 def _storage(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
@@ -121,33 +118,32 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
             yield _conflict(living, f"live in {key} {old}", f"{key} is {new}")
 
 
-def check(containers: Containers, config: Config) -> None:
+def check(index: Iterable[Container], paths: ContainerPaths, running: Config, config: Config) -> None:
     """Raise `ConfigError` when running containers are incompatible with this configuration. A reload applies some keys
     at once, which affects all running containers. The other keys take effect at the next restart, which containers
     survive only with live-restore."""
-    living = _living(containers.index.values(), containers)
+    living = _living(index, paths)
     checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
     found = [error for each in checks for error in each(living, config)]
     if config.live_restore:
-        found += _roots(living, containers.engine.config, config)
+        found += _roots(living, running, config)
     if found:
         raise ConfigError(*(problem for error in found for problem in error.problems))
 
 
-def check_at_start(containers: Containers) -> None:
+def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Config) -> None:
     """The same check before containers are restored. Also raise when containers are running that this daemon would not
     find, or would remove as garbage; without live-restore too, because they could not be stopped."""
-    config = containers.engine.config
-    _check_data_root(containers, config)
+    _check_data_root(paths, config)
     lost = [
         item.record
-        for item in containers.index.values()
-        if item.record.state.running and not os.path.isdir(containers.run_dir(item.id)) and _runs_elsewhere(item.record)
+        for item in index
+        if item.record.state.running and not os.path.isdir(paths.run_dir(item.id)) and _runs_elsewhere(item.record)
     ]
     if lost:
         raise _conflict(lost, "were started under another exec-root", f"exec-root is {config.exec_root}")
     if config.live_restore:
-        check(containers, config)
+        check(index, paths, config, config)
 
 
 def _runs_elsewhere(record: ContainerRecord) -> bool:
@@ -162,7 +158,7 @@ def _runs_elsewhere(record: ContainerRecord) -> bool:
         return False
 
 
-def _check_data_root(containers: Containers, config: Config) -> None:
+def _check_data_root(paths: ContainerPaths, config: Config) -> None:
     mark, mine = os.path.join(config.exec_root, "data-root"), os.path.realpath(config.data_root)
     try:
         with open(mark) as file:
@@ -170,9 +166,7 @@ def _check_data_root(containers: Containers, config: Config) -> None:
     except FileNotFoundError:
         theirs = mine
     if theirs != mine:
-        living = [
-            name for name in os.listdir(containers.runs_root) if runs.monitor_lives(os.path.join(containers.runs_root, name))
-        ]
+        living = [name for name in os.listdir(paths.runs_root) if runs.monitor_lives(os.path.join(paths.runs_root, name))]
         if living:
             raise ConfigError(
                 f"{len(living)} running container{'s' if len(living) != 1 else ''} of data-root {theirs} "

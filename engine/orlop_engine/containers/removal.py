@@ -18,37 +18,35 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import trio
 
 from orlop_engine.images.layers import init_layer
+from orlop_engine.images.records import Image
 from orlop_kernel.failures import as_orlop_error
 from orlop_kernel.store import Delete
 from orlop_sdk import Conflict, DeadlineExceeded, NotFound, OrlopError
 
-from . import exits, lifecycle, prepared_sandbox, rootfs
+from . import connections, listing, prepared_sandbox, rootfs, run_cleanup, stopping
 from . import volumes as container_volumes
 from .container import Container, Run
+from .index import ContainerIndex
+from .ports import Ports
 
-if TYPE_CHECKING:
-    from orlop_engine.images.service import Image
-
-    from .service import Containers
-
-__all__ = ["auto_remove", "discard_files", "remove", "sweep"]
+__all__ = ["auto_remove", "discard_files", "prune", "remove", "sweep"]
 
 log = logging.getLogger("orlop.containers")
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
-async def remove(containers: Containers, container: Container, *, force: bool, volumes: bool) -> None:
+async def remove(ports: Ports, container: Container, *, force: bool, volumes: bool) -> None:
     """`docker rm`. `force` kills a running container first."""
     if not force:
-        await _remove_stopped(containers, container, volumes=volumes)
+        await _remove_stopped(ports, container, volumes=volumes)
         return
     record = container.record
     if record.removing:
@@ -56,18 +54,18 @@ async def remove(containers: Containers, container: Container, *, force: bool, v
     container.stop_requested = True
     record.removing_volumes = volumes  # for the boot that completes a removal after a crash
     with container.change(removing=True):
-        await lifecycle.kill_now(containers, container)
+        await stopping.kill_now(ports, container)
         async with container.lock:
-            _check_there(containers, container)
+            _check_there(ports.index, container)
             # The previous holder of the lock may have started it again.
             container.stop_requested = True
-            await lifecycle.kill_now(containers, container)
-            await _remove_locked(containers, container, volumes=volumes)
+            await stopping.kill_now(ports, container)
+            await _remove_locked(ports, container, volumes=volumes)
 
 
-def _check_there(containers: Containers, container: Container) -> None:
+def _check_there(index: ContainerIndex, container: Container) -> None:
     """Raise `NotFound` if another removal was faster."""
-    if container.id not in containers.index:
+    if container.id not in index:
         raise NotFound(f"No such container: {container.id}")
 
 
@@ -84,90 +82,90 @@ def _check_stopped(container: Container) -> None:
         raise Conflict(f'cannot remove container "/{record.name}": {what}')
 
 
-async def _remove_stopped(containers: Containers, container: Container, *, volumes: bool) -> None:
+async def _remove_stopped(ports: Ports, container: Container, *, volumes: bool) -> None:
     _check_stopped(container)  # check before waiting for the lock: a stop in progress must not delay the refusal
     async with container.lock:
-        _check_there(containers, container)
+        _check_there(ports.index, container)
         _check_stopped(container)
         with container.change(removing=True):  # what still exists after a failure can be removed again
-            await _remove_locked(containers, container, volumes=volumes)
+            await _remove_locked(ports, container, volumes=volumes)
 
 
-async def _remove_locked(containers: Containers, container: Container, *, volumes: bool) -> None:
+async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -> None:
     record = container.record
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     run = container.run
     if run is not None:
         await run.finished.wait()  # `die` must come before `destroy`
-    await containers.release_network(container)
+    await connections.release(ports, container)
     intents, cleared = container_volumes.note(record.id, record.mounts) if volumes else ([], [])
     container.row_going = True
     try:
-        await containers.engine.store.commit([Delete("containers", record.id), *intents])
+        await ports.store.commit([Delete("containers", record.id), *intents])
     except BaseException:
         container.row_going = False
         raise
-    containers.pending_removal.add(record.id)
-    containers.forget(container)
+    ports.index.pending_removal.add(record.id)
+    ports.index.forget(container)
     try:
-        await _remove_rest(containers, container, run, volumes=volumes)
-        await container_volumes.clear_intent(containers, cleared)
+        await _remove_rest(ports, container, run, volumes=volumes)
+        await container_volumes.clear_intent(ports.store, cleared)
     finally:
-        containers.pending_removal.discard(record.id)
+        ports.index.pending_removal.discard(record.id)
 
 
-async def _remove_rest(containers: Containers, container: Container, run: Run | None, *, volumes: bool) -> None:
+async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, volumes: bool) -> None:
     """Remove the container's resources. Wait for the monitor last: the runtime's delete takes longest, and clients do
     not see its effects. Removals that failed because of mounts are retried then."""
     record = container.record
     busy, busy_volumes = False, []
     try:
-        await prepared_sandbox.drop(containers, container)
+        await prepared_sandbox.drop(ports, container)
         if run is not None and record.host_config.pid_mode:
             # Processes in another PID namespace may outlive init, and write. In their own they cannot: pid_namespaces(7).
-            await _end_run(containers, container, run)
+            await _end_run(ports, container, run)
         if volumes:
-            busy_volumes = await container_volumes.discard(containers, container_volumes.anonymous(record.mounts))
+            busy_volumes = await container_volumes.discard(ports.volumes, container_volumes.anonymous(record.mounts))
     finally:
-        _announce(containers, container)
+        _announce(ports, container)
     try:
-        await _discard_data(containers, record.id)
+        await _discard_data(ports, record.id)
     except OrlopError:
         busy = True
     if run is not None:
-        await _end_run(containers, container, run)
-    await container_volumes.discard_again(containers, busy_volumes)
+        await _end_run(ports, container, run)
+    await container_volumes.discard_again(ports.volumes, busy_volumes)
     if busy:
-        await _discard_data(containers, record.id)
+        await _discard_data(ports, record.id)
     # The root's mount point must outlive the monitor (see `launch`).
-    containers.remove_run_directories(record.id)
-    if containers.engine.images.get(record.image_id) is None:
-        await containers.engine.images.collect()  # the image was removed before its last container: now its layers can go
+    ports.paths.remove_run_directories(record.id)
+    if ports.images.get(record.image_id) is None:
+        await ports.images.collect()  # the image was removed before its last container: now its layers can go
 
 
-async def _end_run(containers: Containers, container: Container, run: Run) -> None:
+async def _end_run(ports: Ports, container: Container, run: Run) -> None:
     with suppress(DeadlineExceeded):
-        await exits.clean_up(containers, container, run)
+        await run_cleanup.clean_up(ports, container, run)
 
 
-def _announce(containers: Containers, container: Container) -> None:
+def _announce(ports: Ports, container: Container) -> None:
     code = container.record.state.exit_code
-    containers.engine.events.publish("container", "destroy", container.id, containers.attributes(container))
+    ports.events.publish(container, "destroy")
     container.removed.set(code)
     container.exit_announced(code)
     container.release_attach_waiters()
-    containers.engine.execs.container_ended(container)
+    ports.execs.container_ended(container)
 
 
-async def auto_remove(containers: Containers, container: Container) -> None:
+async def auto_remove(ports: Ports, container: Container) -> None:
     """Remove a container with `--rm` after its exit."""
     async with container.lock:
-        if container.record.removing or container.id not in containers.index or container.record.state.running:
+        if container.record.removing or container.id not in ports.index or container.record.state.running:
             return  # removed by another task, or started again
         try:
             with container.change(removing=True):
-                await _remove_locked(containers, container, volumes=True)
+                await _remove_locked(ports, container, volumes=True)
         except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
             container.record.state = container.record.state.after_failed_auto_remove()
@@ -175,52 +173,71 @@ async def auto_remove(containers: Containers, container: Container) -> None:
             container.removed.set(container.record.state.exit_code)
 
 
-async def discard_files(containers: Containers, container_id: str) -> None:
+async def prune(ports: Ports, filters: listing.Filters) -> tuple[list[str], int]:
+    """Remove stopped containers. Returns (ids, reclaimed bytes)."""
+    accept = listing.prunable(filters, time.time())
+    gone, space = [], 0
+    for container in [item for item in ports.index if accept(item)]:
+        try:
+            usage = await ports.storage.usage(container.id)
+            await remove(ports, container, force=False, volumes=False)
+        except (Conflict, NotFound):
+            continue  # started or removed meanwhile
+        except OrlopError as error:
+            log.warning("container %s cannot be pruned: %s", container.name, error)
+            continue
+        gone.append(container.id)
+        space += usage.size
+    ports.events.bus.publish("container", "prune", "", {"reclaimed": str(space)})
+    return gone, space
+
+
+async def discard_files(ports: Ports, container_id: str) -> None:
     """Remove everything that a container has outside the store. Also for an unfinished create."""
-    containers.remove_run_directories(container_id)
-    await _discard_data(containers, container_id)
+    ports.paths.remove_run_directories(container_id)
+    await _discard_data(ports, container_id)
 
 
-async def _discard_data(containers: Containers, container_id: str) -> None:
+async def _discard_data(ports: Ports, container_id: str) -> None:
     """Remove its snapshot, logs and files."""
-    await containers.engine.storage.remove(container_id)
-    await containers.engine.storage.remove(init_layer(container_id))  # adopted containers have one of their own
-    directory = containers.directory(container_id)
+    await ports.storage.remove(container_id)
+    await ports.storage.remove(init_layer(container_id))  # adopted containers have one of their own
+    directory = ports.paths.directory(container_id)
     if os.path.isdir(directory):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
-async def sweep(containers: Containers) -> None:
+async def sweep(ports: Ports) -> None:
     """At boot, reconcile directories and snapshots with the rows. Those without a row are removed, unless the row is
     quarantined: then they may be the only copy. A snapshot lost in a power failure is created again, empty, because its
     writes had not reached the disk."""
-    store = containers.engine.store
-    known = {*containers.index, *(key for table, key, _ in store.quarantined() if table == "containers")}
+    store = ports.store
+    known = {*ports.index.by_id, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():
-        await _sweep_unknown(containers, known)
+        await _sweep_unknown(ports, known)
     else:
         log.warning("containers' files are kept, rows or not, while a damaged state database lies in the data root")
-    keys = set(await containers.engine.storage.keys())
+    keys = set(await ports.storage.keys())
     for key in keys:
         if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
-            await _try(f"snapshot {key[:12]} of no container stays", containers.engine.storage.remove(key))
-    for container in list(containers.index.values()):  # a copy: one with --rm may exit and leave the index meanwhile
-        image = containers.engine.images.get(container.record.image_id)
-        if container.id not in keys and container.id in containers.index and image is not None:
+            await _try(f"snapshot {key[:12]} of no container stays", ports.storage.remove(key))
+    for container in list(ports.index):  # a copy: one with --rm may exit and leave the index meanwhile
+        image = ports.images.get(container.record.image_id)
+        if container.id not in keys and container.id in ports.index and image is not None:
             log.warning("container %s lost what it had written: its root is made anew", container.name)
-            await _try(f"container {container.name} has no root", _prepare_again(containers, container, image))
+            await _try(f"container {container.name} has no root", _prepare_again(ports, container, image))
 
 
-async def _sweep_unknown(containers: Containers, known: set[str]) -> None:
-    for name in os.listdir(containers.containers_root):
+async def _sweep_unknown(ports: Ports, known: set[str]) -> None:
+    for name in os.listdir(ports.paths.containers_root):
         if name not in known:
             log.info("removing what is left of container %s", name[:12])
-            await _try(f"what is left of container {name[:12]} stays", discard_files(containers, name))
+            await _try(f"what is left of container {name[:12]} stays", discard_files(ports, name))
 
 
-async def _prepare_again(containers: Containers, container: Container, image: Image) -> None:
-    await rootfs.prepare(containers, container.record, image)
-    os.makedirs(containers.directory(container.id), mode=0o710, exist_ok=True)
+async def _prepare_again(ports: Ports, container: Container, image: Image) -> None:
+    await rootfs.prepare(ports, container.record, image)
+    os.makedirs(ports.paths.directory(container.id), mode=0o710, exist_ok=True)
 
 
 async def _try(otherwise: str, step: Awaitable[None]) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import trio
 
@@ -16,14 +15,14 @@ from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
 from orlop_kernel.failures import as_orlop_error
 
-from . import adoption, lifecycle, needs, prepared_sandbox, removal, restarts, volumes
+from . import adoption, lifecycle, needs, prepared_sandbox, removal, restarts, run_cleanup, stopping, volumes
 from .container import Container
+from .index import ContainerIndex
+from .paths import ContainerPaths
+from .ports import Ports
 from .record import ContainerRecord
 
-if TYPE_CHECKING:
-    from .service import Containers
-
-__all__ = ["restore", "shutdown"]
+__all__ = ["any_alive", "restore", "shutdown"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -34,125 +33,134 @@ _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most conta
 _NAMED = 10  # containers named in that log line
 
 
-async def restore(containers: Containers) -> None:
+async def restore(ports: Ports) -> None:
     """Restore all containers. Returns when requests can be served: running containers are shown as running, and those
     that a restart policy starts now as restarting. The rest continues in the background, for each container separately."""
-    known = {item.id: trio.Event() for item in containers.index.values()}
-    for container in list(containers.index.values()):
-        containers.background(_recover, containers, container, known[container.id])
+    known = {item.id: trio.Event() for item in ports.index}
+    for container in list(ports.index):
+        ports.background.start(_recover, ports, container, known[container.id])
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    for container in _undecided(containers, known):
-        containers.background(adoption.report_silence, container)
+    for container in _undecided(ports, known):
+        ports.background.start(adoption.report_silence, container)
     # Loading network drivers takes longest. It begins when requests are served; those that need a network wait.
-    quarantined = _quarantined_alive(containers)
-    containers.background(
-        _restore_networks, containers, [sandbox for sandbox in quarantined.values() if sandbox is not None]
-    )
-    await _sweep_runs(containers, {*quarantined, *(container.id for container in _undecided(containers, known))})
-    await volumes.discard_orphans(containers)
-    await removal.sweep(containers)
+    quarantined = _quarantined_alive(ports)
+    ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
+    await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports, known))})
+    await volumes.discard_orphans(ports)
+    await removal.sweep(ports)
     tried = {key: trio.Event() for key in known}
-    for container in containers.index.values():
+    for container in ports.index:
         if known[container.id].is_set():
             _announce_start(container, tried[container.id])
-    containers.background(_bring_up, containers, known, tried)
+    ports.background.start(_bring_up, ports, known, tried)
 
 
-async def _recover(containers: Containers, container: Container, known: trio.Event) -> None:
+async def _recover(ports: Ports, container: Container, known: trio.Event) -> None:
     try:
-        await adoption.recover(containers, container)
+        await adoption.recover(ports, container)
     finally:
         known.set()
 
 
-def _undecided(containers: Containers, known: Mapping[str, trio.Event]) -> list[Container]:
-    return [item for item in containers.index.values() if not known[item.id].is_set()]
+def _undecided(ports: Ports, known: Mapping[str, trio.Event]) -> list[Container]:
+    return [item for item in ports.index if not known[item.id].is_set()]
 
 
-def _quarantined_alive(containers: Containers) -> dict[str, Sandbox | None]:
+def _quarantined_alive(ports: Ports) -> dict[str, Sandbox | None]:
     """Quarantined containers that are running. Their run directories are kept, because another version may be able to
     read their rows; this one cannot operate on them."""
-    if not containers.engine.config.live_restore:
+    if not ports.config.live_restore:
         return {}
-    found = {key: containers.quarantined[key] for key in containers.quarantined_alive()}
+    found = {key: ports.index.quarantined[key] for key in quarantined_alive(ports.index, ports.paths)}
     for key in found:
         log.error("container %s runs on, and cannot be used: its row is quarantined", key[:12])
     return found
 
 
-async def _restore_networks(containers: Containers, quarantined: Sequence[Sandbox]) -> None:
-    await containers.engine.serving.wait()
-    held = [item.record.sandbox for item in containers.index.values() if item.record.sandbox is not None]
-    containers.networks_restored = True
+def quarantined_alive(index: ContainerIndex, paths: ContainerPaths) -> Iterator[str]:
+    """The quarantined containers that are still running."""
+    return (key for key in index.quarantined if runs.monitor_lives(paths.run_dir(key)))
+
+
+def any_alive(index: ContainerIndex, paths: ContainerPaths) -> bool:
+    """Whether any container runs, or a monitor is still cleaning up after one."""
+    known = any(item.record.state.running or item.run is not None for item in index)
+    return known or any(quarantined_alive(index, paths))
+
+
+async def _restore_networks(ports: Ports, quarantined: Sequence[Sandbox]) -> None:
+    await ports.serving.wait()
+    held = [item.record.sandbox for item in ports.index if item.record.sandbox is not None]
+    ports.state.networks_restored = True
     began = trio.current_time()
-    await containers.engine.networks.restore([*held, *quarantined])
+    await ports.networks.restore([*held, *quarantined])
     log.debug("networks are up after %.0f ms", (trio.current_time() - began) * 1000)
 
 
-async def _sweep_runs(containers: Containers, keep: Collection[str]) -> None:
+async def _sweep_runs(ports: Ports, keep: Collection[str]) -> None:
     """End monitors and remove run directories that belong to no row."""
     kept = {
-        *(containers.run_name(key) for key in keep),
-        *(containers.run_name(item.id) for item in containers.index.values() if item.run),
+        *(ports.paths.run_name(key) for key in keep),
+        *(ports.paths.run_name(item.id) for item in ports.index if item.run),
     }
     async with trio.open_nursery() as nursery:  # in parallel, because each waits for its processes to die
-        for name in set(os.listdir(containers.runs_root)) - kept:
-            nursery.start_soon(_sweep_run, containers, name)
+        for name in set(os.listdir(ports.paths.runs_root)) - kept:
+            nursery.start_soon(_sweep_run, ports, name)
 
 
-async def _sweep_run(containers: Containers, name: str) -> None:
-    run_dir = os.path.join(containers.runs_root, name)
+async def _sweep_run(ports: Ports, name: str) -> None:
+    run_dir = os.path.join(ports.paths.runs_root, name)
     try:
         adoption.kill_monitor(run_dir)
         if (init := runs.init_record(run_dir)) is not None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
-        containers.remove_run(name)
+        ports.paths.remove_run(name)
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
             os.unlink(run_dir)  # not a run directory
     except Exception as error:
         log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
-def _patience(containers: Containers, container: Container) -> int:
+def _patience(ports: Ports, container: Container) -> int:
     """Seconds for a container to stop at boot. Never infinite, or boot might not end."""
-    own, config = lifecycle.stop_timeout(containers, container), containers.engine.config
+    own, config = stopping.stop_timeout(ports.config, container), ports.config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
 
-async def _stop_orderly(containers: Containers, container: Container, seconds: int | None = None) -> None:
+async def _stop_orderly(ports: Ports, container: Container, seconds: int | None = None) -> None:
     try:
-        lifecycle.expedite(containers, container, seconds)
+        stopping.expedite(ports.config, container, seconds)
         async with container.lock:
             if container.record.state.running:
                 manually = container.record.manually_stopped
-                await lifecycle.stop_locked(containers, container, lifecycle.stop_signal(container, ""), seconds)
+                await stopping.stop_locked(ports, container, stopping.stop_signal(container, ""), seconds)
                 container.record.manually_stopped = manually
-                await containers.save(container)
+                await ports.rows.save(container)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot stop it"))
 
 
-async def _bring_up(containers: Containers, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
+async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
     """Stop what must not run, and start what the restart policies want. In parallel, so that one that hangs does not
     delay all; containers that others need start first. `known`: set once a container's state is known; `tried`: once its
     start was tried."""
     limit = trio.CapacityLimiter(_STARTS)
-    wanted = needs.order(containers)
-    living = [item for item in containers.index.values() if item.run is not None and item.owed_start is None]
+    wanted = needs.order(ports.index, ports.networks)
+    living = [item for item in ports.index if item.run is not None and item.owed_start is None]
 
     async def bring_up(container: Container) -> None:
         if container not in living:
             await known[container.id].wait()
-        elif not containers.engine.config.live_restore:
+        elif not ports.config.live_restore:
             log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
-            await _stop_orderly(containers, container, _patience(containers, container))
+            await _stop_orderly(ports, container, _patience(ports, container))
         with trio.move_on_after(_NEEDED):
             for other in wanted[container.id] & tried.keys():
                 await tried[other].wait()
         async with limit:
-            await _start_if_wanted(containers, container, tried[container.id])
+            await _start_if_wanted(ports, container, tried[container.id])
 
     async def one(container: Container) -> None:
         try:
@@ -164,7 +172,7 @@ async def _bring_up(containers: Containers, known: Mapping[str, trio.Event], tri
             container.owed_start = None
 
     async with trio.open_nursery() as nursery:
-        for container in [containers.index[key] for key in wanted if key in tried]:  # not containers created since
+        for container in [ports.index.by_id[key] for key in wanted if key in tried]:  # not containers created since
             nursery.start_soon(one, container)
 
 
@@ -189,74 +197,74 @@ def _is_owed_a_start(record: ContainerRecord) -> bool:
     )
 
 
-async def _start_if_wanted(containers: Containers, container: Container, tried: trio.Event) -> None:
+async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event) -> None:
     record = container.record
     _announce_start(container, tried)
     if container.owed_start is not None:
         async with container.lock:
             # unless a client has stopped, started or removed it meanwhile
-            if record.state.restarting and container.id in containers.index and not record.removing:
+            if record.state.restarting and container.id in ports.index and not record.removing:
                 record.restart_count = 0  # as dockerd: a start at boot resets the count
-                await containers.start_locked(container)
+                await lifecycle.start_locked(ports, container)
     elif record.state.running:
         return
     elif record.removing:
         # The previous daemon died during the removal.
         record.removing = False
         volumes_too = record.host_config.auto_remove or record.removing_volumes
-        await removal.remove(containers, container, force=True, volumes=volumes_too)
+        await removal.remove(ports, container, force=True, volumes=volumes_too)
     elif record.host_config.auto_remove and record.started_before:
-        await containers.auto_remove(container)
+        await removal.auto_remove(ports, container)
 
 
-async def shutdown(containers: Containers, *, leave_running: bool) -> None:
+async def shutdown(ports: Ports, *, leave_running: bool) -> None:
     """Stop all containers in parallel, each within its own timeout, or leave all to their monitors. No container starts
     from now on."""
-    containers.closing = True
-    for container in containers.index.values():
+    ports.state.closing = True
+    for container in ports.index:
         if container.restart_timer is not None:
             container.restart_timer.cancel()
         if container.owed_start is not None:
-            lifecycle.cancel_restart(container)
+            stopping.cancel_restart(container)
     if not leave_running:
         # `run`: containers that are being started must be stopped as well
-        running = [item for item in containers.index.values() if item.record.state.running or item.run is not None]
+        running = [item for item in ports.index if item.record.state.running or item.run is not None]
         async with trio.open_nursery() as reporting:
-            reporting.start_soon(_report_slow, containers, running)
+            reporting.start_soon(_report_slow, ports, running)
             async with trio.open_nursery() as nursery:
                 for container in running:
-                    nursery.start_soon(_stop_orderly, containers, container)
+                    nursery.start_soon(_stop_orderly, ports, container)
             reporting.cancel_scope.cancel()
     # Monitors of exited containers need a moment to clean up; their cgroups and mounts would look alive.
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
-            for container in list(containers.index.values()):
-                nursery.start_soon(_settle_run, containers, container)
+            for container in list(ports.index):
+                nursery.start_soon(_settle_run, ports, container)
 
 
-async def _report_slow(containers: Containers, stopping: Sequence[Container]) -> None:
+async def _report_slow(ports: Ports, stopping: Sequence[Container]) -> None:
     """Log once which containers the shutdown still waits for."""
     await trio.sleep(_SLOW)
     slow = [item for item in stopping if item.record.state.running]
-    named = [f"{item.name} ({_shown_patience(containers, item)})" for item in slow[:_NAMED]]
+    named = [f"{item.name} ({_shown_patience(ports, item)})" for item in slow[:_NAMED]]
     if len(slow) > _NAMED:
         named.append(f"and {len(slow) - _NAMED} more")
     if named:
         log.info("waiting for containers to stop, each until it is killed: %s", ", ".join(named))
 
 
-def _shown_patience(containers: Containers, container: Container) -> str:
-    seconds = lifecycle.stop_timeout(containers, container)
+def _shown_patience(ports: Ports, container: Container) -> str:
+    seconds = stopping.stop_timeout(ports.config, container)
     return f"{seconds} s" if seconds >= 0 else "no limit"
 
 
-async def _settle_run(containers: Containers, container: Container) -> None:
-    if container.id in containers.prepared_sandboxes:
+async def _settle_run(ports: Ports, container: Container) -> None:
+    if container.id in ports.prepared_sandboxes:
         async with container.lock:
-            await prepared_sandbox.drop(containers, container)
+            await prepared_sandbox.drop(ports, container)
     run = container.run
     if run is not None and not container.record.state.running and run.monitor is not None:
         # a run without a monitor is being started; the end of the daemon undoes it
         await run.monitor.ended()
         if run.recorded and container.run is run:
-            containers.settle(container)
+            run_cleanup.settle(ports.paths, container)

@@ -8,44 +8,40 @@ in no diff and no commit until the container itself changes them, as with docker
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import trio
 
 from orlop_engine.images.layers import init_layer, temporary_key
+from orlop_engine.images.records import Image
 from orlop_engine.unpacking import make_init_layer
 from orlop_sdk import NotFound
 
+from .ports import Ports
 from .record import ContainerRecord
-
-if TYPE_CHECKING:
-    from orlop_engine.images.service import Image
-
-    from .service import Containers
 
 __all__ = ["prepare"]
 
 
-async def prepare(containers: Containers, record: ContainerRecord, image: Image) -> None:
+async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
     """Create the writable snapshot. Also used at boot, for a snapshot that was lost in a power failure."""
-    storage, options = containers.engine.storage, record.host_config.storage_opt or None
+    storage, options = ports.storage, record.host_config.storage_opt or None
     below = init_layer(image.chain_id)
     try:
         await storage.prepare(record.id, below, options=options)
     except NotFound:
-        await _make_init_layer(containers, record, image.chain_id)
+        await _make_init_layer(ports, record, image.chain_id)
         await storage.prepare(record.id, below, options=options)
 
 
-async def _make_init_layer(containers: Containers, record: ContainerRecord, chain_id: str) -> None:
+async def _make_init_layer(ports: Ports, record: ContainerRecord, chain_id: str) -> None:
     """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
-    storage, key = containers.engine.storage, temporary_key()
-    mountpoint = containers.root(record.id)
+    storage, key = ports.storage, temporary_key()
+    mountpoint = ports.paths.root(record.id)
     await storage.prepare(key, chain_id or None)
     try:
         os.makedirs(mountpoint, mode=0o700, exist_ok=True)
         try:
-            await make_init_layer(containers.engine.zygote, await storage.mounts(key), mountpoint)
+            await make_init_layer(ports.zygote, await storage.mounts(key), mountpoint)
         finally:
             os.rmdir(mountpoint)
         await storage.commit(key, init_layer(chain_id))

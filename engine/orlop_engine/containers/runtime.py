@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,9 +14,8 @@ from orlop_sdk import OrlopError, Task, cgroups
 
 from . import bundle
 from .container import Container, Run
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .paths import ContainerPaths
+from .ports import Ports
 
 __all__ = ["clean", "has_state", "is_left", "task"]
 
@@ -26,46 +24,46 @@ log = logging.getLogger("orlop.containers")
 _EMPTYING = 2.0  # seconds
 
 
-def task(containers: Containers, container: Container) -> Task:
-    run_dir = containers.run_dir(container.id)
+def task(paths: ContainerPaths, container: Container) -> Task:
+    run_dir = paths.run_dir(container.id)
     console = f"{run_dir}/console" if container.record.config.tty else ""
     return Task(container.id, run_dir, f"{run_dir}/init.pid", f"{run_dir}/runtime.log", console)
 
 
-def _state(containers: Containers, container: Container) -> str:
+def _state(paths: ContainerPaths, container: Container) -> str:
     """The state directory of a runtime with runc's command line: a few files on a tmpfs."""
-    return os.path.join(containers.engine.config.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
+    return os.path.join(paths.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
 
 
-def has_state(containers: Containers, container: Container) -> bool:
+def has_state(paths: ContainerPaths, container: Container) -> bool:
     """Whether the runtime still has state of the container, which makes it refuse another start with this id."""
-    return os.path.isdir(_state(containers, container))
+    return os.path.isdir(_state(paths, container))
 
 
-def is_left(containers: Containers, container: Container, run: Run) -> bool:
+def is_left(paths: ContainerPaths, container: Container, run: Run) -> bool:
     """Whether the runtime's delete has not run: it removes the runtime's state and the cgroups (systemd removes them by
     itself)."""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
-    return has_state(containers, container) or any(map(os.path.isdir, made))
+    return has_state(paths, container) or any(map(os.path.isdir, made))
 
 
-async def clean(containers: Containers, container: Container) -> None:
+async def clean(ports: Ports, container: Container) -> None:
     """Run the runtime's delete, which the monitor normally does; without it the container could not start again. Never
     raises: an exit must be accounted for even when its runtime hangs or is no longer installed."""
     record = container.record
     try:
-        runtime = containers.engine.drivers.runtime(record.host_config.runtime)
+        runtime = ports.drivers.runtime(record.host_config.runtime)
         await process.check(
-            runtime.delete(task(containers, container)), f"have the runtime forget container {container.name}"
+            runtime.delete(task(ports.paths, container)), f"have the runtime forget container {container.name}"
         )
     except OrlopError as error:
         log.warning("%s", error)
     except Exception:
         log.exception("cannot have the runtime forget container %s", container.name)
     try:
-        await _remove_cgroups(bundle.cgroup_path(containers, container.id, record.host_config))
-        shutil.rmtree(_state(containers, container), ignore_errors=True)  # usually gone by now
+        await _remove_cgroups(bundle.cgroup_path(ports.config, container.id, record.host_config))
+        shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # usually gone by now
     except Exception:
         log.exception("cannot remove what runtime and kernel keep of container %s", container.name)
 

@@ -5,8 +5,6 @@ The runtime applies the limits first: if it refuses one, record and container st
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from msgspec.structs import fields, replace
 
 from orlop_engine.spec import resources
@@ -17,10 +15,8 @@ from orlop_sdk import Conflict, InvalidParameter
 
 from . import limits, restarts
 from .container import Container
+from .ports import Ports
 from .runtime import task
-
-if TYPE_CHECKING:
-    from .service import Containers
 
 __all__ = ["merge", "update"]
 
@@ -72,7 +68,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
     return replace(host, **changed)
 
 
-async def update(containers: Containers, container: Container, request: UpdateRequest) -> list[str]:
+async def update(ports: Ports, container: Container, request: UpdateRequest) -> list[str]:
     """Apply the request and return warnings."""
     warnings = limits.check(request, facts(), update=True)
     async with container.lock:
@@ -81,19 +77,19 @@ async def update(containers: Containers, container: Container, request: UpdateRe
             raise Conflict(f"Cannot update container {container.id}: container is marked for removal and cannot be updated")
         after = merge(record.host_config, request)
         if record.state.running and not record.state.restarting:
-            await _apply(containers, container, request)
+            await _apply(ports, container, request)
         with container.change(host_config=after):
-            await containers.save(container)
-    containers.engine.events.publish("container", "update", container.id, containers.attributes(container))
+            await ports.rows.save(container)
+    ports.events.publish(container, "update")
     return warnings
 
 
-async def _apply(containers: Containers, container: Container, request: UpdateRequest) -> None:
+async def _apply(ports: Ports, container: Container, request: UpdateRequest) -> None:
     wanted = resources.of(request)
     del wanted["devices"]
     if request.pids_limit is not None and request.pids_limit <= 0:
         wanted["pids"] = {"limit": -1}
     if not wanted:
         return
-    runtime = containers.engine.drivers.runtime(container.record.host_config.runtime)
-    await process.check(runtime.update(task(containers, container), wanted), f"update container {container.id}")
+    runtime = ports.drivers.runtime(container.record.host_config.runtime)
+    await process.check(runtime.update(task(ports.paths, container), wanted), f"update container {container.id}")

@@ -1,13 +1,14 @@
-"""Inspect and list answers of containers: made from records, without calls of drivers and without locks. Cached until
-the record changes.
+"""Inspect and list answers of containers: made from records, without calls of drivers and without locks. List items are
+cached until the record changes, or an image.
 """
 
 from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -15,17 +16,27 @@ from msgspec.structs import replace
 
 from orlop_engine.networks.predefined import PREDEFINED
 from orlop_engine.types.containers import ContainerView, StateView
+from orlop_sdk import NotFound
 from orlop_sdk.base import rfc3339
 
 from . import apparmor_profile, links, mount_spec
 from .container import Container
+from .log_info import log_info
+from .ports import Ports
 from .record import ContainerRecord, MountRecord
+from .services import Images, Networks, Volumes
 from .state import State
 
-if TYPE_CHECKING:
-    from .service import Containers
-
-__all__ = ["human_duration", "inspect", "shown_mounts", "status_text", "summary"]
+__all__ = [
+    "human_duration",
+    "image_name",
+    "inspect",
+    "network_settings",
+    "published_ports",
+    "shown_mounts",
+    "status_text",
+    "summary",
+]
 
 _ONLY_INSPECT = {"Links": None, "Aliases": None, "DriverOpts": None, "DNSNames": None}
 """Fields of a network that the list omits."""
@@ -66,28 +77,71 @@ def _tried(record: ContainerRecord) -> bool:
     return record.started_before or bool(record.state.error)
 
 
-def _file_paths(containers: Containers, record: ContainerRecord) -> tuple[str, str, str]:
+def _file_paths(ports: Ports, record: ContainerRecord) -> tuple[str, str, str]:
     """Paths of resolv.conf, hostname and hosts. The first start makes them; with a shared network they are the owner's."""
     if not _tried(record):
         return "", "", ""
     owner = record.host_config.network_mode.removeprefix("container:")
-    directory = containers.directory(owner if owner in containers.index else record.id)
+    directory = ports.paths.directory(owner if owner in ports.index else record.id)
     return f"{directory}/resolv.conf", f"{directory}/hostname", f"{directory}/hosts"
 
 
-def inspect(containers: Containers, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
+def network_settings(networks: Networks, container: Container) -> dict[str, Any]:
+    """`NetworkSettings` of inspect and list."""
     record = container.record
-    resolv_conf, hostname, hosts = _file_paths(containers, record)
+    return networks.settings(
+        record.sandbox,
+        endpoints=record.endpoints,
+        exposed=set(record.config.exposed_ports or ()),
+        running=record.state.running,
+    )
+
+
+def published_ports(container: Container, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`Ports` of a list item: published ports with their host address, exposed ports without."""
+    out: list[dict[str, Any]] = []
+    if not container.record.state.running:
+        return out
+    for port, bindings in sorted((settings.get("Ports") or {}).items()):
+        number, _, protocol = port.partition("/")
+        base = {"PrivatePort": int(number), "Type": protocol or "tcp"}
+        if bindings:
+            out += [{"IP": b["HostIp"], "PublicPort": int(b["HostPort"]), **base} for b in bindings]
+        else:
+            out.append(base)
+    return out
+
+
+def _mountpoints(volumes: Volumes, record: ContainerRecord) -> dict[str, str]:
+    return {mount.name: volumes.mountpoint(mount.name) for mount in record.mounts if mount.type == "volume"}
+
+
+def _log_path(ports: Ports, container: Container) -> str:
+    driver = ports.drivers.log(container.record.host_config.log_config.type)
+    return driver.path(log_info(ports.paths, container))
+
+
+def image_name(images: Images, record: ContainerRecord) -> str:
+    """The image name given at create, or the image's id when the name now refers to another image or none."""
+    with suppress(NotFound):
+        if images.resolve(record.config.image).id == record.image_id:
+            return record.config.image
+    return record.image_id
+
+
+def inspect(ports: Ports, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
+    record = container.record
+    resolv_conf, hostname, hosts = _file_paths(ports, record)
     args = record.args
     host = record.host_config
     if host.links:
-        host = replace(host, links=links.shown(containers, record))
-    settings = containers.network_settings(container)
+        host = replace(host, links=links.shown(ports.index, ports.networks, record))
+    settings = network_settings(ports.networks, container)
     if version < (1, 45):
         _add_old_aliases(record, settings["Networks"])
     return ContainerView(
         id=record.id,
-        created=containers.created(record),
+        created=rfc3339(record.created_ns),
         path=args[0] if args else "",
         args=args[1:],
         state=state_view(container),
@@ -95,7 +149,7 @@ def inspect(containers: Containers, container: Container, graph: dict[str, str],
         resolv_conf_path=resolv_conf,
         hostname_path=hostname,
         hosts_path=hosts,
-        log_path=containers.log_path(container) if _tried(record) else "",
+        log_path=_log_path(ports, container) if _tried(record) else "",
         name=f"/{record.name}",
         restart_count=record.restart_count,
         driver=record.storage_driver,
@@ -106,7 +160,7 @@ def inspect(containers: Containers, container: Container, graph: dict[str, str],
         exec_ids=sorted(container.execs) or None,
         host_config=host,
         graph_driver={"Data": graph, "Name": record.storage_driver},
-        mounts=mount_spec.views(shown_mounts(record), containers.volume_mountpoints(record)),
+        mounts=mount_spec.views(shown_mounts(record), _mountpoints(ports.volumes, record)),
         config=record.config,
         network_settings=settings,
     )
@@ -174,15 +228,15 @@ def _command(args: list[str]) -> str:
     return " ".join(f"'{arg}'" if " " in arg else arg for arg in args)
 
 
-def summary(containers: Containers, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
+def summary(ports: Ports, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
     """One item of the list. All of it is cached except `Status`, which contains a relative time. `names` are additional
     names by links; `sizes` are (bytes written, bytes of the whole root)."""
-    key = "list"
-    found = None if names else container.views.get(key)
+    images = ports.images.changes  # an item contains the name of its image
+    found = container.views.get("list") if not names and container.images_seen == images else None
     if found is None:
-        found = _encode(_summary(containers, container, names))
+        found = _encode(_summary(ports, container, names))
         if not names:
-            container.views[key] = found
+            container.views["list"], container.images_seen = found, images
     record = container.record
     health = container.health.status if container.health else ""
     text = status_text(record.state, record.removing, health, time.time_ns())
@@ -190,23 +244,23 @@ def summary(containers: Containers, container: Container, names: Sequence[str], 
     return found[:-1] + f'{more},"Status":"{text}"}}'.encode()
 
 
-def _summary(containers: Containers, container: Container, names: Sequence[str]) -> dict[str, Any]:
+def _summary(ports: Ports, container: Container, names: Sequence[str]) -> dict[str, Any]:
     record = container.record
-    settings = containers.network_settings(container)
+    settings = network_settings(ports.networks, container)
     host: dict[str, Any] = {"NetworkMode": record.host_config.network_mode}
     if annotations := record.host_config.annotations:
         host["Annotations"] = annotations
     return {
         "Id": record.id,
         "Names": [f"/{name}" for name in (record.name, *names)],
-        "Image": containers.image_name(record),
+        "Image": image_name(ports.images, record),
         "ImageID": record.image_id,
         "Command": _command(record.args),
         "Created": record.created_ns // 1_000_000_000,
-        "Ports": containers.ports(container, settings),
+        "Ports": published_ports(container, settings),
         "Labels": record.config.labels or {},
         "State": "removing" if record.removing and not record.state.running else record.state.status,
         "HostConfig": host,
         "NetworkSettings": {"Networks": {name: {**each, **_ONLY_INSPECT} for name, each in settings["Networks"].items()}},
-        "Mounts": mount_spec.views(shown_mounts(record), containers.volume_mountpoints(record)),
+        "Mounts": mount_spec.views(shown_mounts(record), _mountpoints(ports.volumes, record)),
     }

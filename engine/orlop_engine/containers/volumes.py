@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -18,19 +18,16 @@ from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.unpacking import copy_up
 from orlop_engine.volumes.record import VolumeCheck
-from orlop_kernel.store import UNREADABLE, Delete, Put
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, DeadlineExceeded, DriverError, InvalidParameter, NotFound, OrlopError
 from orlop_sdk.subpaths import open_subpath
 
-from .container import Container
 from .mount_spec import normal_target
+from .ports import Ports
 from .record import ContainerRecord, MountRecord
-
-if TYPE_CHECKING:
-    from .service import Containers
+from .services import Volumes
 
 __all__ = [
-    "announce",
     "anonymous",
     "check_subpath",
     "clear_intent",
@@ -79,33 +76,33 @@ def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], l
     return [Put("intents", key, msgspec.json.encode(names))], [Delete("intents", key)]
 
 
-async def clear_intent(containers: Containers, intents: Sequence[Delete]) -> None:
+async def clear_intent(store: Store, intents: Sequence[Delete]) -> None:
     """Delete the intent once the volumes are gone."""
     try:
         if intents:
-            await containers.engine.store.commit(intents)
+            await store.commit(intents)
     except OrlopError as error:
         log.info("the note of a container's volumes stays until the next boot: %s", error)
 
 
-async def discard_orphans(containers: Containers) -> None:
+async def discard_orphans(ports: Ports) -> None:
     """At boot, remove anonymous volumes of containers whose create did not finish, or whose removal did not."""
-    for key, row in containers.engine.store.load("intents"):
+    for key, row in ports.store.load("intents"):
         if not key.startswith(_NOTE):
             continue
         try:
             for name in msgspec.json.decode(row, type=list[str]):
                 with suppress(NotFound, Conflict):  # another container uses it (--volumes-from)
-                    await containers.engine.volumes.remove(name)
-            await containers.engine.store.commit([Delete("intents", key)])
+                    await ports.volumes.remove(name)
+            await ports.store.commit([Delete("intents", key)])
         except UNREADABLE as error:
-            await containers.engine.store.quarantine("intents", key, str(error))
+            await ports.store.quarantine("intents", key, str(error))
         except OrlopError as error:
             log.warning("volumes of a container that is no more stay: %s", error)
 
 
 async def ensure(
-    containers: Containers,
+    volumes: Volumes,
     planned: tuple[MountRecord, ...],
     host: HostConfig,
     made: list[str],
@@ -131,9 +128,7 @@ async def ensure(
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
-            found, new = await containers.engine.volumes.ensure(
-                mount.name, driver, driver_options, {**own, **(labels or {})}
-            )
+            found, new = await volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
             if new:
                 made.append(mount.name)
             if vet:
@@ -149,13 +144,13 @@ def _promised(source: str) -> None:
         os.makedirs(source, mode=0o755, exist_ok=True)
 
 
-async def populate(containers: Containers, record: ContainerRecord) -> None:
+async def populate(ports: Ports, record: ContainerRecord) -> None:
     """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host: a
     volume that its driver mounts (nfs, tmpfs) is not mounted before the container's start."""
     for mount in record.mounts:
         if mount.type != "volume" or not mount.copy:
             continue
-        sources = await containers.engine.volumes.mounts(mount.name)
+        sources = await ports.volumes.mounts(mount.name)
         if len(sources) != 1 or sources[0].type != "bind":
             continue
         source, subpath = sources[0].source, mount.subpath
@@ -164,17 +159,17 @@ async def populate(containers: Containers, record: ContainerRecord) -> None:
         target = _open_directory(source, subpath)
         if target >= 0:
             try:
-                await _copy_up(containers, record, mount.destination, target)
+                await _copy_up(ports, record, mount.destination, target)
             finally:
                 os.close(target)
 
 
-async def _copy_up(containers: Containers, record: ContainerRecord, path: str, target: int) -> None:
-    root = containers.root(record.id)
+async def _copy_up(ports: Ports, record: ContainerRecord, path: str, target: int) -> None:
+    root = ports.paths.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:
-        below = await containers.engine.storage.mounts(record.id, readonly=True)
-        await copy_up(containers.engine.zygote, below, path, target, root)
+        below = await ports.storage.mounts(record.id, readonly=True)
+        await copy_up(ports.zygote, below, path, target, root)
     finally:
         os.rmdir(root)
 
@@ -214,12 +209,12 @@ def anonymous(mounts: Sequence[MountRecord]) -> list[str]:
     return [mount.name for mount in mounts if mount.type == "volume" and mount.anonymous]
 
 
-async def discard(containers: Containers, names: Sequence[str]) -> list[str]:
+async def discard(volumes: Volumes, names: Sequence[str]) -> list[str]:
     """Remove volumes that no other container uses. Returns those that their drivers failed to remove."""
     failed = []
     for name in names:
         try:
-            await containers.engine.volumes.remove(name)
+            await volumes.remove(name)
         except NotFound:
             continue
         except OrlopError as error:
@@ -229,25 +224,10 @@ async def discard(containers: Containers, names: Sequence[str]) -> list[str]:
     return failed
 
 
-async def discard_again(containers: Containers, names: Sequence[str]) -> None:
+async def discard_again(volumes: Volumes, names: Sequence[str]) -> None:
     """Retry volumes whose removal failed, after they have been unmounted."""
     for name in names:
         try:
-            await containers.engine.volumes.finish_removal(name)
+            await volumes.finish_removal(name)
         except OrlopError as error:
             log.warning("volume %s stays until the next start: %s", name, error)
-
-
-def announce(containers: Containers, container: Container, action: str) -> None:
-    """Publish the events `mount` and `unmount` of its volumes. The monitor mounts them, so no driver is called here."""
-    for mount in container.record.mounts:
-        if mount.type != "volume":
-            continue
-        attributes = {"driver": mount.driver or "local", "container": container.id}
-        if action == "mount":
-            attributes |= {
-                "destination": mount.destination,
-                "read/write": str(mount.rw).lower(),
-                "propagation": mount.propagation,
-            }
-        containers.engine.events.publish("volume", action, mount.name, attributes)

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 import trio
 
 from orlop_engine.containers.container import Container
-from orlop_engine.containers.service import Containers
+from orlop_engine.containers.ports import Ports
 from orlop_engine.unpacking import AnswerReader, WorkerRefused, feed, refusal, worker
 from orlop_monitor.unpack.request import Answer, Done, Failed, Found, Look, Pack, Place, View
 from orlop_sdk import DriverError, InvalidParameter, NotFound
@@ -35,11 +35,11 @@ def _explained(container: Container, path: str, what: str, answer: Answer | None
     return refusal(what, answer)
 
 
-async def look(containers: Containers, container: Container, path: str) -> Found:
+async def look(ports: Ports, container: Container, path: str) -> Found:
     """Stat a path. Raises `NotFound` with Docker's message."""
     async with (
-        views.opened(containers, container, mounts=True) as seen,
-        worker(containers.engine.zygote, Look(seen.view, path), seen.fds) as channel,
+        views.opened(ports, container, mounts=True) as seen,
+        worker(ports.zygote, Look(seen.view, path), seen.fds) as channel,
     ):
         answer = await AnswerReader(channel).next()
     if isinstance(answer, Found):
@@ -90,27 +90,27 @@ class TarStream:
 
 
 async def stream(
-    containers: Containers, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
+    ports: Ports, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
 ) -> TarStream:
     """Start a worker that packs the container as `request` says. The view has volumes if the request names a path, else
     it is the root alone. `changes` is the descriptor of a layer's list of changes."""
     async with AsyncExitStack() as resources:
-        seen = await resources.enter_async_context(views.opened(containers, container, mounts=bool(request(View("")).path)))
+        seen = await resources.enter_async_context(views.opened(ports, container, mounts=bool(request(View("")).path)))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             with suppress(OSError):
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
             pipe = await resources.enter_async_context(trio.lowlevel.FdStream(reading))
             fds = (*seen.fds, *((changes,) if changes >= 0 else ()), writing)
-            channel = await resources.enter_async_context(worker(containers.engine.zygote, request(seen.view), fds))
+            channel = await resources.enter_async_context(worker(ports.zygote, request(seen.view), fds))
         finally:
             os.close(writing)
         return TarStream(resources.pop_all(), pipe, AnswerReader(channel), what)
 
 
-async def pack(containers: Containers, container: Container, path: str) -> tuple[Found, TarStream]:
+async def pack(ports: Ports, container: Container, path: str) -> tuple[Found, TarStream]:
     """Pack a path and everything below it, including volumes."""
-    pieces = await stream(containers, container, lambda view: Pack(view, path), f"archive {path}")
+    pieces = await stream(ports, container, lambda view: Pack(view, path), f"archive {path}")
     try:
         return await pieces.found(), pieces
     except NotFound:
@@ -121,22 +121,22 @@ async def pack(containers: Containers, container: Container, path: str) -> tuple
 
 
 async def place(
-    containers: Containers, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
+    ports: Ports, container: Container, path: str, source: AsyncIterable[bytes], *, keep_kind: bool, own: bool
 ) -> None:
     """Unpack a tar stream into a directory of the container. `own`: the container's user becomes the owner of every file.
 
     Raises `DriverError` for an archive that cannot be unpacked, because dockerd answers 500 to it."""
     user = container.record.config.user if own else ""
-    async with views.opened(containers, container, mounts=True, write=True) as seen:
+    async with views.opened(ports, container, mounts=True, write=True) as seen:
         request = Place(seen.view, path, keep_kind, user)
         what = f"extract to {path}"
         try:
-            await feed(containers.engine.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)
+            await feed(ports.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)
         except NotFound:
             raise _missing(container, path) from None
         except WorkerRefused as error:
             raise DriverError(_words(container, path, error.failed)) from None
-    containers.engine.events.publish("container", "extract-to-dir", container.id, containers.attributes(container))
+    ports.events.publish(container, "extract-to-dir")
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:

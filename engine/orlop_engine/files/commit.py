@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 import trio
 from msgspec import UNSET
 
-from orlop_engine.containers import lifecycle
+from orlop_engine.containers import pausing
 from orlop_engine.containers.container import Container
+from orlop_engine.containers.ports import Ports
 from orlop_engine.images import changes as instructions
 from orlop_engine.images.committed import CommitRequest, merge
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
@@ -29,10 +30,7 @@ from orlop_sdk.storage import ChangeKind
 
 from . import archive
 
-if TYPE_CHECKING:
-    from orlop_engine.engine import Engine
-
-__all__ = ["commit", "export"]
+__all__ = ["Committer", "commit", "export"]
 
 log = logging.getLogger("orlop.files")
 
@@ -40,10 +38,17 @@ _THAW = 30.0  # seconds to resume a container, also when the daemon is shutting 
 _encode = msgspec.json.Encoder().encode
 
 
-async def export(engine: Engine, container: Container) -> archive.TarStream:
+class Committer(Protocol):
+    """The images service."""
+
+    def get(self, image_id: str) -> Image | None: ...
+    async def commit(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image: ...
+
+
+async def export(ports: Ports, container: Container) -> archive.TarStream:
     """Pack the container's root without its mounts."""
-    pieces = await archive.stream(engine.containers, container, Pack, f"export container {container.name}")
-    engine.events.publish("container", "export", container.id, engine.containers.attributes(container))
+    pieces = await archive.stream(ports, container, Pack, f"export container {container.name}")
+    ports.events.publish(container, "export")
     return pieces
 
 
@@ -68,7 +73,8 @@ def _image_config(config: ContainerConfig) -> ImageConfig:
 
 
 async def commit(
-    engine: Engine,
+    ports: Ports,
+    images: Committer,
     container: Container,
     name: Reference | None,
     *,
@@ -81,7 +87,7 @@ async def commit(
 ) -> Image:
     """Commit and return the image once it is durable. An invalid request raises before any change is made."""
     record = container.record
-    base = engine.images.get(record.image_id)
+    base = images.get(record.image_id)
     if base is None:
         raise NotFound(f"cannot commit container {container.id}: its image {record.image_id} has been removed")
     if record.removing or record.state.dead:
@@ -101,43 +107,42 @@ async def commit(
         created_by=" ".join(record.args),
         policy=policy,
     )
-    async with _still(engine, container, pause), AsyncExitStack() as stack:
-        listed = _listed(await engine.storage.changes(container.id))
+    async with _still(ports, container, pause), AsyncExitStack() as stack:
+        listed = _listed(await ports.storage.changes(container.id))
         stack.callback(os.close, listed)
         packing = partial(Pack, layer=True, sparse=False)
         what = f"commit container {container.name}"
-        pieces = await archive.stream(engine.containers, container, packing, what, changes=listed)
+        pieces = await archive.stream(ports, container, packing, what, changes=listed)
         async with aclosing(pieces):
-            image = await engine.images.commit(request, pieces)
+            image = await images.commit(request, pieces)
         reference = name.familiar if name else ""
-        attributes = engine.containers.attributes(container, comment=comment, imageID=image.id, imageRef=reference)
-        engine.events.publish("container", "commit", container.id, attributes)
+        ports.events.publish(container, "commit", comment=comment, imageID=image.id, imageRef=reference)
     return image
 
 
 @asynccontextmanager
-async def _still(engine: Engine, container: Container, pause: bool) -> AsyncIterator[None]:
+async def _still(ports: Ports, container: Container, pause: bool) -> AsyncIterator[None]:
     """Pause the container during the block. A container that a user had paused stays paused."""
     paused = False
     if pause and container.record.state.running and not container.record.state.paused:
         try:
-            await lifecycle.pause(engine.containers, container, paused_by_engine=True)
+            await pausing.pause(ports, container, paused_by_engine=True)
             paused = True
         except OrlopError:
             if container.record.paused_by_engine:  # the kernel froze it, but the row could not be committed
-                await _resume(engine, container)
+                await _resume(ports, container)
             if container.record.state.running:
                 raise  # otherwise it has ended, and its files do not change any more
     try:
         yield
     finally:
         if paused:
-            await _resume(engine, container)
+            await _resume(ports, container)
 
 
-async def _resume(engine: Engine, container: Container) -> None:
+async def _resume(ports: Ports, container: Container) -> None:
     with trio.move_on_after(_THAW, shield=True) as patience:
-        await lifecycle.resume(engine.containers, container)
+        await pausing.resume(ports, container)
     if patience.cancelled_caught:
         log.error("container %s is still frozen: it did not thaw in %g s", container.name, _THAW)
 

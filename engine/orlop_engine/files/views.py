@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from orlop_engine.containers import prepared_sandbox
 from orlop_engine.containers.container import Container
-from orlop_engine.containers.service import Containers
+from orlop_engine.containers.ports import Ports
 from orlop_monitor.unpack.request import Bind, View
 from orlop_sdk import Conflict
 
@@ -29,34 +29,34 @@ class Seen(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(containers: Containers, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
+async def opened(ports: Ports, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
     """Prepare the view. `mounts`: include volumes and binds; without it the view is the root alone, as for an export."""
     async with AsyncExitStack() as stack:
-        binds = await _binds(containers, container) if mounts else ()
+        binds = await _binds(ports, container) if mounts else ()
         readonly = write and container.record.host_config.readonly_rootfs
         namespace = _namespace(container)
         if namespace < 0 and write:
             await stack.enter_async_context(container.lock)
             namespace = _namespace(container)  # it may have been started while we waited for the lock
-            if namespace < 0 and container.id not in containers.index:
+            if namespace < 0 and container.id not in ports.index:
                 raise Conflict(f"container {container.id} has been removed")
         if namespace >= 0:
             stack.callback(os.close, namespace)
             yield Seen(
-                View(containers.root(container.id), binds=binds, joined=True, writable=write, readonly=readonly),
+                View(ports.paths.root(container.id), binds=binds, joined=True, writable=write, readonly=readonly),
                 (namespace,),
             )
             return
         if write:
-            await prepared_sandbox.drop(containers, container)
-        layers = tuple(await containers.engine.storage.mounts(container.id, readonly=not write))
-        yield Seen(View(_mount_point(containers), layers, binds, writable=write, readonly=readonly), ())
+            await prepared_sandbox.drop(ports, container)
+        layers = tuple(await ports.storage.mounts(container.id, readonly=not write))
+        yield Seen(View(_mount_point(ports), layers, binds, writable=write, readonly=readonly), ())
 
 
-def _mount_point(containers: Containers) -> str:
+def _mount_point(ports: Ports) -> str:
     """One empty directory for all workers. Each worker mounts in its own mount namespace, so workers do not see each
     other's mounts, and no mount remains when the daemon is killed."""
-    path = os.path.join(containers.engine.config.exec_root, "files")
+    path = os.path.join(ports.config.exec_root, "files")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
 
@@ -76,7 +76,7 @@ def _namespace(container: Container) -> int:
     return fd
 
 
-async def _binds(containers: Containers, container: Container) -> tuple[Bind, ...]:
+async def _binds(ports: Ports, container: Container) -> tuple[Bind, ...]:
     found: list[Bind] = []
     for record in container.record.mounts:
         sources: Sequence[str] = ()
@@ -84,12 +84,12 @@ async def _binds(containers: Containers, container: Container) -> tuple[Bind, ..
             sources = [record.source]
         elif record.type == "volume":
             # A volume that its driver mounts in the container's namespace is not reachable here.
-            sources = [mount.source for mount in await containers.engine.volumes.mounts(record.name) if mount.type == "bind"]
-        elif record.type == "image" and (image := containers.engine.images.get(record.name)) is not None:
-            layers = tuple(await containers.engine.storage.mounts(image.chain_id, readonly=True))
+            sources = [mount.source for mount in await ports.volumes.mounts(record.name) if mount.type == "bind"]
+        elif record.type == "image" and (image := ports.images.get(record.name)) is not None:
+            layers = tuple(await ports.storage.mounts(image.chain_id, readonly=True))
             found.append(Bind("", record.destination, True, record.subpath, layers))
         found += [Bind(source, record.destination, not record.rw, record.subpath) for source in sources]
-    directory = containers.directory(container.id)
+    directory = ports.paths.directory(container.id)
     for name in ("resolv.conf", "hostname", "hosts"):
         if os.path.exists(f"{directory}/{name}"):
             found.append(Bind(f"{directory}/{name}", f"/etc/{name}"))

@@ -10,19 +10,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import trio
 
 from orlop_engine.containers.container import Container
+from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.processes import runs
 from orlop_sdk.base import rfc3339
 
 from . import reading
-
-if TYPE_CHECKING:
-    from orlop_engine.engine import Engine
 
 __all__ = ["Stats"]
 
@@ -60,8 +58,8 @@ class _Watched:
 
 
 class Stats:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, containers: ContainerIndex, nursery: trio.Nursery) -> None:
+        self._containers, self._nursery = containers, nursery
         self._watched: dict[str, _Watched] = {}
         self._ticking = False
         self._ticked = trio.Event()
@@ -86,7 +84,7 @@ class Stats:
                 await self._sample([watched])
             yield watched.line
             self._start_ticking()
-            while container.id in self._engine.containers.index:
+            while container.id in self._containers:
                 await self._ticked.wait()
                 yield watched.line
         finally:
@@ -97,7 +95,7 @@ class Stats:
     def _start_ticking(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._engine.nursery.start_soon(self._tick)
+            self._nursery.start_soon(self._tick)
 
     async def _tick(self) -> None:
         try:
@@ -137,7 +135,7 @@ class Stats:
             item.run_dir = run_dir
             item.before, item.now = _Sample(), _Sample()
         item.pid = container.record.state.pid if running else 0
-        item.network = self._engine.networks.sandbox_kind(container.record.host_config.network_mode) != "host"
+        item.network = container.record.host_config.network_mode != "host"
 
     def _encoded(self, item: _Watched) -> bytes:
         record, now, before = item.container.record, item.now, item.before

@@ -156,7 +156,7 @@ class System:
     async def info(self, version: tuple[int, int]) -> SystemInfo:
         """`GET /info` in the form of an API version."""
         engine, config = self._engine, self._engine.config
-        facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.counts()
+        facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.index.counts()
         forwarding = host.ipv4_forwarding()
         runtime, init = await self._runtime_version(), find_init(config.init_path)
         return SystemInfo(

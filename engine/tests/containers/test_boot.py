@@ -11,11 +11,10 @@ import trio
 from engine_fixture import FakeMonitor, engine_fixture, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_engine.containers import adoption, needs, restore
+from orlop_engine.containers import adoption, connections, needs, restore
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import decode
 from orlop_engine.containers.state import Phase, State
-from orlop_engine.networks import live
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
@@ -102,7 +101,7 @@ class Left:
 
     def add(self, name, key, *, sick=False, told=True, **host):
         container = self.h.add(name, key, **host)
-        run_dir = self.h.containers.run_dir(key)
+        run_dir = self.h.paths.run_dir(key)
         os.makedirs(run_dir)
         records.write(run_dir, InitRecord(99, 1, 5))
         records.write(run_dir, MonitorRecord(FakeMonitor.pid, 1, key))
@@ -143,7 +142,7 @@ def test_one_silent_monitor_holds_up_nobody_and_is_adopted_once_it_answers(tmp_p
         well, _ = left.add("well", WELL)
         with caplog.at_level(logging.INFO):
             with trio.fail_after(1):
-                await restore.restore(h.containers)
+                await restore.restore(h.ports)
             assert well.run.settled.is_set() and not sick.run.settled.is_set()
             assert [each.record.state.status for each in (sick, well)] == ["running", "running"]
             await trio.sleep(60)
@@ -165,7 +164,7 @@ def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
     async def test(h, left):
         _, monitor = left.add("sick", SICK, sick=True)
         monitor.is_stopped = True
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         assert monitor.silent and "container sick: cannot adopt it" in caplog.text
 
@@ -179,7 +178,7 @@ def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, w
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
         monitor.is_stopped = True
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         with trio.fail_after(8):
             if what == "kill":
@@ -189,7 +188,7 @@ def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, w
             else:
                 await getattr(h.containers, what)(sick, "", 3)
         assert monitor.killed and left.signals == ([15, 9] if what in ("stop", "restart") else [9])
-        assert (SICK in h.containers.index) == (what != "rm")
+        assert (SICK in h.index) == (what != "rm")
         assert sick.record.state.status == ("running" if what == "restart" else "exited")
         assert what == "restart" or sick.record.state.exit_code == 137
         assert h.engine.networks.released
@@ -203,7 +202,7 @@ def test_a_container_that_heeds_its_stop_signal_is_not_waited_for_longer(tmp_pat
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
         monitor.is_stopped = True
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(h.containers.stop, sick, "", 3600)
             await trio.sleep(2)
@@ -220,7 +219,7 @@ def test_a_silent_monitor_of_a_run_that_nobody_was_told_of_is_ended(tmp_path, mo
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         with trio.fail_after(30):
             await h.containers.start(sick)
         assert monitor.killed and len(h.launched) == 1
@@ -231,9 +230,9 @@ def test_a_silent_monitor_of_a_run_that_nobody_was_told_of_is_ended(tmp_path, mo
 def test_a_network_that_was_given_at_boot_is_given_back_by_who_is_found_dead_later(tmp_path, monkeypatch):
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
-        os.unlink(h.containers.run_dir(SICK) + "/init.json")
+        os.unlink(h.paths.run_dir(SICK) + "/init.json")
         sick.record.monitor_pid = FakeMonitor.pid  # the previous daemon had begun a start
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         assert h.engine.networks.restored == [SICK] and sick.record.sandbox is not None
         async with trio.open_nursery() as nursery:
@@ -249,9 +248,9 @@ def test_a_network_that_was_given_at_boot_is_given_back_by_who_is_found_dead_lat
 def test_a_connect_waits_for_no_monitor_whose_namespace_is_unknown(tmp_path, monkeypatch):
     async def test(h, left):
         sick, _ = left.add("sick", SICK, sick=True)
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         with pytest.raises(Unavailable, match="its monitor has not answered yet"):
-            live._running(sick)
+            connections._running(sick)
 
     boot(tmp_path, monkeypatch, test)
 
@@ -270,7 +269,7 @@ def test_one_that_will_not_stop_holds_up_no_boot(tmp_path, monkeypatch):
 
         monitor.signal = ignore
         with trio.fail_after(1):
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
         await trio.sleep(1)
         assert stubborn.record.state.status == other.record.state.status == "running" and len(h.launched) == 1
         await trio.sleep(20)
@@ -301,7 +300,7 @@ def test_what_will_be_started_is_shown_as_restarting_by_the_first_answer(
         container = ran_before(h, code=code, restart_policy=RestartPolicy(name=policy))
         container.record.manually_stopped = manually
         h.launching = trio.Event()
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         assert container.record.state.status == status
         h.launching.set()
         await wait_all_tasks_blocked()
@@ -317,7 +316,7 @@ def test_operations_wait_for_a_start_that_the_boot_owes(tmp_path, monkeypatch):
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
         h.launching = trio.Event()
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         done = []
 
         async def wait():
@@ -340,7 +339,7 @@ def test_a_stop_before_the_start_is_a_stop(tmp_path, monkeypatch):
         first = ran_before(h, restart_policy=ALWAYS)
         second = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
         h.launching = trio.Event()
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         assert second.record.state.status == "restarting" and first.run is not None  # it waits for the first
         await h.containers.stop(second, "", None)
@@ -356,7 +355,7 @@ def test_a_start_that_fails_at_boot_leaves_a_stopped_container(tmp_path, monkeyp
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
         h.launch_error = OSError(28, "No space left on device")
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         assert not container.record.state.running and "No space" in container.record.state.error
         assert container.owed_start is None
@@ -369,10 +368,10 @@ def test_a_shutdown_takes_the_promise_back(tmp_path, monkeypatch):
         ran_before(h, restart_policy=ALWAYS)
         waiting = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
         h.launching = trio.Event()
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         with trio.move_on_after(10):
-            await restore.shutdown(h.containers, leave_running=True)
+            await restore.shutdown(h.ports, leave_running=True)
         assert waiting.record.state.status == "exited" and not waiting.record.manually_stopped
 
     boot(tmp_path, monkeypatch, test)
@@ -385,13 +384,13 @@ def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
         container = ran_before(h, code=7, restart_policy=ALWAYS)
         container.record.state = msgspec.structs.replace(container.record.state, finished_ns=5)
         h.launching = trio.Event()
-        await restore.restore(h.containers)
-        await h.containers.save(container)
+        await restore.restore(h.ports)
+        await h.ports.rows.save(container)
         row = decode(h.engine.store.rows[WELL])
         assert row.state.restarting
         again = h.add("again", "e" * 64)
         again.record.state = row.state
-        await adoption.recover(h.containers, again)
+        await adoption.recover(h.ports, again)
         state = again.record.state
         assert (state.status, state.exit_code, state.finished_ns) == ("exited", 7, 5)
         assert "die" not in h.engine.actions()
@@ -413,9 +412,9 @@ def test_what_others_need_is_started_first(tmp_path, monkeypatch):
             return await launch(containers, container, image)
 
         monkeypatch.setattr("orlop_engine.containers.lifecycle.launch", recorded)
-        await restore.restore(h.containers)
+        await restore.restore(h.ports)
         await wait_all_tasks_blocked()
-        assert order == keys[::-1] and needs.needed(h.containers, h.containers.index[keys[0]].record) == {keys[1]}
+        assert order == keys[::-1] and needs.needed(h.index, h.engine.networks, h.index.by_id[keys[0]].record) == {keys[1]}
 
     boot(tmp_path, monkeypatch, test)
 
@@ -436,7 +435,7 @@ def test_a_shutdown_says_once_what_it_waits_for(tmp_path, monkeypatch, caplog, s
             if run is quick.run:
                 monkeypatch.setattr(run.monitor, "signal", lambda signum, monitor=run.monitor: ended(monitor), raising=False)
         with caplog.at_level(logging.INFO):
-            await restore.shutdown(h.containers, leave_running=False)
+            await restore.shutdown(h.ports, leave_running=False)
         said = [record.message for record in caplog.records if "waiting for containers" in record.message]
         if not slow:
             assert said == []
@@ -455,12 +454,12 @@ def test_one_monitor_that_does_not_end_keeps_no_other_from_being_cleaned_up(tmp_
         both = [h.add(name, key) for name, key in (("hangs", SICK), ("ends", WELL))]
         for container in both:
             await h.containers.start(container)
-            os.makedirs(h.containers.run_dir(container.id))
+            os.makedirs(h.paths.run_dir(container.id))
         for run in h.launched:
             run.exited.set(Exited(0, 1))
         await wait_all_tasks_blocked()
         h.launched[1].monitor.gone.set()
-        await restore.shutdown(h.containers, leave_running=True)
+        await restore.shutdown(h.ports, leave_running=True)
         assert both[0].run is not None and both[1].run is None
 
     boot(tmp_path, monkeypatch, test)
@@ -468,7 +467,7 @@ def test_one_monitor_that_does_not_end_keeps_no_other_from_being_cleaned_up(tmp_
 
 def test_a_start_is_refused_once_a_shutdown_has_begun(tmp_path, monkeypatch):
     async def test(h, left):
-        h.containers.closing = True
+        h.ports.state.closing = True
         with pytest.raises(Unavailable):
             await h.containers.start(h.container)
         with pytest.raises(Conflict):
@@ -489,7 +488,7 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
 
             monkeypatch.setattr(h.engine.networks, "restore", networks, raising=False)
             h.engine.serving = trio.Event()
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await wait_all_tasks_blocked()
             assert not restored
             h.engine.serving.set()

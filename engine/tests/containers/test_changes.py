@@ -50,7 +50,7 @@ def test_an_update_that_cannot_be_recorded_changes_nothing(tmp_path, monkeypatch
             before = h.container.record.host_config
             h.engine.store.full = True
             with pytest.raises(Unavailable):
-                await update.update(h.containers, h.container, UpdateRequest(cpu_shares=100))
+                await update.update(h.ports, h.container, UpdateRequest(cpu_shares=100))
             assert h.container.record.host_config is before
 
     run_fast(main)

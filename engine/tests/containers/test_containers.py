@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from orlop_engine.containers import attach, limits, mount_spec, names, restarts, validate, view
 from orlop_engine.containers.create import merge_config
+from orlop_engine.containers.processes import parse
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.spec.host import Host
-from orlop_engine.top import parse
 from orlop_engine.types.containers import BindOptions, ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
 from orlop_engine.types.images import ImageConfig
 from orlop_sdk import DriverError, InvalidParameter

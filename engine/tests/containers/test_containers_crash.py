@@ -7,7 +7,7 @@ import pytest
 from engine_fixture import ID, FakeMonitor, engine_fixture, run_fast, surviving_monitor
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_engine.containers import exits, restore, volumes
+from orlop_engine.containers import restore, run_cleanup, volumes
 from orlop_engine.containers.record import MountRecord
 from orlop_kernel.store import Delete
 from orlop_monitor.protocol import ExecExited
@@ -22,11 +22,11 @@ def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.monitor_pid = known
             monitor = surviving_monitor(h, monkeypatch)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await wait_all_tasks_blocked()
             assert monitor.gone.is_set() and h.container.run is None
             assert h.container.record.state.status == "created"
-            assert h.engine.actions() == [] and os.listdir(h.containers.runs_root) == []
+            assert h.engine.actions() == [] and os.listdir(h.paths.runs_root) == []
 
     run_fast(main)
 
@@ -39,7 +39,7 @@ def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.monitor_pid = known
             monitor = surviving_monitor(h, monkeypatch)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             assert not monitor.gone.is_set() and h.container.record.state.running
 
     run_fast(main)
@@ -52,7 +52,7 @@ def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path,
         async with engine_fixture(tmp_path, monkeypatch, cgroup_parent="/mine") as h:
             h.engine.config.cgroup_driver = "systemd"
             monitor = surviving_monitor(h, monkeypatch)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             assert h.container.run.settled.is_set()
             monitor.run = h.container.run
             monitor.exit(3)
@@ -89,7 +89,7 @@ def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_pat
 
             h.engine.volumes = SimpleNamespace(remove=remove)
             h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
-            await volumes.discard_orphans(h.containers)
+            await volumes.discard_orphans(h.ports)
             assert asked == ["made", "absent", "shared", "hangs"]  # not the named volume, which is the user's
             assert committed == cleared == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
             assert volumes.note(ID, mounts[:2]) == ([], [])
@@ -114,7 +114,7 @@ def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text,
             monitor = surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
             (tmp_path / "cgroup").mkdir()
             (tmp_path / "cgroup" / file).write_text(text)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             assert h.container.record.state.paused == frozen and not monitor.gone.is_set()
 
     run_fast(main)
@@ -124,11 +124,11 @@ def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             surviving_monitor(h, monkeypatch, execs={"a" * 64: 100})
-            run_dir = h.containers.run_dir(ID)
+            run_dir = h.paths.run_dir(ID)
             for name in ("a" * 16, "b" * 16):
                 for suffix in ("json", "pid", "log"):
                     open(f"{run_dir}/exec-{name}.{suffix}", "w").close()
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             assert {name[5:21] for name in os.listdir(run_dir) if name.startswith("exec-")} == {"a" * 16}
             h.engine.execs.exited(h.container, ExecExited("a" * 64, 0, 1))
             assert not any(name.startswith("exec-") for name in os.listdir(run_dir))
@@ -146,7 +146,7 @@ def test_what_a_monitor_did_not_live_to_clean_up_is_cleaned_up(tmp_path, monkeyp
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
-            monkeypatch.setattr(exits.runtime, "clean", clean)
+            monkeypatch.setattr(run_cleanup.runtime, "clean", clean)
             monitor = surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
             if left == "cgroup":
                 (tmp_path / "cgroup").mkdir()
@@ -155,7 +155,7 @@ def test_what_a_monitor_did_not_live_to_clean_up_is_cleaned_up(tmp_path, monkeyp
             monitor.run.monitor = monitor
             monitor.run.finished.set()
             monitor.exit()
-            await exits.clean_up(h.containers, h.container, monitor.run)
+            await run_cleanup.clean_up(h.ports, h.container, monitor.run)
             assert cleaned == [h.container] * bool(left)
 
     run_fast(main)

@@ -19,7 +19,7 @@ from orlop_sdk import DeadlineExceeded, DriverError, NotFound, users
 def executing(h, monkeypatch):
     monkeypatch.setattr(Execs, "_identity", lambda *of: None)
     monkeypatch.setattr(Execs, "_process", lambda *of: b"{}")
-    os.makedirs(h.containers.run_dir(ID), exist_ok=True)
+    os.makedirs(h.paths.run_dir(ID), exist_ok=True)
     return h.engine.execs
 
 
@@ -53,7 +53,7 @@ def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
             await h.containers.start(h.container)
             execs = executing(h, monkeypatch)
             made = execs.create(h.container, ExecConfig(cmd=["true"]))
-            os.rmdir(h.containers.run_dir(ID))
+            os.rmdir(h.paths.run_dir(ID))
             with pytest.raises(DriverError, match="cannot run the exec"):
                 await execs.start(made, detach=True, console_size=None)
             assert not execs.inspect(made)["Running"] and not h.container.execs
@@ -126,7 +126,7 @@ def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch)
             }
             await trio.sleep(301)
             assert execs.inspect(made)["CanRemove"]
-            del h.containers.index[h.container.id]
+            del h.index.by_id[h.container.id]
             with pytest.raises(NotFound, match="No such exec instance"):
                 execs.inspect(made)
 

@@ -115,7 +115,7 @@ def test_a_launch_that_fails_gives_everything_back(tmp_path, monkeypatch):
             await wait_all_tasks_blocked()
             assert got == [None, None]
             assert h.engine.networks.abandoned == [plan] and len(h.engine.networks.released) == 1
-            assert h.container.run is None and not os.listdir(h.containers.runs_root)
+            assert h.container.run is None and not os.listdir(h.paths.runs_root)
             assert real.monitors[0].gone.is_set() and real.clean == [ID]
 
     trio.run(main)
@@ -132,7 +132,7 @@ def test_a_monitor_that_ends_during_the_start_is_a_start_that_failed(tmp_path, m
             with pytest.raises(Unavailable, match="its monitor"):
                 await h.containers.start(h.container)
             assert h.container.record.state.error.startswith("cannot start the container")
-            assert h.container.run is None and not os.listdir(h.containers.runs_root)
+            assert h.container.run is None and not os.listdir(h.paths.runs_root)
 
     trio.run(main)
 
@@ -202,8 +202,8 @@ def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
 
 def left_running(h, container):
     container.record.state = State(Phase.RUNNING, pid=99)
-    os.makedirs(h.containers.run_dir(container.id))
-    with open(h.containers.run_dir(container.id) + "/init.json", "w") as file:
+    os.makedirs(h.paths.run_dir(container.id))
+    with open(h.paths.run_dir(container.id) + "/init.json", "w") as file:
         file.write('{"pid": 99, "start_time": 1, "time_ns": 5, "cgroups": []}')
 
 
@@ -219,7 +219,7 @@ def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, mon
             else:
                 monkeypatch.setattr(MonitorClient, "adopt", lambda *of: 1 / 0)
             no_threads(monkeypatch)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             assert not h.container.record.state.running
             h.engine.store.full = False
             await trio.sleep(5)
@@ -235,9 +235,9 @@ def test_a_removal_that_a_crash_cut_short_is_finished_at_boot(tmp_path, monkeypa
             h.container.record.removing = h.container.record.started_before = True
             auto = h.add("auto", "d" * 64, auto_remove=True)
             auto.record.removing = auto.record.started_before = True
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await trio.sleep(1)
-            assert not h.containers.index and not h.engine.store.rows
+            assert not h.index.by_id and not h.engine.store.rows
 
     run_fast(main)
 
@@ -257,7 +257,7 @@ def test_a_shutdown_stops_what_is_just_being_started_and_starts_nothing_more(tmp
                 await h.containers.start(h.container)
 
     async def restore_shutdown(h):
-        await restore.shutdown(h.containers, leave_running=False)
+        await restore.shutdown(h.ports, leave_running=False)
 
     run_fast(main)
 
@@ -268,7 +268,7 @@ def test_a_shutdown_that_leaves_containers_leaves_a_start_to_be_undone(tmp_path,
             h.launching = trio.Event()
             nursery.start_soon(h.containers.start, h.container)
             await wait_all_tasks_blocked()
-            await restore.shutdown(h.containers, leave_running=True)
+            await restore.shutdown(h.ports, leave_running=True)
             nursery.cancel_scope.cancel()
             await wait_all_tasks_blocked()
             assert not h.container.record.state.running and not h.launched
@@ -297,7 +297,7 @@ def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monk
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             lost = "e" * 64
-            os.mkdir(h.containers.directory(lost))
+            os.mkdir(h.paths.directory(lost))
 
             async def keys():
                 return [ID, lost]
@@ -305,9 +305,9 @@ def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monk
             h.engine.storage.keys = keys
             h.engine.store.lost = case == "damaged"
             h.engine.store.quarantine_rows = [("containers", lost, "unreadable")] if case == "quarantined" else []
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             kept = case != "unknown"
-            assert os.path.isdir(h.containers.directory(lost)) is kept and (lost not in h.engine.storage.removed) is kept
+            assert os.path.isdir(h.paths.directory(lost)) is kept and (lost not in h.engine.storage.removed) is kept
 
     run_fast(main)
 
@@ -377,12 +377,12 @@ def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch)
     async def mounts(name):
         return (Mount("bind", "/dead/server"),)
 
-    containers = SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(mounts=mounts)))
+    ports = SimpleNamespace(volumes=SimpleNamespace(mounts=mounts))
     record = SimpleNamespace(mounts=(MountRecord("volume", "/in", name="data"),))
 
     async def main():
         with pytest.raises(DeadlineExceeded, match="gave no answer"):
-            await volumes.populate(containers, record)
+            await volumes.populate(ports, record)
 
     try:
         trio.run(main)
@@ -396,12 +396,12 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
         async with engine_fixture(tmp_path, monkeypatch) as h:
             made, engine = {"mine"}, h.engine
 
-            async def ensure(containers, planned, host, new, labels, vet):
+            async def ensure(ports, planned, host, new, labels, vet):
                 new += {mount.name for mount in planned} - made
                 made.update(new)
                 return planned
 
-            async def prepare(containers, record, image):
+            async def prepare(ports, record, image):
                 pass
 
             async def populate(containers, record):
@@ -438,7 +438,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             request = CreateRequest(image="busybox", volumes={"/anonymous": {}}, host_config=host)
             with pytest.raises((OSError, Unavailable)):
                 await h.containers.create("fresh", "", request)
-            assert made == {"mine"} and os.listdir(h.containers.containers_root) == [] and h.containers.names == {"web": ID}
+            assert made == {"mine"} and os.listdir(h.paths.containers_root) == [] and h.index.names == {"web": ID}
 
     run_fast(main)
 
@@ -447,8 +447,8 @@ def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
-            launch.on_event(h.containers, h.container, h.run, Event(Oom(1)))
-            launch.on_event(h.containers, h.container, h.run, Event(Exited(137, 10**9, True)))
+            launch.on_event(h.ports, h.container, h.run, Event(Oom(1)))
+            launch.on_event(h.ports, h.container, h.run, Event(Exited(137, 10**9, True)))
             await h.run.finished.wait()
             assert h.engine.actions() == ["start", "oom", "die"]
             h.run.monitor.gone.set()

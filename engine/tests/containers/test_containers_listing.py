@@ -8,6 +8,8 @@ import trio
 
 from orlop_engine.containers import links, listing, view
 from orlop_engine.containers.container import Container
+from orlop_engine.containers.index import ContainerIndex
+from orlop_engine.containers.paths import ContainerPaths
 from orlop_engine.containers.record import ContainerRecord, MountRecord
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
@@ -23,7 +25,11 @@ def made(number, name, state, mounts=(), **host):
         name=name,
         created_ns=number,
         args=["true"],
-        config=ContainerConfig(labels={"a": "b"} if number % 2 else {}),
+        config=ContainerConfig(
+            image="busybox",
+            labels={"a": "b"} if number % 2 else {},
+            exposed_ports={"80/tcp": {}} if number == 1 else {"80/tcp": {}, "53/udp": {}},
+        ),
         host_config=HostConfig(**{"network_mode": "bridge", **host}),
         image_id="sha256:1",
         storage_driver="overlay2",
@@ -33,45 +39,48 @@ def made(number, name, state, mounts=(), **host):
     return Container(record)
 
 
-class ImagesFixture:
-    def __init__(self, *containers):
-        self.index = {item.id: item for item in containers}
-        self.names = {item.name: item.id for item in containers}
-        self.saved = []
-        networks = SimpleNamespace(known=lambda name: SimpleNamespace(name=name))
-        self.engine = SimpleNamespace(images=SimpleNamespace(resolve=self._resolve), networks=networks)
+class NetworksFixture:
+    @staticmethod
+    def known(name):
+        return SimpleNamespace(name=name)
 
-    def _resolve(self, text):
+    @staticmethod
+    def settings(sandbox, *, endpoints, exposed, running):
+        published = {"80/tcp": [{"HostIp": "", "HostPort": "8080"}], "53/udp": None}
+        networks = {"bridge": {"NetworkID": "feedbeef", "Aliases": None}}
+        return {"Networks": networks, "Ports": {port: published[port] for port in exposed}}
+
+
+class PortsFixture:
+    """Real containers, of which nothing runs."""
+
+    def __init__(self, *containers):
+        self.networks, self.saved, self.rows = NetworksFixture(), [], self
+        self.images = SimpleNamespace(resolve=self._resolve, changes=0)
+        self.volumes = SimpleNamespace(mountpoint=lambda name: f"/volumes/{name}")
+        self.paths = ContainerPaths("/data", "/exec")
+        self.index = ContainerIndex(lambda index, name: links.resolve(index, self.networks, name))
+        for container in containers:
+            self.index.add(container)
+
+    @staticmethod
+    def _resolve(text):
         if text != "busybox":
             raise NotFound(text)
         return SimpleNamespace(id="sha256:1")
 
-    def get(self, text):
-        found = [item for item in self.index.values() if item.id.startswith(text) or item.name == text.removeprefix("/")]
-        if not found:
-            raise NotFound(f"No such container: {text}")
-        return found[0]
-
     async def save(self, container):
         self.saved.append(container.id)
 
-    def network_settings(self, item):
-        return {"Networks": {"bridge": {"NetworkID": "feedbeef", "Aliases": None}}}
-
-    def ports(self, item, settings):
-        return [{"PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}, {"PrivatePort": 53, "Type": "udp"}][
-            : item.record.created_ns
-        ]
-
 
 @pytest.fixture
-def containers():
+def ports():
     mounts = (
         MountRecord(type="volume", destination="/v", name="vol"),
         MountRecord(type="bind", destination="/b", source="/src"),
         MountRecord(type="tmpfs", destination="/t", mode=""),
     )
-    return ImagesFixture(
+    return PortsFixture(
         made(1, "web", RUNNING),
         made(2, "db", STOPPED),
         made(3, "new", NEW, mounts, tmpfs={"/t/": ""}),
@@ -79,9 +88,9 @@ def containers():
     )
 
 
-def names(containers, *, everything=False, limit=0, **filters):
+def names(ports, *, everything=False, limit=0, **filters):
     wanted = {key.replace("_", "-"): value for key, value in filters.items()}
-    return [item.name for item in listing.select(containers, everything=everything, limit=limit, filters=wanted)]
+    return [item.name for item in listing.select(ports, everything=everything, limit=limit, filters=wanted)]
 
 
 @pytest.mark.parametrize(
@@ -109,23 +118,23 @@ def names(containers, *, everything=False, limit=0, **filters):
         ({"isolation": ["whatever"]}, ["app", "web"]),
     ],
 )
-def test_filters(containers, filters, found):
-    assert names(containers, **filters) == found
+def test_filters(ports, filters, found):
+    assert names(ports, **filters) == found
 
 
-def test_all_and_limits(containers):
-    assert names(containers, everything=True) == ["app", "new", "db", "web"]
-    assert names(containers, limit=3) == ["app", "new", "db"]
-    assert names(containers, limit=-1) == ["app", "web"]
-    assert names(containers, everything=True, limit=1, status=["exited"]) == ["db"]
-    assert names(containers, everything=True, before=["db"]) == ["web"]
-    assert names(containers, everything=True, since=["2222"]) == ["app", "new"]
-    assert names(containers, everything=True, exited=["3"]) == ["db"]
+def test_all_and_limits(ports):
+    assert names(ports, everything=True) == ["app", "new", "db", "web"]
+    assert names(ports, limit=3) == ["app", "new", "db"]
+    assert names(ports, limit=-1) == ["app", "web"]
+    assert names(ports, everything=True, limit=1, status=["exited"]) == ["db"]
+    assert names(ports, everything=True, before=["db"]) == ["web"]
+    assert names(ports, everything=True, since=["2222"]) == ["app", "new"]
+    assert names(ports, everything=True, exited=["3"]) == ["db"]
 
 
 @pytest.mark.parametrize(("text", "found"), [("vol", True), ("/v", True), ("/src", True), ("/b", True), ("/t", False)])
-def test_volumes(containers, text, found):
-    assert names(containers, everything=True, volume=[text]) == (["new"] if found else [])
+def test_volumes(ports, text, found):
+    assert names(ports, everything=True, volume=[text]) == (["new"] if found else [])
 
 
 @pytest.mark.parametrize(
@@ -142,41 +151,42 @@ def test_volumes(containers, text, found):
         ({"expose": ["70000"]}, "error while looking up for expose 70000"),
     ],
 )
-def test_bad_filters(containers, filters, text):
+def test_bad_filters(ports, filters, text):
     with pytest.raises(InvalidParameter, match=text):
-        names(containers, **filters)
+        names(ports, **filters)
     with pytest.raises(NotFound):
-        names(containers, before=["nobody"])
+        names(ports, before=["nobody"])
 
 
 # --- links
 
 
-def test_names_by_links(containers):
-    web, db, app = containers.get("web"), containers.get("db"), containers.get("app")
+def test_names_by_links(ports):
+    index, networks = ports.index, ports.networks
+    web, db, app = index.get("web"), index.get("db"), index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
-    assert links.names(containers) == {web.id: ["app/front"], db.id: ["app/db"]}
-    assert links.shown(containers, app.record) == ["/db:/app/db", "/web:/app/front"]
-    assert links.resolve(containers, "/app/front") is web
-    assert links.resolve(containers, "app/none") is None and links.resolve(containers, "none/front") is None
+    assert links.names(index, networks) == {web.id: ["app/front"], db.id: ["app/db"]}
+    assert links.shown(index, networks, app.record) == ["/db:/app/db", "/web:/app/front"]
+    assert index.get("/app/front") is web
+    assert links.resolve(index, networks, "app/none") is None and links.resolve(index, networks, "none/front") is None
     app.record.endpoints = {"mine": EndpointSettings()}  # on a user-defined network, where a link is only a DNS alias
-    assert links.names(containers) == {} and links.shown(containers, app.record) is None
+    assert links.names(index, networks) == {} and links.shown(index, networks, app.record) is None
 
 
-def test_a_link_is_found_and_removed_by_its_parents_id_too(containers):
-    app = containers.get("app")
+def test_a_link_is_found_and_removed_by_its_parents_id_too(ports):
+    app = ports.index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
-    assert links.resolve(containers, f"{app.id}/front") is containers.get("web")
-    trio.run(links.remove, containers, f"{app.id}/front")
+    assert ports.index.get(f"{app.id}/front") is ports.index.get("web")
+    trio.run(links.remove, ports, f"{app.id}/front")
     assert app.record.host_config.links == ["/db"]
 
 
-def test_a_link_is_removed_and_its_containers_stay(containers):
-    trio.run(links.remove, containers, "/app/front")
-    assert containers.get("app").record.host_config.links == ["/db"] and containers.saved == [containers.get("app").id]
+def test_a_link_is_removed_and_its_containers_stay(ports):
+    trio.run(links.remove, ports, "/app/front")
+    assert ports.index.get("app").record.host_config.links == ["/db"] and ports.saved == [ports.index.get("app").id]
     for text, kind in (("app/front", NotFound), ("none/front", NotFound), ("app", Conflict), ("/app", Conflict)):
         with pytest.raises(kind):
-            trio.run(links.remove, containers, text)
+            trio.run(links.remove, ports, text)
 
 
 # --- one item
@@ -190,21 +200,19 @@ def test_aliases_of_older_versions():
     assert networks == {"mine": {"Aliases": ["al", "host", "1" * 12]}, "bridge": {"Aliases": None}}
 
 
-def test_paths_come_with_the_first_start(containers):
-    containers.directory = lambda ident: f"/c/{ident[:1]}"
-    record = containers.get("web").record
-    assert view._file_paths(containers, record) == ("", "", "")
+def test_paths_come_with_the_first_start(ports):
+    record = ports.index.get("web").record
+    assert view._file_paths(ports, record) == ("", "", "")
     record.started_before = True
-    assert view._file_paths(containers, record) == ("/c/1/resolv.conf", "/c/1/hostname", "/c/1/hosts")
+    own = f"/data/containers/{record.id}"
+    assert view._file_paths(ports, record) == (f"{own}/resolv.conf", f"{own}/hostname", f"{own}/hosts")
     record.host_config.network_mode = f"container:{'2' * 64}"
-    assert view._file_paths(containers, record)[2] == "/c/2/hosts"
+    assert view._file_paths(ports, record)[2] == f"/data/containers/{'2' * 64}/hosts"
 
 
-def test_summary(containers):
-    containers.image_name = lambda record: "busybox"
-    containers.volume_mountpoints = lambda record: {}
-    item = json.loads(view.summary(containers, containers.get("web"), ["app/front"], (0, 5)))
+def test_summary(ports):
+    item = json.loads(view.summary(ports, ports.index.get("web"), ["app/front"], (0, 5)))
     assert item["Names"] == ["/web", "/app/front"] and "SizeRw" not in item and item["SizeRootFs"] == 5
     assert item["NetworkSettings"]["Networks"]["bridge"]["Aliases"] is None
-    item = json.loads(view.summary(containers, containers.get("web"), (), None))
+    item = json.loads(view.summary(ports, ports.index.get("web"), (), None))
     assert item["Names"] == ["/web"] and "SizeRootFs" not in item and item["Status"].startswith("Up ")

@@ -187,7 +187,7 @@ def test_nothing_saves_a_row_that_is_being_deleted(tmp_path, monkeypatch):
             h.engine.store.slow = trio.Event()
             nursery.start_soon(h.containers.remove, h.container, False, False)
             await wait_all_tasks_blocked()
-            nursery.start_soon(h.containers.save, h.container)
+            nursery.start_soon(h.ports.rows.save, h.container)
             await wait_all_tasks_blocked()
             h.engine.store.slow.set()
             await wait_all_tasks_blocked()
@@ -203,7 +203,7 @@ def test_a_rename_of_what_was_removed_meanwhile_takes_no_name(tmp_path, monkeypa
 
             async def rename():
                 try:
-                    await h.containers.rename_to(h.container, "other")
+                    await h.containers.rename(h.container, "other")
                 except NotFound as error:
                     failures.append(error)
 
@@ -213,7 +213,7 @@ def test_a_rename_of_what_was_removed_meanwhile_takes_no_name(tmp_path, monkeypa
                 nursery.start_soon(rename)
                 await wait_all_tasks_blocked()
             await wait_all_tasks_blocked()
-            assert failures and h.containers.names == {}
+            assert failures and h.index.names == {}
 
     run_fast(main)
 

@@ -68,7 +68,7 @@ def test_a_stop_holds_up_no_other_operation(tmp_path, monkeypatch):
             nursery.start_soon(h.containers.stop, h.container, "", -1)
             await wait_all_tasks_blocked()
             with trio.fail_after(1):
-                await h.containers.rename_to(h.container, "other")
+                await h.containers.rename(h.container, "other")
                 with pytest.raises(Conflict, match="stop the container before removing"):
                     await h.containers.remove(h.container, False, False)
                 with pytest.raises(NotModified):
@@ -88,7 +88,7 @@ def test_a_shutdown_waits_no_longer_than_it_would_for_its_own_stop(tmp_path, mon
                 nursery.start_soon(h.containers.stop, h.container, "", 3600)
                 await wait_all_tasks_blocked()
                 with trio.fail_after(3):
-                    await restore.shutdown(h.containers, leave_running=False)
+                    await restore.shutdown(h.ports, leave_running=False)
             assert not h.container.record.state.running and h.container.record.manually_stopped
 
     run_fast(main)
@@ -113,9 +113,7 @@ def test_a_restart_that_waits_is_cut_short(tmp_path, monkeypatch, by):
             await wait_all_tasks_blocked()
             with trio.fail_after(5):
                 await (
-                    h.containers.stop(h.container, "", 1)
-                    if by == "stop"
-                    else restore.shutdown(h.containers, leave_running=False)
+                    h.containers.stop(h.container, "", 1) if by == "stop" else restore.shutdown(h.ports, leave_running=False)
                 )
             assert len(h.launched) == (2 if by == "stop" else 1)
             assert all(run.finished.is_set() for run in h.launched)
@@ -186,7 +184,7 @@ def test_a_kill_between_restarts_is_remembered(tmp_path, monkeypatch, closing):
             await h.containers.start(h.container)
             h.run.monitor.exit(3)
             await h.run.finished.wait()
-            h.containers.closing = closing
+            h.ports.state.closing = closing
             await h.containers.kill(h.container, "")
             assert kept(h).manually_stopped is not closing and h.container.stop_requested
 
@@ -201,7 +199,7 @@ def test_what_a_commit_paused_is_thawed_when_the_daemon_ends(tmp_path, monkeypat
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
             with trio.move_on_after(1):
-                async with commit._still(h.engine, h.container, True):
+                async with commit._still(h.ports, h.container, True):
                     assert h.container.record.state.paused and kept(h).paused_by_engine
                     await trio.sleep_forever()
             await wait_all_tasks_blocked()
@@ -215,7 +213,7 @@ def test_a_runtime_that_does_not_thaw_keeps_the_daemon_from_ending_for_a_while_o
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
             with trio.fail_after(60), trio.move_on_after(1):
-                async with commit._still(h.engine, h.container, True):
+                async with commit._still(h.ports, h.container, True):
                     froze.hangs = True
                     await trio.sleep_forever()
             await wait_all_tasks_blocked()
@@ -228,8 +226,8 @@ def test_a_user_s_pause_outlives_a_commit(tmp_path, monkeypatch, froze):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
-            async with commit._still(h.engine, h.container, True):
-                async with commit._still(h.engine, h.container, True):
+            async with commit._still(h.ports, h.container, True):
+                async with commit._still(h.ports, h.container, True):
                     pass  # the first commit resumes the container
                 assert h.container.record.state.paused
                 await h.containers.unpause(h.container)
@@ -249,7 +247,7 @@ def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch
             h.container.record.paused_by_engine = True
             if row == "after":
                 h.container.record.state = State(Phase.PAUSED, pid=99, started_ns=5)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await wait_all_tasks_blocked()
             assert froze == ["unpause"] and not h.container.record.state.paused and not kept(h).paused_by_engine
 
@@ -305,7 +303,7 @@ def test_what_a_container_needs_is_started_before_it(tmp_path, monkeypatch, by):
                 return await h.launch(containers, container, image)
 
             monkeypatch.setattr(lifecycle, "launch", launch)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await trio.sleep(5)
             assert order == ["db", "web"]
 
@@ -334,7 +332,7 @@ def test_needs_hold_up_no_boot(tmp_path, monkeypatch, case):
                 return await h.launch(containers, container, image)
 
             monkeypatch.setattr(lifecycle, "launch", launch)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await trio.sleep(31 if hung else 1)
             assert len(h.launched) == len(names) - (hung is not None)
 
@@ -354,7 +352,7 @@ def test_who_has_had_all_its_tries_is_not_started_at_boot(tmp_path, monkeypatch)
                 container.record.host_config.restart_policy = policy
                 container.record.restart_count = count
                 container.record.state = msgspec.structs.replace(container.record.state, exit_code=1)
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             await trio.sleep(1)
             assert fresh.record.state.running and not spent.record.state.running
             assert fresh.record.restart_count == 0
@@ -369,7 +367,7 @@ def test_a_full_disk_does_not_keep_a_living_container_from_being_looked_after(tm
             monitor = surviving_monitor(h, monkeypatch)
             h.container.record.monitor_pid = FakeMonitor.pid if known else None
             h.engine.store.full = True
-            await restore.restore(h.containers)
+            await restore.restore(h.ports)
             assert h.container.record.state.running
             h.container.run.monitor = monitor
             monitor.run = h.container.run
@@ -396,10 +394,10 @@ def test_a_new_name_is_in_the_row_of_the_network_too(tmp_path, monkeypatch, fail
             h.container.record.sandbox, h.engine.store.full = SANDBOX, fails
             if fails:
                 with pytest.raises(Unavailable):
-                    await h.containers.rename_to(h.container, "other")
+                    await h.containers.rename(h.container, "other")
                 assert h.container.record.sandbox is SANDBOX and told == []
                 return
-            await h.containers.rename_to(h.container, "other")
+            await h.containers.rename(h.container, "other")
             assert told == ["other"] == [kept(h).sandbox.container_name]
 
     run_fast(main)
@@ -414,7 +412,7 @@ def test_a_container_that_ends_while_it_is_renamed_is_on_no_network(tmp_path, mo
             h.engine.networks.update_members = told.append
             await wait_all_tasks_blocked()
             h.engine.store.slow = trio.Event()
-            nursery.start_soon(h.containers.rename_to, h.container, "other")
+            nursery.start_soon(h.containers.rename, h.container, "other")
             await wait_all_tasks_blocked()
             h.run.monitor.exit()
             await wait_all_tasks_blocked()

@@ -10,7 +10,7 @@ import trio
 from engine_fixture import engine_fixture, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_engine.containers import attach
+from orlop_engine.containers import attach, connections
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.types.containers import HostConfig
 from orlop_monitor.protocol import Attach
@@ -47,15 +47,15 @@ def test_a_stream_ends_after_its_exit_is_recorded_and_the_network_released(tmp_p
             client = Client(lambda: (container.record.state.running, container.record.state.exit_code, containers.released))
             containers.released = False
 
-            async def release_network(container):
+            async def release(ports, container):
                 await trio.sleep(1)
                 containers.released = True
 
-            containers.release_network = release_network
+            monkeypatch.setattr(connections, "release", release)
             if not before_start:
                 await containers.start(container)
                 h.run.monitor.attach = lambda request: _ready(ours)
-            nursery.start_soon(attach.attach, containers, container, client, Attach(stdout=True), b"")
+            nursery.start_soon(containers.attach, container, client, Attach(stdout=True), b"")
             await wait_all_tasks_blocked()
             if before_start:
                 await containers.start(container)
@@ -101,7 +101,7 @@ def test_a_removal_is_told_when_no_client_sees_anything_of_it_and_answered_when_
             told = []
 
             def look(what):
-                told.append((what, sorted(h.engine.volumes.names), h.engine.storage.removed, h.containers.names))
+                told.append((what, sorted(h.engine.volumes.names), h.engine.storage.removed, h.index.names))
 
             discard = h.engine.storage.remove
 
@@ -125,7 +125,7 @@ def test_a_removal_is_told_when_no_client_sees_anything_of_it_and_answered_when_
                 look("answer")
 
             await h.containers.start(h.container)
-            os.makedirs(h.containers.directory(h.container.id))
+            os.makedirs(h.paths.directory(h.container.id))
             nursery.start_soon(wait, h.containers.waiting(h.container, "removed"))
             await wait_all_tasks_blocked()
             h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # its monitor is still there
@@ -139,7 +139,7 @@ def test_a_removal_is_told_when_no_client_sees_anything_of_it_and_answered_when_
             h.run.monitor.gone.set()
             await wait_all_tasks_blocked()
             answered = [("answer", [], (h.container.id,), {})] if by == "rm -v" else []
-            assert told[2:] == answered and not os.path.exists(h.containers.directory(h.container.id))
+            assert told[2:] == answered and not os.path.exists(h.paths.directory(h.container.id))
 
     run_fast(main)
 

@@ -38,7 +38,7 @@ def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cu
                 monkeypatch.setattr("orlop_engine.containers.bundle.write", forever)
             else:
                 real.hang = forever
-            nursery.start_soon(launch, h.containers, h.container)
+            nursery.start_soon(launch, h.ports, h.container)
             await wait_all_tasks_blocked()
             assert waited == [cut]
             nursery.cancel_scope.cancel()

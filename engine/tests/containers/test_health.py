@@ -6,7 +6,8 @@ from engine_fixture import engine_fixture, run_fast
 from msgspec import UNSET
 
 from orlop_engine.containers.container import Run
-from orlop_engine.containers.health import Health, Result, _duration, _Output, command, watch
+from orlop_engine.containers.health import Health, Result, command
+from orlop_engine.containers.probes import _duration, _Output, watch
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.types.containers import ContainerConfig, Healthcheck
 
@@ -93,7 +94,7 @@ def test_no_check_ends_its_watcher(tmp_path, monkeypatch, check):
 
             monkeypatch.setattr(home.engine.execs, "create", fail)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, home.containers, home.container, run)  # uses the default durations
+                nursery.start_soon(watch, home.ports, home.container, run)  # uses the default durations
                 await trio.sleep(200)
                 seen = home.container.health
                 assert (seen.status, seen.results[-1].code) == ("unhealthy", -1)

@@ -34,7 +34,7 @@ class Forge:
 
 def wanted(h, **more):
     key = h.container.id
-    return Launch(key, h.containers.run_dir(key), h.containers.root(key), (), **more)
+    return Launch(key, h.paths.run_dir(key), h.paths.root(key), (), **more)
 
 
 def with_engine_fixture(tmp_path, monkeypatch, body):
@@ -47,52 +47,48 @@ def with_engine_fixture(tmp_path, monkeypatch, body):
 
 def test_a_start_takes_what_was_made_and_the_moment_passes_over_it(tmp_path, monkeypatch):
     async def body(h, forge):
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         forge.hold = trio.Event()
         await wait_all_tasks_blocked()
         forge.hold.set()  # a start may come while the sandbox is being prepared
         async with h.container.lock:
-            assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is forge.monitors[0]
+            assert await prepared_sandbox.take(h.ports, h.container, wanted(h)) is forge.monitors[0]
         await trio.sleep(5)
         assert not forge.monitors[0].gone.is_set() and len(forge.monitors) == 1
-        assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
+        assert await prepared_sandbox.take(h.ports, h.container, wanted(h)) is None
 
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
 def test_what_is_no_longer_wanted_is_ended_first(tmp_path, monkeypatch):
     async def body(h, forge):
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
-        assert await prepared_sandbox.take(h.containers, h.container, wanted(h, terminal=True)) is None
+        assert await prepared_sandbox.take(h.ports, h.container, wanted(h, terminal=True)) is None
         assert forge.monitors[0].gone.is_set()
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
         forge.monitors[1].is_over = True  # for example killed by the administrator
-        assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
+        assert await prepared_sandbox.take(h.ports, h.container, wanted(h)) is None
 
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
 def test_without_a_start_nothing_stays(tmp_path, monkeypatch):
     async def body(h, forge):
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await trio.sleep(3)
-        assert (
-            forge.monitors[0].gone.is_set()
-            and not h.containers.prepared_sandboxes
-            and not os.listdir(h.containers.runs_root)
-        )
+        assert forge.monitors[0].gone.is_set() and not h.ports.prepared_sandboxes and not os.listdir(h.paths.runs_root)
 
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
 def test_a_removal_ends_it(tmp_path, monkeypatch):
     async def body(h, forge):
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
-        await removal.remove(h.containers, h.container, force=False, volumes=False)
-        assert forge.monitors[0].gone.is_set() and not os.listdir(h.containers.runs_root)
+        await removal.remove(h.ports, h.container, force=False, volumes=False)
+        assert forge.monitors[0].gone.is_set() and not os.listdir(h.paths.runs_root)
 
     with_engine_fixture(tmp_path, monkeypatch, body)
 
@@ -101,9 +97,9 @@ def test_a_removal_ends_it(tmp_path, monkeypatch):
 def test_a_failure_is_the_starts_to_tell(tmp_path, monkeypatch, error):
     async def body(h, forge):
         forge.error = error
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
-        assert await prepared_sandbox.take(h.containers, h.container, wanted(h)) is None
+        assert await prepared_sandbox.take(h.ports, h.container, wanted(h)) is None
 
     with_engine_fixture(tmp_path, monkeypatch, body)
 
@@ -112,13 +108,13 @@ def test_only_a_few_at_a_time_and_none_for_who_needs_others(tmp_path, monkeypatc
     async def body(h, forge):
         for n in range(12):
             other = h.add(f"c{n}", f"{n:064}")
-            prepared_sandbox.begin(h.containers, other, wanted(h), FakeRuntime())
+            prepared_sandbox.begin(h.ports, other, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
         assert len(forge.monitors) == 8
         await trio.sleep(3)
         h.engine.networks.sandbox_kind = lambda mode: f"container:{'d' * 64}"
-        launch.begin(h.containers, h.container)
-        assert not h.containers.prepared_sandboxes
+        launch.begin(h.ports, h.container)
+        assert not h.ports.prepared_sandboxes
 
     with_engine_fixture(tmp_path, monkeypatch, body)
 
@@ -127,7 +123,7 @@ def test_a_failed_start_ends_what_it_took(tmp_path, monkeypatch):
     async def body(h, forge):
         monkeypatch.setattr(launch, "_wanted", lambda *of: wanted(h))
         h.engine.networks.plan_made = None
-        prepared_sandbox.begin(h.containers, h.container, wanted(h), FakeRuntime())
+        prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
 
         async def broken(*of):
@@ -135,7 +131,7 @@ def test_a_failed_start_ends_what_it_took(tmp_path, monkeypatch):
 
         h.engine.networks.plan = broken
         with pytest.raises(DriverError, match="port is already allocated"):
-            await lifecycle.start(h.containers, h.container)
-        assert forge.monitors[0].gone.is_set() and h.container.run is None and not os.listdir(h.containers.runs_root)
+            await lifecycle.start(h.ports, h.container)
+        assert forge.monitors[0].gone.is_set() and h.container.run is None and not os.listdir(h.paths.runs_root)
 
     with_engine_fixture(tmp_path, monkeypatch, body)

@@ -8,6 +8,7 @@ import pytest
 from engine_fixture import engine_fixture, run_fast
 
 from orlop_engine.containers.record import SCHEMA, decode, encode
+from orlop_engine.containers.rows import Rows
 from orlop_engine.containers.state import Phase, State
 
 OLD = json.loads((Path(__file__).parent / "rows_schema_0.json").read_text())
@@ -88,10 +89,10 @@ def test_a_row_that_cannot_be_used_is_quarantined_alone(tmp_path, monkeypatch):
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
-            h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine)
-            await h.containers.load()
-            assert set(h.containers.index) == {h.container.id, keys[0], OLD["paused"]["id"]}
-            assert set(h.containers.quarantined) == set(reasons) == set(keys[1:])
+            store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine)
+            await Rows(store, h.index).load(frozenset())
+            assert set(h.index.by_id) == {h.container.id, keys[0], OLD["paused"]["id"]}
+            assert set(h.index.quarantined) == set(reasons) == set(keys[1:])
             assert "hibernating" in reasons[keys[1]]
             assert reasons[keys[2]] == f"it has schema {SCHEMA + 1}, and this Orlop reads {SCHEMA} at most"
 

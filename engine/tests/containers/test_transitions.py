@@ -5,7 +5,7 @@ import trio
 from engine_fixture import RealLaunch, engine_fixture, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_engine.containers import lifecycle
+from orlop_engine.containers import lifecycle, pausing, stopping
 from orlop_engine.containers.record import decode
 from orlop_engine.containers.state import InvalidTransition, Phase, State
 from orlop_kernel import process
@@ -86,7 +86,7 @@ def test_a_container_that_ends_while_it_is_being_paused_has_ended(tmp_path, monk
 
             runtime.first = end
             with pytest.raises(Conflict, match="is not running"):
-                await lifecycle.pause(h.containers, h.container, paused_by_engine=held)
+                await pausing.pause(h.ports, h.container, paused_by_engine=held)
             state = h.container.record.state
             assert (state.phase, state.exit_code, h.container.record.paused_by_engine) == (Phase.EXITED, 3, False)
 
@@ -118,9 +118,9 @@ def test_a_restart_that_is_under_way_is_not_cancelled(tmp_path, monkeypatch):
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.state = State(Phase.RESTARTING, started_ns=1)
             h.launching = trio.Event()
-            h.containers.background(h.containers.start_locked, h.container)
+            h.ports.background.start(lifecycle.start_locked, h.ports, h.container)
             await wait_all_tasks_blocked()
-            lifecycle.cancel_restart(h.container)
+            stopping.cancel_restart(h.container)
             assert h.container.record.state.running
             h.launching.set()
             await wait_all_tasks_blocked()
@@ -154,7 +154,7 @@ def test_a_failed_automatic_removal_leaves_a_dead_container(tmp_path, monkeypatc
             assert (state.phase, state.exit_code, h.container.record.removing) == (Phase.DEAD, 3, False)
             h.engine.store.full = False
             await h.containers.remove(h.container, False, False)
-            assert h.container.id not in h.containers.index
+            assert h.container.id not in h.index
 
     run_fast(main)
 
@@ -165,7 +165,7 @@ def test_a_start_that_the_table_refuses_is_undone(tmp_path, monkeypatch):
             real = RealLaunch(h, monkeypatch)
             h.container.record.state = running = State(Phase.RUNNING, pid=5, started_ns=1)
             with pytest.raises(InvalidTransition):
-                await h.containers.start_locked(h.container)
+                await lifecycle.start_locked(h.ports, h.container)
             assert real.monitors[0].gone.is_set() and h.container.run is None
             assert h.container.record.state is running
 

@@ -106,10 +106,9 @@ def record(**more: Any) -> SimpleNamespace:
 
 def start(tmp_path: Path, *gateways: str) -> str:
     networks = SimpleNamespace(host_gateways=lambda: gateways)
-    containers = SimpleNamespace(
-        engine=SimpleNamespace(networks=networks, config=Config()), directory=lambda key: str(tmp_path), index={}
-    )
-    netfiles.write(cast("Any", containers), cast("Any", SimpleNamespace(record=record())), "")
+    paths = SimpleNamespace(directory=lambda key: str(tmp_path))
+    ports = SimpleNamespace(networks=networks, config=Config(), paths=paths)
+    netfiles.write(cast("Any", ports), cast("Any", SimpleNamespace(record=record())), "")
     return (tmp_path / "hosts").read_text()
 
 
@@ -135,8 +134,10 @@ def test_a_container_s_own_changes_stay_whatever_they_are(
         os.truncate(path, made)
     before, after = cast("Any", "before"), SimpleNamespace(id="c", record=SimpleNamespace(sandbox="after"))
     texts = {"before": {"hosts": "old\n"}, "after": {"hosts": "new\n"}}
-    monkeypatch.setattr(netfiles, "_texts", lambda containers, container, sandbox: texts[sandbox])
-    netfiles.refresh(cast("Any", SimpleNamespace(directory=lambda key: str(tmp_path))), cast("Any", after), before)
+    monkeypatch.setattr(netfiles, "_texts", lambda ports, container, sandbox: texts[sandbox])
+    netfiles.refresh(
+        cast("Any", SimpleNamespace(paths=SimpleNamespace(directory=lambda key: str(tmp_path)))), cast("Any", after), before
+    )
     if isinstance(made, int):
         assert path.stat().st_size == made
     else:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from orlop_engine import logs, top
-from orlop_engine.containers import attach, checkpoints, links, update
+from orlop_engine import logs
+from orlop_engine.containers import attach
 from orlop_engine.containers.container import Container
-from orlop_engine.containers.launch import log_info
 from orlop_engine.futures import Future
 from orlop_engine.logs import LogStream
 from orlop_engine.spec.host import facts
@@ -101,20 +100,16 @@ class _Routes:
 
     async def create_checkpoint(self, call: Call) -> Answer:
         request = await call.json(CheckpointCreate)
-        await self.engine.run(self._make_checkpoint, self._of(call), request)
+        checkpoint = partial(self.containers.checkpoint, end=request.exit)
+        await self.engine.run(checkpoint, self._of(call), request.checkpoint_id, request.checkpoint_dir)
         return Response(201)
 
-    async def _make_checkpoint(self, container: Container, request: CheckpointCreate) -> None:
-        await checkpoints.create(self.containers, container, request.checkpoint_id, request.checkpoint_dir, end=request.exit)
-
     async def list_checkpoints(self, call: Call) -> Answer:
-        found = checkpoints.names(self.containers, self._of(call), call.arg("dir"))
+        found = self.containers.checkpoints(self._of(call), call.arg("dir"))
         return json_response([{"Name": name} for name in found])
 
     async def delete_checkpoint(self, call: Call) -> Answer:
-        await self.engine.run(
-            checkpoints.remove, self.containers, self._of(call), call.params["checkpoint"], call.arg("dir")
-        )
+        await self.engine.run(self.containers.remove_checkpoint, self._of(call), call.params["checkpoint"], call.arg("dir"))
         return NO_CONTENT
 
     def _timing(self, call: Call) -> tuple[str, int | None]:
@@ -145,13 +140,13 @@ class _Routes:
         return NO_CONTENT
 
     async def rename(self, call: Call) -> Answer:
-        await self.engine.run(self.containers.rename_to, self._of(call), call.arg("name"))
+        await self.engine.run(self.containers.rename, self._of(call), call.arg("name"))
         return NO_CONTENT
 
     async def remove(self, call: Call) -> Answer:
         if call.flag("link"):
             self._of(call)
-            await self.engine.run(links.remove, self.containers, call.params["id"])
+            await self.engine.run(self.containers.remove_link, call.params["id"])
             return NO_CONTENT
         await self.engine.run(self.containers.remove, self._of(call), call.flag("force"), call.flag("v"))
         return NO_CONTENT
@@ -167,8 +162,7 @@ class _Routes:
             raise Conflict(f"container {container.id} is not running")
         if container.record.config.tty:
             await container.run.monitor.resize(*rows_and_columns((rows, columns)))
-        attributes = self.containers.attributes(container, height=str(rows), width=str(columns))
-        self.engine.events.publish("container", "resize", container.id, attributes)
+        self.containers.events.publish(container, "resize", height=str(rows), width=str(columns))
         return Response(200)
 
     async def stats(self, call: Call) -> Answer:
@@ -182,16 +176,15 @@ class _Routes:
     async def update(self, call: Call) -> Answer:
         request = await call.json(UpdateRequest)
         older_versions.settle_update(request, call.version)
-        warnings = await self.engine.run(update.update, self.containers, self._of(call), request)
+        warnings = await self.engine.run(self.containers.update, self._of(call), request)
         return json_response(UpdateResponse(warnings=warnings or None))
 
     async def top(self, call: Call) -> Answer:
         container = self._of(call)
         await container.boot_start_tried()
-        listed = await top.processes(
-            self.containers, container, call.arg("ps_args") or "-ef", apart=restrictions(call).hide_host
-        )
-        self.engine.events.publish("container", "top", container.id, self.containers.attributes(container))
+        apart = restrictions(call).hide_host
+        listed = await self.containers.processes(container, call.arg("ps_args") or "-ef", apart=apart)
+        self.containers.events.publish(container, "top")
         return json_response(listed)
 
     async def wait(self, call: Call) -> Answer:
@@ -218,8 +211,7 @@ class _Routes:
         if container.record.removing or container.record.state.dead:
             raise Conflict("can not get logs from container which is dead or marked for removal")
         terminal = container.record.config.tty
-        run = container.run
-        living = container.record.state.running and run is not None
+        living = container.record.state.running and container.run is not None
         request = logs.LogsRequest(
             stdout=stdout,
             stderr=stderr,
@@ -231,12 +223,7 @@ class _Routes:
             details=call.flag("details"),
             multiplexed=not terminal,
         )
-        config = container.record.host_config.log_config
-        driver = self.engine.drivers.log(config.type)
-        ended = run.finished if living and run is not None else None
-        pieces = await logs.read_logs(
-            driver, log_info(self.containers, container), config.config or {}, request, ended
-        ).open()
+        pieces = await self.containers.logs(container, request, living=living).open()
         return Streaming(200, pieces, (("Content-Type", stream_type(call.version, terminal)),))
 
     async def attach(self, call: Call) -> Answer:
@@ -283,17 +270,15 @@ class _Routes:
                     async for piece in pieces:
                         await client.send_all(piece)
             if stream:
-                await attach.attach(self.containers, container, client, request, keys)
+                await self.containers.attach(container, client, request, keys)
             else:
                 await client.send_eof()
 
         return run
 
     def _replay(self, container: Container, request: Attach) -> LogStream:
-        config = container.record.host_config.log_config
         wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=bool(request.framed))
-        driver = self.engine.drivers.log(config.type)
-        return logs.read_logs(driver, log_info(self.containers, container), config.config or {}, wanted, None)
+        return self.containers.logs(container, wanted, living=False)
 
 
 def routes(engine: Engine) -> list[Route]:

@@ -110,10 +110,8 @@ class _Routes:
                 "threads": threading.active_count(),
                 "tasks": statistics.tasks_living,
                 "tasks_runnable": statistics.tasks_runnable,
-                "containers": engine.containers.counts(),
-                "monitors": sum(
-                    item.run is not None and item.run.monitor is not None for item in engine.containers.index.values()
-                ),
+                "containers": engine.containers.index.counts(),
+                "monitors": sum(item.run is not None and item.run.monitor is not None for item in engine.containers.index),
                 "execs": len(engine.execs.index),
                 "images": engine.images.count,
                 "events": {"published": engine.events.published, "listeners": engine.events.listeners},
@@ -127,7 +125,7 @@ class _Routes:
 
     async def locks(self, call: Call) -> Answer:
         found: list[dict[str, Any]] = []
-        for item in self.engine.containers.index.values():
+        for item in self.engine.containers.index:
             owner = item.lock.owner
             if owner is not None:
                 found.append(

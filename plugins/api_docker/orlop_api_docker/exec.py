@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trio import SocketStream
 
-from orlop_engine.execs import ExecState
+from orlop_engine.containers.exec_state import ExecState
 from orlop_engine.types.containers import ExecConfig, ExecStart
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response
 from orlop_kernel.routing.call import Call

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from orlop_engine.containers.container import Container
-from orlop_engine.files import archive, commit
 from orlop_engine.images.references import Reference, parse
 from orlop_engine.types.containers import ContainerConfig
 from orlop_kernel.http.messages import Answer, Headers, Response, Streaming
@@ -48,7 +48,7 @@ def _stat(found: Found) -> Headers:
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.containers = engine.containers
+        self.containers, self.files = engine.containers, engine.files
 
     def _of(self, call: Call) -> Container:
         return self.containers.get(call.params["id"])
@@ -60,23 +60,23 @@ class _Routes:
         return path
 
     async def look(self, call: Call) -> Answer:
-        return empty(200, _stat(await archive.look(self.containers, self._of(call), self._path(call))))
+        return empty(200, _stat(await self.files.look(self._of(call), self._path(call))))
 
     async def get(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
-        found, pieces = await archive.pack(self.containers, container, path)
-        self.engine.events.publish("container", "archive-path", container.id, self.containers.attributes(container))
+        found, pieces = await self.files.pack(container, path)
+        self.containers.events.publish(container, "archive-path")
         return Streaming(200, pieces, _TAR + _stat(found))
 
     async def put(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
         body = call.pieces()
         keep_kind, own = call.flag("noOverwriteDirNonDir"), call.flag("copyUIDGID")
-        await archive.place(self.containers, container, path, body, keep_kind=keep_kind, own=own)
+        await self.files.place(container, path, body, keep_kind=keep_kind, own=own)
         return Response(200)
 
     async def export(self, call: Call) -> Answer:
-        pieces = await commit.export(self.engine, self._of(call))
+        pieces = await self.files.export(self._of(call))
         return Streaming(200, pieces, (("Content-Type", "application/octet-stream"),))
 
     async def changes(self, call: Call) -> Answer:
@@ -87,14 +87,8 @@ class _Routes:
         container = self.containers.get(call.arg("container"))
         given = (await call.json_bytes()).strip() not in (b"", b"null")
         config = await call.json(ContainerConfig) if given else None
-        image = await self.engine.run(self._commit, call, container, config)
-        return json_response(CommitResponse(image.id), 201)
-
-    async def _commit(self, call: Call, container: Container, config: ContainerConfig | None):  # type: ignore[no-untyped-def]
-        return await commit.commit(
-            self.engine,
-            container,
-            _name(call.arg("repo"), call.arg("tag")),
+        commit = partial(
+            self.files.commit,
             config=config,
             instructions_=call.args("changes"),
             comment=call.arg("comment"),
@@ -102,6 +96,8 @@ class _Routes:
             pause=call.flag("pause", True),
             policy=restrictions(call).images,
         )
+        image = await self.engine.run(commit, container, _name(call.arg("repo"), call.arg("tag")))
+        return json_response(CommitResponse(image.id), 201)
 
 
 def _name(repository: str, tag: str) -> Reference | None:

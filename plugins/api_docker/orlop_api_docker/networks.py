@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from orlop_engine.networks import filters, live
+from orlop_engine.networks import filters
 from orlop_engine.networks.views import network_view
 from orlop_engine.types.containers import EndpointSettings
 from orlop_engine.types.networks import ConnectRequest, CreateRequest, CreateResponse, DisconnectRequest, PruneResponse
@@ -65,14 +65,14 @@ class _Routes:
         settings = request.endpoint_config or EndpointSettings()
         await container.boot_start_tried()
         older_versions.settle_endpoint(settings, call.version)
-        await self.engine.run(live.connect, self.engine, container, call.params["id"], settings)
+        await self.engine.run(self.engine.containers.connect, container, call.params["id"], settings)
         return Response(200)
 
     async def disconnect(self, call: Call) -> Answer:
         request = await call.json(DisconnectRequest)
         container = self.engine.containers.get(request.container)
         await container.boot_start_tried()
-        await self.engine.run(live.disconnect, self.engine, container, call.params["id"])
+        await self.engine.run(self.engine.containers.disconnect, container, call.params["id"])
         return Response(200)
 
 

@@ -17,7 +17,7 @@ from orlop_engine.containers import validate, volumes
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.create import merge_config
 from orlop_engine.containers.mount_spec import parse_spec
-from orlop_engine.containers.service import Containers
+from orlop_engine.containers.view import image_name
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
@@ -259,8 +259,8 @@ def test_options_of_a_volume_are_those_of_its_target_however_it_is_written(targe
         labels={"a": "1"}, driver_config=DriverConfig(name="local", options={"type": "tmpfs", "device": "tmpfs"})
     )
     spec = MountSpec(type="volume", source="v", target=target, volume_options=options)
-    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
-    trio.run(volumes.ensure, containers, (parse_spec(spec),), HostConfig(mounts=[spec]), [], {"role": "x"})
+    service = cast("Any", SimpleNamespace(ensure=ensure))
+    trio.run(volumes.ensure, service, (parse_spec(spec),), HostConfig(mounts=[spec]), [], {"role": "x"})
     assert made == [("v", "local", {"type": "tmpfs", "device": "tmpfs"}, {"a": "1", "role": "x"})]
 
 
@@ -272,8 +272,8 @@ def test_an_anonymous_volume_has_its_users_labels_too():
         return None, True
 
     spec = MountSpec(type="volume", target="/data", volume_options=VolumeOptions(labels={"a": "1"}))
-    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
-    trio.run(volumes.ensure, containers, (parse_spec(spec),), HostConfig(mounts=[spec]), [])
+    service = cast("Any", SimpleNamespace(ensure=ensure))
+    trio.run(volumes.ensure, service, (parse_spec(spec),), HostConfig(mounts=[spec]), [])
     assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
 
 
@@ -292,9 +292,9 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
 
     names = ("mine", "", "theirs", "after")
     planned = tuple(parse_spec(MountSpec(type="volume", source=name, target="/d")) for name in names)
-    containers = cast("Containers", SimpleNamespace(engine=SimpleNamespace(volumes=SimpleNamespace(ensure=ensure))))
+    service = cast("Any", SimpleNamespace(ensure=ensure))
     with pytest.raises(Forbidden, match="theirs"):
-        trio.run(volumes.ensure, containers, planned, HostConfig(), made, {}, vet)
+        trio.run(volumes.ensure, service, planned, HostConfig(), made, {}, vet)
     assert made == [planned[1].name, "theirs"]  # the volumes to discard
 
 
@@ -308,9 +308,9 @@ def test_the_image_in_a_list_is_the_name_as_long_as_it_means_that_image(means, s
             raise NotFound(f"No such image: {reference}")
         return SimpleNamespace(id=means)
 
-    containers = SimpleNamespace(engine=SimpleNamespace(images=SimpleNamespace(resolve=resolve)))
+    images = SimpleNamespace(resolve=resolve)
     record = SimpleNamespace(config=ContainerConfig(image="x:1"), image_id="sha256:1")
-    assert Containers.image_name(cast("Containers", containers), cast("Any", record)) == shown
+    assert image_name(cast("Any", images), cast("Any", record)) == shown
 
 
 def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatch):
@@ -357,11 +357,11 @@ def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> 
 
     async def main() -> None:
         async with engine_fixture(tmp_path, None) as home:
-            before = [*home.containers.index]
+            before = [*home.index.by_id]
             home.engine.images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id="sha256:1"))
             with pytest.raises(Forbidden, match="image x is not allowed"):
                 await home.containers.create("new", "", CreateRequest(image="x"), images=policy)
-            assert [*home.containers.index] == before
+            assert [*home.index.by_id] == before
 
     trio.run(main)
     assert judged == ["sha256:1"]

@@ -21,7 +21,7 @@ from engine_fixture import ID, engine_fixture
 from orlop_api_docker.containers import routes
 from orlop_engine.containers.attach import join, relay
 from orlop_engine.containers.container import Joined
-from orlop_engine.containers.launch import log_info
+from orlop_engine.containers.log_info import log_info
 from orlop_kernel.http.hijack import HijackedStream
 from orlop_kernel.http.listeners import open_tcp_listeners
 from orlop_kernel.http.messages import Hijack, Request
@@ -182,7 +182,7 @@ def test_an_attach_whose_head_never_goes_out_keeps_no_log_open(tmp_path: Path, m
             log = Log()
             h.engine.drivers.log = lambda kind: log
             attach: Any = next(each.handler for each in routes(h.engine) if each.pattern == "/containers/{id}/attach")
-            log.open_writer(log_info(h.containers, h.container), {}).write([LogBlock("stdout", b"said\n", 1)])
+            log.open_writer(log_info(h.paths, h.container), {}).write([LogBlock("stdout", b"said\n", 1)])
             query = {"logs": ["1"], "stdout": ["1"]}
             request = Request("POST", "/", "/", query, {}, cast("Any", None), cast("Any", None))
             answer = await attach(Call(request, (1, 51), {"id": ID}))

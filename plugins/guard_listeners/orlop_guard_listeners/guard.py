@@ -152,7 +152,7 @@ class Guard:
         if call.pattern == "/containers/create":
             request = await call.json(CreateRequest)
             host = request.host_config or HostConfig()
-            others = inherited_access.of_others(self._engine.containers, host)
+            others = inherited_access.of_others(self._engine.containers.index, host)
             return [*host_access.of_container(request, apart=not policy.labels), *others]
         if call.pattern == "/containers/{id}/update":
             return [*host_access.of_update(await call.json(UpdateRequest))]

@@ -18,8 +18,8 @@ from .host_access import OWN_MOUNTS
 
 if TYPE_CHECKING:
     from orlop_engine.containers.container import Container
+    from orlop_engine.containers.index import ContainerIndex
     from orlop_engine.containers.record import ContainerRecord
-    from orlop_engine.containers.service import Containers
 
 __all__ = ["of_others", "outside_mount"]
 
@@ -34,13 +34,13 @@ def outside_mount(record: ContainerRecord) -> str:
     return f"the {found.type} mount of {found.source}" if found else ""
 
 
-def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
+def of_others(index: ContainerIndex, host: HostConfig) -> Iterator[str]:
     """Each host resource that comes with another container. A container that does not exist yet is refused too, because it
     could have any."""
     given = host.volumes_from or []
     for at, text in enumerate(given):
         name, colon, access = text.partition(":")
-        other = _find(containers, name)
+        other = _find(index, name)
         if other is None:
             yield f"VolumesFrom {name}, which does not exist,"
         elif mount := outside_mount(other.record):
@@ -51,20 +51,20 @@ def of_others(containers: Containers, host: HostConfig) -> Iterator[str]:
         mode: str = getattr(host, field)
         if not mode.startswith(_PREFIX):
             continue
-        other = _find(containers, mode.removeprefix(_PREFIX))
+        other = _find(index, mode.removeprefix(_PREFIX))
         if other is None:
             yield f"{shown} {mode}, which does not exist,"
-        elif what := _leads_to_host(containers, field, other):
+        elif what := _leads_to_host(index, field, other):
             yield f"{shown} {mode}, which {what},"
         else:
             setattr(host, field, _PREFIX + other.id)
 
 
-def _leads_to_host(containers: Containers, field: str, other: Container) -> str:
+def _leads_to_host(index: ContainerIndex, field: str, other: Container) -> str:
     seen = {other.id}
     mode = getattr(other.record.host_config, field)
     while mode.startswith(_PREFIX):
-        following = _find(containers, mode.removeprefix(_PREFIX))
+        following = _find(index, mode.removeprefix(_PREFIX))
         if following is None:
             return "joins what does not exist"
         if following.id in seen:
@@ -74,8 +74,8 @@ def _leads_to_host(containers: Containers, field: str, other: Container) -> str:
     return "has the host's" if mode == "host" else ""
 
 
-def _find(containers: Containers, name: str) -> Container | None:
+def _find(index: ContainerIndex, name: str) -> Container | None:
     try:
-        return containers.get(name)
+        return index.get(name)
     except OrlopError:
         return None

@@ -74,7 +74,7 @@ class LabelScope:
         return all(key in have and value in (None, have[key]) for key, value in self._policy.labels)
 
     def has_container(self, container_id: str) -> bool:
-        found = self._engine.containers.index.get(container_id)
+        found = self._engine.containers.index.by_id.get(container_id)
         return found is not None and self.matches(found.record.config.labels)
 
     # --- objects, by name or ID ---------------------------------------------------------------------------------------

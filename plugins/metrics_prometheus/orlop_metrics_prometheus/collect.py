@@ -256,7 +256,7 @@ class Metrics:
         ]
 
     def _states(self) -> Mapping[Labels, float]:
-        counts = self._engine.containers.counts()
+        counts = self._engine.containers.index.counts()
         return {(state,): counts[state] for state in ("paused", "running", "stopped")}
 
     def _free(self) -> int:
@@ -264,7 +264,7 @@ class Metrics:
         return space.f_bavail * space.f_frsize
 
     def _monitors(self) -> int:
-        runs = [container.run for container in self._engine.containers.index.values()]
+        runs = [container.run for container in self._engine.containers.index]
         return sum(run is not None and run.monitor is not None for run in runs)
 
 

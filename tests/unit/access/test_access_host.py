@@ -38,6 +38,7 @@ class FakeCollection:
     outside_pools = overlaps_host = staticmethod(lambda wanted: [])
 
     def __init__(self, *things: Any) -> None:
+        self.index = self
         self.things = {each.name: each for each in things} | {each.id: each for each in things if hasattr(each, "id")}
 
     def get(self, text: str) -> Any:

@@ -63,7 +63,7 @@ class FakeCollection:
     outside_pools = overlaps_host = staticmethod(lambda wanted: [])
 
     def __init__(self, thing: Any) -> None:
-        self.thing = thing
+        self.thing, self.index = thing, self
 
     def get(self, text: str) -> Any:
         if text not in (self.thing.name, getattr(self.thing, "id", "")):

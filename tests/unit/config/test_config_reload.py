@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -19,8 +19,10 @@ from orlop_cli.testing import RecordedDaemon, answer
 from orlop_engine import reload
 from orlop_engine.config_check import problems
 from orlop_engine.containers import reload_constraints
+from orlop_engine.containers.container import Container
+from orlop_engine.containers.index import ContainerIndex
+from orlop_engine.containers.paths import ContainerPaths
 from orlop_engine.containers.record import ContainerRecord
-from orlop_engine.containers.service import Containers
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.drivers import Drivers
 from orlop_engine.images.content import ContentStore
@@ -87,7 +89,7 @@ def record(
     host = HostConfig()
     host.runtime = runtime
     return ContainerRecord(
-        id=f"{number:064x}",
+        id=f"{number:032x}{0:032x}",
         name=f"c{number}",
         created_ns=number,
         args=[],
@@ -100,23 +102,23 @@ def record(
     )
 
 
-@pytest.fixture
-def containers(tmp_path: Path) -> Callable[..., Containers]:
-    """Containers whose monitor is this process."""
+class Living(NamedTuple):
+    index: list[Container]
+    paths: ContainerPaths
+    config: Config
 
-    def make(*items: ContainerRecord, config: Config = FITTING) -> Containers:
+
+@pytest.fixture
+def containers(tmp_path: Path) -> Callable[..., Living]:
+    """Containers whose monitor is this process, their paths, and the configuration that they run with."""
+
+    def make(*items: ContainerRecord, config: Config = FITTING) -> Living:
+        paths, pid = ContainerPaths(config.data_root, str(tmp_path)), os.getpid()
         for item in items:
-            run_dir = tmp_path / "run" / item.id
-            run_dir.mkdir(parents=True)
-            pid = os.getpid()
-            records.write(str(run_dir), MonitorRecord(pid, linux.process_start_time(pid), item.id))
-        found = SimpleNamespace(
-            index={item.id: SimpleNamespace(record=item, id=item.id) for item in items},
-            run_dir=lambda ident: str(tmp_path / "run" / ident),
-            runs_root=str(tmp_path / "run"),
-            engine=SimpleNamespace(config=config),
-        )
-        return cast("Containers", found)
+            run_dir = paths.run_dir(item.id)
+            os.makedirs(run_dir)
+            records.write(run_dir, MonitorRecord(pid, linux.process_start_time(pid), item.id))
+        return Living([Container(item) for item in items], paths, config)
 
     return make
 
@@ -125,10 +127,10 @@ def changed(**fields: Any) -> Config:
     return Config(**{"live_restore": True, "ipv6": True, **fields})
 
 
-def test_what_concerns_new_containers_only_may_change(containers: Callable[..., Containers]) -> None:
-    reload_constraints.check(containers(record(1)), FITTING)
+def test_what_concerns_new_containers_only_may_change(containers: Callable[..., Living]) -> None:
+    reload_constraints.check(*containers(record(1)), FITTING)
     reload_constraints.check(
-        containers(),
+        *containers(),
         changed(storage_driver="vfs", bip="10.0.0.1/8", exec_root="/elsewhere"),
     )
 
@@ -142,8 +144,8 @@ def test_what_concerns_new_containers_only_may_change(containers: Callable[..., 
         {"runtimes": {"other": RuntimeEntry(path="/x")}, "default_runtime": "other", "storage_driver": "overlay2"},
     ],
 )
-def test_changes_that_break_nothing(containers: Callable[..., Containers], fields: dict[str, Any]) -> None:
-    reload_constraints.check(containers(record(1)), changed(**fields))
+def test_changes_that_break_nothing(containers: Callable[..., Living], fields: dict[str, Any]) -> None:
+    reload_constraints.check(*containers(record(1)), changed(**fields))
 
 
 @pytest.mark.parametrize(
@@ -161,36 +163,36 @@ def test_changes_that_break_nothing(containers: Callable[..., Containers], field
         ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
     ],
 )
-def test_changes_that_would_break_them(containers: Callable[..., Containers], fields: dict[str, Any], text: str) -> None:
+def test_changes_that_would_break_them(containers: Callable[..., Living], fields: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        reload_constraints.check(containers(*map(record, range(5))), changed(**fields))
+        reload_constraints.check(*containers(*map(record, range(5))), changed(**fields))
     assert f"5 running containers (c0, c1, c2 and 2 more) {text}: that cannot be changed under them; put the " in str(
         caught.value
     )
-    reload_constraints.check(containers(), changed(**fields))
+    reload_constraints.check(*containers(), changed(**fields))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reload_constraints.runs, "monitor_lives", lambda _: False)
-        reload_constraints.check(containers(record(9)), changed(**fields))
+        reload_constraints.check(*containers(record(9)), changed(**fields))
 
 
-def test_a_runtime_in_use_cannot_be_taken_out(containers: Callable[..., Containers]) -> None:
+def test_a_runtime_in_use_cannot_be_taken_out(containers: Callable[..., Living]) -> None:
     here = containers(record(1, runtime="own"), record(2))
     with pytest.raises(ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes has no such entry"):
-        reload_constraints.check(here, FITTING)
-    reload_constraints.check(here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
+        reload_constraints.check(*here, FITTING)
+    reload_constraints.check(*here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
 
 
-def test_rules_are_missed_by_who_has_some(containers: Callable[..., Containers]) -> None:
-    reload_constraints.check(containers(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
+def test_rules_are_missed_by_who_has_some(containers: Callable[..., Living]) -> None:
+    reload_constraints.check(*containers(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
 
 
-def test_without_live_restore_they_are_not_meant_to_go_on(containers: Callable[..., Containers], tmp_path: Path) -> None:
+def test_without_live_restore_they_are_not_meant_to_go_on(containers: Callable[..., Living], tmp_path: Path) -> None:
     """They do not survive a restart of the daemon. They do survive a reload, which applies `runtimes`."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
-    reload_constraints.check(here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
+    reload_constraints.check(*here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
     with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes has no such entry"):
-        reload_constraints.check(here, Config())
-    reload_constraints.check_at_start(here)
+        reload_constraints.check(*here, Config())
+    reload_constraints.check_at_start(*here)
 
 
 # --- runtimes and storage -----------------------------------------------------------------------------------------------
@@ -202,7 +204,8 @@ def engine(tmp_path: Path, check_config: Callable[[Config], None] = lambda _: No
         config=config,
         loaded=Loaded(config),
         drivers=Drivers(config),
-        containers=SimpleNamespace(index={}, engine=SimpleNamespace(config=config)),
+        index=ContainerIndex(),
+        ports=SimpleNamespace(paths=ContainerPaths(str(tmp_path), str(tmp_path))),
         networks=SimpleNamespace(check_config=check_config),
     )
 

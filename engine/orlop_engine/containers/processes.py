@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from orlop_engine.containers.container import Container
-from orlop_engine.containers.launch import task
 from orlop_engine.types.containers import TopResponse
 from orlop_kernel import process
 from orlop_sdk import Command, Conflict, DriverError, InvalidParameter, Outcome
 
-if TYPE_CHECKING:
-    from orlop_engine.containers.service import Containers
+from .container import Container
+from .ports import Ports
+from .runtime import task
 
 __all__ = ["parse", "processes"]
 
@@ -24,7 +22,7 @@ _EXIT_RECORDED = 1.0  # seconds to wait for the exit to be recorded, when the ru
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
-async def processes(containers: Containers, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
+async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
     """`apart`: never run ps on processes outside the container. Without it a filter by the column PID must be relied on,
     which a blank in an earlier column (such as a process's name) shifts."""
     state = container.record.state
@@ -35,7 +33,7 @@ async def processes(containers: Containers, container: Container, ps_args: str, 
     for found in re.finditer(r"\s+(\S*)=\s*(PID\S*)", ps_args):
         if found[1] != "pid":
             raise InvalidParameter(f'specifying "{found[1]}={found[2]}" is not allowed')
-    pids = await _pids(containers, container)
+    pids = await _pids(ports, container)
     if not pids:
         raise Conflict(f"container {container.id} is not running")
     words = ps_args.split()
@@ -48,14 +46,14 @@ async def processes(containers: Containers, container: Container, ps_args: str, 
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 
 
-async def _pids(containers: Containers, container: Container) -> list[int]:
+async def _pids(ports: Ports, container: Container) -> list[int]:
     """The pids of the container's processes, from the runtime. Empty when the last process has just ended: runc then
     prints `null`, or has forgotten the container before its exit is recorded here."""
     run = container.run
-    runtime = containers.engine.drivers.runtime(container.record.host_config.runtime)
+    runtime = ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
     try:
-        listed = await process.check(runtime.processes(task(containers, container)), what, limit=_OUTPUT)
+        listed = await process.check(runtime.processes(task(ports.paths, container)), what, limit=_OUTPUT)
     except DriverError:
         if run is not None:
             with trio.move_on_after(_EXIT_RECORDED):

@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from orlop_engine import top
-from orlop_engine.top import parse
+from orlop_engine.containers import processes
+from orlop_engine.containers.paths import ContainerPaths
+from orlop_engine.containers.processes import parse
 from orlop_sdk import Conflict, DriverError, Outcome
 
 
@@ -28,13 +29,13 @@ def test_the_last_column_has_single_blanks_as_dockerds() -> None:
 
 
 def _running() -> tuple[Any, Any]:
-    """The engine, with a container in it that the daemon believes to run."""
+    """Ports, and a container that the daemon believes to run."""
     record = SimpleNamespace(
         state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
     )
     runtime = SimpleNamespace(processes=lambda _: None)
-    engine = SimpleNamespace(drivers=SimpleNamespace(runtime=lambda _: runtime))
-    return SimpleNamespace(engine=engine), SimpleNamespace(id="c", record=record, run=None)
+    ports = SimpleNamespace(drivers=SimpleNamespace(runtime=lambda _: runtime), paths=ContainerPaths("/data", "/exec"))
+    return ports, SimpleNamespace(id="c", record=record, run=None)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +52,10 @@ def test_a_list_that_is_empty_means_that_the_container_has_ended(
             raise listed
         return Outcome(0, listed)
 
-    monkeypatch.setattr(top.process, "check", check)
-    monkeypatch.setattr(top, "task", lambda *_: None)
+    monkeypatch.setattr(processes.process, "check", check)
+    monkeypatch.setattr(processes, "task", lambda *_: None)
     with pytest.raises(error):
-        trio.run(top.processes, *_running(), "-ef")
+        trio.run(processes.processes, *_running(), "-ef")
 
 
 @pytest.mark.parametrize(("ends", "error"), [(True, Conflict), (False, DriverError)])
@@ -66,9 +67,9 @@ def test_a_runtime_that_no_longer_knows_the_container(
     async def check(*_: Any, **__: Any) -> Outcome:
         raise DriverError("container does not exist")
 
-    monkeypatch.setattr(top.process, "check", check)
-    monkeypatch.setattr(top, "task", lambda *_: None)
-    containers, container = _running()
+    monkeypatch.setattr(processes.process, "check", check)
+    monkeypatch.setattr(processes, "task", lambda *_: None)
+    ports, container = _running()
 
     async def main() -> None:
         container.run = SimpleNamespace(finished=trio.Event())
@@ -76,7 +77,7 @@ def test_a_runtime_that_no_longer_knows_the_container(
             if ends:
                 nursery.start_soon(_set_later, container.run.finished)
             with pytest.raises(error):
-                await top.processes(containers, container, "-ef")
+                await processes.processes(ports, container, "-ef")
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
@@ -97,13 +98,13 @@ def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatc
     async def check(*_: Any, **__: Any) -> Outcome:
         return Outcome(0, b"[7]")
 
-    monkeypatch.setattr(top, "_ps", ps)
-    monkeypatch.setattr(top.process, "check", check)
-    monkeypatch.setattr(top, "task", lambda *_: None)
-    containers, container = _running()
+    monkeypatch.setattr(processes, "_ps", ps)
+    monkeypatch.setattr(processes.process, "check", check)
+    monkeypatch.setattr(processes, "task", lambda *_: None)
+    ports, container = _running()
 
     async def listed(apart: bool) -> Any:
-        return (await top.processes(containers, container, "-ef", apart=apart)).processes
+        return (await processes.processes(ports, container, "-ef", apart=apart)).processes
 
     state = "refused"
     assert trio.run(listed, False) == [["root", "7", "all of the host's"]]

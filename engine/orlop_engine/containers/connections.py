@@ -1,45 +1,62 @@
-"""Connects containers to networks and disconnects them, running or stopped. The change is stored before the request is
-answered, and the next boot applies what the row says."""
+"""The networks that a container is on: connect and disconnect it, running or stopped, and release what a run had.
+
+A change by connect or disconnect is stored before the request is answered, and the next boot applies what the row says.
+"""
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import trio
 
-from orlop_engine.containers import lifecycle, netfiles
+from orlop_engine.networks import planning
+from orlop_engine.networks.ports import Wanted, wanted_ports
+from orlop_engine.networks.records import NetworkRecord, Sandbox
+from orlop_engine.networks.views import normal_ports
+from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.types.containers import EndpointSettings
 from orlop_sdk import Conflict, Forbidden, InvalidParameter, OrlopError, Unavailable
 
-from . import planning
-from .ports import Wanted, wanted_ports
-from .records import NetworkRecord, Sandbox
-from .views import normal_ports
+from . import netfiles
+from .container import Container
+from .ports import Ports
+from .record import ContainerRecord
+from .services import Networks
+from .waits import decided
 
-if TYPE_CHECKING:
-    from orlop_engine.containers.container import Container
-    from orlop_engine.containers.record import ContainerRecord
-    from orlop_engine.engine import Engine
-    from orlop_engine.processes.monitor_client import MonitorClient
-
-    from .service import Networks
-
-__all__ = ["complete", "connect", "disconnect", "keep_gateway"]
+__all__ = ["announce", "complete", "connect", "disconnect", "keep_gateway", "release"]
 
 _log = logging.getLogger("orlop.networks")
 _UNDO_SECONDS = 20
 
 
-def _publish(engine: Engine, action: str, record: NetworkRecord, container: Container) -> None:
-    attributes = {"container": container.id, "name": record.name, "type": record.driver}
-    engine.events.publish("network", action, record.id, attributes)
+async def release(ports: Ports, container: Container) -> None:
+    """Return what a run had of its networks."""
+    async with container.network_lock:
+        sandbox, container.record.sandbox = container.record.sandbox, None
+        if sandbox is None:
+            return
+        with ports.counters.timed("network", "release"):
+            await ports.networks.release(sandbox)
+    _announce(ports, container, sandbox, "disconnect")
 
 
-def _configured(engine: Engine, container: Container, record: NetworkRecord) -> list[str]:
+def announce(ports: Ports, container: Container, action: str) -> None:
+    """Publish an event of each network that the container is on."""
+    if container.record.sandbox is not None:
+        _announce(ports, container, container.record.sandbox, action)
+
+
+def _announce(ports: Ports, container: Container, sandbox: Sandbox, action: str) -> None:
+    for network in ports.networks.networks_of(sandbox):
+        ports.events.publish_network(container, action, network)
+
+
+def _configured(ports: Ports, container: Container, record: NetworkRecord) -> list[str]:
     """The keys under which the container's row lists this network."""
-    return [name for name in container.record.endpoints if engine.networks.known(name) == record]
+    return [name for name in container.record.endpoints if ports.networks.known(name) == record]
 
 
 def complete(networks: Networks, record: ContainerRecord) -> None:
@@ -68,26 +85,26 @@ def _running(container: Container) -> _Running | None:
     return _Running(sandbox, run.monitor)
 
 
-async def connect(engine: Engine, container: Container, network: str, settings: EndpointSettings) -> None:
-    await lifecycle.decided(container)
+async def connect(ports: Ports, container: Container, network: str, settings: EndpointSettings) -> None:
+    await decided(container)
     async with container.lock, container.network_lock:
-        record = engine.networks.resolve(network)
-        _check_combination(engine, container, record)
+        record = ports.networks.resolve(network)
+        _check_combination(ports, container, record)
         planning.check_settings(record, settings)
         running = _running(container)
         if running is None and container.record.state.running:
             raise Conflict(f"container {container.id} has no network of its own to connect")
-        if _configured(engine, container, record):
+        if _configured(ports, container, record):
             if running is None:
                 return  # as in Docker: a success, and the container keeps its settings
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         if running:
-            await _join(engine, container, running, record, _key(network, record), settings)
+            await _join(ports, container, running, record, _key(network, record), settings)
         else:
             container.record.endpoints[_key(network, record)] = settings
-            await engine.containers.save(container)
+            await ports.rows.save(container)
     if running:
-        _publish(engine, "connect", record, container)
+        ports.events.publish_network(container, "connect", record)
 
 
 def _key(given: str, record: NetworkRecord) -> str:
@@ -96,28 +113,28 @@ def _key(given: str, record: NetworkRecord) -> str:
 
 
 async def _join(
-    engine: Engine, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
+    ports: Ports, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
     """Connect the running container to one more network and choose its gateway anew. Undoes everything on failure."""
     row, netns = container.record, running.monitor.netns_path
-    grown = await engine.networks.connect(running.sandbox, record.id, settings, netns)
+    grown = await ports.networks.connect(running.sandbox, record.id, settings, netns)
     endpoints = row.endpoints
     row.sandbox, row.endpoints = grown, {**endpoints, key: settings}
     try:
-        await _refresh_network_files(engine, container, running.sandbox)
+        await _refresh_network_files(ports, container, running.sandbox)
         # Save before the gateway changes: a boot removes links that no row lists, and the default route would go with them.
-        await engine.containers.save(container)
-        row.sandbox = await engine.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
+        await ports.rows.save(container)
+        row.sandbox = await ports.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
         if row.sandbox is not grown:
-            await engine.containers.save(container)
+            await ports.rows.save(container)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            sandbox = await _with_gateway(engine, container, _Running(row.sandbox, running.monitor), leaving=record.id)
-            row.sandbox = await engine.networks.disconnect(sandbox, record.id, netns)
+            sandbox = await _with_gateway(ports, container, _Running(row.sandbox, running.monitor), leaving=record.id)
+            row.sandbox = await ports.networks.disconnect(sandbox, record.id, netns)
         row.endpoints = endpoints
         container.touch()
-        engine.containers.background(engine.containers.save, container)
-        await _refresh_network_files(engine, container, grown)
+        ports.background.start(ports.rows.save, container)
+        await _refresh_network_files(ports, container, grown)
         raise
 
 
@@ -126,68 +143,68 @@ def _wanted(container: Container) -> list[Wanted]:
     return wanted_ports(normal_ports(config.exposed_ports or ()), host.port_bindings or {}, host.publish_all_ports)
 
 
-async def _refresh_network_files(engine: Engine, container: Container, before: Sandbox) -> None:
+async def _refresh_network_files(ports: Ports, container: Container, before: Sandbox) -> None:
     """Update the container's network files and names table. A failure is logged; the container stays connected."""
     try:
-        netfiles.refresh(engine.containers, container, before)
-        await netfiles.answer_names(engine.containers, container)
+        netfiles.refresh(ports, container, before)
+        await netfiles.answer_names(ports, container)
     except Exception as error:  # includes errors that only the container can cause, by changing these files
         _log.warning("cannot update network files of container %s: %s", container.name, error)
 
 
-def _check_combination(engine: Engine, container: Container, record: NetworkRecord) -> None:
+def _check_combination(ports: Ports, container: Container, record: NetworkRecord) -> None:
     """Checks the networks that the container is on now: it may have left the network of its mode."""
     mode = container.record.host_config.network_mode
     if mode == "host" or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_NAMESPACE)
-    present = [found for found in map(engine.networks.known, container.record.endpoints) if found and found != record]
+    present = [found for found in map(ports.networks.known, container.record.endpoints) if found and found != record]
     planning.check_combination(mode, [*present, record])
 
 
-async def disconnect(engine: Engine, container: Container, network: str) -> None:
-    await lifecycle.decided(container)
+async def disconnect(ports: Ports, container: Container, network: str) -> None:
+    await decided(container)
     async with container.lock, container.network_lock:
-        record = engine.networks.resolve(network)
+        record = ports.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
             raise InvalidParameter(planning.HOST_NETWORK_FIXED)
-        names = _configured(engine, container, record)
+        names = _configured(ports, container, record)
         running = _running(container)
         if running is None and not names:
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
         endpoints = container.record.endpoints
         if running:
-            engine.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
-            container.record.sandbox = sandbox = await _with_gateway(engine, container, running, leaving=record.id)
+            ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
+            container.record.sandbox = sandbox = await _with_gateway(ports, container, running, leaving=record.id)
         # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
         try:
             container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
             if running:
-                container.record.sandbox = engine.networks.without(sandbox, record.id)
-            await engine.containers.save(container)
+                container.record.sandbox = ports.networks.without(sandbox, record.id)
+            await ports.rows.save(container)
             if running:
-                await engine.networks.disconnect(sandbox, record.id, running.monitor.netns_path)
+                await ports.networks.disconnect(sandbox, record.id, running.monitor.netns_path)
         except BaseException:
             container.record.endpoints = endpoints
             if running:
                 container.record.sandbox = sandbox
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-                    container.record.sandbox = await _with_gateway(engine, container, _Running(sandbox, running.monitor))
+                    container.record.sandbox = await _with_gateway(ports, container, _Running(sandbox, running.monitor))
             container.touch()
-            engine.containers.background(engine.containers.save, container)
+            ports.background.start(ports.rows.save, container)
             raise
         if running:
-            await _refresh_network_files(engine, container, running.sandbox)
+            await _refresh_network_files(ports, container, running.sandbox)
         container.touch()
     if running:
-        _publish(engine, "disconnect", record, container)
+        ports.events.publish_network(container, "disconnect", record)
 
 
-async def _with_gateway(engine: Engine, container: Container, running: _Running, leaving: str = "") -> Sandbox:
+async def _with_gateway(ports: Ports, container: Container, running: _Running, leaving: str = "") -> Sandbox:
     """Choose the gateway anew, before the container leaves network `leaving`. A failure is logged and does not prevent
     leaving, as in Docker."""
     monitor = running.monitor
     try:
-        return await engine.networks.choose_gateway(
+        return await ports.networks.choose_gateway(
             running.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving
         )
     except OrlopError as error:
@@ -195,14 +212,14 @@ async def _with_gateway(engine: Engine, container: Container, running: _Running,
         return running.sandbox
 
 
-async def keep_gateway(engine: Engine, container: Container) -> None:
+async def keep_gateway(ports: Ports, container: Container) -> None:
     """Reapply the gateway at boot. With one network there is nothing to choose, so nothing can have been interrupted."""
-    await engine.networks.wait_restored()
+    await ports.networks.wait_restored()
     async with container.lock, container.network_lock:
         running = _running(container)
         if running is None or len(running.sandbox.endpoints) < 2:
             return
         try:
-            await engine.networks.keep_gateway(running.sandbox, running.monitor.netns_path, running.monitor)
+            await ports.networks.keep_gateway(running.sandbox, running.monitor.netns_path, running.monitor)
         except OrlopError as error:
             _log.error("container %s may have no gateway until its next start: %s", container.name, error)

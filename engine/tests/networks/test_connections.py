@@ -11,9 +11,9 @@ import pytest
 import trio
 from networks_fixture import NETNS, FakeListeners, NetworksFixture, asked, request, routes
 
-from orlop_engine.containers import netfiles
+from orlop_engine.containers import connections, netfiles
+from orlop_engine.containers.events import ContainerEvents
 from orlop_engine.containers.record import ContainerRecord, decode, encode
-from orlop_engine.networks import live
 from orlop_engine.types.containers import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
 from orlop_sdk import DriverError, Endpoint, EndpointState, Forbidden, InvalidParameter
 from orlop_sdk.testing.ports import free_port
@@ -37,13 +37,18 @@ class LiveFixture:
     """The parts of an engine that these functions use, and one container."""
 
     def __init__(self, networks_fixture: NetworksFixture, row: ContainerRecord) -> None:
-        live.complete(networks_fixture.networks, row)
+        connections.complete(networks_fixture.networks, row)
         self.saved: list[ContainerRecord] = []
         self.save_error: Exception | None = None
         self.saves = 99
-        containers = SimpleNamespace(save=self._save, background=lambda operation, *args: None)
-        self.engine = cast(
-            "Any", SimpleNamespace(networks=networks_fixture.networks, containers=containers, events=networks_fixture.events)
+        self.ports = cast(
+            "Any",
+            SimpleNamespace(
+                networks=networks_fixture.networks,
+                rows=SimpleNamespace(save=self._save),
+                background=SimpleNamespace(start=lambda operation, *args: None),
+                events=ContainerEvents(networks_fixture.events),
+            ),
         )
         self.listeners = FakeListeners()
         self.container = cast(
@@ -79,13 +84,13 @@ class LiveFixture:
         self.container.run = SimpleNamespace(monitor=monitor, settled=settled)
 
     async def connect(self, network: str, **settings: Any) -> None:
-        await live.connect(self.engine, self.container, network, EndpointSettings(**settings))
+        await connections.connect(self.ports, self.container, network, EndpointSettings(**settings))
 
     async def disconnect(self, network: str) -> None:
-        await live.disconnect(self.engine, self.container, network)
+        await connections.disconnect(self.ports, self.container, network)
 
     async def exit(self, networks_fixture: NetworksFixture) -> None:
-        """Does what `Containers.release_network` does."""
+        """Does what `connections.release` does."""
         async with self.container.network_lock:
             row = self.container.record
             sandbox, row.sandbox = row.sandbox, None
@@ -124,7 +129,7 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         def completed(mode: str, **more: Any) -> ContainerRecord:
             row = record(mode, **more)
-            live.complete(h.networks, row)
+            connections.complete(h.networks, row)
             assert row.endpoints_complete
             return row
 

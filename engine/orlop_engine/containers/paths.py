@@ -1,0 +1,73 @@
+"""The directories of containers. `<data-root>/containers/ID` holds what lasts; below exec-root are the run directories
+(`run/NAME`) and the mount points of roots (`mnt/NAME`). A boot finds what a crash left by the run directories, so a run
+directory is removed after its mount points.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+
+from orlop_engine.processes import runs
+
+__all__ = ["ContainerPaths"]
+
+log = logging.getLogger("orlop.containers")
+
+# Long enough to be unique, short enough for the path of a unix socket (108 bytes) below any exec-root.
+_RUN_NAME = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPaths:
+    data_root: str
+    exec_root: str
+
+    @property
+    def containers_root(self) -> str:
+        return os.path.join(self.data_root, "containers")
+
+    @property
+    def runs_root(self) -> str:
+        return os.path.join(self.exec_root, "run")
+
+    def make_roots(self) -> None:
+        os.makedirs(self.containers_root, mode=0o710, exist_ok=True)
+        os.makedirs(self.runs_root, mode=0o700, exist_ok=True)
+
+    def directory(self, container_id: str) -> str:
+        return os.path.join(self.data_root, "containers", container_id)
+
+    @staticmethod
+    def run_name(container_id: str) -> str:
+        """The name of the run directory and of the root's mount point."""
+        return container_id[:_RUN_NAME]
+
+    def run_dir(self, container_id: str) -> str:
+        return os.path.join(self.exec_root, "run", self.run_name(container_id))
+
+    def root(self, container_id: str) -> str:
+        """The mount point of the container's root. It is mounted only in the mount namespace of the monitor."""
+        return os.path.join(self.exec_root, "mnt", self.run_name(container_id))
+
+    def stage(self, container_id: str) -> str:
+        """The directory beside the root where the monitor prepares further mounts, if there are any. As hidden as the
+        root."""
+        return self.root(container_id) + runs.STAGE
+
+    def remove_run(self, name: str) -> None:
+        """Remove the run directory `name` and its mount points."""
+        for mount_point in (name, name + runs.STAGE):
+            try:
+                os.rmdir(os.path.join(self.exec_root, "mnt", mount_point))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("cannot remove mount point of %s: %s", name, error)
+        # Last, because the next boot finds the mount points by this directory.
+        shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
+
+    def remove_run_directories(self, container_id: str) -> None:
+        self.remove_run(self.run_name(container_id))

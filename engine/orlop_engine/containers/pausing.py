@@ -1,0 +1,119 @@
+"""Pause and unpause: freeze a container's cgroup, and thaw it."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from orlop_kernel import process
+from orlop_sdk import Conflict, DriverError, OrlopError, Runtime
+
+from . import probes
+from .container import Container
+from .ports import Ports
+from .runtime import task
+from .waits import KILL_DEADLINE, unless_it_ended
+
+__all__ = ["pause", "resume", "unpause", "unpause_locked"]
+
+log = logging.getLogger("orlop.containers")
+
+
+async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = False) -> None:
+    """Pause a container. `paused_by_engine`: the engine calls `resume` later; its row is committed before the container is
+    frozen, so that a boot after a crash resumes it."""
+    await container.boot_start_tried()
+    async with container.lock:
+        record, state = container.record, container.record.state
+        if not state.running:
+            raise Conflict(f"container {container.id} is not running")
+        if state.paused:
+            raise Conflict(f"Container {container.id} is already paused")
+        if state.restarting:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        runtime = ports.drivers.runtime(record.host_config.runtime)
+        with container.change(paused_by_engine=paused_by_engine):
+            if paused_by_engine:
+                await ports.rows.save(container)
+        try:
+            await _freeze(ports, container, runtime)
+        except OrlopError:
+            record.paused_by_engine = False
+            raise
+        record.state = record.state.after_pause()
+        await ports.rows.save(container)  # if this fails the container stays paused: its cgroup is frozen
+        probes.suspend(container)
+        container.touch()
+    ports.events.publish(container, "pause")
+
+
+async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
+    """Freeze the cgroup. A failure resumes it: a container that is shown as running must not stay frozen, or freeze
+    later."""
+    try:
+        await process.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
+    except DriverError as error:
+        await _thaw_halfway(ports, container, runtime)
+        await unless_it_ended(container, error)
+        raise
+    state, run = container.record.state, container.run
+    if not state.running or state.restarting:  # it exited meanwhile: exits take no lock
+        await _thaw_halfway(ports, container, runtime)
+        raise Conflict(f"container {container.id} is not running")
+    if run is not None and run.killed:
+        await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+        raise Conflict(f"container {container.id} is not running")
+
+
+async def _thaw_halfway(ports: Ports, container: Container, runtime: Runtime) -> None:
+    """Resume after a failed pause. A runtime that gives up, because a process is blocked in the kernel, leaves the
+    freeze request in force: the container would freeze later, unnoticed. The runtime's error for a container that is not
+    frozen is ignored."""
+    with trio.move_on_after(KILL_DEADLINE, shield=True):
+        try:
+            await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+        except DriverError as error:
+            log.info("after a pause that failed: %s", error)
+
+
+async def resume(ports: Ports, container: Container) -> None:
+    """Resume a container that the engine paused, unless a user has unpaused or paused it since."""
+    async with container.lock:
+        if container.record.paused_by_engine:
+            await unpause_locked(ports, container)
+
+
+async def unpause(ports: Ports, container: Container) -> None:
+    async with container.lock:
+        if not container.record.state.paused:
+            raise DriverError(f"Container {container.id} is not paused")
+        await unpause_locked(ports, container)
+
+
+async def unpause_locked(ports: Ports, container: Container) -> None:
+    """Resume, after committing the row: a boot detects that a container is frozen, but not that it should have been
+    resumed. A container that the engine paused stays `paused_by_engine` until it has been resumed, so that a boot in
+    between resumes it."""
+    record = container.record
+    if not record.state.paused:
+        record.paused_by_engine = False
+        return
+    runtime = ports.drivers.runtime(record.host_config.runtime)
+    failure = None
+    try:
+        with container.change(state=record.state.after_resume()):
+            try:
+                await ports.rows.save(container)
+            except OrlopError as error:
+                failure = error  # a full disk must not keep it frozen
+            await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+    except BaseException:
+        ports.background.start(ports.rows.save, container)
+        raise
+    if record.paused_by_engine:
+        record.paused_by_engine = False
+        ports.background.start(ports.rows.save, container)
+    if failure is not None:
+        raise failure
+    ports.events.publish(container, "unpause")

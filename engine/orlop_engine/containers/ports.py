@@ -1,0 +1,75 @@
+"""What operations on containers work with. Functions that need one port alone, such as the index, take just that.
+
+The engine makes one `Ports`, and hands it to the operations; no operation knows the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from orlop_engine.counters import Counters
+from orlop_engine.processes.zygote import Zygote
+from orlop_engine.system.programs import Programs
+from orlop_kernel.config import Config
+from orlop_kernel.store import Store
+from orlop_sdk import Storage
+
+from .background import Background
+from .container import PreparedSandbox
+from .events import ContainerEvents
+from .index import ContainerIndex
+from .paths import ContainerPaths
+from .rows import Rows
+from .services import Drivers, Execs, Images, Networks, Volumes
+
+__all__ = ["CurrentConfig", "DaemonState", "Ports"]
+
+
+@dataclass(slots=True)
+class CurrentConfig:
+    """The daemon's configuration. A reload replaces it."""
+
+    config: Config
+
+
+@dataclass(slots=True)
+class DaemonState:
+    """How far the daemon's start or shutdown has come."""
+
+    closing: bool = False
+    """The daemon is shutting down: no container starts any more."""
+    networks_restored: bool = False
+    """Set at boot, once the networks are told of the sandboxes of living containers: from then on these must be
+    released."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """`serving` is set when the daemon serves requests. `prepared_sandboxes` are those of containers, by id."""
+
+    index: ContainerIndex
+    paths: ContainerPaths
+    rows: Rows
+    events: ContainerEvents
+    background: Background
+    current: CurrentConfig
+    state: DaemonState = field(default_factory=DaemonState)
+    store: Store
+    images: Images
+    volumes: Volumes
+    networks: Networks
+    storage: Storage
+    storage_name: str
+    drivers: Drivers
+    execs: Execs
+    zygote: Zygote
+    counters: Counters
+    serving: trio.Event
+    programs: Programs = field(default_factory=Programs)
+    prepared_sandboxes: dict[str, PreparedSandbox] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        return self.current.config

@@ -1,0 +1,201 @@
+"""Stop and kill. Each takes the container's lock, checks the state (errors have Docker's messages), acts, commits, and
+publishes events.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+
+import trio
+
+from orlop_engine.processes import runs
+from orlop_kernel.config import Config
+from orlop_sdk import Conflict, DeadlineExceeded, DriverError, NotModified, OrlopError, Unavailable
+
+from . import validate
+from .container import Container, Run
+from .pausing import unpause_locked
+from .ports import Ports
+from .waits import KILL_DEADLINE, SIGNAL_FAILED, decided, unless_it_ended
+
+__all__ = ["cancel_restart", "expedite", "kill", "kill_now", "stop", "stop_locked", "stop_signal", "stop_timeout"]
+
+log = logging.getLogger("orlop.containers")
+
+
+def cancel_restart(container: Container) -> None:
+    """Cancel a pending start, by the restart policy or by the boot."""
+    if container.restart_timer is not None:
+        container.restart_timer.cancel()
+    if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        container.record.state = container.record.state.after_cancelled_restart()
+
+
+async def _signal(container: Container, signum: int) -> None:
+    """Send a signal through the monitor, which knows whether the process has just ended; directly if the monitor is
+    silent."""
+    run = container.run
+    if run is None or run.monitor is None:
+        raise Conflict(f"container {container.id} is not running")
+    try:
+        await run.monitor.signal(signum)
+    except (Unavailable, DeadlineExceeded):
+        if not (run.monitor.silent and runs.signal_init(run.run_dir, signum)):
+            raise
+
+
+def stop_signal(container: Container, given: str) -> int:
+    text = given or container.record.config.stop_signal or "SIGTERM"
+    return validate.parse_signal(text)
+
+
+async def stop(ports: Ports, container: Container, given: str = "", seconds: int | None = None) -> None:
+    """Signal, wait, kill. `seconds` below 0 waits for ever. The lock is released during the wait, so that a later stop
+    can shorten it. A restart that holds the lock while it waits is cut short."""
+    signum = stop_signal(container, given)
+    expedite(ports.config, container, seconds)
+    async with container.lock:
+        if not container.record.state.running:
+            raise NotModified("container is already stopped")
+        run, patience = await _begin_stop(ports, container, signum, seconds)
+    if run is not None:
+        with trio.move_on_after(patience):
+            await run.ended()
+        await _end(ports, container, run)
+    ports.events.publish(container, "stop")
+
+
+def stop_timeout(config: Config, container: Container) -> int:
+    """Seconds between the stop signal and SIGKILL; negative means for ever."""
+    configured = container.record.config.stop_timeout
+    return configured if isinstance(configured, int) else config.default_stop_timeout
+
+
+async def stop_locked(ports: Ports, container: Container, signum: int, seconds: int | None) -> None:
+    """Stop with the lock held during the wait, for callers that continue from there. `expedite` cuts it short."""
+    run, patience = await _begin_stop(ports, container, signum, seconds)
+    if run is not None:
+        await run.grace(patience)
+        await _end(ports, container, run)
+
+
+def expedite(config: Config, container: Container, seconds: int | None) -> None:
+    """Shorten the wait of a task that holds the lock to stop the container. Called before a stop waits for the lock."""
+    if container.run is not None:
+        container.run.expedite(_patience(config, container, seconds))
+
+
+def _patience(config: Config, container: Container, seconds: int | None) -> float:
+    if seconds is None:
+        seconds = stop_timeout(config, container)
+    return seconds if seconds >= 0 else math.inf
+
+
+async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
+    """Send the stop signal, and prevent a restart. Returns the run and its seconds to end; None when it has ended
+    already."""
+    record, patience = container.record, _patience(ports.config, container, seconds)
+    if not (ports.state.closing or container.being_restarted):
+        record.manually_stopped = True
+    container.stop_requested = True
+    if record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        await _end_restarting(ports, container)
+        return None, 0
+    run = container.run
+    assert run is not None
+    await _thaw(ports, container)
+    try:
+        await _send(ports, container, signum)
+    except (OSError, OrlopError):
+        patience = SIGNAL_FAILED  # the container is most likely just ending
+    return run, patience
+
+
+async def _end(ports: Ports, container: Container, run: Run) -> None:
+    if not run.finished.is_set():  # `run` is still the current run, because no other can have begun
+        await kill_now(ports, container)
+
+
+async def _send(ports: Ports, container: Container, signum: int) -> None:
+    try:
+        await _signal(container, signum)
+    except (OSError, OrlopError):
+        if container.record.state.running and (container.run and not container.run.finished.is_set()):
+            raise
+    ports.events.publish(container, "kill", signal=str(signum))
+
+
+async def _end_restarting(ports: Ports, container: Container) -> None:
+    """End a container that waits for its restart: the restart is cancelled, and tasks that wait for the exit are woken."""
+    cancel_restart(container)
+    container.exit_announced(container.record.state.exit_code)
+    await ports.rows.save(container)
+
+
+async def _thaw(ports: Ports, container: Container) -> None:
+    """Unpause before a signal that is to end the container. A failure is only logged, because SIGKILL may work all the
+    same."""
+    try:
+        await unpause_locked(ports, container)
+    except OrlopError as error:
+        log.warning("%s", error)
+
+
+async def kill_now(ports: Ports, container: Container) -> None:
+    """Send SIGKILL and wait until the exit is accounted for. Publishes `kill`, not `stop`."""
+    run = container.run
+    if run is None or run.finished.is_set():
+        return
+    run.killed = True
+    await decided(container)
+    if run.finished.is_set():
+        return
+    await _thaw(ports, container)
+    patience: float = KILL_DEADLINE
+    try:
+        await _send(ports, container, signal.SIGKILL)
+    except (OSError, OrlopError):
+        patience = SIGNAL_FAILED
+    with trio.move_on_after(patience):
+        await run.ended()
+        return
+    # End a monitor that does not answer; the zygote then kills the container through its cgroup.
+    if run.monitor is not None:
+        run.monitor.kill()
+    with trio.move_on_after(2 * KILL_DEADLINE):
+        await run.finished.wait()
+        return
+    raise DriverError(f"cannot kill container: {container.id}: it did not end within {3 * KILL_DEADLINE:g} s of SIGKILL")
+
+
+async def kill(ports: Ports, container: Container, given: str = "") -> None:
+    signum = validate.parse_signal(given) if given else signal.SIGKILL
+    record = container.record
+    await container.boot_start_tried()
+    await decided(container)
+    if record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        record.manually_stopped = record.manually_stopped or not ports.state.closing
+        container.stop_requested = True
+        await _end_restarting(ports, container)
+        return
+    run = container.run
+    if not record.state.running or run is None:
+        raise Conflict(f"container {container.id} is not running")
+    run.killed = run.killed or signum == signal.SIGKILL
+    configured = record.config.stop_signal
+    if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
+        container.stop_requested = True
+    record.manually_stopped = True
+    try:
+        await _send(ports, container, signum)
+    except OrlopError as error:
+        await unless_it_ended(container, error)
+        raise
+    if record.state.paused and container.stop_requested:
+        async with container.lock:
+            await unpause_locked(ports, container)
+    if signum == signal.SIGKILL:
+        with trio.move_on_after(KILL_DEADLINE):
+            await run.ended()
