@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+import os
+import sys
+import zipfile
+from importlib.metadata import DistributionFinder, MetadataPathFinder, distributions
+from pathlib import Path
 
 import pytest
 
-from orlop_sdk import NotFound, discovery
+from orlop_sdk import NotFound, discovery, entrypoints
+from orlop_sdk.entrypoints import EntryPoint
+
+_INFO = {
+    "METADATA": "Metadata-Version: 2.4\nName: My.Plugin\nVersion: 1.2\nName: other\n\nText.\nVersion: 9\n",
+    "entry_points.txt": (
+        "# comment = x\n\n[orlop.log]\n tsv = my_tsv : made.of [extra]\n#no = x\n[console_scripts]\nmy=m:main\n"
+    ),
+}
 
 
 def test_plugins_are_scanned_once_and_new_ones_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +32,7 @@ def test_plugins_are_scanned_once_and_new_ones_found(monkeypatch: pytest.MonkeyP
         return list(points)
 
     monkeypatch.setattr(discovery, "_scanned", (0.0, {}))
-    monkeypatch.setattr(discovery, "_all_points", all_points)
+    monkeypatch.setattr(discovery.entrypoints, "every", all_points)
     monkeypatch.setattr(discovery.time, "monotonic", lambda: now[0])
     for _ in range(20):
         assert discovery.installed("log") == ["a"]
@@ -34,3 +46,70 @@ def test_plugins_are_scanned_once_and_new_ones_found(monkeypatch: pytest.MonkeyP
         discovery.find("log", "b")
     assert discovery.installed("log") == ["a", "b"]
     assert scans == [2]
+
+
+def _by_metadata() -> list[tuple[str, str, str]]:
+    return [(point.group, point.name, point.value) for found in distributions() for point in found.entry_points]
+
+
+def _found() -> list[tuple[str, str, str]]:
+    return [(point.group, point.name, point.value) for point in entrypoints.every()]
+
+
+def test_entry_points_are_those_of_importlib_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "My.Plugin-1.2.dist-info"
+    own.mkdir()
+    for name, text in _INFO.items():
+        (own / name).write_text(text)
+    (tmp_path / "x-1.egg-info").mkdir()
+    (tmp_path / "x-1.egg-info" / "entry_points.txt").write_text("[orlop.log]\nx = y\n")
+    (tmp_path / "file.egg-info").write_text("Name: z\n")
+    (tmp_path / "broken-1.dist-info").mkdir()
+    broken = tmp_path / "broken-1.dist-info" / "entry_points.txt"
+    broken.write_bytes(b"[orlop.log]\n\xff = y\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path, str(tmp_path / "absent.zip")])
+    assert entrypoints._only_directories()
+    found = list(entrypoints.every())
+    broken.write_text("x = no group\n[orlop.log]\nno value\n")
+    assert _found() == [(point.group, point.name, point.value) for point in found]
+    broken.unlink()  # importlib.metadata raises UnicodeDecodeError or TypeError for it
+    assert _found() == _by_metadata() == [(point.group, point.name, point.value) for point in found]
+    (mine,) = [point for point in found if point.name == "tsv"]
+    assert mine.value == "my_tsv : made.of [extra]"
+    monkeypatch.chdir("/")  # as the daemon does after the scan
+    assert mine.distribution() == ("My.Plugin", "1.2")
+    assert EntryPoint("a", "b", "c", str(tmp_path / "absent")).distribution() == ("", "")
+
+
+def test_attributes_are_loaded() -> None:
+    assert EntryPoint("a", "os", "g").load() is os
+    assert EntryPoint("a", "os:path.join", "g").load() is os.path.join
+    assert EntryPoint("a", "os.path : join [extra]", "g").load() is os.path.join
+    with pytest.raises(AttributeError):
+        EntryPoint("a", "os:nothing", "g").load()
+
+
+@pytest.mark.parametrize("where", ["zip", "finder"])
+def test_distributions_that_are_no_directories_are_found(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, text in _INFO.items():
+            file.writestr(f"My.Plugin-1.2.dist-info/{name}", text)
+    if where == "zip":
+        monkeypatch.setattr(sys, "path", [*sys.path, str(archive)])
+    else:
+
+        class Finder:
+            def find_spec(self, *_: object) -> None:
+                return None
+
+            def find_distributions(self, context: object) -> object:
+                return MetadataPathFinder.find_distributions(DistributionFinder.Context(path=[str(archive)]))
+
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    (mine,) = [point for point in entrypoints.every() if point.name == "tsv"]
+    assert mine.distribution() == ("My.Plugin", "1.2")
+    assert _found() == _by_metadata()

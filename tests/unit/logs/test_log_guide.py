@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def test_the_guides_entry_point_is_found(project: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(project))
     written = tomllib.loads((project / "pyproject.toml").read_text())
     [(name, value)] = written["project"]["entry-points"]["orlop.log"].items()
-    monkeypatch.setattr(plugins, "_all_points", lambda: [EntryPoint(name, value, "orlop.log")])
+    monkeypatch.setattr(plugins.entrypoints, "every", lambda: [plugins.EntryPoint(name, value, "orlop.log")])
     monkeypatch.setattr(plugins, "_scanned", (0.0, {}))
     driver = plugins.find("log", "tsv").make()
     assert isinstance(driver, LogDriver)

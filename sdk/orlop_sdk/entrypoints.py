@@ -1,0 +1,98 @@
+"""Entry points of the installed distributions, read as importlib.metadata reads them.
+
+importlib.metadata itself takes a tenth of a start of the daemon (it imports zipfile and email), and reads each
+distribution's metadata as a mail message. It is used where something else than a directory may hold distributions: a zip
+file or an egg on `sys.path`, or an importer that finds them in a way of its own.
+
+Format: https://packaging.python.org/specifications/entry-points/
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, NamedTuple
+
+__all__ = ["EntryPoint", "every"]
+
+_INFO = (".dist-info", ".egg-info")
+_HEAD = 4096  # of a METADATA file: its name and version come first
+
+
+class EntryPoint(NamedTuple):
+    """`value` is "module" or "module:attribute"; `info` is the path of the metadata directory of its distribution, or "" if
+    importlib.metadata found it, which then gives its `distribution` (name, version)."""
+
+    name: str
+    value: str
+    group: str
+    info: str = ""
+    known: tuple[str, str] = ("", "")
+
+    def load(self) -> Any:
+        """Import what it names. Raises what the import raises."""
+        module, _, attributes = self.value.partition("[")[0].partition(":")
+        found = import_module(module.strip())
+        for name in filter(None, attributes.strip().split(".")):
+            found = getattr(found, name)
+        return found
+
+    def distribution(self) -> tuple[str, str]:
+        """Name and version of the distribution that it came from; ("", "") if its metadata cannot be read."""
+        for file in ("METADATA", "PKG-INFO") if self.info else ():
+            try:
+                with open(os.path.join(self.info, file), "rb") as opened:
+                    head = opened.read(_HEAD).decode("utf-8", "replace").partition("\n\n")[0]
+            except OSError:
+                continue
+            fields = dict(line.split(": ", 1) for line in reversed(head.splitlines()) if ": " in line)
+            return fields.get("Name", "").strip(), fields.get("Version", "").strip()
+        return self.known
+
+
+def every() -> Iterator[EntryPoint]:
+    """All entry points. A distribution that is hidden by another of the same name comes after it."""
+    if not _only_directories():
+        yield from _by_metadata()
+        return
+    for path in map(os.path.abspath, sys.path):
+        try:
+            names = os.listdir(path)
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(_INFO):
+                yield from _read(os.path.join(path, name))
+
+
+def _only_directories() -> bool:
+    """Whether every distribution lies in a directory of `sys.path` (a path that does not exist holds none)."""
+    if any(os.path.isfile(path) or path.rstrip(os.sep).endswith(".egg") for path in sys.path):
+        return False
+    finders = [each for each in sys.meta_path if hasattr(each, "find_distributions")]
+    return all(getattr(each, "__module__", "") == "_frozen_importlib_external" for each in finders)
+
+
+def _by_metadata() -> Iterator[EntryPoint]:
+    from importlib.metadata import distributions
+
+    for found in distributions():
+        for point in found.entry_points:
+            yield EntryPoint(point.name, point.value, point.group, "", (found.name, found.version))
+
+
+def _read(info: str) -> Iterator[EntryPoint]:
+    try:
+        with open(os.path.join(info, "entry_points.txt"), encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    group = ""
+    for line in map(str.strip, lines):
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1]
+        elif group and "=" in line and not line.startswith("#"):
+            name, value = line.split("=", 1)
+            yield EntryPoint(name.strip(), value.strip(), group, info)
