@@ -4,6 +4,7 @@ the engine.
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -75,6 +76,7 @@ def _show(loaded: Loaded, as_json: bool) -> int:
 
 def main() -> int:
     began = time.monotonic()
+    gc.disable()  # until the daemon is ready, or this process ends: imports create many objects and free few
     _open_standard_streams()
     try:
         parsed = parse(sys.argv[1:])._replace(directory=os.getcwd())

@@ -265,7 +265,6 @@ async def _live(daemon: Daemon) -> None:
 
 def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
     """Run the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
-    gc.disable()  # until `_ready`: a boot creates hundreds of thousands of objects and frees few
     linux.share_one_arena()
     config = loaded.config
     os.umask(0o022)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 __all__ = [
     "Answer",
@@ -43,8 +44,7 @@ class Body(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """The other end of a connection. `pid`, `uid`, `gid` on a unix socket; `address` on TCP; with a verified client
     certificate its `subject`, its common name, and the certificate itself (DER)."""
 
@@ -58,8 +58,7 @@ class Peer:
     certificate: bytes = b""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """`path` is percent-decoded, without the query. `query` keeps all values of a name in order. Header names are lower
     case; repeated headers are joined by ", "."""
 
@@ -77,8 +76,7 @@ class Request:
         return values[0] if values else default
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """A complete answer. The server adds Content-Length and Date, and omits the body for HEAD, 204 and 304."""
 
     status: int
@@ -86,8 +84,7 @@ class Response:
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Streaming:
+class Streaming(msgspec.Struct, frozen=True):
     """An answer of unknown length, chunked (to HTTP/1.0 clients: until close). The head is sent before the first piece is
     produced; each piece is sent at once. Cancelled when the client disconnects. An exception in `pieces` breaks the
     connection, so that the client sees that the answer is incomplete."""
@@ -117,8 +114,7 @@ class RawStream(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Hijack:
+class Hijack(msgspec.Struct, frozen=True):
     """Take over the connection: `head` is sent byte for byte, then `run` owns the stream, which is closed afterwards."""
 
     head: bytes
@@ -129,8 +125,7 @@ Answer = Response | Streaming | Hijack
 Handler = Callable[[Request], Awaitable[Answer]]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Limits for clients. Times are seconds, sizes are bytes; a number of 0 means no limit."""
 
     head: int = 64 << 10

@@ -6,6 +6,7 @@ leaves one or two patterns to try. A parameter may contain "/", as image names a
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -42,7 +43,13 @@ class Route(NamedTuple):
 _VERSIONED = re.compile(r"/v([0-9.]{1,16})(/.*)", re.DOTALL)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
-_Pattern = tuple[re.Pattern[str], Route]
+
+@functools.cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    """A route's pattern as a regular expression: compiled at the first request that may match it, not at the start."""
+    parts = enumerate(_PARAMETER.split(pattern))
+    text = "".join(f"(?P<{part}>.+)" if index % 2 else re.escape(part) for index, part in parts)
+    return re.compile(text, re.DOTALL)
 
 
 class Router:
@@ -58,7 +65,7 @@ class Router:
         on_answer: OnAnswer | None = None,
     ) -> None:
         self._static: dict[tuple[str, str], Route] = {}
-        self._patterns: dict[tuple[str, str, str], list[_Pattern]] = {}
+        self._patterns: dict[tuple[str, str, str], list[Route]] = {}
         self.guard = guard
         self.on_answer = on_answer
         self.dialect = dialect
@@ -67,7 +74,7 @@ class Router:
             self._add(route)
         for patterns in self._patterns.values():
             # "/a/{id}/b/{c}" comes before "/a/{id}", which would match it too
-            patterns.sort(key=lambda entry: -_PARAMETER.sub("", entry[1].pattern).count("/"))
+            patterns.sort(key=lambda entry: -_PARAMETER.sub("", entry.pattern).count("/"))
 
     def _add(self, route: Route) -> None:
         segments = route.pattern.split("/")[1:]
@@ -79,11 +86,9 @@ class Router:
             return
         last = "" if "{" in segments[-1] else segments[-1]
         patterns = self._patterns.setdefault((route.method, segments[0], last), [])
-        if any(other.pattern == route.pattern for _, other in patterns):
+        if any(other.pattern == route.pattern for other in patterns):
             raise ValueError(f"two routes for {route.method} {route.pattern}")
-        literals = _PARAMETER.split(route.pattern)
-        expression = "".join(f"(?P<{part}>.+)" if index % 2 else re.escape(part) for index, part in enumerate(literals))
-        patterns.append((re.compile(expression, re.DOTALL), route))
+        patterns.append(route)
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
         """The route for a path without version, and the values of its parameters."""
@@ -93,8 +98,8 @@ class Router:
         first = path[1:].partition("/")[0]
         last = path.rpartition("/")[2]
         for key in ((method, first, last), (method, first, "")):
-            for pattern, route in self._patterns.get(key, ()):
-                match = pattern.fullmatch(path)
+            for route in self._patterns.get(key, ()):
+                match = _expression(route.pattern).fullmatch(path)
                 if match:
                     return route, match.groupdict()
         return None
