@@ -12,6 +12,7 @@ import trio
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.types.containers import CreateRequest, HostConfig
 from orlop_engine.types.networks import ConnectRequest
+from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_guard_listeners import inherited_access
 from orlop_guard_listeners.label_scope import LabelScope
@@ -87,7 +88,13 @@ ENGINE = SimpleNamespace(
         plain=VolumeRecord("plain", "local", 0),
         etc=VolumeRecord("etc", "local", 0, options=OF_HOST),
     ),
-    images=FakeCollection(plain=SimpleNamespace(config=SimpleNamespace(labels=None))),
+    images=FakeCollection(
+        plain=SimpleNamespace(config=SimpleNamespace(labels=None)),
+        ours=SimpleNamespace(config=SimpleNamespace(labels={TEAM: "web"})),
+    ),
+    execs=FakeCollection(
+        mine=SimpleNamespace(container=MINE), theirs=SimpleNamespace(container=SimpleNamespace(id="theirs"))
+    ),
 )
 
 
@@ -222,6 +229,7 @@ def test_a_container_gets_the_labels_and_ids() -> None:
         {"HostConfig": {"Links": ["theirs:x"]}},
         {"HostConfig": {"VolumesFrom": ["full"]}},
         {"HostConfig": {"VolumesFrom": ["own", "host"]}},
+        {"HostConfig": {"NetworkMode": "host"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"host": {}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"NetworkID": "9"}}}},
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"Links": ["theirs:x"]}}}},
@@ -336,3 +344,60 @@ def test_a_label_without_a_value_has_to_be_there() -> None:
     with pytest.raises(Denied, match="volume new, which does not exist yet, is outside"):
         created(made, Image="plain", Labels={TEAM: "any"}, HostConfig={"Binds": ["new:/d"]})
     created(judge(shared_images=True), Image="plain", HostConfig={"Binds": ["new:/d", "mine:/m", "/anonymous"]})
+
+
+def test_an_exec_belongs_to_its_container() -> None:
+    judged(judge(), call("/exec/{id}/start", id="mine"), Scope.EXEC)
+    with pytest.raises(Denied, match="container theirs is outside"):
+        judged(judge(), call("/exec/{id}/start", id="theirs"), Scope.EXEC)
+
+
+def test_an_exec_is_created_in_a_container_of_the_scope_without_privileges() -> None:
+    made = judged(judge(), call("/containers/{id}/exec", {"Cmd": ["true"]}, id="mine"), Scope.EXEC_CREATE)
+    assert made.params == {"id": "1" * 64}
+    with pytest.raises(Denied, match="container theirs is outside"):
+        judged(judge(), call("/containers/{id}/exec", {"Cmd": ["true"]}, id="theirs"), Scope.EXEC_CREATE)
+    with pytest.raises(Denied, match="a privileged exec"):
+        judged(judge(), call("/containers/{id}/exec", {"Privileged": True}, id="mine"), Scope.EXEC_CREATE)
+
+
+def test_an_image_by_name_needs_the_label() -> None:
+    judged(judge(), call("/images/{name}/json", name="ours"), Scope.IMAGE)
+    with pytest.raises(Denied, match="image plain is outside"):
+        judged(judge(), call("/images/{name}/json", name="plain"), Scope.IMAGE)
+
+
+def test_only_named_volumes_must_exist_in_a_scope_without_values() -> None:
+    """Labels without a value cannot be added to new volumes, so a named volume must exist already."""
+    mounts = [{"Type": "volume", "Target": "/d"}, {"Type": "bind", "Source": "/etc", "Target": "/e"}]
+    made = judge(TEAM, shared_images=True)
+    host = {"Binds": ["/etc:/d"], "Mounts": mounts, "NetworkMode": "mine"}
+    assert created(made, Image="plain", Labels={TEAM: "web"}, HostConfig=host).host_config
+    for named in ({"Binds": ["new:/d"]}, {"Mounts": [{"Type": "volume", "Source": "new", "Target": "/d"}]}):
+        with pytest.raises(Denied, match="volume new, which does not exist yet,"):
+            created(made, Image="plain", Labels={TEAM: "web"}, HostConfig={**named, "NetworkMode": "mine"})
+
+
+def test_a_new_volume_does_not_take_the_name_of_one_outside_the_scope() -> None:
+    asked = judged(judge(), call("/volumes/create", {"Name": "new"}), Scope.NEW_VOLUME)
+    assert isinstance(asked.body, VolumeCreateRequest)
+    assert asked.body.labels == {TEAM: "web"}
+    judged(judge(), call("/volumes/create", {"Name": "mine"}), Scope.NEW_VOLUME)
+    with pytest.raises(Denied, match="volume theirs is outside"):
+        judged(judge(), call("/volumes/create", {"Name": "theirs"}), Scope.NEW_VOLUME)
+
+
+def test_members_of_a_network_are_of_the_scope_or_not() -> None:
+    engine = SimpleNamespace(containers=SimpleNamespace(index={"1": MINE, "2": container("2", **{TEAM: "db"})}))
+    scope = LabelScope(
+        cast("Any", engine), ListenerPolicy.of(Listener(host="unix:///x", role="full", labels=(f"{TEAM}=web",)))
+    )
+    assert [scope.has_container(each) for each in "123"] == [True, False, False]
+
+
+def test_a_long_circle_of_shared_namespaces_is_found() -> None:
+    circle = FakeCollection(
+        **{each: container(each, modes={"pid_mode": f"container:{to}"}) for each, to in ("ab", "bc", "cb")}
+    )
+    host = HostConfig(pid_mode="container:a")
+    assert [*inherited_access.of_others(cast("Any", circle), host)] == ["PidMode container:a, which leads in a circle,"]
