@@ -46,7 +46,7 @@ class Forwarder:
             kind = _UdpListener if forward.protocol == "udp" else _TcpListener
             self._listeners.append(kind(self._loop, sock, (forward.address, forward.port)))
 
-    def lead(self, moved: Mapping[str, str]) -> None:
+    def retarget(self, moved: Mapping[str, str]) -> None:
         """Change the target address of listeners from each key to its value; "" closes the listener. Existing connections
         stay open as long as their address exists."""
         for listener in list(self._listeners):

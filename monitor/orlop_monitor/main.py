@@ -181,7 +181,7 @@ class Monitor:
             return
         if self._forwarder is None:
             self._forwarder = Forwarder(self._loop)
-        self._forwarder.lead(dict(request.moved))
+        self._forwarder.retarget(dict(request.moved))
         self._forwarder.serve(sockets, request.forwards)
         connection.reply(serial, self._status())
 

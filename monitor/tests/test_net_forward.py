@@ -290,11 +290,11 @@ def test_datagrams_nobody_wants() -> None:
 
 
 def steered(kind: str, first: str, client: Callable[[int, Callable[[dict[str, str]], None]], None], target: int) -> None:
-    """Run `client(port, lead)`, where `lead` calls `Forwarder.lead` on the loop."""
+    """Run `client(port, retarget)`, where `retarget` calls `Forwarder.retarget` on the loop."""
     asked, answered = socket.socketpair()
     moves: list[dict[str, str]] = []
 
-    def lead(moved: dict[str, str]) -> None:
+    def retarget(moved: dict[str, str]) -> None:
         moves.append(moved)
         asked.send(b"x")
         assert asked.recv(1) == b"y"
@@ -302,13 +302,13 @@ def steered(kind: str, first: str, client: Callable[[int, Callable[[dict[str, st
     def steer(loop: Loop, forwarder: Forwarder) -> None:
         def on_asked() -> None:
             answered.recv(1)
-            forwarder.lead(moves.pop())
+            forwarder.retarget(moves.pop())
             answered.send(b"y")
 
         loop.on_readable(answered.fileno(), on_asked)
 
     with asked, answered:
-        serve(lambda port: client(port, lead), kind=kind, target=target, address=first, steer=(steer, answered.fileno()))
+        serve(lambda port: client(port, retarget), kind=kind, target=target, address=first, steer=(steer, answered.fileno()))
 
 
 def test_connections_follow_the_container() -> None:
@@ -316,13 +316,13 @@ def test_connections_follow_the_container() -> None:
         one = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         two = stack.enter_context(socket.create_server(("127.0.0.2", one.getsockname()[1])))
 
-        def client(port: int, lead: Callable[[dict[str, str]], None]) -> None:
+        def client(port: int, retarget: Callable[[dict[str, str]], None]) -> None:
             for server, moved in ((one, {"127.0.0.2": "127.0.0.9"}), (one, {"127.0.0.1": "127.0.0.2"}), (two, {})):
                 with socket.create_connection(("127.0.0.1", port), 5):
                     server.settimeout(5)
                     server.accept()[0].close()
-                lead(moved)
-            lead({"127.0.0.2": ""})
+                retarget(moved)
+            retarget({"127.0.0.2": ""})
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port), 5)
 
@@ -335,7 +335,7 @@ def test_datagrams_follow_the_container() -> None:
         one.bind(("127.0.0.1", 0))
         two.bind(("127.0.0.2", one.getsockname()[1]))
 
-        def client(port: int, lead: Callable[[dict[str, str]], None]) -> None:
+        def client(port: int, retarget: Callable[[dict[str, str]], None]) -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.connect(("127.0.0.1", port))
                 for server in (one, two):
@@ -345,6 +345,6 @@ def test_datagrams_follow_the_container() -> None:
                     data, peer = server.recvfrom(100)
                     server.sendto(data * 2, peer)
                     assert sock.recv(100) == b"xx"
-                    lead({"127.0.0.1": "127.0.0.2"})
+                    retarget({"127.0.0.1": "127.0.0.2"})
 
         steered("udp", "127.0.0.1", client, one.getsockname()[1])

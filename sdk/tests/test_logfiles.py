@@ -30,7 +30,7 @@ SECOND = 1_000_000_000
 class Lines:
     """Record format: each line is a record "SECONDS TEXT"."""
 
-    def whole(self, data: bytes) -> int:
+    def complete_length(self, data: bytes) -> int:
         return data.rfind(b"\n") + 1
 
     def next_end(self, data: bytes, offset: int) -> int:
@@ -52,7 +52,7 @@ class Lines:
         wanted = whole[len(whole) - min(count, len(whole)) :]
         return sum(map(len, whole)) - sum(map(len, wanted)), len(wanted)
 
-    def sound(self, fd: int, size: int) -> int:
+    def valid_size(self, fd: int, size: int) -> int:
         return self.last(fd, size, 0)[0]
 
 

@@ -14,7 +14,7 @@ import trio
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.ports import Ports
 from orlop_engine.unpacking import AnswerReader, WorkerRefused, feed, refusal, worker
-from orlop_monitor.unpack.request import Answer, Done, Failed, Found, Look, Pack, Place, View
+from orlop_monitor.unpack.request import Answer, Done, ExtractInto, Failed, Found, Pack, StatPath, View
 from orlop_sdk import DriverError, InvalidParameter, NotFound
 
 from . import views
@@ -39,7 +39,7 @@ async def look(ports: Ports, container: Container, path: str) -> Found:
     """Stat a path. Raises `NotFound` with Docker's message."""
     async with (
         views.opened(ports, container, mounts=True) as seen,
-        worker(ports.zygote, Look(seen.view, path), seen.fds) as channel,
+        worker(ports.zygote, StatPath(seen.view, path), seen.fds) as channel,
     ):
         answer = await AnswerReader(channel).next()
     if isinstance(answer, Found):
@@ -128,7 +128,7 @@ async def place(
     Raises `DriverError` for an archive that cannot be unpacked, because dockerd answers 500 to it."""
     user = container.record.config.user if own else ""
     async with views.opened(ports, container, mounts=True, write=True) as seen:
-        request = Place(seen.view, path, keep_kind, user)
+        request = ExtractInto(seen.view, path, keep_kind, user)
         what = f"extract to {path}"
         try:
             await feed(ports.zygote, _Upload(source), request, lambda pipe: (*seen.fds, pipe), what)

@@ -22,16 +22,16 @@ __all__ = [
     "Change",
     "CopyUp",
     "Done",
+    "ExtractInto",
     "Failed",
     "Found",
     "Limits",
-    "Look",
     "MakeDirectory",
     "MakeInitLayer",
     "Pack",
-    "Place",
     "Progress",
     "Request",
+    "StatPath",
     "Unpack",
     "View",
     "decode_answer",
@@ -117,7 +117,7 @@ class View(msgspec.Struct, frozen=True):
     readonly: bool = False
 
 
-class Look(msgspec.Struct, frozen=True, tag=True):
+class StatPath(msgspec.Struct, frozen=True, tag=True):
     """Stat `path`. Answer: `Found`."""
 
     view: View
@@ -135,7 +135,7 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
     sparse: bool = True
 
 
-class Place(msgspec.Struct, frozen=True, tag=True):
+class ExtractInto(msgspec.Struct, frozen=True, tag=True):
     """Unpack the tar stream of the last descriptor into the directory `path`. `keep_kind` as in `Unpack`. `user` owns all
     files, and is resolved in the container's /etc/passwd; "" keeps the owners in the archive."""
 
@@ -190,7 +190,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     missing: bool = False
 
 
-Request = Unpack | CopyUp | MakeDirectory | MakeInitLayer | Look | Pack | Place
+Request = Unpack | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
 Answer = Progress | Found | Done | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

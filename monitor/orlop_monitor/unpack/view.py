@@ -18,7 +18,7 @@ from .pack import Packer, go_mode
 from .request import Found, View
 from .sandbox import confine, enter, own_mounts
 
-__all__ = ["NoSuchPath", "Spot", "directory", "look", "make", "pack", "pack_all"]
+__all__ = ["NoSuchPath", "ResolvedPath", "describe", "directory", "make", "pack", "pack_all"]
 
 
 def make(view: View, namespace: int) -> None:
@@ -41,7 +41,7 @@ class NoSuchPath(Exception):
     """The path does not exist in the container."""
 
 
-class Spot:
+class ResolvedPath:
     """A path in the view, resolved as in Docker: symlinks are followed, but the last component only when the path ends with
     "/" or "/.". Raises `NoSuchPath`, and `UnpackError` when a component is not a directory. Holds a descriptor of the parent
     directory, so that later changes of the path have no effect."""
@@ -65,18 +65,18 @@ class Spot:
         self.path = normal
 
 
-def look(spot: Spot) -> Found:
-    info = spot.info
-    link = os.path.realpath(spot.path) if stat.S_ISLNK(info.st_mode) else ""
-    return Found(spot.shown, info.st_size, go_mode(info.st_mode), info.st_mtime_ns, link)
+def describe(resolved: ResolvedPath) -> Found:
+    info = resolved.info
+    link = os.path.realpath(resolved.path) if stat.S_ISLNK(info.st_mode) else ""
+    return Found(resolved.shown, info.st_size, go_mode(info.st_mode), info.st_mtime_ns, link)
 
 
-def pack(packer: Packer, spot: Spot) -> None:
+def pack(packer: Packer, resolved: ResolvedPath) -> None:
     """Pack a path and everything below it, under its last component."""
-    if spot.name:
-        packer.tree(spot.parent, spot.name, os.fsencode(spot.shown))
+    if resolved.name:
+        packer.tree(resolved.parent, resolved.name, os.fsencode(resolved.shown))
     else:
-        packer.content(spot.parent, b"" if spot.shown == "/" else b".", head=True)
+        packer.content(resolved.parent, b"" if resolved.shown == "/" else b".", head=True)
 
 
 def pack_all(packer: Packer) -> None:

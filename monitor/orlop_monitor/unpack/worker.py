@@ -25,14 +25,14 @@ from .pack import Packer
 from .request import (
     CopyUp,
     Done,
+    ExtractInto,
     Failed,
-    Look,
     MakeDirectory,
     MakeInitLayer,
     Pack,
-    Place,
     Progress,
     Request,
+    StatPath,
     Unpack,
     View,
     encode,
@@ -95,12 +95,12 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
                 return _make_directory(request)
             case MakeInitLayer():
                 return _make_init_layer(request)
-            case Look():
-                return _look(connection, request, fds)
+            case StatPath():
+                return _stat_path(connection, request, fds)
             case Pack():
                 return _pack(connection, request, fds)
-            case Place():
-                return _place(connection, request, fds)
+            case ExtractInto():
+                return _extract_into(connection, request, fds)
     except view.NoSuchPath as error:
         return Failed(str(error), archive=True, missing=True)
     except UnpackError as error:
@@ -162,9 +162,9 @@ def _enter(wanted: View, fds: list[int]) -> None:
     view.make(wanted, fds.pop(0) if wanted.joined else -1)
 
 
-def _look(connection: socket.socket, request: Look, fds: list[int]) -> Done:
+def _stat_path(connection: socket.socket, request: StatPath, fds: list[int]) -> Done:
     _enter(request.view, fds)
-    connection.sendall(encode(view.look(view.Spot(request.path))))
+    connection.sendall(encode(view.describe(view.ResolvedPath(request.path))))
     return Done()
 
 
@@ -173,9 +173,9 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
     out = fds.pop()
     packer = Packer(out, sparse=request.sparse)
     if request.path:
-        spot = view.Spot(request.path)
-        connection.sendall(encode(view.look(spot)))
-        view.pack(packer, spot)
+        resolved = view.ResolvedPath(request.path)
+        connection.sendall(encode(view.describe(resolved)))
+        view.pack(packer, resolved)
     elif request.layer:
         pack_layer(packer, fds.pop())
     else:
@@ -185,7 +185,7 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
     return Done(entries=packer.entries)
 
 
-def _place(connection: socket.socket, request: Place, fds: list[int]) -> Done:
+def _extract_into(connection: socket.socket, request: ExtractInto, fds: list[int]) -> Done:
     _enter(request.view, fds)
     target, source_fd = view.directory(request.path), fds.pop()
     if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # before reading the archive, as dockerd does

@@ -107,7 +107,7 @@ def _records(entries: list[_Entry]) -> list[LogRecord]:
 class JsonRecords:
     """Implements `RecordFormat`: a record ends at a newline."""
 
-    def whole(self, data: bytes) -> int:
+    def complete_length(self, data: bytes) -> int:
         return data.rfind(b"\n") + 1
 
     def next_end(self, data: bytes, offset: int) -> int:
@@ -152,5 +152,5 @@ class JsonRecords:
             found, position, size = found + here, start, min(2 * size, _BLOCK_MAX)
         return 0, max(0, found + 1)
 
-    def sound(self, fd: int, size: int) -> int:
+    def valid_size(self, fd: int, size: int) -> int:
         return self.last(fd, size, 0)[0]

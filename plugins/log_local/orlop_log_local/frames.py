@@ -103,7 +103,7 @@ class Frames:
         self._time = TimeFormatter()
         self._attributes: dict[bytes, dict[str, str] | None] = {b"": None}
 
-    def whole(self, data: bytes) -> int:
+    def complete_length(self, data: bytes) -> int:
         at = 0
         while at < len(data):
             end = _frame_end(data, at)
@@ -152,7 +152,7 @@ class Frames:
         return self._attributes[encoded]
 
     def last(self, fd: int, end: int, count: int) -> tuple[int, int]:
-        found, at = 0, self.sound(fd, end)
+        found, at = 0, self.valid_size(fd, end)
         while at > 0 and found < count:
             frame = _frame_before(fd, at)
             if frame is None:
@@ -169,7 +169,7 @@ class Frames:
             count, found = count - entries, found + entries
         return at, found
 
-    def sound(self, fd: int, size: int) -> int:
+    def valid_size(self, fd: int, size: int) -> int:
         if not size or _frame_before(fd, size) is not None:
             return size
         frames = _frames_of(fd, size)

@@ -50,7 +50,7 @@ def test_round_trip(some: list[LogBlock], attributes: dict[str, str]) -> None:
     want = [record for block in some for record in records(block, attributes or None)]
     assert Frames().decode(data) == want
     assert Frames().count(data) == len(want)
-    assert Frames().whole(data) == len(data)
+    assert Frames().complete_length(data) == len(data)
 
 
 @given(st.data())
@@ -58,7 +58,7 @@ def test_a_prefix_ends_where_a_frame_ends(data: st.DataObject) -> None:
     frames = [frame(number) for number in range(5)]
     whole = b"".join(frames)
     cut = data.draw(st.integers(0, len(whole)))
-    assert Frames().whole(whole[:cut]) == cut - cut % len(frames[0])
+    assert Frames().complete_length(whole[:cut]) == cut - cut % len(frames[0])
     assert seen(whole[:cut]) == list(range(cut // len(frames[0])))
     assert Frames().next_end(whole, cut) == -(-max(cut, 1) // len(frames[0])) * len(frames[0])
 
@@ -109,7 +109,7 @@ def test_last_and_sound() -> None:
         fd = os.memfd_create("log")
         try:
             os.write(fd, data)
-            assert Frames().sound(fd, len(data)) == len(whole)
+            assert Frames().valid_size(fd, len(data)) == len(whole)
             for count in range(12):
                 start, found = Frames().last(fd, len(data), count)
                 assert found == min(count, kept)
@@ -122,7 +122,7 @@ def test_nothing_sound() -> None:
     fd = os.memfd_create("log")
     try:
         os.write(fd, b"garbage" * 50_000)
-        assert Frames().sound(fd, 350_000) == 0
+        assert Frames().valid_size(fd, 350_000) == 0
         assert Frames().last(fd, 350_000, 5) == (0, 0)
     finally:
         os.close(fd)

@@ -130,7 +130,7 @@ class BridgeDriver:
         return await self._worker.run(self._dump)
 
     async def repair(self, found: Drift) -> None:
-        await self._worker.run(lambda: self._mend(found))
+        await self._worker.run(lambda: self._repair(found))
 
     async def close(self) -> None:
         await self._worker.close(self._close)
@@ -432,19 +432,19 @@ class BridgeDriver:
         for name in table.not_admitted(names):
             yield Drift("missing", "chain DOCKER-USER", f"lacks the accepts of {name}", "add them", note="docker-user")
 
-    def _mend(self, found: Drift) -> None:
+    def _repair(self, found: Drift) -> None:
         what, _, token = found.note.partition(" ")
         if what == "link":
             name, _, alias = token.partition(" ")
             self._open_links().remove(name, alias)
         elif what in ("bridge", "endpoint"):
-            self._mend_links(what, token)
+            self._repair_links(what, token)
         elif what == "forwarding":
             enable_forwarding(int(token))
         elif (table := self._open_table()) is not None:
-            self._mend_rules(table, what, token)
+            self._repair_rules(table, what, token)
 
-    def _mend_links(self, what: str, ident: str) -> None:
+    def _repair_links(self, what: str, ident: str) -> None:
         """Repair a bridge with all of its ports, or a single port."""
         bridges, endpoints = self._audited.bridges, self._audited.endpoints
         if what == "bridge" and ident in bridges:
@@ -455,7 +455,7 @@ class BridgeDriver:
         if failures := self._reconnect_all(Wanted(bridges, endpoints)):
             raise DriverError("; ".join(map(str, failures))) from failures[0]
 
-    def _mend_rules(self, table: Table, what: str, token: str) -> None:
+    def _repair_rules(self, table: Table, what: str, token: str) -> None:
         if what == "element":
             self._remove_element(table, _audit.element_of(token))
         elif what == "docker-user":

@@ -10,10 +10,10 @@ __all__ = ["RecordFormat"]
 
 
 class RecordFormat(Protocol):
-    """How records follow each other in a file. The methods are pure functions of bytes, except that `last` and `sound` may
-    call `os.pread`. A record may hold several log entries."""
+    """How records follow each other in a file. The methods are pure functions of bytes, except that `last` and `valid_size`
+    may call `os.pread`. A record may hold several log entries."""
 
-    def whole(self, data: bytes) -> int:
+    def complete_length(self, data: bytes) -> int:
         """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` holds no complete record.
         `data` begins at the beginning of a record. Bytes that can never become a record count as one."""
         ...
@@ -41,6 +41,6 @@ class RecordFormat(Protocol):
         incomplete record at the end is not counted."""
         ...
 
-    def sound(self, fd: int, size: int) -> int:
+    def valid_size(self, fd: int, size: int) -> int:
         """The size to which a file that may end in a torn record must be truncated before appending."""
         ...

@@ -114,7 +114,7 @@ class FileLogReader:
     def _is_before(self, segment: Plain, offset: int) -> bool:
         data = os.pread(segment.fd, 2 * _PROBE, offset)
         data = data[self._records.sync(data) if offset else 0 :]
-        times = [record.time[:-1] for record in self._records.decode(data[: self._records.whole(data)])]
+        times = [record.time[:-1] for record in self._records.decode(data[: self._records.complete_length(data)])]
         return bool(times) and max(times) < self._since
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class FileLogReader:
         while self._segments and not self._done:
             segment = self._segments[0]
             data = segment.fetch(self._chunk)
-            length = self._records.whole(data)
+            length = self._records.complete_length(data)
             if not length and len(data) == self._chunk and self._chunk < _CHUNK_MAX:
                 self._chunk *= 2
                 continue

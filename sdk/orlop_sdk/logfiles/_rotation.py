@@ -61,7 +61,7 @@ class RotatingFile:
 
     def _repair(self) -> int:
         size = os.fstat(self._fd).st_size
-        sound = self._records.sound(self._fd, size)
+        sound = self._records.valid_size(self._fd, size)
         if sound < size:
             log.warning("cut %d damaged bytes from the end of %s", size - sound, self._path)
             os.ftruncate(self._fd, sound)
@@ -93,7 +93,7 @@ class RotatingFile:
             while done < len(piece):
                 done += os.write(self._fd, piece[done:] if done else piece)
         except OSError:
-            whole = self._records.whole(piece[:done])
+            whole = self._records.complete_length(piece[:done])
             self.dropped += self._records.count(piece[whole:])
             if whole < done:
                 self._cut(self._size + whole)

@@ -81,7 +81,7 @@ class Packed:
         """The number of entries. Decompresses the whole file."""
         total = 0
         while data := self.fetch(1 << 20):
-            length = records.whole(data)
+            length = records.complete_length(data)
             total += records.count(data[:length])
             if not length and len(data) < 1 << 20:
                 break
