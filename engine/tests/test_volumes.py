@@ -265,3 +265,71 @@ def test_two_creates_of_one_name_make_one(run: Run) -> None:
         assert len(world.events) == 1
 
     run(test)
+
+
+def test_a_row_under_another_name_is_quarantined(run: Run) -> None:
+    async def before(world: World) -> None:
+        await world.store.commit([Put("volumes", "data", encode(VolumeRecord("other", "local", 0)))])
+
+    async def after(world: World) -> None:
+        assert [(key, reason) for _, key, reason in world.store.quarantined()] == [
+            ("data", "row contains another name: 'other'")
+        ]
+        with pytest.raises(NotFound):
+            world.volumes.get("other")
+
+    run(before)
+    run(after)
+
+
+def test_usage_leaves_out_volumes_that_keep_nothing_on_disk(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("data")
+        await world.volumes.create("remote", "local", {"note": "n"})
+        assert [volume.name for volume in await world.volumes.with_usage()] == ["data"]
+
+    run(test)
+
+
+def test_a_volume_without_options_and_labels_is_made_for_a_container(run: Run) -> None:
+    async def test(world: World) -> None:
+        made, new = await world.volumes.ensure("data", "", None, None)
+        assert (made.name, new, made.options, made.labels) == ("data", True, {}, {})
+        labelled, _ = await world.volumes.ensure("other", "", {"note": "n"}, {"a": "b"})
+        assert (labelled.options, labelled.labels) == ({"note": "n"}, {"a": "b"})
+
+    run(test)
+
+
+def test_a_removed_volume_is_gone_from_the_store_too(run: Run) -> None:
+    async def before(world: World) -> None:
+        await world.volumes.create("data")
+        await world.volumes.remove("data")
+        assert list(world.store.load("volumes")) == []
+        await world.volumes.create("data")  # the name is free
+        await world.volumes.remove("data")
+
+    async def after(world: World) -> None:
+        assert world.volumes.list({}) == []
+
+    run(before)
+    run(after)
+
+
+def test_two_prunes_at_a_time_are_refused(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("")
+        refused: list[str] = []
+
+        async def prune() -> None:
+            try:
+                await world.volumes.prune({}, (1, 45))
+            except Conflict as error:
+                refused.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prune)
+            nursery.start_soon(prune)
+        assert refused == ["a prune operation is already running"]
+
+    run(test)

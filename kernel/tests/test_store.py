@@ -15,8 +15,9 @@ import pytest
 import trio
 
 from orlop_kernel import reserve
+from orlop_kernel import store as store_module
 from orlop_kernel.store import Delete, DropQuarantined, Put, Store, examine
-from orlop_sdk.errors import Unavailable
+from orlop_sdk.errors import DriverError, Unavailable
 
 
 def in_store(path: Path, body: Callable[[Store], Awaitable[None]]) -> None:
@@ -403,3 +404,96 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
     os.unlink(path)
     with pytest.raises(Unavailable, match="there is no"):
         examine(path)
+
+
+def test_a_row_beside_a_damaged_one_stays(tmp_path: Path) -> None:
+    """The key of a damaged row is no text, so all rows are searched for it; only the row with that key is quarantined."""
+
+    async def body(store: Store) -> None:
+        store._connection.execute("INSERT INTO containers VALUES (x'ff42', x'00')")
+        await store.commit([Put("containers", "good", b"1")])
+        await store.quarantine("containers", str(b"\xff\x42"), "why")
+        assert list(store.load("containers")) == [("good", b"1")]
+        assert [key for _, key, _ in store.quarantined()] == [str(b"\xff\x42")]
+
+    in_store(tmp_path, body)
+
+
+def test_a_closed_store_refuses_commits(tmp_path: Path) -> None:
+    kept: list[Store] = []
+
+    async def main() -> None:
+        async with Store.open(str(tmp_path / "orlop.db")) as store:
+            kept.append(store)
+        with trio.fail_after(5), pytest.raises(Unavailable, match="the daemon is shutting down"):
+            await store.commit([Put("containers", "a", b"1")])
+
+    trio.run(main)
+    kept[0].close()  # once more does nothing
+
+
+def test_a_transaction_takes_a_limited_number_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_GROUP", 3)
+
+    async def body(store: Store) -> None:
+        sizes: list[int] = []
+        store.on_commit = lambda jobs, seconds: sizes.append(jobs)
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(store.commit, [Put("networks", f"{number:03}", b"x")])
+        assert sum(sizes) == 20
+        assert max(sizes) == 3
+
+    in_store(tmp_path, body)
+
+
+class FailingConnection:
+    """Fails at one statement, once, as a disk does that works again afterwards."""
+
+    def __init__(self, store: Store, statement: str, error: str = "disk I/O error") -> None:
+        self._connection, self._statement, self._error = store._connection, statement, error
+        store._connection = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *values: object) -> object:
+        if statement == self._statement:
+            self._statement = ""
+            raise sqlite3.OperationalError(self._error)
+        return self._connection.execute(statement, *values)
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "BEGIN IMMEDIATE"])
+def test_a_failed_transaction_is_undone_and_the_next_one_works(tmp_path: Path, statement: str) -> None:
+    async def body(store: Store) -> None:
+        FailingConnection(store, statement)
+        with pytest.raises(DriverError, match="disk I/O error"):
+            await store.commit([Put("containers", "lost", b"1"), Delete("containers", "never")])
+        await store.commit([Put("containers", "kept", b"2")])
+
+    in_store(tmp_path, body)
+    assert rows(tmp_path) == {"kept": b"2"}
+
+
+def test_only_a_full_disk_takes_from_the_reserve(tmp_path: Path) -> None:
+    async def body(store: Store) -> None:
+        FailingConnection(store, "COMMIT")
+        with pytest.raises(DriverError):
+            await store.commit([Delete("containers", "never")])
+        assert store._reserve.whole
+
+    in_store(tmp_path, body)
+
+
+def test_the_reserve_is_filled_again_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_REFILL", 0.01)
+
+    async def body(store: Store) -> None:
+        assert store._reserve.release()
+        await store.commit([Put("containers", "a", b"1")])  # the thread looks at the reserve after each commit
+        with trio.fail_after(5):
+            while not store._reserve.whole:  # noqa: ASYNC110 - the committing thread has no event for it
+                await trio.sleep(0.01)
+
+    in_store(tmp_path, body)

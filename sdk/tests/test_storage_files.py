@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orlop_sdk import InvalidParameter
+from orlop_sdk import InvalidParameter, files
 from orlop_sdk.files import Trash, copy_tree, delete_tree, docker_name, filesystem_type, tree_usage, walk
 from orlop_sdk.linux import relative_layers
 from orlop_sdk.snapshots import SnapshotIndex, check_key
+from orlop_sdk.testing.durability import no_descriptors_left, recorded
 
 DEEP = 2500  # exceeds Python's recursion limit, and PATH_MAX as a path
+
+
+@pytest.fixture(autouse=True)
+def descriptors() -> Iterator[None]:
+    with no_descriptors_left():
+        yield
 
 
 def deep_tree(root: Path) -> None:
@@ -185,3 +195,222 @@ def test_many_layers_are_named_from_where_they_are() -> None:
         "workdir=/var/lib/o/x/work",
     ]
     assert relative_layers(options) == ("/var/lib/o", ["index=off", "lowerdir=l/A:l/B", "upperdir=x/diff", "workdir=x/work"])
+
+
+def copied(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    one, two = opened(source), opened(target)
+    try:
+        copy_tree(one, two)
+    finally:
+        os.close(one)
+        os.close(two)
+
+
+def test_a_directory_that_another_took_the_place_of_is_not_walked(tmp_path: Path) -> None:
+    """The walk goes up by "..": where that leads elsewhere, it goes on at the root."""
+    root = tmp_path / "root"
+    for name in ("a/x", "a/y", "z"):
+        (root / name).mkdir(parents=True)
+    (tmp_path / "outside/secret").mkdir(parents=True)
+    fd = opened(root)
+    seen = []
+    try:
+        for path, _, _ in walk(fd):
+            seen.append(path)
+            if path.startswith("a/") and (root / path).exists():
+                (root / path).rename(tmp_path / "outside/moved")
+    finally:
+        os.close(fd)
+    assert "" in seen and "z" in seen
+    assert not [path for path in seen if "secret" in path]
+
+
+def test_other_file_systems_are_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mounted/below").mkdir(parents=True)
+    fd = opened(tmp_path)
+    stat_of = os.stat
+
+    def elsewhere(name: Any, **at: Any) -> os.stat_result:
+        info = stat_of(name, **at)
+        return os.stat_result([*info[:2], info.st_dev + 1, *info[3:]]) if name == "mounted" else info
+
+    monkeypatch.setattr(files.os, "stat", elsewhere)
+    try:
+        assert [path for path, _, _ in walk(fd)] == [""]
+    finally:
+        os.close(fd)
+
+
+def test_a_directory_with_many_subdirectories_is_no_hard_link(tmp_path: Path) -> None:
+    for name in ("a/1", "a/2", "b/1"):
+        (tmp_path / name).mkdir(parents=True)
+    assert tree_usage(str(tmp_path)).inodes == 5
+
+
+def test_a_copy_of_deeply_nested_directories_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_COPY_DEPTH", 3)
+    (tmp_path / "source/1/2/3").mkdir(parents=True)
+    copied(tmp_path / "source", tmp_path / "target")
+    (tmp_path / "source/1/2/3/4").mkdir()
+    with pytest.raises(OSError, match="nested deeper than 3") as caught:
+        copied(tmp_path / "source", tmp_path / "again")
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_a_hard_link_that_cannot_be_made_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a").write_text("content")
+    os.link(tmp_path / "source/a", tmp_path / "source/b")
+
+    def refuse(number: int) -> None:
+        def link(*names: str, **at: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(files.os, "link", link)
+
+    refuse(errno.EMLINK)
+    copied(tmp_path / "source", tmp_path / "target")
+    assert (tmp_path / "target/a").read_text() == (tmp_path / "target/b").read_text() == "content"
+    refuse(errno.EPERM)
+    with pytest.raises(PermissionError):
+        copied(tmp_path / "source", tmp_path / "again")
+
+
+def test_a_file_with_one_name_is_no_hard_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a").write_text("1")
+    monkeypatch.setattr(files.os, "link", None)
+    info = os.stat(tmp_path / "source/a")
+    linked = {(info.st_dev, info.st_ino): "other"}
+    (tmp_path / "target").mkdir()
+    one, two = opened(tmp_path / "source"), opened(tmp_path / "target")
+    try:
+        files._copy_entry(one, two, "a", info, linked, "")
+    finally:
+        os.close(one)
+        os.close(two)
+    assert (tmp_path / "target/a").read_text() == "1"
+
+
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_content_is_copied_however_the_file_system_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_kernel: bool
+) -> None:
+    """By the kernel, or by reading and writing, in pieces."""
+
+    def no_clone(*arguments: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no reflinks")
+
+    def no_range(*arguments: Any) -> int:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(files, "ioctl", no_clone)
+    monkeypatch.setattr(files, "_STEP", 1000)
+    if not in_kernel:
+        monkeypatch.setattr(files.os, "copy_file_range", no_range)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/big").write_bytes(os.urandom((3 << 20) + 17))
+    with open(tmp_path / "source/hole", "wb") as file:
+        file.write(b"start")
+        file.truncate(1 << 20)
+    (tmp_path / "source/empty").touch()
+    copied(tmp_path / "source", tmp_path / "target")
+    for name in ("big", "hole", "empty"):
+        assert (tmp_path / "source" / name).read_bytes() == (tmp_path / "target" / name).read_bytes()
+
+
+@pytest.mark.parametrize("call", ["ioctl", "copy_file_range", "listxattr", "setxattr", "lseek"])
+def test_a_failing_disk_fails_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/file").write_bytes(b"x" * 5000)
+    os.setxattr(tmp_path / "source/file", "user.note", b"kept")
+
+    def fail(number: int) -> Any:
+        def failing(*arguments: Any) -> int:
+            raise OSError(number, os.strerror(number))
+
+        return failing
+
+    if call == "ioctl":
+        monkeypatch.setattr(files, "ioctl", fail(errno.EIO))
+    else:
+        monkeypatch.setattr(files, "ioctl", fail(errno.ENOTTY))
+        monkeypatch.setattr(files.os, call, fail(errno.EIO))
+    with pytest.raises(OSError) as caught:
+        copied(tmp_path / "source", tmp_path / "target")
+    assert caught.value.errno == errno.EIO
+
+
+def test_a_file_system_without_attributes_is_copied_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/file").write_text("x")
+    os.setxattr(tmp_path / "source/file", "user.note", b"kept")
+
+    def unsupported(*arguments: Any) -> Any:
+        raise OSError(errno.ENOTSUP, "no attributes")
+
+    monkeypatch.setattr(files.os, "setxattr", unsupported)
+    copied(tmp_path / "source", tmp_path / "target")
+    monkeypatch.setattr(files.os, "listxattr", unsupported)
+    copied(tmp_path / "source", tmp_path / "again")
+    assert (tmp_path / "again/file").read_text() == "x"
+
+
+def test_owners_and_modes_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another owner is set; one's own is not, so that the copy works without root."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/file").write_text("x")
+    os.mkfifo(tmp_path / "source/fifo")
+    os.chmod(tmp_path / "source/fifo", 0o666)
+    (tmp_path / "source/link").symlink_to("x")
+    owned: list[tuple[int, int]] = []
+    monkeypatch.setattr(files.os, "chown", lambda path, uid, gid, **at: owned.append((uid, gid)))
+    copied(tmp_path / "source", tmp_path / "target")
+    assert owned == []
+    assert stat.S_IMODE(os.lstat(tmp_path / "target/fifo").st_mode) == 0o666
+    me = os.geteuid(), os.getegid()
+    monkeypatch.setattr(files.os, "geteuid", lambda: me[0] + 1)
+    copied(tmp_path / "source", tmp_path / "again")
+    assert owned == [me] * 4  # file, fifo, link and the directory
+
+
+def test_what_cannot_be_deleted_is_reported_and_the_rest_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tree/a", "tree/b/c"):
+        (tmp_path / name).mkdir(parents=True)
+    rmdir = os.rmdir
+
+    def busy(name: Any, **at: Any) -> None:
+        if name == "a":
+            raise OSError(errno.EBUSY, "busy")
+        rmdir(name, **at)
+
+    monkeypatch.setattr(files.os, "rmdir", busy)
+    with pytest.raises(OSError, match="busy"):
+        delete_tree(str(tmp_path / "tree"))
+
+
+def test_the_index_is_synced_in_the_order_that_a_crash_needs(tmp_path: Path) -> None:
+    index = SnapshotIndex(str(tmp_path))
+    index.load()
+    index.add("pull-1", "id1", None)
+    with recorded() as steps:
+        index.commit("pull-1", "sha256:aa")
+    renamed = str(tmp_path / "committed/sha256:aa")
+    assert steps == [("rename", renamed), ("sync", str(tmp_path / "committed")), ("sync", str(tmp_path / "active"))]
+
+
+def test_the_index_knows_each_snapshot(tmp_path: Path) -> None:
+    index = SnapshotIndex(str(tmp_path))
+    index.load()
+    index.add("one", "id1", None)
+    index.add("two", "id2", None)
+    assert [index.knows(ident) for ident in ("id1", "id2", "id3")] == [True, True, False]
+
+
+def test_a_layer_whose_parent_is_missing_is_damaged(tmp_path: Path) -> None:
+    index = SnapshotIndex(str(tmp_path))
+    index.load()
+    index.add("top", "id2", "id1")
+    (found,) = index.compare({"id2"}, lambda ident: True)
+    assert (found.kind, found.object, found.text) == ("damaged", "snapshot top", "a layer below it is missing")

@@ -16,12 +16,14 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orlop_engine.images import content as content_module
 from orlop_engine.images import documents
 from orlop_engine.images.archive_file import Archive, receive
 from orlop_engine.images.content import ContentStore, DigestMismatch
 from orlop_engine.images.progress import Progress, Record, Report, amount, message, state
 from orlop_engine.images.shared import SharedWork
 from orlop_sdk import DriverError, InvalidParameter, NotFound
+from orlop_sdk.testing.durability import no_descriptors_left, recorded
 
 DATA = b"abc" * 1000
 DIGEST = documents.digest(DATA)
@@ -106,6 +108,99 @@ def test_boot_drops_what_has_no_name(tmp_path: Path) -> None:
     content.prepare()
     assert content.partials() == ["sha256:" + "a" * 64]
     assert content.remove_partials(content.partials()) == 5
+
+
+def test_a_blob_is_durable_before_it_has_its_name(tmp_path: Path) -> None:
+    content = store(tmp_path)
+    with no_descriptors_left(), recorded() as steps:
+        trio.run(content.put, DATA)
+    (_, partial), *rest = steps
+    assert os.path.dirname(partial) == content.partial
+    assert rest == [("rename", content.path(DIGEST)), ("sync", content.blobs)]
+
+
+@pytest.mark.parametrize("end", ["abandon", "keep", "commit"])
+def test_an_ingest_ends_once_and_holds_nothing_afterwards(tmp_path: Path, end: str) -> None:
+    content = store(tmp_path)
+
+    async def main() -> None:
+        ingest = await content.ingest(DIGEST)
+        await ingest.write(DATA)
+        if end == "commit":
+            await ingest.commit()
+        else:
+            getattr(ingest, end)()
+        ingest.abandon()
+        ingest.keep()
+
+    with no_descriptors_left():
+        trio.run(main)
+    assert (content.has(DIGEST), content.partials()) == (end == "commit", [DIGEST] if end == "keep" else [])
+
+
+def test_an_ingest_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = store(tmp_path)
+
+    def full(path: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(content_module, "_sync_directory", full)
+    monkeypatch.setattr(content_module.Ingest, "_store_bytes", lambda self, data: full(""))
+    with no_descriptors_left(), pytest.raises(OSError, match="No space left"):
+        trio.run(content.put, DATA)
+    assert os.listdir(content.partial) == []
+
+
+def test_bytes_are_hashed_and_written_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = store(tmp_path)
+    monkeypatch.setattr(content_module, "_BATCH", 100)
+    written: list[int] = []
+    keep = content_module.Ingest._store_bytes
+    monkeypatch.setattr(
+        content_module.Ingest, "_store_bytes", lambda self, data: (written.append(len(data)), keep(self, data))
+    )
+
+    async def main() -> None:
+        ingest = await content.ingest(None)
+        for piece in (b"a" * 60, b"b" * 40, b"c" * 99):
+            await ingest.write(piece)
+        assert written == [100]
+        await ingest.commit()
+
+    trio.run(main)
+    assert written == [100, 99]
+
+
+def test_an_ingest_that_starts_over_forgets_what_is_on_disk(tmp_path: Path) -> None:
+    content = store(tmp_path)
+
+    async def main() -> None:
+        first = await content.ingest(DIGEST)
+        await first.write(b"wrong" * 1000)
+        first.keep()
+        again = await content.ingest(DIGEST)
+        assert again.resumed
+        await again.restart()
+        await again.write(DATA)
+        await again.commit()
+
+    trio.run(main)
+    assert content.read(DIGEST, 3000) == DATA
+    with pytest.raises(DriverError, match="damaged"):
+        content.read(DIGEST, 2999)
+
+
+def test_foreign_files_in_the_store_are_no_blobs(tmp_path: Path) -> None:
+    content = store(tmp_path)
+    for directory in (content.blobs, content.partial):
+        (Path(directory) / "README").touch()
+    assert (content.digests(), content.partials()) == ([], [])
+
+
+def test_a_wrong_digest_is_told_in_dockers_words(tmp_path: Path) -> None:
+    assert str(DigestMismatch(DIGEST, "sha256:0", resumed=False)) == (
+        f"filesystem layer verification failed for digest {DIGEST}"
+    )
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from orlop_sdk import DriverError, InvalidParameter, StorageContext
-from orlop_storage_overlay2 import Overlay2
+from orlop_sdk.testing.durability import no_descriptors_left, recorded
+from orlop_storage_overlay2 import Overlay2, layout
 from orlop_storage_overlay2.options import overlay_mount
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "overlay2"
     path.mkdir()
-    return path
+    with no_descriptors_left():
+        yield path
 
 
 def opened(root: Path) -> Overlay2:
@@ -142,3 +148,175 @@ def test_the_depth_limit() -> None:
     assert overlay_mount(root, links, f"{root}/{'f' * 64}", volatile=True)
     with pytest.raises(DriverError, match="max depth exceeded"):
         overlay_mount(root, [*links, "l/" + "B" * 26], None)
+
+
+async def _unpacked(driver: Overlay2, files: int = 3) -> Path:
+    await driver.prepare("pull", None)
+    directory = Path((await driver.unpack_target("pull")).directory)
+    (directory / "sub").mkdir()
+    for number in range(files):
+        (directory / f"sub/{number}").write_text("1")
+    return directory
+
+
+def test_a_layer_is_on_disk_before_it_is_in_the_index(root: Path) -> None:
+    async def main() -> tuple[Path, list[tuple[str, str]]]:
+        driver = opened(root)
+        directory = await _unpacked(driver)
+        with recorded() as steps:
+            await driver.commit("pull", "base")
+        return directory, steps
+
+    directory, steps = trio.run(main)
+    indexed = steps.index(("rename", str(root / ".orlop/committed/base")))
+    synced = {path for what, path in steps[:indexed] if what == "sync"}
+    content = [directory.parent, directory.parent / "committed", directory, *directory.rglob("*")]
+    assert synced == {*map(str, content), str(root), str(root / "l")}
+
+
+@pytest.mark.parametrize("reason", ["many files", "a symbolic link"])
+def test_a_large_layer_is_synced_with_its_file_system(root: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    synced: list[str] = []
+
+    class Libc:
+        readdir, opendir, closedir = layout._libc.readdir, layout._libc.opendir, layout._libc.closedir
+        failing = False
+
+        def syncfs(self, fd: int) -> int:
+            if self.failing:
+                ctypes.set_errno(errno.EIO)
+                return -1
+            synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+            return 0
+
+    libc = Libc()
+
+    async def main() -> None:
+        driver = opened(root)
+        directory = await _unpacked(driver, files=3)
+        if reason == "many files":
+            monkeypatch.setattr(layout, "_FEW", 4)
+            (directory / "more").touch()
+        else:
+            (directory / "link").symlink_to("sub")
+        monkeypatch.setattr(layout, "_libc", libc)
+        libc.failing = True
+        with pytest.raises(DriverError, match="Input/output error"):
+            await driver.commit("pull", "base")
+        assert (await driver.keys(), synced) == (["pull"], []), "what is not on disk is not committed"
+        libc.failing = False
+        await driver.commit("pull", "base")
+        assert synced == [str(directory.parent)]
+
+    trio.run(main)
+
+
+def test_a_layer_at_the_limit_is_synced_by_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_FEW", 6)  # committed, diff, sub and its three files
+
+    async def main() -> list[tuple[str, str]]:
+        driver = opened(root)
+        await _unpacked(driver)
+        with recorded() as steps:
+            await driver.commit("pull", "base")
+        return steps
+
+    assert any(path.endswith("/sub/2") for what, path in trio.run(main) if what == "sync")
+
+
+def test_a_root_has_the_mode_of_a_root_under_any_umask(root: Path) -> None:
+    async def main() -> Path:
+        driver = opened(root)
+        await driver.prepare("c", None)
+        return Path((await driver.describe("c"))["UpperDir"])
+
+    before = os.umask(0o077)
+    try:
+        assert trio.run(main).stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)
+
+
+def test_a_snapshot_that_cannot_be_made_leaves_no_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        driver = opened(root)
+        await driver.keys()
+
+        def full(*names: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(layout.os, "rename", full)
+        with pytest.raises(DriverError, match="No space left on device"):
+            await driver.prepare("c", None)
+        assert await driver.keys() == []
+        assert os.listdir(root / ".orlop/active") == []
+
+    trio.run(main)
+
+
+def test_a_removed_snapshot_leaves_no_directory_key_or_link(root: Path) -> None:
+    async def main() -> None:
+        driver = opened(root)
+        await _image_and_container(driver)
+        for key in ("c", "base"):
+            await driver.remove(key)
+        assert driver._layout.trash and driver._layout.trash.wait(10)
+
+    trio.run(main)
+    assert sorted(os.listdir(root)) == [".orlop", "l"]
+    assert os.listdir(root / "l") == os.listdir(root / ".orlop/active") == os.listdir(root / ".orlop/committed") == []
+
+
+def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> None:
+    async def main() -> None:
+        driver = opened(root)
+        await _image_and_container(driver)
+        container = Path((await driver.describe("c"))["UpperDir"]).parent.name
+        for name in ("empty", "full/file"):
+            (root / name.split("/")[0] / "diff").mkdir(parents=True)
+        (root / "full/diff/file").touch()
+        (root / "other").mkdir()
+        found = {each.note: each.repair for each in await driver.audit()}
+        assert found == {"empty": "remove it", "full": ""}
+        for name in ("empty", "full", "other", container):
+            driver._layout.discard(name)
+        assert driver._layout.trash and driver._layout.trash.wait(10)
+        assert [(root / name).exists() for name in ("empty", "full", "other", container)] == [False, True, True, True]
+
+    trio.run(main)
+
+
+def test_directories_are_discarded_before_the_snapshots_are_loaded(root: Path) -> None:
+    (root / "empty/diff").mkdir(parents=True)
+    layout.Layout(str(root)).discard("empty")
+    assert not (root / "empty").exists()
+
+
+def test_the_mark_of_a_volatile_mount_is_removed_before_the_next(root: Path) -> None:
+    async def main() -> None:
+        driver = opened(root)
+        await _image_and_container(driver)
+        await driver.mounts("c", volatile=True)
+        mark = Path((await driver.describe("c"))["WorkDir"]) / "work/incompat"
+        mark.mkdir(parents=True)
+        await driver.mounts("c")
+        assert not mark.exists()
+
+    trio.run(main)
+
+
+def test_a_file_system_that_does_not_tell_types_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_tells_types", lambda directory: False)
+
+    async def main() -> None:
+        with pytest.raises(DriverError, match="does not keep the types of files"):
+            await opened(root).keys()
+
+    trio.run(main)
+
+
+def test_types_are_read_of_each_entry(root: Path) -> None:
+    (root / "file").touch()
+    assert layout._tells_types(str(root))
+    with pytest.raises(FileNotFoundError):
+        layout._tells_types(str(root / "nowhere"))

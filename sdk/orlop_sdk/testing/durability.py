@@ -1,0 +1,58 @@
+"""What a test needs to know about crash safety: what was synced to disk and renamed, in which order, and whether descriptors
+are left open.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+__all__ = ["no_descriptors_left", "recorded"]
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[str, str]]]:
+    """Record calls of `os.fsync` and `os.rename` in this process: ("sync", path) and ("rename", new path), in order. The
+    calls are carried out."""
+    steps: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def sync(fd: int) -> None:
+        steps.append(("sync", os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    def move(source: Any, target: Any, **at: Any) -> None:
+        rename(source, target, **at)
+        steps.append(("rename", os.fspath(target)))
+
+    with mock.patch.object(os, "fsync", sync), mock.patch.object(os, "rename", move):
+        yield steps
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Fail if the body leaves descriptors of files open that were not open before. Threads in the background get a second
+    to close theirs."""
+    before = _open_files()
+    yield
+    end = time.monotonic() + 1
+    while (left := sorted(_open_files().items() - before.items())) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not left, f"descriptors are left open: {left}"
+
+
+def _open_files() -> dict[int, str]:
+    """Descriptors of files and directories: sockets and pipes may belong to the event loop."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # that of the listing
+        if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
+            found[int(name)] = target
+    return found
