@@ -1,0 +1,57 @@
+"""The code whose guards must be tested, by area, and the tests that must notice a change of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["AREAS", "Area"]
+
+
+@dataclass(frozen=True)
+class Area:
+    """`modules` are changed; `tests` are files or directories of tests that need no root."""
+
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+def _in(package: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{package}.{name}" for name in names.split())
+
+
+AREAS = {
+    "access": Area(
+        _in(
+            "orlop_guard_listeners",
+            "authz guard host_access image_names inherited_access label_scope listener_policy objects redact roles",
+        ),
+        ("plugins/guard_listeners/tests", "tests/unit/access"),
+    ),
+    "crash-ordering": Area(
+        (
+            "orlop_kernel.store",
+            "orlop_engine.images.content",
+            "orlop_engine.images.leases",
+            "orlop_engine.volumes.service",
+            "orlop_storage_overlay2.layout",
+            "orlop_sdk.snapshots",
+            "orlop_sdk.files",
+        ),
+        (
+            "kernel/tests/test_store.py",
+            "engine/tests/images",
+            "tests/unit/images",
+            "engine/tests/test_volumes.py",
+            "plugins/storage_overlay2/tests",
+            "sdk/tests/test_storage_files.py",
+        ),
+    ),
+    "unpack": Area(
+        _in("orlop_monitor.unpack", "archive binds copyup extract header layer request stream tree view whiteout"),
+        ("monitor/tests/test_unpack.py", "monitor/tests/test_pack.py"),
+    ),
+    "lifecycle": Area(
+        _in("orlop_engine.containers", "exits lifecycle removal restarts restore state"),
+        ("engine/tests/containers",),
+    ),
+}

@@ -1,0 +1,68 @@
+"""Which changes are tried, and that a run tells a noticed change from an unnoticed one."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from tests.mutation.__main__ import Result
+from tests.mutation.mutants import mutants
+from tests.mutation.runner import lines_reached, passes, source_of
+
+_SOURCE = """
+def store(data, limit):
+    if not data or len(data) > limit:
+        raise ValueError("too big")
+    with CancelScope(shield=True):
+        sync(data)
+    log.info("stored")
+    return [piece for piece in data if all(piece)]
+"""
+
+_MODULE = "orlop_kernel.boot.phases"
+_TESTS = str(Path(__file__).parents[2] / "kernel/tests/test_phases.py")
+
+
+def test_each_kind_of_guard_is_changed() -> None:
+    names = [mutant.name for mutant in mutants("m", ast.parse(_SOURCE))]
+    assert sorted(names) == [
+        "m:store: any for all: all(piece)",
+        "m:store: do not raise: raise ValueError('too big')",
+        "m:store: exchange and, or: not data or len(data) > limit",
+        "m:store: leave out: sync(data)",
+        "m:store: let all pass: for piece in data if all(piece)",
+        "m:store: move the limit: len(data) > limit",
+        "m:store: no shield: shield=True",
+        "m:store: turn the condition round: if not data or len(data) > limit: raise ValueError('too big')",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("leave out: sync(data)", "with CancelScope(shield=True):\n        pass"),
+        ("move the limit", "len(data) >= limit"),
+        ("turn the condition", "if not (not data or len(data) > limit)"),
+    ],
+)
+def test_a_mutant_differs_in_one_place(change: str, expected: str) -> None:
+    tree = ast.parse(_SOURCE)
+    mutant = next(mutant for mutant in mutants("m", tree) if change in mutant.name)
+    assert expected in ast.unparse(mutant.tree(tree))
+    assert ast.unparse(tree) == ast.unparse(ast.parse(_SOURCE)), "the original stays as it is"
+
+
+def test_a_change_that_tests_notice_does_not_pass() -> None:
+    tree = ast.parse(Path(source_of(_MODULE)).read_text())
+    reached = lines_reached(_TESTS, [source_of(_MODULE)])
+    mutant = next(mutant for mutant in mutants(_MODULE, tree) if "leave out" in mutant.name)
+    assert mutant.first in reached.lines[source_of(_MODULE)]
+    assert passes(_MODULE, tree, [_TESTS], reached.seconds)
+    assert not passes(_MODULE, mutant.tree(tree), [_TESTS], reached.seconds)
+
+
+def test_a_result_counts_survivors() -> None:
+    result = Result("access", 20, ("m:f: leave out: sync(data)",))
+    assert str(result) == "access: 19 of 20 noticed (95.0%)\n    m:f: leave out: sync(data)"
+    assert Result("access", 0, ()).killed == 1
