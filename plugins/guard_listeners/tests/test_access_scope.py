@@ -388,7 +388,9 @@ def test_a_new_volume_does_not_take_the_name_of_one_outside_the_scope() -> None:
 
 
 def test_members_of_a_network_are_of_the_scope_or_not() -> None:
-    engine = SimpleNamespace(containers=SimpleNamespace(index={"1": MINE, "2": container("2", **{TEAM: "db"})}))
+    engine = SimpleNamespace(
+        containers=SimpleNamespace(index=SimpleNamespace(by_id={"1": MINE, "2": container("2", **{TEAM: "db"})}))
+    )
     scope = LabelScope(
         cast("Any", engine), ListenerPolicy.of(Listener(host="unix:///x", role="full", labels=(f"{TEAM}=web",)))
     )

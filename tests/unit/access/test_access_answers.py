@@ -36,7 +36,7 @@ def _container(ident: str, label: str) -> Any:
 
 CONTAINERS = {OWN: _container(OWN, "b"), OTHER: _container(OTHER, "c")}
 ENGINE = SimpleNamespace(
-    containers=SimpleNamespace(index=CONTAINERS, get=CONTAINERS.__getitem__),
+    containers=SimpleNamespace(index=SimpleNamespace(by_id=CONTAINERS), get=CONTAINERS.__getitem__),
     networks=SimpleNamespace(resolve=lambda text: SimpleNamespace(id="n", name="n", labels={"a": "b"}, predefined=False)),
 )
 
