@@ -180,7 +180,12 @@ SAMPLES: list[tuple[str, str, int, str]] = [
     ("GET", "/images/search?term=127.0.0.1:1/x", 500, "dial tcp 127.0.0.1:1: connect: connection refused"),
     ("GET", "/images/search?term=x&limit=101", 400, "limit 101 is outside the range of [1, 100]"),
     ("GET", "/images/app/history?platform={}", 400, "both OS and Architecture must be provided"),
-    ("POST", "/images/app/push", 404, "page not found"),
+    ("POST", "/images/app/push", 400, "bad parameters and missing X-Registry-Auth: invalid X-Registry-Auth header: EOF"),
+    ("POST", "/images/UPPER/push", 400, "invalid reference format: repository name (library/UPPER) must be lowercase"),
+    ("POST", "/images/a/push?tag=b@d", 400, "invalid tag format"),
+    ("GET", "/distribution/scratch/json", 400, "'scratch' is a reserved name"),
+    ("GET", "/distribution/a:b:c/json", 400, "invalid reference format"),
+    ("GET", f"/distribution/{APP.id}/json", 500, "no manifest found for full image ID"),
 ]
 
 
@@ -292,10 +297,10 @@ def test_a_client_that_hangs_up_cancels_its_pull(tmp_path: Path) -> None:
                 request = api.client.stream("POST", f"/images/create?fromImage={registry.host}/app&tag=v1")
                 async with request as answer:
                     assert answer.status_code == 200
-                    while not api.images.images._downloads._shared.waiting(BASE.digest):
+                    while not api.images.images._transfers._downloads._shared.waiting(BASE.digest):
                         await trio.testing.wait_all_tasks_blocked()
                     await answer.aclose()
-                while api.images.images._downloads._shared.waiting(BASE.digest):
+                while api.images.images._transfers._downloads._shared.waiting(BASE.digest):
                     await trio.testing.wait_all_tasks_blocked()
                 assert not api.images.images.all()
 

@@ -334,7 +334,7 @@ def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -
 
 
 async def waiters(images: ImagesFixture, count: int) -> None:
-    while images.images._downloads._shared.waiting(BASE.digest) != count:
+    while images.images._transfers._downloads._shared.waiting(BASE.digest) != count:
         await trio.testing.wait_all_tasks_blocked()
 
 

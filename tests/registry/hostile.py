@@ -216,10 +216,12 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[Hostile]:
+def serving(
+    tls: ssl.SSLContext | None = None, registry: Hostile | None = None, handles: type[Handler] = Handler
+) -> Iterator[Hostile]:
     """Serve on a free port of 127.0.0.1 until the block ends."""
-    registry = Hostile()
-    handler = type("BoundHandler", (Handler,), {"registry": registry})
+    registry = registry or Hostile()
+    handler = type("BoundHandler", (handles,), {"registry": registry})
     server = _Server(("127.0.0.1", 0), handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

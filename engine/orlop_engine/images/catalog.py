@@ -89,6 +89,11 @@ class Catalog:
         if id is not None:
             self.images[id].names.discard(reference)
 
+    def tags(self, repository: Reference) -> list[Reference]:
+        """The references with a tag that have the repository of this one, sorted."""
+        wanted = (repository.domain, repository.path)
+        return sorted(name for name in self.references if name.tag and (name.domain, name.path) == wanted)
+
     def names(self, id: str) -> list[Reference]:
         """All references of an image, sorted by their text."""
         image = self.images.get(id)
@@ -105,6 +110,10 @@ class Catalog:
         """The layer, if some image has it."""
         holders = self._layers.get(chain_id)
         return next(iter(holders.values())) if holders else None
+
+    def holders(self, chain_id: str) -> list[Image]:
+        """The images that have the layer."""
+        return [self.images[id] for id in self._layers.get(chain_id, ())]
 
     def chains(self) -> list[str]:
         """The chain IDs of all images' layers, without duplicates."""

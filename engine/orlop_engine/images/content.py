@@ -89,6 +89,11 @@ class Ingest:
             data, self._pending, self._waiting = b"".join(self._pending), [], 0
             await trio.to_thread.run_sync(self._store_bytes, data)
 
+    def store(self, data: bytes) -> None:
+        """Like `write`, for a caller on a thread."""
+        self._store_bytes(data)
+        self.offset += len(data)
+
     def _store_bytes(self, data: bytes) -> None:
         self._hash.update(data)
         view = memoryview(data)
@@ -259,6 +264,5 @@ class ContentStore:
         return total
 
     def spool(self) -> int:
-        """An unnamed temporary file, for a body that must be read twice. It disappears with its descriptor, also in a crash.
-        An unnamed temporary file, for a body that must be read twice. It disappears with its descriptor, also in a crash."""
+        """An unnamed temporary file, for a body that must be read twice. It is gone with its descriptor, also in a crash."""
         return os.open(self.partial, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

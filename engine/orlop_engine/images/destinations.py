@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -90,29 +91,36 @@ async def send(
     method: str,
     url: str,
     headers: dict[str, str],
-    content: bytes | None = None,
+    content: bytes | httpx.AsyncByteStream | None = None,
     *,
     destinations: Destinations | None,
     proxied: bool,
+    patience: float | None = None,
 ) -> httpx.Response:
-    """Send one request without following redirects; the body is not read yet. Raises what httpx raises."""
+    """Send one request without following redirects; the body of the answer is not read yet. Raises what httpx raises.
+    `patience` replaces the client's timeout for reading."""
+    timeout = client.timeout
+    if patience:
+        timeout = httpx.Timeout(connect=timeout.connect, read=patience, write=timeout.write, pool=timeout.pool)
+
+    def build(url: str | httpx.URL, headers: dict[str, str], **extensions: Any) -> httpx.Request:
+        data = content if isinstance(content, bytes) else None
+        request = client.build_request(method, url, headers=headers, content=data, timeout=timeout, extensions=extensions)
+        if isinstance(content, httpx.AsyncByteStream):
+            request.stream = content  # as `content`, httpx would wrap it into a generator
+        return request
+
     if destinations is None:
-        return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
+        return await client.send(build(url, headers), stream=True)
     target = httpx.URL(url)
     addresses = await destinations.addresses(target.host)
     if proxied:  # the proxy connects, so it gets the name
-        return await client.send(client.build_request(method, url, headers=headers, content=content), stream=True)
+        return await client.send(build(url, headers), stream=True)
     if not addresses:
         raise httpx.ConnectError("no such host") from socket.gaierror()
     headers = {**headers, "Host": target.netloc.decode("ascii")}
     for address in addresses:
-        request = client.build_request(
-            method,
-            target.copy_with(host=address),
-            headers=headers,
-            content=content,
-            extensions={"sni_hostname": target.host},
-        )
+        request = build(target.copy_with(host=address), headers, sni_hostname=target.host)
         try:
             return await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout):

@@ -25,6 +25,7 @@ from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import DriverError, InvalidParameter, OrlopError
 
 from . import documents
+from .blob_repositories import BlobRepositories
 from .catalog import Catalog
 from .content import ContentStore, DamagedBlob
 from .layers import Built, Layers
@@ -67,6 +68,7 @@ class ImageStore:
         self.store, self.content, self.layers = store, content, layers
         self.catalog = Catalog()
         self.leases = Leases()
+        self.repositories = BlobRepositories(store, content)
         self.lock = trio.Lock()
         self._kept: frozenset[str] | set[str] = frozenset()
         """Layers and blobs to keep, all found at boot, because rows of images may be missing."""
@@ -76,6 +78,7 @@ class ImageStore:
     async def load(self) -> None:
         """Read the rows, quarantine damaged ones, and collect garbage."""
         await trio.to_thread.run_sync(self.content.prepare)
+        await self.repositories.load()
         stored = set(await self.layers.sweep())
         names: list[tuple[str, str]] = []
         unusable: list[tuple[str, str]] = []
@@ -234,6 +237,34 @@ class ImageStore:
                 await pace()
             return self.catalog.images[record.id]
 
+    async def add_manifest(self, id: str, manifest: str, name: Reference, policy: ImagePolicy) -> None:
+        """Keep a manifest of an image, and give the image this name by digest. Does nothing if the image was removed
+        meanwhile. The caller's lease holds the manifest."""
+        async with self.lock:
+            image = self.catalog.images.get(id)
+            if image is None or (manifest in image.record.manifests and self.catalog.references.get(name) == id):
+                return
+            check_names(policy, self.catalog, [name], id)
+            owner = owner_of_name(policy, self.catalog, name, id)
+            kept = dict.fromkeys((*image.record.manifests, manifest))
+            record = msgspec.structs.replace(image.record, manifests=tuple(kept))
+            await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, id, owner)])
+            self.catalog.put(record, image.document, image.raw)
+            self.catalog.point(name, id, owner)
+
+    async def replace_layer(self, layer: Layer) -> None:
+        """Store another blob for a layer, in one commit: that of every image with this chain ID. The caller's lease holds
+        the new blob; the old one is collected when nothing else needs it."""
+        async with self.lock:
+            changed, pace = [], Pace()
+            for image in self.catalog.holders(layer.chain_id):
+                layers = tuple(layer if one.chain_id == layer.chain_id else one for one in image.layers)
+                changed.append((image, msgspec.structs.replace(image.record, layers=layers)))
+                await pace()
+            await self._commit([Put(_TABLE, record.id, _encode(record)) for _, record in changed])
+            for image, record in changed:
+                self.catalog.put(record, image.document, image.raw)
+
     async def point(self, name: Reference, id: str, tagged: str, policy: ImagePolicy = UNRESTRICTED) -> None:
         """Add a name to an image. The caller holds `lock`."""
         check_names(policy, self.catalog, [name], id)
@@ -283,7 +314,9 @@ class ImageStore:
             # by now
             found = await trio.to_thread.run_sync(self.content.digests)
             keep = await self._needed_blobs()
-            return Collected(tuple(gone), await trio.to_thread.run_sync(self._remove_blobs, found, keep))
+            removed, total = await trio.to_thread.run_sync(self._remove_blobs, found, keep)
+            await self.repositories.forget(removed)
+            return Collected(tuple(gone), total)
 
     async def _unneeded_layers(self) -> list[str]:
         pace, held, result = Pace(), self.leases.chains() | self._kept, []
@@ -302,13 +335,14 @@ class ImageStore:
             await pace()
         return keep
 
-    def _remove_blobs(self, found: Iterable[str], keep: set[str]) -> int:
+    def _remove_blobs(self, found: Iterable[str], keep: set[str]) -> tuple[list[str], int]:
+        """Returns the digests removed, and the bytes."""
         total = self.content.remove_partials(digest for digest in self.content.partials() if digest not in keep)
-        for digest in found:
-            if digest not in keep:
-                total += self.content.size(digest)
-                self.content.remove(digest)
-        return total
+        removed = [digest for digest in found if digest not in keep]
+        for digest in removed:
+            total += self.content.size(digest)
+            self.content.remove(digest)
+        return removed, total
 
     async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
         """Add what is about to be stored to a lease. It may exist already and a collection may be about to remove it: that

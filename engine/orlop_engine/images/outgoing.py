@@ -73,8 +73,8 @@ class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVe
 
 @asynccontextmanager
 async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
-    """A descriptor of the layer's blob, to be read once from start to end. Closed with the block. `NotFound` if the blob is
-    missing."""
+    """A descriptor of the layer's blob, to be read once from start to end; a regular file if the blob is in the content
+    store. Closed with the block. `NotFound` if the blob is missing."""
     fd = content.open(layer.blob)
     try:
         yield fd

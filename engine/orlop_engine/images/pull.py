@@ -8,21 +8,17 @@ waits for continue. Messages are Docker's (daemon/internal/distribution/pull_v2.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import trio
 
 from orlop_engine.types.images import ImageDocument
-from orlop_kernel.config import Config
 from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopError
 
 from . import documents, manifests, platforms
+from .connector import Access, Connector
 from .download import Downloads, short
-from .endpoints import Endpoint, Outages
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import Descriptor, Index, Manifest
@@ -33,9 +29,7 @@ from .records import Image, ImageRecord, Layer
 from .references import Reference
 from .registry_auth import ANONYMOUS, Credentials
 from .registry_errors import RegistryError, translate
-from .registry_hosts import HostRules, Timeouts
 from .registry_rules import check_pull
-from .registry_tls import CERTS_D
 from .sources import Sources
 
 if TYPE_CHECKING:
@@ -79,33 +73,27 @@ def _quiet(_: object) -> None:
 
 
 class Puller:
-    """`config` returns the daemon's current configuration; `pulled` is called with every image that was pulled."""
+    """`pulled` is called with every image that was pulled."""
 
     def __init__(
         self,
         image_store: ImageStore,
         downloads: Downloads,
-        config: Callable[[], Config],
+        connector: Connector,
         pulled: Callable[[Reference, Image], None],
         max_depth: int,
-        *,
-        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
-        certificates: tuple[str, ...] = CERTS_D,
     ) -> None:
         self._image_store, self._downloads = image_store, downloads
-        self._config, self._pulled = config, pulled
+        self._connector, self._pulled = connector, pulled
         self._max_depth = max_depth
-        self._timeouts, self._certificates = timeouts, certificates
-        self._outages = Outages(timeouts.outage)
 
     async def pull(self, request: PullRequest, report: Report) -> None:
         """Pull an image, or all tags of a repository."""
         reference = request.reference
         if reference.familiar_name == "scratch":
             raise Forbidden("'scratch' is a reserved name")
-        check_pull(self._config().registry_rules, reference)
-        await trio.to_thread.run_sync(import_module, f"{__package__}.registry")  # 80 ms once, so on a thread
-        sources = await self._sources(request)
+        check_pull(self._connector.config.registry_rules, reference)
+        sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))
         try:
             async with sources.borrowed():
                 if reference.is_name_only:
@@ -117,29 +105,6 @@ class Puller:
             raise translate(error, reference) from error
         verdict = "Downloaded newer image for" if any(newer) else "Image is up to date for"
         report(message(f"Status: {verdict} {reference.familiar}"))
-
-    async def _sources(self, request: PullRequest) -> Sources:
-        from .destinations import for_registry
-        from .registry import Registry
-
-        config = self._config()
-        rules = HostRules.of(config, self._certificates)
-
-        def connect(endpoint: Endpoint) -> AbstractAsyncContextManager[Registry]:
-            allowed = None
-            if not endpoint.configured:
-                allowed = for_registry(request.refuse, rules, endpoint.host, self._certificates)
-            return Registry.connect(
-                endpoint,
-                request.reference,
-                request.credentials if _credentials_match(request.credentials, endpoint) else ANONYMOUS,
-                proxies=config.proxies,
-                timeouts=self._timeouts,
-                certificates=self._certificates,
-                destinations=allowed,
-            )
-
-        return Sources(await rules.endpoints(request.reference), connect, self._outages)
 
     async def _tag(self, sources: Sources, request: PullRequest, tag: str, report: Report) -> bool:
         reference = request.reference.with_tag(tag)
@@ -225,6 +190,8 @@ class Puller:
         record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
         newer = self._image_store.catalog.references.get(names[-1]) != record.id
         image = await self._image_store.add(record, plan.document, plan.raw, names, resumed=name, policy=plan.policy)
+        parts = (plan.manifest.config, *plan.manifest.layers)
+        await self._image_store.repositories.add(plan.reference, (part.digest for part in parts))
         report(message(f"Digest: {digests[0]}"))
         self._pulled(plan.reference, image)
         return newer
@@ -313,12 +280,3 @@ class _LayerPull:
         built = await self._image_store.layers.build(chain_id, parent, part.digest, diff_id, self._report, progress)
         self._report(state(id, "Pull complete"))
         return Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
-
-
-def _credentials_match(credentials: Credentials, endpoint: Endpoint) -> bool:
-    """Credentials of Docker Hub are not sent to its mirrors. A mirror gets only its own, and only over TLS."""
-    if not endpoint.mirror:
-        return True
-    address = credentials.server
-    own = urlsplit(address if "//" in address else f"//{address}").netloc
-    return own == endpoint.host and endpoint.verify and endpoint.url.startswith("https://")

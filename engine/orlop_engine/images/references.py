@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from orlop_sdk import InvalidParameter
 
-__all__ = ["DEFAULT_TAG", "Reference", "is_digest", "parse", "parse_digest", "with_tag_or_digest"]
+__all__ = ["DEFAULT_TAG", "Reference", "is_digest", "parse", "parse_digest", "push_reference", "with_tag_or_digest"]
 
 DEFAULT_DOMAIN, LEGACY_DOMAIN, LIBRARY = "docker.io", "index.docker.io", "library/"
 DEFAULT_TAG = "latest"
@@ -140,3 +140,9 @@ def with_tag_or_digest(name: str, tag: str) -> Reference:
     if not tag:
         return reference.with_digest(reference.digest) if reference.digest else reference
     return reference.with_digest(tag) if is_digest(tag) else reference.with_tag(tag)
+
+
+def push_reference(name: str, tag: str) -> Reference:
+    """`name` and `tag` of a push: `tag` overrides one in `name`. Without any, all tags are meant."""
+    reference = parse(name)
+    return reference.with_tag(tag) if tag else reference

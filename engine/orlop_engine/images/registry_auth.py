@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -17,6 +16,7 @@ __all__ = [
     "Token",
     "challenges",
     "credentials",
+    "credentials_of",
     "read_token",
     "token_form",
     "token_url",
@@ -83,13 +83,17 @@ def credentials(header: str) -> Credentials:
     the first of several values is used."""
     try:
         text = header.partition(",")[0].rstrip("=")
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        found = msgspec.json.decode(raw, type=_AuthConfig)
-        if found.auth and not found.username:
-            user, _, secret = base64.b64decode(found.auth).decode().partition(":")
-            found.username, found.password = user, secret
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        return credentials_of(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except ValueError:
         return ANONYMOUS
+
+
+def credentials_of(data: bytes) -> Credentials:
+    """The content of `X-Registry-Auth`, which a push may also have as its body. `ValueError` if it is invalid."""
+    found = msgspec.json.decode(data, type=_AuthConfig)
+    if found.auth and not found.username:
+        user, _, secret = base64.b64decode(found.auth).decode().partition(":")
+        found.username, found.password = user, secret
     return Credentials(found.username, found.password, found.identitytoken, found.registrytoken, found.serveraddress)
 
 

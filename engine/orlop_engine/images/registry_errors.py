@@ -19,7 +19,9 @@ from orlop_sdk import DriverError, NotFound, OrlopError, Unauthorized
 from .references import Reference
 from .registry_auth import challenges
 
-__all__ = ["RegistryError", "explain_os_error", "from_answer", "translate"]
+__all__ = ["NO_CREDENTIALS", "RegistryError", "explain_os_error", "from_answer", "retry_after", "translate"]
+
+NO_CREDENTIALS = "no basic auth credentials"
 
 _FINAL = {"UNAUTHORIZED", "UNSUPPORTED", "DENIED", "TOOMANYREQUESTS", "NAME_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 _TEXTS = {
@@ -39,6 +41,8 @@ class RegistryError(DriverError):
     def __init__(self, message: str, *, code: str = "", status: int = 0, retry: bool = False) -> None:
         super().__init__(message)
         self.code, self.status, self.retry = code, status, retry
+        self.wait: float | None = None
+        """Seconds after which the registry wants to be asked again; None if it gave none."""
 
     @property
     def answered(self) -> bool:
@@ -99,6 +103,11 @@ def from_answer(status: int, body: bytes, authenticate: str = "") -> RegistryErr
         return _coded({401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}[status], "", status)
     # Do not show the body: the client may have named a server that it cannot reach itself
     return RegistryError(f"error parsing HTTP {status} response body: it is not the error of a registry", status=status)
+
+
+def retry_after(text: str) -> float | None:
+    """`Retry-After` in seconds (RFC 9110, section 10.2.3). None for a date: clocks differ, and registries send seconds."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
 def translate(error: RegistryError, reference: Reference) -> OrlopError:

@@ -56,12 +56,14 @@ class Proxies(Protocol):
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Timeouts in seconds. `ping`: for the first answer (Docker's 15); `stall`: without a byte; `small`: for a manifest or
-    token; `outage`: how long a mirror that did not answer is passed over."""
+    token; `finish`: for the answer to a complete upload, which the registry verifies and may copy first; `outage`: how long
+    a mirror that did not answer is passed over."""
 
     connect: float = 30.0
     ping: float = 15.0
     stall: float = 60.0
     small: float = 120.0
+    finish: float = 600.0
     outage: float = 60.0
 
 

@@ -1,8 +1,8 @@
 """The image service of the engine.
 
 Reads (`resolve`, `get`, `names`, `summaries`, ...) use published values: no lock, no driver. Changes are serialized by the
-image store's lock and acknowledged after their commit. Pull, load and import run in the engine's nursery and report through
-a `Progress`; closing it early cancels them.
+image store's lock and acknowledged after their commit. Pull, push, load and import run in the engine's nursery and report
+through a `Progress`; closing it early cancels them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from orlop_sdk import Conflict, InvalidParameter, Storage
 from . import documents, listing, removal, views
 from .committed import CommitRequest, Committer
 from .content import ContentStore
-from .download import Downloads
 from .image_store import Collected, ImageStore
 from .imports import Importer, ImportRequest
 from .layers import Layers, Unpack
@@ -38,19 +37,22 @@ from .listing import Filters, Listed
 from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy, removable
 from .progress import Progress, Record, Report
-from .pull import Puller, PullRequest
+from .pull import PullRequest
 from .records import Image, ImageUser
-from .references import Reference, parse
+from .references import Reference, parse, push_reference
+from .registry_auth import Credentials
 from .registry_hosts import Timeouts
 from .registry_tls import CERTS_D
 from .removal import Removal, Users
+from .transfers import PushRequest, Transfers
 from .urls import check_url
 
 if TYPE_CHECKING:
     from .archive_save import ImageArchive, SaveRequest
     from .destinations import Refuse
+    from .inspection import DistributionInspect
 
-__all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest"]
+__all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest", "PushRequest"]
 
 Version = tuple[int, int]
 _NEWEST: Version = (9, 99)
@@ -87,17 +89,17 @@ class Images:
         self._content = ContentStore(root)
         self._layers = Layers(storage, self._content, zygote, unpack, nursery)
         self._image_store = ImageStore(store, self._content, self._layers)
-        slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
-        self._downloads = Downloads(self._content, nursery, slots, attempts, retry_wait)
         depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
-        self._puller = Puller(
+        self._transfers = Transfers(
             self._image_store,
-            self._downloads,
-            lambda: self._config,
-            self._pulled,
+            nursery,
+            config,
+            self._transferred,
+            self.counters,
             depth,
             timeouts=timeouts,
             certificates=certificates,
+            retry_wait=retry_wait,
         )
         self._depth = depth
         self._importer = Importer(self._image_store)
@@ -109,9 +111,9 @@ class Images:
         await self._image_store.load()
 
     def reconfigure(self, config: Config) -> None:
-        """Apply a new configuration: mirrors, insecure registries and download limits take effect with the next pull."""
+        """Apply a new configuration to operations that begin from now on."""
         self._config = config
-        self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
+        self._transfers.reconfigure(config)
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
@@ -133,6 +135,12 @@ class Images:
     @property
     def count(self) -> int:
         return len(self._image_store.catalog.images)
+
+    def pushed_names(self, name: str, tag: str) -> list[Reference]:
+        """The names that a push of `name` and `tag` sends now."""
+        reference = push_reference(name, tag)
+        names = self._image_store.catalog.tags(reference)
+        return [found for found in names if found == reference] if reference.tag else names
 
     def names(self, image_id: str) -> list[str]:
         """The image's references in familiar form, tags and digests, sorted."""
@@ -186,17 +194,22 @@ class Images:
         labels = (image.config.labels if image else None) or {}
         self._events.publish("image", action, actor, {**labels, "name": name})
 
-    def _pulled(self, reference: Reference, image: Image) -> None:
-        self._event("pull", reference.familiar, reference.familiar_name, image)
+    def _transferred(self, action: str, reference: Reference, image: Image | None) -> None:
+        self._event(action, reference.familiar, reference.familiar_name, image)
 
     def pull(self, request: PullRequest) -> Progress:
         """Start a pull. Read the `Progress` to its end, or close it to cancel."""
+        return self._transfers.pull(request)
 
-        async def run(report: Report) -> None:
-            with self.counters.timed("image", "pull"):
-                await self._puller.pull(request, report)
+    def push(self, request: PushRequest) -> Progress:
+        """Start a push. Read the `Progress` to its end, or close it to cancel."""
+        return self._transfers.push(request)
 
-        return Progress(self._nursery, run)
+    async def inspect_distribution(
+        self, name: str, credentials: Credentials, refuse: Refuse | None = None
+    ) -> DistributionInspect:
+        """What a registry has under a name: `GET /distribution/{name}/json`."""
+        return await self._transfers.inspect(name, credentials, refuse)
 
     def load_archive(
         self,
@@ -259,9 +272,7 @@ class Images:
 
     async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None = None) -> list[SearchResult]:
         """Search the index of a registry (Docker Hub's, unless the term names another) for repositories."""
-        from .search import search
-
-        return await search(term, limit, filters, self._config, self._certificates, refuse)
+        return await self._transfers.search(term, limit, filters, refuse)
 
     async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
         """Add a name to an image; another image may lose it."""

@@ -44,10 +44,7 @@ async def check_login(config: Config, auth: AuthConfig, refuse: Refuse | None = 
         allowed = for_registry(refuse, rules, endpoint.host)
         connecting = Registry.connect(endpoint, reference, credentials, proxies=config.proxies, destinations=allowed)
         try:
-            async with (
-                connecting as registry,
-                registry._request("GET", "/v2/", {}),
-            ):
+            async with connecting as registry, registry.request("GET", "/v2/", {}):
                 return
         except RegistryError as error:
             failure = error

@@ -15,7 +15,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_engine.images import pull, registry_hosts
+from orlop_engine.images import connector, registry_hosts
 from orlop_engine.images import registry_auth as auth
 from orlop_engine.images.endpoints import Endpoint
 from orlop_engine.images.references import parse
@@ -164,8 +164,8 @@ def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.Mon
 )
 def test_a_mirror_gets_no_credentials_of_others(server: str, url: str, own: bool) -> None:
     sent = auth.Credentials("u", "p", server=server)
-    assert pull._credentials_match(sent, Endpoint(url, True, mirror=True)) is own
-    assert pull._credentials_match(sent, Endpoint("https://registry-1.docker.io", True))
+    assert connector._credentials_match(sent, Endpoint(url, True, mirror=True)) is own
+    assert connector._credentials_match(sent, Endpoint("https://registry-1.docker.io", True))
 
 
 def test_proxies() -> None:
@@ -206,8 +206,8 @@ def test_lists_of_tags_are_bounded(monkeypatch: pytest.MonkeyPatch, page: bytes,
     async def body(registry: Registry, *of: object) -> bytes:
         return page
 
-    monkeypatch.setattr(Registry, "_request", request)
-    monkeypatch.setattr(Registry, "_body", body)
+    monkeypatch.setattr(Registry, "request", request)
+    monkeypatch.setattr(Registry, "read_body", body)
     registry = Registry(Endpoint("http://127.0.0.1:5000", False), "a/b", auth.ANONYMOUS, Timeouts())
     if pages == 3:
         assert trio.run(registry.tags) == ["x"] * 3

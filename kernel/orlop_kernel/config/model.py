@@ -172,6 +172,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     host_gateway_ips: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     icc: bool = True
+    image_compression: str = "gzip"
     init: bool = False
     init_path: str = ""
     insecure_registries: tuple[str, ...] = ()
@@ -192,6 +193,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
+    max_upload_attempts: int = 5
     metrics_addr: str = ""
     min_api_version: str = "1.24"
     mtu: int = 1500

@@ -124,8 +124,9 @@ def _numbers(config: Config) -> Problems:
     ):
         if value < 0:
             yield _problem(f"invalid {name}: {value}", key)
-    if config.max_download_attempts <= 0:
-        yield _problem(f"invalid max download attempts: {config.max_download_attempts}", "max-download-attempts")
+    for what, attempts in (("download", config.max_download_attempts), ("upload", config.max_upload_attempts)):
+        if attempts <= 0:
+            yield _problem(f"invalid max {what} attempts: {attempts}", f"max-{what}-attempts")
     yield from _unparsable("default-shm-size", config.default_shm_size, parse_size)
 
 
@@ -152,6 +153,10 @@ def _hosts(config: Config) -> Problems:
 
 
 def _registries(config: Config) -> Problems:
+    if config.image_compression not in ("gzip", "zstd"):
+        yield _problem(
+            f'invalid image-compression "{config.image_compression}": gzip or zstd is needed', "image-compression"
+        )
     for mirror in config.registry_mirrors:
         if re.fullmatch(r"(https?)://([^/?#@]+)(/[^?#]*)?", mirror) is None:
             text = f'invalid mirror: "{mirror}": an http:// or https:// URL without user, query or fragment is needed'

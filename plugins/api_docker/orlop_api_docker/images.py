@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from orlop_engine.images import platforms
 from orlop_engine.images.platforms import Platform
 from orlop_engine.images.progress import Progress
-from orlop_engine.images.references import Reference, parse, with_tag_or_digest
-from orlop_engine.images.registry_auth import credentials
-from orlop_engine.images.service import ImportRequest, PullRequest
+from orlop_engine.images.references import Reference, parse, push_reference, with_tag_or_digest
+from orlop_engine.images.registry_auth import Credentials, credentials, credentials_of
+from orlop_engine.images.service import ImportRequest, PullRequest, PushRequest
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -61,6 +61,23 @@ def _import_name(repository: str, tag: str) -> Reference | None:
     if reference.digest:
         raise InvalidParameter("cannot import digest reference")
     return reference.with_tag(tag) if tag else reference.with_default_tag()
+
+
+async def _push_credentials(call: Call) -> Credentials:
+    """The header; without it the body, as from clients before there was a header. Docker ignores an invalid header, but not
+    an invalid body."""
+    header = call.request.headers.get("x-registry-auth", "")
+    if header:
+        return credentials(header)
+    body = await call.json_bytes()
+    try:
+        return credentials_of(body) if body else _missing("EOF")
+    except ValueError as error:
+        return _missing(str(error))
+
+
+def _missing(reason: str) -> NoReturn:
+    raise InvalidParameter(f"bad parameters and missing X-Registry-Auth: invalid X-Registry-Auth header: {reason}")
 
 
 async def _stream(progress: Progress) -> Answer:
@@ -150,6 +167,17 @@ class _Routes:
     async def prune(self, call: Call) -> Answer:
         return json_response(await self.engine.run(self.images.prune, call.filters(), restrictions(call).images))
 
+    async def push(self, call: Call) -> Answer:
+        """Without `tag`, and without one in the name, all tags of the repository."""
+        reference = push_reference(call.params["name"], call.arg("tag"))
+        auth = await _push_credentials(call)
+        request = PushRequest(reference, auth, restrictions(call).images, restrictions(call).refuse)
+        return await _stream(self.images.push(request))
+
+    async def distribution(self, call: Call) -> Answer:
+        auth = credentials(call.request.headers.get("x-registry-auth", ""))
+        return json_response(await self.images.inspect_distribution(call.params["name"], auth, restrictions(call).refuse))
+
     async def search(self, call: Call) -> Answer:
         found = await self.images.search(
             call.arg("term"), call.integer("limit", 0), call.filters(), restrictions(call).refuse
@@ -158,7 +186,7 @@ class _Routes:
 
 
 def routes(engine: Engine) -> list[Route]:
-    """All routes of `/images` but push."""
+    """All routes of `/images`, and `/distribution`."""
     images = _Routes(engine)
     return [
         Route("POST", "/images/create", images.create),
@@ -170,6 +198,8 @@ def routes(engine: Engine) -> list[Route]:
         Route("GET", "/images/{name}/json", images.inspect),
         Route("GET", "/images/{name}/get", images.save),
         Route("GET", "/images/{name}/history", images.history),
+        Route("POST", "/images/{name}/push", images.push),
         Route("POST", "/images/{name}/tag", images.tag),
         Route("DELETE", "/images/{name}", images.remove),
+        Route("GET", "/distribution/{name}/json", images.distribution, (1, 30)),
     ]

@@ -189,7 +189,8 @@ class Guard:
         )
 
     def _image_policy(self, policy: ListenerPolicy, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
-        pulling = call.pattern == "/images/create" and bool(call.arg("fromImage"))
+        # A push gives an image its digest in the repository as a name, which cannot mean another image
+        pulling = call.pattern == "/images/{name}/push" or (call.pattern == "/images/create" and bool(call.arg("fromImage")))
         return ListenerImages(policy, self._label_scope.matches if self._label_scope else None, denied, pulling=pulling)
 
     def _redact(self, policy: ListenerPolicy, call: Call, answer: Answer) -> Answer:

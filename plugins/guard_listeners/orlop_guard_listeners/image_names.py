@@ -22,7 +22,7 @@ __all__ = ["ListenerImages"]
 
 class ListenerImages:
     """An `ImagePolicy` for one call, with its `denied`. `matches`: whether given labels match the listener's; None without
-    labels. `pulling`: names and content come from a registry."""
+    labels. `pulling`: the name and content of an image are a registry's."""
 
     def __init__(
         self,

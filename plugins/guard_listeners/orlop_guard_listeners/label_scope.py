@@ -51,6 +51,7 @@ class LabelScope:
             Scope.IMAGES: self._filter,
             Scope.SAVE: self._save,
             Scope.PULL: self._pull,
+            Scope.PUSH: self._push,
             Scope.CREATE: self._create,
             Scope.EXEC_CREATE: self._exec_create,
             Scope.CONNECT: self._connect,
@@ -153,6 +154,12 @@ class LabelScope:
     async def _pull(self, call: Call) -> None:
         if not self._policy.shared_images or not call.arg("fromImage"):
             raise self._policy.outside("an image from elsewhere")
+
+    async def _push(self, call: Call) -> None:
+        """The engine checks again when it holds the image (`ImagePolicy.may_use`): the name may be moved meanwhile."""
+        if not self._policy.shared_images:
+            for name in self._engine.images.pushed_names(call.params["name"], call.arg("tag")):
+                self._check_image(str(name))
 
     # --- routes by body ---------------------------------------------------------------------------------------------
 

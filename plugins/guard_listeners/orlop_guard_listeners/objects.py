@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["clean", "describe", "describe_body", "describe_made"]
 
-_KINDS = {"containers": "container", "exec": "exec", "images": "image", "networks": "network", "volumes": "volume"}
+_KINDS = {
+    "containers": "container",
+    "distribution": "image",
+    "exec": "exec",
+    "images": "image",
+    "networks": "network",
+    "volumes": "volume",
+}
 _MADE = {
     "/commit": ("Id", "id"),
     "/containers/create": ("Id", "id"),
@@ -37,6 +44,8 @@ def describe(engine: Engine, call: Call) -> dict[str, str]:
     elif call.pattern == "/commit":
         name = ":".join(filter(None, (call.arg("repo"), call.arg("tag"))))
         return {"type": "image", **({"name": clean(name)} if name else {}), **_container(engine, call.arg("container"))}
+    elif call.pattern == "/images/{name}/push" and call.arg("tag"):
+        text = f"{text}:{call.arg('tag')}"
     elif call.pattern == "/images/create":
         text = call.arg("fromImage") or call.arg("fromSrc")
     elif call.pattern == "/images/get":

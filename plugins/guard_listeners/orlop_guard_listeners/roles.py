@@ -38,6 +38,7 @@ class Scope(Enum):
     IMAGES = "lists by filters: the labels are added to them, unless images are shared"
     SAVE = "every image that the names select; any, if images are shared"
     PULL = "only if images are shared"
+    PUSH = "each image that is pushed; any, if images are shared"
     CREATE = "a container in the making, and all that it names"
     EXEC_CREATE = "the container of the path; the exec may not be privileged"
     CONNECT = "the network of the path, and the container of the body"
@@ -165,8 +166,10 @@ ROUTES: dict[str, Rule] = {
     "GET /images/get": Rule(_C, _S.SAVE, _H.NOTHING),
     "GET /images/{name}/get": Rule(_C, _S.SAVE, _H.NOTHING),
     "POST /images/prune": Rule(_C, _S.FILTER, _H.NOTHING),
+    "POST /images/{name}/push": Rule(_C, _S.PUSH, _H.NETWORK),
     "POST /images/{name}/tag": Rule(_C, _S.CLOSED, _H.NOTHING),
     "DELETE /images/{name}": Rule(_C, _S.IMAGE, _H.NOTHING),
+    "GET /distribution/{name}/json": Rule(_C, _S.OPEN, _H.NETWORK),
     "POST /build/prune": Rule(_C, _S.OPEN, _H.NOTHING),  # needed by `docker system prune`; does nothing
     "GET /networks": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/": Rule(_R, _S.FILTER, _H.FACTS),

@@ -1,0 +1,81 @@
+"""The repositories in which a blob is known to be, because it was pulled from or pushed to them: a push can mount it from
+there instead of uploading it again.
+
+Rows of the table `meta`: `blob-repositories:<digest>`, at most `_REPOSITORIES` names, the newest last. A row is removed with
+its blob, so their number is bounded by the content store. They are hints: a damaged row is dropped, a row that cannot be
+written is no error, and a registry that no longer has the blob starts an upload instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from orlop_engine.pace import Pace
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk import OrlopError
+
+from .content import ContentStore
+from .references import Reference
+
+__all__ = ["BlobRepositories"]
+
+_TABLE, _KEY = "meta", "blob-repositories:"
+_REPOSITORIES = 8
+_CANDIDATES = 3
+
+_rows = msgspec.json.Decoder(tuple[str, ...])
+
+
+class BlobRepositories:
+    """All rows, in memory."""
+
+    def __init__(self, store: Store, content: ContentStore) -> None:
+        self._store, self._content = store, content
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    async def load(self) -> None:
+        """Read the rows; drop those that are damaged or whose blob is gone."""
+        pace, dropped = Pace(), []
+        for key, value in self._store.load(_TABLE):
+            await pace()
+            if not key.startswith(_KEY):
+                continue
+            digest = key.removeprefix(_KEY)
+            try:
+                self._known[digest] = _rows.decode(value)
+            except UNREADABLE:
+                dropped.append(digest)
+        dropped += [digest for digest in self._known if not self._content.has(digest)]
+        await self.forget(dropped)
+
+    async def add(self, repository: Reference, digests: Iterable[str]) -> None:
+        """The repository has these blobs."""
+        puts = []
+        for digest in filter(self._content.has, dict.fromkeys(digests)):
+            before = self._known.get(digest, ())
+            after = (*(name for name in before if name != repository.name), repository.name)[-_REPOSITORIES:]
+            if after != before:
+                self._known[digest] = after
+                puts.append(Put(_TABLE, _KEY + digest, msgspec.json.encode(after)))
+        await self._commit(puts)
+
+    async def forget(self, digests: Sequence[str]) -> None:
+        """These blobs are no longer on this host."""
+        deletes = [Delete(_TABLE, _KEY + digest) for digest in digests]
+        for digest in digests:
+            self._known.pop(digest, None)
+        await self._commit(deletes)
+
+    async def _commit(self, operations: list[Put] | list[Delete]) -> None:
+        if operations:
+            with suppress(OrlopError):
+                await self._store.commit(operations)
+
+    def candidates(self, digest: str, target: Reference) -> list[str]:
+        """Repositories of the target's registry from which it may mount the blob: their paths, the newest first."""
+        domain = f"{target.domain}/"
+        names = [name for name in reversed(self._known.get(digest, ())) if name.startswith(domain) and name != target.name]
+        return [name.removeprefix(domain) for name in names[:_CANDIDATES]]

@@ -1,0 +1,111 @@
+"""`GET /distribution/{name}/json`: what a registry has under a name. Imported on demand, like `registry`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orlop_sdk import DriverError, InvalidParameter, NotFound, OrlopError, Unauthorized
+
+from . import documents
+from .connector import Access, Connector
+from .manifests import MAX_MANIFEST, Index
+from .manifests import parse as parse_manifest
+from .references import image_id, parse
+from .registry_errors import NO_CREDENTIALS, RegistryError
+from .sources import Sources
+
+if TYPE_CHECKING:
+    from .destinations import Refuse
+    from .registry_auth import Credentials
+
+__all__ = ["DistributionInspect", "inspect"]
+
+
+class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
+    media_type: str
+    digest: str
+    size: int
+
+
+class _Platform(msgspec.Struct, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}):
+    """In the OCI specification's order; the first two are always there."""
+
+    architecture: str
+    os: str
+    os_version: str = ""
+    os_features: list[str] = []
+    variant: str = ""
+
+
+class DistributionInspect(msgspec.Struct, rename="pascal"):
+    descriptor: _Descriptor
+    platforms: list[_Platform] | None
+
+
+class _Offered(msgspec.Struct):
+    platform: dict[str, Any] | None = None
+
+
+class _Offers(msgspec.Struct):
+    manifests: list[_Offered] = []
+
+
+async def inspect(connector: Connector, name: str, credentials: Credentials, refuse: Refuse | None) -> DistributionInspect:
+    """The descriptor and platforms of a manifest or index. Raises with Docker's messages and statuses."""
+    if image_id(name) is not None:
+        raise DriverError("no manifest found for full image ID")
+    reference = parse(name)
+    if reference.familiar_name == "scratch":
+        raise InvalidParameter("'scratch' is a reserved name")
+    reference = reference.with_digest(reference.digest) if reference.digest else reference.with_default_tag()
+
+    sources = await connector.sources(Access(reference, credentials, refuse))
+    try:
+        async with sources.borrowed():
+            return await _read(sources, reference.digest or reference.tag)
+    except RegistryError as error:
+        raise _translate(error) from error
+
+
+async def _read(sources: Sources, reference: str) -> DistributionInspect:
+    content_type, data = await sources.manifest(reference)
+    found = parse_manifest(content_type, data)
+    descriptor = _Descriptor(found.media_type, documents.digest(data), len(data))
+    if isinstance(found, Index):
+        offers = msgspec.json.decode(data, type=_Offers).manifests
+        return DistributionInspect(descriptor, [_platform(offer.platform or {}) for offer in offers if offer.platform])
+    async with sources.blob(found.config.digest) as (_, pieces):
+        raw = bytearray()
+        async for piece in pieces:
+            raw += piece
+            if len(raw) > MAX_MANIFEST:
+                raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
+    if documents.digest(bytes(raw)) != found.config.digest:
+        raise DriverError(f"image config verification failed for digest {found.config.digest}")
+    try:
+        platform = _platform(msgspec.json.decode(raw, type=dict[str, Any]))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return DistributionInspect(descriptor, None)
+    return DistributionInspect(descriptor, [platform] if platform.os or platform.architecture else None)
+
+
+def _platform(given: dict[str, Any]) -> _Platform:
+    features = given.get("os.features")
+    texts = {key: value for key, value in given.items() if isinstance(value, str)}
+    return _Platform(
+        texts.get("architecture", ""),
+        texts.get("os", ""),
+        texts.get("os.version", ""),
+        [text for text in features if isinstance(text, str)] if isinstance(features, list) else [],
+        texts.get("variant", ""),
+    )
+
+
+def _translate(error: RegistryError) -> OrlopError:
+    if str(error).endswith(NO_CREDENTIALS):
+        return error  # dockerd answers it with 500
+    if error.code in ("MANIFEST_UNKNOWN", "NAME_UNKNOWN") or error.status == 404:
+        return NotFound(str(error))
+    return Unauthorized(str(error)) if error.code == "UNAUTHORIZED" else error

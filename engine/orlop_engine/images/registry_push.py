@@ -1,0 +1,174 @@
+"""A client of a registry (distribution spec, push): uploads of blobs, and manifests, for one repository at one endpoint.
+
+Imported on demand, like `registry_session`. One method is one request; retries and resumption are in `upload`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from urllib.parse import quote
+
+import httpx
+import trio
+
+from orlop_sdk import DriverError
+
+from .documents import digest as digest_of
+from .registry_errors import RegistryError
+from .registry_session import Session
+from .upload import Part
+
+__all__ = ["PushRegistry"]
+
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
+_MAX_LOCATION = 16 << 10
+_PIECE = 1 << 20
+
+
+def _with_digest(location: str, digest: str) -> str:
+    """The location may have a query of its own, which must stay."""
+    return f"{location}{'&' if '?' in location else '?'}digest={quote(digest)}"
+
+
+def _size(response: httpx.Response) -> int | None:
+    text = response.headers.get("content-length", "")
+    return int(text) if text.isdigit() and len(text) < 19 else None
+
+
+class _Stream(httpx.AsyncByteStream):
+    """Reads a part of a file on threads. Not a generator: httpx does not close it when a request breaks off."""
+
+    def __init__(self, part: Part, sent: Callable[[int], None]) -> None:
+        self._part, self._sent = part, sent
+        self._at = part.start
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        left = self._part.start + self._part.length - self._at
+        if not left:
+            raise StopAsyncIteration
+        data = await trio.to_thread.run_sync(os.pread, self._part.fd, min(_PIECE, left), self._at)
+        if not data:
+            raise DriverError(f"cannot push a blob: its file has {left} bytes less than its record says")
+        self._at += len(data)
+        self._sent(self._at)
+        return data
+
+
+class PushRegistry(Session):
+    """One repository, to write. Open with `PushRegistry.connect`."""
+
+    actions = "pull,push"
+
+    def _check_digest(self, response: httpx.Response, wanted: str, what: str) -> None:
+        """Registries confirm what they have by a header. A wrong one means that a client would get something else."""
+        found = response.headers.get("docker-content-digest", "")
+        if found and found != wanted:
+            raise RegistryError(f"cannot push {what} {wanted}: the registry has it as {found[:100]}")
+
+    async def has_blob(self, digest: str, size: int) -> bool:
+        """Whether the repository has the blob. One of another size counts as missing, so that it is uploaded again."""
+        try:
+            async with self.request("HEAD", f"/v2/{self.repository}/blobs/{digest}", {}) as response:
+                self._check_digest(response, digest, "blob")
+                return _size(response) in (size, None)
+        except RegistryError as error:
+            if error.status == 404:
+                return False
+            raise
+
+    async def start(self) -> str:
+        """Start an upload. Returns its location."""
+        path = f"/v2/{self.repository}/blobs/uploads/"
+        async with self.request("POST", path, {"Content-Length": "0"}) as response:
+            return self._location("POST", response, self.endpoint.at(path))
+
+    async def mount(self, digest: str, source: str) -> str:
+        """Mount a blob of another repository of this registry. Returns "" if it is mounted, else the location of the upload
+        that the registry started instead."""
+        path = f"/v2/{self.repository}/blobs/uploads/?mount={quote(digest)}&from={quote(source)}"
+        async with self.request("POST", path, {"Content-Length": "0"}, source=source) as response:
+            if response.status_code == 201:
+                self._check_digest(response, digest, "blob")
+                return ""
+            return self._location("POST", response, self.endpoint.at(path))
+
+    async def append(self, location: str, part: Part, sent: Callable[[int], None]) -> tuple[str, int | None]:
+        """Send bytes of a blob. Returns the next location, and how many bytes the registry has by its own account. Calls
+        `sent` with the end of what is being sent."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(part.length)}
+        if part.ranged:
+            headers["Content-Range"] = f"{part.start}-{part.start + part.length - 1}"
+        async with self.request("PATCH", location, headers, partial(_Stream, part, sent)) as response:
+            return self._location("PATCH", response, location), _received(response)
+
+    async def finish(self, location: str, digest: str, part: Part | None, sent: Callable[[int], None]) -> None:
+        """Complete an upload, with the whole blob or nothing more. The registry verifies the digest, which may take long."""
+        length = part.length if part else 0
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        body = partial(_Stream, part, sent) if part else None
+        patience = self.timeouts.finish
+        async with self.request("PUT", _with_digest(location, digest), headers, body, patience=patience) as response:
+            if response.status_code not in (201, 204):
+                raise RegistryError(f"cannot push blob {digest}: unexpected HTTP status {response.status_code}")
+            self._check_digest(response, digest, "blob")
+
+    async def state(self, location: str) -> tuple[str, int]:
+        """The location at which to continue an upload, and how many bytes of it the registry has."""
+        async with self.request("GET", location, {}) as response:
+            received = _received(response)
+            if response.status_code != 204 or received is None:
+                raise RegistryError("cannot resume the upload: the registry does not tell what it has", status=404)
+            has_location = "location" in response.headers
+            return self._location("GET", response, location) if has_location else location, received
+
+    async def cancel(self, location: str) -> None:
+        """Drop an upload, so that nothing of it stays at the registry. Errors are ignored: registries expire uploads."""
+        with trio.move_on_after(5, shield=True), suppress(RegistryError):
+            async with self.request("DELETE", location, {"Content-Length": "0"}):
+                pass
+
+    def _location(self, method: str, response: httpx.Response, url: str) -> str:
+        location = response.headers.get("location", "")
+        if response.status_code not in (201, 202, 204) or not location or len(location) > _MAX_LOCATION:
+            raise RegistryError(f'{method.capitalize()} "{url}": the registry gave no location for the upload')
+        return self.target(method, url, location)
+
+    async def put_manifest(self, reference: str, media_type: str, data: bytes) -> None:
+        path = f"/v2/{self.repository}/manifests/{reference}"
+        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
+        async with self.request("PUT", path, headers, data, patience=self.timeouts.finish) as response:
+            if response.status_code not in (200, 201, 202):
+                raise RegistryError(f"cannot push manifest {reference}: unexpected HTTP status {response.status_code}")
+            self._check_digest(response, digest_of(data), "manifest")
+
+    async def check_manifest(self, media_type: str, data: bytes) -> None:
+        """Check that the registry serves this manifest under its digest. A 404 is worth a retry: some registries are
+        replicated."""
+        digest = digest_of(data)
+        path = f"/v2/{self.repository}/manifests/{digest}"
+        try:
+            async with self.request("HEAD", path, {"Accept": media_type}) as response:
+                self._check_digest(response, digest, "manifest")
+                if _size(response) not in (len(data), None):
+                    raise RegistryError(f"cannot push manifest {digest}: the registry has {_size(response)} bytes of it")
+        except RegistryError as error:
+            if error.status != 404:
+                raise
+            text = f"cannot push manifest {digest}: the registry accepted it, but does not have it"
+            raise RegistryError(text, status=404, retry=True) from error
+
+
+def _received(response: httpx.Response) -> int | None:
+    """`Range` of an upload: "0-<last byte>". "0-0" also means that nothing has arrived."""
+    given = _RANGE.fullmatch(response.headers.get("range", ""))
+    if given is None:
+        return None
+    last = int(given[1])
+    return last + 1 if last else 0

@@ -1,0 +1,121 @@
+"""What the image service does with registries: pull, push, inspection and search, with the limits that they share.
+
+The HTTP client and the compressors are imported with the first operation that needs them, on a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_engine.counters import Counters
+from orlop_engine.types.images import SearchResult
+from orlop_kernel.config import Config
+
+from .connector import Connector
+from .download import Downloads
+from .image_store import ImageStore
+from .listing import Filters
+from .policy import UNRESTRICTED, ImagePolicy
+from .progress import Progress, Report
+from .pull import Puller, PullRequest
+from .records import Image
+from .references import Reference
+from .registry_auth import ANONYMOUS, Credentials
+from .registry_hosts import Timeouts
+from .upload import Uploads
+
+if TYPE_CHECKING:
+    from .compression import LayerCompression
+    from .destinations import Refuse
+    from .inspection import DistributionInspect
+
+__all__ = ["PushRequest", "Transfers"]
+
+
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """A reference without a tag means all tags of the repository. `refuse`: see `destinations`."""
+
+    reference: Reference
+    credentials: Credentials = ANONYMOUS
+    policy: ImagePolicy = UNRESTRICTED
+    refuse: Refuse | None = None
+
+
+class Transfers:
+    """`tell` publishes an event: (action, name, image)."""
+
+    def __init__(
+        self,
+        image_store: ImageStore,
+        nursery: trio.Nursery,
+        config: Config,
+        tell: Callable[[str, Reference, Image | None], None],
+        counters: Counters,
+        max_depth: int,
+        *,
+        timeouts: Timeouts,
+        certificates: tuple[str, ...],
+        retry_wait: float,
+    ) -> None:
+        self._image_store, self._nursery, self._config = image_store, nursery, config
+        self._tell, self._counters, self._certificates = tell, counters, certificates
+        content = image_store.content
+        self._connector = Connector(lambda: self._config, timeouts, certificates)
+        slots, attempts = config.max_concurrent_downloads, config.max_download_attempts
+        self._downloads = Downloads(content, nursery, slots, attempts, retry_wait)
+        self._uploads = Uploads(config.max_concurrent_uploads, config.max_upload_attempts, retry_wait)
+        self._compression: LayerCompression | None = None
+        self._puller = Puller(image_store, self._downloads, self._connector, self._pulled, max_depth)
+
+    def reconfigure(self, config: Config) -> None:
+        """Mirrors, insecure registries, compression and limits take effect with the next operation."""
+        self._config = config
+        self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
+        self._uploads.reconfigure(config.max_concurrent_uploads, config.max_upload_attempts)
+
+    def _pulled(self, reference: Reference, image: Image) -> None:
+        self._tell("pull", reference, image)
+
+    def pull(self, request: PullRequest) -> Progress:
+        async def run(report: Report) -> None:
+            with self._counters.timed("image", "pull"):
+                await self._puller.pull(request, report)
+
+        return Progress(self._nursery, run)
+
+    def push(self, request: PushRequest) -> Progress:
+        async def run(report: Report) -> None:
+            with self._counters.timed("image", "push"):
+                await trio.to_thread.run_sync(import_module, f"{__package__}.push")
+                from .compression import LayerCompression
+                from .push import Pusher
+
+                if self._compression is None:
+                    self._compression = LayerCompression(
+                        self._image_store,
+                        self._nursery,
+                        lambda: "zstd" if self._config.image_compression == "zstd" else "gzip",
+                    )
+                await Pusher(self._image_store, self._uploads, self._compression, self._connector).push(request, report)
+            catalog = self._image_store.catalog
+            found = catalog.references.get(request.reference.with_default_tag())
+            self._tell("push", request.reference, catalog.images.get(found or ""))
+
+        return Progress(self._nursery, run)
+
+    async def inspect(self, name: str, credentials: Credentials, refuse: Refuse | None) -> DistributionInspect:
+        """What a registry has under a name."""
+        from .inspection import inspect
+
+        return await inspect(self._connector, name, credentials, refuse)
+
+    async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None) -> list[SearchResult]:
+        from .search import search
+
+        return await search(term, limit, filters, self._config, self._certificates, refuse)
