@@ -128,7 +128,7 @@ class Engine:
             await engine.volumes.load()
             await engine.networks.load()
             for container in engine.index:
-                connections.complete(engine.networks, container.record)
+                connections.complete(engine.networks, container)
             yield engine
         finally:
             release_private_directory(mount_points)

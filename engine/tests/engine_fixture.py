@@ -301,8 +301,8 @@ class EngineFixture:
             run.finished.set()
             raise self.launch_error
         run.monitor = FakeMonitor(run)
-        container.record.state = container.record.state.after_start(77, 1, 1)
-        container.record.started_before = True
+        with container.publish() as draft:
+            draft.state, draft.started_before = draft.state.after_start(77, 1, 1), True
         self.launched.append(run)
         return run
 

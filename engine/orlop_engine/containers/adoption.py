@@ -48,8 +48,8 @@ async def recover(ports: Ports, container: Container) -> None:
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
-            container.record.state = container.record.state.after_loss()
-            container.touch()
+            with container.publish() as draft:  # without a commit: the next boot may be able to restore it
+                draft.state = draft.state.after_loss()
 
 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
@@ -69,7 +69,7 @@ async def _living_run(ports: Ports, container: Container) -> Run | None:
         if (state.running and not state.restarting) or init is not None or await _has_started(monitor):
             container.run = run
             container.touch()
-            if _note_init(record, init):
+            if _note_init(container, init):
                 await _record(ports, container)
             return run
     if monitor is not None:
@@ -157,27 +157,30 @@ async def _adopt_ended(ports: Ports, container: Container, run: Run) -> None:
     run.settled.set()
     run.finished.set()
     ports.background.start(run_cleanup.finish, ports, container, run)
-    record = container.record
-    if record.state.running:  # it waited for a restart; the boot decides again
-        record.state = record.state.after_loss()
+    if container.record.state.running:  # it waited for a restart; the boot decides again
+        with container.publish() as draft:
+            draft.state = draft.state.after_loss()
         await _record(ports, container)
 
 
 async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -> None:
-    monitor, record = run.monitor, container.record
+    monitor = run.monitor
     assert monitor is not None
     monitor.on_resumed = partial(ports.execs.reconcile, container)
-    record.removing = False  # the previous daemon died before the kill, and reported no removal
+    with container.publish() as draft:  # the previous daemon died before the kill, and reported no removal
+        draft.removing = False
     init = runs.init_record(run.run_dir)
     if init is None or runs.monitor_record(run.run_dir) is None:
-        runs.complete(run.run_dir, record.id, status, _cgroup_by_name(ports.config, record))
+        runs.complete(run.run_dir, container.id, status, _cgroup_by_name(ports.config, container.record))
         init = runs.init_record(run.run_dir)
-    news = _note_init(record, init)
-    if init is not None and not record.state.paused and cgroups.is_frozen(init.cgroups):
-        record.state, news = record.state.after_pause(), True  # the row lacks the pause, or has an unpause that failed
+    news = _note_init(container, init)
+    if init is not None and not container.record.state.paused and cgroups.is_frozen(init.cgroups):
+        news = True  # the row lacks the pause, or has an unpause that failed
+        with container.publish() as draft:
+            draft.state = draft.state.after_pause()
     ports.execs.adopt(container, status)
-    container.touch()
     run.settled.set()
+    record = container.record
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     ports.background.start(lifecycle.supervise, ports, container, run)
     ports.background.start(probes.watch, ports, container, run)
@@ -189,13 +192,15 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
         await _record(ports, container)
 
 
-def _note_init(record: ContainerRecord, init: InitRecord | None) -> bool:
-    """Update the record from the record of the running process. Returns whether anything changed."""
-    state = record.state
+def _note_init(container: Container, init: InitRecord | None) -> bool:
+    """Update the record from the record of the running process. Returns whether anything changed. Published before the
+    commit (see `_record`): the process runs."""
+    state = container.record.state
     if init is None or (state.running and state.pid == init.pid):
         return False
-    record.state = state.after_adoption(init.pid, init.start_time, init.time_ns)
-    record.started_before = True
+    with container.publish() as draft:
+        draft.state = state.after_adoption(init.pid, init.start_time, init.time_ns)
+        draft.started_before = True
     return True
 
 
@@ -213,7 +218,8 @@ def _is_accounted(record: ContainerRecord, run: Run) -> bool:
 
 
 async def _record(ports: Ports, container: Container) -> None:
-    """Commit the row. A full disk must not prevent an adoption: the commit is retried until there is space."""
+    """Commit the row, after the change has been published. A full disk must not prevent an adoption: the commit is retried
+    until there is space."""
     try:
         await ports.rows.save(container)
     except OrlopError as error:
@@ -230,14 +236,15 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
     died = not between and (record.state.running or (init is not None and not never))
-    if between:  # between two runs: the last exit is accounted for, and the boot decides on a restart
-        record.state = record.state.after_cancelled_restart()
-    elif died:
-        _note_exit(record, run, init)
-    container.touch()
+    with container.publish() as draft:  # before the commit: it does not run, whatever the disk says
+        if between:  # between two runs: the last exit is accounted for, and the boot decides on a restart
+            draft.state = draft.state.after_cancelled_restart()
+        elif died:
+            _note_exit(draft, run, init)
     if ports.state.networks_restored:
         await connections.release(ports, container)
-    record.sandbox = None
+    with container.publish() as draft:
+        draft.sandbox = None
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
@@ -245,13 +252,13 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     if between or died:
         await ports.rows.save(container)
     if died:
-        ports.events.publish(container, "die", exitCode=str(record.state.exit_code), execDuration="0")
+        ports.events.publish(container, "die", exitCode=str(container.record.state.exit_code), execDuration="0")
 
 
-def _note_exit(record: ContainerRecord, run: Run, init: InitRecord | None) -> None:
+def _note_exit(draft: ContainerRecord, run: Run, init: InitRecord | None) -> None:
     found = runs.exit_record(run.run_dir)
     exited = (found.code, found.time_ns, found.oom) if found else (exits.UNKNOWN_EXIT, time.time_ns(), False)
-    if init is not None and not record.state.running:
-        record.state, record.started_before = record.state.after_unseen_exit(init.time_ns, *exited), True
+    if init is not None and not draft.state.running:
+        draft.state, draft.started_before = draft.state.after_unseen_exit(init.time_ns, *exited), True
     else:
-        record.state = record.state.after_exit(*exited)
+        draft.state = draft.state.after_exit(*exited)

@@ -48,7 +48,9 @@ async def write(
     files = netfiles.write(ports, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
-    record.no_new_privileges = _no_new_privileges(ports.config, record.host_config)
+    with container.publish() as draft:  # committed by the start
+        draft.no_new_privileges = _no_new_privileges(ports.config, record.host_config)
+    record = container.record
     linked = links.environment(ports.index, ports.networks, record)
     init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args

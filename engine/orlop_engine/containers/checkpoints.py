@@ -117,7 +117,8 @@ async def create(ports: Ports, container: Container, name: str, directory: str, 
                 raise DriverError(f"Cannot checkpoint container {container.name}: {error}") from error
             raise DriverError(f"{error}{complaint(work)}") from error
         if end:
-            container.record.manually_stopped = True
+            with container.publish() as draft:  # the exit commits it
+                draft.manually_stopped = True
             with trio.move_on_after(_ENDING):
                 await run.finished.wait()
     ports.events.publish(container, "checkpoint")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import trio
+from msgspec.structs import replace
 
 from orlop_engine.networks import planning
 from orlop_engine.networks.ports import Wanted, wanted_ports
@@ -22,7 +23,6 @@ from orlop_sdk import Conflict, Forbidden, InvalidParameter, OrlopError, Unavail
 from . import netfiles
 from .container import Container
 from .ports import Ports
-from .record import ContainerRecord
 from .services import Networks
 from .waits import decided
 
@@ -35,9 +35,11 @@ _UNDO_SECONDS = 20
 async def release(ports: Ports, container: Container) -> None:
     """Return what a run had of its networks."""
     async with container.network_lock:
-        sandbox, container.record.sandbox = container.record.sandbox, None
+        sandbox = container.record.sandbox
         if sandbox is None:
             return
+        with container.publish() as draft:  # the commit is that of the exit or of the removal
+            draft.sandbox = None
         with ports.counters.timed("network", "release"):
             await ports.networks.release(sandbox)
     _announce(ports, container, sandbox, "disconnect")
@@ -59,15 +61,19 @@ def _configured(ports: Ports, container: Container, record: NetworkRecord) -> li
     return [name for name in container.record.endpoints if ports.networks.known(name) == record]
 
 
-def complete(networks: Networks, record: ContainerRecord) -> None:
-    """Complete the row of an older daemon, which left out the network of the mode and kept abbreviated ids."""
+def complete(networks: Networks, container: Container) -> None:
+    """Complete the record of an older daemon, which left out the network of the mode and kept abbreviated ids. The row
+    changes with its next commit."""
+    record = container.record
     if record.endpoints_complete:
         return
     mode = record.host_config.network_mode or "bridge"
-    record.endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
-    record.endpoints_complete = True
+    endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
     with suppress(InvalidParameter):  # an id that is ambiguous by now: the next start reports it
-        record.host_config.network_mode, record.endpoints = networks.pin(mode, record.endpoints)
+        mode, endpoints = networks.pin(mode, endpoints)
+    with container.publish() as draft:
+        draft.endpoints, draft.endpoints_complete = endpoints, True
+        draft.host_config = replace(record.host_config, network_mode=mode)
 
 
 class _Running(NamedTuple):
@@ -101,8 +107,8 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
         if running:
             await _join(ports, container, running, record, _key(network, record), settings)
         else:
-            container.record.endpoints[_key(network, record)] = settings
-            await ports.rows.save(container)
+            async with ports.rows.change(container) as draft:
+                draft.endpoints = {**draft.endpoints, _key(network, record): settings}
     if running:
         ports.events.publish_network(container, "connect", record)
 
@@ -116,26 +122,34 @@ async def _join(
     ports: Ports, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
     """Connect the running container to one more network and choose its gateway anew. Undoes everything on failure."""
-    row, netns = container.record, running.monitor.netns_path
+    netns, endpoints = running.monitor.netns_path, container.record.endpoints
     grown = await ports.networks.connect(running.sandbox, record.id, settings, netns)
-    endpoints = row.endpoints
-    row.sandbox, row.endpoints = grown, {**endpoints, key: settings}
+    # Published before the commit: the endpoint exists, and the network files are written from the record.
+    _publish(container, grown, {**endpoints, key: settings})
+    now = grown
     try:
         await _refresh_network_files(ports, container, running.sandbox)
         # Save before the gateway changes: a boot removes links that no row lists, and the default route would go with them.
         await ports.rows.save(container)
-        row.sandbox = await ports.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
-        if row.sandbox is not grown:
+        now = await ports.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
+        if now is not grown:
+            _publish(container, now)
             await ports.rows.save(container)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            sandbox = await _with_gateway(ports, container, _Running(row.sandbox, running.monitor), leaving=record.id)
-            row.sandbox = await ports.networks.disconnect(sandbox, record.id, netns)
-        row.endpoints = endpoints
-        container.touch()
+            now = await _with_gateway(ports, container, _Running(now, running.monitor), leaving=record.id)
+            now = await ports.networks.disconnect(now, record.id, netns)
+        _publish(container, now, endpoints)
         ports.background.start(ports.rows.save, container)
         await _refresh_network_files(ports, container, grown)
         raise
+
+
+def _publish(container: Container, sandbox: Sandbox, endpoints: dict[str, EndpointSettings] | None = None) -> None:
+    with container.publish() as draft:
+        draft.sandbox = sandbox
+        if endpoints is not None:
+            draft.endpoints = endpoints
 
 
 def _wanted(container: Container) -> list[Wanted]:
@@ -174,22 +188,21 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
         endpoints = container.record.endpoints
         if running:
             ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
-            container.record.sandbox = sandbox = await _with_gateway(ports, container, running, leaving=record.id)
+            sandbox = await _with_gateway(ports, container, running, leaving=record.id)
+            _publish(container, sandbox)  # the gateway has moved, whatever follows
         # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
         try:
-            container.record.endpoints = {name: each for name, each in endpoints.items() if name not in names}
-            if running:
-                container.record.sandbox = ports.networks.without(sandbox, record.id)
-            await ports.rows.save(container)
+            async with ports.rows.change(container) as draft:
+                draft.endpoints = {name: each for name, each in endpoints.items() if name not in names}
+                if running:
+                    draft.sandbox = ports.networks.without(sandbox, record.id)
             if running:
                 await ports.networks.disconnect(sandbox, record.id, running.monitor.netns_path)
         except BaseException:
-            container.record.endpoints = endpoints
             if running:
-                container.record.sandbox = sandbox
+                _publish(container, sandbox, endpoints)
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-                    container.record.sandbox = await _with_gateway(ports, container, _Running(sandbox, running.monitor))
-            container.touch()
+                    _publish(container, await _with_gateway(ports, container, _Running(sandbox, running.monitor)))
             ports.background.start(ports.rows.save, container)
             raise
         if running:

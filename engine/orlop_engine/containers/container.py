@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
+from msgspec.structs import replace
 
 from orlop_engine.futures import Future
 from orlop_engine.locks import StateLock
@@ -99,6 +101,10 @@ class PreparedSandbox:
 class Container:
     def __init__(self, record: ContainerRecord) -> None:
         self.record = record
+        """Never changed in place, but replaced as a whole (see `Rows.change` and `publish`): so a reader that keeps it sees
+        one state of it. After an await it may have been replaced."""
+        self.row_lock = trio.Lock()
+        """Held by `Rows.change` while its row is being committed and not published yet."""
         self.lock = StateLock()
         self.network_lock = trio.Lock()
         """Held by tasks that change `record.sandbox` across an await: connect, disconnect, and the exit, which does not
@@ -143,19 +149,28 @@ class Container:
                 await self.owed_start.wait()
 
     @contextmanager
-    def change(self, **fields: object) -> Iterator[None]:
-        """Set fields of the record for a block that commits them, or changes the kernel's state to match. If the block fails
-        they are restored, except those that were set again meanwhile: an exit takes no lock, and its values must stay."""
+    def publish(self) -> Iterator[ContainerRecord]:
+        """Change the record without a commit: the block sets fields of a copy, which replaces the record at its end. The
+        block must not await. For changes that must be visible whether or not a commit succeeds; for all others there is
+        `Rows.change`."""
+        draft = copy(self.record)
+        yield draft
+        self.record = draft
+        self.touch()
+
+    @contextmanager
+    def published(self, **fields: object) -> Iterator[None]:
+        """Publish fields for a block that changes the kernel's state to match, or that they mark as in progress. If the
+        block fails they are restored, except those that were published again meanwhile: an exit takes no lock, and its
+        values must stay."""
         before = {name: getattr(self.record, name) for name in fields}
-        for name, value in fields.items():
-            setattr(self.record, name, value)
+        self.record = replace(self.record, **fields)
         self.touch()
         try:
             yield
         except BaseException:
-            for name, value in fields.items():
-                if getattr(self.record, name) is value:
-                    setattr(self.record, name, before[name])
+            restored = {name: before[name] for name, value in fields.items() if getattr(self.record, name) is value}
+            self.record = replace(self.record, **restored)
             self.touch()
             raise
 

@@ -288,7 +288,7 @@ async def create(
         await ports.store.commit(intents)
     try:
         with ports.index.reserve_name(bare, container_id) as chosen, ports.volumes.hold(named):
-            record = ContainerRecord(
+            draft = ContainerRecord(
                 id=container_id,
                 name=chosen,
                 created_ns=time.time_ns(),
@@ -303,15 +303,15 @@ async def create(
                 image_labels=labels.of_image_alone(request, image.config),
                 monitor_pid=0,
             )
-            labels.shed(record, labels.deciding(ports.config))
-            container = Container(record)
+            labels.shed(draft, labels.deciding(ports.config))
             try:
-                record.mounts = await volumes.ensure(ports.volumes, planned, host, made, volume_labels, vet)
-                await _prepare(ports, record, image)
-                await ports.store.commit([Put("containers", container_id, encode(record)), *cleared])
+                draft.mounts = await volumes.ensure(ports.volumes, planned, host, made, volume_labels, vet)
+                await _prepare(ports, draft, image)
+                await ports.store.commit([Put("containers", container_id, encode(draft)), *cleared])
             except Exception:
-                await _undo(ports, record)
+                await _undo(ports, draft)
                 raise
+            container = Container(draft)
             ports.index.add(container)
     except Exception:
         await volumes.discard(ports.volumes, made)  # only now: they are not held any more

@@ -76,24 +76,24 @@ async def _found(run: Run) -> Exited:
 
 async def account(ports: Ports, container: Container, run: Run, exited: Exited) -> Then:
     """Account for the exit: network, row, events, waiters. Returns what the restart policy and `--rm` ask for."""
-    record = container.record
     try:
         await connections.release(ports, container)
     except Exception:
         log.exception("container %s has ended, and not all of its network is given back", container.name)
     ports.events.publish_volumes(container, "unmount")
-    ran_for = (exited.time_ns - record.state.started_ns) / 1e9
+    ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports, container, exited.code)
-    record.paused_by_engine = False
-    record.state = record.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
-    gone = record.host_config.auto_remove and not again and not container.being_restarted
+    with container.publish() as draft:  # before the commit: on a full disk the container has ended all the same
+        draft.paused_by_engine = False
+        draft.state = draft.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
+    gone = container.record.host_config.auto_remove and not again and not container.being_restarted
     if not gone:
         await _record(ports, container, run)
     if again and not _wanted_again(ports, container, exited.code):  # a stop or a kill came while the row was written
         again = False
-        record.state = record.state.after_cancelled_restart()
+        with container.publish() as draft:
+            draft.state = draft.state.after_cancelled_restart()
         await _record(ports, container, run)
-    container.touch()
     if exited.oom and not run.oom_told:
         ports.events.publish(container, "oom")
     ports.events.publish(container, "die", exitCode=str(exited.code), execDuration=str(int(ran_for)))

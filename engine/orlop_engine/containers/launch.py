@@ -18,7 +18,9 @@ from functools import partial
 from typing import Any
 
 import trio
+from msgspec.structs import replace
 
+from orlop_engine.networks.records import Sandbox
 from orlop_engine.networks.views import normal_ports
 from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.terminals import rows_and_columns
@@ -77,10 +79,10 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
         run.monitor = monitor = run.monitor or await prepared_sandbox.fork(ports, container, wanted, runtime)
         monitor.on_event = lambda event: on_event(ports, container, run, event)
         monitor.on_resumed = partial(ports.execs.reconcile, container)
-        record.sandbox = None
+        _publish_sandbox(container, None)
         if plan is not None:
             with ports.counters.timed("network", "allocate"):
-                record.sandbox = await ports.networks.attach(plan, monitor.netns_path)
+                _publish_sandbox(container, await ports.networks.attach(plan, monitor.netns_path))
             if plan.sockets:
                 await monitor.serve(plan.forwards, plan.sockets)
                 for sock in plan.sockets:
@@ -89,7 +91,8 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
         await bundle.write(ports, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
         started = await _start(ports, container, runtime, monitor, command)
-        record.state = record.state.after_start(started.pid, started.start_time, started.time_ns)
+        with container.publish() as draft:  # the row has the start already, and gets the pid later (see `start_locked`)
+            draft.state = draft.state.after_start(started.pid, started.start_time, started.time_ns)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
             await _undo(ports, container, run, plan, deleted=isinstance(error, StartFailed))
@@ -122,7 +125,8 @@ def _share_names(ports: Ports, container: Container) -> None:
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
         other = ports.index.get(mode.removeprefix("container:")).record.config
-        container.record.config.hostname, container.record.config.domainname = other.hostname, other.domainname
+        with container.publish() as draft:
+            draft.config = replace(draft.config, hostname=other.hostname, domainname=other.domainname)
 
 
 def begin(ports: Ports, container: Container) -> None:
@@ -163,24 +167,23 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
 
 
 async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: MonitorClient, command: Command) -> Started:
-    record = container.record
-    this = task(ports.paths, container)
+    this, host = task(ports.paths, container), container.record.host_config
     message = Start(
         run=command,
         delete=runtime.delete(this),
         pid_file=this.pid_file,
         log_file=this.log,
         console_socket=this.console_socket,
-        console_size=rows_and_columns(record.host_config.console_size),
-        cgroup=bundle.cgroup_path(ports.config, record.id, record.host_config),
+        console_size=rows_and_columns(host.console_size),
+        cgroup=bundle.cgroup_path(ports.config, container.id, host),
     )
     failures: list[Exception] = []
-    started_before, record.started_before = record.started_before, True
-    record.monitor_pid = monitor.pid
+    before = container.record.started_before
 
     async def save() -> None:
         try:
-            await ports.rows.save(container)
+            async with ports.rows.change(container) as draft:
+                draft.started_before, draft.monitor_pid = True, monitor.pid
         except OrlopError as error:
             failures.append(error)
 
@@ -191,9 +194,17 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
         except OrlopError as error:  # caught here, or the nursery would wrap it in a group
             failures.insert(0, error)
     if failures:
-        record.started_before = started_before
+        with container.publish() as draft:  # committed with the failure
+            draft.started_before = before
         raise failures[0]
     return started
+
+
+def _publish_sandbox(container: Container, sandbox: Sandbox | None) -> None:
+    """Before it is committed, with the start or its failure: the name server and the network files are made from the record,
+    and an undo finds it there."""
+    with container.publish() as draft:
+        draft.sandbox = sandbox
 
 
 async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient) -> None:
@@ -213,7 +224,8 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
     """Undo a failed start. Every step is tried: resources that others may want come first, the runtime last, because it
     may hang until the deadline. `deleted`: the monitor has called the runtime's delete, unless that was killed as well."""
     container.release_attach_waiters()
-    sandbox, container.record.sandbox = container.record.sandbox, None
+    sandbox = container.record.sandbox
+    _publish_sandbox(container, None)
     try:
         if run.monitor is not None:
             run.monitor.kill()
@@ -244,6 +256,6 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
         ports.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = True
-        container.record.state = container.record.state.after_oom()
-        container.touch()
+        with container.publish() as draft:  # committed with the exit, if it follows
+            draft.state = draft.state.after_oom()
         ports.events.publish(container, "oom")

@@ -38,32 +38,37 @@ async def start(ports: Ports, container: Container, checkpoint: str = "", direct
         if state.running:  # also while a restart policy waits for the next try
             raise NotModified("container is already running")
         image = checkpoints.find(ports.paths, container, checkpoint, directory) if checkpoint else ""
-        container.record.restart_count = 0
-        container.restart_delay = 0.0
+        _reset_restarts(container)
         await start_locked(ports, container, image)
+
+
+def _reset_restarts(container: Container) -> None:
+    """Before a start by a user. The start commits it."""
+    container.restart_delay = 0.0
+    with container.publish() as draft:
+        draft.restart_count = 0
 
 
 async def start_locked(ports: Ports, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start from any state but running; the lock is held. `image`: the directory of a checkpoint. `again`: a restart by
     policy, which is skipped if a stop or a kill came first."""
-    record = container.record
-    if record.removing or container.row_going or record.state.dead:
+    if container.record.removing or container.row_going or container.record.state.dead:
         raise Conflict("container is marked for removal and cannot be started")
     if ports.state.closing:
         raise Unavailable(f"cannot start container {container.id}: the daemon is shutting down")
     try:
         if container.run is not None:
             await run_cleanup.clean_up(ports, container, container.run)
-        if again:
-            if not record.state.restarting:
-                return
-            record.restart_count += 1
+        if again and not container.record.state.restarting:
+            return
         container.stop_requested = False
-        record.manually_stopped = False
+        with container.publish() as draft:  # committed by `launch`, or with the failure
+            draft.restart_count += again
+            draft.manually_stopped = False
         with ports.counters.timed("container", "start"):
             run = await launch(ports, container, image)
     except Exception as error:
-        failure = as_orlop_error(error, f"cannot start container {record.name}")
+        failure = as_orlop_error(error, f"cannot start container {container.name}")
         raise await _failed(ports, container, failure) from error
     ports.background.start(supervise, ports, container, run)
     ports.background.start(probes.watch, ports, container, run)
@@ -97,8 +102,8 @@ async def _failed(ports: Ports, container: Container, error: OrlopError) -> Orlo
         code, answer = 127, InvalidParameter(text)
     elif lower:
         answer = DriverError(text)
-    container.record.state = container.record.state.after_failed_start(code, text)
-    container.touch()
+    with container.publish() as draft:  # before the commit: on a full disk the container does not run either
+        draft.state = draft.state.after_failed_start(code, text)
     container.exit_announced(code)
     if container.record.host_config.auto_remove:
         ports.background.start(removal.auto_remove, ports, container)
@@ -146,8 +151,7 @@ async def restart(ports: Ports, container: Container, given: str = "", seconds: 
             if container.record.state.running:
                 await stop_locked(ports, container, signum, seconds)
                 ports.events.publish(container, "stop")
-            container.record.restart_count = 0
-            container.restart_delay = 0.0
+            _reset_restarts(container)
             await start_locked(ports, container)
         finally:
             container.being_restarted = False
@@ -175,11 +179,11 @@ async def _rename(ports: Ports, container: Container, given: str) -> None:
             new = stack.enter_context(ports.index.reserve_name(wanted, container.id))
         except (Conflict, InvalidParameter) as error:
             raise type(error)(f"Error when allocating new name: {error}") from error
-        record, before = container.record, container.record.sandbox
+        before = container.record.sandbox
         after = ports.networks.renamed(before, new) if before is not None else None
-        with container.change(name=new, sandbox=after):
-            await ports.rows.save(container)
+        async with ports.rows.change(container) as draft:
+            draft.name, draft.sandbox = new, after
     ports.index.release_name(old, container.id)
-    if after is not None and record.sandbox is after:
+    if after is not None and container.record.sandbox is after:
         ports.networks.update_members(after)
     container.touch()

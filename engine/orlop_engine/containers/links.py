@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from orlop_engine.networks.views import normal_ports
 from orlop_engine.spec import link_variables
 from orlop_engine.types.containers import HostConfig
@@ -190,10 +192,5 @@ async def remove(ports: Ports, text: str) -> None:
         kept = [link for link in host.links or () if _parse(link)[1] != wanted]
         if len(kept) == len(host.links or ()):
             raise NotFound(f"No such container: {text}")
-        before, host.links = host.links, kept or None
-        try:
-            await ports.rows.save(container)
-        except BaseException:
-            host.links = before
-            container.touch()
-            raise
+        async with ports.rows.change(container) as draft:
+            draft.host_config = replace(host, links=kept or None)

@@ -25,27 +25,37 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
     frozen, so that a boot after a crash resumes it."""
     await container.boot_start_tried()
     async with container.lock:
-        record, state = container.record, container.record.state
+        state = container.record.state
         if not state.running:
             raise Conflict(f"container {container.id} is not running")
         if state.paused:
             raise Conflict(f"Container {container.id} is already paused")
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
-        runtime = ports.drivers.runtime(record.host_config.runtime)
-        with container.change(paused_by_engine=paused_by_engine):
-            if paused_by_engine:
-                await ports.rows.save(container)
+        runtime = ports.drivers.runtime(container.record.host_config.runtime)
+        if paused_by_engine:
+            async with ports.rows.change(container) as draft:
+                draft.paused_by_engine = True
+        else:
+            _publish_pause_by_engine(container, False)
         try:
             await _freeze(ports, container, runtime)
         except OrlopError:
-            record.paused_by_engine = False
+            _publish_pause_by_engine(container, False)
             raise
-        record.state = record.state.after_pause()
-        await ports.rows.save(container)  # if this fails the container stays paused: its cgroup is frozen
+        with (
+            container.publish() as draft
+        ):  # before the commit: if that fails the container stays paused, its cgroup is frozen
+            draft.state = draft.state.after_pause()
+        await ports.rows.save(container)
         probes.suspend(container)
-        container.touch()
     ports.events.publish(container, "pause")
+
+
+def _publish_pause_by_engine(container: Container, value: bool) -> None:
+    """Set `paused_by_engine` of a container that is not frozen: its row may have it for longer, which a boot ignores."""
+    with container.publish() as draft:
+        draft.paused_by_engine = value
 
 
 async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
@@ -97,12 +107,12 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
     between resumes it."""
     record = container.record
     if not record.state.paused:
-        record.paused_by_engine = False
+        _publish_pause_by_engine(container, False)
         return
     runtime = ports.drivers.runtime(record.host_config.runtime)
     failure = None
     try:
-        with container.change(state=record.state.after_resume()):
+        with container.published(state=record.state.after_resume()):
             try:
                 await ports.rows.save(container)
             except OrlopError as error:
@@ -111,8 +121,8 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
     except BaseException:
         ports.background.start(ports.rows.save, container)
         raise
-    if record.paused_by_engine:
-        record.paused_by_engine = False
+    if container.record.paused_by_engine:
+        _publish_pause_by_engine(container, False)
         ports.background.start(ports.rows.save, container)
     if failure is not None:
         raise failure

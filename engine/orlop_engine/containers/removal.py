@@ -52,8 +52,8 @@ async def remove(ports: Ports, container: Container, *, force: bool, volumes: bo
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
     container.stop_requested = True
-    record.removing_volumes = volumes  # for the boot that completes a removal after a crash
-    with container.change(removing=True):
+    # Committed with the exit, for the boot that completes a removal after a crash
+    with container.published(removing=True, removing_volumes=volumes):
         await stopping.kill_now(ports, container)
         async with container.lock:
             _check_there(ports.index, container)
@@ -87,7 +87,7 @@ async def _remove_stopped(ports: Ports, container: Container, *, volumes: bool) 
     async with container.lock:
         _check_there(ports.index, container)
         _check_stopped(container)
-        with container.change(removing=True):  # what still exists after a failure can be removed again
+        with container.published(removing=True):  # what still exists after a failure can be removed again
             await _remove_locked(ports, container, volumes=volumes)
 
 
@@ -164,12 +164,12 @@ async def auto_remove(ports: Ports, container: Container) -> None:
         if container.record.removing or container.id not in ports.index or container.record.state.running:
             return  # removed by another task, or started again
         try:
-            with container.change(removing=True):
+            with container.published(removing=True):
                 await _remove_locked(ports, container, volumes=True)
         except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
-            container.record.state = container.record.state.after_failed_auto_remove()
-            container.touch()
+            with container.publish() as draft:  # without a commit: the next boot tries again
+                draft.state = draft.state.after_failed_auto_remove()
             container.removed.set(container.record.state.exit_code)
 
 

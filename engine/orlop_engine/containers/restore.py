@@ -134,10 +134,10 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
         stopping.expedite(ports.config, container, seconds)
         async with container.lock:
             if container.record.state.running:
-                manually = container.record.manually_stopped
+                before = container.record.manually_stopped
                 await stopping.stop_locked(ports, container, stopping.stop_signal(container, ""), seconds)
-                container.record.manually_stopped = manually
-                await ports.rows.save(container)
+                async with ports.rows.change(container) as draft:
+                    draft.manually_stopped = before
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot stop it"))
 
@@ -181,8 +181,8 @@ def _announce_start(container: Container, tried: trio.Event) -> None:
     because dockerd serves no requests before."""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
-        container.record.state = container.record.state.after_start_announcement()
-        container.touch()
+        with container.publish() as draft:  # no row says so: the next boot decides again
+            draft.state = draft.state.after_start_announcement()
 
 
 def _is_owed_a_start(record: ContainerRecord) -> bool:
@@ -198,19 +198,22 @@ def _is_owed_a_start(record: ContainerRecord) -> bool:
 
 
 async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event) -> None:
-    record = container.record
     _announce_start(container, tried)
+    record = container.record
     if container.owed_start is not None:
         async with container.lock:
+            record = container.record
             # unless a client has stopped, started or removed it meanwhile
             if record.state.restarting and container.id in ports.index and not record.removing:
-                record.restart_count = 0  # as dockerd: a start at boot resets the count
+                with container.publish() as draft:  # as dockerd: a start at boot resets the count. The start commits it
+                    draft.restart_count = 0
                 await lifecycle.start_locked(ports, container)
     elif record.state.running:
         return
     elif record.removing:
         # The previous daemon died during the removal.
-        record.removing = False
+        with container.publish() as draft:  # without a commit: the row is about to be deleted
+            draft.removing = False
         volumes_too = record.host_config.auto_remove or record.removing_volumes
         await removal.remove(ports, container, force=True, volumes=volumes_too)
     elif record.host_config.auto_remove and record.started_before:

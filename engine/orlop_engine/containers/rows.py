@@ -1,10 +1,18 @@
-"""The rows of containers: table `containers` of the store."""
+"""The rows of containers (table `containers` of the store), and changes of records: copy, commit, swap.
+
+A published record is never changed in place. `Rows.change` commits first, and then publishes the new one. What must be
+visible before its commit (an exit, also on a full disk) is published by `Container.publish`, and committed by `Rows.save`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from copy import copy
 
 import msgspec
+from msgspec.structs import replace
 
 from orlop_engine.networks.records import Sandbox
 from orlop_kernel.store import UNREADABLE, Put, Store
@@ -60,9 +68,39 @@ class Rows:
             raise ValueError(f"its name {record.name[:80]!r} is that of container {holder[:12]}")
         return record
 
+    @asynccontextmanager
+    async def change(self, container: Container) -> AsyncIterator[ContainerRecord]:
+        """Change a record by copy, commit, swap: the block sets fields of a draft; at its end the row is committed, and then
+        those fields are published, all at once. After a failure nothing has changed. Changes of one container wait for each
+        other. The block must not await.
+
+        Fields that are published without a commit meanwhile (by an exit, for example) win over those of the draft, in the
+        row with the next commit of it."""
+        async with container.row_lock:
+            base, draft = container.record, copy(container.record)
+            yield draft
+            changed = _difference(base, draft)
+            await self._commit(container, draft)
+            kept = {name: value for name, value in changed.items() if getattr(container.record, name) is getattr(base, name)}
+            container.record = replace(container.record, **kept)
+            container.touch()
+
     async def save(self, container: Container) -> None:
-        """Commit the row and drop the cached views of the record, whether or not the commit succeeds. The row of a
-        container that was removed meanwhile is not written again."""
+        """Commit the record as it is published, and drop its cached views, whether or not the commit succeeds."""
         container.touch()
+        if container.row_lock.locked():
+            async with container.row_lock:  # a change that is being committed is not in the record yet
+                pass
+        await self._commit(container, container.record)
+
+    async def _commit(self, container: Container, record: ContainerRecord) -> None:
+        """The row of a container that was removed meanwhile is not written again. The store carries out commits in their
+        order, so that of several saves the last one stays."""
         if container.id in self._index and not container.row_going:
-            await self._store.commit([Put(_TABLE, container.id, encode(container.record))])
+            await self._store.commit([Put(_TABLE, container.id, encode(record))])
+
+
+def _difference(base: ContainerRecord, draft: ContainerRecord) -> dict[str, object]:
+    """The fields of the draft that were set."""
+    names = ContainerRecord.__struct_fields__
+    return {name: value for name in names if (value := getattr(draft, name)) is not getattr(base, name)}

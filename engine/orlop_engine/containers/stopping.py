@@ -30,7 +30,14 @@ def cancel_restart(container: Container) -> None:
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        container.record.state = container.record.state.after_cancelled_restart()
+        with container.publish() as draft:  # before the commit by the caller: the container does not restart any more
+            draft.state = draft.state.after_cancelled_restart()
+
+
+def _note_manual_stop(container: Container) -> None:
+    """For the restart policy. The exit commits it."""
+    with container.publish() as draft:
+        draft.manually_stopped = True
 
 
 async def _signal(container: Container, signum: int) -> None:
@@ -96,11 +103,11 @@ def _patience(config: Config, container: Container, seconds: int | None) -> floa
 async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
     """Send the stop signal, and prevent a restart. Returns the run and its seconds to end; None when it has ended
     already."""
-    record, patience = container.record, _patience(ports.config, container, seconds)
+    patience = _patience(ports.config, container, seconds)
     if not (ports.state.closing or container.being_restarted):
-        record.manually_stopped = True
+        _note_manual_stop(container)
     container.stop_requested = True
-    if record.state.restarting and (container.run is None or container.run.finished.is_set()):
+    if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
         await _end_restarting(ports, container)
         return None, 0
     run = container.run
@@ -172,28 +179,28 @@ async def kill_now(ports: Ports, container: Container) -> None:
 
 async def kill(ports: Ports, container: Container, given: str = "") -> None:
     signum = validate.parse_signal(given) if given else signal.SIGKILL
-    record = container.record
     await container.boot_start_tried()
     await decided(container)
-    if record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        record.manually_stopped = record.manually_stopped or not ports.state.closing
+    if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
+        if not ports.state.closing:
+            _note_manual_stop(container)
         container.stop_requested = True
         await _end_restarting(ports, container)
         return
     run = container.run
-    if not record.state.running or run is None:
+    if not container.record.state.running or run is None:
         raise Conflict(f"container {container.id} is not running")
     run.killed = run.killed or signum == signal.SIGKILL
-    configured = record.config.stop_signal
+    configured = container.record.config.stop_signal
     if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
         container.stop_requested = True
-    record.manually_stopped = True
+    _note_manual_stop(container)
     try:
         await _send(ports, container, signum)
     except OrlopError as error:
         await unless_it_ended(container, error)
         raise
-    if record.state.paused and container.stop_requested:
+    if container.record.state.paused and container.stop_requested:
         async with container.lock:
             await unpause_locked(ports, container)
     if signum == signal.SIGKILL:

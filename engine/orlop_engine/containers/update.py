@@ -78,8 +78,8 @@ async def update(ports: Ports, container: Container, request: UpdateRequest) -> 
         after = merge(record.host_config, request)
         if record.state.running and not record.state.restarting:
             await _apply(ports, container, request)
-        with container.change(host_config=after):
-            await ports.rows.save(container)
+        async with ports.rows.change(container) as draft:
+            draft.host_config = after
     ports.events.publish(container, "update")
     return warnings
 

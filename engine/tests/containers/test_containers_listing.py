@@ -1,6 +1,7 @@
 """List filters, and names by links."""
 
 import json
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -69,7 +70,10 @@ class PortsFixture:
             raise NotFound(text)
         return SimpleNamespace(id="sha256:1")
 
-    async def save(self, container):
+    @asynccontextmanager
+    async def change(self, container):
+        with container.publish() as draft:
+            yield draft
         self.saved.append(container.id)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,7 @@ import trio
 from networks_fixture import NETNS, FakeListeners, NetworksFixture, asked, request, routes
 
 from orlop_engine.containers import connections, netfiles
+from orlop_engine.containers.container import Container
 from orlop_engine.containers.events import ContainerEvents
 from orlop_engine.containers.record import ContainerRecord, decode, encode
 from orlop_engine.types.containers import ContainerConfig, EndpointIPAMConfig, EndpointSettings, HostConfig, PortBinding
@@ -37,7 +39,6 @@ class LiveFixture:
     """The parts of an engine that these functions use, and one container."""
 
     def __init__(self, networks_fixture: NetworksFixture, row: ContainerRecord) -> None:
-        connections.complete(networks_fixture.networks, row)
         self.saved: list[ContainerRecord] = []
         self.save_error: Exception | None = None
         self.saves = 99
@@ -45,30 +46,26 @@ class LiveFixture:
             "Any",
             SimpleNamespace(
                 networks=networks_fixture.networks,
-                rows=SimpleNamespace(save=self._save),
+                rows=SimpleNamespace(save=self._save, change=self._change),
                 background=SimpleNamespace(start=lambda operation, *args: None),
                 events=ContainerEvents(networks_fixture.events),
             ),
         )
         self.listeners = FakeListeners()
-        self.container = cast(
-            "Any",
-            SimpleNamespace(
-                id=row.id,
-                name=row.name,
-                record=row,
-                run=None,
-                lock=trio.Lock(),
-                network_lock=trio.Lock(),
-                touch=lambda: None,
-            ),
-        )
+        self.container = Container(row)
+        connections.complete(networks_fixture.networks, self.container)
 
     async def _save(self, container: Any) -> None:
         self.saves -= 1
         if self.save_error or self.saves < 0:
             raise self.save_error or DriverError("disk full")
         self.saved.append(decode(encode(container.record)))
+
+    @asynccontextmanager
+    async def _change(self, container: Any) -> AsyncIterator[ContainerRecord]:
+        with container.publish() as draft:
+            yield draft
+            await self._save(SimpleNamespace(record=draft))
 
     async def run(self, networks_fixture: NetworksFixture) -> None:
         row = self.container.record
@@ -128,10 +125,10 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         def completed(mode: str, **more: Any) -> ContainerRecord:
-            row = record(mode, **more)
-            connections.complete(h.networks, row)
-            assert row.endpoints_complete
-            return row
+            container = Container(record(mode, **more))
+            connections.complete(h.networks, container)
+            assert container.record.endpoints_complete
+            return container.record
 
         assert completed("mine").endpoints == asked("mine")  # this network does not exist
         assert completed("", endpoints=asked("two")).endpoints == asked("bridge", "two")
