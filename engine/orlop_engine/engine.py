@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar, TypeVarTuple, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
@@ -28,17 +29,19 @@ from .containers.index import ContainerIndex
 from .containers.paths import ContainerPaths
 from .containers.ports import CurrentConfig, Ports
 from .containers.rows import Rows
-from .containers.service import Containers
 from .drivers import Drivers
 from .execs import Execs
-from .files.service import Files
 from .futures import run_to_completion
 from .images.service import Images
 from .networks.service import Networks
 from .processes.runs import private_directory, release_private_directory
 from .processes.zygote import Zygote
-from .stats.service import Stats
 from .volumes.service import Volumes
+
+if TYPE_CHECKING:
+    from .containers.service import Containers
+    from .files.service import Files
+    from .stats.service import Stats
 
 __all__ = ["Engine"]
 
@@ -96,11 +99,28 @@ class Engine:
             counters=self.counters,
             serving=self.serving,
         )
-        self.containers = Containers(self.ports)
-        self.files = Files(self.ports, self.images)
-        self.stats = Stats(self.index, nursery)
         self.images.users = self.index.users_of_images
         self.images.counters = self.counters
+
+    # The modules of these operations are imported at the first request, or by `preload`: no start of the daemon needs them
+
+    @cached_property
+    def containers(self) -> Containers:
+        from .containers.service import Containers
+
+        return Containers(self.ports)
+
+    @cached_property
+    def files(self) -> Files:
+        from .files.service import Files
+
+        return Files(self.ports, self.images)
+
+    @cached_property
+    def stats(self) -> Stats:
+        from .stats.service import Stats
+
+        return Stats(self.index, self.nursery)
 
     def _volume_users(self) -> dict[str, list[str]]:
         return self.index.users_of_volumes()

@@ -20,7 +20,6 @@ import trio
 
 from orlop_engine.containers import links, names
 from orlop_engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
-from orlop_engine.containers.bundle import bounding_set, process_input, resolve_user
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.events import ContainerEvents
 from orlop_engine.containers.exec_state import ExecState
@@ -30,7 +29,6 @@ from orlop_engine.containers.ports import CurrentConfig
 from orlop_engine.containers.runtime import task
 from orlop_engine.containers.services import Drivers, KnownNetworks
 from orlop_engine.processes.monitor_client import StartFailed
-from orlop_engine.spec import build, capabilities, environment
 from orlop_engine.types.containers import ExecConfig
 from orlop_kernel.failures import as_orlop_error
 from orlop_kernel.process import describe_timeout
@@ -102,6 +100,8 @@ class Execs:
             raise Conflict(f"container {container.id} is not running")
 
     def _identity(self, container: Container, config: ExecConfig) -> Any:
+        from orlop_engine.containers.bundle import resolve_user  # no start of the daemon needs it
+
         assert container.run is not None and container.run.monitor is not None
         host = container.record.host_config
         user = config.user or container.record.config.user
@@ -111,6 +111,9 @@ class Execs:
         self._events.publish(state.container, action, execID=state.id, **more)
 
     def _process(self, state: ExecState, console_size: list[int] | None) -> bytes:
+        from orlop_engine.containers.bundle import bounding_set, process_input
+        from orlop_engine.spec import build, capabilities, environment
+
         container, config = state.container, state.config
         record = container.record
         identity = self._identity(container, config)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.volumes.record import VolumeCheck
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["NO_RESTRICTIONS", "Restrictions"]
 
 
-@dataclass(frozen=True, slots=True)
-class Restrictions:
+class Restrictions(msgspec.Struct, frozen=True):
     """By default the caller has no restrictions.
 
     `hide_host`: answers contain nothing about the host. `labels`: added to every object that the call creates.
@@ -25,7 +25,7 @@ class Restrictions:
     the daemon must not connect for the caller; None allows every address."""
 
     hide_host: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     check_volume: VolumeCheck | None = None
     images: ImagePolicy = UNRESTRICTED
     refuse: Refuse | None = None

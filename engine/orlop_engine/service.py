@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from orlop_engine import reload
+from orlop_engine import preload, reload
 from orlop_engine.engine import Engine
 from orlop_kernel.config import Loaded, ReloadPlan
 from orlop_kernel.kinds import Service
@@ -29,6 +29,7 @@ class EngineService(Service):
     def serving(self) -> None:
         """See Service."""
         self.engine.serving.set()
+        self.engine.nursery.start_soon(preload.run)
 
     def check_reload(self, wanted: Loaded) -> None:
         """See Service."""
@@ -42,7 +43,7 @@ class EngineService(Service):
         """Seconds, as dockerd's: the larger of `shutdown-timeout` and the longest stop timeout of a running container
         plus 5; infinite if one of these is negative."""
         config = self.engine.config
-        items = self.engine.containers.index
+        items = self.engine.index
         # `run`: containers that are being started must be stopped as well
         own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
         seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
@@ -56,7 +57,7 @@ class EngineService(Service):
 
     def stopped(self) -> None:
         """See Service."""
-        running = self.engine.containers.index.counts()["running"]
+        running = self.engine.index.counts()["running"]
         if self.engine.config.live_restore or not running:
             _log.info("stopped; %d containers are left running", running)
         else:

@@ -1,6 +1,6 @@
 """A fixture for one container: the real `Containers` on a fake engine, whose monitors, network and disk each test controls.
 
-No processes are started: `lifecycle.launch` is replaced, except in the tests of `launch` itself.
+No processes are started: `launch.launch` is replaced, except in the tests of `launch` itself.
 """
 
 import os
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import trio
 from trio.testing import MockClock
 
-from orlop_engine.containers import bundle, launch, lifecycle
+from orlop_engine.containers import bundle, launch
 from orlop_engine.containers.background import Background
 from orlop_engine.containers.container import Container, Run
 from orlop_engine.containers.events import ContainerEvents
@@ -245,6 +245,7 @@ class FakeEngine:
             **{name: getattr(self, name) for name in _SERVICES},
         )
         self.containers = Containers(self.ports)
+        self.index = self.ports.index
         self.told = self.events.subscribe()
 
     def __setattr__(self, name, value):
@@ -318,7 +319,7 @@ async def engine_fixture(tmp_path, monkeypatch, **host):
         for key, value in host.items():
             setattr(made.container.record.host_config, key, value)
         if monkeypatch is not None:
-            monkeypatch.setattr(lifecycle, "launch", made.launch)
+            monkeypatch.setattr(launch, "launch", made.launch)
         yield made
         nursery.cancel_scope.cancel()
 

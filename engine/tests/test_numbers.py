@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orlop_engine.containers import listing, validate
+from orlop_engine.containers import listing, signals
 from orlop_engine.images.changes import apply
 from orlop_engine.images.listing import moment
 from orlop_engine.networks.ports import wanted_ports
@@ -33,7 +33,7 @@ def test_natural(text: str, number: int | None) -> None:
 @pytest.mark.parametrize(
     "do",
     [
-        lambda: validate.parse_signal(LONG),
+        lambda: signals.parse_signal(LONG),
         lambda: listing._port_range("publish", LONG),
         lambda: listing._port_range("expose", f"1-{LONG}/tcp"),
         lambda: wanted_ports([f"{LONG}/tcp"], {}, False),

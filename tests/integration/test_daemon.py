@@ -20,6 +20,7 @@ from typing import Any
 
 import docker
 import pytest
+from tests.unit.test_boot_imports import LATER
 
 pytestmark = pytest.mark.root
 
@@ -102,6 +103,17 @@ def daemon(tmp_path: Path) -> Iterator[Orlopd]:
     if daemon.process:
         daemon.stop()
     assert mounts_below(tmp_path) == []
+
+
+def test_modules_of_operations_are_imported_after_the_first_answer(daemon: Orlopd) -> None:
+    command = daemon.command()
+    daemon.command = lambda *flags: [command[0], "-X", "importtime", *command[1:], *flags]  # type: ignore[method-assign]
+    daemon.start()
+    found = {line.rpartition("|")[2].strip() for line in daemon.lines if line.startswith("import time:")}
+    assert found > {"trio", "orlop_engine.service", "orlop_api_docker.containers"}
+    assert not found & LATER
+    daemon.wait_for(" orlop_engine.containers.counts\n")
+    assert daemon.get("/containers/json") == []
 
 
 def test_it_boots_answers_and_stops_without_a_trace(daemon: Orlopd) -> None:

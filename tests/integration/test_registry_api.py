@@ -25,7 +25,7 @@ from orlop_api_docker import images as image_routes
 from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import text_response
 from orlop_engine.futures import run_to_completion
-from orlop_engine.images.service import ImageUser
+from orlop_engine.images.records import ImageUser
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.http.server import Server
 from orlop_kernel.routing.call import Call

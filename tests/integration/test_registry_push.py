@@ -20,10 +20,11 @@ from tests.registry.receiving import Answer, Receiving, carried_out_and_cut, cut
 from orlop_engine.images import documents
 from orlop_engine.images.compression import LayerCompression
 from orlop_engine.images.connector import Access
+from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.records import Layer
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
-from orlop_engine.images.service import PullRequest, PushRequest
+from orlop_engine.images.transfers import PushRequest
 
 # Not compressible, so that the layer is larger than what is uploaded with one request
 NOISE = b"".join(documents.digest(b"%d" % n).encode() for n in range(60_000))

@@ -16,8 +16,8 @@ from tests.registry.fakes import drain, open_images
 from tests.registry.hostile import replace, serving
 
 from orlop_cli.daemon import tls as client_tls
+from orlop_engine.images.imports import ImportRequest
 from orlop_engine.images.registry_tls import tls_context
-from orlop_engine.images.service import ImportRequest
 from orlop_guard_listeners import authz_find
 from orlop_sdk import DriverError
 

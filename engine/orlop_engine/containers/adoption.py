@@ -26,9 +26,8 @@ from orlop_monitor.protocol import InitRecord, Status
 from orlop_sdk import InvalidParameter, OrlopError, cgroups, linux
 
 from . import connections, exits, lifecycle, pausing, probes, run_cleanup, runtime
-from .bundle import cgroup_path
 from .container import Container, Run
-from .launch import on_event
+from .monitor_events import on_event
 from .ports import Ports
 from .record import ContainerRecord
 
@@ -207,7 +206,7 @@ def _note_init(container: Container, init: InitRecord | None) -> bool:
 def _cgroup_by_name(config: Config, record: ContainerRecord) -> str:
     """The cgroup path that a start would use now; "" when it is invalid, because the cgroup driver has changed since."""
     with suppress(InvalidParameter):
-        return cgroup_path(config, record.id, record.host_config)
+        return runtime.cgroup_path(config, record.id, record.host_config)
     return ""
 
 

@@ -7,7 +7,6 @@ host); `engine.spec` builds the document.
 from __future__ import annotations
 
 import os
-import posixpath
 from typing import Any
 
 import msgspec
@@ -28,6 +27,7 @@ from .index import ContainerIndex
 from .paths import ContainerPaths
 from .ports import Ports
 from .record import ContainerRecord
+from .runtime import cgroup_path
 
 __all__ = ["bounding_set", "process_input", "resolve_user", "write"]
 
@@ -189,16 +189,3 @@ def _sysctls(host: HostConfig, network: str, names: dict[str, str]) -> dict[str,
             raise InvalidParameter(f"sysctl {name} is not allowed in the host's network namespace")
         out[name] = value
     return out
-
-
-def cgroup_path(config: Config, container_id: str, host: HostConfig) -> str:
-    parent = host.cgroup_parent or config.effective_cgroup_parent
-    if config.cgroup_driver == "systemd":
-        if not parent.endswith(".slice"):
-            raise InvalidParameter(
-                f'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice", not "{parent}"'
-            )
-        return f"{parent}:orlop:{container_id}"
-    if ":" in parent:
-        raise InvalidParameter(f'invalid cgroup parent "{parent}": ":" is for slices of systemd')
-    return posixpath.normpath(f"/{parent.strip('/')}/{container_id}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 import trio
+from msgspec import field
 from msgspec.structs import replace
 
 from orlop_engine.futures import Future
@@ -29,8 +30,7 @@ __all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run"]
 _BOOT_START = 30.0  # seconds
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct, eq=False):
     """One run, from the launch of its monitor to the monitor's end. `settled` is set once the start has succeeded or
     failed; an exit that is reported earlier waits for it. `finished` is set once the exit has been accounted for.
     `recorded`: the row contains the exit."""
@@ -45,7 +45,7 @@ class Run:
     """The event `oom` has been published at the time of the kill."""
     killed: bool = False
     """SIGKILL is about to be sent: the container must not be paused any more, because a frozen process does not die."""
-    graces: set[trio.CancelScope] = field(default_factory=set)
+    graces: set[trio.CancelScope] = set()
     """Tasks that hold the container's lock and wait for its exit register here, so that `expedite` can shorten their
     wait."""
     latest: float = float("inf")
@@ -81,8 +81,7 @@ class Joined(NamedTuple):
     run: Run
 
 
-@dataclass(slots=True)
-class AttachWaiter:
+class AttachWaiter(msgspec.Struct, eq=False):
     """A client that attached before the start. It gets its stream once the container's streams exist."""
 
     request: Attach

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from orlop_engine.images import platforms
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
-from orlop_engine.images.service import Image
+from orlop_engine.images.records import Image
 from orlop_engine.networks.ports import wanted_ports
 from orlop_engine.spec import environment, security
 from orlop_engine.spec.build import MASKED_PATHS, READONLY_PATHS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from orlop_engine.images.service import ImageUser
+from orlop_engine.images.records import ImageUser
 from orlop_engine.networks.records import Sandbox
 from orlop_sdk import Conflict, InvalidParameter, NotFound
 

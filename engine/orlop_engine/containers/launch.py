@@ -26,17 +26,18 @@ from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
 from orlop_kernel.process import describe_timeout
-from orlop_monitor.protocol import Event, ExecExited, Exited, Launch, Log, Oom, Start, Started
+from orlop_monitor.protocol import Launch, Log, Start, Started
 from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, Outcome, Runtime
 
 from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox
 from . import runtime as runtimes
 from .container import Container, Joined, Run
 from .log_info import log_info
+from .monitor_events import on_event
 from .ports import Ports
 from .runtime import task
 
-__all__ = ["begin", "launch", "on_event", "task"]
+__all__ = ["begin", "launch", "task"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -175,7 +176,7 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
         log_file=this.log,
         console_socket=this.console_socket,
         console_size=rows_and_columns(host.console_size),
-        cgroup=bundle.cgroup_path(ports.config, container.id, host),
+        cgroup=runtimes.cgroup_path(ports.config, container.id, host),
     )
     failures: list[Exception] = []
     before = container.record.started_before
@@ -246,16 +247,3 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
         container.run = None
         run.settled.set()
         run.finished.set()
-
-
-def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None:
-    body = event.body
-    if isinstance(body, Exited):
-        run.exited.set(body)
-    elif isinstance(body, ExecExited):
-        ports.execs.exited(container, body)
-    elif isinstance(body, Oom):
-        run.oom_told = True
-        with container.publish() as draft:  # committed with the exit, if it follows
-            draft.state = draft.state.after_oom()
-        ports.events.publish(container, "oom")

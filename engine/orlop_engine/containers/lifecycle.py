@@ -12,10 +12,9 @@ import trio
 from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
 
-from . import checkpoints, connections, exits, names, needs, probes, removal, run_cleanup
+from . import connections, exits, names, needs, probes, removal, run_cleanup
 from .container import Container, Run
 from .exits import Then
-from .launch import launch
 from .ports import Ports
 from .stopping import expedite, stop_locked, stop_signal
 
@@ -37,7 +36,11 @@ async def start(ports: Ports, container: Container, checkpoint: str = "", direct
             raise Conflict("cannot start a paused container, try unpause instead")
         if state.running:  # also while a restart policy waits for the next try
             raise NotModified("container is already running")
-        image = checkpoints.find(ports.paths, container, checkpoint, directory) if checkpoint else ""
+        image = ""
+        if checkpoint:
+            from . import checkpoints
+
+            image = checkpoints.find(ports.paths, container, checkpoint, directory)
         _reset_restarts(container)
         await start_locked(ports, container, image)
 
@@ -52,6 +55,8 @@ def _reset_restarts(container: Container) -> None:
 async def start_locked(ports: Ports, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start from any state but running; the lock is held. `image`: the directory of a checkpoint. `again`: a restart by
     policy, which is skipped if a stop or a kill came first."""
+    from .launch import launch  # no start of the daemon needs it before requests are served
+
     if container.record.removing or container.row_going or container.record.state.dead:
         raise Conflict("container is marked for removal and cannot be started")
     if ports.state.closing:

@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -30,11 +31,14 @@ from orlop_kernel.failures import as_orlop_error
 from orlop_kernel.store import Delete
 from orlop_sdk import Conflict, DeadlineExceeded, NotFound, OrlopError
 
-from . import connections, listing, prepared_sandbox, rootfs, run_cleanup, stopping
+from . import connections, prepared_sandbox, rootfs, run_cleanup, stopping
 from . import volumes as container_volumes
 from .container import Container, Run
 from .index import ContainerIndex
 from .ports import Ports
+
+if TYPE_CHECKING:
+    from .listing import Filters
 
 __all__ = ["auto_remove", "discard_files", "prune", "remove", "sweep"]
 
@@ -173,8 +177,10 @@ async def auto_remove(ports: Ports, container: Container) -> None:
             container.removed.set(container.record.state.exit_code)
 
 
-async def prune(ports: Ports, filters: listing.Filters) -> tuple[list[str], int]:
+async def prune(ports: Ports, filters: Filters) -> tuple[list[str], int]:
     """Remove stopped containers. Returns (ids, reclaimed bytes)."""
+    from . import listing  # no start of the daemon needs it
+
     accept = listing.prunable(filters, time.time())
     gone, space = [], 0
     for container in [item for item in ports.index if accept(item)]:

@@ -13,7 +13,6 @@ import trio
 
 from orlop_engine.images.layers import init_layer, temporary_key
 from orlop_engine.images.records import Image
-from orlop_engine.unpacking import make_init_layer
 from orlop_sdk import NotFound
 
 from .ports import Ports
@@ -35,6 +34,8 @@ async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
 
 async def _make_init_layer(ports: Ports, record: ContainerRecord, chain_id: str) -> None:
     """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
+    from orlop_engine.unpacking import make_init_layer  # no start of the daemon needs it
+
     storage, key = ports.storage, temporary_key()
     mountpoint = ports.paths.root(record.id)
     await storage.prepare(key, chain_id or None)

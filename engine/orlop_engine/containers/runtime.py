@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 import shutil
 
 import trio
 
 from orlop_engine.processes import runs
+from orlop_engine.types.containers import HostConfig
 from orlop_kernel import process
-from orlop_sdk import OrlopError, Task, cgroups
+from orlop_kernel.config import Config
+from orlop_sdk import InvalidParameter, OrlopError, Task, cgroups
 
-from . import bundle
 from .container import Container, Run
 from .paths import ContainerPaths
 from .ports import Ports
 
-__all__ = ["clean", "has_state", "is_left", "task"]
+__all__ = ["cgroup_path", "clean", "has_state", "is_left", "task"]
 
 log = logging.getLogger("orlop.containers")
 
 _EMPTYING = 2.0  # seconds
+
+
+def cgroup_path(config: Config, container_id: str, host: HostConfig) -> str:
+    parent = host.cgroup_parent or config.effective_cgroup_parent
+    if config.cgroup_driver == "systemd":
+        if not parent.endswith(".slice"):
+            raise InvalidParameter(
+                f'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice", not "{parent}"'
+            )
+        return f"{parent}:orlop:{container_id}"
+    if ":" in parent:
+        raise InvalidParameter(f'invalid cgroup parent "{parent}": ":" is for slices of systemd')
+    return posixpath.normpath(f"/{parent.strip('/')}/{container_id}")
 
 
 def task(paths: ContainerPaths, container: Container) -> Task:
@@ -62,7 +77,7 @@ async def clean(ports: Ports, container: Container) -> None:
     except Exception:
         log.exception("cannot have the runtime forget container %s", container.name)
     try:
-        await _remove_cgroups(bundle.cgroup_path(ports.config, container.id, record.host_config))
+        await _remove_cgroups(cgroup_path(ports.config, container.id, record.host_config))
         shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # usually gone by now
     except Exception:
         log.exception("cannot remove what runtime and kernel keep of container %s", container.name)

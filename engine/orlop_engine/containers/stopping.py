@@ -14,10 +14,10 @@ from orlop_engine.processes import runs
 from orlop_kernel.config import Config
 from orlop_sdk import Conflict, DeadlineExceeded, DriverError, NotModified, OrlopError, Unavailable
 
-from . import validate
 from .container import Container, Run
 from .pausing import unpause_locked
 from .ports import Ports
+from .signals import parse_signal
 from .waits import KILL_DEADLINE, SIGNAL_FAILED, decided, unless_it_ended
 
 __all__ = ["cancel_restart", "expedite", "kill", "kill_now", "stop", "stop_locked", "stop_signal", "stop_timeout"]
@@ -55,7 +55,7 @@ async def _signal(container: Container, signum: int) -> None:
 
 def stop_signal(container: Container, given: str) -> int:
     text = given or container.record.config.stop_signal or "SIGTERM"
-    return validate.parse_signal(text)
+    return parse_signal(text)
 
 
 async def stop(ports: Ports, container: Container, given: str = "", seconds: int | None = None) -> None:
@@ -178,7 +178,7 @@ async def kill_now(ports: Ports, container: Container) -> None:
 
 
 async def kill(ports: Ports, container: Container, given: str = "") -> None:
-    signum = validate.parse_signal(given) if given else signal.SIGKILL
+    signum = parse_signal(given) if given else signal.SIGKILL
     await container.boot_start_tried()
     await decided(container)
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
@@ -192,7 +192,7 @@ async def kill(ports: Ports, container: Container, given: str = "") -> None:
         raise Conflict(f"container {container.id} is not running")
     run.killed = run.killed or signum == signal.SIGKILL
     configured = container.record.config.stop_signal
-    if signum == signal.SIGKILL or not configured or validate.parse_signal(configured) == signum:
+    if signum == signal.SIGKILL or not configured or parse_signal(configured) == signum:
         container.stop_requested = True
     _note_manual_stop(container)
     try:

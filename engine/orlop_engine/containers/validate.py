@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import signal
 
 from msgspec import UNSET
 
@@ -13,35 +12,17 @@ from orlop_engine.spec import capabilities, security
 from orlop_engine.spec.host import Host
 from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_sdk import InvalidParameter
-from orlop_sdk.numbers import natural
 
 from . import limits, restarts
+from .signals import parse_signal
 
-__all__ = ["check", "parse_signal"]
+__all__ = ["check"]
 
 # "_" is not valid in host names (RFC 952), but people use it in container names, and Docker accepts anything.
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
 _HOSTNAME_LIMIT = 64  # the kernel's (uname(2))
 _NO_LINKS = "can't be used with links. This would result in undefined behavior"
 _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}\Z")
-
-
-def parse_signal(text: str) -> int:
-    """Parse a signal: number or name, with or without SIG, in any case."""
-    if text.isascii() and text.isdigit():
-        if number := natural(text, 64):
-            return number
-        raise InvalidParameter(f"invalid signal: {text}")
-    name = text.upper().removeprefix("SIG")
-    if match := re.fullmatch(r"RTMIN(?:\+(\d{1,2}))?|RTMAX(?:-(\d{1,2}))?", name):
-        base = signal.SIGRTMIN if name.startswith("RTMIN") else signal.SIGRTMAX
-        number = base + int(match[1] or 0) - int(match[2] or 0)
-        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-            return number
-    found = getattr(signal, f"SIG{name}", None)
-    if not isinstance(found, signal.Signals):
-        raise InvalidParameter(f"invalid signal: {text}")
-    return int(found)
 
 
 def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:

@@ -16,13 +16,11 @@ from msgspec.structs import replace
 
 from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
-from orlop_engine.unpacking import copy_up
 from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, DeadlineExceeded, DriverError, InvalidParameter, NotFound, OrlopError
 from orlop_sdk.subpaths import open_subpath
 
-from .mount_spec import normal_target
 from .ports import Ports
 from .record import ContainerRecord, MountRecord
 from .services import Volumes
@@ -113,6 +111,8 @@ async def ensure(
     Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet` checks
     each volume that the container gets, because a volume that did not exist when the request was authorized may have
     been created by someone else since. The caller holds the volumes, so that the result stays valid."""
+    from .mount_spec import normal_target  # no start of the daemon needs it
+
     out = []
     options = {
         normal_target(mount.target): mount.volume_options
@@ -165,6 +165,8 @@ async def populate(ports: Ports, record: ContainerRecord) -> None:
 
 
 async def _copy_up(ports: Ports, record: ContainerRecord, path: str, target: int) -> None:
+    from orlop_engine.unpacking import copy_up
+
     root = ports.paths.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:

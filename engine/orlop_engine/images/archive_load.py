@@ -19,9 +19,10 @@ from orlop_sdk import DriverError, InvalidParameter, NotFound
 from . import documents, manifests, platforms
 from .archive_file import Archive, Member, receive
 from .content import DigestMismatch
+from .documents import MAX_MANIFEST
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
-from .manifests import MAX_ENTRIES, MAX_MANIFEST, Descriptor, Index, Manifest
+from .manifests import MAX_ENTRIES, Descriptor, Index, Manifest
 from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Record, Report, amount

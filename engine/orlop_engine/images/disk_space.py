@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-from orlop_monitor.unpack.stream import sniff
 from orlop_sdk import DriverError
 
 __all__ = ["DiskSpace", "least_unpacked"]
@@ -30,6 +29,8 @@ def _readable(size: int) -> str:
 def least_unpacked(fd: int, size: int) -> int:
     """The least number of bytes that a layer of `size` bytes unpacks to. ISIZE is about the last gzip member, modulo 4 GiB,
     so it may only raise the bound."""
+    from orlop_monitor.unpack.stream import sniff  # with its decompressors; no start of the daemon needs it
+
     if sniff(os.pread(fd, 8, 0)) != "gzip" or size < 18:
         return size
     return max(size, int.from_bytes(os.pread(fd, 4, size - 4), "little"))

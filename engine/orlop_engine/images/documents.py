@@ -13,10 +13,24 @@ import trio
 from orlop_engine.types.images import ImageDocument
 from orlop_sdk import DriverError
 
-from .manifests import MAX_LAYERS, MAX_MANIFEST
 from .references import is_digest
 
-__all__ = ["LARGE", "ROOTFS_MISMATCH", "chain_ids", "digest", "encode", "go_compat", "parse", "read"]
+__all__ = [
+    "LARGE",
+    "MAX_LAYERS",
+    "MAX_MANIFEST",
+    "ROOTFS_MISMATCH",
+    "chain_ids",
+    "digest",
+    "encode",
+    "go_compat",
+    "parse",
+    "read",
+]
+
+MAX_MANIFEST = 4 << 20
+"""Docker's and the registries' own limit; a manifest of 127 layers has some 30 KiB."""
+MAX_LAYERS = 1024
 
 ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
 

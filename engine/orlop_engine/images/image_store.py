@@ -14,7 +14,6 @@ import itertools
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -30,7 +29,6 @@ from .catalog import Catalog
 from .content import ContentStore, DamagedBlob
 from .layers import Built, Layers
 from .leases import Lease, Leases
-from .manifests import MAX_MANIFEST
 from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owner_of_name
 from .records import Image, ImageRecord, Layer, ResumeRecord
 from .references import Reference, parse
@@ -53,8 +51,7 @@ def _name_row(name: Reference, id: str, owner: str) -> Put:
     return Put(_TABLE, f"{_REF}{name}", f"{id} {owner}".rstrip().encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """What a collection removed: layers with their sizes, highest first, and bytes of blobs."""
 
     layers: tuple[tuple[str, int], ...] = ()
@@ -122,7 +119,7 @@ class ImageStore:
         if record.id != key:
             raise OrlopError(f"row contains another id: {record.id[:80]!r}")
         try:
-            raw = self.content.read(record.id, MAX_MANIFEST)
+            raw = self.content.read(record.id, documents.MAX_MANIFEST)
         except DamagedBlob:
             self.content.remove(record.id)  # otherwise a pull would take it for valid
             raise

@@ -10,7 +10,8 @@ from orlop_sdk import DriverError, InvalidParameter, NotFound, OrlopError, Unaut
 
 from . import documents
 from .connector import Access, Connector
-from .manifests import MAX_MANIFEST, Index
+from .documents import MAX_MANIFEST
+from .manifests import Index
 from .manifests import parse as parse_manifest
 from .references import image_id, parse
 from .registry_errors import NO_CREDENTIALS, RegistryError

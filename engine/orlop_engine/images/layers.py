@@ -13,9 +13,9 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import trio
 
 from orlop_sdk import Conflict, OrlopError, Storage, UnpackTarget
@@ -71,8 +71,7 @@ class Unpack(Protocol):
     ) -> Awaitable[Unpacked]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(msgspec.Struct, frozen=True):
     """A committed layer. `parent` is "" for the lowest."""
 
     diff_id: str
@@ -80,11 +79,19 @@ class Built:
     size: int
 
 
+def _sandboxed() -> Unpack:
+    from orlop_engine.unpacking import unpack  # no start of the daemon needs it
+
+    return unpack
+
+
 class Layers:
     """`built` is every committed layer by chain ID. `guard` is held during removals and while checking whether a layer
     exists."""
 
-    def __init__(self, storage: Storage, content: ContentStore, zygote: Any, unpack: Unpack, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, storage: Storage, content: ContentStore, zygote: Any, unpack: Unpack | None, nursery: trio.Nursery
+    ) -> None:
         self.built: dict[str, Built] = {}
         self.guard = trio.Lock()
         self._storage, self._content = storage, content
@@ -156,7 +163,8 @@ class Layers:
             await trio.to_thread.run_sync(self._check_space, blob, source)
             await self._storage.prepare(key, parent or None)
             target = await self._storage.unpack_target(key)
-            unpacked = await self._unpack(self._zygote, source, target, expect_diff_id=diff_id, progress=progress)
+            unpack = self._unpack or _sandboxed()
+            unpacked = await unpack(self._zygote, source, target, expect_diff_id=diff_id, progress=progress)
             if hold is not None:
                 await hold(chain_id or unpacked.diff_id)
             await self._storage.commit(key, chain_id or unpacked.diff_id)

@@ -13,14 +13,13 @@ import msgspec
 
 from orlop_sdk import DriverError, NotFound
 
+from .documents import MAX_LAYERS, MAX_MANIFEST
 from .platforms import Platform, acceptable, normalise
 from .references import is_digest
 
-__all__ = ["ACCEPT", "MAX_ENTRIES", "MAX_LAYERS", "MAX_MANIFEST", "Descriptor", "Index", "Manifest", "choose", "parse"]
+__all__ = ["ACCEPT", "MAX_ENTRIES", "Descriptor", "Index", "Manifest", "choose", "parse"]
 
-MAX_MANIFEST = 4 << 20
-"""Docker's and the registries' own limit; a manifest of 127 layers has some 30 KiB."""
-MAX_LAYERS, MAX_ENTRIES, _MAX_SIZE = 1024, 4096, 1 << 50
+MAX_ENTRIES, _MAX_SIZE = 4096, 1 << 50
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"

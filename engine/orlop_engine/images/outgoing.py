@@ -23,7 +23,8 @@ from orlop_sdk import DriverError, OrlopError
 
 from . import documents, manifests
 from .content import ContentStore
-from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, MAX_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Index, Manifest
+from .documents import MAX_MANIFEST
+from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Index, Manifest
 from .records import Image, Layer
 
 __all__ = ["Outgoing", "compression_of", "describe", "describe_oci", "open_layer"]

@@ -145,7 +145,7 @@ class Puller:
         lease.blobs.add(found.config.digest)
         await self._image_store.barrier()
         await self._downloads.fetch(sources, found.config, _quiet)
-        raw = self._image_store.content.read(found.config.digest, manifests.MAX_MANIFEST)
+        raw = self._image_store.content.read(found.config.digest, documents.MAX_MANIFEST)
         document = await documents.read(raw, layers=len(found.layers))
         self._check(document, request, reference)
         assert document.rootfs is not None

@@ -53,8 +53,7 @@ class ResumeRecord(msgspec.Struct, frozen=True):
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class ImageUser:
+class ImageUser(msgspec.Struct, frozen=True):
     """A container that was made from an image."""
 
     container_id: str

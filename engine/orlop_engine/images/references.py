@@ -6,7 +6,9 @@ Sans-IO. A `Reference` is always normalised: it has a domain, and Docker Hub's o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from orlop_sdk import InvalidParameter
 
@@ -28,8 +30,7 @@ _DIGEST_RE = re.compile(r"sha256:[0-9a-f]{64}")
 _HEX_RE = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, order=True):
     """`domain/path[:tag][@digest]`. `str()` gives the full form, `familiar` the one shown to users."""
 
     domain: str

@@ -15,9 +15,10 @@ import msgspec
 
 from orlop_sdk import DriverError
 
+from .documents import MAX_MANIFEST
 from .documents import digest as digest_of
 from .http_body import body
-from .manifests import ACCEPT, MAX_MANIFEST
+from .manifests import ACCEPT
 from .registry_errors import RegistryError
 from .registry_session import Session, origin
 

@@ -3,6 +3,8 @@
 Reads (`resolve`, `get`, `names`, `summaries`, ...) use published values: no lock, no driver. Changes are serialized by the
 image store's lock and acknowledged after their commit. Pull, push, load and import run in the engine's nursery and report
 through a `Progress`; closing it early cancels them.
+
+Modules that only such operations need are imported by them: a start of the daemon needs none (see `preload`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,38 +23,35 @@ from orlop_engine.pace import Pace
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.types import rfc3339
 from orlop_engine.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
-from orlop_engine.unpacking import unpack as sandboxed_unpack
 from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import Conflict, InvalidParameter, Storage
 
-from . import documents, listing, removal, views
-from .committed import CommitRequest, Committer
+from . import documents
 from .content import ContentStore
 from .image_store import Collected, ImageStore
-from .imports import Importer, ImportRequest
 from .layers import Layers, Unpack
-from .listing import Filters, Listed
-from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy, removable
 from .progress import Progress, Record, Report
-from .pull import PullRequest
-from .records import Image, ImageUser
+from .records import Image
 from .references import Reference, parse, push_reference
-from .registry_auth import Credentials
-from .registry_hosts import Timeouts
-from .registry_tls import CERTS_D
-from .removal import Removal, Users
-from .transfers import PushRequest, Transfers
-from .urls import check_url
 
 if TYPE_CHECKING:
     from .archive_save import ImageArchive, SaveRequest
+    from .committed import CommitRequest, Committer
     from .destinations import Refuse
+    from .imports import Importer, ImportRequest
     from .inspection import DistributionInspect
+    from .listing import Filters, Listed
+    from .platforms import Platform
+    from .pull import PullRequest
+    from .registry_auth import Credentials
+    from .registry_hosts import Timeouts
+    from .removal import Removal, Users
+    from .transfers import PushRequest, Transfers
 
-__all__ = ["Image", "ImageUser", "Images", "ImportRequest", "PullRequest", "PushRequest"]
+__all__ = ["Images"]
 
 Version = tuple[int, int]
 _NEWEST: Version = (9, 99)
@@ -76,35 +75,56 @@ class Images:
         config: Config,
         nursery: trio.Nursery,
         *,
-        unpack: Unpack = sandboxed_unpack,
-        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
-        certificates: tuple[str, ...] = CERTS_D,
+        unpack: Unpack | None = None,
+        timeouts: Timeouts | None = None,
+        certificates: tuple[str, ...] | None = None,
         retry_wait: float = 5.0,
     ) -> None:
         self.users: Callable[[], Users] = _nobody
         self.counters = Counters()
         self._config = config
-        self._certificates = certificates
         self._events, self._storage, self._nursery = events, storage, nursery
         self._content = ContentStore(root)
         self._layers = Layers(storage, self._content, zygote, unpack, nursery)
         self._image_store = ImageStore(store, self._content, self._layers)
-        depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
-        self._transfers = Transfers(
+        self._timeouts, self._retry_wait, self._own_certificates = timeouts, retry_wait, certificates
+        self._depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
+        self._pruning = False
+
+    @cached_property
+    def _certificates(self) -> tuple[str, ...]:
+        from .registry_tls import CERTS_D
+
+        return CERTS_D if self._own_certificates is None else self._own_certificates
+
+    @cached_property
+    def _transfers(self) -> Transfers:
+        from .registry_hosts import Timeouts
+        from .transfers import Transfers
+
+        return Transfers(
             self._image_store,
-            nursery,
-            config,
+            self._nursery,
+            self._config,
             self._transferred,
             self.counters,
-            depth,
-            timeouts=timeouts,
-            certificates=certificates,
-            retry_wait=retry_wait,
+            self._depth,
+            timeouts=self._timeouts or Timeouts(),
+            certificates=self._certificates,
+            retry_wait=self._retry_wait,
         )
-        self._depth = depth
-        self._importer = Importer(self._image_store)
-        self._committer = Committer(self._image_store, depth)
-        self._pruning = False
+
+    @cached_property
+    def _importer(self) -> Importer:
+        from .imports import Importer
+
+        return Importer(self._image_store)
+
+    @cached_property
+    def _committer(self) -> Committer:
+        from .committed import Committer
+
+        return Committer(self._image_store, self._depth)
 
     async def load(self) -> None:
         """At boot: read the rows, quarantine bad ones, collect garbage."""
@@ -113,7 +133,8 @@ class Images:
     def reconfigure(self, config: Config) -> None:
         """Apply a new configuration to operations that begin from now on."""
         self._config = config
-        self._transfers.reconfigure(config)
+        if "_transfers" in vars(self):
+            self._transfers.reconfigure(config)
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
@@ -150,6 +171,8 @@ class Images:
         self, filters: Filters, *, everything: bool, shared_size: bool = False, version: Version = _NEWEST
     ) -> bytes:
         """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
+        from . import listing, views
+
         chosen = await listing.choose(self._image_store.catalog, filters, everything=everything)
         counts = self.users() if version >= (1, 51) else None
         pace, pieces = Pace(), []
@@ -161,6 +184,8 @@ class Images:
     async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
         """`Images` and `LayersSize` of `GET /system/df`: the list with all counts, and the bytes of all layers of all
         images, each counted once."""
+        from . import listing
+
         catalog, counts = self._image_store.catalog, self.users()
         pace, result, total = Pace(), [], 0
         for item in await listing.choose(catalog, {}, everything=False):
@@ -173,10 +198,14 @@ class Images:
         return result, total
 
     def _summary(self, item: Listed, version: Version, shared_size: bool, counts: Users | None) -> ImageSummary:
+        from . import views
+
         shared = self._image_store.catalog.shared_size(item.image) if shared_size else -1
         return views.summary(item, version, shared, -1 if counts is None else len(counts.get(item.image.id, ())))
 
     async def inspect(self, name: str, version: Version = _NEWEST, platform: Platform | None = None) -> ImageInspect:
+        from . import listing, views
+
         image = self.resolve(name)
         listing.require_platform(image, name, platform)
         data = await self._storage.describe(image.chain_id) if image.chain_id else {}
@@ -184,6 +213,8 @@ class Images:
         return await trio.to_thread.run_sync(show) if len(image.raw) > documents.LARGE else show()
 
     def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
+        from . import listing, views
+
         image = self.resolve(name)
         listing.require_platform(image, name, platform)
         return views.history(image, self._image_store.catalog)
@@ -241,6 +272,8 @@ class Images:
         """Create an image from a tar: `body`, or the content of the source's URL. Raises for an invalid change or URL."""
         config = await trio.to_thread.run_sync(self._importer.config, request.changes)
         if request.source != "-":
+            from .urls import check_url
+
             check_url(request.source)
 
         async def run(report: Report) -> None:
@@ -300,6 +333,8 @@ class Images:
     ) -> list[DeletedItem]:
         """`DELETE /images/{name}`: names, the image if it has no others, its layers. `Conflict` with Docker's messages. An
         image here has one platform: other `platforms` cannot be removed."""
+        from . import listing, removal
+
         async with self._image_store.lock:
             for platform in platforms:
                 listing.require_platform(self.resolve(name), name, platform)
@@ -349,6 +384,8 @@ class Images:
             self._pruning = False
 
     async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
+        from . import listing
+
         async with self._image_store.lock:
             catalog = self._image_store.catalog
             chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
@@ -363,8 +400,10 @@ class Images:
 
     async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
         """Plan a prune; plans again if a container was created from one of the images in the meantime."""
+        from . import removal
+
         while True:
-            users, planned, pace = self.users(), Removal(), Pace()
+            users, planned, pace = self.users(), removal.Removal(), Pace()
             for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
                 await pace()
             now = self.users()

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -23,8 +24,10 @@ from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, Mount, NotFound, OrlopError, VolumeDriver
 
-from . import filters
 from .record import ANONYMOUS, VolumeRecord, check_name, decode, encode, view
+
+if TYPE_CHECKING:
+    from .filters import Filters
 
 __all__ = ["VolumeRecord", "Volumes"]
 
@@ -108,8 +111,10 @@ class Volumes:
     def inspect(self, name: str) -> Volume:
         return view(self.get(name))
 
-    def list(self, wanted: filters.Filters) -> list[Volume]:
+    def list(self, wanted: Filters) -> list[Volume]:
         """The volumes, sorted by name. `InvalidParameter` for invalid filters."""
+        from . import filters  # no start of the daemon needs it
+
         accept = filters.listed(wanted)
         users = self._users()
         return [view(record) for record in self._sorted() if accept(record, record.name in users)]
@@ -272,8 +277,10 @@ class Volumes:
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
 
-    async def prune(self, wanted: filters.Filters, version: tuple[int, int]) -> tuple[Sequence[str], int]:
+    async def prune(self, wanted: Filters, version: tuple[int, int]) -> tuple[Sequence[str], int]:
         """Remove unused volumes. Returns their names and the reclaimed bytes."""
+        from . import filters
+
         accept = filters.prunable(wanted, version)
         if self._pruning:
             raise Conflict("a prune operation is already running")

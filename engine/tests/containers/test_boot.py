@@ -411,7 +411,7 @@ def test_what_others_need_is_started_first(tmp_path, monkeypatch):
             order.append(container.id)
             return await launch(containers, container, image)
 
-        monkeypatch.setattr("orlop_engine.containers.lifecycle.launch", recorded)
+        monkeypatch.setattr("orlop_engine.containers.launch.launch", recorded)
         await restore.restore(h.ports)
         await wait_all_tasks_blocked()
         assert order == keys[::-1] and needs.needed(h.index, h.engine.networks, h.index.by_id[keys[0]].record) == {keys[1]}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_engine.containers import attach, limits, mount_spec, names, restarts, validate, view
+from orlop_engine.containers import attach, limits, mount_spec, names, restarts, signals, validate, view
 from orlop_engine.containers.create import merge_config
 from orlop_engine.containers.processes import parse
 from orlop_engine.containers.state import Phase, State
@@ -98,13 +98,13 @@ def test_tmpfs_options():
     ("text", "number"), [("SIGTERM", 15), ("term", 15), ("9", 9), ("RTMIN+1", 35), ("sigrtmax-14", 50), ("SIGRTMIN", 34)]
 )
 def test_signals(text, number):
-    assert validate.parse_signal(text) == number
+    assert signals.parse_signal(text) == number
 
 
 @pytest.mark.parametrize("text", ["0", "65", "SIGWHAT", "", "-1", "9x", "DFL"])
 def test_wrong_signals(text):
     with pytest.raises(InvalidParameter, match="invalid signal"):
-        validate.parse_signal(text)
+        signals.parse_signal(text)
 
 
 @pytest.mark.parametrize(

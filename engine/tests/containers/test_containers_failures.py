@@ -12,7 +12,7 @@ import trio
 from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, RealLaunch, engine_fixture, no_threads, run_fast
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from orlop_engine.containers import attach, launch, restore, rootfs, volumes
+from orlop_engine.containers import attach, launch, monitor_events, restore, rootfs, volumes
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.containers.state import Phase, State
@@ -447,8 +447,8 @@ def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
-            launch.on_event(h.ports, h.container, h.run, Event(Oom(1)))
-            launch.on_event(h.ports, h.container, h.run, Event(Exited(137, 10**9, True)))
+            monitor_events.on_event(h.ports, h.container, h.run, Event(Oom(1)))
+            monitor_events.on_event(h.ports, h.container, h.run, Event(Exited(137, 10**9, True)))
             await h.run.finished.wait()
             assert h.engine.actions() == ["start", "oom", "die"]
             h.run.monitor.gone.set()

@@ -6,7 +6,7 @@ import trio
 from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, engine_fixture, run_fast, surviving_monitor
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_engine.containers import exits, lifecycle, restarts, restore
+from orlop_engine.containers import exits, restarts, restore
 from orlop_engine.containers.record import decode
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.files import commit
@@ -302,7 +302,7 @@ def test_what_a_container_needs_is_started_before_it(tmp_path, monkeypatch, by):
                 order.append(container.name)
                 return await h.launch(containers, container, image)
 
-            monkeypatch.setattr(lifecycle, "launch", launch)
+            monkeypatch.setattr("orlop_engine.containers.launch.launch", launch)
             await restore.restore(h.ports)
             await trio.sleep(5)
             assert order == ["db", "web"]
@@ -331,7 +331,7 @@ def test_needs_hold_up_no_boot(tmp_path, monkeypatch, case):
                     await trio.sleep_forever()
                 return await h.launch(containers, container, image)
 
-            monkeypatch.setattr(lifecycle, "launch", launch)
+            monkeypatch.setattr("orlop_engine.containers.launch.launch", launch)
             await restore.restore(h.ports)
             await trio.sleep(31 if hung else 1)
             assert len(h.launched) == len(names) - (hung is not None)

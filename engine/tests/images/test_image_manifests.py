@@ -102,7 +102,7 @@ def test_the_documents_media_type_may_be_missing() -> None:
         (OCI_MANIFEST, image(schemaVersion=1), "schema 1"),
         (OCI_MANIFEST, image(fsLayers=[]), "schema 1"),
         ("application/vnd.docker.distribution.manifest.v1+prettyjws", image(), "schema 1"),
-        (OCI_MANIFEST, b" " * (manifests.MAX_MANIFEST + 1), "larger than 4194304 bytes"),
+        (OCI_MANIFEST, b" " * (documents.MAX_MANIFEST + 1), "larger than 4194304 bytes"),
     ],
 )
 def test_refuses_manifests(media: str, data: bytes, message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orlop_kernel.config import show
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -19,6 +18,8 @@ __all__ = ["routes"]
 
 def routes(engine: Engine) -> list[Route]:
     async def config(call: Call) -> Answer:
+        from orlop_kernel.config import show  # no start of the daemon needs it
+
         return json_response(show.document(engine.loaded, engine.needs_restart))
 
     return [Route("GET", "/orlop/config", config)]

@@ -1,4 +1,7 @@
-"""Routes of containers: decode, call the engine, encode."""
+"""Routes of containers: decode, call the engine, encode.
+
+Modules of the engine that no start of the daemon needs are imported by the requests that need them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET
 
-from orlop_engine import logs
 from orlop_engine.containers import attach
 from orlop_engine.containers.container import Container
 from orlop_engine.futures import Future
-from orlop_engine.logs import LogStream
-from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import (
     CheckpointCreate,
@@ -36,7 +36,9 @@ from .responses import hijack_head, json_bytes, json_response, stream_type
 from .restricted import restrictions
 
 if TYPE_CHECKING:
+    from orlop_engine.containers.service import Containers
     from orlop_engine.engine import Engine
+    from orlop_engine.logs import LogStream
 
 __all__ = ["routes"]
 
@@ -60,12 +62,17 @@ async def _refuse_body(call: Call) -> None:
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.containers = engine.containers
+
+    @property
+    def containers(self) -> Containers:
+        return self.engine.containers
 
     def _of(self, call: Call) -> Container:
         return self.containers.get(call.params["id"])
 
     async def create(self, call: Call) -> Answer:
+        from orlop_engine.spec.host import facts
+
         request = await call.json(CreateRequest, required=True)
         older_versions.settle_create(request, call.version, facts().cgroup_version)
         warnings = container_mac.settle(request, call.version)
@@ -204,6 +211,8 @@ class _Routes:
         yield msgspec.json.encode(answer) + b"\n"
 
     async def logs(self, call: Call) -> Answer:
+        from orlop_engine import logs
+
         container = self._of(call)
         stdout, stderr = call.flag("stdout"), call.flag("stderr")
         if not (stdout or stderr):
@@ -277,6 +286,8 @@ class _Routes:
         return run
 
     def _replay(self, container: Container, request: Attach) -> LogStream:
+        from orlop_engine import logs
+
         wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=bool(request.framed))
         return self.containers.logs(container, wanted, living=False)
 

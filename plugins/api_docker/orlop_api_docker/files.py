@@ -14,7 +14,6 @@ from orlop_engine.types.containers import ContainerConfig
 from orlop_kernel.http.messages import Answer, Headers, Response, Streaming
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
-from orlop_monitor.unpack.request import Found
 from orlop_sdk import InvalidParameter
 from orlop_sdk.base import rfc3339
 
@@ -23,6 +22,7 @@ from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
+    from orlop_monitor.unpack.request import Found
 
 __all__ = ["routes"]
 
@@ -48,10 +48,9 @@ def _stat(found: Found) -> Headers:
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.containers, self.files = engine.containers, engine.files
 
     def _of(self, call: Call) -> Container:
-        return self.containers.get(call.params["id"])
+        return self.engine.containers.get(call.params["id"])
 
     @staticmethod
     def _path(call: Call) -> str:
@@ -60,23 +59,23 @@ class _Routes:
         return path
 
     async def look(self, call: Call) -> Answer:
-        return empty(200, _stat(await self.files.look(self._of(call), self._path(call))))
+        return empty(200, _stat(await self.engine.files.look(self._of(call), self._path(call))))
 
     async def get(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
-        found, pieces = await self.files.pack(container, path)
-        self.containers.events.publish(container, "archive-path")
+        found, pieces = await self.engine.files.pack(container, path)
+        self.engine.containers.events.publish(container, "archive-path")
         return Streaming(200, pieces, _TAR + _stat(found))
 
     async def put(self, call: Call) -> Answer:
         container, path = self._of(call), self._path(call)
         body = call.pieces()
         keep_kind, own = call.flag("noOverwriteDirNonDir"), call.flag("copyUIDGID")
-        await self.files.place(container, path, body, keep_kind=keep_kind, own=own)
+        await self.engine.files.place(container, path, body, keep_kind=keep_kind, own=own)
         return Response(200)
 
     async def export(self, call: Call) -> Answer:
-        pieces = await self.files.export(self._of(call))
+        pieces = await self.engine.files.export(self._of(call))
         return Streaming(200, pieces, (("Content-Type", "application/octet-stream"),))
 
     async def changes(self, call: Call) -> Answer:
@@ -84,11 +83,11 @@ class _Routes:
         return json_response([{"Path": change.path, "Kind": int(change.kind)} for change in found] or None)
 
     async def commit(self, call: Call) -> Answer:
-        container = self.containers.get(call.arg("container"))
+        container = self.engine.containers.get(call.arg("container"))
         given = (await call.json_bytes()).strip() not in (b"", b"null")
         config = await call.json(ContainerConfig) if given else None
         commit = partial(
-            self.files.commit,
+            self.engine.files.commit,
             config=config,
             instructions_=call.args("changes"),
             comment=call.arg("comment"),

@@ -1,4 +1,7 @@
-"""Routes of images: decode, call the engine, encode. Long operations answer with a stream of JSON records."""
+"""Routes of images: decode, call the engine, encode. Long operations answer with a stream of JSON records.
+
+Modules of the engine that only such operations need are imported by them, as in the engine's `images.service`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from orlop_engine.images import platforms
-from orlop_engine.images.platforms import Platform
-from orlop_engine.images.progress import Progress
 from orlop_engine.images.references import Reference, parse, push_reference, with_tag_or_digest
-from orlop_engine.images.registry_auth import Credentials, credentials, credentials_of
-from orlop_engine.images.service import ImportRequest, PullRequest, PushRequest
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -23,6 +21,9 @@ from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
+    from orlop_engine.images.platforms import Platform
+    from orlop_engine.images.progress import Progress
+    from orlop_engine.images.registry_auth import Credentials
 
 __all__ = ["routes"]
 
@@ -35,13 +36,15 @@ class _PlatformJSON(msgspec.Struct):
 
 def _platform_json(text: str) -> Platform:
     """`platform` of inspect, history, load and delete is a JSON object; create takes a string."""
+    from orlop_engine.images import platforms
+
     try:
         value = msgspec.json.decode(text.encode("utf-8", "surrogateescape"), type=_PlatformJSON)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidParameter(f"failed to parse platform: {error}") from error
     if not value.os or not value.architecture:
         raise InvalidParameter("both OS and Architecture must be provided")
-    return platforms.normalise(Platform(value.os, value.architecture, value.variant))
+    return platforms.normalise(platforms.Platform(value.os, value.architecture, value.variant))
 
 
 def _platform(call: Call, since: tuple[int, int]) -> Platform | None:
@@ -66,6 +69,8 @@ def _import_name(repository: str, tag: str) -> Reference | None:
 async def _push_credentials(call: Call) -> Credentials:
     """The header; without it the body, as from clients before there was a header. Docker ignores an invalid header, but not
     an invalid body."""
+    from orlop_engine.images.registry_auth import credentials, credentials_of
+
     header = call.request.headers.get("x-registry-auth", "")
     if header:
         return credentials(header)
@@ -92,6 +97,8 @@ class _Routes:
         self.images = engine.images
 
     async def create(self, call: Call) -> Answer:
+        from orlop_engine.images import platforms
+
         text = call.arg("platform") if call.version >= (1, 32) else ""
         platform = platforms.parse(text) if text else None
         if call.arg("fromImage"):
@@ -101,12 +108,17 @@ class _Routes:
         raise InvalidParameter("invalid reference format")
 
     async def _pull(self, call: Call, platform: Platform | None) -> Answer:
+        from orlop_engine.images.pull import PullRequest
+        from orlop_engine.images.registry_auth import credentials
+
         reference = with_tag_or_digest(call.arg("fromImage"), call.arg("tag"))
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
         request = PullRequest(reference, platform, auth, restrictions(call).images, restrictions(call).refuse)
         return await _stream(self.images.pull(request))
 
     async def _import(self, call: Call, platform: Platform | None) -> Answer:
+        from orlop_engine.images.imports import ImportRequest
+
         source = call.arg("fromSrc")
         if source != "-" and "://" not in source:
             source = f"http://{source}"
@@ -170,11 +182,15 @@ class _Routes:
     async def push(self, call: Call) -> Answer:
         """Without `tag`, and without one in the name, all tags of the repository."""
         reference = push_reference(call.params["name"], call.arg("tag"))
+        from orlop_engine.images.transfers import PushRequest
+
         auth = await _push_credentials(call)
         request = PushRequest(reference, auth, restrictions(call).images, restrictions(call).refuse)
         return await _stream(self.images.push(request))
 
     async def distribution(self, call: Call) -> Answer:
+        from orlop_engine.images.registry_auth import credentials
+
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
         return json_response(await self.images.inspect_distribution(call.params["name"], auth, restrictions(call).refuse))
 

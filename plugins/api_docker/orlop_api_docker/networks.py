@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from orlop_engine.networks import filters
 from orlop_engine.networks.views import network_view
 from orlop_engine.types.containers import EndpointSettings
 from orlop_engine.types.networks import ConnectRequest, CreateRequest, CreateResponse, DisconnectRequest, PruneResponse
@@ -31,6 +30,8 @@ class _Routes:
         self.networks = engine.networks
 
     async def list(self, call: Call) -> Answer:
+        from orlop_engine.networks import filters  # no start of the daemon needs it
+
         accept = filters.listed(call.filters())
         found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
         if call.version < (1, 28):  # older versions list containers too, as inspect does
@@ -55,6 +56,8 @@ class _Routes:
         return empty(204)
 
     async def prune(self, call: Call) -> Answer:
+        from orlop_engine.networks import filters
+
         accept = filters.prunable(call.filters(), time.time())
         removed = await self.engine.run(self.networks.prune, accept)
         return json_response(PruneResponse(networks_deleted=[*removed] or None))

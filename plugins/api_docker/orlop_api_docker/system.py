@@ -1,14 +1,16 @@
-"""Routes of the daemon itself: ping, version, info, events, disk usage, login."""
+"""Routes of the daemon itself: ping, version, info, events, disk usage, login.
+
+The engine's modules for all but ping and events are imported at the first request that needs them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orlop_api_docker import API_VERSION
-from orlop_engine.system import System
-from orlop_engine.system.usage import OBJECT_TYPES, DiskUsageService
 from orlop_engine.types.system import AuthConfig
 from orlop_kernel.events import Subscription, to_wire
 from orlop_kernel.http.messages import Answer, Response
@@ -21,6 +23,8 @@ from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
+    from orlop_engine.system.service import System
+    from orlop_engine.system.usage import DiskUsageService
 
 __all__ = ["parse_moment", "routes"]
 
@@ -87,8 +91,18 @@ async def event_pieces(subscription: Subscription, version: tuple[int, int], seq
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.system = System(engine)
-        self.measuring = DiskUsageService(engine)
+
+    @cached_property
+    def system(self) -> System:
+        from orlop_engine.system.service import System
+
+        return System(self.engine)
+
+    @cached_property
+    def measuring(self) -> DiskUsageService:
+        from orlop_engine.system.usage import DiskUsageService
+
+        return DiskUsageService(self.engine)
 
     async def ping(self, call: Call) -> Answer:
         return self._pong(b"OK")
@@ -120,6 +134,8 @@ class _Routes:
         return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def disk_usage(self, call: Call) -> Answer:
+        from orlop_engine.system.usage import OBJECT_TYPES
+
         types = frozenset(call.args("type")) if call.version >= (1, 42) else frozenset()
         for name in types - OBJECT_TYPES:
             raise InvalidParameter(f"unknown object type: {name}")

@@ -12,10 +12,10 @@ from tests.registry import docker_archive, image, layer
 from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import serving
 
+from orlop_engine.images.imports import ImportRequest
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
-from orlop_engine.images.service import ImportRequest
 from orlop_guard_listeners.image_names import ListenerImages
 from orlop_guard_listeners.label_scope import LabelScope
 from orlop_guard_listeners.listener_policy import Denied, ListenerPolicy

@@ -17,10 +17,11 @@ from tests.registry.hostile import Hostile, redirect, replace, serving, status
 from orlop_engine.images import destinations
 from orlop_engine.images.destinations import Destinations, for_registry, is_public
 from orlop_engine.images.fetch import fetch
+from orlop_engine.images.imports import ImportRequest
+from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
 from orlop_engine.images.registry_hosts import HostRules
-from orlop_engine.images.service import ImportRequest, PullRequest
 from orlop_engine.system.login import check_login
 from orlop_engine.types.system import AuthConfig
 from orlop_kernel.config import Config

@@ -15,9 +15,9 @@ from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import tar
 from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 
+from orlop_engine.images.imports import ImportRequest
 from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
-from orlop_engine.images.service import ImportRequest
 from orlop_kernel.store import Delete, Put, Store, examine
 from orlop_sdk import InvalidParameter, NotFound, OrlopError
 

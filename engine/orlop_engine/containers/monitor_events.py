@@ -1,0 +1,23 @@
+"""What a container's monitor reports while the container runs: its exit, those of its execs, a lack of memory."""
+
+from __future__ import annotations
+
+from orlop_monitor.protocol import Event, ExecExited, Exited, Oom
+
+from .container import Container, Run
+from .ports import Ports
+
+__all__ = ["on_event"]
+
+
+def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None:
+    body = event.body
+    if isinstance(body, Exited):
+        run.exited.set(body)
+    elif isinstance(body, ExecExited):
+        ports.execs.exited(container, body)
+    elif isinstance(body, Oom):
+        run.oom_told = True
+        with container.publish() as draft:  # committed with the exit, if it follows
+            draft.state = draft.state.after_oom()
+        ports.events.publish(container, "oom")

@@ -1,0 +1,66 @@
+"""What a start of the daemon does not import before it answers. Each of these modules takes a millisecond or more; together
+they once took half of the start.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+__all__ = ["LATER"]
+
+# What a start has imported when it begins to listen, in the order of the start
+_START = """
+import sys
+import orlop_kernel.__main__, orlop_kernel.daemon, orlop_kernel.store, orlop_kernel.kinds, orlop_kernel.http.server
+from orlop_kernel.config import Config
+from orlop_sdk import discovery
+import orlop_engine.plugin, orlop_engine.service
+config = Config()
+assert not list(orlop_engine.plugin.EnginePlugin().problems(config))
+for kind, names in (("service", config.services), ("frontend", config.front_ends), ("guard", config.guards)):
+    for name in names:
+        assert discovery.find(kind, name).version
+for kind, name in (("storage", "overlay2"), ("volume", "local")):
+    assert discovery.find(kind, name).version
+print(*sys.modules)
+"""
+
+LATER = {
+    "email",
+    "html",
+    "httpx",
+    "importlib.metadata",
+    "importlib.resources",
+    "pyroute2",
+    "tarfile",
+    "zipfile",
+    "orlop_engine.containers.create",
+    "orlop_engine.containers.launch",
+    "orlop_engine.containers.listing",
+    "orlop_engine.containers.view",
+    "orlop_engine.files",
+    "orlop_engine.images.imports",
+    "orlop_engine.images.pull",
+    "orlop_engine.images.registry_auth",
+    "orlop_engine.images.views",
+    "orlop_engine.logs",
+    "orlop_engine.spec.build",
+    "orlop_engine.stats",
+    "orlop_engine.system.service",
+    "orlop_engine.unpacking",
+}
+_MOST = 245  # modules of Orlop
+
+
+def test_a_start_imports_little() -> None:
+    done = subprocess.run([sys.executable, "-c", _START], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert not found & LATER
+    assert len([name for name in found if name.startswith("orlop_")]) <= _MOST
+
+
+def test_modules_that_are_imported_early_exist() -> None:
+    """`preload` would fail in its task, after the first answer."""
+    program = "import trio; from orlop_engine import preload; trio.run(preload.run)"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
