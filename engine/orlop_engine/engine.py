@@ -71,10 +71,11 @@ class Engine:
         self.volumes = Volumes(store, events, self.drivers.volume, self._volume_users)
         self.networks = Networks(store, events, self.drivers.network, config)
         self.index = ContainerIndex(lambda index, name: links.resolve(index, self.networks, name))
-        paths, container_events = ContainerPaths(config.data_root, config.exec_root), ContainerEvents(events)
+        self.paths = ContainerPaths(config.data_root, config.exec_root)
+        container_events = ContainerEvents(events)
         self.execs = Execs(
             containers=self.index,
-            paths=paths,
+            paths=self.paths,
             events=container_events,
             networks=self.networks,
             drivers=self.drivers,
@@ -82,7 +83,7 @@ class Engine:
         )
         self.ports = Ports(
             index=self.index,
-            paths=paths,
+            paths=self.paths,
             rows=Rows(store, self.index),
             events=container_events,
             background=Background(nursery),
@@ -139,10 +140,10 @@ class Engine:
         private_directory(mount_points)
         engine = cls(config, store, events, zygote, nursery)
         try:
-            engine.ports.paths.make_roots()
+            engine.paths.make_roots()
             await engine.ports.rows.load(labels.deciding(config))
             reload_constraints.check_at_start(
-                engine.index, engine.ports.paths, config
+                engine.index, engine.paths, config
             )  # before anything is changed to match this configuration
             await engine.images.load()
             await engine.volumes.load()
@@ -165,7 +166,7 @@ class Engine:
         """Stop the containers, or leave them to their monitors. If none runs afterwards, remove everything of ours from
         the host."""
         await restore.shutdown(self.ports, leave_running=leave_running)
-        if not restore.any_alive(self.index, self.ports.paths):
+        if not restore.any_alive(self.index, self.paths):
             await self.networks.remove_from_host()
             if self.config.cgroup_driver == "cgroupfs":  # systemd owns a slice, and must remove it itself
                 cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))

@@ -6,22 +6,45 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from orlop_kernel.config import Loaded, ReloadPlan, plan
+from orlop_kernel.config import Config, Loaded, ReloadPlan, plan
 from orlop_kernel.failures import as_orlop_error
 
 from .containers import reload_constraints
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .containers.index import ContainerIndex
+from .containers.paths import ContainerPaths
+from .drivers import Drivers
 
 __all__ = ["apply", "check", "warn_of_runtime"]
 
 _log = logging.getLogger("orlop.daemon")
 
 
-def warn_of_runtime(engine: Engine) -> None:
+class Networks(Protocol):
+    def check_config(self, config: Config) -> None: ...
+
+
+class Reloadable(Protocol):
+    """The engine."""
+
+    loaded: Loaded
+    needs_restart: tuple[str, ...]
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def drivers(self) -> Drivers: ...
+    @property
+    def networks(self) -> Networks: ...
+    @property
+    def index(self) -> ContainerIndex: ...
+    @property
+    def paths(self) -> ContainerPaths: ...
+    def reconfigure(self, config: Config) -> None: ...
+
+
+def warn_of_runtime(engine: Reloadable) -> None:
     """Warn of a missing runtime. It is not an error, because containers may use another runtime."""
     try:
         engine.drivers.runtime(engine.config.default_runtime)
@@ -30,15 +53,15 @@ def warn_of_runtime(engine: Engine) -> None:
         _log.warning("containers cannot be started with the default runtime: %s", why)
 
 
-def check(engine: Engine, wanted: Loaded) -> ReloadPlan:
+def check(engine: Reloadable, wanted: Loaded) -> ReloadPlan:
     """Plan a reload. Raises `ConfigError` or `OrlopError` when it is impossible, or when the next start would fail with
     this configuration."""
     engine.networks.check_config(wanted.config)
-    reload_constraints.check(engine.index, engine.ports.paths, engine.config, wanted.config)
+    reload_constraints.check(engine.index, engine.paths, engine.config, wanted.config)
     return plan(engine.loaded, wanted)
 
 
-def apply(engine: Engine, found: ReloadPlan) -> None:
+def apply(engine: Reloadable, found: ReloadPlan) -> None:
     engine.loaded, engine.needs_restart = found.loaded, found.needs_restart
     engine.reconfigure(found.config)
     warn_of_runtime(engine)

@@ -374,8 +374,8 @@ class RealLaunch:
         monkeypatch.setattr(launch, "_wanted", self.wanted)
         monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)
 
-    def wanted(self, ports, container, *of):
-        return Launch(container.id, ports.paths.run_dir(container.id), ports.paths.root(container.id), ())
+    def wanted(self, paths, container, *of):
+        return Launch(container.id, paths.run_dir(container.id), paths.root(container.id), ())
 
     async def launch(self, *of):
         monitor = FakeMonitor(self.h.container.run)

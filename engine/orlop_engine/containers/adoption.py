@@ -186,7 +186,7 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     if record.paused_by_engine:  # paused by an operation of the previous daemon
         ports.background.start(pausing.resume, ports, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
-        ports.background.start(connections.keep_gateway, ports, container)
+        ports.background.start(connections.keep_gateway, ports.networks, container)
     if news:
         await _record(ports, container)
 

@@ -56,9 +56,9 @@ def _announce(ports: Ports, container: Container, sandbox: Sandbox, action: str)
         ports.events.publish_network(container, action, network)
 
 
-def _configured(ports: Ports, container: Container, record: NetworkRecord) -> list[str]:
+def _configured(networks: Networks, container: Container, record: NetworkRecord) -> list[str]:
     """The keys under which the container's row lists this network."""
-    return [name for name in container.record.endpoints if ports.networks.known(name) == record]
+    return [name for name in container.record.endpoints if networks.known(name) == record]
 
 
 def complete(networks: Networks, container: Container) -> None:
@@ -95,12 +95,12 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
     await decided(container)
     async with container.lock, container.network_lock:
         record = ports.networks.resolve(network)
-        _check_combination(ports, container, record)
+        _check_combination(ports.networks, container, record)
         planning.check_settings(record, settings)
         running = _running(container)
         if running is None and container.record.state.running:
             raise Conflict(f"container {container.id} has no network of its own to connect")
-        if _configured(ports, container, record):
+        if _configured(ports.networks, container, record):
             if running is None:
                 return  # as in Docker: a success, and the container keeps its settings
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
@@ -137,7 +137,7 @@ async def _join(
             await ports.rows.save(container)
     except BaseException:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            now = await _with_gateway(ports, container, _Running(now, running.monitor), leaving=record.id)
+            now = await _with_gateway(ports.networks, container, _Running(now, running.monitor), leaving=record.id)
             now = await ports.networks.disconnect(now, record.id, netns)
         _publish(container, now, endpoints)
         ports.background.start(ports.rows.save, container)
@@ -166,12 +166,12 @@ async def _refresh_network_files(ports: Ports, container: Container, before: San
         _log.warning("cannot update network files of container %s: %s", container.name, error)
 
 
-def _check_combination(ports: Ports, container: Container, record: NetworkRecord) -> None:
+def _check_combination(networks: Networks, container: Container, record: NetworkRecord) -> None:
     """Checks the networks that the container is on now: it may have left the network of its mode."""
     mode = container.record.host_config.network_mode
     if mode == "host" or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_NAMESPACE)
-    present = [found for found in map(ports.networks.known, container.record.endpoints) if found and found != record]
+    present = [found for found in map(networks.known, container.record.endpoints) if found and found != record]
     planning.check_combination(mode, [*present, record])
 
 
@@ -181,14 +181,14 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
         record = ports.networks.resolve(network)
         if container.record.host_config.network_mode == "host":
             raise InvalidParameter(planning.HOST_NETWORK_FIXED)
-        names = _configured(ports, container, record)
+        names = _configured(ports.networks, container, record)
         running = _running(container)
         if running is None and not names:
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
         endpoints = container.record.endpoints
         if running:
             ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
-            sandbox = await _with_gateway(ports, container, running, leaving=record.id)
+            sandbox = await _with_gateway(ports.networks, container, running, leaving=record.id)
             _publish(container, sandbox)  # the gateway has moved, whatever follows
         # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
         try:
@@ -202,7 +202,7 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
             if running:
                 _publish(container, sandbox, endpoints)
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-                    _publish(container, await _with_gateway(ports, container, _Running(sandbox, running.monitor)))
+                    _publish(container, await _with_gateway(ports.networks, container, _Running(sandbox, running.monitor)))
             ports.background.start(ports.rows.save, container)
             raise
         if running:
@@ -212,12 +212,12 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
         ports.events.publish_network(container, "disconnect", record)
 
 
-async def _with_gateway(ports: Ports, container: Container, running: _Running, leaving: str = "") -> Sandbox:
+async def _with_gateway(networks: Networks, container: Container, running: _Running, leaving: str = "") -> Sandbox:
     """Choose the gateway anew, before the container leaves network `leaving`. A failure is logged and does not prevent
     leaving, as in Docker."""
     monitor = running.monitor
     try:
-        return await ports.networks.choose_gateway(
+        return await networks.choose_gateway(
             running.sandbox, _wanted(container), monitor.netns_path, monitor, leaving=leaving
         )
     except OrlopError as error:
@@ -225,14 +225,14 @@ async def _with_gateway(ports: Ports, container: Container, running: _Running, l
         return running.sandbox
 
 
-async def keep_gateway(ports: Ports, container: Container) -> None:
+async def keep_gateway(networks: Networks, container: Container) -> None:
     """Reapply the gateway at boot. With one network there is nothing to choose, so nothing can have been interrupted."""
-    await ports.networks.wait_restored()
+    await networks.wait_restored()
     async with container.lock, container.network_lock:
         running = _running(container)
         if running is None or len(running.sandbox.endpoints) < 2:
             return
         try:
-            await ports.networks.keep_gateway(running.sandbox, running.monitor.netns_path, running.monitor)
+            await networks.keep_gateway(running.sandbox, running.monitor.netns_path, running.monitor)
         except OrlopError as error:
             _log.error("container %s may have no gateway until its next start: %s", container.name, error)

@@ -120,8 +120,8 @@ class Container:
         """Set once the start that the restart policy requires at boot has been tried. Until then the container is shown
         as restarting. None when no such start is due."""
         self.being_restarted = False
-        """A user's restart is in progress: the exit that it causes is neither followed by the restart policy nor by the
-        removal of `--rm`."""
+        """A user's restart is in progress: the exit that it causes is no manual stop, and does not remove a container with
+        `--rm`."""
         self.row_going = False
         """The row is deleted, or is being deleted: `save` must not write it again."""
         self.execs: set[str] = set()

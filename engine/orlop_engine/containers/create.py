@@ -198,7 +198,7 @@ def _with_image(images: Images, mount: MountRecord) -> MountRecord:
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
-def _platform(ports: Ports, image: Image, platform: str, reference: str) -> list[str]:
+def _platform(image: Image, platform: str, reference: str) -> list[str]:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     if platform:
         wanted = platforms.normalise(platforms.parse(platform))
@@ -215,13 +215,13 @@ def _platform(ports: Ports, image: Image, platform: str, reference: str) -> list
     return []
 
 
-def _endpoints(ports: Ports, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
     """The container's networks, with the settings for each. The container's own MAC address applies to the network of
     the network mode; ambiguous requests have been refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
     if request.network_disabled is True:
         given = {}
-    host.network_mode, found = ports.networks.pin(host.network_mode, given)
+    host.network_mode, found = networks.pin(host.network_mode, given)
     main = found.get(host.network_mode)
     if main and not main.mac_address and host.network_mode not in ("host", "none"):
         main.mac_address = request.mac_address or ""
@@ -237,7 +237,7 @@ def _wanted(ports: Ports, container_id: str, platform: str, request: CreateReque
         raise InvalidParameter("no image specified: set Image in the request")
     if not images.may_use(image):
         raise images.denied(f"image {request.image}")
-    warnings = _platform(ports, image, platform, request.image)
+    warnings = _platform(image, platform, request.image)
     config = merge_config(request, image.config, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not args:
@@ -250,7 +250,7 @@ def _wanted(ports: Ports, container_id: str, platform: str, request: CreateReque
     warnings += validate.check(request, host, facts())
     _joined(ports.index, host)
     links.check(ports.index, host)
-    endpoints = _endpoints(ports, request, host)
+    endpoints = _endpoints(ports.networks, request, host)
     _check_networks(ports.networks, host, endpoints)
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
     ports.drivers.runtime(host.runtime)

@@ -18,7 +18,8 @@ from orlop_sdk import OrlopError
 
 from . import connections, restarts, runtime
 from .container import Container, Run
-from .ports import Ports
+from .ports import DaemonState, Ports
+from .rows import Rows
 
 __all__ = ["UNKNOWN_EXIT", "Then", "watch"]
 
@@ -82,18 +83,18 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
         log.exception("container %s has ended, and not all of its network is given back", container.name)
     ports.events.publish_volumes(container, "unmount")
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
-    again = _wanted_again(ports, container, exited.code)
+    again = _wanted_again(ports.state, container, exited.code)
     with container.publish() as draft:  # before the commit: on a full disk the container has ended all the same
         draft.paused_by_engine = False
         draft.state = draft.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
     gone = container.record.host_config.auto_remove and not again and not container.being_restarted
     if not gone:
-        await _record(ports, container, run)
-    if again and not _wanted_again(ports, container, exited.code):  # a stop or a kill came while the row was written
+        await _record(ports.rows, container, run)
+    if again and not _wanted_again(ports.state, container, exited.code):  # a stop or a kill came while the row was written
         again = False
         with container.publish() as draft:
             draft.state = draft.state.after_cancelled_restart()
-        await _record(ports, container, run)
+        await _record(ports.rows, container, run)
     if exited.oom and not run.oom_told:
         ports.events.publish(container, "oom")
     ports.events.publish(container, "die", exitCode=str(exited.code), execDuration=str(int(ran_for)))
@@ -106,21 +107,19 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     return Then.REMOVE if gone else Then.CLEAN_UP
 
 
-def _wanted_again(ports: Ports, container: Container, code: int) -> bool:
+def _wanted_again(state: DaemonState, container: Container, code: int) -> bool:
     record = container.record
     policy = record.host_config.restart_policy
     # `docker kill -s HUP` counts as a manual stop for "unless-stopped", but does not end "always".
-    by_user = (
-        container.stop_requested or ports.state.closing or (record.manually_stopped and policy.name == "unless-stopped")
-    )
+    by_user = container.stop_requested or state.closing or (record.manually_stopped and policy.name == "unless-stopped")
     return restarts.wants_restart(policy, code, record.restart_count, by_user)
 
 
-async def _record(ports: Ports, container: Container, run: Run) -> None:
+async def _record(rows: Rows, container: Container, run: Run) -> None:
     """Commit the row. On a full disk the exit is published all the same, and recorded as soon as there is space. Until
     then the run directory is kept: its exit record tells the next daemon."""
     try:
-        await ports.rows.save(container)
+        await rows.save(container)
     except OrlopError as error:
         log.error("cannot record the exit of container %s yet: %s", container.name, error)
         run.recorded = False

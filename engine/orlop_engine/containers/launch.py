@@ -32,8 +32,10 @@ from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, O
 from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox
 from . import runtime as runtimes
 from .container import Container, Joined, Run
+from .index import ContainerIndex
 from .log_info import log_info
 from .monitor_events import on_event
+from .paths import ContainerPaths
 from .ports import Ports
 from .runtime import task
 
@@ -60,10 +62,10 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     try:
         # Look up other containers before anything is made.
         network = _network_namespace(ports, record.host_config)
-        _share_names(ports, container)
+        _share_names(ports.index, container)
         inside = await mount_plan.mounted(ports, container, runtime)
         await apparmor_profile.ensure_profile(record.host_config)
-        wanted = _wanted(ports, container, runtime, network, inside)
+        wanted = _wanted(ports.paths, container, runtime, network, inside)
         run.monitor = await prepared_sandbox.take(ports, container, wanted)
         if network == "new":
             plan = await ports.networks.plan(
@@ -121,11 +123,11 @@ def _network_namespace(ports: Ports, host: HostConfig) -> str:
     return "" if kind == "host" else "new"
 
 
-def _share_names(ports: Ports, container: Container) -> None:
+def _share_names(index: ContainerIndex, container: Container) -> None:
     """A container that shares another's network also shares its host name, as in Docker, because it shares /etc/hosts."""
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
-        other = ports.index.get(mode.removeprefix("container:")).record.config
+        other = index.get(mode.removeprefix("container:")).record.config
         with container.publish() as draft:
             draft.config = replace(draft.config, hostname=other.hostname, domainname=other.domainname)
 
@@ -140,30 +142,32 @@ def begin(ports: Ports, container: Container) -> None:
         return
     runtime = ports.drivers.runtime(record.host_config.runtime)
     network = _network_namespace(ports, record.host_config)
-    prepared_sandbox.begin(ports, container, _wanted(ports, container, runtime, network, inside), runtime)
+    prepared_sandbox.begin(ports, container, _wanted(ports.paths, container, runtime, network, inside), runtime)
 
 
-def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, inside: mount_plan.MountPlan) -> Launch:
+def _wanted(
+    paths: ContainerPaths, container: Container, runtime: Runtime, network: str, plan: mount_plan.MountPlan
+) -> Launch:
     """The launch request without its mounts."""
     record = container.record
     config = record.host_config.log_config
     log = None
     if config.type != "none":
         options = dict(config.config or {})
-        log = Log(config.type, log_info(ports.paths, container), options)
+        log = Log(config.type, log_info(paths, container), options)
     return Launch(
         id=record.id,
-        run_dir=ports.paths.run_dir(record.id),
-        root=ports.paths.root(record.id),
+        run_dir=paths.run_dir(record.id),
+        root=paths.root(record.id),
         mounts=(),
         network=network,
         detach=runtime.capabilities.detach_mounts,
-        keep=tuple(item["source"] for item in inside.oci if item["type"] == "bind"),
+        keep=tuple(item["source"] for item in plan.oci if item["type"] == "bind"),
         terminal=record.config.tty,
         stdin=record.config.open_stdin,
         log=log,
-        stage=ports.paths.stage(record.id) if inside.trees else "",
-        trees=inside.trees,
+        stage=paths.stage(record.id) if plan.trees else "",
+        trees=plan.trees,
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from orlop_engine.spec.host import facts
+from orlop_engine.system.programs import Programs
 from orlop_monitor.protocol import Tree
 from orlop_sdk import InvalidParameter, Mount, NotFound, Runtime, mountinfo
 
@@ -55,7 +56,7 @@ async def mounted(ports: Ports, container: Container, runtime: Runtime) -> Mount
             sources = (Mount("bind", f"{ports.paths.stage(record.id)}/{number}"),)
         if mount.type == "bind" and mount.propagation.removeprefix("r") in ("shared", "slave"):
             await volumes.patiently(partial(_check_propagation, mount))
-        deep = not mount.rw and await _can_be_deep(ports, runtime, mount)
+        deep = not mount.rw and await _can_be_deep(ports.programs, runtime, mount)
         oci += mount_spec.oci(mount, sources, deep=deep)
     return MountPlan(oci, (*trees, *more), shm)
 
@@ -95,8 +96,8 @@ def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, .
     return (Tree("shm", pid=other.run.monitor.pid, path=f"{ports.paths.stage(other.id)}/shm"),), place
 
 
-async def _can_be_deep(ports: Ports, runtime: Runtime, mount: MountRecord) -> bool:
-    if facts().kernel >= _RECURSIVE and "rro" in await ports.programs.mount_options(runtime):
+async def _can_be_deep(programs: Programs, runtime: Runtime, mount: MountRecord) -> bool:
+    if facts().kernel >= _RECURSIVE and "rro" in await programs.mount_options(runtime):
         return True
     if mount.deep_readonly:
         raise InvalidParameter(

@@ -11,6 +11,7 @@ from orlop_sdk import Conflict, DriverError, OrlopError, Runtime
 
 from . import probes
 from .container import Container
+from .paths import ContainerPaths
 from .ports import Ports
 from .runtime import task
 from .waits import KILL_DEADLINE, unless_it_ended
@@ -64,25 +65,25 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
     try:
         await process.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
     except DriverError as error:
-        await _thaw_halfway(ports, container, runtime)
+        await _thaw_halfway(ports.paths, container, runtime)
         await unless_it_ended(container, error)
         raise
     state, run = container.record.state, container.run
     if not state.running or state.restarting:  # it exited meanwhile: exits take no lock
-        await _thaw_halfway(ports, container, runtime)
+        await _thaw_halfway(ports.paths, container, runtime)
         raise Conflict(f"container {container.id} is not running")
     if run is not None and run.killed:
         await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
         raise Conflict(f"container {container.id} is not running")
 
 
-async def _thaw_halfway(ports: Ports, container: Container, runtime: Runtime) -> None:
+async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Runtime) -> None:
     """Resume after a failed pause. A runtime that gives up, because a process is blocked in the kernel, leaves the
     freeze request in force: the container would freeze later, unnoticed. The runtime's error for a container that is not
     frozen is ignored."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
-            await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+            await process.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
         except DriverError as error:
             log.info("after a pause that failed: %s", error)
 

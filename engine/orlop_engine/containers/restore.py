@@ -13,6 +13,7 @@ import trio
 
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
+from orlop_kernel.config import Config
 from orlop_kernel.failures import as_orlop_error
 
 from . import adoption, lifecycle, needs, prepared_sandbox, removal, restarts, run_cleanup, stopping, volumes
@@ -42,12 +43,12 @@ async def restore(ports: Ports) -> None:
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    for container in _undecided(ports, known):
+    for container in _undecided(ports.index, known):
         ports.background.start(adoption.report_silence, container)
     # Loading network drivers takes longest. It begins when requests are served; those that need a network wait.
     quarantined = _quarantined_alive(ports)
     ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
-    await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports, known))})
+    await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports.index, known))})
     await volumes.discard_orphans(ports)
     await removal.sweep(ports)
     tried = {key: trio.Event() for key in known}
@@ -64,8 +65,8 @@ async def _recover(ports: Ports, container: Container, known: trio.Event) -> Non
         known.set()
 
 
-def _undecided(ports: Ports, known: Mapping[str, trio.Event]) -> list[Container]:
-    return [item for item in ports.index if not known[item.id].is_set()]
+def _undecided(index: ContainerIndex, known: Mapping[str, trio.Event]) -> list[Container]:
+    return [item for item in index if not known[item.id].is_set()]
 
 
 def _quarantined_alive(ports: Ports) -> dict[str, Sandbox | None]:
@@ -107,25 +108,25 @@ async def _sweep_runs(ports: Ports, keep: Collection[str]) -> None:
     }
     async with trio.open_nursery() as nursery:  # in parallel, because each waits for its processes to die
         for name in set(os.listdir(ports.paths.runs_root)) - kept:
-            nursery.start_soon(_sweep_run, ports, name)
+            nursery.start_soon(_sweep_run, ports.paths, name)
 
 
-async def _sweep_run(ports: Ports, name: str) -> None:
-    run_dir = os.path.join(ports.paths.runs_root, name)
+async def _sweep_run(paths: ContainerPaths, name: str) -> None:
+    run_dir = os.path.join(paths.runs_root, name)
     try:
         adoption.kill_monitor(run_dir)
         if (init := runs.init_record(run_dir)) is not None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
-        ports.paths.remove_run(name)
+        paths.remove_run(name)
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
             os.unlink(run_dir)  # not a run directory
     except Exception as error:
         log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
-def _patience(ports: Ports, container: Container) -> int:
+def _patience(config: Config, container: Container) -> int:
     """Seconds for a container to stop at boot. Never infinite, or boot might not end."""
-    own, config = stopping.stop_timeout(ports.config, container), ports.config
+    own, config = stopping.stop_timeout(config, container), config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
 
@@ -155,7 +156,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             await known[container.id].wait()
         elif not ports.config.live_restore:
             log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
-            await _stop_orderly(ports, container, _patience(ports, container))
+            await _stop_orderly(ports, container, _patience(ports.config, container))
         with trio.move_on_after(_NEEDED):
             for other in wanted[container.id] & tried.keys():
                 await tried[other].wait()
@@ -249,15 +250,15 @@ async def _report_slow(ports: Ports, stopping: Sequence[Container]) -> None:
     """Log once which containers the shutdown still waits for."""
     await trio.sleep(_SLOW)
     slow = [item for item in stopping if item.record.state.running]
-    named = [f"{item.name} ({_shown_patience(ports, item)})" for item in slow[:_NAMED]]
+    named = [f"{item.name} ({_shown_patience(ports.config, item)})" for item in slow[:_NAMED]]
     if len(slow) > _NAMED:
         named.append(f"and {len(slow) - _NAMED} more")
     if named:
         log.info("waiting for containers to stop, each until it is killed: %s", ", ".join(named))
 
 
-def _shown_patience(ports: Ports, container: Container) -> str:
-    seconds = stopping.stop_timeout(ports.config, container)
+def _shown_patience(config: Config, container: Container) -> str:
+    seconds = stopping.stop_timeout(config, container)
     return f"{seconds} s" if seconds >= 0 else "no limit"
 
 

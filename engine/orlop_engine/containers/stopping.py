@@ -15,8 +15,10 @@ from orlop_kernel.config import Config
 from orlop_sdk import Conflict, DeadlineExceeded, DriverError, NotModified, OrlopError, Unavailable
 
 from .container import Container, Run
+from .events import ContainerEvents
 from .pausing import unpause_locked
 from .ports import Ports
+from .rows import Rows
 from .signals import parse_signal
 from .waits import KILL_DEADLINE, SIGNAL_FAILED, decided, unless_it_ended
 
@@ -108,13 +110,13 @@ async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: 
         _note_manual_stop(container)
     container.stop_requested = True
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        await _end_restarting(ports, container)
+        await _end_restarting(ports.rows, container)
         return None, 0
     run = container.run
     assert run is not None
     await _thaw(ports, container)
     try:
-        await _send(ports, container, signum)
+        await _send(ports.events, container, signum)
     except (OSError, OrlopError):
         patience = SIGNAL_FAILED  # the container is most likely just ending
     return run, patience
@@ -125,20 +127,20 @@ async def _end(ports: Ports, container: Container, run: Run) -> None:
         await kill_now(ports, container)
 
 
-async def _send(ports: Ports, container: Container, signum: int) -> None:
+async def _send(events: ContainerEvents, container: Container, signum: int) -> None:
     try:
         await _signal(container, signum)
     except (OSError, OrlopError):
         if container.record.state.running and (container.run and not container.run.finished.is_set()):
             raise
-    ports.events.publish(container, "kill", signal=str(signum))
+    events.publish(container, "kill", signal=str(signum))
 
 
-async def _end_restarting(ports: Ports, container: Container) -> None:
+async def _end_restarting(rows: Rows, container: Container) -> None:
     """End a container that waits for its restart: the restart is cancelled, and tasks that wait for the exit are woken."""
     cancel_restart(container)
     container.exit_announced(container.record.state.exit_code)
-    await ports.rows.save(container)
+    await rows.save(container)
 
 
 async def _thaw(ports: Ports, container: Container) -> None:
@@ -162,7 +164,7 @@ async def kill_now(ports: Ports, container: Container) -> None:
     await _thaw(ports, container)
     patience: float = KILL_DEADLINE
     try:
-        await _send(ports, container, signal.SIGKILL)
+        await _send(ports.events, container, signal.SIGKILL)
     except (OSError, OrlopError):
         patience = SIGNAL_FAILED
     with trio.move_on_after(patience):
@@ -185,7 +187,7 @@ async def kill(ports: Ports, container: Container, given: str = "") -> None:
         if not ports.state.closing:
             _note_manual_stop(container)
         container.stop_requested = True
-        await _end_restarting(ports, container)
+        await _end_restarting(ports.rows, container)
         return
     run = container.run
     if not container.record.state.running or run is None:
@@ -196,7 +198,7 @@ async def kill(ports: Ports, container: Container, given: str = "") -> None:
         container.stop_requested = True
     _note_manual_stop(container)
     try:
-        await _send(ports, container, signum)
+        await _send(ports.events, container, signum)
     except OrlopError as error:
         await unless_it_ended(container, error)
         raise

@@ -11,27 +11,29 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from orlop_engine.containers import apparmor_profile, devices
+from orlop_engine.containers.index import ContainerIndex
+from orlop_engine.drivers import Drivers
 from orlop_engine.init_programs import find_init
 from orlop_engine.types import rfc3339
 from orlop_engine.types.system import AuthConfig, Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
 from orlop_kernel import __version__
-from orlop_kernel.config import without_password
+from orlop_kernel.config import Config, without_password
+from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
-from orlop_sdk import OrlopError, Runtime, discovery
+from orlop_sdk import OrlopError, Runtime, Storage, discovery
 
 from . import host, info
 from .login import check_login
 from .programs import Programs
 
 if TYPE_CHECKING:
-    from orlop_engine.engine import Engine
     from orlop_engine.images.destinations import Refuse
 
 __all__ = ["System"]
@@ -49,10 +51,34 @@ _NO_SWARM = {
 }
 
 
+class Described(Protocol):
+    """What `info` and `version` tell of an engine."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def drivers(self) -> Drivers: ...
+    @property
+    def storage(self) -> Storage: ...
+    @property
+    def storage_name(self) -> str: ...
+    @property
+    def index(self) -> ContainerIndex: ...
+    @property
+    def images(self) -> CountedImages: ...
+    @property
+    def events(self) -> EventBus: ...
+
+
+class CountedImages(Protocol):
+    @property
+    def count(self) -> int: ...
+
+
 class System:
     """One instance per engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Described) -> None:
         self._engine = engine
         self._programs = Programs()
         self._storage_rows: list[tuple[str, str]] | None = None
@@ -156,7 +182,7 @@ class System:
     async def info(self, version: tuple[int, int]) -> SystemInfo:
         """`GET /info` in the form of an API version."""
         engine, config = self._engine, self._engine.config
-        facts, cgroups, counts = host.facts(), host.cgroups(), engine.containers.index.counts()
+        facts, cgroups, counts = host.facts(), host.cgroups(), engine.index.counts()
         forwarding = host.ipv4_forwarding()
         runtime, init = await self._runtime_version(), find_init(config.init_path)
         return SystemInfo(

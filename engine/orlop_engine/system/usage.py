@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import trio
 from msgspec import UNSET
 
+from orlop_engine.containers.service import Containers
+from orlop_engine.images.service import Images
 from orlop_engine.images.shared import SharedWork
 from orlop_engine.types.system import DiskUsage
-from orlop_sdk import OrlopError
-
-if TYPE_CHECKING:
-    from orlop_engine.engine import Engine
+from orlop_engine.volumes.service import Volumes
+from orlop_sdk import OrlopError, Storage
 
 __all__ = ["OBJECT_TYPES", "DiskUsageService"]
 
@@ -52,24 +52,24 @@ async def _measure_all(
 class DiskUsageService:
     """Measures disk usage; one instance per engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._shared: SharedWork[list[dict[str, Any]]] = SharedWork(engine.nursery)
+    def __init__(
+        self, containers: Containers, images: Images, volumes: Volumes, storage: Storage, nursery: trio.Nursery
+    ) -> None:
+        self._containers, self._images, self._volumes, self._storage = containers, images, volumes, storage
+        self._shared: SharedWork[list[dict[str, Any]]] = SharedWork(nursery)
 
-    async def _containers(self) -> list[dict[str, Any]]:
-        engine = self._engine
-
+    async def _container_items(self) -> list[dict[str, Any]]:
         async def measure(item: dict[str, Any]) -> None:
-            usage = await engine.storage.usage(item["Id"])
-            image = engine.images.get(item["ImageID"])
+            usage = await self._storage.usage(item["Id"])
+            image = self._images.get(item["ImageID"])
             item["SizeRw"] = usage.size
             item["SizeRootFs"] = usage.size + (image.size if image else 0)
 
-        shown = await engine.containers.summaries(everything=True, limit=0, filters={}, size=False)
+        shown = await self._containers.summaries(everything=True, limit=0, filters={}, size=False)
         return await _measure_all(msgspec.json.decode(shown), measure)
 
-    async def _volumes(self) -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(volume) for volume in await self._engine.volumes.with_usage()]
+    async def _volume_items(self) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(volume) for volume in await self._volumes.with_usage()]
 
     async def disk_usage(self, types: Collection[str], version: tuple[int, int]) -> DiskUsage:
         """The answer for these object types; the others are null."""
@@ -80,10 +80,10 @@ class DiskUsageService:
 
         async with trio.open_nursery() as nursery:
             if "container" in types:
-                nursery.start_soon(share, "container", "containers", self._containers)
+                nursery.start_soon(share, "container", "containers", self._container_items)
             if "volume" in types:
-                nursery.start_soon(share, "volume", "volumes", self._volumes)
-        images, layers_size = await self._engine.images.usage(version) if "image" in types else (None, 0)
+                nursery.start_soon(share, "volume", "volumes", self._volume_items)
+        images, layers_size = await self._images.usage(version) if "image" in types else (None, 0)
         return DiskUsage(
             layers_size=layers_size,
             images=images,

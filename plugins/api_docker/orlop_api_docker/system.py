@@ -102,7 +102,8 @@ class _Routes:
     def measuring(self) -> DiskUsageService:
         from orlop_engine.system.usage import DiskUsageService
 
-        return DiskUsageService(self.engine)
+        engine = self.engine
+        return DiskUsageService(engine.containers, engine.images, engine.volumes, engine.storage, engine.nursery)
 
     async def ping(self, call: Call) -> Answer:
         return self._pong(b"OK")

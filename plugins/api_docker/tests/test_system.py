@@ -182,7 +182,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            measuring = DiskUsageService(cast(Any, SimpleNamespace(nursery=nursery, volumes=Volumes(), images=None)))
+            measuring = DiskUsageService(*cast(Any, (None, None, Volumes(), None, nursery)))
 
             async def ask(seconds: float) -> None:
                 with trio.move_on_after(seconds):

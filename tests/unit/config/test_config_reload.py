@@ -205,7 +205,7 @@ def engine(tmp_path: Path, check_config: Callable[[Config], None] = lambda _: No
         loaded=Loaded(config),
         drivers=Drivers(config),
         index=ContainerIndex(),
-        ports=SimpleNamespace(paths=ContainerPaths(str(tmp_path), str(tmp_path))),
+        paths=ContainerPaths(str(tmp_path), str(tmp_path)),
         networks=SimpleNamespace(check_config=check_config),
     )
 
