@@ -28,6 +28,7 @@ from orlop_engine.containers.paths import ContainerPaths
 from orlop_engine.containers.ports import CurrentConfig
 from orlop_engine.containers.runtime import task
 from orlop_engine.containers.services import Drivers, KnownNetworks
+from orlop_engine.containers.waits import decided
 from orlop_engine.processes.monitor_client import StartFailed
 from orlop_engine.types.containers import ExecConfig
 from orlop_kernel.failures import as_orlop_error
@@ -172,6 +173,7 @@ class Execs:
         self, state: ExecState, wanted: Attach | None, console_size: list[int] | None
     ) -> trio.SocketStream | None:
         container = state.container
+        await decided(container)  # an adoption removes files of execs that its monitor does not know
         assert container.run is not None and container.run.monitor is not None
         monitor = container.run.monitor
         base = f"{self._paths.run_dir(container.id)}/exec-{state.id[:16]}"

@@ -1,9 +1,10 @@
 """Recovery of containers at boot: adopt living monitors, account for exits while no daemon ran. The exit code comes from
 `exit.json`; without that file it is 255.
 
-A container whose monitor lives is shown as the previous daemon left it until the monitor answers. A monitor that does
-not answer (its disk hangs, its process is stopped) delays no other container: operations that need it fail at once with
-the reason, the container can be killed and removed, and it is adopted as soon as the monitor answers.
+A container whose monitor lives (the process with the pid and start time of its record) is shown as the previous daemon
+left it until the monitor answers, which is after the first requests: the daemon answers without waiting for a monitor. A
+monitor that does not answer (its disk hangs, its process is stopped) delays no other container: operations that need it
+fail at once with the reason, the container can be killed and removed, and it is adopted as soon as the monitor answers.
 """
 
 from __future__ import annotations
@@ -31,18 +32,26 @@ from .monitor_events import on_event
 from .ports import Ports
 from .record import ContainerRecord
 
-__all__ = ["kill_monitor", "recover", "report_silence"]
+__all__ = ["kill_monitor", "recover"]
 
 log = logging.getLogger("orlop.containers")
 
+_PROMPT = 0.1  # seconds in which a monitor answers that is neither stopped nor stuck
 
-async def recover(ports: Ports, container: Container) -> None:
-    """Recover one container. Returns once its state is known, which for a monitor that does not answer may be never.
-    Errors are logged, because one broken container or a full disk must not keep the daemon from starting."""
+
+async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
+    """Recover one container. `known` is set once records on disk and the kernel have shown whether it lives; the caller
+    sets it after an error. Its monitor is asked when requests are served, one monitor in each of the `turns`. Errors are
+    logged, because one broken container or a full disk must not keep the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
+        known.set()
         if run is not None:
+            await ports.serving.wait()
+            async with turns:  # the event loop answers requests in between
+                await trio.lowlevel.checkpoint()
+            ports.background.start(_report_silence, container, run)
             await _adopt_once_it_answers(ports, container, run)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
@@ -121,10 +130,11 @@ async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -
     ports.background.start(lifecycle.supervise, ports, container, run)
 
 
-async def report_silence(container: Container) -> None:
-    """Log that a container's monitor does not answer, once that is certain. Boot does not wait for it any longer."""
-    run = container.run
-    if run is None or run.monitor is None:
+async def _report_silence(container: Container, run: Run) -> None:
+    """Log that a container's monitor does not answer, once that is certain."""
+    assert run.monitor is not None
+    with trio.move_on_after(_PROMPT):
+        await run.settled.wait()
         return
     if not run.monitor.is_stopped:
         with trio.move_on_after(PATIENCE):

@@ -29,7 +29,7 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
-_PROMPT = 0.1  # seconds that boot waits for monitors before it serves requests: a stopped one never answers
+_PROMPT = 0.1  # seconds that boot waits for containers that ended meanwhile, before it serves requests
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
 _NAMED = 10  # containers named in that log line
 
@@ -37,14 +37,12 @@ _NAMED = 10  # containers named in that log line
 async def restore(ports: Ports) -> None:
     """Restore all containers. Returns when requests can be served: running containers are shown as running, and those
     that a restart policy starts now as restarting. The rest continues in the background, for each container separately."""
-    known = {item.id: trio.Event() for item in ports.index}
+    known, turns = {item.id: trio.Event() for item in ports.index}, trio.Lock()
     for container in list(ports.index):
-        ports.background.start(_recover, ports, container, known[container.id])
+        ports.background.start(_recover, ports, container, known[container.id], turns)
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    for container in _undecided(ports.index, known):
-        ports.background.start(adoption.report_silence, container)
     # Loading network drivers takes longest. It begins when requests are served; those that need a network wait.
     quarantined = _quarantined_alive(ports)
     ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
@@ -58,9 +56,9 @@ async def restore(ports: Ports) -> None:
     ports.background.start(_bring_up, ports, known, tried)
 
 
-async def _recover(ports: Ports, container: Container, known: trio.Event) -> None:
+async def _recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
     try:
-        await adoption.recover(ports, container)
+        await adoption.recover(ports, container, known, turns)
     finally:
         known.set()
 

@@ -2,6 +2,7 @@
 that does not answer.
 """
 
+import dataclasses
 import logging
 import os
 
@@ -143,6 +144,9 @@ def test_one_silent_monitor_holds_up_nobody_and_is_adopted_once_it_answers(tmp_p
         with caplog.at_level(logging.INFO):
             with trio.fail_after(1):
                 await restore.restore(h.ports)
+            assert [each.run.settled.is_set() for each in (sick, well)] == [False, False]
+            assert [each.record.state.status for each in (sick, well)] == ["running", "running"]
+            await wait_all_tasks_blocked()
             assert well.run.settled.is_set() and not sick.run.settled.is_set()
             assert [each.record.state.status for each in (sick, well)] == ["running", "running"]
             await trio.sleep(60)
@@ -165,8 +169,34 @@ def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
         _, monitor = left.add("sick", SICK, sick=True)
         monitor.is_stopped = True
         await restore.restore(h.ports)
-        await wait_all_tasks_blocked()
+        await trio.sleep(0.2)
         assert monitor.silent and "container sick: cannot adopt it" in caplog.text
+
+    boot(tmp_path, monkeypatch, test)
+
+
+def test_monitors_are_asked_when_requests_are_served(tmp_path, monkeypatch):
+    """The first answer waits for no monitor; until then their containers are shown as running. An exec waits for the
+    adoption, which would remove its files."""
+
+    async def test(h, left):
+        h.engine.serving = trio.Event()
+        h.ports = dataclasses.replace(h.ports, serving=h.engine.serving)
+        well, monitor = left.add("well", WELL)
+        asked = []
+        subscribe = monitor.subscribe
+
+        async def recorded():
+            asked.append(h.engine.serving.is_set())
+            return await subscribe()
+
+        monitor.subscribe = recorded
+        await restore.restore(h.ports)
+        await wait_all_tasks_blocked()
+        assert well.record.state.running and well.run.monitor is monitor and not well.run.settled.is_set() and not asked
+        h.engine.serving.set()
+        await wait_all_tasks_blocked()
+        assert well.run.settled.is_set() and asked == [True]
 
     boot(tmp_path, monkeypatch, test)
 
@@ -390,7 +420,7 @@ def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
         assert row.state.restarting
         again = h.add("again", "e" * 64)
         again.record.state = row.state
-        await adoption.recover(h.ports, again)
+        await adoption.recover(h.ports, again, trio.Event(), trio.Lock())
         state = again.record.state
         assert (state.status, state.exit_code, state.finished_ns) == ("exited", 7, 5)
         assert "die" not in h.engine.actions()

@@ -53,6 +53,7 @@ def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path,
             h.engine.config.cgroup_driver = "systemd"
             monitor = surviving_monitor(h, monkeypatch)
             await restore.restore(h.ports)
+            await wait_all_tasks_blocked()
             assert h.container.run.settled.is_set()
             monitor.run = h.container.run
             monitor.exit(3)
@@ -115,6 +116,7 @@ def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text,
             (tmp_path / "cgroup").mkdir()
             (tmp_path / "cgroup" / file).write_text(text)
             await restore.restore(h.ports)
+            await wait_all_tasks_blocked()
             assert h.container.record.state.paused == frozen and not monitor.gone.is_set()
 
     run_fast(main)
@@ -129,6 +131,7 @@ def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
                 for suffix in ("json", "pid", "log"):
                     open(f"{run_dir}/exec-{name}.{suffix}", "w").close()
             await restore.restore(h.ports)
+            await wait_all_tasks_blocked()
             assert {name[5:21] for name in os.listdir(run_dir) if name.startswith("exec-")} == {"a" * 16}
             h.engine.execs.exited(h.container, ExecExited("a" * 64, 0, 1))
             assert not any(name.startswith("exec-") for name in os.listdir(run_dir))

@@ -2,10 +2,12 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 import trio
 from engine_fixture import ID, engine_fixture, run_fast
+from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.execs import Execs
 from orlop_engine.processes.monitor_client import StartFailed
@@ -43,6 +45,26 @@ def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
             ]
             found = execs.inspect(made)
             assert (found["Running"], found["ExitCode"], found["Pid"]) == (False, 5, 78)
+
+    run_fast(main)
+
+
+def test_an_exec_waits_for_the_adoption_of_its_container(tmp_path, monkeypatch):
+    """The adoption removes the files of execs that the monitor does not know."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            execs = executing(h, monkeypatch)
+            h.run.monitor.exec = started
+            h.run.settled = trio.Event()
+            made = execs.create(h.container, ExecConfig(cmd=["true"]))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(execs.start, made, detach=True, console_size=None))
+                await wait_all_tasks_blocked()
+                assert not any(name.startswith("exec-") for name in os.listdir(h.paths.run_dir(ID)))
+                h.run.settled.set()
+            assert any(name.startswith("exec-") for name in os.listdir(h.paths.run_dir(ID)))
 
     run_fast(main)
 
