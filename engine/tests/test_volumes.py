@@ -66,15 +66,13 @@ Run = Callable[[Callable[[World], Awaitable[None]]], None]
 def test_create_inspect_and_find_again(run: Run) -> None:
     async def before(world: World) -> None:
         record = await world.volumes.create("data", "", {"note": "n"}, {"a": "b"})
-        assert world.volumes.inspect("data").labels == {"a": "b"}
+        assert world.volumes.get("data").labels == {"a": "b"}
         assert await world.volumes.create("data", "local", {}, {"other": "label"}) == record
         assert world.events == [("volume", "create", "data", {"driver": "local"})]
-        shown = msgspec.json.decode(msgspec.json.encode(world.volumes.inspect("data")))
-        assert set(shown) == {"CreatedAt", "Driver", "Labels", "Mountpoint", "Name", "Options", "Scope"}
-        assert shown["Mountpoint"] == world.volumes.mountpoint("data") != ""
+        assert record.mountpoint == world.volumes.mountpoint("data") != ""
 
     async def after(world: World) -> None:
-        assert world.volumes.inspect("data").options == {"note": "n"}
+        assert world.volumes.get("data").options == {"note": "n"}
         (mount,) = await world.volumes.mounts("data")
         assert mount.source == world.volumes.mountpoint("data")
 
@@ -181,7 +179,7 @@ def test_usage(run: Run) -> None:
         Path(world.volumes.mountpoint("data"), "file").write_text("12345")
         world.used["data"] = ["c1", "c2"]
         (shown,) = await world.volumes.with_usage()
-        assert msgspec.to_builtins(shown)["UsageData"] == {"RefCount": 2, "Size": 5}
+        assert (shown.record.name, shown.users, shown.size) == ("data", 2, 5)
 
     run(test)
 
@@ -229,7 +227,7 @@ def test_content_without_a_row_is_adopted_and_bad_rows_are_set_aside(run: Run) -
         await world.store.commit([Put("volumes", "bad", b"\xc1")])
 
     async def after(world: World) -> None:
-        assert world.volumes.inspect("orphan").options == {"note": "n"}
+        assert world.volumes.get("orphan").options == {"note": "n"}
         assert [(table, key) for table, key, _ in world.store.quarantined()] == [("volumes", "bad")]
 
     run(before)
@@ -286,7 +284,7 @@ def test_usage_leaves_out_volumes_that_keep_nothing_on_disk(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("data")
         await world.volumes.create("remote", "local", {"note": "n"})
-        assert [volume.name for volume in await world.volumes.with_usage()] == ["data"]
+        assert [each.record.name for each in await world.volumes.with_usage()] == ["data"]
 
     run(test)
 

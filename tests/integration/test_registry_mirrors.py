@@ -19,7 +19,6 @@ from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
 from orlop_engine.system import login
-from orlop_engine.types.system import AuthConfig
 from orlop_kernel.config import Config
 from orlop_sdk import DriverError, NotFound, OrlopError
 from orlop_sdk.testing.ports import free_port
@@ -343,7 +342,7 @@ def test_a_login_goes_to_the_registry(tmp_path: Path, monkeypatch: pytest.Monkey
 
         async def main() -> None:
             with pytest.raises(OrlopError, match="unauthorized"):
-                await login.check_login(Config(), AuthConfig(username="u", password="p", serveraddress=server.host))
+                await login.check_login(Config(), server.host, Credentials("u", "p"))
             assert server.requests and not mirror.requests
 
         trio.run(main)

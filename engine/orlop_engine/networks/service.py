@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from orlop_engine.types.containers import EndpointSettings
-from orlop_engine.types.networks import CreateRequest, NetworkView
+from orlop_engine.types.networks import CreateRequest
 from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
@@ -30,7 +30,7 @@ from .attachments import Attachments, Listeners
 from .names import Names
 from .ports import PortBindings, Wanted
 from .predefined import PREDEFINED, predefined_records
-from .records import NetworkRecord, Plan, Sandbox, decode, encode
+from .records import AttachedEndpoint, NetworkRecord, Plan, Sandbox, decode, encode
 from .state import Network, new_id
 
 __all__ = ["Networks", "Plan", "Sandbox"]
@@ -176,17 +176,14 @@ class Networks:
             raise NotFound(f"network {ref} not found")
         return found
 
-    def inspect(self, name_or_id: str) -> NetworkView:
-        network = self._resolve(name_or_id)
-        return views.network_view(network.record, network.members.values())
+    def members(self, name_or_id: str) -> Collection[tuple[Sandbox, AttachedEndpoint]]:
+        """The running containers of a network, each with its endpoint there."""
+        return self._resolve(name_or_id).members.values()
 
     def records(self) -> list[tuple[NetworkRecord, bool]]:
         """(row, whether a container uses it), newest first."""
         ordered = sorted(self._networks.values(), key=lambda network: (-network.record.created_ns, network.record.name))
         return [(network.record, network.in_use) for network in ordered]
-
-    def list(self) -> Sequence[NetworkView]:
-        return [views.network_view(record) for record, _ in self.records()]
 
     # --- changes ----------------------------------------------------------------------------------------------------
 

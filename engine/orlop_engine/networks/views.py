@@ -1,4 +1,4 @@
-"""Networks as the API shows them: list and inspect of a network, `NetworkSettings` of a container. No I/O."""
+"""`NetworkSettings` of a container. No I/O."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 
 import msgspec
 
-from orlop_engine.types import rfc3339
 from orlop_engine.types.containers import EndpointSettings
-from orlop_engine.types.networks import IPAM, IPAMConfig, NetworkContainer, NetworkView
 from orlop_sdk import InvalidParameter, PublishedPort
 
 from .ports import parse_port
-from .records import AttachedEndpoint, NetworkRecord, Sandbox
+from .records import AttachedEndpoint, Sandbox
 
-__all__ = ["container_settings", "network_view", "normal_ports"]
+__all__ = ["container_settings", "normal_ports"]
 
 
 def _addresses(attached: AttachedEndpoint) -> dict[int, tuple[str, int, str]]:
@@ -26,49 +24,6 @@ def _addresses(attached: AttachedEndpoint) -> dict[int, tuple[str, int, str]]:
         address, _, length = each.address.partition("/")
         found.setdefault(6 if ":" in address else 4, (address, int(length), each.gateway))
     return found
-
-
-def _container(sandbox: Sandbox, attached: AttachedEndpoint) -> NetworkContainer:
-    texts = {6 if ":" in each.address else 4: each.address for each in attached.endpoint.addresses}
-    return NetworkContainer(
-        name=sandbox.container_name,
-        endpoint_id=attached.endpoint.id,
-        mac_address=attached.state.mac,
-        ipv4_address=texts.get(4, ""),
-        ipv6_address=texts.get(6, ""),
-    )
-
-
-def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, AttachedEndpoint]] = ()) -> NetworkView:
-    """`members` are omitted in lists."""
-    containers = {sandbox.container_id: _container(sandbox, attached) for sandbox, attached in members}
-    return NetworkView(
-        name=record.name,
-        id=record.id,
-        created=rfc3339(record.created_ns),
-        driver=record.driver,
-        enable_ipv4=record.ipv4,
-        enable_ipv6=record.ipv6,
-        ipam=IPAM(
-            driver=record.ipam_driver,
-            options=record.ipam_options,
-            config=[
-                IPAMConfig(
-                    subnet=each.subnet,
-                    ip_range=each.ip_range,
-                    gateway=each.gateway,
-                    auxiliary_addresses=dict(each.auxiliary) or None,
-                )
-                for each in record.subnets
-            ]
-            or None,
-        ),
-        internal=record.internal,
-        attachable=record.attachable,
-        containers=containers,
-        options=dict(record.options),
-        labels=dict(record.labels),
-    )
 
 
 def normal_ports(exposed: Collection[str]) -> list[str]:

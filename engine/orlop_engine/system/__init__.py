@@ -1,1 +1,1 @@
-"""Information about the daemon and the host: identity, `info`, `version`, disk usage."""
+"""Facts about the host and the programs that Orlop runs, disk usage, and checks of registry credentials."""

@@ -1,16 +1,16 @@
-"""`POST /auth`: checks credentials by asking the registry. Stores nothing: clients store them."""
+"""Checks credentials by asking the registry. Stores nothing: clients store them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orlop_engine.types.system import AuthConfig
 from orlop_kernel.config import Config
 from orlop_sdk import InvalidParameter, Unauthorized
 
 if TYPE_CHECKING:
     from orlop_engine.images.destinations import Refuse
+    from orlop_engine.images.registry_auth import Credentials
 
 __all__ = ["check_login", "registry_host"]
 
@@ -21,23 +21,21 @@ def registry_host(address: str) -> str:
     return "docker.io" if host in ("", "index.docker.io", "registry-1.docker.io") else host
 
 
-async def check_login(config: Config, auth: AuthConfig, refuse: Refuse | None = None) -> None:
+async def check_login(config: Config, server: str, credentials: Credentials, refuse: Refuse | None = None) -> None:
     """Return if the registry accepts the credentials. `Unauthorized` if it does not, `DriverError` if it cannot be reached.
     `refuse`: see `engine.images.destinations`."""
     # Imported here: the HTTP client takes 90 ms to import, which only the first login or pull should pay
     from orlop_engine.images.destinations import for_registry
     from orlop_engine.images.references import parse
     from orlop_engine.images.registry import Registry
-    from orlop_engine.images.registry_auth import Credentials
     from orlop_engine.images.registry_errors import RegistryError
     from orlop_engine.images.registry_hosts import HostRules
 
-    host = registry_host(auth.serveraddress)
+    host = registry_host(server)
     try:
         reference = parse(f"{host}/login")
     except InvalidParameter:
-        raise InvalidParameter(f'cannot log in to "{auth.serveraddress}": not the address of a registry') from None
-    credentials = Credentials(auth.username, auth.password, auth.identitytoken, auth.registrytoken)
+        raise InvalidParameter(f'cannot log in to "{server}": not the address of a registry') from None
     failure: RegistryError | None = None
     rules = HostRules.of(config)
     for endpoint in await rules.login_endpoints(reference):

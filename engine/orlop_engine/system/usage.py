@@ -1,4 +1,4 @@
-"""`GET /system/df`: the disk space of images, containers and volumes, and how much of it a prune would reclaim.
+"""The disk space of images, containers and volumes, and how much of it a prune would reclaim.
 
 Asks the drivers for sizes, a few at a time, and once for all concurrent requests. Drivers walk directories on threads
 reserved for this. When the last waiting client disconnects, the measurement is cancelled.
@@ -7,21 +7,22 @@ reserved for this. When the last waiting client disconnects, the measurement is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import trio
-from msgspec import UNSET
 
 from orlop_engine.containers.service import Containers
 from orlop_engine.images.service import Images
 from orlop_engine.images.shared import SharedWork
-from orlop_engine.types.system import DiskUsage
+from orlop_engine.types.images import ImageSummary
+from orlop_engine.volumes.record import VolumeUsage
 from orlop_engine.volumes.service import Volumes
 from orlop_sdk import OrlopError, Storage
 
-__all__ = ["OBJECT_TYPES", "DiskUsageService"]
+__all__ = ["OBJECT_TYPES", "DiskUsageService", "Measured"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
@@ -49,6 +50,17 @@ async def _measure_all(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The disk usage of each type of objects that was requested; None for the others. `layers_size`: the bytes of all layers
+    of all images, each counted once."""
+
+    layers_size: int = 0
+    images: Sequence[ImageSummary] | None = None
+    containers: Sequence[dict[str, Any]] | None = None
+    volumes: Sequence[VolumeUsage] | None = None
+
+
 class DiskUsageService:
     """Measures disk usage; one instance per engine."""
 
@@ -56,7 +68,8 @@ class DiskUsageService:
         self, containers: Containers, images: Images, volumes: Volumes, storage: Storage, nursery: trio.Nursery
     ) -> None:
         self._containers, self._images, self._volumes, self._storage = containers, images, volumes, storage
-        self._shared: SharedWork[list[dict[str, Any]]] = SharedWork(nursery)
+        self._shared_items: SharedWork[list[dict[str, Any]]] = SharedWork(nursery)
+        self._shared_volumes: SharedWork[Sequence[VolumeUsage]] = SharedWork(nursery)
 
     async def _container_items(self) -> list[dict[str, Any]]:
         async def measure(item: dict[str, Any]) -> None:
@@ -68,30 +81,25 @@ class DiskUsageService:
         shown = await self._containers.summaries(everything=True, limit=0, filters={}, size=False)
         return await _measure_all(msgspec.json.decode(shown), measure)
 
-    async def _volume_items(self) -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(volume) for volume in await self._volumes.with_usage()]
+    async def measure(self, types: Collection[str], version: tuple[int, int]) -> Measured:
+        containers: list[dict[str, Any]] | None = None
+        volumes: Sequence[VolumeUsage] | None = None
 
-    async def disk_usage(self, types: Collection[str], version: tuple[int, int]) -> DiskUsage:
-        """The answer for these object types; the others are null."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        async def measure_containers() -> None:
+            nonlocal containers
+            containers = await self._shared_items.run("containers", lambda _report: self._container_items(), _quiet)
 
-        async def share(name: str, key: str, work: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
-            found[name] = await self._shared.run(key, lambda _report: work(), _quiet)
+        async def measure_volumes() -> None:
+            nonlocal volumes
+            volumes = await self._shared_volumes.run("volumes", lambda _report: self._volumes.with_usage(), _quiet)
 
         async with trio.open_nursery() as nursery:
             if "container" in types:
-                nursery.start_soon(share, "container", "containers", self._container_items)
+                nursery.start_soon(measure_containers)
             if "volume" in types:
-                nursery.start_soon(share, "volume", "volumes", self._volume_items)
+                nursery.start_soon(measure_volumes)
         images, layers_size = await self._images.usage(version) if "image" in types else (None, 0)
-        return DiskUsage(
-            layers_size=layers_size,
-            images=images,
-            containers=found.get("container"),
-            volumes=found.get("volume"),
-            build_cache=[] if "build-cache" in types else None,
-            builder_size=0 if version < (1, 42) else UNSET,
-        )
+        return Measured(layers_size, images, containers, volumes)
 
 
 def _quiet(_record: object) -> None:

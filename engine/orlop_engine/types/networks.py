@@ -1,4 +1,4 @@
-"""Networks in the API: requests to create one, answers of inspect and list (Engine API 1.24 to 1.51)."""
+"""Requests for networks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ __all__ = [
     "ConfigReference",
     "ConnectRequest",
     "CreateRequest",
-    "CreateResponse",
     "DisconnectRequest",
     "IPAMConfig",
-    "NetworkContainer",
-    "NetworkView",
-    "PruneResponse",
 ]
 
 
@@ -60,42 +56,6 @@ class CreateRequest(WireBase):
     labels: dict[str, str] | None = None
 
 
-class CreateResponse(WireBase):
-    id: str
-    warning: str = ""
-
-
-class NetworkContainer(WireBase):
-    """A running container in an inspect answer."""
-
-    name: str = ""
-    endpoint_id: str = field(default="", name="EndpointID")
-    mac_address: str = ""
-    ipv4_address: str = field(default="", name="IPv4Address")
-    ipv6_address: str = field(default="", name="IPv6Address")
-
-
-class NetworkView(WireBase):
-    """An item of list, and the answer of inspect."""
-
-    name: str
-    id: str
-    created: str
-    scope: str = "local"
-    driver: str = ""
-    enable_ipv4: bool = field(default=True, name="EnableIPv4")
-    enable_ipv6: bool = field(default=False, name="EnableIPv6")
-    ipam: IPAM = field(default_factory=IPAM, name="IPAM")
-    internal: bool = False
-    attachable: bool = False
-    ingress: bool = False
-    config_from: ConfigReference = field(default_factory=ConfigReference)
-    config_only: bool = False
-    containers: dict[str, NetworkContainer] = field(default_factory=dict)
-    options: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-
-
 class ConnectRequest(WireBase):
     container: str = ""
     endpoint_config: EndpointSettings | None = None
@@ -104,7 +64,3 @@ class ConnectRequest(WireBase):
 class DisconnectRequest(WireBase):
     container: str = ""
     force: bool = False
-
-
-class PruneResponse(WireBase):
-    networks_deleted: list[str] | None = None

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
-from orlop_engine.types.volumes import UsageData, Volume
 from orlop_sdk import InvalidParameter
-from orlop_sdk.base import rfc3339
 
-__all__ = ["ANONYMOUS", "VolumeCheck", "VolumeRecord", "check_name", "decode", "encode", "view"]
+__all__ = ["ANONYMOUS", "VolumeCheck", "VolumeRecord", "VolumeUsage", "check_name", "decode", "encode"]
 
 ANONYMOUS = "com.docker.volume.anonymous"
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_SECOND = 1_000_000_000
 _ELSEWHERE = ("nfs", "nfs4", "cifs", "smb3", "tmpfs")
 
 
@@ -48,6 +46,15 @@ class VolumeRecord(msgspec.Struct, frozen=True):
         return bound or self.options.get("type") not in _ELSEWHERE
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeUsage:
+    """How much a volume holds and how many containers use it. `size` in bytes; -1 if the driver does not report it."""
+
+    record: VolumeRecord
+    users: int
+    size: int
+
+
 VolumeCheck = Callable[[VolumeRecord, bool], None]
 """Raises if the client may not use a volume, new or existing; the flag is True for a container's anonymous volume."""
 
@@ -65,17 +72,3 @@ def check_name(name: str) -> None:
             f'"{name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. '
             "If you intended to pass a host directory, use absolute path"
         )
-
-
-def view(record: VolumeRecord, usage: UsageData | msgspec.UnsetType = msgspec.UNSET) -> Volume:
-    """The volume as the API shows it. The time is in whole seconds, as in Docker."""
-    return Volume(
-        created_at=rfc3339(record.created_ns // _SECOND * _SECOND),
-        driver=record.driver,
-        labels=dict(record.labels) or None,
-        mountpoint=record.mountpoint,
-        name=record.name,
-        options=dict(record.options) or None,
-        scope=record.scope,
-        usage_data=usage,
-    )

@@ -19,12 +19,11 @@ from weakref import WeakValueDictionary
 import msgspec
 import trio
 
-from orlop_engine.types.volumes import UsageData, Volume
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, Mount, NotFound, OrlopError, VolumeDriver
 
-from .record import ANONYMOUS, VolumeRecord, check_name, decode, encode, view
+from .record import ANONYMOUS, VolumeRecord, VolumeUsage, check_name, decode, encode
 
 if TYPE_CHECKING:
     from .filters import Filters
@@ -108,16 +107,13 @@ class Volumes:
         record = self._records.get(name)
         return record.mountpoint if record else ""
 
-    def inspect(self, name: str) -> Volume:
-        return view(self.get(name))
-
-    def list(self, wanted: Filters) -> list[Volume]:
+    def list(self, wanted: Filters) -> list[VolumeRecord]:
         """The volumes, sorted by name. `InvalidParameter` for invalid filters."""
         from . import filters  # no start of the daemon needs it
 
         accept = filters.listed(wanted)
         users = self._users()
-        return [view(record) for record in self._sorted() if accept(record, record.name in users)]
+        return [record for record in self._sorted() if accept(record, record.name in users)]
 
     def _sorted(self) -> Iterable[VolumeRecord]:
         return sorted((record for record in self._records.values() if not record.removing), key=lambda record: record.name)
@@ -125,20 +121,19 @@ class Volumes:
     def _in_use(self, name: str) -> Sequence[str]:
         return self._users().get(name, ())
 
-    async def with_usage(self) -> Sequence[Volume]:
-        """For `GET /system/df`: the volumes that Docker counts there, with sizes. -1 if a driver does not report a size."""
-        found: dict[str, UsageData] = {}
+    async def with_usage(self) -> Sequence[VolumeUsage]:
+        """The volumes that Docker counts in its disk usage, with sizes."""
+        sizes: dict[str, int] = {}
         users = self._users()
 
         async def measure(record: VolumeRecord) -> None:
-            size = await self._size(record)
-            found[record.name] = UsageData(ref_count=len(users.get(record.name, ())), size=size)
+            sizes[record.name] = await self._size(record)
 
         records = [record for record in self._sorted() if record.disposable]
         async with trio.open_nursery() as nursery:
             for record in records:
                 nursery.start_soon(measure, record)
-        return [view(record, found[record.name]) for record in records]
+        return [VolumeUsage(record, len(users.get(record.name, ())), sizes[record.name]) for record in records]
 
     async def _size(self, record: VolumeRecord) -> int:
         try:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from orlop_engine.networks.views import network_view
 from orlop_engine.types.containers import EndpointSettings
-from orlop_engine.types.networks import ConnectRequest, CreateRequest, CreateResponse, DisconnectRequest, PruneResponse
+from orlop_engine.types.networks import ConnectRequest, CreateRequest, DisconnectRequest
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -17,6 +16,7 @@ from orlop_sdk import NotFound
 
 from . import older_versions
 from .responses import empty, json_response
+from .wire.networks import CreateResponse, NetworkView, PruneResponse, network_view
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -35,14 +35,18 @@ class _Routes:
         accept = filters.listed(call.filters())
         found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
         if call.version < (1, 28):  # older versions list containers too, as inspect does
-            return json_response([self.networks.inspect(record.id) for record in found])
+            return json_response([self._view(record.id) for record in found])
         return json_response([network_view(record) for record in found])
 
     async def inspect(self, call: Call) -> Answer:
         scope = call.arg("scope")
         if scope not in ("", "local"):  # all networks are local
             raise NotFound(f"network {call.params['id']} not found")
-        return json_response(self.networks.inspect(call.params["id"]))
+        return json_response(self._view(call.params["id"]))
+
+    def _view(self, name: str) -> NetworkView:
+        """A network with its containers."""
+        return network_view(self.networks.resolve(name), self.networks.members(name))
 
     async def create(self, call: Call) -> Answer:
         request = await call.json(CreateRequest)

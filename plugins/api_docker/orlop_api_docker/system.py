@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, Struct
+
 from orlop_api_docker import API_VERSION
-from orlop_engine.types.system import AuthConfig
 from orlop_kernel.events import Subscription, to_wire
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
@@ -23,8 +24,9 @@ from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
-    from orlop_engine.system.service import System
     from orlop_engine.system.usage import DiskUsageService
+
+    from .info import Information
 
 __all__ = ["parse_moment", "routes"]
 
@@ -88,15 +90,27 @@ async def event_pieces(subscription: Subscription, version: tuple[int, int], seq
         subscription.close()
 
 
+class AuthConfig(Struct, frozen=True):
+    """Body of `POST /auth`; the header X-Registry-Auth has the same content."""
+
+    username: str = ""
+    password: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+    auth: str = ""
+    email: str = ""
+
+
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @cached_property
-    def system(self) -> System:
-        from orlop_engine.system.service import System
+    def information(self) -> Information:
+        from .info import Information
 
-        return System(self.engine)
+        return Information(self.engine)
 
     @cached_property
     def measuring(self) -> DiskUsageService:
@@ -116,10 +130,10 @@ class _Routes:
         return _PONGS[body, config.features.get("buildkit", True), config.experimental]
 
     async def version(self, call: Call) -> Answer:
-        return json_response(await self.system.version(API_VERSION, self.engine.config.min_api_version))
+        return json_response(await self.information.version(API_VERSION, self.engine.config.min_api_version))
 
     async def info(self, call: Call) -> Answer:
-        return json_response(await self.system.info(call.version))
+        return json_response(await self.information.info(call.version))
 
     async def events(self, call: Call) -> Answer:
         since, until = parse_moment(call.arg("since"), "since"), parse_moment(call.arg("until"), "until")
@@ -137,13 +151,33 @@ class _Routes:
     async def disk_usage(self, call: Call) -> Answer:
         from orlop_engine.system.usage import OBJECT_TYPES
 
+        from .wire.system import DiskUsage
+        from .wire.volumes import UsageData, volume_view
+
         types = frozenset(call.args("type")) if call.version >= (1, 42) else frozenset()
         for name in types - OBJECT_TYPES:
             raise InvalidParameter(f"unknown object type: {name}")
-        return json_response(await self.measuring.disk_usage(types or OBJECT_TYPES, call.version))
+        wanted = types or OBJECT_TYPES
+        measured = await self.measuring.measure(wanted, call.version)
+        volumes = [volume_view(each.record, UsageData(each.users, each.size)) for each in measured.volumes or ()]
+        return json_response(
+            DiskUsage(
+                layers_size=measured.layers_size,
+                images=measured.images,
+                containers=measured.containers,
+                volumes=None if measured.volumes is None else volumes,
+                build_cache=[] if "build-cache" in wanted else None,
+                builder_size=0 if call.version < (1, 42) else UNSET,
+            )
+        )
 
     async def auth(self, call: Call) -> Answer:
-        await self.system.login(await call.json(AuthConfig, required=True), restrictions(call).refuse)
+        from orlop_engine.images.registry_auth import Credentials
+        from orlop_engine.system.login import check_login
+
+        given = await call.json(AuthConfig, required=True)
+        credentials = Credentials(given.username, given.password, given.identitytoken, given.registrytoken)
+        await check_login(self.engine.config, given.serveraddress, credentials, restrictions(call).refuse)
         return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
 
 

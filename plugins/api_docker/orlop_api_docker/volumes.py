@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orlop_engine.types.volumes import VolumeCreateRequest, VolumeListResponse, VolumePruneResponse
-from orlop_engine.volumes.record import view
+from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -14,6 +13,7 @@ from orlop_sdk import Unavailable
 from .responses import empty, json_response
 from .restricted import restrictions
 from .swarm import NOT_A_MANAGER
+from .wire.volumes import VolumeListResponse, VolumePruneResponse, volume_view
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -27,10 +27,11 @@ class _Routes:
         self.volumes = engine.volumes
 
     async def list(self, call: Call) -> Answer:
-        return json_response(VolumeListResponse(volumes=self.volumes.list(call.filters())))
+        found = self.volumes.list(call.filters())
+        return json_response(VolumeListResponse(volumes=[volume_view(record) for record in found]))
 
     async def inspect(self, call: Call) -> Answer:
-        return json_response(self.volumes.inspect(call.params["name"]))
+        return json_response(volume_view(self.volumes.get(call.params["name"])))
 
     async def create(self, call: Call) -> Answer:
         wanted = await call.json(VolumeCreateRequest)
@@ -39,7 +40,7 @@ class _Routes:
         record = await self.engine.run(self.volumes.create, wanted.name, wanted.driver, wanted.driver_opts, wanted.labels)
         if check := restrictions(call).check_volume:
             check(record, False)
-        return json_response(view(record), 201)
+        return json_response(volume_view(record), 201)
 
     async def remove(self, call: Call) -> Answer:
         async def remove() -> None:

@@ -14,9 +14,10 @@ import trio
 from msgspec import UNSET
 from trio.testing import MockClock
 
+from orlop_api_docker import info_parts
 from orlop_api_docker.system import event_media_type, event_pieces, parse_moment
 from orlop_engine.containers.listing import prunable
-from orlop_engine.system import host, info
+from orlop_engine.system import host
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
 from orlop_engine.system.usage import DiskUsageService
@@ -77,9 +78,9 @@ def test_this_machine_has_facts() -> None:
 
 def test_registries_as_docker_shows_them() -> None:
     config = Config(registry_mirrors=("https://m.example/x",), insecure_registries=("r.example:5000", "10.0.0.0/8"))
-    found = info.registry(config, NEWEST)
+    found = info_parts.registry(config, NEWEST)
     assert found.allow_nondistributable_artifacts_hostnames is UNSET
-    assert info.registry(config, (1, 48)).allow_nondistributable_artifacts_hostnames is None
+    assert info_parts.registry(config, (1, 48)).allow_nondistributable_artifacts_hostnames is None
     assert found.mirrors == ["https://m.example/x/"]
     assert found.insecure_registry_cidrs == ["::1/128", "127.0.0.0/8", "10.0.0.0/8"]
     assert found.index_configs["docker.io"].official
@@ -92,24 +93,24 @@ def test_runtimes_pools_and_options() -> None:
         default_address_pools=(AddressPool(base="10.0.0.0/8", size=24),),
         no_new_privileges=True,
     )
-    shown = info.runtimes(config, {"crun": {"features": "{}"}}, NEWEST)
+    shown = info_parts.runtimes(config, {"crun": {"features": "{}"}}, NEWEST)
     assert {name: item.path for name, item in shown.items()} == {"runc": "runc", "crun": "/usr/bin/crun"}
     assert {name: item.status for name, item in shown.items()} == {"runc": None, "crun": {"features": "{}"}}
-    assert info.runtimes(config, {"crun": {"features": "{}"}}, (1, 43))["crun"].status is None
-    pools = info.address_pools(config)
+    assert info_parts.runtimes(config, {"crun": {"features": "{}"}}, (1, 43))["crun"].status is None
+    pools = info_parts.address_pools(config)
     assert isinstance(pools, list)
     assert pools[0].base == "10.0.0.0/8"
-    assert info.address_pools(Config()) is UNSET
+    assert info_parts.address_pools(Config()) is UNSET
     for version, options in (
         (NEWEST, ["name=seccomp,profile=builtin", "name=no-new-privileges"]),
         ((1, 24), ["seccomp", "no-new-privileges"]),
     ):
-        assert info.security_options(config, NO_LIMITS, True, version=version) == options
+        assert info_parts.security_options(config, NO_LIMITS, True, version=version) == options
 
 
 def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
     config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), ip_forward_no_drop=True)
-    found = info.warnings(config, NO_LIMITS, False, ["kata"])
+    found = info_parts.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
     text = "\n".join(found)
     assert "WARNING: No memory limit support" in text
@@ -118,13 +119,17 @@ def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
     assert "unix:///x" not in text
     assert "ip-forward-no-drop is ignored" in text
     assert "runtime kata is not installed" in text
-    encrypted = "\n".join(info.warnings(Config(hosts=("tcp://0.0.0.0:2",), tlsverify=False), NO_LIMITS, True, []) or [])
+    hanging = info_parts.warnings(Config(), host.cgroups(), True, [], ["volume driver x did not answer"])
+    assert "WARNING: volume driver x did not answer" in (hanging or [])
+    encrypted = "\n".join(
+        info_parts.warnings(Config(hosts=("tcp://0.0.0.0:2",), tlsverify=False), NO_LIMITS, True, []) or []
+    )
     assert "API is accessible on https://0.0.0.0:2 without TLS client verification." in encrypted
     assert "accessible" not in "\n".join(
-        info.warnings(Config(hosts=("tcp://0.0.0.0:2",), tls=True), NO_LIMITS, True, []) or []
+        info_parts.warnings(Config(hosts=("tcp://0.0.0.0:2",), tls=True), NO_LIMITS, True, []) or []
     )
     everything = host.Cgroups("2", True, True, True, True, True, True, True, False)
-    assert info.warnings(Config(), everything, True, []) is None
+    assert info_parts.warnings(Config(), everything, True, []) is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
     ],
 )
 def test_runtime_versions(output: str, version: str | None, commit: str | None) -> None:
-    found = info.parse_runtime_version(output)
+    found = info_parts.parse_runtime_version(output)
     assert (found.get("version"), found.get("commit")) == (version, commit)
 
 
@@ -186,7 +191,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
 
             async def ask(seconds: float) -> None:
                 with trio.move_on_after(seconds):
-                    assert (await measuring.disk_usage({"volume"}, (1, 51))).volumes == []
+                    assert (await measuring.measure({"volume"}, (1, 51))).volumes == []
 
             async with trio.open_nursery() as clients:
                 clients.start_soon(ask, 0.5)  # one disconnects: the other still gets its answer
@@ -234,8 +239,8 @@ def test_a_prune_with_filters_it_does_not_know_takes_nothing() -> None:
 
 
 def test_old_clients_see_the_commit_they_expect() -> None:
-    assert info.commit("abc", (1, 48)) == {"ID": "abc", "Expected": "abc"}
-    assert info.commit("abc", (1, 49)) == {"ID": "abc"}
+    assert info_parts.commit("abc", (1, 48)) == {"ID": "abc", "Expected": "abc"}
+    assert info_parts.commit("abc", (1, 49)) == {"ID": "abc"}
 
 
 def test_registry_hosts_of_logins() -> None:

@@ -23,7 +23,6 @@ from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
 from orlop_engine.images.registry_hosts import HostRules
 from orlop_engine.system.login import check_login
-from orlop_engine.types.system import AuthConfig
 from orlop_kernel.config import Config
 from orlop_sdk import DriverError, Forbidden
 
@@ -123,7 +122,7 @@ def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.
             with pytest.raises(Forbidden, match=REFUSED):
                 await pull(images, server)
             with pytest.raises(Forbidden, match=REFUSED):
-                await check_login(Config(), AuthConfig(username="u", password="p", serveraddress=inner), no)
+                await check_login(Config(), inner, Credentials("u", "p"), no)
             assert inside.requests == []
 
     running(tmp_path, check)
@@ -146,7 +145,7 @@ def test_a_search_and_a_login_inside(tmp_path: Path) -> None:
         with pytest.raises(Forbidden, match=REFUSED):
             await images.images.search(f"{server.host}/x", 0, {}, no)
         with pytest.raises(Forbidden, match=REFUSED):
-            await check_login(Config(), AuthConfig(username="u", password="p", serveraddress=server.host), no)
+            await check_login(Config(), server.host, Credentials("u", "p"), no)
         assert server.requests == []
 
     running(tmp_path, check)

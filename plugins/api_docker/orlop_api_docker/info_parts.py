@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
 
-from orlop_engine.types.system import AddressPoolInfo, IndexInfo, RegistryInfo, RuntimeInfo
+from orlop_engine.system.host import Cgroups
 from orlop_kernel.config import Config
 from orlop_kernel.config.policy import IGNORED
 
-from .host import Cgroups
+from .wire.system import AddressPoolInfo, IndexInfo, RegistryInfo, RuntimeInfo
 
 __all__ = [
     "address_pools",

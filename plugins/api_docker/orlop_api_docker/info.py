@@ -1,4 +1,4 @@
-"""`GET /info`, `GET /version`, `POST /auth`. Answers come from memory, without a lock. Drivers and programs are asked once,
+"""`GET /info` and `GET /version`. Answers come from memory, without a lock. Drivers and programs are asked once,
 at the first request (the storage driver's status, `programs`), with a deadline, so that a hanging one cannot hang `docker
 info`."""
 
@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 from msgspec import UNSET, UnsetType
@@ -21,22 +21,19 @@ from orlop_engine.containers import apparmor_profile, devices
 from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.drivers import Drivers
 from orlop_engine.init_programs import find_init
+from orlop_engine.system import host
+from orlop_engine.system.programs import Programs
 from orlop_engine.types import rfc3339
-from orlop_engine.types.system import AuthConfig, Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
 from orlop_kernel import __version__
 from orlop_kernel.config import Config, without_password
 from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
 from orlop_sdk import OrlopError, Runtime, Storage, discovery
 
-from . import host, info
-from .login import check_login
-from .programs import Programs
+from . import info_parts
+from .wire.system import Component, DeviceInfo, DriverInfo, PluginsInfo, SystemInfo, SystemVersion
 
-if TYPE_CHECKING:
-    from orlop_engine.images.destinations import Refuse
-
-__all__ = ["System"]
+__all__ = ["Information"]
 
 _log = logging.getLogger("orlop.system")
 _PATIENCE = 3.0
@@ -75,8 +72,8 @@ class CountedImages(Protocol):
     def count(self) -> int: ...
 
 
-class System:
-    """One instance per engine."""
+class Information:
+    """What `info` and `version` show; one instance per engine."""
 
     def __init__(self, engine: Described) -> None:
         self._engine = engine
@@ -106,7 +103,7 @@ class System:
     async def _runtime_version(self) -> Mapping[str, str]:
         """The output of the default runtime's `--version`, parsed."""
         runtime = self._runtime(self._engine.config.default_runtime)
-        return info.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
+        return info_parts.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
 
     async def _runtime_status(self) -> dict[str, dict[str, str]]:
         """The status of every installed runtime, asked concurrently."""
@@ -133,7 +130,7 @@ class System:
         return self._storage_rows
 
     async def version(self, newest: str, oldest: str) -> SystemVersion:
-        """`GET /version`; the API layer passes its oldest and newest API version."""
+        """`GET /version`, with the newest and oldest API version."""
         facts, runtime = host.facts(), await self._runtime_version()
         details = {
             "ApiVersion": newest,
@@ -221,7 +218,7 @@ class System:
             os_type="linux",
             architecture=facts.machine,
             index_server_address=_INDEX,
-            registry_config=info.registry(config, version),
+            registry_config=info_parts.registry(config, version),
             ncpu=facts.cpus,
             mem_total=facts.memory,
             http_proxy=without_password(config.proxies.http_proxy),
@@ -231,27 +228,23 @@ class System:
             labels=list(config.labels),
             experimental_build=config.experimental,
             server_version=__version__,
-            runtimes=info.runtimes(config, await self._runtime_status(), version),
+            runtimes=info_parts.runtimes(config, await self._runtime_status(), version),
             default_runtime=config.default_runtime,
             swarm=_NO_SWARM,
             live_restore_enabled=config.live_restore,
             init_binary=os.path.basename(init or config.init_path),
-            containerd_commit=info.commit("N/A", version),
-            runc_commit=info.commit(runtime.get("commit", ""), version),
-            init_commit=info.commit(await self._programs.init_version(init) or "N/A", version),
-            security_options=info.security_options(
+            containerd_commit=info_parts.commit("N/A", version),
+            runc_commit=info_parts.commit(runtime.get("commit", ""), version),
+            init_commit=info_parts.commit(await self._programs.init_version(init) or "N/A", version),
+            security_options=info_parts.security_options(
                 config, cgroups, host.seccomp_supported(), apparmor_profile.has_default(), version=version
             ),
             execution_driver="<not supported>" if version < (1, 25) else UNSET,
             product_license="Apache License 2.0",
-            default_address_pools=info.address_pools(config),
+            default_address_pools=info_parts.address_pools(config),
             firewall_backend={"Driver": "nftables"} if version >= (1, 49) and config.iptables else UNSET,
             cdi_spec_dirs=list(config.cdi_directories or ()),
             discovered_devices=await self._discovered_devices() if version >= (1, 50) else UNSET,
-            warnings=info.warnings(config, cgroups, forwarding, self._missing_runtimes(), engine.drivers.degraded()),
+            warnings=info_parts.warnings(config, cgroups, forwarding, self._missing_runtimes(), engine.drivers.degraded()),
             orlop_drivers=self._drivers(),
         )
-
-    async def login(self, auth: AuthConfig, refuse: Refuse | None = None) -> None:
-        """See `login.check_login`."""
-        await check_login(self._engine.config, auth, refuse)

@@ -1,17 +1,17 @@
-"""The daemon's information about itself: `GET /version`, `GET /info`, `GET /system/df`, `POST /auth`.
+"""The daemon's information about itself: `GET /version`, `GET /info`, `GET /system/df`.
 
 Field names are Docker's, of which not all are plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 __all__ = [
     "AddressPoolInfo",
-    "AuthConfig",
     "Component",
     "DeviceInfo",
     "DiskUsage",
@@ -174,23 +174,11 @@ class SystemInfo(_Wire, frozen=True, kw_only=True):
 
 
 class DiskUsage(_Wire, frozen=True, kw_only=True):
-    """`GET /system/df`. Lists that were not requested are null; encoded parts are inserted as raw JSON."""
+    """`GET /system/df`. Lists that were not requested are null."""
 
     layers_size: int
-    images: list[Any] | Raw | None
-    containers: list[Any] | Raw | None
-    volumes: list[Any] | Raw | None
+    images: Sequence[Any] | None
+    containers: Sequence[Any] | None
+    volumes: Sequence[Any] | None
     build_cache: list[Any] | None
     builder_size: int | UnsetType = UNSET
-
-
-class AuthConfig(Struct, frozen=True):
-    """Body of `POST /auth`; also the content of the header X-Registry-Auth."""
-
-    username: str = ""
-    password: str = ""
-    serveraddress: str = ""
-    identitytoken: str = ""
-    registrytoken: str = ""
-    auth: str = ""
-    email: str = ""
