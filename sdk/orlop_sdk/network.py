@@ -1,5 +1,5 @@
-"""The contract of a network driver. The kernel allocates addresses (IPAM); the driver makes links, routes and firewall
-rules.
+"""The contract of a network driver. The kernel allocates addresses (IPAM), unless the driver has its own address management
+(DHCP, for example); the driver makes links, routes and firewall rules.
 
 Order of calls at boot: `create_network` for each network, then `restore` once, then `update` for the endpoints of containers
 that run. After that, `attach`, `update` and `detach` of an endpoint come in this order.
@@ -31,7 +31,8 @@ __all__ = [
 
 class NetworkCapabilities(msgspec.Struct, frozen=True):
     """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the kernel
-    allocates addresses for endpoints. `publishes`: the driver can publish ports."""
+    allocates addresses for endpoints; when false, the driver may give them addresses of its own (`EndpointState.addresses`).
+    `publishes`: the driver can publish ports, for which the kernel must know the addresses before `attach`."""
 
     sandbox: str = "new"
     addresses: bool = True
@@ -119,10 +120,12 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 class EndpointState(msgspec.Struct, frozen=True):
     """The result of `attach`. The kernel stores it and passes it to `update`, `detach` and `restore`. `host_link` is the
-    name of the link on the host ("" for none)."""
+    name of the link on the host ("" for none). `addresses` are those that a driver with its own address management has given
+    to the endpoint: the kernel shows them and answers them to DNS queries of other containers."""
 
     mac: str = ""
     host_link: str = ""
+    addresses: tuple[Address, ...] = ()
 
 
 @runtime_checkable

@@ -34,7 +34,7 @@ from orlop_sdk import (
 from . import planning
 from .ports import Bound, PortAllocator, PortBindings, Wanted, wanted_ports
 from .records import AttachedEndpoint, NetworkRecord, Plan, PlannedEndpoint, Sandbox
-from .state import Network, mac_for, new_id
+from .state import Network, drivers_own, mac_for, new_id
 
 __all__ = ["Attachments", "Listeners"]
 
@@ -194,9 +194,18 @@ class Attachments:
             state = await driver.attach(endpoint)
         except (Conflict, DriverError) as error:
             raise type(error)(f"{_FAILED}{error}") from error
-        return AttachedEndpoint(
+        attached = AttachedEndpoint(
             driver=planned.driver, endpoint=endpoint, state=state, settings=planned.settings, dns_names=planned.dns_names
         )
+        if driver.capabilities.addresses:
+            return attached
+        try:
+            addresses = drivers_own(planned.driver, state)
+        except DriverError:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                await self._detach_one(attached, ending=False)
+            raise
+        return msgspec.structs.replace(attached, endpoint=msgspec.structs.replace(endpoint, addresses=addresses))
 
     def update_members(self, sandbox: Sandbox) -> None:
         for network in self._add_members(sandbox):

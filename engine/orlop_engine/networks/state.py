@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 
 from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
-from orlop_sdk import Address, Endpoint, InvalidParameter, NetworkSpec, Subnet
+from orlop_sdk import Address, DriverError, Endpoint, EndpointState, InvalidParameter, NetworkSpec, Subnet
 
 from .ipam import AddressPool, derived_mac, parse_subnet
 from .records import AttachedEndpoint, NetworkRecord, Sandbox
 
-__all__ = ["Network", "new_id"]
+__all__ = ["Network", "drivers_own", "mac_for", "new_id"]
 
 
 def new_id() -> str:
@@ -69,8 +70,8 @@ class Network:
         return tuple(found)
 
     def mark(self, endpoint: Endpoint) -> None:
-        """Mark the addresses of a running container. Ignores an address outside the present subnets, as no other can get it.
-        Mark the addresses of a running container. Ignores an address outside the present subnets, as no other can get it."""
+        """Mark the addresses of a running container. Ignores an address outside the present subnets, as no other can get
+        it."""
         for pool, address in self._placed(endpoint.addresses):
             pool.reserve(address)
 
@@ -97,3 +98,18 @@ def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
         if ":" not in each.address:
             return derived_mac(each.address.partition("/")[0])
     return ""
+
+
+def drivers_own(name: str, state: EndpointState) -> tuple[Address, ...]:
+    """The addresses that a driver with its own address management has given to an endpoint. `DriverError` if it reports what
+    is no address: that would break the tables of names."""
+    for each in state.addresses:
+        try:
+            if "/" not in each.address:
+                raise ValueError(f"{each.address!r} has no prefix length")
+            ipaddress.ip_interface(each.address)
+            if each.gateway:
+                ipaddress.ip_address(each.gateway)
+        except ValueError as error:
+            raise DriverError(f"network driver {name} reports an address that is none: {error}") from error
+    return state.addresses

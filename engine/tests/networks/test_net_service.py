@@ -20,6 +20,7 @@ from orlop_kernel.config import AddressPool, Config
 from orlop_kernel.store import Put
 from orlop_monitor.protocol import Forward
 from orlop_sdk import Address, Conflict, DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
+from orlop_sdk.testing.network import FakeNetwork
 from orlop_sdk.testing.ports import free_port
 
 
@@ -644,3 +645,40 @@ def test_subnets_of_the_host(networks_fixture: Callable[..., None], monkeypatch:
     used = [ipaddress.ip_network(each) for each in ("10.5.0.0/16", "192.0.2.53/32", "fd00:9::/48")]
     monkeypatch.setattr("orlop_engine.networks.host.used", lambda: used)
     networks_fixture(body)
+
+
+def test_a_driver_gives_addresses_of_its_own(tmp_path: Path) -> None:
+    """As of a DHCP server: the engine shows them, answers them to DNS queries, and keeps them over a restart."""
+
+    async def main() -> None:
+        h = NetworksFixture(tmp_path)
+        h.drivers["dhcp"] = FakeNetwork(own_addresses=[Address("10.9.0.7/24", "10.9.0.1"), Address("fd00::7/64")])
+        async with h.daemon() as networks:
+            await networks.create(CreateRequest(name="office", driver="dhcp"))
+            first, second = await h.start(1, "office"), await h.start(2, "office")
+            assert (address(first), address(second)) == ("10.9.0.7/24", "fd00::7/64")
+            assert members(networks, "office") == {f"{1:064x}": "10.9.0.7/24", f"{2:064x}": "fd00::7/64"}
+            shown = networks.settings(first, endpoints={}, exposed=set(), running=True)["Networks"]["office"]
+            assert (shown["IPAddress"], shown["IPPrefixLen"], shown["Gateway"]) == ("10.9.0.7", 24, "10.9.0.1")
+        h = NetworksFixture(tmp_path)
+        h.drivers["dhcp"] = FakeNetwork(own_addresses=[])
+        async with h.daemon(first) as networks:
+            assert members(networks, "office") == {f"{1:064x}": "10.9.0.7/24"}
+            await networks.release(first)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("bad", [Address("nowhere/24"), Address("10.9.0.7"), Address("10.9.0.7/24", "gateway")])
+def test_what_a_driver_reports_must_be_addresses(tmp_path: Path, bad: Address) -> None:
+    async def main() -> None:
+        h = NetworksFixture(tmp_path)
+        h.drivers["dhcp"] = FakeNetwork(own_addresses=[bad])
+        async with h.daemon() as networks:
+            await networks.create(CreateRequest(name="office", driver="dhcp"))
+            with pytest.raises(DriverError, match="network driver dhcp reports an address that is none"):
+                await h.start(1, "office")
+            assert not networks.members("office")
+            assert h.drivers["dhcp"].endpoints == {}, "it is detached again"
+
+    trio.run(main)

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -54,7 +55,8 @@ Main = Callable[[], Awaitable[None]]
 class FakeNetwork:
     """A network driver for tests of the kernel, which only records networks, endpoints and ports. `log` lists the calls as
     (method, subject). `fail` maps a method to the error that its next call raises. `shared` holds the ports of a host that
-    several drivers share."""
+    several drivers share. `own_addresses`, as a driver with its own address management would give them, one for each
+    `attach`."""
 
     def __init__(
         self,
@@ -62,8 +64,11 @@ class FakeNetwork:
         *,
         capabilities: NetworkCapabilities | None = None,
         shared: dict[tuple[str, str, int], str] | None = None,
+        own_addresses: Iterable[Address] | None = None,
     ) -> None:
-        self._capabilities = capabilities or NetworkCapabilities()
+        kernels = own_addresses is None
+        self._capabilities = capabilities or NetworkCapabilities(addresses=kernels, publishes=kernels)
+        self._own_addresses = iter(own_addresses or ())
         self.networks: dict[str, NetworkSpec] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.ports: dict[tuple[str, str, int], str] = {} if shared is None else shared
@@ -100,7 +105,8 @@ class FakeNetwork:
         if not os.path.exists(endpoint.netns):
             raise DriverError(f"cannot connect container {endpoint.container_id[:12]}: no network namespace")
         self._publish(endpoint)
-        return EndpointState(mac=endpoint.mac or "02:00:00:00:00:01", host_link=f"fake{endpoint.id[:7]}")
+        own = tuple(islice(self._own_addresses, 1))
+        return EndpointState(mac=endpoint.mac or "02:00:00:00:00:01", host_link=f"fake{endpoint.id[:7]}", addresses=own)
 
     def _publish(self, endpoint: Endpoint) -> None:
         keys = self._keys(endpoint)
@@ -282,8 +288,8 @@ class NetworkSuite:
                 state = await driver.attach(endpoint)
                 seen = self.look(netns)
                 if seen is not None:
-                    expected = {endpoint.addresses[0].address} if driver.capabilities.addresses else set()
-                    assert seen == {"127.0.0.1/8", *expected}
+                    given = endpoint.addresses if driver.capabilities.addresses else state.addresses
+                    assert seen == {"127.0.0.1/8", *(each.address for each in given)}
                 if driver.capabilities.addresses:
                     assert state.mac == endpoint.mac
                 await driver.detach(endpoint, state)
