@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.engine import Engine, UnixConnection, until
-from tests.registry import busybox, docker_archive, image, layer
+from tests.registry import busybox, docker_archive, image, index, layer, push_index, running
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
 
@@ -124,6 +124,27 @@ def test_sizes_of_old_versions(sides: tuple[Side, Side], version: str) -> None:
     theirs, ours = map(sizes, sides)
     assert ours == theirs
     assert ("VirtualSize" in dict(ours[0])) == (version < "1.44")
+
+
+def test_platforms_of_one_name(sides: tuple[Side, Side]) -> None:
+    """At this API version a name means the platform that was pulled last, on both."""
+    mine = image([BASE], platform={"os": "linux", "architecture": "amd64"})
+    other = image([layer({"other": b"1"})], platform={"os": "linux", "architecture": "s390x"})
+    with running() as registry:
+        push_index(registry.host, "multi", "v1", index([other, mine]), (other, mine))
+        name = f"{registry.host}/multi:v1"
+        listed = "images -a --no-trunc --digests --format {{.Repository}}:{{.Tag}}@{{.Digest}}={{.ID}} -f since=m:3"
+        shown = "inspect --format {{.Id}},{{.Architecture}},{{.RepoTags}},{{.RepoDigests}}"
+        same(sides, "load", f"pull -q {name}", f"{shown} {name}", f"pull -q --platform linux/s390x {name}", listed)
+        same(sides, f"{shown} {name}", f"{shown} {mine.id}", f"{shown} {other.id}", f"history -q --no-trunc {name}")
+        same(sides, f"create --name one {name} x", f"create --name two --platform linux/s390x {name} x")
+        same(
+            sides, "ps -a --format {{.Names}}={{.Image}}", f"ps -a -f ancestor={name} --format {{{{.Names}}}}", "rm one two"
+        )
+        same(sides, f"pull -q {name}", f"{shown} {name}", f"create --name three {name} x", "rm three")
+        for side in sides:
+            side.docker("rmi", name)
+            side.docker("rmi", other.id)
 
 
 def test_prunes(sides: tuple[Side, Side]) -> None:

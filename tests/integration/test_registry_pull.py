@@ -231,7 +231,9 @@ def test_platforms(tmp_path: Path) -> None:
         assert found.id == mine.id
         assert found.repo_digests == [f"{registry.host}/multi@{both.digest}"]
         await pulled(images, registry, name="multi", platform=platforms.parse("linux/s390x"))
-        assert images.images.resolve(f"{registry.host}/multi:v1").id == other.id
+        assert images.images.resolve(f"{registry.host}/multi:v1").id == mine.id, "both have the name now"
+        assert images.images.resolve(f"{registry.host}/multi:v1", newest=True).id == other.id
+        assert images.images.resolve(f"{registry.host}/multi:v1", platforms.parse("linux/s390x")).id == other.id
         records = await pulled(images, registry, name="multi", platform=platforms.parse("linux/riscv64"))
         assert error_of(records) == "no matching manifest for linux/riscv64 in the manifest list entries"
         single = await pulled(images, registry, name="multi", tag="y", platform=platforms.parse("linux/riscv64"))

@@ -128,7 +128,9 @@ def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     keep: set[str] = {blob for resume in rows_read.resumes.values() for blob in resume.blobs}
     for image in rows_read.images.values():
         name = f"image {image.id[:19]}"
-        keep.update((image.id, *image.manifests, *(blob for layer in image.layers for blob in layer.blobs)))
+        keep.update(
+            (image.id, *image.manifests, *image.attachments, *(blob for layer in image.layers for blob in layer.blobs))
+        )
         for digest in (image.id, *image.manifests):
             if digest not in facts.blobs:
                 yield _lost_blob(name, digest, "is not in the content store")

@@ -11,7 +11,7 @@ import msgspec
 
 from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.containers.record import decode as decode_container
-from orlop_engine.images.records import ImageRecord, ResumeRecord
+from orlop_engine.images.records import ImageRecord, NameRecord, ResumeRecord, decode_name
 from orlop_engine.networks.records import NetworkRecord
 from orlop_engine.networks.records import decode as decode_network
 from orlop_engine.volumes.record import VolumeRecord
@@ -36,7 +36,7 @@ class Rows:
 
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     images: dict[str, ImageRecord] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, NameRecord] = field(default_factory=dict)
     resumes: dict[str, ResumeRecord] = field(default_factory=dict)
     networks: dict[str, NetworkRecord] = field(default_factory=dict)
     volumes: dict[str, VolumeRecord] = field(default_factory=dict)
@@ -70,7 +70,7 @@ def read(database: Examined) -> tuple[Rows, list[Finding]]:
     rows_read = Rows(
         containers=decoded("containers", decode_container, rows["containers"]),
         images=decoded("images", _image, images),
-        names=decoded("images", lambda value: value.decode(), refs),
+        names=decoded("images", decode_name, refs),
         resumes=decoded("images", _resume, resumes),
         networks=decoded("networks", decode_network, rows["networks"]),
         volumes=decoded("volumes", decode_volume, rows["volumes"]),
@@ -161,7 +161,7 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
 
 
 def _images(rows_read: Rows) -> Iterator[Finding]:
-    for ref, id in rows_read.names.items():
+    for ref, id in ((ref, id) for ref, meaning in rows_read.names.items() for id in meaning.images):
         if id not in rows_read.images:
             yield Finding(
                 severity=ERROR,

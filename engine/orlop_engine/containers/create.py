@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from orlop_engine.images import platforms
+from orlop_engine.images.platforms import rank
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.images.records import Image
 from orlop_engine.networks.ports import wanted_ports
@@ -34,6 +36,7 @@ from orlop_sdk import InvalidParameter, NotFound
 
 from . import counts, labels, links, mount_spec, names, removal, rootfs, validate, volumes
 from .container import Container
+from .emulation import is_foreign
 from .index import ContainerIndex
 from .ports import Ports
 from .record import ContainerRecord, MountRecord, encode
@@ -198,21 +201,30 @@ def _with_image(images: Images, mount: MountRecord) -> MountRecord:
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
-def _platform(image: Image, platform: str, reference: str) -> list[str]:
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+def _image(images: Images, request: CreateRequest, platform: str, newest: bool) -> tuple[Image, list[str]]:
+    """The image for a platform, or by default for this host, and warnings. `newest`: see the service's `resolve`."""
+    if not request.image:
+        raise InvalidParameter("no image specified: set Image in the request")
+    reference = request.image
+    image = images.resolve(reference, newest=newest)
     if platform:
-        wanted = platforms.normalise(platforms.parse(platform))
-        if (wanted.os, wanted.architecture) != (image.os, image.architecture):
+        wanted = platforms.parse(platform)
+        ranked = [
+            (place, one) for one in images.all_platforms(reference) if (place := rank(wanted, one.platform)) is not None
+        ]
+        if not ranked:
             raise NotFound(
                 f"image with reference {reference} was found but does not match the specified platform: "
                 f"wanted {platform}, actual: {image.os}/{image.architecture}"
             )
-    elif image.architecture and image.architecture != machine:
-        return [
+        return min(ranked, key=itemgetter(0))[1], []
+    here = platforms.host()
+    if image.architecture and image.architecture != here.architecture:
+        return image, [
             f"The requested image's platform ({image.os}/{image.architecture}) does not match the detected host platform "
-            f"(linux/{machine}) and no specific platform was requested"
+            f"({here}) and no specific platform was requested"
         ]
-    return []
+    return image, []
 
 
 def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
@@ -228,16 +240,15 @@ def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> 
     return found
 
 
-def _wanted(ports: Ports, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy) -> _Wanted:
+def _wanted(
+    ports: Ports, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy, newest: bool
+) -> _Wanted:
     """Merge and validate the request. Does not access paths of the host."""
     given = request.host_config or HostConfig()
     counts.check(request, given)
-    image = ports.images.resolve(request.image) if request.image else None
-    if image is None:
-        raise InvalidParameter("no image specified: set Image in the request")
+    image, warnings = _image(ports.images, request, platform, newest)
     if not images.may_use(image):
         raise images.denied(f"image {request.image}")
-    warnings = _platform(image, platform, request.image)
     config = merge_config(request, image.config, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not args:
@@ -268,15 +279,16 @@ async def create(
     *,
     images: ImagePolicy = UNRESTRICTED,
     flat_readonly: bool = False,
+    newest: bool = False,
 ) -> Created:
     """Create a container. Raises with everything undone. New volumes also get `volume_labels`; `vet` may refuse volumes,
-    and `images` the image. `flat_readonly`: see `mount_spec.plan`."""
+    and `images` the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see the service's `resolve` of images."""
     container_id = names.new_id()
     given = request.host_config or HostConfig()
     await ports.drivers.load(
         runtime=given.runtime or ports.config.default_runtime, log=given.log_config.type or ports.config.log_driver
     )
-    image, config, args, host, endpoints, warnings = _wanted(ports, container_id, platform, request, images)
+    image, config, args, host, endpoints, warnings = _wanted(ports, container_id, platform, request, images, newest)
     plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(ports.index, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
     planned = tuple(_with_image(ports.images, mount) for mount in planned)
@@ -302,6 +314,7 @@ async def create(
                 mounts=planned,
                 image_labels=labels.of_image_alone(request, image.config),
                 monitor_pid=0,
+                emulated=str(image.platform) if platform and is_foreign(image.platform) else UNSET,
             )
             labels.shed(draft, labels.deciding(ports.config))
             try:

@@ -8,6 +8,7 @@ import logging
 from contextlib import ExitStack
 
 import trio
+from msgspec import UNSET
 
 from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import Conflict, DriverError, InvalidParameter, NotFound, NotModified, OrlopError, Unavailable
@@ -70,6 +71,10 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
         with container.publish() as draft:  # committed by `launch`, or with the failure
             draft.restart_count += again
             draft.manually_stopped = False
+        if container.record.emulated is not UNSET:
+            from . import emulation
+
+            await trio.to_thread.run_sync(emulation.check, container.record.emulated)
         with ports.counters.timed("container", "start"):
             run = await launch(ports, container, image)
     except Exception as error:

@@ -113,10 +113,10 @@ def _by_exit(ports: Ports, values: Sequence[str]) -> Test:
 
 
 def _by_ancestor(ports: Ports, values: Sequence[str]) -> Test:
-    ids = set()
+    ids: set[str] = set()
     for value in values:
         try:
-            ids.add(ports.images.resolve(value).id)
+            ids.update(image.id for image in ports.images.all_platforms(value))
         except NotFound:
             continue
     return lambda item: item.record.image_id in ids

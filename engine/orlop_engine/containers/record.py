@@ -53,7 +53,8 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     unrecorded run apart; 0 before the first start, None in rows of a daemon that did not store it. `image_labels` are the
     names of labels that only the image sets. `no_new_privileges` is that of the last start; None before the first start and
     in rows of a daemon that did not store it. `paused_by_engine`: the engine pauses the container for a moment, and resumes
-    it also after a crash; stored as `held`."""
+    it also after a crash; stored as `held`. `emulated` is the platform that the client asked for, if
+    it is of another architecture than the host."""
 
     schema: int = SCHEMA
     id: str
@@ -79,6 +80,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     removing: bool = False
     removing_volumes: bool = False
     platform: str = "linux"
+    emulated: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Header(msgspec.Struct):

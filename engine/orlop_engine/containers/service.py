@@ -57,10 +57,19 @@ class Containers:
         *,
         images: ImagePolicy = UNRESTRICTED,
         flat_readonly: bool = False,
+        newest: bool = False,
     ) -> create.Created:
         with self.ports.counters.timed("container", "create"):
             created = await create.create(
-                self.ports, name, platform, request, volume_labels, vet, images=images, flat_readonly=flat_readonly
+                self.ports,
+                name,
+                platform,
+                request,
+                volume_labels,
+                vet,
+                images=images,
+                flat_readonly=flat_readonly,
+                newest=newest,
             )
         launch.begin(self.ports, created.container)
         return created

@@ -124,7 +124,7 @@ def _log_path(ports: Ports, container: Container) -> str:
 def image_name(images: Images, record: ContainerRecord) -> str:
     """The image name given at create, or the image's id when the name now refers to another image or none."""
     with suppress(NotFound):
-        if images.resolve(record.config.image).id == record.image_id:
+        if any(image.id == record.image_id for image in images.all_platforms(record.config.image)):
             return record.config.image
     return record.image_id
 

@@ -1,7 +1,7 @@
 """Images. The rest of the engine uses `Images`, in `service`.
 
-storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `names`, `content`, `disk_space`, `layers`,
-                  `leases`
+storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `meanings`, `names`, `content`, `disk_space`,
+                  `layers`, `leases`
 formats           `references`, `platforms`, `manifests`, `documents`
 registries        `registry_session` (connections, authentication), `registry` and `registry_push` (requests), with
                   `registry_auth`, `registry_errors`, `registry_tls`, `destinations`, `http_body`; `registry_hosts` and
@@ -11,5 +11,5 @@ creation          `pull` with `download`, `archive_load` with `archive_file`, `i
                   `progress` reports to the client, `shared` runs work once for several operations
 leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
                   `archive_layout`; `push` with `upload`, `compression` and `blob_repositories`
-views, removal    `views`, `listing`, `removal`
+views, removal    `views`, `image_manifests`, `listing`, `removal`, `remover`
 """

@@ -19,7 +19,7 @@ import trio
 from orlop_engine.pace import Pace
 from orlop_sdk import DriverError, NotFound
 
-from . import listing, outgoing
+from . import outgoing
 from .archive_layout import LayerContent, SavedImage, parts
 from .catalog import Catalog
 from .content import DamagedBlob
@@ -52,15 +52,18 @@ class _Selected:
     tags: list[Reference] = field(default_factory=list)
 
 
-async def _select(catalog: Catalog, names: Iterable[str]) -> list[_Selected]:
+async def _select(catalog: Catalog, names: Iterable[str], platforms: Sequence[Platform]) -> list[_Selected]:
     """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A name
-    without a tag means all its tags, an ID means the image without tags. `NotFound` with Docker's messages."""
+    without a tag means all its tags, an ID means the image without tags. Of a name of several platforms, the images of these
+    platforms, or without any the one for this host. `NotFound` with Docker's messages."""
     found: dict[str, _Selected] = {}
 
-    def add(image: Image, tag: Reference | None = None) -> None:
-        selected = found.setdefault(image.id, _Selected(image))
-        if tag is not None and tag.tag and tag not in selected.tags:
-            selected.tags.append(tag)
+    def add(default: Image, tag: Reference | None = None) -> None:
+        text = str(tag) if tag is not None else default.id
+        for image in [catalog.resolve(text, platform) for platform in platforms] or [default]:
+            selected = found.setdefault(image.id, _Selected(image))
+            if tag is not None and tag.tag and tag not in selected.tags:
+                selected.tags.append(tag)
 
     for name in names:
         if image_id(name) or name.startswith("sha256:"):
@@ -106,14 +109,12 @@ def _check(selected: Sequence[_Selected], request: SaveRequest) -> None:
         name = each.tags[0].familiar if each.tags else each.image.id
         if not request.policy.may_use(each.image):
             raise request.policy.denied(f"saving image {name}")
-        for platform in request.platforms:
-            listing.require_platform(each.image, name, platform)
 
 
 async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Callable[[Image], None]) -> ImageArchive:
     """Choose the images and hold them. `saved` is called for each when all of it has been sent. The caller closes the
     archive."""
-    selected = await _select(image_store.catalog, request.names)
+    selected = await _select(image_store.catalog, request.names, request.platforms)
     _check(selected, request)
     async with AsyncExitStack() as resources:
         lease = resources.enter_context(image_store.leases.hold())

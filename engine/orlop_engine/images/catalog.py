@@ -6,15 +6,18 @@ The cost of a change does not depend on the number of images: names, children an
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from orlop_engine.types.images import ImageDocument
 from orlop_sdk import InvalidParameter, NotFound
 
 from .names import Names
-from .records import Image, ImageRecord, Layer
+from .records import Image, ImageRecord, Layer, NameRecord
 from .references import Reference, image_id, parse
+
+if TYPE_CHECKING:
+    from .platforms import Platform
 
 __all__ = ["Catalog"]
 
@@ -29,15 +32,21 @@ def _drop(index: dict[str, dict[str, T]], key: str, id: str) -> None:
 
 
 class Catalog:
-    """Images by ID, references by their full form. A reference has a tag or a digest, never both."""
+    """Images by ID, references by their full form. A reference has a tag or a digest, never both. It means one image, or one
+    for each of several platforms."""
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
+        """The image that each name means, unless a platform is asked for: the best one for this host."""
+        self.targets: dict[Reference, NameRecord] = {}
+        """Names that mean images of several platforms, or that come from an index. `owner` is not kept here."""
         self.owners: dict[Reference, str] = {}
         """The owners of names that restricted clients have given (see `policy`)."""
         self._ids: list[str] = []
         self._children: dict[str, dict[str, None]] = {}
+        self._several: dict[str, int] = {}
+        """By image: the number of its names that mean images of several platforms."""
         self._layers: dict[str, dict[str, Layer]] = {}
         """By chain ID, then by the ID of the image that has the layer."""
         self.changes = 0
@@ -70,24 +79,70 @@ class Catalog:
         if image.parent:
             _drop(self._children, image.parent, image.id)
 
-    def point(self, reference: Reference, id: str, owner: str = "") -> None:
-        """Make a reference name this image, instead of the image that has it now."""
+    def point(self, reference: Reference, *images: str, owner: str = "", index: str = "") -> None:
+        """Make a reference mean these images, of different platforms, instead of what it meant. The first one: see
+        `newest`."""
+        if reference in self.references:
+            self.drop(reference)
         self.changes += 1
-        self.owners.pop(reference, None)
         if owner:
             self.owners[reference] = owner
-        before = self.references.get(reference)
-        if before is not None and before != id:
-            self.images[before].names.discard(reference)
-        self.references[reference] = id
-        self.images[id].names.add(reference)
+        if index or len(images) > 1:
+            self.targets[reference] = NameRecord(tuple(self.images[id].id for id in images), index)  # shares the strings
+        for id in images:
+            self.images[id].names.add(reference)
+        if len(images) > 1:
+            for id in images:
+                self._several[id] = self._several.get(id, 0) + 1
+        self.references[reference] = images[0] if len(images) == 1 else self._for_host(images)
 
     def drop(self, reference: Reference) -> None:
         self.changes += 1
         self.owners.pop(reference, None)
-        id = self.references.pop(reference, None)
-        if id is not None:
+        images = self.members(reference)
+        for id in images:
             self.images[id].names.discard(reference)
+            if len(images) > 1:
+                self._several[id] -= 1
+                if not self._several[id]:
+                    del self._several[id]
+        self.references.pop(reference, None)
+        self.targets.pop(reference, None)
+
+    def members(self, reference: Reference) -> tuple[str, ...]:
+        """The images that a name means, of all platforms; () if there is no such name."""
+        if (target := self.targets.get(reference)) is not None:
+            return target.images
+        id = self.references.get(reference)
+        return (id,) if id is not None else ()
+
+    def meaning(self, reference: Reference) -> NameRecord | None:
+        """What a name means, with its owner."""
+        if reference not in self.references:
+            return None
+        target = self.targets.get(reference) or NameRecord((self.references[reference],))
+        return NameRecord(target.images, target.index, self.owners.get(reference, ""))
+
+    def newest(self, reference: Reference) -> str:
+        """The image that a tag was given last, or a digest first: what the name means to clients that know one platform per
+        name."""
+        return self.members(reference)[0]
+
+    def shares_names(self, id: str) -> bool:
+        """Whether some name of the image means images of other platforms, too."""
+        return id in self._several
+
+    def _for_host(self, images: Sequence[str]) -> str:
+        """The best image for this host; the newest if none is for it."""
+        from .platforms import acceptable, host  # not needed at boot, unless a name has several platforms
+
+        wanted = acceptable(host())
+
+        def place(id: str) -> int:
+            platform = self.images[id].platform
+            return wanted.index(platform) if platform in wanted else len(wanted)
+
+        return min(images, key=place)
 
     def tags(self, repository: Reference) -> list[Reference]:
         """The references with a tag that have the repository of this one, sorted."""
@@ -134,27 +189,53 @@ class Catalog:
             return None
         return self.images[found[0]]
 
-    def find(self, text: str) -> Image | None:
+    def find(self, text: str, *, newest: bool = False) -> Image | None:
         """An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of them.
-        An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of them."""
-        whole = image_id(text)
-        if whole is not None:
-            return self.images.get(whole)
+        `newest`: see there."""
+        reference = self.reference(text)
+        if reference is not None:
+            return self.images[self.newest(reference) if newest else self.references[reference]]
+        return self.images.get(whole) if (whole := image_id(text)) is not None else self.by_prefix(text)
+
+    def reference(self, text: str) -> Reference | None:
+        """The name that the text means; None if it means an image by ID, or nothing."""
+        if image_id(text) is not None:
+            return None
         try:
             reference = parse(text)
         except InvalidParameter:
-            image = self.by_prefix(text) if text.startswith("sha256:") else None
-            if image is None:
-                raise
-            return image
+            if text.startswith("sha256:") and self.by_prefix(text) is not None:
+                return None
+            raise
         if reference.digest:
             reference = reference.with_digest(reference.digest)
-        id = self.references.get(reference.with_default_tag())
-        return self.images[id] if id is not None else self.by_prefix(text)
+        reference = reference.with_default_tag()
+        return reference if reference in self.references else None
 
-    def resolve(self, text: str) -> Image:
-        image = self.find(text)
+    def resolve(self, text: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
+        """Like `find`, and `NotFound` if there is none. With a platform: the image of exactly this platform."""
+        image = self.find(text, newest=newest)
         if image is None:
             name = text if image_id(text) else parse(text).with_default_tag().familiar
             raise NotFound(f"No such image: {image_id(text) or name}")
-        return image
+        if platform is None:
+            return image
+        from .platforms import rank
+
+        if rank(platform, image.platform) == 0:
+            return image
+        for other in self.all_platforms(text):
+            if rank(platform, other.platform) == 0:
+                return other
+        raise NotFound(
+            f"image with reference {text} was found but does not provide the specified platform ({platform}): "
+            f"actual: {', '.join(sorted(str(other.platform) for other in self.all_platforms(text)))}"
+        )
+
+    def all_platforms(self, text: str) -> list[Image]:
+        """All images that the text means: several for a name of several platforms."""
+        reference = self.reference(text)
+        if reference is not None:
+            return [self.images[id] for id in self.members(reference)]
+        image = self.find(text)
+        return [image] if image else []

@@ -4,15 +4,14 @@ Order for a new image: blobs durable -> layers committed -> one commit with its 
 to missing content, and a crash leaves only surplus: boot removes everything that no image, container or interrupted pull
 needs. An image that lost its content (a damaged disk) is quarantined; the daemon starts without it.
 
-Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (the image's ID; if the name has an owner, a
-space and the owner), `resume:<full reference>`.
+Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (NameRecord), `resume:<full reference>`
+(ResumeRecord).
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -29,8 +28,9 @@ from .catalog import Catalog
 from .content import ContentStore, DamagedBlob
 from .layers import Built, Layers
 from .leases import Lease, Leases
+from .meanings import IndexSource, with_image, without_images
 from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owner_of_name
-from .records import Image, ImageRecord, Layer, ResumeRecord
+from .records import Image, ImageRecord, Layer, NameRecord, ResumeRecord, decode_name, encode_name, platform_of
 from .references import Reference, parse
 
 __all__ = ["CLEANUP_SECONDS", "Collected", "ImageStore"]
@@ -47,8 +47,8 @@ _resume = msgspec.json.Decoder(ResumeRecord)
 _encode = msgspec.json.encode
 
 
-def _name_row(name: Reference, id: str, owner: str) -> Put:
-    return Put(_TABLE, f"{_REF}{name}", f"{id} {owner}".rstrip().encode())
+def _name_row(name: Reference, meaning: NameRecord) -> Put:
+    return Put(_TABLE, f"{_REF}{name}", encode_name(meaning))
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -77,23 +77,23 @@ class ImageStore:
         await trio.to_thread.run_sync(self.content.prepare)
         await self.repositories.load()
         stored = set(await self.layers.sweep())
-        names: list[tuple[str, str]] = []
+        names: list[tuple[str, bytes]] = []
         unusable: list[tuple[str, str]] = []
         pace = Pace()
         for key, value in self.store.load(_TABLE):
             await pace()
             if key.startswith(_REF):
-                names.append((key, value.decode("utf-8", "replace")))
+                names.append((key, value))
                 continue
             try:
                 self._load_row(key, value, stored)
             except (*UNREADABLE, OrlopError, OSError) as error:
                 unusable.append((key, str(error)))
-        for key, id in names:
+        for key, value in names:
             await pace()
             try:
-                self._load_name(key, id)
-            except OrlopError as error:
+                self._load_name(key, value)
+            except (*UNREADABLE, OrlopError) as error:
                 unusable.append((key, str(error)))
         await self.store.quarantine_all(_TABLE, unusable)
         await self.layers.found(stored - self.layers.built.keys())
@@ -133,12 +133,16 @@ class ImageStore:
             self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size)
             parent = layer.chain_id
 
-    def _load_name(self, key: str, value: str) -> None:
-        id, _, owner = value.partition(" ")
+    def _load_name(self, key: str, value: bytes) -> None:
+        found = decode_name(value)
         reference = parse(key.removeprefix(_REF))
-        if id not in self.catalog.images:
-            raise OrlopError(f"reference to missing image {id[:80]}")
-        self.catalog.point(reference, id, owner)
+        images = self.catalog.images
+        known = found.images if found.images[0] in images else ()
+        if len(found.images) > 1:
+            known = tuple(id for id in found.images if id in images)
+        if not known:
+            raise OrlopError(f"reference to missing image {found.images[0][:80]}")
+        self.catalog.point(reference, *known, owner=found.owner, index=found.index)
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
@@ -200,37 +204,48 @@ class ImageStore:
         raw: bytes,
         names: Iterable[Reference],
         *,
+        index: IndexSource | None = None,
         resumed: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
         """Acknowledge an image with its names, in one commit. The caller's lease holds its blobs and layers. An existing
-        image keeps its record and gains manifests. `resumed` ends that interrupted pull."""
+        image keeps its record and gains manifests. If the names come from an `index`, they keep images of other platforms
+        that are in it. `resumed` ends that interrupted pull."""
         async with self.lock:
             known = self.catalog.images.get(record.id)
             if known is not None:
                 manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
+                attachments = dict.fromkeys((*known.record.attachments, *record.attachments))
                 layers = known.record.layers
                 if not self.complete(layers):
                     layers = record.layers  # the existing image is damaged
                 elif len(layers) == len(record.layers):  # layers that were known only unpacked may have a blob now
                     layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
                 record = msgspec.structs.replace(
-                    known.record, layers=layers, manifests=tuple(manifests), parent=known.parent or record.parent
+                    known.record,
+                    layers=layers,
+                    manifests=tuple(manifests),
+                    attachments=tuple(attachments),
+                    parent=known.parent or record.parent,
                 )
             record = msgspec.structs.replace(record, owner=owner_of_image(policy, known))
             names = list(names)
             check_names(policy, self.catalog, names, record.id)
-            owners = [owner_of_name(policy, self.catalog, name, record.id) for name in names]
+            platform = platform_of(document)
+            meanings = []
+            for name in names:
+                owner = owner_of_name(policy, self.catalog, name, record.id)
+                meanings.append(with_image(self.catalog, name, record.id, platform, index, owner))
             operations: list[Put | Delete] = [Put(_TABLE, record.id, _encode(record))]
-            operations += map(_name_row, names, itertools.repeat(record.id), owners)
+            operations += map(_name_row, names, meanings)
             if resumed:
                 operations.append(Delete(_TABLE, _RESUME + resumed))
             await self._commit(operations)
             self.leases.resumable.pop(resumed, None)
             self.catalog.put(record, document, raw)
             pace = Pace(shielded=True)
-            for name, owner in zip(names, owners, strict=True):
-                self.catalog.point(name, record.id, owner)
+            for name, meaning in zip(names, meanings, strict=True):
+                self._point(name, meaning)
                 await pace()
             return self.catalog.images[record.id]
 
@@ -245,9 +260,10 @@ class ImageStore:
             owner = owner_of_name(policy, self.catalog, name, id)
             kept = dict.fromkeys((*image.record.manifests, manifest))
             record = msgspec.structs.replace(image.record, manifests=tuple(kept))
-            await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, id, owner)])
+            meaning = NameRecord((id,), owner=owner)
+            await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, meaning)])
             self.catalog.put(record, image.document, image.raw)
-            self.catalog.point(name, id, owner)
+            self._point(name, meaning)
 
     async def replace_layer(self, layer: Layer) -> None:
         """Store another blob for a layer, in one commit: that of every image with this chain ID. The caller's lease holds
@@ -262,29 +278,44 @@ class ImageStore:
             for image, record in changed:
                 self.catalog.put(record, image.document, image.raw)
 
-    async def point(self, name: Reference, id: str, tagged: str, policy: ImagePolicy = UNRESTRICTED) -> None:
-        """Add a name to an image. The caller holds `lock`."""
+    def _point(self, name: Reference, meaning: NameRecord) -> None:
+        self.catalog.point(name, *meaning.images, owner=meaning.owner, index=meaning.index)
+
+    async def point(
+        self, name: Reference, id: str, like: NameRecord | None, tagged: str, policy: ImagePolicy = UNRESTRICTED
+    ) -> None:
+        """Add a name to an image, or to all images that another name means (`like`). The caller holds `lock`."""
         check_names(policy, self.catalog, [name], id)
         image, owner = self.catalog.images[id], owner_of_name(policy, self.catalog, name, id)
+        meaning = NameRecord(like.images, like.index, owner) if like else NameRecord((id,), owner=owner)
         record = msgspec.structs.replace(image.record, tagged=tagged)
-        await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, id, owner)])
+        await self._commit([Put(_TABLE, id, _encode(record)), _name_row(name, meaning)])
         self.catalog.put(record, image.document, image.raw)
-        self.catalog.point(name, id, owner)
+        self._point(name, meaning)
 
-    async def forget(self, names: Sequence[Reference], ids: Sequence[str]) -> None:
-        """Remove names, and images that have no other names, in one commit. The caller holds `lock`."""
-        pace = Pace(shielded=True)  # the rows are deleted: the catalog must follow, even if the caller is cancelled
-        operations = []
-        for key in (*(f"{_REF}{name}" for name in names), *ids):
-            operations.append(Delete(_TABLE, key))
+    async def forget(self, names: Mapping[Reference, Collection[str]], ids: Sequence[str]) -> list[Reference]:
+        """Take names from images, and remove images that have no other names, in one commit. Returns the names that no image
+        has any more. The caller holds `lock`."""
+        pace = Pace(shielded=True)  # the rows are changed: the catalog must follow, even if the caller is cancelled
+        operations: list[Put | Delete] = []
+        left: list[tuple[Reference, NameRecord | None]] = []
+        for name, gone in names.items():
+            meaning = without_images(self.catalog, name, gone)
+            left.append((name, meaning))
+            operations.append(_name_row(name, meaning) if meaning else Delete(_TABLE, f"{_REF}{name}"))
             await pace()
+        operations += [Delete(_TABLE, id) for id in ids]
         await self._commit(operations)
-        for name in reversed(names):  # in reverse order, where a removal moves no other entries
-            self.catalog.drop(name)
+        for name, meaning in reversed(left):  # in reverse order, where a removal moves no other entries
+            if meaning:
+                self._point(name, meaning)
+            else:
+                self.catalog.drop(name)
             await pace()
         for id in ids:
             self.catalog.remove(id)
             await pace()
+        return [name for name, meaning in left if meaning is None]
 
     async def begin(self, name: str, lease: Lease) -> None:
         """Store what a pull is about to fetch, so that the next pull can resume."""
@@ -328,6 +359,7 @@ class ImageStore:
         for image in list(self.catalog.images.values()):
             keep.add(image.id)
             keep.update(image.record.manifests)
+            keep.update(image.record.attachments)
             keep.update(blob for layer in image.layers for blob in layer.blobs)
             await pace()
         return keep

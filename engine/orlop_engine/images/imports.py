@@ -60,7 +60,7 @@ class Importer:
             return await image_store.make(document, [layer], request.name, lease, policy=request.policy)
 
     def _document(self, request: ImportRequest, config: ImageConfig, diff_id: str) -> ImageDocument:
-        here = request.platform or platforms.host()
+        here = request.platform or platforms.default()
         comment = request.comment or f"Imported from {request.source}"
         now = rfc3339(time.time_ns())
         return ImageDocument(

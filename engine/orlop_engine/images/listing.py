@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 from orlop_engine.pace import Pace
 from orlop_engine.types import parse_rfc3339
-from orlop_sdk import InvalidParameter, NotFound
+from orlop_sdk import InvalidParameter
 
 from .catalog import Catalog
-from .platforms import Platform, rank
 from .records import Image
 from .references import Reference
 
-__all__ = ["Filters", "Listed", "boolean", "choose", "glob", "labels_match", "moment", "prunable"]
+__all__ = ["Filters", "Listed", "boolean", "choose", "glob", "labels_match", "moment", "names_of", "prunable"]
 
 Filters = Mapping[str, Collection[str]]
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
@@ -141,8 +140,9 @@ class Listed(NamedTuple):
 class _Wanted:
     """The parsed filters of a list."""
 
-    def __init__(self, catalog: Catalog, filters: Filters, everything: bool, now: float) -> None:
+    def __init__(self, catalog: Catalog, filters: Filters, everything: bool, now: float, newest: bool) -> None:
         check(filters, LIST_FILTERS)
+        self._meaning = catalog.newest if newest else catalog.references.__getitem__
         self._catalog, self._filters, self._everything = catalog, filters, everything
         before = [catalog.resolve(text).created_ns for text in filters.get("before", ())]
         before += [int(moment(text, now) * 1e9) for text in filters.get("until", ())]
@@ -155,16 +155,22 @@ class _Wanted:
             raise InvalidParameter(f"invalid filter 'reference': it has more than {_MOST_PATTERNS} values")
         self._patterns = [glob(pattern) for pattern in patterns]
 
-    async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]]:
-        if not self._patterns:
+    async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]] | None:
+        """The matching tags and digests. None if the image belongs to the entries of others: all of its names mean them."""
+        shared = self._catalog.shares_names(image.id)
+        if not self._patterns and not shared:
             return image.repo_tags, image.repo_digests
         tags: list[str] = []
         digests: list[str] = []
+        own = 0
         for name in list(image.names):
-            if name_matches(self._patterns, name):
-                (tags if name.tag else digests).append(name.familiar)
             await pace()
-        return tags, digests
+            if shared and self._meaning(name) != image.id:
+                continue
+            own += 1
+            if not self._patterns or name_matches(self._patterns, name):
+                (tags if name.tag else digests).append(name.familiar)
+        return (tags, digests) if own or not image.names else None
 
     def by_itself(self, image: Image) -> bool:
         """Whether the image matches the filters that do not depend on its names."""
@@ -182,27 +188,30 @@ class _Wanted:
         return not self._patterns and self._dangling is not False and not hidden
 
 
-async def choose(catalog: Catalog, filters: Filters, *, everything: bool, now: float | None = None) -> list[Listed]:
-    """The images a list shows, newest first. Untagged images with children are shown only with `everything`."""
-    wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now)
+async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]]:
+    """Tags and digests that mean the image to clients that know one platform per name."""
+    found = await _Wanted(catalog, {}, True, 0, True).names(image, Pace())
+    return found or ([], [])
+
+
+async def choose(
+    catalog: Catalog, filters: Filters, *, everything: bool, newest: bool = False, now: float | None = None
+) -> list[Listed]:
+    """The images a list shows, newest first. Untagged images with children are shown only with `everything`. A name of
+    several platforms belongs to the image for this host; the others have no entry. With `newest`, for clients that know one
+    platform per name, it belongs to the image that was added last; the others are shown as untagged."""
+    wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now, newest)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):
         await pace()
         if wanted.by_itself(image):
-            tags, digests = await wanted.names(image, pace)
+            names = await wanted.names(image, pace)
+            if names is None and not newest:
+                continue
+            tags, digests = names or ([], [])
             if wanted.by_names(image, tags, digests):
                 result.append(Listed(image, tags, digests))
     return sorted(result, key=lambda item: (-(item.image.created_ns or 0), item.image.id))
-
-
-def require_platform(image: Image, name: str, platform: Platform | None) -> None:
-    """`NotFound` if the image is of another platform than the client asked for."""
-    actual = Platform(image.os, image.architecture, image.variant)
-    if platform is not None and rank(platform, actual) != 0:
-        raise NotFound(
-            f"image with reference {name} was found but does not provide the specified platform ({platform}): "
-            f"actual: {actual}"
-        )
 
 
 async def prunable(catalog: Catalog, filters: Filters, now: float) -> list[Image]:

@@ -17,7 +17,18 @@ from .documents import MAX_LAYERS, MAX_MANIFEST
 from .platforms import Platform, acceptable, normalise
 from .references import is_digest
 
-__all__ = ["ACCEPT", "MAX_ENTRIES", "Descriptor", "Index", "Manifest", "choose", "parse"]
+__all__ = [
+    "ACCEPT",
+    "ATTESTATION_OF",
+    "IMAGE_MANIFESTS",
+    "MAX_ENTRIES",
+    "Descriptor",
+    "Index",
+    "Manifest",
+    "choose",
+    "is_attestation",
+    "parse",
+]
 
 MAX_ENTRIES, _MAX_SIZE = 4096, 1 << 50
 
@@ -29,11 +40,15 @@ _SCHEMA1 = (
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 )
+IMAGE_MANIFESTS = (DOCKER_MANIFEST, OCI_MANIFEST)
 ACCEPT = (DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX)
 
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 _CONFIGS = {DOCKER_CONFIG, OCI_CONFIG, "application/octet-stream", "application/json", ""}
+ATTESTATION_OF = "vnd.docker.reference.digest"
+"""The annotation of an attestation's entry with the digest of the manifest that it is about."""
+
 _LAYER = re.compile(
     r"application/vnd\.(docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?"
     r"|oci\.image\.layer\.(nondistributable\.)?v1\.tar(\+gzip|\+zstd)?)"
@@ -148,7 +163,8 @@ def parse(content_type: str, data: bytes) -> Manifest | Index:
     return _index(media_type, raw) if media_type in (DOCKER_LIST, OCI_INDEX) else _image(media_type, raw)
 
 
-def _is_attestation(entry: Descriptor) -> bool:
+def is_attestation(entry: Descriptor) -> bool:
+    """Whether an entry of an index is a BuildKit attestation about another entry."""
     kind = (entry.annotations or {}).get("vnd.docker.reference.type")
     where = entry.platform
     return kind == "attestation-manifest" or bool(where and where.os == "unknown" and where.architecture == "unknown")
@@ -160,7 +176,7 @@ def choose(index: Index, wanted: Platform) -> Descriptor:
     best: tuple[int, Descriptor] | None = None
     ranks = {platform: place for place, platform in reversed([*enumerate(acceptable(wanted))])}
     for entry in index.manifests:
-        if entry.media_type not in (DOCKER_MANIFEST, OCI_MANIFEST) or _is_attestation(entry):
+        if entry.media_type not in IMAGE_MANIFESTS or is_attestation(entry):
             continue
         place = entry.platform
         score = ranks.get(normalise(Platform(place.os, place.architecture, place.variant))) if place else 1000

@@ -111,14 +111,14 @@ def _kept(content: ContentStore, image: Image) -> Outgoing | None:
             data = content.read(digest, MAX_MANIFEST)
         except OrlopError:
             continue  # damaged or missing: a new manifest is made
-        found = _parse(data)
+        found = parse_kept(data)
         if isinstance(found, Manifest) and _describes(found, image):
             return Outgoing(image, found.media_type, data, found.config, found.layers)
     return None
 
 
-def _parse(data: bytes) -> Manifest | Index | None:
-    """A stored manifest. Only OCI's may lack a media type of their own (image-spec manifest.md)."""
+def parse_kept(data: bytes) -> Manifest | Index | None:
+    """A stored manifest; None if it is neither. Only OCI's may lack a media type of their own (image-spec manifest.md)."""
     for media_type in ("", OCI_MANIFEST):
         try:
             return manifests.parse(media_type, data)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform as machine
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 
 from orlop_sdk import InvalidParameter
 
-__all__ = ["Platform", "acceptable", "host", "normalise", "parse", "rank"]
+__all__ = ["Platform", "acceptable", "amd64_level", "default", "host", "normalise", "parse", "rank"]
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _ARCHITECTURES = {
@@ -22,6 +24,11 @@ _ARCHITECTURES = {
     "armv6l": ("arm", "v6"),
 }
 _KNOWN = {"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"}
+_LEVELS = (
+    ("v2", frozenset(("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"))),
+    ("v3", frozenset(("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"))),
+    ("v4", frozenset(("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"))),
+)
 _ARM = ("v8", "v7", "v6", "v5")
 
 
@@ -49,9 +56,34 @@ def normalise(value: Platform) -> Platform:
     return Platform("darwin" if os == "macos" else os, architecture, variant)
 
 
-def host() -> Platform:
-    """The platform of this host."""
+def amd64_level(flags: Collection[str]) -> str:
+    """The variant of an amd64 processor by its flags in /proc/cpuinfo (x86-64 psABI, "microarchitecture levels"); "" for the
+    first level."""
+    reached = ""
+    for level, needed in _LEVELS:
+        if not needed.issubset(flags):
+            break
+        reached = level
+    return reached
+
+
+def default() -> Platform:
+    """The platform of this host, for what is created here: any processor of this architecture runs it."""
     return normalise(Platform("linux", machine.machine()))
+
+
+@cache
+def host() -> Platform:
+    """The platform of this host, with the highest variant that its processor runs, as in dockerd."""
+    found = default()
+    if found.architecture != "amd64":
+        return found
+    try:
+        with open("/proc/cpuinfo") as file:
+            line = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return found
+    return Platform(found.os, found.architecture, amd64_level(line.split()))
 
 
 def parse(text: str) -> Platform:
@@ -65,7 +97,7 @@ def parse(text: str) -> Platform:
                 f'"{part}" is an invalid component of "{text}": platform specifier component must match '
                 '"^[A-Za-z0-9_.-]+$": invalid argument'
             )
-    here = host()
+    here = default()
     if len(parts) > 1:
         return normalise(Platform(*parts))
     word = parts[0].lower()

@@ -22,6 +22,7 @@ from .download import Downloads, short
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import Descriptor, Index, Manifest
+from .meanings import IndexSource
 from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Report, amount, message, state
@@ -61,6 +62,7 @@ class _Plan:
     raw: bytes
     chain_ids: tuple[str, ...]
     policy: ImagePolicy
+    index: IndexSource | None
 
     @property
     def diff_ids(self) -> list[str]:
@@ -135,7 +137,9 @@ class Puller:
         """Choose the platform, fetch the configuration, and check that both match each other and this host."""
         kept = [first[1]]
         found = manifests.parse(*first)
+        index = None
         if isinstance(found, Index):
+            index = IndexSource.of(documents.digest(first[1]), found)
             entry = manifests.choose(found, request.platform or platforms.host())
             media_type, data = await sources.manifest(entry.digest)
             kept.append(data)
@@ -152,7 +156,7 @@ class Puller:
         chain_ids = tuple(documents.chain_ids(document.rootfs.diff_ids))
         if len(chain_ids) > self._max_depth:
             raise DriverError(f"cannot pull {reference.familiar}: max depth exceeded: {len(chain_ids)} layers")
-        return _Plan(reference, found, tuple(kept), document, raw, chain_ids, request.policy)
+        return _Plan(reference, found, tuple(kept), document, raw, chain_ids, request.policy, index)
 
     def _check(self, document: ImageDocument, request: PullRequest, reference: Reference) -> None:
         if document.os.lower() not in ("linux", ""):
@@ -188,8 +192,10 @@ class Puller:
         for data in plan.kept:
             await self._image_store.content.put(data)
         record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
-        newer = self._image_store.catalog.references.get(names[-1]) != record.id
-        image = await self._image_store.add(record, plan.document, plan.raw, names, resumed=name, policy=plan.policy)
+        newer = record.id not in self._image_store.catalog.members(names[-1])
+        image = await self._image_store.add(
+            record, plan.document, plan.raw, names, index=plan.index, resumed=name, policy=plan.policy
+        )
         parts = (plan.manifest.config, *plan.manifest.layers)
         await self._image_store.repositories.add(plan.reference, (part.digest for part in parts))
         report(message(f"Digest: {digests[0]}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,7 +12,21 @@ from orlop_engine.types.images import ImageConfig, ImageDocument
 
 from .names import Names
 
-__all__ = ["Image", "ImageRecord", "ImageUser", "Layer", "ResumeRecord", "unix_time"]
+if TYPE_CHECKING:
+    from .platforms import Platform
+
+__all__ = [
+    "Image",
+    "ImageRecord",
+    "ImageUser",
+    "Layer",
+    "NameRecord",
+    "ResumeRecord",
+    "decode_name",
+    "encode_name",
+    "platform_of",
+    "unix_time",
+]
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -34,7 +49,8 @@ class Layer(msgspec.Struct, frozen=True):
 
 class ImageRecord(msgspec.Struct, frozen=True):
     """The row of an image, by its ID. `manifests` are blobs kept because a reference by digest names them: the manifest, and
-    the index it was chosen from. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+    the index it was chosen from. `attachments` are blobs of attestations about the image: manifests and their content.
+    `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]
@@ -42,6 +58,38 @@ class ImageRecord(msgspec.Struct, frozen=True):
     parent: str = ""
     tagged: str = ""
     owner: str = ""
+    attachments: tuple[str, ...] = ()
+
+
+class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The row `ref:<full reference>`: what a name means. `images` have different platforms; the one that a tag was given
+    last, or a digest first, comes first. `index`: digest of the index (manifest list) that they are from, "" if there is
+    none. `owner`: see `policy`."""
+
+    images: tuple[str, ...]
+    index: str = ""
+    owner: str = ""
+
+
+_decode_name = msgspec.json.Decoder(NameRecord).decode
+
+
+def encode_name(record: NameRecord) -> bytes:
+    """One image without an index is stored as its ID, and if the name has an owner, a space and the owner."""
+    if record.index or len(record.images) > 1:
+        return msgspec.json.encode(record)
+    return f"{record.images[0]} {record.owner}".rstrip().encode()
+
+
+def decode_name(value: bytes) -> NameRecord:
+    """Raises `ValueError` (also msgspec's)."""
+    if value.startswith(b"{"):
+        record = _decode_name(value)
+        if not record.images:
+            raise ValueError("name of no image")
+        return record
+    id, _, owner = value.decode().partition(" ")
+    return NameRecord((id,), owner=owner)
 
 
 class ResumeRecord(msgspec.Struct, frozen=True):
@@ -116,6 +164,10 @@ class Image:
         return self.document.variant
 
     @property
+    def platform(self) -> Platform:
+        return platform_of(self.document)
+
+    @property
     def created(self) -> str:
         return self.document.created
 
@@ -130,6 +182,12 @@ class Image:
     @property
     def parent(self) -> str:
         return self.record.parent
+
+
+def platform_of(document: ImageDocument) -> Platform:
+    from .platforms import Platform, normalise  # not needed at boot
+
+    return normalise(Platform(document.os, document.architecture, document.variant))
 
 
 _NO_CONFIG = ImageConfig()

@@ -14,24 +14,31 @@ from orlop_sdk import Conflict
 
 from .catalog import Catalog
 from .names import Names
+from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy
 from .records import Image, ImageUser
-from .references import Reference, parse
+from .references import Reference
 
-__all__ = ["Removal", "Users", "plan", "prune"]
+__all__ = ["Removal", "Step", "Users", "plan", "prune"]
 
 Users = Mapping[str, Sequence[ImageUser]]
+Step = tuple[str, list[Reference], bool]
 
 
 @dataclass(slots=True)
 class Removal:
-    """What to do, in the order in which it is reported. `steps` are (image ID, names to untag, delete the image)."""
+    """What to do, in the order in which it is reported. `steps` are (image ID, names to take from it, delete the image)."""
 
-    steps: list[tuple[str, list[Reference], bool]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
     @property
-    def names(self) -> list[Reference]:
-        return [name for _, names, _ in self.steps for name in names]
+    def names(self) -> dict[Reference, set[str]]:
+        """The images that lose each name. A name is gone when all of its images have lost it."""
+        result: dict[Reference, set[str]] = {}
+        for id, names, _ in self.steps:
+            for name in names:
+                result.setdefault(name, set()).add(id)
+        return result
 
     @property
     def images(self) -> list[str]:
@@ -142,19 +149,30 @@ class _Planner:
 
 
 def plan(
-    catalog: Catalog, users: Users, text: str, *, force: bool, prune: bool, policy: ImagePolicy = UNRESTRICTED
+    catalog: Catalog,
+    users: Users,
+    text: str,
+    *,
+    force: bool,
+    prune: bool,
+    platforms: Sequence[Platform] = (),
+    policy: ImagePolicy = UNRESTRICTED,
 ) -> Removal:
-    """Plan `DELETE /images/{text}`. `NotFound` and `Conflict` with Docker's messages."""
-    image = catalog.resolve(text)
+    """Plan `DELETE /images/{text}`: the images of all platforms, or of these. `NotFound` and `Conflict` with Docker's
+    messages."""
     removal, planner = Removal(), _Planner(catalog, users, policy)
-    if _is_id(image, text):
-        planner.by_id(image, removal, force=force)
-    else:
-        reference = parse(text)
-        reference = reference.with_digest(reference.digest) if reference.digest else reference.with_default_tag()
-        planner.by_name(image, reference, text, removal, force=force)
-    if prune:
-        planner.parents(image, removal)
+    image = catalog.resolve(text)
+    reference = None if _is_id(image, text) else catalog.reference(text)
+    images = [image] if reference is None else catalog.all_platforms(text)
+    if platforms:
+        images = list({image.id: image for image in (catalog.resolve(text, wanted) for wanted in platforms)}.values())
+    for image in images:
+        if reference is None:
+            planner.by_id(image, removal, force=force)
+        else:
+            planner.by_name(image, reference, text, removal, force=force)
+        if prune:
+            planner.parents(image, removal)
     return removal
 
 

@@ -10,7 +10,7 @@ Modules that only such operations need are imported by them: a start of the daem
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -22,17 +22,25 @@ from orlop_engine.counters import Counters
 from orlop_engine.pace import Pace
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.types import rfc3339
-from orlop_engine.types.images import DeletedItem, HistoryItem, ImageInspect, ImageSummary, PruneReport, SearchResult
+from orlop_engine.types.images import (
+    DeletedItem,
+    HistoryItem,
+    ImageInspect,
+    ImageSummary,
+    ManifestSummary,
+    PruneReport,
+    SearchResult,
+)
 from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
-from orlop_sdk import Conflict, InvalidParameter, Storage
+from orlop_sdk import InvalidParameter, Storage
 
 from . import documents
 from .content import ContentStore
-from .image_store import Collected, ImageStore
+from .image_store import ImageStore
 from .layers import Layers, Unpack
-from .policy import UNRESTRICTED, ImagePolicy, removable
+from .policy import UNRESTRICTED, ImagePolicy
 from .progress import Progress, Record, Report
 from .records import Image
 from .references import Reference, parse, push_reference
@@ -48,13 +56,16 @@ if TYPE_CHECKING:
     from .pull import PullRequest
     from .registry_auth import Credentials
     from .registry_hosts import Timeouts
-    from .removal import Removal, Users
+    from .removal import Users
+    from .remover import Remover
     from .transfers import PushRequest, Transfers
 
-__all__ = ["Images"]
+__all__ = ["SEVERAL_PLATFORMS", "Images"]
 
 Version = tuple[int, int]
 _NEWEST: Version = (9, 99)
+SEVERAL_PLATFORMS: Version = (1, 47)
+"""From this API version on, clients know that one name may mean images of several platforms."""
 _encode = msgspec.json.encode
 
 
@@ -89,7 +100,12 @@ class Images:
         self._image_store = ImageStore(store, self._content, self._layers)
         self._timeouts, self._retry_wait, self._own_certificates = timeouts, retry_wait, certificates
         self._depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
-        self._pruning = False
+
+    @cached_property
+    def _remover(self) -> Remover:
+        from .remover import Remover
+
+        return Remover(self._image_store, self._events, lambda: self.users())
 
     @cached_property
     def _certificates(self) -> tuple[str, ...]:
@@ -138,9 +154,15 @@ class Images:
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
-    def resolve(self, reference: str) -> Image:
-        """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`."""
-        return self._image_store.catalog.resolve(reference)
+    def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
+        """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`. A name of several
+        platforms means the image of `platform`, else the one for this host, or with `newest` the one that was added last."""
+        return self._image_store.catalog.resolve(reference, platform, newest=newest)
+
+    def all_platforms(self, reference: str) -> list[Image]:
+        """All images that a name means; `NotFound` if there is none."""
+        self.resolve(reference)
+        return self._image_store.catalog.all_platforms(reference)
 
     @property
     def changes(self) -> int:
@@ -168,16 +190,27 @@ class Images:
         return [name.familiar for name in self._image_store.catalog.names(image_id)]
 
     async def listed(
-        self, filters: Filters, *, everything: bool, shared_size: bool = False, version: Version = _NEWEST
+        self,
+        filters: Filters,
+        *,
+        everything: bool,
+        shared_size: bool = False,
+        manifests: bool = False,
+        version: Version = _NEWEST,
     ) -> bytes:
-        """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` on demand."""
+        """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` and `Manifests`
+        on demand."""
         from . import listing, views
 
-        chosen = await listing.choose(self._image_store.catalog, filters, everything=everything)
+        newest = version < SEVERAL_PLATFORMS
+        chosen = await listing.choose(self._image_store.catalog, filters, everything=everything, newest=newest)
         counts = self.users() if version >= (1, 51) else None
         pace, pieces = Pace(), []
         for item in chosen:
-            pieces.append(_encode(self._summary(views.nameless(item, version), version, shared_size, counts)))
+            found = self._summary(views.nameless(item, version), version, shared_size, counts)
+            if manifests:
+                found = msgspec.structs.replace(found, manifests=await self._manifests(item.image))
+            pieces.append(_encode(found))
             await pace()
         return b"[" + b",".join(pieces) + b"]"
 
@@ -188,7 +221,7 @@ class Images:
 
         catalog, counts = self._image_store.catalog, self.users()
         pace, result, total = Pace(), [], 0
-        for item in await listing.choose(catalog, {}, everything=False):
+        for item in await listing.choose(catalog, {}, everything=False, newest=version < SEVERAL_PLATFORMS):
             result.append(self._summary(item, version, True, counts))
             await pace()
         for chain_id in catalog.chains():
@@ -203,20 +236,27 @@ class Images:
         shared = self._image_store.catalog.shared_size(item.image) if shared_size else -1
         return views.summary(item, version, shared, -1 if counts is None else len(counts.get(item.image.id, ())))
 
-    async def inspect(self, name: str, version: Version = _NEWEST, platform: Platform | None = None) -> ImageInspect:
+    async def _manifests(self, image: Image) -> list[ManifestSummary]:
+        from .image_manifests import summaries
+
+        return await summaries(self._image_store.catalog, self._content, image, self.users())
+
+    async def inspect(
+        self, name: str, version: Version = _NEWEST, platform: Platform | None = None, *, manifests: bool = False
+    ) -> ImageInspect:
         from . import listing, views
 
-        image = self.resolve(name)
-        listing.require_platform(image, name, platform)
+        image = self.resolve(name, platform, newest=version < SEVERAL_PLATFORMS)
         data = await self._storage.describe(image.chain_id) if image.chain_id else {}
-        show = partial(views.inspect, image, self._config.effective_storage_driver, data, version)
-        return await trio.to_thread.run_sync(show) if len(image.raw) > documents.LARGE else show()
+        names = await listing.names_of(self._image_store.catalog, image) if version < SEVERAL_PLATFORMS else None
+        show = partial(views.inspect, image, self._config.effective_storage_driver, data, version, names)
+        found = await trio.to_thread.run_sync(show) if len(image.raw) > documents.LARGE else show()
+        return msgspec.structs.replace(found, manifests=await self._manifests(image)) if manifests else found
 
-    def history(self, name: str, platform: Platform | None = None) -> list[HistoryItem]:
-        from . import listing, views
+    def history(self, name: str, platform: Platform | None = None, *, version: Version = _NEWEST) -> list[HistoryItem]:
+        from . import views
 
-        image = self.resolve(name)
-        listing.require_platform(image, name, platform)
+        image = self.resolve(name, platform, newest=version < SEVERAL_PLATFORMS)
         return views.history(image, self._image_store.catalog)
 
     # --- creation ---------------------------------------------------------------------------------------------------
@@ -316,8 +356,10 @@ class Images:
         if reference.familiar_name == "sha256":
             raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
         async with self._image_store.lock:
-            image = self.resolve(name)
-            await self._image_store.point(reference, image.id, rfc3339(time.time_ns()), policy)
+            catalog = self._image_store.catalog
+            image, source = catalog.resolve(name), catalog.reference(name)
+            like = catalog.meaning(source) if source else None
+            await self._image_store.point(reference, image.id, like, rfc3339(time.time_ns()), policy)
         self._event("tag", image.id, reference.familiar, image)
 
     # --- removal ----------------------------------------------------------------------------------------------------
@@ -331,84 +373,14 @@ class Images:
         platforms: Sequence[Platform] = (),
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[DeletedItem]:
-        """`DELETE /images/{name}`: names, the image if it has no others, its layers. `Conflict` with Docker's messages. An
-        image here has one platform: other `platforms` cannot be removed."""
-        from . import listing, removal
-
-        async with self._image_store.lock:
-            for platform in platforms:
-                listing.require_platform(self.resolve(name), name, platform)
-            planned = removal.plan(self._image_store.catalog, self.users(), name, force=force, prune=prune, policy=policy)
-            gone = await self._carry_out(planned)
-        return await self._items(planned, gone, await self._image_store.collect())
-
-    async def _carry_out(self, planned: Removal) -> list[Image]:
-        gone = [self._image_store.catalog.images[id] for id in planned.images]
-        images = {id: self._image_store.catalog.images[id] for id, _, _ in planned.steps}
-        await self._image_store.forget(planned.names, planned.images)
-        pace = Pace(shielded=True)
-        for id, names, delete in planned.steps:
-            for _ in names:
-                self._event("untag", id, id, images[id])
-                await pace()
-            if delete:
-                self._event("delete", id, id, images[id])
-        return gone
-
-    async def _items(self, planned: Removal, gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
-        """The deleted items in Docker's order: for each image its names, itself, its layers from the top."""
-        layers = {image.id: image.chain_ids for image in gone}
-        left = {chain_id for chain_id, _ in collected.layers}
-        pace, result = Pace(shielded=True), []
-        for id, names, delete in planned.steps:
-            for name in names:
-                result.append(DeletedItem(untagged=name.familiar))
-                await pace()
-            if delete:
-                result.append(DeletedItem(deleted=id))
-                mine = [chain_id for chain_id in reversed(layers[id]) if chain_id in left]
-                left.difference_update(mine)
-                result += [DeletedItem(deleted=chain_id) for chain_id in mine]
-                await pace()
-        return result
+        """`DELETE /images/{name}`: names, the image if it has no others, its layers. `Conflict` with Docker's messages. With
+        `platforms`, the name loses the images of these platforms only."""
+        return await self._remover.remove(name, force=force, prune=prune, platforms=platforms, policy=policy)
 
     async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED) -> PruneReport:
         """Remove unused images, and content of interrupted pulls. `SpaceReclaimed` counts layers, like `LayersSize` of `GET
         /system/df`."""
-        if self._pruning:
-            raise Conflict("a prune operation is already running")
-        self._pruning = True
-        try:
-            return await self._prune(filters, policy)
-        finally:
-            self._pruning = False
-
-    async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
-        from . import listing
-
-        async with self._image_store.lock:
-            catalog = self._image_store.catalog
-            chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
-            planned = await self._plan_prune(chosen, policy)
-            gone = await self._carry_out(planned) if planned.steps else []
-        await self._image_store.give_up(list(self._image_store.leases.resumable))
-        collected = await self._image_store.collect()
-        items = await self._items(planned, gone, collected)
-        space = sum(size for _, size in collected.layers)
-        self._events.publish("image", "prune", "", {"reclaimed": str(space)})
-        return PruneReport(items or None, space)
-
-    async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
-        """Plan a prune; plans again if a container was created from one of the images in the meantime."""
-        from . import removal
-
-        while True:
-            users, planned, pace = self.users(), removal.Removal(), Pace()
-            for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
-                await pace()
-            now = self.users()
-            if not any(id in now and id not in users for id, _, _ in planned.steps):
-                return planned
+        return await self._remover.prune(filters, policy)
 
     async def collect(self) -> None:
         """Remove layers that nothing needs; call this when a container of a removed image is removed."""

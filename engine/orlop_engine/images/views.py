@@ -56,13 +56,17 @@ def _config(image: Image, version: Version) -> msgspec.Raw:
     return msgspec.Raw(_encode(old))
 
 
-def inspect(image: Image, driver: str, data: Mapping[str, str], version: Version) -> ImageInspect:
-    """`GET /images/{name}/json`. `data` is the storage driver's description of the top layer."""
+def inspect(
+    image: Image, driver: str, data: Mapping[str, str], version: Version, names: tuple[list[str], list[str]] | None = None
+) -> ImageInspect:
+    """`GET /images/{name}/json`. `data` is the storage driver's description of the top layer. `names`: tags and digests to
+    show, if not all of them."""
     document = image.document
+    tags, digests = names or (image.repo_tags, image.repo_digests)
     return ImageInspect(
         id=image.id,
-        repo_tags=image.repo_tags,
-        repo_digests=image.repo_digests,
+        repo_tags=tags,
+        repo_digests=digests,
         parent=image.parent,
         comment=document.comment or _last_comment(image),
         created=document.created or (_NEVER if version < (1, 44) else UNSET),

@@ -91,6 +91,59 @@ class ImageDocument(Struct, frozen=True, omit_defaults=True):
     author: str = ""
 
 
+class ManifestPlatform(Struct, frozen=True):
+    """A platform in an OCI descriptor."""
+
+    architecture: str
+    os: str
+    variant: str | UnsetType = UNSET
+
+
+class ManifestDescriptor(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """An OCI descriptor of a manifest."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] | None = None
+    platform: ManifestPlatform | None = None
+
+
+class ManifestSize(_Wire, frozen=True):
+    """`content`: bytes of blobs; `total`: with unpacked files."""
+
+    content: int
+    total: int
+
+
+class UnpackedSize(_Wire, frozen=True):
+    unpacked: int
+
+
+class ImageData(_Wire, frozen=True):
+    platform: ManifestPlatform
+    containers: list[str]
+    size: UnpackedSize
+
+
+class AttestationData(_Wire, frozen=True):
+    """`for_`: the digest of the manifest that the attestation is about."""
+
+    for_: str = field(name="For")
+
+
+class ManifestSummary(_Wire, frozen=True):
+    """One of `Manifests` in list (1.47) and inspect (1.48). `kind` is image, attestation or unknown."""
+
+    id: str = field(name="ID")
+    descriptor: ManifestDescriptor
+    available: bool
+    size: ManifestSize
+    kind: str
+    image_data: ImageData | UnsetType = UNSET
+    attestation_data: AttestationData | UnsetType = UNSET
+
+
 class ImageSummary(_Wire, frozen=True):
     """One item of `GET /images/json`. `virtual_size` is for clients before 1.44."""
 
@@ -104,6 +157,7 @@ class ImageSummary(_Wire, frozen=True):
     shared_size: int
     size: int
     virtual_size: int | UnsetType = UNSET
+    manifests: list[ManifestSummary] | UnsetType = UNSET
 
 
 class ImageMetadata(_Wire, frozen=True):
@@ -142,6 +196,7 @@ class ImageInspect(_Wire, frozen=True):
     graph_driver: InspectGraphDriver
     root_fs: InspectRootFS = field(name="RootFS")
     metadata: ImageMetadata = ImageMetadata()
+    manifests: list[ManifestSummary] | UnsetType = UNSET
 
 
 class HistoryItem(_Wire, frozen=True):

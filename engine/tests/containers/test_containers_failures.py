@@ -425,7 +425,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             monkeypatch.setattr(rootfs, "prepare", prepare)
             engine.volumes = SimpleNamespace(remove=remove, hold=hold)
             image = SimpleNamespace(id="i", config=ImageConfig(cmd=["true"]), os="linux", architecture="")
-            engine.images.resolve = lambda name: image
+            engine.images.resolve = lambda name, newest: image
             engine.drivers.log = lambda name: SimpleNamespace(validate=lambda options: None)
             engine.networks.check = lambda *of: None
             engine.store.full = fails == "commit"

@@ -57,7 +57,7 @@ class PortsFixture:
 
     def __init__(self, *containers):
         self.networks, self.saved, self.rows = NetworksFixture(), [], self
-        self.images = SimpleNamespace(resolve=self._resolve, changes=0)
+        self.images = SimpleNamespace(all_platforms=lambda text: [self._resolve(text)], changes=0)
         self.volumes = SimpleNamespace(mountpoint=lambda name: f"/volumes/{name}")
         self.paths = ContainerPaths("/data", "/exec")
         self.index = ContainerIndex(lambda index, name: links.resolve(index, self.networks, name))

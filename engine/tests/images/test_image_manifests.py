@@ -136,6 +136,24 @@ def test_chooses_the_best_platform() -> None:
     assert str(caught.value) == "no matching manifest for linux/amd64 in the manifest list entries"
 
 
+def test_levels_of_amd64() -> None:
+    """A host chooses the best level that it runs (containerd: platforms, amd64 variants)."""
+    found = index(
+        descriptor("sha256:" + "1" * 64, platform=on("linux", "amd64")),
+        descriptor("sha256:" + "2" * 64, platform=on("linux", "amd64", "v2")),
+        descriptor("sha256:" + "3" * 64, platform=on("linux", "amd64", "v3")),
+    )
+    assert [manifests.choose(found, Platform("linux", "amd64", f"v{n}")).digest[-1] for n in (1, 2, 3, 4)] == [*"1233"]
+    v2 = {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"}
+    v3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
+    v4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+    assert platforms.amd64_level(v2 | v3 | v4) == "v4"
+    assert platforms.amd64_level(v2 | v3 | v4 - {"avx512f"}) == "v3"
+    assert platforms.amd64_level(v2 | v4) == "v2"
+    assert platforms.amd64_level(v3) == platforms.amd64_level(()) == ""
+    assert not platforms.default().variant or platforms.default().architecture != "amd64"
+
+
 def test_attestations_and_foreign_entries_are_never_chosen() -> None:
     note = {"vnd.docker.reference.type": "attestation-manifest"}
     bad = [

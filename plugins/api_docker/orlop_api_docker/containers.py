@@ -71,6 +71,7 @@ class _Routes:
         return self.containers.get(call.params["id"])
 
     async def create(self, call: Call) -> Answer:
+        from orlop_engine.images.service import SEVERAL_PLATFORMS
         from orlop_engine.spec.host import facts
 
         request = await call.json(CreateRequest, required=True)
@@ -85,6 +86,7 @@ class _Routes:
             restrictions(call).check_volume,
             images=restrictions(call).images,
             flat_readonly=older_versions.flat_read_only(call.version),
+            newest=call.version < SEVERAL_PLATFORMS,
         )
         made = await self.engine.run(create)
         return json_response(CreateResponse(id=made.container.id, warnings=[*made.warnings, *warnings]), 201)

@@ -154,14 +154,22 @@ class _Routes:
         if call.version < (1, 25) and call.arg("filter"):
             filters["reference"] = [*filters.get("reference", []), call.arg("filter")]
         shared = call.flag("shared-size") and call.version >= (1, 42)
-        everything = call.flag("all")
-        return json_bytes(await self.images.listed(filters, everything=everything, shared_size=shared, version=call.version))
+        manifests = call.flag("manifests") and call.version >= (1, 47)
+        return json_bytes(
+            await self.images.listed(
+                filters, everything=call.flag("all"), shared_size=shared, manifests=manifests, version=call.version
+            )
+        )
 
     async def inspect(self, call: Call) -> Answer:
-        return json_response(await self.images.inspect(call.params["name"], call.version, _platform(call, (1, 49))))
+        platform, manifests = _platform(call, (1, 49)), call.flag("manifests") and call.version >= (1, 48)
+        if platform and manifests:
+            raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
+        found = await self.images.inspect(call.params["name"], call.version, platform, manifests=manifests)
+        return json_response(found)
 
     async def history(self, call: Call) -> Answer:
-        return json_response(self.images.history(call.params["name"], _platform(call, (1, 48))))
+        return json_response(self.images.history(call.params["name"], _platform(call, (1, 48)), version=call.version))
 
     async def tag(self, call: Call) -> Answer:
         await self.engine.run(

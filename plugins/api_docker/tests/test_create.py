@@ -303,12 +303,12 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
 
 @pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
 def test_the_image_in_a_list_is_the_name_as_long_as_it_means_that_image(means, shown):
-    def resolve(reference: str) -> Any:
+    def all_platforms(reference: str) -> Any:
         if means is None:
             raise NotFound(f"No such image: {reference}")
-        return SimpleNamespace(id=means)
+        return [SimpleNamespace(id="sha256:0"), SimpleNamespace(id=means)]
 
-    images = SimpleNamespace(resolve=resolve)
+    images = SimpleNamespace(all_platforms=all_platforms)
     record = SimpleNamespace(config=ContainerConfig(image="x:1"), image_id="sha256:1")
     assert image_name(cast("Any", images), cast("Any", record)) == shown
 
@@ -318,7 +318,9 @@ def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatc
         async with engine_fixture(tmp_path, None) as home:
             home.container.record.config.image = "x:1"
             home.container.record.image_id = "sha256:1"
-            home.engine.images = images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id=means))
+            home.engine.images = images = SimpleNamespace(
+                changes=0, all_platforms=lambda reference: [SimpleNamespace(id=means)]
+            )
             home.engine.networks.settings = lambda sandbox, **more: {"Networks": {}, "Ports": {}}
 
             async def shown() -> str:
@@ -358,7 +360,9 @@ def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> 
     async def main() -> None:
         async with engine_fixture(tmp_path, None) as home:
             before = [*home.index.by_id]
-            home.engine.images = SimpleNamespace(changes=0, resolve=lambda reference: SimpleNamespace(id="sha256:1"))
+            home.engine.images = SimpleNamespace(
+                changes=0, resolve=lambda reference, newest: SimpleNamespace(id="sha256:1", architecture="")
+            )
             with pytest.raises(Forbidden, match="image x is not allowed"):
                 await home.containers.create("new", "", CreateRequest(image="x"), images=policy)
             assert [*home.index.by_id] == before

@@ -103,7 +103,8 @@ class LabelScope:
             raise self._policy.outside(f"volume {volume.name}")
 
     def _check_image(self, text: str) -> None:
-        if not self.matches(self._engine.images.resolve(text).config.labels):
+        """Of a name of several platforms, all images: the request may ask for any of them."""
+        if not all(self.matches(image.config.labels) for image in self._engine.images.all_platforms(text)):
             raise self._policy.outside(f"image {text}")
 
     def _check_volume_name(self, name: str) -> None:

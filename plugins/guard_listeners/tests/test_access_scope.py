@@ -39,6 +39,10 @@ class FakeCollection:
 
     resolve = get
 
+    def all_platforms(self, name: str) -> list[Any]:
+        found = self.get(name)
+        return found if isinstance(found, list) else [found]
+
     def known(self, name: str) -> Any:
         return self.things.get(name)
 
@@ -91,6 +95,10 @@ ENGINE = SimpleNamespace(
     images=FakeCollection(
         plain=SimpleNamespace(config=SimpleNamespace(labels=None)),
         ours=SimpleNamespace(config=SimpleNamespace(labels={TEAM: "web"})),
+        mixed=[  # one name of two platforms
+            SimpleNamespace(config=SimpleNamespace(labels={TEAM: "web"})),
+            SimpleNamespace(config=SimpleNamespace(labels=None)),
+        ],
     ),
     execs=FakeCollection(
         mine=SimpleNamespace(container=MINE), theirs=SimpleNamespace(container=SimpleNamespace(id="theirs"))
@@ -365,6 +373,8 @@ def test_an_image_by_name_needs_the_label() -> None:
     judged(judge(), call("/images/{name}/json", name="ours"), Scope.IMAGE)
     with pytest.raises(Denied, match="image plain is outside"):
         judged(judge(), call("/images/{name}/json", name="plain"), Scope.IMAGE)
+    with pytest.raises(Denied, match="image mixed is outside"):
+        judged(judge(), call("/images/{name}/json", name="mixed"), Scope.IMAGE)
 
 
 def test_only_named_volumes_must_exist_in_a_scope_without_values() -> None:

@@ -1,0 +1,123 @@
+"""Carries out removals and prunes of images, and reports them in Docker's order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from orlop_engine.pace import Pace
+from orlop_engine.types.images import DeletedItem, PruneReport
+from orlop_kernel.events import EventBus
+from orlop_sdk import Conflict
+
+from . import listing, removal
+from .image_store import Collected, ImageStore
+from .listing import Filters
+from .platforms import Platform
+from .policy import ImagePolicy, removable
+from .records import Image
+from .references import Reference
+from .removal import Removal, Step, Users
+
+__all__ = ["Remover"]
+
+
+class Remover:
+    """`users`: by image, the containers that were created from it."""
+
+    def __init__(self, image_store: ImageStore, events: EventBus, users: Callable[[], Users]) -> None:
+        self._image_store, self._events, self._users = image_store, events, users
+        self._pruning = False
+
+    async def remove(
+        self, name: str, *, force: bool, prune: bool, platforms: Sequence[Platform], policy: ImagePolicy
+    ) -> list[DeletedItem]:
+        async with self._image_store.lock:
+            planned = removal.plan(
+                self._image_store.catalog,
+                self._users(),
+                name,
+                force=force,
+                prune=prune,
+                platforms=platforms,
+                policy=policy,
+            )
+            gone, steps = await self._carry_out(planned)
+        return await self._items(steps, gone, await self._image_store.collect())
+
+    async def prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        try:
+            return await self._prune(filters, policy)
+        finally:
+            self._pruning = False
+
+    async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
+        async with self._image_store.lock:
+            catalog = self._image_store.catalog
+            chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
+            planned = await self._plan_prune(chosen, policy)
+            gone, steps = await self._carry_out(planned) if planned.steps else ([], [])
+        await self._image_store.give_up(list(self._image_store.leases.resumable))
+        collected = await self._image_store.collect()
+        items = await self._items(steps, gone, collected)
+        space = sum(size for _, size in collected.layers)
+        self._events.publish("image", "prune", "", {"reclaimed": str(space)})
+        return PruneReport(items or None, space)
+
+    async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
+        """Plan a prune; plans again if a container was created from one of the images in the meantime."""
+        while True:
+            users, planned, pace = self._users(), Removal(), Pace()
+            for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
+                await pace()
+            now = self._users()
+            if not any(id in now and id not in users for id, _, _ in planned.steps):
+                return planned
+
+    async def _carry_out(self, planned: Removal) -> tuple[list[Image], list[Step]]:
+        """Returns the removed images, and the steps to report."""
+        gone = [self._image_store.catalog.images[id] for id in planned.images]
+        images = {id: self._image_store.catalog.images[id] for id, _, _ in planned.steps}
+        untagged = await self._image_store.forget(planned.names, planned.images)
+        steps = _reported(planned.steps, untagged)
+        pace = Pace(shielded=True)
+        for id, names, delete in steps:
+            for _ in names:
+                self._event("untag", images[id])
+                await pace()
+            if delete:
+                self._event("delete", images[id])
+        return gone, steps
+
+    def _event(self, action: str, image: Image) -> None:
+        self._events.publish("image", action, image.id, {**(image.config.labels or {}), "name": image.id})
+
+    async def _items(self, steps: Sequence[Step], gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
+        """The deleted items in Docker's order: for each image its names, itself, its layers from the top."""
+        layers = {image.id: image.chain_ids for image in gone}
+        left = {chain_id for chain_id, _ in collected.layers}
+        pace, result = Pace(shielded=True), []
+        for id, names, delete in steps:
+            for name in names:
+                result.append(DeletedItem(untagged=name.familiar))
+                await pace()
+            if delete:
+                result.append(DeletedItem(deleted=id))
+                mine = [chain_id for chain_id in reversed(layers[id]) if chain_id in left]
+                left.difference_update(mine)
+                result += [DeletedItem(deleted=chain_id) for chain_id in mine]
+                await pace()
+        return result
+
+
+def _reported(steps: Iterable[Step], untagged: Collection[Reference]) -> list[Step]:
+    """Report a name once, and only if no image of another platform keeps it."""
+    left = set(untagged)
+    result = []
+    for id, names, delete in steps:
+        result.append((id, [name for name in names if name in left], delete))
+        left.difference_update(names)
+    return result

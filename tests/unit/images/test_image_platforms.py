@@ -1,0 +1,363 @@
+"""Images of several platforms under one name: pull, tag, inspect, list, remove, reopen, and rows of earlier versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.registry import Blob, Image, image, index, layer
+from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
+from tests.registry.hostile import Hostile, serving
+
+from orlop_engine.images import platforms
+from orlop_engine.images.platforms import Platform
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.records import NameRecord, decode_name, encode_name
+from orlop_engine.images.references import parse
+from orlop_engine.images.removal import ImageUser
+from orlop_kernel.store import Put, Store
+from orlop_sdk import Conflict, NotFound
+
+HERE = platforms.host()
+OLD, NEW = (1, 45), (1, 51)
+S390X, ARM7 = Platform("linux", "s390x"), Platform("linux", "arm", "v7")
+SHARED = layer({"shared": b"12345"})
+
+
+def made(platform: Platform, content: bytes = b"1") -> Image:
+    where = {"os": platform.os, "architecture": platform.architecture}
+    if platform.variant:
+        where["variant"] = platform.variant
+    name = str(platform).replace("/", "-")
+    return image([SHARED, layer({name: content})], platform=where, config={"Labels": {"platform": str(platform)}})
+
+
+MINE, BIG, ARM = made(HERE), made(S390X), made(ARM7)
+
+
+def publish(registry: Hostile, *images: Image, tag: str = "v1", attestation: bool = True) -> Blob:
+    for one in images:
+        registry.add("app", one.manifest.digest, one)
+    both = index(images, oci=True, attestation=attestation)
+    registry.add_manifest("app", tag, both)
+    return both
+
+
+Test = Callable[[ImagesFixture, Hostile], Awaitable[None]]
+
+
+def run(tmp_path: Path, test: Test, storage: DirectoryStorage | None = None) -> None:
+    async def main() -> None:
+        with serving() as registry, trio.fail_after(30):
+            async with open_images(str(tmp_path), storage=storage) as images:
+                await test(images, registry)
+
+    trio.run(main)
+
+
+async def pull(images: ImagesFixture, name: str, platform: Platform | None = None) -> list[dict[str, Any]]:
+    records = await drain(images.images.pull(PullRequest(parse(name), platform)))
+    assert "error" not in records[-1], records[-1]
+    return records
+
+
+async def listed(images: ImagesFixture, version: tuple[int, int] = NEW, **options: Any) -> list[dict[str, Any]]:
+    found = await images.images.listed({}, everything=False, version=version, **options)
+    return sorted(json.loads(found), key=lambda item: (not item["RepoTags"], item["Id"]))
+
+
+async def several(images: ImagesFixture, registry: Hostile) -> str:
+    """app:v1 for this host, then for s390x."""
+    publish(registry, MINE, BIG, ARM)
+    name = f"{registry.host}/app:v1"
+    await pull(images, name)
+    await pull(images, name, S390X)
+    return name
+
+
+def test_a_second_platform_does_not_take_the_name(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        both = publish(registry, MINE, BIG, ARM)
+        name = f"{registry.host}/app:v1"
+        await pull(images, name, S390X)
+        assert images.images.resolve(name).id == BIG.id, "there is no better one"
+        await pull(images, name)
+        records = await pull(images, name, S390X)
+        assert records[-1]["status"].startswith("Status: Image is up to date for")
+        for text in (name, f"{registry.host}/app@{both.digest}"):
+            assert images.images.resolve(text).id == MINE.id
+            assert images.images.resolve(text, S390X).id == BIG.id
+            assert {one.id for one in images.images.all_platforms(text)} == {MINE.id, BIG.id}
+            with pytest.raises(NotFound, match=r"does not provide the specified platform \(linux/arm/v7\): actual: .*s390x"):
+                images.images.resolve(text, ARM7)
+
+    run(tmp_path, test)
+
+
+def test_a_list_has_one_entry_for_a_name(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        both = index((MINE, BIG, ARM), oci=True, attestation=True)
+        (item,) = await listed(images, manifests=True)
+        assert (item["Id"], item["RepoTags"]) == (MINE.id, [name])
+        attestation, mine, big, arm = item["Manifests"]
+        assert [one["Available"] for one in item["Manifests"]] == [False, True, True, False]
+        assert [one["ID"] for one in (mine, big, arm)] == [one.manifest.digest for one in (MINE, BIG, ARM)]
+        assert attestation["Kind"] == "attestation" and attestation["AttestationData"] == {"For": ""}
+        assert attestation["ID"] == json.loads(both.data)["manifests"][0]["digest"]
+        assert mine["Kind"] == "image" and big["ImageData"]["Platform"] == {"architecture": "s390x", "os": "linux"}
+        assert arm["ImageData"]["Platform"] == {"architecture": "arm", "os": "linux", "variant": "v7"}
+        assert arm["Size"] == {"Content": 0, "Total": 0} and arm["ImageData"]["Size"] == {"Unpacked": 0}
+        content = len(BIG.manifest.data) + len(BIG.config.data) + sum(len(part.data) for part in BIG.layers)
+        assert big["Size"] == {"Content": content, "Total": content + 6}
+        assert big["Descriptor"]["size"] == len(BIG.manifest.data)
+        assert big["Descriptor"]["mediaType"] == BIG.manifest.media_type
+        (item,) = await listed(images)
+        assert "Manifests" not in item
+        found = await images.images.inspect(name, NEW, manifests=True)
+        assert found.manifests and len(found.manifests) == 4
+
+    run(tmp_path, test)
+
+
+def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
+    """As with dockerd 26.1: the image that was pulled last has the tag, the one that was pulled first keeps the digest."""
+
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        first, second = await listed(images, OLD)
+        assert (first["Id"], first["RepoTags"], first["RepoDigests"]) == (BIG.id, [name], [])
+        assert (second["Id"], second["RepoTags"], len(second["RepoDigests"])) == (MINE.id, [], 1)
+        assert (await images.images.inspect(name, OLD)).id == BIG.id
+        assert (await images.images.inspect(MINE.id, OLD)).repo_tags == []
+        assert (await images.images.inspect(MINE.id, NEW)).repo_tags == [name]
+        assert (await images.images.inspect(name, NEW)).id == MINE.id
+        assert (await images.images.inspect(name, NEW, S390X)).id == BIG.id
+        assert images.images.history(name, version=OLD) == images.images.history(name, S390X)
+
+    run(tmp_path, test)
+
+
+def test_a_new_index_of_the_registry(tmp_path: Path) -> None:
+    """What the new index lists keeps the name; what it replaces loses it."""
+
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        newer = made(HERE, b"newer")
+        publish(registry, newer, BIG)
+        await pull(images, name)
+        assert {one.id for one in images.images.all_platforms(name)} == {newer.id, BIG.id}
+        assert [item["RepoTags"] for item in await listed(images)] == [[name], []]
+        publish(registry, MINE)
+        await pull(images, name)
+        assert [one.id for one in images.images.all_platforms(name)] == [MINE.id]
+        registry.add("app", "v1", newer)  # no index any more
+        await pull(images, name)
+        assert [one.id for one in images.images.all_platforms(name)] == [newer.id]
+
+    run(tmp_path, test)
+
+
+def test_a_tag_means_all_platforms(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        await images.images.tag(name, "copy", "x")
+        await images.images.tag(BIG.id, "big", "x")
+        assert images.images.resolve("copy:x", S390X).id == BIG.id
+        assert [one.id for one in images.images.all_platforms("big:x")] == [BIG.id]
+        await images.images.remove(name)
+        assert images.images.resolve("copy:x").id == MINE.id and images.images.resolve("copy:x", S390X).id == BIG.id
+        items = {item["Id"]: item for item in await listed(images, manifests=True)}
+        assert (items[MINE.id]["RepoTags"], items[BIG.id]["RepoTags"]) == (["copy:x"], ["big:x"])
+        assert len(items[MINE.id]["Manifests"]) == 4
+        (own,) = items[BIG.id]["Manifests"]
+        assert own["ID"] == BIG.manifest.digest and own["Available"]
+
+    run(tmp_path, test)
+
+
+def test_removal_of_a_name(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        told = await images.images.remove(name)
+        assert [item.untagged for item in told if item.untagged] == [name, f"{name.removesuffix(':v1')}@" + _digest()]
+        assert {item.deleted for item in told if item.deleted} >= {MINE.id, BIG.id}
+        assert images.is_empty()
+        assert [action for action, _, _ in images.actions()].count("untag") == 2
+
+    def _digest() -> str:
+        return index((MINE, BIG, ARM), oci=True, attestation=True).digest
+
+    run(tmp_path, test)
+
+
+def test_removal_of_one_platform(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        with pytest.raises(NotFound, match="does not provide"):
+            await images.images.remove(name, platforms=[ARM7])
+        told = await images.images.remove(name, platforms=[S390X])
+        assert [item.untagged for item in told] == [""] * len(told), "the name stays"
+        assert BIG.id in {item.deleted for item in told}
+        assert images.images.get(BIG.id) is None and images.images.resolve(name).id == MINE.id
+        told = await images.images.remove(name, platforms=[HERE])
+        assert name in {item.untagged for item in told}
+        assert images.is_empty()
+
+    run(tmp_path, test)
+
+
+def test_removal_by_id_and_images_in_use(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        images.images.users = lambda: {BIG.id: [ImageUser("c" * 64, True)]}
+        with pytest.raises(Conflict, match="is being used by running container"):
+            await images.images.remove(BIG.id)
+        with pytest.raises(Conflict, match="container cccccccccccc is using its referenced image"):
+            await images.images.remove(name)
+        assert len(images.images.all_platforms(name)) == 2, "nothing was removed"
+        await images.images.remove(MINE.id)
+        assert [one.id for one in images.images.all_platforms(name)] == [BIG.id]
+        images.images.users = dict
+        await images.images.prune({})
+        assert images.images.resolve(name).id == BIG.id
+        await images.images.prune({"dangling": ["false"]})
+        assert images.is_empty()
+
+    run(tmp_path, test)
+
+
+def test_a_prune_leaves_the_platforms_that_are_in_use(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        images.images.users = lambda: {BIG.id: [ImageUser("c" * 64, False)]}
+        await images.images.prune({"dangling": ["false"]})
+        assert [one.id for one in images.images.all_platforms(name)] == [BIG.id]
+
+    run(tmp_path, test)
+
+
+def test_names_of_several_platforms_survive_a_restart(tmp_path: Path) -> None:
+    storage = DirectoryStorage(f"{tmp_path}/layers")
+
+    async def fill(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        await images.images.tag(name, "copy", "x")
+
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
+        assert images.images.resolve("copy:x").id == MINE.id
+        assert images.images.resolve("copy:x", newest=True).id == BIG.id
+        (item,) = await listed(images, manifests=True)
+        assert len(item["Manifests"]) == 4 and len(item["RepoTags"]) == 2
+
+    run(tmp_path, fill, storage)
+    run(tmp_path, check, storage)
+
+
+def test_one_of_the_images_is_lost(tmp_path: Path) -> None:
+    """A name keeps the platforms whose images are usable."""
+    storage = DirectoryStorage(f"{tmp_path}/layers")
+
+    async def fill(images: ImagesFixture, registry: Hostile) -> None:
+        await images.images.tag(await several(images, registry), "copy", "x")
+        (Path(images.root) / "content" / "blobs" / "sha256" / MINE.id[7:]).write_bytes(b"damaged")
+
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
+        assert images.images.resolve("copy:x").id == BIG.id
+        assert len(images.images.all_platforms("copy:x")) == 1
+
+    run(tmp_path, fill, storage)
+    run(tmp_path, check, storage)
+
+
+def test_a_damaged_index_hides_only_itself(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = await several(images, registry)
+        both = index((MINE, BIG, ARM), oci=True, attestation=True)
+        (Path(images.root) / "content" / "blobs" / "sha256" / both.digest[7:]).write_bytes(b"{}")
+        (item,) = await listed(images, manifests=True)
+        assert {one["ID"] for one in item["Manifests"]} == {MINE.manifest.digest, BIG.manifest.digest}
+        assert images.images.resolve(name, S390X).id == BIG.id
+
+    run(tmp_path, test)
+
+
+def test_rows_of_earlier_versions(tmp_path: Path) -> None:
+    """A row that is only an ID, with or without an owner, means this image; a pull of another platform adds to it."""
+    storage = DirectoryStorage(f"{tmp_path}/layers")
+    found: dict[str, str] = {}
+
+    async def fill(images: ImagesFixture, registry: Hostile) -> None:
+        publish(registry, MINE, BIG)
+        found["host"] = registry.host
+        await pull(images, f"{registry.host}/app:v1")
+
+    async def age() -> None:
+        async with Store.open(f"{tmp_path}/state/orlop.db") as store:
+            names = [key for key, _ in store.load("images") if key.startswith("ref:")]
+            assert len(names) == 2
+            await store.commit([Put("images", key, f"{MINE.id} unix:///x".encode()) for key in names])
+
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
+        catalog = images.images._image_store.catalog
+        name = parse(f"{found['host']}/app:v1")
+        assert catalog.meaning(name) == NameRecord((MINE.id,), owner="unix:///x")
+        both = index((MINE, BIG), oci=True, attestation=True)
+        (item,) = await listed(images, manifests=True)
+        assert [one["ID"] for one in item["Manifests"]] == [MINE.manifest.digest]
+        assert both.digest in catalog.images[MINE.id].record.manifests
+        registry.add("app", "v1", BIG)
+        meaning = with_s390x(catalog, name, both)
+        assert meaning.images == (BIG.id, MINE.id) and meaning.index == both.digest
+
+    def with_s390x(catalog: Any, name: Any, both: Blob) -> NameRecord:
+        from orlop_engine.images import manifests, meanings
+
+        found = manifests.parse(both.media_type, both.data)
+        assert isinstance(found, manifests.Index)
+        source = meanings.IndexSource.of(both.digest, found)
+        return meanings.with_image(catalog, name, BIG.id, S390X, source, "")
+
+    run(tmp_path, fill, storage)
+    trio.run(age)
+    run(tmp_path, check, storage)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        NameRecord(("sha256:1",)),
+        NameRecord(("sha256:1",), owner="unix:///x y"),
+        NameRecord(("sha256:1", "sha256:2"), owner="o"),
+        NameRecord(("sha256:1",), "sha256:3"),
+    ],
+)
+def test_the_row_of_a_name(record: NameRecord) -> None:
+    assert decode_name(encode_name(record)) == record
+
+
+def test_a_row_of_no_image() -> None:
+    for row in (b'{"images":[]}', b"{}", b"{", b"\xff"):
+        with pytest.raises(ValueError, match=r"."):
+            decode_name(row)
+
+
+def test_variants(tmp_path: Path) -> None:
+    """`arm/v7` runs what is for v6 and v5, but not v8; `amd64/v3` what is for lower levels (containerd's platforms)."""
+    v3 = Platform("linux", "amd64", "v3")
+    five, six = made(Platform("linux", "arm", "v5")), made(Platform("linux", "arm", "v6"))
+    levels = made(Platform("linux", "amd64", "v2")), made(Platform("linux", "amd64"))
+
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        publish(registry, five, six, *levels)
+        name = f"{registry.host}/app:v1"
+        await pull(images, name, ARM7)
+        assert {one.id for one in images.images.all()} == {six.id}
+        await pull(images, name, v3)
+        assert {one.id for one in images.images.all()} == {six.id, levels[0].id}
+
+    run(tmp_path, test)
