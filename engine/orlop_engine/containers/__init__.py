@@ -5,11 +5,12 @@ Operations are functions. They take a container and `ports.Ports`, or the few po
 
 what there is        `index`, `container`, `record`, `state`, `rows`, `paths`, `events`, `names`, `labels`
 what they need       `ports`, `services` (the other services, as Protocols), `background`
-create               `create`, with `validate`, `limits`, `counts`, `mount_spec`, `volumes`, `links`, `rootfs`
+create               `create`, with `configuration`, `validate`, `limits`, `counts`, `mount_spec`, `volumes`, `links`,
+                     `rootfs`
 start                `launch`, with `prepared_sandbox`, `bundle`, `apparmor_profile`, `devices`, `mount_plan`, `netfiles`,
-                     `runtime`, `needs`
-running              `lifecycle` (start, restart, rename), `stopping`, `pausing`, `waits`, `attach`, `connections`, `probes`
-                     and `health`, `update`, `checkpoints`, `processes`
+                     `runtime`, `needs`, `monitor_events`
+running              `lifecycle` (start, restart, rename), `stopping`, `signals`, `pausing`, `waits`, `attach`,
+                     `connections`, `probes` and `health`, `update`, `checkpoints`, `processes`
 exit and removal     `exits`, `restarts`, `run_cleanup`, `removal`
 daemon restart       `restore`, `adoption`, `reload_constraints`
 inspect and list     `encoded`, `view`, `listing`, `log_info`

@@ -62,12 +62,12 @@ async def recover(ports: Ports, container: Container, known: trio.Event, turns: 
 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
     """The living run, shown as running from now on. None when there is none: its end has been accounted for."""
-    record = container.record
-    run = Run(ports.paths.run_dir(record.id))
+    run = Run(ports.paths.run_dir(container.id))
     if not os.path.isdir(run.run_dir):
         await _account_lost(ports, container)
         return None
     run.monitor = monitor = await _reach(ports, container, run)
+    record = container.record
     # Without a row that contains its network, no client was told that it runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):

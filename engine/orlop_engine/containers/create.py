@@ -23,18 +23,15 @@ from orlop_engine.images.platforms import rank
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.images.records import Image
 from orlop_engine.networks.ports import wanted_ports
-from orlop_engine.spec import environment, security
-from orlop_engine.spec.build import MASKED_PATHS, READONLY_PATHS
 from orlop_engine.spec.host import facts
-from orlop_engine.types.containers import ContainerConfig, CreateRequest, EndpointSettings, Healthcheck, HostConfig, Ulimit
-from orlop_engine.types.images import ImageConfig
+from orlop_engine.types.containers import ContainerConfig, CreateRequest, EndpointSettings, HostConfig
 from orlop_engine.unpacking import make_directory
 from orlop_engine.volumes.record import VolumeCheck
-from orlop_kernel.config import Config
 from orlop_kernel.store import Put
 from orlop_sdk import InvalidParameter, NotFound
 
 from . import counts, labels, links, mount_spec, names, removal, rootfs, validate, volumes
+from .configuration import clean_path, merge_config, with_defaults
 from .container import Container
 from .emulation import is_foreign
 from .index import ContainerIndex
@@ -62,102 +59,6 @@ class _Wanted(NamedTuple):
     host: HostConfig
     endpoints: dict[str, EndpointSettings]
     warnings: list[str]
-
-
-def _strings(value: list[str] | str | None) -> list[str] | None:
-    return [value] if isinstance(value, str) else value
-
-
-def _merge_command(
-    cmd: list[str] | None, entrypoint: list[str] | None, image: ImageConfig
-) -> tuple[list[str] | None, list[str] | None]:
-    """Merge command and entrypoint. An empty entrypoint removes the image's and keeps its command; [""] removes both."""
-    if not cmd and not entrypoint:
-        cmd = list(image.cmd) if image.cmd else None
-    if entrypoint is None and image.entrypoint:
-        entrypoint = list(image.entrypoint)
-    return cmd, None if entrypoint == [""] else entrypoint
-
-
-def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) -> ContainerConfig:
-    """Merge the user's configuration with the image's, as Docker does. The user's values win."""
-    cmd, entrypoint = _merge_command(_strings(given.cmd), _strings(given.entrypoint), image)
-    merged = {name: getattr(given, name) for name in ContainerConfig.__struct_fields__}
-    exposed = {**(image.exposed_ports or {}), **(given.exposed_ports or {})}
-    merged |= {
-        "hostname": given.hostname or container_id[:12],
-        "user": given.user or image.user,
-        "env": environment.inherit(given.env or (), image.env or ()),
-        "cmd": cmd,
-        "entrypoint": entrypoint,
-        "exposed_ports": {port if "/" in port else f"{port}/tcp": {} for port in exposed} or UNSET,
-        "volumes": {path: {} for path in (*(image.volumes or ()), *(given.volumes or ()))} or None,
-        "working_dir": _clean(given.working_dir or image.working_dir),
-        "labels": {**(image.labels or {}), **(given.labels or {})},
-        "stop_signal": (given.stop_signal or image.stop_signal) or UNSET,
-        "shell": given.shell or image.shell or UNSET,
-        "healthcheck": _merge_health(given.healthcheck or None, image),
-    }
-    return ContainerConfig(**merged)
-
-
-def _clean(path: str) -> str:
-    """Normalise the path. A relative path (from an image) is kept: the runtime refuses it."""
-    return mount_spec.normal_target(path) if path.startswith("/") else path
-
-
-def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
-    if image.healthcheck is None:
-        return given or UNSET
-    base = Healthcheck(**{name: getattr(image.healthcheck, name) for name in Healthcheck.__struct_fields__})
-    if given is None:
-        return base
-    for name in Healthcheck.__struct_fields__:
-        if value := getattr(given, name):
-            setattr(base, name, value)
-    return base
-
-
-def _defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> HostConfig:
-    host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
-    if config.network_disabled is True:
-        host.network_mode = "none"
-    host.restart_policy.name = host.restart_policy.name or "no"
-    host.runtime = host.runtime or daemon.default_runtime
-    host.shm_size = host.shm_size or daemon.shm_bytes
-    host.ipc_mode = host.ipc_mode or daemon.default_ipc_mode
-    host.cgroupns_mode = (
-        host.cgroupns_mode or daemon.default_cgroupns_mode or ("private" if facts().cgroup_version == 2 else "host")
-    )
-    if host.oom_kill_disable is None:
-        host.oom_kill_disable = False if facts().cgroup_version == 1 else None
-    if host.log_config.type in ("", daemon.log_driver):
-        host.log_config.config = {**daemon.log_opts, **(host.log_config.config or {})}
-    host.log_config.type = host.log_config.type or daemon.log_driver
-    host.log_config.config = host.log_config.config or {}
-    own = {limit.name for limit in host.ulimits or ()}
-    defaults = [
-        Ulimit(name=limit.name, hard=limit.hard, soft=limit.soft)
-        for limit in daemon.default_ulimits.values()
-        if limit.name not in own
-    ]
-    if defaults:
-        host.ulimits = [*(host.ulimits or ()), *defaults]
-    # Docker's clients write "no limit" in several ways, but inspect shows one.
-    if host.pids_limit is not None and host.pids_limit <= 0:
-        host.pids_limit = None
-    if host.memory_swappiness == -1:
-        host.memory_swappiness = None
-    if security.parse(host.security_opt or ()).unmasked and not host.privileged:
-        host.masked_paths, host.readonly_paths = host.masked_paths or [], host.readonly_paths or []
-    elif not host.privileged:
-        if host.masked_paths is None:
-            host.masked_paths = [*MASKED_PATHS, *facts().thermal_paths]
-        if host.readonly_paths is None:
-            host.readonly_paths = list(READONLY_PATHS)
-    if (host.privileged or "host" in (host.ipc_mode, host.pid_mode)) and not security.parse(host.security_opt or ()).labels:
-        host.security_opt = [*(host.security_opt or ()), "label=disable"]
-    return host
 
 
 def _joined(index: ContainerIndex, host: HostConfig) -> None:
@@ -255,7 +156,7 @@ def _wanted(
         raise InvalidParameter("no command specified")
     if request.healthcheck is not UNSET:
         validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
-    host = _defaults(ports.config, config, given)
+    host = with_defaults(ports.config, config, given)
     if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
@@ -339,7 +240,7 @@ async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
     os.mkdir(ports.paths.directory(record.id), 0o710)
     os.chmod(ports.paths.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
     asked = record.config.working_dir
-    if asked not in ("", "/", _clean(image.config.working_dir)):  # the runtime makes the image's own
+    if asked not in ("", "/", clean_path(image.config.working_dir)):  # the runtime makes the image's own
         await _make_working_directory(ports, record, asked)
     await volumes.populate(ports, record)
 

@@ -1,4 +1,4 @@
-"""Start, restart and rename a container, and see to what follows the end of a run. Each operation takes the container's
+"""Start, restart and rename a container, and carry out what follows the end of a run. Each operation takes the container's
 lock, checks the state (errors have Docker's messages), acts, commits, and publishes events.
 """
 

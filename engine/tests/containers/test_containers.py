@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop_engine.containers import attach, limits, mount_spec, names, restarts, signals, validate, view
-from orlop_engine.containers.create import merge_config
+from orlop_engine.containers.configuration import merge_config
 from orlop_engine.containers.processes import parse
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.spec.host import Host

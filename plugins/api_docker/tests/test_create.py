@@ -14,8 +14,8 @@ from engine_fixture import engine_fixture
 from orlop_api_docker import container_mac
 from orlop_api_docker import containers as routes
 from orlop_engine.containers import validate, volumes
+from orlop_engine.containers.configuration import merge_config
 from orlop_engine.containers.container import Container
-from orlop_engine.containers.create import merge_config
 from orlop_engine.containers.mount_spec import parse_spec
 from orlop_engine.containers.view import image_name
 from orlop_engine.images.catalog import Catalog
