@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orlop_engine.config import Config, RegistryRules, defaults
 from orlop_engine.init_programs import find_init, no_init
-from orlop_kernel.config import Config, Problem, RegistryRules
+from orlop_kernel.config import Problem
 from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import NotFound, OrlopError, discovery
 
@@ -72,7 +73,7 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
 def _runtimes(config: Config) -> Iterator[Problem]:
     for name, entry in config.all_runtimes().items():
         try:
-            discovery.find("runtime", entry.runtime_type or "runc")
+            discovery.find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)
         except OrlopError as error:
             yield Problem(f"cannot use runtime {name}: {error}", ("runtimes",))
 

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import trio
 
 from orlop_engine.calls import DEADLINE, Gate, guard
-from orlop_kernel.config import Config, RuntimeEntry
+from orlop_engine.config import Config, RuntimeEntry, defaults
 from orlop_sdk import (
     InvalidParameter,
     LogDriver,
@@ -69,9 +69,9 @@ def _runtime(gate: Gate, made: object) -> Runtime:
     return cast("Runtime", guard(gate, made, Runtime, RuntimeFeatures, RuntimeCheckpoints))
 
 
-def _directory(root: str, name: str, own: dict[str, str], others: str, mode: int) -> str:
-    """A driver's, made, that no other lists or sweeps: one in the tree may have its `own`."""
-    path = os.path.join(root, own.get(name) or os.path.join(others, name))
+def _directory(root: str, kind: str, name: str, mode: int) -> str:
+    """Make the private directory of a driver."""
+    path = os.path.join(root, defaults.DIRECTORIES.get((kind, name)) or os.path.join(f"{kind}-drivers", name))
     for each in (os.path.dirname(path), path):
         os.makedirs(each, mode, exist_ok=True)
     return path
@@ -164,7 +164,7 @@ class Drivers:
             context = NetworkContext(
                 instance=config.instance,
                 default_bridge=config.bridge_name,
-                state_dir=_directory(config.exec_root, name, {"bridge": "network"}, "network-drivers", 0o700),
+                state_dir=_directory(config.exec_root, "network", name, 0o700),
                 mtu=config.mtu,
                 iptables=config.iptables,
                 ip_forward=config.ip_forward,
@@ -176,7 +176,7 @@ class Drivers:
     async def volume(self, name: str) -> VolumeDriver:
         def work() -> _Made:
             factory = discovery.find("volume", name)
-            root = _directory(self.config.data_root, name, {"local": "volumes"}, "volume-drivers", 0o710)
+            root = _directory(self.config.data_root, "volume", name, 0o710)
             return factory, factory.make(VolumeContext(root))
 
         return await self._make("volume", name, self._volumes, work, _volume)
@@ -194,7 +194,7 @@ class Drivers:
         return lambda: self._make_runtime(name, entry)
 
     def _make_runtime(self, name: str, entry: RuntimeEntry) -> _Made:
-        factory = discovery.find("runtime", entry.runtime_type or "runc")
+        factory = discovery.find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)
         path = shutil.which(entry.path) if entry.path else ""
         if path is None:
             raise InvalidParameter(

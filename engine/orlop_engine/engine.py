@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.counters import Counters
-from orlop_kernel.config import Config, Loaded
+from orlop_kernel.config import Loaded
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import cgroups
@@ -56,7 +57,7 @@ class Engine:
 
     def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
         self.current = CurrentConfig(config)
-        self.loaded = Loaded(config)
+        self.loaded = Loaded(config.daemon)
         self.needs_restart: tuple[str, ...] = ()
         self.store = store
         self.events = events

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import orlop_kernel.config as kernel
+from orlop_engine.config import Config
 from orlop_engine.processes.runs import release_private_directory
 from orlop_engine.processes.zygote import Zygote
-from orlop_kernel.config import Config, Problem
+from orlop_kernel.config import Problem
 from orlop_sdk import Register, hookimpl
 
 if TYPE_CHECKING:
@@ -32,18 +34,19 @@ class EnginePlugin:
 
     requires = ()
 
-    def problems(self, config: Config) -> Iterator[Problem]:
+    def problems(self, config: kernel.Config) -> Iterator[Problem]:
         """See ServicePlugin."""
         from orlop_engine.config_check import problems
 
-        return problems(config)
+        return problems(Config.of(config))
 
     @asynccontextmanager
-    async def processes(self, config: Config) -> AsyncIterator[Zygote]:
+    async def processes(self, config: kernel.Config) -> AsyncIterator[Zygote]:
         """Run the zygote. Monitors mount below `<exec-root>/mnt`, which is a mount point while the engine is open. It is
         released when no container is left, however the daemon ended, so that no mount of ours remains on the host."""
+        own = Config.of(config)
         try:
-            async with Zygote.start(config.exec_root, [config.log_driver], _programs(config)) as zygote:
+            async with Zygote.start(config.exec_root, [own.log_driver], _programs(own)) as zygote:
                 yield zygote
         finally:
             runs = os.path.join(config.exec_root, "run")
@@ -56,7 +59,8 @@ class EnginePlugin:
         from orlop_engine.engine import Engine
         from orlop_engine.service import EngineService
 
-        async with Engine.open(context.config, context.store, context.events, context.processes, context.nursery) as engine:
+        config = Config.of(context.config)
+        async with Engine.open(config, context.store, context.events, context.processes, context.nursery) as engine:
             engine.loaded = context.loaded
             reload.warn_of_runtime(engine)
             yield EngineService(engine)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from orlop_kernel.config import Config, Loaded, ReloadPlan, plan
+from orlop_engine.config import Config
+from orlop_kernel.config import Loaded, ReloadPlan
 from orlop_kernel.failures import as_orlop_error
 
 from .containers import reload_constraints
@@ -53,15 +54,15 @@ def warn_of_runtime(engine: Reloadable) -> None:
         _log.warning("containers cannot be started with the default runtime: %s", why)
 
 
-def check(engine: Reloadable, wanted: Loaded) -> ReloadPlan:
-    """Plan a reload. Raises `ConfigError` or `OrlopError` when it is impossible, or when the next start would fail with
-    this configuration."""
-    engine.networks.check_config(wanted.config)
-    reload_constraints.check(engine.index, engine.paths, engine.config, wanted.config)
-    return plan(engine.loaded, wanted)
+def check(engine: Reloadable, wanted: Loaded) -> None:
+    """Raises `ConfigError` or `OrlopError` when a reload is impossible, or when the next start would fail with this
+    configuration."""
+    config = Config.of(wanted.config)
+    engine.networks.check_config(config)
+    reload_constraints.check(engine.index, engine.paths, engine.config, config)
 
 
 def apply(engine: Reloadable, found: ReloadPlan) -> None:
     engine.loaded, engine.needs_restart = found.loaded, found.needs_restart
-    engine.reconfigure(found.config)
+    engine.reconfigure(Config.of(found.config))
     warn_of_runtime(engine)

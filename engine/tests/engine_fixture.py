@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import trio
 from trio.testing import MockClock
 
+import orlop_kernel.config as kernel
 from orlop_engine.containers import bundle, launch
 from orlop_engine.containers.background import Background
 from orlop_engine.containers.container import Container, Run
@@ -212,7 +213,7 @@ class FakeEngine:
             no_new_privileges=False,
             init=False,
             init_path="",
-            listeners=(),
+            daemon=kernel.Config(),
         )
         self.nursery, self.store, self.events = nursery, FakeStore(), EventBus()
         self.networks, self.storage = FakeNetworks(), FakeStorage()

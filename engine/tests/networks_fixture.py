@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orlop_engine.config import Config
 from orlop_engine.networks.service import Networks, Plan, Sandbox
 from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
 from orlop_engine.types.networks import IPAM, CreateRequest, IPAMConfig
-from orlop_kernel.config import Config
 from orlop_kernel.store import Store
 from orlop_monitor.protocol import Forward
 from orlop_sdk import NetworkCapabilities, NetworkDriver, NotFound
@@ -39,8 +39,8 @@ class NetworksFixture:
         self.config = Config(**{**own, **config})
         self.drivers = {
             "bridge": FakeNetwork(),
-            "host": FakeNetwork(capabilities=NetworkCapabilities("host", False, False)),
-            "null": FakeNetwork(capabilities=NetworkCapabilities("new", False, False)),
+            "host": FakeNetwork(capabilities=NetworkCapabilities("host", False, False, predefined_only=True)),
+            "null": FakeNetwork(capabilities=NetworkCapabilities("new", False, False, predefined_only=True)),
         }
         self.bridge = self.drivers["bridge"]
         self.events = Recorder()

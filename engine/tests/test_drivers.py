@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from orlop_engine import drivers as module
+from orlop_engine.config import Config
 from orlop_engine.drivers import Drivers
-from orlop_kernel.config import Config
 from orlop_sdk import DeadlineExceeded, DriverError, InvalidParameter, NotFound, Unavailable, discovery
 from orlop_sdk.testing import FakeLog, FakeNetwork, FakeRuntime, FakeStorage, FakeVolume
 

@@ -124,8 +124,8 @@ def check(loaded: Loaded) -> None:
 async def guards(context: Context) -> AsyncIterator[list[Guards]]:
     """Open the configured guards. Raises ConfigError, also when a listener that needs a guard would have none."""
     config = context.config
-    if not config.guards and (config.listeners or config.audit_log or config.authorization_plugins):
-        raise ConfigError("listeners, audit-log and authorization-plugins need a guard: name one in guards in daemon.json")
+    if not config.guards and config.listeners:
+        raise ConfigError("listeners need a guard: name one in guards in daemon.json")
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(plugin.open(context)) for plugin in _guard_plugins(config)]
 

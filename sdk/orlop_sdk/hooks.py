@@ -44,6 +44,7 @@ KINDS = {
     "service": Kind("orlop_service", driver=False),
     "frontend": Kind("orlop_frontend", driver=False),
     "guard": Kind("orlop_guard", driver=False),
+    "keys": Kind("orlop_keys", driver=False),
     "check": Kind("orlop_check", driver=False),
     "command": Kind("orlop_command", driver=False),
 }
@@ -103,6 +104,12 @@ def orlop_frontend(register: Register) -> None:
 @hookspec
 def orlop_guard(register: Register) -> None:
     """Register factories `() -> GuardPlugin` (orlop_kernel.kinds): access control of requests."""
+
+
+@hookspec
+def orlop_keys(register: Register) -> None:
+    """Register subclasses of `orlop_kernel.config.Keys`: the keys of daemon.json that belong to the service, front end or
+    guard of the same name."""
 
 
 @hookspec

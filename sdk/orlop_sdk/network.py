@@ -32,11 +32,13 @@ __all__ = [
 class NetworkCapabilities(msgspec.Struct, frozen=True):
     """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the kernel
     allocates addresses for endpoints; when false, the driver may give them addresses of its own (`EndpointState.addresses`).
-    `publishes`: the driver can publish ports, for which the kernel must know the addresses before `attach`."""
+    `publishes`: the driver can publish ports, for which the kernel must know the addresses before `attach`.
+    `predefined_only`: users cannot create networks with this driver; one network of it always exists."""
 
     sandbox: str = "new"
     addresses: bool = True
     publishes: bool = True
+    predefined_only: bool = False
 
 
 class NetworkContext(msgspec.Struct, frozen=True):

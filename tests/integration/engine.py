@@ -35,8 +35,8 @@ from typing import Any
 import docker
 from tests.registry import busybox, docker_archive, image, layer
 
+from orlop_engine.config import Config
 from orlop_kernel.boot.watchdog import DISK
-from orlop_kernel.config import Config
 from orlop_sdk import cgroups
 from orlop_sdk.testing.busy import tolerated
 

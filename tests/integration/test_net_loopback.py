@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.networks.service import Networks, Plan, Sandbox
 from orlop_engine.types.containers import EndpointSettings, PortBinding
-from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_monitor.forward import Forwarder

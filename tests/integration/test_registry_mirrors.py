@@ -15,11 +15,11 @@ from tests.registry.fakes import FAST, ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, flip, serving, status, truncate
 from tests.registry.tls import certificate
 
+from orlop_engine.config import Config
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
 from orlop_engine.system import login
-from orlop_kernel.config import Config
 from orlop_sdk import DriverError, NotFound, OrlopError
 from orlop_sdk.testing.ports import free_port
 

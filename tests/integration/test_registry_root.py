@@ -15,11 +15,11 @@ from tests.registry.fakes import drain, open_images
 from tests.registry.hostile import serving
 from tests.registry.tls import certificate
 
+from orlop_engine.config import Config
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import with_tag_or_digest
 from orlop_engine.images.service import Images
 from orlop_engine.processes.zygote import Zygote
-from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import OrlopError, Storage, StorageContext

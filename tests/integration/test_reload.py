@@ -93,7 +93,7 @@ def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -
     assert "other:/usr/bin/false" in event["Actor"]["Attributes"]["runtimes"].split()
 
     shown = {each["Key"]: each for each in json.loads(engine.orlop("config", "show", "--format", "json").out)["Values"]}
-    assert shown["mtu"] == {"Key": "mtu", "Value": 1500, "Origin": "default"}
+    assert (shown["mtu"]["Value"], shown["mtu"]["Origin"], shown["mtu"]["Plugin"]) == (1500, "default", "engine")
     assert shown["debug"] == {"Key": "debug", "Value": True, "Origin": f"{engine.config_path}:1"}
     assert shown["exec-root"]["Origin"] == "--exec-root"
     told = engine.orlop("config", "show", "--origin", check=0)

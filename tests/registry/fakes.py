@@ -19,10 +19,10 @@ from typing import Any
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.images.progress import Progress
 from orlop_engine.images.registry_hosts import Timeouts
 from orlop_engine.images.service import Images
-from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import Change, Conflict, InvalidParameter, Mount, NotFound, StorageCapabilities, UnpackTarget, Usage

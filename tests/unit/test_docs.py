@@ -22,12 +22,12 @@ import pytest
 import orlop_api_docker
 import orlop_check
 import orlop_sdk
+from orlop_api_docker.versions import MIN_API_VERSION, parse_version
 from orlop_cli._root import root as orlop
+from orlop_engine.config.policy import IGNORED, REFUSED, SILENT
 from orlop_engine.images.hosts_file import SETTINGS
-from orlop_kernel.config import RELOADABLE, Config
+from orlop_kernel.config import load
 from orlop_kernel.config.flags import FLAGS
-from orlop_kernel.config.policy import IGNORED, REFUSED, SILENT
-from orlop_kernel.config.versions import MIN_API_VERSION, parse_version
 from orlop_kernel.routing.router import Route
 from orlop_sdk import hooks
 
@@ -63,7 +63,8 @@ def _tracked(*suffixes: str) -> Iterator[Path]:
 
 # --- daemon.json ------------------------------------------------------------------------------------------------------
 
-_FIELD = dict(zip(Config.__struct_encode_fields__, Config.__struct_fields__, strict=True))
+_DEFAULTS = load(["--config-file", "/dev/null"], {})
+_VALUES = _DEFAULTS.items()
 _KEYS = {_CODE.findall(cells[0])[0]: cells for cells in rows(section("configuration.md", "Keys"))}
 
 
@@ -73,18 +74,18 @@ def test_every_key_is_in_its_section() -> None:
 
     assert table("Ignored keys") == IGNORED.keys() | SILENT
     assert table("Refused keys") == set(REFUSED)
-    assert set(_KEYS) == _FIELD.keys() - IGNORED.keys() - SILENT - REFUSED.keys()
+    assert set(_KEYS) == _VALUES.keys() - IGNORED.keys() - SILENT - REFUSED.keys()
 
 
 def test_reloadable_keys_are_marked() -> None:
-    assert {key for key, cells in _KEYS.items() if cells[2] == "yes"} == RELOADABLE
+    assert {key for key, cells in _KEYS.items() if cells[2] == "yes"} == _DEFAULTS.reloadable
     assert {cells[2] for cells in _KEYS.values()} == {"yes", ""}
 
 
 @pytest.mark.parametrize("key", [*_KEYS])
 def test_the_default_of_a_key(key: str) -> None:
     """As JSON; or in words, if the configuration has no default and something else decides."""
-    default = getattr(Config(), _FIELD[key])
+    default = _VALUES[key]
     written = _KEYS[key][1].strip("`")
     if default in ("", ()) and written != "[]":
         assert '"' not in written

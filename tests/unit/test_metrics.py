@@ -23,6 +23,7 @@ from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Peer, Request, Response
 from orlop_kernel.routing.call import Call
 from orlop_metrics_prometheus.collect import Metrics
+from orlop_metrics_prometheus.keys import MetricsKeys
 from orlop_metrics_prometheus.registry import Histogram, Values, expose, wants_openmetrics
 from orlop_metrics_prometheus.serve import Endpoint
 from orlop_monitor.zygote import reset_oom_score
@@ -220,7 +221,9 @@ def test_without_an_address_nothing_is_imported() -> None:
         "print(sorted(name for name in sys.modules if name.startswith('orlop_metrics_prometheus')))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['orlop_metrics_prometheus', 'orlop_metrics_prometheus.plugin']"
+    assert done.stdout.strip() == (
+        "['orlop_metrics_prometheus', 'orlop_metrics_prometheus.keys', 'orlop_metrics_prometheus.plugin']"
+    )
 
 
 @pytest.mark.parametrize("address", ["9323", "localhost", "localhost:", ":x", "127.0.0.1:0", "127.0.0.1:65536"])
@@ -229,7 +232,10 @@ def test_an_address_without_a_port_is_refused(address: str, tmp_path: Path) -> N
     empty.write_text("{}")
     with pytest.raises(ConfigError, match="invalid metrics-addr"):
         load(["--config-file", str(empty), "--metrics-addr", address], {})
-    assert load(["--config-file", str(empty), "--metrics-addr", "[::1]:9323"], {}).metrics_addr == "[::1]:9323"
+    assert (
+        load(["--config-file", str(empty), "--metrics-addr", "[::1]:9323"], {}).part(MetricsKeys).metrics_addr
+        == "[::1]:9323"
+    )
 
 
 # --- debug routes -----------------------------------------------------------------------------------------------------

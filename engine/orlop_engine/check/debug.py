@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.drivers import Drivers
-from orlop_kernel.config import Config
 from orlop_sdk import NetworkAudit, OrlopError
 from orlop_sdk.smallfiles import read_tail
 

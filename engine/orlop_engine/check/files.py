@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from orlop_engine.config import defaults
 from orlop_engine.images.layers import chain_of_init_layer
 from orlop_sdk import Drift
 from orlop_sdk.findings import ERROR, INFO, WARNING, Finding, Remedy
@@ -178,7 +179,7 @@ def _volumes(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             if rows_read.volumes[name].removing:
                 continue
             yield Finding(severity=ERROR, area="volumes", object=f"volume {name}", text="its data is missing")
-        for name in sorted(seen.names - rows) if driver == "local" else ():
+        for name in sorted(seen.names - rows) if driver == defaults.VOLUME_DRIVER else ():
             yield Finding(
                 severity=WARNING if facts.serving else INFO,
                 area="volumes",

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import trio
 
+from orlop_engine.config import Config, defaults
 from orlop_engine.drivers import Drivers
 from orlop_engine.processes.control import Disconnected, connect, encode, receive
-from orlop_kernel.config import Config
 from orlop_kernel.store import Examined
 from orlop_monitor import records
 from orlop_monitor.protocol import Reply, Request, State, Status
@@ -248,7 +248,7 @@ async def _storage(drivers: Drivers, name: str) -> StorageFacts:
 
 async def _volumes(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
     found = {}
-    for name in sorted({"local", *(record.driver for record in rows_read.volumes.values())}):
+    for name in sorted({defaults.VOLUME_DRIVER, *(record.driver for record in rows_read.volumes.values())}):
         try:
             found[name] = VolumeFacts(frozenset(await (await drivers.volume(name)).names()))
         except OrlopError as error:

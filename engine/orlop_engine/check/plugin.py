@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import orlop_kernel.config as kernel
+from orlop_engine.config import Config
 from orlop_engine.drivers import Drivers
 from orlop_engine.engine import Engine
 from orlop_engine.service import EngineService
-from orlop_kernel.config import Config
 from orlop_kernel.kinds import Services
 from orlop_kernel.store import Examined
 from orlop_sdk import Register, hookimpl
@@ -33,15 +34,16 @@ class EngineCheckPlugin:
     """Implements CheckPlugin."""
 
     @asynccontextmanager
-    async def open(self, config: Config, services: Services) -> AsyncIterator[EngineCheck]:
+    async def open(self, config: kernel.Config, services: Services) -> AsyncIterator[EngineCheck]:
         """See CheckPlugin. Uses the drivers of the running engine, or its own, which it closes."""
         service = services.get("engine")
         if isinstance(service, EngineService):
             yield EngineCheck(service.engine.config, service.engine.drivers, service.engine)
             return
-        drivers = Drivers(config)
+        own = Config.of(config)
+        drivers = Drivers(own)
         try:
-            yield EngineCheck(config, drivers, None)
+            yield EngineCheck(own, drivers, None)
         finally:
             await drivers.close()
 

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.drivers import Drivers
 from orlop_engine.processes import runs
-from orlop_kernel.config import Config
 from orlop_sdk import DriverError, NetworkAudit, StorageAudit, cgroups, linux
 from orlop_sdk.findings import Remedy
 

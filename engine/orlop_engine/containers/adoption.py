@@ -18,10 +18,10 @@ from functools import partial
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.processes.watchdog import PATIENCE
-from orlop_kernel.config import Config
 from orlop_kernel.failures import as_orlop_error
 from orlop_monitor.protocol import InitRecord, Status
 from orlop_sdk import InvalidParameter, OrlopError, cgroups, linux

@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from orlop_engine.config import Config
 from orlop_engine.init_programs import find_init, no_init
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.spec import build, capabilities, environment, seccomp, security
 from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
-from orlop_kernel.config import Config
 from orlop_sdk import InvalidParameter, users
 
 from . import apparmor_profile, devices, links, netfiles

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from orlop_engine.config import Config, defaults
 from orlop_engine.spec import environment, security
 from orlop_engine.spec.build import MASKED_PATHS, READONLY_PATHS
 from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import ContainerConfig, Healthcheck, HostConfig, Ulimit
 from orlop_engine.types.images import ImageConfig
-from orlop_kernel.config import Config
 
 from . import mount_spec
 
@@ -73,9 +73,10 @@ def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
 
 def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> HostConfig:
     """Fill in the daemon's defaults, and write what has several forms in one. Changes `host`, and returns it."""
-    host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
+    if host.network_mode in ("", "default"):
+        host.network_mode = defaults.DEFAULT_NETWORK
     if config.network_disabled is True:
-        host.network_mode = "none"
+        host.network_mode = defaults.NO_NETWORK
     host.restart_policy.name = host.restart_policy.name or "no"
     host.runtime = host.runtime or daemon.default_runtime
     host.shm_size = host.shm_size or daemon.shm_bytes
@@ -90,13 +91,13 @@ def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> 
     host.log_config.type = host.log_config.type or daemon.log_driver
     host.log_config.config = host.log_config.config or {}
     own = {limit.name for limit in host.ulimits or ()}
-    defaults = [
+    missing = [
         Ulimit(name=limit.name, hard=limit.hard, soft=limit.soft)
         for limit in daemon.default_ulimits.values()
         if limit.name not in own
     ]
-    if defaults:
-        host.ulimits = [*(host.ulimits or ()), *defaults]
+    if missing:
+        host.ulimits = [*(host.ulimits or ()), *missing]
     # Docker's clients write "no limit" in several ways, but inspect shows one.
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.networks import planning
 from orlop_engine.networks.ports import Wanted, wanted_ports
 from orlop_engine.networks.records import NetworkRecord, Sandbox
@@ -67,7 +68,7 @@ def complete(networks: Networks, container: Container) -> None:
     record = container.record
     if record.endpoints_complete:
         return
-    mode = record.host_config.network_mode or "bridge"
+    mode = record.host_config.network_mode or defaults.DEFAULT_NETWORK
     endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
     with suppress(InvalidParameter):  # an id that is ambiguous by now: the next start reports it
         mode, endpoints = networks.pin(mode, endpoints)
@@ -169,7 +170,7 @@ async def _refresh_network_files(ports: Ports, container: Container, before: San
 def _check_combination(networks: Networks, container: Container, record: NetworkRecord) -> None:
     """Checks the networks that the container is on now: it may have left the network of its mode."""
     mode = container.record.host_config.network_mode
-    if mode == "host" or mode.startswith("container:"):
+    if mode == defaults.HOST_NETWORK or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_NAMESPACE)
     present = [found for found in map(networks.known, container.record.endpoints) if found and found != record]
     planning.check_combination(mode, [*present, record])
@@ -179,7 +180,7 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
     await decided(container)
     async with container.lock, container.network_lock:
         record = ports.networks.resolve(network)
-        if container.record.host_config.network_mode == "host":
+        if container.record.host_config.network_mode == defaults.HOST_NETWORK:
             raise InvalidParameter(planning.HOST_NETWORK_FIXED)
         names = _configured(ports.networks, container, record)
         running = _running(container)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.images import platforms
 from orlop_engine.images.platforms import rank
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
@@ -136,7 +137,7 @@ def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> 
         given = {}
     host.network_mode, found = networks.pin(host.network_mode, given)
     main = found.get(host.network_mode)
-    if main and not main.mac_address and host.network_mode not in ("host", "none"):
+    if main and not main.mac_address and host.network_mode not in (defaults.HOST_NETWORK, defaults.NO_NETWORK):
         main.mac_address = request.mac_address or ""
     return found
 
@@ -157,7 +158,7 @@ def _wanted(
     if request.healthcheck is not UNSET:
         validate.check(ContainerConfig(healthcheck=request.healthcheck), HostConfig(), facts())
     host = with_defaults(ports.config, config, given)
-    if host.uts_mode != "host" and host.network_mode == "host" and not request.hostname:
+    if host.uts_mode != "host" and host.network_mode == defaults.HOST_NETWORK and not request.hostname:
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
     _joined(ports.index, host)

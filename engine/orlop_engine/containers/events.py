@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orlop_engine.config import defaults
 from orlop_engine.networks.records import NetworkRecord
 from orlop_kernel.events import EventBus
 
@@ -36,7 +37,7 @@ class ContainerEvents:
         for mount in container.record.mounts:
             if mount.type != "volume":
                 continue
-            about = {"driver": mount.driver or "local", "container": container.id}
+            about = {"driver": mount.driver or defaults.VOLUME_DRIVER, "container": container.id}
             if action == "mount":
                 about |= {
                     "destination": mount.destination,

@@ -4,9 +4,9 @@ image: an image could otherwise assign its containers to any team.
 
 from __future__ import annotations
 
+from orlop_engine.config import Config
 from orlop_engine.types.containers import ContainerConfig
 from orlop_engine.types.images import ImageConfig
-from orlop_kernel.config import Config
 
 from .record import ContainerRecord
 
@@ -15,7 +15,7 @@ __all__ = ["deciding", "of_image_alone", "shed"]
 
 def deciding(config: Config) -> frozenset[str]:
     """Names of the labels that listeners filter by."""
-    return frozenset(label.partition("=")[0] for listener in config.listeners for label in listener.labels)
+    return frozenset(label.partition("=")[0] for listener in config.daemon.listeners for label in listener.labels)
 
 
 def of_image_alone(given: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:

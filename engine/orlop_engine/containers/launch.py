@@ -20,6 +20,7 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.networks.views import normal_ports
 from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
@@ -120,7 +121,7 @@ def _network_namespace(ports: Ports, host: HostConfig) -> str:
     kind = ports.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
         return ports.index.namespace_of(kind.removeprefix("container:"), "net")
-    return "" if kind == "host" else "new"
+    return "" if kind == defaults.HOST_NETWORK else "new"
 
 
 def _share_names(index: ContainerIndex, container: Container) -> None:
@@ -152,7 +153,7 @@ def _wanted(
     record = container.record
     config = record.host_config.log_config
     log = None
-    if config.type != "none":
+    if config.type != defaults.NO_LOG_DRIVER:
         options = dict(config.config or {})
         log = Log(config.type, log_info(paths, container), options)
     return Launch(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.networks.views import normal_ports
 from orlop_engine.spec import link_variables
 from orlop_engine.types.containers import HostConfig
@@ -48,12 +49,12 @@ def check(index: ContainerIndex, host: HostConfig) -> None:
             other = _sharing(index, name)
         except NotFound as error:
             raise InvalidParameter(f"could not get container for {name}: {error}") from None
-        if other.record.host_config.network_mode == "host":
+        if other.record.host_config.network_mode == defaults.HOST_NETWORK:
             raise InvalidParameter(_HOST_NETWORK)
 
 
 def _is_user_defined(mode: str) -> bool:
-    return mode not in ("", "default", "bridge", "host", "none") and not mode.startswith("container:")
+    return mode not in ("", "default", *defaults.PREDEFINED_NETWORKS) and not mode.startswith("container:")
 
 
 def _sharing(index: ContainerIndex, name: str) -> Container:
@@ -99,7 +100,7 @@ def _addresses(other: Container) -> list[str]:
     sandbox = other.record.sandbox
     if sandbox is None or not other.record.state.running:
         return []
-    found = [attached.endpoint for attached in sandbox.endpoints if attached.network.name == "bridge"]
+    found = [attached.endpoint for attached in sandbox.endpoints if attached.network.name == defaults.DEFAULT_NETWORK]
     return [address.address.partition("/")[0] for endpoint in found for address in endpoint.addresses]
 
 
@@ -132,12 +133,12 @@ def _on_bridge(networks: KnownNetworks, record: ContainerRecord) -> bool:
     if not record.host_config.links:
         return False
     found = map(networks.known, record.endpoints)
-    return any(network is not None and network.name == "bridge" for network in found)
+    return any(network is not None and network.name == defaults.DEFAULT_NETWORK for network in found)
 
 
 def _legacy(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> Iterator[tuple[str, str]]:
     """(id of the linked container, alias) of the links that create names "parent/alias"."""
-    alone = record.host_config.network_mode in ("host", "none")
+    alone = record.host_config.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK)
     if not record.host_config.links or not (alone or _on_bridge(networks, record)):
         return
     for name, alias in map(_parse, record.host_config.links):

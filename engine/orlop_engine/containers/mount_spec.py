@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.types.containers import HostConfig, MountPoint, MountSpec
 from orlop_sdk import InvalidParameter, Mount
 from orlop_sdk.subpaths import is_local
@@ -311,6 +312,6 @@ def views(records: Iterable[MountRecord], volumes: Mapping[str, str]) -> list[Mo
         if record.type == "image":
             point.name = record.name
         if record.type == "volume":
-            point.name, point.driver = record.name, record.driver or "local"
+            point.name, point.driver = record.name, record.driver or defaults.VOLUME_DRIVER
         out.append(point)
     return out

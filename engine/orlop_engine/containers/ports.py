@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.counters import Counters
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.system.programs import Programs
-from orlop_kernel.config import Config
 from orlop_kernel.store import Store
 from orlop_sdk import Storage
 

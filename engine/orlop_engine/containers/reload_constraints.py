@@ -13,9 +13,10 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from orlop_engine.config import Config, defaults
 from orlop_engine.networks.ipam import AddressPool, parse_subnet
 from orlop_engine.processes import runs
-from orlop_kernel.config import Config, ConfigError
+from orlop_kernel.config import ConfigError
 from orlop_sdk import NetworkSpec, Subnet, linux
 
 from .container import Container
@@ -66,7 +67,7 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
     found: dict[tuple[str, str], list[ContainerRecord]] = {}
     for record in living:
         for attached in record.sandbox.endpoints if record.sandbox else ():
-            is_default = attached.driver == attached.network.name == "bridge"
+            is_default = attached.network.name == defaults.DEFAULT_NETWORK
             if is_default and (reason := next(_differences(attached.network, config), None)):
                 found.setdefault(reason, []).append(record)
     for (uses, now), records in found.items():

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
-from orlop_kernel.config import Config
 from orlop_kernel.failures import as_orlop_error
 
 from . import adoption, lifecycle, needs, prepared_sandbox, removal, restarts, run_cleanup, stopping, volumes

@@ -9,10 +9,10 @@ import shutil
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.processes import runs
 from orlop_engine.types.containers import HostConfig
 from orlop_kernel import process
-from orlop_kernel.config import Config
 from orlop_sdk import InvalidParameter, OrlopError, Task, cgroups
 
 from .container import Container, Run

@@ -10,8 +10,8 @@ import signal
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.processes import runs
-from orlop_kernel.config import Config
 from orlop_sdk import Conflict, DeadlineExceeded, DriverError, NotModified, OrlopError, Unavailable
 
 from .container import Container, Run

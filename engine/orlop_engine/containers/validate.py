@@ -7,6 +7,7 @@ import re
 
 from msgspec import UNSET
 
+from orlop_engine.config import defaults
 from orlop_engine.networks.files import parse_extra_host
 from orlop_engine.spec import capabilities, security
 from orlop_engine.spec.host import Host
@@ -51,7 +52,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
         raise InvalidParameter("the field Cgroup is not supported: CgroupParent says where a container's cgroup is")
     _check_security(host, facts)
     warnings = limits.check(host, facts)
-    if host.network_mode == "host" and host.port_bindings:
+    if host.network_mode == defaults.HOST_NETWORK and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
     return warnings
 
@@ -122,7 +123,7 @@ def _check_modes(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid UTS mode: {host.uts_mode}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    if host.network_mode == "host" and host.links:
+    if host.network_mode == defaults.HOST_NETWORK and host.links:
         raise InvalidParameter(f"conflicting options: host type networking {_NO_LINKS}")
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")

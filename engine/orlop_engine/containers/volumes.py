@@ -14,6 +14,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeCheck
@@ -124,7 +125,7 @@ async def ensure(
             await patiently(partial(_promised, mount.source))
         if mount.type == "volume":
             extra = options.get(mount.destination)
-            driver = mount.driver or host.volume_driver or "local"
+            driver = mount.driver or host.volume_driver or defaults.VOLUME_DRIVER
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}

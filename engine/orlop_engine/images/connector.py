@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from orlop_kernel.config import Config
+from orlop_engine.config import Config
 from orlop_sdk import DriverError
 
 from .endpoints import Endpoint, Outages

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from orlop_kernel.config import RegistryRules
+from orlop_engine.config import RegistryRules
 from orlop_sdk import Forbidden
 
 from .listing import glob

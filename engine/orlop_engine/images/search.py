@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from orlop_engine.config import Config
 from orlop_engine.types.images import SearchResult
-from orlop_kernel.config import Config
 from orlop_sdk import DriverError, InvalidParameter
 from orlop_sdk.numbers import natural
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.counters import Counters
 from orlop_engine.pace import Pace
 from orlop_engine.processes.zygote import Zygote
@@ -31,7 +32,6 @@ from orlop_engine.types.images import (
     PruneReport,
     SearchResult,
 )
-from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import InvalidParameter, Storage

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.counters import Counters
 from orlop_engine.types.images import SearchResult
-from orlop_kernel.config import Config
 
 from .connector import Connector
 from .download import Downloads

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from orlop_kernel.config import Config
+from orlop_engine.config import Config, defaults
 from orlop_monitor.protocol import Forward
 from orlop_sdk import (
     Address,
@@ -86,7 +86,7 @@ class Attachments:
         wanted = wanted_ports(exposed, bindings, publish_all)
         try:
             for request, driver, ifname in zip(requests, drivers, names, strict=True):
-                linked = tuple(links) if request.record.name == "bridge" else ()
+                linked = tuple(links) if request.record.name == defaults.DEFAULT_NETWORK else ()
                 planned = self._plan_endpoint(plan, request, driver, ifname, linked, default_route=request is gateway)
                 if request is gateway and wanted and driver.capabilities.publishes:
                     bound = await self._bind(plan, planned, wanted, request.record.options)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
+from orlop_engine.config import Config, defaults
 from orlop_engine.types.networks import CreateRequest, IPAMConfig
-from orlop_kernel.config import Config
 from orlop_sdk import Forbidden, InvalidParameter
 
 from .ipam import DEFAULT_POOLS, AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
@@ -28,7 +28,7 @@ __all__ = [
     "ula_pool",
 ]
 
-PREDEFINED = ("bridge", "host", "none", "default")
+PREDEFINED = (*defaults.PREDEFINED_NETWORKS, "default")
 
 
 class Choice(NamedTuple):
@@ -60,8 +60,6 @@ def check_request(request: CreateRequest) -> None:
         raise InvalidParameter("invalid name: name is empty")
     if request.name in PREDEFINED or request.name.startswith("container:"):  # names with a meaning as network mode
         raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
-    if request.driver in ("host", "null"):
-        raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
     if request.ingress or request.scope == "swarm":
         raise Forbidden("This node is not a swarm manager. Swarm-scoped networks are not available")
     if request.config_only or (request.config_from and request.config_from.network):

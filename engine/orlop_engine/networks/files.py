@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from orlop_engine.config import Config
 from orlop_engine.types.containers import ContainerConfig, HostConfig
-from orlop_kernel.config import Config
 from orlop_sdk import InvalidParameter
 
 from .host import read_resolv_conf

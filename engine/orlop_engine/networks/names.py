@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.types.containers import HostConfig
-from orlop_kernel.config import Config
 from orlop_monitor.dns.names import ContainerNames, NetworkNames, container_file, network_file
 
 from . import files

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from orlop_engine.config import defaults
 from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
 from orlop_sdk import InvalidParameter
 
@@ -45,7 +46,7 @@ def network_of(name: str, settings: EndpointSettings | None) -> str:
     """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless that is a
     predefined network (Docker's getNetworkID). Access checks must use this function too."""
     if name in PREDEFINED or settings is None or not settings.network_id:
-        return "bridge" if name == "default" else name
+        return defaults.DEFAULT_NETWORK if name == "default" else name
     return settings.network_id
 
 
@@ -53,13 +54,13 @@ def check_combination(network_mode: str, records: Sequence[NetworkRecord]) -> No
     """Raises `InvalidParameter` for networks that a container cannot be on together, in whatever order they were requested.
     Only a container with network mode `host` may be on the host's network: the namespace and access checks depend on the
     mode."""
-    drivers = {record.driver for record in records}
-    if network_mode == "host":
-        if drivers - {"host"}:
+    names = {record.name for record in records}
+    if network_mode == defaults.HOST_NETWORK:
+        if names - {defaults.HOST_NETWORK}:
             raise InvalidParameter(SHARED_NAMESPACE)
-    elif "host" in drivers:
+    elif defaults.HOST_NETWORK in names:
         raise InvalidParameter(HOST_NETWORK_FIXED if len(records) == 1 else SHARED_NAMESPACE)
-    if "null" in drivers and len(records) > 1:
+    if defaults.NO_NETWORK in names and len(records) > 1:
         raise InvalidParameter(NONE_IS_ALONE)
 
 

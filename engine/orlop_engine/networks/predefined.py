@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from orlop_kernel.config import Config
+from orlop_engine.config import Config, defaults
 from orlop_sdk import InvalidParameter
 
 from . import host
@@ -20,7 +20,7 @@ from .state import new_id
 
 __all__ = ["PREDEFINED", "check", "predefined_records"]
 
-PREDEFINED = frozenset({"bridge", "host", "none"})
+PREDEFINED = frozenset(defaults.PREDEFINED_NETWORKS)
 _BRIDGE = "com.docker.network.bridge."
 
 
@@ -120,10 +120,10 @@ def predefined_records(
 ) -> list[NetworkRecord]:
     """`held`: the existing rows by name. `choice` is called only if a subnet must be chosen."""
     found = []
-    for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
+    for name, driver in defaults.PREDEFINED_NETWORKS.items():
         old = held.get(name)
         record = old or NetworkRecord(id=new_id(), name=name, driver=driver, created_ns=time.time_ns(), predefined=True)
-        if name == "bridge":
+        if name == defaults.DEFAULT_NETWORK:
             if not config.bridge_name:
                 continue
             record = msgspec.structs.replace(

@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 import trio
 
+from orlop_engine.config import Config, defaults
 from orlop_engine.types.containers import EndpointSettings
 from orlop_engine.types.networks import CreateRequest
-from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, DriverError, Forbidden, InvalidParameter, LinkedPort, NetworkDriver, NotFound, OrlopError
@@ -162,7 +162,7 @@ class Networks:
         return found.record if found else None
 
     def _known(self, ref: str) -> Network | None:
-        wanted = "bridge" if ref == "default" else ref
+        wanted = defaults.DEFAULT_NETWORK if ref == "default" else ref
         return self._networks.get(wanted) or self._by_name.get(wanted)
 
     def _resolve(self, ref: str) -> Network:
@@ -194,7 +194,9 @@ class Networks:
         async with self._changing:
             if request.name in self._by_name:
                 raise Conflict(f"network with name {request.name} already exists")
-            driver = await self._drivers(request.driver or "bridge")
+            driver = await self._drivers(request.driver or defaults.NETWORK_DRIVER)
+            if driver.capabilities.predefined_only:
+                raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
             record = self._record(request, addresses=driver.capabilities.addresses)
             network = Network(record)
             await driver.create_network(network.spec)
@@ -209,7 +211,7 @@ class Networks:
         return record
 
     def _record(self, request: CreateRequest, *, addresses: bool) -> NetworkRecord:
-        driver = request.driver or "bridge"
+        driver = request.driver or defaults.NETWORK_DRIVER
         options = {**self._config.default_network_opts.get(driver, {}), **(request.options or {})}
         ipv4, ipv6 = creation.families(request, options)
         configs = (request.ipam.config or ()) if request.ipam else ()
@@ -287,7 +289,7 @@ class Networks:
     @staticmethod
     def sandbox_kind(network_mode: str) -> str:
         """The kind of sandbox: "new", "host", or "container:ID"."""
-        if network_mode == "host" or network_mode.startswith("container:"):
+        if network_mode == defaults.HOST_NETWORK or network_mode.startswith("container:"):
             return network_mode
         return "new"
 
@@ -296,7 +298,7 @@ class Networks:
     ) -> tuple[str, dict[str, EndpointSettings]]:
         """At create: the mode and all requested networks, with references that keep their meaning (see `known`). The mode's
         network is included only if no other is requested, as in Docker."""
-        mode = self._pinned("bridge" if network_mode in ("", "default") else network_mode)
+        mode = self._pinned(defaults.DEFAULT_NETWORK if network_mode in ("", "default") else network_mode)
         if mode.startswith("container:"):
             return mode, {}
         found: dict[str, tuple[str, EndpointSettings]] = {}
@@ -320,7 +322,7 @@ class Networks:
         """The endpoints without the default bridge if daemon.json has `"bridge": "none"`, as in Docker."""
         if self._config.bridge_name:
             return endpoints
-        return {name: settings for name, settings in endpoints.items() if name not in ("bridge", "default")}
+        return {name: settings for name, settings in endpoints.items() if name not in (defaults.DEFAULT_NETWORK, "default")}
 
     def _requests(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> Sequence[planning.Request]:
         found: dict[str, planning.Request] = {}
@@ -421,7 +423,7 @@ class Networks:
 
     def host_gateways(self) -> tuple[str, ...]:
         """The addresses of `host-gateway` in `--add-host`; none without a default bridge."""
-        bridge = self._by_name.get("bridge")
+        bridge = self._by_name.get(defaults.DEFAULT_NETWORK)
         return files.host_gateways(self._config, bridge.record if bridge else None)
 
     def networks_of(self, sandbox: Sandbox) -> Sequence[NetworkRecord]:
@@ -444,7 +446,7 @@ class Networks:
             record = self.known(name)
             configured[record.name if record else name] = (record.id if record else "", settings)
         found = views.container_settings(sandbox, configured, exposed, running=running)
-        if "bridge" in found["Networks"]:
+        if defaults.DEFAULT_NETWORK in found["Networks"]:
             # The name of the daemon's own bridge is not shown, as in Docker.
             found["Bridge"] = "" if self._config.bridge == "none" else self._config.bridge
         return found

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from orlop_engine.config import defaults
 from orlop_engine.types.containers import EndpointSettings
 from orlop_sdk import InvalidParameter, PublishedPort
 
@@ -96,7 +97,7 @@ def container_settings(
     networks = {name: _endpoint(each.settings, each.network.id, each) for name, each in attached.items()} or {
         name: _endpoint(settings, network_id, None) for name, (network_id, settings) in configured.items()
     }
-    legacy = networks.get("bridge") if sandbox else None
+    legacy = networks.get(defaults.DEFAULT_NETWORK) if sandbox else None
     sandbox_id = sandbox.container_id if sandbox else ""
     return {
         "Bridge": "",

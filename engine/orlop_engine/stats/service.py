@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
+from orlop_engine.config import defaults
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.processes import runs
@@ -135,7 +136,7 @@ class Stats:
             item.run_dir = run_dir
             item.before, item.now = _Sample(), _Sample()
         item.pid = container.record.state.pid if running else 0
-        item.network = container.record.host_config.network_mode != "host"
+        item.network = container.record.host_config.network_mode != defaults.HOST_NETWORK
 
     def _encoded(self, item: _Watched) -> bytes:
         record, now, before = item.container.record, item.now, item.before

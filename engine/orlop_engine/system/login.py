@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orlop_kernel.config import Config
+from orlop_engine.config import Config
 from orlop_sdk import InvalidParameter, Unauthorized
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from orlop_engine.config import defaults
 from orlop_sdk import InvalidParameter
 
 __all__ = ["ANONYMOUS", "VolumeCheck", "VolumeRecord", "VolumeUsage", "check_name", "decode", "encode"]
@@ -32,9 +33,9 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
     @property
     def disposable(self) -> bool:
-        """Whether prune and disk usage include the volume: as in Docker, volumes of the local driver without options, whose
-        content is in the data root."""
-        return self.driver == "local" and not self.options
+        """Whether prune and disk usage include the volume: as in Docker, volumes of the default driver without options,
+        whose content is in the data root."""
+        return self.driver == defaults.VOLUME_DRIVER and not self.options
 
     @property
     def is_host_path(self) -> bool:

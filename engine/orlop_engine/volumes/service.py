@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import trio
 
+from orlop_engine.config import defaults
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, Mount, NotFound, OrlopError, VolumeDriver
@@ -33,7 +34,6 @@ __all__ = ["VolumeRecord", "Volumes"]
 log = logging.getLogger("orlop.volumes")
 
 _TABLE = "volumes"
-_LOCAL = "local"
 
 
 class Volumes:
@@ -81,7 +81,7 @@ class Volumes:
 
     async def adopt(self) -> None:
         """Create rows for volumes that the local driver has without a row."""
-        driver = await self._drivers(_LOCAL)
+        driver = await self._drivers(defaults.VOLUME_DRIVER)
         for name in await driver.names():
             if name not in self._records:
                 await self._adopt(driver, name)
@@ -89,7 +89,9 @@ class Volumes:
     async def _adopt(self, driver: VolumeDriver, name: str) -> None:
         try:
             volume = await driver.get(name)
-            await self._put(VolumeRecord(name, _LOCAL, time.time_ns(), volume.mountpoint, dict(volume.options)))
+            await self._put(
+                VolumeRecord(name, defaults.VOLUME_DRIVER, time.time_ns(), volume.mountpoint, dict(volume.options))
+            )
         except OrlopError as error:
             log.warning("cannot store row of volume %s: %s", name, error)
 
@@ -202,7 +204,7 @@ class Volumes:
         if known is not None and known.removing:
             await self._discard(known)
             known = None
-        backend = await self._driver(driver or (known.driver if known else _LOCAL))
+        backend = await self._driver(driver or (known.driver if known else defaults.VOLUME_DRIVER))
         if known is not None:
             if driver and driver != known.driver:
                 raise Conflict(f"driver '{known.driver}' already has volume '{name}': volume name must be unique")
@@ -210,7 +212,7 @@ class Volumes:
         volume = await backend.create(name, options)
         record = VolumeRecord(
             name,
-            driver or _LOCAL,
+            driver or defaults.VOLUME_DRIVER,
             time.time_ns(),
             volume.mountpoint,
             options,

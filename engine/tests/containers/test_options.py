@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from orlop_engine.config import Config
 from orlop_engine.containers import apparmor_profile, devices, limits, mount_spec
 from orlop_engine.networks import planning
 from orlop_engine.networks.records import NetworkRecord
@@ -29,7 +30,6 @@ from orlop_engine.types.containers import (
     VolumeOptions,
     WeightDevice,
 )
-from orlop_kernel.config import Config
 from orlop_sdk import InvalidParameter, Mount
 
 V1 = Host(

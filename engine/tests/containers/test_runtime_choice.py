@@ -3,10 +3,9 @@
 import pytest
 import trio
 
+from orlop_engine.config import Config, RuntimeEntry
+from orlop_engine.config.validate import validate
 from orlop_engine.drivers import Drivers
-from orlop_kernel.config import Config
-from orlop_kernel.config.model import RuntimeEntry
-from orlop_kernel.config.validate import validate
 from orlop_sdk import DriverError, InvalidParameter, NotFound
 from orlop_sdk import discovery as plugins
 from orlop_sdk.testing import FakeNetwork, FakeRuntime, FakeVolume

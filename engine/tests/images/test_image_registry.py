@@ -15,6 +15,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orlop_engine.config import Proxies
 from orlop_engine.images import connector, registry_hosts
 from orlop_engine.images import registry_auth as auth
 from orlop_engine.images.endpoints import Endpoint
@@ -23,7 +24,6 @@ from orlop_engine.images.registry import Registry
 from orlop_engine.images.registry_errors import RegistryError, explain_os_error, from_answer, translate
 from orlop_engine.images.registry_hosts import HostRules, Timeouts, proxy_for
 from orlop_engine.images.registry_tls import tls_context
-from orlop_kernel.config import Proxies
 from orlop_sdk import DriverError, InvalidParameter, NotFound, Unauthorized
 
 

@@ -12,10 +12,11 @@ from tests.registry.fakes import drain, open_images
 from tests.registry.hostile import serving
 
 from orlop_engine import config_check
+from orlop_engine.config import Config, RegistryRules
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_rules import check_pull, check_push, matches, problems
-from orlop_kernel.config import Config, ConfigError, RegistryRules, load, plan
+from orlop_kernel.config import ConfigError, load, plan
 from orlop_kernel.config.load import Loaded
 from orlop_sdk import Forbidden
 
@@ -121,10 +122,10 @@ def test_the_key(tmp_path: Path) -> None:
 
     def loaded(text: str) -> Config:
         path.write_text(text)
-        return load(["--config-file", str(path)], {})
+        return Config.of(load(["--config-file", str(path)], {}))
 
     config = loaded('{"registry-rules": {"pull": [], "digest-only": ["docker.io"]}}')
     assert config.registry_rules == RegistryRules(pull=(), digest_only=("docker.io",))
-    assert plan(Loaded(Config()), Loaded(config)).applied == ("registry-rules",)
+    assert plan(Loaded(loaded("{}").daemon), Loaded(config.daemon)).applied == ("registry-rules",)
     with pytest.raises(ConfigError, match=r"registry-rules.*pul"):
         loaded('{"registry-rules": {"pul": []}}')

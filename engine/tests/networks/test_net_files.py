@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from orlop_engine.config import Config
 from orlop_engine.containers import netfiles
 from orlop_engine.networks.files import Overrides, ResolvConf, host_gateways, hosts_file, parse_resolv_conf, resolv_conf
 from orlop_engine.networks.records import NetworkRecord, SubnetRecord
 from orlop_engine.types.containers import ContainerConfig, HostConfig
-from orlop_kernel.config import Config
 from orlop_sdk import DriverError
 
 TEXT = """\

@@ -12,11 +12,11 @@ import pytest
 import trio
 from networks_fixture import NETNS, NetworksFixture, address, asked, request, routes, static
 
+from orlop_engine.config import AddressPool, Config
 from orlop_engine.networks import filters, predefined
 from orlop_engine.networks.service import Networks, Sandbox
 from orlop_engine.types.containers import EndpointSettings, PortBinding
 from orlop_engine.types.networks import IPAM, CreateRequest, IPAMConfig
-from orlop_kernel.config import AddressPool, Config
 from orlop_kernel.store import Put
 from orlop_monitor.protocol import Forward
 from orlop_sdk import Address, Conflict, DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable

@@ -25,7 +25,7 @@ _BUFFERS = 2 << 20  # buffers that relaying a stream allocates and frees repeate
 _OOM_SCORE = -500  # dockerd's: killed late, but before the machine has no memory left
 # Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
 _FOREIGN_DIRECTORIES = frozenset(
-    {"containers", "image", "overlay2", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
+    {"containers", "image", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
 )
 
 

@@ -3,27 +3,22 @@
 config = load(sys.argv[1:], os.environ)
 """
 
-from .errors import ConfigError
+from .errors import ConfigError, Problem
 from .load import Loaded, load, load_all, without_password
-from .model import AddressPool, AuditLog, Config, Listener, Proxies, RegistryRules, RuntimeEntry, Ulimit
-from .policy import RELOADABLE
+from .model import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Config, Keys, Listener, instance_of
 from .reload import ReloadPlan, plan, reload_attributes
-from .validate import Problem
 
 __all__ = [
-    "RELOADABLE",
-    "AddressPool",
-    "AuditLog",
+    "DEFAULT_DATA_ROOT",
+    "DEFAULT_EXEC_ROOT",
     "Config",
     "ConfigError",
+    "Keys",
     "Listener",
     "Loaded",
     "Problem",
-    "Proxies",
-    "RegistryRules",
     "ReloadPlan",
-    "RuntimeEntry",
-    "Ulimit",
+    "instance_of",
     "load",
     "load_all",
     "plan",

@@ -1,8 +1,17 @@
-"""The error of this package. Not in `orlop_sdk.errors`, because `orlopd --help` must not import the driver contracts."""
+"""The errors of this package. Not in `orlop_sdk.errors`, because `orlopd --help` must not import the driver contracts."""
 
 from __future__ import annotations
 
-__all__ = ["ConfigError"]
+from typing import NamedTuple
+
+__all__ = ["ConfigError", "Problem"]
+
+
+class Problem(NamedTuple):
+    """What is wrong with a configuration, and the keys whose values cause it."""
+
+    text: str
+    keys: tuple[str, ...]
 
 
 class ConfigError(Exception):

@@ -12,15 +12,13 @@ import msgspec
 
 from .errors import ConfigError
 from .flags import FLAGS
-from .model import Config
+from .keys import Schema
 from .policy import HINTS
 
-__all__ = ["DEFAULT_FILES", "KEYS", "Document", "decode", "fallback_for", "find", "key_lines", "read"]
+__all__ = ["DEFAULT_FILES", "Document", "decode", "fallback_for", "find", "key_lines", "read"]
 
 DEFAULT_FILES = ("/etc/orlop/daemon.json", "/etc/docker/daemon.json")
 """The second is read where the first is missing, so that a machine that used Docker keeps its settings."""
-
-KEYS = frozenset(Config.__struct_encode_fields__)
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -33,9 +31,11 @@ _COLON = re.compile(r"\s*:")
 
 
 class Document(NamedTuple):
-    """The content of a file. `values` are the known keys that it sets; `lines` gives the line of each key, with members of
-    objects as "proxies.http-proxy". `problems` make the file unusable, `notes` do not."""
+    """The content of a file. `schema` has the keys of the plugins that it selects; `values` are the known keys that it sets;
+    `lines` gives the line of each key, with members of objects as "proxies.http-proxy". `problems` make the file unusable,
+    `notes` do not."""
 
+    schema: Schema
     values: dict[str, Any]
     lines: dict[str, int]
     problems: tuple[str, ...] = ()
@@ -101,23 +101,25 @@ def _place(text: str) -> str:
     return "not a JSON document"
 
 
-def _hint(key: str) -> str:
+def _hint(key: str, schema: Schema) -> str:
     known = HINTS.get(key) or _PLURALS.get(key)
-    if known in KEYS:
+    if known in schema.owners:
         return f'did you mean "{known}"?'
     if known:
         return known
+    if owner := schema.unselected(key):
+        return f'a key of the plugin "{owner}", which is in none of services, front-ends and guards'
     from difflib import get_close_matches
 
-    near = get_close_matches(key, KEYS, 1)
+    near = get_close_matches(key, schema.owners, 1)
     return f'did you mean "{near[0]}"?' if near else ""
 
 
-def _unknown(found: Mapping[str, Any], lines: Mapping[str, int]) -> str:
+def _unknown(found: Mapping[str, Any], lines: Mapping[str, int], schema: Schema) -> str:
     """dockerd's message about unknown keys, with line and nearest known key; "" when all are known."""
     listed = []
-    for key in sorted(set(found) - KEYS):
-        remarks = [f"line {lines[key]}" if key in lines else "", _hint(key)]
+    for key in sorted(found.keys() - schema.owners.keys()):
+        remarks = [f"line {lines[key]}" if key in lines else "", _hint(key, schema)]
         remark = "; ".join(filter(None, remarks))
         listed.append(f"{key} ({remark})" if remark else key)
     return f"the following directives don't match any configuration option: {', '.join(listed)}" if listed else ""
@@ -135,7 +137,7 @@ def _sets(key: str, value: Any) -> bool:
 def decode(text: str) -> Document:
     """Raises `ConfigError` for text that is not a JSON object; all other errors are in `problems`."""
     if not text.strip():
-        return Document({}, {})
+        return Document(Schema.select({}), {}, {})
     try:
         found = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -148,8 +150,9 @@ def decode(text: str) -> Document:
         if key in lines:
             notes.append(f"{key} stands on line {lines[key]} and on line {line}: the last one counts")
         lines[key] = line
-    problems = [_unknown(found, lines)]
+    schema = Schema.select(found)
+    problems = [_unknown(found, lines, schema)]
     if "host-gateway-ip" in found and "host-gateway-ips" in found:
         problems.append("host-gateway-ip and host-gateway-ips are the same setting: use host-gateway-ips only")
-    values = {key: value for key, value in found.items() if key in KEYS and _sets(key, value)}
-    return Document(values, lines, tuple(filter(None, problems)), tuple(notes))
+    values = {key: value for key, value in found.items() if key in schema.owners and _sets(key, value)}
+    return Document(schema, values, lines, tuple(filter(None, problems)), tuple(notes))

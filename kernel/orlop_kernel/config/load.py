@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .argv import Parsed, parse
-from .errors import ConfigError
+from .errors import ConfigError, Problem
 from .file import Document, decode, fallback_for, find, read
-from .flags import FLAGS
+from .flags import FLAGS, Flag
+from .keys import Schema
 from .model import Config
-from .policy import IGNORED
-from .validate import Problem, validate
+from .validate import validate
 
 __all__ = ["DEFAULT", "Loaded", "load", "load_all", "merge", "without_password"]
 
@@ -36,7 +36,6 @@ _WORDS = {
     "`null`": "null",
 }
 _PASSWORD = re.compile(r"(://)[^/]*@")  # up to the last "@" of the authority: a password may contain "@"
-_PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 
 
 class Loaded(NamedTuple):
@@ -92,51 +91,50 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
         typed = ",".join(parsed.raw[each] for each in names)
         line = f"{name}: (from flag: {typed}, from file: {_show(holder[name])})"
         place = f"--{names[0]} and line {document.lines[key]}" if key in document.lines else f"--{names[0]}"
-        found.append(f"{without_password(line) if name in _PROXIES else line} [{place}]")
+        found.append(f"{without_password(line)} [{place}]")
     if not found:
         return ""
     return f"the following directives are specified both as a flag and in the configuration file: {', '.join(found)}"
 
 
-def _wrong_member(values: Mapping[str, Any], key: str) -> tuple[str, str]:
+def _wrong_member(values: Mapping[str, Any], key: str, schema: Schema) -> tuple[str, str]:
     """The wrong member of a map, which msgspec does not name, as a suffix of the key; and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
             try:
-                msgspec.convert({key: {name: value}}, Config)
+                schema.check_type(key, {name: value})
             except msgspec.ValidationError:
                 return f".{name}", _show(value)
     return "", _show(members)
 
 
-def _explain(error: msgspec.ValidationError, values: Mapping[str, Any], key: str, lines: Mapping[str, int]) -> str:
+def _explain(error: msgspec.ValidationError, document: Document, key: str) -> str:
     match = _PLACE.match(str(error))
     assert match is not None
     what = match["what"]
     for name, word in _WORDS.items():
         what = what.replace(name, word)
     what = re.sub(r"^Expected", "expected", what)
-    member, shown = _wrong_member(values, key)
-    line = lines.get(key + member) or lines.get(key)
-    if key == "proxies":
-        shown = without_password(shown)
-    return f"{key}{member}: {shown}: {what}" + (f" (line {line})" if line else "")
+    member, shown = _wrong_member(document.values, key, document.schema)
+    line = document.lines.get(key + member) or document.lines.get(key)
+    return f"{key}{member}: {without_password(shown)}: {what}" + (f" (line {line})" if line else "")
 
 
-def _mistyped(values: Mapping[str, Any], lines: Mapping[str, int]) -> dict[str, str]:
+def _mistyped(document: Document) -> dict[str, str]:
     """The keys whose values have the wrong type, each with a message."""
     found = {}
-    for key, value in values.items():
+    for key, value in document.values.items():
         try:
-            msgspec.convert({key: value}, Config)
+            document.schema.check_type(key, value)
         except msgspec.ValidationError as error:
-            found[key] = f"wrong type: {_explain(error, values, key, lines)}"
+            found[key] = f"wrong type: {_explain(error, document, key)}"
     return found
 
 
 def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
-    yield from (f"{key} is ignored: {reason}" for key, reason in IGNORED.items() if key in values)
+    for part in config.parts.values():
+        yield from (f"{key} is ignored: {reason}" for key, reason in part.IGNORED.items() if key in values)
     schemes = {host.partition("://")[0] for host in config.effective_hosts}
     if config.group != Config().group and "fd" in schemes and "unix" not in schemes:
         yield f"group is ignored: the socket is systemd's, it needs SocketGroup={config.group} (systemctl edit orlop.socket)"
@@ -147,31 +145,14 @@ def certificates(environ: Mapping[str, str]) -> str:
     return environ.get("DOCKER_CERT_PATH") or environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
-def _environment(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Apply the environment as dockerd does: proxies where nothing else sets them, certificates, the storage driver, the
-    API's minimum version. Yields each key that it sets, and the variable."""
-    proxies = dict(values.get("proxies") or {})
-    for key in _PROXIES:
-        name = key.upper().replace("-", "_")
-        name = name if environ.get(name) else name.lower()
-        if environ.get(name) and not proxies.get(key):
-            proxies[key] = environ[name]
-            yield "proxies", name
-    if proxies:
-        values["proxies"] = proxies
+def _certificates(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Look for certificates where dockerd does. Yields each key that it sets, and the path."""
     if values.get("tls") or values.get("tlsverify") is not None:
         where = certificates(environ)
         for key, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):
             if not values.get(key) and os.path.exists(path := os.path.join(where, name)):
                 values[key] = path
                 yield key, path
-    if driver := environ.get("DOCKER_DRIVER"):
-        values["storage-driver"] = driver
-        yield "storage-driver", "DOCKER_DRIVER"
-    version = environ.get("DOCKER_MIN_API_VERSION")
-    if version and "min-api-version" not in values:
-        values["min-api-version"] = version
-        yield "min-api-version", "DOCKER_MIN_API_VERSION"
 
 
 def _make_absolute(values: dict[str, Any], directory: str) -> None:
@@ -179,12 +160,6 @@ def _make_absolute(values: dict[str, Any], directory: str) -> None:
     for key in ("tlscacert", "tlscert", "tlskey", "pidfile"):
         if values.get(key):
             values[key] = os.path.join(directory, values[key])
-    if "/" in values.get("init-path", ""):
-        values["init-path"] = os.path.join(directory, values["init-path"])
-    if values.get("cdi-spec-dirs"):
-        values["cdi-spec-dirs"] = [each and os.path.join(directory, each) for each in values["cdi-spec-dirs"]]
-    if values.get("runtimes"):
-        values["runtimes"] = {name: _member(entry, "path", directory) for name, entry in values["runtimes"].items()}
     if values.get("listeners"):
         values["listeners"] = [_member(entry, "tlscacert", directory) for entry in values["listeners"]]
 
@@ -208,18 +183,22 @@ def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> d
     found = {key: [f"{path}:{document.lines[key]}{remark}" if key in document.lines else path] for key in document.values}
     for flag in FLAGS:
         if flag.key and flag.name in parsed.raw:
-            found.setdefault(flag.key.partition(".")[0], []).append(f"--{flag.name}")
+            found.setdefault(_key(flag), []).append(f"--{flag.name}")
     return found
+
+
+def _key(flag: Flag) -> str:
+    return flag.key.partition(".")[0]
 
 
 def _read(path: str) -> tuple[Document, list[str]]:
     """The file and its errors, in dockerd's words."""
     if not path:
-        return Document({}, {}), []
+        return Document(Schema.select({}), {}, {}), []
     try:
         document = decode(read(path))
     except ConfigError as error:
-        return Document({}, {}), list(error.problems)
+        return Document(Schema.select({}), {}, {}), list(error.problems)
     return document, list(document.problems)
 
 
@@ -230,17 +209,24 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     document, wrong = _read(path)
     if conflicts := _conflicts(document, parsed):
         wrong.append(conflicts)
-    mistyped = _mistyped(document.values, document.lines)
+    mistyped = _mistyped(document)
     wrong += mistyped.values()
     problems = [f"unable to configure the Docker daemon with file {path}: {problem}" for problem in wrong]
 
+    known = document.schema.owners
     origins = _origins(document, path, bool(parsed.config_file), parsed)
     values = merge({key: value for key, value in document.values.items() if key not in mistyped}, parsed)
-    for key, name in _environment(values, environ):
-        origins.setdefault(key, []).append(name if name.startswith("/") else f"environment {name}")
+    if foreign := [f"--{flag.name}" for flag in FLAGS if flag.name in parsed.raw and _key(flag) not in {"", *known}]:
+        problems.append(f"{', '.join(foreign)}: no plugin in services, front-ends and guards has the key of this flag")
+        values = {key: value for key, value in values.items() if key in known}
+    for key, name in _certificates(values, environ):
+        origins.setdefault(key, []).append(name)
     _make_absolute(values, parsed.directory)
+    for part in document.schema.parts:
+        for key, name in part.complete(values, environ, parsed.directory):
+            origins.setdefault(key, []).append(name)
     told = {key: ", ".join(dict.fromkeys(places)) for key, places in origins.items()}
-    config = msgspec.convert(values, Config)
+    config = document.schema.convert(values)
     merged = [_located(problem, told) for problem in validate(config) if mistyped.keys().isdisjoint(problem.keys)]
     problems += [f"merged configuration validation from file and command line flags failed: {text}" for text in merged]
     if problems:

@@ -1,80 +1,10 @@
-"""How Orlop treats keys that it does not simply apply, and which keys a reload applies. Data, no code.
-
-A key is refused when ignoring it would weaken a security boundary that its author relies on. A key that tunes something
-Orlop does not have is ignored, with a warning at start and in `GET /info`.
-"""
+"""Which of the kernel's keys a reload applies, and names that are mistaken for keys. Data, no code."""
 
 from __future__ import annotations
 
-__all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
+__all__ = ["HINTS", "RELOADABLE"]
 
-REFUSED: dict[str, str] = {
-    "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
-    "cpu-rt-runtime": "real-time scheduling of the parent cgroup is not supported",
-    "nri-opts": "NRI plugins are not supported; those that enforce a policy would not be asked",
-    "rootless": "Orlop runs as root",
-    "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
-    "userns-remap": "user namespaces are not supported; containers would run with the host's user ids",
-}
-"""Keys that are an error unless they have their default value (or say `"enable": false`), and the reason."""
-
-IGNORED: dict[str, str] = {
-    "allow-direct-routing": "there is no such switch",
-    "bridge-accept-fwmark": "Orlop's rules have no such exception",
-    "builder": "there is no built-in builder",
-    "containerd": "Orlop uses no containerd",
-    "containerd-namespace": "Orlop uses no containerd",
-    "containerd-plugin-namespace": "Orlop uses no containerd",
-    "cri-containerd": "Orlop uses no containerd",
-    "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
-    "ip6tables": "rules for IPv6 come and go with iptables",
-    "network-control-plane-mtu": "Orlop has no swarm mode",
-    "network-diagnostic-port": "Orlop has no network diagnostic server",
-    "node-generic-resources": "Orlop has no swarm mode",
-    "swarm-default-advertise-addr": "Orlop has no swarm mode",
-    "userland-proxy": "published ports are always served on loopback, by the container's monitor",
-    "userland-proxy-path": "Orlop serves published ports without a proxy program",
-}
-"""Keys that are accepted without effect, with a warning when they are set."""
-
-SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "raw-logs"})
-"""Keys without effect in dockerd too (raw-logs: Orlop's log never has colours), accepted without a warning."""
-
-RELOADABLE = frozenset(
-    {
-        "authorization-plugins",
-        "cdi-spec-dirs",
-        "debug",
-        "features",
-        "default-cgroupns-mode",
-        "default-ipc-mode",
-        "default-runtime",
-        "default-shm-size",
-        "default-stop-timeout",
-        "default-ulimits",
-        "init",
-        "init-path",
-        "image-compression",
-        "insecure-registries",
-        "labels",
-        "live-restore",
-        "log-driver",
-        "log-level",
-        "log-opts",
-        "max-concurrent-downloads",
-        "max-concurrent-uploads",
-        "max-download-attempts",
-        "max-upload-attempts",
-        "no-new-privileges",
-        "proxies",
-        "registry-mirrors",
-        "registry-rules",
-        "runtimes",
-        "seccomp-profile",
-        "shutdown-timeout",
-    }
-)
-"""Keys that SIGHUP applies to the running daemon: dockerd's, and others that are only read when needed."""
+RELOADABLE = frozenset({"debug", "log-level"})
 
 HINTS: dict[str, str] = {
     "config-file": "only as a flag",

@@ -6,18 +6,15 @@ a restart, so that the file does not show the value in use.)
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 import msgspec
 
+from .keys import replaced
 from .load import Loaded
 from .model import Config
-from .policy import RELOADABLE
 
 __all__ = ["ReloadPlan", "plan", "reload_attributes"]
-
-_FIELDS = dict(zip(Config.__struct_encode_fields__, Config.__struct_fields__, strict=True))
 
 
 class ReloadPlan(NamedTuple):
@@ -36,11 +33,11 @@ class ReloadPlan(NamedTuple):
 
 
 def plan(running: Loaded, wanted: Loaded) -> ReloadPlan:
-    before, after = running.config, wanted.config
-    changed = [key for key, field in _FIELDS.items() if getattr(before, field) != getattr(after, field)]
-    applied = [key for key in changed if key in RELOADABLE]
-    waiting = [key for key in changed if key not in RELOADABLE]
-    config = msgspec.structs.replace(before, **{_FIELDS[key]: getattr(after, _FIELDS[key]) for key in applied})
+    before, after = running.config.items(), wanted.config.items()
+    changed = [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
+    applied = [key for key in changed if key in running.config.reloadable & wanted.config.reloadable]
+    waiting = [key for key in changed if key not in applied]
+    config = replaced(running.config, wanted.config, applied)
     origins = {key: origin for key, origin in wanted.origins.items() if key not in waiting}
     origins.update({key: running.origins[key] for key in waiting if key in running.origins})
     return ReloadPlan(
@@ -60,18 +57,9 @@ def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_OMITTED = frozenset({"log-opts", "proxies"})
-"""dockerd leaves both out of the event, and both may hold passwords."""
-
-
 def reload_attributes(config: Config) -> dict[str, str]:
     """The attributes of the daemon's `reload` event: every reloadable value as text, in dockerd's format."""
-    found = {key: _text(getattr(config, _FIELDS[key])) for key in _FIELDS if key in RELOADABLE - _OMITTED}
-    unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-    return {
-        **found,
-        "allow-nondistributable-artifacts": "[]",
-        "default-cgroupns-mode": config.default_cgroupns_mode or ("private" if unified else "host"),
-        "default-shm-size": str(config.shm_bytes),
-        "runtimes": " ".join(f"{name}:{entry.path}" for name, entry in sorted(config.runtimes.items())),
-    }
+    found = {key: _text(value) for key, value in config.items().items() if key in config.reloadable}
+    for part in config.parts.values():
+        part.announce(found)
+    return found

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from .flags import FLAGS
 from .load import Loaded, without_password
-from .model import Config
+from .model import fields
 
 __all__ = ["document", "text"]
 
@@ -36,11 +37,17 @@ def _masked(value: Any) -> Any:
 
 def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
     """`needs_restart`: keys whose value in the file differs from the one that the daemon was started with."""
-    values = msgspec.to_builtins(loaded.config)
-    keys = Config.__struct_encode_fields__
+    values = msgspec.to_builtins(loaded.config.items())
+    helps = {flag.key.partition(".")[0]: flag.help for flag in FLAGS}
+    owners = {key: (name, part.HELP) for name, part in loaded.config.parts.items() for key, _ in fields(part)}
+    shown = []
+    for key in sorted(values):
+        shown.append({"Key": key, "Value": _masked(values[key]), "Origin": loaded.origin(key)})
+        if key in owners:
+            shown[-1] |= {"Plugin": owners[key][0], "Help": owners[key][1].get(key) or helps[key]}
     return {
         "File": loaded.file,
-        "Values": [{"Key": key, "Value": _masked(values[key]), "Origin": loaded.origin(key)} for key in keys],
+        "Values": shown,
         "NeedsRestart": sorted(needs_restart),
         "Warnings": list(loaded.warnings),
     }

@@ -347,7 +347,7 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     program = (
         "import sys; sys.argv = ['orlopd', '--show-config', '--config-file', '/dev/null']\n"
         "from orlop_kernel.__main__ import main\nassert main() == 0\n"
-        "print([m for m in sys.modules if m in ('trio', 'sqlite3', 'pyroute2', 'httpx', 'orlop_engine')])"
+        "print([m for m in sys.modules if m in ('trio', 'sqlite3', 'pyroute2', 'httpx', 'orlop_engine.engine')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\n[]\n")

@@ -47,14 +47,12 @@ def test_key_value_splits_once() -> None:
 
 
 def test_reload_applies_what_it_may_and_names_the_rest() -> None:
-    running = Config(debug=False, mtu=1500, labels=("a=1",))
-    wanted = Config(debug=True, mtu=1400)
+    running = Config(debug=False, log_level="warn", group="a")
+    wanted = Config(debug=True, group="b")
     found = plan(Loaded(running), Loaded(wanted))
-    assert found.applied == ("debug", "labels")
-    assert found.needs_restart == ("mtu",)
-    assert found.config.debug
-    assert found.config.labels == ()
-    assert found.config.mtu == 1500
+    assert found.applied == ("debug", "log-level")
+    assert found.needs_restart == ("group",)
+    assert (found.config.debug, found.config.log_level, found.config.group) == (True, "info", "a")
 
 
 def test_reload_without_a_difference_changes_nothing() -> None:
@@ -64,8 +62,4 @@ def test_reload_without_a_difference_changes_nothing() -> None:
 
 
 def test_reload_attributes_are_text() -> None:
-    attributes = reload_attributes(Config(live_restore=True, labels=("a=1",)))
-    assert attributes["live-restore"] == "true"
-    assert attributes["labels"] == '["a=1"]'
-    assert attributes["default-runtime"] == "runc"
-    assert "proxies" not in attributes
+    assert reload_attributes(Config(debug=True)) == {"debug": "true", "log-level": "info"}

@@ -6,6 +6,6 @@ What a container is, is decided in the engine.
 
 from __future__ import annotations
 
-from orlop_kernel.config.versions import API_VERSION, MIN_API_VERSION
+from .versions import API_VERSION, MIN_API_VERSION
 
 __all__ = ["API_VERSION", "MIN_API_VERSION"]

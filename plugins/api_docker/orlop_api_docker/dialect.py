@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from orlop_kernel.config.versions import API_VERSION, MIN_API_VERSION, parse_version
 from orlop_kernel.http.messages import Response
 from orlop_kernel.routing.dialect import Dialect
 from orlop_kernel.routing.router import Guard, OnAnswer, Route, Router
@@ -13,6 +12,7 @@ from orlop_sdk.errors import InvalidParameter
 
 from .errors import answer_error
 from .responses import empty, with_common
+from .versions import API_VERSION, MIN_API_VERSION, parse_version
 
 __all__ = ["docker_dialect", "docker_router"]
 

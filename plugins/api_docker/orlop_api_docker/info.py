@@ -17,6 +17,7 @@ import trio
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from orlop_engine.config import Config
 from orlop_engine.containers import apparmor_profile, devices
 from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.drivers import Drivers
@@ -25,7 +26,7 @@ from orlop_engine.system import host
 from orlop_engine.system.programs import Programs
 from orlop_engine.types import rfc3339
 from orlop_kernel import __version__
-from orlop_kernel.config import Config, without_password
+from orlop_kernel.config import without_password
 from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
 from orlop_sdk import OrlopError, Runtime, Storage, discovery
@@ -92,6 +93,11 @@ class Information:
             authorization=None,
             log=discovery.installed("log"),
         )
+
+    def _authorization_plugins(self) -> list[str]:
+        """The value of a guard's key; guards need not have it."""
+        names = self._engine.config.daemon.items().get("authorization-plugins")
+        return list(names) if isinstance(names, tuple) else []
 
     def _runtime(self, name: str) -> Runtime | None:
         try:
@@ -192,7 +198,7 @@ class Information:
             driver=engine.storage_name,
             driver_status=await self._storage_status(),
             docker_root_dir=config.data_root,
-            plugins=replace(self._plugins, authorization=list(config.authorization_plugins) or None),
+            plugins=replace(self._plugins, authorization=self._authorization_plugins() or None),
             memory_limit=cgroups.memory,
             swap_limit=cgroups.swap,
             cpu_cfs_period=cgroups.cfs_period,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import UNSET, UnsetType
 
+from orlop_engine.config import Config
+from orlop_engine.config.policy import IGNORED
 from orlop_engine.system.host import Cgroups
-from orlop_kernel.config import Config
-from orlop_kernel.config.policy import IGNORED
 
 from .wire.system import AddressPoolInfo, IndexInfo, RegistryInfo, RuntimeInfo
 
@@ -90,8 +90,8 @@ def security_options(
 
 
 def _open_tcp(config: Config) -> Sequence[str]:
-    hosts = [host for host in config.effective_hosts if host.partition("://")[0] not in ("unix", "fd")]
-    return [] if config.verifies_clients else [host.removeprefix("tcp://") for host in hosts]
+    hosts = [host for host in config.daemon.effective_hosts if host.partition("://")[0] not in ("unix", "fd")]
+    return [] if config.daemon.verifies_clients else [host.removeprefix("tcp://") for host in hosts]
 
 
 def warnings(
@@ -104,7 +104,7 @@ def warnings(
         found.append("WARNING: IPv4 forwarding is disabled")
     found += [
         f"WARNING: API is accessible on https://{host} without TLS client verification.{_ROOT}"
-        if config.uses_tls
+        if config.daemon.uses_tls
         else f"WARNING: API is accessible on http://{host} without encryption.{_ROOT}"
         for host in _open_tcp(config)
     ]

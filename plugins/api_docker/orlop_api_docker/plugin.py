@@ -12,6 +12,7 @@ from orlop_sdk import Register, hookimpl
 from . import config as config_routes
 from . import containers, debug, exec, files, images, networks, plugins, swarm, system, volumes
 from .dialect import docker_dialect
+from .keys import ApiKeys
 
 __all__ = ["DockerApi"]
 
@@ -41,7 +42,7 @@ class DockerApi:
     def __init__(self, context: Context) -> None:
         service: EngineService = context.services["engine"]
         self._engine = service.engine
-        self.dialect = docker_dialect(context.config.min_api_version)
+        self.dialect = docker_dialect(context.config.part(ApiKeys).min_api_version)
 
     def routes(self) -> Iterator[Route]:
         """See FrontEnd."""

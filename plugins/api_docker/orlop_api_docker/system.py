@@ -19,6 +19,7 @@ from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter
 
+from .keys import ApiKeys
 from .responses import COMMON, json_response, stream_head
 from .restricted import restrictions
 
@@ -130,7 +131,8 @@ class _Routes:
         return _PONGS[body, config.features.get("buildkit", True), config.experimental]
 
     async def version(self, call: Call) -> Answer:
-        return json_response(await self.information.version(API_VERSION, self.engine.config.min_api_version))
+        oldest = self.engine.config.daemon.part(ApiKeys).min_api_version
+        return json_response(await self.information.version(API_VERSION, oldest))
 
     async def info(self, call: Call) -> Answer:
         return json_response(await self.information.info(call.version))

@@ -13,8 +13,8 @@ import trio
 
 from orlop_api_docker import networks as routes
 from orlop_api_docker.dialect import docker_router
+from orlop_engine.config import Config
 from orlop_engine.networks.service import Networks
-from orlop_kernel.config import Config
 from orlop_kernel.events import EventBus
 from orlop_kernel.http.messages import Response
 from orlop_kernel.store import Store

@@ -14,14 +14,15 @@ import trio
 from msgspec import UNSET
 from trio.testing import MockClock
 
+import orlop_kernel.config as kernel
 from orlop_api_docker import info_parts
 from orlop_api_docker.system import event_media_type, event_pieces, parse_moment
+from orlop_engine.config import AddressPool, Config, RuntimeEntry
 from orlop_engine.containers.listing import prunable
 from orlop_engine.system import host
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
 from orlop_engine.system.usage import DiskUsageService
-from orlop_kernel.config import AddressPool, Config, RuntimeEntry
 from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
 from orlop_sdk import Command, InvalidParameter
@@ -109,7 +110,7 @@ def test_runtimes_pools_and_options() -> None:
 
 
 def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
-    config = Config(hosts=("tcp://127.0.0.1:1", "unix:///x"), ip_forward_no_drop=True)
+    config = Config(daemon=kernel.Config(hosts=("tcp://127.0.0.1:1", "unix:///x")), ip_forward_no_drop=True)
     found = info_parts.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
     text = "\n".join(found)
@@ -121,12 +122,11 @@ def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
     assert "runtime kata is not installed" in text
     hanging = info_parts.warnings(Config(), host.cgroups(), True, [], ["volume driver x did not answer"])
     assert "WARNING: volume driver x did not answer" in (hanging or [])
-    encrypted = "\n".join(
-        info_parts.warnings(Config(hosts=("tcp://0.0.0.0:2",), tlsverify=False), NO_LIMITS, True, []) or []
-    )
+    unverified = Config(daemon=kernel.Config(hosts=("tcp://0.0.0.0:2",), tlsverify=False))
+    encrypted = "\n".join(info_parts.warnings(unverified, NO_LIMITS, True, []) or [])
     assert "API is accessible on https://0.0.0.0:2 without TLS client verification." in encrypted
     assert "accessible" not in "\n".join(
-        info_parts.warnings(Config(hosts=("tcp://0.0.0.0:2",), tls=True), NO_LIMITS, True, []) or []
+        info_parts.warnings(Config(daemon=kernel.Config(hosts=("tcp://0.0.0.0:2",), tls=True)), NO_LIMITS, True, []) or []
     )
     everything = host.Cgroups("2", True, True, True, True, True, True, True, False)
     assert info_parts.warnings(Config(), everything, True, []) is None

@@ -19,13 +19,14 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from orlop_kernel.config import AuditLog, ConfigError
+from orlop_kernel.config import ConfigError
 from orlop_kernel.config.values import parse_size_decimal
 from orlop_kernel.http.messages import Peer
 from orlop_sdk import Unavailable
 from orlop_sdk.base import rfc3339
 
 from .audit_file import AuditFile
+from .keys import AuditLog
 from .objects import clean
 
 __all__ = ["Audit", "Client", "Line", "Unwritable"]

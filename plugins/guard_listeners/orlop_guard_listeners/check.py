@@ -16,6 +16,7 @@ from orlop_sdk import Register, hookimpl
 from orlop_sdk.findings import ERROR, Finding, Remedy
 
 from .audit_file import MODE, file_names
+from .keys import AccessKeys
 
 __all__ = ["AuditCheck", "AuditCheckPlugin"]
 
@@ -31,7 +32,8 @@ class AuditCheckPlugin:
     @asynccontextmanager
     async def open(self, config: Config, services: Services) -> AsyncIterator[AuditCheck]:
         """See CheckPlugin."""
-        yield AuditCheck(file_names(config.audit_log.path, config.audit_log.max_file) if config.audit_log else ())
+        audit_log = config.part(AccessKeys).audit_log
+        yield AuditCheck(file_names(audit_log.path, audit_log.max_file) if audit_log else ())
 
 
 class AuditCheck:

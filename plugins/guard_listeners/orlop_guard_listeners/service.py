@@ -11,6 +11,8 @@ from orlop_kernel.config import Config, ConfigError, Listener, Problem
 from orlop_kernel.kinds import Context
 from orlop_kernel.routing.router import Guard as AnyGuard
 
+from .keys import AccessKeys
+
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
 
@@ -25,10 +27,10 @@ class ListenerGuardPlugin:
 
     def problems(self, config: Config) -> Iterator[Problem]:
         """See GuardPlugin."""
-        if config.authorization_plugins:
+        if names := config.part(AccessKeys).authorization_plugins:
             from .authz_find import find
 
-            for name in dict.fromkeys(config.authorization_plugins):
+            for name in dict.fromkeys(names):
                 try:
                     find(name)
                 except ConfigError as error:
@@ -54,10 +56,10 @@ class ListenerGuards:
     async def opened(self) -> AsyncIterator[ListenerGuards]:
         """See ListenerGuardPlugin.open."""
         async with AsyncExitStack() as stack:
-            if self._config.audit_log:
+            if audit_log := self._config.part(AccessKeys).audit_log:
                 from .audit import Audit
 
-                self._audit = await stack.enter_async_context(Audit.open(self._config.audit_log))
+                self._audit = await stack.enter_async_context(Audit.open(audit_log))
             stack.push_async_callback(self._aclose)
             self.prepare(self._config)()
             yield self
@@ -68,13 +70,14 @@ class ListenerGuards:
 
     def prepare(self, config: Config) -> Callable[[], None]:
         """See Guards: the authorization plugins of this configuration, used from the next request on."""
+        names = config.part(AccessKeys).authorization_plugins
         if self._plugins is None:
-            if not config.authorization_plugins:
+            if not names:
                 return _nothing
             from .authz import Chain
 
             self._plugins = Chain()
-        return partial(self._apply, self._plugins, self._plugins.prepare(config.authorization_plugins))
+        return partial(self._apply, self._plugins, self._plugins.prepare(names))
 
     @staticmethod
     def _apply(chain: Chain, plugins: tuple[Plugin, ...]) -> None:

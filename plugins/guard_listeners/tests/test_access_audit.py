@@ -18,7 +18,8 @@ import trio
 from orlop_guard_listeners import audit, audit_file
 from orlop_guard_listeners.audit import Audit, Line, Unwritable
 from orlop_guard_listeners.audit_file import AuditFile
-from orlop_kernel.config import AuditLog, ConfigError
+from orlop_guard_listeners.keys import AuditLog
+from orlop_kernel.config import ConfigError
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -8,11 +8,16 @@ from pathlib import Path
 import trio
 
 from orlop_guard_listeners.check import AuditCheckPlugin
-from orlop_kernel.config import AuditLog, Config
+from orlop_guard_listeners.keys import AccessKeys, AuditLog
+from orlop_kernel.config import Config
 from orlop_kernel.store import TABLES, Examined
 from orlop_sdk.findings import Finding
 
 EMPTY = Examined({table: {} for table in TABLES})
+
+
+def audited(log: Path, max_file: int) -> Config:
+    return Config(parts={"listeners": AccessKeys(audit_log=AuditLog(path=str(log), max_file=max_file))})
 
 
 def checked(config: Config, *, repair: bool = False) -> list[Finding]:
@@ -30,7 +35,7 @@ def checked(config: Config, *, repair: bool = False) -> list[Finding]:
 
 def test_only_root_reads_the_audit_log(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
-    config = Config(audit_log=AuditLog(path=str(log), max_file=3))
+    config = audited(log, 3)
     assert checked(Config()) == []
     assert checked(config) == [], "it is made when there is something to log"
     for name, mode in (("audit.log", 0o600), ("audit.log.1", 0o640), ("audit.log.3", 0o666)):
@@ -45,5 +50,5 @@ def test_only_root_reads_the_audit_log(tmp_path: Path) -> None:
 
 def test_a_link_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "audit.log").symlink_to("/dev/null")
-    (finding,) = checked(Config(audit_log=AuditLog(path=str(tmp_path / "audit.log"))), repair=True)
+    (finding,) = checked(audited(tmp_path / "audit.log", 5), repair=True)
     assert (finding.text, finding.repair) == ("is not a regular file", "")

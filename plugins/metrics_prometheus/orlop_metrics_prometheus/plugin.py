@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from orlop_kernel.kinds import Context, Service
 from orlop_sdk import Register, hookimpl
 
+from .keys import MetricsKeys
+
 if TYPE_CHECKING:
     from orlop_kernel.config import Config, Problem
 
@@ -45,11 +47,11 @@ class _Metrics(Service):
 
     async def restore(self) -> None:
         """Serve metrics in the daemon's nursery, if there is an address for them."""
-        if self._context.config.metrics_addr:
+        if address := self._context.config.part(MetricsKeys).metrics_addr:
             from orlop_kernel.boot.process import client_limits
 
             from .serve import start
 
             limits = client_limits(len(self._context.config.listeners))[1]
-            metrics = await start(self._context.services["engine"].engine, self._context.nursery, limits)
+            metrics = await start(address, self._context.services["engine"].engine, self._context.nursery, limits)
             self.on_answer = metrics.answered

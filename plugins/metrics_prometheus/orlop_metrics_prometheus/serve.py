@@ -47,10 +47,9 @@ class Endpoint:
         return Response(200, body, (("Content-Type", OPENMETRICS if openmetrics else TEXT),))
 
 
-async def start(engine: Engine, nursery: trio.Nursery, limits: Limits | None = None) -> Metrics:
-    """Start measuring, and serve in this nursery until it is cancelled. Raises `ConfigError` when the address cannot be
-    bound."""
-    address = engine.config.metrics_addr
+async def start(address: str, engine: Engine, nursery: trio.Nursery, limits: Limits | None = None) -> Metrics:
+    """Start measuring, and serve at this address in the nursery until it is cancelled. Raises `ConfigError` when the address
+    cannot be bound."""
     host, _, port = address.rpartition(":")
     try:
         listeners = await open_tcp_listeners(host.strip("[]"), int(port))

@@ -17,7 +17,7 @@ class HostDriver:
 
     @property
     def capabilities(self) -> NetworkCapabilities:
-        return NetworkCapabilities(sandbox="host", addresses=False, publishes=False)
+        return NetworkCapabilities(sandbox="host", addresses=False, publishes=False, predefined_only=True)
 
     async def create_network(self, network: NetworkSpec) -> None:
         pass

@@ -40,7 +40,7 @@ class NoneDriver:
 
     @property
     def capabilities(self) -> NetworkCapabilities:
-        return NetworkCapabilities(addresses=False, publishes=False)
+        return NetworkCapabilities(addresses=False, publishes=False, predefined_only=True)
 
     async def create_network(self, network: NetworkSpec) -> None:
         pass

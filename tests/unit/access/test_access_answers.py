@@ -17,9 +17,10 @@ from orlop_api_docker.responses import json_response
 from orlop_guard_listeners.audit import Audit
 from orlop_guard_listeners.authz import Chain
 from orlop_guard_listeners.guard import Guard, _BufferedBody
+from orlop_guard_listeners.keys import AuditLog
 from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_guard_listeners.redact import HIDDEN
-from orlop_kernel.config import AuditLog, Listener
+from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route

@@ -24,8 +24,9 @@ from orlop_guard_listeners.audit import Audit
 from orlop_guard_listeners.authz import Chain, Plugin, Question
 from orlop_guard_listeners.authz_find import Address, find
 from orlop_guard_listeners.guard import Guard
+from orlop_guard_listeners.keys import AuditLog
 from orlop_guard_listeners.listener_policy import ListenerPolicy
-from orlop_kernel.config import AuditLog, ConfigError, Listener
+from orlop_kernel.config import ConfigError, Listener
 from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming

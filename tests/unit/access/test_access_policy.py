@@ -21,10 +21,10 @@ from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_guard_listeners import host_access, redact
 from orlop_guard_listeners.audit import Line
+from orlop_guard_listeners.keys import ROLES, AccessKeys, AuditLog
 from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_guard_listeners.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level, Rule, Scope
-from orlop_kernel.config import AuditLog, ConfigError, Listener, load
-from orlop_kernel.config.access import ROLES
+from orlop_kernel.config import ConfigError, Listener, load
 from orlop_kernel.routing.decode import decode_json
 
 
@@ -271,8 +271,8 @@ def test_listeners_as_they_should_be(tmp_path: Path) -> None:
     assert config.listeners == (
         Listener(host="unix:///run/read.sock", role="read-only", labels=("com.example.team=web",), mode="0660"),
     )
-    assert (config.audit_log.max_size, config.audit_log.max_file, config.audit_log.required) == ("100m", 5, False)
-    assert config.authorization_plugins == ("opa",)
+    assert config.part(AccessKeys) == AccessKeys(audit_log=AuditLog(path="/a"), authorization_plugins=("opa",))
+    assert AuditLog(path="/a") == AuditLog(path="/a", max_size="100m", max_file=5, required=False)
 
 
 @pytest.mark.parametrize(

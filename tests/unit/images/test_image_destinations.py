@@ -14,6 +14,7 @@ from tests.registry.build import tar
 from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, redirect, replace, serving, status
 
+from orlop_engine.config import Config
 from orlop_engine.images import destinations
 from orlop_engine.images.destinations import Destinations, for_registry, is_public
 from orlop_engine.images.fetch import fetch
@@ -23,7 +24,6 @@ from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
 from orlop_engine.images.registry_hosts import HostRules
 from orlop_engine.system.login import check_login
-from orlop_kernel.config import Config
 from orlop_sdk import DriverError, Forbidden
 
 APP = image([layer({"app": b"1"})])

@@ -1,15 +1,18 @@
-"""Checks `listeners`, `audit-log` and `authorization-plugins`. Pure; called by `validate`."""
+"""The guard's keys of daemon.json, and the rules of `listeners`, whose sockets the kernel opens."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
-from .model import Config, Listener
-from .values import parse_size_decimal
+from orlop_kernel.config import Config, Keys, Listener, Problem
+from orlop_kernel.config.values import parse_size_decimal
+from orlop_sdk import Register, hookimpl
+from orlop_sdk.base import ConfigBase
 
-__all__ = ["ROLES", "problems"]
+__all__ = ["ROLES", "AccessKeys", "AuditLog"]
 
 ROLES = ("read-only", "no-exec", "full")
 
@@ -20,7 +23,39 @@ _NO_LABELS = frozenset(
     {"container", "driver", "execDuration", "execID", "exitCode", "id", "image", "name", "reclaimed", "signal", "type"}
 )
 
-Found = Iterator[tuple[str, tuple[str, ...]]]
+
+class AuditLog(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
+    """The log of who did what, as JSON lines. `required`: a change that cannot be logged is refused."""
+
+    path: str
+    max_size: str = "100m"
+    max_file: int = 5
+    required: bool = False
+
+
+class AccessKeys(Keys, frozen=True, kw_only=True):
+    audit_log: AuditLog | None = None
+    authorization_plugins: tuple[str, ...] = ()
+
+    HELP: ClassVar = {
+        "audit-log": "Log of who did what: path, max-size, max-file, required",
+    }
+    RELOADABLE: ClassVar = frozenset({"authorization-plugins"})
+
+    def problems(self, config: Config) -> Iterator[Problem]:
+        """See Keys."""
+        yield from _listeners(config)
+        if self.audit_log:
+            yield from (Problem(text, ("audit-log",)) for text in _audit_log(self.audit_log))
+        for name in self.authorization_plugins:
+            if not _PLUGIN.fullmatch(name):
+                text = f'invalid authorization plugin "{name}": a plugin\'s name is needed'
+                yield Problem(text, ("authorization-plugins",))
+
+
+@hookimpl
+def orlop_keys(register: Register) -> None:
+    register("listeners", AccessKeys)
 
 
 def _place(listener: Listener, config: Config) -> Iterator[str]:
@@ -67,8 +102,7 @@ def _rights(listener: Listener) -> Iterator[str]:
             yield f'image-names "{pattern}" is no pattern of names, as in "registry.example.com/ci/*"'
 
 
-def problems(config: Config) -> Found:
-    """Pairs of a problem and the keys that it is about."""
+def _listeners(config: Config) -> Iterator[Problem]:
     seen = set(config.effective_hosts)
     for listener in config.listeners:
         wrong = [*_place(listener, config), *_rights(listener)]
@@ -76,17 +110,16 @@ def problems(config: Config) -> Found:
             wrong.append("something else listens there already")
         seen.add(listener.host)
         for text in wrong:
-            yield f"invalid listener ({listener.host or 'without a host'}): {text}", ("listeners",)
-    if audit := config.audit_log:
-        if not os.path.isabs(audit.path):
-            yield f'invalid audit-log path "{audit.path}": an absolute path is needed', ("audit-log",)
-        if not 1 <= audit.max_file <= 1000:
-            yield f"invalid audit-log max-file: {audit.max_file} (1 to 1000)", ("audit-log",)
-        try:
-            if parse_size_decimal(audit.max_size) < 4096:
-                yield f'invalid audit-log max-size "{audit.max_size}": at least 4k', ("audit-log",)
-        except ValueError as error:
-            yield f'invalid audit-log max-size "{audit.max_size}": {error}', ("audit-log",)
-    for name in config.authorization_plugins:
-        if not _PLUGIN.fullmatch(name):
-            yield f'invalid authorization plugin "{name}": a plugin\'s name is needed', ("authorization-plugins",)
+            yield Problem(f"invalid listener ({listener.host or 'without a host'}): {text}", ("listeners",))
+
+
+def _audit_log(audit: AuditLog) -> Iterator[str]:
+    if not os.path.isabs(audit.path):
+        yield f'invalid audit-log path "{audit.path}": an absolute path is needed'
+    if not 1 <= audit.max_file <= 1000:
+        yield f"invalid audit-log max-file: {audit.max_file} (1 to 1000)"
+    try:
+        if parse_size_decimal(audit.max_size) < 4096:
+            yield f'invalid audit-log max-size "{audit.max_size}": at least 4k'
+    except ValueError as error:
+        yield f'invalid audit-log max-size "{audit.max_size}": {error}'

@@ -1,4 +1,4 @@
-"""The supported versions of the Engine API, which also bound what daemon.json may set."""
+"""The supported versions of the Engine API, which also bound `min-api-version`."""
 
 from __future__ import annotations
 

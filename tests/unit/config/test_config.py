@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+import orlop_kernel.config as kernel
+from orlop_api_docker.keys import ApiKeys
+from orlop_api_docker.versions import API_VERSION
+from orlop_engine.config import Config, EngineKeys, Proxies, RuntimeEntry
+from orlop_engine.config.policy import IGNORED, REFUSED, RELOADABLE, SILENT
+from orlop_guard_listeners.keys import AccessKeys
 from orlop_kernel.config import (
-    Config,
     ConfigError,
-    Proxies,
     ReloadPlan,
-    RuntimeEntry,
     file,
     load,
     load_all,
@@ -25,10 +29,10 @@ from orlop_kernel.config import (
     without_password,
 )
 from orlop_kernel.config.argv import parse
-from orlop_kernel.config.file import KEYS, key_lines
+from orlop_kernel.config.file import key_lines
 from orlop_kernel.config.flags import FLAGS, help_text
-from orlop_kernel.config.policy import HINTS, IGNORED, REFUSED, RELOADABLE, SILENT
-from orlop_kernel.config.versions import API_VERSION
+from orlop_kernel.config.keys import Schema
+from orlop_kernel.config.policy import HINTS
 
 
 @pytest.fixture
@@ -42,7 +46,8 @@ def write(tmp_path: Path) -> Any:
 
 
 def configured(path: str, *argv: str, **environ: str) -> Config:
-    return load(["--config-file", path, *argv], environ)
+    """The engine's view, which has almost all keys."""
+    return Config.of(load(["--config-file", path, *argv], environ))
 
 
 def complaint(path: str, *argv: str) -> str:
@@ -53,7 +58,9 @@ def complaint(path: str, *argv: str) -> str:
 
 def test_an_empty_file_gives_the_defaults(write: Any) -> None:
     for content in (b"", b" \n", b"{}", b"\xef\xbb\xbf{}"):
-        assert configured(write(content)) == Config()
+        found = configured(write(content)).daemon
+        assert structs.replace(found, parts={}) == kernel.Config()
+        assert all(part == type(part)() for part in found.parts.values())
 
 
 def test_utf16_files_are_read(write: Any) -> None:
@@ -77,7 +84,7 @@ def test_file_values_arrive_in_their_types(write: Any) -> None:
     assert config.default_ulimits["nofile"].soft == 32
     assert config.default_address_pools[0].size == 24
     assert config.runtimes["crun"].runtime_args == ("--debug",)
-    assert config.effective_hosts == ("unix:///x",)
+    assert config.daemon.effective_hosts == ("unix:///x",)
     assert not config.icc
 
 
@@ -85,7 +92,7 @@ def test_zero_values_in_the_file_set_nothing_but_stop_timeout_and_booleans(write
     config = configured(
         write({"mtu": 0, "log-level": "", "shutdown-timeout": 0, "default-stop-timeout": 0, "iptables": False, "dns": None})
     )
-    assert (config.mtu, config.log_level, config.shutdown_timeout) == (1500, "info", 15)
+    assert (config.mtu, config.daemon.log_level, config.shutdown_timeout) == (1500, "info", 15)
     assert config.default_stop_timeout == 0
     assert not config.iptables
 
@@ -289,10 +296,11 @@ def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "daemon.json").write_text(json.dumps(values))
     argv = "--tlsverify --tlscacert ca.pem --tlscert ./cert.pem --tlskey /k.pem -p o.pid --config-file daemon.json"
     config = load_all(parse(argv.split())._replace(directory=str(tmp_path)), {}).config
+    engine = Config.of(config)
     assert (config.tlscacert, config.tlskey) == (f"{tmp_path}/ca.pem", "/k.pem")
     assert (config.tlscert, config.pidfile) == (f"{tmp_path}/./cert.pem", f"{tmp_path}/o.pid")
-    assert (config.init_path, config.cdi_spec_dirs) == (f"{tmp_path}/bin/init", (f"{tmp_path}/cdi",))
-    assert [each.path for each in config.runtimes.values()] == [f"{tmp_path}/bin/mine", "crun"]
+    assert (engine.init_path, engine.cdi_spec_dirs) == (f"{tmp_path}/bin/init", (f"{tmp_path}/cdi",))
+    assert [each.path for each in engine.runtimes.values()] == [f"{tmp_path}/bin/mine", "crun"]
     assert config.listeners[0].tlscacert == f"{tmp_path}/other.pem"
 
 
@@ -305,8 +313,8 @@ def test_names_derive_from_the_data_root() -> None:
     assert first.effective_cgroup_parent != second.effective_cgroup_parent
     assert first.instance == Config(data_root="/srv//x/../a").instance
     assert Config(bridge="none").bridge_name == ""
-    assert Config(exec_root="/x").pid_path == "/x/orlop.pid"
-    assert Config().pid_path == "/run/orlop.pid"
+    assert kernel.Config(exec_root="/x").pid_path == "/x/orlop.pid"
+    assert kernel.Config().pid_path == "/run/orlop.pid"
 
 
 def test_storage_options_are_handed_to_their_driver_only() -> None:
@@ -331,6 +339,9 @@ def test_help_shows_every_flag_that_is_not_hidden() -> None:
     for flag in FLAGS:
         shown = any(f"--{flag.name}{kind} " in text for kind in (f" {flag.kind}", "[=json]", " "))
         assert shown != flag.hidden, flag.name
+
+
+KEYS = Schema.select({}).owners.keys()
 
 
 @given(
@@ -384,7 +395,7 @@ def test_every_problem_is_named_with_its_place(write: Any) -> None:
 
 def test_a_key_that_stands_twice_is_said_and_the_last_one_counts(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write(b'{\n"mtu": 1400,\n"mtu": 1300\n}')]), {})
-    assert loaded.config.mtu == 1300
+    assert Config.of(loaded.config).mtu == 1300
     assert loaded.warnings == ("mtu stands on line 2 and on line 3: the last one counts",)
     assert loaded.origin("mtu").endswith("daemon.json:3")
 
@@ -411,7 +422,7 @@ def test_every_value_has_an_origin(write: Any) -> None:
         "min-api-version": "environment DOCKER_MIN_API_VERSION",
     }
     assert loaded.origin("dns") == "default"
-    assert loaded.config.min_api_version == "1.40"
+    assert loaded.config.part(ApiKeys).min_api_version == "1.40"
 
 
 def test_dockers_file_is_read_where_ours_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,10 +431,10 @@ def test_dockers_file_is_read_where_ours_is_missing(tmp_path: Path, monkeypatch:
     assert load_all(parse([]), {}).file == ""
     dockers.write_text('{"mtu": 1400}')
     loaded = load_all(parse([]), {})
-    assert (loaded.config.mtu, loaded.origin("mtu")) == (1400, f"{dockers}:1 (no {ours})")
+    assert (Config.of(loaded.config).mtu, loaded.origin("mtu")) == (1400, f"{dockers}:1 (no {ours})")
     ours.write_text('{"mtu": 1300}')
     loaded = load_all(parse([]), {})
-    assert (loaded.config.mtu, loaded.origin("mtu")) == (1300, f"{ours}:1")
+    assert (Config.of(loaded.config).mtu, loaded.origin("mtu")) == (1300, f"{ours}:1")
     assert load_all(parse(["--config-file", str(dockers)]), {}).origin("mtu") == f"{dockers}:1"
 
 
@@ -465,21 +476,20 @@ def test_a_plan_sorts_what_is_applied_unchanged_and_waiting(write: Any) -> None:
         {"labels": ["a=2"], "mtu": 1300, "log-driver": "local", "icc": False},
     )
     assert (found.applied, found.unchanged, found.needs_restart) == (("debug", "labels", "log-driver"), ("icc",), ("mtu",))
-    assert (found.config.labels, found.config.debug, found.config.mtu) == (("a=2",), False, 1400)
+    assert (Config.of(found.config).labels, found.config.debug, Config.of(found.config).mtu) == (("a=2",), False, 1400)
     assert found.loaded.origin("debug") == "default"
     assert found.loaded.origin("mtu").endswith("daemon.json:1")
 
 
 def test_the_attributes_of_a_reload_are_dockers() -> None:
-    found = reload_attributes(
-        Config(
-            features={"b": True, "a": False},
-            runtimes={"x": RuntimeEntry(path="/x"), "a": RuntimeEntry(path="/a")},
-            log_opts={"splunk-token": "hidden"},
-            proxies=Proxies(http_proxy="http://me:hidden@p"),
-            default_cgroupns_mode="host",
-        )
+    keys = EngineKeys(
+        features={"b": True, "a": False},
+        runtimes={"x": RuntimeEntry(path="/x"), "a": RuntimeEntry(path="/a")},
+        log_opts={"splunk-token": "hidden"},
+        proxies=Proxies(http_proxy="http://me:hidden@p"),
+        default_cgroupns_mode="host",
     )
+    found = reload_attributes(kernel.Config(parts={"engine": keys, "listeners": AccessKeys()}))
     dockers = {
         "allow-nondistributable-artifacts": "[]",
         "debug": "false",

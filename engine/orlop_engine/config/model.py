@@ -1,0 +1,55 @@
+"""`Config`: what the engine reads of the configuration, as one frozen value: its own keys, and a few of the kernel's.
+
+Names derived from the configuration (bridge, cgroup parent) are derived only here, so that daemons with different data roots
+never share one.
+"""
+
+from __future__ import annotations
+
+import orlop_kernel.config as kernel
+
+from .keys import EngineKeys
+
+__all__ = ["Config"]
+
+
+class Config(EngineKeys, frozen=True, kw_only=True):
+    """A reload makes a new one. `daemon` is the whole configuration."""
+
+    data_root: str = kernel.DEFAULT_DATA_ROOT
+    exec_root: str = kernel.DEFAULT_EXEC_ROOT
+    debug: bool = False
+    daemon: kernel.Config = kernel.Config()
+
+    @classmethod
+    def of(cls, daemon: kernel.Config) -> Config:
+        own = daemon.part(EngineKeys)
+        values = {field: getattr(own, field) for field in EngineKeys.__struct_fields__}
+        return cls(**values, data_root=daemon.data_root, exec_root=daemon.exec_root, debug=daemon.debug, daemon=daemon)
+
+    @property
+    def instance(self) -> str:
+        """See kernel.Config."""
+        return kernel.instance_of(self.data_root)
+
+    @property
+    def bridge_name(self) -> str:
+        """The link of the network `bridge`; "" when `bridge` is "none" (no such network). At most 15 bytes, the kernel's
+        limit."""
+        if self.bridge:
+            return "" if self.bridge == "none" else self.bridge
+        return self.default_bridge
+
+    @property
+    def default_bridge(self) -> str:
+        """The bridge that the daemon creates; any other that `bridge` names must be created by the administrator."""
+        return f"orlop-{self.instance}" if self.instance else "orlop0"
+
+    @property
+    def effective_cgroup_parent(self) -> str:
+        """The parent of containers without a `CgroupParent` of their own."""
+        if self.cgroup_parent:
+            return self.cgroup_parent
+        if self.cgroup_driver == "systemd":
+            return f"orlop-{self.instance}.slice" if self.instance else "orlop.slice"
+        return f"/orlop-{self.instance}" if self.instance else "/orlop"

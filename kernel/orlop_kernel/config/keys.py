@@ -1,0 +1,106 @@
+"""Which plugin has which key of daemon.json, and the conversion of raw values to typed structs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from orlop_sdk.base import ConfigBase
+
+from .errors import ConfigError
+from .flags import FLAGS
+from .model import Config, Keys, fields
+
+__all__ = ["Schema", "replaced"]
+
+_KERNEL = ""
+
+Values = TypeVar("Values", bound=ConfigBase)
+
+
+def _label(owner: str) -> str:
+    return f'the plugin "{owner}"' if owner else "the kernel"
+
+
+class Schema:
+    """The keys of the kernel, and those of plugins by the plugin's name. Raises `ConfigError` when two declare one key."""
+
+    def __init__(self, parts: Mapping[str, type[Keys]]) -> None:
+        self._parts = dict(parts)
+        self.owners: dict[str, str] = dict.fromkeys(Config.__struct_encode_fields__, _KERNEL)
+        del self.owners["parts"]
+        for name, keys in parts.items():
+            for key in keys.__struct_encode_fields__:
+                if key in self.owners:
+                    both = f"{_label(self.owners[key])} and {_label(name)}"
+                    raise ConfigError(f"the key {key} is declared by {both}; take one of the plugins out of daemon.json")
+                self.owners[key] = name
+
+    @classmethod
+    def select(cls, values: Mapping[str, Any]) -> Schema:
+        """The schema for raw values: they name the plugins. Raises `ConfigError`."""
+        from orlop_sdk import OrlopError, discovery
+
+        try:
+            chosen = msgspec.convert({key: values[key] for key in _SELECTING if key in values}, Config)
+        except msgspec.ValidationError:
+            chosen = Config()
+        have = discovery.installed("keys")
+        names = dict.fromkeys((*chosen.services, *chosen.front_ends, *chosen.guards))
+        try:
+            return cls({name: _checked(name, discovery.find("keys", name).make) for name in names if name in have})
+        except OrlopError as error:
+            raise ConfigError(str(error)) from error
+
+    @property
+    def parts(self) -> Collection[type[Keys]]:
+        return self._parts.values()
+
+    def check_type(self, key: str, value: object) -> None:
+        """Raises `msgspec.ValidationError` when the key cannot have this value."""
+        owner = self.owners[key]
+        msgspec.convert({key: value}, self._parts[owner] if owner else Config)
+
+    def convert(self, values: Mapping[str, Any]) -> Config:
+        """The configuration with these raw values of known keys. Raises `msgspec.ValidationError`."""
+        split: dict[str, dict[str, Any]] = {_KERNEL: {}, **{name: {} for name in self._parts}}
+        for key, value in values.items():
+            split[self.owners[key]][key] = value
+        parts = {name: msgspec.convert(split[name], keys) for name, keys in self._parts.items()}
+        return msgspec.structs.replace(msgspec.convert(split[_KERNEL], Config), parts=parts)
+
+    def unselected(self, key: str) -> str:
+        """The installed plugin that has this unknown key, but is not selected; "" for none."""
+        from orlop_sdk import OrlopError, discovery
+
+        for name in discovery.installed("keys"):
+            try:
+                if key in _checked(name, discovery.find("keys", name).make).__struct_encode_fields__:
+                    return name
+            except (OrlopError, ConfigError):
+                continue
+        return ""
+
+
+_SELECTING = ("services", "front-ends", "guards")
+
+
+def _checked(name: str, keys: object) -> type[Keys]:
+    if not (isinstance(keys, type) and issubclass(keys, Keys)):
+        raise ConfigError(f"cannot use the keys of {_label(name)}: {keys!r} is not a subclass of orlop_kernel.config.Keys")
+    flags = {flag.key.partition(".")[0] for flag in FLAGS}
+    if missing := [key for key in keys.__struct_encode_fields__ if key not in flags and key not in keys.HELP]:
+        raise ConfigError(f"cannot use the keys of {_label(name)}: HELP lacks {', '.join(missing)}")
+    return keys
+
+
+def replaced(running: Config, wanted: Config, keys: Collection[str]) -> Config:
+    """`running` with the values that `wanted` has for these keys."""
+
+    def merged(old: Values, new: ConfigBase) -> Values:
+        return msgspec.structs.replace(old, **{field: getattr(new, field) for key, field in fields(old) if key in keys})
+
+    parts = {name: merged(part, wanted.parts.get(name, part)) for name, part in running.parts.items()}
+    return msgspec.structs.replace(merged(running, wanted), parts=parts)

@@ -1,0 +1,161 @@
+"""Keys of daemon.json that plugins declare: selected with the plugin, typed, checked, shown and reloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from orlop_kernel.config import Config, ConfigError, Keys, Loaded, Problem, load_all, plan, show
+from orlop_kernel.config.argv import parse
+from orlop_kernel.config.keys import Schema
+from orlop_sdk import discovery
+from orlop_sdk.base import ConfigBase
+
+
+class Rule(ConfigBase, frozen=True, kw_only=True):
+    name: str
+    limit: int = 1
+
+
+class Quota(Keys, frozen=True, kw_only=True):
+    quota_dir: str = "/quota"
+    quota_rules: tuple[Rule, ...] = ()
+    quota_soft: bool = False
+
+    HELP: ClassVar = {"quota-dir": "Where", "quota-rules": "What", "quota-soft": "How"}
+    RELOADABLE: ClassVar = frozenset({"quota-rules"})
+
+    def problems(self, config: Config) -> Iterator[Problem]:
+        if self.quota_soft and config.debug:
+            yield Problem("a soft quota cannot be debugged", ("quota-soft", "debug"))
+
+    @classmethod
+    def complete(cls, values: dict[str, Any], environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str]]:
+        if directory and "quota-dir" in values:
+            values["quota-dir"] = f"{directory}/{values['quota-dir']}"
+        elif "QUOTA" in environ:
+            values["quota-dir"] = environ["QUOTA"]
+            yield "quota-dir", "environment QUOTA"
+
+
+class Twin(Keys, frozen=True, kw_only=True):
+    quota_dir: str = ""
+    HELP: ClassVar = {"quota-dir": "The same"}
+
+
+class Greedy(Keys, frozen=True, kw_only=True):
+    hosts: tuple[str, ...] = ()
+    HELP: ClassVar = {"hosts": "The kernel's"}
+
+
+class Silent(Keys, frozen=True, kw_only=True):
+    silent: str = ""
+
+
+PLUGINS: dict[str, object] = {"quota": Quota, "twin": Twin, "greedy": Greedy, "silent": Silent, "wrong": dict}
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loaded]:
+    """Loads a daemon.json with these plugins installed."""
+
+    def find(kind: str, name: str) -> discovery.Factory:
+        assert kind == "keys"
+        return discovery.Factory(kind, name, PLUGINS[name], 1, "mine", "1")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(discovery, "installed", lambda kind: sorted(PLUGINS))
+    monkeypatch.setattr(discovery, "find", find)
+    path = tmp_path / "daemon.json"
+
+    def load(*services: str, argv: tuple[str, ...] = (), environ: Mapping[str, str] | None = None, **values: Any) -> Loaded:
+        keys = {key.replace("_", "-"): value for key, value in values.items()}
+        path.write_text(json.dumps({"services": services, **keys}, indent=1))
+        return load_all(parse(["--config-file", str(path), *argv]), environ or {})
+
+    return load
+
+
+def refused(loaded: Callable[..., Loaded], *services: str, **values: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        loaded(*services, **values)
+    return str(caught.value)
+
+
+def test_a_plugin_has_a_typed_struct_of_its_own(loaded: Callable[..., Loaded]) -> None:
+    config = loaded("quota", quota_rules=[{"name": "a", "limit": 5}]).config
+    assert config.part(Quota).quota_rules == (Rule(name="a", limit=5),)
+    assert config.items()["quota-dir"] == "/quota"
+    assert Config().part(Quota) == Quota(), "of a plugin that is not selected: its defaults"
+
+
+def test_a_wrong_type_is_reported_with_file_line_and_key(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+    said = refused(loaded, "quota", quota_soft="yes")
+    assert f"{tmp_path}/daemon.json: wrong type: quota-soft: yes: expected true or false, got a string (line 5)" in said
+
+
+def test_its_own_problems_have_the_places_of_their_keys(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+    said = refused(loaded, "quota", quota_soft=True, debug=True)
+    assert f"a soft quota cannot be debugged [quota-soft: {tmp_path}/daemon.json:5, debug: {tmp_path}/daemon.json:6]" in said
+
+
+def test_an_unknown_key_stays_an_error(loaded: Callable[..., Loaded]) -> None:
+    assert 'quota-dri (line 5; did you mean "quota-dir"?)' in refused(loaded, "quota", quota_dri="/x")
+
+
+def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
+    said = refused(loaded, quota_dir="/x")
+    assert 'quota-dir (line 3; a key of the plugin "quota", which is in none of services, front-ends and guards)' in said
+
+
+def test_a_flag_of_a_plugin_that_is_not_selected(loaded: Callable[..., Loaded]) -> None:
+    said = refused(loaded, argv=("--metrics-addr", "127.0.0.1:1", "--debug"))
+    assert "--metrics-addr: no plugin in services, front-ends and guards has the key of this flag" in said
+    assert "--debug" not in said
+
+
+@pytest.mark.parametrize(
+    ("services", "text"),
+    [
+        (("quota", "twin"), 'the key quota-dir is declared by the plugin "quota" and the plugin "twin"'),
+        (("greedy",), 'the key hosts is declared by the kernel and the plugin "greedy"'),
+        (("silent",), 'cannot use the keys of the plugin "silent": HELP lacks silent'),
+        (("wrong",), "cannot use the keys of the plugin \"wrong\": <class 'dict'> is not a subclass of"),
+    ],
+)
+def test_plugins_that_cannot_be(loaded: Callable[..., Loaded], services: tuple[str, ...], text: str) -> None:
+    assert text in refused(loaded, *services)
+
+
+def test_environment_and_relative_paths(loaded: Callable[..., Loaded]) -> None:
+    found = loaded("quota", environ={"QUOTA": "/env"})
+    assert (found.config.part(Quota).quota_dir, found.origin("quota-dir")) == ("/env", "environment QUOTA")
+    values = {"quota-dir": "here"}
+    assert list(Quota.complete(values, {}, "/base")) == []
+    assert Schema({"quota": Quota}).convert(values).part(Quota).quota_dir == "/base/here"
+
+
+def test_a_reload_applies_reloadable_keys_and_names_the_others(loaded: Callable[..., Loaded]) -> None:
+    running = loaded("quota")
+    found = plan(running, loaded("quota", quota_rules=[{"name": "a"}], quota_dir="/y", debug=True))
+    assert (set(found.applied), found.needs_restart) == ({"debug", "quota-rules"}, ("quota-dir",))
+    assert found.config.part(Quota) == Quota(quota_rules=(Rule(name="a"),))
+    assert found.config.debug
+    gone = plan(running, loaded())
+    assert {"services", "quota-rules", "quota-dir"} <= set(gone.needs_restart)
+    assert gone.config.part(Quota) == Quota(), "a plugin that runs keeps its keys"
+
+
+def test_keys_are_shown_with_their_plugin(loaded: Callable[..., Loaded]) -> None:
+    shown = {each["Key"]: each for each in show.document(loaded("quota"))["Values"]}
+    assert shown["quota-soft"] == {
+        "Key": "quota-soft",
+        "Value": False,
+        "Origin": "default",
+        "Plugin": "quota",
+        "Help": "How",
+    }
+    assert "Plugin" not in shown["hosts"]
