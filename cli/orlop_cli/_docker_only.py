@@ -11,9 +11,9 @@ _CLIENT = {
 }
 # Commands whose function Orlop's daemon does not have either.
 _DAEMON = {
-    "orlop": {"build", "builder", "node", "plugin", "push", "secret", "service", "stack", "swarm"},
+    "orlop": {"build", "builder", "node", "plugin", "secret", "service", "stack", "swarm"},
     "config": {"create", "inspect", "ls", "rm"},
-    "image": {"build", "push"},
+    "image": {"build"},
     "volume": {"update"},
 }
 

@@ -1,4 +1,4 @@
-"""JSON progress of pull, load and import: one live line per layer on a terminal, plain lines elsewhere.
+"""JSON progress of pull, push, load and import: one live line per layer on a terminal, plain lines elsewhere.
 
 Success is decided by the records: the status 200 is sent before the operation begins (formats, section 3).
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Record = dict[str, Any]
+_COMPLETE = frozenset(("Pull complete", "Already exists", "Download complete", "Pushed", "Layer already exists"))
 
 
 def show(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | None = None) -> None:
@@ -107,7 +108,7 @@ class _Board:
     def _settle(self, task: TaskID, status: str) -> None:
         """Show a status without figures; the bar is filled."""
         fields: dict[str, Any] = {"status": status}
-        if status in ("Pull complete", "Already exists", "Download complete", "Pushed"):
+        if status in _COMPLETE or status.startswith("Mounted from "):
             known = self._progress.tasks[self._progress.task_ids.index(task)].total or 1
             fields.update(completed=known, total=known)
         self._progress.update(task, **fields)

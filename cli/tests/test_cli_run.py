@@ -154,6 +154,60 @@ def test_a_pull_that_fails_half_way(daemon: RecordedDaemon, orlop: Any) -> None:
     assert (done.code, done.out, done.err) == (1, "", "orlop: unexpected EOF\n")
 
 
+PUSH = [
+    json.dumps(record).encode() + b"\r\n"
+    for record in (
+        {"status": "The push refers to repository [reg.io/x]"},
+        {"status": "Preparing", "progressDetail": {}, "id": "a1"},
+        {"status": "Pushing", "progressDetail": {"current": 5, "total": 10}, "id": "a1"},
+        {"status": "Pushed", "progressDetail": {}, "id": "a1"},
+        {"status": "latest: digest: sha256:12 size: 5"},
+        {"progressDetail": {}, "aux": {"Tag": "latest", "Digest": "sha256:12", "Size": 5}},
+    )
+]
+
+
+def test_push_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
+    daemon.on("POST", "/images/reg.io/x/push", chunked(PUSH))
+    done = orlop("push", "reg.io/x")
+    assert (done.code, done.out.splitlines()) == (
+        0,
+        [
+            "Using default tag: latest",
+            "The push refers to repository [reg.io/x]",
+            "a1: Preparing",
+            "a1: Pushed",
+            "latest: digest: sha256:12 size: 5",
+        ],
+    )
+    assert daemon.requests[0].target.endswith("/images/reg.io/x/push?tag=latest")
+    assert daemon.requests[0].headers["x-registry-auth"] == "e30="
+    assert orlop("push", "-q", "reg.io/x:v1").out == "reg.io/x:v1\n"
+    assert orlop("push", "-a", "-q", "reg.io/x").out == "reg.io/x\n"
+    assert [request.target.partition("?")[2] for request in daemon.requests[1:]] == ["tag=v1", ""]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-a", "x:v1"], "tag can't be used with --all-tags/-a"),
+        (["x@sha256:" + "0" * 64], "cannot push a digest reference"),
+        (["X"], "repository name (library/X) must be lowercase"),
+    ],
+)
+def test_what_cannot_be_pushed(daemon: RecordedDaemon, orlop: Any, words: list[str], message: str) -> None:
+    done = orlop("push", *words)
+    assert done.code == 1 and message in done.err and not daemon.requests
+
+
+def test_a_push_that_fails(daemon: RecordedDaemon, orlop: Any) -> None:
+    last = b'{"errorDetail":{"message":"denied: no"},"error":"denied: no"}\r\n'
+    daemon.on("POST", "/images/reg.io/x/push", chunked([*PUSH[:2], last]))
+    for words in (["reg.io/x"], ["-q", "reg.io/x"]):
+        done = orlop("push", *words)
+        assert (done.code, done.err) == (1, "orlop: denied: no\n")
+
+
 def test_stored_credentials_are_sent(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     import base64
 

@@ -1,0 +1,43 @@
+"""`orlop push`."""
+
+from __future__ import annotations
+
+import sys
+
+from orlop_cli import _auth, _progress
+from orlop_cli._command import command, fail, flag
+from orlop_cli._session import Session
+from orlop_cli.daemon.client import records, segment
+from orlop_cli.values import references
+
+
+@command(
+    "push",
+    "Upload an image to a registry",
+    usage="NAME[:TAG]",
+    least=1,
+    most=1,
+    examples=["orlop push registry.example.com/team/app:1.0", "orlop push -a registry.example.com/team/app"],
+)
+@flag("-a", "--all-tags", help="Push all tags of an image to the repository")
+@flag("-q", "--quiet", help="Suppress verbose output")
+def push(session: Session, args: tuple[str, ...], all_tags: bool, quiet: bool) -> None:
+    reference = references.parse(args[0])
+    if all_tags and (reference.tag or reference.digest):
+        fail("tag can't be used with --all-tags/-a")
+    if reference.digest:
+        fail("cannot push a digest reference")
+    if not all_tags and not reference.tag:
+        reference = reference.with_default_tag()
+        if not quiet:
+            print(f"Using default tag: {reference.tag}", flush=True)
+    # Without the header the daemon looks for credentials in the body
+    headers = _auth.header(reference.domain) or {"X-Registry-Auth": "e30="}
+    query = {"tag": reference.tag or None}
+    stream = records(session.engine.open("POST", f"/images/{segment(reference.name)}/push", query, headers=headers))
+    if not quiet:
+        _progress.show(stream, sys.stdout)
+        return
+    for record in stream:
+        _progress.raise_error(record)
+    print(reference.canonical)
