@@ -204,6 +204,26 @@ def test_a_guarded_client_chooses_no_address_inside(engine_fixture: EngineFixtur
         )
 
 
+def test_pushing(engine_fixture: EngineFixture) -> None:
+    """By role, labels and destination. The audit log has the image and the tag, and why a push was refused."""
+    with hostile.serving() as inside:
+        name = f"{inside.host}/app:v1"
+        engine_fixture.engine.ok("tag", "busybox", name)
+        assert "not allowed for role read-only" in engine_fixture.denied("read", "push", name)
+        assert f"image {name} is outside the labels" in engine_fixture.denied("db", "push", name)
+        for policy in ("ci", "web"):
+            assert "which is neither public nor a registry that is configured" in engine_fixture.denied(policy, "push", name)
+            status, answer = engine_fixture.api(policy, "GET", f"/distribution/{name}/json")
+            assert (status, "which is neither public" in answer["message"]) == (403, True)
+        assert inside.requests == []
+        path = f"/v1.45/images/{inside.host}/app/push"
+        end = until(lambda: engine_fixture.lines(path=path, event="end", decision="denied"))[0]
+        id = engine_fixture.engine.inspect("web1")["Image"]
+        assert (end["object"], end["by"]) == ({"type": "image", "id": id, "name": name}, "role no-exec")
+        assert "push" not in engine_fixture.engine.events(type="image")
+        engine_fixture.engine.ok("rmi", name)
+
+
 def test_attaching(engine_fixture: EngineFixture) -> None:
     stdin = "standard input is not allowed for role no-exec"
     for policy, query, status, text in (

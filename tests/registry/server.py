@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import subprocess
 import tempfile
@@ -20,8 +21,6 @@ CONFIG = """\
 version: 0.1
 log:
   level: error
-  accesslog:
-    disabled: true
 storage:
   filesystem:
     rootdirectory: {root}/data
@@ -39,6 +38,11 @@ class Registry:
 
     host: str
     root: str
+
+    def requests(self) -> list[str]:
+        """The requests so far: "METHOD path?query"."""
+        with open(f"{self.root}/access") as log:
+            return re.findall(r'"([A-Z]+ \S+) HTTP/', log.read())
 
 
 def _request(host: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, str]:
@@ -77,12 +81,10 @@ def running(*, port: int = 0, extra: str = "", executable: str = "docker-registr
         config = f"{root}/config.yml"
         with open(config, "w") as file:
             file.write(CONFIG.format(root=root, address=address, extra=extra))
-        process = subprocess.Popen(
-            [executable, "serve", config],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with open(f"{root}/access", "wb") as access:
+            process = subprocess.Popen(
+                [executable, "serve", config], stdin=subprocess.DEVNULL, stdout=access, stderr=subprocess.DEVNULL
+            )
         try:
             _wait(process, ("127.0.0.1", port))
             yield Registry(address, root)

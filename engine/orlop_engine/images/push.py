@@ -7,7 +7,7 @@ image gains its digest when the registry has the manifest. Messages are Docker's
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -143,13 +143,11 @@ class _ImagePush:
         async with self._uploads.slot(id, self._report):
             sent = await self._compression.compressed(layer, lease, self._report)
             self._compressed = self._compressed or sent.blob != layer.blob
-            # A restricted client would learn of repositories that others use
-            mounts = (
-                self._image_store.repositories.candidates(sent.blob, name) if self._request.policy is UNRESTRICTED else ()
-            )
             opened = partial(outgoing.open_layer, self._image_store.content, sent)
             await self._uploads.upload(
-                self._registry, BlobUpload(sent.blob, sent.blob_size, id, opened, mounts), self._report
+                self._registry,
+                BlobUpload(sent.blob, sent.blob_size, id, opened, self._mounts(sent.blob, name)),
+                self._report,
             )
         return sent
 
@@ -157,7 +155,8 @@ class _ImagePush:
         """Push configuration and manifest, and keep what the next push needs."""
         store, by_digest = self._image_store, name.with_digest(found.digest)
         check_names(self._request.policy, store.catalog, [by_digest], found.image.id)
-        config = BlobUpload(found.config.digest, found.config.size, "", partial(self._open, found.config))
+        opened, mounts = partial(self._open, found.config), self._mounts(found.config.digest, name)
+        config = BlobUpload(found.config.digest, found.config.size, "", opened, mounts)
         await self._uploads.upload(self._registry, config, self._report)
         await self._uploads.repeat(partial(self._registry.put_manifest, name.tag, found.media_type, found.manifest))
         await self._uploads.repeat(partial(self._registry.check_manifest, found.media_type, found.manifest))
@@ -167,6 +166,12 @@ class _ImagePush:
         await store.repositories.add(name, (part.digest for part in (found.config, *found.layers)))
         self._report(message(f"{name.tag}: digest: {found.digest} size: {len(found.manifest)}"))
         self._report(_aux(Tag=name.tag, Digest=found.digest, Size=len(found.manifest)))
+
+    def _mounts(self, digest: str, name: Reference) -> Sequence[str]:
+        """Repositories from which the registry may mount the blob. A restricted client would learn what others use."""
+        if self._request.policy is not UNRESTRICTED:
+            return ()
+        return self._image_store.repositories.candidates(digest, name)
 
     @asynccontextmanager
     async def _open(self, blob: Descriptor) -> AsyncIterator[int]:

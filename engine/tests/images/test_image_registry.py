@@ -21,8 +21,9 @@ from orlop_engine.images import registry_auth as auth
 from orlop_engine.images.endpoints import Endpoint
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry import Registry
-from orlop_engine.images.registry_errors import RegistryError, explain_os_error, from_answer, translate
+from orlop_engine.images.registry_errors import RegistryError, explain_os_error, from_answer, retry_after, translate
 from orlop_engine.images.registry_hosts import HostRules, Timeouts, proxy_for
+from orlop_engine.images.registry_push import PushRegistry
 from orlop_engine.images.registry_tls import tls_context
 from orlop_sdk import DriverError, InvalidParameter, NotFound, Unauthorized
 
@@ -215,3 +216,29 @@ def test_lists_of_tags_are_bounded(monkeypatch: pytest.MonkeyPatch, page: bytes,
     with pytest.raises(DriverError, match=r"^cannot read tags of a/b: its list is longer than 8 MiB or 1000 pages$"):
         trio.run(registry.tags)
     assert len(asked) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("/v2/x?state=1", "https://r.lan/v2/x?state=1"),
+        ("up/2", "https://r.lan/v2/a/b/blobs/up/2"),
+        ("https://storage.lan/x", "https://storage.lan/x"),
+        ("http://r.lan/x", "refusing a redirect from TLS to plain HTTP"),
+        ("file:///etc/passwd", 'unsupported protocol scheme "file"'),
+        ("unix:///run/orlop.sock", 'unsupported protocol scheme "unix"'),
+    ],
+)
+def test_where_an_upload_may_lead(location: str, expected: str) -> None:
+    registry = PushRegistry(Endpoint("https://r.lan", True), "a/b", auth.ANONYMOUS, Timeouts())
+    url = "https://r.lan/v2/a/b/blobs/uploads"
+    if expected.startswith("https:"):
+        assert registry.target("POST", url, location) == expected
+        return
+    with pytest.raises(RegistryError, match=expected):
+        registry.target("POST", url, location)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("", None), ("-1", None), ("1e3", None), ("9" * 30, None)])
+def test_retry_after(text: str, seconds: float | None) -> None:
+    assert retry_after(text) == seconds

@@ -46,6 +46,10 @@ class FakeCollection:
     def known(self, name: str) -> Any:
         return self.things.get(name)
 
+    def pushed_names(self, name: str, tag: str) -> list[str]:
+        """Of images: `both` has two tags."""
+        return ["ours", "plain"] if name == "both" and not tag else [name]
+
 
 def container(ident: str, mounts: str = "", modes: Any = None, **labels: str) -> Any:
     """`mounts` are "TYPE NAME, ..."; a name with "?" is an anonymous volume."""
@@ -342,6 +346,14 @@ def test_images_need_the_label_unless_they_are_shared() -> None:
     for made, query in ((judge(), {"fromImage": ["x"]}), (judge(shared_images=True), {"fromSrc": ["-"]})):
         with pytest.raises(Denied):
             judged(made, call("/images/create", query=query), Scope.PULL)
+
+
+def test_each_image_of_a_push_needs_the_label_unless_they_are_shared() -> None:
+    for name in ("plain", "both"):
+        with pytest.raises(Denied, match="image plain is outside"):
+            judged(judge(), call("/images/{name}/push", name=name), Scope.PUSH)
+        judged(judge(shared_images=True), call("/images/{name}/push", name=name), Scope.PUSH)
+    judged(judge(), call("/images/{name}/push", name="ours"), Scope.PUSH)
 
 
 def test_a_label_without_a_value_has_to_be_there() -> None:
