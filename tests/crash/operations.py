@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, until
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
+from tests.registry.receiving import receiving, refuse
 
 from orlop_sdk.testing.ports import free_port
 
@@ -168,6 +169,15 @@ def _two_layers() -> Image:
 
 
 @cache
+def _one_layer() -> Image:
+    return image([layer({"etc/words": os.urandom(200_000)})])
+
+
+def _names_for_push() -> tuple[str, str]:
+    return f"{registry()}/pushed:one", f"{_refusing()}/pushed:one"
+
+
+@cache
 def registry() -> str:
     """The registry's address; it runs until this process ends."""
     opened = running()
@@ -184,6 +194,7 @@ def close_registry() -> None:
     while _registries:
         _registries.pop().__exit__(None, None, None)
     registry.cache_clear()
+    _refusing.cache_clear()
 
 
 def _pull(engine: Engine) -> None:
@@ -198,6 +209,41 @@ def _load(engine: Engine) -> None:
     said = ask(engine, "POST", "/images/load?quiet=1", docker_archive({_SMALL: _two_layers()}))
     if b"Loaded image" not in said:
         raise Refused(f"load: {said[-300:]!r}")
+
+
+@cache
+def _refusing() -> str:
+    """The address of a registry that takes nothing."""
+    opened = receiving()
+    found = opened.__enter__()
+    found.script("POST", *[refuse(403, "DENIED", "no")] * 10_000)
+    _registries.append(opened)
+    return found.host
+
+
+def _load_for_push(engine: Engine) -> None:
+    """One layer, stored as a plain tar: the push compresses it."""
+    ask(engine, "POST", "/images/load?quiet=1", docker_archive(dict.fromkeys(_names_for_push(), _one_layer())))
+
+
+def _push(engine: Engine) -> None:
+    name = _names_for_push()[0]
+    said = ask(engine, "POST", f"/images/{name}/push", {})
+    if b'"aux"' not in said:
+        raise Refused(f"push: {said[-300:]!r}")
+    if not json.loads(ask(engine, "GET", f"/images/{name}/json"))["RepoDigests"]:
+        raise Refused("push: the image has no digest")
+
+
+def _compress(engine: Engine) -> None:
+    said = ask(engine, "POST", f"/images/{_names_for_push()[1]}/push", {})
+    if b"denied: no" not in said:
+        raise Refused(f"push: {said[-300:]!r}")
+
+
+def _unpush(engine: Engine) -> None:
+    for name in _names_for_push():
+        ask(engine, "DELETE", f"/images/{name}", None, 404)
 
 
 def _unpull(engine: Engine) -> None:
@@ -270,6 +316,7 @@ OPERATIONS = {
         Operation("volume-rm", (_step("DELETE", "/volumes/data"),), _volume, _unvolume),
         Operation("volume-prune", (_step("POST", f"/volumes/prune?{_filters}"),), _volume, _unvolume),
         Operation("pull", (_pull,), undo=_unpull, resumes=True),
+        Operation("push", (_push,), _load_for_push, _unpush, between=(_compress,)),
         Operation("load", (_load,), undo=_unload),
         Operation("import", (_import,), undo=_unimport),
         Operation("tag", (_tag,), undo=_untag),

@@ -8,7 +8,7 @@ Credentials and tokens are only sent to the registry's own origin and its token 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -29,6 +29,7 @@ __all__ = ["SMALL", "Body", "Session", "origin"]
 
 SMALL = 1 << 20
 _REDIRECTS = 10
+_SHORT = 64 << 10
 _PATIENT = Timeouts()
 _REDIRECTED = (301, 302, 303, 307, 308)
 _REPEATED = (307, 308)  # the others would turn a POST, PUT or PATCH into a GET (RFC 9110, section 15.4)
@@ -191,10 +192,19 @@ class Session:
                 if response.status_code >= 400:
                     raise await self._refusal(response, method, url)
                 yield response
+                await self._drain(response)
                 return
             finally:
                 with trio.move_on_after(5, shield=True):
                     await response.aclose()
+
+    async def _drain(self, response: httpx.Response) -> None:
+        """Read what is left of a short answer, so that its connection serves the next request."""
+        length = response.headers.get("content-length", "")
+        short = response.request.method == "HEAD" or response.status_code == 204
+        if not response.is_closed and (short or (length.isdigit() and int(length) <= _SHORT)):
+            with suppress(RegistryError):
+                await self.read_body(response, _SHORT, "Get", str(response.url))
 
     async def _refusal(self, response: httpx.Response, method: str, url: str) -> RegistryError:
         said = b"" if method == "HEAD" else await self.read_body(response, SMALL, method, url)
