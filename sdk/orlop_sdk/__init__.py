@@ -2,7 +2,6 @@
 `orlop_sdk.testing`."""
 
 from .common import (
-    SPI_VERSION,
     Command,
     Drift,
     Mount,
@@ -77,7 +76,6 @@ from .volume import (
 
 __all__ = [
     "GROUPS",
-    "SPI_VERSION",
     "Address",
     "Change",
     "ChangeKind",

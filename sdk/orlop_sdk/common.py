@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["SPI_VERSION", "Command", "Drift", "Mount", "Outcome"]
-
-SPI_VERSION = 1
-"""The version of the driver contracts. A driver's factory declares the one it was written for; see `hooks`."""
+__all__ = ["Command", "Drift", "Mount", "Outcome"]
 
 
 class Mount(msgspec.Struct, frozen=True):

@@ -63,9 +63,24 @@ def _broken(kind: str, name: str, error: BaseException) -> DriverError:
     return DriverError(f'cannot load {_what(kind)} "{name}": {type(error).__name__}: {error}')
 
 
+def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
+    """Why a plugin that was written for this version of its contract cannot be used, and what to install; "" if it can."""
+    _, newest, oldest, driver = hooks.KINDS[kind]
+    if not isinstance(written_for, int) or written_for < 1:
+        return f"its spi_version is {written_for!r}: a whole number from 1 is needed"
+    if oldest <= written_for <= newest:
+        return ""
+    here = f"this Orlop has version {newest}" + (f" and accepts {oldest} and newer" if oldest < newest else "")
+    found = f"it is written for version {written_for} of the {kind} contract, and {here}"
+    if written_for > newest:
+        ours = "orlop-sdk" if driver else "orlop-sdk and orlop-kernel"
+        return f"{found}; install a newer {ours}, or an older release of {distribution}"
+    return f"{found}; install a newer release of {distribution}"
+
+
 def find(kind: str, name: str) -> Factory:
     """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
-    plugin cannot be imported, does not register `name`, or needs a newer contract version."""
+    plugin cannot be imported, does not register `name`, or was written for another version of the kind's contract."""
     # Scan again only for an unknown name, which may have been installed since
     point = _entry_points(kind, float("inf")).get(name) or _entry_points(kind, _FRESH).get(name)
     if point is None:
@@ -99,11 +114,8 @@ def find(kind: str, name: str) -> Factory:
         offers = ", ".join(sorted(found)) or "nothing"
         raise DriverError(f'cannot load {_what(kind)} "{name}": its plugin registers {offers}')
     make, spi_version, check_options = found[name]
-    served = hooks.KINDS[kind].version
-    if spi_version > served:
-        raise DriverError(
-            f'cannot load {_what(kind)} "{name}": it needs version {spi_version} of the {kind} interface, this Orlop has '
-            f"{served}; upgrade orlop-sdk and orlop-kernel, or install an older release of the plugin"
-        )
-    _loaded[kind, point] = Factory(kind, name, make, spi_version, *point.distribution(), check_options)
+    distribution, version = point.distribution()
+    if remedy := _wrong_version(kind, spi_version, distribution or f"the plugin {name}"):
+        raise DriverError(f'cannot load {_what(kind)} "{name}": {remedy}')
+    _loaded[kind, point] = Factory(kind, name, make, spi_version, distribution, version, check_options)
     return _loaded[kind, point]

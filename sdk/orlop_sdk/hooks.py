@@ -27,11 +27,13 @@ hookimpl = pluggy.HookimplMarker("orlop")
 
 
 class Kind(NamedTuple):
-    """A plugin kind. `hook` is the function that a plugin of this kind defines. `version` is the contract version that this
-    SDK describes. `driver` is true for drivers, which the engine calls; plugins of other kinds are parts of the daemon."""
+    """A plugin kind. `hook` is the function that a plugin of this kind defines. `version` is the major version of the kind's
+    contract that this SDK describes, `oldest` the oldest that is still accepted. `driver` is true for drivers, which the
+    engine calls; plugins of other kinds are parts of the daemon."""
 
     hook: str
     version: int = 1
+    oldest: int = 1
     driver: bool = True
 
 
@@ -57,9 +59,9 @@ effects."""
 
 
 class Register(Protocol):
-    """The argument of a hook: call it once for each name that the plugin provides. `spi_version` is the contract version
-    that the plugin was written for. `check_options` (storage drivers) lets `orlopd --validate` and a reload check the
-    driver's options in daemon.json without calling the factory."""
+    """The argument of a hook: call it once for each name that the plugin provides. `spi_version` is the version of the
+    kind's contract that the plugin was written for. `check_options` (storage drivers) lets `orlopd --validate` and a reload
+    check the driver's options in daemon.json without calling the factory."""
 
     def __call__(
         self, name: str, factory: Callable[..., Any], *, spi_version: int = 1, check_options: CheckOptions | None = None

@@ -7,10 +7,11 @@ import sys
 import zipfile
 from importlib.metadata import DistributionFinder, MetadataPathFinder, distributions
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from orlop_sdk import NotFound, discovery, entrypoints
+from orlop_sdk import DriverError, NotFound, discovery, entrypoints, hooks
 from orlop_sdk.entrypoints import EntryPoint
 
 _INFO = {
@@ -113,3 +114,44 @@ def test_distributions_that_are_no_directories_are_found(
     (mine,) = [point for point in entrypoints.every() if point.name == "tsv"]
     assert mine.distribution() == ("My.Plugin", "1.2")
     assert _found() == _by_metadata()
+
+
+@pytest.mark.parametrize("kind", hooks.KINDS)
+@pytest.mark.parametrize(
+    ("written_for", "served", "remedy"),
+    [
+        (
+            2,
+            (1, 1),
+            "for version 2 of the {kind} contract, and this Orlop has version 1; install a newer {ours}, or an",
+        ),
+        (1, (3, 2), "for version 1 of the {kind} contract, and this Orlop has version 3 and accepts 2 and newer; install a"),
+        (0, (1, 1), "its spi_version is 0: a whole number from 1 is needed"),
+        ("1", (1, 1), "its spi_version is '1': a whole number from 1 is needed"),
+        (2, (3, 2), ""),
+        (1, (1, 1), ""),
+    ],
+)
+def test_a_plugin_for_another_version_of_its_contract(
+    monkeypatch: pytest.MonkeyPatch, kind: str, written_for: object, served: tuple[int, int], remedy: str
+) -> None:
+    known = hooks.KINDS[kind]
+    module = ModuleType("a_plugin")
+
+    def hook(register: hooks.Register) -> None:
+        register("a", object, spi_version=written_for)  # type: ignore[arg-type]
+
+    setattr(module, known.hook, hooks.hookimpl(hook, specname=known.hook))
+    monkeypatch.setitem(sys.modules, "a_plugin", module)
+    point = EntryPoint("a", "a_plugin", f"orlop.{kind}", known=("my-plugin", "1.0"))
+    monkeypatch.setattr(discovery, "_scanned", (float("inf"), {kind: {"a": point}}))
+    monkeypatch.setattr(discovery, "_loaded", {})
+    monkeypatch.setitem(hooks.KINDS, kind, known._replace(version=served[0], oldest=served[1]))
+    if not remedy:
+        assert discovery.find(kind, "a").spi_version == written_for
+        return
+    with pytest.raises(DriverError) as caught:
+        discovery.find(kind, "a")
+    ours = "orlop-sdk" if known.driver else "orlop-sdk and orlop-kernel"
+    assert remedy.format(kind=kind, ours=ours) in str(caught.value)
+    assert "spi_version" in remedy or str(caught.value).endswith("release of my-plugin")
