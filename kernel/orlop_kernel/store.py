@@ -174,8 +174,8 @@ class Store:
     async def commit(self, operations: Sequence[Operation]) -> None:
         """Apply all operations durably, or none. Cancellation does not undo a commit once it is submitted. Raises
         `Unavailable` on a full disk, `DriverError` when the database fails otherwise."""
-        for operation in operations:
-            _table(operation.table)
+        for table in {operation.table for operation in operations}:
+            _table(table)
         if self._closed:
             raise Unavailable("cannot write the state database: the daemon is shutting down")
         job = _Job(tuple(operations))

@@ -32,15 +32,6 @@ class Removal:
     steps: list[Step] = field(default_factory=list)
 
     @property
-    def names(self) -> dict[Reference, set[str]]:
-        """The images that lose each name. A name is gone when all of its images have lost it."""
-        result: dict[Reference, set[str]] = {}
-        for id, names, _ in self.steps:
-            for name in names:
-                result.setdefault(name, set()).add(id)
-        return result
-
-    @property
     def images(self) -> list[str]:
         return [id for id, _, delete in self.steps if delete]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orlop_engine.pace import Pace
 from orlop_engine.types.images import DeletedItem, PruneReport
@@ -81,8 +81,8 @@ class Remover:
         """Returns the removed images, and the steps to report."""
         gone = [self._image_store.catalog.images[id] for id in planned.images]
         images = {id: self._image_store.catalog.images[id] for id, _, _ in planned.steps}
-        untagged = await self._image_store.forget(planned.names, planned.images)
-        steps = _reported(planned.steps, untagged)
+        untagged = await self._image_store.forget(await _lost_names(planned.steps), planned.images)
+        steps = await _reported(planned.steps, untagged)
         pace = Pace(shielded=True)
         for id, names, delete in steps:
             for _ in names:
@@ -113,11 +113,28 @@ class Remover:
         return result
 
 
-def _reported(steps: Iterable[Step], untagged: Collection[Reference]) -> list[Step]:
+async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
+    """The images that lose each name. A name is gone when all of its images have lost it."""
+    pace, result = Pace(shielded=True), dict[Reference, set[str]]()
+    for id, names, _ in steps:
+        for name in names:
+            result.setdefault(name, set()).add(id)
+            await pace()
+    return result
+
+
+async def _reported(steps: Iterable[Step], untagged: Iterable[Reference]) -> list[Step]:
     """Report a name once, and only if no image of another platform keeps it."""
-    left = set(untagged)
-    result = []
+    pace, left, result = Pace(shielded=True), set[Reference](), list[Step]()
+    for name in untagged:
+        left.add(name)
+        await pace()
     for id, names, delete in steps:
-        result.append((id, [name for name in names if name in left], delete))
-        left.difference_update(names)
+        shown = []
+        for name in names:
+            if name in left:
+                left.remove(name)
+                shown.append(name)
+            await pace()
+        result.append((id, shown, delete))
     return result

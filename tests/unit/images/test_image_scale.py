@@ -21,7 +21,7 @@ from tests.registry import docker_archive, image, layer, oci_archive
 from tests.registry.build import Content, encode, tar
 from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 
-from orlop_engine.images import archive_file, listing
+from orlop_engine.images import archive_file, listing, remover
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.committed import CommitRequest
 from orlop_engine.images.names import Names
@@ -194,6 +194,35 @@ def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     filled(tmp_path, check)
     assert copies == [MANY + 1], "all names are copied once, not once a name"
+
+
+def test_no_work_on_all_names_is_done_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary of 100,000 names made in one step blocks the event loop for 100 ms."""
+    paced = [0]
+
+    class CountingPace:
+        def __init__(self, *, shielded: bool = False) -> None:
+            assert shielded
+
+        async def __call__(self) -> None:
+            paced[0] += 1
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def main() -> None:
+        names = [parse(f"a:{number}") for number in range(20)]
+        steps = [("sha256:1", names[:15], False), ("sha256:2", names[10:], True)]
+        lost = await remover._lost_names(steps)
+        assert {name.tag: len(ids) for name, ids in lost.items()} == {str(n): 1 + (10 <= n < 15) for n in range(20)}
+        assert paced == [25]
+        shown = await remover._reported(steps, names[5:])
+        assert [[name.tag for name in each[1]] for each in shown] == [
+            [str(n) for n in range(5, 15)],
+            ["15", "16", "17", "18", "19"],
+        ]
+        assert paced == [25 + 15 + 25]
+
+    monkeypatch.setattr(remover, "Pace", CountingPace)
+    trio.run(main)
 
 
 def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
