@@ -2,6 +2,8 @@
 
 `MonitorHost` launches them. With `FakeZygote` and `FakeRuntime` it needs no root privileges; containers are then
 ordinary processes without namespaces.
+
+`decompress_here` stands for the worker that decompresses archives.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import AsyncIterable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,10 +24,11 @@ import trio
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Attach, Event, Exec, ExecExited, Exited, ExitRecord, Launch, Log, Oom, Start, Started
-from orlop_sdk import Execution, Mount, Runtime, Task, cgroups
+from orlop_monitor.unpack.stream import CompressedFile, decompress
+from orlop_sdk import Execution, InvalidParameter, Mount, Runtime, Task, cgroups
 from orlop_sdk.testing.runtime import oci_process, oci_spec
 
-__all__ = ["FakeZygote", "MonitorCase", "MonitorHost", "read_all", "unframe"]
+__all__ = ["FakeZygote", "MonitorCase", "MonitorHost", "decompress_here", "read_all", "unframe"]
 
 _EventBody = TypeVar("_EventBody", Exited, ExecExited, Oom)
 _NO_SANDBOX = """
@@ -235,3 +239,18 @@ class MonitorHost:
             cgroups.remove(found)
         if self.rootfs:
             runs.release_private_directory(str(self.top / "mnt"))
+
+
+async def decompress_here(
+    zygote: Any, source: AsyncIterable[bytes], target: int, *, progress: Callable[[int], None] | None
+) -> None:
+    """Decompresses in this process, what the real one does in a sandboxed worker."""
+    data = b"".join([piece async for piece in source])
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        try:
+            for piece in decompress(CompressedFile(file.fileno())):
+                os.write(target, piece)
+        except Exception as error:
+            raise InvalidParameter(f"cannot decompress the archive: {error}") from error

@@ -21,6 +21,7 @@ from orlop_monitor.unpack.request import (
     HEADER,
     Answer,
     CopyUp,
+    Decompress,
     Done,
     Failed,
     Limits,
@@ -41,6 +42,7 @@ __all__ = [
     "Unpacked",
     "WorkerRefused",
     "copy_up",
+    "decompress",
     "feed",
     "make_directory",
     "make_init_layer",
@@ -202,6 +204,19 @@ async def unpack(
     if expect_diff_id is not None and done.diff_id != expect_diff_id:
         raise InvalidParameter(f"invalid diffID: expected {expect_diff_id}, got {done.diff_id}")
     return Unpacked(done.diff_id, done.size, done.entries)
+
+
+async def decompress(
+    zygote: Spawner,
+    source: AsyncIterable[bytes],
+    target: int,
+    *,
+    size: int = Limits().size,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Decompress a stream into the file of a descriptor, at most `size` bytes. Raises as `unpack` does; so do errors of
+    `progress`, which is called about ten times a second."""
+    await feed(zygote, source, Decompress(size), lambda pipe: (pipe, target), "decompress the archive", progress)
 
 
 async def feed(

@@ -150,11 +150,11 @@ def test_an_archive_that_does_not_fit_is_not_read_to_its_end(disk: Path) -> None
 
 @pytest.mark.parametrize("kind", [docker_archive, oci_archive])
 def test_an_image_in_an_archive_does_not_fit(disk: Path, kind: Callable[[dict[str, Image]], bytes]) -> None:
-    large, small = kind({"app:v1": app(6 * MB)}), kind({"app:v1": app(3 * MB)})
+    large, small = kind({"app:v1": app(9 * MB)}), kind({"app:v1": app(6 * MB)})
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         error = await error_of_load(images, large)
-        assert error.startswith("cannot load app:v1: no space left on device: it needs at least 12MB (6")
+        assert error.startswith("cannot load app:v1: no space left on device: it needs at least 9")
         assert images.is_empty() and images.unpacker.count == 0
         assert not await error_of_load(images, small)
 

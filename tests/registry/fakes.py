@@ -23,6 +23,7 @@ from orlop_engine.config import Config
 from orlop_engine.images.progress import Progress
 from orlop_engine.images.registry_hosts import Timeouts
 from orlop_engine.images.service import Images
+from orlop_engine.testing import decompress_here
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import Change, Conflict, InvalidParameter, Mount, NotFound, StorageCapabilities, UnpackTarget, Usage
@@ -206,6 +207,7 @@ async def open_images(
             Config(**config),
             nursery,
             unpack=unpacker,
+            decompress=decompress_here,
             timeouts=timeouts,
             certificates=certificates,
             retry_wait=0.01,

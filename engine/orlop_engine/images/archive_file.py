@@ -1,141 +1,122 @@
-"""Reads an image archive that a client sent. The tar is spooled and indexed, but never extracted.
+"""The members of an image archive that a client sent. Nothing is extracted.
 
-No name in the archive becomes a path on this host. Members are looked up in a table, symlinks lead only to other members,
-and content is read by offset from an unnamed file.
+No name in the archive becomes a path on this host. Members are looked up in a table, and symlinks lead only to other
+members. The content of small members is in one unnamed file. A larger one, such as a layer, has a temporary file of its own,
+is hashed while it is written, and becomes a blob by a rename. The next boot removes temporary files that a crash left.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-import trio
-
+from orlop_monitor.unpack import archive
 from orlop_monitor.unpack.archive import entries
-from orlop_monitor.unpack.errors import UnpackError
-from orlop_monitor.unpack.stream import CompressedFile, decompress, sniff
-from orlop_sdk import DriverError, InvalidParameter
+from orlop_monitor.unpack.header import Entry
+from orlop_monitor.unpack.stream import write_sparse, write_whole
+from orlop_sdk import InvalidParameter
 
 from .content import ContentStore
 
-__all__ = ["Archive", "Member", "receive"]
+__all__ = ["Archive", "Member", "Source"]
 
-_BATCH = 1 << 20
+_SMALL = 64 << 10  # larger members get a file of their own
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
-_MAX_SMALL = 64 << 20  # total bytes of members read whole: the manifests of 4,096 images are some 40 MiB
+_MAX_READ = 64 << 20  # total bytes of members read whole: the manifests of 4,096 images are some 40 MiB
+
+
+class Source(archive.Source, Protocol):
+    """A tar stream, read on a thread."""
+
+    def pieces(self, size: int) -> Iterator[bytes | memoryview]:
+        """Exactly `size` bytes. Raises `UnpackError` when the stream ends before."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Offset and size of a regular file's content."""
+    """A regular file. Its content is at `offset` of the archive's unnamed file, or in the temporary file `path`."""
 
-    offset: int
     size: int
-
-
-class _File:
-    """The spooled file as a source of `unpack.archive.entries`."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._size = os.fstat(fd).st_size
-        self.at = 0
-
-    def read(self, size: int) -> bytes:
-        data = os.pread(self._fd, size, self.at)
-        self.at += len(data)
-        return data
-
-    def skip(self, size: int) -> None:
-        self.at += size
-        if self.at > self._size:
-            raise UnpackError("unexpected EOF")
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _spool(content: ContentStore, fd: int, data: bytes) -> None:
-    content.space.check("store the archive", stored=len(data))
-    _write(fd, data)
-
-
-def _expand(content: ContentStore, fd: int) -> int:
-    """Returns the descriptor itself, or one of its decompressed content. Closes the other one."""
-    os.lseek(fd, 0, os.SEEK_SET)
-    if not sniff(os.pread(fd, 8, 0)):
-        return fd
-    plain = content.spool()
-    try:
-        for data in decompress(CompressedFile(fd)):
-            _spool(content, plain, data)
-    except (OSError, DriverError):
-        os.close(plain)
-        raise
-    except Exception as error:
-        os.close(plain)
-        raise InvalidParameter(f"cannot decompress the archive: {error}") from error
-    os.close(fd)
-    return plain
-
-
-async def receive(content: ContentStore, body: AsyncIterable[bytes]) -> Archive:
-    """Spool a body, decompress it if needed, and read its table. Raises `InvalidParameter` if it is no tar archive."""
-    fd = content.spool()
-    try:
-        pending: list[bytes] = []
-        waiting = 0
-        async for piece in body:
-            pending.append(piece)
-            waiting += len(piece)
-            if waiting >= _BATCH:
-                await trio.to_thread.run_sync(_spool, content, fd, b"".join(pending))
-                pending, waiting = [], 0
-        await trio.to_thread.run_sync(_spool, content, fd, b"".join(pending))
-        fd = await trio.to_thread.run_sync(_expand, content, fd)
-        return await trio.to_thread.run_sync(Archive, fd)
-    except BaseException:
-        os.close(fd)
-        raise
+    digest: str
+    offset: int = 0
+    path: str = ""
 
 
 class Archive:
-    """The members of a tar archive. Owns the descriptor; call `close`."""
+    """The members of a tar archive. Owns their files; call `close`. Methods block: call them on a thread, but for `find` and
+    `need`."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, content: ContentStore) -> None:
+        self._content = content
+        self._fd = content.spool()
+        self._end = 0
         self._files: dict[str, Member] = {}
         self._links: dict[str, str] = {}
-        self._small = 0
-        file = _File(fd)
-        try:
-            for entry in entries(file):
-                content = Member(file.at, entry.size) if entry.segments is None else None  # None: a sparse file
-                self._note(_normal(_text(entry.name)), entry.type, _text(entry.link), content)
-                file.skip(entry.size)
-        except UnpackError as error:
-            raise InvalidParameter(f"cannot read the archive: {error}") from error
-
-    def _note(self, name: str, kind: bytes, link: str, content: Member | None) -> None:
-        if len(self._files) + len(self._links) >= _MAX_MEMBERS:
-            raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
-        self._files.pop(name, None)
-        self._links.pop(name, None)
-        if kind in (b"0", b"\0", b"7") and content is not None:
-            self._files[name] = content
-        elif kind == b"1":
-            self._links[name] = _normal(link)
-        elif kind == b"2":
-            self._links[name] = _normal(posixpath.join(posixpath.dirname(name), link))
+        self._read = 0
 
     def close(self) -> None:
         os.close(self._fd)
+        for member in self._files.values():
+            _remove(member)
+
+    # --- reading the archive ------------------------------------------------------------------------------------------
+
+    def fill(self, source: Source) -> None:
+        """Read all members. `UnpackError` if this is no tar archive, `InvalidParameter` if it has too many members."""
+        for entry in entries(source):
+            member = None
+            if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
+                source.skip(entry.size)  # a sparse file, or no file
+            elif entry.size > _SMALL:
+                member = self._store(source, entry.size)
+            else:
+                member = self._spool(b"".join(source.pieces(entry.size)))
+            self._note(entry, member)
+
+    def _spool(self, data: bytes) -> Member:
+        member = Member(len(data), f"sha256:{hashlib.sha256(data).hexdigest()}", self._end)
+        write_whole(self._fd, data)
+        self._end += len(data)
+        return member
+
+    def _store(self, source: Source, size: int) -> Member:
+        path, digest = self._content.temporary(), hashlib.sha256()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            for piece in source.pieces(size):
+                self._content.space.check("store the archive", stored=len(piece))
+                digest.update(piece)
+                write_sparse(fd, piece)
+            os.ftruncate(fd, size)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+        return Member(size, f"sha256:{digest.hexdigest()}", path=path)
+
+    def _note(self, entry: Entry, member: Member | None) -> None:
+        name, link = _normal(_text(entry.name)), _text(entry.link)
+        before = self._files.pop(name, None)
+        if before is not None:
+            _remove(before)
+        self._links.pop(name, None)
+        if member is not None:
+            self._files[name] = member
+        elif entry.type == b"1":
+            self._links[name] = _normal(link)
+        elif entry.type == b"2":
+            self._links[name] = _normal(posixpath.join(posixpath.dirname(name), link))
+        if len(self._files) + len(self._links) > _MAX_MEMBERS:
+            raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
+
+    # --- members --------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> Member | None:
         """The regular file with this name, following links within the archive."""
@@ -165,26 +146,41 @@ class Archive:
         return member
 
     def read(self, name: str, limit: int) -> bytes:
-        """The content of a small member. Several names may lead to one member; every read counts towards the limit."""
+        """The content of a member, which may have at most `limit` bytes. Several names may lead to one member; every read
+        counts towards the limit of all reads."""
         member = self.need(name)
         if member.size > limit:
             raise InvalidParameter(f"cannot read the archive: {name[:200]!r} is larger than {limit} bytes")
-        self._small += member.size
-        if self._small > _MAX_SMALL:
-            raise InvalidParameter(f"cannot read the archive: its manifests and configurations have over {_MAX_SMALL} bytes")
-        return os.pread(self._fd, member.size, member.offset)
+        self._read += member.size
+        if self._read > _MAX_READ:
+            raise InvalidParameter(f"cannot read the archive: its manifests and configurations have over {_MAX_READ} bytes")
+        return self._bytes(member)
 
-    def pieces(self, member: Member) -> Iterator[tuple[int, int]]:
-        """(offset, length) of pieces of at most a MiB, in order."""
-        at, end = member.offset, member.offset + member.size
-        while at < end:
-            yield at, min(_BATCH, end - at)
-            at += _BATCH
+    def _bytes(self, member: Member) -> bytes:
+        if not member.path:
+            return os.pread(self._fd, member.size, member.offset)
+        with open(member.path, "rb") as file:
+            return file.read()
 
-    async def content(self, member: Member) -> AsyncIterator[bytes]:
-        """A large member, piece by piece."""
-        for at, length in self.pieces(member):
-            yield await trio.to_thread.run_sync(os.pread, self._fd, length, at)
+    def publish(self, member: Member) -> None:
+        """Make a member a blob of the content store, unless it is one. A lease must hold its digest."""
+        if self._content.has(member.digest):
+            return
+        path = member.path
+        if not path:
+            path = self._content.temporary()
+            with open(path, "xb") as file:
+                file.write(self._bytes(member))
+        self._content.adopt(path, member.digest)
+
+
+def _remove(member: Member) -> None:
+    """Remove the member's file, unless it became a blob."""
+    if member.path:
+        try:
+            os.unlink(member.path)
+        except FileNotFoundError:
+            pass
 
 
 def _text(raw: bytes) -> str:

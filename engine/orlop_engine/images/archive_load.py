@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
+from orlop_engine.processes.zygote import Zygote
 from orlop_engine.types.images import ImageDocument
+from orlop_engine.unpacking import decompress as sandboxed_decompress
 from orlop_sdk import DriverError, InvalidParameter, NotFound
 
 from . import documents, manifests, platforms
-from .archive_file import Archive, Member, receive
+from .archive_file import Archive, Member
+from .archive_receive import Decompress, receive
 from .content import DigestMismatch
 from .documents import MAX_MANIFEST
 from .image_store import CLEANUP_SECONDS, ImageStore
@@ -50,10 +53,10 @@ class _Layout(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An image in the archive: the bytes of its configuration, and the member, digest and media type of each layer."""
+    """An image in the archive: the bytes of its configuration, and the member and media type of each layer."""
 
     raw: bytes
-    layers: tuple[tuple[Member, str | None, str], ...]
+    layers: tuple[tuple[Member, str], ...]
     names: tuple[Reference, ...]
     manifests: tuple[bytes, ...] = ()
 
@@ -78,32 +81,47 @@ def _blob_path(digest: str) -> str:
 class Loader:
     """Loads archives into the image store."""
 
-    def __init__(self, image_store: ImageStore, max_depth: int, policy: ImagePolicy = UNRESTRICTED) -> None:
+    def __init__(
+        self,
+        image_store: ImageStore,
+        max_depth: int,
+        zygote: Zygote,
+        policy: ImagePolicy = UNRESTRICTED,
+        decompress: Decompress | None = None,
+    ) -> None:
         self._image_store = image_store
         self._max_depth = max_depth
+        self._zygote, self._decompress = zygote, decompress or sandboxed_decompress
         self._policy = policy
 
     async def load(
         self, body: AsyncIterable[bytes], platform: Platform | None, quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
         """Load all images of an archive; reports each as Docker does."""
-        archive = await receive(self._image_store.content, body)
-        loaded = []
+        archive = await receive(self._image_store.content, self._zygote, body, self._decompress)
         try:
-            for found in await trio.to_thread.run_sync(self._find, archive, platform):
-                with self._image_store.leases.hold() as lease:
-                    image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
-                loaded.append((image, found.names))
-                for name in found.names:
-                    report(Record(stream=f"Loaded image: {name.familiar}\n"))
-                if not found.names:
-                    report(Record(stream=f"Loaded image ID: {image.id}\n"))
+            # One lease for all: the archive's files become blobs, and images may share them
+            with self._image_store.leases.hold() as lease:
+                return await self._all(archive, lease, platform, quiet, report)
         except BaseException:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._image_store.collect()
             raise
         finally:
-            archive.close()
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await trio.to_thread.run_sync(archive.close)
+
+    async def _all(
+        self, archive: Archive, lease: Lease, platform: Platform | None, quiet: bool, report: Report
+    ) -> list[tuple[Image, tuple[Reference, ...]]]:
+        loaded = []
+        for found in await trio.to_thread.run_sync(self._find, archive, platform):
+            image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
+            loaded.append((image, found.names))
+            for name in found.names:
+                report(Record(stream=f"Loaded image: {name.familiar}\n"))
+            if not found.names:
+                report(Record(stream=f"Loaded image ID: {image.id}\n"))
         return loaded
 
     def _find(self, archive: Archive, platform: Platform | None) -> list[_Found]:
@@ -148,7 +166,7 @@ class Loader:
         paths = entry.layers or []
         self._check(documents.parse(raw), len(paths), platform, names)
         manifest = kept.get(documents.digest(raw))
-        layers = tuple((archive.need(path), None, "") for path in paths)
+        layers = tuple((archive.need(path), "") for path in paths)
         return _Found(raw, layers, names, (manifest,) if manifest else ())
 
     def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> _Found:
@@ -166,8 +184,16 @@ class Loader:
         # Under the second name, a bare "latest" is a tag without a repository, so no name at all
         names = (_tag(text),) if ":" in text or "/" in text else ()
         self._check(documents.parse(raw), len(found.layers), platform, names)
-        layers = tuple((archive.need(_blob_path(part.digest)), part.digest, part.media_type) for part in found.layers)
+        layers = tuple((self._layer(archive, part), part.media_type) for part in found.layers)
         return _Found(raw, layers, names, tuple(kept))
+
+    def _layer(self, archive: Archive, part: Descriptor) -> Member:
+        member = archive.need(_blob_path(part.digest))
+        if member.digest != part.digest:
+            raise DigestMismatch(part.digest, member.digest, resumed=False)
+        if member.size != part.size:
+            raise InvalidParameter(f"cannot read the archive: blob {part.digest} has {member.size} bytes, not {part.size}")
+        return member
 
     def _verified(self, archive: Archive, digest: str) -> bytes:
         data = archive.read(_blob_path(digest), MAX_MANIFEST)
@@ -203,16 +229,17 @@ class Loader:
         await self._image_store.barrier()
         await trio.to_thread.run_sync(self._check_space, found, chain_ids)
         layers: list[Layer] = []
-        for (member, digest, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
+        for (member, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
             parent = layers[-1].chain_id if layers else ""
             have = self._image_store.catalog.layer(chain_id)
-            if have is not None and chain_id in self._image_store.layers.built and self._image_store.complete([have]):
-                lease.blobs.update(have.blobs)
+            if have is not None and chain_id in self._image_store.layers.built and self._image_store.content.has(have.blob):
+                lease.blobs.add(have.blob)
                 layers.append(have)
                 continue
-            blob = await self._store(archive, member, digest, lease)
-            built = await self._build(chain_id, parent, blob, diff_id, member.size, len(layers), progress)
-            layers.append(Layer(blob, media_type, member.size, diff_id, chain_id, built))
+            await self._image_store.hold(lease, blob=member.digest)
+            await trio.to_thread.run_sync(archive.publish, member)
+            built = await self._build(chain_id, parent, member, diff_id, len(layers), progress)
+            layers.append(Layer(member.digest, media_type, member.size, diff_id, chain_id, built))
         for data in (found.raw, *found.manifests):
             await self._image_store.content.put(data)
         self._tell_moves(found.names, id, report)
@@ -220,12 +247,13 @@ class Loader:
         return await self._image_store.add(record, document, found.raw, found.names, policy=self._policy)
 
     def _check_space(self, found: _Found, chain_ids: Sequence[str]) -> None:
-        """Runs on a thread. The archive itself is stored until the end of the load."""
-        content, built = self._image_store.content, self._image_store.layers.built
-        new = [layer for layer, chain_id in zip(found.layers, chain_ids, strict=True) if chain_id not in built]
-        stored = sum(member.size for member, digest, _ in new if digest is None or not content.has(digest))
-        unpacked = sum(member.size for member, _, _ in new)
-        content.space.check(f"load {found.names[0].familiar if found.names else 'image'}", stored=stored, unpacked=unpacked)
+        """Runs on a thread. The archive itself is stored already."""
+        built = self._image_store.layers.built
+        layers = zip(found.layers, chain_ids, strict=True)
+        unpacked = sum(member.size for (member, _), chain_id in layers if chain_id not in built)
+        self._image_store.content.space.check(
+            f"load {found.names[0].familiar if found.names else 'image'}", unpacked=unpacked
+        )
 
     def _tell_moves(self, names: tuple[Reference, ...], id: str, report: Report) -> None:
         for name in names:
@@ -234,27 +262,12 @@ class Loader:
                 text = f"The image {name.familiar} already exists, renaming the old one with ID {old} to empty string\n"
                 report(Record(stream=text))
 
-    async def _store(self, archive: Archive, member: Member, digest: str | None, lease: Lease) -> str:
-        """Store a layer's tar as a blob, compressed as in the archive. Verifies the digest that an OCI layout gives for it.
-        Store a layer's tar as a blob, compressed as in the archive. Verifies the digest that an OCI layout gives for it."""
-        if digest is not None:
-            lease.blobs.add(digest)
-            await self._image_store.barrier()
-            if self._image_store.content.has(digest):
-                return digest
-        found, _ = await self._image_store.receive(archive.content(member), lease)
-        if digest is not None and found != digest:
-            raise DigestMismatch(digest, found, resumed=False)
-        return found
-
-    async def _build(
-        self, chain_id: str, parent: str, blob: str, diff_id: str, size: int, number: int, report: Report
-    ) -> int:
+    async def _build(self, chain_id: str, parent: str, member: Member, diff_id: str, number: int, report: Report) -> int:
         def progress(share: Report, done: int) -> None:
-            share(amount(diff_id.removeprefix("sha256:")[:12], "Loading layer", done, size))
+            share(amount(diff_id.removeprefix("sha256:")[:12], "Loading layer", done, member.size))
 
         try:
-            built = await self._image_store.layers.build(chain_id, parent, blob, diff_id, report, progress)
+            built = await self._image_store.layers.build(chain_id, parent, member.digest, diff_id, report, progress)
         except InvalidParameter as error:
             raise InvalidParameter(f"invalid diffID for layer {number}: expected {diff_id!r}: {error}") from error
         return built.size

@@ -218,6 +218,20 @@ class ContentStore:
         await trio.to_thread.run_sync(ingest._open)
         return ingest
 
+    def temporary(self) -> str:
+        """The path of a new temporary file, for `adopt` or to be removed by the caller; the next boot removes it too."""
+        return os.path.join(self.partial, f"tmp-{secrets.token_hex(8)}")
+
+    def adopt(self, path: str, digest: str) -> None:
+        """Publish a temporary file, whose content the caller has hashed, as a blob. A lease must hold the digest."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(path, self.path(digest))
+        _sync_directory(self.blobs)
+
     def remove(self, digest: str) -> None:
         """Remove a blob; ignores a missing one. Durable with the next sync of the directory; a crash before that leaves an
         orphan."""

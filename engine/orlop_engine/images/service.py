@@ -46,6 +46,7 @@ from .records import Image
 from .references import Reference, parse, push_reference
 
 if TYPE_CHECKING:
+    from .archive_receive import Decompress
     from .archive_save import ImageArchive, SaveRequest
     from .committed import CommitRequest, Committer
     from .destinations import Refuse
@@ -87,6 +88,7 @@ class Images:
         nursery: trio.Nursery,
         *,
         unpack: Unpack | None = None,
+        decompress: Decompress | None = None,
         timeouts: Timeouts | None = None,
         certificates: tuple[str, ...] | None = None,
         retry_wait: float = 5.0,
@@ -98,6 +100,7 @@ class Images:
         self._content = ContentStore(root)
         self._layers = Layers(storage, self._content, zygote, unpack, nursery)
         self._image_store = ImageStore(store, self._content, self._layers)
+        self._zygote, self._decompress = zygote, decompress
         self._timeouts, self._retry_wait, self._own_certificates = timeouts, retry_wait, certificates
         self._depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
 
@@ -295,7 +298,8 @@ class Images:
         async def run(report: Report) -> None:
             from .archive_load import Loader  # tarfile and decompressors take two megabytes and are rarely needed
 
-            loader, pace = Loader(self._image_store, self._depth, policy), Pace(shielded=True)
+            pace = Pace(shielded=True)
+            loader = Loader(self._image_store, self._depth, self._zygote, policy, self._decompress)
             for image, _ in await loader.load(body, platform, quiet, report):
                 self._event("load", image.id, image.id, image)
                 await pace()

@@ -14,7 +14,7 @@ from .archive import entries
 from .errors import UnpackError, shown
 from .header import Entry
 from .request import Unpack
-from .stream import Uncompressed
+from .stream import Uncompressed, write_whole
 from .tree import Parent, Tree, clean, is_whiteout, remove
 from .whiteout import Whiteouts, whiteouts_for
 
@@ -136,9 +136,7 @@ class _Extractor:
 
     def _copy(self, fd: int, size: int) -> None:
         for piece in self._source.pieces(size):
-            done = os.write(fd, piece)
-            while done < len(piece):
-                done += os.write(fd, piece[done:])
+            write_whole(fd, piece)
             if size > len(piece):
                 self._tick()
 

@@ -67,6 +67,13 @@ class Unpack(msgspec.Struct, frozen=True, tag=True):
     keep_kind: bool = False
 
 
+class Decompress(msgspec.Struct, frozen=True, tag=True):
+    """Write the decompressed stream of the first descriptor to the file of the second, at most `size` bytes. Long runs of
+    zeros become holes."""
+
+    size: int
+
+
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
     """Copy the content, owner and mode of the directory `path` of the root made by `mounts` into the directory of the only
     descriptor, if that is empty. `mountpoint` is an empty directory at which the worker mounts the root, in its own mount
@@ -190,7 +197,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     missing: bool = False
 
 
-Request = Unpack | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
+Request = Unpack | Decompress | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
 Answer = Progress | Found | Done | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -18,7 +18,7 @@ import struct
 
 from orlop_sdk.linux import CLONE_NEWNET, CLONE_NEWNS, mount, umount, unshare
 
-__all__ = ["confine", "enter", "own_mounts"]
+__all__ = ["confine", "enter", "enter_nothing", "own_mounts"]
 
 _CLONE_NEWIPC, _CLONE_NEWUTS = 0x0800_0000, 0x0400_0000
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 24, 38, 22
@@ -96,6 +96,12 @@ def enter(directory: str, *, recursive: bool = False) -> None:
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     umount(".")
     os.chdir("/")
+
+
+def enter_nothing() -> None:
+    """Make an empty read-only directory the root, for a worker that needs only its descriptors. Call `own_mounts` first."""
+    mount("tmpfs", "none", "/proc", ("ro", "size=4k"))
+    enter("/proc")
 
 
 def confine(*, file_size: int, trusted_xattrs: bool) -> None:

@@ -21,9 +21,10 @@ from isal import igzip
 
 from .errors import CUT_OFF, UnpackError
 
-__all__ = ["COMPRESSIONS", "CompressedFile", "Uncompressed", "decompress", "sniff"]
+__all__ = ["CHUNK", "COMPRESSIONS", "CompressedFile", "Uncompressed", "decompress", "sniff", "write_sparse", "write_whole"]
 
 CHUNK = 1 << 20
+_ZEROS = bytes(CHUNK)
 _AHEAD = 4
 _MEMORY = 256 << 20  # limit of a decompressor: xz -9 needs 65 MiB, zstd --ultra --long=27 128 MiB
 
@@ -45,6 +46,21 @@ def sniff(head: bytes) -> str:
     if len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
         return "zstd"
     return ""
+
+
+def write_whole(fd: int, data: bytes | memoryview) -> None:
+    """Write all of it, however many calls that takes."""
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, data[done:])
+
+
+def write_sparse(fd: int, data: bytes | memoryview) -> None:
+    """The same, but a run of zeros becomes a hole. At the end the caller sets the file's size: it may end with a hole."""
+    if data == _ZEROS[: len(data)]:
+        os.lseek(fd, len(data), os.SEEK_CUR)
+    else:
+        write_whole(fd, data)
 
 
 class CompressedFile:
@@ -230,6 +246,11 @@ class Uncompressed:
     def skip(self, size: int) -> None:
         for _ in self.pieces(size):
             pass
+
+    def rest(self) -> Iterator[memoryview]:
+        """Yield what is left, as views that are valid until the next step."""
+        while piece := self._piece(CHUNK):
+            yield piece
 
     def drain(self) -> None:
         """Read to the end, because the diffID also covers bytes after the end-of-archive mark."""

@@ -24,6 +24,7 @@ from .layer import pack_layer
 from .pack import Packer
 from .request import (
     CopyUp,
+    Decompress,
     Done,
     ExtractInto,
     Failed,
@@ -38,8 +39,8 @@ from .request import (
     encode,
     receive_request,
 )
-from .sandbox import confine, enter, own_mounts
-from .stream import Uncompressed
+from .sandbox import confine, enter, enter_nothing, own_mounts
+from .stream import Uncompressed, write_sparse
 from .tree import Tree, clean
 
 __all__ = ["run"]
@@ -89,6 +90,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
         match request:
             case Unpack():
                 return _unpack(connection, request, *fds)
+            case Decompress():
+                return _decompress(connection, request, *fds)
             case CopyUp():
                 return _copy_up(request, *fds)
             case MakeDirectory():
@@ -124,6 +127,20 @@ def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_f
     with Uncompressed(source_fd, request.limits.size) as source:
         entries = extract(source, target_fd, request, _Reporter(connection, source))
         return Done(source.digest(), source.size, entries)
+
+
+def _decompress(connection: socket.socket, request: Decompress, source_fd: int, target_fd: int) -> Done:
+    if os.geteuid() == 0:
+        own_mounts()
+        enter_nothing()
+    confine(file_size=request.size, trusted_xattrs=False)
+    with Uncompressed(source_fd, request.size) as source:
+        tick = _Reporter(connection, source)
+        for piece in source.rest():
+            write_sparse(target_fd, piece)
+            tick()
+        os.ftruncate(target_fd, source.size)
+        return Done(source.digest(), source.size)
 
 
 def _copy_up(request: CopyUp, target_fd: int) -> Done:

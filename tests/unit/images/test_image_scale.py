@@ -108,7 +108,7 @@ def test_an_archive_of_too_much_leaves_nothing(tmp_path: Path, data: Callable[[]
 
 def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each one is parsed: otherwise a few bytes of manifest would cost a megabyte of work each."""
-    monkeypatch.setattr(archive_file, "_MAX_SMALL", 100 * len(APP.config.data))
+    monkeypatch.setattr(archive_file, "_MAX_READ", 100 * len(APP.config.data))
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:

@@ -1,0 +1,164 @@
+"""Receives an image archive: the tar is read while it arrives, on a thread. A compressed archive is first decompressed to an
+unnamed file by a sandboxed worker, so that the daemon runs no decompressor on a client's data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+
+from orlop_monitor.unpack.errors import CUT_OFF, UnpackError
+from orlop_monitor.unpack.stream import sniff
+from orlop_sdk import InvalidParameter
+
+from .archive_file import Archive
+from .content import ContentStore
+from .image_store import CLEANUP_SECONDS
+
+__all__ = ["Decompress", "receive"]
+
+_BATCH = 1 << 20
+_MAGIC = 8
+
+
+class Decompress(Protocol):
+    """`engine.unpacking.decompress`: a sandboxed child decompresses a stream into a file."""
+
+    def __call__(
+        self, zygote: Any, source: AsyncIterable[bytes], target: int, *, progress: Callable[[int], None] | None
+    ) -> Awaitable[None]: ...
+
+
+async def receive(content: ContentStore, zygote: Any, body: AsyncIterable[bytes], decompress: Decompress) -> Archive:
+    """The archive that a client sends, compressed or not. `InvalidParameter` if it is none. Reads the body to its end even
+    then: a client that still sends might not see the answer."""
+    async with aclosing(_batches(body)) as batches:
+        first = await anext(batches, b"")
+        if not sniff(first[:_MAGIC]):
+            return await _read(content, _Stream(batches, first))
+        fd = content.spool()
+        try:
+            await decompress(zygote, _joined(first, batches), fd, progress=partial(_check_space, content))
+            return await _read(content, _File(fd))
+        finally:
+            os.close(fd)
+
+
+def _check_space(content: ContentStore, _: int) -> None:
+    content.space.check("decompress the archive", stored=1)
+
+
+async def _read(content: ContentStore, source: _Stream | _File) -> Archive:
+    archive = Archive(content)
+    try:
+        try:
+            await trio.to_thread.run_sync(archive.fill, source)
+        except UnpackError as error:
+            raise InvalidParameter(f"cannot read the archive: {error}") from error
+        finally:
+            await source.drain()
+    except BaseException:
+        with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+            await trio.to_thread.run_sync(archive.close)
+        raise
+    return archive
+
+
+async def _batches(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """The body in pieces of about a MiB, because each costs a change of threads."""
+    pending: list[bytes] = []
+    waiting = 0
+    async for piece in body:
+        pending.append(piece)
+        waiting += len(piece)
+        if waiting >= _BATCH:
+            yield b"".join(pending)
+            pending, waiting = [], 0
+    if pending:
+        yield b"".join(pending)
+
+
+async def _joined(first: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+class _Stream:
+    """The body as a `Source`. The thread waits for the event loop when it needs more."""
+
+    def __init__(self, batches: AsyncIterator[bytes], first: bytes) -> None:
+        self._batches = batches
+        self._chunk, self._at = memoryview(first), 0
+
+    async def _more(self) -> bytes:
+        return await anext(self._batches, b"")
+
+    def _piece(self, most: int) -> memoryview:
+        if self._at == len(self._chunk):
+            self._chunk, self._at = memoryview(trio.from_thread.run(self._more)), 0
+        piece = self._chunk[self._at : self._at + most]
+        self._at += len(piece)
+        return piece
+
+    def read(self, size: int) -> bytes:
+        at, chunk = self._at, self._chunk
+        if at + size <= len(chunk):
+            self._at = at + size
+            return bytes(chunk[at : self._at])
+        parts = []
+        while size and (piece := self._piece(size)):
+            parts.append(piece)
+            size -= len(piece)
+        return b"".join(parts)
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        while size:
+            piece = self._piece(size)
+            if not piece:
+                raise UnpackError(CUT_OFF)
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        for _ in self.pieces(size):
+            pass
+
+    async def drain(self) -> None:
+        while await self._more():
+            pass
+
+
+class _File:
+    """A decompressed archive as a `Source`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._fd, size, self._at)
+        self._at += len(data)
+        return data
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        while size:
+            data = self.read(min(size, _BATCH))
+            if not data:
+                raise UnpackError(CUT_OFF)
+            size -= len(data)
+            yield data
+
+    def skip(self, size: int) -> None:
+        self._at += size
+        if self._at > self._size:
+            raise UnpackError(CUT_OFF)
+
+    async def drain(self) -> None:
+        await trio.lowlevel.checkpoint()
