@@ -69,7 +69,9 @@ class Archive:
 
     def fill(self, source: Source) -> None:
         """Read all members. `UnpackError` if this is no tar archive, `InvalidParameter` if it has too many members."""
-        for entry in entries(source):
+        for number, entry in enumerate(entries(source)):
+            if number == _MAX_MEMBERS:
+                raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
             member = None
             if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
                 source.skip(entry.size)  # a sparse file, or no file
@@ -113,8 +115,6 @@ class Archive:
             self._links[name] = _normal(link)
         elif entry.type == b"2":
             self._links[name] = _normal(posixpath.join(posixpath.dirname(name), link))
-        if len(self._files) + len(self._links) > _MAX_MEMBERS:
-            raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
 
     # --- members --------------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class _Entry(msgspec.Struct, rename="pascal"):
 
 
 class _Layout(msgspec.Struct):
-    manifests: list[Descriptor] = []
+    manifests: list[Descriptor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ def _tag(text: str) -> Reference:
     reference = parse(text)
     if not reference.tag or reference.digest:
         raise InvalidParameter(f'invalid tag "{text[:200]}"')
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     return reference
 
 
@@ -76,6 +78,11 @@ def _check_count(count: int, what: str) -> None:
 
 def _blob_path(digest: str) -> str:
     return "blobs/sha256/" + digest.removeprefix("sha256:")
+
+
+def _check_size(part: Descriptor, size: int) -> None:
+    if part.size != size:
+        raise InvalidParameter(f"cannot read the archive: blob {part.digest} has {size} bytes, not {part.size}")
 
 
 class Loader:
@@ -129,15 +136,16 @@ class Loader:
         thousand images."""
         try:
             if archive.find("manifest.json") is not None:
-                table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry])
+                table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry] | None) or []
                 _check_count(len(table), "images")
                 _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
                 kept = self._kept(archive)
                 return [self._docker(archive, entry, platform, kept) for entry in table]
             if archive.find("index.json") is not None:
                 layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
-                _check_count(len(layout.manifests), "images")
-                return [self._oci(archive, entry, platform) for entry in layout.manifests]
+                entries = layout.manifests or []
+                _check_count(len(entries), "images")
+                return [self._oci(archive, entry, platform) for entry in entries]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidParameter(f"cannot read the archive: {error}") from error
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
@@ -150,9 +158,9 @@ class Loader:
             return found
         try:
             layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
-            entries = {entry.digest: entry for entry in layout.manifests[:MAX_ENTRIES]}
+            entries = {entry.digest: entry for entry in (layout.manifests or ())[:MAX_ENTRIES]}
             for entry in entries.values():
-                data = self._verified(archive, entry.digest)
+                data = self._verified(archive, entry)
                 manifest = manifests.parse(entry.media_type, data)
                 if isinstance(manifest, Manifest):
                     found[manifest.config.digest] = data
@@ -170,15 +178,15 @@ class Loader:
         return _Found(raw, layers, names, (manifest,) if manifest else ())
 
     def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> _Found:
-        kept = [self._verified(archive, entry.digest)]
+        kept = [self._verified(archive, entry)]
         found: Manifest | Index = manifests.parse(entry.media_type, kept[0])
         if isinstance(found, Index):
             entry_of = manifests.choose(found, platform or platforms.host())
-            kept.append(self._verified(archive, entry_of.digest))
+            kept.append(self._verified(archive, entry_of))
             found = manifests.parse(entry_of.media_type, kept[1])
             if isinstance(found, Index):
                 raise DriverError("cannot read the archive: a manifest list is inside another one")
-        raw = self._verified(archive, found.config.digest)
+        raw = self._verified(archive, found.config)
         notes = entry.annotations or {}
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
         # Under the second name, a bare "latest" is a tag without a repository, so no name at all
@@ -191,14 +199,14 @@ class Loader:
         member = archive.need(_blob_path(part.digest))
         if member.digest != part.digest:
             raise DigestMismatch(part.digest, member.digest, resumed=False)
-        if member.size != part.size:
-            raise InvalidParameter(f"cannot read the archive: blob {part.digest} has {member.size} bytes, not {part.size}")
+        _check_size(part, member.size)
         return member
 
-    def _verified(self, archive: Archive, digest: str) -> bytes:
-        data = archive.read(_blob_path(digest), MAX_MANIFEST)
-        if documents.digest(data) != digest:
-            raise InvalidParameter(f"cannot read the archive: content of blob {digest[:100]} does not match its digest")
+    def _verified(self, archive: Archive, part: Descriptor) -> bytes:
+        data = archive.read(_blob_path(part.digest), MAX_MANIFEST)
+        if documents.digest(data) != part.digest:
+            raise InvalidParameter(f"cannot read the archive: content of blob {part.digest[:100]} does not match its digest")
+        _check_size(part, len(data))
         return data
 
     def _check(self, document: ImageDocument, layers: int, platform: Platform | None, names: tuple[Reference, ...]) -> None:

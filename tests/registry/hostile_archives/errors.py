@@ -1,0 +1,10 @@
+"""Patterns of errors."""
+
+ANY = r"cannot read the archive: .*"
+EOF = r"cannot read the archive: unexpected EOF"
+NO_TABLE = "invalid archive: does not contain a manifest.json"
+NO_FILE = r"cannot read the archive: it has no file .*"
+NO_TAR = r"cannot read the archive: archive/tar: invalid tar header"
+WRONG_LAYER = r"invalid diffID for layer 0: expected .*"
+BAD_CONFIG = r"cannot read image configuration: .*"
+BAD_MANIFEST = r"cannot read manifest: .*"
