@@ -3,6 +3,7 @@
 storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `meanings`, `names`, `content`, `disk_space`,
                   `layers`, `leases`
 formats           `references`, `platforms`, `manifests`, `documents`
+adopted layers    `tar_split`: the tar of a layer that has no blob
 registries        `registry_session` (connections, authentication), `registry` and `registry_push` (requests), with
                   `registry_auth`, `registry_errors`, `registry_tls`, `destinations`, `http_body`; `registry_hosts` and
                   `hosts_file` find `endpoints`, `connector` opens them, `sources` uses them in order; `transfers` holds

@@ -119,6 +119,8 @@ async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Cal
     async with AsyncExitStack() as resources:
         lease = resources.enter_context(image_store.leases.hold())
         await _hold(image_store, [each.image for each in selected], lease)
+        for each in selected:
+            each.image = await image_store.with_blobs(each.image, lease)
         content = image_store.content
         images = [SavedImage(await outgoing.describe_oci(content, each.image), tuple(each.tags)) for each in selected]
         return ImageArchive(image_store, images, resources.pop_all(), saved)
@@ -126,14 +128,14 @@ async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Cal
 
 async def _hold(image_store: ImageStore, images: Sequence[Image], lease: Lease) -> None:
     for image in images:
-        lease.blobs.update((image.id, *image.record.manifests, *(layer.blob for layer in image.layers)))
+        lease.blobs.update((image.id, *image.record.manifests, *(blob for layer in image.layers for blob in layer.blobs)))
         lease.chains.update(image.chain_ids)
     await image_store.barrier()
     for image in images:
-        for layer in image.layers:
-            if not image_store.content.has(layer.blob):
+        for blob in (blob for layer in image.layers for blob in layer.blobs):
+            if not image_store.content.has(blob):
                 raise DriverError(
-                    f"cannot save image {image.id}: layer {layer.blob} is not in the content store; pull or load it again"
+                    f"cannot save image {image.id}: layer {blob} is not in the content store; pull or load it again"
                 )
 
 

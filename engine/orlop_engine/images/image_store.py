@@ -32,6 +32,7 @@ from .meanings import IndexSource, with_image, without_images
 from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owner_of_name
 from .records import Image, ImageRecord, Layer, NameRecord, ResumeRecord, decode_name, encode_name, platform_of
 from .references import Reference, parse
+from .tar_split import pack
 
 __all__ = ["CLEANUP_SECONDS", "Collected", "ImageStore"]
 
@@ -165,6 +166,19 @@ class ImageStore:
     def complete(self, layers: Iterable[Layer]) -> bool:
         """Whether the content store has the blob of each layer that is known to have one."""
         return all(self.content.has(blob) for layer in layers for blob in layer.blobs)
+
+    async def with_blobs(self, image: Image, lease: Lease) -> Image:
+        """The image after each of its layers has a blob. Those that were known only unpacked get one: their tar, which the
+        row names from now on. The lease holds the blobs."""
+        lease.blobs.update(blob for layer in image.layers for blob in layer.blobs)
+        if all(layer.blob for layer in image.layers):
+            return image
+
+        async def hold(blob: str) -> None:
+            await self.hold(lease, blob=blob)
+
+        layers = [layer if layer.blob else await pack(self.content, layer, hold) for layer in image.layers]
+        return await self.add(msgspec.structs.replace(image.record, layers=tuple(layers)), image.document, image.raw, ())
 
     async def receive(self, pieces: AsyncIterable[bytes], lease: Lease) -> tuple[str, int]:
         """Store a stream as a blob. Returns its digest and its size."""

@@ -20,6 +20,7 @@ import trio
 
 from orlop_sdk import Conflict, OrlopError, Storage, UnpackTarget
 
+from . import tar_split
 from .content import ContentStore
 from .disk_space import least_unpacked
 from .progress import Report
@@ -199,6 +200,7 @@ class Layers:
                 except Conflict:
                     blocked.append(chain_id)
                     continue
+                tar_split.remove(self._content, chain_id)
                 built = self.built.pop(chain_id, None)
                 removed.append((chain_id, built.size if built else 0))
             if len(blocked) == len(waiting):

@@ -5,7 +5,7 @@ image's configuration and layers. For any other image a manifest is made of its 
 if every layer is compressed with gzip, else OCI's, because schema 2 has no other compression. The result depends only on the
 image's record, so it has the same digest every time. A push compresses uncompressed layers before it (see `compression`).
 
-A layer is read through `open_layer` and nothing else: it is the one place to change for layers that have no blob.
+A layer is read through `open_layer` and nothing else, because adopted layers have no blob (see `tar_split`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .content import ContentStore
 from .documents import MAX_MANIFEST
 from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Index, Manifest
 from .records import Image, Layer
+from .tar_split import open_tar
 
 __all__ = ["Outgoing", "compression_of", "describe", "describe_oci", "open_layer"]
 
@@ -74,9 +75,10 @@ class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVe
 
 @asynccontextmanager
 async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
-    """A descriptor of the layer's blob, to be read once from start to end; a regular file if the blob is in the content
-    store. Closed with the block. `NotFound` if the blob is missing."""
-    fd = content.open(layer.blob)
+    """A descriptor of the layer's blob, to be read once from start to end; a regular file. Closed with the block. `NotFound`
+    if the blob is missing. Of a layer that is known only unpacked, the tar that is made of its files: the caller checks its
+    digest."""
+    fd = content.open(layer.blob) if layer.blob else await open_tar(content, layer)
     try:
         yield fd
     finally:
@@ -86,7 +88,7 @@ async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
 async def compression_of(content: ContentStore, layer: Layer) -> str:
     """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. Detected from the content, because
     archives do not tell and media types may be wrong."""
-    if layer.blob == layer.diff_id:
+    if layer.blob in ("", layer.diff_id):
         return ""
     async with open_layer(content, layer) as fd:
         return sniff(await trio.to_thread.run_sync(os.read, fd, _HEAD))

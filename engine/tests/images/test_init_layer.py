@@ -6,6 +6,7 @@ import stat
 import pytest
 import trio
 
+from orlop_engine.images.content import ContentStore
 from orlop_engine.images.layers import Layers, init_layer, temporary_key
 from orlop_monitor.unpack.init_layer import PATHS, make
 from orlop_sdk import StorageContext
@@ -77,7 +78,7 @@ def with_layers(tmp_path, act):
     async def main():
         storage = FakeStorage(StorageContext(str(tmp_path)))
         async with trio.open_nursery() as nursery:
-            layers = Layers(storage, None, None, None, nursery)
+            layers = Layers(storage, ContentStore(str(tmp_path)), None, None, nursery)
             for key, parent in ((LOW, None), (HIGH, LOW), (init_layer(HIGH), HIGH)):
                 active = temporary_key()
                 await storage.prepare(active, parent)

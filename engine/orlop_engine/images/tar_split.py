@@ -1,0 +1,158 @@
+"""The tar of a layer that is known only unpacked, made again byte for byte from its files and a tar-split file.
+
+dockerd keeps no tars of layers. It keeps everything of a tar except the contents of its files, in `tar-split.json.gz`
+(github.com/vbatts/tar-split, tar/storage): a JSON object a line, either a piece of the tar, or a file whose content follows.
+An adoption adds two links to the content store, which are removed with their layer:
+
+    tar-split/<chain>.json.gz      the tar-split file
+    tar-split/<chain>              the directory with the layer's files
+
+Names and sizes come from whoever made the image: files are opened inside the layer's directory, and the digest of the result
+decides whether it is the layer.
+"""
+
+from __future__ import annotations
+
+import binascii
+import gzip
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
+
+import msgspec
+import trio
+
+from orlop_sdk import DriverError, linux
+
+from .content import ContentStore, DigestMismatch, Ingest
+from .records import Layer
+
+__all__ = ["open_tar", "pack", "paths_of", "pieces", "remove"]
+
+_PIECE = 1 << 20
+_LINE = 64 << 20
+_FILE, _SEGMENT = 1, 2
+
+
+def paths_of(chain_id: str) -> tuple[str, str]:
+    """The paths of a layer's tar-split file and of the link to its files, relative to the content store."""
+    name = os.path.join("tar-split", chain_id.removeprefix("sha256:"))
+    return f"{name}.json.gz", name
+
+
+def remove(content: ContentStore, chain_id: str) -> None:
+    """Remove both links; no error without them."""
+    for path in paths_of(chain_id):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(os.path.join(content.root, path))
+
+
+async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
+    """Store the tar of a layer that is known only unpacked. Returns the layer with that blob. `hold` is called with the
+    blob's digest before it is published. `DriverError` if the files have changed since they were unpacked."""
+    ingest = await content.ingest(layer.diff_id)
+    try:
+        await ingest.restart()  # an earlier attempt may have left pieces
+        await _copy(content, layer, ingest)
+        await ingest.commit(hold)
+    except DigestMismatch as error:
+        raise DriverError(f"cannot pack layer {layer.diff_id}: its files have changed since it was unpacked") from error
+    finally:
+        ingest.abandon()
+    return msgspec.structs.replace(layer, blob=layer.diff_id, blob_size=ingest.offset)
+
+
+async def _copy(content: ContentStore, layer: Layer, ingest: Ingest) -> None:
+    split, files = (os.path.join(content.root, path) for path in paths_of(layer.chain_id))
+    async with pieces(split, files) as found:
+        async for piece in found:
+            await ingest.write(piece)
+
+
+async def open_tar(content: ContentStore, layer: Layer) -> int:
+    """A descriptor of the layer's tar, in an unnamed temporary file. The caller closes it, and compares the tar with the
+    diffID."""
+    split, files = (os.path.join(content.root, path) for path in paths_of(layer.chain_id))
+
+    def copy() -> int:
+        fd = content.spool()
+        try:
+            with closing(_tar(split, files)) as tar, os.fdopen(fd, "wb", closefd=False) as file:
+                file.writelines(_batches(tar))
+            os.lseek(fd, 0, os.SEEK_SET)
+            return fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    try:
+        return await trio.to_thread.run_sync(copy)
+    except (OSError, EOFError, ValueError) as error:
+        raise DriverError(f"cannot pack the files in {files} as a layer: {error}") from error
+
+
+class _Entry(msgspec.Struct):
+    type: int
+    name: str = ""
+    name_raw: bytes = b""
+    size: int = 0
+    payload: str | None = None
+
+
+_entry = msgspec.json.Decoder(_Entry).decode
+
+
+def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
+    """The tar in pieces. Blocking. Raises OSError, ValueError."""
+    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(opened, "rb") as file, gzip.GzipFile(fileobj=file) as lines:
+            while line := lines.readline(_LINE):
+                entry = _entry(line)
+                if entry.type == _SEGMENT:
+                    yield binascii.a2b_base64(entry.payload or "", strict_mode=True)
+                elif entry.type == _FILE and entry.size > 0:
+                    yield from _content(root, entry.name_raw or os.fsencode(entry.name), entry.size)
+    finally:
+        os.close(root)
+
+
+def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file. A shorter file ends the tar, whose digest is wrong then."""
+    with os.fdopen(linux.open_in_root(root, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        while size > 0 and (piece := file.read(min(_PIECE, size))):
+            size -= len(piece)
+            yield piece
+
+
+@asynccontextmanager
+async def pieces(path: str, directory: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The tar, read on a thread. `directory` holds the layer's files. Raises `DriverError` when they cannot be read."""
+    with closing(_tar(path, directory)) as tar, closing(_batches(tar)) as batches:
+
+        async def read() -> AsyncIterator[bytes]:
+            while piece := await trio.to_thread.run_sync(_next, batches):
+                yield piece
+
+        try:
+            yield read()
+        except (OSError, EOFError, ValueError) as error:
+            raise DriverError(f"cannot pack the files in {directory} as a layer: {error}") from error
+
+
+def _batches(found: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """Join small pieces: most of a tar are headers, and each hop to a thread costs 50 us."""
+    waiting, size = [], 0
+    for piece in found:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _PIECE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _next(batches: Iterator[bytes]) -> bytes:
+    return next(batches, b"")
