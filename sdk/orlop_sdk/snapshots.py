@@ -120,9 +120,11 @@ class SnapshotIndex:
         """Whether a snapshot with this id exists."""
         return any(record.id == ident for record in self._read()[0].values())
 
-    def add(self, key: str, ident: str, parent: str | None) -> None:
-        """Add an active snapshot. Atomic, but not synced to disk."""
-        os.symlink(f"{ident}:{parent}" if parent else ident, os.path.join(self._active, key))
+    def add(self, key: str, ident: str, parent: str | None, *, committed: bool = False) -> None:
+        """Add an active snapshot, or one whose files exist already as a committed one. Atomic, but not synced to disk."""
+        os.symlink(
+            f"{ident}:{parent}" if parent else ident, os.path.join(self._committed if committed else self._active, key)
+        )
 
     def commit(self, key: str, name: str) -> None:
         """Turn the active `key` into the committed `name`. Durable on return. The caller must have synced the snapshot's

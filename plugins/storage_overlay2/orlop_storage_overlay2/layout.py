@@ -52,7 +52,10 @@ class Layout:
         self.trash: Trash | None = None
 
     def path(self, snapshot: Snapshot, *names: str) -> str:
-        return os.path.join(self.root, snapshot.id, *names)
+        """The directory of a snapshot, or one below it. `diff` of an adopted snapshot of containerd is a link to a directory
+        of another name: the path of that directory, which may be opened without following links."""
+        path = os.path.join(self.root, snapshot.id, *names)
+        return os.path.realpath(path) if names and os.path.islink(path) else path
 
     # --- start
 
@@ -79,11 +82,17 @@ class Layout:
                 if record.committed and not link:
                     link = self._new_link(record.id)
                 found[key] = Snapshot(record.id, parent, link, committed=record.committed)
-            else:
+            elif not self._is_dangling(record.id):
                 self.index.drop(key, committed=record.committed)
         for key in found:
             self._stack(found, key)
         return found
+
+    def _is_dangling(self, ident: str) -> bool:
+        """Whether the directory, or its files, are a link to what is not there. The disk of a dockerd whose data was adopted
+        may not be mounted: the snapshot is left out until a later start finds its files."""
+        directory = os.path.join(self.root, ident)
+        return os.path.islink(directory) or os.path.islink(os.path.join(directory, "diff"))
 
     def _load_links(self) -> dict[str, str]:
         links = {}
@@ -92,7 +101,8 @@ class Layout:
             if not os.path.islink(path):
                 continue  # not made by this driver
             ident = os.path.basename(os.path.dirname(os.readlink(path)))
-            if ident and os.readlink(path) == f"../{ident}/diff" and os.path.isdir(os.path.join(self.root, ident)):
+            leads_here = os.readlink(path) == f"../{ident}/diff"
+            if ident and leads_here and os.path.lexists(os.path.join(self.root, ident)):
                 links[ident] = link
             else:
                 os.unlink(path)

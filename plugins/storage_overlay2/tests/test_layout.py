@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from orlop_sdk import DriverError, InvalidParameter, StorageContext
+from orlop_sdk.snapshots import SnapshotIndex
 from orlop_sdk.testing.durability import no_descriptors_left, recorded
 from orlop_storage_overlay2 import Overlay2, layout
 from orlop_storage_overlay2.options import overlay_mount
@@ -320,3 +321,52 @@ def test_types_are_read_of_each_entry(root: Path) -> None:
     assert layout._tells_types(str(root))
     with pytest.raises(FileNotFoundError):
         layout._tells_types(str(root / "nowhere"))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["its directory is a link", "its files are a link"])
+def test_a_link_to_a_disk_that_is_not_mounted_is_kept(root: Path, tmp_path: Path, whole: bool) -> None:
+    """Layers of a dockerd that were adopted: they are left out while they cannot be reached, and come back."""
+
+    async def keys() -> list[str]:
+        driver = opened(root)
+        found = sorted(await driver.keys())
+        for key in found:
+            assert Path((await driver.describe(key))["UpperDir"], "file").read_text() == "1"
+        return found
+
+    disk = tmp_path / "disk"
+    (disk / "layer" / "diff").mkdir(parents=True)
+    (disk / "layer" / "diff" / "file").write_text("1")
+    index = SnapshotIndex(str(root / ".orlop"))
+    index.load()
+    index.add("base", "layer", None, committed=True)
+    if whole:
+        os.symlink(disk / "layer", root / "layer")
+    else:
+        (root / "layer").mkdir()
+        os.symlink(disk / "layer" / "diff", root / "layer" / "diff")
+    assert trio.run(keys) == ["base"]
+    disk.rename(tmp_path / "elsewhere")
+    assert trio.run(keys) == []
+    (tmp_path / "elsewhere").rename(disk)
+    assert trio.run(keys) == ["base"]
+
+
+def test_changes_of_a_snapshot_whose_files_are_a_link(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "fs").mkdir()
+    (tmp_path / "fs" / "file").write_text("1")
+    index = SnapshotIndex(str(root / ".orlop"))
+    index.load()
+    index.add("c", "there", None)
+    (root / "there").mkdir()
+    os.symlink(tmp_path / "fs", root / "there" / "diff")
+
+    async def main() -> None:
+        driver = opened(root)
+        assert [change.path for change in await driver.changes("c")] == ["/file"]
+        assert (await driver.usage("c")).size == 1
+        await driver.remove("c")
+        assert await driver.keys() == []
+
+    trio.run(main)
+    assert (tmp_path / "fs" / "file").exists(), "the link is removed, not what it leads to"
