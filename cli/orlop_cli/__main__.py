@@ -78,6 +78,8 @@ def _run(arguments: list[str]) -> int:
         return _usage(error, f"flag needs an argument: {error.option_name}", 125)
     except click.exceptions.UsageError as error:
         return _usage(error, error.format_message(), 125)
+    except click.exceptions.ClickException as error:  # of a command of another distribution
+        return _complain(error.format_message(), error.exit_code)
     return 0
 
 

@@ -27,7 +27,8 @@ class Lazy(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """Commands by name from a table; with `installed`, also those of other distributions (entry points `orlop.cli`)."""
+    """Commands by name from a table; with `installed`, also those of other distributions (entry points `orlop.cli`): "NAME"
+    for the root, "GROUP.NAME" for a group."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class LazyGroup(click.Group):
             found: click.Command = getattr(importlib.import_module(f"orlop_cli.commands.{lazy.module}"), lazy.attribute)
             return found
         for entry in self._others():
-            if entry.name == cmd_name:
+            if self._own_name(entry) == cmd_name:
                 return _load(entry)
         return None
 
@@ -68,7 +69,12 @@ class LazyGroup(click.Group):
             return ()
         from importlib.metadata import entry_points
 
-        return entry_points(group=ENTRY_POINTS)
+        return [entry for entry in entry_points(group=ENTRY_POINTS) if self._own_name(entry)]
+
+    def _own_name(self, entry: EntryPoint) -> str:
+        """The command's name in this group; "" for a command of another group."""
+        group, _, name = entry.name.rpartition(".")
+        return name if group == (str(self.name) if self.name != "orlop" else "") else ""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
@@ -94,7 +100,7 @@ class LazyGroup(click.Group):
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, lazy in sorted(self.table.items()):
             sections.setdefault(lazy.section, []).append((name, lazy.summary))
-        others = sorted((entry.name, _short(entry)) for entry in self._others())
+        others = sorted((self._own_name(entry), _short(entry)) for entry in self._others())
         if others:
             sections["Commands of this host"] = others
         records = [record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))]

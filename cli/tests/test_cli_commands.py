@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from orlop_cli import __main__ as entry
@@ -439,6 +440,27 @@ def test_installed_commands_are_loaded_when_called(monkeypatch: pytest.MonkeyPat
     assert entry_point.loaded == 0
     assert orlop("check").out == "checked\n"
     assert "Compare the database with the kernel" in orlop("--help").out
+    assert orlop("system", "check", "--help").out.count("checked") == 0, "a name without a group is the root's"
+
+
+def test_installed_commands_of_a_group(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+    import importlib.metadata
+
+    @click.command("take", help="Take it")
+    def take() -> None:
+        raise click.ClickException("there is nothing to take")
+
+    class Entry:
+        name, value = "system.take", "x:take"
+
+        def load(self) -> click.Command:
+            return take
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [Entry()])
+    result = orlop("system", "take")
+    assert (result.code, result.err) == (1, "orlop: there is nothing to take\n")
+    assert "Take it" in orlop("system", "--help").out and "Take it" not in orlop("--help").out
+    assert orlop("take").code == orlop("volume", "take").code == 1
 
 
 def test_a_broken_installed_command_does_not_break_help(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:

@@ -7,7 +7,7 @@ from orlop_cli._groups import Lazy, LazyGroup
 
 
 def _group(name: str, table: dict[str, Lazy], aliases: dict[str, str]) -> LazyGroup:
-    return LazyGroup(name, _root.TABLE[name].summary, table, aliases)
+    return LazyGroup(name, _root.TABLE[name].summary, table, aliases, installed=True)
 
 
 config = _group("config", _root.CONFIG, {})
