@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import msgspec
 
@@ -74,6 +75,12 @@ def _show(loaded: Loaded, as_json: bool) -> int:
     return _print(msgspec.json.encode(found).decode() if as_json else show.text(found))
 
 
+def _command(name: str) -> Callable[[Config, Sequence[str]], int]:
+    from orlop_sdk import discovery
+
+    return cast("Callable[[Config, Sequence[str]], int]", discovery.find("command", name).make)
+
+
 def main() -> int:
     began = time.monotonic()
     gc.disable()  # until the daemon is ready, or this process ends: imports create many objects and free few
@@ -99,10 +106,9 @@ def main() -> int:
     if os.geteuid() != 0:
         return _fail("orlopd needs to be started with root privileges: it makes namespaces and mounts. Try: sudo orlopd")
     if parsed.action.startswith("check"):
-        from orlop_sdk import discovery
-
-        command: Callable[[Config, Sequence[str]], int] = discovery.find("command", "check").make
-        return command(loaded.config, parsed.action.split()[1:])
+        return _command("check")(loaded.config, parsed.action.split()[1:])
+    if parsed.adopt and (failed := _command("adopt")(loaded.config, [os.path.abspath(parsed.adopt)])):
+        return failed
     from orlop_kernel import daemon
 
     return daemon.run(loaded, parsed, began)

@@ -23,6 +23,7 @@ import orlop_api_docker
 import orlop_check
 import orlop_sdk
 from orlop_api_docker.versions import MIN_API_VERSION, parse_version
+from orlop_cli._groups import LazyGroup
 from orlop_cli._root import root as orlop
 from orlop_engine.config.policy import IGNORED, REFUSED, SILENT
 from orlop_engine.images.hosts_file import SETTINGS
@@ -177,7 +178,8 @@ def _options(command: click.Command) -> set[str]:
 
 def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group, info_name=path)
-    for name in group.list_commands(context):
+    installed = [group._own_name(entry) for entry in group._others()] if isinstance(group, LazyGroup) else []
+    for name in (*group.list_commands(context), *installed):
         command = group.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):

@@ -14,7 +14,6 @@ decides whether it is the layer.
 from __future__ import annotations
 
 import binascii
-import gzip
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
@@ -104,6 +103,8 @@ _entry = msgspec.json.Decoder(_Entry).decode
 
 def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
     """The tar in pieces. Blocking. Raises OSError, ValueError."""
+    import gzip  # here, because every start imports this module
+
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ __all__ = ["Parsed", "parse"]
 
 
 class Parsed(NamedTuple):
-    """`values` are by daemon.json key, in daemon.json's shapes; `raw` is the text by flag; the other fields have no key."""
+    """`values` are by daemon.json key, in daemon.json's shapes; `raw` is the text by flag; the other flags have no key."""
 
     values: dict[str, Any]
     raw: dict[str, str]
@@ -28,6 +28,7 @@ class Parsed(NamedTuple):
     directory: str = ""
     """The base of relative paths, also when a reload reads the file again: the working directory at the start, which the
     daemon leaves."""
+    adopt: str = ""
 
 
 _BY_NAME = {flag.name: flag for flag in FLAGS}
@@ -176,7 +177,8 @@ def parse(argv: Sequence[str]) -> Parsed:
     """Parse the arguments (without the program's name). Raises `ConfigError`."""
     values: dict[str, Any] = {}
     raw: dict[str, str] = {}
-    config_file, shown, actions = "", "", set()
+    named = {"adopt": "", "config-file": ""}
+    shown, actions = "", set()
     for flag, written, text in _tokens(argv):
         try:
             value = _PARSERS[flag.kind](text)
@@ -190,8 +192,8 @@ def parse(argv: Sequence[str]) -> Parsed:
         elif flag.kind == "show":
             actions.add(flag.name)
             shown = f"{flag.name}=json" if value == "json" else flag.name
-        elif flag.name == "config-file":
-            config_file = text
+        elif flag.name in named:
+            named[flag.name] = text
         else:
             group, dot, member = flag.key.partition(".")
             values[group] = _join(values.get(group), {member: value} if dot else value)
@@ -200,4 +202,4 @@ def parse(argv: Sequence[str]) -> Parsed:
         action = " ".join(("check", *sorted(actions & _WITH_CHECK)))
     elif stray := actions & _WITH_CHECK:
         raise ConfigError(f"--{min(stray)} goes with --check\nSee 'orlopd --help'.")
-    return Parsed(values, raw, config_file, shown if action == "show-config" else action)
+    return Parsed(values, raw, named["config-file"], shown if action == "show-config" else action, adopt=named["adopt"])

@@ -24,6 +24,7 @@ def _flag(name: str, kind: str, help: str, key: str | None = None, short: str = 
 
 
 FLAGS: tuple[Flag, ...] = (
+    _flag("adopt", "string", "Use the data of the stopped dockerd with this data root, unless that was done before", ""),
     _flag("add-runtime", "runtime", "Register an additional OCI runtime: name=path", "runtimes"),
     _flag("allow-direct-routing", "bool", "Accepted and ignored", hidden=True),
     _flag(

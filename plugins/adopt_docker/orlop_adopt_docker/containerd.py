@@ -1,0 +1,233 @@
+"""Reads containerd's stores as dockerd uses them with the feature `containerd-snapshotter` (containerd core/metadata).
+
+    io.containerd.metadata.v1.bolt/meta.db                     v1/moby/images/<name>: names and what they refer to
+    io.containerd.content.v1.content/blobs/sha256/<hex>        configurations, manifests, compressed layers
+    io.containerd.snapshotter.v1.overlayfs/metadata.db         v1/snapshots/moby/<n>/<key>: parent, size, number
+    io.containerd.snapshotter.v1.overlayfs/snapshots/<number>/{fs,work}
+
+The key of a layer is its chain ID, that of a container its ID, that of its init layer ends in "-init". A layer that was
+committed from a container stands on that container's init layer, which holds nothing of the image: it is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from orlop_engine.images import documents, manifests, platforms, references
+from orlop_engine.images.manifests import Index, Manifest
+from orlop_sdk import OrlopError
+
+from . import files
+from .bolt import BoltError
+from .inventory import Blob, Image, Layer, Remark, Snapshot, Store
+
+__all__ = ["NAME", "is_present", "read"]
+
+NAME = "containerd"
+_NAMESPACE = "moby"
+_INIT = "-init"
+_COMMITTED = 3
+_PARENT = "org.mobyproject.image.parent"
+_DANGLING = "moby-dangling@"
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    number: int
+    parent: str
+    size: int
+    committed: bool
+
+
+def database(base: str) -> str:
+    """The database of a containerd whose root directory is `base`. A running containerd holds a lock of it."""
+    return os.path.join(base, "io.containerd.metadata.v1.bolt", "meta.db")
+
+
+def is_present(base: str) -> bool:
+    """Whether dockerd has images in this containerd."""
+    path = database(base)
+    try:
+        return os.path.isfile(path) and files.bolt(path).root.find("v1", _NAMESPACE, "images") is not None
+    except BoltError as error:
+        raise files.Unreadable(f"cannot read {path}: {error}") from error
+
+
+def read(base: str) -> Store:
+    """Everything that can be read; a remark for each object that cannot. Raises `Unreadable` for damaged databases."""
+    snapshotter = os.path.join(base, "io.containerd.snapshotter.v1.overlayfs")
+    store = Store(NAME)
+    try:
+        snapshots = dict(_snapshots(os.path.join(snapshotter, "metadata.db")))
+        named = list(_named(database(base)))
+    except BoltError as error:
+        raise files.Unreadable(f"cannot read the databases of containerd in {base}: {error}") from error
+    _place(store, snapshots, os.path.join(snapshotter, "snapshots"))
+    blobs = os.path.join(base, "io.containerd.content.v1.content", "blobs", "sha256")
+    parents: dict[str, str] = {}
+    for each in named:
+        try:
+            image = _image(blobs, each, snapshots)
+        except (files.Unreadable, OrlopError) as error:
+            store.remarks.append(Remark("image", each.name, str(error)))
+            continue
+        store.images[image.id] = _joined(store.images.get(image.id), image)
+        parents[image.id] = each.parent or parents.get(image.id, "")
+    ids = {alias: image.id for image in store.images.values() for alias in image.aliases}
+    for id, parent in parents.items():
+        store.images[id] = replace(store.images[id], parent=ids.get(parent, ""))
+    return store
+
+
+# --- databases --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """An image by name. `target` is the digest of its manifest or index, `parent` that of another image's."""
+
+    name: str
+    target: str
+    media_type: str
+    parent: str
+
+
+def _varint(data: bytes) -> int:
+    """An unsigned varint of Go's encoding/binary."""
+    value = 0
+    for place, byte in enumerate(data[:10]):
+        value |= (byte & 0x7F) << 7 * place
+        if not byte & 0x80:
+            return value
+    raise BoltError("a number is damaged")
+
+
+def _signed(data: bytes) -> int:
+    """A signed varint, which Go writes in zigzag form."""
+    value = _varint(data)
+    return value >> 1 ^ -(value & 1)
+
+
+def _snapshots(path: str) -> Iterator[tuple[str, _Snapshot]]:
+    """By their key, without the namespace and the number in front of it: "moby/12/sha256:..."."""
+    found = files.bolt(path).root.find("v1", "snapshots")
+    for name, bucket in found.buckets() if found else ():
+        namespace, _, rest = name.partition("/")
+        values = bucket.values()
+        if namespace == _NAMESPACE and "id" in values:
+            parent = values.get("parent", b"").decode("utf-8", "replace")
+            size = _signed(values["size"]) if "size" in values else 0
+            kind = _varint(values.get("kind", b"\0"))
+            yield _key(rest), _Snapshot(_varint(values["id"]), _key(parent.partition("/")[2]), size, kind == _COMMITTED)
+
+
+def _key(numbered: str) -> str:
+    return numbered.partition("/")[2]
+
+
+def _named(path: str) -> Iterator[_Named]:
+    found = files.bolt(path).root.find("v1", _NAMESPACE, "images")
+    for name, bucket in found.buckets() if found else ():
+        target, labels = bucket.find("target"), bucket.find("labels")
+        values = {key: value.decode("utf-8", "replace") for key, value in (target.values() if target else {}).items()}
+        parent = (labels.values() if labels else {}).get(_PARENT, b"").decode("utf-8", "replace")
+        yield _Named(name, values.get("digest", ""), values.get("mediatype", ""), parent)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def _below(snapshots: Mapping[str, _Snapshot], key: str) -> str:
+    """The key of the next snapshot below that is no container's init layer; "" for none."""
+    for _ in range(documents.MAX_LAYERS):
+        key = snapshots[key].parent if key in snapshots else ""
+        if not key.endswith(_INIT):
+            return key
+    return ""
+
+
+def _directory(snapshot: _Snapshot) -> str:
+    """The name of our directory for a snapshot."""
+    return f"containerd-{snapshot.number}"
+
+
+def _place(store: Store, snapshots: Mapping[str, _Snapshot], directory: str) -> None:
+    """Put the snapshots whose files exist into the store, as layers or containers."""
+    for key, snapshot in snapshots.items():
+        if not os.path.isdir(os.path.join(directory, str(snapshot.number), "fs")):
+            continue
+        below = snapshots.get(_below(snapshots, key) if files.is_digest(key) else snapshot.parent)
+        made = Snapshot(
+            key,
+            _directory(snapshot),
+            _directory(below) if below else "",
+            os.path.join(directory, str(snapshot.number)),
+            snapshot.committed,
+            "fs",
+        )
+        if files.is_digest(key):
+            store.layers[key] = made
+        elif files.is_hex(key.removesuffix(_INIT)):
+            container = key.removesuffix(_INIT)
+            found = store.containers.get(container, ())
+            if key.endswith(_INIT):
+                store.containers[container] = (replace(made, key=f"init-{container}"), *found)
+            else:
+                store.containers[container] = (*found, made)
+
+
+# --- images ---
+
+
+def _blob(directory: str, digest: str, media_type: str = "") -> Blob:
+    path = os.path.join(directory, digest.removeprefix("sha256:"))
+    if not files.is_digest(digest) or not os.path.isfile(path):
+        raise files.Unreadable(f"its blob {digest[:100]} is missing")
+    return Blob(digest, path, os.stat(path).st_size, media_type)
+
+
+def _document(blob: Blob) -> bytes:
+    data = files.raw(blob.path, documents.MAX_MANIFEST)
+    if documents.digest(data) != blob.digest:
+        raise files.Unreadable(f"its blob {blob.digest} is damaged")
+    return data
+
+
+def _image(directory: str, named: _Named, snapshots: Mapping[str, _Snapshot]) -> Image:
+    kept = [_blob(directory, named.target)]
+    found = manifests.parse(named.media_type, _document(kept[0]))
+    if isinstance(found, Index):
+        entry = manifests.choose(found, platforms.host())
+        kept.insert(0, _blob(directory, entry.digest))
+        found = manifests.parse(entry.media_type, _document(kept[0]))
+    if not isinstance(found, Manifest):
+        raise files.Unreadable("its index names another index")
+    raw = _document(_blob(directory, found.config.digest))
+    document = documents.parse(raw, layers=len(found.layers))
+    diff_ids = document.rootfs.diff_ids if document.rootfs else []
+    layers = []
+    for part, diff_id, chain_id in zip(found.layers, diff_ids, documents.chain_ids(diff_ids), strict=True):
+        if chain_id not in snapshots:
+            raise files.Unreadable(f"its layer {chain_id} is not unpacked")
+        layers.append(Layer(diff_id, chain_id, snapshots[chain_id].size, _blob(directory, part.digest, part.media_type)))
+    names: tuple[str, ...] = ()
+    if not named.name.startswith(_DANGLING):
+        reference = references.parse(named.name)
+        names = (str(reference), str(reference.with_digest(named.target)))
+    return Image(
+        found.config.digest, raw, tuple(layers), names, manifests=tuple(kept), aliases=tuple(blob.digest for blob in kept)
+    )
+
+
+def _joined(known: Image | None, image: Image) -> Image:
+    """One image under several names, or with several manifests."""
+    if known is None:
+        return image
+    return replace(
+        known,
+        names=tuple(dict.fromkeys((*known.names, *image.names))),
+        manifests=tuple({blob.digest: blob for blob in (*known.manifests, *image.manifests)}.values()),
+        aliases=tuple(dict.fromkeys((*known.aliases, *image.aliases))),
+    )

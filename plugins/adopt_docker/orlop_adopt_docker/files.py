@@ -1,0 +1,72 @@
+"""Reads files of a Docker root. They are input: each is bounded, and none is followed out of the root."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from .bolt import Bolt, BoltError
+
+__all__ = ["Unreadable", "bolt", "hex_names", "is_digest", "is_hex", "json", "text"]
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_DOCUMENT = 16 << 20
+_DATABASE = 512 << 20
+
+
+class Unreadable(ValueError):
+    """A file is missing, too large, or not what it should be; the text says which and why."""
+
+
+def is_hex(text: str) -> bool:
+    return _HEX.fullmatch(text) is not None
+
+
+def is_digest(text: str) -> bool:
+    return text.startswith("sha256:") and is_hex(text.removeprefix("sha256:"))
+
+
+def raw(path: str, limit: int = _DOCUMENT) -> bytes:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Unreadable(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise Unreadable(f"cannot read {path}: it is larger than {limit >> 20} MiB")
+    return data
+
+
+def text(path: str) -> str:
+    """A short file without its line end; "" when it does not exist."""
+    if not os.path.lexists(path):
+        return ""
+    return raw(path).decode("utf-8", "replace").strip()
+
+
+def json(path: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        return msgspec.json.decode(raw(path), type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Unreadable(f"cannot read {path}: {error}") from error
+
+
+def bolt(path: str) -> Bolt:
+    try:
+        return Bolt(raw(path, _DATABASE))
+    except BoltError as error:
+        raise Unreadable(f"cannot read {path}: {error}") from error
+
+
+def hex_names(directory: str) -> Iterator[str]:
+    """The entries that are named like an ID or a digest, sorted; none when the directory does not exist."""
+    try:
+        found = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield from (name for name in found if is_hex(name))

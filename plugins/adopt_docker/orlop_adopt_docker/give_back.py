@@ -1,0 +1,151 @@
+"""Gives an adopted Docker root back: `orlop system give-back`.
+
+    check -> (after a move for good: move back) -> return the logs -> commit the removal of all rows -> remove the links
+
+What containers wrote is in Docker's directories, because they were used in place. Docker's own records of containers are as
+they were at the adoption. The next start completes a return that was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from functools import partial
+
+import msgspec
+import trio
+
+from orlop_engine.config import Config
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.record import decode as decode_container
+from orlop_engine.images.records import ImageRecord, decode_name, encode_name
+from orlop_engine.networks.records import decode as decode_network
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk import Conflict, NotFound, linux
+
+from . import adopted as rows
+from . import docker_root, moving
+from .adopted import Adopted, Phase
+from .adoption import clean_up
+
+__all__ = ["finish_return", "give_back"]
+
+_REF = "ref:"
+_image = msgspec.json.Decoder(ImageRecord).decode
+
+
+async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, list[str]]:
+    """Give the adopted root back. Returns what was adopted, and the directories that were removed here after a move for
+    good. Raises `NotFound` when nothing was adopted; `Conflict` while containers run, or when objects of ours need what is
+    given back: `force` removes these."""
+    async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
+        found = rows.load(store)
+        if found is None:
+            await clean_up(store, config.data_root)
+            raise NotFound(f"cannot give anything back: nothing was adopted into {config.data_root}")
+        with docker_root.locked(found.root):
+            _check_stopped(store)
+            dependents = list(_dependents(store, found))
+            if dependents and not force:
+                raise Conflict(
+                    f"cannot give {found.root} back: {'; '.join(f'{table[:-1]} {name}' for table, _, name in dependents)} "
+                    "made here would lose what they stand on. Remove them, or give back with --force, which removes them"
+                )
+            if dependents:
+                await store.commit([Delete(table, key) for table, key, _ in dependents])
+            return found, await finish_return(store, config.data_root, found)
+
+
+async def finish_return(store: Store, data_root: str, found: Adopted) -> list[str]:
+    """Return the files, then remove the rows, then the links. Returns the directories that are lost."""
+    lost: list[str] = []
+    if found.phase != Phase.IN_PLACE:
+        found = msgspec.structs.replace(found, phase=Phase.RETURNING)
+        await store.commit([rows.put(found)])
+        lost = await trio.to_thread.run_sync(moving.move_back, data_root, found)
+    await trio.to_thread.run_sync(partial(moving.return_logs, data_root, found))
+    operations: list[Put | Delete] = [*_rows(store, found), rows.delete(), rows.put_links(found)]
+    await store.commit(operations)
+    await clean_up(store, data_root)
+    return lost
+
+
+def _rows(store: Store, found: Adopted) -> Iterator[Put | Delete]:
+    images = set(found.images)
+    for table, keys in (
+        ("containers", found.containers),
+        ("images", found.images),
+        ("volumes", found.volumes),
+        ("networks", found.networks),
+    ):
+        yield from (Delete(table, key) for key in keys)
+    for key, value in store.load("images"):
+        if key.startswith(_REF):
+            yield from _name(key, value, images)
+
+
+def _name(key: str, value: bytes, given_back: Collection[str]) -> Iterator[Put | Delete]:
+    """A name may also mean images of other platforms, which were pulled here."""
+    try:
+        name = decode_name(value)
+    except UNREADABLE:
+        return
+    left = tuple(id for id in name.images if id not in given_back)
+    if not left:
+        yield Delete("images", key)
+    elif left != name.images:
+        yield Put("images", key, encode_name(msgspec.structs.replace(name, images=left)))
+
+
+def _records(store: Store) -> Iterator[ContainerRecord]:
+    for _, row in store.load("containers"):
+        try:
+            yield decode_container(row)
+        except UNREADABLE:
+            continue  # quarantined by the next start
+
+
+def _check_stopped(store: Store) -> None:
+    for record in _records(store):
+        state = record.state
+        if state.pid and linux.is_process(state.pid, state.pid_start_time):
+            raise Conflict(f"cannot give anything back: container {record.name} is running. Stop it before you stop orlopd")
+
+
+def _names_of_networks(store: Store, found: Adopted) -> set[str]:
+    """The names and IDs of the networks that are given back, without those that every daemon has."""
+    given_back, names = set(found.networks), set()
+    for _, row in store.load("networks"):
+        try:
+            record = decode_network(row)
+        except UNREADABLE:
+            continue
+        if record.id in given_back and not record.predefined:
+            names |= {record.id, record.name}
+    return names
+
+
+def _dependents(store: Store, found: Adopted) -> Iterator[tuple[str, str, str]]:
+    """(table, key, name) of the objects that were made here and use layers, volumes or networks that are given back."""
+    images, volumes, networks = set(found.images), set(found.volumes), _names_of_networks(store, found)
+    given_back, chains = set(found.containers), {entry.key for entry in found.entries}
+    standing: set[str] = set()
+    for key, row in store.load("images"):
+        if not key.startswith("sha256:") or key in images:
+            continue
+        try:
+            record = _image(row)
+        except UNREADABLE:
+            continue
+        if any(layer.chain_id in chains for layer in record.layers):
+            standing.add(key)
+            yield "images", key, key[7:19]
+    for container in _records(store):
+        if container.id in given_back:
+            continue
+        if (
+            container.image_id in images | standing
+            or any(mount.name in volumes for mount in container.mounts)
+            or networks.intersection(container.endpoints)
+        ):
+            yield "containers", container.id, container.name

@@ -1,0 +1,84 @@
+"""Moves the directories of an adoption: into our data root for good, and back into the Docker root. All functions block.
+
+Each directory is moved by rename(2). A crash leaves some moved and others not; either direction may be run again, and goes
+on from there. The phase in the row says which direction a start has to complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from orlop_sdk import Conflict, mountinfo
+from orlop_sdk.snapshots import fsync_directory
+
+from .adopted import Adopted, Link
+
+__all__ = ["check", "move_back", "move_here", "return_logs"]
+
+
+def check(data_root: str, directories: Iterable[Link]) -> None:
+    """Raises `Conflict` for a directory that cannot be renamed into the data root."""
+    device, mounts = os.stat(data_root).st_dev, {entry.path for entry in mountinfo.read()}
+    for each in directories:
+        if os.path.islink(each.source):
+            raise Conflict(f"cannot adopt {each.source} for good: it is a symbolic link")
+        if os.stat(each.source).st_dev != device or each.source in mounts:
+            raise Conflict(f"cannot adopt {each.source} for good: it is on another file system than {data_root}")
+
+
+def move_here(data_root: str, adopted: Adopted) -> None:
+    """Replace each link by the directory that it names."""
+    for each in adopted.directories:
+        target = os.path.join(data_root, each.target)
+        if os.path.lexists(each.source) and (os.path.islink(target) or not os.path.lexists(target)):
+            if os.path.islink(target):
+                os.unlink(target)
+            os.rename(each.source, target)
+    _sync(data_root, adopted)
+
+
+def move_back(data_root: str, adopted: Adopted) -> list[str]:
+    """Move each directory that is still there back to its place in the Docker root, and link it from ours. Returns the
+    sources of those that were removed here, and are lost."""
+    lost = []
+    for each in adopted.directories:
+        target = os.path.join(data_root, each.target)
+        if os.path.isdir(target) and not os.path.islink(target):
+            os.rename(target, each.source)
+        elif not os.path.lexists(each.source):
+            lost.append(each.source)
+            continue
+        if not os.path.lexists(target) and os.path.isdir(os.path.dirname(target)):
+            os.symlink(each.source, target)
+    _sync(data_root, adopted)
+    return lost
+
+
+def _sync(data_root: str, adopted: Adopted) -> None:
+    parents = {
+        os.path.dirname(path) for each in adopted.directories for path in (each.source, os.path.join(data_root, each.target))
+    }
+    for path in parents:
+        if os.path.isdir(path):
+            fsync_directory(path)
+
+
+def return_logs(data_root: str, adopted: Adopted) -> None:
+    """Give Docker the log files as they are now: a rotation here has made new files. Both names stay valid at any time."""
+    for each in adopted.logs:
+        ours = os.path.join(data_root, each.target)
+        if not os.path.isdir(ours) or not os.path.isdir(each.source):
+            continue
+        for name in sorted(os.listdir(ours)):
+            if "-json.log" not in name or name.endswith(".tmp"):
+                continue
+            path, target = os.path.join(ours, name), os.path.join(each.source, name)
+            if os.path.islink(path) or (os.path.exists(target) and os.path.samefile(path, target)):
+                continue
+            staged = f"{target}.orlop"
+            if os.path.lexists(staged):
+                os.unlink(staged)
+            os.link(path, staged, follow_symlinks=False)
+            os.rename(staged, target)
+        fsync_directory(each.source)

@@ -1,0 +1,291 @@
+"""Decides what of a Docker root comes: the rows to write, the links to make, and what is left behind, with the reason."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+
+from orlop_engine.config import Config
+from orlop_engine.containers.record import ContainerRecord
+from orlop_engine.containers.record import decode as decode_container
+from orlop_engine.containers.record import encode as encode_container
+from orlop_engine.drivers import Drivers
+from orlop_engine.images import references
+from orlop_engine.images.records import ImageRecord, Layer, NameRecord, encode_name
+from orlop_engine.networks.ipam import parse_subnet
+from orlop_engine.networks.records import NetworkRecord
+from orlop_engine.networks.records import decode as decode_network
+from orlop_engine.networks.records import encode as encode_network
+from orlop_engine.volumes.record import VolumeRecord
+from orlop_engine.volumes.record import encode as encode_volume
+from orlop_kernel.store import UNREADABLE, Examined, Put, examine
+from orlop_sdk import InvalidParameter, OrlopError, Unavailable, discovery
+
+from . import containers, networks
+from .inventory import Container, Image, Inventory, Snapshot, Volume
+
+__all__ = ["Item", "Known", "Plan", "make"]
+
+T = TypeVar("T")
+
+_REF = "ref:"
+_VOLUME_OPTIONS = frozenset({"type", "o", "device"})
+_SHARING = ("network_mode", "ipc_mode", "pid_mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object. `text`: why it does not come, or what changes for it."""
+
+    kind: str
+    name: str
+    id: str
+    comes: bool
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Known:
+    """The objects that the data root has already. `snapshots` maps storage keys to the names of their directories."""
+
+    images: set[str] = field(default_factory=set)
+    references: set[str] = field(default_factory=set)
+    containers: dict[str, str] = field(default_factory=dict)
+    volumes: set[str] = field(default_factory=set)
+    networks: dict[str, NetworkRecord] = field(default_factory=dict)
+    snapshots: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, config: Config, snapshots: Mapping[str, str]) -> Known:
+        try:
+            found = examine(os.path.join(config.data_root, "orlop.db"))
+        except Unavailable:
+            found = Examined({})
+        rows = found.rows
+        images = rows.get("images", {})
+        return cls(
+            {key for key in images if key.startswith("sha256:")},
+            {key.removeprefix(_REF) for key in images if key.startswith(_REF)},
+            {key: record.name for key, record in _decoded(rows.get("containers", {}), decode_container)},
+            set(rows.get("volumes", {})),
+            {record.name: record for _, record in _decoded(rows.get("networks", {}), decode_network)},
+            snapshots,
+        )
+
+
+def _decoded(rows: Mapping[str, bytes], decode: Callable[[bytes], T]) -> Iterator[tuple[str, T]]:
+    for key, row in rows.items():
+        try:
+            yield key, decode(row)
+        except UNREADABLE:
+            continue  # the next start quarantines it
+
+
+@dataclass(slots=True)
+class Plan:
+    """What comes. `operations` are the rows, in one commit. `snapshots` need a directory and an entry of the index."""
+
+    inventory: Inventory
+    items: list[Item] = field(default_factory=list)
+    operations: list[Put] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    containers: list[Container] = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
+    networks: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """By kind: how many come, and how many do not."""
+        found: dict[str, tuple[int, int]] = {}
+        for item in self.items:
+            comes, stays = found.get(item.kind, (0, 0))
+            found[item.kind] = (comes + item.comes, stays + (not item.comes))
+        return found
+
+    def _stays(self, kind: str, name: str, id: str, why: object) -> None:
+        self.items.append(Item(kind, name, id, False, str(why)))
+
+    def _comes(self, kind: str, name: str, id: str, text: str = "") -> None:
+        self.items.append(Item(kind, name, id, True, text))
+
+
+async def make(inventory: Inventory, known: Known, config: Config, drivers: Drivers) -> Plan:
+    """The plan. Changes nothing."""
+    plan = Plan(inventory)
+    _images(plan, known)
+    volumes = _volumes(plan, known, config)
+    reachable = _networks(plan, known)
+    around = containers.Surroundings(drivers, known.images | {image.id for image in plan.images}, volumes, reachable)
+    await _containers(plan, known, around)
+    for remark in inventory.remarks:
+        plan._stays(remark.kind, remark.name, "", remark.text)
+    return plan
+
+
+# --- images ---
+
+
+def _images(plan: Plan, known: Known) -> None:
+    store, placed = plan.inventory.store, set[str]()
+    for image in store.images.values():
+        name = next(iter(image.names), "<none>")
+        if image.id in known.images:
+            plan._stays("image", name, image.id, "it is there already")
+            continue
+        missing = [layer.chain_id for layer in image.layers if layer.chain_id not in {*store.layers, *known.snapshots}]
+        if missing:
+            plan._stays("image", name, image.id, f"the files of its layer {missing[0]} are missing")
+            continue
+        free = [each for each in map(_reference, image.names) if each and each not in known.references]
+        known.references.update(free)
+        plan.images.append(image)
+        plan.operations.append(Put("images", image.id, msgspec.json.encode(_image_row(image))))
+        plan.operations += [Put("images", f"{_REF}{each}", encode_name(NameRecord((image.id,)))) for each in free]
+        taken = len(image.names) - len(free)
+        plan._comes("image", name, image.id, f"without {taken} of its names, which are taken" if taken else "")
+        for layer in image.layers:
+            if layer.chain_id not in placed and layer.chain_id not in known.snapshots:
+                placed.add(layer.chain_id)
+                plan.snapshots.append(_placed(store.layers[layer.chain_id], plan, known))
+
+
+def _reference(text: str) -> str:
+    """The full form; "" for one that is not understood."""
+    try:
+        return str(references.parse(text).with_default_tag())
+    except InvalidParameter:
+        return ""
+
+
+def _image_row(image: Image) -> ImageRecord:
+    layers = tuple(
+        Layer(
+            layer.blob.digest if layer.blob else "",
+            layer.blob.media_type if layer.blob else "",
+            layer.blob.size if layer.blob else 0,
+            layer.diff_id,
+            layer.chain_id,
+            layer.size,
+        )
+        for layer in image.layers
+    )
+    return ImageRecord(image.id, layers, tuple(blob.digest for blob in image.manifests), image.parent, image.tagged)
+
+
+def _placed(snapshot: Snapshot, plan: Plan, known: Known) -> Snapshot:
+    """Put a snapshot on our directory of its parent, where the data root has that layer already."""
+    for key, parent in plan.inventory.store.layers.items():
+        if parent.id == snapshot.parent and key in known.snapshots:
+            return Snapshot(
+                snapshot.key, snapshot.id, known.snapshots[key], snapshot.path, snapshot.committed, snapshot.files
+            )
+    return snapshot
+
+
+# --- volumes and networks ---
+
+
+def _volumes(plan: Plan, known: Known, config: Config) -> set[str]:
+    """The names that containers may use."""
+    installed = discovery.installed("volume")
+    usable = set(known.volumes)
+    for volume in plan.inventory.volumes:
+        if volume.name in known.volumes:
+            usable.discard(volume.name)  # another volume, with other data
+            plan._stays("volume", volume.name, "", "a volume of this name is there already")
+        elif volume.driver not in installed:
+            plan._stays("volume", volume.name, "", f'its driver "{volume.driver}" is not installed')
+        elif volume.driver == "local" and (more := sorted(set(volume.options) - _VOLUME_OPTIONS)):
+            plan._stays("volume", volume.name, "", f"its option {more[0]} is not supported: there are no quotas")
+        else:
+            mountpoint = os.path.join(config.data_root, "volumes", volume.name, "_data") if volume.path else ""
+            row = VolumeRecord(
+                volume.name, volume.driver, volume.created_ns, mountpoint, dict(volume.options), dict(volume.labels)
+            )
+            plan.volumes.append(volume)
+            plan.operations.append(Put("volumes", volume.name, encode_volume(row)))
+            plan._comes("volume", volume.name, "")
+            usable.add(volume.name)
+    return usable
+
+
+def _networks(plan: Plan, known: Known) -> dict[str, NetworkRecord]:
+    """The networks that containers may be on, by name and by ID."""
+    installed = discovery.installed("network")
+    taken = [parse_subnet(each.subnet) for record in known.networks.values() for each in record.subnets]
+    usable = {name: record for record in known.networks.values() for name in (record.name, record.id)}
+    for network in plan.inventory.networks:
+        ours = known.networks.get(network.name)
+        if ours is not None and ours.predefined and network.name in networks.PREDEFINED:
+            continue  # containers on it go to ours
+        if ours is not None:
+            usable.pop(network.name, None)
+            plan._stays("network", network.name, network.id, "a network of this name is there already")
+            continue
+        try:
+            row = networks.record(network, installed, taken)
+        except OrlopError as error:
+            plan._stays("network", network.name, network.id, error)
+            continue
+        usable[row.name] = usable[row.id] = row
+        taken += [parse_subnet(each.subnet) for each in row.subnets]
+        plan.networks.append(row.id)
+        plan.operations.append(Put("networks", row.id, encode_network(row)))
+        plan._comes("network", row.name, row.id)
+    for name, driver in networks.PREDEFINED.items():  # of a root that has never been started on
+        usable.setdefault(name, NetworkRecord(id=name, name=name, driver=driver, created_ns=0, predefined=True))
+    return usable
+
+
+# --- containers ---
+
+
+async def _containers(plan: Plan, known: Known, around: containers.Surroundings) -> None:
+    names = set(known.containers.values())
+    rows: dict[str, tuple[Container, ContainerRecord, str]] = {}
+    for container in plan.inventory.containers:
+        try:
+            if container.id in known.containers:
+                raise InvalidParameter("it is there already")
+            if container.name in names:
+                raise InvalidParameter(f"the name {container.name} is taken by another container")
+            row, changes = await containers.record(container, around)
+        except OrlopError as error:
+            plan._stays("container", container.name, container.id, error)
+            continue
+        names.add(container.name)
+        rows[container.id] = container, row, "; ".join(changes)
+    _drop_dependents(plan, known, rows)
+    for container, row, text in rows.values():
+        plan.containers.append(container)
+        plan.operations.append(Put("containers", container.id, encode_container(row)))
+        plan.snapshots += [_placed(each, plan, known) for each in container.snapshots]
+        plan._comes("container", container.name, container.id, text)
+
+
+def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, ContainerRecord, str]]) -> None:
+    """Leave containers that share a namespace with one that does not come, and those that share one with them."""
+    for _ in itertools.repeat(None):
+        lost = {
+            id: other
+            for id, (_, row, _) in rows.items()
+            for other in _shared(row)
+            if other not in rows and other not in known.containers
+        }
+        if not lost:
+            return
+        for id, other in lost.items():
+            container, _, _ = rows.pop(id)
+            plan._stays(
+                "container", container.name, id, f"it shares a namespace with container {other[:12]}, which does not come"
+            )
+
+
+def _shared(row: ContainerRecord) -> Iterable[str]:
+    modes = (str(getattr(row.host_config, name)) for name in _SHARING)
+    return [mode.removeprefix("container:") for mode in modes if mode.startswith("container:")]

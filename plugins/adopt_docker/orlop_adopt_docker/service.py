@@ -1,0 +1,86 @@
+"""Looks after an adopted Docker root while orlopd runs: the work of the service `adopt` where something was adopted.
+
+The service is opened before the engine. It completes what a crash interrupted, keeps dockerd from starting on the root at
+the same time, and says what dockerd has changed when it ran there in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from contextlib import ExitStack
+
+import msgspec
+import trio
+
+from orlop_kernel.store import Store
+from orlop_sdk import OrlopError
+
+from . import adopted as rows
+from . import adoption, docker_root, give_back
+from .adopted import Adopted, Phase
+
+__all__ = ["watch"]
+
+log = logging.getLogger("orlop.adopt")
+
+_NAMED = 10  # objects named in one line of the log
+
+
+async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
+    """Complete what was interrupted, and hold the locks of dockerd's databases for the life of `stack`. Raises `Conflict`
+    while dockerd runs on the adopted root."""
+    found = rows.load(store)
+    if found is None:
+        log.warning("an adoption was interrupted: its links are removed. To adopt again: orlop system adopt")
+        await adoption.clean_up(store, data_root)
+        return
+    if not os.path.isdir(found.root):
+        log.error("the adopted Docker root %s is not there: its images, containers and volumes cannot be used", found.root)
+        return
+    stack.enter_context(docker_root.locked(found.root))
+    if found.phase == Phase.MOVING:
+        found = await adoption.finish_move(store, data_root, found)
+    elif found.phase == Phase.RETURNING:
+        log.warning("giving %s back was interrupted, and is completed", found.root)
+        await give_back.finish_return(store, data_root, found)
+        return
+    now = docker_root.transactions(found.root)
+    if now != found.transactions:
+        await _report(found)
+        await store.commit([rows.put(msgspec.structs.replace(found, transactions=now))])
+
+
+async def _report(found: Adopted) -> None:
+    """Log what dockerd has changed."""
+    log.warning("dockerd has run on the adopted root %s since", found.root)
+    try:
+        there = await trio.to_thread.run_sync(docker_root.read, found.root)
+    except OrlopError as error:
+        log.error("cannot read what it has changed: %s", error)
+        return
+    names = {container.id: container.name for container in there.containers}
+    usable = {
+        image.id for image in there.store.images.values() if all(x.chain_id in there.store.layers for x in image.layers)
+    }
+    if found.phase == Phase.MOVED:
+        usable = set(there.store.images)  # the files of their layers are here
+    for what, before, after in (
+        ("container", found.containers, names),
+        ("image", found.images, usable),
+        ("volume", found.volumes, [volume.name for volume in there.volumes]),
+        ("network", found.networks, [network.id for network in there.networks]),
+    ):
+        _report_kind(what, before, after, names)
+
+
+def _report_kind(what: str, before: Collection[str], after: Collection[str], names: dict[str, str]) -> None:
+    def shown(keys: list[str]) -> str:
+        text = ", ".join(names.get(key) or key.removeprefix("sha256:")[:12] for key in keys[:_NAMED])
+        return f"{text} and {len(keys) - _NAMED} more" if len(keys) > _NAMED else text
+
+    if gone := sorted(set(before) - set(after)):
+        log.warning("it has removed %d adopted %ss: %s", len(gone), what, shown(gone))
+    if new := sorted(set(after) - set(before)):
+        log.warning("it has %d %ss that are not adopted: %s", len(new), what, shown(new))

@@ -1,0 +1,365 @@
+"""Adopting and giving back, interrupted at any step: the Docker root stays as it is, ours has everything or nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from orlop_adopt_docker import adoption, give_back, service
+from orlop_engine.config import Config
+from orlop_engine.images.records import NameRecord, decode_name, encode_name
+from orlop_kernel.store import Put, Store, examine
+from orlop_sdk import Conflict, NotFound
+from orlop_sdk.snapshots import SnapshotIndex
+
+CONTAINER = "c" * 64
+LOG = f"{CONTAINER}-json.log"
+pytestmark = pytest.mark.usefixtures("drivers")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+STEPS = ("symlink", "link", "unlink", "rename", "mkdir", "rmdir")
+
+
+class Killer:
+    """Raises `Killed` instead of the N-th change of a file or a commit, and of each later one: the dead do nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
+        self.left = -1
+        self._below = str(below)
+        for name in STEPS:
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+        commit = Store.commit
+
+        async def counted(store: Store, operations: Any) -> None:
+            self._step()
+            await commit(store, operations)
+
+        monkeypatch.setattr(Store, "commit", counted)
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if any(isinstance(arg, str) and arg.startswith(self._below) and "orlop.db" not in arg for arg in args):
+                self._step()
+            return function(*args, **options)
+
+        return call
+
+    def _step(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+    def run(self, after: int, work: Callable[[], Any]) -> bool:
+        """Run the work, killed after so many steps. Returns whether it came to its end."""
+        self.left = after
+        try:
+            work()
+            return True
+        except BaseException as error:
+            if not _is_kill(error):
+                raise
+            return False
+        finally:
+            self.left = -1
+
+
+def _is_kill(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_kill, error.exceptions))
+    return isinstance(error, Killed)
+
+
+def tree(root: Path) -> dict[str, tuple[int, str]]:
+    """What is at each path: its inode, and its content or the target of a link."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        text = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
+        found[str(path.relative_to(root))] = path.lstat().st_ino, text
+    return found
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {path: text for path, (_, text) in tree(root).items()}
+
+
+NOTHING: dict[str, set[str]] = {"containers": set(), "images": set(), "volumes": set(), "networks": set()}
+
+
+def objects(config: Config) -> dict[str, set[str]]:
+    if not Path(config.data_root, "orlop.db").exists():
+        return NOTHING
+    found = examine(f"{config.data_root}/orlop.db").rows
+    return {table: set(found[table]) for table in ("containers", "images", "volumes", "networks")}
+
+
+def boot(config: Config) -> None:
+    """What a start of orlopd does about an adoption."""
+
+    async def main() -> None:
+        async with Store.open(f"{config.data_root}/orlop.db") as store:
+            with ExitStack() as stack:
+                await service.watch(store, config.data_root, stack)
+
+    if Path(config.data_root, "orlop.db").exists():
+        trio.run(main)
+
+
+def links(config: Config) -> list[str]:
+    """Everything in the data root that leads into another one, or names one of its files."""
+    root = Path(config.data_root)
+    found = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_symlink()]
+    return [*found, *(str(path.relative_to(root)) for path in root.rglob("*-json.log"))]
+
+
+def adopt(config: Config, root: Path, **options: bool) -> adoption.Outcome:
+    async def main() -> adoption.Outcome:
+        return await adoption.adopt(config, str(root), **options)
+
+    return trio.run(main)
+
+
+def test_files_are_used_in_place(config: Config, docker_root: Any) -> None:
+    root, data = docker_root.write(), Path(config.data_root)
+    before = tree(root)
+    outcome = adopt(config, root)
+    assert outcome.plan is not None and tree(root) == before
+    assert (data / "volumes/named/_data/file").read_text() == "in the volume"
+    assert (data / "overlay2/rwcccc/diff/written").read_text() == "by the container"
+    assert os.path.samefile(data / "containers" / CONTAINER / LOG, root / "containers" / CONTAINER / LOG)
+    assert (data / "content/blobs/sha256" / docker_root.image[7:]).read_bytes() == docker_root.document
+    index = SnapshotIndex(str(data / "overlay2/.orlop")).load()
+    lower, upper = docker_root.chains
+    assert {key: (record.id, record.parent, record.committed) for key, record in index.items()} == {
+        lower: ("layer0", None, True),
+        upper: ("layer1", "layer0", True),
+        f"init-{CONTAINER}": ("rwcccc-init", "layer1", True),
+        CONTAINER: ("rwcccc", "rwcccc-init", False),
+    }
+    again = adopt(config, root)
+    assert again.plan is None and again.adopted == outcome.adopted, "the second time, there is nothing to do"
+
+
+def kill_points(killer: Killer, work: Callable[[], Any], reset: Callable[[], None], every: int = 1) -> Iterator[int]:
+    """Run the work again and again, killed some steps later each time, until it comes to its end. Yields after each kill."""
+    for after in range(0, 1000, every):
+        if killer.run(after, work):
+            assert after > 10, "the steps were counted"
+            return
+        yield after
+        reset()
+    raise AssertionError("it never ends")
+
+
+def test_a_kill_at_any_step_of_an_adoption(config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    root = docker_root.write()
+    before, killer = tree(root), Killer(monkeypatch, tmp_path)
+    seen = set()
+
+    def forget() -> None:
+        if objects(config) != NOTHING:
+            trio.run(give_back.give_back, config)
+
+    for _ in kill_points(killer, lambda: adopt(config, root), forget):
+        assert tree(root) == before, "nothing in the Docker root was changed"
+        boot(config)
+        complete = objects(config) != NOTHING
+        seen.add(complete)
+        if complete:
+            assert objects(config)["containers"] == {CONTAINER}
+            assert (Path(config.data_root) / "volumes/named/_data/file").exists()
+        else:
+            assert links(config) == []
+    assert objects(config) == {
+        "containers": {CONTAINER},
+        "images": {docker_root.image, "ref:docker.io/library/app:1"},
+        "volumes": {"named"},
+        "networks": {"e" * 64},
+    }
+    assert False in seen
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["in place", "for good"])
+def test_a_kill_at_any_step_of_giving_back(
+    config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any, for_good: bool
+) -> None:
+    root, data = docker_root.write(), Path(config.data_root)
+    before, killer = contents(root), Killer(monkeypatch, tmp_path)
+    adopt(config, root, for_good=for_good)
+
+    def again() -> None:
+        boot(config)  # it completes what was begun
+        if objects(config) == NOTHING:
+            assert contents(root) == before and links(config) == []
+            adopt(config, root, for_good=for_good)
+
+    for _ in kill_points(killer, lambda: trio.run(give_back.give_back, config), again, 3 if for_good else 1):
+        rows = objects(config)
+        assert rows == NOTHING or rows["containers"] == {CONTAINER}
+        if rows != NOTHING:
+            assert adopted_files(root, data) == ["by the container", "in the volume"], "nothing is lost"
+    assert objects(config) == NOTHING and links(config) == [] and contents(root) == before
+
+
+def adopted_files(root: Path, data: Path) -> list[str]:
+    """What containers have written, wherever it is at the moment."""
+    return [
+        next(path.read_text() for path in (root / file, data / file) if path.exists())
+        for file in ("overlay2/rwcccc/diff/written", "volumes/named/_data/file")
+    ]
+
+
+def test_a_kill_at_any_step_of_a_move(config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    root, data = docker_root.write(), Path(config.data_root)
+    before, killer = contents(root), Killer(monkeypatch, tmp_path)
+
+    def back() -> None:
+        if objects(config) != NOTHING:
+            trio.run(give_back.give_back, config)
+        assert contents(root) == before
+
+    for _ in kill_points(killer, lambda: adopt(config, root, for_good=True), back, 4):
+        boot(config)
+        if objects(config) == NOTHING:
+            assert contents(root) == before
+        else:
+            assert adopted_files(root, data) == ["by the container", "in the volume"], "nothing is lost"
+    assert (data / "volumes/named/_data/file").exists() and not (root / "volumes/named").exists()
+    assert not (data / "overlay2/rwcccc").is_symlink() and not (root / "overlay2/rwcccc").exists()
+
+
+def test_rotated_logs_go_back(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    adopt(config, root)
+    ours, theirs = Path(config.data_root, "containers", CONTAINER), root / "containers" / CONTAINER
+    (ours / LOG).rename(ours / f"{LOG}.1")
+    (ours / LOG).write_text("newer\n")
+    trio.run(give_back.give_back, config)
+    assert (theirs / LOG).read_text() == "newer\n" and "line" in (theirs / f"{LOG}.1").read_text()
+    assert not [name for name in os.listdir(theirs) if name.endswith(".orlop")]
+
+
+@pytest.mark.parametrize("path", ["network/files/local-kv.db", "volumes/metadata.db"])
+def test_a_root_in_use_is_refused(config: Config, docker_root: Any, path: str) -> None:
+    root = docker_root.write()
+    with open(root / path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(
+            Conflict, match=r"a running dockerd has it open\. Stop it first: systemctl stop docker\.socket docker"
+        ):
+            adopt(config, root)
+    adopt(config, root)
+
+
+def test_objects_of_ours_that_need_what_goes_back(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    adopt(config, root)
+
+    async def add_container() -> None:
+        async with Store.open(f"{config.data_root}/orlop.db") as store:
+            (row,) = [value for _, value in store.load("containers")]
+            other = row.replace(CONTAINER.encode(), b"f" * 64).replace(b'"web"', b'"ours"')
+            await store.commit([Put("containers", "f" * 64, other)])
+
+    trio.run(add_container)
+    with pytest.raises(Conflict, match="container ours made here would lose what they stand on"):
+        trio.run(give_back.give_back, config)
+    assert CONTAINER in objects(config)["containers"]
+
+    async def force() -> None:
+        await give_back.give_back(config, force=True)
+
+    trio.run(force)
+    assert objects(config) == NOTHING
+    with pytest.raises(NotFound, match="nothing was adopted"):
+        trio.run(give_back.give_back, config)
+
+
+def test_a_name_keeps_the_images_of_other_platforms(config: Config, docker_root: Any) -> None:
+    adopt(config, docker_root.write())
+    key, other = "ref:docker.io/library/app:1", "sha256:" + "9" * 64
+
+    async def add_platform() -> None:
+        async with Store.open(f"{config.data_root}/orlop.db") as store:
+            name = NameRecord((docker_root.image, other), index="sha256:" + "8" * 64)
+            await store.commit([Put("images", key, encode_name(name))])
+
+    trio.run(add_platform)
+    trio.run(give_back.give_back, config)
+    left = examine(f"{config.data_root}/orlop.db").rows["images"]
+    assert list(left) == [key] and decode_name(left[key]).images == (other,)
+
+
+def test_what_dockerd_changed_is_said(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:
+    root = docker_root.write()
+    adopt(config, root)
+    boot(config)
+    assert caplog.messages == []
+    docker_root.volume["Name"] = "newer"
+    docker_root.network["name"] = "renamed"
+    for path in ("network/files/local-kv.db", "volumes/metadata.db"):
+        data = bytearray((root / path).read_bytes())
+        data[4096 + 64] += 1  # the transaction of the newer meta page
+        data[4096 + 72 : 4096 + 80] = checksum(bytes(data[4096 + 16 : 4096 + 72])).to_bytes(8, "little")
+        (root / path).write_bytes(data)
+    for path in (root / "containers" / CONTAINER, root / "overlay2/layer1/diff"):
+        path.rename(path.with_name("gone"))
+    boot(config)
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        f"dockerd has run on the adopted root {root} since",
+        "it has removed 1 adopted containers",
+        "it has removed 1 adopted images",
+    ]
+    caplog.clear()
+    boot(config)
+    assert caplog.messages == [], "it is said once"
+
+
+def checksum(data: bytes) -> int:
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return value
+
+
+def test_a_root_that_is_not_mounted_is_no_loss(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:
+    root = docker_root.write()
+    adopt(config, root)
+    root.rename(root.with_name("elsewhere"))
+    boot(config)
+    assert "is not there: its images, containers and volumes cannot be used" in caplog.text
+    root.with_name("elsewhere").rename(root)
+    assert objects(config)["containers"] == {CONTAINER}
+
+
+def test_another_root_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
+    adopt(config, docker_root.write())
+    other = type(docker_root)(tmp_path / "second").write()
+    with pytest.raises(Conflict, match=r"was adopted before\. Give it back first: orlop system give-back"):
+        adopt(config, other)
+
+
+def test_names_that_are_taken(config: Config, docker_root: Any) -> None:
+    """The data root has a volume of the same name: it, and the container that uses the other one, stay."""
+
+    async def main() -> None:
+        async with Store.open(f"{config.data_root}/orlop.db") as store:
+            await store.commit([Put("volumes", "named", b"")])
+
+    trio.run(main)
+    plan = adopt(config, docker_root.write()).plan
+    assert plan is not None
+    assert {item.name: item.text for item in plan.items if not item.comes} == {
+        "named": "a volume of this name is there already",
+        "web": "its volume named does not come",
+    }

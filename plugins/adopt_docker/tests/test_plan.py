@@ -1,0 +1,201 @@
+"""What of a Docker root comes, what does not, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from orlop_adopt_docker import adoption, docker_root, report
+from orlop_adopt_docker.plan import Plan
+from orlop_engine.config import Config
+from orlop_engine.containers.record import decode as decode_container
+from orlop_engine.containers.state import Phase
+from orlop_engine.images.records import ImageRecord
+from orlop_engine.networks.records import decode as decode_network
+from orlop_engine.volumes.record import decode as decode_volume
+from orlop_sdk import InvalidParameter
+
+CONTAINER, OTHER = "c" * 64, "d" * 64
+pytestmark = pytest.mark.usefixtures("drivers")
+
+
+def look(config: Config, root: Any) -> Plan:
+    return trio.run(adoption.look, config, str(root.write()))
+
+
+def stays(plan: Plan) -> dict[str, str]:
+    return {f"{item.kind} {item.name}": item.text for item in plan.items if not item.comes}
+
+
+def row(plan: Plan, table: str, key: str) -> bytes:
+    return next(each.value for each in plan.operations if (each.table, each.key) == (table, key))
+
+
+def test_everything_comes(config: Config, docker_root: Any) -> None:
+    plan = look(config, docker_root)
+    assert stays(plan) == {}
+    assert not Path(config.data_root, "orlop.db").exists(), "a look changes nothing"
+    record = decode_container(row(plan, "containers", CONTAINER))
+    assert (record.name, record.image_id, record.args) == ("web", docker_root.image, ["sleep", "9"])
+    assert record.state.phase is Phase.EXITED and record.state.exit_code == 3
+    assert record.started_before and record.host_config.restart_policy.name == "always"
+    settings = record.endpoints["front"]
+    assert settings.ipam_config and settings.ipam_config.ipv4_address == "10.9.0.5" and settings.aliases == ["al"]
+    (mount,) = record.mounts
+    assert (mount.type, mount.name, mount.destination, mount.anonymous) == ("volume", "named", "/data", False)
+    network = decode_network(row(plan, "networks", "e" * 64))
+    assert [(each.subnet, each.gateway, each.chosen) for each in network.subnets] == [("10.9.0.0/24", "10.9.0.1", True)]
+    assert network.labels == {"n": "1"}
+    volume = decode_volume(row(plan, "volumes", "named"))
+    assert volume.labels == {"a": "b"} and volume.mountpoint == f"{config.data_root}/volumes/named/_data"
+    image = json.loads(row(plan, "images", docker_root.image))
+    assert [(layer["blob"], layer["chain_id"]) for layer in image["layers"]] == [("", chain) for chain in docker_root.chains]
+    assert ImageRecord.__struct_fields__ == tuple(image)
+    assert row(plan, "images", "ref:docker.io/library/app:1").decode() == docker_root.image
+
+
+Change = Callable[[Any], None]
+
+
+def host(**values: Any) -> Change:
+    return lambda root: root.host.update(values)
+
+
+def network(**values: Any) -> Change:
+    return lambda root: root.network.update(values)
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "quota": (host(StorageOpt={"size": "1G"}), "it has a quota"),
+    "log driver": (host(LogConfig={"Type": "syslog", "Config": {}}), "its log driver cannot be used: logger: no log driver"),
+    "runtime": (host(Runtime="kata"), "unknown or invalid runtime name: kata"),
+    "user namespace": (host(UsernsMode="weird"), "invalid user namespace mode"),
+    "isolation": (host(Isolation="hyperv"), "invalid isolation"),
+    "swarm": (lambda root: root.config["Config"]["Labels"].update({"com.docker.swarm.task.id": "x"}), "a swarm's service"),
+    "dead": (lambda root: root.config["State"].update(Dead=True), "its removal was not completed"),
+    "image": (lambda root: root.config.update(Image="sha256:" + "0" * 64), "its image does not come"),
+    "network": (host(NetworkMode="gone"), "its network gone does not come"),
+    "volume": (lambda root: root.config["MountPoints"]["/data"].update(Name="gone"), "its volume gone does not come"),
+    "shared": (host(NetworkMode=f"container:{OTHER}"), f"it shares a namespace with container {OTHER[:12]}"),
+    "type": (lambda root: root.config.update(Args="no list"), "its configuration is not understood"),
+    "name": (lambda root: root.config.update(Name="/no name"), "Invalid container name"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_container_that_cannot_come_is_left(config: Config, docker_root: Any, case: str) -> None:
+    change, why = REFUSED[case]
+    change(docker_root)
+    if case == "shared":
+        docker_root.config["NetworkSettings"] = {}
+    found = stays(look(config, docker_root))
+    name = docker_root.config["Name"].removeprefix("/")
+    assert list(found) == [f"container {name}"] and why in found[f"container {name}"], found
+
+
+def test_containers_that_share_a_namespace_stay_together(config: Config, docker_root: Any) -> None:
+    """The second shares the network of the first, which has a quota."""
+    docker_root.host["StorageOpt"] = {"size": "1G"}
+    docker_root.more[OTHER] = (
+        {**docker_root.config, "ID": OTHER, "Name": "/beside", "NetworkSettings": {}},
+        {**docker_root.host, "StorageOpt": None, "NetworkMode": f"container:{CONTAINER}"},
+    )
+    assert set(stays(look(config, docker_root))) == {"container web", "container beside"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (network(scope="swarm"), "it is a network of a swarm"),
+        (network(ingress=True), "it is a network of a swarm"),
+        (network(networkType="macvlan"), 'its driver "macvlan" is not installed'),
+        (network(ipamType="other"), 'its IPAM driver "other" is not supported'),
+        (network(configOnly=True), "configuration-only networks are not supported"),
+        (network(inDelete=True), "its removal was not completed"),
+        (network(ipamV4Config="no JSON"), "it is not understood"),
+    ],
+)
+def test_a_network_that_cannot_come_is_left(config: Config, docker_root: Any, change: Change, why: str) -> None:
+    change(docker_root)
+    found = stays(look(config, docker_root))
+    assert why in found["network front"] and found["container web"] == "its network front does not come"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"Driver": "rexray"}, 'its driver "rexray" is not installed'),
+        ({"Options": {"size": "10G"}}, "its option size is not supported: there are no quotas"),
+    ],
+)
+def test_a_volume_that_cannot_come_is_left(config: Config, docker_root: Any, change: dict[str, Any], why: str) -> None:
+    docker_root.volume.update(change)
+    found = stays(look(config, docker_root))
+    assert found == {"volume named": why, "container web": "its volume named does not come"}
+
+
+def test_damaged_objects_are_left(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    chain = docker_root.chains[0][7:]
+    (root / "image/overlay2/layerdb/sha256" / chain / "cache-id").write_text("../../etc")
+    (root / "containers" / OTHER).mkdir()
+    (root / "containers" / OTHER / "config.v2.json").write_text("[]")
+    plan = trio.run(adoption.look, config, str(root))
+    found = stays(plan)
+    assert "is damaged" in found[f"layer sha256:{chain}"]
+    assert "its layer" in found[f"image {docker_root.image}"]
+    assert found["container web"] == "its image does not come"
+    assert "cannot read" in found[f"container {OTHER[:12]}"]
+
+
+def test_what_has_no_place_is_named(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    for path in ("swarm/docker-state.json", f"plugins/{OTHER}/config.json", "165536.165536/x", "buildkit/x"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(json.dumps({"plugin": {"Name": "vieux/sshfs:latest"}}))
+    assert {kind for kind, name in (key.split(" ", 1) for key in stays(trio.run(adoption.look, config, str(root))))} == {
+        *("swarm", "plugin", "root", "build")
+    }
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda root: None, "there is no such directory"),
+        (lambda root: root.mkdir(), "it is not the data root of a dockerd"),
+    ],
+    ids=["missing", "empty"],
+)
+def test_other_directories_are_refused(config: Config, tmp_path: Path, prepare: Callable[[Path], None], why: str) -> None:
+    prepare(tmp_path / "x")
+    with pytest.raises(InvalidParameter, match=why):
+        docker_root.read(str(tmp_path / "x"))
+
+
+def test_other_storage_drivers_are_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
+    root = docker_root.write()
+    (root / "image/overlay2").rename(root / "image/btrfs")
+    with pytest.raises(InvalidParameter, match="its storage driver is btrfs"):
+        trio.run(adoption.look, config, str(root))
+    vfs = Config(data_root=config.data_root, storage_driver="vfs")
+    with pytest.raises(InvalidParameter, match="the storage driver is vfs, and only overlay2"):
+        trio.run(adoption.look, vfs, str(root))
+
+
+def test_the_report(config: Config, docker_root: Any) -> None:
+    docker_root.host["StorageOpt"] = {"size": "1G"}
+    plan = look(config, docker_root)
+    assert report.sentence(plan) == "1 image, 0 containers, 1 volume, 1 network; 1 not"
+    first, second, *_ = report.table(plan).splitlines()
+    assert first.split() == ["KIND", "NAME", "COMES", "REMARK"]
+    assert second.split(maxsplit=3) == [
+        *("container", "web", "no"),
+        "it has a quota (--storage-opt), which the storage driver does not support",
+    ]
+    document = report.document(plan, done=False)
+    assert document["counts"]["container"] == {"comes": 0, "stays": 1} and document["done"] is False

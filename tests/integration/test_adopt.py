@@ -1,0 +1,244 @@
+"""A Docker root made by a real dockerd is adopted in place, used, and given back: `orlop system adopt`, `give-back`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.docker_root import APP, Dockerd, differences, snapshot
+from tests.integration.engine import Engine, Result, until
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to take a root from"),
+]
+
+NAMES = ["created", "exited", "fixed", "joined", "limited", "linked", "plain", "stopped", "two"]
+
+# What an inspect shows of a running container, and of the two daemons themselves.
+KNOWN = (
+    r"\.State\..*",
+    r"\.NetworkSettings\.(Bridge|SandboxID|SandboxKey|EndpointID|Gateway|IPAddress|IPPrefixLen|MacAddress|Ports\..*)",
+    r"\.NetworkSettings\.Networks\.\w+\.(EndpointID|Gateway|IPAddress|IPPrefixLen|MacAddress|DNSNames|GwPriority)",
+    r"\.NetworkSettings\.Networks\.bridge\.NetworkID",  # dockerd shows none before the first start
+    r"\.Containers\..*",  # the running ones
+    r"\.EnableIPv4",  # new in API 1.47
+    r"\.IPAM\.Config\[0\]\.Gateway",  # dockerd does not show a gateway that it chose
+)
+BRIDGE = (r"\.IPAM\.Config\[0\]\.Subnet", r"\.Options\.com\.docker\.network\.bridge\.(name|enable_ip_masquerade)")
+CONTAINERD = (
+    r"\.Image",  # dockerd names the manifest, Orlop the configuration
+    r"\.Id",
+    r"\.Parent",
+    r"\.Size",
+    r"\.(Driver|GraphDriver)\b.*",
+    r"\.ImageManifestDescriptor.*",
+    r"\.(Container|ContainerConfig|DockerVersion|Metadata|Created|Author)\b.*",
+    r"\.Descriptor\b.*",
+)
+
+
+class Side:
+    """A filled root of a stopped dockerd, and what its dockerd had shown of it."""
+
+    def __init__(self, home: Path, *, containerd: bool) -> None:
+        self.containerd = containerd
+        self.dockerd = Dockerd(home, containerd=containerd)
+        self.dockerd.start()
+        self.dockerd.fill()
+        self.before = self.dockerd.inspect()
+        self.dockerd.stop()
+
+    def compare(self, engine: Engine) -> list[str]:
+        """What differs, apart from what is known."""
+        found = []
+        known = re.compile("|".join((*KNOWN, *(CONTAINERD if self.containerd else ()))))
+        for kind, objects in self.before.items():
+            for name, before in objects.items():
+                after = json.loads(engine.ok(kind, "inspect", name))[0]
+                text = json.dumps(after).replace(str(engine.data_root), str(self.dockerd.root))
+                own = known if (kind, name) != ("network", "bridge") else re.compile(known.pattern + "|" + "|".join(BRIDGE))
+                lines = differences(before, json.loads(text))
+                found += [f"{kind} {name}{line}" for line in lines if not own.fullmatch(line.partition(": ")[0])]
+        return found
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["overlay2", "containerd"])
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    home = Path(tempfile.mkdtemp(prefix="otd-", dir="/tmp"))
+    made = None
+    try:
+        made = Side(home, containerd=request.param)
+        yield made
+    finally:
+        if made is not None:
+            made.dockerd.close()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def adopter() -> Iterator[Engine]:
+    """A data root that no daemon has been started on."""
+    engine = Engine()
+    yield engine
+    if engine.process is not None:
+        engine.stop()  # `close` would remove the containers
+    assert engine.close() == []
+
+
+def system(engine: Engine, *argv: str, check: int | None = 0) -> Result:
+    own = ["--config-file", str(engine.config_path), "--data-root", str(engine.data_root)]
+    own += ["--exec-root", str(engine.exec_root)]
+    return engine.run([sys.executable, "-m", "orlop_cli", "system", *argv, *own], check=check)
+
+
+def running(engine: Engine) -> list[str]:
+    return sorted(engine.ok("ps", "--format", "{{.Names}}").split())
+
+
+def test_everything_is_used_in_place_and_given_back(side: Side, adopter: Engine) -> None:
+    root = side.dockerd.root
+    untouched = snapshot(root)
+    began = time.monotonic()
+    report = json.loads(system(adopter, "adopt", str(root), "--format", "json").out)
+    took = time.monotonic() - began
+    assert snapshot(root) == untouched, "nothing in the Docker root was changed"
+    assert report["done"] and report["counts"]["container"] == {"comes": 9, "stays": 0}, report
+    assert [each for each in report["objects"] if not each["comes"]] == [
+        {
+            "kind": "build cache",
+            "name": "",
+            "id": "",
+            "comes": False,
+            "text": "the cache of `docker build` stays with Docker",
+        }
+    ]
+    assert took < 10, "metadata only"
+
+    adopter.start()
+    until(lambda: running(adopter) == ["fixed", "plain"], "those whose policy says so are started, and no others")
+    assert "\n".join(side.compare(adopter)) == ""
+    assert sorted(adopter.ok("ps", "-a", "--format", "{{.Names}}").split()) == NAMES
+    _use(side, adopter)
+    check = json.loads(adopter.orlop("system", "check", "--format", "json").out)
+    assert check == {"findings": [], "ok": True}
+    adopter.ok("rm", "-f", "limited", "created")
+    adopter.ok("rmi", "committed:1")
+    adopter.ok("stop", "-t", "0", *running(adopter))
+    adopter.stop()
+    left = snapshot(root)
+    assert {path for path in untouched if path not in left} == set(), "a removal here removes nothing there"
+
+    system(adopter, "give-back")
+    side.dockerd.start()
+    docker = side.dockerd
+    assert sorted(docker.ok("ps", "-a", "--format", "{{.Names}}").split()) == NAMES
+    docker.ok("start", "linked", "two", "exited", "limited")
+    assert docker.ok("exec", "plain", "cat", "/up", "/data/f", "/from-orlop", "/data/g") == "upper\nvolume\nhere\nthere"
+    assert docker.ok("logs", "exited").split() == ["first"] * 3
+    docker.stop()
+    adopter.start()
+    assert adopter.ok("ps", "-aq") == "" and adopter.ok("images", "-q") == "" and adopter.ok("volume", "ls", "-q") == ""
+    assert os.listdir(adopter.data_root / "containers") == []
+
+
+def _use(side: Side, engine: Engine) -> None:
+    assert engine.ok("exec", "plain", "cat", "/up", "/data/f") == "upper\nvolume"
+    engine.ok("exec", "plain", "sh", "-c", "echo here > /from-orlop; echo there > /data/g")
+    assert engine.address("fixed", "fixed") == f"{side.dockerd.subnet}.7"
+    assert engine.ok("exec", "fixed", "ls", "/d").split() == ["hard", "link", "new"], "a layer's whiteout is one"
+    port = engine.ok("port", "fixed", "80").rpartition(":")[2]
+    engine.ok("exec", "-d", "fixed", "busybox", "httpd", "-f", "-p", "80", "-h", "/d")
+    assert until(lambda: _get(f"http://127.0.0.1:{port}/new"), "the published port") == b"new"
+    engine.ok("start", "linked", "two", "joined", "limited", "exited")
+    engine.ok("exec", "linked", "ping", "-c1", "-W5", "db")
+    until(lambda: engine.state("exited") == "exited", "the run of exited")
+    assert engine.ok("logs", "exited").split() == ["first", "first"], "the log goes on"
+    assert engine.ok("exec", "limited", "sh", "-c", "ulimit -n") == "100"
+    assert engine.ok("run", "--rm", "--network", "none", APP, "cat", "/d/new") == "new"
+    assert engine.ok("diff", "exited") == "A /file"
+    assert set(engine.ok("diff", "plain").split("\n")) == {"A /up", "A /from-orlop", "A /data"}
+
+
+def _get(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return b""
+
+
+def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:
+    side.dockerd.start()
+    try:
+        for argv in (("adopt", str(side.dockerd.root), "--dry-run"), ("adopt", str(side.dockerd.root))):
+            refused = system(adopter, *argv, check=1)
+            assert "a running dockerd has it open. Stop it first: systemctl stop docker.socket docker" in refused.err
+    finally:
+        side.dockerd.stop()
+
+
+def test_both_daemons_in_turn(side: Side, adopter: Engine) -> None:
+    """dockerd runs on the adopted root and removes objects: orlopd says so, and starts with the rest."""
+    docker = side.dockerd
+    system(adopter, "adopt", str(docker.root))
+    adopter.start()
+    assert subprocess.run(["flock", "-n", docker.root / "network/files/local-kv.db", "true"], check=False).returncode == 1
+    assert subprocess.run(["flock", "-n", docker.root / "volumes/metadata.db", "true"], check=False).returncode == 1
+    adopter.stop()
+
+    docker.start()
+    docker.ok("rm", "-f", "two")
+    docker.ok("rmi", "committed:1")
+    docker.ok("volume", "create", "newer")
+    docker.stop()
+    adopter.start()
+    log = adopter.log()
+    assert f"dockerd has run on the adopted root {docker.root} since" in log
+    assert "it has removed 1 adopted containers: " in log and "it has 1 volumes that are not adopted" in log
+    assert "it has removed 1 adopted images: " in log
+    assert "plain" in running(adopter) and adopter.ok("images", "-q", APP)
+    assert adopter.ok("images", "-q", "committed:1") == "", "its top layer is gone, so that it is quarantined"
+    adopter.stop()
+    adopter.start()
+    assert adopter.log().count("dockerd has run on") == 1, "it is said once"
+    adopter.stop()
+    system(adopter, "give-back")
+
+
+def test_a_mount_that_dockerd_left_is_named(side: Side, adopter: Engine) -> None:
+    """A dockerd that is killed leaves a bind mount of its root on itself, across which nothing can be linked."""
+    root = str(side.dockerd.root)
+    subprocess.run(["mount", "--bind", root, root], check=True)
+    try:
+        assert system(adopter, "adopt", root, "--dry-run", check=1).err.endswith(f"Remove it: umount {root}\n")
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def test_a_move_for_good_and_back(side: Side, adopter: Engine) -> None:
+    docker, data = side.dockerd, adopter.data_root
+    system(adopter, "adopt", str(docker.root), "--for-good")
+    assert not any(path.is_symlink() for path in (data / "volumes").iterdir())
+    assert not [path for path in (docker.root / "volumes").iterdir() if path.is_dir()]
+    adopter.start()
+    until(lambda: "plain" in running(adopter), "plain is started")
+    assert adopter.ok("exec", "plain", "cat", "/up", "/data/f") == "upper\nvolume"
+    adopter.ok("exec", "plain", "sh", "-c", "echo moved > /moved")
+    assert json.loads(adopter.orlop("system", "check", "--format", "json").out)["ok"]
+    adopter.stop()
+    system(adopter, "give-back")
+    docker.start()
+    assert docker.ok("exec", "plain", "cat", "/up", "/moved") == "upper\nmoved"
+    docker.stop()
