@@ -283,6 +283,7 @@ def test_inspect(engine: Engine, name: str) -> None:
     assert Path(found["GraphDriver"]["Data"]["UpperDir"]).is_dir()
     network = found["NetworkSettings"]["Networks"]["bridge"]
     assert network["IPAddress"] == found["NetworkSettings"]["IPAddress"]
+    assert set(engine.inspect(container)["NetworkSettings"]) == {"Networks", "Ports", "SandboxID", "SandboxKey"}
     assert network["Gateway"]
     (binding,) = found["NetworkSettings"]["Ports"]["80/tcp"]
     assert binding["HostIp"] == "127.0.0.1"

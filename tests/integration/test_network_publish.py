@@ -44,7 +44,7 @@ def test_published_port_from_every_side(engine: Engine, name: str) -> None:
     served(engine, f"[::1]:{port}", name)
     served(engine, f"{own_address()}:{port}", name)
     served(engine, f"{engine.address(name)}:80", name)
-    gateway = engine.inspect(name)["NetworkSettings"]["Gateway"]
+    gateway = engine.inspect(name)["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
     assert wget(engine, f"{gateway}:{port}") == f"page of {name}"
     assert wget(engine, f"{own_address()}:{port}") == f"page of {name}"
     assert wget(engine, f"{engine.address(name)}:80") == f"page of {name}"
@@ -199,4 +199,4 @@ def test_bridge_that_an_administrator_chose(fresh: Callable[..., Engine]) -> Non
     engine = fresh({"bip": "10.214.9.1/24", "shutdown-timeout": 3})
     engine.ok("run", "-d", "--name", "first", *SLEEP)
     assert engine.address("first") == "10.214.9.2"
-    assert engine.inspect("first")["NetworkSettings"]["Gateway"] == "10.214.9.1"
+    assert engine.inspect("first")["NetworkSettings"]["Networks"]["bridge"]["Gateway"] == "10.214.9.1"

@@ -19,7 +19,7 @@ log = logging.getLogger("orlop.containers")
 
 
 async def inspect(ports: Ports, container: Container, version: tuple[int, int], size: bool = False) -> bytes:
-    key = "inspect" if version >= (1, 45) else "inspect, old"
+    key = f"inspect {view.form(version)}"
     # The target of a link may be renamed, which clears the views of the target only.
     kept = not size and not container.record.host_config.links
     found = container.views.get(key) if kept else None
@@ -42,8 +42,10 @@ async def _sizes(ports: Ports, container: Container) -> tuple[int, int]:
     return usage.size, usage.size + (image.size if image else 0)
 
 
-async def summaries(ports: Ports, *, everything: bool, limit: int, filters: listing.Filters, size: bool) -> bytes:
-    """The list of containers, as JSON."""
+async def summaries(
+    ports: Ports, *, everything: bool, limit: int, filters: listing.Filters, size: bool, health: bool = False
+) -> bytes:
+    """The list of containers, as JSON. `health`: with the result of health checks."""
     chosen = listing.select(ports, everything=everything, limit=limit, filters=filters)
     sizes: dict[str, tuple[int, int]] = {}
 
@@ -57,5 +59,5 @@ async def summaries(ports: Ports, *, everything: bool, limit: int, filters: list
         for item in chosen if size else ():
             nursery.start_soon(measure, item)
     linked = links.names(ports.index, ports.networks)
-    items = (view.summary(ports, item, linked.get(item.id, ()), sizes.get(item.id)) for item in chosen)
+    items = (view.summary(ports, item, linked.get(item.id, ()), sizes.get(item.id), health=health) for item in chosen)
     return b"[" + b",".join(items) + b"]"

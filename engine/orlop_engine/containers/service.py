@@ -142,5 +142,9 @@ class Containers:
     async def inspect(self, container: Container, version: tuple[int, int], size: bool = False) -> bytes:
         return await encoded.inspect(self.ports, container, version, size)
 
-    async def summaries(self, *, everything: bool, limit: int, filters: listing.Filters, size: bool) -> bytes:
-        return await encoded.summaries(self.ports, everything=everything, limit=limit, filters=filters, size=size)
+    async def summaries(
+        self, *, everything: bool, limit: int, filters: listing.Filters, size: bool, health: bool = False
+    ) -> bytes:
+        return await encoded.summaries(
+            self.ports, everything=everything, limit=limit, filters=filters, size=size, health=health
+        )

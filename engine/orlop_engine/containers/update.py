@@ -35,6 +35,14 @@ _CHANGEABLE = (
     "cpu_realtime_runtime",
     "pids_limit",
 )
+_DEVICES = (
+    "blkio_weight_device",
+    "blkio_device_read_bps",
+    "blkio_device_write_bps",
+    "blkio_device_read_iops",
+    "blkio_device_write_iops",
+)
+"""Lists of limits by device: null leaves them as they are, and an empty list removes them."""
 _CONFLICTS = (
     ("nano_cpus", "cpu_period", "Nano CPUs cannot be updated as CPU Period has already been set"),
     ("nano_cpus", "cpu_quota", "Nano CPUs cannot be updated as CPU Quota has already been set"),
@@ -47,7 +55,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
     """`host` with the request's changes. Raises `Conflict` with Docker's messages, `InvalidParameter` for fixed
     settings."""
     for field in fields(Resources):
-        if field.name not in _CHANGEABLE and getattr(request, field.name):
+        if field.name not in (*_CHANGEABLE, *_DEVICES) and getattr(request, field.name):
             raise InvalidParameter(f"cannot update {field.encode_name}: it is fixed when a container is created")
     for wanted, there, text in _CONFLICTS:
         if getattr(request, wanted) > 0 and getattr(host, there) > 0:
@@ -57,6 +65,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
     changed = {name: value for name in _CHANGEABLE if (value := getattr(request, name))}
+    changed |= {name: value or None for name in _DEVICES if (value := getattr(request, name)) is not None}
     if request.pids_limit is not None:
         changed["pids_limit"] = max(request.pids_limit, 0)  # inspect shows 0 for "no limit", however it was written
     policy = request.restart_policy

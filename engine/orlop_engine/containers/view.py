@@ -40,6 +40,8 @@ __all__ = [
 
 _ONLY_INSPECT = {"Links": None, "Aliases": None, "DriverOpts": None, "DNSNames": None}
 """Fields of a network that the list omits."""
+_SINCE_1_52 = ("SandboxID", "SandboxKey", "Ports", "Networks")
+"""Fields of `NetworkSettings`. Older versions have those of the default bridge as well."""
 ZERO_TIME = "0001-01-01T00:00:00Z"
 _encode = msgspec.json.Encoder().encode
 
@@ -129,6 +131,11 @@ def image_name(images: Images, record: ContainerRecord) -> str:
     return record.image_id
 
 
+def form(version: tuple[int, int]) -> str:
+    """The oldest API version whose inspect answer has the same form as that of `version`."""
+    return "1.52" if version >= (1, 52) else "1.45" if version >= (1, 45) else "1.24"
+
+
 def inspect(ports: Ports, container: Container, graph: dict[str, str], version: tuple[int, int]) -> ContainerView:
     record = container.record
     resolv_conf, hostname, hosts = _file_paths(ports, record)
@@ -139,6 +146,10 @@ def inspect(ports: Ports, container: Container, graph: dict[str, str], version: 
     settings = network_settings(ports.networks, container)
     if version < (1, 45):
         _add_old_aliases(record, settings["Networks"])
+    config = record.config
+    if version >= (1, 52):
+        settings = {name: value for name, value in settings.items() if name in _SINCE_1_52}
+        config = replace(config, on_build=config.on_build or UNSET)
     return ContainerView(
         id=record.id,
         created=rfc3339(record.created_ns),
@@ -161,7 +172,7 @@ def inspect(ports: Ports, container: Container, graph: dict[str, str], version: 
         host_config=host,
         graph_driver={"Data": graph, "Name": record.storage_driver},
         mounts=mount_spec.views(shown_mounts(record), _mountpoints(ports.volumes, record)),
-        config=record.config,
+        config=config,
         network_settings=settings,
     )
 
@@ -228,9 +239,11 @@ def _command(args: list[str]) -> str:
     return " ".join(f"'{arg}'" if " " in arg else arg for arg in args)
 
 
-def summary(ports: Ports, container: Container, names: Sequence[str], sizes: tuple[int, int] | None) -> bytes:
-    """One item of the list. All of it is cached except `Status`, which contains a relative time. `names` are additional
-    names by links; `sizes` are (bytes written, bytes of the whole root)."""
+def summary(
+    ports: Ports, container: Container, names: Sequence[str], sizes: tuple[int, int] | None, *, health: bool = False
+) -> bytes:
+    """One item of the list. All of it is cached except `Status`, which contains a relative time, and `Health`. `names` are
+    additional names by links; `sizes` are (bytes written, bytes of the whole root)."""
     images = ports.images.changes  # an item contains the name of its image
     found = container.views.get("list") if not names and container.images_seen == images else None
     if found is None:
@@ -238,9 +251,12 @@ def summary(ports: Ports, container: Container, names: Sequence[str], sizes: tup
         if not names:
             container.views["list"], container.images_seen = found, images
     record = container.record
-    health = container.health.status if container.health else ""
-    text = status_text(record.state, record.removing, health, time.time_ns())
+    checked = container.health
+    text = status_text(record.state, record.removing, checked.status if checked else "", time.time_ns())
     more = "".join(f',"{name}":{size}' for name, size in zip(("SizeRw", "SizeRootFs"), sizes or (), strict=False) if size)
+    if health:
+        status, streak = (checked.status, checked.streak) if checked else ("none", 0)
+        more += f',"Health":{{"Status":"{status}","FailingStreak":{streak}}}'
     return found[:-1] + f'{more},"Status":"{text}"}}'.encode()
 
 

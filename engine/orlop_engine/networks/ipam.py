@@ -165,3 +165,8 @@ class AddressPool:
             self._used.discard(value)
             if self._low <= value:
                 self._hint = min(self._hint, value)
+
+    def usage(self) -> tuple[int, int]:
+        """(addresses in use, the network and broadcast address included; addresses that a container may be given)."""
+        in_range = sum(self._low <= value <= self._high for value in self._used)
+        return len(self._used), self._high - self._low + 1 - in_range

@@ -180,6 +180,10 @@ class Networks:
         """The running containers of a network, each with its endpoint there."""
         return self._resolve(name_or_id).members.values()
 
+    def usage(self, name_or_id: str) -> dict[str, tuple[int, int]]:
+        """Subnet -> (addresses in use, addresses free to be chosen)."""
+        return {str(pool.subnet): pool.usage() for pool in self._resolve(name_or_id).pools}
+
     def records(self) -> list[tuple[NetworkRecord, bool]]:
         """(row, whether a container uses it), newest first."""
         ordered = sorted(self._networks.values(), key=lambda network: (-network.record.created_ns, network.record.name))

@@ -1,4 +1,4 @@
-"""Containers in the API: requests to create one, answers of inspect and list (Engine API 1.24 to 1.51).
+"""Containers in the API: requests to create one, answers of inspect and list (Engine API 1.24 to 1.55).
 
 Field names, types and zero values are Docker's; `null` and an absent field are equal. Contains no logic.
 """
@@ -71,7 +71,7 @@ class ContainerConfig(WireBase):
     entrypoint: list[str] | str | None = None
     network_disabled: bool | UnsetType = UNSET
     mac_address: str | UnsetType = UNSET
-    on_build: list[str] | None = None
+    on_build: list[str] | UnsetType | None = None
     labels: dict[str, str] | None = None
     stop_signal: str | UnsetType = UNSET
     stop_timeout: int | UnsetType = UNSET
@@ -206,6 +206,8 @@ class Resources(WireBase):
 
 
 class UpdateRequest(Resources):
+    """A list of devices that is null leaves the rules as they are; an empty one removes them."""
+
     restart_policy: RestartPolicy | None = None
 
 

@@ -220,3 +220,24 @@ def test_summary(ports):
     assert item["NetworkSettings"]["Networks"]["bridge"]["Aliases"] is None
     item = json.loads(view.summary(ports, ports.index.get("web"), (), None))
     assert item["Names"] == ["/web"] and "SizeRootFs" not in item and item["Status"].startswith("Up ")
+
+
+def test_health_is_in_the_list_when_it_is_asked_for(ports):
+    container = ports.index.get("web")
+    assert "Health" not in json.loads(view.summary(ports, container, (), None))
+    assert json.loads(view.summary(ports, container, (), None, health=True))["Health"] == {
+        "Status": "none",
+        "FailingStreak": 0,
+    }
+    container.health = SimpleNamespace(status="unhealthy", streak=3)
+    item = json.loads(view.summary(ports, container, (), (1, 2), health=True))
+    assert item["Health"] == {"Status": "unhealthy", "FailingStreak": 3}
+    assert (item["SizeRw"], item["Status"].endswith("(unhealthy)")) == (1, True)
+
+
+def test_a_form_of_inspect_is_cached_for_the_versions_that_share_it():
+    assert [view.form(version) for version in ((1, 24), (1, 44), (1, 45), (1, 51), (1, 52), (1, 55))] == [
+        *["1.24"] * 2,
+        *["1.45"] * 2,
+        *["1.52"] * 2,
+    ]

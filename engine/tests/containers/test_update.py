@@ -3,7 +3,7 @@
 import pytest
 
 from orlop_engine.containers.update import merge
-from orlop_engine.types.containers import Device, HostConfig, RestartPolicy, Ulimit, UpdateRequest
+from orlop_engine.types.containers import Device, HostConfig, RestartPolicy, ThrottleDevice, Ulimit, UpdateRequest
 from orlop_sdk import Conflict, InvalidParameter
 
 MB = 1 << 20
@@ -15,6 +15,14 @@ def test_what_is_given_changes_and_the_rest_stays():
     assert (after.memory, after.memory_swap, after.cpu_shares, after.cpuset_cpus) == (100 * MB, 128 * MB, 10, "0")
     assert after.pids_limit == 0 and after.privileged
     assert host.memory == 64 * MB
+    assert merge(host, UpdateRequest()) == host
+
+
+def test_limits_by_device_are_replaced_removed_or_kept():
+    old, new = [ThrottleDevice("/dev/a", 1)], [ThrottleDevice("/dev/b", 2)]
+    host = HostConfig(blkio_device_read_bps=old, blkio_device_write_bps=old)
+    after = merge(host, UpdateRequest(blkio_device_read_bps=new, blkio_device_write_bps=[]))
+    assert (after.blkio_device_read_bps, after.blkio_device_write_bps) == (new, None)
     assert merge(host, UpdateRequest()) == host
 
 

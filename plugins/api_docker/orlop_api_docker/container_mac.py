@@ -1,5 +1,5 @@
-"""The container-wide `MacAddress`. Before API 1.44 it was the only MAC address of a request; since then it is deprecated and
-applies to the network of `NetworkMode`. Pure; rules and messages are Docker's.
+"""The container-wide `MacAddress`. Before API 1.44 it was the only MAC address of a request; then it was deprecated and
+applied to the network of `NetworkMode`; since 1.52 it is refused. Pure; rules are Docker's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def settle(request: CreateRequest, version: tuple[int, int]) -> list[str]:
         for settings in endpoints.values():
             settings.mac_address = asked
         return []
+    if asked and version >= (1, 52):
+        raise InvalidParameter(
+            "the container-wide MacAddress is not supported by API v1.52 and newer: set MacAddress of a network in "
+            "NetworkingConfig.EndpointsConfig"
+        )
     own = endpoints.get(main)
     if asked and main and endpoints:
         if own is None:

@@ -76,7 +76,7 @@ class _Routes:
 
         request = await call.json(CreateRequest, required=True)
         older_versions.settle_create(request, call.version, facts().cgroup_version)
-        warnings = container_mac.settle(request, call.version)
+        warnings = [*container_mac.settle(request, call.version), *older_versions.create_warnings(request, call.version)]
         create = partial(
             self.containers.create,
             call.arg("name"),
@@ -95,7 +95,11 @@ class _Routes:
         limit = call.integer("limit", 0)
         return json_bytes(
             await self.containers.summaries(
-                everything=call.flag("all"), limit=limit, filters=call.filters(), size=call.flag("size")
+                everything=call.flag("all"),
+                limit=limit,
+                filters=call.filters(),
+                size=call.flag("size"),
+                health=call.version >= (1, 52),
             )
         )
 

@@ -16,7 +16,7 @@ from orlop_sdk import NotFound
 
 from . import older_versions
 from .responses import empty, json_response
-from .wire.networks import CreateResponse, NetworkView, PruneResponse, network_view
+from .wire.networks import CreateResponse, NetworkView, PruneResponse, network_status, network_view
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -42,7 +42,10 @@ class _Routes:
         scope = call.arg("scope")
         if scope not in ("", "local"):  # all networks are local
             raise NotFound(f"network {call.params['id']} not found")
-        return json_response(self._view(call.params["id"]))
+        view = self._view(call.params["id"])
+        if call.version >= (1, 52):
+            view.status = network_status(self.networks.usage(call.params["id"]))
+        return json_response(view)
 
     def _view(self, name: str) -> NetworkView:
         """A network with its containers."""
@@ -71,7 +74,7 @@ class _Routes:
         container = self.engine.containers.get(request.container)
         settings = request.endpoint_config or EndpointSettings()
         await container.boot_start_tried()
-        older_versions.settle_endpoint(settings, call.version)
+        older_versions.settle_connect(settings, call.version)
         await self.engine.run(self.engine.containers.connect, container, call.params["id"], settings)
         return Response(200)
 

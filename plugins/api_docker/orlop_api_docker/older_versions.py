@@ -10,7 +10,15 @@ from msgspec import UNSET
 from orlop_engine.types.containers import CreateRequest, EndpointSettings, ExecConfig, HostConfig, MountSpec, UpdateRequest
 from orlop_sdk import InvalidParameter
 
-__all__ = ["Version", "flat_read_only", "settle_create", "settle_endpoint", "settle_exec", "settle_update"]
+__all__ = [
+    "Version",
+    "create_warnings",
+    "flat_read_only",
+    "settle_connect",
+    "settle_create",
+    "settle_exec",
+    "settle_update",
+]
 
 Version = tuple[int, int]
 
@@ -74,6 +82,12 @@ def settle_endpoint(settings: EndpointSettings, version: Version) -> None:
         settings.gw_priority = 0
 
 
+def settle_connect(settings: EndpointSettings, version: Version) -> None:
+    settle_endpoint(settings, version)
+    if version < (1, 54):
+        settings.mac_address = ""  # Docker ignored it
+
+
 def settle_exec(config: ExecConfig, version: Version) -> None:
     if version < (1, 42):
         config.console_size = None
@@ -82,3 +96,19 @@ def settle_exec(config: ExecConfig, version: Version) -> None:
 def settle_update(request: UpdateRequest, version: Version) -> None:
     if version < (1, 40):
         request.pids_limit = None
+    if version < (1, 55):
+        request.blkio_weight_device = None
+        request.blkio_device_read_bps = request.blkio_device_write_bps = None
+        request.blkio_device_read_iops = request.blkio_device_write_iops = None
+
+
+def create_warnings(request: CreateRequest, version: Version) -> list[str]:
+    host = request.host_config
+    empty = [port for port, bindings in ((host and host.port_bindings) or {}).items() if not bindings]
+    if version < (1, 52) or not empty:
+        return []
+    return [
+        f"Published port {port} has no host port: one is chosen when the container starts. A future API version drops "
+        "empty PortBindings"
+        for port in sorted(empty)
+    ]

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from orlop_api_docker import API_VERSION
 from orlop_kernel.events import Subscription, to_wire
@@ -153,25 +153,15 @@ class _Routes:
     async def disk_usage(self, call: Call) -> Answer:
         from orlop_engine.system.usage import OBJECT_TYPES
 
-        from .wire.system import DiskUsage
-        from .wire.volumes import UsageData, volume_view
+        from .disk_usage import disk_usage
 
         types = frozenset(call.args("type")) if call.version >= (1, 42) else frozenset()
         for name in types - OBJECT_TYPES:
             raise InvalidParameter(f"unknown object type: {name}")
         wanted = types or OBJECT_TYPES
         measured = await self.measuring.measure(wanted, call.version)
-        volumes = [volume_view(each.record, UsageData(each.users, each.size)) for each in measured.volumes or ()]
-        return json_response(
-            DiskUsage(
-                layers_size=measured.layers_size,
-                images=measured.images,
-                containers=measured.containers,
-                volumes=None if measured.volumes is None else volumes,
-                build_cache=[] if "build-cache" in wanted else None,
-                builder_size=0 if call.version < (1, 42) else UNSET,
-            )
-        )
+        verbose = call.version >= (1, 52) and call.flag("verbose")
+        return json_response(disk_usage(measured, wanted, call.version, verbose=verbose))
 
     async def auth(self, call: Call) -> Answer:
         from orlop_engine.images.registry_auth import Credentials

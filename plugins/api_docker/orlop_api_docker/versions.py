@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["API_VERSION", "MIN_API_VERSION", "parse_version"]
 
-API_VERSION = "1.51"
+API_VERSION = "1.55"
 """The newest version whose behaviour is implemented; used for a path without a version."""
 
 MIN_API_VERSION = "1.24"

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from orlop_api_docker.older_versions import flat_read_only, settle_create, settle_endpoint, settle_exec, settle_update
+from orlop_api_docker import container_mac
+from orlop_api_docker.older_versions import (
+    create_warnings,
+    flat_read_only,
+    settle_connect,
+    settle_create,
+    settle_endpoint,
+    settle_exec,
+    settle_update,
+)
 from orlop_engine.types.containers import (
     BindOptions,
     CreateRequest,
@@ -16,6 +25,7 @@ from orlop_engine.types.containers import (
     HostConfig,
     MountSpec,
     NetworkingConfig,
+    PortBinding,
     TmpfsOptions,
     UpdateRequest,
     VolumeOptions,
@@ -23,7 +33,7 @@ from orlop_engine.types.containers import (
 from orlop_kernel.routing.decode import decode_json
 from orlop_sdk import InvalidParameter
 
-NEWEST = (1, 51)
+NEWEST = (1, 55)
 
 
 def host(version: tuple[int, int], cgroup_version: int = 1, **given: Any) -> HostConfig:
@@ -148,3 +158,35 @@ def test_the_size_of_an_exec_s_terminal_is_of_1_42() -> None:
         config = ExecConfig(console_size=[3, 4])
         settle_exec(config, version)
         assert config.console_size == size
+
+
+def test_a_container_wide_mac_address_is_refused_since_1_52() -> None:
+    request = CreateRequest(mac_address="02:42:ac:11:00:05")
+    assert container_mac.settle(request, (1, 51)) == [container_mac.DEPRECATED]
+    with pytest.raises(InvalidParameter, match=r"MacAddress is not supported by API v1\.52 and newer: set MacAddress of a"):
+        container_mac.settle(CreateRequest(mac_address="02:42:ac:11:00:05"), (1, 52))
+
+
+def test_a_mac_address_of_a_connect_is_of_1_54() -> None:
+    for version, address in (((1, 53), ""), ((1, 54), "02:42:ac:11:00:05")):
+        settings = EndpointSettings(mac_address="02:42:ac:11:00:05")
+        settle_connect(settings, version)
+        assert settings.mac_address == address
+
+
+def test_limits_by_device_are_updated_since_1_55() -> None:
+    for version, kept in (((1, 54), None), ((1, 55), [])):
+        request = UpdateRequest(blkio_device_read_bps=[], blkio_weight_device=[], blkio_device_write_iops=[])
+        settle_update(request, version)
+        assert request.blkio_device_read_bps == request.blkio_weight_device == request.blkio_device_write_iops == kept
+
+
+def test_a_port_without_a_host_port_is_warned_of_since_1_52() -> None:
+    ports = {"80/tcp": [], "81/tcp": [PortBinding(host_port="8081")], "82/tcp": None}
+    request = CreateRequest(host_config=HostConfig(port_bindings=ports))
+    assert create_warnings(request, (1, 51)) == []
+    assert [text.split(" has ")[0] for text in create_warnings(request, (1, 52))] == [
+        "Published port 80/tcp",
+        "Published port 82/tcp",
+    ]
+    assert create_warnings(CreateRequest(), (1, 52)) == []

@@ -112,3 +112,19 @@ def test_prune(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> Non
         assert (await ask("POST", "/networks/prune")) == (200, {"NetworksDeleted": None})
 
     serve(body)
+
+
+def test_the_status_of_a_network_counts_addresses_since_1_52(
+    serve: Callable[[Callable[[Ask], Awaitable[None]]], None],
+) -> None:
+    async def body(ask: Ask) -> None:
+        ranges = [{"Subnet": "10.212.0.0/24", "IPRange": "10.212.0.128/25"}, {"Subnet": "fd12::/48"}]
+        await ask("POST", "/networks/create", {"Name": "mine", "EnableIPv6": True, "IPAM": {"Config": ranges}})
+        assert "Status" not in (await ask("GET", "/v1.51/networks/mine"))[1]
+        _, view = await ask("GET", "/v1.52/networks/mine")
+        status = view["Status"]["IPAM"]["Subnets"]
+        # In use are the network, the broadcast and the gateway address
+        assert status["10.212.0.0/24"] == {"IPsInUse": 3, "DynamicIPsAvailable": 127}
+        assert status["fd12::/48"] == {"IPsInUse": 2, "DynamicIPsAvailable": (1 << 64) - 1}
+
+    serve(body)

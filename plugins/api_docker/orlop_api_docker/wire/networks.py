@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from orlop_engine.networks.records import AttachedEndpoint, NetworkRecord, Sandbox
 from orlop_engine.types.networks import IPAM, ConfigReference, IPAMConfig
 from orlop_sdk.base import WireBase, rfc3339
 
-__all__ = ["CreateResponse", "NetworkContainer", "NetworkView", "PruneResponse", "network_view"]
+__all__ = ["CreateResponse", "NetworkContainer", "NetworkView", "PruneResponse", "network_status", "network_view"]
+
+_MOST = (1 << 64) - 1  # of an unsigned integer in Go: IPv6 subnets have more addresses
 
 
 class CreateResponse(WireBase):
@@ -26,6 +28,21 @@ class NetworkContainer(WireBase):
     mac_address: str = ""
     ipv4_address: str = field(default="", name="IPv4Address")
     ipv6_address: str = field(default="", name="IPv6Address")
+
+
+class SubnetStatus(WireBase):
+    """Numbers of addresses."""
+
+    ips_in_use: int = field(name="IPsInUse")
+    dynamic_ips_available: int = field(name="DynamicIPsAvailable")
+
+
+class IPAMStatus(WireBase):
+    subnets: dict[str, SubnetStatus]
+
+
+class NetworkStatus(WireBase):
+    ipam: IPAMStatus = field(name="IPAM")
 
 
 class NetworkView(WireBase):
@@ -47,6 +64,7 @@ class NetworkView(WireBase):
     containers: dict[str, NetworkContainer] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    status: NetworkStatus | UnsetType = UNSET
 
 
 class PruneResponse(WireBase):
@@ -94,3 +112,12 @@ def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, Attac
         options=dict(record.options),
         labels=dict(record.labels),
     )
+
+
+def network_status(usage: Mapping[str, tuple[int, int]]) -> NetworkStatus:
+    """`usage`: subnet -> (addresses in use, addresses free to be chosen)."""
+    subnets = {
+        name: SubnetStatus(ips_in_use=min(used, _MOST), dynamic_ips_available=min(free, _MOST))
+        for name, (used, free) in usage.items()
+    }
+    return NetworkStatus(ipam=IPAMStatus(subnets=subnets))

@@ -17,6 +17,7 @@ __all__ = [
     "DiskUsage",
     "DriverInfo",
     "IndexInfo",
+    "ObjectUsage",
     "PluginsInfo",
     "RegistryInfo",
     "RuntimeInfo",
@@ -173,12 +174,27 @@ class SystemInfo(_Wire, frozen=True, kw_only=True):
     orlop_drivers: list[DriverInfo]
 
 
-class DiskUsage(_Wire, frozen=True, kw_only=True):
-    """`GET /system/df`. Lists that were not requested are null."""
+class ObjectUsage(_Wire, frozen=True, kw_only=True):
+    """The disk usage of one type of objects. `items` only in a verbose answer."""
 
-    layers_size: int
-    images: Sequence[Any] | None
-    containers: Sequence[Any] | None
-    volumes: Sequence[Any] | None
-    build_cache: list[Any] | None
+    active_count: int
+    total_count: int
+    reclaimable: int
+    total_size: int
+    items: Sequence[Any] | UnsetType = UNSET
+
+
+class DiskUsage(_Wire, frozen=True, kw_only=True):
+    """`GET /system/df`. Lists that were not requested are null. API 1.52 introduced the sums by type, and leaves out the
+    lists in a verbose answer."""
+
+    layers_size: int | UnsetType = UNSET
+    images: Sequence[Any] | UnsetType | None = UNSET
+    containers: Sequence[Any] | UnsetType | None = UNSET
+    volumes: Sequence[Any] | UnsetType | None = UNSET
+    build_cache: Sequence[Any] | UnsetType | None = UNSET
     builder_size: int | UnsetType = UNSET
+    image_usage: ObjectUsage | UnsetType = UNSET
+    container_usage: ObjectUsage | UnsetType = UNSET
+    volume_usage: ObjectUsage | UnsetType = UNSET
+    build_cache_usage: ObjectUsage | UnsetType = UNSET

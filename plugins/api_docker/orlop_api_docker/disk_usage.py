@@ -1,0 +1,83 @@
+"""`GET /system/df`: the lists of older versions, and the sums by type of API 1.52 and newer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from orlop_engine.system.usage import Measured
+from orlop_engine.volumes.record import VolumeUsage
+
+from .wire.system import DiskUsage, ObjectUsage
+from .wire.volumes import UsageData, Volume, volume_view
+
+__all__ = ["disk_usage"]
+
+_UP = ("running", "paused", "restarting")
+
+
+def disk_usage(measured: Measured, types: Collection[str], version: tuple[int, int], *, verbose: bool) -> DiskUsage:
+    """The answer for these types of objects."""
+    volumes = None if measured.volumes is None else [_volume(each) for each in measured.volumes]
+    cache: list[Any] | None = [] if "build-cache" in types else None  # nothing is built here
+    lists = DiskUsage(
+        layers_size=measured.layers_size,
+        images=measured.images,
+        containers=measured.containers,
+        volumes=volumes,
+        build_cache=cache,
+    )
+    if version < (1, 42):
+        return replace(lists, builder_size=0)
+    if version < (1, 52):
+        return lists
+    return replace(
+        DiskUsage() if verbose else lists,
+        image_usage=_images(measured, verbose),
+        container_usage=_containers(measured.containers, verbose),
+        volume_usage=_volumes(measured.volumes, volumes, verbose),
+        build_cache_usage=UNSET if cache is None else _usage(0, 0, 0, cache, verbose),
+    )
+
+
+def _volume(usage: VolumeUsage) -> Volume:
+    return volume_view(usage.record, UsageData(ref_count=usage.users, size=usage.size))
+
+
+def _usage(active: int, reclaimable: int, total: int, items: Sequence[Any], verbose: bool) -> ObjectUsage:
+    return ObjectUsage(
+        active_count=active,
+        total_count=len(items),
+        reclaimable=reclaimable,
+        total_size=total,
+        items=items if verbose else UNSET,
+    )
+
+
+def _images(measured: Measured, verbose: bool) -> ObjectUsage | UnsetType:
+    """As in Docker, what an image in use shares with others counts as reclaimable."""
+    if measured.images is None:
+        return UNSET
+    used = [image for image in measured.images if image.containers > 0]
+    kept = sum(image.size - max(image.shared_size, 0) for image in used)
+    total = measured.layers_size
+    return _usage(len(used), max(total - kept, 0), total, measured.images, verbose)
+
+
+def _containers(found: Sequence[Mapping[str, Any]] | None, verbose: bool) -> ObjectUsage | UnsetType:
+    if found is None:
+        return UNSET
+    sizes = [(each["State"] in _UP, each.get("SizeRw", 0)) for each in found]
+    idle = sum(size for up, size in sizes if not up)
+    return _usage(sum(up for up, _ in sizes), idle, sum(size for _, size in sizes), found, verbose)
+
+
+def _volumes(found: Sequence[VolumeUsage] | None, shown: Sequence[Volume] | None, verbose: bool) -> ObjectUsage | UnsetType:
+    if found is None or shown is None:
+        return UNSET
+    sizes = [(each.users > 0, max(each.size, 0)) for each in found]
+    idle = sum(size for used, size in sizes if not used)
+    return _usage(sum(used for used, _ in sizes), idle, sum(size for _, size in sizes), shown, verbose)
