@@ -110,9 +110,9 @@ class _ImagePush:
         """The image, whose content stays until the push has ended."""
         catalog = self._image_store.catalog
         while True:
-            image = catalog.images.get(catalog.references.get(name, ""))
-            if image is None:
+            if name not in catalog.references:
                 raise NotFound(f"tag does not exist: {name.familiar}")
+            image = catalog.resolve(str(name), self._request.platform)
             if not self._request.policy.may_use(image):
                 raise self._request.policy.denied(f"pushing image {name.familiar}")
             lease.blobs.update(

@@ -33,18 +33,21 @@ if TYPE_CHECKING:
     from .compression import LayerCompression
     from .destinations import Refuse
     from .inspection import DistributionInspect
+    from .platforms import Platform
 
 __all__ = ["PushRequest", "Transfers"]
 
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """A reference without a tag means all tags of the repository. `refuse`: see `destinations`."""
+    """A reference without a tag means all tags of the repository. `platform`: which image of a name of several platforms,
+    else the one for this host. `refuse`: see `destinations`."""
 
     reference: Reference
     credentials: Credentials = ANONYMOUS
     policy: ImagePolicy = UNRESTRICTED
     refuse: Refuse | None = None
+    platform: Platform | None = None
 
 
 class Transfers:

@@ -16,6 +16,7 @@ from orlop_engine.config import Config, RegistryRules
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_rules import check_pull, check_push, matches, problems
+from orlop_engine.images.transfers import PushRequest
 from orlop_kernel.config import ConfigError, load, plan
 from orlop_kernel.config.load import Loaded
 from orlop_sdk import Forbidden
@@ -110,6 +111,10 @@ def test_nothing_is_asked_before(tmp_path: Path, servers: list[str]) -> None:
                 await drain(images.images.pull(PullRequest(parse(f"{servers[1]}/app:v1"))))
             await drain(images.images.pull(PullRequest(parse(f"{servers[0]}/app:v1"))))
             assert images.images.resolve(f"{servers[0]}/app:v1")
+            images.images.reconfigure(Config(registry_rules=RegistryRules(push=("r.example",))))
+            await images.images.tag(f"{servers[0]}/app:v1", f"{servers[1]}/app", "v1")
+            with pytest.raises(Forbidden, match=r"pushing .* is not allowed: .* allows only r\.example"):
+                await drain(images.images.push(PushRequest(parse(f"{servers[1]}/app:v1"))))
             images.images.reconfigure(Config(registry_rules=RegistryRules(digest_only=("127.0.0.1:*",))))
             with pytest.raises(Forbidden, match="digest-only"):
                 await drain(images.images.pull(PullRequest(parse(f"{servers[1]}/app:v1"))))

@@ -35,7 +35,7 @@ class _PlatformJSON(msgspec.Struct):
 
 
 def _platform_json(text: str) -> Platform:
-    """`platform` of inspect, history, load and delete is a JSON object; create takes a string."""
+    """`platform` of inspect, history, load, push and delete is a JSON object; create takes a string."""
     from orlop_engine.images import platforms
 
     try:
@@ -193,7 +193,8 @@ class _Routes:
         from orlop_engine.images.transfers import PushRequest
 
         auth = await _push_credentials(call)
-        request = PushRequest(reference, auth, restrictions(call).images, restrictions(call).refuse)
+        platform = _platform(call, (1, 46))
+        request = PushRequest(reference, auth, restrictions(call).images, restrictions(call).refuse, platform)
         return await _stream(self.images.push(request))
 
     async def distribution(self, call: Call) -> Answer:
