@@ -10,7 +10,7 @@ Modules that only such operations need are imported by them: a start of the daem
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -48,6 +48,7 @@ from .references import Reference, parse, push_reference
 if TYPE_CHECKING:
     from .archive_receive import Decompress
     from .archive_save import ImageArchive, SaveRequest
+    from .attestations import Attestation
     from .committed import CommitRequest, Committer
     from .destinations import Refuse
     from .imports import Importer, ImportRequest
@@ -261,6 +262,15 @@ class Images:
 
         image = self.resolve(name, platform, newest=version < SEVERAL_PLATFORMS)
         return views.history(image, self._image_store.catalog)
+
+    async def attestations(
+        self, name: str, platform: Platform, types: Collection[str], *, statements: bool
+    ) -> list[Attestation]:
+        """The attestations about the image of a name for one platform."""
+        from .attestations import attestations
+
+        image = self.resolve(name, platform)
+        return await trio.to_thread.run_sync(partial(attestations, self._content, image, types, statements=statements))
 
     # --- creation ---------------------------------------------------------------------------------------------------
 

@@ -171,6 +171,19 @@ class _Routes:
     async def history(self, call: Call) -> Answer:
         return json_response(self.images.history(call.params["name"], _platform(call, (1, 48)), version=call.version))
 
+    async def attestations(self, call: Call) -> Answer:
+        from orlop_engine.images import platforms
+
+        from .wire.images import attestation_view
+
+        wanted = [text for text in call.args("platform") if text]
+        if len(wanted) > 1:
+            raise InvalidParameter("only one platform can be given")
+        platform = _platform_json(wanted[0]) if wanted else platforms.host()
+        types = frozenset(call.args("type"))
+        found = await self.images.attestations(call.params["name"], platform, types, statements=call.flag("statement"))
+        return json_response([attestation_view(each) for each in found])
+
     async def tag(self, call: Call) -> Answer:
         await self.engine.run(
             self.images.tag, call.params["name"], call.arg("repo"), call.arg("tag"), restrictions(call).images
@@ -223,6 +236,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("GET", "/images/{name}/json", images.inspect),
         Route("GET", "/images/{name}/get", images.save),
         Route("GET", "/images/{name}/history", images.history),
+        Route("GET", "/images/{name}/attestations", images.attestations, (1, 55)),
         Route("POST", "/images/{name}/push", images.push),
         Route("POST", "/images/{name}/tag", images.tag),
         Route("DELETE", "/images/{name}", images.remove),

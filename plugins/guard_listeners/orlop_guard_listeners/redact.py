@@ -1,7 +1,6 @@
-"""Removes secrets from answers to read-only clients: values of environment variables, unless the listener shows them, and
-volume options, which may hold passwords. Names stay. Modifies decoded answers in place.
+"""Removes secrets from answers to read-only clients: values of environment variables and build arguments, unless the
+listener shows them, and volume options, which may hold passwords. Names stay. Modifies decoded answers in place.
 """
-
 from __future__ import annotations
 
 import re
@@ -36,6 +35,12 @@ def _history(found: Any, show_env: bool) -> None:
         layer["CreatedBy"] = _BUILD_ARGUMENTS.sub(rf"\1 {HIDDEN}", text)
 
 
+def _attestations(found: Any, show_env: bool) -> None:
+    """Provenance names the arguments of the build."""
+    for each in () if show_env else found:
+        each.pop("Statement", None)
+
+
 def _options(found: Any) -> None:
     if found.get("Options"):
         found["Options"] = dict.fromkeys(found["Options"], HIDDEN)
@@ -50,6 +55,7 @@ READERS: dict[str, Callable[[Any, bool], None]] = {
     "/containers/{id}/json": _container,
     "/images/{name}/json": _environment,
     "/images/{name}/history": _history,
+    "/images/{name}/attestations": _attestations,
     "/volumes": _volumes,
     "/volumes/{name}": lambda found, show_env: _options(found),
 }

@@ -160,6 +160,7 @@ ROUTES: dict[str, Rule] = {
     "GET /images/json": Rule(_R, _S.IMAGES, _H.NOTHING),
     "GET /images/{name}/json": Rule(_R, _S.READ_IMAGE, _H.NOTHING),
     "GET /images/{name}/history": Rule(_R, _S.READ_IMAGE, _H.NOTHING),
+    "GET /images/{name}/attestations": Rule(_R, _S.READ_IMAGE, _H.NOTHING),
     "GET /images/search": Rule(_C, _S.OPEN, _H.NETWORK),
     "POST /images/create": Rule(_C, _S.PULL, _H.NETWORK),
     "POST /images/load": Rule(_C, _S.CLOSED, _H.NOTHING),

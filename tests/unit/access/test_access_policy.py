@@ -236,6 +236,12 @@ def test_readers_see_no_environment_in_a_history(step: str, shown: str) -> None:
     assert seen("/images/{name}/history", [{"CreatedBy": step}], True) == [{"CreatedBy": step}]
 
 
+def test_readers_see_no_statements_of_attestations() -> None:
+    given = [{"PredicateType": "p", "Statement": {"invocation": {"parameters": {"args": {"TOKEN": "secret"}}}}}]
+    assert seen("/images/{name}/attestations", given) == [{"PredicateType": "p"}]
+    assert seen("/images/{name}/attestations", given, show_env=True) == given
+
+
 def test_readers_see_no_options_of_volumes() -> None:
     options = {"Options": {"o": "password=secret"}}
     hidden = {"Options": {"o": "(hidden)"}}

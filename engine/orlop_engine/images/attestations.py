@@ -1,0 +1,77 @@
+"""Attestations of an image: in-toto statements (provenance, a bill of materials) that came with its index.
+
+The manifests and statements are kept as blobs, `ImageRecord.attachments`. They come from a registry or an archive and are
+not trusted: sizes are limited, and what cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import msgspec
+
+from orlop_sdk import OrlopError
+
+from .content import ContentStore
+from .documents import MAX_MANIFEST
+from .manifests import Descriptor
+from .records import Image
+
+__all__ = ["Attestation", "attestations"]
+
+log = logging.getLogger("orlop.images")
+
+_IN_TOTO = "application/vnd.in-toto+json"
+_PREDICATE_TYPE = "in-toto.io/predicate-type"
+_MAX_STATEMENTS = 64
+_MAX_STATEMENT = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """`statement` is the JSON as it came; None if it was not asked for."""
+
+    descriptor: Descriptor
+    predicate_type: str
+    statement: msgspec.Raw | None
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[Descriptor] = []
+
+
+def attestations(content: ContentStore, image: Image, types: Collection[str], *, statements: bool) -> list[Attestation]:
+    """The attestations of these predicate types, or all. Reads blobs, so it runs on a thread."""
+    found: list[Attestation] = []
+    for digest in image.record.attachments:
+        for part in _statements_of(content, digest):
+            kind = (part.annotations or {})[_PREDICATE_TYPE]
+            if types and kind not in types:
+                continue
+            statement = _statement(content, part) if statements else None
+            if len(found) < _MAX_STATEMENTS and (statement is not None or not statements):
+                found.append(Attestation(part, kind, statement))
+    return found
+
+
+def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
+    """The statements in a manifest of attestations; [] if the blob is none, for example a statement itself."""
+    if content.size(digest) > MAX_MANIFEST:
+        return []
+    try:
+        layers = msgspec.json.decode(content.read(digest, MAX_MANIFEST), type=_Manifest).layers
+    except (OrlopError, msgspec.MsgspecError, RecursionError):
+        return []
+    return [part for part in layers if part.media_type == _IN_TOTO and _PREDICATE_TYPE in (part.annotations or {})]
+
+
+def _statement(content: ContentStore, part: Descriptor) -> msgspec.Raw | None:
+    try:
+        data = content.read(part.digest, _MAX_STATEMENT)
+        msgspec.json.decode(data)  # what is passed on must be JSON
+    except (OrlopError, msgspec.MsgspecError, RecursionError) as error:
+        log.warning("cannot read attestation %s: %s", part.digest, error)
+        return None
+    return msgspec.Raw(data)
