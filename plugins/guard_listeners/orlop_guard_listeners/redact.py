@@ -1,6 +1,7 @@
 """Removes secrets from answers to read-only clients: values of environment variables and build arguments, unless the
 listener shows them, and volume options, which may hold passwords. Names stay. Modifies decoded answers in place.
 """
+
 from __future__ import annotations
 
 import re
