@@ -24,14 +24,14 @@ import threading
 import time
 import typing
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar, get_origin, get_type_hints
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import trio
 
 from orlop_kernel import abandoned
 from orlop_kernel.failures import as_orlop_error
-from orlop_sdk import DeadlineExceeded, DriverError, OrlopError, Unavailable
+from orlop_sdk import DeadlineExceeded, DriverError, OrlopError, Unavailable, protocols
 
 __all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "Gate", "guard"]
 
@@ -322,13 +322,13 @@ def guard(gate: Gate, plugin: object, protocol: type, *optional: type) -> object
     Answers are checked against the annotations of the Protocol as far as these are plain classes or collections. An answer
     whose annotation is a Protocol is guarded, too.
     """
-    missing = _mismatch(plugin, protocol)
+    missing = protocols.mismatch(plugin, protocol)
     if missing:
         raise DriverError(f"cannot use {gate.label}: {missing}")
-    present = tuple(each for each in optional if _has_all(plugin, each))
+    present = tuple(each for each in optional if protocols.has_all(plugin, each))
     for each in present:
-        if (mismatch := _mismatch(plugin, each)) is not None:
-            raise DriverError(f"cannot use {gate.label}: {mismatch}")
+        if (wrong := protocols.mismatch(plugin, each)) is not None:
+            raise DriverError(f"cannot use {gate.label}: {wrong}")
     made: object = _proxy((protocol, *present))(gate, plugin)
     return made
 
@@ -343,91 +343,18 @@ class _Proxy:
         return f"<{self._gate.label}>"
 
 
-def _members(protocol: type) -> dict[str, Any]:
-    return {name: member for name, member in vars(protocol).items() if not name.startswith("_")}
-
-
-def _has_all(plugin: object, protocol: type) -> bool:
-    """Like `isinstance` of Python 3.12, which runs no code of the plugin; that of 3.11 does."""
-    return all(inspect.getattr_static(plugin, name, None) is not None for name in _members(protocol))
-
-
-def _mismatch(plugin: object, protocol: type) -> str | None:
-    """Why an object does not implement a Protocol: a sentence without its subject."""
-    kind = type(plugin).__name__
-    if plugin is None:
-        return f"its factory returned None, not a {protocol.__name__}"
-    for name, member in _members(protocol).items():
-        try:
-            found = getattr(plugin, name)
-        except AttributeError:
-            return f"{kind} lacks `{name}` of {protocol.__name__}"
-        except BaseException as error:
-            return f"{kind}.{name} raises {type(error).__name__}: {error}"
-        if isinstance(member, property):
-            wanted = _checked(member.fget)
-            if wanted is not None and not isinstance(found, wanted):
-                return f"{kind}.{name} is of type {type(found).__name__}, not {wanted.__name__}"
-        elif not callable(found):
-            return f"{kind}.{name} is no method"
-        elif inspect.iscoroutinefunction(found) and not inspect.iscoroutinefunction(member):
-            return f"{kind}.{name} is async, {protocol.__name__}.{name} is not"
-        elif not _accepts(found, member):
-            return f"{kind}.{name}{inspect.signature(found)} does not take the arguments of {protocol.__name__}.{name}"
-    return None
-
-
-def _accepts(found: Callable[..., Any], member: Callable[..., Any]) -> bool:
-    """Whether a bound method can be called as the Protocol says, with all arguments and without the optional ones."""
-    try:
-        signature = inspect.signature(found)
-    except (ValueError, TypeError):  # C code may have none
-        return True
-    parameters = list(inspect.signature(member).parameters.values())[1:]
-    for chosen in (parameters, [each for each in parameters if each.default is each.empty]):
-        named = {each.name: None for each in chosen if each.kind is each.KEYWORD_ONLY}
-        try:
-            signature.bind(*[None] * (len(chosen) - len(named)), **named)
-        except TypeError:
-            return False
-    return True
-
-
 @functools.cache
-def _hint(function: Callable[..., Any] | None) -> Any:
-    """What a member of a Protocol returns. Evaluated at its first call: those of all members take 3 ms of a start."""
-    try:
-        return get_type_hints(function).get("return") if function else None
-    except NameError:  # an annotation that is imported for type checkers alone
-        return None
-
-
-@functools.cache
-def _checked(function: Callable[..., Any] | None) -> type | None:
-    """What `isinstance` can say of an answer."""
-    hint = _hint(function)
-    origin = get_origin(hint) or hint
-    if not isinstance(origin, type) or origin is type(None) or _is_protocol(origin):
-        return None
-    return Collection if issubclass(origin, Collection) and origin not in (str, bytes, dict) else origin
-
-
-def _is_protocol(hint: Any) -> bool:
-    return bool(getattr(hint, "_is_protocol", False)) and not hint.__module__.startswith(("typing", "collections"))
-
-
-@functools.cache
-def _proxy(protocols: tuple[type, ...]) -> Callable[[Gate, object], _Proxy]:
+def _proxy(implemented: tuple[type, ...]) -> Callable[[Gate, object], _Proxy]:
     body: dict[str, Any] = {"__slots__": ()}
-    for protocol in protocols:
-        for name, member in _members(protocol).items():
+    for protocol in implemented:
+        for name, member in protocols.members(protocol).items():
             if isinstance(member, property):
                 body[name] = _property(name, member.fget)
             elif inspect.iscoroutinefunction(member):
                 body[name] = _method(name, member)
             else:
                 body[name] = _function(name, member)
-    return type(f"Guarded{protocols[0].__name__}", (_Proxy,), body)
+    return type(f"Guarded{implemented[0].__name__}", (_Proxy,), body)
 
 
 def _wrong(gate: Gate, verb: str, value: object, wanted: type) -> OrlopError:
@@ -442,7 +369,7 @@ def _property(name: str, member: Callable[..., Any] | None) -> property:
             value = getattr(self._plugin, name)
         except BaseException as error:
             raise self._gate.failure(verb, error) from None
-        wanted = _checked(member)
+        wanted = protocols.checkable(member)
         if wanted is not None and not isinstance(value, wanted):
             raise _wrong(self._gate, verb, value, wanted)
         return value
@@ -456,7 +383,7 @@ def _method(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(member)
     async def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
         value = await self._gate.call(verb, getattr(self._plugin, name), args, kwargs)
-        wanted = _checked(member)
+        wanted = protocols.checkable(member)
         if wanted is not None and not isinstance(value, wanted):
             raise _wrong(self._gate, verb, value, wanted)
         return value
@@ -475,9 +402,9 @@ def _function(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except BaseException as error:
             raise self._gate.failure(verb, error) from error
-        wanted, hint = _checked(member), _hint(member)
+        wanted, hint = protocols.checkable(member), protocols.returned(member)
         if wanted is not None and not isinstance(value, wanted):
             raise _wrong(self._gate, verb, value, wanted)
-        return guard(self._gate, value, hint) if _is_protocol(hint) else value
+        return guard(self._gate, value, hint) if protocols.is_protocol(hint) else value
 
     return call

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from orlop_kernel import kinds
 from orlop_kernel.config import Config, ConfigError, Loaded, Problem
-from orlop_sdk import OrlopError, discovery
+from orlop_sdk import DriverError, OrlopError, discovery, protocols
 
 if TYPE_CHECKING:
     from orlop_kernel.http.messages import Answer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "check",
     "check_plugins",
+    "check_protocol",
+    "describe",
     "front_ends",
     "guarded",
     "guards",
@@ -32,10 +35,22 @@ __all__ = [
 ]
 
 
+def _made(kind: str, name: str, protocol: type, *args: object) -> object:
+    """The object that a plugin's factory makes. Raises NotFound, DriverError, also when it does not implement `protocol`."""
+    made: object = discovery.find(kind, name).make(*args)
+    check_protocol(made, protocol, f'{kind} plugin "{name}"')
+    return made
+
+
+def check_protocol(made: object, protocol: type, label: str) -> None:
+    """Raises DriverError when an object does not implement a Protocol."""
+    if wrong := protocols.mismatch(made, protocol):
+        raise DriverError(f"cannot use {label}: {wrong}")
+
+
 def service_plugins(config: Config) -> dict[str, ServicePlugin]:
     """The configured services, each after those that it requires. Raises ConfigError, NotFound, DriverError."""
-    found = {name: cast("ServicePlugin", discovery.find("service", name).make()) for name in config.services}
-    return in_order(found)
+    return in_order({name: cast("ServicePlugin", _made("service", name, kinds.ServicePlugin)) for name in config.services})
 
 
 def in_order(plugins: Mapping[str, ServicePlugin]) -> dict[str, ServicePlugin]:
@@ -70,11 +85,13 @@ async def opened(
         for name, plugin in plugins.items():
             own = context._replace(services=services, processes=started[name])
             services[name] = await stack.enter_async_context(plugin.open(own))
+            if not isinstance(services[name], kinds.Service):
+                raise DriverError(f'cannot use service plugin "{name}": {services[name]!r} is not a subclass of Service')
         yield services
 
 
 def front_ends(context: Context) -> list[FrontEnd]:
-    return [cast("FrontEnd", discovery.find("frontend", name).make(context)) for name in context.config.front_ends]
+    return [cast("FrontEnd", _made("frontend", name, kinds.FrontEnd, context)) for name in context.config.front_ends]
 
 
 def router(ends: Sequence[FrontEnd]) -> Router:
@@ -86,15 +103,11 @@ def router(ends: Sequence[FrontEnd]) -> Router:
     return Router([route for end in ends for route in end.routes()], dialect)
 
 
-def _guard_plugins(config: Config) -> list[GuardPlugin]:
-    return [cast("GuardPlugin", discovery.find("guard", name).make()) for name in config.guards]
-
-
 def check_plugins(config: Config) -> dict[str, CheckPlugin]:
     """The checks of the configured plugins that have one."""
     names = dict.fromkeys((*config.services, *config.front_ends, *config.guards))
     have = discovery.installed("check")
-    return {name: cast("CheckPlugin", discovery.find("check", name).make()) for name in names if name in have}
+    return {name: cast("CheckPlugin", _made("check", name, kinds.CheckPlugin)) for name in names if name in have}
 
 
 def problems(config: Config) -> Iterator[Problem]:
@@ -106,12 +119,19 @@ def problems(config: Config) -> Iterator[Problem]:
     ):
         for name in names:
             try:
-                found = discovery.find(kind, name)
+                if kind == "frontend":
+                    discovery.find(kind, name)
+                    continue
+                protocol = kinds.ServicePlugin if kind == "service" else kinds.GuardPlugin
+                yield from cast("ServicePlugin | GuardPlugin", _made(kind, name, protocol)).problems(config)
             except OrlopError as error:
                 yield Problem(str(error), (key,))
-            else:
-                if kind != "frontend":
-                    yield from found.make().problems(config)
+
+
+def describe(config: Config) -> str:
+    """The configured plugins, for the log."""
+    kinds = (("services", config.services), ("front ends", config.front_ends), ("guards", config.guards))
+    return "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in kinds)
 
 
 def check(loaded: Loaded) -> None:
@@ -127,7 +147,12 @@ async def guards(context: Context) -> AsyncIterator[list[Guards]]:
     if not config.guards and config.listeners:
         raise ConfigError("listeners need a guard: name one in guards in daemon.json")
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(plugin.open(context)) for plugin in _guard_plugins(config)]
+        opened: list[Guards] = []
+        for name in config.guards:
+            plugin = cast("GuardPlugin", _made("guard", name, kinds.GuardPlugin))
+            opened.append(await stack.enter_async_context(plugin.open(context)))
+            check_protocol(opened[-1], kinds.Guards, f'guard plugin "{name}"')
+        yield opened
 
 
 def guarded(found: Iterable[Guard | None]) -> Guard | None:

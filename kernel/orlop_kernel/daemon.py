@@ -138,6 +138,7 @@ class Daemon:
         self._watch_loop(self._loaded.config)
         self._phases.end("listening")
         _log.info("orlopd %s is ready after %s", __version__, self._phases)
+        _log.info("serving with %s", assembly.describe(self._loaded.config))
         systemd.notify_ready("serving")
 
     def _watch_loop(self, config: Config) -> None:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
-from orlop_kernel.config import Config, Listener, Loaded, Problem, ReloadPlan
-from orlop_kernel.events import EventBus
-from orlop_kernel.routing.dialect import Dialect
-from orlop_kernel.routing.router import Guard, OnAnswer, Route
-from orlop_kernel.store import Examined, Store
-
 if TYPE_CHECKING:
+    from orlop_kernel.config import Config, Listener, Loaded, Problem, ReloadPlan
+    from orlop_kernel.events import EventBus
+    from orlop_kernel.routing.dialect import Dialect
+    from orlop_kernel.routing.router import Guard, OnAnswer, Route
+    from orlop_kernel.store import Examined, Store
     from orlop_sdk.findings import Finding
 
 __all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards", "Service", "ServicePlugin", "Services"]

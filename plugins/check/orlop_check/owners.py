@@ -46,7 +46,10 @@ class Owners:
         """`services` is empty when no daemon is running."""
         async with AsyncExitStack() as stack:
             plugins = assembly.check_plugins(config)
-            checks = {name: await stack.enter_async_context(each.open(config, services)) for name, each in plugins.items()}
+            checks = {}
+            for name, plugin in plugins.items():
+                checks[name] = await stack.enter_async_context(plugin.open(config, services))
+                assembly.check_protocol(checks[name], Check, f'check plugin "{name}"')
             yield cls(config.data_root, checks)
 
     async def _database(self) -> Examined:
