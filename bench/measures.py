@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from . import application
 from .engines import Connection, Engine
 
 __all__ = ["ALL", "IMAGE", "Measure"]
@@ -220,6 +221,21 @@ def with_files(*words: str) -> Callable[[Engine], float]:
     return measured
 
 
+def load_application(engine: Engine) -> float:
+    archive = application.archive()
+    os.sync()  # what earlier measures wrote
+    try:
+        return timed(lambda: engine.docker("load", "-q", stdin=archive))
+    finally:
+        engine.docker("rmi", application.APPLICATION)
+
+
+def save_application(engine: Engine) -> float:
+    engine.docker("load", "-q", stdin=application.archive())
+    with open(os.devnull, "wb") as nothing:
+        return timed(lambda: engine.docker("save", application.APPLICATION, stdout=nothing))
+
+
 def boot(engine: Engine) -> float:
     engine.stop()
     return engine.start()
@@ -246,5 +262,7 @@ ALL = (
     Measure("zeros-in", "docker run -i reading 200 MB", 0.8, zeros_in, 3),
     Measure("cp-big", "docker cp of one 500 MB file, to -", 0.7, with_files("cp", "files:/big", "-"), 5),
     Measure("cp-small", "docker cp of 10,000 small files, to -", 0.7, with_files("cp", "files:/many", "-"), 5),
+    Measure("load", "docker load of 187 MB in 8,600 files", 0.4, load_application, 5),
+    Measure("save", "docker save of the same image", 0.5, save_application, 5),
     Measure("export", "docker export of the two", 0.7, with_files("export", "files"), 5),
 )

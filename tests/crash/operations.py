@@ -8,9 +8,11 @@ and `idle`, which does not. A network `aa` sorts before `bridge`, so it becomes 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
+import tarfile
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -221,6 +223,13 @@ def _refusing() -> str:
     return found.host
 
 
+def _save(engine: Engine) -> None:
+    said = ask(engine, "GET", f"/images/get?names={_SMALL}")
+    with tarfile.open(fileobj=io.BytesIO(said)) as archive:
+        if archive.getnames()[-1] != "repositories":
+            raise Refused(f"save: {said[-300:]!r}")
+
+
 def _load_for_push(engine: Engine) -> None:
     """One layer, stored as a plain tar: the push compresses it."""
     ask(engine, "POST", "/images/load?quiet=1", docker_archive(dict.fromkeys(_names_for_push(), _one_layer())))
@@ -318,6 +327,7 @@ OPERATIONS = {
         Operation("pull", (_pull,), undo=_unpull, resumes=True),
         Operation("push", (_push,), _load_for_push, _unpush, between=(_compress,)),
         Operation("load", (_load,), undo=_unload),
+        Operation("save", (_save,), _load, _unload),
         Operation("import", (_import,), undo=_unimport),
         Operation("tag", (_tag,), undo=_untag),
         Operation("untag", (_step("DELETE", "/images/other:one"),), _tag, _untag),

@@ -23,6 +23,7 @@ from .image_store import CLEANUP_SECONDS
 __all__ = ["Decompress", "receive"]
 
 _BATCH = 1 << 20
+_AHEAD = 2  # batches
 _MAGIC = 8
 
 
@@ -40,7 +41,7 @@ async def receive(content: ContentStore, zygote: Any, body: AsyncIterable[bytes]
     async with aclosing(_batches(body)) as batches:
         first = await anext(batches, b"")
         if not sniff(first[:_MAGIC]):
-            return await _read(content, _Stream(batches, first))
+            return await _read_ahead(content, batches, first)
         fd = content.spool()
         try:
             await decompress(zygote, _joined(first, batches), fd, progress=partial(_check_space, content))
@@ -51,6 +52,33 @@ async def receive(content: ContentStore, zygote: Any, body: AsyncIterable[bytes]
 
 def _check_space(content: ContentStore, _: int) -> None:
     content.space.check("decompress the archive", stored=1)
+
+
+async def _read_ahead(content: ContentStore, batches: AsyncIterable[bytes], first: bytes) -> Archive:
+    """Receive the next pieces while a thread hashes and writes the last."""
+    found: Archive | None = None
+    failure: Exception | None = None
+    sender, receiver = trio.open_memory_channel[bytes | Exception](_AHEAD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_pump, batches, sender)
+        try:
+            found = await _read(content, _Stream(receiver, first))
+        except Exception as error:
+            failure = error  # a nursery would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert found is not None
+    return found
+
+
+async def _pump(batches: AsyncIterable[bytes], channel: trio.MemorySendChannel[bytes | Exception]) -> None:
+    async with channel:
+        try:
+            async for batch in batches:
+                await channel.send(batch)
+        except Exception as error:
+            await channel.send(error)  # such as a body that broke off; raised to the reader
 
 
 async def _read(content: ContentStore, source: _Stream | _File) -> Archive:
@@ -92,12 +120,19 @@ async def _joined(first: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[byt
 class _Stream:
     """The body as a `Source`. The thread waits for the event loop when it needs more."""
 
-    def __init__(self, batches: AsyncIterator[bytes], first: bytes) -> None:
-        self._batches = batches
+    def __init__(self, channel: trio.MemoryReceiveChannel[bytes | Exception], first: bytes) -> None:
+        self._channel = channel
         self._chunk, self._at = memoryview(first), 0
 
     async def _more(self) -> bytes:
-        return await anext(self._batches, b"")
+        """The next piece; b"" at the end."""
+        try:
+            found = await self._channel.receive()
+        except trio.EndOfChannel:
+            return b""
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _piece(self, most: int) -> memoryview:
         if self._at == len(self._chunk):
