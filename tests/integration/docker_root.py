@@ -17,9 +17,10 @@ from typing import Any
 from tests.integration.engine import BUSYBOX, archive, free_subnets, until
 from tests.registry import busybox, docker_archive, image, layer
 
-__all__ = ["APP", "Dockerd", "differences", "snapshot"]
+__all__ = ["APP", "MAC", "Dockerd", "differences", "snapshot"]
 
 APP = "reg.example/app:1"
+MAC = "02:42:0a:00:00:99"
 _SLEEP = ("sleep", "1000")
 _HEALTH = ("--health-cmd", "true", "--health-interval", "1h")
 
@@ -103,7 +104,10 @@ class Dockerd:
                 *("--restart", "unless-stopped", *_HEALTH, *quick, APP, "sh", "-c", "echo started; sleep 1000"),
             ),
             ("-d", "--name", "linked", "--link", "plain:db", *quick, BUSYBOX, *_SLEEP),
-            ("-d", "--name", "two", "--network", "chosen", "--network-alias", "al", "-l", "x=y", *quick, APP, *_SLEEP),
+            (
+                *("-d", "--name", "two", "--network", "chosen", "--network-alias", "al", "--mac-address", MAC, "-l", "x=y"),
+                *(*quick, APP, *_SLEEP),
+            ),
             (
                 *(
                     "-d",

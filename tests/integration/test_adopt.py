@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.docker_root import APP, Dockerd, differences, snapshot
+from tests.integration.docker_root import APP, MAC, Dockerd, differences, snapshot
 from tests.integration.engine import Engine, Result, until
+from tests.registry import server as registry
 
 pytestmark = [
     pytest.mark.root,
@@ -162,6 +163,7 @@ def _use(side: Side, engine: Engine) -> None:
     engine.ok("exec", "-d", "fixed", "busybox", "httpd", "-f", "-p", "80", "-h", "/d")
     assert until(lambda: _get(f"http://127.0.0.1:{port}/new"), "the published port") == b"new"
     engine.ok("start", "linked", "two", "joined", "limited", "exited")
+    assert engine.inspect("two")["NetworkSettings"]["Networks"]["chosen"]["MacAddress"] == MAC
     engine.ok("exec", "linked", "ping", "-c1", "-W5", "db")
     until(lambda: engine.state("exited") == "exited", "the run of exited")
     assert engine.ok("logs", "exited").split() == ["first", "first"], "the log goes on"
@@ -169,6 +171,25 @@ def _use(side: Side, engine: Engine) -> None:
     assert engine.ok("run", "--rm", "--network", "none", APP, "cat", "/d/new") == "new"
     assert engine.ok("diff", "exited") == "A /file"
     assert set(engine.ok("diff", "plain").split("\n")) == {"A /up", "A /from-orlop", "A /data"}
+    _send_elsewhere(engine)
+
+
+def _send_elsewhere(engine: Engine) -> None:
+    """Save and push: layers without a blob are packed from their files."""
+    saved = engine.docker("save", APP, check=0).stdout
+    engine.ok("tag", APP, "renamed:1")
+    assert f"Loaded image: {APP}" in engine.docker("load", stdin=saved, check=0).out
+    assert engine.ok("images", "-q", "--no-trunc", APP) == engine.ok("images", "-q", "--no-trunc", "renamed:1")
+    engine.ok("rmi", "renamed:1")
+    with registry.running() as server:
+        name = f"{server.host}/other:1"
+        engine.ok("tag", "other:1", name)
+        digest = engine.ok("push", name).rpartition("digest: ")[2].split()[0]
+        assert digest.startswith("sha256:")
+        engine.ok("rmi", name)
+        assert digest in engine.ok("pull", name)
+        assert engine.ok("images", "-q", name) == engine.ok("images", "-q", "other:1")
+        engine.ok("rmi", name)
 
 
 def _get(url: str) -> bytes:
@@ -177,6 +198,31 @@ def _get(url: str) -> bytes:
             return bytes(answer.read())
     except OSError:
         return b""
+
+
+class AdoptingEngine(Engine):
+    """Its daemon is started with `--adopt`."""
+
+    root = ""
+
+    @property
+    def command(self) -> list[str]:
+        return [*super().command, "--adopt", self.root]
+
+
+def test_a_start_adopts_once(side: Side) -> None:
+    engine = AdoptingEngine()
+    engine.root = str(side.dockerd.root)
+    try:
+        engine.start()
+        assert f"adopted {engine.root}: 4 images, 9 containers, 4 volumes, 5 networks; 1 not" in engine.log()
+        assert sorted(engine.ok("ps", "-a", "--format", "{{.Names}}").split()) == NAMES
+        engine.restart()
+        assert engine.log().count("adopted ") == engine.log().count(f"adopted {engine.root}: ") == 2, "once, and the cache"
+        engine.stop()
+        system(engine, "give-back")
+    finally:
+        assert engine.close() == []
 
 
 def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:

@@ -190,7 +190,7 @@ class DockerRoot:
             segment = json.dumps({"type": 1, "name": "file", "size": len(tar), "payload": None, "position": 0})
             self._file(f"{at}/tar-split.json.gz", gzip.compress(segment.encode()))
             self._file(f"overlay2/layer{number}/diff/file", tar)
-            (self.path / f"overlay2/layer{number}/work").mkdir()
+            (self.path / f"overlay2/layer{number}/work").mkdir(exist_ok=True)
         self._file("network/files/local-kv.db", BoltWriter().file({"libnetwork": self._networks()}))
         self._file("volumes/metadata.db", BoltWriter().file({"volumes": {"named": json.dumps(self.volume).encode()}}))
         self._file("volumes/named/_data/file", "in the volume")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import trio
 
 from orlop_adopt_docker import adoption, give_back, service
+from orlop_adopt_docker.adopted import Phase
 from orlop_engine.config import Config
 from orlop_engine.images.records import NameRecord, decode_name, encode_name
 from orlop_kernel.store import Put, Store, examine
-from orlop_sdk import Conflict, NotFound
+from orlop_sdk import Conflict, NotFound, linux
 from orlop_sdk.snapshots import SnapshotIndex
+from orlop_sdk.testing.durability import no_descriptors_left, recorded
 
 CONTAINER = "c" * 64
 LOG = f"{CONTAINER}-json.log"
@@ -148,6 +151,39 @@ def test_files_are_used_in_place(config: Config, docker_root: Any) -> None:
     }
     again = adopt(config, root)
     assert again.plan is None and again.adopted == outcome.adopted, "the second time, there is nothing to do"
+
+
+def test_links_are_on_disk_before_their_rows(config: Config, docker_root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, data = docker_root.write(), config.data_root
+    commit = Store.commit
+
+    with recorded() as steps, no_descriptors_left():
+
+        async def marked(store: Store, operations: Any) -> None:
+            await commit(store, operations)
+            steps.append(("commit", operations[0].table))
+
+        monkeypatch.setattr(Store, "commit", marked)
+        adopt(config, root)
+    intent, rows = [index for index, (what, _) in enumerate(steps) if what == "commit"]
+    assert steps[intent][1] == "meta" and steps[rows][1] != "meta", "the intent is committed first"
+    synced = {path for what, path in steps[intent:rows] if what == "sync"}
+    names = ("", "/.orlop/active", "/.orlop/committed")
+    assert synced >= {f"{data}/overlay2{name}" for name in names} | {
+        *(f"{data}/volumes", f"{data}/containers", f"{data}/containers/{CONTAINER}"),
+        *(f"{data}/content/tar-split", f"{data}/content/blobs/sha256"),
+    }
+    (blob,) = [path for what, path in steps if what == "rename" and "/blobs/" in path]
+    assert steps.index(("rename", blob)) < steps.index(("sync", os.path.dirname(blob))), "published, then synced"
+
+
+def test_a_move_is_on_disk_before_it_is_recorded(config: Config, docker_root: Any) -> None:
+    root, data = docker_root.write(), config.data_root
+    with recorded() as steps:
+        adopt(config, root, for_good=True)
+    moved = [index for index, (what, path) in enumerate(steps) if what == "rename" and path.startswith(f"{data}/overlay2")]
+    after = {path for what, path in steps[max(moved) :] if what == "sync"}
+    assert after >= {str(root / "overlay2"), f"{data}/overlay2", str(root / "volumes"), f"{data}/volumes"}
 
 
 def kill_points(killer: Killer, work: Callable[[], Any], reset: Callable[[], None], every: int = 1) -> Iterator[int]:
@@ -298,6 +334,49 @@ def test_a_name_keeps_the_images_of_other_platforms(config: Config, docker_root:
     trio.run(give_back.give_back, config)
     left = examine(f"{config.data_root}/orlop.db").rows["images"]
     assert list(left) == [key] and decode_name(left[key]).images == (other,)
+
+
+def test_a_running_container_keeps_its_files(config: Config, docker_root: Any) -> None:
+    """With live-restore, containers run while orlopd is stopped."""
+    adopt(config, docker_root.write())
+    own = f'"pid":{os.getpid()},"pid_start_time":{linux.process_start_time(os.getpid())}'.encode()
+
+    async def run_it() -> None:
+        async with Store.open(f"{config.data_root}/orlop.db") as store:
+            ((key, row),) = store.load("containers")
+            await store.commit([Put("containers", key, row.replace(b'"pid":0,"pid_start_time":0', own))])
+
+    trio.run(run_it)
+    with pytest.raises(Conflict, match=r"container web is running\. Stop it before you stop orlopd"):
+        trio.run(give_back.give_back, config)
+
+
+def test_what_was_removed_after_a_move_is_named(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    adopt(config, root, for_good=True)
+    shutil.rmtree(Path(config.data_root, "volumes/named"))
+    _, lost = trio.run(give_back.give_back, config)
+    assert lost == [str(root / "volumes/named")]
+    assert (root / "overlay2/rwcccc/diff/written").exists()
+
+
+def test_a_link_is_not_moved(config: Config, docker_root: Any, tmp_path: Path) -> None:
+    """The volume is a link of the administrator's to another disk."""
+    root = docker_root.write()
+    (root / "overlay2/layer0").rename(tmp_path / "elsewhere")
+    (root / "overlay2/layer0").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Conflict, match="layer0 for good: it is a symbolic link"):
+        adopt(config, root, for_good=True)
+    boot(config)
+    assert objects(config) == NOTHING and links(config) == []
+
+
+def test_a_second_adoption_may_move(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    adopt(config, root)
+    outcome = adopt(config, root, for_good=True)
+    assert outcome.adopted is not None and outcome.adopted.phase == Phase.MOVED
+    assert not Path(config.data_root, "volumes/named").is_symlink()
 
 
 def test_what_dockerd_changed_is_said(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_adopt_docker import adoption, docker_root, report
+from orlop_adopt_docker import adoption, containers, docker_root, report
 from orlop_adopt_docker.plan import Plan
 from orlop_engine.config import Config
 from orlop_engine.containers.record import decode as decode_container
@@ -96,6 +96,55 @@ def test_a_container_that_cannot_come_is_left(config: Config, docker_root: Any, 
     found = stays(look(config, docker_root))
     name = docker_root.config["Name"].removeprefix("/")
     assert list(found) == [f"container {name}"] and why in found[f"container {name}"], found
+
+
+def test_a_container_that_runs_without_dockerd_is_left(config: Config, docker_root: Any, monkeypatch: Any) -> None:
+    """Live-restore: its process is in a cgroup with its ID."""
+    docker_root.config["State"] |= {"Running": True, "Pid": 1}
+    monkeypatch.setattr(containers, "_lives", lambda pid, container: (pid, container) == (1, CONTAINER))
+    assert "it is still running (live-restore)" in stays(look(config, docker_root))["container web"]
+    monkeypatch.undo()
+    assert containers._lives(1, CONTAINER) is False and containers._lives(0, "") is False
+
+
+@pytest.mark.parametrize(
+    ("config_mac", "desired", "kept"),
+    [("02:42::1", "", "02:42::1"), ("", "02:42::2", "02:42::2"), ("x", "02:42::2", "02:42::2")],
+)
+def test_a_mac_address_that_was_chosen_is_kept(
+    config: Config, docker_root: Any, config_mac: str, desired: str, kept: str
+) -> None:
+    docker_root.config["Config"]["MacAddress"] = config_mac
+    docker_root.config["NetworkSettings"]["Networks"]["front"] |= {"DesiredMacAddress": desired, "MacAddress": "02:42::3"}
+    record = decode_container(row(look(config, docker_root), "containers", CONTAINER))
+    assert record.endpoints["front"].mac_address == kept
+
+
+def test_mounts_keep_what_dockerd_chose(config: Config, docker_root: Any) -> None:
+    """A volume of the image, a volume of another container (--volumes-from), --tmpfs and --mount."""
+    anonymous = "a" * 64
+    docker_root.config["Config"]["Volumes"] = {"/image": {}}
+    docker_root.host |= {
+        "Tmpfs": {"/t": "size=1m"},
+        "VolumesFrom": ["gone"],
+        "Mounts": [{"Type": "bind", "Source": "/nowhere", "Target": "/b", "ReadOnly": True}],
+    }
+    points = docker_root.config["MountPoints"]
+    points["/image"] = {"Type": "volume", "Name": "named", "Driver": "local", "Destination": "/image", "RW": True}
+    points["/other"] = {"Type": "volume", "Name": "named", "Driver": "local", "Destination": "/other", "RW": False}
+    points["/b"] = {"Type": "bind", "Source": "/nowhere", "Destination": "/b", "RW": False, "Propagation": "rprivate"}
+    record = decode_container(row(look(config, docker_root), "containers", CONTAINER))
+    mounts = {mount.destination: mount for mount in record.mounts}
+    assert {path: (mount.type, mount.name, mount.rw) for path, mount in mounts.items()} == {
+        "/data": ("volume", "named", True),
+        "/image": ("volume", "named", True),
+        "/other": ("volume", "named", False),
+        "/t": ("tmpfs", "", True),
+        "/b": ("bind", "", False),
+    }
+    assert mounts["/b"].source == "/nowhere" and mounts["/data"].mode == "z"
+    points["/image"]["Name"] = anonymous
+    assert stays(look(config, docker_root))["container web"] == f"its volume {anonymous} does not come"
 
 
 def test_containers_that_share_a_namespace_stay_together(config: Config, docker_root: Any) -> None:
