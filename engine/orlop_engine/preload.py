@@ -11,6 +11,8 @@ from importlib import import_module
 
 import trio
 
+from orlop_sdk import LogDriver, NetworkDriver, Runtime, Storage, VolumeDriver, protocols
+
 __all__ = ["MODULES", "run"]
 
 _LATER = 0.02  # seconds: clients that waited for the daemon are answered first
@@ -38,8 +40,11 @@ MODULES = (
 
 
 async def run() -> None:
-    """Import one module at a time."""
+    """Import one module at a time, then evaluate the annotations of drivers' methods."""
     await trio.sleep(_LATER)
     for name in MODULES:
         import_module(f"{__package__}.{name}")
+        await trio.lowlevel.checkpoint()
+    for protocol in (Storage, Runtime, LogDriver, NetworkDriver, VolumeDriver):
+        protocols.evaluate(protocol)
         await trio.lowlevel.checkpoint()

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, get_origin, get_type_hints
 
-__all__ = ["checkable", "has_all", "is_protocol", "members", "mismatch", "returned"]
+__all__ = ["checkable", "evaluate", "has_all", "is_protocol", "members", "mismatch", "returned"]
 
 
 def mismatch(plugin: object, protocol: type) -> str | None:
@@ -82,6 +82,12 @@ def checkable(function: Callable[..., Any] | None) -> type | None:
     if not isinstance(origin, type) or origin is type(None) or is_protocol(origin):
         return None
     return Collection if issubclass(origin, Collection) and origin not in (str, bytes, dict) else origin
+
+
+def evaluate(protocol: type) -> None:
+    """Evaluate the annotations of all members before their first call."""
+    for member in members(protocol).values():
+        checkable(member.fget if isinstance(member, property) else member)
 
 
 def is_protocol(hint: Any) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 __all__ = ["DEFAULT", "UNCONFINED", "chosen", "is_loaded", "text"]
 
@@ -29,7 +29,7 @@ def is_loaded(profiles: str, name: str) -> bool:
 
 @cache
 def _template() -> str:
-    return files(__package__).joinpath("apparmor-default.profile").read_text()
+    return Path(__file__).with_name("apparmor-default.profile").read_text()
 
 
 def text(exists: Callable[[str], bool], daemon: str) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from functools import cache, lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from orlop_sdk import InvalidParameter
@@ -89,7 +89,7 @@ def from_profile(profile: dict[str, Any], capabilities: Iterable[str]) -> dict[s
 
 @cache
 def _builtin() -> dict[str, Any]:
-    profile: dict[str, Any] = json.loads(files(__package__).joinpath("seccomp-default.json").read_bytes())
+    profile: dict[str, Any] = json.loads(Path(__file__).with_name("seccomp-default.json").read_bytes())
     return profile
 
 
