@@ -10,7 +10,7 @@ from tests.integration.engine import BUSYBOX, Engine
 
 pytestmark = pytest.mark.root
 
-LIVE: Mapping[str, Any] = {"live-restore": True}
+LIVE: Mapping[str, Any] = {"live-restore": True, "services": ["engine", "metrics"]}
 
 
 @pytest.mark.parametrize(

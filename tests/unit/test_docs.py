@@ -169,6 +169,14 @@ def test_every_hook_and_group() -> None:
     assert not [name for name in (*specs, *(f"orlop.{kind}" for kind in hooks.KINDS)) if f"`{name}`" not in page]
 
 
+def test_every_kind_of_the_daemon_has_an_example() -> None:
+    """tests/integration/test_plugin_guide.py runs it. Commands are Orlop's own."""
+    page = (DOCS / "plugins.md").read_text()
+    for name, kind in hooks.KINDS.items():
+        if not kind.driver and name != "command":
+            assert f'"orlop.{name}"]' in page and f"def {kind.hook}(register):" in page
+
+
 # --- the client -------------------------------------------------------------------------------------------------------
 
 
