@@ -63,7 +63,10 @@ def descriptors(pid: int) -> list[str]:
 def _process(kind: str, pid: int, home: str) -> Iterator[str]:
     for target in descriptors(pid):
         yield f"{kind} fd {_plain(target, home)}"
-    yield from [f"{kind} thread"] * len(os.listdir(f"/proc/{pid}/task"))
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):  # it has ended
+            name = Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
+            yield f"{kind} thread {name.rstrip('0123456789')}".rstrip()
 
 
 def _processes(engine: Engine) -> Iterator[str]:

@@ -16,7 +16,7 @@ from .memory import Growth, sample
 
 __all__ = ["Report", "Size", "soak"]
 
-_SETTLE = 15.0
+_SETTLE = 30.0
 """Seconds: idle threads stay for ten, a monitor prepared for a start for one."""
 
 _REST = 60.0
