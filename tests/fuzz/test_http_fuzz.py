@@ -1,5 +1,5 @@
-"""Random and mutated requests must never cause a traceback, a stuck task, or an invalid HTTP response. Takes a few seconds.
-Random and mutated requests must never cause a traceback, a stuck task, or an invalid HTTP response. Takes a few seconds."""
+"""Random and mutated requests must never cause a traceback, a stuck task, or an invalid HTTP response. Takes a few
+seconds."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ HTTP = PublishedPort("tcp", "0.0.0.0", 8080, 80)
 
 
 def run(*argv: str, stdin: str = "") -> str:
-    """Run a command in this thread's namespace. `trio.run_process` would use threads of earlier tests, in other namespaces.
-    Run a command in this thread's namespace. `trio.run_process` would use threads of earlier tests, in other namespaces."""
+    """Run a command in this thread's namespace. `trio.run_process` would use threads of earlier tests, in other
+    namespaces."""
     return subprocess.run(argv, check=True, capture_output=True, text=True, input=stdin).stdout
 
 

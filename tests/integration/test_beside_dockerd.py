@@ -150,8 +150,8 @@ async def test_a_way_out_that_is_a_bridge(host: Host) -> None:
 
 @on_host()
 async def test_a_mark_of_others_opens_nothing(host: Host) -> None:
-    """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are kept.
-    DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are kept."""
+    """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are
+    kept."""
     hook = "type filter hook"
     rules = f"""
         table inet other {{

@@ -1,5 +1,5 @@
-"""The init layer in a container's root file system, as shown by `cp`, `export`, `diff`, `commit`, and inside the container.
-The init layer in a container's root file system, as shown by `cp`, `export`, `diff`, `commit`, and inside the container."""
+"""The init layer in a container's root file system, as shown by `cp`, `export`, `diff`, `commit`, and inside the
+container."""
 
 import io
 import os

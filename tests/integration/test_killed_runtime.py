@@ -1,5 +1,5 @@
-"""A runtime killed half-way (by the OOM killer or an administrator) leaves nothing behind, without a restart of the daemon.
-A runtime killed half-way (by the OOM killer or an administrator) leaves nothing behind, without a restart of the daemon."""
+"""A runtime killed half-way (by the OOM killer or an administrator) leaves nothing behind, without a restart of the
+daemon."""
 
 from __future__ import annotations
 

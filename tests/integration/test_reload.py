@@ -1,5 +1,5 @@
-"""SIGHUP on a real daemon: the changes that a reload applies, those it ignores, and those it refuses while containers run.
-SIGHUP on a real daemon: the changes that a reload applies, those it ignores, and those it refuses while containers run."""
+"""SIGHUP on a real daemon: the changes that a reload applies, those it ignores, and those it refuses while containers
+run."""
 
 from __future__ import annotations
 

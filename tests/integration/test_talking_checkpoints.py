@@ -1,5 +1,5 @@
-"""Checkpoints. With CRIU where it works; otherwise with a wrapper that simulates it: command lines, stored files, messages.
-Checkpoints. With CRIU where it works; otherwise with a wrapper that simulates it: command lines, stored files, messages."""
+"""Checkpoints. With CRIU where it works; otherwise with a wrapper that simulates it: command lines, stored files,
+messages."""
 
 from __future__ import annotations
 

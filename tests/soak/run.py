@@ -80,8 +80,8 @@ def _phase(report: Report, engine: Engine, name: str, times: int, step: Callable
 
 
 def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: None) -> Report:
-    """Run the work on a started daemon that has the busybox image. Its containers stay until the caller closes the daemon.
-    Run the work on a started daemon that has the busybox image. Its containers stay until the caller closes the daemon."""
+    """Run the work on a started daemon that has the busybox image. Its containers stay until the caller closes the
+    daemon."""
     assert engine.process is not None
     daemon = engine.process.pid
     resident = sample(daemon)["Rss"]

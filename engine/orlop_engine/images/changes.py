@@ -131,8 +131,8 @@ def _healthcheck(text: str) -> ImageHealthcheck:
 
 
 class _Builder:
-    """A configuration under construction. Lists and maps are extended in place, as there may be thousands of instructions.
-    A configuration under construction. Lists and maps are extended in place, as there may be thousands of instructions."""
+    """A configuration under construction. Lists and maps are extended in place, as there may be thousands of
+    instructions."""
 
     def __init__(self, config: ImageConfig) -> None:
         self._config = config

@@ -58,8 +58,8 @@ class Unpacked(Protocol):
 
 
 class Unpack(Protocol):
-    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` is called with compressed bytes read.
-    `engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` is called with compressed bytes read."""
+    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` is called with compressed bytes
+    read."""
 
     def __call__(
         self,
@@ -100,8 +100,8 @@ class Layers:
         self._shared: SharedWork[Built] = SharedWork(nursery)
 
     async def sweep(self) -> list[str]:
-        """At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs that the storage driver has.
-        At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs that the storage driver has."""
+        """At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs that the storage driver
+        has."""
         keys = set(await self._storage.keys())
         for key in keys:
             below = chain_of_init_layer(key)

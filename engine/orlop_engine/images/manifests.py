@@ -171,8 +171,8 @@ def is_attestation(entry: Descriptor) -> bool:
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:
-    """The best entry for a platform. Entries without a platform come last; attestations are never chosen. Raises `NotFound`.
-    The best entry for a platform. Entries without a platform come last; attestations are never chosen. Raises `NotFound`."""
+    """The best entry for a platform. Entries without a platform come last; attestations are never chosen. Raises
+    `NotFound`."""
     best: tuple[int, Descriptor] | None = None
     ranks = {platform: place for place, platform in reversed([*enumerate(acceptable(wanted))])}
     for entry in index.manifests:

@@ -65,8 +65,8 @@ def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRe
 
 
 def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
-    """Add `default-gateway` of this family, under Docker's name: containers use that address as gateway, and none gets it.
-    Add `default-gateway` of this family, under Docker's name: containers use that address as gateway, and none gets it."""
+    """Add `default-gateway` of this family, under Docker's name: containers use that address as gateway, and none gets
+    it."""
     wanted, name = (
         (config.default_gateway_v6, GATEWAY_AUXILIARIES[6])
         if ":" in record.subnet

@@ -43,8 +43,8 @@ def listed(filters: Filters) -> Callable[[VolumeRecord, bool], bool]:
 
 
 def prunable(filters: Filters, version: tuple[int, int]) -> Callable[[VolumeRecord], bool]:
-    """A predicate for the unused volumes to remove. From API 1.42 on only anonymous ones, unless `all` is set; before, all.
-    A predicate for the unused volumes to remove. From API 1.42 on only anonymous ones, unless `all` is set; before, all."""
+    """A predicate for the unused volumes to remove. From API 1.42 on only anonymous ones, unless `all` is set; before,
+    all."""
     check(filters, _PRUNE_KEYS)
     everything = version < (1, 42)
     values = filters.get("all", ())
