@@ -200,7 +200,7 @@ class Daemon:
         except Exception as error:
             refused = error if isinstance(error, ConfigError) else ConfigError(str(as_orlop_error(error, "cannot check it")))
             for problem in refused.problems:
-                _log.error("cannot reload the configuration, it stays as it is: %s", problem)
+                _log.error("cannot reload the configuration; the present one stays in force: %s", problem)
         else:
             status = "serving"
             self._loaded = found.loaded

@@ -139,7 +139,7 @@ def test_what_runs_outlives_its_row(live: Engine) -> None:
     insert(live, ("containers", container, json.dumps({**record, "args": 7}).encode()))
     live.start()
     assert live.ok("ps", "-aq") == "" and alive(pid)
-    assert "runs on, and cannot be used" in live.log()
+    assert "keeps running, but cannot be managed" in live.log()
     assert live.docker("run", "--rm", "-p", f"{port}:80", BUSYBOX, "true").code == 125, "its port is its own"
     assert live.ok("run", "--rm", BUSYBOX, "hostname", "-i") != live_address(record)
     assert urllib.request.urlopen(url, timeout=10).read() == b"page\n"

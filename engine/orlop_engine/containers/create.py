@@ -269,4 +269,6 @@ async def _undo(ports: Ports, record: ContainerRecord) -> None:
     try:
         await removal.discard_files(ports, record.id)
     except Exception as error:
-        log.warning("what was made of container %s is left to the next boot: %s", record.name, error)
+        log.warning(
+            "cannot remove what an unfinished create of container %s left; the next start will: %s", record.name, error
+        )

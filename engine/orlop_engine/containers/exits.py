@@ -80,7 +80,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     try:
         await connections.release(ports, container)
     except Exception:
-        log.exception("container %s has ended, and not all of its network is given back", container.name)
+        log.exception("container %s has ended, but not all of its network resources were released", container.name)
     ports.events.publish_volumes(container, "unmount")
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)

@@ -85,7 +85,7 @@ async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Ru
         try:
             await process.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
         except DriverError as error:
-            log.info("after a pause that failed: %s", error)
+            log.info("cannot resume a container after a failed pause: %s", error)
 
 
 async def resume(ports: Ports, container: Container) -> None:

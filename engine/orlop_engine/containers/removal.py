@@ -222,7 +222,9 @@ async def sweep(ports: Ports) -> None:
     if sweeping := not store.lost_rows():
         await _sweep_unknown(ports, known)
     else:
-        log.warning("containers' files are kept, rows or not, while a damaged state database lies in the data root")
+        log.warning(
+            "files of containers without a row are kept: they may belong to the damaged state database in the data root"
+        )
     keys = set(await ports.storage.keys())
     for key in keys:
         if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
@@ -230,14 +232,17 @@ async def sweep(ports: Ports) -> None:
     for container in list(ports.index):  # a copy: one with --rm may exit and leave the index meanwhile
         image = ports.images.get(container.record.image_id)
         if container.id not in keys and container.id in ports.index and image is not None:
-            log.warning("container %s lost what it had written: its root is made anew", container.name)
+            log.warning(
+                "container %s: its snapshot is missing, so what it had written is lost; creating an empty one",
+                container.name,
+            )
             await _try(f"container {container.name} has no root", _prepare_again(ports, container, image))
 
 
 async def _sweep_unknown(ports: Ports, known: set[str]) -> None:
     for name in os.listdir(ports.paths.containers_root):
         if name not in known:
-            log.info("removing what is left of container %s", name[:12])
+            log.info("removing files of container %s, which has no row", name[:12])
             await _try(f"what is left of container {name[:12]} stays", discard_files(ports, name))
 
 

@@ -74,7 +74,7 @@ def _quarantined_alive(ports: Ports) -> dict[str, Sandbox | None]:
         return {}
     found = {key: ports.index.quarantined[key] for key in quarantined_alive(ports.index, ports.paths)}
     for key in found:
-        log.error("container %s runs on, and cannot be used: its row is quarantined", key[:12])
+        log.error("container %s keeps running, but cannot be managed: its row is quarantined", key[:12])
     return found
 
 
@@ -119,7 +119,7 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
             os.unlink(run_dir)  # not a run directory
     except Exception as error:
-        log.error("what is left of run %s stays: %s", name, as_orlop_error(error, "cannot sweep it"))
+        log.error("cannot remove files of run %s: %s", name, as_orlop_error(error, "cannot sweep it"))
 
 
 def _patience(config: Config, container: Container) -> int:

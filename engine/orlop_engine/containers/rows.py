@@ -63,9 +63,9 @@ class Rows:
         """Validate a decoded record. Its id must equal the key, because paths are made from it, and its name must be
         unique."""
         if record.id != key or not _ID.fullmatch(key):
-            raise ValueError(f"it says that its id is {record.id[:80]!r}")
+            raise ValueError(f"row contains another id: {record.id[:80]!r}")
         if holder := self._index.names.get(record.name):
-            raise ValueError(f"its name {record.name[:80]!r} is that of container {holder[:12]}")
+            raise ValueError(f"row contains the name {record.name[:80]!r} of container {holder[:12]}")
         return record
 
     @asynccontextmanager

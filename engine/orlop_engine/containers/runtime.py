@@ -75,12 +75,12 @@ async def clean(ports: Ports, container: Container) -> None:
     except OrlopError as error:
         log.warning("%s", error)
     except Exception:
-        log.exception("cannot have the runtime forget container %s", container.name)
+        log.exception("cannot remove the runtime's state of container %s", container.name)
     try:
         await _remove_cgroups(cgroup_path(ports.config, container.id, record.host_config))
         shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # usually gone by now
     except Exception:
-        log.exception("cannot remove what runtime and kernel keep of container %s", container.name)
+        log.exception("cannot remove the runtime's state and cgroups of container %s", container.name)
 
 
 async def _remove_cgroups(path: str) -> None:

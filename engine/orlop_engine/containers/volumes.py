@@ -43,7 +43,7 @@ log = logging.getLogger("orlop.containers")
 
 T = TypeVar("T")
 _PATIENCE = 20.0
-_LOOKS = Abandonable("looks at what is to be mounted", 16)
+_LOOKS = Abandonable("access to mount sources", 16)
 _NOTE = "volumes:"
 _ANONYMOUS = "com.docker.volume.anonymous"
 
@@ -61,7 +61,7 @@ async def patiently(look: Callable[[], T]) -> T:
     with trio.move_on_after(_PATIENCE):
         return await _LOOKS.run(begin)
     why = "its file system gave no answer" if begun else "too many others wait for one that gives no answer, and did"
-    raise DeadlineExceeded(f"cannot look at what is to be mounted: {why} in {_PATIENCE:g} s")
+    raise DeadlineExceeded(f"cannot access a mount source: {why} in {_PATIENCE:g} s")
 
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
@@ -81,7 +81,7 @@ async def clear_intent(store: Store, intents: Sequence[Delete]) -> None:
         if intents:
             await store.commit(intents)
     except OrlopError as error:
-        log.info("the note of a container's volumes stays until the next boot: %s", error)
+        log.info("cannot delete the intent to remove a container's volumes; the next start will: %s", error)
 
 
 async def discard_orphans(ports: Ports) -> None:
@@ -97,7 +97,7 @@ async def discard_orphans(ports: Ports) -> None:
         except UNREADABLE as error:
             await ports.store.quarantine("intents", key, str(error))
         except OrlopError as error:
-            log.warning("volumes of a container that is no more stay: %s", error)
+            log.warning("cannot remove volumes of a removed container: %s", error)
 
 
 async def ensure(
@@ -194,7 +194,7 @@ def _open_directory(source: str, subpath: str) -> int:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV, errno.ELOOP):
             return -1
-        raise DriverError(f"cannot look into the volume: {error.strerror}") from None
+        raise DriverError(f"cannot access the volume: {error.strerror}") from None
 
 
 def check_subpath(source: str, subpath: str) -> None:
@@ -221,7 +221,7 @@ async def discard(volumes: Volumes, names: Sequence[str]) -> list[str]:
         except NotFound:
             continue
         except OrlopError as error:
-            log.info("volume %s stays: %s", name, error)
+            log.info("cannot remove volume %s: %s", name, error)
             if not isinstance(error, Conflict):
                 failed.append(name)
     return failed
@@ -233,4 +233,4 @@ async def discard_again(volumes: Volumes, names: Sequence[str]) -> None:
         try:
             await volumes.finish_removal(name)
         except OrlopError as error:
-            log.warning("volume %s stays until the next start: %s", name, error)
+            log.warning("cannot remove volume %s until the next start: %s", name, error)

@@ -243,7 +243,7 @@ class _LayerReader:
 
     async def _damaged(self) -> None:
         blob = self._content.layer.blob
-        log.error("blob %s is damaged: it is set aside, pull or load its images again", blob)
+        log.error("blob %s is damaged and quarantined: pull or load its images again", blob)
         await trio.to_thread.run_sync(self._image_store.content.quarantine, blob)
         raise DamagedBlob(f"cannot read blob {blob}: its content is damaged")
 

@@ -111,5 +111,5 @@ def drivers_own(name: str, state: EndpointState) -> tuple[Address, ...]:
             if each.gateway:
                 ipaddress.ip_address(each.gateway)
         except ValueError as error:
-            raise DriverError(f"network driver {name} reports an address that is none: {error}") from error
+            raise DriverError(f"network driver {name} reported an invalid address: {error}") from error
     return state.addresses

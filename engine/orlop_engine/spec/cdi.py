@@ -103,7 +103,7 @@ def parse(document: object) -> Spec:
         try:
             split(f"{spec.kind}={device.name}")
         except InvalidParameter:
-            raise ValueError(f"{spec.kind}={device.name} is no name of a device") from None
+            raise ValueError(f"{spec.kind}={device.name} is not a device name") from None
     for edits in (spec.container_edits, *(device.container_edits for device in spec.devices)):
         for hook in edits.hooks:
             if hook.hook_name not in _HOOKS:
@@ -180,7 +180,7 @@ def _add_node(linux: dict[str, Any], wanted: DeviceNode, user: Mapping[str, Any]
         kinds = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
         found = kinds.get(stat.S_IFMT(info.st_mode))
         if found is None or kind.replace("u", "c") not in ("", found):
-            raise InvalidParameter(f"CDI device injection failed: {source} is no device of the type that its file says")
+            raise InvalidParameter(f"CDI device injection failed: {source} is not a device of the type given in its file")
         kind, major, minor = found, os.major(info.st_rdev), os.minor(info.st_rdev)
         mode = stat.S_IMODE(info.st_mode) if mode is None else mode
     kind = kind.replace("u", "c")  # "u" is an unbuffered character device

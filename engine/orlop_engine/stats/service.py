@@ -108,7 +108,7 @@ class Stats:
                     failing = False
                 except Exception:  # for example no thread or file descriptor left: the daemon must go on
                     if not failing:
-                        _log.exception("what containers use cannot be read for now")
+                        _log.exception("cannot read the resource usage of containers")
                     failing = True
                 ticked, self._ticked = self._ticked, trio.Event()
                 ticked.set()

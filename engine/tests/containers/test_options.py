@@ -416,7 +416,7 @@ def test_a_device_node_that_is_not_there_is_said(tmp_path):
     with pytest.raises(InvalidParameter, match="no such file or directory"):
         cdi.apply(_spec(), edits)
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidParameter, match="no device of the type"):
+    with pytest.raises(InvalidParameter, match="not a device of the type"):
         cdi.apply(_spec(), cdi.Edits(device_nodes=[cdi.DeviceNode("/dev/x", host_path=str(tmp_path / "file"))]))
 
 

@@ -676,7 +676,7 @@ def test_what_a_driver_reports_must_be_addresses(tmp_path: Path, bad: Address) -
         h.drivers["dhcp"] = FakeNetwork(own_addresses=[bad])
         async with h.daemon() as networks:
             await networks.create(CreateRequest(name="office", driver="dhcp"))
-            with pytest.raises(DriverError, match="network driver dhcp reports an address that is none"):
+            with pytest.raises(DriverError, match="network driver dhcp reported an invalid address"):
                 await h.start(1, "office")
             assert not networks.members("office")
             assert h.drivers["dhcp"].endpoints == {}, "it is detached again"
