@@ -30,6 +30,8 @@ from tests.registry.hostile import (
 )
 
 from orlop_engine.images import documents, platforms
+from orlop_engine.images.archive_save import SaveRequest
+from orlop_engine.images.content import DamagedBlob
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import with_tag_or_digest
 from orlop_engine.images.registry_auth import Credentials
@@ -69,6 +71,25 @@ def run(tmp_path: Path, test: Callable[[ImagesFixture, Hostile], Awaitable[None]
 
 def statuses(records: list[dict[str, Any]], part: str) -> list[str]:
     return [record["status"] for record in records if record.get("id", "").startswith(part)]
+
+
+def test_a_layer_that_a_save_finds_damaged_is_fetched_again(tmp_path: Path) -> None:
+    async def check(images: ImagesFixture, registry: Hostile) -> None:
+        await pulled(images, registry)
+        name = f"{registry.host}/app:v1"
+        path = Path(images.root, "content/blobs/sha256", BASE.digest[7:])
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        archive = await images.images.save(SaveRequest((name,)))
+        with pytest.raises(DamagedBlob):
+            async for _ in archive:
+                pass
+        await archive.aclose()
+        registry.requests.clear()
+        assert not error_of(await pulled(images, registry))
+        assert len(registry.paths(BASE.digest)) == 1 and not registry.paths(TOP.digest), "only what is missing"
+        assert path.read_bytes() == BASE.data and images.unpacker.count == 2, "nothing is unpacked again"
+
+    run(tmp_path, check)
 
 
 def test_a_pull_in_dockers_words(tmp_path: Path) -> None:

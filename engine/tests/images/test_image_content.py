@@ -16,8 +16,8 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orlop_engine.images import archive_file, documents
 from orlop_engine.images import content as content_module
-from orlop_engine.images import documents
 from orlop_engine.images.archive_file import Archive
 from orlop_engine.images.archive_receive import receive
 from orlop_engine.images.content import ContentStore, DigestMismatch
@@ -271,6 +271,37 @@ def test_archive_members_and_links(tmp_path: Path, compress: Callable[[bytes], b
         assert archive.need("c").digest == documents.digest(b"content")
     finally:
         archive.close()
+
+
+def test_a_large_member_becomes_a_blob_by_a_rename(tmp_path: Path) -> None:
+    content, large = store(tmp_path), bytes(70_000) + os.urandom(200_000) + bytes(70_000)
+
+    async def main() -> None:
+        data = tar(("l", REG, b"x" * 100_000), ("l", REG, large), ("m", SYM, "l"), ("unused", REG, large[::-1]))
+        archive = await receive(content, None, bytewise(data, 9999), decompress_here)
+        assert len(os.listdir(content.partial)) == 2, "one that was replaced is removed"
+        member = archive.need("m")
+        assert (member.size, member.digest) == (len(large), documents.digest(large))
+        for _ in range(2):
+            await trio.to_thread.run_sync(archive.publish, member)
+        archive.close()
+
+    with no_descriptors_left(), recorded() as steps:
+        trio.run(main)
+    digest = documents.digest(large)
+    (_, partial), *rest = steps
+    assert os.path.dirname(partial) == content.partial
+    assert rest == [("rename", content.path(digest)), ("sync", content.blobs)], "durable before it has its name, and once"
+    assert content.digests() == [digest] and content.read(digest, 1 << 20) == large
+    assert os.listdir(content.partial) == []
+
+
+def test_every_member_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_file, "_MAX_MEMBERS", 10)
+    members = [("same", DIR, b"")] * 10
+    opened(tmp_path, tar(*members)).close()
+    with pytest.raises(InvalidParameter, match="more than 10 members"):
+        opened(tmp_path, tar(*members, ("same", DIR, b"")))
 
 
 @pytest.mark.parametrize("data", [b"no tar at all" * 100, SAMPLE[:700], gzip.compress(SAMPLE)[:-20], b"\x1f\x8bjunk"])
