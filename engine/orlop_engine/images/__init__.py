@@ -12,5 +12,5 @@ creation          `pull` with `download`, `archive_load` with `archive_receive` 
                   `committed`, `changes`; `progress` reports to the client, `shared` runs work once for several operations
 leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
                   `archive_layout`; `push` with `upload`, `compression` and `blob_repositories`
-views, removal    `views`, `image_manifests`, `listing`, `removal`, `remover`
+views, removal    `views`, `image_manifests`, `image_usage`, `listing`, `removal`, `remover`
 """

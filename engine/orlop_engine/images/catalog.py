@@ -6,7 +6,7 @@ The cost of a change does not depend on the number of images: names, children an
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from orlop_engine.types.images import ImageDocument
@@ -169,6 +169,11 @@ class Catalog:
     def holders(self, chain_id: str) -> list[Image]:
         """The images that have the layer."""
         return [self.images[id] for id in self._layers.get(chain_id, ())]
+
+    def is_shared(self, chain_id: str, own: Collection[str]) -> bool:
+        """Whether other images than these have the layer."""
+        holders = self._layers.get(chain_id, {})
+        return len(holders) > sum(id in holders for id in own)
 
     def chains(self) -> list[str]:
         """The chain IDs of all images' layers, without duplicates."""

@@ -333,7 +333,7 @@ class ImageStore:
 
     async def begin(self, name: str, lease: Lease) -> None:
         """Store what a pull is about to fetch, so that the next pull can resume."""
-        record = lease.record()
+        record, lease.resumed = lease.record(), name
         await self._commit([Put(_TABLE, _RESUME + name, _encode(record))])
         self.leases.resumable[name] = record
 

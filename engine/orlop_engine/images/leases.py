@@ -23,13 +23,15 @@ class Lease:
     def __init__(self) -> None:
         self.blobs: set[str] = set()
         self.chains: set[str] = set()
+        self.resumed = ""
+        """The name under which a pull that runs could be resumed."""
 
     def record(self) -> ResumeRecord:
         return ResumeRecord(tuple(sorted(self.blobs)), tuple(sorted(self.chains)), time.time() + RESUME_SECONDS)
 
 
 class Leases:
-    """All leases. `resumable` are interrupted pulls, by full reference."""
+    """All leases. `resumable` are pulls that run or were interrupted, by full reference."""
 
     def __init__(self) -> None:
         self._active: list[Lease] = []
@@ -48,6 +50,11 @@ class Leases:
         """Interrupted pulls that were not resumed in time."""
         now = time.time()
         return [name for name, record in self.resumable.items() if record.until < now]
+
+    def interrupted(self) -> list[str]:
+        """Pulls that could be resumed and do not run."""
+        running = {lease.resumed for lease in self._active}
+        return [name for name in self.resumable if name not in running]
 
     def blobs(self) -> set[str]:
         return set(_chain(lease.blobs for lease in self._active)) | set(_chain(r.blobs for r in self.resumable.values()))

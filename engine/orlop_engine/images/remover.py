@@ -12,6 +12,7 @@ from orlop_sdk import Conflict
 
 from . import listing, removal
 from .image_store import Collected, ImageStore
+from .image_usage import COUNTS_BLOBS
 from .listing import Filters
 from .platforms import Platform
 from .policy import ImagePolicy, removable
@@ -45,25 +46,26 @@ class Remover:
             gone, steps = await self._carry_out(planned)
         return await self._items(steps, gone, await self._image_store.collect())
 
-    async def prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
+    async def prune(self, filters: Filters, policy: ImagePolicy, version: tuple[int, int]) -> PruneReport:
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
         try:
-            return await self._prune(filters, policy)
+            return await self._prune(filters, policy, version)
         finally:
             self._pruning = False
 
-    async def _prune(self, filters: Filters, policy: ImagePolicy) -> PruneReport:
+    async def _prune(self, filters: Filters, policy: ImagePolicy, version: tuple[int, int]) -> PruneReport:
         async with self._image_store.lock:
             catalog = self._image_store.catalog
             chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
             planned = await self._plan_prune(chosen, policy)
             gone, steps = await self._carry_out(planned) if planned.steps else ([], [])
-        await self._image_store.give_up(list(self._image_store.leases.resumable))
+        await self._image_store.give_up(self._image_store.leases.interrupted())
         collected = await self._image_store.collect()
         items = await self._items(steps, gone, collected)
         space = sum(size for _, size in collected.layers)
+        space += collected.blob_bytes if version >= COUNTS_BLOBS else 0
         self._events.publish("image", "prune", "", {"reclaimed": str(space)})
         return PruneReport(items or None, space)
 

@@ -219,20 +219,10 @@ class Images:
         return b"[" + b",".join(pieces) + b"]"
 
     async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
-        """`Images` and `LayersSize` of `GET /system/df`: the list with all counts, and the bytes of all layers of all
-        images, each counted once."""
-        from . import listing
+        """`Images` and `LayersSize` of `GET /system/df`."""
+        from .image_usage import usage
 
-        catalog, counts = self._image_store.catalog, self.users()
-        pace, result, total = Pace(), [], 0
-        for item in await listing.choose(catalog, {}, everything=False, newest=version < SEVERAL_PLATFORMS):
-            result.append(self._summary(item, version, True, counts))
-            await pace()
-        for chain_id in catalog.chains():
-            layer = catalog.layer(chain_id)
-            total += layer.size if layer else 0
-            await pace()
-        return result, total
+        return await usage(self._image_store, self.users(), version)
 
     def _summary(self, item: Listed, version: Version, shared_size: bool, counts: Users | None) -> ImageSummary:
         from . import views
@@ -391,10 +381,12 @@ class Images:
         `platforms`, the name loses the images of these platforms only."""
         return await self._remover.remove(name, force=force, prune=prune, platforms=platforms, policy=policy)
 
-    async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED) -> PruneReport:
-        """Remove unused images, and content of interrupted pulls. `SpaceReclaimed` counts layers, like `LayersSize` of `GET
-        /system/df`."""
-        return await self._remover.prune(filters, policy)
+    async def prune(
+        self, filters: Filters, policy: ImagePolicy = UNRESTRICTED, *, version: Version = _NEWEST
+    ) -> PruneReport:
+        """Remove unused images, and content of interrupted pulls. `SpaceReclaimed` counts what `LayersSize` of `GET
+        /system/df` counts for this API version."""
+        return await self._remover.prune(filters, policy, version)
 
     async def collect(self) -> None:
         """Remove layers that nothing needs; call this when a container of a removed image is removed."""

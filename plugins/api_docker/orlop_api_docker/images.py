@@ -198,7 +198,8 @@ class _Routes:
         return json_response(await self.engine.run(remove))
 
     async def prune(self, call: Call) -> Answer:
-        return json_response(await self.engine.run(self.images.prune, call.filters(), restrictions(call).images))
+        prune = partial(self.images.prune, call.filters(), restrictions(call).images, version=call.version)
+        return json_response(await self.engine.run(prune))
 
     async def push(self, call: Call) -> Answer:
         """Without `tag`, and without one in the name, all tags of the repository."""

@@ -1,0 +1,91 @@
+"""The images of `GET /system/df`: what each of them uses on the disk, and all of them together.
+
+From API 1.47 on, the figures are those of the disk: unpacked layers and blobs, each counted once, also those of interrupted
+pulls and of images that only a container still needs. Before, they are those of dockerd's graph drivers, which keep no
+blobs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import trio
+
+from orlop_engine.pace import Pace
+from orlop_engine.types.images import ImageSummary
+
+from . import listing, views
+from .catalog import Catalog
+from .content import ContentStore
+from .image_store import ImageStore
+from .records import Image, ImageUser
+
+__all__ = ["COUNTS_BLOBS", "usage"]
+
+Version = tuple[int, int]
+COUNTS_BLOBS: Version = (1, 47)
+
+
+async def usage(
+    image_store: ImageStore, users: Mapping[str, Sequence[ImageUser]], version: Version
+) -> tuple[list[ImageSummary], int]:
+    """`Images`, with all counts, and `LayersSize`."""
+    catalog, blobs = image_store.catalog, version >= COUNTS_BLOBS
+    pace, result = Pace(), []
+    for item in await listing.choose(catalog, {}, everything=False, newest=not blobs):
+        image = item.image
+        found = views.summary(item, version, catalog.shared_size(image), len(users.get(image.id, ())))
+        if blobs:
+            members = await _members(catalog, image, pace)
+            size, shared = _sizes(catalog, members)
+            count = sum(len(users.get(member.id, ())) for member in members)
+            found = msgspec.structs.replace(found, size=size, shared_size=shared, containers=count)
+        result.append(found)
+        await pace()
+    if blobs:
+        layers = sum(built.size for built in image_store.layers.built.values())
+        return result, layers + await trio.to_thread.run_sync(_stored, image_store.content)
+    total = 0
+    for chain_id in catalog.chains():
+        layer = catalog.layer(chain_id)
+        total += layer.size if layer else 0
+        await pace()
+    return result, total
+
+
+async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
+    """The image, and those of other platforms that are listed with it."""
+    members = {image.id: image}
+    for name in list(image.names) if catalog.shares_names(image.id) else ():
+        if catalog.references.get(name) == image.id:
+            members.update({id: catalog.images[id] for id in catalog.members(name)})
+        await pace()
+    return list(members.values())
+
+
+def _sizes(catalog: Catalog, members: Sequence[Image]) -> tuple[int, int]:
+    """Bytes of the images, with blobs; and how many of them other images use as well."""
+    own = {image.id for image in members}
+    layers = {layer.chain_id: layer for image in members for layer in image.layers}
+    size = sum(len(image.raw) for image in members)
+    shared = 0
+    for chain_id, layer in layers.items():
+        size += layer.size + layer.blob_size
+        if catalog.is_shared(chain_id, own):
+            shared += layer.size + layer.blob_size
+    return size, shared
+
+
+def _stored(content: ContentStore) -> int:
+    """Bytes of all blobs, complete or not. Runs on a thread."""
+    total = 0
+    for directory in (content.blobs, content.partial):
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    total += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+    return total

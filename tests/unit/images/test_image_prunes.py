@@ -1,0 +1,175 @@
+"""Prunes while images are pulled, loaded and saved: what an operation holds stays, whatever the filters say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.registry import Blob, docker_archive, image, layer
+from tests.registry.fakes import ImagesFixture, Unpacker, drain, open_images
+from tests.registry.hostile import Handler, Hostile, hold, serving, truncate
+
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.references import parse
+
+BASE, TOP = layer({"base": b"x" * 50_000}, compression="none"), layer({"top": b"1"})
+APP = image([BASE, TOP], config={"Labels": {"a": "b"}})
+OLD = image([layer({"old": b"1"})])
+
+FILTERS: Sequence[Mapping[str, Sequence[str]]] = (
+    {},
+    {"dangling": ["true"]},
+    {"dangling": ["false"]},
+    {"dangling": ["false"], "until": ["0s"]},
+    {"dangling": ["false"], "label": ["a"]},
+    {"dangling": ["false"], "label!": ["none"]},
+    {"dangling": ["false"], "until": ["1h"]},
+)
+
+
+async def prune_with_everything(images: ImagesFixture) -> None:
+    for filters in FILTERS:
+        await images.images.prune(filters)
+
+
+def complete(images: ImagesFixture, name: str) -> None:
+    found = images.images.resolve(name)
+    assert found.id == APP.id
+    for part in found.layers:
+        assert images.images._content.has(part.blob)
+    assert set(found.chain_ids) <= set(images.storage.parents)
+
+
+async def pull(images: ImagesFixture, registry: Hostile, results: list[dict[str, Any]]) -> None:
+    results += await drain(images.images.pull(PullRequest(parse(f"{registry.host}/app:v1"))))
+
+
+async def reached(test: Any) -> None:
+    """Wait for other threads: the registry, and those that write files."""
+    while not test():  # noqa: ASYNC110 - threads set no event of trio
+        await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("digest", [APP.config.digest, BASE.digest, TOP.digest])
+def test_a_pull_that_downloads(tmp_path: Path, digest: str) -> None:
+    async def main() -> None:
+        with serving() as registry, trio.fail_after(30):
+            registry.add("app", "v1", APP)
+            go = threading.Event()
+            registry.misbehave(digest, hold(go))
+            async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:
+                results: list[dict[str, Any]] = []
+                nursery.start_soon(pull, images, registry, results)
+                await reached(lambda: registry.paths(digest))
+                await prune_with_everything(images)
+                go.set()
+                await reached(lambda: results)
+                assert "error" not in results[-1]
+                complete(images, f"{registry.host}/app:v1")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_pull_that_unpacks(tmp_path: Path, count: int) -> None:
+    class Slow(Unpacker):
+        async def __call__(self, *args: Any, **options: Any) -> Any:
+            self.gate = gate if self.count + 1 == count else None
+            return await super().__call__(*args, **options)
+
+    gate = trio.Event()
+    unpacker = Slow()
+
+    async def main() -> None:
+        with serving() as registry, trio.fail_after(30):
+            registry.add("app", "v1", APP)
+            async with open_images(str(tmp_path), unpacker=unpacker) as images, trio.open_nursery() as nursery:
+                results: list[dict[str, Any]] = []
+                nursery.start_soon(pull, images, registry, results)
+                await reached(lambda: unpacker.count == count)
+                await prune_with_everything(images)
+                gate.set()
+                await reached(lambda: results)
+                assert "error" not in results[-1]
+                complete(images, f"{registry.host}/app:v1")
+
+    trio.run(main)
+
+
+def test_a_pull_that_is_pruned_can_still_be_resumed(tmp_path: Path) -> None:
+    """A prune gives up interrupted pulls, but not one that runs: after a broken connection it is resumed."""
+
+    async def main() -> None:
+        with serving() as registry, trio.fail_after(30):
+            registry.add("app", "v1", APP)
+            go = threading.Event()
+
+            def late(handler: Handler, item: Blob | None) -> None:
+                go.wait(30)
+                truncate(0)(handler, item)
+
+            registry.misbehave(BASE.digest, truncate(20_000), late, *[truncate(0)] * 20)
+            async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:
+                results: list[dict[str, Any]] = []
+                nursery.start_soon(pull, images, registry, results)
+                await reached(lambda: len(registry.paths(BASE.digest)) == 2)
+                await prune_with_everything(images)
+                go.set()
+                await reached(lambda: results)
+                assert "unexpected EOF" in results[-1]["error"]
+                assert images.partials() == {BASE.digest[7:]}, "kept for the next pull"
+                await images.images.prune({})
+                assert images.is_empty(), "now it does not run"
+
+    trio.run(main)
+
+
+def test_a_load(tmp_path: Path) -> None:
+    gate = trio.Event()
+    unpacker = Unpacker(gate=gate)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield docker_archive({"app:v1": APP})
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_images(str(tmp_path), unpacker=unpacker) as images, trio.open_nursery() as nursery:
+                results: list[dict[str, Any]] = []
+
+                async def load() -> None:
+                    results.extend(await drain(images.images.load_archive(body())))
+
+                nursery.start_soon(load)
+                await reached(lambda: unpacker.count == 1)
+                await prune_with_everything(images)
+                gate.set()
+                await reached(lambda: results)
+                complete(images, "app:v1")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_a_save(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
+    from orlop_engine.images.archive_save import SaveRequest
+
+    async def body() -> AsyncIterator[bytes]:
+        yield docker_archive({"app:v1": APP, "old:1": OLD})
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with open_images(str(tmp_path)) as images:
+                await drain(images.images.load_archive(body()))
+                whole = [piece async for piece in await images.images.save(SaveRequest(("app:v1",)))]
+                archive = await images.images.save(SaveRequest(("app:v1",)))
+                begun = [await anext(archive)]
+                await images.images.prune(filters)
+                assert b"".join(begun + [piece async for piece in archive]) == b"".join(whole)
+                await images.images.prune({"dangling": ["false"]})
+                assert images.is_empty()
+
+    trio.run(main)
